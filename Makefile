@@ -1,0 +1,34 @@
+# make demo: set up, train on an embedded corpus, print novel text.    make test: set up, run the tests.
+# make check: what CI runs.    Python 3.11 or later is all that must be there: PYTHON names another than the first found.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$python >/dev/null && $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test check coverage clean
+
+demo: $(READY)
+	rm -rf runs/demo
+	$(BIN)/charlm train --config configs/quickstart.yaml --out runs/demo
+	$(BIN)/charlm sample runs/demo --temperature 0.7 --length 600
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest --cov --cov-report=term
+
+clean:
+	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Made again whenever what it was made from has changed.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later with venv found; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

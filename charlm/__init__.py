@@ -1,0 +1,40 @@
+"""charlm: train recurrent language models on any text, sample from them, and score them honestly.
+
+What a command does, one call does, and none of it is loaded before it is used:
+
+    import charlm
+
+    run = charlm.train(charlm.load_config("configs/quickstart.yaml"))
+    print(run.sample(temperature=0.8)[0].text)
+    print(charlm.load("runs/x").perplexity(split="valid").loss_nats)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charlm.api import Run as Run
+    from charlm.api import load as load
+    from charlm.api import train as train
+    from charlm.config import Config as Config
+    from charlm.config import load_config as load_config
+    from charlm.errors import CharlmError as CharlmError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Run": "charlm.api",
+    "load": "charlm.api",
+    "train": "charlm.api",
+    "Config": "charlm.config",
+    "load_config": "charlm.config",
+    "CharlmError": "charlm.errors",
+}
+__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import charlm` loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'charlm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,36 @@
+"""`charlm inspect`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from charlm.cli.sample import Folder, Which
+
+
+def inspect(
+    run: Folder = None,
+    which: Which = "best",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer how many parameters a model has, and where.
+
+    Try: charlm inspect
+    """
+    from charlm.api import load
+    from charlm.model.language_model import count_parameters
+
+    loaded = load(run, which=which, device="cpu")
+    rows = count_parameters(loaded.model)
+    total = sum(size for _, _, size in rows)
+    if as_json:
+        listed = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
+        print(json.dumps({"run": str(loaded.folder), "parameters": total, "tensors": listed}))
+        return
+    section = loaded.config.model
+    print(
+        f"{loaded.folder}: {section.cell.kind}, {section.num_layers} x {section.hidden_size}, step {loaded.state['step']:,}"
+    )
+    width = max(len(name) for name, _, _ in rows)
+    for name, shape, size in [*rows, ("all", (), total)]:
+        print(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")

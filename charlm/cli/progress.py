@@ -1,0 +1,150 @@
+"""What a person sees while a model trains: a bar, a line and a short sample at each evaluation. All on stderr."""
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, ModuleType
+
+from tqdm import tqdm
+
+from charlm.api import of_experiment
+from charlm.errors import CharlmError
+from charlm.sampling.generate import Settings
+from charlm.training import run
+from charlm.training.loop import Progress
+
+_SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
+_REFRESH_SECONDS = 0.2
+
+
+def follow(prepare: Callable[[ModuleType], run.Experiment]) -> None:
+    """Prepare and run a training, show it, and print its run folder on stdout.
+
+    Args:
+        prepare: Given the module `charlm.training.run`, returns the experiment.
+    """
+    experiment = prepare(run)
+    with _stop_requests() as stop_requested:
+        view = _View(experiment)
+        try:
+            for event in run.run(experiment, stop=stop_requested):
+                view.show(event)
+        except CharlmError:
+            view.close()
+            if (experiment.folder / "last" / "state.json").is_file():
+                _say(f"the last good checkpoint is kept: {experiment.folder}/last")
+            raise
+        finally:
+            view.close()
+    print(experiment.folder)
+
+
+class _View:
+    """Shows events as they come."""
+
+    def __init__(self, experiment: run.Experiment) -> None:
+        self._experiment = experiment
+        # A bar is for eyes: where stderr is a file, only the lines of evaluations are written.
+        self._bar = tqdm(
+            total=100, unit="%", disable=not sys.stderr.isatty(), dynamic_ncols=True, mininterval=_REFRESH_SECONDS,
+            bar_format="{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
+        )  # fmt: skip
+        self._shown_at = -math.inf
+
+    def show(self, event: run.Event) -> None:
+        """Show one event."""
+        match event:
+            case run.Prepared():
+                self._introduce()
+            case Progress():
+                self._advance(event)
+            case run.Evaluated():
+                self._evaluated(event)
+            case run.Finished():
+                self.close()
+                self._finished(event)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def _introduce(self) -> None:
+        experiment = self._experiment
+        parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
+        for part, tokens in experiment.tokens.items():
+            counts = tokens.counts
+            _say(
+                f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {counts.unknown_share:.2%} unknown"
+            )
+        cell = experiment.config.model.cell.kind
+        _say(
+            f"{experiment.corpus.title}: {experiment.corpus.mode}, {experiment.tokenizer.section.level} level, vocabulary "
+            f"{experiment.tokenizer.vocabulary_size:,}; {cell} with {parameters:,} parameters, {experiment.device} "
+            f"{str(experiment.precision).removeprefix('torch.')}; {experiment.folder}"
+        )
+
+    def _advance(self, progress: Progress) -> None:
+        if self._bar.disable or progress.state.seconds - self._shown_at < _REFRESH_SECONDS:
+            return
+        self._shown_at = progress.state.seconds
+        loss = float(progress.loss)
+        counts = self._experiment.tokens["train"].counts
+        bits = loss * counts.tokens / (math.log(2) * max(counts.characters, 1))
+        speed = progress.state.tokens / max(progress.state.seconds, 1e-9)
+        self._bar.n = 100 * min(progress.share, 1.0)
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False)
+        self._bar.refresh()
+
+    def _evaluated(self, event: run.Evaluated) -> None:
+        metrics = event.metrics
+        line = f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, {metrics['seconds']:.0f} s: training "
+        line += f"{metrics['training_loss_nats']:.4f}"
+        if event.score is not None:
+            line += f", validation {metrics['loss_nats']:.4f} nats/token, {metrics['bits_per_character']:.3f} "
+            line += f"bits/character{', best' if event.is_best else ''}"
+        _say(line, self._bar)
+        if not self._bar.disable:
+            _say(f"  {self._short_sample()}", self._bar)
+
+    def _short_sample(self) -> str:
+        model = self._experiment.model
+        model.eval()
+        length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
+        pieces = of_experiment(self._experiment).stream(length=length, settings=Settings(temperature=0.8))
+        text = "".join(pieces)
+        model.train()
+        return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+    def _finished(self, event: run.Finished) -> None:
+        folder = event.experiment.folder
+        if event.reason == "stopped":
+            _say(f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}")
+        elif event.reason == "patience":
+            _say(f"no new best in {event.experiment.config.training.patience} evaluations: stopped early")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str, bar: "tqdm[None] | None" = None) -> None:
+    if bar is not None and not bar.disable:
+        bar.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)

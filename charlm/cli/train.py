@@ -1,0 +1,75 @@
+"""`charlm train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charlm.errors import ConfigError
+
+Texts = Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Files, folders, globs, .gz, or - .")]
+
+
+def train(
+    texts: Texts = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped one.")] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Name of a corpus, or a text's path; again for several.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make. [runs/CONFIG-TIME]")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Budget: minutes of training steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget: training steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0, help="Budget: passes over the text.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, dropout and order.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, or cuda:N.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+) -> None:
+    """Train a model on a text; print its run folder.
+
+    Ctrl-C finishes the step and saves; --resume goes on from there as if nothing had been.
+
+    Try: charlm train my.txt --minutes 5
+    """
+    from charlm.cli.progress import follow
+    from charlm.config import load_config
+
+    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    budget = {name: value for name, value in budgets.items() if value is not None}
+    if len(budget) > 1:
+        raise ConfigError(f"{' and '.join(f'--{name}' for name in budget)}: give one of --minutes, --steps, --epochs")
+    sources = [*(texts or []), *(corpus or [])]
+    if resume is not None:
+        given = {
+            "TEXT": texts,
+            "--corpus": corpus,
+            "--config": config,
+            "--set": overrides,
+            "--out": out,
+            "--seed": seed,
+        }
+        _refuse_with_resume([name for name, value in given.items() if value])
+        follow(lambda run: run.resume(resume, budget=budget, device=device))
+        return
+    short = budget | {"seed": seed, "device": device}
+    changes = [*(overrides or []), *(f"training.{name}={value}" for name, value in short.items() if value is not None)]
+    changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
+    checked = load_config(config, changes)
+    folder = out if out is not None else _named_folder(config, sources)
+    follow(lambda run: run.begin(checked, folder))
+
+
+def _refuse_with_resume(given: list[str]) -> None:
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: cannot be given with --resume, which goes on with the run's own settings"
+        )
+
+
+def _named_folder(config: str | None, sources: list[str]) -> Path:
+    from charlm.api import new_run_folder
+
+    return new_run_folder(Path(config or (sources or ["run"])[0]).stem or "run")

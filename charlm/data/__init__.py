@@ -1,0 +1,1 @@
+"""From a text to windows of token ids."""

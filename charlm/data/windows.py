@@ -1,0 +1,179 @@
+"""Token ids → windows, in reading order (`stream`) or as padded records (`records`), from any position."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from charlm.data.tokenizer import EOS, Ids
+from charlm.errors import CorpusError
+
+PADDING = -100  # A target that no loss counts: torch's `ignore_index`.
+_BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where reading goes on: a pass over the text, and the window in it."""
+
+    epoch: int = 0
+    index: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Return the position as JSON's types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one step sees.
+
+    Attributes:
+        inputs: Ids, (time, batch).
+        targets: The id that follows each, (time, batch); `PADDING` where none is asked for.
+        fresh: Whether the state starts from zero here, instead of being carried.
+        next: Where reading goes on after this window.
+        epochs: Passes over the text when this window is done, a fraction.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    fresh: bool
+    next: Position
+    epochs: float
+
+    @property
+    def tokens(self) -> int:
+        """Number of targets that are asked for."""
+        return int((self.targets != PADDING).sum())
+
+
+def stream_windows(ids: Ids, *, batch_size: int, window: int, start: Position) -> Iterator[Window]:
+    """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
+
+    The first input of a stream is the token before it, of the first stream <EOS>. What is left of a stream when no
+    whole window fits is left out of the epoch, so that every step has one shape: less than one window a stream.
+
+    Raises:
+        CorpusError: The text is too short for a window of that many streams.
+    """
+    length = len(ids) // batch_size
+    per_epoch = length // window
+    if per_epoch == 0:
+        raise CorpusError(
+            f"the training text is too small: {len(ids)} tokens, but one window needs batch_size x window = "
+            f"{batch_size} x {window}; lower training.batch_size or training.window"
+        )
+    starts = np.arange(batch_size) * length
+    position = start
+    while True:
+        first = position.index * window
+        targets = np.stack([ids[at + first : at + first + window] for at in starts], axis=1).astype(np.int64)
+        before = [EOS if at + first == 0 else int(ids[at + first - 1]) for at in starts]
+        inputs = np.concatenate([[before], targets[:-1]])
+        fresh = position.index == 0
+        position = _next(position, per_epoch)
+        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), fresh, position, _epochs(position, per_epoch))
+
+
+def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: Position) -> Iterator[Window]:
+    """Read records in batches of about one length, shuffled anew each epoch, without end.
+
+    Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last target. A batch longer
+    than `window` is read in several windows with the state carried between them.
+
+    Raises:
+        CorpusError: There is no record.
+    """
+    spans = record_spans(ids)
+    if len(spans) == 0:
+        raise CorpusError("the training text is too small: it has no record; each line that is not empty is one")
+    position = start
+    while True:
+        windows = _epoch_windows(spans, batch_size, window, np.random.default_rng([seed, position.epoch]))
+        for batch, first in windows[position.index :]:
+            inputs, targets = _padded(ids, spans[batch], first, window)
+            position = _next(position, len(windows))
+            yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)))
+
+
+def scoring_windows(ids: Ids, *, streams: int = 1, window: int = 512, warm_up: int = 0) -> Iterator[Window]:
+    """Read a text once, each token predicted once.
+
+    Args:
+        ids: The text, (tokens,).
+        streams: Pieces read side by side; with one, and that is exact, the state is carried through the whole text.
+        window: Tokens in a window.
+        warm_up: Tokens before its piece that a stream reads unscored, so that its state is about what it would be.
+    """
+    length = -(-len(ids) // streams)
+    streams = -(-len(ids) // length) if length else 0
+    starts = np.arange(streams) * length
+    begin = -warm_up if streams > 1 else 0
+    for first in range(begin, length, window):
+        at = np.arange(first, min(first + window, length))[:, None] + starts  # (time, batch)
+        scored = (at >= starts) & (at < np.minimum(starts + length, len(ids)))
+        inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
+        targets = np.where(scored, ids[np.clip(at, 0, len(ids) - 1)].astype(np.int64), PADDING)
+        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == begin, Position(), 0.0)
+
+
+def scoring_record_windows(ids: Ids, *, batch_size: int = 256, window: int = 512) -> Iterator[Window]:
+    """Read every record once, each from the zero state, those of like length together."""
+    spans = record_spans(ids)
+    order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
+    for begin in range(0, len(order), batch_size):
+        batch = spans[order[begin : begin + batch_size]]
+        for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), window):
+            inputs, targets = _padded(ids, batch, first, window)
+            yield Window(inputs, targets, first == 0, Position(), 0.0)
+
+
+def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
+    """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
+    ends = np.flatnonzero(ids == EOS) + 1
+    return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.zeros((0, 2), np.int64)
+
+
+def _next(position: Position, per_epoch: int) -> Position:
+    done = position.index + 1
+    return Position(position.epoch + 1, 0) if done == per_epoch else Position(position.epoch, done)
+
+
+def _epochs(position: Position, per_epoch: int) -> float:
+    return position.epoch + position.index / per_epoch
+
+
+def _epoch_windows(
+    spans: npt.NDArray[np.int64], batch_size: int, window: int, random: np.random.Generator
+) -> list[tuple[npt.NDArray[np.int64], int]]:
+    """Return the records and the first token of every window of an epoch, in the order of reading.
+
+    Records are shuffled, sorted by length within buckets, cut into batches, and the batches shuffled: little padding,
+    and no two epochs alike.
+    """
+    lengths = spans[:, 1] - spans[:, 0]
+    shuffled = random.permutation(len(spans))
+    bucket = batch_size * _BUCKET_BATCHES
+    batches: list[npt.NDArray[np.int64]] = []
+    for at in range(0, len(shuffled), bucket):
+        chosen = shuffled[at : at + bucket]
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+        batches += [chosen[begin : begin + batch_size] for begin in range(0, len(chosen), batch_size)]
+    order: list[int] = random.permutation(len(batches)).tolist()
+    return [(batches[number], first) for number in order for first in range(0, lengths[batches[number]].max(), window)]
+
+
+def _padded(ids: Any, spans: npt.NDArray[np.int64], first: int, window: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets, (time, batch), of records' tokens from number `first`, padded at the end."""
+    lengths = spans[:, 1] - spans[:, 0]
+    number = np.arange(first, min(first + window, lengths.max()))[:, None]  # (time, 1)
+    present = number < lengths
+    at = np.minimum(spans[:, 0] + number, spans[:, 1] - 1)
+    targets = np.where(present, ids[at].astype(np.int64), PADDING)
+    inputs = np.where((number > 0) & present, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)

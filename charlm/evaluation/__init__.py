@@ -1,0 +1,1 @@
+"""From a run and a text to scores."""

@@ -1,0 +1,84 @@
+"""The score of a model on a text, with all that the score belongs to."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from charlm.config import Mode
+from charlm.data.tokens import Tokens
+from charlm.data.windows import scoring_record_windows, scoring_windows
+from charlm.errors import CorpusError
+from charlm.model.language_model import LanguageModel
+from charlm.training.loss import Score, score
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A score and what it belongs to.
+
+    Attributes:
+        loss_nats: Nats per predicted token, <EOS> included.
+        perplexity: The exponential of it.
+        bits_per_character: All nats / (ln 2 x characters of the original text, line ends included).
+        bits_per_byte: The same by its UTF-8 bytes.
+        accuracy: Share of tokens that were the model's most probable.
+        unknown_share: Share of tokens that are <UNK>.
+        unigram_perplexity: Of the frequencies of tokens in the training text, one added to each: what a model that has
+            learnt no more than those would score.
+        tokens: Predicted tokens, each once.
+        characters: Of the original text.
+        bytes: Of the original text.
+        seconds: That scoring took.
+        settings: Split or text, tokenizer level, mode, how the state was carried, seed, version and so on.
+    """
+
+    loss_nats: float
+    perplexity: float
+    bits_per_character: float
+    bits_per_byte: float
+    accuracy: float
+    unknown_share: float
+    unigram_perplexity: float
+    tokens: int
+    characters: int
+    bytes: int
+    seconds: float
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as JSON's types."""
+        return asdict(self)
+
+
+def measure(
+    model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int, device: torch.device, precision: torch.dtype
+) -> Score:
+    """Score a text.
+
+    Args:
+        model: On `device`.
+        tokens: The text.
+        mode: `stream`: the state is carried through the whole text; `records`: each record starts from the zero state.
+        streams: In stream mode, pieces read side by side; 1 is exact, more are faster.
+        device: Where to compute.
+        precision: What matrix products are computed in.
+
+    Raises:
+        CorpusError: The text has no token.
+    """
+    if tokens.counts.tokens == 0:
+        raise CorpusError("the text to score has no token; give one that is not empty")
+    if mode == "records":
+        windows = scoring_record_windows(tokens.ids)
+    else:
+        windows = scoring_windows(tokens.ids, streams=streams, warm_up=256)
+    return score(model, windows, device=device, precision=precision)
+
+
+def unigram_loss_nats(train_counts: list[int], tokens: Tokens) -> float:
+    """Return nats per token of the training text's frequencies, one added to each so that none is zero."""
+    counts = np.array(train_counts, dtype=np.float64) + 1
+    found = np.bincount(tokens.ids, minlength=len(counts))
+    return float(-(found * np.log(counts / counts.sum())).sum() / max(len(tokens.ids), 1))

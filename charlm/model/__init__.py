@@ -1,0 +1,1 @@
+"""From token ids and a state to logits and the next state."""

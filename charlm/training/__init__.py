@@ -1,0 +1,1 @@
+"""From windows and a model to a run folder."""

@@ -1,0 +1,48 @@
+"""Where to compute, and in which precision."""
+
+from pathlib import Path
+
+import torch
+
+from charlm.errors import DeviceError
+
+# Processors that multiply bf16 matrices natively; anywhere else bf16 is a hundred times slower than fp32.
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `name` stands for; `auto` takes a GPU if there is one.
+
+    Raises:
+        DeviceError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"training.device: {name} is not available to this PyTorch; use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"training.device: there is no {name}, but {torch.cuda.device_count()} GPU(s) from cuda:0 on")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the type that matrix products are computed in: weights and sums stay fp32."""
+    if name == "auto":
+        name = "bf16" if _computes_bf16(device) else "fp32"
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return the context in which the model runs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not _BF16_FLAGS.isdisjoint(words)

@@ -1,0 +1,143 @@
+"""The loop, a generator of Progress. It prints nothing and writes nothing: the caller reports and saves."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from charlm.config import Training as TrainingSection
+from charlm.data.windows import Position, Window
+from charlm.errors import DivergenceError
+from charlm.model.language_model import LanguageModel, detach
+from charlm.model.recurrence import States
+from charlm.training.hardware import autocast
+from charlm.training.loss import summed_loss
+from charlm.training.optimizer import clip, learning_rate
+
+_STEPS_IN_FLIGHT = 32  # On a GPU, steps between two looks at the loss: each look waits for the device.
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training, beside weights, optimizer and random generators.
+
+    Attributes:
+        step: Steps taken.
+        seconds: Time spent in them, without evaluating and saving.
+        tokens: Tokens predicted.
+        epochs: Passes over the training text, a fraction.
+        position: Where reading goes on.
+        states: State of the recurrence there; None where it starts from zero.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    epochs: float = 0.0
+    position: Position = field(default_factory=Position)
+    states: States | None = None
+
+    def share(self, section: TrainingSection) -> float:
+        """Return the share of the budget that is spent."""
+        if section.steps is not None:
+            return self.step / section.steps
+        if section.epochs is not None:
+            return self.epochs / section.epochs
+        return self.seconds / (60 * (section.minutes or 1.0))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one step tells.
+
+    Attributes:
+        loss: Nats per token, a scalar on the device: reading it waits for the device.
+        gradient_norm: Of the gradient of J before clipping, a scalar on the device.
+        learning_rate: Of this step.
+        share: Share of the budget spent, this step included.
+        state: The training's state after this step, the same object every time.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    share: float
+    state: TrainingState
+
+    def check(self) -> None:
+        """Raise DivergenceError if the loss or its gradient is not a finite number."""
+        if not math.isfinite(float(self.loss) + float(self.gradient_norm)):
+            raise DivergenceError(
+                f"step {self.state.step + 1}: the loss is {float(self.loss):.4g} and its gradient's norm "
+                f"{float(self.gradient_norm):.4g}, at a learning rate of {self.learning_rate:.2g}; lower "
+                "training.learning_rate, set training.clipnorm, or lengthen training.warmup_steps"
+            )
+
+
+def train(
+    model: LanguageModel,
+    windows: Iterator[Window],
+    optimizer: torch.optim.Optimizer,
+    section: TrainingSection,
+    *,
+    state: TrainingState,
+    device: torch.device,
+    precision: torch.dtype,
+    clock: Callable[[], float],
+) -> Iterator[Progress]:
+    """Take steps until the budget is spent, yielding a `Progress` after each.
+
+    Args:
+        model: On `device`.
+        windows: The training text from `state.position` on, without end.
+        optimizer: Of the model's parameters.
+        section: Budget, schedule and clipping.
+        state: Where to begin; advanced in place.
+        device: Where to compute.
+        precision: What matrix products are computed in.
+        clock: Seconds, such as `time.perf_counter`. What the caller does between steps is not counted.
+
+    Raises:
+        DivergenceError: The loss is not finite; on a CPU the weights are then still those of the step before.
+    """
+    model.train()
+    while (share := state.share(section)) < 1:
+        began = clock()
+        rate = learning_rate(section, step=state.step, share=share)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        window = next(windows)
+        loss, norm = _gradient(model, window, section, state, device=device, precision=precision)
+        looks = device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0
+        if looks:
+            Progress(loss, norm, rate, share, state).check()
+        optimizer.step()
+        state.step += 1
+        state.tokens += window.tokens
+        state.epochs, state.position = window.epochs, window.next
+        state.seconds += clock() - began
+        yield Progress(loss, norm, rate, state.share(section), state)
+
+
+def _gradient(
+    model: LanguageModel,
+    window: Window,
+    section: TrainingSection,
+    state: TrainingState,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Leave the clipped gradient of J in the parameters; return nats per token and the norm before clipping."""
+    inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
+    with autocast(device, precision):
+        logits, states = model(inputs, None if window.fresh else state.states)
+    # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
+    state.states = detach(states)
+    objective = summed_loss(logits, targets)
+    model.zero_grad(set_to_none=True)
+    objective.backward()  # type: ignore[no-untyped-call]
+    norm = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
+    return objective.detach() * (targets.shape[1] / window.tokens), norm

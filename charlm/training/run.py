@@ -1,0 +1,319 @@
+"""One experiment from end to end: a configuration in, a stream of events out, a run folder left behind."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import charlm
+from charlm.config import BUDGETS, Config, Training, check_config
+from charlm.data.corpora import Corpus, Part, cache_folder, open_corpus
+from charlm.data.tokenizer import Tokenizer, blocks_as_text, learn_tokenizer
+from charlm.data.tokens import Tokens, count_ids, encode_text
+from charlm.data.windows import (
+    Window,
+    record_windows,
+    scoring_record_windows,
+    scoring_windows,
+    stream_windows,
+)
+from charlm.errors import CheckpointError, CorpusError
+from charlm.model.language_model import LanguageModel
+from charlm.training import checkpoint
+from charlm.training.hardware import choose_device, choose_precision
+from charlm.training.loop import Progress, TrainingState, train
+from charlm.training.loss import Score, score
+from charlm.training.optimizer import make_optimizer
+
+# While training, validation reads many pieces of the split side by side. Before its piece each stream reads the tokens
+# that precede it, unscored: the error that is left stays below 0.001 nats (a test shows it).
+_VALIDATION_STREAMS, _VALIDATION_PIECE, _WARM_UP = 64, 1024, 256
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    loss_nats: float = float("inf")
+    evaluations_since: int = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a training needs, made or loaded.
+
+    Attributes:
+        folder: The run folder.
+        config: Resolved: nothing in it is left open.
+        corpus: The text by parts.
+        tokenizer: Learnt from its training part.
+        tokens: Its parts, encoded.
+        model: On `device`.
+        optimizer: Of the model's parameters.
+        state: Where the training stands; advanced by it.
+        best: The best evaluation so far; changed by the training.
+        device: Where to compute.
+        precision: What matrix products are computed in.
+    """
+
+    folder: Path
+    config: Config
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokens: dict[Part, Tokens]
+    model: LanguageModel
+    optimizer: torch.optim.Optimizer
+    state: TrainingState
+    best: Best
+    device: torch.device
+    precision: torch.dtype
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Training is about to begin."""
+
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The model was scored on the validation split and saved.
+
+    Attributes:
+        experiment: With the model as it is now.
+        score: On the validation split; None if there is none.
+        metrics: The line that was added to metrics.jsonl.
+        is_best: Whether it is the best so far, and was saved as such.
+    """
+
+    experiment: Experiment
+    score: Score | None
+    metrics: dict[str, Any]
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is over and saved.
+
+    Attributes:
+        experiment: With the model as it was left.
+        reason: `budget` (spent), `patience` (no new best) or `stopped` (asked to).
+    """
+
+    experiment: Experiment
+    reason: str
+
+
+Event = Prepared | Progress | Evaluated | Finished
+
+
+def begin(config: Config, folder: Path) -> Experiment:
+    """Read and encode the corpus, make the model, and start the run folder.
+
+    Raises:
+        CharlmError: The corpus, the device or the folder cannot be used.
+    """
+    checkpoint.check_new(folder)
+    device = choose_device(config.training.device)
+    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    if "train" not in corpus.parts:
+        raise CorpusError(f"{corpus.title}: the shares held out leave no training text; lower corpus.valid_share")
+    tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
+    torch.manual_seed(config.training.seed)
+    experiment = _assemble(folder, config, corpus, tokenizer, device)
+    next(training_windows(experiment))  # A text too small for its window is told before a folder is made.
+    checkpoint.start_run(folder, experiment.config, tokenizer, _facts(experiment))
+    return experiment
+
+
+def resume(folder: Path, *, budget: dict[str, float] | None = None, device: str | None = None) -> Experiment:
+    """Take up a run where its last checkpoint left it.
+
+    Args:
+        folder: The run folder.
+        budget: Another budget than the run's, such as {"minutes": 10}: all of it, what is spent included.
+        device: Another device than the run's.
+
+    Raises:
+        CheckpointError: The folder is no run, is damaged, or its corpus is not what it was.
+    """
+    config, tokenizer, facts = checkpoint.load_run(folder)
+    config = _with_training(config, budget, device)
+    saved = checkpoint.load_checkpoint(folder / "last")
+    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    if _fingerprints(corpus) != facts["fingerprints"]:
+        raise CheckpointError(
+            f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
+            "text back, or begin a new run"
+        )
+    experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device))
+    checkpoint.restore(saved, experiment.model, experiment.optimizer, experiment.state, experiment.device)
+    experiment.best.__dict__.update(saved.state["best"])
+    checkpoint.cut_metrics(folder, after_step=experiment.state.step)
+    return experiment
+
+
+def run(
+    experiment: Experiment, *, stop: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Event]:
+    """Train, evaluate and save until the budget is spent, yielding what happens.
+
+    Args:
+        experiment: From `begin` or `resume`.
+        stop: Asked after every step; when true, the step is saved and training ends.
+        clock: Seconds.
+
+    Raises:
+        DivergenceError: The loss is no longer finite; the last good checkpoint is kept.
+        CheckpointError: A checkpoint cannot be written.
+    """
+    torch.set_flush_denormal(True)  # Denormal numbers are many times slower, and as good as zero here.
+    section, state = experiment.config.training, experiment.state
+    yield Prepared(experiment)
+    evaluated = _evaluations_due(state.share(section), section)
+    saved_at, losses, reason = clock(), _Losses(), "budget"
+    for progress in train(
+        experiment.model, training_windows(experiment), experiment.optimizer, section, state=state,
+        device=experiment.device, precision=experiment.precision, clock=clock,
+    ):  # fmt: skip
+        yield progress
+        losses.add(progress.loss)
+        due, stopping = _evaluations_due(progress.share, section), stop()
+        if due > evaluated:
+            evaluated = due
+            yield _evaluate(experiment, progress, losses, clock)
+            losses, saved_at = _Losses(), clock()
+            if section.patience is not None and experiment.best.evaluations_since >= section.patience:
+                reason = "patience"
+                break
+        elif stopping or clock() - saved_at >= experiment.config.checkpoint.save_seconds:
+            progress.check()
+            save(experiment, "last")
+            saved_at = clock()
+        if stopping:
+            reason = "stopped"
+            break
+    yield Finished(experiment, reason)
+
+
+def training_windows(experiment: Experiment) -> Iterator[Window]:
+    """Return the training text's windows from where the training stands, without end."""
+    section, ids = experiment.config.training, experiment.tokens["train"].ids
+    size, window, start = section.batch_size, section.window, experiment.state.position
+    if experiment.config.corpus.mode == "records":
+        return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start)
+    return stream_windows(ids, batch_size=size, window=window, start=start)
+
+
+def validate(experiment: Experiment) -> Score | None:
+    """Score the validation split, whole; streams side by side, each with a warm-up. None where there is no split."""
+    if "valid" not in experiment.tokens:
+        return None
+    ids = experiment.tokens["valid"].ids
+    if experiment.config.corpus.mode == "records":
+        windows = scoring_record_windows(ids)
+    else:
+        streams = max(1, min(_VALIDATION_STREAMS, len(ids) // _VALIDATION_PIECE))
+        windows = scoring_windows(ids, streams=streams, warm_up=_WARM_UP)
+    return score(experiment.model, windows, device=experiment.device, precision=experiment.precision)
+
+
+def save(experiment: Experiment, which: checkpoint.Which) -> None:
+    """Write a checkpoint: `best` holds weights, `last` all that training goes on from."""
+    state = experiment.state
+    tensors: dict[str, checkpoint.Tensors] = {"weights": checkpoint.weights_of(experiment.model)}
+    if which == "last":
+        tensors["training"] = checkpoint.training_tensors(experiment.optimizer, state, experiment.device)
+    facts = checkpoint.state_facts(state) | {"charlm": charlm.__version__, "best": asdict(experiment.best)}
+    checkpoint.save_checkpoint(experiment.folder / which, facts, tensors)
+
+
+class _Losses:
+    """The mean of the loss over steps, summed where the loss is, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.steps = 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        self.total = self.total.to(loss.device) + loss
+        self.steps += 1
+
+    @property
+    def mean(self) -> float:
+        return float(self.total) / max(self.steps, 1)
+
+
+def _evaluate(experiment: Experiment, progress: Progress, losses: _Losses, clock: Callable[[], float]) -> Evaluated:
+    """Score the model, save it as last and, if it is the best so far, as best, and note it in metrics.jsonl."""
+    progress.check()
+    began = clock()
+    scored = validate(experiment)
+    best = experiment.best
+    is_best = scored is None or scored.loss_nats < best.loss_nats
+    best.evaluations_since = 0 if is_best else best.evaluations_since + 1
+    if is_best and scored is not None:
+        best.loss_nats = scored.loss_nats
+    if is_best:
+        save(experiment, "best")
+    save(experiment, "last")
+    state = experiment.state
+    metrics: dict[str, Any] = {
+        "step": state.step, "epochs": round(state.epochs, 4), "tokens": state.tokens,
+        "seconds": round(state.seconds, 3), "evaluation_seconds": round(clock() - began, 3),
+        "learning_rate": progress.learning_rate, "gradient_norm": float(progress.gradient_norm),
+        "training_loss_nats": losses.mean, "is_best": is_best,
+    }  # fmt: skip
+    if scored is not None:
+        counts = experiment.tokens["valid"].counts
+        metrics |= {
+            "loss_nats": scored.loss_nats, "perplexity": scored.perplexity,
+            "bits_per_character": scored.bits_per(counts.characters), "bits_per_byte": scored.bits_per(counts.bytes),
+        }  # fmt: skip
+    checkpoint.append_metrics(experiment.folder, metrics)
+    return Evaluated(experiment, scored, metrics, is_best)
+
+
+def _evaluations_due(share: float, section: Training) -> int:
+    return int(min(share, 1.0) * section.evaluations + 1e-9)
+
+
+def _assemble(folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer, device: torch.device) -> Experiment:
+    """Encode the corpus and make a new model and optimizer; weights come from torch's global generator."""
+    mode, cache = corpus.mode, cache_folder() / "tokens"
+    tokens = {part: encode_text(text, tokenizer, mode=mode, cache=cache) for part, text in corpus.parts.items()}
+    model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
+    return Experiment(
+        folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
+        make_optimizer(model, config.training), TrainingState(), Best(), device,
+        choose_precision(config.training.precision, device),
+    )  # fmt: skip
+
+
+def _facts(experiment: Experiment) -> dict[str, Any]:
+    """Return what the run folder keeps of its corpus: it may be sent to where the corpus is not."""
+    vocabulary_size = experiment.tokenizer.vocabulary_size
+    return {
+        "title": experiment.corpus.title,
+        "fingerprints": _fingerprints(experiment.corpus),
+        "parts": {part: asdict(tokens.counts) for part, tokens in experiment.tokens.items()},
+        "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
+    }
+
+
+def _fingerprints(corpus: Corpus) -> dict[str, str]:
+    return {part: text.fingerprint for part, text in corpus.parts.items()}
+
+
+def _with_training(config: Config, budget: dict[str, float] | None, device: str | None) -> Config:
+    training = config.training.model_dump()
+    if budget:
+        training |= dict.fromkeys(BUDGETS) | budget
+    if device:
+        training["device"] = device
+    return check_config(config.model_dump() | {"training": training}, "--resume")

@@ -1,0 +1,376 @@
+import hashlib
+import inspect
+import itertools
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlm.data import builders
+from charlm.data.builders import (
+    BUILDERS,
+    AgreementSentence,
+    agreement,
+    agreement_sentences,
+    python_docs,
+    python_source,
+    unicode_names,
+)
+from charlm.errors import CorpusError
+
+CARDS = sorted((Path(__file__).parents[2] / "corpora").glob("*.yaml"))
+CARD_KEYS = {
+    "title",
+    "language",
+    "licence",
+    "source",
+    "kind",
+    "mode",
+    "builder",
+    "parameters",
+    "url",
+    "sha256",
+    "members",
+    "separator",
+    "valid_share",
+    "test_share",
+    "level",
+}
+LEVELS = {"char", "byte", "word", "bpe"}
+
+# The grammar's vocabulary once more, by hand, so that texts can be read without asking who wrote them.
+IRREGULAR = {
+    "child": "children",
+    "fox": "foxes",
+    "goose": "geese",
+    "lady": "ladies",
+    "man": "men",
+    "mouse": "mice",
+    "thief": "thieves",
+    "wolf": "wolves",
+    "woman": "women",
+}
+REGULAR = (
+    "actor artist baker bear bird boy cat cook cow dentist doctor dog farmer friend girl goat horse judge "
+    "king lion monkey nurse pilot poet queen rabbit sailor singer soldier teacher tiger"
+)
+PLURALS = IRREGULAR | {singular: f"{singular}s" for singular in REGULAR.split()}
+IS_PLURAL = dict.fromkeys(PLURALS, False) | dict.fromkeys(PLURALS.values(), True)
+GOLDEN = "c7772e900e4445a27e9220f268ebecf7968cc2bfc1497dcde69b56900d52b3bf"
+MAIN_VERBS = {"is": False, "was": False, "has": False, "are": True, "were": True, "have": True}
+
+
+@pytest.fixture(scope="module")
+def docs() -> list[str]:
+    return list(python_docs())
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[str]:
+    return list(python_source())
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return list(unicode_names())
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[AgreementSentence]:
+    return list(agreement_sentences(sentences=8_000))
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A standard library of our own, empty at first, and no help topics beside it."""
+    monkeypatch.setattr(builders, "_standard_library", lambda: tmp_path)
+    monkeypatch.setattr(builders, "_help_topics", tuple)
+    return tmp_path
+
+
+def write(path: Path, source: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+
+
+def read_sentence(text: str) -> tuple[int, int, int, int]:
+    """Find the positions of the subject and the verb, and count the nouns and attractors between them."""
+    words = re.sub(r"[,.]", "", text).split()
+    subject = next(position for position, word in enumerate(words) if word in IS_PLURAL)
+    verb = next(position for position, word in enumerate(words) if word in MAIN_VERBS)
+    between = [IS_PLURAL[word] for word in words[subject + 1 : verb] if word in IS_PLURAL]
+    return subject, verb, len(between), sum(plural != IS_PLURAL[words[subject]] for plural in between)
+
+
+def without_number(text: str) -> str:
+    """Blot out the subject and the verb: what is left may not depend on the number."""
+    words = text.split()
+    subject, verb, _, _ = read_sentence(text)
+    words[subject] = re.sub(r"\w+", "SUBJECT", words[subject])
+    words[verb] = "VERB"
+    return " ".join(words)
+
+
+def test_docs_are_two_megabytes_of_distinct_documents_without_form_feeds(docs: list[str]) -> None:
+    assert 1_000_000 < sum(len(document.encode()) for document in docs) < 6_000_000
+    assert len(set(docs)) == len(docs) > 2_000
+    assert not any("\f" in document for document in docs)
+    assert min(map(len, docs)) >= 80
+
+
+def test_docs_hold_the_help_topics_and_the_docstrings_of_functions(docs: list[str]) -> None:
+    assert any(document.startswith('The "while" statement') for document in docs)
+    assert inspect.cleandoc(itertools.__doc__ or "") not in docs  # written in C: it has no source to read
+    assert inspect.getdoc(statistics.median_grouped) in docs
+
+
+def test_every_part_of_the_docs_is_like_the_whole(docs: list[str]) -> None:
+    tenth_size = len(docs) // 10
+    tenths = [docs[start : start + tenth_size] for start in range(0, 10 * tenth_size, tenth_size)]
+    shares = [statistics.mean("self" in document for document in tenth) for tenth in tenths]
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_docs_are_those_of_modules_classes_and_functions_cleaned_and_each_once(library: Path) -> None:
+    long = "The quick brown fox jumps over the lazy dog, again and again, until the evening comes."
+    write(library / "first.py", f'"""Module. {long}"""\nclass A:\n    """Class.\n\n    {long}\n    """\n')
+    write(
+        library / "second.py", f'async def f():\n    """Function. {long}"""\n    x = "{long} no docstring"\n'
+    )
+    write(library / "third.py", f'"""Module. {long}"""\ndef g():\n    """Short."""\n')
+    assert set(python_docs()) == {f"Module. {long}", f"Class.\n\n{long}", f"Function. {long}"}
+
+
+def test_docs_are_gathered_around_files_that_warn_do_not_parse_or_do_not_decode(library: Path) -> None:
+    long = "The quick brown fox jumps over the lazy dog, again and again, until the evening comes."
+    write(library / "warns.py", f'"""Warns. {long}"""\nx = "\\d"\ny = x is 1\n')
+    write(library / "broken.py", f'"""Broken. {long}"""\nif\n')
+    write(library / "half.py", f'"""Half of a pair: \\ud800. {long}"""\n')
+    write(library / "feed.py", f'"""Feed.\\f {long}"""\n')
+    (library / "latin.py").write_bytes(f'"""Caf\xe9. {long}"""\n'.encode("latin-1"))
+    assert set(python_docs()) == {f"Warns. {long}", f"Feed. {long}"}
+
+
+def test_sources_are_over_ten_megabytes_of_distinct_files_without_form_feeds(sources: list[str]) -> None:
+    assert sum(len(source.encode()) for source in sources) > 10_000_000
+    assert len(set(sources)) == len(sources) > 400
+    assert not any("\f" in source for source in sources)
+    assert all(source.strip() for source in sources)
+
+
+def test_sources_hold_the_library_but_not_its_tests(sources: list[str]) -> None:
+    assert inspect.getsource(statistics) in sources
+    assert Path(pytest.__file__).read_text(encoding="utf-8") not in sources
+
+
+def test_sources_leave_out_tests_installed_packages_and_what_the_build_wrote(library: Path) -> None:
+    for name in ("kept.py", "package/kept.py"):
+        write(library / name, f"kept = '{name}'\n")
+    for name in (
+        "test/a.py",
+        "json/tests/a.py",
+        "idlelib/idle_test/a.py",
+        "site-packages/a.py",
+        "dist-packages/b/a.py",
+        "__pycache__/a.py",
+        "config-3.11-linux/a.py",
+        "_sysconfigdata__linux.py",
+        "empty/__init__.py",
+    ):
+        write(library / name, "" if name.startswith("empty") else f"left_out = '{name}'\n")
+    write(library / "twin.py", "kept = 'kept.py'\n")
+    assert sorted(python_source()) == ["kept = 'kept.py'\n", "kept = 'package/kept.py'\n"]
+
+
+def test_sources_are_read_in_the_encoding_that_they_declare(library: Path) -> None:
+    (library / "a.py").write_bytes("# -*- coding: latin-1 -*-\n# caf\xe9\x0c\n".encode("latin-1"))
+    (library / "b.py").write_bytes(b"# caf\xe9 in no declared encoding\n")
+    assert list(python_source()) == ["# -*- coding: latin-1 -*-\n# caf\xe9\n"]
+
+
+@pytest.mark.parametrize("name", ["python-docs", "python-source"])
+def test_a_python_without_sources_is_an_error_that_names_the_folder(name: str, library: Path) -> None:
+    with pytest.raises(CorpusError, match=re.escape(str(library))):
+        list(BUILDERS[name]())
+
+
+def test_names_are_over_thirty_thousand_distinct_records(names: list[str]) -> None:
+    assert len(set(names)) == len(names) > 30_000
+    assert all(re.fullmatch(r"[A-Z0-9 ()-]+", name) for name in names)
+    assert {"LATIN SMALL LETTER A WITH GRAVE", "PILE OF POO", "CUNEIFORM SIGN GA2 TIMES AN"} <= set(names)
+
+
+def test_names_that_are_made_from_a_number_are_left_out(names: list[str]) -> None:
+    left_out = ["\u4e00", "\uac00", "\uf900", "\U00017000", "\U00018800", "\U0001b170", "\U00018b00"]
+    left_out += ["\U00013000", "\U00014400"]
+    assert not {unicodedata.name(character, "") for character in left_out} & set(names)
+
+
+def test_docs_come_in_the_order_of_their_digests_and_so_in_the_same_one_always(docs: list[str]) -> None:
+    assert docs == sorted(docs, key=lambda document: hashlib.sha256(document.encode()).digest())
+
+
+def test_two_runs_of_a_builder_give_the_same_corpus(
+    sources: list[str], names: list[str], sentences: list[AgreementSentence]
+) -> None:
+    assert list(python_source()) == sources
+    assert list(unicode_names()) == names
+    assert list(agreement(sentences=8_000)) == [sentence.text for sentence in sentences]
+
+
+def test_sentences_of_agreement_are_distinct_and_as_many_as_asked_for(
+    sentences: list[AgreementSentence],
+) -> None:
+    assert len({sentence.text for sentence in sentences}) == len(sentences) == 8_000
+    assert len(list(agreement(sentences=1))) == 1
+    assert all(re.fullmatch(r"The [a-z, ]+\.", sentence.text) for sentence in sentences)
+
+
+def test_thousand_sentences_of_seed_one_are_those_of_every_version_of_python() -> None:
+    text = "\n".join(agreement(sentences=1_000, seed=1))
+    assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN, (
+        "the grammar's sentences changed: update GOLDEN only together with every score measured on them"
+    )
+
+
+def test_another_seed_gives_other_sentences() -> None:
+    assert not set(agreement(sentences=100, seed=2, longest=4)) >= set(agreement(sentences=100, seed=3))
+
+
+def test_verb_agrees_with_the_subject_and_the_wrong_verb_does_not(sentences: list[AgreementSentence]) -> None:
+    for sentence in sentences:
+        words = re.sub(r"[,.]", "", sentence.text).split()
+        subject, verb, _, _ = read_sentence(sentence.text)
+        assert words[verb] == sentence.verb
+        assert IS_PLURAL[words[subject]] == MAIN_VERBS[sentence.verb] == sentence.subject_is_plural
+        assert MAIN_VERBS[sentence.wrong_verb] != sentence.subject_is_plural
+        assert sentence.text == f"{sentence.prefix} {sentence.verb} {sentence.rest}"
+        assert sentence.wrong_text == f"{sentence.prefix} {sentence.wrong_verb} {sentence.rest}"
+        assert ("been" in words) == (sentence.verb in {"has", "have"})
+
+
+def test_distance_nouns_and_attractors_are_those_counted_in_the_text(
+    sentences: list[AgreementSentence],
+) -> None:
+    for sentence in sentences:
+        subject, verb, nouns, attractors = read_sentence(sentence.text)
+        assert sentence.distance == verb - subject - 1
+        assert sentence.nouns == nouns
+        assert sentence.attractors == attractors
+
+
+def test_distances_reach_from_none_to_twenty_words(sentences: list[AgreementSentence]) -> None:
+    distances = Counter(sentence.distance for sentence in sentences)
+    assert {0, *range(3, 19)} <= set(distances)
+    assert max(distances) >= 19
+    assert {(sentence.nouns, sentence.attractors) for sentence in sentences} == {
+        (nouns, attractors) for nouns in range(4) for attractors in range(nouns + 1)
+    }
+
+
+def test_vocabulary_varies(sentences: list[AgreementSentence]) -> None:
+    words = Counter(word.strip(",.") for sentence in sentences for word in sentence.text.split())
+    assert set(IS_PLURAL) <= set(words)
+    assert len(PLURALS) == 40
+    assert len(words) > 150
+
+
+@given(seed=st.integers(0, 2**31), longest=st.integers(0, 16), most_nouns=st.integers(0, 16))
+@settings(max_examples=50, deadline=None)
+def test_flipping_the_number_of_the_subject_changes_the_subject_and_the_verb_alone(
+    seed: int, longest: int, most_nouns: int
+) -> None:
+    def of_number(plural: bool) -> Iterator[AgreementSentence]:
+        return agreement_sentences(
+            sentences=50, seed=seed, longest=longest, most_nouns=most_nouns, subject_is_plural=plural
+        )
+
+    for singular, plural in zip(of_number(False), of_number(True), strict=True):
+        assert (singular.subject_is_plural, plural.subject_is_plural) == (False, True)
+        assert singular.text != plural.text
+        assert without_number(singular.text) == without_number(plural.text)
+        assert singular.nouns_are_plural == plural.nouns_are_plural
+
+
+def test_nothing_between_subject_and_verb_tells_the_number_of_the_subject(
+    sentences: list[AgreementSentence],
+) -> None:
+    by_number: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    totals: Counter[bool] = Counter()
+    for sentence in sentences:
+        _, *between = without_number(sentence.text).split("SUBJECT")
+        words = between[0].split("VERB")[0].replace(",", "").split()
+        by_number[sentence.subject_is_plural].update({*words, f"distance {sentence.distance}"})
+        totals[sentence.subject_is_plural] += 1
+    assert abs(totals[True] / len(sentences) - 0.5) < 0.02
+    for word in by_number[False] | by_number[True]:
+        shares = [by_number[plural][word] / totals[plural] for plural in (False, True)]
+        # Four standard errors of the difference of two shares, plus one count for the rarest words.
+        share = statistics.mean(shares)
+        error = 4 * (share * (1 - share) * 4 / len(sentences)) ** 0.5 + 1e-3
+        assert abs(shares[0] - shares[1]) < error, word
+
+
+@given(longest=st.integers(0, 16), most_nouns=st.integers(0, 16))
+@settings(max_examples=30, deadline=None)
+def test_no_sentence_goes_beyond_the_phrases_and_nouns_allowed(longest: int, most_nouns: int) -> None:
+    for sentence in agreement_sentences(sentences=30, longest=longest, most_nouns=most_nouns):
+        _, _, nouns, _ = read_sentence(sentence.text)
+        assert nouns <= min(longest, most_nouns)
+        assert sentence.distance <= 6 * longest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sentences", 0),
+        ("sentences", "40000"),
+        ("sentences", True),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("longest", -1),
+        ("longest", 17),
+        ("most_nouns", -1),
+        ("most_nouns", 17),
+    ],
+)
+def test_parameter_out_of_range_is_an_error_that_names_it(name: str, value: object) -> None:
+    with pytest.raises(CorpusError, match=rf"^agreement: {name} must be .*, got {re.escape(repr(value))}; "):
+        BUILDERS["agreement"](**{name: value})
+
+
+def test_more_sentences_than_the_grammar_has_is_an_error_and_no_endless_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(builders, "_MOST_REPETITIONS", 20)
+    with pytest.raises(CorpusError, match="got 1000000; ask for fewer"):
+        list(agreement(sentences=1_000_000, longest=0))
+
+
+def test_every_builder_has_a_card_and_every_card_of_that_kind_a_builder() -> None:
+    cards = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in CARDS]
+    of_python = {card["builder"]: card for card in cards if card["kind"] == "python"}
+    assert set(of_python) == set(BUILDERS)
+    for name, card in of_python.items():
+        inspect.signature(BUILDERS[name]).bind(**card.get("parameters", {}))
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_card_says_what_it_is_good_for_and_holds_known_keys_alone(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    card = yaml.safe_load(text)
+    assert text.startswith("# Good for: ")
+    assert set(card) <= CARD_KEYS
+    assert {"title", "language", "licence", "source", "kind", "mode", "level"} <= set(card)
+    assert card["mode"] in {"stream", "records"}
+    assert card["level"] in LEVELS
+    assert ("url" in card) == (card["kind"] == "url")
+    is_split_by_members = {"train", "valid", "test"} == set(card.get("members", {}))
+    assert is_split_by_members != ("valid_share" in card and "test_share" in card)
