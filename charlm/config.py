@@ -135,7 +135,7 @@ class Training(Section):
     seed: int = Field(1, ge=0, description="Seed of weights, dropout and order.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the device computes in it natively, fp32 elsewhere."
+        "auto", description="auto: bf16 where the device is faster in it, fp32 elsewhere."
     )
     evaluations: int = Field(5, ge=1, description="Evaluations on the validation split, evenly over the "
                              "budget, the last at its end.")  # fmt: skip

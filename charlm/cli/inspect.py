@@ -27,10 +27,8 @@ def inspect(
         listed = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
         print(json.dumps({"run": str(loaded.folder), "parameters": total, "tensors": listed}))
         return
-    section = loaded.config.model
-    print(
-        f"{loaded.folder}: {section.cell.kind}, {section.num_layers} x {section.hidden_size}, step {loaded.state['step']:,}"
-    )
+    section, step = loaded.config.model, loaded.state["step"]
+    print(f"{loaded.folder}: {section.cell.kind}, {section.num_layers} x {section.hidden_size}, step {step:,}")
     width = max(len(name) for name, _, _ in rows)
     for name, shape, size in [*rows, ("all", (), total)]:
         print(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")

@@ -61,9 +61,9 @@ def run(arguments: list[str]) -> int:
         return _fail(place, f"{error.format_message()} (see {place} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("charlm", "interrupted", 130)
-    except BrokenPipeError:  # Whoever read us, `head` say, has had enough.
+    except BrokenPipeError:  # Whoever read us, `head` say, has had enough: no word of it, as elsewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     return status if isinstance(status, int) else 0
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, ModuleType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -72,17 +73,17 @@ class _View:
 
     def _introduce(self) -> None:
         experiment = self._experiment
-        parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         for part, tokens in experiment.tokens.items():
             counts = tokens.counts
-            _say(
-                f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {counts.unknown_share:.2%} unknown"
-            )
-        cell = experiment.config.model.cell.kind
+            unknown = f"{counts.unknown_share:.2%} unknown"
+            _say(f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {unknown}")
+        parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
+        precision = str(experiment.precision).removeprefix("torch.")
+        tokenizer, config = experiment.tokenizer, experiment.config
         _say(
-            f"{experiment.corpus.title}: {experiment.corpus.mode}, {experiment.tokenizer.section.level} level, vocabulary "
-            f"{experiment.tokenizer.vocabulary_size:,}; {cell} with {parameters:,} parameters, {experiment.device} "
-            f"{str(experiment.precision).removeprefix('torch.')}; {experiment.folder}"
+            f"{experiment.corpus.title} ({experiment.corpus.mode}) by {config.tokenizer.level}, vocabulary "
+            f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
+            f"{experiment.device} in {precision}; {experiment.folder}"
         )
 
     def _advance(self, progress: Progress) -> None:
@@ -143,7 +144,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _say(line: str, bar: "tqdm[None] | None" = None) -> None:
+def _say(line: str, bar: Any = None) -> None:
     if bar is not None and not bar.disable:
         bar.write(line, file=sys.stderr)
     else:

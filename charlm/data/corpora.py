@@ -75,16 +75,18 @@ class Text:
         path: The file.
         spans: First byte and byte after the last of each document, (documents, 2).
         raw: Whether any bytes will do; else they are UTF-8, already checked.
+        is_cut: Whether the last document goes on in the next part, so that it does not end here.
     """
 
     path: Path
     spans: npt.NDArray[np.int64]
     raw: bool
+    is_cut: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
         """Checksum of the documents and where they begin."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.spans).tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.spans).tobytes() + bytes([self.is_cut]))
         with self.path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
@@ -97,13 +99,12 @@ class Text:
         tokenizer sees the seam: no token of ours reaches over a line's end.
         """
         with mapped(self.path) as file:
-            for start, stop in self.spans.tolist():
-                while stop - start > size:
-                    cut = _seam(file, start + size, stop, self.raw)
-                    yield file[start:cut], cut == stop
+            for number, (start, stop) in enumerate(self.spans.tolist()):
+                ends = not (self.is_cut and number == len(self.spans) - 1)
+                while start < stop:
+                    cut = _seam(file, start + size, stop, self.raw) if stop - start > size else stop
+                    yield file[start:cut], ends and cut == stop
                     start = cut
-                if start < stop:
-                    yield file[start:stop], True
 
 
 @dataclass(frozen=True)
@@ -487,18 +488,22 @@ def _cut_bytes(text: Text, first: float, last: float) -> Text:
     low, high = (int(round(share * int(ends[-1]), 6)) for share in (first, last))
     starts = ends - lengths
     spans = text.spans + np.stack([np.clip(low - starts, 0, lengths), np.clip(high - ends, -lengths, 0)], axis=1)
-    spans = spans[spans[:, 0] < spans[:, 1]]
+    kept = spans[:, 0] < spans[:, 1]
+    whole, spans = text.spans[kept], spans[kept]
     if len(spans):
         with mapped(text.path) as file:
             spans[0, 0] = _character_start(file, int(spans[0, 0]), len(file), text.raw)
             spans[-1, 1] = _character_start(file, int(spans[-1, 1]), len(file), text.raw)
-    return Text(text.path, spans, text.raw)
+    return Text(text.path, spans, text.raw, is_cut=bool(len(spans)) and bool(spans[-1, 1] < whole[-1, 1]))
 
 
 def _seam(file: mmap.mmap, near: int, stop: int, raw: bool) -> int:
-    """Return a place at or after `near` to cut a block: after a line's end if one comes soon."""
-    found = file.find(b"\n", near - 1, min(stop, near + BLOCK_BYTES))
-    return found + 1 if found >= 0 else _character_start(file, near, stop, raw)
+    """Return a place at or after `near` to cut a block: after a line's end, or the document's, if it comes soon."""
+    reach = min(stop, near + BLOCK_BYTES)
+    found = file.find(b"\n", near - 1, reach)
+    if found >= 0:
+        return found + 1
+    return stop if reach == stop else _character_start(file, near, stop, raw)
 
 
 def _character_start(file: mmap.mmap, at: int, stop: int, raw: bool) -> int:

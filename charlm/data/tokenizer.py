@@ -40,13 +40,14 @@ class Tokenizer:
     """A tokenizer of one level, learnt from a text or loaded from `tokenizer.json`.
 
     Attributes:
+        library: The Hugging Face tokenizer: what `tokenizer.json` holds.
         section: Its configuration.
         vocabulary_size: Number of ids, <EOS> and <UNK> among them.
     """
 
     def __init__(self, file: HuggingFaceTokenizer, section: TokenizerSection) -> None:
         """Wrap what the Hugging Face library has learnt or loaded."""
-        self._file = file
+        self.library = file
         self.section = section
         self.vocabulary_size: int = file.get_vocab_size()
 
@@ -56,12 +57,7 @@ class Tokenizer:
         Raises:
             TokenizerError: The text has lone surrogates, so that it is not Unicode.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TokenizerError(f"character {error.start} of the text ({error.object[error.start]!r}) is not "
-                                 "Unicode; give it in UTF-8") from None  # fmt: skip
-        return self._encode_all([text.encode()])[0]
+        return self._encode_all([_as_utf8(text)])[0]
 
     def encode_pieces(self, pieces: Sequence[bytes], ends: Sequence[bool]) -> Ids:
         """Return the ids of pieces of text, one after another, with <EOS> after those that end something.
@@ -83,23 +79,27 @@ class Tokenizer:
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
     def unknown_in(self, text: str) -> list[str]:
-        """Return the characters or words of `text` that the tokenizer does not know, each once, in order."""
-        normal = self._normalized(text)
+        """Return the characters or words of `text` that the tokenizer does not know, each once, in order.
+
+        Raises:
+            TokenizerError: The text has lone surrogates, so that it is not Unicode.
+        """
+        normal = self._normalized(_as_utf8(text).decode())
         if self.section.level == "word":
-            ids = ((piece, self._file.token_to_id(piece)) for piece in self._pre_tokenize(normal))
-            return list(dict.fromkeys(piece.strip(" ") for piece, index in ids if index in (None, UNK)))
+            ids = ((piece, self.library.token_to_id(piece)) for piece in self._pre_tokenize(normal))
+            return list(dict.fromkeys(piece.strip(" ") or piece for piece, index in ids if index in (None, UNK)))
         if self.section.level == "char" and self._table is not None:
             return list(dict.fromkeys(letter for letter in normal if self._table[ord(letter)] == UNK))
         return []  # Bytes and subwords know every text.
 
     def to_json(self) -> str:
         """Return the contents of `tokenizer.json`."""
-        return self._file.to_str(pretty=True)
+        return self.library.to_str(pretty=True)
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The UTF-8 bytes that each id stands for; none for <EOS>, the marker itself for <UNK>."""
-        texts = [self._file.id_to_token(index) or "" for index in range(self.vocabulary_size)]
+        texts = [self.library.id_to_token(index) or "" for index in range(self.vocabulary_size)]
         if self.section.level in ("byte", "bpe"):
             letters = _byte_letters()
             found = [bytes(letters[letter] for letter in text) for text in texts[2:]]
@@ -120,7 +120,7 @@ class Tokenizer:
             return np.arange(2, 258).astype(kind)
         if self.section.level == "char":
             table = np.full(_CODE_POINTS, UNK, dtype=kind)
-            for token, index in self._file.get_vocab().items():
+            for token, index in self.library.get_vocab().items():
                 if index not in (EOS, UNK):
                     table[ord(token)] = index
             return table
@@ -128,7 +128,7 @@ class Tokenizer:
 
     def _bulk(self, table: npt.NDArray[Any], pieces: Sequence[bytes], ends: npt.NDArray[np.bool_]) -> Ids:
         """Encode by table, all pieces in one."""
-        if self._file.normalizer is not None:
+        if self.library.normalizer is not None:
             pieces = [self._normalized(piece.decode()).encode() for piece in pieces]
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -142,15 +142,15 @@ class Tokenizer:
     def _encode_all(self, pieces: Sequence[bytes]) -> list[Ids]:
         if self._table is not None:
             return [self._bulk(self._table, [piece], np.array([False])) for piece in pieces]
-        encodings = self._file.encode_batch_fast([piece.decode() for piece in pieces], add_special_tokens=False)
+        encodings = self.library.encode_batch_fast([piece.decode() for piece in pieces], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def _normalized(self, text: str) -> str:
-        normalizer = self._file.normalizer
+        normalizer = self.library.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def _pre_tokenize(self, text: str) -> list[str]:
-        splitter = self._file.pre_tokenizer
+        splitter = self.library.pre_tokenizer
         return [text] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(text)]
 
 
@@ -345,6 +345,14 @@ def _in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray
     before = np.concatenate([[0], np.cumsum(starts_character)])
     seams: npt.NDArray[np.int64] = before[np.concatenate([[0], np.cumsum(lengths)])]
     return np.diff(seams)
+
+
+def _as_utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"character {error.start} of the text ({error.object[error.start]!r}) is not "
+                             "Unicode; give it in UTF-8") from None  # fmt: skip
 
 
 def blocks_as_text(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:

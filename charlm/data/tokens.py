@@ -79,9 +79,12 @@ def _kept(path: Path) -> Counts | None:
     """Return the counts of ids that are in the cache and have the checksum they were written with."""
     try:
         facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        expected = facts.pop("sha256")
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == facts.pop("sha256"):
-                return Counts(**facts)
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(json.dumps(facts).encode())
+        if digest.hexdigest() == expected:
+            return Counts(**facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # Whatever is wrong with it, it is only a copy: encode again.
     return None
@@ -101,6 +104,7 @@ def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path, kind: np.d
         bytes_ += len(block)
         characters += int(np.count_nonzero((np.frombuffer(block, dtype=np.uint8) & 0xC0) != 0x80))
     counts = Counts(tokens, unknown, characters, bytes_)
+    digest.update(json.dumps(asdict(counts)).encode())
     with writing(path.with_suffix(".json")) as file:
         file.write(json.dumps(asdict(counts) | {"sha256": digest.hexdigest()}).encode())
     return counts
@@ -127,28 +131,28 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     eos = "document" if mode == "records" else tokenizer.section.eos
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
-            yield from ((line.removesuffix(b"\n"), True) for line in _lines(block))
+            yield from ((line.removesuffix(b"\n"), ends) for line, ends in _lines(block, ends_document))
         elif eos == "line":
-            for line in _lines(block):
-                yield line, line.endswith(b"\n")
+            yield from _lines(block, ends_document)
         elif eos == "sentence":
-            yield from _sentences(block)
+            yield from _sentences(block, ends_document)
         else:
             yield block, ends_document and eos == "document"
 
 
-def _lines(block: bytes) -> Iterator[bytes]:
-    """Return the lines of a block with their ends; only a line feed ends a line."""
-    return (line for line in re.findall(rb"[^\n]*\n|[^\n]+", block))
+def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+    """Return the lines of a block with their ends, and whether each is over; only a line feed ends a line."""
+    # Only the last can lack its end: it goes on in the next block, unless the document ends with it.
+    return ((line, line.endswith(b"\n") or ends_document) for line in re.findall(rb"[^\n]*\n|[^\n]+", block))
 
 
-def _sentences(block: bytes) -> Iterator[tuple[bytes, bool]]:
+def _sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     start = 0
     for match in _SENTENCE.finditer(block):
         yield block[start : match.end()], True
         start = match.end()
     if start < len(block):
-        yield block[start:], False
+        yield block[start:], ends_document
 
 
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:

@@ -108,18 +108,20 @@ def scoring_windows(ids: Ids, *, streams: int = 1, window: int = 512, warm_up: i
         ids: The text, (tokens,).
         streams: Pieces read side by side; with one, and that is exact, the state is carried through the whole text.
         window: Tokens in a window.
-        warm_up: Tokens before its piece that a stream reads unscored, so that its state is about what it would be.
+        warm_up: Tokens that each stream but the first reads unscored before its piece, so that its state there is
+            about what it would be. The first stream scores them: it begins where the text does.
     """
-    length = -(-len(ids) // streams)
-    streams = -(-len(ids) // length) if length else 0
-    starts = np.arange(streams) * length
-    begin = -warm_up if streams > 1 else 0
-    for first in range(begin, length, window):
-        at = np.arange(first, min(first + window, length))[:, None] + starts  # (time, batch)
-        scored = (at >= starts) & (at < np.minimum(starts + length, len(ids)))
+    if streams == 1 or len(ids) <= warm_up + streams:
+        streams, warm_up = 1, 0
+    length = -(-(len(ids) - warm_up) // streams)
+    starts = np.arange(-(-(len(ids) - warm_up) // max(length, 1))) * length
+    for first in range(0, warm_up + length, window):
+        time = np.arange(first, min(first + window, warm_up + length))[:, None]
+        at = starts + time  # (time, batch)
+        scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
-        targets = np.where(scored, ids[np.clip(at, 0, len(ids) - 1)].astype(np.int64), PADDING)
-        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == begin, Position(), 0.0)
+        targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
+        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0)
 
 
 def scoring_record_windows(ids: Ids, *, batch_size: int = 256, window: int = 512) -> Iterator[Window]:

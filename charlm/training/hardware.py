@@ -6,8 +6,9 @@ import torch
 
 from charlm.errors import DeviceError
 
-# Processors that multiply bf16 matrices natively; anywhere else bf16 is a hundred times slower than fp32.
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# Where a processor multiplies bf16 matrices faster than fp32 ones: AMX tiles, about five times; AVX-512 on AMD. Intel's
+# AVX-512 without AMX has the instruction, at 0.6 of the speed of fp32; without any, bf16 is a hundred times slower.
+_AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,7 +30,7 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the type that matrix products are computed in: weights and sums stay fp32."""
     if name == "auto":
-        name = "bf16" if _computes_bf16(device) else "fp32"
+        name = "bf16" if _is_faster_in_bf16(device) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
@@ -38,11 +39,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
-def _computes_bf16(device: torch.device) -> bool:
+def _is_faster_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         return False
-    return not _BF16_FLAGS.isdisjoint(words)
+    return _AMX in words or {_AVX512_BF16, _AMD} <= words

@@ -173,6 +173,13 @@ def run(
         CheckpointError: A checkpoint cannot be written.
     """
     torch.set_flush_denormal(True)  # Denormal numbers are many times slower, and as good as zero here.
+    try:
+        yield from _run(experiment, stop, clock)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Iterator[Event]:
     section, state = experiment.config.training, experiment.state
     yield Prepared(experiment)
     evaluated = _evaluations_due(state.share(section), section)

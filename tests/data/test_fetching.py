@@ -151,9 +151,7 @@ def test_download_of_unknown_length_reports_no_total(publisher: Publisher, desti
     assert destination.read_bytes() == BODY
 
 
-def test_download_resumes_from_a_part_and_asks_for_the_rest_alone(
-    publisher: Publisher, destination: Path
-) -> None:
+def test_download_resumes_from_a_part_and_asks_for_the_rest_alone(publisher: Publisher, destination: Path) -> None:
     begin(destination, BODY[:1000])
     reports: list[tuple[int, int | None]] = []
     fetch(publisher.url, destination, sha256=SHA256, report=lambda done, total: reports.append((done, total)))
@@ -192,9 +190,7 @@ def test_part_longer_than_the_file_is_started_again(publisher: Publisher, destin
     assert destination.read_bytes() == BODY
 
 
-def test_server_that_sends_another_range_is_asked_for_the_whole(
-    publisher: Publisher, destination: Path
-) -> None:
+def test_server_that_sends_another_range_is_asked_for_the_whole(publisher: Publisher, destination: Path) -> None:
     publisher.range_shift = 5
     begin(destination, BODY[:1000], ETAG)
     fetch(publisher.url, destination)
@@ -226,9 +222,7 @@ def test_weak_etag_is_no_proof_that_a_part_fits(publisher: Publisher, destinatio
     assert publisher.ranges == [None, None]
 
 
-def test_wrong_checksum_names_both_digests_and_deletes_what_came(
-    publisher: Publisher, destination: Path
-) -> None:
+def test_wrong_checksum_names_both_digests_and_deletes_what_came(publisher: Publisher, destination: Path) -> None:
     message = error_of_fetching(publisher.url, destination, "0" * 64)
     assert SHA256 in message and "0" * 64 in message
     assert left_in(destination.parent) == []
@@ -246,9 +240,7 @@ def test_refused_download_names_url_status_and_another_way(
     assert message.endswith("pass --from FILE")
 
 
-def test_refusal_of_the_rest_keeps_what_an_earlier_attempt_brought(
-    publisher: Publisher, destination: Path
-) -> None:
+def test_refusal_of_the_rest_keeps_what_an_earlier_attempt_brought(publisher: Publisher, destination: Path) -> None:
     part = begin(destination, BODY[:1000], ETAG)
     publisher.status = 503
     assert "status 503" in error_of_fetching(publisher.url, destination)
@@ -279,9 +271,7 @@ def test_server_that_stays_silent_is_given_up_after_the_timeout(
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/x", "file:///etc/hostname", "corpus.txt", "http:///x", "http://["]
-)
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/hostname", "corpus.txt", "http:///x", "http://["])
 def test_address_that_is_not_http_is_refused_unopened(url: str, destination: Path) -> None:
     assert error_of_fetching(url, destination).startswith(url)
     assert not destination.parent.exists()
@@ -308,9 +298,7 @@ def test_checksum_of_a_missing_file_names_it(tmp_path: Path) -> None:
         check_sha256(tmp_path / "absent.txt", SHA256)
 
 
-def add_to_tar(
-    archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE
-) -> None:
+def add_to_tar(archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.type, entry.linkname = len(content), kind, "data/train.txt"
     archive.addfile(entry, io.BytesIO(content))

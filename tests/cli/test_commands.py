@@ -1,0 +1,294 @@
+"""The commands as a person types them: what they print, where, and with which status."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, TEXT
+
+from charlm.cli.main import run as charlm
+from charlm.training import checkpoint
+
+SETTINGS = [part for override in SMALL for part in ("--set", override)]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Run each command in an empty folder of its own."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def ok(capfd, *arguments: object) -> str:
+    """Run a command that must succeed; return what it printed on stdout."""
+    assert charlm([str(argument) for argument in arguments]) == 0, capfd.readouterr().err
+    return capfd.readouterr().out
+
+
+def refused(capfd, *arguments: object, status: int = 1) -> str:
+    """Run a command that must be refused in one line on stderr; return the line."""
+    assert charlm([str(argument) for argument in arguments]) == status
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("level", "overrides"),
+    [("char", []), ("byte", []), ("word", []), ("word", ["tokenizer.words=whitespace"]),
+     ("bpe", ["tokenizer.vocabulary_size=300"]), ("char", ["corpus.mode=records"]), ("word", ["corpus.mode=records"]),
+     ("char", ["model.cell=gru", "model.num_layers=2", "model.skip=residual", "model.dropout=0.1"]),
+     ("char", ["model.cell={kind: elman, activation: sigmoid}", "model.tied=true"]),
+     ("char", ["tokenizer.eos=line", "tokenizer.lowercase=true", "training.optimizer=rmsprop"])],
+)  # fmt: skip
+def test_train_then_sample_then_eval_then_inspect(capfd, text_file, level, overrides):
+    changes = [part for override in [f"tokenizer.level={level}", *overrides] for part in ("--set", override)]
+    folder = ok(capfd, "train", text_file, *SETTINGS, *changes, "--steps", 4).strip()
+    assert Path(folder).parent == Path("runs")
+    assert ok(capfd, "sample", "--length", 20, "--temperature", 0.8)
+    score = json.loads(ok(capfd, "eval", "perplexity", "--json"))
+    assert score["loss_nats"] > 0 and score["settings"]["split" if "split" in score["settings"] else "text"] == "valid"
+    inspected = json.loads(ok(capfd, "inspect", "--json"))
+    assert inspected["parameters"] == sum(row["parameters"] for row in inspected["tensors"])
+
+
+def test_results_go_to_stdout_and_everything_else_to_stderr(capfd, text_file):
+    assert charlm(["train", str(text_file), *SETTINGS, "--steps", "4", "--out", "here"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "here\n"
+    assert "validation" in err and "\r" not in err  # No bar where stderr is no terminal.
+
+
+def test_config_show_prints_a_file_that_trains(capfd, text_file):
+    arguments = [*SETTINGS, "--set", f"corpus.text={text_file}", "--set", "training.steps=3"]
+    Path("mine.yaml").write_text(ok(capfd, "config", "show", *arguments), encoding="utf-8")
+    folder = ok(capfd, "train", "--config", "mine.yaml").strip()
+    assert folder.startswith("runs/mine-")
+
+
+def test_eval_scores_a_text_of_one_s_own_and_tells_what_the_score_belongs_to(capfd, trained, text_file):
+    score = json.loads(ok(capfd, "eval", "perplexity", trained, text_file, "--json"))
+    assert score["characters"] == len(TEXT)
+    assert score["tokens"] == len(TEXT) + 1  # <EOS> ends the document.
+    for name in ("level", "mode", "state", "seed", "version", "step", "checkpoint", "precision", "text"):
+        assert name in score["settings"]
+    assert score["perplexity"] < score["unigram_perplexity"]
+
+
+def test_eval_takes_a_text_alone_for_the_newest_run(capfd, trained, text_file):
+    shutil.copytree(trained, "runs/newest")
+    assert json.loads(ok(capfd, "eval", "perplexity", text_file, "--json"))["settings"]["run"] == "runs/newest"
+
+
+def test_eval_prints_a_table_for_people(capfd, trained):
+    table = ok(capfd, "eval", "perplexity", trained)
+    assert re.search(r"^bits_per_character +\d\.\d{4}$", table, re.MULTILINE)
+
+
+def test_the_same_seed_samples_the_same_text(capfd, trained):
+    texts = {ok(capfd, "sample", trained, "--seed", 5, "--length", 40) for _ in range(2)}
+    assert len(texts) == 1
+    assert ok(capfd, "sample", trained, "--seed", 6, "--length", 40) not in texts
+
+
+def test_a_sample_begins_with_its_prompt_and_has_its_length(capfd, trained):
+    text = ok(capfd, "sample", trained, "--prompt", "The cat", "--length", 30, "--seed", 1)
+    assert text.startswith("The cat") and len(text) == len("The cat") + 30 + 1
+
+
+def test_a_prompt_comes_from_standard_input_too(trained):
+    process = command("sample", trained, "--prompt", "-", "--length", "5", stdin=subprocess.PIPE)
+    assert process.communicate(b"The dog")[0].startswith(b"The dog")
+
+
+def test_json_samples_are_a_line_each_and_tell_their_settings(capfd, trained):
+    lines = ok(capfd, "sample", trained, "--count", 3, "--json", "--seed", 2, "--length", 10).splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert [sample["number"] for sample in samples] == [0, 1, 2]
+    assert all(sample["seed"] == 2 and len(sample["tokens"]) == 10 for sample in samples)
+
+
+def test_streamed_and_batched_samples_of_a_seed_are_one(capfd, trained):
+    streamed = ok(capfd, "sample", trained, "--seed", 3, "--length", 50)
+    batched = json.loads(ok(capfd, "sample", trained, "--seed", 3, "--length", 50, "--count", 1, "--json"))
+    assert streamed == batched["text"] + "\n"
+
+
+def test_novel_records_are_in_no_line_of_the_file_and_without_repeats(capfd, trained_records, records_file):
+    names = ok(capfd, "sample", trained_records, "--count", 10, "--novel", "--seed", 1).splitlines()
+    assert len(names) == len(set(names)) == 10
+    assert not set(names) & set(records_file.read_text().splitlines())
+
+
+def test_greedy_samples_cannot_all_be_novel(capfd, trained_records):
+    line = refused(capfd, "sample", trained_records, "--count", 3, "--novel", "--temperature", 0)
+    assert "novel after" in line
+
+
+def test_inspect_prints_where_the_parameters_are(capfd, trained):
+    table = ok(capfd, "inspect", trained)
+    assert "recurrence.cells.0.kernel.weight_hh_l0" in table and "100.0%" in table
+
+
+def test_corpora_are_listed_shown_and_built(capfd):
+    assert "python-docs" in ok(capfd, "corpus", "list")
+    assert "licence" in ok(capfd, "corpus", "show", "agreement")
+    path = ok(capfd, "corpus", "build", "agreement", "--set", "sentences=20", "--to", "a.txt").strip()
+    assert len(Path(path).read_text().splitlines()) == 20
+
+
+def test_a_copy_of_a_download_is_taken_and_checked(capfd):
+    Path("names.txt").write_text("emma\n")
+    assert "sha256" in refused(capfd, "corpus", "fetch", "names", "--from", "names.txt")
+
+
+def test_the_version_is_printed(capfd):
+    assert ok(capfd, "--version").startswith("charlm 0.")
+
+
+def test_the_bare_command_prints_help(capfd):
+    assert "Commands:" in ok(capfd)
+
+
+BINARY = bytes(range(256)) * 20
+
+
+@pytest.mark.parametrize(
+    ("contents", "problem"),
+    [(b"", "is empty"), (b"a", "single character"), (BINARY, "NUL|not utf-8"), (b"caf\xe9 " * 50, "byte 3 .0xe9. is not utf-8"),
+     (b"too small for a window", "lower training.batch_size or training.window"), (None, "no such text")],
+)  # fmt: skip
+def test_a_text_that_cannot_be_learnt_from_is_one_line(capfd, contents, problem):
+    if contents is not None:
+        Path("text.txt").write_bytes(contents)
+    assert re.search(problem, refused(capfd, "train", "text.txt", *SETTINGS, "--steps", 2))
+    assert not Path("runs").exists()
+
+
+def test_any_bytes_are_a_text_at_byte_level(capfd):
+    Path("data.bin").write_bytes(BINARY)
+    ok(capfd, "train", "data.bin", *SETTINGS, "--steps", 2, "--set", "tokenizer.level=byte", "--out", "run")
+    assert json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))["bytes"] == len(BINARY) - int(len(BINARY) * 0.8)
+
+
+def test_a_configuration_with_three_mistakes_tells_all_three(capfd):
+    Path("bad.yaml").write_text("model: {hiden_size: 3, num_layers: 0}\ntraining: {learning_rate: fast}\n")
+    line = refused(capfd, "train", "--config", "bad.yaml")
+    assert "nearest: model.hidden_size" in line and "num_layers" in line and "learning_rate" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(["sample", "--temperature", "-1"], "--temperature"), (["sample", "--top-p", "2"], "--top-p"),
+     (["sample", "--count", "0"], "--count"), (["sample", "--lenght", "3"], "--length"), (["smaple"], "smaple"),
+     (["eval"], "command"), (["train", "--steps", "x"], "--steps"), (["eval", "perplexity", "--split", "al"], "--split"),
+     (["corpus", "build", "agreement", "--set", "sentences=3"], "--to")],
+)  # fmt: skip
+def test_wrong_usage_is_one_line_and_status_two(capfd, arguments, problem):
+    assert problem in refused(capfd, *arguments, status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(["sample"], "holds no run"), (["sample", "nowhere"], "no such run folder"), (["sample", "."], "is no run folder"),
+     (["eval", "perplexity", "nowhere"], "no such run folder"), (["train", "--steps", "1", "--epochs", "1"], "give one"),
+     (["train", "--resume", "x", "--seed", "3"], "--seed"), (["corpus", "show", "tinyshakspeare"], "did you mean"),
+     (["corpus", "build", "ptb"], "charlm corpus fetch"), (["corpus", "fetch", "agreement"], "charlm corpus build"),
+     (["train", "ptb", "--steps", "1"], "charlm corpus fetch ptb"), (["config", "show", "--set", "a=b"], "--set"),
+     (["train", "--resume", "nowhere"], "no such run folder"),
+     (["corpus", "build", "agreement", "--set", "sentence=3", "--to", "a"], "sentence")],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_one(capfd, arguments, problem):
+    assert problem in refused(capfd, *arguments)
+
+
+def test_a_prompt_with_characters_the_model_never_saw_is_told(capfd, trained):
+    line = refused(capfd, "sample", trained, "--prompt", "The Žebra")
+    assert "'Ž'" in line and "--allow-unknown" in line
+    assert "<UNK>" in ok(capfd, "sample", trained, "--prompt", "The Žebra", "--allow-unknown", "--length", 3)
+
+
+def test_a_split_that_the_run_does_not_have_is_told(capfd, trained):
+    assert "no test part, only train, valid" in refused(capfd, "eval", "perplexity", trained, "--split", "test")
+
+
+def test_a_checkpoint_cut_short_is_one_line(capfd, trained):
+    shutil.copytree(trained, "copy")
+    for path in Path("copy/best").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert "cut short" in refused(capfd, "sample", "copy")
+
+
+def test_cuda_where_there_is_none_is_one_line(capfd, text_file):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert "not available" in refused(capfd, "train", text_file, "--device", "cuda")
+
+
+def command(*arguments: object, **options: object) -> "subprocess.Popen[bytes]":
+    """Start a command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "charlm", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
+    )  # fmt: skip
+
+
+def wait_for_steps(folder: Path, steps: int) -> None:
+    """Wait until a training has saved so many steps."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if json.loads((folder / "last" / "state.json").read_text())["step"] >= steps:
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.02)
+    pytest.fail("the training saved nothing in a minute")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_checkpoint(folder / "last").tensors["weights"]
+
+
+LONG = [*SETTINGS, "--steps", "400", "--set", "checkpoint.save_seconds=0.05"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_or_killed_goes_on_to_the_weights_of_one_that_was_not(capfd, text_file, how):
+    process = command("train", text_file, *LONG, "--out", "stopped")
+    wait_for_steps(Path("stopped"), 10)
+    process.send_signal(how)
+    out, err = process.communicate()
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0 and out == b"stopped\n"
+        assert b"go on: charlm train --resume stopped" in err
+    stopped_at = json.loads(Path("stopped/last/state.json").read_text())["step"]
+    assert 10 <= stopped_at < 400
+    ok(capfd, "train", "--resume", "stopped")
+    ok(capfd, "train", text_file, *LONG, "--out", "whole")
+    whole = weights(Path("whole"))
+    for name, tensor in weights(Path("stopped")).items():
+        assert torch.equal(tensor, whole[name])
+
+
+def test_a_reader_that_leaves_early_is_told_nothing(trained):
+    process = command("sample", trained, "--length", "3000")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(5)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1

@@ -1,0 +1,74 @@
+"""What tests share: a cache folder of their own, a small text, a small trained run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.config import Config, load_config
+from charlm.training import run
+
+# Small enough to train in a second, with an alphabet of its own and some structure to learn.
+TEXT = "".join(f"The {noun} {verb} on the {place}.\n" for noun in ("cat", "dog", "old owl")
+               for verb in ("sat", "slept", "sang") for place in ("mat", "roof", "lawn", "wall")) * 12  # fmt: skip
+RECORDS = "\n".join(a + b + c for a in "bdgklm" for b in "aeiou" for c in ("n", "ra", "lia", "do", "s")) + "\n"
+SMALL = ["model.hidden_size=16", "model.embedding_size=8", "training.batch_size=4", "training.window=16",
+         "training.warmup_steps=2", "training.evaluations=2", "training.precision=fp32", "training.device=cpu",
+         "corpus.valid_share=0.2"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep tests out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLM_CACHE", str(folder))
+        torch.set_num_threads(1)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records") / "records.txt"
+    path.write_text(RECORDS, encoding="utf-8")
+    return path
+
+
+def small_config(text: Path, *overrides: str) -> Config:
+    """Return a configuration that trains in a second."""
+    steps = (
+        [] if any("epochs=" in override or "minutes=" in override for override in overrides) else ["training.steps=12"]
+    )
+    return load_config(None, [*SMALL, f"corpus.text={text}", *steps, *overrides])
+
+
+def train_all(config: Config, folder: Path) -> run.Experiment:
+    """Train to the end; return the experiment as it was left."""
+    experiment = run.begin(config, folder)
+    for _ in run.run(experiment):
+        pass
+    return experiment
+
+
+@pytest.fixture(scope="session")
+def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run folder of a model of characters."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    train_all(small_config(text_file, "training.steps=60", "training.learning_rate=2e-2"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_records(records_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run folder of a model of records."""
+    folder = tmp_path_factory.mktemp("runs") / "records"
+    overrides = ["corpus.mode=records", "training.steps=60", "training.learning_rate=2e-2"]
+    train_all(small_config(records_file, *overrides), folder)
+    return folder

@@ -1,0 +1,183 @@
+"""A whole training: resuming equals never having stopped, a seed repeats to the bit, the best is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config, train_all
+
+from charlm.data.windows import scoring_windows
+from charlm.errors import CheckpointError, CorpusError, DivergenceError
+from charlm.training import checkpoint, run
+from charlm.training.loss import score
+
+VARIANTS = {
+    "stream": [],
+    "stream-dropout-two-layers": ["model.num_layers=2", "model.dropout=0.3", "model.output_dropout=0.2"],
+    "stream-over-epochs": ["training.batch_size=16", "training.window=40", "training.steps=30"],
+    "records": ["corpus.mode=records"],
+    "records-gru-sgd": ["corpus.mode=records", "model.cell=gru", "training.optimizer=sgd"],
+    "epochs-bf16": ["training.epochs=0.2", "training.precision=bf16"],
+}
+every_variant = pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_checkpoint(folder / "last").tensors["weights"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    weights = last_weights(other)
+    for name, tensor in last_weights(one).items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def text_for(overrides, text_file, records_file):
+    return records_file if "corpus.mode=records" in overrides else text_file
+
+
+@every_variant
+def test_resuming_equals_never_having_stopped(overrides, text_file, records_file, tmp_path):
+    config = small_config(text_for(overrides, text_file, records_file), *overrides)
+    train_all(config, tmp_path / "whole")
+    experiment = run.begin(config, tmp_path / "parts")
+    for stop_at in (3, 7, 10**9):
+        for _ in run.run(experiment, stop=lambda stop_at=stop_at: experiment.state.step >= stop_at):
+            torch.rand(3)  # What goes on between steps must not matter to the resumed run.
+        torch.manual_seed(99)
+        experiment = run.resume(tmp_path / "parts")
+    if "dropout" not in str(overrides):
+        assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_takes_up_dropout_s_generator(text_file, tmp_path):
+    config = small_config(text_file, *VARIANTS["stream-dropout-two-layers"])
+    train_all(config, tmp_path / "whole")
+    experiment = run.begin(config, tmp_path / "parts")
+    for _ in run.run(experiment, stop=lambda: experiment.state.step >= 5):
+        pass
+    torch.manual_seed(99)
+    for _ in run.run(run.resume(tmp_path / "parts")):
+        pass
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+@every_variant
+def test_a_seed_repeats_to_the_bit(overrides, text_file, records_file, tmp_path):
+    config = small_config(text_for(overrides, text_file, records_file), *overrides)
+    train_all(config, tmp_path / "one")
+    train_all(config, tmp_path / "two")
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_another_seed_gives_other_weights(text_file, tmp_path):
+    train_all(small_config(text_file), tmp_path / "one")
+    train_all(small_config(text_file, "training.seed=2"), tmp_path / "two")
+    weights = last_weights(tmp_path / "two")
+    assert any((tensor != weights[name]).any() for name, tensor in last_weights(tmp_path / "one").items())
+
+
+def test_a_larger_budget_goes_on_with_a_finished_run(text_file, tmp_path):
+    train_all(small_config(text_file), tmp_path / "run")
+    experiment = run.resume(tmp_path / "run", budget={"steps": 20})
+    for _ in run.run(experiment):
+        pass
+    assert experiment.state.step == 20
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
+        6,
+        12,
+        20,
+    ]
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resuming(text_file, tmp_path):
+    train_all(small_config(text_file), tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14}\n{"step": 1')
+    run.resume(tmp_path / "run")
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
+        6,
+        12,
+    ]
+
+
+def test_a_text_that_has_changed_is_told_on_resuming(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("A text that will change. " * 60)
+    train_all(small_config(path), tmp_path / "run")
+    path.write_text("A text that has changed. " * 60)
+    with pytest.raises(CheckpointError, match="has changed since"):
+        run.resume(tmp_path / "run")
+
+
+def test_best_keeps_the_weights_of_the_lowest_validation_loss(text_file, tmp_path, monkeypatch):
+    scores = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(run, "validate", lambda experiment: run.Score(next(scores) * 10, 10, 0))
+    experiment = run.begin(small_config(text_file, "training.evaluations=3"), tmp_path / "run")
+    evaluated = [event for event in run.run(experiment) if isinstance(event, run.Evaluated)]
+    assert [event.is_best for event in evaluated] == [True, True, False]
+    assert checkpoint.load_checkpoint(tmp_path / "run" / "best").state["step"] == 8
+    assert checkpoint.load_checkpoint(tmp_path / "run" / "last").state["step"] == 12
+
+
+def test_patience_stops_after_so_many_evaluations_without_a_new_best(text_file, tmp_path, monkeypatch):
+    scores = iter([1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(run, "validate", lambda experiment: run.Score(next(scores) * 10, 10, 0))
+    config = small_config(text_file, "training.evaluations=4", "training.patience=2")
+    *_, finished = run.run(run.begin(config, tmp_path / "run"))
+    assert finished.reason == "patience"
+    assert finished.experiment.state.step == 9
+
+
+def test_a_divergence_keeps_the_last_good_checkpoint(text_file, tmp_path):
+    experiment = run.begin(small_config(text_file), tmp_path / "run")
+    with pytest.raises(DivergenceError):
+        for event in run.run(experiment):
+            if isinstance(event, run.Evaluated):
+                with torch.no_grad():
+                    experiment.model.projection.bias[0] = float("nan")
+    saved = checkpoint.load_checkpoint(tmp_path / "run" / "last")
+    assert saved.state["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in saved.tensors["weights"].values())
+
+
+def test_a_text_without_validation_split_is_trained_all_the_same(text_file, tmp_path):
+    experiment = train_all(small_config(text_file, "corpus.valid_share=0"), tmp_path / "run")
+    assert "valid" not in experiment.tokens
+    assert checkpoint.load_checkpoint(tmp_path / "run" / "best").state["step"] == 12
+
+
+def test_a_text_too_small_for_its_window_leaves_no_folder_behind(tmp_path):
+    path = tmp_path / "small.txt"
+    path.write_text("too small")
+    with pytest.raises(CorpusError, match="too small.*lower training.batch_size"):
+        run.begin(small_config(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_vocabulary_is_learnt_from_the_training_split_alone(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abcd " * 200 + "Z" * 100)
+    experiment = run.begin(small_config(path), tmp_path / "run")
+    assert experiment.tokenizer.unknown_in("Z") == ["Z"]
+    assert experiment.tokens["valid"].counts.unknown > 0
+
+
+def test_validation_in_parallel_streams_is_within_a_thousandth_of_the_exact_score(text_file, tmp_path):
+    experiment = train_all(
+        small_config(text_file, "training.steps=150", "training.learning_rate=2e-2"), tmp_path / "run"
+    )
+    ids = np.concatenate([experiment.tokens["train"].ids, experiment.tokens["valid"].ids])
+    settings = {"device": torch.device("cpu"), "precision": torch.float32}
+    exact = score(experiment.model, scoring_windows(ids), **settings)
+    parallel = score(experiment.model, scoring_windows(ids, streams=len(ids) // 1024, warm_up=256), **settings)
+    assert parallel.tokens == exact.tokens == len(ids)
+    assert parallel.nats != exact.nats
+    assert abs(parallel.loss_nats - exact.loss_nats) < 0.001
+
+
+def test_the_corpus_facts_stand_in_the_run_folder(trained):
+    facts = json.loads((trained / "corpus.json").read_text())
+    assert sum(facts["train_token_counts"]) == facts["parts"]["train"]["tokens"]
