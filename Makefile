@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check coverage clean
+.PHONY: demo test check docs clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -22,6 +22,9 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-report=term
+
+docs: $(READY)
+	$(BIN)/python docs/generate_cli.py
 
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

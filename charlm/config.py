@@ -12,6 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from charlm.errors import ConfigError
 
 BUDGETS = ("minutes", "steps", "epochs")
+# What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
+VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
+VALID_SHARE, TEST_SHARE = 0.1, 0.0
 
 
 def _as_list(value: object) -> object:
@@ -80,6 +83,18 @@ class Tokenizer(Section):
         "words", description="level word: words (any text, spacing kept) or whitespace (what stands between "
         "spaces; the end of a line is <EOS>: the convention of published word-level tasks).",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "Tokenizer":
+        if self.words == "whitespace" and self.level != "word":
+            raise ValueError(f"words: whitespace needs level: word, got {self.level}")
+        if self.words == "whitespace" and self.eos == "sentence":
+            raise ValueError("eos: with words: whitespace the end of a line is <EOS>; remove eos")
+        changed = [name for name in ("vocabulary_size", "min_count", "lowercase", "normalization")
+                   if getattr(self, name) != type(self).model_fields[name].default]  # fmt: skip
+        if self.level == "byte" and changed:
+            raise ValueError(f"{changed[0]}: has no effect at level byte, which takes every byte as it is; remove it")
+        return self
 
 
 class Cell(Section):
@@ -168,12 +183,7 @@ class Config(Section):
     checkpoint: Checkpoint = Field(Checkpoint(), description="What is kept.")  # type: ignore[call-arg]
 
     @model_validator(mode="after")
-    def _whitespace_words_end_lines(self) -> "Config":
-        tokenizer = self.tokenizer
-        if tokenizer.words == "whitespace" and tokenizer.level != "word":
-            raise ValueError(f"tokenizer.words: whitespace needs tokenizer.level: word, got {tokenizer.level}")
-        if tokenizer.words == "whitespace" and tokenizer.eos == "sentence":
-            raise ValueError("tokenizer.eos: with words: whitespace the end of a line is <EOS>; remove eos")
+    def _something_is_left_to_train_on(self) -> "Config":
         held_out = (self.corpus.valid_share or 0) + (self.corpus.test_share or 0)
         if held_out >= 1:
             raise ValueError(f"corpus.valid_share and corpus.test_share leave nothing to train on: {held_out}")

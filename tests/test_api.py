@@ -1,9 +1,9 @@
 """What a command does, one call does."""
 
-import charlm
 import pytest
 from conftest import TEXT, small_config
 
+import charlm
 from charlm.errors import CharlmError
 
 

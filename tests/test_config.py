@@ -86,12 +86,18 @@ def test_a_cell_is_given_by_name_or_with_options():
     [("hidden_size=3", "must be section.key=value"), ("model.hidden_size", "must be section.key=value"),
      ("model.hidden_size=[", "not YAML"), ("model.hidden_size=1.5", "must be a valid integer"),
      ("training.learning_rate=.nan", "finite"), ("training.device=tpu", "training.device"),
-     ("tokenizer.words=whitespace", "needs tokenizer.level: word"), ("corpus.valid_share=1", "less than 1")],
+     ("tokenizer.words=whitespace", "needs level: word"), ("corpus.valid_share=1", "less than 1"),
+     ],
 )  # fmt: skip
 def test_a_wrong_override_is_one_clear_line(override, problem):
-    with pytest.raises(ConfigError, match="^[^\n]*$") as caught:
+    with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:
         load_config(None, [override])
     assert problem in str(caught.value)
+
+
+def test_an_option_without_effect_is_refused():
+    with pytest.raises(ConfigError, match="lowercase: has no effect at level byte"):
+        load_config(None, ["tokenizer.level=byte", "tokenizer.lowercase=true"])
 
 
 def test_shares_that_leave_no_training_text_are_refused():

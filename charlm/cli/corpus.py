@@ -60,10 +60,6 @@ def build(
     """
     from charlm.data import corpora
 
-    if overrides and to is None:
-        raise typer.BadParameter(
-            "needs --to: the corpus that train reads keeps the parameters of its card", param_hint="--set"
-        )
     print(corpora.build(name, to=to, parameters=_parameters(overrides or [])))
 
 

@@ -20,7 +20,7 @@ def _eval() -> None:
 def perplexity(
     run_and_texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN] [TEXT]...", help="Run folder [the newest under runs/], then texts to score."),
+        typer.Argument(metavar="RUN|TEXT", help="Run folder [the newest under runs/], then texts to score."),
     ] = None,
     split: Annotated[
         Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Folder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder. [the newest under runs/]")]
+Folder = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder. [the newest under runs/]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N, whichever it was trained on.")]
 Which = Annotated[Literal["best", "last"], typer.Option("--checkpoint", help="Best by validation loss, or the last.")]
 

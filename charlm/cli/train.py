@@ -8,7 +8,7 @@ import typer
 
 from charlm.errors import ConfigError
 
-Texts = Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Files, folders, globs, .gz, or - .")]
+Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Files, folders, globs, .gz, or - .")]
 
 
 def train(

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,8 @@ import numpy.typing as npt
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from charlm.config import TEST_SHARE, VALID_SHARE, Level, Mode, Section, Share, describe_mistakes, shipped
 from charlm.config import Corpus as CorpusSection
-from charlm.config import Level, Mode, Section, Share, describe_mistakes, shipped
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import check_sha256, fetch, unpack
 from charlm.errors import CorpusError
@@ -75,12 +75,14 @@ class Text:
         path: The file.
         spans: First byte and byte after the last of each document, (documents, 2).
         raw: Whether any bytes will do; else they are UTF-8, already checked.
+        separator: What stands after each document in the original: the end of a record's line, say.
         is_cut: Whether the last document goes on in the next part, so that it does not end here.
     """
 
     path: Path
     spans: npt.NDArray[np.int64]
     raw: bool
+    separator: str = ""
     is_cut: bool = False
 
     @cached_property
@@ -168,11 +170,13 @@ def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | Non
     Args:
         name: A card of kind `python`.
         to: The file to write; by default the one in the cache that `train` reads.
-        parameters: The builder's keyword arguments, over those of the card.
+        parameters: The builder's keyword arguments, over those of the card; only with `to`.
 
     Raises:
         CorpusError: The card is of another kind, or a parameter is wrong.
     """
+    if parameters and to is None:
+        raise CorpusError(f"{name}: parameters need a file of their own; give --to, and train on that file")
     card = load_card(name)
     if card.kind != "python" or card.builder is None:
         raise CorpusError(f"{name}: is not built but downloaded; run: charlm corpus fetch {name}")
@@ -238,9 +242,12 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     separator = section.separator.encode() if section.separator else None
 
     def read(names: Sequence[str]) -> Text:
-        path = _plain_file(names, section.encoding, raw)
-        spans = _record_spans(path) if section.mode == "records" else _document_spans(path, separator)
-        return Text(path, spans, raw)
+        path, ends = _plain_file(names, section.encoding, raw)
+        spans = _record_spans(path, ends) if section.mode == "records" else _document_spans(path, ends, separator)
+        if len(spans) == 0:
+            what = "empty lines" if section.mode == "records" else "separators"
+            raise CorpusError(f"{', '.join(names)}: holds nothing but {what}; give a text to learn from")
+        return Text(path, spans, raw, "\n" if section.mode == "records" else section.separator or "")
 
     train = read(section.text)
     parts: dict[Part, Text] = {}
@@ -249,10 +256,13 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     if section.test_text:
         parts["test"] = read(section.test_text)
     parts |= _split(train, section, has=parts)
-    return Corpus(
-        card.title if card else ", ".join(section.text), section.mode or "stream",
-        {part: text for part, text in parts.items() if len(text.spans)}, section,
-    )  # fmt: skip
+    parts = {part: text for part, text in parts.items() if len(text.spans)}
+    if "train" not in parts:
+        raise CorpusError(
+            f"{', '.join(section.text)}: is so short that its split leaves nothing to train on; give a longer text, or "
+            "lower corpus.valid_share and corpus.test_share"
+        )
+    return Corpus(card.title if card else ", ".join(section.text), section.mode or "stream", parts, section)
 
 
 def read_text(names: Sequence[str], like: CorpusSection, *, raw: bool) -> Text:
@@ -290,8 +300,8 @@ def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path])
     return section.model_copy(
         update=absolute | {
             "mode": mode,
-            "valid_share": 0.1 if valid_share is None else valid_share,
-            "test_share": test_share or 0.0,
+            "valid_share": VALID_SHARE if valid_share is None else valid_share,
+            "test_share": TEST_SHARE if test_share is None else test_share,
             "split": section.split or ("shuffled" if mode == "records" else "contiguous"),
             "separator": section.separator or (card.separator if card else None),
         }
@@ -334,7 +344,7 @@ def _expand(name: str) -> list[Path]:
         return [path]
     path = Path(name)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
     else:
         files = [path] if path.exists() else _matches(name)
     if not files:
@@ -346,36 +356,53 @@ def _expand(name: str) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _matches(pattern: str) -> list[Path]:
     # Path.glob takes no absolute patterns.
     return sorted(Path(file) for file in glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def _plain_file(names: Sequence[str], encoding: str, raw: bool) -> Path:
-    """Return one plain file that holds all that `names` stand for: the file itself where that will do."""
+def _plain_file(names: Sequence[str], encoding: str, raw: bool) -> tuple[Path, list[int]]:
+    """Return one plain file that holds all that `names` stand for, and the byte after the last of each file in it.
+
+    It is the file itself where that will do.
+    """
     files = [file for name in names for file in _expand(name)]
     place = ", ".join(names)
     if len(files) == 1 and _is_plain(files[0], encoding, raw):
         path = files[0]
-        size = sum(len(block) for block in _utf8_blocks(path, encoding, raw))
+        ends = [sum(len(block) for block in _utf8_blocks(path, encoding, raw))]
     else:
-        path, size = _joined(files, encoding, raw)
+        path, ends = _joined(files, encoding, raw)
+    size = ends[-1]
+    if size <= 4 and not raw:  # No more than a character may have.
+        size = len(path.read_bytes().decode())
     if size < 2:
         problem = "is empty" if size == 0 else "holds a single character"
         raise CorpusError(f"{place}: {problem}; a text to learn from has at least a few hundred characters")
-    return path
+    return path, ends
 
 
 def _is_plain(path: Path, encoding: str, raw: bool) -> bool:
     if path.suffix == ".gz":
         return False
     with path.open("rb") as file:
-        return raw or (codecs.lookup(encoding).name == "utf-8" and file.read(3) != BOM)
+        return raw or (_codec(encoding).name == "utf-8" and file.read(3) != BOM)
 
 
-def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, int]:
-    """Write all files into one in the cache, named by its checksum; return it and its bytes."""
-    digest, size = hashlib.sha256(), 0
+def _codec(encoding: str) -> codecs.CodecInfo:
+    try:
+        return codecs.lookup(encoding)
+    except LookupError:
+        raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
+
+
+def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, list[int]]:
+    """Write all files into one in the cache, named by its checksum; return it and the byte after the last of each."""
+    digest, size, ends = hashlib.sha256(), 0, []
     folder = cache_folder() / "texts"
     with writing(folder / f".joining-{os.getpid()}") as output:
         for file in files:
@@ -383,17 +410,15 @@ def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, int]
                 digest.update(block)
                 size += len(block)
                 output.write(block)
+            ends.append(size)
     path = folder / f"{digest.hexdigest()[:16]}.txt"
     (folder / f".joining-{os.getpid()}").replace(path)
-    return path, size
+    return path, ends
 
 
 def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
     """Yield a file's text as UTF-8, checked; or its bytes as they are, if `raw`."""
-    try:
-        decoder = None if raw else codecs.getincrementaldecoder(encoding)()
-    except LookupError:
-        raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
+    decoder = None if raw else codecs.getincrementaldecoder(_codec(encoding).name)()
     open_file: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     at = 0
     try:
@@ -424,28 +449,31 @@ def _as_utf8(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, at: i
     return text.encode()
 
 
-def _document_spans(path: Path, separator: bytes | None) -> npt.NDArray[np.int64]:
+def _document_spans(path: Path, file_ends: Sequence[int], separator: bytes | None) -> npt.NDArray[np.int64]:
     """Return where each document begins and ends; without a separator a file is one document."""
-    spans = []
+    spans, start = [], 0
     with mapped(path) as file:
-        start, stop = 0, len(file)
-        while separator is not None and (found := file.find(separator, start)) >= 0:
-            spans.append((start, found))
-            start = found + len(separator)
-        spans.append((start, stop))
+        for stop in file_ends:
+            while separator is not None and (found := file.find(separator, start, stop)) >= 0:
+                spans.append((start, found))
+                start = found + len(separator)
+            spans.append((start, stop))
+            start = stop
     array = np.array(spans, dtype=np.int64)
     filled: npt.NDArray[np.int64] = array[array[:, 0] < array[:, 1]]
     return filled
 
 
-def _record_spans(path: Path) -> npt.NDArray[np.int64]:
-    """Return where each line that is not empty begins and ends, its line end left out."""
+def _record_spans(path: Path, file_ends: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return where each line that is not empty begins and ends, its line end left out; a file's end ends a line."""
     data = np.memmap(path, dtype=np.uint8, mode="r")
-    ends = np.concatenate(
+    found = np.concatenate(
         [np.flatnonzero(data[at : at + BLOCK_BYTES] == ord("\n")) + at for at in range(0, len(data), BLOCK_BYTES)]
-        + [np.array([len(data)])]
-    ).astype(np.int64)
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1] + 1])
+    )
+    ends = np.concatenate([file_ends, found]).astype(np.int64)
+    order = np.argsort(ends, kind="stable")  # A line that is empty may end where the file before it does.
+    after = np.concatenate([file_ends, found + 1]).astype(np.int64)[order]
+    ends, starts = ends[order], np.concatenate([np.zeros(1, dtype=np.int64), after[:-1]])
     ends = ends - ((ends > starts) & (data[np.maximum(ends, 1) - 1] == ord("\r")))
     filled: npt.NDArray[np.int64] = np.stack([starts, ends], axis=1)[starts < ends]
     return filled
@@ -477,7 +505,7 @@ def _split(text: Text, section: CorpusSection, *, has: Collection[Part]) -> dict
 def _cut_documents(text: Text, order: npt.NDArray[np.int64], first: float, last: float) -> Text:
     """Return the documents between two shares of `order`, in reading order."""
     chosen = order[round(first * len(order)) : round(last * len(order))]
-    return Text(text.path, text.spans[np.sort(chosen)], text.raw)
+    return replace(text, spans=text.spans[np.sort(chosen)])
 
 
 def _cut_bytes(text: Text, first: float, last: float) -> Text:
@@ -492,9 +520,11 @@ def _cut_bytes(text: Text, first: float, last: float) -> Text:
     whole, spans = text.spans[kept], spans[kept]
     if len(spans):
         with mapped(text.path) as file:
-            spans[0, 0] = _character_start(file, int(spans[0, 0]), len(file), text.raw)
-            spans[-1, 1] = _character_start(file, int(spans[-1, 1]), len(file), text.raw)
-    return Text(text.path, spans, text.raw, is_cut=bool(len(spans)) and bool(spans[-1, 1] < whole[-1, 1]))
+            spans[0, 0] = _character_start(file, int(spans[0, 0]), int(whole[0, 1]), text.raw)
+            spans[-1, 1] = _character_start(file, int(spans[-1, 1]), int(whole[-1, 1]), text.raw)
+    is_cut = bool(len(spans)) and bool(spans[-1, 1] < whole[-1, 1])
+    # A cut inside a document's last character leaves nothing of it behind.
+    return replace(text, spans=spans[spans[:, 0] < spans[:, 1]], is_cut=is_cut)
 
 
 def _seam(file: mmap.mmap, near: int, stop: int, raw: bool) -> int:

@@ -22,18 +22,19 @@ import numpy.typing as npt
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from charlm.config import VOCABULARY_SIZES
 from charlm.config import Tokenizer as TokenizerSection
 from charlm.errors import TokenizerError
 
 Ids = npt.NDArray[np.integer[Any]]
 EOS, UNK = 0, 1
 EOS_TEXT, UNK_TEXT = "<EOS>", "<UNK>"
-DEFAULT_VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 
 # A word with the one space before it; a mark with the one space before it; the end of a line; other spaces, the last
 # of which is left to the word it precedes. Nothing reaches over a line's end, so that a text can be cut there.
 _WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['\u2019][\p{L}\p{M}\p{N}_]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\n|[^\S\n]+(?!\S)|[^\S\n]"
 _CODE_POINTS = 0x110000
+_CHUNK = 1 << 14  # Characters.
 
 
 class Tokenizer:
@@ -130,14 +131,18 @@ class Tokenizer:
         """Encode by table, all pieces in one."""
         if self.library.normalizer is not None:
             pieces = [self._normalized(piece.decode()).encode() for piece in pieces]
-        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self.section.level == "byte" or joined.isascii():
-            ids = table[np.frombuffer(joined, dtype=np.uint8)]
+        ids: Ids
+        if self.section.level == "byte":
+            ids = np.frombuffer(joined, dtype=np.uint8) + table[0]  # The table of bytes is one step: 2, 3, 4, ...
         else:
-            ids = table[np.frombuffer(joined.decode().encode("utf-32-le"), dtype=np.uint32)]
+            ids = _look_up(table, joined.decode())
+        if not ends.any():
+            return ids
+        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        if len(ids) != len(joined):
             lengths = _in_characters(joined, lengths)
-        return np.insert(ids, np.cumsum(lengths)[ends], EOS) if ends.any() else ids
+        return np.insert(ids, np.cumsum(lengths)[ends], EOS)
 
     def _encode_all(self, pieces: Sequence[bytes]) -> list[Ids]:
         if self._table is not None:
@@ -258,7 +263,7 @@ def _numbered(file: HuggingFaceTokenizer, size: int) -> dict[str, int]:
 
 
 def _size(section: TokenizerSection) -> int | None:
-    return section.vocabulary_size or DEFAULT_VOCABULARY_SIZES[section.level]
+    return section.vocabulary_size or VOCABULARY_SIZES[section.level]
 
 
 def _character_vocabulary(
@@ -337,6 +342,13 @@ def _byte_letters() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+def _look_up(table: npt.NDArray[Any], text: str) -> Ids:
+    """Return the table's entry for each code point, in chunks that stay in the processor's cache."""
+    chunks = (text[at : at + _CHUNK].encode("utf-32-le") for at in range(0, len(text), _CHUNK))
+    found = [table.take(np.frombuffer(chunk, dtype=np.int32), mode="clip") for chunk in chunks]
+    return np.concatenate(found) if found else table[:0]
 
 
 def _in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -93,7 +93,8 @@ def _kept(path: Path) -> Counts | None:
 def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path, kind: np.dtype[Any]) -> Counts:
     digest = hashlib.sha256()
     tokens = unknown = 0
-    characters = bytes_ = len(text.spans) if mode == "records" else 0  # The end of each record's line.
+    separators = (len(text.spans) - text.is_cut) * text.separator
+    characters, bytes_ = len(separators), len(separators.encode())
     with writing(path) as file:
         for pieces, ends in _batches(text, tokenizer, mode):
             ids = tokenizer.encode_pieces(pieces, ends).astype(kind)

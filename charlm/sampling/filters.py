@@ -6,7 +6,8 @@ from torch import Tensor
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature: below 1 the probable becomes more so, above 1 less; must not be 0."""
-    return logits / temperature
+    # With the largest at zero, which changes no probability, no temperature is too small to divide by.
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -17,8 +18,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest most probable tokens whose probabilities sum to at least p (Holtzman et al. 2020)."""
+    """Keep the fewest most probable tokens, one or more, whose probabilities sum to p (Holtzman et al. 2020)."""
     probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     before = probabilities.cumsum(dim=-1) - probabilities
-    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, (before >= p) & (before > 0))
     return logits.masked_fill(dropped, -torch.inf)

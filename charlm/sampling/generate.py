@@ -81,7 +81,7 @@ def draw(logits: Tensor, uniform: Tensor, settings: Settings) -> Tensor:
     Returns:
         Ids, (batch,).
     """
-    logits = logits.double()
+    logits = logits.to(torch.float64, copy=True)
     logits[:, UNK] = -torch.inf
     if settings.temperature == 0:
         return logits.argmax(dim=-1)

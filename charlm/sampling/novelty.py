@@ -18,25 +18,25 @@ class NoveltyFilter:
             parts: The ids of its parts.
             records: Whether a text is compared with whole records, or looked for anywhere in the text.
         """
-        self._parts = list(parts)
-        self._records = (
-            {ids[a : b - 1].tobytes() for ids in self._parts for a, b in record_spans(ids)} if records else None
-        )
+        parts = list(parts)
+        self._type = parts[0].dtype if parts else np.dtype(np.int64)
+        self._records = {ids[a : b - 1].tobytes() for ids in parts for a, b in record_spans(ids)} if records else None
+        self._texts = [] if records else [ids.tobytes() for ids in parts]
         self._seen: set[bytes] = set()
 
     def is_novel(self, ids: Sequence[int]) -> bool:
         """Return whether a text is new, and remember it."""
-        if not self._parts:
-            return True
-        data = np.array([token for token in ids if token != EOS], dtype=self._parts[0].dtype).tobytes()
+        # Records are compared without their <EOS>; in a long text it stands between documents like any token.
+        kept = ids if self._records is None else [token for token in ids if token != EOS]
+        data = np.array(kept, dtype=self._type).tobytes()
         known = data in self._seen or (data in self._records if self._records is not None else self._occurs(data))
         self._seen.add(data)
         return not known
 
     def _occurs(self, data: bytes) -> bool:
-        for ids in self._parts:
-            text, at, size = ids.tobytes(), -1, ids.dtype.itemsize
+        for text in self._texts:
+            at = -1
             while (at := text.find(data, at + 1)) >= 0:
-                if at % size == 0:
+                if at % self._type.itemsize == 0:  # Else it begins in the middle of an id.
                     return True
         return False

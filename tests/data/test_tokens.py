@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -74,6 +75,8 @@ def in_small_blocks(size: int, *, reach: int) -> ExitStack:
 @settings(max_examples=20, deadline=None)
 @given(parts=documents, size=st.integers(1, 12), is_cut=st.booleans())
 def test_small_blocks_give_the_ids_of_one_piece(level, eos, parts, size, is_cut, tmp_path_factory):
+    if (level, eos) == ("whitespace", "sentence"):
+        return  # Refused: there the end of a line is <EOS>.
     tokenizer = learn(**LEVELS[level], eos=eos)
     folder = tmp_path_factory.mktemp("tokens")
     text = write(folder, parts, is_cut=is_cut)
@@ -155,7 +158,9 @@ def test_counts_are_those_of_the_text_and_not_of_the_vocabulary(tmp_path):
 
 
 def test_the_line_end_of_a_record_counts_as_a_character(tmp_path):
-    counts = encode_text(write(tmp_path, ["ann", "zoé"]), learn(), mode="records", cache=tmp_path).counts
+    counts = encode_text(
+        replace(write(tmp_path, ["ann", "zoé"]), separator="\n"), learn(), mode="records", cache=tmp_path
+    ).counts
     assert (counts.tokens, counts.characters, counts.bytes) == (8, 8, 9)
 
 

@@ -45,7 +45,7 @@ def test_a_save_that_fails_leaves_the_one_before_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("charlm.files.os.fsync", full_disk)
-    with pytest.raises(CheckpointError, match="No space left on device; the checkpoint before is whole"):
+    with pytest.raises(CheckpointError, match=r"No space left on device; the checkpoint before is whole"):
         checkpoint.save_checkpoint(tmp_path, {"step": 2}, {"weights": {"a": torch.zeros(2)}})
     monkeypatch.undo()
     assert torch.equal(checkpoint.load_checkpoint(tmp_path).tensors["weights"]["a"], torch.ones(2))
@@ -75,14 +75,14 @@ def test_a_changed_byte_is_told(folder):
 )  # fmt: skip
 def test_a_damaged_file_is_one_clear_line(folder, name, contents):
     (folder / name).write_text(contents)
-    with pytest.raises(CheckpointError, match="^[^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"^[^\n]*$"):
         run.resume(folder)
 
 
 @pytest.mark.parametrize("name", ["last/state.json", "tokenizer.json", "corpus.json", "config.yaml"])
 def test_a_missing_file_is_one_clear_line(folder, name):
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match="^[^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"^[^\n]*$"):
         run.resume(folder)
 
 
@@ -106,7 +106,7 @@ def test_a_name_in_state_json_cannot_lead_out_of_the_folder(folder, tmp_path):
 def test_weights_of_another_size_are_refused_by_name(folder):
     config = (folder / "config.yaml").read_text().replace("hidden_size: 16", "hidden_size: 8")
     (folder / "config.yaml").write_text(config)
-    with pytest.raises(CheckpointError, match="do not fit config.yaml"):
+    with pytest.raises(CheckpointError, match=r"do not fit config\.yaml"):
         run.resume(folder)
 
 

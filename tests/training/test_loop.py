@@ -76,8 +76,8 @@ def test_twenty_steps_of_a_tiny_model_end_at_the_loss_they_always_did():
     _, _, progress = steps_of("training.steps=20", "training.learning_rate=0.01")
     *_, last = progress
     assert float(last.loss) == pytest.approx(GOLDEN_LOSS, abs=2e-4), (
-        "the arithmetic of training changed: update GOLDEN_LOSS only if a change of initial values, objective, clipping, "
-        "optimizer or schedule was the purpose of your commit, and say so there"
+        "the arithmetic of training changed: update GOLDEN_LOSS only if a change of initial values, objective, "
+        "clipping, optimizer or schedule was the purpose of your commit, and say so there"
     )
 
 

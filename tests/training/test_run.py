@@ -44,7 +44,7 @@ def test_resuming_equals_never_having_stopped(overrides, text_file, records_file
     train_all(config, tmp_path / "whole")
     experiment = run.begin(config, tmp_path / "parts")
     for stop_at in (3, 7, 10**9):
-        for _ in run.run(experiment, stop=lambda stop_at=stop_at: experiment.state.step >= stop_at):
+        for _ in run.run(experiment, stop=lambda state=experiment.state, at=stop_at: state.step >= at):
             torch.rand(3)  # What goes on between steps must not matter to the resumed run.
         torch.manual_seed(99)
         experiment = run.resume(tmp_path / "parts")
@@ -152,7 +152,7 @@ def test_a_text_without_validation_split_is_trained_all_the_same(text_file, tmp_
 def test_a_text_too_small_for_its_window_leaves_no_folder_behind(tmp_path):
     path = tmp_path / "small.txt"
     path.write_text("too small")
-    with pytest.raises(CorpusError, match="too small.*lower training.batch_size"):
+    with pytest.raises(CorpusError, match=r"too small.*lower training.batch_size"):
         run.begin(small_config(path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,239 @@
+"""Windows: every token once, in order, from any position."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlm.data.tokenizer import EOS
+from charlm.data.windows import (
+    PADDING,
+    Position,
+    Window,
+    record_spans,
+    record_windows,
+    scoring_record_windows,
+    scoring_windows,
+    stream_windows,
+)
+from charlm.errors import CorpusError
+
+START = Position()
+sizes = st.integers(1, 5)
+records_of = st.lists(st.lists(st.integers(2, 200), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+def numbered(count: int) -> np.ndarray:
+    """Return ids of which no two are alike, none <EOS>."""
+    return np.arange(2, 2 + count, dtype=np.uint16)
+
+
+def as_ids(records: list[list[int]]) -> np.ndarray:
+    return np.array([index for record in records for index in [*record, EOS]], dtype=np.uint8)
+
+
+def same(first: Window, second: Window) -> bool:
+    return (
+        first.inputs.tolist() == second.inputs.tolist()
+        and first.targets.tolist() == second.targets.tolist()
+        and (first.fresh, first.next, first.epochs) == (second.fresh, second.next, second.epochs)
+    )
+
+
+def epoch_of(windows: list[Window]) -> list[Window]:
+    """Return the windows up to the end of the epoch."""
+    last = next(number for number, window in enumerate(windows) if window.next.index == 0)
+    return windows[: last + 1]
+
+
+def sequences(windows: list[Window]) -> list[tuple[list[int], list[int]]]:
+    """Return inputs and targets of each record, put together from windows that carry on."""
+    found: list[list[tuple[list[int], list[int]]]] = []
+    for window in windows:
+        columns = list(zip(window.inputs.T.tolist(), window.targets.T.tolist(), strict=True))
+        if window.fresh:
+            found.append([([], []) for _ in columns])
+        for (inputs, targets), (more_inputs, more_targets) in zip(found[-1], columns, strict=True):
+            inputs += more_inputs
+            targets += more_targets
+    return [sequence for batch in found for sequence in batch]
+
+
+def records_in(windows: list[Window]) -> list[list[int]]:
+    """Return the records that were read, each checked: <EOS> first in and last out, no padding inside."""
+    found = []
+    for inputs, targets in sequences(windows):
+        length = targets.index(EOS) + 1
+        assert targets[length:] == [PADDING] * (len(targets) - length)
+        assert PADDING not in targets[:length] and EOS not in targets[: length - 1]
+        assert inputs[:length] == [EOS, *targets[: length - 1]]
+        found.append(targets[: length - 1])
+    return found
+
+
+# One long text
+
+
+def test_two_streams_by_hand():
+    first, second, third = islice(stream_windows(numbered(9), batch_size=2, window=2, start=START), 3)
+    assert first.inputs.tolist() == [[EOS, 5], [2, 6]]
+    assert first.targets.tolist() == [[2, 6], [3, 7]]
+    assert second.inputs.tolist() == [[3, 7], [4, 8]]
+    assert second.targets.tolist() == [[4, 8], [5, 9]]
+    assert (first.fresh, second.fresh, third.fresh) == (True, False, True)
+    assert (first.next, second.next) == (Position(0, 1), Position(1, 0))
+    assert (first.epochs, second.epochs, third.epochs) == (0.5, 1.0, 1.5)
+    assert third.inputs.tolist() == first.inputs.tolist()
+    assert first.tokens == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch_size=sizes, window=sizes, count=st.integers(1, 120))
+def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count):
+    ids = numbered(count)
+    per_epoch = count // batch_size // window
+    if per_epoch == 0:
+        return
+    windows = list(islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), per_epoch + 1))
+    epoch = epoch_of(windows)
+    length = count // batch_size
+    streams = np.concatenate([read.targets.numpy() for read in epoch]).T
+    assert [stream.tolist() for stream in streams] == [
+        ids[at : at + per_epoch * window].tolist() for at in range(0, batch_size * length, length)
+    ]
+    inputs = np.concatenate([read.inputs.numpy() for read in epoch]).T
+    assert inputs[:, 1:].tolist() == streams[:, :-1].tolist()
+    assert inputs[:, 0].tolist() == [EOS, *ids[length - 1 : batch_size * length - 1 : length].tolist()]
+    assert [read.fresh for read in windows] == [True] + [False] * (per_epoch - 1) + [True]
+    assert all(read.inputs.shape == (window, batch_size) for read in windows)
+    assert length - per_epoch * window < window
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch_size=sizes, window=sizes, spare=st.integers(0, 40), skipped=st.integers(0, 30))
+def test_reading_a_text_on_from_any_position_is_reading_on(batch_size, window, spare, skipped):
+    ids = numbered(batch_size * window + spare)
+    windows = list(islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), skipped + 6))
+    resumed = stream_windows(ids, batch_size=batch_size, window=window, start=windows[skipped].next)
+    assert all(same(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
+
+
+@pytest.mark.parametrize(("count", "batch_size", "window"), [(0, 1, 1), (7, 2, 4), (15, 4, 4)])
+def test_a_text_too_small_for_a_window_is_told_in_one_line(count, batch_size, window):
+    with pytest.raises(CorpusError, match=f"too small: {count} tokens, .* {batch_size} x {window}; lower [^\\n]+$"):
+        next(stream_windows(numbered(count), batch_size=batch_size, window=window, start=START))
+
+
+# Records
+
+
+def test_spans_of_records_end_after_their_eos():
+    assert record_spans(as_ids([[5, 6], [7]])).tolist() == [[0, 3], [3, 5]]
+    assert record_spans(numbered(0)).tolist() == []
+
+
+def test_a_record_longer_than_the_window_carries_on():
+    windows = list(islice(record_windows(as_ids([[5, 6, 7, 8]]), batch_size=3, window=2, seed=1, start=START), 4))
+    assert [window.inputs.T.tolist() for window in windows[:3]] == [[[EOS, 5]], [[6, 7]], [[8]]]
+    assert [window.targets.T.tolist() for window in windows[:3]] == [[[5, 6]], [[7, 8]], [[EOS]]]
+    assert [window.fresh for window in windows] == [True, False, False, True]
+    assert [window.next for window in windows[:3]] == [Position(0, 1), Position(0, 2), Position(1, 0)]
+
+
+def test_a_short_record_is_padded_at_its_end():
+    ids = as_ids([[5], [6, 7, 8]])
+    window = next(record_windows(ids, batch_size=2, window=9, seed=1, start=START))
+    assert window.inputs.T.tolist() == [[EOS, 5, EOS, EOS], [EOS, 6, 7, 8]]
+    assert window.targets.T.tolist() == [[5, EOS, PADDING, PADDING], [6, 7, 8, EOS]]
+    assert window.tokens == 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(records=records_of, batch_size=sizes, window=sizes, seed=st.integers(0, 3))
+def test_each_record_is_read_once_an_epoch_from_eos_to_eos(records, batch_size, window, seed):
+    ids = as_ids(records)
+    windows = list(islice(record_windows(ids, batch_size=batch_size, window=window, seed=seed, start=START), 130))
+    epoch = epoch_of(windows)
+    assert sorted(records_in(epoch)) == sorted(records)
+    assert epoch[-1].next == Position(1, 0) and epoch[-1].epochs == 1.0
+    assert sum(read.tokens for read in epoch) == len(ids)
+    assert all(read.inputs.shape[0] <= window and read.inputs.shape[1] <= batch_size for read in epoch)
+
+
+@settings(max_examples=60, deadline=None)
+@given(records=records_of, batch_size=sizes, window=sizes, skipped=st.integers(0, 40))
+def test_reading_records_on_from_any_position_is_reading_on(records, batch_size, window, skipped):
+    ids = as_ids(records)
+    options = {"batch_size": batch_size, "window": window, "seed": 1}
+    windows = list(islice(record_windows(ids, **options, start=START), skipped + 9))
+    resumed = record_windows(ids, **options, start=windows[skipped].next)
+    assert all(same(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
+
+
+def order_of(seed: int, epochs: int) -> list[list[list[int]]]:
+    """Return the order in which 40 records are read, for each epoch."""
+    records = [[number] * (1 + number % 3) for number in range(2, 42)]
+    windows = record_windows(as_ids(records), batch_size=4, window=9, seed=seed, start=START)
+    return [records_in(list(islice(windows, 10))) for _ in range(epochs)]
+
+
+def test_the_order_of_records_differs_by_epoch_and_by_seed_and_repeats():
+    first, second = order_of(seed=1, epochs=2)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert order_of(seed=1, epochs=2) == [first, second]
+    assert order_of(seed=2, epochs=1) != [first]
+
+
+def test_records_of_like_length_stand_together():
+    windows = list(islice(record_windows(as_ids([[7] * (1 + number % 10) for number in range(200)]), batch_size=4,
+                                         window=99, seed=1, start=START), 50))  # fmt: skip
+    padding = sum(int((window.targets == PADDING).sum()) for window in windows)
+    assert padding < 0.05 * sum(window.targets.numel() for window in windows)
+
+
+def test_a_text_without_records_is_told_in_one_line():
+    with pytest.raises(CorpusError, match=r"too small: it has no record; [^\n]+$"):
+        next(record_windows(numbered(0), batch_size=1, window=1, seed=1, start=START))
+
+
+# Scoring
+
+
+@settings(max_examples=150, deadline=None)
+@given(count=st.integers(0, 60), streams=st.integers(1, 9), window=st.integers(1, 20), warm_up=st.integers(0, 15))
+def test_scoring_predicts_every_token_exactly_once(count, streams, window, warm_up):
+    ids = numbered(count)
+    windows = list(scoring_windows(ids, streams=streams, window=window, warm_up=warm_up))
+    targets = [target for read in windows for target in read.targets.flatten().tolist() if target != PADDING]
+    assert sorted(targets) == ids.tolist()
+    for read in windows:
+        for before, target in zip(read.inputs.flatten().tolist(), read.targets.flatten().tolist(), strict=True):
+            assert target == PADDING or before == (EOS if target == 2 else target - 1)
+    assert [read.fresh for read in windows] == [True] * bool(windows) + [False] * (len(windows) - 1)
+
+
+def test_one_stream_scores_the_text_in_order_and_needs_no_warm_up():
+    windows = list(scoring_windows(numbered(5), window=2, warm_up=3))
+    assert [read.inputs.T.tolist() for read in windows] == [[[EOS, 2]], [[3, 4]], [[5]]]
+    assert [read.targets.T.tolist() for read in windows] == [[[2, 3]], [[4, 5]], [[6]]]
+
+
+def test_a_second_stream_reads_what_came_before_it_unscored():
+    (window,) = scoring_windows(numbered(6), streams=2, window=9, warm_up=2)
+    assert window.inputs.T.tolist() == [[EOS, 2, 3, 4], [3, 4, 5, 6]]
+    assert window.targets.T.tolist() == [[2, 3, 4, 5], [PADDING, PADDING, 6, 7]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(records=records_of, batch_size=sizes, window=st.integers(1, 12))
+def test_scoring_reads_every_record_exactly_once(records, batch_size, window):
+    windows = list(scoring_record_windows(as_ids(records), batch_size=batch_size, window=window))
+    assert sorted(records_in(windows)) == sorted(records)
+    assert sum(read.tokens for read in windows) == len(as_ids(records))
+
+
+def test_no_records_are_no_windows():
+    assert list(scoring_record_windows(numbered(0))) == []
