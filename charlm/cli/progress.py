@@ -27,6 +27,8 @@ def follow(prepare: Callable[[ModuleType], run.Experiment]) -> None:
         prepare: Given the module `charlm.training.run`, returns the experiment.
     """
     experiment = prepare(run)
+    if experiment.state.share(experiment.config.training) >= 1:
+        _say("its budget is spent already; give a larger one to go on, such as --epochs 10")
     with _stop_requests() as stop_requested:
         view = _View(experiment)
         try:
@@ -50,7 +52,7 @@ class _View:
         # A bar is for eyes: where stderr is a file, only the lines of evaluations are written.
         self._bar = tqdm(
             total=100, unit="%", disable=not sys.stderr.isatty(), dynamic_ncols=True, mininterval=_REFRESH_SECONDS,
-            bar_format="{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
+            bar_format="{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]",
         )  # fmt: skip
         self._shown_at = -math.inf
 
@@ -95,7 +97,9 @@ class _View:
         bits = loss * counts.tokens / (math.log(2) * max(counts.characters, 1))
         speed = progress.state.tokens / max(progress.state.seconds, 1e-9)
         self._bar.n = 100 * min(progress.share, 1.0)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False)
+        self._bar.set_description_str(
+            f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False
+        )
         self._bar.refresh()
 
     def _evaluated(self, event: run.Evaluated) -> None:

@@ -41,7 +41,7 @@ def train(
     budget = {name: value for name, value in budgets.items() if value is not None}
     if len(budget) > 1:
         raise ConfigError(f"{' and '.join(f'--{name}' for name in budget)}: give one of --minutes, --steps, --epochs")
-    sources = [*(texts or []), *(corpus or [])]
+    sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
         given = {
             "TEXT": texts,

@@ -29,12 +29,11 @@ from pydantic import Field, ValidationError, model_validator
 from charlm.config import TEST_SHARE, VALID_SHARE, Level, Mode, Section, Share, describe_mistakes, shipped
 from charlm.config import Corpus as CorpusSection
 from charlm.data.builders import BUILDERS
-from charlm.data.fetching import check_sha256, fetch, unpack
+from charlm.data.fetching import Report, check_sha256, fetch, unpack
 from charlm.errors import CorpusError
 from charlm.files import mapped, writing
 
 Part = Literal["train", "valid", "test"]
-Report = Callable[[int, int | None], None]
 BLOCK_BYTES = 1 << 20
 BOM = codecs.BOM_UTF8
 

@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import charlm
 from charlm.config import Config, dump, load_config
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.data.windows import Position
@@ -178,10 +179,8 @@ def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
 
 def state_facts(state: TrainingState) -> dict[str, Any]:
     """Return what JSON can hold of a training's state."""
-    return {
-        "step": state.step, "seconds": state.seconds, "tokens": state.tokens, "epochs": state.epochs,
-        "position": asdict(state.position),
-    }  # fmt: skip
+    plain = {field: getattr(state, field) for field in _PLAIN_FIELDS}
+    return {"charlm": charlm.__version__, **plain, "position": asdict(state.position)}
 
 
 def training_tensors(optimizer: torch.optim.Optimizer, state: TrainingState, device: torch.device) -> dict[str, Tensor]:
@@ -218,8 +217,8 @@ def restore(
         torch.set_rng_state(tensors["generator.cpu"])
         if device.type == "cuda" and "generator.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator.cuda"], device)
-        state.step, state.seconds = saved.state["step"], saved.state["seconds"]
-        state.tokens, state.epochs = saved.state["tokens"], saved.state["epochs"]
+        for field in _PLAIN_FIELDS:
+            setattr(state, field, saved.state[field])
         state.position = Position(**saved.state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{saved.folder}: cannot be resumed: {error}; {_REMEDY}") from None
@@ -253,6 +252,7 @@ def cut_metrics(folder: Path, *, after_step: int) -> None:
         _write(path, "".join(f"{line}\n" for line in kept).encode())
 
 
+_PLAIN_FIELDS = ("step", "seconds", "tokens", "epochs", "best_loss_nats", "evaluations_since_best")
 _REMEDY = "train again, or take the folder from a backup"
 
 

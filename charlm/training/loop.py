@@ -30,6 +30,8 @@ class TrainingState:
         epochs: Passes over the training text, a fraction.
         position: Where reading goes on.
         states: State of the recurrence there; None where it starts from zero.
+        best_loss_nats: Lowest validation loss so far; None before the first.
+        evaluations_since_best: Evaluations since then.
     """
 
     step: int = 0
@@ -38,6 +40,8 @@ class TrainingState:
     epochs: float = 0.0
     position: Position = field(default_factory=Position)
     states: States | None = None
+    best_loss_nats: float | None = None
+    evaluations_since_best: int = 0
 
     def share(self, section: TrainingSection) -> float:
         """Return the share of the budget that is spent."""

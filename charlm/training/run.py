@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import charlm
 from charlm.config import BUDGETS, Config, Training, check_config
 from charlm.data.corpora import Corpus, Part, cache_folder, open_corpus
 from charlm.data.tokenizer import Tokenizer, blocks_as_text, learn_tokenizer
@@ -20,7 +19,7 @@ from charlm.data.windows import (
     scoring_windows,
     stream_windows,
 )
-from charlm.errors import CheckpointError, CorpusError
+from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
 from charlm.training.hardware import choose_device, choose_precision
@@ -31,14 +30,6 @@ from charlm.training.optimizer import make_optimizer
 # While training, validation reads many pieces of the split side by side. Before its piece each stream reads the tokens
 # that precede it, unscored: the error that is left stays below 0.001 nats (a test shows it).
 _VALIDATION_STREAMS, _VALIDATION_PIECE, _WARM_UP = 64, 1024, 256
-
-
-@dataclass
-class Best:
-    """The best evaluation so far."""
-
-    loss_nats: float = float("inf")
-    evaluations_since: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,6 @@ class Experiment:
         model: On `device`.
         optimizer: Of the model's parameters.
         state: Where the training stands; advanced by it.
-        best: The best evaluation so far; changed by the training.
         device: Where to compute.
         precision: What matrix products are computed in.
     """
@@ -67,7 +57,6 @@ class Experiment:
     model: LanguageModel
     optimizer: torch.optim.Optimizer
     state: TrainingState
-    best: Best
     device: torch.device
     precision: torch.dtype
 
@@ -121,8 +110,6 @@ def begin(config: Config, folder: Path) -> Experiment:
     checkpoint.check_new(folder)
     device = choose_device(config.training.device)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
-    if "train" not in corpus.parts:
-        raise CorpusError(f"{corpus.title}: the shares held out leave no training text; lower corpus.valid_share")
     tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
     torch.manual_seed(config.training.seed)
     experiment = _assemble(folder, config, corpus, tokenizer, device)
@@ -153,7 +140,6 @@ def resume(folder: Path, *, budget: dict[str, float] | None = None, device: str 
         )
     experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device))
     checkpoint.restore(saved, experiment.model, experiment.optimizer, experiment.state, experiment.device)
-    experiment.best.__dict__.update(saved.state["best"])
     checkpoint.cut_metrics(folder, after_step=experiment.state.step)
     return experiment
 
@@ -195,7 +181,7 @@ def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], f
             evaluated = due
             yield _evaluate(experiment, progress, losses, clock)
             losses, saved_at = _Losses(), clock()
-            if section.patience is not None and experiment.best.evaluations_since >= section.patience:
+            if section.patience is not None and state.evaluations_since_best >= section.patience:
                 reason = "patience"
                 break
         elif stopping or clock() - saved_at >= experiment.config.checkpoint.save_seconds:
@@ -236,8 +222,7 @@ def save(experiment: Experiment, which: checkpoint.Which) -> None:
     tensors: dict[str, checkpoint.Tensors] = {"weights": checkpoint.weights_of(experiment.model)}
     if which == "last":
         tensors["training"] = checkpoint.training_tensors(experiment.optimizer, state, experiment.device)
-    facts = checkpoint.state_facts(state) | {"charlm": charlm.__version__, "best": asdict(experiment.best)}
-    checkpoint.save_checkpoint(experiment.folder / which, facts, tensors)
+    checkpoint.save_checkpoint(experiment.folder / which, checkpoint.state_facts(state), tensors)
 
 
 class _Losses:
@@ -261,15 +246,13 @@ def _evaluate(experiment: Experiment, progress: Progress, losses: _Losses, clock
     progress.check()
     began = clock()
     scored = validate(experiment)
-    best = experiment.best
-    is_best = scored is None or scored.loss_nats < best.loss_nats
-    best.evaluations_since = 0 if is_best else best.evaluations_since + 1
-    if is_best and scored is not None:
-        best.loss_nats = scored.loss_nats
+    state = experiment.state
+    is_best = scored is None or state.best_loss_nats is None or scored.loss_nats < state.best_loss_nats
+    state.evaluations_since_best = 0 if is_best else state.evaluations_since_best + 1
     if is_best:
+        state.best_loss_nats = scored.loss_nats if scored else None
         save(experiment, "best")
     save(experiment, "last")
-    state = experiment.state
     metrics: dict[str, Any] = {
         "step": state.step, "epochs": round(state.epochs, 4), "tokens": state.tokens,
         "seconds": round(state.seconds, 3), "evaluation_seconds": round(clock() - began, 3),
@@ -297,7 +280,7 @@ def _assemble(folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer
     model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
     return Experiment(
         folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
-        make_optimizer(model, config.training), TrainingState(), Best(), device,
+        make_optimizer(model, config.training), TrainingState(), device,
         choose_precision(config.training.precision, device),
     )  # fmt: skip
 

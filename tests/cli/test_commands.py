@@ -1,12 +1,15 @@
 """The commands as a person types them: what they print, where, and with which status."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -68,6 +71,58 @@ def test_results_go_to_stdout_and_everything_else_to_stderr(capfd, text_file):
     out, err = capfd.readouterr()
     assert out == "here\n"
     assert "validation" in err and "\r" not in err  # No bar where stderr is no terminal.
+
+
+def test_on_a_terminal_a_bar_and_a_short_sample_show_how_it_goes(text_file):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "train", str(text_file), *SETTINGS, "--steps", "40", "--out", "here"],
+        stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # Linux's way of saying that the other end is closed.
+        while data := os.read(ours, 4096):
+            seen += data
+    os.close(ours)
+    assert process.communicate()[0] == b"here\n"
+    lines = seen.decode()
+    assert re.search(r"\d+% \|.*loss \d\.\d+, \d\.\d+ bits/character, [\d,]+ tokens/s", lines)
+    samples = [
+        line for line in re.split(r"[\r\n]+", lines) if line.startswith("  ") and line.strip() and "|" not in line
+    ]
+    assert len(samples) == 2  # One an evaluation.
+    assert all(set(sample) <= set(TEXT) for sample in samples)
+
+
+def test_a_run_whose_budget_is_spent_says_how_to_go_on(capfd, text_file):
+    ok(capfd, "train", text_file, *SETTINGS, "--steps", 3, "--out", "run")
+    assert charlm(["train", "--resume", "run"]) == 0
+    assert "give a larger one" in capfd.readouterr().err
+    ok(capfd, "train", "--resume", "run", "--steps", 5)
+    assert json.loads(Path("run/last/state.json").read_text())["step"] == 5
+
+
+def test_early_stopping_says_so(capfd, text_file):
+    changes = ["--set", "training.patience=1", "--set", "training.learning_rate=1e-30"]
+    assert charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "8", "--out", "run"]) == 0
+    assert "no new best in 1 evaluations" in capfd.readouterr().err
+
+
+def test_a_divergence_is_one_line_and_the_last_good_checkpoint_is_named(capfd, text_file):
+    changes = [
+        "--set",
+        "training.learning_rate=1e30",
+        "--set",
+        "training.clipnorm=1e30",
+        "--set",
+        "checkpoint.save_seconds=1e-9",
+    ]
+    assert charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "50", "--out", "run"]) == 1
+    *_, kept, problem = capfd.readouterr().err.splitlines()
+    assert kept == "the last good checkpoint is kept: run/last"
+    assert "lower training.learning_rate" in problem
 
 
 def test_config_show_prints_a_file_that_trains(capfd, text_file):
