@@ -1,0 +1,46 @@
+"""What must hold between a GPU and a CPU. Skipped where there is no GPU."""
+
+import pytest
+import torch
+from conftest import small_config, train_all
+
+import charlm
+from charlm.training import run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_a_run_trained_on_a_gpu_scores_the_same_on_a_cpu_and_the_other_way_round(text_file, tmp_path):
+    for trained_on in ("cuda", "cpu"):
+        train_all(small_config(text_file, f"training.device={trained_on}"), tmp_path / trained_on)
+        scores = [
+            charlm.load(tmp_path / trained_on, device=device).perplexity().loss_nats for device in ("cuda", "cpu")
+        ]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_the_first_steps_on_a_gpu_are_those_of_a_cpu(text_file, tmp_path):
+    losses = []
+    for device in ("cuda", "cpu"):
+        experiment = run.begin(small_config(text_file, f"training.device={device}"), tmp_path / device)
+        losses.append([float(event.loss) for event in run.run(experiment) if isinstance(event, run.Progress)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "{kind: elman, activation: sigmoid}"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls_in_every_precision(cell, precision, text_file, tmp_path):
+    overrides = ["training.device=cuda", f"training.precision={precision}", f"model.cell={cell}", "training.steps=60",
+                 "training.learning_rate=1e-2"]  # fmt: skip
+    experiment = run.begin(small_config(text_file, *overrides), tmp_path / "run")
+    losses = [float(event.loss) for event in run.run(experiment) if isinstance(event, run.Progress)]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_run_goes_on_on_another_device(text_file, tmp_path):
+    experiment = run.begin(small_config(text_file, "training.device=cuda"), tmp_path / "run")
+    for _ in run.run(experiment, stop=lambda: experiment.state.step >= 5):
+        pass
+    experiment = run.resume(tmp_path / "run", device="cpu")
+    *_, finished = run.run(experiment)
+    assert finished.experiment.state.step == 12
