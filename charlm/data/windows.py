@@ -13,6 +13,7 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
 PADDING = -100  # A target that no loss counts: torch's `ignore_index`.
+_TOKENS_AT_ONCE = 4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
 _BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
 
 
@@ -101,16 +102,17 @@ def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: 
             yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)))
 
 
-def scoring_windows(ids: Ids, *, streams: int = 1, window: int = 512, warm_up: int = 0) -> Iterator[Window]:
+def scoring_windows(ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0) -> Iterator[Window]:
     """Read a text once, each token predicted once.
 
     Args:
         ids: The text, (tokens,).
         streams: Pieces read side by side; with one, and that is exact, the state is carried through the whole text.
-        window: Tokens in a window.
+        window: Tokens of a stream in a window; by default such that all streams' logits fit in memory.
         warm_up: Tokens that each stream but the first reads unscored before its piece, so that its state there is
             about what it would be. The first stream scores them: it begins where the text does.
     """
+    window = window or max(1, _TOKENS_AT_ONCE // streams)
     if streams == 1 or len(ids) <= warm_up + streams:
         streams, warm_up = 1, 0
     length = -(-(len(ids) - warm_up) // streams)
@@ -124,7 +126,7 @@ def scoring_windows(ids: Ids, *, streams: int = 1, window: int = 512, warm_up: i
         yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0)
 
 
-def scoring_record_windows(ids: Ids, *, batch_size: int = 256, window: int = 512) -> Iterator[Window]:
+def scoring_record_windows(ids: Ids, *, batch_size: int = 64, window: int = 64) -> Iterator[Window]:
     """Read every record once, each from the zero state, those of like length together."""
     spans = record_spans(ids)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
