@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from charlm.config import Config, load_config
 from charlm.training import run
+
+# The same examples every time, however slow the machine: a failure is then the change's own.
+settings.register_profile("charlm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("charlm")
 
 # Small enough to train in a second, with an alphabet of its own and some structure to learn.
 TEXT = "".join(f"The {noun} {verb} on the {place}.\n" for noun in ("cat", "dog", "old owl")
