@@ -132,11 +132,13 @@ class Training(Section):
                             "take more steps, and steps are what a minute is short of.")  # fmt: skip
     window: int = Field(64, ge=1, description="Tokens in a step of truncated backpropagation through time.")
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = Field("adamw", description="The optimizer.")
-    learning_rate: float = Field(2.0e-3, gt=0, description="Peak rate of the schedule.")
+    learning_rate: float = Field(8.0e-3, gt=0, description="Peak rate of the schedule: high, for a run of minutes with "
+                                 "a small batch; for hours or several layers, a quarter of it.")  # fmt: skip
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients; momentum for sgd.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the mean of squared gradients: 0.99 adapts "
                          "within the few thousand steps of a short run.")  # fmt: skip
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay on the matrices.")
+    weight_decay: float = Field(0.1, ge=0, description="Weight decay on the matrices: at high rates 0.1 to 0.2 beats "
+                                "0.01.")  # fmt: skip
     decay_embeddings: bool = Field(False, description="Weight decay on embeddings too.")
     decay_biases: bool = Field(False, description="Weight decay on biases too.")
     schedule: Literal["linear", "cosine", "constant", "trapezoid"] = Field(
