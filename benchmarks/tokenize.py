@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from charlm.config import Tokenizer as TokenizerSection
-from charlm.data.corpora import build, files_of, load_card
+from charlm.data.cards import build, files_of, load_card
 from charlm.data.tokenizer import learn_tokenizer
 
 BLOCK = 1 << 20

@@ -12,7 +12,8 @@ import torch
 
 import charlm
 from charlm.config import Config
-from charlm.data.corpora import Part, Text, cache_folder, open_corpus, read_text
+from charlm.data.cards import Part, cache_folder
+from charlm.data.corpora import Text, open_corpus, read_text
 from charlm.data.tokenizer import EOS, Decoder, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.errors import CharlmError, CheckpointError, TokenizerError

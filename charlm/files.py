@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
+BLOCK_BYTES = 1 << 20  # What is read from a file at once.
+
 
 @contextmanager
 def writing(

@@ -10,7 +10,8 @@ PACKAGE = Path(charlm.__file__).parent
 # ids that both speak of.
 ORDER = [
     "errors", "config", "files",
-    "data.builders", "data.fetching", "data.corpora", "data.tokenizer", "data.tokens", "data.windows",
+    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora", "data.tokenizer", "data.tokens",
+    "data.windows",
     "model.cells", "model.recurrence", "model.language_model",
     "training.hardware", "training.loss", "training.optimizer", "training.loop", "training.checkpoint", "training.run",
     "sampling.filters", "sampling.generate", "sampling.novelty",

@@ -21,7 +21,7 @@ def list_() -> None:
 
     Try: charlm corpus list
     """
-    from charlm.data.corpora import card_names, files_of, load_card
+    from charlm.data.cards import card_names, files_of, load_card
 
     for name in card_names():
         card = load_card(name)
@@ -36,7 +36,7 @@ def show(name: Name) -> None:
 
     Try: charlm corpus show python-docs
     """
-    from charlm.data.corpora import files_of, load_card
+    from charlm.data.cards import files_of, load_card
 
     card = load_card(name)
     for key, value in card.model_dump(exclude_defaults=True).items():
@@ -58,9 +58,9 @@ def build(
 
     Try: charlm corpus build agreement --set sentences=1000 --to agreement.txt
     """
-    from charlm.data import corpora
+    from charlm.data import cards
 
-    print(corpora.build(name, to=to, parameters=_parameters(overrides or [])))
+    print(cards.build(name, to=to, parameters=_parameters(overrides or [])))
 
 
 @app.command("fetch")
@@ -74,7 +74,7 @@ def fetch(
     """
     from tqdm import tqdm
 
-    from charlm.data.corpora import fetch_corpus
+    from charlm.data.cards import fetch_corpus
 
     with tqdm(unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty()) as bar:
 

@@ -55,7 +55,7 @@ def perplexity(
 
 def _run_then_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """Tell a run folder from a text: the first argument is a run if it is a run folder or nothing else is there."""
-    from charlm.data.corpora import card_names
+    from charlm.data.cards import card_names
 
     if not arguments:
         return None, []

@@ -1,69 +1,25 @@
-"""A corpus card or a path → text, split into parts.
+"""A text by its documents, split into parts.
 
-Every source becomes one plain file and the byte offsets of its documents, so that a text is read in blocks from a
-memory map and never stands in memory whole. A record (one line) is a small document.
+Every source is one plain file and the byte offsets of its documents, so that a text is read in blocks from a memory map
+and never stands in memory whole. A record (one line) is a small document.
 """
 
-import codecs
-import difflib
-import glob
-import gzip
 import hashlib
 import mmap
-import os
-import platform
-import sys
-import tempfile
-import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import Field, ValidationError, model_validator
 
-from charlm.config import TEST_SHARE, VALID_SHARE, Level, Mode, Section, Share, describe_mistakes, shipped
+from charlm.config import TEST_SHARE, VALID_SHARE, Mode
 from charlm.config import Corpus as CorpusSection
-from charlm.data.builders import BUILDERS
-from charlm.data.fetching import Report, check_sha256, fetch, unpack
+from charlm.data.cards import Card, Part, card_names, files_of, load_card
+from charlm.data.sources import absolute, plain_file
 from charlm.errors import CorpusError
-from charlm.files import mapped, writing
-
-Part = Literal["train", "valid", "test"]
-BLOCK_BYTES = 1 << 20
-BOM = codecs.BOM_UTF8
-
-
-class Card(Section):
-    """What `corpora/NAME.yaml` says of a corpus."""
-
-    title: str
-    language: str
-    licence: str
-    source: str = Field(description="Where the text comes from.")
-    kind: Literal["file", "url", "python"]
-    mode: Mode = "stream"
-    builder: str | None = None
-    parameters: dict[str, Any] = Field({}, description="Keyword arguments of the builder.")
-    url: str | None = None
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    members: dict[Part, str] = Field({}, description="Of an archive: the member that holds each part.")
-    separator: str | None = None
-    valid_share: Share | None = None
-    test_share: Share | None = None
-    level: Level = "char"
-
-    @model_validator(mode="after")
-    def _kind_has_what_it_needs(self) -> "Card":
-        if self.kind == "python" and self.builder not in BUILDERS:
-            raise ValueError(f"builder: must be one of {', '.join(BUILDERS)}, got {self.builder!r}")
-        if self.kind == "url" and not self.url:
-            raise ValueError("url: missing, and kind is url")
-        return self
+from charlm.files import BLOCK_BYTES, mapped
 
 
 @dataclass(frozen=True)
@@ -125,106 +81,6 @@ class Corpus:
     section: CorpusSection
 
 
-def cache_folder() -> Path:
-    """Return where built and fetched texts and encoded ids are kept: $CHARLM_CACHE, or the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("CHARLM_CACHE") or Path(home) / "charlm")
-
-
-def card_names() -> list[str]:
-    """Return the names of the cards that charlm ships."""
-    return sorted(path.stem for path in shipped("corpora").glob("*.yaml"))
-
-
-def load_card(name: str) -> Card:
-    """Read the card of a corpus.
-
-    Raises:
-        CorpusError: There is no such card, or it has mistakes: all of them are told.
-    """
-    path = shipped("corpora") / f"{name}.yaml"
-    if name not in card_names():
-        near = difflib.get_close_matches(name, card_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "charlm corpus list shows the names"
-        raise CorpusError(f"{name}: no such corpus; {hint}")
-    try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise CorpusError(f"{path}: {describe_mistakes(error, Card)}") from None
-
-
-def files_of(name: str, card: Card) -> dict[Part, Path]:
-    """Return the file of each part that comes as a file of its own, whether it is there yet or not."""
-    folder = cache_folder() / "corpora"
-    if card.kind == "python":  # Another Python carries another text.
-        return {"train": folder / f"{name}-{platform.python_version()}.txt"}
-    if len(card.members) > 1:
-        return {part: folder / f"{name}.{part}.txt" for part in card.members}
-    return {"train": folder / f"{name}.txt"}
-
-
-def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None) -> Path:
-    """Build a corpus from what this Python installation carries; return its file.
-
-    Args:
-        name: A card of kind `python`.
-        to: The file to write; by default the one in the cache that `train` reads.
-        parameters: The builder's keyword arguments, over those of the card; only with `to`.
-
-    Raises:
-        CorpusError: The card is of another kind, or a parameter is wrong.
-    """
-    if parameters and to is None:
-        raise CorpusError(f"{name}: parameters need a file of their own; give --to, and train on that file")
-    card = load_card(name)
-    if card.kind != "python" or card.builder is None:
-        raise CorpusError(f"{name}: is not built but downloaded; run: charlm corpus fetch {name}")
-    target = to or files_of(name, card)["train"]
-    joint = (card.separator or "\n").encode()
-    try:
-        documents = BUILDERS[card.builder](**card.parameters | (parameters or {}))
-    except TypeError as error:
-        raise CorpusError(f"{name}: {error}; charlm corpus show {name} lists the parameters") from None
-    with writing(target) as file:
-        for number, document in enumerate(documents):
-            file.write(joint * (number > 0) + document.encode())
-    return target
-
-
-def fetch_corpus(name: str, *, source: Path | None = None, report: Report | None = None) -> list[Path]:
-    """Download a corpus, check it, unpack it; return its files.
-
-    Args:
-        name: A card of kind `url`.
-        source: A copy of the download that the user already has: nothing is downloaded then.
-        report: Called with bytes so far and bytes in all, where the server tells.
-
-    Raises:
-        CorpusError: The card is of another kind, or the copy or an archive's member is missing.
-        FetchError: The download failed, or what came is not what the card promises.
-    """
-    card = load_card(name)
-    if card.kind != "url" or card.url is None:
-        raise CorpusError(f"{name}: has nothing to download; run: charlm corpus build {name}")
-    targets = files_of(name, card)
-    archive = source
-    if archive is None:
-        archive = cache_folder() / "downloads" / f"{name}-{card.url.rsplit('/', 1)[-1]}"
-        fetch(card.url, archive, sha256=card.sha256, report=report)
-    elif not archive.is_file():
-        raise CorpusError(f"{archive}: no such file to take {name} from")
-    elif card.sha256:
-        check_sha256(archive, card.sha256)
-    for part, target in targets.items():
-        if part in card.members:
-            unpack(archive, card.members[part], target)
-        else:
-            with archive.open("rb") as copy, writing(target) as file:
-                while block := copy.read(BLOCK_BYTES):
-                    file.write(block)
-    return list(targets.values())
-
-
 def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     """Return the text that `section` names, split into its parts.
 
@@ -241,7 +97,7 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     separator = section.separator.encode() if section.separator else None
 
     def read(names: Sequence[str]) -> Text:
-        path, ends = _plain_file(names, section.encoding, raw)
+        path, ends = plain_file(names, section.encoding, raw)
         spans = _record_spans(path, ends) if section.mode == "records" else _document_spans(path, ends, separator)
         if len(spans) == 0:
             what = "empty lines" if section.mode == "records" else "separators"
@@ -292,12 +148,12 @@ def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path])
         valid_share = 0.0 if valid_text else (card.valid_share if card else None)
     if test_share is None:
         test_share = 0.0 if test_text else (card.test_share if card else None)
-    absolute: dict[str, tuple[str, ...] | None] = {
-        "text": section.text if card else _absolute(section.text),
-        "valid_text": _absolute(valid_text), "test_text": _absolute(test_text),
+    paths: dict[str, tuple[str, ...] | None] = {
+        "text": section.text if card else absolute(section.text),
+        "valid_text": absolute(valid_text), "test_text": absolute(test_text),
     }  # fmt: skip
     return section.model_copy(
-        update=absolute | {
+        update=paths | {
             "mode": mode,
             "valid_share": VALID_SHARE if valid_share is None else valid_share,
             "test_share": TEST_SHARE if test_share is None else test_share,
@@ -305,147 +161,6 @@ def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path])
             "separator": section.separator or (card.separator if card else None),
         }
     )  # fmt: skip
-
-
-def _absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return paths that mean the same from any folder; standard input is kept as a file, to be read again."""
-    if names is None:
-        return None
-    return tuple(
-        str(_kept_standard_input()) if name == "-" else name if name in card_names() else str(Path(name).absolute())
-        for name in names
-    )
-
-
-def _kept_standard_input() -> Path:
-    digest = hashlib.sha256()
-    with tempfile.TemporaryFile() as file:
-        while block := sys.stdin.buffer.read(BLOCK_BYTES):
-            digest.update(block)
-            file.write(block)
-        file.seek(0)
-        target = cache_folder() / "texts" / f"stdin-{digest.hexdigest()[:16]}.txt"
-        with writing(target) as copy:
-            while block := file.read(BLOCK_BYTES):
-                copy.write(block)
-    return target
-
-
-def _expand(name: str) -> list[Path]:
-    """Return the files that a name, path, folder or glob stands for, in a stable order."""
-    if name in card_names():
-        card = load_card(name)
-        path = files_of(name, card)["train"]
-        if not path.is_file():
-            if card.kind != "python":
-                raise CorpusError(f"{name}: is not on this machine yet; run: charlm corpus fetch {name}")
-            build(name)
-        return [path]
-    path = Path(name)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
-    else:
-        files = [path] if path.exists() else _matches(name)
-    if not files:
-        near = difflib.get_close_matches(path.name, card_names(), n=1)
-        hint = f"did you mean the corpus {near[0]}?" if near else "charlm corpus list shows the corpora with names"
-        raise CorpusError(f"{name}: {'holds no file' if path.is_dir() else 'no such text'}; {hint}")
-    if odd := next((file for file in files if file.exists() and not file.is_file() and not file.is_dir()), None):
-        raise CorpusError(f"{odd}: is no regular file; pipe it in instead, with - as the text")
-    return [file for file in files if file.is_file()]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _matches(pattern: str) -> list[Path]:
-    # Path.glob takes no absolute patterns.
-    return sorted(Path(file) for file in glob.glob(pattern, recursive=True))  # noqa: PTH207
-
-
-def _plain_file(names: Sequence[str], encoding: str, raw: bool) -> tuple[Path, list[int]]:
-    """Return one plain file that holds all that `names` stand for, and the byte after the last of each file in it.
-
-    It is the file itself where that will do.
-    """
-    files = [file for name in names for file in _expand(name)]
-    place = ", ".join(names)
-    if len(files) == 1 and _is_plain(files[0], encoding, raw):
-        path = files[0]
-        ends = [sum(len(block) for block in _utf8_blocks(path, encoding, raw))]
-    else:
-        path, ends = _joined(files, encoding, raw)
-    size = ends[-1]
-    if size <= 4 and not raw:  # No more than a character may have.
-        size = len(path.read_bytes().decode())
-    if size < 2:
-        problem = "is empty" if size == 0 else "holds a single character"
-        raise CorpusError(f"{place}: {problem}; a text to learn from has at least a few hundred characters")
-    return path, ends
-
-
-def _is_plain(path: Path, encoding: str, raw: bool) -> bool:
-    if path.suffix == ".gz":
-        return False
-    with path.open("rb") as file:
-        return raw or (_codec(encoding).name == "utf-8" and file.read(3) != BOM)
-
-
-def _codec(encoding: str) -> codecs.CodecInfo:
-    try:
-        return codecs.lookup(encoding)
-    except LookupError:
-        raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
-
-
-def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, list[int]]:
-    """Write all files into one in the cache, named by its checksum; return it and the byte after the last of each."""
-    digest, size, ends = hashlib.sha256(), 0, []
-    folder = cache_folder() / "texts"
-    with writing(folder / f".joining-{os.getpid()}") as output:
-        for file in files:
-            for block in _utf8_blocks(file, encoding, raw):
-                digest.update(block)
-                size += len(block)
-                output.write(block)
-            ends.append(size)
-    path = folder / f"{digest.hexdigest()[:16]}.txt"
-    (folder / f".joining-{os.getpid()}").replace(path)
-    return path, ends
-
-
-def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
-    """Yield a file's text as UTF-8, checked; or its bytes as they are, if `raw`."""
-    decoder = None if raw else codecs.getincrementaldecoder(_codec(encoding).name)()
-    open_file: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    at = 0
-    try:
-        with open_file(path, "rb") as file:
-            while True:
-                block: bytes = file.read(BLOCK_BYTES)
-                yield block if decoder is None else _as_utf8(decoder, block, path, at)
-                at += len(block)
-                if not block:
-                    return
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}") from None
-
-
-def _as_utf8(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, at: int) -> bytes:
-    pending = len(decoder.getstate()[0])
-    remedy = "pass --set corpus.encoding=latin-1 (or what it is), or --set tokenizer.level=byte to take any bytes"
-    try:
-        text = decoder.decode(block, final=not block)
-    except UnicodeDecodeError as error:
-        offset = at - pending + error.start
-        value = f"0x{error.object[error.start]:02x}"
-        raise CorpusError(f"{path}: byte {offset} ({value}) is not {error.encoding}; {remedy}") from None
-    if at == 0:
-        text = text.removeprefix("\ufeff")
-    if "\0" in text:
-        raise CorpusError(f"{path}: holds a NUL character, so it is no text; pass --set tokenizer.level=byte")
-    return text.encode()
 
 
 def _document_spans(path: Path, file_ends: Sequence[int], separator: bytes | None) -> npt.NDArray[np.int64]:

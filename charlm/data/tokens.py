@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import Mode
-from charlm.data.corpora import BLOCK_BYTES, Text
+from charlm.data.corpora import Text
 from charlm.data.tokenizer import UNK, Ids, Tokenizer, id_type
-from charlm.files import writing
+from charlm.files import BLOCK_BYTES, writing
 
 FORMAT = 1
 _PIECES_AT_ONCE = 1 << 16

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from charlm.config import BUDGETS, Config, Training, check_config
-from charlm.data.corpora import Corpus, Part, cache_folder, open_corpus
+from charlm.data.cards import Part, cache_folder
+from charlm.data.corpora import Corpus, open_corpus
 from charlm.data.tokenizer import Tokenizer, blocks_as_text, learn_tokenizer
 from charlm.data.tokens import Tokens, count_ids, encode_text
 from charlm.data.windows import (

@@ -13,19 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import Corpus as Section
-from charlm.data.corpora import (
-    BLOCK_BYTES,
-    Corpus,
-    Text,
-    build,
-    card_names,
-    fetch_corpus,
-    files_of,
-    load_card,
-    open_corpus,
-    read_text,
-)
+from charlm.data.cards import build, card_names, fetch_corpus, files_of, load_card
+from charlm.data.corpora import Corpus, Text, open_corpus, read_text
 from charlm.errors import CorpusError, FetchError
+from charlm.files import BLOCK_BYTES
 
 STORY = "Once upon a time\nthere was a naïve 日本 fox.\r\n\nThe end.\n"
 
@@ -86,7 +77,7 @@ def test_a_name_like_none_tells_where_the_names_are():
 
 def test_a_card_with_mistakes_tells_all_of_them(tmp_path):
     write(tmp_path / "mine.yaml", "title: Mine\nkind: python\nbuilder: nobody\nmodes: stream\n")
-    with patch("charlm.data.corpora.shipped", return_value=tmp_path), pytest.raises(CorpusError) as caught:
+    with patch("charlm.data.cards.shipped", return_value=tmp_path), pytest.raises(CorpusError) as caught:
         load_card("mine")
     message = str(caught.value)
     assert "\n" not in message
@@ -449,7 +440,7 @@ def test_a_copy_that_is_not_there_is_told(tmp_path):
 def test_a_copy_is_taken_whole(tmp_path):
     card = load_card("names").model_copy(update={"sha256": None})
     copy = write(tmp_path / "names.txt", "emma\nolivia\nava\n" * 9)
-    with patch("charlm.data.corpora.load_card", return_value=card):
+    with patch("charlm.data.cards.load_card", return_value=card):
         (path,) = fetch_corpus("names", source=copy)
     assert path.read_bytes() == copy.read_bytes()
     assert open_corpus(Section(text="names")).mode == "records"
