@@ -72,4 +72,5 @@ def _refuse_with_resume(given: list[str]) -> None:
 def _named_folder(config: str | None, sources: list[str]) -> Path:
     from charlm.api import new_run_folder
 
-    return new_run_folder(Path(config or (sources or ["run"])[0]).stem or "run")
+    named = config or (sources[0] if sources else "run")
+    return new_run_folder("stdin" if named == "-" else Path(named).stem or "run")

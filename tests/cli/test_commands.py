@@ -1,6 +1,9 @@
 """The commands as a person types them: what they print, where, and with which status."""
 
 import contextlib
+import functools
+import hashlib
+import http.server
 import json
 import os
 import pty
@@ -10,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +22,7 @@ import torch
 from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
+from charlm.data import cards
 from charlm.training import checkpoint
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
@@ -206,6 +211,29 @@ def test_corpora_are_listed_shown_and_built(capfd):
 def test_a_copy_of_a_download_is_taken_and_checked(capfd):
     Path("names.txt").write_text("emma\n")
     assert "sha256" in refused(capfd, "corpus", "fetch", "names", "--from", "names.txt")
+
+
+def test_a_corpus_is_fetched_checked_and_then_known_by_its_name(capfd, monkeypatch, tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"emma\nolivia\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/names.txt"
+        digest = hashlib.sha256(b"emma\nolivia\n").hexdigest()
+        card = cards.load_card("names").model_copy(update={"url": url, "sha256": digest})
+        monkeypatch.setattr(cards, "load_card", lambda name: card)
+        path = ok(capfd, "corpus", "fetch", "names").strip()
+        server.shutdown()
+    assert Path(path).read_bytes() == b"emma\nolivia\n"
+    assert f"{path} (12 bytes)" in ok(capfd, "corpus", "show", "names")
+
+
+def test_a_run_on_standard_input_is_named_so(text_file):
+    process = command("train", "-", *SETTINGS, "--steps", "2", stdin=subprocess.PIPE)
+    out, _ = process.communicate(text_file.read_bytes())
+    assert out.startswith(b"runs/stdin-")
 
 
 def test_the_version_is_printed(capfd):
