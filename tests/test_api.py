@@ -26,6 +26,12 @@ def test_several_streams_score_about_as_one(trained):
     )
 
 
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}])
+def test_a_setting_out_of_its_range_is_told(trained, wrong):
+    with pytest.raises(CharlmError, match=f"{next(iter(wrong))} must"):
+        charlm.load(trained).sample(**wrong)
+
+
 def test_best_and_last_are_two_checkpoints(trained):
     assert charlm.load(trained, which="best").which == "best"
     assert charlm.load(trained, which="last").state["step"] == 60

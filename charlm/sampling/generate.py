@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK
+from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.filters import apply_temperature, keep_top_k, keep_top_p
 
@@ -20,11 +21,23 @@ class Settings:
         temperature: 0 takes the most probable token.
         top_k: Draw from this many most probable tokens; None from all.
         top_p: Draw from the most probable tokens that together have this probability; None from all.
+
+    Raises:
+        CharlmError: One is out of its range.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.temperature >= 0:
+            raise CharlmError(f"temperature must be 0 or more, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise CharlmError(f"top_k must be 1 or more, got {self.top_k}")
+        if self.top_p is not None and not 0 <= self.top_p <= 1:
+            raise CharlmError(f"top_p must lie from 0 to 1, got {self.top_p}")
 
 
 @torch.inference_mode()
