@@ -73,7 +73,7 @@ def test_state_is_carried_from_window_to_window_and_cut_from_the_gradient():
 
 
 def test_twenty_steps_of_a_tiny_model_end_at_the_loss_they_always_did():
-    _, _, progress = steps_of("training.steps=20", "training.learning_rate=0.01")
+    _, _, progress = steps_of("training.steps=20", "training.learning_rate=0.01", "training.weight_decay=0.01")
     *_, last = progress
     assert float(last.loss) == pytest.approx(GOLDEN_LOSS, abs=2e-4), (
         "the arithmetic of training changed: update GOLDEN_LOSS only if a change of initial values, objective, "
