@@ -16,6 +16,7 @@ from charlm.data.cards import Part, cache_folder
 from charlm.data.corpora import Text, open_corpus, read_text
 from charlm.data.tokenizer import EOS, Decoder, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
+from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
 from charlm.evaluation.perplexity import Perplexity, measure, unigram_loss_nats
 from charlm.model.language_model import LanguageModel
@@ -174,7 +175,7 @@ class Run:
                 "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"], "text": name,
                 "level": self.config.tokenizer.level, "mode": mode,
                 "state": "zero at each record" if mode == "records" else "carried through the whole text" if exact
-                else f"{streams} streams, each warmed up on 256 tokens",
+                else f"{streams} streams, each warmed up on {WARM_UP} tokens",
                 "precision": precision, "device": str(self.device), "seed": self.config.training.seed,
                 "version": charlm.__version__,
             },

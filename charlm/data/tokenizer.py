@@ -46,11 +46,11 @@ class Tokenizer:
         vocabulary_size: Number of ids, <EOS> and <UNK> among them.
     """
 
-    def __init__(self, file: HuggingFaceTokenizer, section: TokenizerSection) -> None:
+    def __init__(self, library: HuggingFaceTokenizer, section: TokenizerSection) -> None:
         """Wrap what the Hugging Face library has learnt or loaded."""
-        self.library = file
+        self.library = library
         self.section = section
-        self.vocabulary_size: int = file.get_vocab_size()
+        self.vocabulary_size: int = library.get_vocab_size()
 
     def encode(self, text: str) -> Ids:
         """Return the ids of `text`, (tokens,).
@@ -134,7 +134,8 @@ class Tokenizer:
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         ids: Ids
         if self.section.level == "byte":
-            ids = np.frombuffer(joined, dtype=np.uint8) + table[0]  # The table of bytes is one step: 2, 3, 4, ...
+            # The table of bytes is 2, 3, 4, ...; in its type before the sum, or the last two would wrap around.
+            ids = np.frombuffer(joined, dtype=np.uint8).astype(table.dtype) + table[0]
         else:
             ids = _look_up(table, joined.decode())
         if not ends.any():

@@ -13,6 +13,9 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
 PADDING = -100  # A target that no loss counts: torch's `ignore_index`.
+WARM_UP = (
+    256  # Tokens after which a state that began at zero predicts within 0.001 nats of one carried (a test shows it).
+)
 _TOKENS_AT_ONCE = 4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
 _BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
 

@@ -8,7 +8,7 @@ import torch
 
 from charlm.config import Mode
 from charlm.data.tokens import Tokens
-from charlm.data.windows import scoring_record_windows, scoring_windows
+from charlm.data.windows import WARM_UP, scoring_record_windows, scoring_windows
 from charlm.errors import CorpusError
 from charlm.model.language_model import LanguageModel
 from charlm.training.loss import Score, score
@@ -73,7 +73,7 @@ def measure(
     if mode == "records":
         windows = scoring_record_windows(tokens.ids)
     else:
-        windows = scoring_windows(tokens.ids, streams=streams, warm_up=256)
+        windows = scoring_windows(tokens.ids, streams=streams, warm_up=WARM_UP)
     return score(model, windows, device=device, precision=precision)
 
 

@@ -14,6 +14,7 @@ from charlm.data.corpora import Corpus, open_corpus
 from charlm.data.tokenizer import Tokenizer, blocks_as_text, learn_tokenizer
 from charlm.data.tokens import Tokens, count_ids, encode_text
 from charlm.data.windows import (
+    WARM_UP,
     Window,
     record_windows,
     scoring_record_windows,
@@ -28,9 +29,8 @@ from charlm.training.loop import Progress, TrainingState, train
 from charlm.training.loss import Score, score
 from charlm.training.optimizer import make_optimizer
 
-# While training, validation reads many pieces of the split side by side. Before its piece each stream reads the tokens
-# that precede it, unscored: the error that is left stays below 0.001 nats (a test shows it).
-_VALIDATION_STREAMS, _VALIDATION_PIECE, _WARM_UP = 64, 1024, 256
+# While training, validation reads up to so many pieces of the split side by side, none shorter than so many tokens.
+_VALIDATION_STREAMS, _VALIDATION_PIECE = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def validate(experiment: Experiment) -> Score | None:
         windows = scoring_record_windows(ids)
     else:
         streams = max(1, min(_VALIDATION_STREAMS, len(ids) // _VALIDATION_PIECE))
-        windows = scoring_windows(ids, streams=streams, warm_up=_WARM_UP)
+        windows = scoring_windows(ids, streams=streams, warm_up=WARM_UP)
     return score(experiment.model, windows, device=experiment.device, precision=experiment.precision)
 
 

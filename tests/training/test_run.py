@@ -22,6 +22,9 @@ VARIANTS = {
     "epochs-bf16": ["training.epochs=0.2", "training.precision=bf16"],
 }
 every_variant = pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+# Dropout draws from torch's global generator, which the test below disturbs: it has a test of its own.
+PLAIN = {name: overrides for name, overrides in VARIANTS.items() if "dropout" not in name}
+without_dropout = pytest.mark.parametrize("overrides", PLAIN.values(), ids=PLAIN)
 
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -38,7 +41,7 @@ def text_for(overrides, text_file, records_file):
     return records_file if "corpus.mode=records" in overrides else text_file
 
 
-@every_variant
+@without_dropout
 def test_resuming_equals_never_having_stopped(overrides, text_file, records_file, tmp_path):
     config = small_config(text_for(overrides, text_file, records_file), *overrides)
     train_all(config, tmp_path / "whole")
@@ -48,8 +51,7 @@ def test_resuming_equals_never_having_stopped(overrides, text_file, records_file
             torch.rand(3)  # What goes on between steps must not matter to the resumed run.
         torch.manual_seed(99)
         experiment = run.resume(tmp_path / "parts")
-    if "dropout" not in str(overrides):
-        assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_resuming_takes_up_dropout_s_generator(text_file, tmp_path):
