@@ -1,10 +1,11 @@
 """What a command does, one call does: `train` and `load`, `Run.sample` and `Run.perplexity`."""
 
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ from charlm.data.tokenizer import EOS, Decoder, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
+from charlm.evaluation.agreement import Agreement, ask_pairs, ask_sentences, draw_sentences, read_pairs
+from charlm.evaluation.gradients import Gradients, measure_gradients
 from charlm.evaluation.perplexity import Perplexity, measure, unigram_loss_nats
+from charlm.evaluation.sentences import log_probabilities
 from charlm.model.language_model import LanguageModel
+from charlm.sampling.fill import fill
 from charlm.sampling.generate import Settings, generate
 from charlm.sampling.novelty import NoveltyFilter
 from charlm.training import checkpoint, run
 from charlm.training.hardware import choose_device, choose_precision
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
+_GAP = re.compile("_{3,}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Sample:
         number: Which of the seed's sequences it is.
         prompt: What it was given to begin with.
         text: Prompt and what the model added.
-        tokens: Ids that the model added.
+        tokens: Ids that the model added, in the order it wrote them.
         ended: Whether the model ended it, by <EOS> in records mode.
     """
 
@@ -45,6 +51,21 @@ class Sample:
     text: str
     tokens: list[int]
     ended: bool
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A text whose gap a model filled.
+
+    Attributes:
+        text: The whole.
+        gap: What stands in the gap.
+        log_probability: Of the whole in nats, the mean of both directions.
+    """
+
+    text: str
+    gap: str
+    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,7 @@ class Run:
         """Write texts.
 
         Args:
-            prompt: What each begins with.
+            prompt: What each begins with; of a model that reads backward, what each ends with.
             length: Most tokens added to it.
             count: How many texts.
             temperature: 0 always takes the most probable token.
@@ -104,8 +125,9 @@ class Run:
 
         Raises:
             TokenizerError: The prompt has characters or words that the model never saw.
-            CharlmError: Too few of the texts are novel.
+            CharlmError: Too few of the texts are novel, or the model reads both ways.
         """
+        self._check_one_way()
         prompt_ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
         settings = Settings(temperature, top_k, top_p)
         is_novel = self._novelty_filter().is_novel if novel else lambda ids: True
@@ -120,15 +142,70 @@ class Run:
             numbers = range(tried, tried + count)
             tried += count
             for sample in self._write(prompt, prompt_ids, numbers, length, settings, seed):
-                if len(found) < count and is_novel([*prompt_ids, *sample.tokens]):
+                if len(found) < count and is_novel(self._in_order(prompt_ids, sample.tokens)):
                     found.append(sample)
         return found
+
+    def fill(
+        self,
+        text: str,
+        *,
+        length: int = 16,
+        count: int = 1,
+        temperature: float = 1.0,
+        seed: int = 1,
+        allow_unknown: bool = False,
+    ) -> list[Fill]:
+        """Fill the gap in a text, by a model that reads both ways.
+
+        Args:
+            text: A text with one gap, three or more underscores, as in "The ____ were full.".
+            length: Most tokens in the gap.
+            count: How many, no two alike.
+            temperature: 0 gives the most probable first.
+            seed: The same seed fills the same.
+            allow_unknown: As for `sample`.
+
+        Raises:
+            TokenizerError: The text has characters or words that the model never saw.
+            CharlmError: The model reads one way only, or the text has not one gap.
+        """
+        if self.model.direction != "both":
+            raise CharlmError(
+                f"{self.folder}: the model reads {self.model.direction} alone, and a gap has two sides; train one that "
+                "reads both ways: --set model.direction=both"
+            )
+        pieces = _GAP.split(text)
+        if len(pieces) != 2:
+            raise CharlmError(f"--fill: must have one gap, written ____; got {len(pieces) - 1} in {text!r:.60}")
+        # A word's token holds the space before it: there the space belongs to what is filled in.
+        space = " " * (self.config.tokenizer.level in ("word", "bpe") and pieces[0].endswith(" "))
+        before, after = pieces[0].removesuffix(space), pieces[1]
+        known = [self.prompt_ids(piece, allow_unknown=allow_unknown, option="--fill") for piece in (before, after)]
+        end = [EOS] * self.writes_records
+        found = fill(
+            self.model, known[0], known[1], length=length, count=count, temperature=temperature, seed=seed,
+            fits=lambda ids: self.tokenizer.decode(ids).startswith(space),
+            score=lambda texts: log_probabilities(self.model, [[*ids, *end] for ids in texts], device=self.device),
+        )  # fmt: skip
+        gaps = [self.tokenizer.decode(filling.ids) for filling in found]
+        return [
+            Fill(f"{before}{gap}{after}", gap.removeprefix(space), filling.log_probability)
+            for gap, filling in zip(gaps, found, strict=True)
+        ]
 
     def stream(
         self, *, prompt: str = "", length: int = 500, settings: Settings, seed: int = 1, allow_unknown: bool = False
     ) -> Iterator[str]:
-        """Write one text, yielding the prompt and then each piece as it is produced; arguments as for `sample`."""
+        """Write one text, yielding the prompt and then each piece as it is produced; arguments as for `sample`.
+
+        A model that reads backward writes backward: its text comes in one piece, the prompt at its end.
+        """
+        self._check_one_way()
         ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
+        if self.model.direction == "backward":
+            yield from (sample.text for sample in self._write(prompt, ids, [0], length, settings, seed))
+            return
         decoder = Decoder(self.tokenizer)
         yield "".join(map(decoder.feed, ids))
         for (token,) in generate(
@@ -173,7 +250,7 @@ class Run:
             score.tokens, counts.characters, counts.bytes, round(time.perf_counter() - began, 3),
             {
                 "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"], "text": name,
-                "level": self.config.tokenizer.level, "mode": mode,
+                "level": self.config.tokenizer.level, "mode": mode, "direction": self.model.direction,
                 "state": "zero at each record" if mode == "records" else "carried through the whole text" if exact
                 else f"{streams} streams, each warmed up on {WARM_UP} tokens",
                 "precision": precision, "device": str(self.device), "seed": self.config.training.seed,
@@ -181,8 +258,83 @@ class Run:
             },
         )  # fmt: skip
 
-    def prompt_ids(self, prompt: str, *, allow_unknown: bool) -> list[int]:
-        """Return the ids of a prompt.
+    def agreement(
+        self,
+        pairs: str | Path | None = None,
+        *,
+        sentences: int = 2000,
+        seed: int = 2,
+        longest: int = 4,
+        most_nouns: int = 3,
+    ) -> Agreement:
+        """Ask which of two sentences the model holds more probable: what it remembers of the subject at the verb.
+
+        Args:
+            pairs: A file of minimal pairs: the right sentence, a tab, the wrong one, a pair a line.
+            sentences: Without it, how many sentences of the corpus agreement's grammar, none of which is in the run's
+                training text; half of them have a plural subject.
+            seed: Of the grammar's choices.
+            longest: Most phrases between subject and verb, of 3 to 6 words each; the corpus has at most 4.
+            most_nouns: Most nouns between them; the corpus has at most 3.
+
+        Raises:
+            CharlmError: The file holds no pairs, a parameter is out of its range, or the model knows none of the verbs.
+        """
+        settings: dict[str, Any] = {
+            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"],
+            "level": self.config.tokenizer.level, "mode": self.config.corpus.mode, "direction": self.model.direction,
+            "device": str(self.device), "training_seed": self.config.training.seed, "version": charlm.__version__,
+        }  # fmt: skip
+        if pairs is not None:
+            settings["pairs"] = str(pairs)
+            found = ask_pairs(
+                self.model, self.tokenizer, read_pairs(pairs), records=self.writes_records, device=self.device
+            )
+        else:
+            seen = self._training_lines()
+            drawn, left_out = draw_sentences(
+                sentences, seed=seed, longest=longest, most_nouns=most_nouns, seen=seen or frozenset()
+            )
+            settings |= {"sentences": sentences, "seed": seed, "longest": longest, "most_nouns": most_nouns,
+                         "left_out_as_seen": None if seen is None else left_out}  # fmt: skip
+            found = ask_sentences(self.model, self.tokenizer, drawn, records=self.writes_records, device=self.device)
+        return replace(found, settings=settings | found.settings)
+
+    def gradients(
+        self,
+        text: str | None = None,
+        *,
+        paths: Sequence[str | Path] = (),
+        split: Part = "valid",
+        window: int = 64,
+        windows: int = 64,
+    ) -> Gradients:
+        """Measure how far back the loss of a token reaches: its gradient, by the tokens to each earlier state.
+
+        Args:
+            text: A text.
+            paths: Or files, folders, names of corpora.
+            split: With neither, a part of the run's own corpus.
+            window: Tokens in a window: the loss of its last is followed back to the state after its first.
+            windows: How many, evenly over the text.
+
+        Raises:
+            CharlmError: The text cannot be read, or is too short for a window.
+        """
+        tokens, name = self._text_to_score(text, paths, split)
+        found = measure_gradients(
+            self.model, tokens.ids, mode=self.config.corpus.mode or "stream", window=window, windows=windows,
+            device=self.device,
+        )  # fmt: skip
+        settings = {
+            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"], "text": name,
+            "level": self.config.tokenizer.level, **found.settings, "device": str(self.device),
+            "seed": self.config.training.seed, "version": charlm.__version__,
+        }  # fmt: skip
+        return replace(found, settings=settings)
+
+    def prompt_ids(self, prompt: str, *, allow_unknown: bool, option: str = "--prompt") -> list[int]:
+        """Return the ids of a prompt, which came as `option`.
 
         Raises:
             TokenizerError: It has characters or words that the model never saw, and that is not allowed.
@@ -192,7 +344,7 @@ class Run:
             kind = "word" if self.tokenizer.section.level == "word" else "character"
             listed = ", ".join(f"{piece!r}" for piece in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
             raise TokenizerError(
-                f"--prompt: the model never saw the {kind}{'s' * (len(unknown) > 1)} {listed}; leave out what it does "
+                f"{option}: the model never saw the {kind}{'s' * (len(unknown) > 1)} {listed}; leave out what it does "
                 "not know, or pass --allow-unknown to have it read as <UNK>"
             )
         ids: list[int] = self.tokenizer.encode(prompt).tolist()
@@ -202,8 +354,9 @@ class Run:
         self, prompt: str, prompt_ids: list[int], numbers: Sequence[int], length: int, settings: Settings, seed: int
     ) -> Iterator[Sample]:
         """Write texts side by side."""
+        read = prompt_ids if self.model.direction == "forward" else prompt_ids[::-1]
         steps = generate(
-            self.model, prompt_ids, numbers=numbers, length=length, settings=settings, seed=seed,
+            self.model, read, numbers=numbers, length=length, settings=settings, seed=seed,
             stops_at_eos=self.writes_records,
         )  # fmt: skip
         columns: list[list[int]] = [[] for _ in numbers]
@@ -214,7 +367,18 @@ class Run:
         for number, column in zip(numbers, columns, strict=True):
             ended = self.writes_records and column[-1:] == [EOS]
             ids = column[:-1] if ended else column
-            yield Sample(number, prompt, self.tokenizer.decode([*prompt_ids, *ids]), ids, ended)
+            yield Sample(number, prompt, self.tokenizer.decode(self._in_order(prompt_ids, ids)), ids, ended)
+
+    def _in_order(self, prompt_ids: list[int], ids: list[int]) -> list[int]:
+        """Return prompt and written tokens as the text has them."""
+        return [*prompt_ids, *ids] if self.model.direction == "forward" else [*reversed(ids), *prompt_ids]
+
+    def _check_one_way(self) -> None:
+        if self.model.direction == "both":
+            raise CharlmError(
+                f"{self.folder}: the model reads both ways and cannot write from one end to the other; have it fill a "
+                'gap: charlm sample --fill "The ____ were full."'
+            )
 
     def _own_texts(self) -> dict[Part, Text]:
         corpus = open_corpus(self.config.corpus, raw=self.config.tokenizer.level == "byte")
@@ -246,6 +410,18 @@ class Run:
                 f"{self.folder}: its corpus has no {split} part, only {', '.join(parts)}; name a text"
             )
         return self._encoded(parts[split]), split
+
+    def _training_lines(self) -> frozenset[str] | None:
+        """Return lines that the model was trained on; None if its text is not there any more, or has changed."""
+        try:
+            text = self._own_texts()["train"]
+        except CharlmError:
+            return None
+        # The grammar's sentences begin so; the other lines of a large text need not stand in memory.
+        return frozenset(
+            line.decode(errors="replace")
+            for block, _ in text.blocks() for line in block.splitlines() if line.startswith(b"The ")
+        )  # fmt: skip
 
     def _novelty_filter(self) -> NoveltyFilter:
         parts = [self._encoded(text).ids for text in self._own_texts().values()]

@@ -15,11 +15,18 @@ BUDGETS = ("minutes", "steps", "epochs")
 # What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
+CELL_OPTIONS: dict[str, tuple[str, ...]] = {
+    "elman": ("activation",),
+    "gru": ("reset",),
+    "lstm": ("peepholes", "peephole_weights", "without", "coupled", "full_gate_recurrence"),
+    "nested_lstm": ("depth",),
+    "mogrifier_lstm": ("rounds", "rank"),
+}
 
 
 def _as_list(value: object) -> object:
-    """Accept one name where a list of names is meant."""
-    return (value,) if isinstance(value, str) else value
+    """Accept one name or number where a list of them is meant."""
+    return (value,) if isinstance(value, str | int) else value
 
 
 def _as_cell(value: object) -> object:
@@ -29,6 +36,12 @@ def _as_cell(value: object) -> object:
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Gates = Annotated[tuple[Literal["input", "forget", "output"], ...], BeforeValidator(_as_list)]
+LeftOut = Annotated[
+    tuple[Literal["input_gate", "forget_gate", "output_gate", "input_activation", "output_activation"], ...],
+    BeforeValidator(_as_list),
+]
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
 
@@ -37,6 +50,10 @@ class Section(BaseModel):
     """A frozen part of the configuration that refuses what it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def fields_shown(self) -> list[str]:
+        """Return the names of the fields that are written out: all of them."""
+        return list(type(self).model_fields)
 
 
 class Corpus(Section):
@@ -66,7 +83,9 @@ class Corpus(Section):
 class Tokenizer(Section):
     """How text becomes token ids. <EOS> is 0 and <UNK> is 1 at every level."""
 
-    level: Level = Field("char", description="char, byte, word, or bpe (subwords).")
+    level: Level = Field(
+        "char", description="char, byte, word, or bpe (subwords). Not given, what the corpus card says."
+    )
     vocabulary_size: int | None = Field(
         None, ge=3, description="Most tokens kept, <EOS> and <UNK> among them. [char: all; word: 10000; "
         "bpe: 2048; byte: always 258]",
@@ -98,28 +117,128 @@ class Tokenizer(Section):
 
 
 class Cell(Section):
-    """The recurrence. `cell: gru` is short for `cell: {kind: gru}`."""
+    """The recurrence. `cell: gru` is short for `cell: {kind: gru}`. An option of another kind is refused."""
 
-    kind: Literal["elman", "gru", "lstm"] = Field("lstm", description="elman, gru, or lstm.")
+    kind: Literal["bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm"] = Field(
+        "lstm", description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm."
+    )
     activation: Literal["tanh", "relu", "sigmoid"] = Field("tanh", description="elman: tanh, relu, sigmoid.")
+    reset: Literal["after", "before", "none"] = Field(
+        "after",
+        description="gru: the reset gate acts after the recurrent product (the fastest), before it, or is none.",
+    )
+    peepholes: Gates = Field((), description="lstm: gates that see the memory, of input, forget, output.")
+    peephole_weights: Literal["diagonal", "full"] = Field(
+        "diagonal", description="lstm: a weight a unit, or a matrix a peephole."
+    )
+    without: LeftOut = Field(
+        (), description="lstm: what is left out, of input_gate, forget_gate, output_gate, input_activation, "
+        "output_activation.",
+    )  # fmt: skip
+    coupled: bool = Field(False, description="lstm: the forget gate is 1 - the input gate.")
+    full_gate_recurrence: bool = Field(False, description="lstm: gates also see the gates of the token before.")
+    depth: int = Field(2, ge=2, description="nested_lstm: LSTMs in one another.")
+    rounds: int = Field(5, ge=1, description="mogrifier_lstm: times that input and state gate each other, in turn.")
+    rank: int | None = Field(32, ge=1, description="mogrifier_lstm: rank of those gates' matrices; null for full ones.")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that this kind has."""
+        return CELL_OPTIONS.get(self.kind, ())
+
+    def fields_shown(self) -> list[str]:
+        """Return what is written of a cell: its kind and the options of it."""
+        return ["kind", *self.options]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Cell":
+        owners = {option: kind for kind, options in CELL_OPTIONS.items() for option in options}
+        for name, owner in owners.items():
+            if name not in self.options and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: is an option of {owner}; kind {self.kind} has none such; remove it")
+        for name in self.peepholes:
+            if f"{name}_gate" in self.without:
+                raise ValueError(
+                    f"peepholes: the {name} gate is left out, so nothing sees through its peephole; remove one"
+                )
+        if self.coupled and "forget" in self.peepholes:
+            raise ValueError(
+                "peepholes: with coupled the forget gate is 1 - the input gate and sees nothing; remove forget"
+            )
+        for name in ("input_gate", "forget_gate"):
+            if self.coupled and name in self.without:
+                raise ValueError(f"coupled: joins input and forget gate, but {name} is left out; remove one of the two")
+        if self.peephole_weights == "full" and not self.peepholes:
+            raise ValueError(
+                "peephole_weights: there are no peepholes; name them, as in peepholes: [input, forget, output]"
+            )
+        if self.full_gate_recurrence and {"input_gate", "forget_gate", "output_gate"} <= set(self.without):
+            raise ValueError("full_gate_recurrence: every gate is left out, so there is none to recur; remove one")
+        return self
 
 
 class Model(Section):
     """The network: embedding, recurrence, projection."""
 
     cell: Annotated[Cell, BeforeValidator(_as_cell)] = Field(Cell(), description="The recurrence.")  # type: ignore[call-arg]
-    hidden_size: int = Field(512, ge=1, description="Units of each layer: 512 is what a minute of two cores "
-                             "can train.")  # fmt: skip
+    hidden_size: Sizes = Field(
+        (512,), description="Units of each layer, or a list, one a layer: 512 is what a minute of two cores can train. "
+        "A bag is as wide as its input.",
+    )  # fmt: skip
     num_layers: int = Field(1, ge=1, description="Layers: one wide layer beats two narrow ones in a minute.")
-    embedding_size: int = Field(64, ge=1, description="Units of a token's embedding.")
+    embedding: Literal["learned", "one_hot", "pretrained"] = Field(
+        "learned",
+        description="learned; one_hot: a token's unit vector, as wide as the vocabulary; pretrained: from vectors.",
+    )
+    embedding_size: int = Field(64, ge=1, description="Units of a token's embedding; has no effect on one_hot.")
+    vectors: str | None = Field(
+        None, min_length=1, description="pretrained: a text file of vectors, GloVe's or word2vec's, or .gz of one."
+    )
+    freeze_embedding: bool = Field(False, description="pretrained: leave the vectors as they are.")
+    direction: Literal["forward", "backward", "both"] = Field(
+        "forward", description="backward: predicts each token from those after it; both: two networks that share "
+        "embedding and projection, to score a text or fill a gap from both sides.",
+    )  # fmt: skip
     skip: Literal["none", "residual", "sum"] = Field(
         "none", description="residual: a layer's input is added to its output, from the second layer on; "
         "sum: the projection sees the sum of all layers' outputs.",
     )  # fmt: skip
+    layer_norm: bool = Field(False, description="Normalize what each layer gives, before it is read.")
+    initial_state: Literal["zero", "learned"] = Field("zero", description="State before the first token.")
+    recurrent_gain: float = Field(1.0, gt=0, description="Gain of the recurrent matrices, orthogonal at first: above 1 "
+                                  "states and gradients can explode, below they vanish sooner.")  # fmt: skip
     tied: bool = Field(False, description="Embedding and projection share one matrix (Press and Wolf 2017).")
     embedding_dropout: Share = Field(0.0, description="Share of the embedding's units dropped.")
     dropout: Share = Field(0.0, description="Share of units dropped between layers.")
     output_dropout: Share = Field(0.0, description="Share of units dropped before the projection.")
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Units of every layer, the first layer first."""
+        return self.hidden_size if len(self.hidden_size) > 1 else self.hidden_size * self.num_layers
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Model":
+        if len(self.hidden_size) > 1:
+            if "num_layers" in self.model_fields_set and self.num_layers != len(self.hidden_size):
+                raise ValueError(
+                    f"hidden_size: is a list of {len(self.hidden_size)}, but num_layers is {self.num_layers}; "
+                    "remove num_layers"
+                )
+            object.__setattr__(self, "num_layers", len(self.hidden_size))
+        if self.skip != "none" and len(set(self.hidden_sizes)) > 1:
+            raise ValueError(f"skip: {self.skip} adds layers up, so all of hidden_size must be equal, got "
+                             f"{list(self.hidden_sizes)}")  # fmt: skip
+        if self.embedding == "pretrained" and self.vectors is None:
+            raise ValueError("embedding: pretrained needs vectors, a file of them: vectors: glove.6B.100d.txt")
+        for name in ("vectors", "freeze_embedding"):
+            if self.embedding != "pretrained" and getattr(self, name):
+                raise ValueError(f"{name}: is read with embedding: pretrained alone, got {self.embedding}")
+        if self.tied and (self.embedding == "one_hot" or self.freeze_embedding):
+            reason = ("one_hot has no matrix to share" if self.embedding == "one_hot"
+                      else "freeze_embedding would freeze the projection with it")  # fmt: skip
+            raise ValueError(f"tied: {reason}; remove one of the two")
+        return self
 
 
 class Training(Section):
@@ -339,8 +458,8 @@ def _inner(annotation: object) -> type[BaseModel] | None:
 
 def _lines(section: Section, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
+    for name in section.fields_shown():
+        value, field = getattr(section, name), type(section).model_fields[name]
         if isinstance(value, Section):
             yield f"{indent}{name}:  # {field.description}"
             yield from _lines(value, depth + 1)
@@ -350,5 +469,7 @@ def _lines(section: Section, depth: int) -> Iterator[str]:
 
 def _scalar(value: object) -> str:
     plain = list(value) if isinstance(value, tuple) else value
+    if isinstance(plain, list) and len(plain) == 1:
+        (plain,) = plain
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**9, allow_unicode=False)
     return text.removesuffix("\n").removesuffix("\n...")

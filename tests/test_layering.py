@@ -10,12 +10,14 @@ PACKAGE = Path(charlm.__file__).parent
 # ids that both speak of.
 ORDER = [
     "errors", "config", "files",
-    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora", "data.tokenizer", "data.tokens",
-    "data.windows",
-    "model.cells", "model.recurrence", "model.language_model",
+    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora", "data.tokenizer", "data.vectors",
+    "data.tokens", "data.windows",
+    "model.products", "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm",
+    "model.cells.nested", "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation",
+    "model.scan", "model.recurrence", "model.embedding", "model.language_model",
     "training.hardware", "training.loss", "training.optimizer", "training.loop", "training.checkpoint", "training.run",
-    "sampling.filters", "sampling.generate", "sampling.novelty",
-    "evaluation.perplexity", "api",
+    "sampling.filters", "sampling.generate", "sampling.fill", "sampling.novelty",
+    "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.gradients", "api",
     "cli.sample", "cli.progress", "cli.train", "cli.evaluate", "cli.inspect", "cli.corpus", "cli.config", "cli.main",
     "__main__",
 ]  # fmt: skip

@@ -1,12 +1,18 @@
 """`charlm eval`."""
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from charlm.cli.sample import Device, Which
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.evaluation.agreement import Agreement
+    from charlm.evaluation.gradients import Gradients
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None)
 
@@ -51,6 +57,114 @@ def perplexity(
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
             print(f"{name:<20} {shown:>14}")
     print(", ".join(f"{name} {value}" for name, value in score.settings.items()))
+
+
+@app.command("agreement")
+def agreement(
+    run_and_pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN|PAIRS",
+            help="Run folder [the newest under runs/], then a file of pairs, right TAB wrong a line; - is stdin.",
+        ),
+    ] = None,
+    sentences: Annotated[int, typer.Option(min=2, help="With no PAIRS: how many of the grammar's.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed asks the same sentences.")] = 2,
+    longest: Annotated[
+        int, typer.Option(min=0, max=16, help="Most phrases before the verb; the corpus agreement has 4.")
+    ] = 4,
+    most_nouns: Annotated[int, typer.Option(min=0, max=16, help="Most nouns in them; the corpus has 3.")] = 3,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure what a model remembers: does the verb agree with a subject many words back?
+
+    Asks for the verbs of generated sentences (train on the corpus agreement), or which of two sentences in a file
+    is more probable.
+
+    Try: charlm eval agreement --longest 8 --most-nouns 6
+    """
+    from charlm.api import load
+
+    folder, files = _run_then_texts(run_and_pairs or [])
+    if len(files) > 1:
+        raise typer.BadParameter(f"one file of pairs at most, got {len(files)}", param_hint="PAIRS")
+    result = load(folder, which=which, device=device).agreement(
+        *files, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
+    )
+    print(json.dumps(result.to_json()) if as_json else "\n".join(_agreement_table(result)))
+
+
+def _agreement_table(result: "Agreement") -> Iterator[str]:
+    yield f"{'accuracy':<37} {result.count:>8,} pairs {result.accuracy:>7.1%}"
+    if result.unknown_share or result.unknown_pairs:
+        yield f"{'the same tokens to the model':<37} {result.unknown_pairs:>8,} pairs"
+        yield f"{'tokens read as <UNK>':<37} {result.unknown_share:>22.1%}"
+    tables = {
+        "words from subject to verb": result.by_distance,
+        "nouns between them": result.by_nouns,
+        "nouns of the other number": result.by_attractors,
+    }
+    for title, rows in tables.items():
+        for number, row in enumerate(rows):
+            first, *_ = row.values()
+            last = row.get("distance_to", first)
+            label = f"{first} or more" if last is None else f"{first} to {last}" if last != first else f"{first}"
+            yield f"{'' if number else title:<26} {label:<10} {row['count']:>8,} pairs {row['accuracy']:>7.1%}"
+    yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
+
+
+@app.command("gradients")
+def gradients(
+    run_and_texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN|TEXT", help="Run folder [the newest under runs/], then texts to read."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")
+    ] = "valid",
+    window: Annotated[int, typer.Option(min=3, help="Tokens in a window: how far back to look.")] = 64,
+    windows: Annotated[int, typer.Option(min=1, help="How many windows, evenly over the text.")] = 64,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """See gradients flow: how much the loss of a token owes to the state so many tokens before it.
+
+    The norm of the loss's derivative with respect to each earlier state of each layer, by distance in tokens: where
+    it vanishes, nothing further back can be learnt from; where it grows, it explodes.
+
+    Try: charlm eval gradients --window 128
+    """
+    from charlm.api import load
+
+    folder, texts = _run_then_texts(run_and_texts or [])
+    result = load(folder, which=which, device=device).gradients(
+        paths=texts, split=split, window=window, windows=windows
+    )
+    print(json.dumps(result.to_json()) if as_json else "\n".join(_gradients_table(result)))
+
+
+def _gradients_table(result: "Gradients") -> Iterator[str]:
+    names = [f"{curve.layer} {curve.part}" for curve in result.curves]
+    width = max(map(len, names))
+
+    def line(label: str, *cells: str) -> str:
+        return f"{label:<{width}}" + "".join(f"{cell:>11}" for cell in cells)
+
+    yield line("", "distance", "mean", "10 %", "50 %", "90 %", "windows")
+    for name, curve in zip(names, result.curves, strict=True):
+        label = name
+        for row in curve.distances:
+            if row.distance.bit_count() <= 1:  # 0, 1, 2, 4, 8 and so on.
+                norms = [row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
+                yield line(label, f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}")
+                label = ""
+    for name, curve in zip(names, result.curves, strict=True):
+        half_life = curve.half_life_tokens
+        yield line(name, "half-life", *(["none"] if math.isinf(half_life) else [f"{half_life:,.2f}", "tokens"]))
+    yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
 
 
 def _run_then_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -28,7 +28,8 @@ def inspect(
         print(json.dumps({"run": str(loaded.folder), "parameters": total, "tensors": listed}))
         return
     section, step = loaded.config.model, loaded.state["step"]
-    print(f"{loaded.folder}: {section.cell.kind}, {section.num_layers} x {section.hidden_size}, step {step:,}")
+    sizes = ", ".join(str(cell.hidden_size) for cell in loaded.model.recurrence.layers)
+    print(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
     width = max(len(name) for name, _, _ in rows)
     for name, shape, size in [*rows, ("all", (), total)]:
         print(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")

@@ -87,6 +87,9 @@ class _View:
             f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
             f"{experiment.device} in {precision}; {experiment.folder}"
         )
+        if experiment.vectors_share is not None:
+            found = f"{experiment.vectors_share:.1%} of the vocabulary is in {config.model.vectors}"
+            _say(f"{found}; the rest starts at random")
 
     def _advance(self, progress: Progress) -> None:
         if self._bar.disable or progress.state.seconds - self._shown_at < _REFRESH_SECONDS:
@@ -110,7 +113,7 @@ class _View:
             line += f", validation {metrics['loss_nats']:.4f} nats/token, {metrics['bits_per_character']:.3f} "
             line += f"bits/character{', best' if event.is_best else ''}"
         _say(line, self._bar)
-        if not self._bar.disable:
+        if not self._bar.disable and event.experiment.model.direction != "both":
             _say(f"  {self._short_sample()}", self._bar)
 
     def _short_sample(self) -> str:

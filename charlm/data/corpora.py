@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config import TEST_SHARE, VALID_SHARE, Mode
+from charlm.config import TEST_SHARE, VALID_SHARE, Level, Mode
 from charlm.config import Corpus as CorpusSection
 from charlm.data.cards import Card, Part, card_names, files_of, load_card
 from charlm.data.sources import absolute, plain_file
@@ -131,6 +131,12 @@ def read_text(names: Sequence[str], like: CorpusSection, *, raw: bool) -> Text:
                 "test_share": 0.0}
     )  # fmt: skip
     return open_corpus(section, raw=raw).parts["train"]
+
+
+def suggested_level(section: CorpusSection) -> Level | None:
+    """Return the tokenizer's level that the card of the corpus suggests; None if the text has no card."""
+    card = _only_card(section)
+    return card.level if card else None
 
 
 def _only_card(section: CorpusSection) -> Card | None:

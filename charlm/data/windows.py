@@ -1,7 +1,7 @@
 """Token ids → windows, in reading order (`stream`) or as padded records (`records`), from any position."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,41 @@ def scoring_record_windows(ids: Ids, *, batch_size: int = 64, window: int = 64) 
         for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), window):
             inputs, targets = _padded(ids, batch, first, window)
             yield Window(inputs, targets, first == 0, Position(), 0.0)
+
+
+def in_direction(direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]) -> Iterator[Window]:
+    """Read a text forward, backward, or both: each forward window then has the backward one beside it in the batch.
+
+    Args:
+        direction: `forward`, `backward` or `both`.
+        ids: The text.
+        mode: `stream`: the text is reversed as a whole; `records`: each record in its place.
+        read: What makes windows of ids, given in the order of reading.
+    """
+    if direction == "forward":
+        return read(ids)
+    backward = read(reverse(ids, mode=mode))
+    return backward if direction == "backward" else map(_side_by_side, read(ids), backward)
+
+
+def reverse(ids: Ids, *, mode: str) -> Ids:
+    """Return a text's ids from its end to its beginning, the closing <EOS> of the text or of each record left last."""
+    if mode == "records":
+        spans = record_spans(ids)
+        lengths = spans[:, 1] - spans[:, 0]
+        first, end = (np.repeat(edge, lengths) for edge in (spans[:, 0], spans[:, 1]))
+        at = np.arange(len(first))
+        return np.asarray(ids[np.where(at == end - 1, at, first + end - 2 - at)])
+    if len(ids) and ids[-1] == EOS:
+        return np.concatenate([ids[-2::-1], ids[-1:]])
+    return ids[::-1]
+
+
+def _side_by_side(forward: Window, backward: Window) -> Window:
+    inputs, targets = (
+        torch.cat([getattr(forward, name), getattr(backward, name)], dim=1) for name in ("inputs", "targets")
+    )
+    return replace(forward, inputs=inputs, targets=targets)
 
 
 def record_spans(ids: Ids) -> npt.NDArray[np.int64]:

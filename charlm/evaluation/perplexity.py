@@ -1,5 +1,6 @@
 """The score of a model on a text, with all that the score belongs to."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import torch
 
 from charlm.config import Mode
+from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
-from charlm.data.windows import WARM_UP, scoring_record_windows, scoring_windows
+from charlm.data.windows import WARM_UP, Window, in_direction, scoring_record_windows, scoring_windows
 from charlm.errors import CorpusError
 from charlm.model.language_model import LanguageModel
 from charlm.training.loss import Score, score
@@ -70,10 +72,13 @@ def measure(
     """
     if tokens.counts.tokens == 0:
         raise CorpusError("the text to score has no token; give one that is not empty")
-    if mode == "records":
-        windows = scoring_record_windows(tokens.ids)
-    else:
-        windows = scoring_windows(tokens.ids, streams=streams, warm_up=WARM_UP)
+
+    def read(ids: Ids) -> Iterator[Window]:
+        return (
+            scoring_record_windows(ids) if mode == "records" else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
+        )
+
+    windows = in_direction(model.direction, tokens.ids, mode=mode, read=read)
     return score(model, windows, device=device, precision=precision)
 
 

@@ -1,14 +1,25 @@
 """Embedding → recurrence → projection: ids and a state in, logits and the next state out."""
 
+from collections.abc import Sequence
+from copy import copy
+
+import torch
 from torch import Tensor, nn
 
 from charlm.config import Model as ModelSection
-from charlm.model.cells import make_cell
-from charlm.model.recurrence import Recurrence, States
+from charlm.model.cells.make import make_cell
+from charlm.model.embedding import OneHot, make_embedding
+from charlm.model.recurrence import Recurrence, Run, States, run
 
 
 class LanguageModel(nn.Module):
-    """A recurrent language model. Its state is explicit: what goes in comes out advanced, nothing is kept inside."""
+    """A recurrent language model. Its state is explicit: what goes in comes out advanced, nothing is kept inside.
+
+    Attributes:
+        direction: `forward`; `backward`: the sequences that it is given run from their end to their beginning; `both`:
+            two networks share embedding and projection, and the right half of a batch, reversed sequences, is the
+            backward network's.
+    """
 
     def __init__(self, section: ModelSection, vocabulary_size: int) -> None:
         """Make a model with its initial weights, drawn from torch's global generator.
@@ -18,41 +29,66 @@ class LanguageModel(nn.Module):
             vocabulary_size: Number of ids.
         """
         super().__init__()
-        hidden, embedded = section.hidden_size, section.embedding_size
-        self.embedding = nn.Embedding(vocabulary_size, embedded)
-        sizes = [embedded] + [hidden] * (section.num_layers - 1)
-        self.recurrence = Recurrence(
-            [make_cell(section.cell, size, hidden) for size in sizes], dropout=section.dropout, skip=section.skip
-        )
+        self.direction = section.direction
+        self.embedding = make_embedding(section, vocabulary_size)
+        embedded = self.embedding.embedding_dim
+        self.recurrence = _make_recurrence(section, embedded)
+        self.backward_recurrence = _make_recurrence(section, embedded) if section.direction == "both" else None
+        hidden = self.recurrence.layers[-1].hidden_size
         # A tied projection has the embedding's width: where the hidden state's differs, one matrix stands between.
         bridged = section.tied and hidden != embedded
         self.bridge = nn.Linear(hidden, embedded, bias=False) if bridged else nn.Identity()
         self.projection = nn.Linear(embedded if section.tied else hidden, vocabulary_size)
         self.embedding_dropout = nn.Dropout(section.embedding_dropout)
         self.output_dropout = nn.Dropout(section.output_dropout)
-        self._initialize(section.tied)
-
-    def _initialize(self, tied: bool) -> None:
         nn.init.zeros_(self.projection.bias)
-        if tied:  # As an embedding of unit variance its logits would start far too large.
-            nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+        if section.tied and not isinstance(self.embedding, OneHot):
+            # As an embedding of unit variance its logits would start far too large.
+            nn.init.normal_(self.embedding.weight, std=embedded**-0.5)
             self.projection.weight = self.embedding.weight
 
-    def forward(self, ids: Tensor, states: States | None = None) -> tuple[Tensor, States]:
+    def forward(self, ids: Tensor, states: States | None = None, *, run: Run = run) -> tuple[Tensor, States]:
         """Predict the token after each of a window.
 
         Args:
             ids: The window, (time, batch).
-            states: State before it, a tuple a layer; None for the zero state.
+            states: State before it, a tuple a layer; None for the initial state.
+            run: How a cell goes over the window.
 
         Returns:
             Logits, (time, batch, vocabulary), and the states after the window.
         """
+        networks = self.recurrences
         if states is None:
-            states = self.recurrence.initial_states(ids.shape[1])
+            states = self.initial_states(ids.shape[1])
         x = self.embedding_dropout(self.embedding(ids))
-        y, states = self.recurrence(x, states)
-        return self.projection(self.output_dropout(self.bridge(y))), states
+        layers = len(states) // len(networks)
+        outputs, after = [], []
+        for number, (network, part) in enumerate(zip(networks, x.chunk(len(networks), dim=1), strict=True)):
+            y, advanced = network(part, states[number * layers : (number + 1) * layers], run=run)
+            outputs.append(y)
+            after += advanced
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self.projection(self.output_dropout(self.bridge(y))), tuple(after)
+
+    @property
+    def recurrences(self) -> Sequence[Recurrence]:
+        """The forward network and, with direction `both`, the backward one."""
+        return [self.recurrence] if self.backward_recurrence is None else [self.recurrence, self.backward_recurrence]
+
+    def one_way(self) -> list["LanguageModel"]:
+        """Return the networks of the two directions, each as a model that shares its weights with this one."""
+        models = []
+        for network in self.recurrences:
+            model = copy(self)
+            model._modules = self._modules | {"recurrence": network, "backward_recurrence": None}
+            models.append(model)
+        return models
+
+    def initial_states(self, batch: int) -> States:
+        """Return the states before the first token, the backward network's after the forward one's."""
+        share = batch // len(self.recurrences)
+        return tuple(state for network in self.recurrences for state in network.initial_states(share))
 
 
 def detach(states: States) -> States:
@@ -63,3 +99,14 @@ def detach(states: States) -> States:
 def count_parameters(model: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
     """Return name, shape and size of each parameter tensor; one that is shared counts once."""
     return [(name, tuple(tensor.shape), tensor.numel()) for name, tensor in model.named_parameters()]
+
+
+def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
+    cells = []
+    for hidden_size in section.hidden_sizes:
+        cells.append(make_cell(section.cell, input_size, hidden_size, gain=section.recurrent_gain))
+        input_size = cells[-1].hidden_size
+    return Recurrence(
+        cells, dropout=section.dropout, skip=section.skip, layer_norm=section.layer_norm,
+        learn_initial=section.initial_state == "learned",
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from charlm.model.language_model import LanguageModel, detach
 from charlm.model.recurrence import States
 from charlm.training.hardware import autocast
 from charlm.training.loss import summed_loss
-from charlm.training.optimizer import clip, learning_rate
+from charlm.training.optimizer import Clipping, clip, learning_rate
 
 _STEPS_IN_FLIGHT = 32  # On a GPU, steps between two looks at the loss: each look waits for the device.
 
@@ -58,24 +58,25 @@ class Progress:
 
     Attributes:
         loss: Nats per token, a scalar on the device: reading it waits for the device.
-        gradient_norm: Of the gradient of J before clipping, a scalar on the device.
+        clipping: What the gradient of J was before clipping, and what that did, on the device.
         learning_rate: Of this step.
         share: Share of the budget spent, this step included.
         state: The training's state after this step, the same object every time.
     """
 
     loss: Tensor
-    gradient_norm: Tensor
+    clipping: Clipping
     learning_rate: float
     share: float
     state: TrainingState
 
     def check(self) -> None:
         """Raise DivergenceError if the loss or its gradient is not a finite number."""
-        if not math.isfinite(float(self.loss) + float(self.gradient_norm)):
+        norm = float(self.clipping.norm)
+        if not math.isfinite(float(self.loss) + norm):
             raise DivergenceError(
                 f"step {self.state.step + 1}: the loss is {float(self.loss):.4g} and its gradient's norm "
-                f"{float(self.gradient_norm):.4g}, at a learning rate of {self.learning_rate:.2g}; lower "
+                f"{norm:.4g}, at a learning rate of {self.learning_rate:.2g}; lower "
                 "training.learning_rate, set training.clipnorm, or lengthen training.warmup_steps"
             )
 
@@ -113,16 +114,16 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         window = next(windows)
-        loss, norm = _gradient(model, window, section, state, device=device, precision=precision)
+        loss, clipping = _gradient(model, window, section, state, device=device, precision=precision)
         looks = device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0
         if looks:
-            Progress(loss, norm, rate, share, state).check()
+            Progress(loss, clipping, rate, share, state).check()
         optimizer.step()
         state.step += 1
         state.tokens += window.tokens
         state.epochs, state.position = window.epochs, window.next
         state.seconds += clock() - began
-        yield Progress(loss, norm, rate, state.share(section), state)
+        yield Progress(loss, clipping, rate, state.share(section), state)
 
 
 def _gradient(
@@ -133,8 +134,8 @@ def _gradient(
     *,
     device: torch.device,
     precision: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Leave the clipped gradient of J in the parameters; return nats per token and the norm before clipping."""
+) -> tuple[Tensor, Clipping]:
+    """Leave the clipped gradient of J in the parameters; return nats per token and what clipping did."""
     inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
     with autocast(device, precision):
         logits, states = model(inputs, None if window.fresh else state.states)
@@ -143,5 +144,5 @@ def _gradient(
     objective = summed_loss(logits, targets)
     model.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
-    norm = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
-    return objective.detach() * (targets.shape[1] / window.tokens), norm
+    clipping = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
+    return objective.detach() * (targets.shape[1] / window.tokens), clipping

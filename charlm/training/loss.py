@@ -25,7 +25,7 @@ class Score:
 
     nats: float
     tokens: int
-    correct: int
+    correct: float
 
     @property
     def loss_nats(self) -> float:
@@ -61,6 +61,9 @@ def score(model: LanguageModel, windows: Iterable[Window], *, device: torch.devi
         windows: The text, once.
         device: Where the model is.
         precision: What matrix products are computed in.
+
+    Returns:
+        The sums; of a model that reads both ways, the mean of its two directions.
     """
     was_training = model.training
     model.eval()
@@ -75,7 +78,8 @@ def score(model: LanguageModel, windows: Iterable[Window], *, device: torch.devi
         correct += (logits.argmax(dim=-1) == targets).sum()
         tokens += window.tokens
     model.train(was_training)
-    return Score(float(nats), tokens, int(correct))
+    directions = len(model.recurrences)
+    return Score(float(nats) / directions, tokens // directions, int(correct) / directions)
 
 
 def _summed(logits: Tensor, targets: Tensor) -> Tensor:

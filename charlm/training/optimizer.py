@@ -1,7 +1,9 @@
 """Optimizers, the schedule of the learning rate, and clipping."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,9 @@ def make_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.Op
     """Return the optimizer that `section` names, with weight decay on matrices and, if asked for, on the rest."""
     groups: list[dict[str, object]] = []
     for kind, decayed in (("matrix", True), ("embedding", section.decay_embeddings), ("bias", section.decay_biases)):
-        parameters = [tensor for name, tensor in model.named_parameters() if _kind(name, tensor) == kind]
+        parameters = [
+            tensor for name, tensor in model.named_parameters() if _kind(name, tensor) == kind and tensor.requires_grad
+        ]
         groups.append({"params": parameters, "weight_decay": section.weight_decay if decayed else 0.0})
     rate, betas = section.learning_rate, (section.beta1, section.beta2)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
@@ -39,21 +43,63 @@ def learning_rate(section: TrainingSection, *, step: int, share: float) -> float
     return section.learning_rate * warmth * _falls[section.schedule](min(share, 1.0))
 
 
-def clip(parameters: Iterable[Tensor], *, clipnorm: float | None, clipvalue: float | None) -> Tensor:
-    """Clip the gradient of J in place: first each component by `clipvalue`, then the whole by `clipnorm`.
+@dataclass(frozen=True)
+class Clipping:
+    """What the gradient of J was before clipping, and what clipping did to it.
 
-    Returns:
-        The global norm of the gradient as it was before either.
+    All are tensors on the device: reading one waits for the device.
+
+    Attributes:
+        norm: Of the whole gradient, a scalar.
+        norms: Of each parameter tensor's gradient, (tensors,), in the order they were given; zero where there is none.
+        by_value: Whether a component exceeded `clipvalue`; None if there is no such limit.
+        by_norm: Whether the gradient was scaled down to `clipnorm`; None if there is no such limit.
     """
-    parameters = [tensor for tensor in parameters if tensor.grad is not None]
-    norm = nn.utils.get_total_norm([tensor.grad for tensor in parameters if tensor.grad is not None])
-    clipped = norm
+
+    norm: Tensor
+    norms: Tensor
+    by_value: Tensor | None
+    by_norm: Tensor | None
+
+
+def clip(parameters: Iterable[Tensor], *, clipnorm: float | None, clipvalue: float | None) -> Clipping:
+    """Clip the gradient of J in place: first each component by `clipvalue`, then the whole by `clipnorm`."""
+    parameters = list(parameters)
+    norms = _gradient_norms(parameters)
+    norm = clipped = torch.linalg.vector_norm(norms)
+    by_value = by_norm = None
     if clipvalue is not None:
         nn.utils.clip_grad_value_(parameters, clipvalue)
-        clipped = nn.utils.get_total_norm([tensor.grad for tensor in parameters if tensor.grad is not None])
+        norms_left = _gradient_norms(parameters)
+        clipped = torch.linalg.vector_norm(norms_left)
+        by_value = (norms_left < norms).any()  # No other component changes a norm: no pass to look for them.
     if clipnorm is not None:
         nn.utils.clip_grads_with_norm_(parameters, clipnorm, clipped)
-    return norm
+        by_norm = clipped > clipnorm
+    return Clipping(norm, norms, by_value, by_norm)
+
+
+def gradient_group(name: str) -> str:
+    """Return the group that a parameter's gradient is told with.
+
+    Args:
+        name: Of the parameter, such as `recurrence.cells.0.kernel.weight_ih_l0`.
+
+    Returns:
+        `embedding`, its matrix where the projection shares it too; `layer_0` and so on, norms and initial states
+        included; `backward_layer_0` and so on for a network that reads backward beside one that reads forward;
+        `projection`, with the bridge before it.
+    """
+    layer = re.match(r"(backward_)?recurrence\.\w+\.(\d+)\.", name)
+    if layer:
+        return f"{layer[1] or ''}layer_{layer[2]}"
+    return "embedding" if name.startswith("embedding.") else "projection"
+
+
+def _gradient_norms(parameters: list[Tensor]) -> Tensor:
+    """Return the norm of each parameter's gradient, (tensors,): one launch on a GPU, nothing waits for it."""
+    norms = iter(torch._foreach_norm([tensor.grad for tensor in parameters if tensor.grad is not None]))
+    return torch.stack([parameters[0].new_zeros(()) if tensor.grad is None else next(norms) for tensor in parameters])
 
 
 def _kind(name: str, tensor: Tensor) -> str:

@@ -1,33 +1,38 @@
 """One experiment from end to end: a configuration in, a stream of events out, a run folder left behind."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from charlm.config import BUDGETS, Config, Training, check_config
 from charlm.data.cards import Part, cache_folder
-from charlm.data.corpora import Corpus, open_corpus
-from charlm.data.tokenizer import Tokenizer, blocks_as_text, learn_tokenizer
+from charlm.data.corpora import Corpus, open_corpus, suggested_level
+from charlm.data.tokenizer import Ids, Tokenizer, blocks_as_text, learn_tokenizer
 from charlm.data.tokens import Tokens, count_ids, encode_text
+from charlm.data.vectors import Vectors, read_vectors
 from charlm.data.windows import (
     WARM_UP,
     Window,
+    in_direction,
     record_windows,
     scoring_record_windows,
     scoring_windows,
     stream_windows,
 )
 from charlm.errors import CheckpointError
+from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
 from charlm.training.hardware import choose_device, choose_precision
 from charlm.training.loop import Progress, TrainingState, train
 from charlm.training.loss import Score, score
-from charlm.training.optimizer import make_optimizer
+from charlm.training.optimizer import gradient_group, make_optimizer
 
 # While training, validation reads up to so many pieces of the split side by side, none shorter than so many tokens.
 _VALIDATION_STREAMS, _VALIDATION_PIECE = 64, 1024
@@ -48,6 +53,7 @@ class Experiment:
         state: Where the training stands; advanced by it.
         device: Where to compute.
         precision: What matrix products are computed in.
+        vectors_share: Share of the vocabulary that a file of vectors had; None where there is none, or it is not known.
     """
 
     folder: Path
@@ -60,6 +66,7 @@ class Experiment:
     state: TrainingState
     device: torch.device
     precision: torch.dtype
+    vectors_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,19 @@ def begin(config: Config, folder: Path) -> Experiment:
         CharlmError: The corpus, the device or the folder cannot be used.
     """
     checkpoint.check_new(folder)
+    config = _with_level_of_card(config)
     device = choose_device(config.training.device)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
     tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
+    vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
     experiment = _assemble(folder, config, corpus, tokenizer, device)
+    if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
+        put_vectors(experiment.model.embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
+        kept = config.model.model_copy(update={"vectors": str(Path(config.model.vectors or "").absolute())})
+        experiment = replace(
+            experiment, vectors_share=vectors.share, config=experiment.config.model_copy(update={"model": kept})
+        )
     next(training_windows(experiment))  # A text too small for its window is told before a folder is made.
     checkpoint.start_run(folder, experiment.config, tokenizer, _facts(experiment))
     return experiment
@@ -170,18 +185,18 @@ def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], f
     section, state = experiment.config.training, experiment.state
     yield Prepared(experiment)
     evaluated = _evaluations_due(state.share(section), section)
-    saved_at, losses, reason = clock(), _Losses(), "budget"
+    saved_at, totals, reason = clock(), _Totals(experiment.model), "budget"
     for progress in train(
         experiment.model, training_windows(experiment), experiment.optimizer, section, state=state,
         device=experiment.device, precision=experiment.precision, clock=clock,
     ):  # fmt: skip
         yield progress
-        losses.add(progress.loss)
+        totals.add(progress)
         due, stopping = _evaluations_due(progress.share, section), stop()
         if due > evaluated:
             evaluated = due
-            yield _evaluate(experiment, progress, losses, clock)
-            losses, saved_at = _Losses(), clock()
+            yield _evaluate(experiment, progress, totals, clock)
+            totals, saved_at = _Totals(experiment.model), clock()
             if section.patience is not None and state.evaluations_since_best >= section.patience:
                 reason = "patience"
                 break
@@ -199,22 +214,29 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the training text's windows from where the training stands, without end."""
     section, ids = experiment.config.training, experiment.tokens["train"].ids
     size, window, start = section.batch_size, section.window, experiment.state.position
-    if experiment.config.corpus.mode == "records":
-        return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start)
-    return stream_windows(ids, batch_size=size, window=window, start=start)
+
+    def read(ids: Ids) -> Iterator[Window]:
+        if experiment.corpus.mode == "records":
+            return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start)
+        return stream_windows(ids, batch_size=size, window=window, start=start)
+
+    return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
 
 
 def validate(experiment: Experiment) -> Score | None:
     """Score the validation split, whole; streams side by side, each with a warm-up. None where there is no split."""
     if "valid" not in experiment.tokens:
         return None
-    ids = experiment.tokens["valid"].ids
-    if experiment.config.corpus.mode == "records":
-        windows = scoring_record_windows(ids)
-    else:
+
+    def read(ids: Ids) -> Iterator[Window]:
+        if experiment.corpus.mode == "records":
+            return scoring_record_windows(ids)
         streams = max(1, min(_VALIDATION_STREAMS, len(ids) // _VALIDATION_PIECE))
-        windows = scoring_windows(ids, streams=streams, warm_up=WARM_UP)
-    return score(experiment.model, windows, device=experiment.device, precision=experiment.precision)
+        return scoring_windows(ids, streams=streams, warm_up=WARM_UP)
+
+    model, ids = experiment.model, experiment.tokens["valid"].ids
+    windows = in_direction(model.direction, ids, mode=experiment.corpus.mode, read=read)
+    return score(model, windows, device=experiment.device, precision=experiment.precision)
 
 
 def save(experiment: Experiment, which: checkpoint.Which) -> None:
@@ -226,23 +248,44 @@ def save(experiment: Experiment, which: checkpoint.Which) -> None:
     checkpoint.save_checkpoint(experiment.folder / which, checkpoint.state_facts(state), tensors)
 
 
-class _Losses:
-    """The mean of the loss over steps, summed where the loss is, so that no step waits for the device."""
+class _Totals:
+    """What steps told, summed up where it is, so that no step waits for the device."""
 
-    def __init__(self) -> None:
-        self.total = torch.zeros((), dtype=torch.float64)
+    def __init__(self, model: LanguageModel) -> None:
+        self.groups = [gradient_group(name) for name, _ in model.named_parameters()]
+        zero = next(model.parameters()).new_zeros((), dtype=torch.float64)
+        self.loss = self.norm = self.norm_max = self.squares = self.by_norm = self.by_value = zero
         self.steps = 0
 
-    def add(self, loss: torch.Tensor) -> None:
-        self.total = self.total.to(loss.device) + loss
+    def add(self, progress: Progress) -> None:
+        """Add a step."""
+        clipping = progress.clipping
+        self.loss = self.loss + progress.loss
+        self.norm = self.norm + clipping.norm
+        self.norm_max = torch.maximum(self.norm_max, clipping.norm)
+        self.squares = self.squares + clipping.norms.double().square()  # Of each parameter tensor.
+        if clipping.by_norm is not None:
+            self.by_norm = self.by_norm + clipping.by_norm
+        if clipping.by_value is not None:
+            self.by_value = self.by_value + clipping.by_value
         self.steps += 1
 
-    @property
-    def mean(self) -> float:
-        return float(self.total) / max(self.steps, 1)
+    def metrics(self, section: Training) -> dict[str, Any]:
+        """Return what a line of metrics.jsonl tells of the steps; a share is None where nothing limits."""
+        squares = dict.fromkeys(self.groups, 0.0)
+        for group, square in zip(self.groups, self.squares.tolist(), strict=True):
+            squares[group] += square / self.steps
+        return {
+            "training_loss_nats": float(self.loss) / self.steps,
+            "gradient_norm": float(self.norm) / self.steps,
+            "gradient_norm_max": float(self.norm_max),
+            "clipped_share": None if section.clipnorm is None else float(self.by_norm) / self.steps,
+            "clipped_by_value_share": None if section.clipvalue is None else float(self.by_value) / self.steps,
+            "gradient_norms": {group: math.sqrt(square) for group, square in squares.items()},
+        }
 
 
-def _evaluate(experiment: Experiment, progress: Progress, losses: _Losses, clock: Callable[[], float]) -> Evaluated:
+def _evaluate(experiment: Experiment, progress: Progress, totals: _Totals, clock: Callable[[], float]) -> Evaluated:
     """Score the model, save it as last and, if it is the best so far, as best, and note it in metrics.jsonl."""
     progress.check()
     began = clock()
@@ -257,8 +300,7 @@ def _evaluate(experiment: Experiment, progress: Progress, losses: _Losses, clock
     metrics: dict[str, Any] = {
         "step": state.step, "epochs": round(state.epochs, 4), "tokens": state.tokens,
         "seconds": round(state.seconds, 3), "evaluation_seconds": round(clock() - began, 3),
-        "learning_rate": progress.learning_rate, "gradient_norm": float(progress.gradient_norm),
-        "training_loss_nats": losses.mean, "is_best": is_best,
+        "learning_rate": progress.learning_rate, **totals.metrics(experiment.config.training), "is_best": is_best,
     }  # fmt: skip
     if scored is not None:
         counts = experiment.tokens["valid"].counts
@@ -286,6 +328,21 @@ def _assemble(folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer
     )  # fmt: skip
 
 
+def _with_level_of_card(config: Config) -> Config:
+    """Return the configuration with the tokenizer's level that the corpus card suggests, where none was given."""
+    level = suggested_level(config.corpus)
+    if level is None or "level" in config.tokenizer.model_fields_set:
+        return config
+    tokenizer = config.tokenizer.model_dump(exclude_unset=True) | {"level": level}
+    return check_config(config.model_dump() | {"tokenizer": tokenizer}, config.corpus.text[0])
+
+
+def _read_vectors(config: Config, tokenizer: Tokenizer) -> Vectors | None:
+    if config.model.vectors is None:
+        return None
+    return read_vectors(Path(config.model.vectors), tokenizer, size=config.model.embedding_size)
+
+
 def _facts(experiment: Experiment) -> dict[str, Any]:
     """Return what the run folder keeps of its corpus: it may be sent to where the corpus is not."""
     vocabulary_size = experiment.tokenizer.vocabulary_size
@@ -293,6 +350,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
         "title": experiment.corpus.title,
         "fingerprints": _fingerprints(experiment.corpus),
         "parts": {part: asdict(tokens.counts) for part, tokens in experiment.tokens.items()},
+        "vectors_share": experiment.vectors_share,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
     }
 

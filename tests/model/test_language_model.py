@@ -1,21 +1,181 @@
-"""The whole network: shapes, causality, tied matrices, skip connections, sizes."""
+"""The whole network: against the reference, causality, tied matrices, skip connections, directions, sizes, learning."""
 
+from functools import cache
+
+import numpy as np
 import pytest
+import reference_cells
 import torch
+from model.cells_table import CELLS, every_cell, reference_weights, relative_error, weights_for
 
 from charlm.config import Model
-from charlm.model.language_model import LanguageModel, count_parameters
+from charlm.model.language_model import LanguageModel, count_parameters, detach
+from charlm.model.recurrence import Run, States, run, run_stepwise
 
 VOCABULARY = 11
+SIZES = {"hidden_size": 6, "embedding_size": 4}
 
 
 def make(**fields: object) -> LanguageModel:
     torch.manual_seed(1)
-    return LanguageModel(Model(**{"hidden_size": 6, "embedding_size": 4, **fields}), VOCABULARY).eval()
+    return LanguageModel(Model(**{**SIZES, **fields}), VOCABULARY).eval()
 
 
 def ids(time: int = 7, batch: int = 3) -> torch.Tensor:
     return torch.randint(VOCABULARY, (time, batch), generator=torch.Generator().manual_seed(2))
+
+
+# What stands around the cells, each way of it once at least, with a cell of each kind.
+NETWORKS: dict[str, dict] = {
+    "lstm_alone": {"cell": CELLS["lstm"]},
+    "gru_residual_norm_learned_state": {
+        "cell": CELLS["gru_reset_after"], "num_layers": 2, "skip": "residual", "layer_norm": True,
+        "initial_state": "learned",
+    },
+    "elman_sum_one_hot": {"cell": CELLS["elman_relu"], "num_layers": 2, "skip": "sum", "embedding": "one_hot"},
+    "elman_three_sizes_norm": {"cell": CELLS["elman_tanh"], "hidden_size": [5, 4, 6], "layer_norm": True},
+    "nested_norm_tied_bridge_learned_state": {
+        "cell": CELLS["nested_lstm_depth_2"], "num_layers": 2, "layer_norm": True, "tied": True,
+        "initial_state": "learned",
+    },
+    "mogrifier_residual_one_hot_norm": {
+        "cell": CELLS["mogrifier_lstm_2_rounds_rank_2"], "num_layers": 2, "skip": "residual", "embedding": "one_hot",
+        "layer_norm": True,
+    },
+    "min_gru_sum_norm_tied_bridge_learned_state": {
+        "cell": CELLS["min_gru"], "num_layers": 2, "skip": "sum", "layer_norm": True, "tied": True,
+        "initial_state": "learned",
+    },
+    "min_lstm_two_sizes_one_hot_norm": {
+        "cell": CELLS["min_lstm"], "hidden_size": [5, 6], "embedding": "one_hot", "layer_norm": True,
+    },
+    "bag_residual_learned_state": {
+        "cell": CELLS["bag"], "num_layers": 2, "skip": "residual", "initial_state": "learned",
+    },
+    "bag_sum_norm_tied": {"cell": CELLS["bag"], "num_layers": 2, "skip": "sum", "layer_norm": True, "tied": True},
+    "gru_reset_before_two_sizes_tied": {"cell": CELLS["gru_reset_before"], "hidden_size": [6, 4], "tied": True},
+    "gru_reset_none_residual_one_hot_learned_state": {
+        "cell": CELLS["gru_reset_none"], "num_layers": 2, "skip": "residual", "embedding": "one_hot",
+        "initial_state": "learned",
+    },
+    "peepholes_residual_tied": {
+        "cell": CELLS["lstm_full_peepholes"], "num_layers": 2, "skip": "residual", "hidden_size": 4, "tied": True,
+    },
+    "coupled_gate_recurrence_sum_norm_tied_learned_state": {
+        "cell": CELLS["lstm_coupled_peepholes_gate_recurrence"], "num_layers": 2, "skip": "sum", "layer_norm": True,
+        "tied": True, "initial_state": "learned",
+    },
+    "lstm_both_directions": {
+        "cell": CELLS["lstm"], "num_layers": 2, "skip": "residual", "direction": "both", "initial_state": "learned",
+    },
+    "gru_reset_before_both_directions_tied_norm": {
+        "cell": CELLS["gru_reset_before"], "direction": "both", "tied": True, "layer_norm": True,
+    },
+}  # fmt: skip
+SOME_NETWORKS = ["gru_residual_norm_learned_state", "gru_reset_none_residual_one_hot_learned_state",
+                 "bag_sum_norm_tied", "min_lstm_two_sizes_one_hot_norm", "lstm_both_directions"]  # fmt: skip
+
+
+@cache
+def network_of(name: str, dtype: torch.dtype) -> LanguageModel:
+    """With random weights, states and normalizations too: at their initial values a wrong one would not show."""
+    model = make(**NETWORKS[name]).double()
+    for tensor in model.parameters():
+        torch.nn.init.normal_(tensor, std=0.5)
+    return model.to(dtype)
+
+
+def two_windows(model: LanguageModel, runner: Run) -> tuple[torch.Tensor, States]:
+    """Logits of a window from the initial state and one more, and the last states."""
+    first, states = model(ids(batch=2)[:3], run=runner)
+    second, states = model(ids(batch=2)[3:], states, run=runner)
+    return torch.cat([first, second]), states
+
+
+def reference_two_windows(name: str, weights: reference_cells.Weights) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The same by the reference: logits, (time, batch, vocabulary), and each part of the last states."""
+    section = Model(**{**SIZES, **NETWORKS[name]}).model_dump()
+    logits, states = [], []
+    for row, sequence in enumerate(ids(batch=2).numpy().T):
+        seen = weights
+        if row == 1 and section["direction"] == "both":  # The right half of the batch is the backward network's.
+            seen = weights | {key.removeprefix("backward_"): weight for key, weight in weights.items()
+                              if key.startswith("backward_")}  # fmt: skip
+        first, carried = reference_cells.network(section, sequence[:3], seen)
+        second, last = reference_cells.network(section, sequence[3:], seen, carried)
+        logits.append(np.concatenate([first, second]))
+        states.append([part for layer in last for part in layer])
+    if section["direction"] == "both":
+        return np.stack(logits, axis=1), [part[None] for row in states for part in row]
+    return np.stack(logits, axis=1), [np.stack(parts) for parts in zip(*states, strict=True)]
+
+
+@cache
+def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], dict[tuple[str, tuple[int, ...]], float]]:
+    """Logits, last states, and the gradients of three entries of every parameter."""
+    weights = reference_weights(network_of(name, torch.float64))
+
+    def loss(changed: reference_cells.Weights) -> float:
+        logits, states = reference_two_windows(name, changed)
+        return float(sum((part * weights_for(part.shape, n).numpy()).sum() for n, part in enumerate((logits, *states))))
+
+    draw = np.random.default_rng(6)
+    entries = [(key, tuple(int(draw.integers(size)) for size in weight.shape))
+               for key, weight in weights.items() for _ in range(3)]  # fmt: skip
+    numbers = reference_cells.numerical_gradients(loss, weights, entries)
+    return *reference_two_windows(name, weights), dict(zip(entries, numbers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "runner", "dtype", "tolerance"),
+    [pytest.param(name, run, torch.float64, 1e-7, id=f"{name}-run-float64") for name in NETWORKS]
+    + [pytest.param(name, run_stepwise, torch.float64, 1e-7, id=f"{name}-stepwise-float64") for name in NETWORKS]
+    + [pytest.param(name, run, torch.float32, 1e-3, id=f"{name}-run-float32") for name in SOME_NETWORKS],
+)
+def test_logits_states_and_gradients_are_those_of_the_reference(network, runner, dtype, tolerance):
+    model = network_of(network, dtype)
+    logits, states = two_windows(model, runner)
+    expected, expected_states, expected_gradients = reference_answers(network)
+    parts = [logits, *(part for state in states for part in state)]
+    for part, wanted in zip(parts, [expected, *expected_states], strict=True):
+        assert relative_error(part, wanted) < min(tolerance, 1e-5 if dtype == torch.float32 else 1e-12)
+    loss = torch.stack([(part * weights_for(part.shape, n).to(dtype)).sum() for n, part in enumerate(parts)]).sum()
+    gradients = dict(zip(reference_weights(model), torch.autograd.grad(loss, list(model.parameters())), strict=True))
+    for (key, index), wanted in expected_gradients.items():
+        assert abs(gradients[key][index].item() - wanted) < tolerance * gradients[key].abs().max(), (key, index)
+
+
+def test_the_networks_have_every_way_of_standing_around_the_cells():
+    sections = [Model(**fields) for fields in NETWORKS.values()]
+    assert {section.cell.kind for section in sections} == {cell["kind"] for cell in CELLS.values()}
+    for field, values in {"skip": {"none", "residual", "sum"}, "layer_norm": {True, False}, "tied": {True, False},
+                          "initial_state": {"zero", "learned"}, "embedding": {"one_hot", "learned"},
+                          "num_layers": {1, 2, 3}}.items():  # fmt: skip
+        assert {getattr(section, field) for section in sections} == values
+    assert any(len(set(section.hidden_sizes)) > 1 for section in sections)
+
+
+@every_cell
+def test_a_few_steps_of_training_in_bf16_learn_a_toy_sequence(name):
+    torch.manual_seed(1)
+    model = LanguageModel(Model(cell=CELLS[name], hidden_size=8, embedding_size=6), 4)
+    text = torch.tensor([0, 1, 0, 2, 0, 1, 0, 3, 0])[:, None].expand(-1, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    with torch.no_grad():
+        exact, _ = model(text[:-1])
+    losses = []
+    for step in range(25):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits, _ = model(text[:-1])
+        if step == 0:
+            assert 0 < relative_error(logits, exact) < 0.05
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0], losses
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", {"kind": "elman", "activation": "sigmoid"}])
@@ -80,3 +240,110 @@ def test_an_lstm_has_the_parameters_that_the_textbook_counts():
     total = sum(size for _, _, size in count_parameters(make()))
     lstm = 4 * (hidden * embedded + hidden * hidden + 2 * hidden)  # Two biases a gate, as torch keeps them.
     assert total == VOCABULARY * embedded + lstm + VOCABULARY * (hidden + 1)
+
+
+# Sizes.
+
+
+def test_each_layer_may_have_a_size_of_its_own():
+    model = make(hidden_size=[5, 7, 3], cell="gru")
+    assert [cell.hidden_size for cell in model.recurrence.layers] == [5, 7, 3]
+    assert [tuple(state[0].shape) for state in model(ids())[1]] == [(3, 5), (3, 7), (3, 3)]
+    assert model.projection.weight.shape == (VOCABULARY, 3)
+
+
+def test_a_bag_is_as_wide_as_the_embedding_in_every_layer():
+    model = make(cell="bag", num_layers=2)
+    assert [cell.hidden_size for cell in model.recurrence.layers] == [4, 4]
+    assert model.projection.weight.shape == (VOCABULARY, 4)
+    assert isinstance(make(cell="bag", tied=True).bridge, torch.nn.Identity)
+
+
+def test_the_gain_of_the_configuration_reaches_every_layer():
+    model = make(cell={"kind": "gru", "reset": "none"}, num_layers=2, recurrent_gain=1.5)
+    for cell in model.recurrence.layers:
+        for block in cell.recurrent.weight.detach().split(6):
+            torch.testing.assert_close(block @ block.T, 2.25 * torch.eye(6), atol=1e-5, rtol=0)
+
+
+def test_without_states_a_window_begins_with_the_learned_ones():
+    model = make(cell="lstm", initial_state="learned", num_layers=2)
+    for part in model.recurrence.initial.parameters():
+        torch.nn.init.normal_(part)
+    given, _ = model(ids(), model.initial_states(3))
+    assert model(ids())[0].equal(given)
+    zeros = tuple(tuple(torch.zeros_like(part) for part in state) for state in model.initial_states(3))
+    assert not model(ids(), zeros)[0].equal(given)
+    model(ids())[0].sum().backward()
+    assert all(part.grad.any() for part in model.recurrence.initial.parameters())
+
+
+def test_detached_states_are_the_same_without_a_gradient():
+    _, states = make(num_layers=2)(ids())
+    for state, cut in zip(states, detach(states), strict=True):
+        for part, same in zip(state, cut, strict=True):
+            assert part.requires_grad and not same.requires_grad and same.equal(part)
+
+
+def test_how_a_cell_goes_over_the_window_is_the_caller_s_choice():
+    model, seen = make(num_layers=2, direction="both"), []
+
+    def watched(cell, x, state):
+        seen.append(cell)
+        return run(cell, x, state)
+
+    assert model(ids(batch=4), run=watched)[0].equal(model(ids(batch=4))[0])
+    assert seen == [*model.recurrence.layers, *model.backward_recurrence.layers]
+
+
+# Two directions.
+
+
+def test_two_directions_are_two_networks_over_the_halves_of_a_batch():
+    model = make(direction="both", num_layers=2, cell="gru")
+    window = ids(batch=4)
+    logits, states = model(window)
+    assert len(states) == 4 and all(part.shape == (2, 6) for state in states for part in state)
+    swapped, _ = model(window.roll(2, dims=1))
+    assert not swapped.roll(2, dims=1).allclose(logits)  # Their weights differ,
+    model.backward_recurrence.load_state_dict(model.recurrence.state_dict())
+    swapped, _ = model(window.roll(2, dims=1))  # and nothing else does.
+    torch.testing.assert_close(swapped.roll(2, dims=1), model(window)[0])
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["forward", "backward"])
+def test_one_direction_s_tokens_do_not_reach_the_other(half):
+    model = make(direction="both")
+    window = ids(batch=2)
+    changed = window.clone()
+    changed[:, half] = (changed[:, half] + 1) % VOCABULARY
+    difference = (model(window)[0] - model(changed)[0]).abs().amax(dim=(0, 2))
+    assert difference[half] > 0 and difference[1 - half] == 0
+
+
+def test_two_directions_carry_their_states_from_window_to_window():
+    model = make(direction="both", num_layers=2)
+    whole, end = model(ids(batch=4))
+    first, states = model(ids(batch=4)[:3])
+    rest, after = model(ids(batch=4)[3:], states)
+    torch.testing.assert_close(torch.cat([first, rest]), whole)
+    torch.testing.assert_close(after, end)
+
+
+def test_two_directions_share_embedding_and_projection():
+    one, both = (sum(size for _, _, size in count_parameters(make(direction=way))) for way in ("forward", "both"))
+    alone = sum(parameter.numel() for parameter in make().recurrence.parameters())
+    assert both - one == alone
+
+
+def test_each_direction_is_a_model_of_one_way_that_shares_the_weights():
+    model = make(direction="both", num_layers=2)
+    logits, states = model(ids(batch=4))
+    forward, backward = model.one_way()
+    torch.testing.assert_close(forward(ids(batch=4)[:, :2])[0], logits[:, :2])
+    y, after = backward(ids(batch=4)[:, 2:])
+    torch.testing.assert_close(y, logits[:, 2:])
+    torch.testing.assert_close(after, states[2:])
+    assert backward.recurrence is model.backward_recurrence and backward.embedding is model.embedding
+    (alone,) = make().one_way()
+    torch.testing.assert_close(alone(ids())[0], make()(ids())[0])

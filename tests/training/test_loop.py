@@ -65,6 +65,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
         torch.testing.assert_close(tensor, before)
 
 
+def test_the_gradient_is_told_as_it_was_before_it_was_clipped():
+    model, _, progress = steps_of("training.steps=1", "training.clipnorm=1.0e-3")
+    (fact,) = progress
+    assert float(fact.clipping.norm) > 0.1
+    squares = sum(tensor.grad.square().sum().item() for tensor in model.parameters())
+    assert squares**0.5 == pytest.approx(1e-3, rel=1e-3)
+    assert bool(fact.clipping.by_norm) and fact.clipping.by_value is None
+
+
 def test_state_is_carried_from_window_to_window_and_cut_from_the_gradient():
     _, state, progress = steps_of("training.steps=9")
     next(progress)

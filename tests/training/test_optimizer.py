@@ -5,7 +5,7 @@ import torch
 
 from charlm.config import Model, Training
 from charlm.model.language_model import LanguageModel
-from charlm.training.optimizer import clip, learning_rate, make_optimizer
+from charlm.training.optimizer import clip, gradient_group, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def gradient(*values: float) -> torch.Tensor:
 
 def test_clipnorm_scales_the_whole_gradient_down_to_the_norm():
     tensors = [gradient(3.0, 0.0), gradient(4.0)]
-    assert clip(tensors, clipnorm=1.0, clipvalue=None).item() == pytest.approx(5)
+    assert clip(tensors, clipnorm=1.0, clipvalue=None).norm.item() == pytest.approx(5)
     torch.testing.assert_close(tensors[0].grad, torch.tensor([0.6, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(tensors[1].grad, torch.tensor([0.8]), atol=1e-5, rtol=0)
 
@@ -44,10 +44,40 @@ def test_clipnorm_leaves_a_smaller_gradient_alone():
 
 def test_clipvalue_comes_before_clipnorm_and_the_norm_told_is_that_of_neither():
     tensor = gradient(30.0, -4.0, 0.5)
-    norm = clip([tensor], clipnorm=2.0, clipvalue=4.0)
+    norm = clip([tensor], clipnorm=2.0, clipvalue=4.0).norm
     assert norm.item() == pytest.approx((900 + 16 + 0.25) ** 0.5)
     clipped = torch.tensor([4.0, -4.0, 0.5])
     torch.testing.assert_close(tensor.grad, clipped * (2 / clipped.norm()), atol=1e-5, rtol=0)
+
+
+def test_the_norm_of_each_tensor_is_told_as_it_was_before_clipping():
+    frozen = torch.zeros(2)
+    clipping = clip([gradient(3.0, 4.0), frozen, gradient(12.0)], clipnorm=1.0, clipvalue=2.0)
+    assert clipping.norms.tolist() == [5, 0, 12]
+    assert clipping.norm.item() == 13
+
+
+@pytest.mark.parametrize(
+    ("clipnorm", "clipvalue", "by_norm", "by_value"),
+    [(None, None, None, None), (4.9, None, True, None), (5.1, None, False, None), (None, 3.9, None, True),
+     (None, 4.0, None, False), (4.9, 3.0, False, True), (4.0, 3.0, True, True), (5.1, 4.1, False, False)],
+)  # fmt: skip
+def test_clipping_tells_which_limit_was_passed(clipnorm, clipvalue, by_norm, by_value):
+    # Of norm 5; clipped to 3 by value it is of norm 4.24.
+    clipping = clip([gradient(3.0, 0.0), gradient(-4.0)], clipnorm=clipnorm, clipvalue=clipvalue)
+    assert (None if clipping.by_norm is None else bool(clipping.by_norm)) is by_norm
+    assert (None if clipping.by_value is None else bool(clipping.by_value)) is by_value
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("embedding.weight", "embedding"), ("recurrence.cells.0.kernel.weight_ih_l0", "layer_0"),
+     ("recurrence.norms.11.weight", "layer_11"), ("recurrence.initial.1.0", "layer_1"),
+     ("backward_recurrence.cells.2.kernel.bias_hh_l0", "backward_layer_2"), ("bridge.weight", "projection"),
+     ("projection.bias", "projection")],
+)  # fmt: skip
+def test_every_parameter_is_told_with_its_layer_or_its_end_of_the_network(name, group):
+    assert gradient_group(name) == group
 
 
 @pytest.mark.parametrize(("embeddings", "biases"), [(False, False), (True, False), (False, True), (True, True)])
@@ -62,7 +92,7 @@ def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings
     )
     make_optimizer(model, section).step()
     assert (model.projection.weight < 1).all()
-    assert (model.recurrence.layers[0].weight_hh < 1).all()
+    assert (model.recurrence.layers[0].recurrent.weight < 1).all()
     assert (model.embedding.weight < 1).all() == embeddings
     assert (model.projection.bias < 1).all() == biases
 

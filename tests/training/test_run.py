@@ -105,6 +105,45 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resuming(text_file, tmp_pat
     ]
 
 
+def metrics_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "by_norm", "by_value"),
+    [(["training.clipnorm=1.0e-3"], 1.0, None), (["training.clipnorm=1.0e+6"], 0.0, None),
+     (["training.clipnorm=null", "training.clipvalue=1.0e-4"], None, 1.0),
+     (["training.clipnorm=1.0e+6", "training.clipvalue=1.0e+6"], 0.0, 0.0)],
+)  # fmt: skip
+def test_metrics_tell_the_share_of_steps_that_each_limit_clipped(overrides, by_norm, by_value, text_file, tmp_path):
+    train_all(small_config(text_file, *overrides), tmp_path / "run")
+    for line in metrics_of(tmp_path / "run"):
+        assert line["clipped_share"] == by_norm
+        assert line["clipped_by_value_share"] == by_value
+
+
+def test_metrics_tell_the_gradient_of_the_steps_since_the_line_before(text_file, tmp_path):
+    experiment = run.begin(small_config(text_file, "model.num_layers=2"), tmp_path / "run")
+    events = [event for event in run.run(experiment) if isinstance(event, run.Progress | run.Evaluated)]
+    norms = [float(event.clipping.norm) for event in events if isinstance(event, run.Progress)]
+    first, second = metrics_of(tmp_path / "run")
+    for line, told in ((first, norms[:6]), (second, norms[6:])):
+        assert line["gradient_norm"] == pytest.approx(sum(told) / 6)
+        assert line["gradient_norm_max"] == pytest.approx(max(told))
+        assert list(line["gradient_norms"]) == ["embedding", "layer_0", "layer_1", "projection"]
+        squares = sum(norm**2 for norm in line["gradient_norms"].values())
+        assert squares == pytest.approx(sum(norm**2 for norm in told) / 6)
+
+
+def test_the_gradient_of_each_group_is_the_root_mean_square_over_steps(text_file, tmp_path):
+    experiment = run.begin(small_config(text_file, "training.evaluations=1"), tmp_path / "run")
+    norms = [event.clipping.norms for event in run.run(experiment) if isinstance(event, run.Progress)]
+    names = [name for name, _ in experiment.model.named_parameters()]
+    embedding = torch.stack(norms)[:, names.index("embedding.weight")]
+    (line,) = metrics_of(tmp_path / "run")
+    assert line["gradient_norms"]["embedding"] == pytest.approx(embedding.square().mean().sqrt().item())
+
+
 def test_a_text_that_has_changed_is_told_on_resuming(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("A text that will change. " * 60)

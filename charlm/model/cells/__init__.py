@@ -1,0 +1,1 @@
+"""One step of every recurrence: (x, state) → (y, state)."""
