@@ -1,10 +1,11 @@
 """The configuration: defaults, overrides, mistakes, and the file that it prints."""
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import Cell, Config, check_config, dump, load_config, shipped
+from charlm.config import CELL_OPTIONS, Cell, Config, check_config, dump, load_config, shipped
 from charlm.errors import ConfigError
 
 
@@ -139,3 +140,166 @@ def test_any_data_is_a_configuration_or_a_clear_error(data):
         assert isinstance(check_config(data, "here"), Config)
     except ConfigError as error:
         assert str(error).startswith("here: ")
+
+
+# The network.
+
+
+@pytest.mark.parametrize(
+    "kind", ["bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm"]
+)
+def test_every_recurrence_is_named_in_short_or_as_a_section(kind):
+    short = load_config(None, [f"model.cell={kind}"]).model.cell
+    assert short == check_config({"model": {"cell": {"kind": kind}}}, "here").model.cell == Cell(kind=kind)
+    assert short.kind == kind and short.options == CELL_OPTIONS.get(kind, ())
+
+
+# A cell section each that uses every option of its kind, and what of it is printed.
+CELL_SECTIONS = {
+    "bag": {},
+    "elman": {"activation": "relu"},
+    "gru": {"reset": "before"},
+    "lstm": {"peepholes": ["input", "output"], "peephole_weights": "full", "without": ["output_activation"],
+             "coupled": True, "full_gate_recurrence": True},
+    "nested_lstm": {"depth": 3},
+    "mogrifier_lstm": {"rounds": 2, "rank": None},
+    "min_gru": {},
+    "min_lstm": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CELL_SECTIONS)
+def test_a_printed_cell_has_the_options_of_its_kind_alone_and_reads_back_as_itself(tmp_path, kind):
+    given = {"kind": kind, **CELL_SECTIONS[kind]}
+    config = check_config({"model": {"cell": given}}, "here")
+    printed = dump(config)
+    path = tmp_path / "printed.yaml"
+    path.write_text(printed, encoding="utf-8")
+    assert list(yaml.safe_load(printed)["model"]["cell"]) == list(given)
+    assert load_config(path) == config
+    for option, value in CELL_SECTIONS[kind].items():
+        assert getattr(load_config(path).model.cell, option) == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize("option", sorted({option for options in CELL_OPTIONS.values() for option in options}))
+def test_an_option_is_refused_by_every_kind_but_its_own(option):
+    (owner,) = [kind for kind, options in CELL_OPTIONS.items() if option in options]
+    value = CELL_SECTIONS[owner][option]
+    for kind in CELL_SECTIONS:
+        if kind != owner:
+            section = {"model": {"cell": {"kind": kind, option: value}}}
+            with pytest.raises(ConfigError, match=rf"here: model\.cell {option}: .*of {owner}.*{kind}.*remove it"):
+                check_config(section, "here")
+
+
+def test_another_kind_on_the_command_line_does_not_inherit_the_options_of_the_file_s(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("model: {cell: {kind: lstm, peepholes: [input]}}", encoding="utf-8")
+    assert load_config(path, ["model.cell=gru"]).model.cell == Cell(kind="gru")
+    assert load_config(path, ["model.cell.coupled=true"]).model.cell.peepholes == ("input",)
+    with pytest.raises(ConfigError, match="peepholes: is an option of lstm; kind gru has none such; remove it"):
+        load_config(path, ["model.cell.kind=gru"])
+
+
+def test_one_name_stands_for_a_list_of_one():
+    cell = load_config(None, ["model.cell={peepholes: input, without: output_gate}"]).model.cell
+    assert (cell.peepholes, cell.without) == (("input",), ("output_gate",))
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("{kind: lstn}", "model.cell.kind must be 'bag', 'elman', 'gru'"),
+        ("{kind: lstm, peephole: [input]}", "model.cell.peephole (nearest: model.cell.peepholes)"),
+        ("{activation: swish, kind: elman}", "model.cell.activation must be 'tanh', 'relu' or 'sigmoid', got 'swish'"),
+        ("{kind: gru, reset: behind}", "model.cell.reset must be 'after', 'before' or 'none', got 'behind'"),
+        ("{peepholes: [in]}", "model.cell.peepholes must be 'input', 'forget' or 'output', got 'in'"),
+        ("{without: [forget]}", "model.cell.without must be 'input_gate', 'forget_gate', 'output_gate'"),
+        ("{kind: nested_lstm, depth: 1}", "model.cell.depth must be greater than or equal to 2, got 1"),
+        ("{kind: mogrifier_lstm, rounds: 0}", "model.cell.rounds must be greater than or equal to 1, got 0"),
+        ("{kind: mogrifier_lstm, rank: 0}", "model.cell.rank must be greater than or equal to 1, got 0"),
+        ("{peepholes: [input], without: [input_gate]}", "peepholes: the input gate is left out"),
+        ("{peepholes: [input, output], without: [output_gate]}", "peepholes: the output gate is left out"),
+        ("{peepholes: [forget], coupled: true}", "with coupled the forget gate is 1 - the input gate and sees nothing"),
+        ("{coupled: true, without: [input_gate]}", "coupled: joins input and forget gate, but input_gate is left out"),
+        ("{coupled: true, without: [forget_gate]}", "coupled: joins input and forget gate, but forget_gate is left"),
+        ("{peephole_weights: full}", "peephole_weights: there are no peepholes; name them"),
+        ("{full_gate_recurrence: true, without: [input_gate, output_gate, forget_gate]}",
+         "full_gate_recurrence: every gate is left out, so there is none to recur; remove one"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_cannot_be_is_refused_with_its_reason(cell, problem):
+    with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:
+        load_config(None, [f"model.cell={cell}"])
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("{hidden_size: []}", "model.hidden_size"),
+        ("{hidden_size: [8, 0]}", "model.hidden_size must be greater than or equal to 1, got 0"),
+        ("{hidden_size: [8, 4], num_layers: 3}", "hidden_size: is a list of 2, but num_layers is 3; remove num_layers"),
+        ("{hidden_size: [8, 4], skip: residual}", "skip: residual adds layers up, so all of hidden_size must be equal, "
+         "got [8, 4]"),
+        ("{hidden_size: [8, 4], skip: sum}", "skip: sum adds layers up"),
+        ("{embedding: one-hot}", "model.embedding must be 'learned', 'one_hot' or 'pretrained', got 'one-hot'"),
+        ("{embedding: pretrained}", "embedding: pretrained needs vectors, a file of them"),
+        ("{vectors: x.txt}", "vectors: is read with embedding: pretrained alone, got learned"),
+        ("{vectors: x.txt, embedding: one_hot}", "vectors: is read with embedding: pretrained alone, got one_hot"),
+        ("{vectors: ''}", "model.vectors"),
+        ("{freeze_embedding: true}", "freeze_embedding: is read with embedding: pretrained alone, got learned"),
+        ("{embedding: one_hot, tied: true}", "tied: one_hot has no matrix to share; remove one of the two"),
+        ("{embedding: pretrained, vectors: x, freeze_embedding: true, tied: true}",
+         "tied: freeze_embedding would freeze the projection with it; remove one of the two"),
+        ("{direction: sideways}", "model.direction must be 'forward', 'backward' or 'both', got 'sideways'"),
+        ("{initial_state: random}", "model.initial_state must be 'zero' or 'learned', got 'random'"),
+        ("{recurrent_gain: 0}", "model.recurrent_gain must be greater than 0, got 0"),
+        ("{layer_norm: perhaps}", "model.layer_norm"),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_is_refused_with_its_reason(model, problem):
+    with pytest.raises(ConfigError, match=r"^here: [^\n]*$") as caught:
+        check_config({"model": yaml.safe_load(model)}, "here")
+    assert problem in str(caught.value)
+
+
+def test_a_list_of_sizes_is_a_list_of_layers():
+    model = load_config(None, ["model.hidden_size=[8, 4, 2]"]).model
+    assert (model.hidden_sizes, model.num_layers) == ((8, 4, 2), 3)
+    model = load_config(None, ["model.hidden_size=[8, 4]", "model.num_layers=2"]).model
+    assert model.hidden_sizes == (8, 4)
+
+
+def test_one_size_is_that_of_every_layer():
+    for size in ("8", "[8]"):
+        model = load_config(None, [f"model.hidden_size={size}", "model.num_layers=3"]).model
+        assert (model.hidden_sizes, model.num_layers) == ((8, 8, 8), 3)
+
+
+def test_layers_of_one_size_may_be_added_up_also_as_a_list():
+    assert load_config(None, ["model.hidden_size=[8, 8]", "model.skip=sum"]).model.hidden_sizes == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["model.hidden_size=[8, 4, 2]"], ["model.hidden_size=[8]", "model.num_layers=2"],
+     ["model.embedding=pretrained", "model.vectors=a b.txt", "model.freeze_embedding=true"],
+     ["model.embedding=one_hot", "model.layer_norm=true", "model.direction=both", "model.initial_state=learned",
+      "model.recurrent_gain=1.0e-3"]],
+    ids=["sizes", "one_size", "pretrained", "all_else"],
+)  # fmt: skip
+def test_a_printed_network_reads_back_as_itself(tmp_path, overrides):
+    config = load_config(None, overrides)
+    path = tmp_path / "printed.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert load_config(path).model.hidden_sizes == config.model.hidden_sizes
+
+
+def test_a_network_is_a_plain_lstm_where_nothing_is_said():
+    model = load_config().model
+    assert model.cell == Cell(kind="lstm")
+    assert not any(getattr(model.cell, option) for option in model.cell.options if option != "peephole_weights")
+    assert (model.embedding, model.direction, model.skip, model.initial_state) == ("learned", "forward", "none", "zero")
+    assert not (model.layer_norm or model.tied or model.freeze_embedding)

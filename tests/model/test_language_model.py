@@ -159,12 +159,12 @@ def test_the_networks_have_every_way_of_standing_around_the_cells():
 def test_a_few_steps_of_training_in_bf16_learn_a_toy_sequence(name):
     torch.manual_seed(1)
     model = LanguageModel(Model(cell=CELLS[name], hidden_size=8, embedding_size=6), 4)
-    text = torch.tensor([0, 1, 0, 2, 0, 1, 0, 3, 0])[:, None].expand(-1, 2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    text = torch.tensor([0, 1, 0, 2, 0, 3])[:, None].expand(-1, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     with torch.no_grad():
         exact, _ = model(text[:-1])
     losses = []
-    for step in range(25):
+    for step in range(24):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits, _ = model(text[:-1])
         if step == 0:
