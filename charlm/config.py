@@ -26,7 +26,7 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 
 def _as_list(value: object) -> object:
     """Accept one name or number where a list of them is meant."""
-    return (value,) if isinstance(value, str | int) else value
+    return (value,) if isinstance(value, str | int | float) else value
 
 
 def _as_cell(value: object) -> object:

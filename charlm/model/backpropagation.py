@@ -105,12 +105,15 @@ class _Window(torch.autograd.Function):
                 rows.put(time, vector)
             ctx.kept.append(results[kept:])
         ctx.program, ctx.precision = program, precision
-        return outputs.whole, *state
+        ctx.save_for_backward(*rest)
+        # What is returned comes to refer to ctx: were it kept here too, neither would ever be freed.
+        return outputs.whole, *(part.clone() for part in state)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         program: Program = ctx.program
+        _ = ctx.saved_tensors  # Raises if what the loop back reads again was changed since.
         outputs, *state = gradients
         found = [_Rows(len(outputs)) for _ in range(max(program.gradients, default=0) + 1)]
         for time in reversed(range(len(outputs))):
