@@ -15,13 +15,13 @@ demo: $(READY)
 	$(BIN)/charlm sample runs/demo --temperature 0.7 --length 600
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py

@@ -3,7 +3,7 @@
 Every network is the one of configs/shakespeare.yaml but for its recurrence and its size, which is chosen so that all
 have as many parameters as an LSTM of --hidden units, within three in a hundred. Each trains for --seconds on its own,
 so the machine must have nothing else to do; the loss is of the whole validation split, scored exactly afterwards. One
-that diverges begins again with a quarter of the rate, and the table shows the rate.
+that diverges, or ends worse than guessing, begins again with a quarter of the rate; the table shows the rate.
 
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
 """
@@ -14,6 +14,7 @@ sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library'
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -81,9 +82,11 @@ def measure(name: str, target: int, vocabulary: int, given: argparse.Namespace) 
             with tempfile.TemporaryDirectory() as folder:
                 run = charlm.train(config, out=Path(folder) / "run")
                 score = run.perplexity()
-            break
+            if score.loss_nats < math.log(vocabulary):  # Of guessing.
+                break
         except DivergenceError:
-            rate /= 4
+            pass
+        rate /= 4
     count = parameters(CELLS[name], size, vocabulary)
     print(f"{name:<27} {size:>6} {count:>10,} {run.state['step']:>6,} {rate:>8.2g} {score.loss_nats:>7.4f} "
           f"{score.bits_per_character:>6.3f}", flush=True)  # fmt: skip

@@ -22,7 +22,7 @@ from charlm.data.windows import WARM_UP, record_spans, reverse
 from charlm.errors import CharlmError, CorpusError
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
-from charlm.model.recurrence import Run, run
+from charlm.model.recurrence import Run
 
 SHORTEST_WINDOW, _SHORTEST_RECORD = 3, 4  # Tokens: a line through distances 1 and 2, and through 1 to 3.
 _PARTS = ("hidden", "memory")  # What the first two parts of a state are; others are not told.
@@ -227,7 +227,7 @@ def _norms(
     states = None
     with torch.no_grad():
         for first in range(0, warm_up, window):
-            _, states = model(inputs[first : min(first + window, warm_up)], states, run=_run)
+            _, states = model(inputs[first : min(first + window, warm_up)], states)
     trace: list[list[State]] = []
     logits, _ = model(inputs[warm_up:], states, run=_recorded(trace))
     columns = torch.arange(len(targets), device=targets.device)
@@ -241,10 +241,6 @@ def _norms(
     ]
 
 
-def _run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-    return run(cell, x.to(state[0].dtype), state)  # One-hot vectors come in float32.
-
-
 def _recorded(trace: list[list[State]]) -> Run:
     """Return the plain loop over a window, which notes the states after each token, a list a layer."""
 
@@ -252,7 +248,7 @@ def _recorded(trace: list[list[State]]) -> Run:
         # So that states have a gradient even where nothing before them is learnt: a bag of one-hot tokens.
         state = tuple(part.detach().requires_grad_() for part in state)
         states = []
-        for projected in cell.project(x.to(state[0].dtype)).unbind():
+        for projected in cell.project(x).unbind():
             state = cell.advance(projected, state)
             states.append(state)
         trace.append(states)

@@ -87,10 +87,12 @@ def new_cell(name: str, dtype: torch.dtype = torch.float64) -> Cell:
     return cell.to(dtype)
 
 
-@cache
 def cell_of(name: str, dtype: torch.dtype = torch.float64) -> Cell:
     """The same, one for all tests that leave it as it is: its step is then traced once."""
-    return new_cell(name, dtype)
+    return one_cell(name, dtype)
+
+
+one_cell = cache(new_cell)
 
 
 def window_of(

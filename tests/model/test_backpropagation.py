@@ -192,16 +192,17 @@ def test_a_second_derivative_is_refused_instead_of_wrong(name):
 
 
 @some_traced_cells
-@pytest.mark.parametrize("change", ["first_state", "last_state", "weights"])
+@pytest.mark.parametrize("change", ["input", "first_state", "last_state", "weights"])
 def test_what_is_changed_in_place_after_a_window_is_refused_or_without_effect(name, change, changeable):
     """As in all of torch: an error perhaps, a wrong gradient never."""
     cell = changeable
     x, state = window_of(cell)
     expected = gradients_of(cell, run_stepwise(cell, x, state)[0].sum(), x, state)
-    for number in range(len(list(cell.parameters())) if change == "weights" else cell.parts):
-        given = tuple(part.clone() for part in state)
-        y, after = run(cell, x, given)
-        tensor = {"first_state": given, "last_state": after, "weights": list(cell.parameters())}[change][number]
+    weights = list(cell.parameters())
+    for number in range({"input": 1, "weights": len(weights)}.get(change, cell.parts)):
+        read, given = x.clone(), tuple(part.clone() for part in state)
+        y, after = run(cell, read, given)
+        tensor = {"input": [read], "first_state": given, "last_state": after, "weights": weights}[change][number]
         old = tensor.detach().clone()
         with torch.no_grad():
             tensor.mul_(3.0)
