@@ -27,8 +27,8 @@ class MogrifierLSTM(Cell):
         self.mogrifier = nn.ModuleList(_round(*shapes[number % 2], rank) for number in range(rounds))
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the input as it is: the hidden state changes it first."""
-        return x
+        """Return the input as it is, for the hidden state changes it first: a copy, which nobody else can write to."""
+        return x.clone()
 
     def advance(self, projected: Tensor, state: State) -> State:
         """Advance the state by one token; see `Cell.advance`. `projected` is x, (batch, input)."""
