@@ -151,20 +151,25 @@ class Cell(Section):
         return ["kind", *self.options]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Cell":
+    def _has_options_of_its_kind(self) -> "Cell":
         owners = {option: kind for kind, options in CELL_OPTIONS.items() for option in options}
         for name, owner in owners.items():
             if name not in self.options and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: is an option of {owner}; kind {self.kind} has none such; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Cell":
         for name in self.peepholes:
             if f"{name}_gate" in self.without:
                 raise ValueError(
                     f"peepholes: the {name} gate is left out, so nothing sees through its peephole; remove one"
                 )
-        if self.coupled and "forget" in self.peepholes:
-            raise ValueError(
-                "peepholes: with coupled the forget gate is 1 - the input gate and sees nothing; remove forget"
-            )
+        if self.coupled and "forget" in self.peepholes:  # The two gates are one, and its weights are the input gate's.
+            if "input" in self.peepholes:
+                raise ValueError("peepholes: with coupled the input and forget gate are one; name one of the two")
+            named = tuple("input" if name == "forget" else name for name in self.peepholes)
+            object.__setattr__(self, "peepholes", named)
         for name in ("input_gate", "forget_gate"):
             if self.coupled and name in self.without:
                 raise ValueError(f"coupled: joins input and forget gate, but {name} is left out; remove one of the two")

@@ -220,7 +220,7 @@ def test_one_name_stands_for_a_list_of_one():
         ("{kind: mogrifier_lstm, rank: 0}", "model.cell.rank must be greater than or equal to 1, got 0"),
         ("{peepholes: [input], without: [input_gate]}", "peepholes: the input gate is left out"),
         ("{peepholes: [input, output], without: [output_gate]}", "peepholes: the output gate is left out"),
-        ("{peepholes: [forget], coupled: true}", "with coupled the forget gate is 1 - the input gate and sees nothing"),
+        ("{peepholes: [input, forget], coupled: true}", "with coupled the input and forget gate are one; name one"),
         ("{coupled: true, without: [input_gate]}", "coupled: joins input and forget gate, but input_gate is left out"),
         ("{coupled: true, without: [forget_gate]}", "coupled: joins input and forget gate, but forget_gate is left"),
         ("{peephole_weights: full}", "peephole_weights: there are no peepholes; name them"),
@@ -303,3 +303,8 @@ def test_a_network_is_a_plain_lstm_where_nothing_is_said():
     assert not any(getattr(model.cell, option) for option in model.cell.options if option != "peephole_weights")
     assert (model.embedding, model.direction, model.skip, model.initial_state) == ("learned", "forward", "none", "zero")
     assert not (model.layer_norm or model.tied or model.freeze_embedding)
+
+
+def test_the_peephole_of_coupled_gates_may_be_named_by_either():
+    cell = load_config(None, ["model.cell={kind: lstm, peepholes: [forget, output], coupled: true}"]).model.cell
+    assert cell.peepholes == ("input", "output")

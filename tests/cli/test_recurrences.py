@@ -13,7 +13,7 @@ SETTINGS = [part for override in SMALL for part in ("--set", override)]
 KINDS = [
     "bag", "elman", "{kind: elman, activation: sigmoid}", "gru", "{kind: gru, reset: before}",
     "{kind: gru, reset: none}", "lstm", "{kind: lstm, peepholes: [forget, output]}",
-    "{kind: lstm, coupled: true, peepholes: output}",
+    "{kind: lstm, peepholes: [forget, output], coupled: true}",
     "{kind: lstm, peepholes: [input, forget, output], peephole_weights: full}",
     "{kind: lstm, without: [input_gate, output_activation]}", "{kind: lstm, full_gate_recurrence: true}",
     "nested_lstm", "{kind: nested_lstm, depth: 3}", "mogrifier_lstm", "{kind: mogrifier_lstm, rounds: 2, rank: null}",
