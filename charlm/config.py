@@ -170,9 +170,9 @@ class Cell(Section):
                 raise ValueError("peepholes: with coupled the input and forget gate are one; name one of the two")
             named = tuple("input" if name == "forget" else name for name in self.peepholes)
             object.__setattr__(self, "peepholes", named)
-        for name in ("input_gate", "forget_gate"):
-            if self.coupled and name in self.without:
-                raise ValueError(f"coupled: joins input and forget gate, but {name} is left out; remove one of the two")
+        for gate in ("input_gate", "forget_gate"):
+            if self.coupled and gate in self.without:
+                raise ValueError(f"coupled: joins input and forget gate, but {gate} is left out; remove one of the two")
         if self.peephole_weights == "full" and not self.peepholes:
             raise ValueError(
                 "peephole_weights: there are no peepholes; name them, as in peepholes: [input, forget, output]"
