@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,7 +21,7 @@ from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
 from charlm.evaluation.agreement import Agreement, ask_pairs, ask_sentences, draw_sentences, read_pairs
 from charlm.evaluation.gradients import Gradients, measure_gradients
-from charlm.evaluation.perplexity import Perplexity, measure, unigram_loss_nats
+from charlm.evaluation.perplexity import Perplexity, fitted_temperature, measure, unigram_loss_nats
 from charlm.evaluation.sentences import log_probabilities
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.fill import fill
@@ -223,6 +223,7 @@ class Run:
         split: Part = "valid",
         streams: int = 1,
         precision: str = "fp32",
+        temperature: float | Literal["fit"] = 1.0,
     ) -> Perplexity:
         """Score the model on a text: each token is predicted once, with the state carried through the whole text.
 
@@ -232,15 +233,22 @@ class Run:
             split: With neither, a part of the run's own corpus.
             streams: More than one reads pieces side by side, faster and not quite exact.
             precision: `fp32` or `bf16`.
+            temperature: What logits are divided by; `fit`: what is best on the validation split of the run's corpus.
 
         Raises:
-            CharlmError: The text cannot be read, or has nothing to score.
+            CharlmError: The text cannot be read, or has nothing to score; or there is nothing to fit on.
         """
         tokens, name = self._text_to_score(text, paths, split)
         mode = self.config.corpus.mode or "stream"
         began = time.perf_counter()
         dtype = choose_precision(precision, self.device)
-        score = measure(self.model, tokens, mode=mode, streams=streams, device=self.device, precision=dtype)
+        fitted = temperature == "fit"
+        if temperature == "fit":
+            held_out, _ = self._text_to_score(None, (), "valid")
+            temperature = fitted_temperature(self.model, held_out, mode=mode, device=self.device, precision=dtype)
+        score = measure(
+            self.model, tokens, mode=mode, streams=streams, device=self.device, precision=dtype, temperature=temperature
+        )
         counts = tokens.counts
         exact = streams == 1 or mode == "records"
         return Perplexity(
@@ -253,6 +261,7 @@ class Run:
                 "level": self.config.tokenizer.level, "mode": mode, "direction": self.model.direction,
                 "state": "zero at each record" if mode == "records" else "carried through the whole text" if exact
                 else f"{streams} streams, each warmed up on {WARM_UP} tokens",
+                "temperature": round(temperature, 4), **({"temperature_fitted_on": "valid"} if fitted else {}),
                 "precision": precision, "device": str(self.device), "seed": self.config.training.seed,
                 "version": charlm.__version__,
             },

@@ -15,10 +15,11 @@ BUDGETS = ("minutes", "steps", "epochs")
 # What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
+_OF_WHOLE = {"tied": "the embedding's matrix", "mixture": "mixed"}
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
-    "lstm": ("peepholes", "peephole_weights", "without", "coupled", "full_gate_recurrence"),
+    "lstm": ("peepholes", "peephole_weights", "without", "coupled", "capped", "full_gate_recurrence"),
     "nested_lstm": ("depth",),
     "mogrifier_lstm": ("rounds", "rank"),
 }
@@ -37,6 +38,7 @@ def _as_cell(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Cutoffs = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_as_list)]
 Gates = Annotated[tuple[Literal["input", "forget", "output"], ...], BeforeValidator(_as_list)]
 LeftOut = Annotated[
     tuple[Literal["input_gate", "forget_gate", "output_gate", "input_activation", "output_activation"], ...],
@@ -136,6 +138,7 @@ class Cell(Section):
         "output_activation.",
     )  # fmt: skip
     coupled: bool = Field(False, description="lstm: the forget gate is 1 - the input gate.")
+    capped: bool = Field(False, description="lstm: the input gate is at most 1 - the forget gate (Melis et al. 2018).")
     full_gate_recurrence: bool = Field(False, description="lstm: gates also see the gates of the token before.")
     depth: int = Field(2, ge=2, description="nested_lstm: LSTMs in one another.")
     rounds: int = Field(5, ge=1, description="mogrifier_lstm: times that input and state gate each other, in turn.")
@@ -170,9 +173,16 @@ class Cell(Section):
                 raise ValueError("peepholes: with coupled the input and forget gate are one; name one of the two")
             named = tuple("input" if name == "forget" else name for name in self.peepholes)
             object.__setattr__(self, "peepholes", named)
+        if self.coupled and self.capped:
+            raise ValueError(
+                "capped: with coupled the input gate is 1 - the forget gate already; remove one of the two"
+            )
         for gate in ("input_gate", "forget_gate"):
-            if self.coupled and gate in self.without:
-                raise ValueError(f"coupled: joins input and forget gate, but {gate} is left out; remove one of the two")
+            option = "coupled" if self.coupled else "capped"
+            if (self.coupled or self.capped) and gate in self.without:
+                raise ValueError(
+                    f"{option}: joins input and forget gate, but {gate} is left out; remove one of the two"
+                )
         if self.peephole_weights == "full" and not self.peepholes:
             raise ValueError(
                 "peephole_weights: there are no peepholes; name them, as in peepholes: [input, forget, output]"
@@ -213,9 +223,24 @@ class Model(Section):
     recurrent_gain: float = Field(1.0, gt=0, description="Gain of the recurrent matrices, orthogonal at first: above 1 "
                                   "states and gradients can explode, below they vanish sooner.")  # fmt: skip
     tied: bool = Field(False, description="Embedding and projection share one matrix (Press and Wolf 2017).")
-    embedding_dropout: Share = Field(0.0, description="Share of the embedding's units dropped.")
-    dropout: Share = Field(0.0, description="Share of units dropped between layers.")
+    mixture: int = Field(1, ge=1, description="Softmaxes that are mixed (Yang et al. 2018): for words; 10 to 15 help.")
+    adaptive_cutoffs: Cutoffs = Field(
+        (), description="Ids at which the vocabulary, frequent tokens first, is cut for an adaptive softmax (Grave et "
+        "al. 2017), as in [2000, 10000]: for vocabularies of tens of thousands.",
+    )  # fmt: skip
+    word_dropout: Share = Field(0.0, description="Share of the vocabulary whose embeddings are dropped, whole, for a "
+                                "window (Gal and Ghahramani 2016).")  # fmt: skip
+    embedding_dropout: Share = Field(
+        0.0, description="Share of the embedding's units dropped: the first layer's input."
+    )
+    dropout: Share = Field(0.0, description="Share of units dropped between layers (Zaremba et al. 2014).")
     output_dropout: Share = Field(0.0, description="Share of units dropped before the projection.")
+    dropout_mask: Literal["token", "window"] = Field(
+        "token", description="token: other units are dropped at each token; window: the same ones for a whole window, "
+        "variational dropout (Gal and Ghahramani 2016).",
+    )  # fmt: skip
+    weight_dropout: Share = Field(0.0, description="Share of the recurrent matrices' weights dropped for a window "
+                                  "(Merity et al. 2018).")  # fmt: skip
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
@@ -239,10 +264,24 @@ class Model(Section):
         for name in ("vectors", "freeze_embedding"):
             if self.embedding != "pretrained" and getattr(self, name):
                 raise ValueError(f"{name}: is read with embedding: pretrained alone, got {self.embedding}")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_fit_together(self) -> "Model":
         if self.tied and (self.embedding == "one_hot" or self.freeze_embedding):
             reason = ("one_hot has no matrix to share" if self.embedding == "one_hot"
                       else "freeze_embedding would freeze the projection with it")  # fmt: skip
             raise ValueError(f"tied: {reason}; remove one of the two")
+        if self.adaptive_cutoffs:
+            for name, given in (("tied", self.tied), ("mixture", self.mixture > 1)):
+                if given:
+                    raise ValueError(
+                        f"adaptive_cutoffs: a projection in parts cannot be {_OF_WHOLE[name]}; remove {name}"
+                    )
+            if list(self.adaptive_cutoffs) != sorted(set(self.adaptive_cutoffs)):
+                raise ValueError(f"adaptive_cutoffs: must rise, got {list(self.adaptive_cutoffs)}")
+        if self.embedding == "one_hot" and self.word_dropout:
+            raise ValueError("word_dropout: one_hot has no embeddings to drop; use embedding_dropout")
         return self
 
 
@@ -255,21 +294,46 @@ class Training(Section):
     batch_size: int = Field(16, ge=1, description="Streams or records side by side in a step: small batches "
                             "take more steps, and steps are what a minute is short of.")  # fmt: skip
     window: int = Field(64, ge=1, description="Tokens in a step of truncated backpropagation through time.")
-    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = Field("adamw", description="The optimizer.")
+    vary_window: bool = Field(False, description="stream: windows of varying length, mostly `window`, so that they "
+                              "end elsewhere in each epoch (Merity et al. 2018).")  # fmt: skip
+    partial_shuffle: bool = Field(False, description="stream: each epoch begins elsewhere in each of the streams "
+                                  "(Press 2019).")  # fmt: skip
+    optimizer: Literal["adamw", "adam", "nadam", "rmsprop", "sgd", "muon"] = Field(
+        "adamw", description="The optimizer; muon: Muon on the recurrent layers' matrices, gate by gate, AdamW on the "
+        "rest (Jordan et al. 2024).",
+    )  # fmt: skip
     learning_rate: float = Field(8.0e-3, gt=0, description="Peak rate of the schedule: high, for a run of minutes with "
                                  "a small batch; for hours or several layers, a quarter of it.")  # fmt: skip
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients; momentum for sgd.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients; momentum for sgd and muon; 0 "
+                         "for Adam without it (Melis et al. 2018).")  # fmt: skip
     beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the mean of squared gradients: 0.99 adapts "
                          "within the few thousand steps of a short run.")  # fmt: skip
     weight_decay: float = Field(0.1, ge=0, description="Weight decay on the matrices: at high rates 0.1 to 0.2 beats "
                                 "0.01.")  # fmt: skip
     decay_embeddings: bool = Field(False, description="Weight decay on embeddings too.")
     decay_biases: bool = Field(False, description="Weight decay on biases too.")
-    schedule: Literal["linear", "cosine", "constant", "trapezoid"] = Field(
-        "linear", description="After the warm-up: fall to zero by a line or a cosine, stay constant, or stay "
-        "and fall over the last fifth (trapezoid).",
+    schedule: Literal["linear", "cosine", "constant", "trapezoid", "plateau"] = Field(
+        "linear", description="After the warm-up: fall to zero by a line or a cosine, stay constant, stay and fall "
+        "over the last fifth (trapezoid), or be quartered after each evaluation that is no new best (plateau).",
     )  # fmt: skip
     warmup_steps: int = Field(100, ge=0, description="Steps in which the rate rises from zero.")
+    averaging: Literal["none", "exponential", "triggered"] = Field(
+        "none", description="Weights that are scored and kept: the last; their exponential mean; or, from where "
+        "validation stops falling, the mean of all since (NT-ASGD, Merity et al. 2018).",
+    )  # fmt: skip
+    average_steps: float = Field(200.0, ge=1, description="exponential: steps that the mean reaches back, about; its "
+                                 "decay is 1 - 1 / average_steps.")  # fmt: skip
+    trigger_evaluations: int = Field(5, ge=1, description="triggered: averaging begins when validation has not fallen "
+                                     "below what it was so many evaluations ago.")  # fmt: skip
+    label_smoothing: Share = Field(0.0, description="Share of the target's probability that is spread over the whole "
+                                   "vocabulary (Szegedy et al. 2016); not part of any score.")  # fmt: skip
+    activation_regularization: float = Field(
+        0.0, ge=0, description="Weight of the mean square of what the projection reads (Merity et al. 2018: 2)."
+    )
+    temporal_regularization: float = Field(
+        0.0, ge=0, description="Weight of the mean square of the output's change from token to token (Merity et al. "
+        "2018: 1).",
+    )  # fmt: skip
     clipnorm: float | None = Field(64.0, gt=0, description="Largest norm of the gradient of the sum over "
                                    "time; about the window times what one would give for a mean.")  # fmt: skip
     clipvalue: float | None = Field(None, gt=0, description="Largest size of a component of that gradient.")
@@ -334,7 +398,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: The file is missing or no YAML, or some keys or values are wrong: all of them are told.
     """
     place, data = ("defaults", {}) if path is None else _read(_find(Path(path)))
-    return check_config(_override(data, overrides), place)
+    return check_config(override(data, overrides), place)
 
 
 def check_config(data: Mapping[str, Any], place: str) -> Config:
@@ -352,6 +416,27 @@ def check_config(data: Mapping[str, Any], place: str) -> Config:
 def dump(config: Config) -> str:
     """Return `config` as YAML with a comment a field, ready to be saved and used."""
     return "\n".join(_lines(config, depth=0)) + "\n"
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with each `section.key=value` put in its place.
+
+    Raises:
+        ConfigError: One has another form, or its value is not YAML.
+    """
+    data = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for change in overrides:
+        dotted, equals, text = change.partition("=")
+        section, dot, key = dotted.strip().partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--set {change}: must be section.key=value, as in model.hidden_size=256")
+        values = data.get(section) or {}
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {change}: {section} is no section here, but {values!r}")
+        if section == "training" and key in BUDGETS:  # One budget takes another's place.
+            values = {name: value for name, value in values.items() if name not in BUDGETS}
+        data[section] = values | _nested(key.split("."), _parse(text, change), values)
+    return data
 
 
 def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> str:
@@ -382,23 +467,6 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold sections such as model: and training:, got {str(data)[:40]!r}")
     return str(path), data or {}
-
-
-def _override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `data` with each `section.key=value` put in its place."""
-    data = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
-    for override in overrides:
-        dotted, equals, text = override.partition("=")
-        section, dot, key = dotted.strip().partition(".")
-        if not (equals and dot and key):
-            raise ConfigError(f"--set {override}: must be section.key=value, as in model.hidden_size=256")
-        values = data.get(section) or {}
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {section} is no section here, but {values!r}")
-        if section == "training" and key in BUDGETS:  # One budget takes another's place.
-            values = {name: value for name, value in values.items() if name not in BUDGETS}
-        data[section] = values | _nested(key.split("."), _parse(text, override), values)
-    return data
 
 
 def _parse(text: str, override: str) -> object:

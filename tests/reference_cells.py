@@ -15,7 +15,7 @@ Weights = dict[str, np.ndarray]
 
 # What a test need not say: the fields of the cell section and of the model section where nothing else is meant.
 CELL = {"activation": "tanh", "reset": "after", "peepholes": (), "peephole_weights": "diagonal", "without": (),
-        "coupled": False, "full_gate_recurrence": False}  # fmt: skip
+        "coupled": False, "capped": False, "full_gate_recurrence": False}  # fmt: skip
 MODEL = {"embedding": "learned", "skip": "none", "layer_norm": False, "initial_state": "zero", "tied": False}
 
 
@@ -96,7 +96,7 @@ def lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
 
 
 def is_plain(options: dict) -> bool:
-    return not (options["peepholes"] or options["without"] or options["coupled"] or options["full_gate_recurrence"])
+    return not any(options[name] for name in ("peepholes", "without", "coupled", "capped", "full_gate_recurrence"))
 
 
 def plain_lstm(x: Vector, state: State, w: Weights) -> State:
@@ -139,6 +139,8 @@ def lstm_variant(x: Vector, state: State, w: Weights, options: dict) -> State:
 
     i = gate("input", c)
     f = 1 - i if options["coupled"] else gate("forget", c)
+    if options["capped"]:
+        i = np.where(i > 1 - f, 1 - f, i)
     if "input_activation" not in options["without"]:
         candidate = np.tanh(candidate)
     c = f * c + i * candidate

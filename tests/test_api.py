@@ -26,6 +26,19 @@ def test_several_streams_score_about_as_one(trained):
     )
 
 
+def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_split_and_is_told(trained):
+    run = charlm.load(trained)
+    fitted = run.perplexity(temperature="fit")
+    temperature = fitted.settings["temperature"]
+    assert fitted.settings["temperature_fitted_on"] == "valid"
+    assert temperature != 1
+    for other in (1.0, temperature * 1.05, temperature / 1.05):
+        score = run.perplexity(temperature=other)
+        assert fitted.loss_nats < score.loss_nats
+        assert "temperature_fitted_on" not in score.settings
+    assert run.perplexity(TEXT, temperature="fit").settings["temperature"] == temperature
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}])
 def test_a_setting_out_of_its_range_is_told(trained, wrong):
     with pytest.raises(CharlmError, match=f"{next(iter(wrong))} must"):

@@ -164,17 +164,17 @@ def test_a_state_has_the_vectors_that_its_formula_says_and_runs_as_it_says(row, 
 
 def lstm_variants() -> Iterator[CellSection]:
     """Yield every LSTM that the configuration takes, but for those that run on torch's kernel."""
-    flags = ("coupled", "full_gate_recurrence")
-    for peepholes, without, coupled, full_gate_recurrence, weights in itertools.product(
+    flags = ("coupled", "capped", "full_gate_recurrence")
+    for peepholes, without, coupled, capped, full_gate_recurrence, weights in itertools.product(
         subsets(choices("peepholes")), subsets(choices("without")), *map(choices, flags), choices("peephole_weights")
     ):
-        options = {"kind": "lstm", "peepholes": peepholes, "without": without, "coupled": coupled,
+        options = {"kind": "lstm", "peepholes": peepholes, "without": without, "coupled": coupled, "capped": capped,
                    "full_gate_recurrence": full_gate_recurrence, "peephole_weights": weights}  # fmt: skip
         try:
             cell = check_config({"model": {"cell": options}}, "variant").model.cell
         except ConfigError:
             continue
-        if peepholes or without or coupled or full_gate_recurrence:
+        if peepholes or without or coupled or capped or full_gate_recurrence:
             yield cell
 
 

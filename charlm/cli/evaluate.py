@@ -34,6 +34,9 @@ def perplexity(
     which: Which = "best",
     streams: Annotated[int, typer.Option(min=1, help="1 is exact; more read side by side, faster.")] = 1,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of matrix products.")] = "fp32",
+    temperature: Annotated[
+        str, typer.Option(help="What logits are divided by; fit: what is best on the validation split.")
+    ] = "1",
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -45,9 +48,10 @@ def perplexity(
     """
     from charlm.api import load
 
+    chosen = _number_or_fit(temperature)
     folder, texts = _run_then_texts(run_and_texts or [])
     score = load(folder, which=which, device=device).perplexity(
-        paths=texts, split=split, streams=streams, precision=precision
+        paths=texts, split=split, streams=streams, precision=precision, temperature=chosen
     )
     if as_json:
         print(json.dumps(score.to_json()))
@@ -57,6 +61,18 @@ def perplexity(
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
             print(f"{name:<20} {shown:>14}")
     print(", ".join(f"{name} {value}" for name, value in score.settings.items()))
+
+
+def _number_or_fit(text: str) -> float | Literal["fit"]:
+    if text == "fit":
+        return "fit"
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise typer.BadParameter(f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature")
+    return number
 
 
 @app.command("agreement")

@@ -91,7 +91,7 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.
     """
-    card = _only_card(section)
+    card = card_of(section)
     files = files_of(section.text[0], card) if card else {}
     section = _decided(section, card, files)
     separator = section.separator.encode() if section.separator else None
@@ -133,15 +133,15 @@ def read_text(names: Sequence[str], like: CorpusSection, *, raw: bool) -> Text:
     return open_corpus(section, raw=raw).parts["train"]
 
 
-def suggested_level(section: CorpusSection) -> Level | None:
-    """Return the tokenizer's level that the card of the corpus suggests; None if the text has no card."""
-    card = _only_card(section)
-    return card.level if card else None
-
-
-def _only_card(section: CorpusSection) -> Card | None:
+def card_of(section: CorpusSection) -> Card | None:
     """Return the card of the corpus, if the text is one that has a card."""
     return load_card(section.text[0]) if len(section.text) == 1 and section.text[0] in card_names() else None
+
+
+def suggested_level(section: CorpusSection) -> Level | None:
+    """Return the tokenizer's level that the card of the corpus suggests; None if the text has no card."""
+    card = card_of(section)
+    return card.level if card else None
 
 
 def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path]) -> CorpusSection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ WARM_UP = (
     256  # Tokens after which a state that began at zero predicts within 0.001 nats of one carried (a test shows it).
 )
 _TOKENS_AT_ONCE = 4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
+_SHORT_SHARE, _LENGTH_DEVIATION = 0.05, 5 / 70  # Merity et al. 2018: five of seventy tokens.
 _BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
 
 
@@ -56,11 +58,24 @@ class Window:
         return int((self.targets != PADDING).sum())
 
 
-def stream_windows(ids: Ids, *, batch_size: int, window: int, start: Position) -> Iterator[Window]:
+def stream_windows(
+    ids: Ids, *, batch_size: int, window: int, start: Position, seed: int = 1, vary: bool = False, shuffle: bool = False
+) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
 
-    The first input of a stream is the token before it, of the first stream <EOS>. What is left of a stream when no
-    whole window fits is left out of the epoch, so that every step has one shape: less than one window a stream.
+    Each target's input is the token before it in the text, of its first <EOS>. What is left of a stream when no whole
+    window fits is left out of the epoch, so that steps have few shapes: less than one window a stream.
+
+    Args:
+        ids: The text, (tokens,).
+        batch_size: Streams.
+        window: Tokens of a stream in a window.
+        start: Where to begin.
+        seed: Of what is drawn anew for each epoch.
+        vary: Windows of varying length (Merity et al. 2018, arXiv:1708.02182, section 4.1): about `window`, one in
+            twenty half as long, in eighths of a window, so that each shape's kernel is built once.
+        shuffle: Each stream begins somewhere in its midst and goes on from its end to its beginning, so that batches
+            change from epoch to epoch (Press 2019, arXiv:1903.04167).
 
     Raises:
         CorpusError: The text is too short for a window of that many streams.
@@ -75,13 +90,18 @@ def stream_windows(ids: Ids, *, batch_size: int, window: int, start: Position) -
     starts = np.arange(batch_size) * length
     position = start
     while True:
-        first = position.index * window
-        targets = np.stack([ids[at + first : at + first + window] for at in starts], axis=1).astype(np.int64)
-        before = [EOS if at + first == 0 else int(ids[at + first - 1]) for at in starts]
-        inputs = np.concatenate([[before], targets[:-1]])
-        fresh = position.index == 0
-        position = _next(position, per_epoch)
-        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), fresh, position, _epochs(position, per_epoch))
+        random = np.random.default_rng([seed, position.epoch])
+        ends = _varied_ends(length, window, random) if vary else np.arange(1, per_epoch + 1) * window
+        turns = random.integers(length, size=batch_size) if shuffle else 0
+        edges = [0, *ends.tolist()]
+        for first, end in list(pairwise(edges))[position.index :]:
+            at = starts + (turns + np.arange(first, end)[:, None]) % length  # (time, batch)
+            targets = ids[at].astype(np.int64)
+            inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
+            position = _next(position, len(ends))
+            yield Window(
+                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, len(ends))
+            )
 
 
 def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: Position) -> Iterator[Window]:
@@ -179,6 +199,16 @@ def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
     ends = np.flatnonzero(ids == EOS) + 1
     return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.zeros((0, 2), np.int64)
+
+
+def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return where each window of an epoch ends; the first has the whole length, so that there always is one."""
+    eighth = max(1, window // 8)
+    count = -(-length // eighth)  # More than enough.
+    means = np.where(random.random(count) < _SHORT_SHARE, window / 2, window)
+    lengths = np.rint(random.normal(means, window * _LENGTH_DEVIATION) / eighth).astype(np.int64) * eighth
+    ends = np.cumsum([window, *np.clip(lengths, eighth, 2 * window)])
+    return ends[ends <= length]
 
 
 def _next(position: Position, per_epoch: int) -> Position:

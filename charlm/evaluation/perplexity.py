@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from charlm.config import Mode
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP, Window, in_direction, scoring_record_windows, scoring_windows
 from charlm.errors import CorpusError
+from charlm.evaluation.temperature import fit_temperature
 from charlm.model.language_model import LanguageModel
-from charlm.training.loss import Score, score
+from charlm.training.loss import Score, predictions, score
+
+_STREAMS_TO_FIT = 32  # A temperature needs no carried state to the last token.
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,14 @@ class Perplexity:
 
 
 def measure(
-    model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int, device: torch.device, precision: torch.dtype
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    mode: Mode,
+    streams: int,
+    device: torch.device,
+    precision: torch.dtype,
+    temperature: float = 1.0,
 ) -> Score:
     """Score a text.
 
@@ -66,10 +77,28 @@ def measure(
         streams: In stream mode, pieces read side by side; 1 is exact, more are faster.
         device: Where to compute.
         precision: What matrix products are computed in.
+        temperature: What logits are divided by.
 
     Raises:
         CorpusError: The text has no token.
     """
+    windows = _windows(model, tokens, mode=mode, streams=streams)
+    return score(model, windows, device=device, precision=precision, temperature=temperature)
+
+
+def fitted_temperature(
+    model: LanguageModel, tokens: Tokens, *, mode: Mode, device: torch.device, precision: torch.dtype
+) -> float:
+    """Return the temperature at which the model predicts a text best; arguments as for `measure`."""
+
+    def read() -> Iterator[tuple[Tensor, Tensor]]:
+        windows = _windows(model, tokens, mode=mode, streams=_STREAMS_TO_FIT)
+        return predictions(model, windows, device=device, precision=precision)
+
+    return fit_temperature(read)
+
+
+def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) -> Iterator[Window]:
     if tokens.counts.tokens == 0:
         raise CorpusError("the text to score has no token; give one that is not empty")
 
@@ -78,8 +107,7 @@ def measure(
             scoring_record_windows(ids) if mode == "records" else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
         )
 
-    windows = in_direction(model.direction, tokens.ids, mode=mode, read=read)
-    return score(model, windows, device=device, precision=precision)
+    return in_direction(model.direction, tokens.ids, mode=mode, read=read)
 
 
 def unigram_loss_nats(train_counts: list[int], tokens: Tokens) -> float:

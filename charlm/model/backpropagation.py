@@ -148,7 +148,7 @@ def _weight_gradients(
 
 def _parameters(program: Program) -> list[Tensor]:
     return [
-        parameter for product in dict.fromkeys(program.products) for parameter in (product.weight, product.bias)
+        parameter for product in dict.fromkeys(program.products) for parameter in (product.weight_read, product.bias)
         if parameter is not None
     ]  # fmt: skip
 

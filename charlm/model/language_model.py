@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from copy import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from charlm.config import Model as ModelSection
 from charlm.model.cells.make import make_cell
+from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.embedding import OneHot, make_embedding
+from charlm.model.projection import make_projection
 from charlm.model.recurrence import Recurrence, Run, States, run
 
 
@@ -35,17 +38,18 @@ class LanguageModel(nn.Module):
         self.recurrence = _make_recurrence(section, embedded)
         self.backward_recurrence = _make_recurrence(section, embedded) if section.direction == "both" else None
         hidden = self.recurrence.layers[-1].hidden_size
-        # A tied projection has the embedding's width: where the hidden state's differs, one matrix stands between.
-        bridged = section.tied and hidden != embedded
+        # A tied matrix has the embedding's width: where the hidden state's differs, one matrix stands between.
+        bridged = section.tied and hidden != embedded and section.mixture == 1
         self.bridge = nn.Linear(hidden, embedded, bias=False) if bridged else nn.Identity()
-        self.projection = nn.Linear(embedded if section.tied else hidden, vocabulary_size)
-        self.embedding_dropout = nn.Dropout(section.embedding_dropout)
-        self.output_dropout = nn.Dropout(section.output_dropout)
-        nn.init.zeros_(self.projection.bias)
+        self.projection = make_projection(section, embedded if bridged else hidden, embedded, vocabulary_size)
+        whole_window = section.dropout_mask == "window"
+        self.word_dropout = WordDropout(section.word_dropout, vocabulary_size)
+        self.embedding_dropout = Dropout(section.embedding_dropout, whole_window=whole_window)
+        self.output_dropout = Dropout(section.output_dropout, whole_window=whole_window)
         if section.tied and not isinstance(self.embedding, OneHot):
             # As an embedding of unit variance its logits would start far too large.
             nn.init.normal_(self.embedding.weight, std=embedded**-0.5)
-            self.projection.weight = self.embedding.weight
+            cast(nn.Linear, self.projection).weight = self.embedding.weight
 
     def forward(self, ids: Tensor, states: States | None = None, *, run: Run = run) -> tuple[Tensor, States]:
         """Predict the token after each of a window.
@@ -58,10 +62,21 @@ class LanguageModel(nn.Module):
         Returns:
             Logits, (time, batch, vocabulary), and the states after the window.
         """
+        features, states = self.features(ids, states, run=run)
+        logits: Tensor = self.projection(self.read(features))
+        return logits, states
+
+    def read(self, features: Tensor) -> Tensor:
+        """Return what the projection reads of the recurrence's output: (time, batch, hidden) → (time, batch, width)."""
+        read: Tensor = self.output_dropout(self.bridge(features))
+        return read
+
+    def features(self, ids: Tensor, states: States | None = None, *, run: Run = run) -> tuple[Tensor, States]:
+        """Return what the recurrence gives, (time, batch, hidden), and the states after; arguments as for `forward`."""
         networks = self.recurrences
         if states is None:
             states = self.initial_states(ids.shape[1])
-        x = self.embedding_dropout(self.embedding(ids))
+        x = self.embedding_dropout(self.word_dropout(self.embedding(ids), ids))
         layers = len(states) // len(networks)
         outputs, after = [], []
         for number, (network, part) in enumerate(zip(networks, x.chunk(len(networks), dim=1), strict=True)):
@@ -69,7 +84,7 @@ class LanguageModel(nn.Module):
             outputs.append(y)
             after += advanced
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.projection(self.output_dropout(self.bridge(y))), tuple(after)
+        return y, tuple(after)
 
     @property
     def recurrences(self) -> Sequence[Recurrence]:
@@ -108,5 +123,6 @@ def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
         input_size = cells[-1].hidden_size
     return Recurrence(
         cells, dropout=section.dropout, skip=section.skip, layer_norm=section.layer_norm,
-        learn_initial=section.initial_state == "learned",
+        learn_initial=section.initial_state == "learned", whole_window=section.dropout_mask == "window",
+        weight_dropout=section.weight_dropout,
     )  # fmt: skip

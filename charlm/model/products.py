@@ -5,6 +5,8 @@ that backpropagation through time can form a weight's gradient as one product ov
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -25,10 +27,16 @@ class Product(nn.Module, ABC):
     weight: nn.Parameter
     bias: nn.Parameter | None
     tape: Tape | None = None
+    thinned: Tensor | None = None  # Stands in for the weight while some of it is dropped.
 
     def forward(self, vector: Tensor) -> Tensor:
         """Return the product, (..., in) → (..., out); noted on the tape if one lies in."""
         return self.plain(vector) if self.tape is None else self.tape(self, vector)
+
+    @property
+    def weight_read(self) -> Tensor:
+        """The weight as the product reads it."""
+        return self.weight if self.thinned is None else self.thinned
 
     @abstractmethod
     def plain(self, vector: Tensor) -> Tensor:
@@ -74,11 +82,11 @@ class Matrix(Product):
 
     def plain(self, vector: Tensor) -> Tensor:
         """Return W v + b."""
-        return functional.linear(vector, self.weight, self.bias)
+        return functional.linear(vector, self.weight_read, self.bias)
 
     def arguments(self, precision: torch.dtype) -> tuple[Tensor, ...]:
         """Return W, Wᵀ, each with its rows one after another in memory, which the products are faster with, and b."""
-        weight = self.weight.detach().to(precision)
+        weight = self.weight_read.detach().to(precision)
         return (weight, weight.t().contiguous(), *([] if self.bias is None else [self.bias.detach()]))
 
     @staticmethod
@@ -109,11 +117,11 @@ class Diagonal(Product):
 
     def plain(self, vector: Tensor) -> Tensor:
         """Return w ⊙ v."""
-        return self.weight * vector
+        return self.weight_read * vector
 
     def arguments(self, precision: torch.dtype) -> tuple[Tensor, ...]:
         """Return w, in its own precision: a product by element gains nothing from a lower one."""
-        return (self.weight.detach(),)
+        return (self.weight_read.detach(),)
 
     @staticmethod
     def multiply(vector: Tensor, *arguments: Tensor) -> Tensor:
@@ -128,3 +136,19 @@ class Diagonal(Product):
     def weight_gradient(self, vectors: Tensor, gradients: Tensor) -> Tensor:
         """Return Σ_t δ_t ⊙ v_t."""
         return (gradients * vectors).sum(dim=0)
+
+
+@contextmanager
+def thinned(products: Iterable[Product], share: float) -> Iterator[None]:
+    """Drop a share of the weights of `products`: what is left stands in for them, scaled to the same mean.
+
+    Wan et al. 2013; Merity et al. 2018 (arXiv:1708.02182), section 2: one mask for a window.
+    """
+    products = list(products) if share else []
+    for product in products:
+        product.thinned = functional.dropout(product.weight, share)
+    try:
+        yield
+    finally:
+        for product in products:
+            product.thinned = None

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from charlm.model.backpropagation import run_window
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
+from charlm.model.dropout import Dropout
+from charlm.model.products import thinned
 from charlm.model.scan import scan
 
 States = tuple[State, ...]  # A state for each layer.
@@ -26,7 +28,7 @@ def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         Outputs, (time, batch, hidden), and the state after the window.
     """
     if isinstance(cell, FusedCell):
-        return _run_fused(cell.kernel, x, state)
+        return cell.run(x, state)
     if isinstance(cell, LinearCell):
         return _run_scan(cell, x, state)
     if not torch.is_grad_enabled():
@@ -47,13 +49,6 @@ def run_stepwise(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     return torch.stack(outputs), state
 
 
-def _run_fused(kernel: nn.RNNBase, x: Tensor, state: State) -> tuple[Tensor, State]:
-    layered = tuple(part.unsqueeze(0) for part in state)  # torch's layers want (layers, batch, hidden).
-    y, after = kernel(x, layered if len(state) > 1 else layered[0])
-    after = after if len(state) > 1 else (after,)
-    return y, tuple(part.squeeze(0) for part in after)
-
-
 def _run_scan(cell: LinearCell, x: Tensor, state: State) -> tuple[Tensor, State]:
     (hidden,) = state
     kept, added = cell.coefficients(cell.project(x).to(hidden.dtype))
@@ -65,7 +60,15 @@ class Recurrence(nn.Module):
     """Layers of cells with dropout between them, and normalization and skip connections around them."""
 
     def __init__(
-        self, cells: Sequence[Cell], *, dropout: float, skip: str, layer_norm: bool = False, learn_initial: bool = False
+        self,
+        cells: Sequence[Cell],
+        *,
+        dropout: float,
+        skip: str,
+        layer_norm: bool = False,
+        learn_initial: bool = False,
+        whole_window: bool = False,
+        weight_dropout: float = 0.0,
     ) -> None:
         """Stack `cells`, first layer first.
 
@@ -77,10 +80,13 @@ class Recurrence(nn.Module):
             layer_norm: Normalize what a layer gives (Ba et al. 2016) before the next layer or the projection reads it,
                 outside any residual connection (pre-norm, Xiong et al. 2020).
             learn_initial: The state before the first token is learnt, instead of zero.
+            whole_window: The same units are dropped at every token of a window.
+            weight_dropout: Share of the recurrent weights dropped for a window, in training.
         """
         super().__init__()
         self.cells = nn.ModuleList(cells)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, whole_window=whole_window)
+        self.weight_dropout = weight_dropout
         self.skip = skip
         self.norms = nn.ModuleList(nn.LayerNorm(cell.hidden_size) if layer_norm else nn.Identity() for cell in cells)
         self.initial = nn.ModuleList(
@@ -107,7 +113,9 @@ class Recurrence(nn.Module):
         """
         after, total = [], None
         for number, (cell, state) in enumerate(zip(self.layers, states, strict=True)):
-            y, state = run(cell, self.dropout(self.norms[number - 1](x)) if number else x, state)
+            read = self.dropout(self.norms[number - 1](x)) if number else x
+            with thinned(cell.state_products(), self.weight_dropout if self.training else 0.0):
+                y, state = run(cell, read, state)
             x = x + y if number and self.skip == "residual" else y
             total = y if total is None or self.skip != "sum" else total + y
             after.append(state)

@@ -28,6 +28,7 @@ from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.data.windows import Position
 from charlm.errors import CharlmError, CheckpointError
 from charlm.files import writing
+from charlm.training.averaging import Average
 from charlm.training.loop import TrainingState
 
 FORMAT = 1
@@ -42,7 +43,7 @@ class Checkpoint:
     Attributes:
         folder: Where it stands.
         state: What JSON can hold: step, seconds, position, scores.
-        tensors: By file: `weights`, and in `last` also `training`.
+        tensors: By file: `weights`, those that were scored, and in `last` also `training`.
     """
 
     folder: Path
@@ -177,19 +178,25 @@ def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
             tensor.copy_(weights[name])
 
 
-def state_facts(state: TrainingState) -> dict[str, Any]:
+def state_facts(state: TrainingState, average: Average) -> dict[str, Any]:
     """Return what JSON can hold of a training's state."""
-    plain = {field: getattr(state, field) for field in _PLAIN_FIELDS}
-    return {"charlm": charlm.__version__, **plain, "position": asdict(state.position)}
+    plain = {field: getattr(state, field) for field in (*_PLAIN_FIELDS, "stalls")}
+    return {
+        "charlm": charlm.__version__, **plain, "position": asdict(state.position), "average": average.facts(),
+    }  # fmt: skip
 
 
-def training_tensors(optimizer: torch.optim.Optimizer, state: TrainingState, device: torch.device) -> dict[str, Tensor]:
+def training_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, state: TrainingState, device: torch.device
+) -> dict[str, Tensor]:
     """Return the tensors that training goes on from, beside the weights.
 
-    `optimizer.PARAMETER.NAME`: of the optimizer; `state.LAYER.PART`: of the recurrence; `generator.DEVICE`: of torch's
-    random generators, which dropout draws from.
+    `raw.NAME`: of the model, where their mean is what is scored; `optimizer.PARAMETER.NAME`: of the optimizer;
+    `state.LAYER.PART`: of the recurrence; `generator.DEVICE`: of torch's random generators, which dropout draws from.
     """
-    tensors = {
+    own = weights_of(model)
+    tensors = {f"raw.{name}": own[name] for name in average.weights}
+    tensors |= {
         f"optimizer.{index}.{name}": torch.as_tensor(value)
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items() if value is not None
@@ -203,16 +210,27 @@ def training_tensors(optimizer: torch.optim.Optimizer, state: TrainingState, dev
 
 
 def restore(
-    saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, device: torch.device
+    saved: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    state: TrainingState,
+    device: torch.device,
 ) -> None:
-    """Put model, optimizer, state and torch's generators to where they were when `saved` was written.
+    """Put model, optimizer, average, state and torch's generators to where they were when `saved` was written.
 
     Raises:
         CheckpointError: The checkpoint is of another model, or has no part to go on from.
     """
-    put_weights(model, saved.tensors["weights"], saved.folder)
+    weights = saved.tensors["weights"]
+    put_weights(model, weights, saved.folder)
     try:
         tensors = saved.tensors["training"]
+        if "average" in saved.state:  # A checkpoint without it, nor stalls, is of before there were such.
+            average.restore(saved.state["average"], weights)
+            state.stalls = saved.state["stalls"]
+        own = {name: tensors[f"raw.{name}"] for name in average.weights}
+        put_weights(model, weights | own, saved.folder)
         _put_optimizer(optimizer, tensors)
         torch.set_rng_state(tensors["generator.cpu"])
         if device.type == "cuda" and "generator.cuda" in tensors:

@@ -12,8 +12,9 @@ from charlm.data.windows import Position, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.recurrence import States
+from charlm.training.averaging import Average
 from charlm.training.hardware import autocast
-from charlm.training.loss import summed_loss
+from charlm.training.loss import regularization, summed_loss
 from charlm.training.optimizer import Clipping, clip, learning_rate
 
 _STEPS_IN_FLIGHT = 32  # On a GPU, steps between two looks at the loss: each look waits for the device.
@@ -32,6 +33,7 @@ class TrainingState:
         states: State of the recurrence there; None where it starts from zero.
         best_loss_nats: Lowest validation loss so far; None before the first.
         evaluations_since_best: Evaluations since then.
+        stalls: Evaluations that were no new best, all told.
     """
 
     step: int = 0
@@ -42,6 +44,7 @@ class TrainingState:
     states: States | None = None
     best_loss_nats: float | None = None
     evaluations_since_best: int = 0
+    stalls: int = 0
 
     def share(self, section: TrainingSection) -> float:
         """Return the share of the budget that is spent."""
@@ -88,6 +91,7 @@ def train(
     section: TrainingSection,
     *,
     state: TrainingState,
+    average: Average | None = None,
     device: torch.device,
     precision: torch.dtype,
     clock: Callable[[], float],
@@ -100,6 +104,7 @@ def train(
         optimizer: Of the model's parameters.
         section: Budget, schedule and clipping.
         state: Where to begin; advanced in place.
+        average: Takes in the model's weights after each step.
         device: Where to compute.
         precision: What matrix products are computed in.
         clock: Seconds, such as `time.perf_counter`. What the caller does between steps is not counted.
@@ -110,7 +115,7 @@ def train(
     model.train()
     while (share := state.share(section)) < 1:
         began = clock()
-        rate = learning_rate(section, step=state.step, share=share)
+        rate = learning_rate(section, step=state.step, share=share, stalls=state.stalls)
         for group in optimizer.param_groups:
             group["lr"] = rate
         window = next(windows)
@@ -119,6 +124,8 @@ def train(
         if looks:
             Progress(loss, clipping, rate, share, state).check()
         optimizer.step()
+        if average is not None:
+            average.add()
         state.step += 1
         state.tokens += window.tokens
         state.epochs, state.position = window.epochs, window.next
@@ -138,11 +145,13 @@ def _gradient(
     """Leave the clipped gradient of J in the parameters; return nats per token and what clipping did."""
     inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
     with autocast(device, precision):
-        logits, states = model(inputs, None if window.fresh else state.states)
+        features, states = model.features(inputs, None if window.fresh else state.states)
+        read = model.read(features)
+        objective, nats = summed_loss(read, targets, projection=model.projection, smoothing=section.label_smoothing)
+        objective = objective + regularization(section, features, read)
     # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
     state.states = detach(states)
-    objective = summed_loss(logits, targets)
     model.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
     clipping = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
-    return objective.detach() * (targets.shape[1] / window.tokens), clipping
+    return nats / window.tokens, clipping

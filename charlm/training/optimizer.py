@@ -4,43 +4,135 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from charlm.config import Training as TrainingSection
+from charlm.model.cells.base import Cell
 
 _FINAL_DECAY = 0.2  # Share of the budget over which a trapezoid falls (Hägele et al. 2024).
+_NEWTON_SCHULZ_STEPS, _UPDATE_SIZE = 3, 0.2
+
+Groups = list[dict[str, Any]]  # Parameters and the options that they share, as torch's optimizers take them.
 
 
 def make_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.Optimizer:
-    """Return the optimizer that `section` names, with weight decay on matrices and, if asked for, on the rest."""
-    groups: list[dict[str, object]] = []
+    """Return the optimizer that `section` names, with weight decay on matrices and, if asked for, on the rest.
+
+    NAdam is Dozat's (2016), its weight decay apart from the gradient as AdamW's (Loshchilov and Hutter 2019).
+    """
+    matrices = gate_rows(model) if section.optimizer == "muon" else {}
+    groups: Groups = []
     for kind, decayed in (("matrix", True), ("embedding", section.decay_embeddings), ("bias", section.decay_biases)):
         parameters = [
-            tensor for name, tensor in model.named_parameters() if _kind(name, tensor) == kind and tensor.requires_grad
-        ]
+            tensor for name, tensor in model.named_parameters()
+            if _kind(name, tensor) == kind and tensor.requires_grad and tensor not in matrices
+        ]  # fmt: skip
         groups.append({"params": parameters, "weight_decay": section.weight_decay if decayed else 0.0})
     rate, betas = section.learning_rate, (section.beta1, section.beta2)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True),
         "adam": lambda: torch.optim.Adam(groups, lr=rate, betas=betas, fused=True),
+        "nadam": lambda: torch.optim.NAdam(groups, lr=rate, betas=betas, decoupled_weight_decay=True),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr=rate, alpha=section.beta2),
         "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=section.beta1, fused=True),
+        "muon": lambda: GatewiseMuon(matrices, groups, section),
     }
     return makers[section.optimizer]()
 
 
-def learning_rate(section: TrainingSection, *, step: int, share: float) -> float:
+def gate_rows(model: nn.Module) -> dict[Tensor, int]:
+    """Return the matrices of a model's recurrent layers, each with the number of rows that one gate has of it.
+
+    A matrix that is not gates one below the other, as the Mogrifier's are not, is one block.
+    """
+    rows: dict[Tensor, int] = {}
+    for cell in model.modules():
+        if isinstance(cell, Cell):
+            for name, tensor in cell.named_parameters():
+                if tensor.ndim == 2:
+                    stacked = len(tensor) % cell.hidden_size == 0 and not name.startswith("mogrifier.")
+                    rows[tensor] = cell.hidden_size if stacked else len(tensor)
+    return rows
+
+
+class GatewiseMuon(torch.optim.AdamW):
+    """Muon on the matrices of recurrent layers, gate by gate; AdamW on everything else.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): the mean of a matrix's gradients is replaced by an
+    orthogonal matrix near it. Here a matrix is a gate's rows, for what torch lays one below the other are separate
+    maps. An update's root mean square is brought to 0.2, about AdamW's (Liu et al. 2025, arXiv:2502.16982, section
+    2.2), so that one learning rate serves both.
+
+    torch.optim.Muon is the same, but multiplies in bf16 whatever the device, which many processors are slow in.
+    """
+
+    def __init__(self, matrices: dict[Tensor, int], others: Groups, section: TrainingSection) -> None:
+        """Take the parameters.
+
+        Args:
+            matrices: Those of recurrent layers, each with the rows of a gate.
+            others: All others, for AdamW.
+            section: Rate, decay of the means, `beta1` being Muon's momentum, and weight decay.
+        """
+        own = {"params": list(matrices), "weight_decay": section.weight_decay}
+        betas = (section.beta1, section.beta2)
+        super().__init__([own, *others], lr=section.learning_rate, betas=betas, fused=True)
+        self._rows = matrices
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Change the parameters by their gradients."""
+        own = self.param_groups[0]
+        gradients = {matrix: matrix.grad for matrix in own["params"] if matrix.grad is not None}
+        for matrix in gradients:
+            matrix.grad = None  # AdamW leaves alone what has no gradient.
+        super().step()
+        for matrix, gradient in gradients.items():
+            self._orthogonal_step(matrix, gradient, own["lr"], own["weight_decay"], own["betas"][0])
+            matrix.grad = gradient
+
+    def _orthogonal_step(self, matrix: Tensor, gradient: Tensor, rate: float, decay: float, momentum: float) -> None:
+        state = self.state[matrix]
+        if not state:
+            # The name that AdamW gives the mean; the count, of no use here, is asked for when it takes up a state.
+            state |= {"exp_avg": torch.zeros_like(matrix), "step": torch.zeros(())}
+        state["exp_avg"].lerp_(gradient, 1 - momentum)
+        ahead = gradient.lerp(state["exp_avg"], momentum)  # Nesterov's.
+        gates = ahead.view(-1, self._rows[matrix], matrix.shape[1])
+        scale = _UPDATE_SIZE * math.sqrt(max(gates.shape[1:]))
+        matrix.mul_(1 - rate * decay).sub_(orthogonalize(gates).reshape(matrix.shape), alpha=rate * scale)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Bring the singular values of each matrix, (matrices, rows, columns), near 1, most of them to 0.7 to 1.2.
+
+    Newton-Schulz iterations with Jordan's coefficients, of which three do in a recurrent layer what his five do.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+
+
+def learning_rate(section: TrainingSection, *, step: int, share: float, stalls: int = 0) -> float:
     """Return the rate of a step.
 
     Args:
         section: Peak rate, warm-up and schedule.
         step: Steps taken before this one.
         share: Share of the budget spent before this one, of time, steps or epochs.
+        stalls: Evaluations before this one that were no new best: each quarters the rate of a plateau, the rule of
+            PyTorch's example word_language_model.
     """
     warmth = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
-    return section.learning_rate * warmth * _falls[section.schedule](min(share, 1.0))
+    fall = 4.0**-stalls if section.schedule == "plateau" else _falls[section.schedule](min(share, 1.0))
+    return section.learning_rate * warmth * fall
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from charlm.errors import CheckpointError
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
+from charlm.training.averaging import Average
 from charlm.training.hardware import choose_device, choose_precision
 from charlm.training.loop import Progress, TrainingState, train
 from charlm.training.loss import Score, score
@@ -50,6 +51,7 @@ class Experiment:
         tokens: Its parts, encoded.
         model: On `device`.
         optimizer: Of the model's parameters.
+        average: Of the model's weights over its steps; where there is one, it is what is scored and kept as the best.
         state: Where the training stands; advanced by it.
         device: Where to compute.
         precision: What matrix products are computed in.
@@ -63,6 +65,7 @@ class Experiment:
     tokens: dict[Part, Tokens]
     model: LanguageModel
     optimizer: torch.optim.Optimizer
+    average: Average
     state: TrainingState
     device: torch.device
     precision: torch.dtype
@@ -81,7 +84,7 @@ class Evaluated:
     """The model was scored on the validation split and saved.
 
     Attributes:
-        experiment: With the model as it is now.
+        experiment: With the model as it was scored until training goes on: with averaged weights, where they are.
         score: On the validation split; None if there is none.
         metrics: The line that was added to metrics.jsonl.
         is_best: Whether it is the best so far, and was saved as such.
@@ -155,7 +158,9 @@ def resume(folder: Path, *, budget: dict[str, float] | None = None, device: str 
             "text back, or begin a new run"
         )
     experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device))
-    checkpoint.restore(saved, experiment.model, experiment.optimizer, experiment.state, experiment.device)
+    checkpoint.restore(
+        saved, experiment.model, experiment.optimizer, experiment.average, experiment.state, experiment.device
+    )
     checkpoint.cut_metrics(folder, after_step=experiment.state.step)
     return experiment
 
@@ -188,14 +193,16 @@ def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], f
     saved_at, totals, reason = clock(), _Totals(experiment.model), "budget"
     for progress in train(
         experiment.model, training_windows(experiment), experiment.optimizer, section, state=state,
-        device=experiment.device, precision=experiment.precision, clock=clock,
+        average=experiment.average, device=experiment.device, precision=experiment.precision, clock=clock,
     ):  # fmt: skip
         yield progress
         totals.add(progress)
         due, stopping = _evaluations_due(progress.share, section), stop()
         if due > evaluated:
             evaluated = due
-            yield _evaluate(experiment, progress, totals, clock)
+            event = _evaluate(experiment, progress, totals, clock)
+            with experiment.average.in_model():
+                yield event
             totals, saved_at = _Totals(experiment.model), clock()
             if section.patience is not None and state.evaluations_since_best >= section.patience:
                 reason = "patience"
@@ -218,7 +225,10 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
             return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start)
-        return stream_windows(ids, batch_size=size, window=window, start=start)
+        return stream_windows(
+            ids, batch_size=size, window=window, start=start, seed=section.seed, vary=section.vary_window,
+            shuffle=section.partial_shuffle,
+        )  # fmt: skip
 
     return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
 
@@ -241,11 +251,13 @@ def validate(experiment: Experiment) -> Score | None:
 
 def save(experiment: Experiment, which: checkpoint.Which) -> None:
     """Write a checkpoint: `best` holds weights, `last` all that training goes on from."""
-    state = experiment.state
-    tensors: dict[str, checkpoint.Tensors] = {"weights": checkpoint.weights_of(experiment.model)}
+    model, average, state = experiment.model, experiment.average, experiment.state
+    tensors: dict[str, checkpoint.Tensors] = {"weights": checkpoint.weights_of(model) | average.weights}
     if which == "last":
-        tensors["training"] = checkpoint.training_tensors(experiment.optimizer, state, experiment.device)
-    checkpoint.save_checkpoint(experiment.folder / which, checkpoint.state_facts(state), tensors)
+        tensors["training"] = checkpoint.training_tensors(
+            model, experiment.optimizer, average, state, experiment.device
+        )
+    checkpoint.save_checkpoint(experiment.folder / which, checkpoint.state_facts(state, average), tensors)
 
 
 class _Totals:
@@ -289,10 +301,14 @@ def _evaluate(experiment: Experiment, progress: Progress, totals: _Totals, clock
     """Score the model, save it as last and, if it is the best so far, as best, and note it in metrics.jsonl."""
     progress.check()
     began = clock()
-    scored = validate(experiment)
-    state = experiment.state
+    state, average = experiment.state, experiment.average
+    with average.in_model():
+        scored = validate(experiment)
+    if scored is not None:
+        average.note(scored.loss_nats)
     is_best = scored is None or state.best_loss_nats is None or scored.loss_nats < state.best_loss_nats
     state.evaluations_since_best = 0 if is_best else state.evaluations_since_best + 1
+    state.stalls += not is_best
     if is_best:
         state.best_loss_nats = scored.loss_nats if scored else None
         save(experiment, "best")
@@ -323,7 +339,7 @@ def _assemble(folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer
     model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
     return Experiment(
         folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
-        make_optimizer(model, config.training), TrainingState(), device,
+        make_optimizer(model, config.training), Average(model, config.training), TrainingState(), device,
         choose_precision(config.training.precision, device),
     )  # fmt: skip
 

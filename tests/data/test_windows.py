@@ -237,3 +237,70 @@ def test_scoring_reads_every_record_exactly_once(records, batch_size, window):
 
 def test_no_records_are_no_windows():
     assert list(scoring_record_windows(numbered(0))) == []
+
+
+# Windows of varying length, and streams that begin elsewhere
+
+
+def drawn(count: int, **options: object) -> list[Window]:
+    """Return the windows of three epochs and a bit."""
+    return list(islice(stream_windows(numbered(count), batch_size=3, window=16, start=START, **options), 60))
+
+
+def test_varied_windows_read_each_stream_from_its_beginning_without_a_gap():
+    for epoch in (0, 1, 2):
+        windows = [window for window in drawn(900, vary=True) if _epoch_read(window) == epoch]
+        targets = np.concatenate([window.targets.numpy() for window in windows])
+        starts = numbered(900)[[0, 300, 600]].astype(np.int64)
+        assert (targets == starts + np.arange(len(targets))[:, None]).all()
+        assert 300 - 32 < len(targets) <= 300
+
+
+def test_varied_windows_have_few_lengths_mostly_the_one_asked_for_and_others_in_each_epoch():
+    lengths = [len(window.targets) for window in islice(
+        stream_windows(numbered(60_000), batch_size=1, window=64, start=START, vary=True), 1500)]  # fmt: skip
+    assert {length % 8 for length in lengths} == {0}
+    assert len(set(lengths)) <= 12
+    assert 0.4 < lengths.count(64) / len(lengths) < 0.8
+    assert 0.01 < sum(length <= 40 for length in lengths) / len(lengths) < 0.1
+    assert lengths[1:800] != lengths[801:1600]
+
+
+def test_a_text_that_is_just_long_enough_is_read_with_varied_windows_too():
+    windows = list(islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3))
+    assert [(len(window.targets), window.fresh) for window in windows] == [(16, True)] * 3
+
+
+def test_shuffled_streams_begin_elsewhere_in_each_epoch_and_read_every_token():
+    windows = drawn(16 * 3 * 4, shuffle=True)
+    firsts = set()
+    for epoch in range(5):
+        read = np.concatenate([window.targets.numpy() for window in windows if _epoch_read(window) == epoch])
+        assert (np.sort(read, axis=0) == np.sort(numbered(192).reshape(3, 64).T, axis=0)).all()
+        firsts.add(tuple(read[0].tolist()))
+    assert len(firsts) == 5
+
+
+def test_an_input_is_the_token_before_its_target_in_the_text_across_a_shuffled_stream_s_seam_too():
+    for window in drawn(192, shuffle=True, vary=True):
+        targets = window.targets.numpy()
+        assert (window.inputs.numpy() == np.where(targets == 2, EOS, targets - 1)).all()
+
+
+@pytest.mark.parametrize("options", [{"vary": True}, {"shuffle": True}, {"vary": True, "shuffle": True}])
+def test_varied_and_shuffled_windows_go_on_from_any_position(options):
+    windows = drawn(900, **options)
+    for at in (0, 7, 21, 40):
+        resumed = stream_windows(numbered(900), batch_size=3, window=16, start=windows[at].next, **options)
+        assert all(same(*pair) for pair in zip(islice(resumed, 15), windows[at + 1 : at + 16], strict=True))
+
+
+def test_another_seed_varies_and_shuffles_otherwise():
+    options = {"vary": True, "shuffle": True}
+    first, again, other = (drawn(900, seed=seed, **options) for seed in (1, 1, 2))
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
+    assert not all(same(*pair) for pair in zip(first, other, strict=True))
+
+
+def _epoch_read(window: Window) -> int:
+    return window.next.epoch - (window.next.index == 0)

@@ -37,6 +37,8 @@ CELLS: dict[str, dict] = {
     "lstm_without_output_activation": {"kind": "lstm", "without": ["output_activation"]},
     "lstm_without_any_gate": {"kind": "lstm", "without": ["input_gate", "forget_gate", "output_gate"]},
     "lstm_coupled": {"kind": "lstm", "coupled": True},
+    "lstm_capped": {"kind": "lstm", "capped": True},
+    "lstm_capped_peepholes": {"kind": "lstm", "capped": True, "peepholes": ["input", "forget", "output"]},
     "lstm_full_gate_recurrence": {"kind": "lstm", "full_gate_recurrence": True},
     "lstm_coupled_peepholes_gate_recurrence": {
         "kind": "lstm", "coupled": True, "peepholes": ["input", "output"], "full_gate_recurrence": True,

@@ -9,6 +9,8 @@ import torch
 from model.cells_table import CELLS, every_cell, reference_weights, relative_error, weights_for
 
 from charlm.config import Model
+from charlm.errors import ConfigError
+from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.language_model import LanguageModel, count_parameters, detach
 from charlm.model.recurrence import Run, States, run, run_stepwise
 
@@ -347,3 +349,102 @@ def test_each_direction_is_a_model_of_one_way_that_shares_the_weights():
     assert backward.recurrence is model.backward_recurrence and backward.embedding is model.embedding
     (alone,) = make().one_way()
     torch.testing.assert_close(alone(ids())[0], make()(ids())[0])
+
+
+# Dropout
+
+
+def states_of(model: LanguageModel, times: int = 3) -> list[torch.Tensor]:
+    return [model(ids())[0].detach() for _ in range(times)]
+
+
+@pytest.mark.parametrize("field", ["word_dropout", "embedding_dropout", "output_dropout", "weight_dropout"])
+def test_what_is_dropped_differs_from_step_to_step_and_only_in_training(field):
+    model = make(**{field: 0.5})
+    assert states_of(model)[0].equal(make()(ids())[0])
+    first, second, third = states_of(model.train())
+    assert not (first.equal(second) or second.equal(third))
+
+
+def test_word_dropout_drops_every_occurrence_of_a_token_or_none():
+    layer = WordDropout(0.5, VOCABULARY).train()
+    seen = ids(40, 3)
+    kept = layer(torch.ones(40, 3, 5), seen)
+    by_token = {index: kept[seen == index] for index in seen.unique().tolist()}
+    assert all((rows == rows[0, 0]).all() for rows in by_token.values())
+    assert {float(rows[0, 0]) for rows in by_token.values()} == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("whole_window", [False, True])
+def test_a_mask_lasts_a_token_or_a_window(whole_window):
+    kept = Dropout(0.5, whole_window=whole_window).train()(torch.ones(30, 4, 6))
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert (kept == kept[0]).all() == whole_window
+    assert not (kept[:, 0] == kept[:, 1]).all()  # Other units of another stream.
+
+
+@pytest.mark.parametrize("mask", ["token", "window"])
+def test_the_configuration_s_mask_is_that_of_every_dropout(mask):
+    model = make(dropout_mask=mask, num_layers=2)
+    masks = {module.whole_window for module in model.modules() if isinstance(module, Dropout)}
+    assert masks == {mask == "window"}
+    assert sum(isinstance(module, Dropout) for module in model.modules()) == 3
+
+
+@pytest.mark.parametrize("name", ["lstm", "elman_tanh", "elman_relu", "gru_reset_after", "lstm_full_peepholes",
+                                  "mogrifier_lstm_2_rounds_rank_2", "gru_reset_before"])  # fmt: skip
+def test_dropped_recurrent_weights_are_dropped_in_the_step_and_have_no_gradient(name):
+    model = make(cell=CELLS[name], weight_dropout=0.5).double().train()
+    cell = model.recurrence.layers[0]
+    with torch.no_grad():
+        for product in cell.products():
+            product.weight += 0.1  # None is zero by chance.
+    fates = []
+    for how in (run, run_stepwise):
+        torch.manual_seed(5)
+        logits, _ = model(ids(), run=how)
+        model.zero_grad()
+        logits.square().sum().backward()
+        fates.append([logits.detach(), *(product.weight.grad for product in cell.products())])
+    for fast, slow in zip(*fates, strict=True):
+        torch.testing.assert_close(fast, slow)
+    torch.manual_seed(5)
+    for product in cell.state_products():
+        dropped = torch.nn.functional.dropout(product.weight, 0.5) == 0
+        assert 0 < dropped.double().mean() < 1
+        assert (product.weight.grad[dropped] == 0).all()
+    assert (cell.input.weight.grad != 0).any(dim=1).double().mean() > 0.5
+    assert all(product.thinned is None for product in cell.products())
+
+
+def test_a_model_that_drops_weights_scores_with_all_of_them():
+    model, whole = make(weight_dropout=0.9), make()
+    assert model(ids())[0].equal(whole(ids())[0])
+
+
+# The end of the network
+
+
+def test_a_tied_mixture_needs_no_bridge():
+    model = make(tied=True, mixture=3)
+    assert model.projection.weight is model.embedding.weight
+    assert not list(model.bridge.parameters())
+
+
+def test_an_adaptive_softmax_whose_cutoff_is_beyond_the_vocabulary_is_refused():
+    with pytest.raises(ConfigError, match=r"adaptive_cutoffs: 10 is not below the vocabulary's last id, 10; lower it"):
+        make(adaptive_cutoffs=[3, 10])
+
+
+def test_more_clusters_than_there_are_units_for_are_refused():
+    with pytest.raises(ConfigError, match=r"adaptive_cutoffs: 2 are too many for 6 units"):
+        make(adaptive_cutoffs=[3, 5])
+
+
+def test_an_adaptive_softmax_agrees_with_itself_whether_asked_for_one_or_all():
+    projection = make(hidden_size=16, adaptive_cutoffs=[3, 7]).projection
+    read = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    targets = torch.arange(20) % VOCABULARY
+    everything = projection(read)
+    assert everything.exp().sum(dim=-1).allclose(torch.ones(20))
+    assert projection.target_log_probabilities(read, targets).allclose(everything[torch.arange(20), targets])

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import Model
+from charlm.config import Model, Training
 from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING, scoring_record_windows, scoring_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.loss import Score, score, summed_loss
+from charlm.training import loss as loss_module
+from charlm.training.loss import Score, regularization, score
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
@@ -43,6 +44,10 @@ def random_logits(time: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(time * 100 + batch)
     logits = torch.randn(time, batch, VOCABULARY, generator=generator)
     return logits, torch.randint(VOCABULARY, (time, batch), generator=generator)
+
+
+def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return loss_module.summed_loss(logits, targets, projection=torch.nn.Identity())[0]
 
 
 # The objective
@@ -92,6 +97,98 @@ def test_the_order_of_records_does_not_change_the_loss():
     logits, targets = random_logits(5, 6)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(summed_loss(logits[:, order], targets[:, order]), summed_loss(logits, targets))
+
+
+PROJECTIONS = {
+    "plain": {},
+    "mixture": {"mixture": 3},
+    "adaptive": {"adaptive_cutoffs": [3, 5]},
+}
+every_projection = pytest.mark.parametrize("name", PROJECTIONS)
+
+
+def projection_of(name: str) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return LanguageModel(Model(hidden_size=16, embedding_size=4, **PROJECTIONS[name]), VOCABULARY).double().projection
+
+
+def window_to_predict() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    read = torch.randn(7, 3, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(VOCABULARY, (7, 3), generator=generator)
+    targets[5:, 1] = PADDING
+    return read, targets
+
+
+@every_projection
+def test_the_loss_of_targets_is_the_one_of_all_log_probabilities(name):
+    projection = projection_of(name).float()
+    read, targets = window_to_predict()
+    everything = torch.log_softmax(projection(read.float()), dim=-1)
+    torch.testing.assert_close(everything.exp().sum(dim=-1), torch.ones(7, 3))
+    objective, nats = loss_module.summed_loss(read.float(), targets, projection=projection)
+    rows = zip(everything.flatten(0, 1), targets.flatten().tolist(), strict=True)
+    expected = -sum(row[target] for row, target in rows if target != PADDING)
+    torch.testing.assert_close(nats, expected.detach())
+    torch.testing.assert_close(objective, expected / 3)
+
+
+@every_projection
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(name, smoothing, monkeypatch):
+    projection = projection_of(name).float()
+    found = []
+    for logits_at_once in (2**24, 2 * VOCABULARY * 3):  # Two tokens of a mixture of three, six otherwise.
+        monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", logits_at_once)
+        read, targets = window_to_predict()
+        read = read.detach().float().requires_grad_()
+        objective, nats = loss_module.summed_loss(read, targets, projection=projection, smoothing=smoothing)
+        gradients = torch.autograd.grad(2.5 * objective, [read, *projection.parameters()])
+        found.append([objective.detach(), nats, *gradients])
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
+def test_no_chunk_of_logits_is_larger_than_said(monkeypatch):
+    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
+    sizes = []
+    projection = projection_of("plain").float()
+    projection.register_forward_hook(lambda _, inputs, logits: sizes.append(logits.shape))
+    read, targets = window_to_predict()
+    loss_module.summed_loss(read.float(), targets, projection=projection)
+    assert sizes == [(4, VOCABULARY)] * 5 + [(1, VOCABULARY)]
+
+
+def test_smoothing_spreads_a_share_of_the_target_over_the_vocabulary():
+    logits, targets = random_logits(4, 3)
+    objective, nats = loss_module.summed_loss(logits, targets, projection=torch.nn.Identity(), smoothing=0.3)
+    wanted = 0.7 * torch.nn.functional.one_hot(targets, VOCABULARY) + 0.3 / VOCABULARY
+    torch.testing.assert_close(objective, -(wanted * logits.log_softmax(dim=-1)).sum() / 3)
+    torch.testing.assert_close(nats, 3 * summed_loss(logits, targets))
+
+
+def test_a_mixture_is_the_sum_of_its_softmaxes_by_their_shares():
+    mixture, read = projection_of("mixture"), window_to_predict()[0]
+    shares = torch.softmax(read @ mixture.prior.weight.T, dim=-1)
+    expected = 0
+    for k in range(3):
+        rows = slice(4 * k, 4 * k + 4)
+        latent = torch.tanh(read @ mixture.latent.weight[rows].T + mixture.latent.bias[rows])
+        expected = expected + shares[..., k : k + 1] * torch.softmax(latent @ mixture.weight.T + mixture.bias, dim=-1)
+    torch.testing.assert_close(mixture(read).exp().double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_activation_regularization_by_hand():
+    features = torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]]])  # Two tokens, one stream, two units.
+    read = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]])
+    assert regularization(Training(activation_regularization=0.5), features, read) == 2 * 0.5 * (4 + 16) / 4
+    assert regularization(Training(temporal_regularization=3.0), features, read) == 2 * 3.0 * 4 / 2
+    assert regularization(Training(), features, read) == 0
+
+
+def test_one_token_has_no_change_to_regularize():
+    one = torch.ones(1, 2, 3)
+    assert regularization(Training(temporal_regularization=3.0), one, one) == 0
 
 
 # The score of a text
@@ -165,3 +262,24 @@ def test_scoring_uses_no_dropout_and_leaves_the_model_as_it_was(model, was_train
     first, second = (scored(model, scoring_windows(ids(30))) for _ in range(2))
     assert first == second
     assert model.training is was_training
+
+
+def test_a_temperature_divides_the_logits(model):
+    windows = list(scoring_windows(ids(40)))
+    with torch.no_grad():
+        plain = LanguageModel(Model(hidden_size=8, embedding_size=4, num_layers=2, output_dropout=0.5), VOCABULARY)
+        plain.load_state_dict(model.state_dict())
+        plain.projection.weight /= 2.0
+        plain.projection.bias /= 2.0
+    halved = score(model, windows, device=CPU, precision=torch.float32, temperature=2.0)
+    assert halved.nats == pytest.approx(scored(plain, windows).nats)
+    assert halved.nats != pytest.approx(scored(model, windows).nats)
+
+
+def test_a_reader_that_stops_early_leaves_the_model_in_training_and_gradients_on(model):
+    model.train()
+    reading = loss_module.predictions(model, scoring_windows(ids(40), window=4), device=CPU, precision=torch.float32)
+    next(reading)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    reading.close()
+    assert model.training

@@ -1,11 +1,13 @@
-"""Schedules by hand; clipping by hand; what is decayed."""
+"""Schedules by hand; clipping by hand; what is decayed; Muon against its equations, gate by gate."""
+
+import copy
 
 import pytest
 import torch
 
 from charlm.config import Model, Training
 from charlm.model.language_model import LanguageModel
-from charlm.training.optimizer import clip, gradient_group, learning_rate, make_optimizer
+from charlm.training.optimizer import clip, gate_rows, gradient_group, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,23 @@ def test_each_schedule_falls_as_it_says(schedule, share, expected):
 def test_the_rate_rises_over_the_warm_up():
     section = Training(schedule="constant", learning_rate=1.0, warmup_steps=4)
     assert [learning_rate(section, step=step, share=0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_a_plateau_is_quartered_by_each_evaluation_that_was_no_new_best():
+    section = Training(schedule="plateau", learning_rate=1.0, warmup_steps=4)
+    assert [learning_rate(section, step=9, share=0.9, stalls=stalls) for stalls in range(4)] == [
+        1,
+        1 / 4,
+        1 / 16,
+        1 / 64,
+    ]
+    assert learning_rate(section, step=1, share=0.1, stalls=1) == 1 / 8
+
+
+def test_no_other_schedule_heeds_the_evaluations():
+    for schedule in ("linear", "cosine", "constant", "trapezoid"):
+        section = Training(schedule=schedule)
+        assert learning_rate(section, step=9, share=0.5, stalls=2) == learning_rate(section, step=9, share=0.5)
 
 
 def gradient(*values: float) -> torch.Tensor:
@@ -81,7 +100,7 @@ def test_every_parameter_is_told_with_its_layer_or_its_end_of_the_network(name, 
 
 
 @pytest.mark.parametrize(("embeddings", "biases"), [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "nadam", "sgd", "muon"])
 def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings, biases):
     model = LanguageModel(Model(hidden_size=4, embedding_size=3), 5)
     for tensor in model.parameters():
@@ -97,7 +116,20 @@ def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings
     assert (model.projection.bias < 1).all() == biases
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "nadam", "muon"])
+def test_decay_is_the_rate_s_share_of_the_weight_whatever_the_gradients_were(optimizer):
+    model = LanguageModel(Model(hidden_size=4, embedding_size=3), 5)
+    section = Training(weight_decay=0.5, learning_rate=0.1, optimizer=optimizer)
+    matrices = [model.projection.weight, model.recurrence.layers[0].recurrent.weight]
+    for tensor in model.parameters():
+        torch.nn.init.ones_(tensor)
+        tensor.grad = torch.zeros_like(tensor)
+    make_optimizer(model, section).step()
+    for matrix in matrices:
+        torch.testing.assert_close(matrix, torch.full_like(matrix, 1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "nadam", "rmsprop", "sgd", "muon"])
 def test_every_optimizer_lowers_the_loss_of_a_batch(name):
     torch.manual_seed(1)
     model = LanguageModel(Model(hidden_size=8, embedding_size=4), 7)
@@ -107,7 +139,127 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(name):
     for _ in range(20):
         loss = torch.nn.functional.cross_entropy(model(ids[:-1])[0].flatten(0, 1), ids[1:].flatten())
         losses.append(loss.item())
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+def test_nadam_goes_down_a_quadratic():
+    tensor = torch.nn.Parameter(torch.tensor([[4.0, -3.0]]))
+    model = torch.nn.ParameterDict({"weight": tensor})
+    optimizer = make_optimizer(model, Training(optimizer="nadam", learning_rate=0.1, weight_decay=0.0))
+    sizes = []
+    for _ in range(60):
+        sizes.append(tensor.norm().item())
+        tensor.grad = 2 * tensor.detach()
+        optimizer.step()
+    assert sizes[-1] < 0.2 * sizes[0]
+    assert sizes[:20] == sorted(sizes[:20], reverse=True)
+
+
+def test_adamw_without_a_mean_of_gradients_is_by_hand_the_gradient_over_its_size():
+    tensor = torch.nn.Parameter(torch.tensor([[1.0]]))
+    section = Training(optimizer="adamw", beta1=0.0, beta2=0.9, learning_rate=0.1, weight_decay=0.0)
+    optimizer = make_optimizer(torch.nn.ParameterDict({"weight": tensor}), section)
+    for slope, expected in ((4.0, 0.9), (-2.0, 0.9 + 0.1 * 2 / ((0.09 * 16 + 0.1 * 4) / (1 - 0.81)) ** 0.5)):
+        tensor.grad = torch.full_like(tensor, slope)
+        optimizer.step()
+        assert tensor.item() == pytest.approx(expected, rel=1e-5)
+
+
+def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
+    """Three steps of Jordan's Newton-Schulz iteration, X ← aX + b(XXᵀ)X + c(XXᵀ)²X, in float64."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(3):
+        product = x @ x.T
+        x = 3.4445 * x - 4.7750 * product @ x + 2.0315 * product @ product @ x
+    return x
+
+
+def test_muon_steps_as_its_equations_say_gate_by_gate():
+    torch.manual_seed(3)
+    model = LanguageModel(Model(hidden_size=8, embedding_size=6), 5)
+    section = Training(optimizer="muon", learning_rate=0.02, beta1=0.8, weight_decay=0.1)
+    optimizer = make_optimizer(model, section)
+    layer = model.recurrence.layers[0]
+    matrices = layer.recurrent.weight, layer.input.weight
+    before = [gate.double() for matrix in matrices for gate in matrix.detach().clone().split(8)]
+    expected, means = before, [torch.zeros_like(gate) for gate in before]
+    for _ in range(3):
+        for tensor in model.parameters():
+            tensor.grad = torch.randn_like(tensor)
+        optimizer.step()
+        gradients = [gate.double() for matrix in matrices for gate in matrix.grad.split(8)]
+        means = [0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)]
+        ahead = [0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)]  # Nesterov's.
+        expected = [
+            gate * (1 - 0.02 * 0.1) - 0.02 * 0.2 * 8**0.5 * orthogonalized(look)
+            for gate, look in zip(expected, ahead, strict=True)
+        ]
+    found = [gate.double() for matrix in matrices for gate in matrix.detach().split(8)]
+    for gate, wanted, start in zip(found, expected, before, strict=True):
+        assert (gate - wanted).norm() < 1e-5 * (wanted - start).norm()
+
+
+def test_muon_moves_every_gate_alike_however_small_its_gradient():
+    model = LanguageModel(Model(hidden_size=8, embedding_size=6), 5)
+    recurrent = model.recurrence.layers[0].recurrent.weight
+    torch.nn.init.zeros_(recurrent)
+    for tensor in model.parameters():
+        tensor.grad = torch.randn_like(tensor)
+    recurrent.grad = torch.cat([torch.nn.init.orthogonal_(torch.empty(8, 8)) * 10.0**-power for power in range(4)])
+    make_optimizer(model, Training(optimizer="muon", learning_rate=1.0)).step()
+    for gate in recurrent.detach().split(8):
+        values = torch.linalg.svdvals(gate) / (0.2 * 8**0.5)
+        assert values.min() > 0.65 and values.max() < 1.25
+        assert values.max() - values.min() < 0.05
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_with_muon_all_but_the_recurrent_layers_matrices_moves_as_with_adamw(decay):
+    models = [LanguageModel(Model(hidden_size=8, embedding_size=6, tied=True, layer_norm=True), 5)]
+    models.append(copy.deepcopy(models[0]))
+    options = {"decay_embeddings": decay, "decay_biases": decay}
+    optimizers = [make_optimizer(model, Training(optimizer=name, **options))
+                  for model, name in zip(models, ("adamw", "muon"), strict=True)]  # fmt: skip
+    for _ in range(3):
+        gradients = [torch.randn_like(tensor) for tensor in models[0].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for tensor, gradient in zip(model.parameters(), gradients, strict=True):
+                tensor.grad = gradient.clone()
+            optimizer.step()
+    pairs = zip(models[0].named_parameters(), models[1].parameters(), strict=True)
+    differing = [name for (name, tensor), other in pairs if not torch.equal(tensor, other)]
+    assert differing == ["recurrence.cells.0.kernel.weight_ih_l0", "recurrence.cells.0.kernel.weight_hh_l0"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "rows"),
+    [("elman", {(4, 3): 4, (4, 4): 4}), ("gru", {(12, 3): 4, (12, 4): 4}), ("bag", {}), ("min_lstm", {(12, 3): 4}),
+     ({"kind": "gru", "reset": "before"}, {(12, 3): 4, (8, 4): 4, (4, 4): 4}),
+     ("nested_lstm", {(16, 3): 4, (16, 4): 4, (16, 8): 4}),
+     ({"kind": "lstm", "full_gate_recurrence": True}, {(16, 3): 4, (16, 4): 4, (12, 12): 4}),
+     ({"kind": "lstm", "peepholes": "input"}, {(16, 3): 4, (16, 4): 4}),
+     ({"kind": "mogrifier_lstm", "rank": None}, {(16, 3): 4, (16, 4): 4, (3, 4): 3, (4, 3): 4}),
+     ({"kind": "mogrifier_lstm", "rank": 8, "rounds": 1}, {(16, 3): 4, (16, 4): 4, (3, 8): 3, (8, 4): 8})],
+    ids=str,
+)  # fmt: skip
+def test_a_gate_has_as_many_rows_of_a_matrix_as_the_cell_has_units(cell, rows):
+    model = LanguageModel(Model(cell=cell, hidden_size=4, embedding_size=3, tied=True), 5)
+    assert {tuple(matrix.shape): size for matrix, size in gate_rows(model).items()} == rows
+
+
+def test_muon_trains_both_directions_networks():
+    model = LanguageModel(Model(hidden_size=4, embedding_size=3, direction="both"), 5)
+    assert len(gate_rows(model)) == 4
+
+
+@pytest.mark.parametrize("cell", ["bag", "mogrifier_lstm"])
+def test_muon_takes_any_cell_s_steps(cell):
+    model = LanguageModel(Model(cell=cell, hidden_size=4, embedding_size=3), 5)
+    before = copy.deepcopy(model)
+    for tensor in model.parameters():
+        tensor.grad = torch.ones_like(tensor)
+    make_optimizer(model, Training(optimizer="muon")).step()
+    assert all((tensor != old).any() for tensor, old in zip(model.parameters(), before.parameters(), strict=True))

@@ -1,5 +1,6 @@
 """A whole training: resuming equals never having stopped, a seed repeats to the bit, the best is kept."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import small_config, train_all
 
-from charlm.data.windows import scoring_windows
+from charlm.data.windows import scoring_windows, stream_windows
 from charlm.errors import CheckpointError, CorpusError, DivergenceError
 from charlm.training import checkpoint, run
 from charlm.training.loss import score
@@ -20,6 +21,16 @@ VARIANTS = {
     "records": ["corpus.mode=records"],
     "records-gru-sgd": ["corpus.mode=records", "model.cell=gru", "training.optimizer=sgd"],
     "epochs-bf16": ["training.epochs=0.2", "training.precision=bf16"],
+    "nadam": ["training.optimizer=nadam"],
+    "muon": ["training.optimizer=muon", "model.num_layers=2"],
+    "exponential-average": ["training.averaging=exponential", "training.average_steps=3"],
+    "varied-shuffled": [
+        "training.vary_window=true",
+        "training.partial_shuffle=true",
+        "training.batch_size=16",
+        "training.window=40",
+        "training.steps=30",
+    ],
 }
 every_variant = pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
 # Dropout draws from torch's global generator, which the test below disturbs: it has a test of its own.
@@ -31,10 +42,18 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_checkpoint(folder / "last").tensors["weights"]
 
 
+def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return weights, the optimizer's state, the recurrence's and, beside a mean, the raw weights."""
+    tensors = checkpoint.load_checkpoint(folder / "last").tensors
+    training = {name: tensor for name, tensor in tensors["training"].items() if not name.startswith("generator.")}
+    return tensors["weights"] | training
+
+
 def assert_same_weights(one: Path, other: Path) -> None:
-    weights = last_weights(other)
-    for name, tensor in last_weights(one).items():
-        assert torch.equal(tensor, weights[name]), name
+    tensors = last_tensors(other)
+    assert last_tensors(one).keys() == tensors.keys()
+    for name, tensor in last_tensors(one).items():
+        assert torch.equal(tensor, tensors[name]), name
 
 
 def text_for(overrides, text_file, records_file):
@@ -52,6 +71,43 @@ def test_resuming_equals_never_having_stopped(overrides, text_file, records_file
         torch.manual_seed(99)
         experiment = run.resume(tmp_path / "parts")
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+# Validation's loss at each step: it stalls at the third, fourth and sixth, and the triggered mean begins at the third.
+LOSSES = [5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5]
+
+
+@pytest.mark.parametrize("stops", [(2, 8), (3, 4)])
+@pytest.mark.parametrize("overrides", [["training.schedule=plateau"], ["training.averaging=triggered"]], ids=str)
+def test_resuming_keeps_what_validation_has_set_going(overrides, stops, text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "validate", lambda experiment: run.Score(LOSSES[experiment.state.step - 1] * 10, 10, 0))
+    config = small_config(text_file, *overrides, "training.evaluations=12", "training.trigger_evaluations=1")
+    train_all(config, tmp_path / "whole")
+    experiment = run.begin(config, tmp_path / "parts")
+    for stop_at in (*stops, 10**9):
+        for _ in run.run(experiment, stop=lambda state=experiment.state, at=stop_at: state.step >= at):
+            pass
+        experiment = run.resume(tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert experiment.state.stalls == 3
+    assert bool(experiment.average.weights) == ("training.averaging=triggered" in overrides)
+
+
+def test_a_plateau_s_rate_falls_with_the_step_after_a_stall(text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "validate", lambda experiment: run.Score(LOSSES[experiment.state.step - 1] * 10, 10, 0))
+    overrides = ["training.schedule=plateau", "training.evaluations=12", "training.learning_rate=1.0e-2"]
+    experiment = run.begin(small_config(text_file, *overrides, "training.warmup_steps=0"), tmp_path / "run")
+    rates = [event.learning_rate for event in run.run(experiment) if isinstance(event, run.Progress)]
+    assert rates == pytest.approx([1e-2] * 3 + [1e-2 / 4] + [1e-2 / 16] * 2 + [1e-2 / 64] * 6)
+
+
+def test_training_reads_as_the_configuration_says(text_file, tmp_path):
+    overrides = ["training.vary_window=true", "training.partial_shuffle=true", "training.seed=5"]
+    experiment = run.begin(small_config(text_file, *overrides), tmp_path / "run")
+    options = {"batch_size": 4, "window": 16, "seed": 5, "vary": True, "shuffle": True}
+    wanted = stream_windows(experiment.tokens["train"].ids, start=experiment.state.position, **options)
+    for window, other in itertools.islice(zip(run.training_windows(experiment), wanted, strict=True), 40):
+        assert torch.equal(window.inputs, other.inputs)
 
 
 def test_resuming_takes_up_dropout_s_generator(text_file, tmp_path):

@@ -5,7 +5,7 @@ input alone, done for a whole window in one product; `advance` is the equation, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,10 @@ class Cell(nn.Module, ABC):
         """Yield the cell's products, each once."""
         return (module for module in self.modules() if isinstance(module, Product))
 
+    def state_products(self) -> Iterator[Product]:
+        """Yield the products that make the recurrence: all but the input's."""
+        return (product for product in self.products() if product is not self.input)
+
     def initialize(self, gain: float = 1.0) -> None:
         """Set the initial weights, gate by gate.
 
@@ -100,6 +104,15 @@ class FusedCell(Cell):
         self.input = Matrix(_parameter(kernel, "weight_ih_l0"), _parameter(kernel, "bias_ih_l0"))
         self.recurrent = Matrix(_parameter(kernel, "weight_hh_l0"), _parameter(kernel, "bias_hh_l0"))
 
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run the kernel over a window: inputs, (time, batch, input), and state to outputs and state."""
+        weights = [self.input.weight, self.recurrent.weight_read, self.input.bias, self.recurrent.bias]
+        layered = tuple(part.unsqueeze(0) for part in state)  # torch's kernels want (layers, batch, hidden).
+        y, *after = _KERNELS[self.kernel.mode](
+            x, layered if len(state) > 1 else layered[0], weights, True, 1, 0.0, self.training, False, False
+        )
+        return y, tuple(part.squeeze(0) for part in after)
+
 
 class LinearCell(Cell):
     """A cell that is linear in its state, h ← a ⊙ h + b with a and b from the input alone: a window is one scan."""
@@ -128,6 +141,12 @@ def recurrent_weights(cell: Cell, gates: int) -> Matrix:
 def sigmoids(*gates: Tensor) -> tuple[Tensor, ...]:
     """Return the logistic function of each gate."""
     return tuple(torch.sigmoid(gate) for gate in gates)
+
+
+# (input, state, weights, has biases, layers, dropout, training, bidirectional, batch first) → (outputs, *state).
+_KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu
+}  # fmt: skip
 
 
 def _parameter(kernel: nn.RNNBase, name: str) -> nn.Parameter:

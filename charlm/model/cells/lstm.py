@@ -41,7 +41,8 @@ class LSTMVariant(Cell):
     """An LSTM with peepholes (Gers and Schmidhuber 2000), or a variant of Greff et al. 2015 (arXiv:1503.04069).
 
     i, f, o = σ(W[h, x] + P c + b), o with the new c; f = 1 − i if coupled; a gate left out is 1;
-    c ← f ⊙ c + i ⊙ g(W_c[h, x] + b_c); h ← o ⊙ g(c), g tanh or the identity.
+    i ← min(i, 1 − f) if capped (Melis et al. 2018, arXiv:1707.05589); c ← f ⊙ c + i ⊙ g(W_c[h, x] + b_c);
+    h ← o ⊙ g(c), g tanh or the identity.
     With full gate recurrence the gates also see the three gates of the step before, and the state has them.
 
     Attributes:
@@ -57,6 +58,7 @@ class LSTMVariant(Cell):
         full_peepholes: bool = False,
         without: Collection[str] = (),
         coupled: bool = False,
+        capped: bool = False,
         full_gate_recurrence: bool = False,
     ) -> None:
         """Make a layer of `hidden_size` units; the options are those of the configuration's `cell`."""
@@ -64,6 +66,7 @@ class LSTMVariant(Cell):
         left_out = {*without, *(["forget_gate"] if coupled else [])}
         self.gates = [name for name in ("input", "forget", "output") if f"{name}_gate" not in left_out]
         self.coupled = coupled
+        self.capped = capped
         self.input_activation = nn.Identity() if "input_activation" in without else nn.Tanh()
         self.output_activation = nn.Identity() if "output_activation" in without else nn.Tanh()
         self.input = input_weights(self, input_size, len(self.gates) + 1)
@@ -82,6 +85,8 @@ class LSTMVariant(Cell):
         inputs = self._gate_inputs(projected, hidden, gates_before)
         input_gate = self._gate("input", inputs, memory)
         forget = 1 - input_gate if self.coupled else self._gate("forget", inputs, memory)
+        if self.capped:
+            input_gate = torch.minimum(torch.as_tensor(input_gate), torch.as_tensor(1 - forget))
         memory = forget * memory + input_gate * self.input_activation(inputs["candidate"])
         output = self._gate("output", inputs, memory)
         hidden = output * self.output_activation(memory)

@@ -27,11 +27,12 @@ def make_cell(section: CellSection, input_size: int, hidden_size: int, *, gain: 
 
 
 def _lstm(section: CellSection, input_size: int, hidden_size: int) -> Cell:
-    if not (section.peepholes or section.without or section.coupled or section.full_gate_recurrence):
+    if not (section.peepholes or section.without or section.coupled or section.capped or section.full_gate_recurrence):
         return LSTM(input_size, hidden_size)
     return LSTMVariant(
         input_size, hidden_size, peepholes=section.peepholes, full_peepholes=section.peephole_weights == "full",
-        without=section.without, coupled=section.coupled, full_gate_recurrence=section.full_gate_recurrence,
+        without=section.without, coupled=section.coupled, capped=section.capped,
+        full_gate_recurrence=section.full_gate_recurrence,
     )  # fmt: skip
 
 
