@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import charlm
-from charlm.cli import config, corpus, evaluate, inspect, sample, train
+from charlm.cli import config, corpus, evaluate, inspect, sample, train, tune
 from charlm.errors import CharlmError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("sample")(sample.sample)
 app.add_typer(evaluate.app, name="eval")
 app.command("inspect")(inspect.inspect)

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
@@ -20,16 +20,19 @@ _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
 _REFRESH_SECONDS = 0.2
 
 
-def follow(prepare: Callable[[ModuleType], run.Experiment]) -> None:
+def follow(prepare: Callable[[ModuleType], run.Experiment], *, first: Sequence[str] = ()) -> None:
     """Prepare and run a training, show it, and print its run folder on stdout.
 
     Args:
         prepare: Given the module `charlm.training.run`, returns the experiment.
+        first: Lines to be said as soon as it is prepared.
     """
     experiment = prepare(run)
+    for line in first:
+        say(line)
     if experiment.state.share(experiment.config.training) >= 1:
-        _say("its budget is spent already; give a larger one to go on, such as --epochs 10")
-    with _stop_requests() as stop_requested:
+        say("its budget is spent already; give a larger one to go on, such as --epochs 10")
+    with stop_requests() as stop_requested:
         view = _View(experiment)
         try:
             for event in run.run(experiment, stop=stop_requested):
@@ -37,7 +40,7 @@ def follow(prepare: Callable[[ModuleType], run.Experiment]) -> None:
         except CharlmError:
             view.close()
             if (experiment.folder / "last" / "state.json").is_file():
-                _say(f"the last good checkpoint is kept: {experiment.folder}/last")
+                say(f"the last good checkpoint is kept: {experiment.folder}/last")
             raise
         finally:
             view.close()
@@ -78,18 +81,18 @@ class _View:
         for part, tokens in experiment.tokens.items():
             counts = tokens.counts
             unknown = f"{counts.unknown_share:.2%} unknown"
-            _say(f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {unknown}")
+            say(f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {unknown}")
         parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         precision = str(experiment.precision).removeprefix("torch.")
         tokenizer, config = experiment.tokenizer, experiment.config
-        _say(
+        say(
             f"{experiment.corpus.title} ({experiment.corpus.mode}) by {config.tokenizer.level}, vocabulary "
             f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
             f"{experiment.device} in {precision}; {experiment.folder}"
         )
         if experiment.vectors_share is not None:
             found = f"{experiment.vectors_share:.1%} of the vocabulary is in {config.model.vectors}"
-            _say(f"{found}; the rest starts at random")
+            say(f"{found}; the rest starts at random")
 
     def _advance(self, progress: Progress) -> None:
         if self._bar.disable or progress.state.seconds - self._shown_at < _REFRESH_SECONDS:
@@ -112,9 +115,9 @@ class _View:
         if event.score is not None:
             line += f", validation {metrics['loss_nats']:.4f} nats/token, {metrics['bits_per_character']:.3f} "
             line += f"bits/character{', best' if event.is_best else ''}"
-        _say(line, self._bar)
+        say(line, self._bar)
         if not self._bar.disable and event.experiment.model.direction != "both":
-            _say(f"  {self._short_sample()}", self._bar)
+            say(f"  {self._short_sample()}", self._bar)
 
     def _short_sample(self) -> str:
         model = self._experiment.model
@@ -128,13 +131,13 @@ class _View:
     def _finished(self, event: run.Finished) -> None:
         folder = event.experiment.folder
         if event.reason == "stopped":
-            _say(f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}")
+            say(f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}")
         elif event.reason == "patience":
-            _say(f"no new best in {event.experiment.config.training.patience} evaluations: stopped early")
+            say(f"no new best in {event.experiment.config.training.patience} evaluations: stopped early")
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once."""
     asked: list[int] = []
 
@@ -151,7 +154,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _say(line: str, bar: Any = None) -> None:
+def say(line: str, bar: Any = None) -> None:
+    """Print a line on stderr, above a bar that is being shown."""
     if bar is not None and not bar.disable:
         bar.write(line, file=sys.stderr)
     else:

@@ -1,0 +1,111 @@
+"""`charlm tune` as a person types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from charlm.cli.main import run as charlm
+
+SETTINGS = [part for override in [*SMALL, "training.steps=4"] for part in ("--set", override)]
+SEARCH = ["--search", "training.learning_rate=1e-3..1e-1", "--search", "model.hidden_size=8,16"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Run each command in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capfd, *arguments: object, status: int = 1) -> str:
+    """Run a command that must be refused in one line on stderr; return the line."""
+    assert charlm(["tune", *map(str, arguments)]) == status
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1, err
+    return err
+
+
+def test_tune_then_resume_then_train_with_what_it_found(capfd, text_file):
+    assert charlm(["tune", str(text_file), *SETTINGS, *SEARCH, "--trials", "2", "--out", "tuned", "--seed", "5"]) == 0
+    out, err = capfd.readouterr()
+    heads, *rows = [line.split() for line in out.splitlines()]
+    assert heads == ["trial", "outcome", "loss_nats", "seconds", "training.learning_rate", "model.hidden_size"]
+    assert sorted(row[0] for row in rows) == ["0", "1"]
+    assert float(rows[0][2]) <= float(rows[1][2])
+    lines = err.splitlines()
+    assert lines[0].startswith("trial 0: ") and "nats, finished; training.learning_rate=0.008, model" in lines[0]
+    assert lines[-1] == f"tuned/best.yaml holds the settings of trial {rows[0][0]}; its model: charlm sample " \
+                        f"tuned/trials/{rows[0][0]}"  # fmt: skip
+    assert charlm(["tune", "--resume", "tuned", "--trials", "3", "--json"]) == 0
+    out, err = capfd.readouterr()
+    whole = json.loads(out)
+    assert len(whole["trials"]) == 3 and err.count("trial 2: ") == 1 and "trial 1: " not in err
+    assert whole["loss_nats"] == min(trial["loss_nats"] for trial in whole["trials"])
+    assert whole["settings"]["seed"] == 5 and whole["settings"]["split"] == "valid"
+    assert charlm(["tune", "--resume", "tuned"]) == 0
+    assert "its budget is spent already" in capfd.readouterr().err
+    assert charlm(["train", "--config", whole["config"], "--out", "trained"]) == 0
+    assert charlm(["sample", whole["run"], "--length", "5"]) == 0
+
+
+def test_without_a_folder_a_new_one_is_named_under_runs(capfd, text_file):
+    assert charlm(["tune", str(text_file), *SETTINGS, *SEARCH, "--trials", "1"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("tune-text-") and (folder / "best.yaml").is_file()
+
+
+def test_ctrl_c_ends_the_search_with_a_table_and_a_config(text_file):
+    endless = ["--set", "training.steps=100000", "--set", "training.evaluations=10000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "tune", str(text_file), *SETTINGS, *endless, *SEARCH, "--minutes", "9",
+         "--out", "tuned"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not Path("tuned/trials/0/metrics.jsonl").is_file():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.splitlines()[1].split()[:2] == ["0", "unfinished"]
+    assert "stopped; go on: charlm tune --resume tuned\n" in err and Path("tuned/best.yaml").is_file()
+
+
+def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
+    changes = ["--set", "training.learning_rate=1e30", "--set", "training.clipnorm=null"]
+    search = ["--search", "training.learning_rate=1e30..1e31"]
+    assert charlm(["tune", str(text_file), *SETTINGS, *changes, *search, "--trials", "1", "--out", "tuned"]) == 1
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1].split()[:3] == ["0", "diverged", "-"]
+    assert "no trial reached an evaluation (step " in err.splitlines()[-1]
+
+
+def test_mistakes_are_one_line(capfd, text_file):
+    assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1")
+    assert "give --minutes or --trials" in refused(capfd, text_file, *SETTINGS, *SEARCH)
+    line = refused(capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1")
+    assert "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)" in line
+    assert "holds no search" in refused(capfd, "--resume", "nothing")
+    assert "--search: cannot be given with --resume" in refused(capfd, "--resume", "nothing", *SEARCH)
+    assert not list(Path().iterdir())
+
+
+def test_without_optuna_it_says_how_to_get_it(capfd, text_file, monkeypatch):
+    monkeypatch.delitem(sys.modules, "charlm.tuning", raising=False)
+    monkeypatch.delattr("charlm.tuning", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "pip install 'charlm[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")
+
+
+def test_help_loads_neither_torch_nor_optuna():
+    code = "import sys; from charlm.cli.main import run; run(['--help']); run(['tune', '--help']); "
+    code += "print({'torch', 'optuna'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "training.learning_rate=1e-3..3e-2" in printed and printed.endswith("set()\n")
