@@ -14,12 +14,14 @@ ORDER = [
     "data.tokens", "data.windows",
     "model.products", "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm",
     "model.cells.nested", "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation",
-    "model.scan", "model.recurrence", "model.embedding", "model.language_model",
-    "training.hardware", "training.loss", "training.optimizer", "training.loop", "training.checkpoint", "training.run",
+    "model.scan", "model.dropout", "model.recurrence", "model.embedding", "model.projection", "model.language_model",
+    "training.hardware", "training.loss", "training.optimizer", "training.averaging", "training.loop",
+    "training.checkpoint", "training.run", "training.choice",
     "sampling.filters", "sampling.generate", "sampling.fill", "sampling.novelty",
-    "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.gradients", "api",
-    "cli.sample", "cli.progress", "cli.train", "cli.evaluate", "cli.inspect", "cli.corpus", "cli.config", "cli.main",
-    "__main__",
+    "evaluation.temperature", "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement",
+    "evaluation.gradients", "api", "tuning",
+    "cli.sample", "cli.progress", "cli.train", "cli.tune", "cli.evaluate", "cli.inspect", "cli.corpus", "cli.config",
+    "cli.main", "__main__",
 ]  # fmt: skip
 NO_PATHS_NO_YAML = ["model.", "training.loss", "training.loop", "sampling."]
 

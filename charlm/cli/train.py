@@ -30,12 +30,15 @@ def train(
 ) -> None:
     """Train a model on a text; print its run folder.
 
+    Without --config, what fits the text, the device and the budget is chosen, and told.
+
     Ctrl-C finishes the step and saves; --resume goes on from there as if nothing had been.
 
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
     from charlm.config import load_config
+    from charlm.training.choice import choose
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {name: value for name, value in budgets.items() if value is not None}
@@ -57,9 +60,14 @@ def train(
     short = budget | {"seed": seed, "device": device}
     changes = [*(overrides or []), *(f"training.{name}={value}" for name, value in short.items() if value is not None)]
     changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-    checked = load_config(config, changes)
     folder = out if out is not None else _named_folder(config, sources)
-    follow(lambda run: run.begin(checked, folder))
+    if config is not None:
+        checked = load_config(config, changes)
+        follow(lambda run: run.begin(checked, folder))
+        return
+    choice = choose(changes)
+    kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
+    follow(lambda run: run.begin(choice.config, folder), first=[*choice.reasons, kept])
 
 
 def _refuse_with_resume(given: list[str]) -> None:

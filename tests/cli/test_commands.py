@@ -151,6 +151,13 @@ def test_eval_takes_a_text_alone_for_the_newest_run(capfd, trained, text_file):
     assert json.loads(ok(capfd, "eval", "perplexity", text_file, "--json"))["settings"]["run"] == "runs/newest"
 
 
+def test_eval_fits_the_temperature_where_asked_to(capfd, trained):
+    scores = {way: json.loads(ok(capfd, "eval", "perplexity", trained, "--temperature", way, "--json"))
+              for way in ("fit", "1", "2.5")}  # fmt: skip
+    assert scores["fit"]["loss_nats"] < scores["1"]["loss_nats"] < scores["2.5"]["loss_nats"]
+    assert scores["2.5"]["settings"]["temperature"] == 2.5
+
+
 def test_eval_prints_a_table_for_people(capfd, trained):
     table = ok(capfd, "eval", "perplexity", trained)
     assert re.search(r"^bits_per_character +\d\.\d{4}$", table, re.MULTILINE)
@@ -250,7 +257,7 @@ BINARY = bytes(range(256)) * 20
 @pytest.mark.parametrize(
     ("contents", "problem"),
     [(b"", "is empty"), (b"a", "single character"), (BINARY, "NUL|not utf-8"),
-     (b"caf\xe9 " * 50, "byte 3 .0xe9. is not utf-8"), (b"too small for it", "lower training.batch_size or"),
+     (b"caf\xe9 " * 50, "byte 3 .0xe9. is not utf-8"), (b"too small", "lower training.batch_size or"),
      (None, "no such text")],
 )  # fmt: skip
 def test_a_text_that_cannot_be_learnt_from_is_one_line(capfd, contents, problem):
@@ -279,6 +286,8 @@ def test_a_configuration_with_three_mistakes_tells_all_three(capfd):
      (["sample", "--count", "0"], "--count"), (["sample", "--lenght", "3"], "--length"), (["smaple"], "smaple"),
      (["eval"], "command"), (["train", "--steps", "x"], "--steps"),
      (["eval", "perplexity", "--split", "al"], "--split"),
+     (["eval", "perplexity", "--temperature", "hot"], "--temperature"),
+     (["eval", "perplexity", "--temperature", "0"], "--temperature"),
      (["corpus", "build", "agreement", "--set", "sentences"], "--set")],
 )  # fmt: skip
 def test_wrong_usage_is_one_line_and_status_two(capfd, arguments, problem):
@@ -366,7 +375,8 @@ def test_a_training_that_is_stopped_or_killed_goes_on_to_the_weights_of_one_that
     capfd, text_file, undisturbed, how
 ):
     changes = [part for override in LONG for part in ("--set", override)]
-    process = command("train", text_file, *SETTINGS, *changes, "--out", "stopped")
+    Path("defaults.yaml").write_text("", encoding="utf-8")
+    process = command("train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "stopped")
     wait_for_steps(Path("stopped"), 10)
     process.send_signal(how)
     out, err = process.communicate()

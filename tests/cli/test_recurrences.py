@@ -55,7 +55,8 @@ def refused(capfd, *arguments: object) -> str:
 def trained(capfd, text, *overrides: str, steps: int = 12) -> None:
     """Train a small model into the folder `run`."""
     changes = [part for override in overrides for part in ("--set", override)]
-    ok(capfd, "train", text, *SETTINGS, *changes, "--steps", steps, "--out", "run")
+    Path("defaults.yaml").write_text("", encoding="utf-8")  # Nothing is to be chosen by itself.
+    ok(capfd, "train", text, "--config", "defaults.yaml", *SETTINGS, *changes, "--steps", steps, "--out", "run")
 
 
 @pytest.mark.parametrize("mode", ["stream", "records"])

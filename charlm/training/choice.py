@@ -1,0 +1,296 @@
+"""Settings for a text, a device and the time given, where nobody has named them; with the reasons.
+
+The rules are fits to what was measured (docs/results.md), good to a few hundredths of a nat, not laws. Whatever the
+caller has set already is kept, and the rest is chosen to fit it.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+
+from charlm.config import (
+    BUDGETS,
+    VOCABULARY_SIZES,
+    Config,
+    Level,
+    Mode,
+    Training,
+    check_config,
+    load_config,
+    override,
+)
+from charlm.data.cards import Card
+from charlm.data.corpora import Corpus, card_of, open_corpus
+from charlm.data.windows import Position, Window
+from charlm.model.language_model import LanguageModel
+from charlm.training.hardware import choose_device, choose_precision
+from charlm.training.loop import TrainingState, train
+from charlm.training.optimizer import make_optimizer
+
+Measure = Callable[[int], float]  # Tokens a second that a network of so many units reads while it learns.
+
+_HELD_OUT = 200_000  # Characters that a loss is known from to a hundredth of a nat: more would cost time alone.
+_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+_MEASURED_SIZES, _MEASURED_SECONDS, _UNMEASURED_STEPS = (128, 256, 512), 0.5, 3
+_CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 4.5, "bpe": 3.0}
+_READ_AS = {"stream": "one long text", "records": "records, a line each"}
+_LEAST_STEPS = 8  # In a pass: a short text has fewer streams.
+_MANY_STEPS = 20_000  # From here on twice the batch costs no quality, and less time a token.
+# Records are lines that stand for themselves: many, short, none empty or indented, few alike.
+_RECORD_LINES, _RECORD_LENGTH, _RECORD_ODD, _RECORD_ALIKE = 200, 80, 0.01, 0.3
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the choice is made from.
+
+    Attributes:
+        title: What people call it.
+        characters: Of the training part, about.
+        mode: How it is read.
+        level: Of its tokens.
+        record_tokens: In a record, on average, <EOS> included.
+        why: Of the mode.
+    """
+
+    title: str
+    characters: int
+    mode: Mode
+    level: Level
+    record_tokens: int
+    why: str
+
+    @property
+    def tokens(self) -> float:
+        """Of the training part, about."""
+        return max(1.0, self.characters / _CHARACTERS_PER_TOKEN[self.level])
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How settings follow from the size of the text and of the budget.
+
+    Attributes:
+        words: Whether tokens are pieces of words rather than characters.
+        window: Tokens in a window.
+        tokens: To be read for a network of 256 units to be the best size; as many times more as it has parameters.
+        rate: Learning rate of 384 units for a few thousand steps.
+        weight_decay: As it is.
+        dropout: Share of the output dropped for each doubling of the passes over the text.
+        undropped: Passes up to which nothing is dropped.
+    """
+
+    words: bool
+    window: int
+    tokens: float
+    rate: float
+    weight_decay: float
+    dropout: float
+    undropped: float
+
+    def hidden_size(self, text: Text, tokens_read: Callable[[int], float]) -> int:
+        """Return the largest size that reads enough for its parameters, and has not too many for the text."""
+        most = 72 * (text.tokens / 3000) ** 0.4
+        fitting = [size for size in _SIZES if size <= most and tokens_read(size) >= self.tokens * (size / 256) ** 2]
+        return max(fitting, default=_SIZES[0])
+
+    def learning_rate(self, hidden_size: int, steps: float) -> float:
+        """Return the peak rate: the lower, the wider the network and the longer the training."""
+        rate = self.rate * (384 / hidden_size) ** 0.7 * min(1.0, 6000 / steps) ** 0.3
+        return float(f"{min(rate, 2e-2):.2g}")
+
+    def output_dropout(self, passes: float) -> float:
+        """Return the share that is dropped where a text is read so many times."""
+        return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
+
+
+_CHARACTERS = _Rule(False, 64, 2.8e6, 1.2e-2, 0.1, 0.15, 2.0)
+_WORDS = _Rule(True, 32, 0.8e6, 5.0e-3, 0.1, 0.15, 0.5)
+_RULES: dict[Level, _Rule] = {"char": _CHARACTERS, "byte": _CHARACTERS, "word": _WORDS, "bpe": _WORDS}
+_MOST_PASSES = 60.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, and why it is as it is.
+
+    Attributes:
+        config: Complete.
+        reasons: A line each on text, network, training and dropout.
+    """
+
+    config: Config
+    reasons: tuple[str, ...]
+
+
+def choose(overrides: Sequence[str] = (), *, measure: Measure | None = None) -> Choice:
+    """Choose what `overrides` leave open.
+
+    Args:
+        overrides: `section.key=value`, the text and the budget among them.
+        measure: Tells the speed of the device; by default it is measured, in about two seconds.
+
+    Raises:
+        CharlmError: An override is wrong, or the text cannot be read.
+    """
+    given = load_config(None, overrides)
+    opened, corpus, text = _look_at(given)
+    model, training, reasons = _fit(given, text, measure or _measured(given.training, text.level))
+    chosen: dict[str, Mapping[str, Any]] = {
+        "corpus": corpus, "tokenizer": {"level": text.level}, "model": model, "training": training,
+    }  # fmt: skip
+    # The text as it was opened, for standard input is read once; fewer passes than there is time for, for the time.
+    found = [f"corpus.text={json.dumps(opened.section.text)}"]
+    found += [f"training.epochs={training['epochs']}"] if "epochs" in training else []
+    return Choice(check_config(override(chosen, [*overrides, *found]), "chosen"), tuple(reasons))
+
+
+def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
+    """Return the corpus, its fields that are chosen, and what the text is."""
+    card, level = card_of(given.corpus), given.tokenizer.level
+    if card and "level" not in given.tokenizer.model_fields_set:
+        level = card.level
+    opened = open_corpus(given.corpus, raw=level == "byte")
+    sample = next(opened.parts["train"].blocks())[0]
+    mode, why = _mode_of(given, card, opened, sample)
+    spans = opened.parts["train"].spans
+    share = 1.0 if level == "byte" else len(sample.decode(errors="ignore")) / max(len(sample), 1)
+    characters = round(int((spans[:, 1] - spans[:, 0]).sum()) * share)
+    fields: dict[str, Any] = {"mode": mode}
+    share_is_open = given.corpus.valid_share is None and not (card and card.valid_share is not None)
+    if share_is_open and "valid" in opened.parts and given.corpus.valid_text is None:
+        fields["valid_share"] = float(f"{min(0.1, _HELD_OUT / max(characters, 1)):.2g}")
+    lines = [line for line in sample.splitlines() if line]
+    record_tokens = 1 + round(len(sample) / max(len(lines), 1) / _CHARACTERS_PER_TOKEN[level])
+    title = card.title if card else ", ".join(given.corpus.text)
+    return opened, fields, Text(title, characters, mode, level, record_tokens, why)
+
+
+def _mode_of(given: Config, card: Card | None, corpus: Corpus, sample: bytes) -> tuple[Mode, str]:
+    """Return how the text is best read, and why."""
+    if given.corpus.mode or card:
+        return corpus.mode, "as asked for" if given.corpus.mode else "as its card says"
+    lines = sample.splitlines()
+    odd = sum(not line.strip() or line[:1].isspace() for line in lines) / max(len(lines), 1)
+    lengths = sorted(map(len, lines))
+    alike = 1 - len(set(lines)) / max(len(lines), 1)
+    if len(lines) < _RECORD_LINES or odd > _RECORD_ODD or alike > _RECORD_ALIKE:
+        return "stream", "its lines go on from one another"
+    if lengths[len(lines) * 99 // 100] > _RECORD_LENGTH:
+        return "stream", "its lines are long"
+    return "records", "its lines are many, short, and none is empty or indented"
+
+
+class _Budget:
+    """How many tokens are read for what is given: minutes at a speed, steps, or epochs."""
+
+    def __init__(self, given: Training, text: Text, step_tokens: int, measure: Measure) -> None:
+        self._given, self._text, self._step_tokens, self._measure = given, text, step_tokens, measure
+
+    @property
+    def is_time(self) -> bool:
+        return self._given.minutes is not None
+
+    def tokens(self, hidden_size: int) -> float:
+        """Return the tokens that a network of so many units reads."""
+        if self._given.minutes is not None:
+            return self._measure(hidden_size) * self._given.minutes * 60
+        if self._given.steps is not None:
+            return float(self._given.steps * self._step_tokens)
+        return (self._given.epochs or 1.0) * self._text.tokens
+
+    def __str__(self) -> str:
+        name, amount = next((name, getattr(self._given, name)) for name in BUDGETS if getattr(self._given, name))
+        return f"{amount:,g} {name if amount != 1 else name[:-1]}"
+
+
+def _fit(given: Config, text: Text, measure: Measure) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return the fields of the model and of the training that are chosen, and the reasons."""
+    rule = _RULES[text.level]
+    batch = 64 if text.mode == "records" else 16
+    while text.mode == "stream" and batch > 1 and batch * rule.window > text.tokens / _LEAST_STEPS:
+        batch //= 2
+    length = min(rule.window, text.record_tokens) if text.mode == "records" else rule.window
+    budget = _Budget(given.training, text, batch * length, measure)
+    is_given = "hidden_size" in given.model.model_fields_set
+    hidden = given.model.hidden_sizes[0] if is_given else rule.hidden_size(text, budget.tokens)
+    passes, most = budget.tokens(hidden) / text.tokens, _MOST_PASSES
+    stops_early = budget.is_time and passes > most
+    passes = min(passes, most) if budget.is_time else passes
+    steps = passes * text.tokens / (batch * length)
+    if steps > _MANY_STEPS and text.mode == "stream":
+        batch, steps = 2 * batch, steps / 2
+    dropout = rule.output_dropout(passes)
+    tied = rule.words and given.model.embedding == "learned" and not given.model.adaptive_cutoffs
+    model = {
+        "hidden_size": hidden, "embedding_size": hidden if rule.words else max(16, hidden // 4), "tied": tied,
+        "output_dropout": dropout, "embedding_dropout": round(dropout / 2, 2),
+    }  # fmt: skip
+    rate = rule.learning_rate(hidden, steps)
+    training: dict[str, Any] = {
+        "batch_size": batch, "window": rule.window, "learning_rate": rate, "weight_decay": rule.weight_decay,
+        "warmup_steps": round(min(100, steps / 10)), "clipnorm": float(length),
+        "evaluations": 5 if steps < _MANY_STEPS else 20,
+    }  # fmt: skip
+    if stops_early:
+        training |= {"epochs": passes, "evaluations": 10}
+    passes_read = f"{passes:.1f} passes over the text"
+    reasons = [
+        f"text: {text.title}, {text.characters:,} characters to learn from, by {text.level}, as {_READ_AS[text.mode]}: "
+        f"{text.why}",
+        f"network: {hidden} units, " + ("as given" if is_given else f"what {budget} and so much text can train"),
+        f"training: {steps:,.0f} steps of {batch} x {length} tokens at a rate of {rate:.2g}, {passes_read}"
+        + (f", not all of {budget}: more would be learning by heart" if stops_early else ""),
+        f"dropout: {dropout:.2g} of the output, " + (f"for {passes_read}" if dropout else "as little is read twice"),
+    ]  # fmt: skip
+    return model, training, reasons
+
+
+def _measured(given: Training, level: Level) -> Measure:
+    """Return the device's speed by size, from a few steps of three sizes; between and beyond them by their arithmetic.
+
+    It is measured when first asked for: where size and steps are given, nobody asks.
+    """
+    device = choose_device(given.device)
+    precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[level] or 96
+    found: dict[int, float] = {}
+
+    def speed(hidden_size: int) -> float:
+        if not found:
+            found.update({size: _measure(size, vocabulary, device, precision) for size in _MEASURED_SIZES})
+        nearest = min(found, key=lambda size: abs(math.log(size / hidden_size)))
+        return found[nearest] * _work(nearest, vocabulary) / _work(hidden_size, vocabulary)
+
+    return speed
+
+
+def _work(hidden_size: int, vocabulary: int) -> float:
+    """Return the multiplications of a token, about."""
+    return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary
+
+
+def _measure(hidden_size: int, vocabulary: int, device: torch.device, precision: torch.dtype) -> float:
+    """Return the tokens a second of a training's steps."""
+    config = check_config({"model": {"hidden_size": hidden_size}, "training": {"steps": 10**9}}, "measured")
+    section = config.training
+    with torch.random.fork_rng(devices=[]):
+        model = LanguageModel(config.model, vocabulary).to(device)
+        ids = torch.randint(vocabulary, (section.window + 1, section.batch_size))
+    window = Window(ids[:-1], ids[1:], False, Position(), 0.0)
+    state, began = TrainingState(), time.perf_counter()
+    for progress in train(
+        model, repeat(window), make_optimizer(model, section), section, state=state, device=device,
+        precision=precision, clock=time.perf_counter,
+    ):  # fmt: skip
+        if state.step == _UNMEASURED_STEPS:  # The first ones build kernels.
+            first_tokens, first_seconds = state.tokens, state.seconds
+        if state.step > _UNMEASURED_STEPS and time.perf_counter() - began > _MEASURED_SECONDS:
+            progress.check()  # Waits for the device.
+            break
+    return (state.tokens - first_tokens) / (state.seconds - first_seconds)
