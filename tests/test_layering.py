@@ -19,7 +19,7 @@ ORDER = [
     "training.checkpoint", "training.run", "training.choice",
     "sampling.filters", "sampling.generate", "sampling.fill", "sampling.novelty",
     "evaluation.temperature", "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement",
-    "evaluation.gradients", "api", "tuning",
+    "evaluation.gradients", "api", "tuning.space", "tuning.results", "tuning.search",
     "cli.sample", "cli.progress", "cli.train", "cli.tune", "cli.evaluate", "cli.inspect", "cli.corpus", "cli.config",
     "cli.main", "__main__",
 ]  # fmt: skip

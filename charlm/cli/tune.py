@@ -10,7 +10,7 @@ import typer
 from charlm.errors import CharlmError, ConfigError
 
 if TYPE_CHECKING:
-    from charlm.tuning import Trial, Tuning
+    from charlm.tuning.results import Trial, Tuning
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Files, folders, globs, .gz, or - .")]
 
@@ -42,9 +42,9 @@ def tune(
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --search model.hidden_size=256,512 --minutes 30
     """
-    from charlm import tuning
     from charlm.cli.progress import say, stop_requests
     from charlm.config import load_config
+    from charlm.tuning import search as tuning
 
     sources, told = [*(corpus or []), *(texts or [])], 0
 

@@ -98,7 +98,8 @@ def test_mistakes_are_one_line(capfd, text_file):
 
 
 def test_without_optuna_it_says_how_to_get_it(capfd, text_file, monkeypatch):
-    monkeypatch.delitem(sys.modules, "charlm.tuning", raising=False)
+    for name in [name for name in sys.modules if name.startswith("charlm.tuning")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("charlm.tuning", raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "pip install 'charlm[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")

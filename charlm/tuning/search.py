@@ -6,139 +6,31 @@ DIR/trials.csv    a line a trial, the best first
 DIR/best.yaml     the best trial's whole configuration
 """
 
-import csv
 import fcntl
-import io
-import json
 import math
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import optuna
 import torch
-import yaml
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-import charlm
-from charlm.config import BUDGETS, Config, check_config
+from charlm.config import Config, check_config
 from charlm.data.corpora import open_corpus, suggested_level
-from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, DivergenceError
-from charlm.files import writing
+from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceError
 from charlm.training import checkpoint, run
+from charlm.tuning.results import NO_END, Outcome, Trial, Tuning, write_results
+from charlm.tuning.space import Choices, Range, as_it_stands, read_space, with_values
 
-try:
-    import optuna
-    from optuna.trial import TrialState
-    from sqlalchemy.exc import SQLAlchemyError
-except ModuleNotFoundError as error:
-    raise CharlmError("charlm tune: needs Optuna, which is not installed: pip install 'charlm[tune]'") from error
-
-_NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
-_LOG_FACTOR = 10  # A range whose ends are so far apart is searched by its logarithm.
 _WHOLE = 1000  # Trials are compared at equal shares of their budgets, which are counted in thousandths,
 _PRUNE_FROM, _PRUNE_AFTER_TRIALS = 300, 3  # and not before this one: until then a high learning rate only seems bad.
 _REPEATS = 50  # So many draws of what was tried already, one after the other: there is nothing left to try.
-_NO_END = ("unfinished", "failed")
-_NOT_SEARCHED = {
-    "corpus": "losses on different texts do not compare; tune on each text apart",
-    "tokenizer": "losses a token of different tokenizers do not compare; tune with each apart, by --set",
-    **{f"training.{name}": "a trial's budget is the same for all; give it by --set" for name in BUDGETS},
-}
-Outcome = Literal["finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of the search.
-
-    Attributes:
-        number: Its run folder is `trials/NUMBER`.
-        outcome: finished; pruned: worse than the median at an evaluation; diverged; impossible: its values do not go
-            together, or are too large for text or memory; unfinished: the search was stopped; failed: by a crash.
-        loss_nats: Lowest validation loss, nats a token; None before its first evaluation.
-        seconds: That it took, reading, evaluating and saving included; None where that is not known.
-        values: By key.
-        note: Why it is diverged or impossible.
-    """
-
-    number: int
-    outcome: Outcome
-    loss_nats: float | None
-    seconds: float | None
-    values: dict[str, Any]
-    note: str
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What a search has found.
-
-    Attributes:
-        folder: Of the search.
-        space: What was searched: text by key.
-        trials: Finished ones first, the lowest loss first.
-        config: What every trial has in common.
-        exhausted: Whether it ended since there was nothing left to try.
-    """
-
-    folder: Path
-    space: dict[str, str]
-    trials: list[Trial]
-    config: Config
-    exhausted: bool = False
-
-    @property
-    def best(self) -> Trial | None:
-        """The finished trial of lowest loss; an unfinished one where none is finished; None where none has a loss."""
-        return self.trials[0] if self.trials and self.trials[0].loss_nats is not None else None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the losses belong to."""
-        training = self.config.training
-        return {
-            "split": "valid",
-            "level": self.config.tokenizer.level,
-            "seed": training.seed,
-            "search": self.space,
-            **{name: getattr(training, name) for name in BUDGETS},
-            "version": charlm.__version__,
-        }
-
-    @property
-    def ended(self) -> int:
-        """How many trials came to an end of their own."""
-        return sum(trial.outcome not in _NO_END for trial in self.trials)
-
-    @property
-    def best_run(self) -> Path | None:
-        """The run folder of the best trial."""
-        return self.folder / "trials" / str(self.best.number) if self.best else None
-
-
-@dataclass(frozen=True)
-class _Range:
-    low: float
-    high: float
-
-    def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        is_log = self.low > 0 and self.high / self.low >= _LOG_FACTOR
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(key, self.low, self.high, log=is_log)
-        return trial.suggest_float(key, self.low, self.high, log=is_log)
-
-
-@dataclass(frozen=True)
-class _Choices:
-    texts: tuple[str, ...]  # JSON: Optuna's choices are plain, and hold 1 and true for the same.
-
-    def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        return json.loads(trial.suggest_categorical(key, self.texts))
 
 
 def tune(
@@ -177,9 +69,9 @@ def tune(
         checkpoint.check_new(folder)
         _check_budget(minutes, trials)
     with _study(folder) as study:
-        spaces = {key: _space(key, text, facts["config"]) for key, text in facts["space"].items()}
+        spaces = {key: read_space(key, text, facts["config"]) for key, text in facts["space"].items()}
         _take_up(study, folder, facts, spaces)
-        (most_minutes, most_trials), tuning = _budget(study, minutes, trials), _results(folder, study, facts)
+        (most_minutes, most_trials), tuning = _budget(study, minutes, trials), write_results(folder, study, facts)
         deadline = clock() + 60 * most_minutes - sum(trial.seconds or 0.0 for trial in tuning.trials)
 
         def is_over() -> bool:
@@ -190,7 +82,7 @@ def tune(
             study.sampler = _sampler(config.training.seed, study)
             trial = study.ask()
             values = {key: space.suggest(trial, key) for key, space in spaces.items()}
-            if any(known.values == values and known.outcome not in _NO_END for known in tuning.trials):
+            if any(known.values == values and known.outcome not in NO_END for known in tuning.trials):
                 trial.set_user_attr("outcome", "repeated")
                 study.tell(trial, state=TrialState.FAIL)
                 repeats += 1
@@ -199,7 +91,7 @@ def tune(
                 continue
             repeats = 0
             _try(trial, values, facts, folder, is_over)
-            tuning = _results(folder, study, facts)
+            tuning = write_results(folder, study, facts)
             report(next(known for known in tuning.trials if known.number == trial.number), tuning.best)
         return tuning
 
@@ -235,12 +127,12 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
         if not (equals and values and "." in key):
             raise ConfigError(f"--search {text}: must be section.key=values, as in training.learning_rate=1e-3..3e-2")
         space[key] = values
-        _space(key, values, data)
+        read_space(key, values, data)
     if not space:
         raise ConfigError("--search: nothing to search; give a key, as in --search training.learning_rate=1e-3..3e-2")
     level = suggested_level(config.corpus)
     if level is not None and "level" not in config.tokenizer.model_fields_set:
-        data = _with(data, {"tokenizer.level": level})
+        data = with_values(data, {"tokenizer.level": level})
         config = check_config(data, config.corpus.text[0])
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
     if "valid" not in corpus.parts:
@@ -252,79 +144,6 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
     return {
         "config": data, "space": space, "text": {part: text.fingerprint for part, text in corpus.parts.items()}
     }  # fmt: skip
-
-
-def _space(key: str, text: str, data: Mapping[str, Any]) -> _Range | _Choices:
-    """Return what `text` says is searched for `key`, its ends or choices checked."""
-    place = f"--search {key}={text}"
-    for name, reason in _NOT_SEARCHED.items():
-        if key == name or key.startswith(f"{name}."):
-            raise ConfigError(f"{place}: cannot be searched: {reason}")
-
-    def check(value: Any) -> None:
-        check_config(_with(data, {key: value}), place)
-
-    if match := re.fullmatch(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})", text):
-        low, high = map(_number, match.groups())
-        if not low < high:
-            raise ConfigError(f"{place}: must rise from its first number to its second")
-        check(low)
-        check(high)
-        if isinstance(low, int) and isinstance(high, int):
-            try:  # Does the field take whole numbers alone?
-                check(low + 0.5)
-            except ConfigError:
-                return _Range(low, high)
-        return _Range(float(low), float(high))
-    return _choices(text, place, check)
-
-
-def _choices(text: str, place: str, check: Callable[[Any], object]) -> _Choices:
-    try:
-        read = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512") from None
-    values = [_number(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value) else value for value in read]
-    for value in values:
-        check(value)
-    texts = tuple(dict.fromkeys(map(json.dumps, values)))
-    if len(texts) < 2:
-        raise ConfigError(f"{place}: is one value; give a range or several choices, or fix it by --set")
-    return _Choices(texts)
-
-
-def _number(text: str) -> float:
-    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-
-
-def _with(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `data` with each dotted key's value put in its place."""
-    data = dict(data)
-    for dotted, value in values.items():
-        key, _, rest = dotted.partition(".")
-        inner = data.get(key)
-        data[key] = _with(inner if isinstance(inner, dict) else {}, {rest: value}) if rest else value
-    return data
-
-
-def _as_it_stands(data: Mapping[str, Any], spaces: Mapping[str, _Range | _Choices]) -> dict[str, Any]:
-    """Return the configuration's own values as Optuna's parameters, where they lie within what is searched."""
-
-    def value(key: str, **changes: Any) -> Any:
-        found: Any = check_config(_with(data, changes), key).model_dump(mode="json")
-        for part in key.split("."):
-            found = found[part]
-        return found[0] if isinstance(found, list) and len(found) == 1 else found  # [512] is written 512.
-
-    parameters: dict[str, Any] = {}
-    for key, space in spaces.items():
-        own = value(key)
-        if isinstance(space, _Range):
-            if isinstance(own, int | float) and space.low <= own <= space.high:
-                parameters[key] = own
-        elif same := [text for text in space.texts if value(key, **{key: json.loads(text)}) == own]:
-            parameters[key] = same[0]
-    return parameters
 
 
 @contextmanager
@@ -391,11 +210,11 @@ def _budget(study: optuna.Study, minutes: float | None, trials: int | None) -> t
 
 
 def _take_up(
-    study: optuna.Study, folder: Path, facts: Mapping[str, Any], spaces: Mapping[str, _Range | _Choices]
+    study: optuna.Study, folder: Path, facts: Mapping[str, Any], spaces: Mapping[str, Range | Choices]
 ) -> None:
     """Begin the study, or make sure that it is the same, and note what a crash has left."""
     if "facts" not in study.user_attrs:
-        study.enqueue_trial(_as_it_stands(facts["config"], spaces))
+        study.enqueue_trial(as_it_stands(facts["config"], spaces))
         study.set_user_attr("facts", facts)
     _check_agreement(folder, study.user_attrs["facts"], facts)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -425,7 +244,7 @@ def _try(
     outcome: Outcome
     note = ""
     try:
-        config = check_config(_with(facts["config"], values), f"trial {trial.number}")
+        config = check_config(with_values(facts["config"], values), f"trial {trial.number}")
         outcome = _train(trial, run.begin(config, folder / "trials" / str(trial.number)), is_over)
     except DivergenceError as error:
         outcome, note = "diverged", str(error)
@@ -459,66 +278,3 @@ def _train(trial: optuna.Trial, experiment: run.Experiment, is_over: Callable[[]
             elif isinstance(event, run.Finished) and event.reason == "stopped" and state.share(section) < 1:
                 return "unfinished"
     return "finished"
-
-
-def _results(folder: Path, study: optuna.Study, facts: Mapping[str, Any]) -> Tuning:
-    """Return what is found so far, written to `folder`; the weights of all but the best are removed."""
-    trials = [_record(known) for known in study.get_trials(deepcopy=False) if known.state != TrialState.WAITING]
-    trials = [trial for trial in trials if trial.outcome != "repeated"]
-    trials.sort(key=lambda one: (one.outcome != "finished", _or_infinite(one.loss_nats), one.number))
-    tuning = Tuning(folder, facts["space"], trials, check_config(facts["config"], str(folder)))
-    if not trials:
-        return tuning
-    _write(folder / "trials.csv", _table(tuning))
-    if tuning.best_run is not None and (tuning.best_run / "config.yaml").is_file():
-        text = (tuning.best_run / "config.yaml").read_text(encoding="utf-8")
-        _write(folder / "best.yaml", _header(tuning, tuning.best_run) + text)
-    for other in (folder / "trials").glob("*/"):
-        for which in ("best", "last") if other != tuning.best_run else ():
-            shutil.rmtree(other / which, ignore_errors=True)
-    return tuning
-
-
-def _record(known: optuna.trial.FrozenTrial) -> Trial:
-    losses = [loss for loss in known.intermediate_values.values() if math.isfinite(loss)]
-    values = {key: json.loads(value) if isinstance(value, str) else value for key, value in known.params.items()}
-    outcome, note = known.user_attrs.get("outcome", "failed"), known.user_attrs.get("note", "")
-    if known.state == TrialState.FAIL:  # How long it ran before the crash, nobody wrote down.
-        return Trial(known.number, outcome, min(losses, default=None), None, values, note)
-    seconds = known.duration.total_seconds() if known.duration else None
-    return Trial(known.number, outcome, min(losses, default=None), seconds, values, note)
-
-
-def _or_infinite(loss_nats: float | None) -> float:
-    return math.inf if loss_nats is None else loss_nats
-
-
-def _table(tuning: Tuning) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "outcome", "loss_nats", "seconds", *tuning.space, "note"])
-    for trial in tuning.trials:
-        values = [trial.values.get(key) for key in tuning.space]
-        table.writerow([trial.number, trial.outcome, trial.loss_nats, trial.seconds, *values, trial.note])
-    return text.getvalue()
-
-
-def _header(tuning: Tuning, best_run: Path) -> str:
-    best, training = tuning.trials[0], tuning.config.training
-    finished = sum(trial.outcome == "finished" for trial in tuning.trials)
-    budget = next(f"{getattr(training, name):g} {name}" for name in BUDGETS if getattr(training, name) is not None)
-    lines = [
-        f"charlm train --config {tuning.folder / 'best.yaml'}",
-        f"charlm sample {best_run}",
-        "",
-        f"{best.loss_nats:.4f} nats a token on the validation split as training scores it (seed {training.seed}), "
-        f"{'' if best.outcome == 'finished' else best.outcome + ', '}a trial having {budget}.",
-        f"The best of {len(tuning.trials)} trials, {finished} of them finished, by charlm {charlm.__version__}:",
-        "charlm tune " + " ".join(f"--search {key}={text}" for key, text in tuning.space.items()),
-    ]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    with writing(path, kind=CheckpointError, remedy="make room, then charlm tune --resume") as file:
-        file.write(text.encode())

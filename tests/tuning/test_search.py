@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import small_config, train_all
 
-from charlm import tuning
 from charlm.config import load_config
 from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceError
 from charlm.training import run
-from charlm.tuning import tune
+from charlm.tuning import search as tuning
+from charlm.tuning.search import tune
 
 RATE = "training.learning_rate=1e-3..1e-1"
 

@@ -1,0 +1,8 @@
+"""A search for settings on Optuna, which is an extra."""
+
+from charlm.errors import CharlmError
+
+try:
+    import optuna as optuna
+except ModuleNotFoundError as error:
+    raise CharlmError("charlm tune: needs Optuna, which is not installed: pip install 'charlm[tune]'") from error
