@@ -7,8 +7,8 @@ caller has set already is kept, and the rest is chosen to fit it.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -110,7 +110,7 @@ class _Rule:
         return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
 
 
-_CHARACTERS = _Rule(False, 64, 2.8e6, 1.2e-2, 0.1, 0.15, 2.0)
+_CHARACTERS = _Rule(False, 64, 2.8e6, 1.2e-2, 0.1, 0.1, 2.0)
 _WORDS = _Rule(True, 32, 0.8e6, 5.0e-3, 0.1, 0.15, 0.5)
 _RULES: dict[Level, _Rule] = {"char": _CHARACTERS, "byte": _CHARACTERS, "word": _WORDS, "bpe": _WORDS}
 _MOST_PASSES = 60.0
@@ -141,14 +141,13 @@ def choose(overrides: Sequence[str] = (), *, measure: Measure | None = None) -> 
     """
     given = load_config(None, overrides)
     opened, corpus, text = _look_at(given)
-    model, training, reasons = _fit(given, text, measure or _measured(given.training, text.level))
-    chosen: dict[str, Mapping[str, Any]] = {
-        "corpus": corpus, "tokenizer": {"level": text.level}, "model": model, "training": training,
-    }  # fmt: skip
+    plan = _plan(given, text, measure or _measured(given.training, text.level))
+    fields = {"corpus": corpus, "tokenizer": {"level": text.level}, **_fields(given, text, plan)}
     # The text as it was opened, for standard input is read once; fewer passes than there is time for, for the time.
     found = [f"corpus.text={json.dumps(opened.section.text)}"]
-    found += [f"training.epochs={training['epochs']}"] if "epochs" in training else []
-    return Choice(check_config(override(chosen, [*overrides, *found]), "chosen"), tuple(reasons))
+    found += [f"training.epochs={plan.passes}"] if plan.is_cut else []
+    chosen = check_config(override(fields, [*overrides, *found]), "chosen")
+    return Choice(chosen, _reasons(given, text, plan, chosen))
 
 
 def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
@@ -187,69 +186,86 @@ def _mode_of(given: Config, card: Card | None, corpus: Corpus, sample: bytes) ->
     return "records", "its lines are many, short, and none is empty or indented"
 
 
-class _Budget:
-    """How many tokens are read for what is given: minutes at a speed, steps, or epochs."""
+@dataclass(frozen=True)
+class _Plan:
+    """The size of the network and of the training, from which all else follows.
 
-    def __init__(self, given: Training, text: Text, step_tokens: int, measure: Measure) -> None:
-        self._given, self._text, self._step_tokens, self._measure = given, text, step_tokens, measure
+    Attributes:
+        hidden_size: Units.
+        batch_size: Streams or records.
+        length: Tokens of each in a step, about.
+        passes: Over the text.
+        is_cut: Whether there is time for more passes than that.
+    """
 
-    @property
-    def is_time(self) -> bool:
-        return self._given.minutes is not None
+    hidden_size: int
+    batch_size: int
+    length: int
+    passes: float
+    is_cut: bool
 
-    def tokens(self, hidden_size: int) -> float:
-        """Return the tokens that a network of so many units reads."""
-        if self._given.minutes is not None:
-            return self._measure(hidden_size) * self._given.minutes * 60
-        if self._given.steps is not None:
-            return float(self._given.steps * self._step_tokens)
-        return (self._given.epochs or 1.0) * self._text.tokens
-
-    def __str__(self) -> str:
-        name, amount = next((name, getattr(self._given, name)) for name in BUDGETS if getattr(self._given, name))
-        return f"{amount:,g} {name if amount != 1 else name[:-1]}"
+    def steps(self, text: Text) -> float:
+        """Return how many steps that is."""
+        return max(1.0, self.passes * text.tokens / (self.batch_size * self.length))
 
 
-def _fit(given: Config, text: Text, measure: Measure) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Return the fields of the model and of the training that are chosen, and the reasons."""
-    rule = _RULES[text.level]
+def _plan(given: Config, text: Text, measure: Measure) -> _Plan:
+    """Return how large network and training are to be."""
+    rule, training = _RULES[text.level], given.training
     batch = 64 if text.mode == "records" else 16
     while text.mode == "stream" and batch > 1 and batch * rule.window > text.tokens / _LEAST_STEPS:
         batch //= 2
     length = min(rule.window, text.record_tokens) if text.mode == "records" else rule.window
-    budget = _Budget(given.training, text, batch * length, measure)
+
+    def tokens_read(hidden_size: int) -> float:
+        if training.minutes is not None:
+            return measure(hidden_size) * training.minutes * 60
+        return training.steps * batch * length if training.steps else (training.epochs or 1.0) * text.tokens
+
     is_given = "hidden_size" in given.model.model_fields_set
-    hidden = given.model.hidden_sizes[0] if is_given else rule.hidden_size(text, budget.tokens)
-    passes, most = budget.tokens(hidden) / text.tokens, _MOST_PASSES
-    stops_early = budget.is_time and passes > most
-    passes = min(passes, most) if budget.is_time else passes
-    steps = passes * text.tokens / (batch * length)
-    if steps > _MANY_STEPS and text.mode == "stream":
-        batch, steps = 2 * batch, steps / 2
-    dropout = rule.output_dropout(passes)
+    hidden = given.model.hidden_sizes[0] if is_given else rule.hidden_size(text, tokens_read)
+    passes = tokens_read(hidden) / text.tokens
+    is_cut = training.minutes is not None and passes > _MOST_PASSES
+    plan = _Plan(hidden, batch, length, _MOST_PASSES if is_cut else passes, is_cut)
+    if text.mode == "stream" and plan.steps(text) > _MANY_STEPS:
+        return replace(plan, batch_size=2 * batch)
+    return plan
+
+
+def _fields(given: Config, text: Text, plan: _Plan) -> dict[str, dict[str, Any]]:
+    """Return what follows from the plan, by sections of the configuration."""
+    rule, hidden, steps = _RULES[text.level], plan.hidden_size, plan.steps(text)
+    dropout = rule.output_dropout(plan.passes)
     tied = rule.words and given.model.embedding == "learned" and not given.model.adaptive_cutoffs
     model = {
         "hidden_size": hidden, "embedding_size": hidden if rule.words else max(16, hidden // 4), "tied": tied,
-        "output_dropout": dropout, "embedding_dropout": round(dropout / 2, 2),
+        "output_dropout": dropout, "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
     }  # fmt: skip
-    rate = rule.learning_rate(hidden, steps)
-    training: dict[str, Any] = {
-        "batch_size": batch, "window": rule.window, "learning_rate": rate, "weight_decay": rule.weight_decay,
-        "warmup_steps": round(min(100, steps / 10)), "clipnorm": float(length),
-        "evaluations": 5 if steps < _MANY_STEPS else 20,
+    training = {
+        "batch_size": plan.batch_size, "window": rule.window, "learning_rate": rule.learning_rate(hidden, steps),
+        "weight_decay": rule.weight_decay, "warmup_steps": round(min(100, steps / 10)),
+        "clipnorm": float(plan.length), "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.is_cut else 5,
     }  # fmt: skip
-    if stops_early:
-        training |= {"epochs": passes, "evaluations": 10}
-    passes_read = f"{passes:.1f} passes over the text"
-    reasons = [
+    return {"model": model, "training": training}
+
+
+def _reasons(given: Config, text: Text, plan: _Plan, chosen: Config) -> tuple[str, ...]:
+    """Return a line each on text, network, training and dropout."""
+    name, amount = next((name, getattr(given.training, name)) for name in BUDGETS if getattr(given.training, name))
+    budget = f"{amount:,g} {name if amount != 1 else name[:-1]}"
+    model, training = chosen.model, chosen.training
+    passes = f"{plan.passes:.1f} passes over the text"
+    why = "as given" if "hidden_size" in given.model.model_fields_set else f"what {budget} and so much text can train"
+    cut = f", not all of {budget}: more would be learning by heart" if plan.is_cut else ""
+    return (
         f"text: {text.title}, {text.characters:,} characters to learn from, by {text.level}, as {_READ_AS[text.mode]}: "
         f"{text.why}",
-        f"network: {hidden} units, " + ("as given" if is_given else f"what {budget} and so much text can train"),
-        f"training: {steps:,.0f} steps of {batch} x {length} tokens at a rate of {rate:.2g}, {passes_read}"
-        + (f", not all of {budget}: more would be learning by heart" if stops_early else ""),
-        f"dropout: {dropout:.2g} of the output, " + (f"for {passes_read}" if dropout else "as little is read twice"),
-    ]  # fmt: skip
-    return model, training, reasons
+        f"network: {', '.join(map(str, model.hidden_size))} units, {why}",
+        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens at a rate of "
+        f"{training.learning_rate:.2g}, {passes}{cut}",
+        f"dropout: {model.output_dropout:.2g} of the output, {model.embedding_dropout:.2g} of the embedding, "
+        + (f"for {passes}" if model.output_dropout else "as little is read twice"),
+    )
 
 
 def _measured(given: Training, level: Level) -> Measure:

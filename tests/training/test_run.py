@@ -24,14 +24,20 @@ VARIANTS = {
     "nadam": ["training.optimizer=nadam"],
     "muon": ["training.optimizer=muon", "model.num_layers=2"],
     "exponential-average": ["training.averaging=exponential", "training.average_steps=3"],
-    "varied-shuffled": [
-        "training.vary_window=true",
-        "training.partial_shuffle=true",
-        "training.batch_size=16",
-        "training.window=40",
-        "training.steps=30",
+    "varied-shuffled": ["training.vary_window=true", "training.partial_shuffle=true", "training.batch_size=16",
+                        "training.window=40", "training.steps=30"],
+    "every-dropout-by-window": [
+        "model.num_layers=2", "model.word_dropout=0.1", "model.embedding_dropout=0.2", "model.dropout=0.3",
+        "model.output_dropout=0.4", "model.weight_dropout=0.3", "model.dropout_mask=window",
     ],
-}
+    "dropout-with-every-method": [
+        "model.weight_dropout=0.3", "model.word_dropout=0.1", "model.output_dropout=0.4", "model.tied=true",
+        "model.mixture=3", "model.cell={kind: lstm, capped: true}", "training.optimizer=muon",
+        "training.averaging=exponential", "training.label_smoothing=0.1", "training.activation_regularization=2",
+        "training.temporal_regularization=1", "training.vary_window=true", "training.partial_shuffle=true",
+    ],
+    "adaptive-words": ["tokenizer.level=word", "model.adaptive_cutoffs=[8]", "training.batch_size=2"],
+}  # fmt: skip
 every_variant = pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
 # Dropout draws from torch's global generator, which the test below disturbs: it has a test of its own.
 PLAIN = {name: overrides for name, overrides in VARIANTS.items() if "dropout" not in name}
