@@ -71,6 +71,11 @@ class Text:
         """Of the training part, about."""
         return max(1.0, self.characters / _CHARACTERS_PER_TOKEN[self.level])
 
+    @property
+    def rule(self) -> "_Rule":
+        """How settings follow from it."""
+        return _RULES[self.mode, self.level in ("word", "bpe")]
+
 
 @dataclass(frozen=True)
 class _Rule:
@@ -78,19 +83,21 @@ class _Rule:
 
     Attributes:
         words: Whether tokens are pieces of words rather than characters.
+        optimizer: As it is.
+        batch_size: Streams or records, where there are enough.
         window: Tokens in a window.
         tokens: To be read for a network of 256 units to be the best size; as many times more as it has parameters.
-        rate: Learning rate of 384 units for a few thousand steps.
-        weight_decay: As it is.
+        rate: Learning rate of 256 units for a few thousand steps.
         dropout: Share of the output dropped for each doubling of the passes over the text.
         undropped: Passes up to which nothing is dropped.
     """
 
     words: bool
+    optimizer: str
+    batch_size: int
     window: int
     tokens: float
     rate: float
-    weight_decay: float
     dropout: float
     undropped: float
 
@@ -102,17 +109,21 @@ class _Rule:
 
     def learning_rate(self, hidden_size: int, steps: float) -> float:
         """Return the peak rate: the lower, the wider the network and the longer the training."""
-        rate = self.rate * (384 / hidden_size) ** 0.7 * min(1.0, 6000 / steps) ** 0.3
-        return float(f"{min(rate, 2e-2):.2g}")
+        rate = self.rate * (256 / hidden_size) ** 0.5 * min(1.0, 6000 / steps) ** 0.3
+        return float(f"{min(rate, 3e-2):.2g}")
 
     def output_dropout(self, passes: float) -> float:
         """Return the share that is dropped where a text is read so many times."""
         return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
 
 
-_CHARACTERS = _Rule(False, 64, 2.8e6, 1.2e-2, 0.1, 0.1, 2.0)
-_WORDS = _Rule(True, 32, 0.8e6, 5.0e-3, 0.1, 0.15, 0.5)
-_RULES: dict[Level, _Rule] = {"char": _CHARACTERS, "byte": _CHARACTERS, "word": _WORDS, "bpe": _WORDS}
+_STREAM = _Rule(False, "muon", 16, 64, 2.0e6, 2.4e-2, 0.1, 2.0)
+_RECORDS = _Rule(False, "adamw", 64, 64, 2.0e6, 8.0e-3, 0.1, 2.0)
+_WORDS = _Rule(True, "adamw", 16, 32, 0.8e6, 6.0e-3, 0.15, 0.5)
+_RULES: dict[tuple[Mode, bool], _Rule] = {
+    ("stream", False): _STREAM, ("records", False): _RECORDS, ("stream", True): _WORDS,
+    ("records", True): replace(_WORDS, batch_size=64),
+}  # fmt: skip
 _MOST_PASSES = 60.0
 
 
@@ -141,7 +152,7 @@ def choose(overrides: Sequence[str] = (), *, measure: Measure | None = None) -> 
     """
     given = load_config(None, overrides)
     opened, corpus, text = _look_at(given)
-    plan = _plan(given, text, measure or _measured(given.training, text.level))
+    plan = _plan(given, text, measure or _measured(given.training, text))
     fields = {"corpus": corpus, "tokenizer": {"level": text.level}, **_fields(given, text, plan)}
     # The text as it was opened, for standard input is read once; fewer passes than there is time for, for the time.
     found = [f"corpus.text={json.dumps(opened.section.text)}"]
@@ -211,8 +222,8 @@ class _Plan:
 
 def _plan(given: Config, text: Text, measure: Measure) -> _Plan:
     """Return how large network and training are to be."""
-    rule, training = _RULES[text.level], given.training
-    batch = 64 if text.mode == "records" else 16
+    rule, training = text.rule, given.training
+    batch = rule.batch_size
     while text.mode == "stream" and batch > 1 and batch * rule.window > text.tokens / _LEAST_STEPS:
         batch //= 2
     length = min(rule.window, text.record_tokens) if text.mode == "records" else rule.window
@@ -234,7 +245,7 @@ def _plan(given: Config, text: Text, measure: Measure) -> _Plan:
 
 def _fields(given: Config, text: Text, plan: _Plan) -> dict[str, dict[str, Any]]:
     """Return what follows from the plan, by sections of the configuration."""
-    rule, hidden, steps = _RULES[text.level], plan.hidden_size, plan.steps(text)
+    rule, hidden, steps = text.rule, plan.hidden_size, plan.steps(text)
     dropout = rule.output_dropout(plan.passes)
     tied = rule.words and given.model.embedding == "learned" and not given.model.adaptive_cutoffs
     model = {
@@ -242,8 +253,9 @@ def _fields(given: Config, text: Text, plan: _Plan) -> dict[str, dict[str, Any]]
         "output_dropout": dropout, "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
     }  # fmt: skip
     training = {
-        "batch_size": plan.batch_size, "window": rule.window, "learning_rate": rule.learning_rate(hidden, steps),
-        "weight_decay": rule.weight_decay, "warmup_steps": round(min(100, steps / 10)),
+        "batch_size": plan.batch_size, "window": rule.window,
+        "optimizer": rule.optimizer, "learning_rate": rule.learning_rate(hidden, steps),
+        "warmup_steps": round(min(100, steps / 10)),
         "clipnorm": float(plan.length), "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.is_cut else 5,
     }  # fmt: skip
     return {"model": model, "training": training}
@@ -268,18 +280,19 @@ def _reasons(given: Config, text: Text, plan: _Plan, chosen: Config) -> tuple[st
     )
 
 
-def _measured(given: Training, level: Level) -> Measure:
+def _measured(given: Training, text: Text) -> Measure:
     """Return the device's speed by size, from a few steps of three sizes; between and beyond them by their arithmetic.
 
     It is measured when first asked for: where size and steps are given, nobody asks.
     """
     device = choose_device(given.device)
-    precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[level] or 96
+    precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[text.level] or 96
+    optimizer = given.optimizer if "optimizer" in given.model_fields_set else text.rule.optimizer
     found: dict[int, float] = {}
 
     def speed(hidden_size: int) -> float:
         if not found:
-            found.update({size: _measure(size, vocabulary, device, precision) for size in _MEASURED_SIZES})
+            found.update({size: _measure(size, vocabulary, optimizer, device, precision) for size in _MEASURED_SIZES})
         nearest = min(found, key=lambda size: abs(math.log(size / hidden_size)))
         return found[nearest] * _work(nearest, vocabulary) / _work(hidden_size, vocabulary)
 
@@ -291,9 +304,10 @@ def _work(hidden_size: int, vocabulary: int) -> float:
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary
 
 
-def _measure(hidden_size: int, vocabulary: int, device: torch.device, precision: torch.dtype) -> float:
+def _measure(hidden_size: int, vocabulary: int, optimizer: str, device: torch.device, precision: torch.dtype) -> float:
     """Return the tokens a second of a training's steps."""
-    config = check_config({"model": {"hidden_size": hidden_size}, "training": {"steps": 10**9}}, "measured")
+    training = {"steps": 10**9, "optimizer": optimizer}
+    config = check_config({"model": {"hidden_size": hidden_size}, "training": training}, "measured")
     section = config.training
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(config.model, vocabulary).to(device)

@@ -151,7 +151,8 @@ def test_what_is_chosen_is_a_configuration_that_trains(text_of, tmp_path):
 
 def test_a_device_is_measured_in_a_moment(monkeypatch):
     monkeypatch.setattr(choice, "_MEASURED_SECONDS", 0.01)
-    speed = choice._measured(load_config(None, ["training.device=cpu"]).training, "char")
+    text = choice.Text("", 1000, "stream", "char", 1, "")
+    speed = choice._measured(load_config(None, ["training.device=cpu"]).training, text)
     assert speed(32) > speed(256) > speed(2048) > 0
     assert math.isfinite(speed(64))
 
