@@ -4,10 +4,10 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
@@ -15,23 +15,36 @@ import charlm
 from charlm.config import Config
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpora import Text, open_corpus, read_text
-from charlm.data.tokenizer import EOS, Decoder, Tokenizer
+from charlm.data.sources import absolute
+from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
+from charlm.evaluation import compression
+from charlm.evaluation.adaptation import FIT_TOKENS, SEGMENT, Methods, Reading, check_methods
 from charlm.evaluation.agreement import Agreement, ask_pairs, ask_sentences, draw_sentences, read_pairs
 from charlm.evaluation.gradients import Gradients, measure_gradients
-from charlm.evaluation.perplexity import Perplexity, fitted_temperature, measure, unigram_loss_nats
+from charlm.evaluation.literals import Alphabet
+from charlm.evaluation.novelty import Novelty, Words, as_written, held_out_like, measure_novelty, records_of
+from charlm.evaluation.perplexity import Perplexity, fitted_temperature, measure, measure_adapted, unigram_loss_nats
 from charlm.evaluation.sentences import log_probabilities
+from charlm.files import writing as writing_file
 from charlm.model.language_model import LanguageModel
+from charlm.sampling.bans import Bans
 from charlm.sampling.fill import fill
-from charlm.sampling.generate import Settings, generate
+from charlm.sampling.filters import Filters
+from charlm.sampling.generate import Constraint, Settings, Writing
 from charlm.sampling.novelty import NoveltyFilter
+from charlm.sampling.place import Place, place_from_bytes, place_to_bytes, weights_checksum
+from charlm.sampling.search import beam_search, normalized
+from charlm.sampling.texts import Ending, Telling, Texts
 from charlm.training import checkpoint, run
 from charlm.training.hardware import choose_device, choose_precision
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
 _GAP = re.compile("_{3,}")
+# Makes the constraints of so many sequences, which all go on from these ids, as the model reads them.
+Constraints = Callable[[int, list[int]], Sequence[Constraint]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +52,16 @@ class Sample:
     """A text that a model wrote.
 
     Attributes:
-        number: Which of the seed's sequences it is.
+        number: Which of the seed's sequences it is; of a beam search, its rank.
         prompt: What it was given to begin with.
-        text: Prompt and what the model added.
+        text: Prompt and what the model added. A stop string, or the last of so many characters, may stand in the midst
+            of the last token.
         tokens: Ids that the model added, in the order it wrote them.
         ended: Whether the model ended it, by <EOS> in records mode.
+        log_probabilities: Of each token, in nats: the model's own, at temperature 1, before filters, bans and
+            constraints. Empty where they were not asked for.
+        log_probability: Of all of them, with that of the <EOS> that ended the text.
+        seed: Of the random numbers; a search has none.
     """
 
     number: int
@@ -51,6 +69,9 @@ class Sample:
     text: str
     tokens: list[int]
     ended: bool
+    log_probabilities: list[float] = field(default_factory=list)
+    log_probability: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,50 +122,142 @@ class Run:
         self,
         *,
         prompt: str = "",
-        length: int = 500,
+        length: int | None = None,
+        characters: int | None = None,
+        until: Sequence[str] = (),
         count: int = 1,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 1,
+        best_of: int = 1,
+        length_penalty: float = 0.6,
+        ban: Sequence[str] = (),
+        seed: int | None = None,
         novel: bool = False,
         allow_unknown: bool = False,
+        scored: bool = True,
+        state_in: str | Path | None = None,
+        state_out: str | Path | None = None,
+        constraints: Constraints | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Sample]:
         """Write texts.
 
         Args:
             prompt: What each begins with; of a model that reads backward, what each ends with.
-            length: Most tokens added to it.
+            length: Most tokens added to it; by default 500 or, with `characters`, as many as those take.
+            characters: Characters added to it, to be cut at exactly.
+            until: Texts to stop at, whichever comes first; a text ends with it.
             count: How many texts.
-            temperature: 0 always takes the most probable token.
-            top_k: Draw from this many most probable tokens.
-            top_p: Draw from the most probable tokens that together have this probability.
-            seed: The same seed writes the same texts.
+            best_of: Write so many for each, and keep the most probable, by normalized log-probability.
+            length_penalty: Of that normalization (Wu et al. 2016); 0 is none.
+            ban: Texts never to write.
+            seed: The same seed writes the same texts; by default 1, or that of `state_in`.
             novel: Leave out texts that are in the run's corpus, and repeats.
             allow_unknown: Read what the model never saw in the prompt as <UNK>, instead of refusing it.
+            scored: Return log-probabilities.
+            state_in: Go on from where the text stood that wrote this file; `text` is what is new.
+            state_out: Write where the text stands when it stops, a safetensors file.
+            constraints: Makes more constraints.
+            filters: temperature (0 always takes the most probable token), top_k and so on: the fields of `Settings`.
 
         Raises:
             TokenizerError: The prompt has characters or words that the model never saw.
-            CharlmError: Too few of the texts are novel, or the model reads both ways.
+            CheckpointError: `state_in` is not of this model, or a file cannot be read or written.
+            CharlmError: A value is out of its range, too few of the texts are novel, the bans leave nothing to
+                write, or the model reads both ways.
         """
-        self._check_one_way()
-        prompt_ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
-        settings = Settings(temperature, top_k, top_p)
+        settings = Settings(**filters)
+        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
+        if state_in is not None or state_out is not None:
+            self._check_one_text(count * best_of, novel)
+        place = None if state_in is None else self._read_place(Path(state_in))
+        seed = (place.seed if place else 1) if seed is None else seed
+
+        def write(numbers: Sequence[int]) -> list[Sample]:
+            texts = self._texts(prompt_ids, ending, numbers, settings, seed, ban, constraints, place, scored=scored)
+            while texts.advance():
+                pass
+            if state_out is not None:
+                self._write_place(Path(state_out), texts)
+            return self._samples(texts, prompt, prompt_ids, numbers, goes_on=state_out is not None)
+
         is_novel = self._novelty_filter().is_novel if novel else lambda ids: True
         found: list[Sample] = []
         tried = 0
+        scored = scored or best_of > 1
         while len(found) < count:
-            if tried >= count * _ATTEMPTS_PER_NOVEL_TEXT or (tried and temperature == 0):
+            if tried >= count * _ATTEMPTS_PER_NOVEL_TEXT or (tried and settings.temperature == 0):
                 raise CharlmError(
                     f"only {len(found)} of {count} texts are novel after {tried} tries; raise --temperature, or train "
                     "for less long"
                 )
-            numbers = range(tried, tried + count)
+            samples = write(range(tried * best_of, (tried + count) * best_of))
             tried += count
-            for sample in self._write(prompt, prompt_ids, numbers, length, settings, seed):
+            for sample in _best_of(samples, best_of, length_penalty):
                 if len(found) < count and is_novel(self._in_order(prompt_ids, sample.tokens)):
                     found.append(sample)
         return found
+
+    def search(
+        self,
+        *,
+        beams: int,
+        prompt: str = "",
+        length: int | None = None,
+        characters: int | None = None,
+        until: Sequence[str] = (),
+        count: int = 1,
+        length_penalty: float = 0.6,
+        ban: Sequence[str] = (),
+        no_repeat_ngram: int | None = None,
+        allow_unknown: bool = False,
+    ) -> list[Sample]:
+        """Search for the most probable texts, by beams; arguments as for `sample`.
+
+        Args:
+            beams: How many texts live side by side.
+            prompt: What each begins with.
+            length: Most tokens added to it.
+            characters: Characters added to it.
+            until: Texts to stop at.
+            count: How many of the best, at most `beams`.
+            length_penalty: Of the normalized log-probability that ranks them (Wu et al. 2016); 0 is none.
+            ban: Texts never to write.
+            no_repeat_ngram: No so many tokens in a row twice.
+            allow_unknown: Read what the model never saw in the prompt as <UNK>.
+
+        Raises:
+            CharlmError: As for `sample`, or fewer beams than texts.
+        """
+        if not 1 <= count <= beams:
+            raise CharlmError(f"--beams must be at least --count, {count}; got {beams}")
+        Settings(no_repeat_ngram=no_repeat_ngram)  # Its range.
+        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
+        read = self._as_read(prompt_ids)
+
+        def telling(ids: Sequence[int]) -> Telling:
+            told = Telling(self.tokenizer, prompt_ids, ending)
+            for token in ids:
+                told.feed(token)
+            return told
+
+        def is_end(ids: list[int]) -> bool:
+            if self.writes_records and ids[-1] == EOS:
+                return True
+            return bool(ending.until or ending.characters) and telling(ids).ended
+
+        found = beam_search(
+            self.model, read, beams=beams, length=ending.most_tokens, length_penalty=length_penalty, is_end=is_end,
+            no_repeat_ngram=no_repeat_ngram, constraints=self._bans(ban, read, 1),
+        )  # fmt: skip
+        samples = []
+        for rank, one in enumerate(found[:count]):
+            ended = self.writes_records and one.ids[-1:] == [EOS]
+            ids = one.ids[:-1] if ended else one.ids
+            told = telling(ids)
+            told.flush()
+            text = told.text if self._forward else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            total = sum(one.log_probabilities)
+            samples.append(Sample(rank, prompt, text, ids, ended, one.log_probabilities[: len(ids)], total))
+        return samples
 
     def fill(
         self,
@@ -195,25 +308,78 @@ class Run:
         ]
 
     def stream(
-        self, *, prompt: str = "", length: int = 500, settings: Settings, seed: int = 1, allow_unknown: bool = False
+        self,
+        *,
+        prompt: str = "",
+        length: int | None = None,
+        characters: int | None = None,
+        until: Sequence[str] = (),
+        ban: Sequence[str] = (),
+        settings: Settings,
+        seed: int | None = None,
+        allow_unknown: bool = False,
+        state_in: str | Path | None = None,
+        state_out: str | Path | None = None,
+        constraints: Constraints | None = None,
     ) -> Iterator[str]:
         """Write one text, yielding the prompt and then each piece as it is produced; arguments as for `sample`.
 
         A model that reads backward writes backward: its text comes in one piece, the prompt at its end.
         """
-        self._check_one_way()
-        ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
-        if self.model.direction == "backward":
-            yield from (sample.text for sample in self._write(prompt, ids, [0], length, settings, seed))
+        if state_out is not None:
+            self._check_one_text(1, novel=False)
+        place = None if state_in is None else self._read_place(Path(state_in))
+        texts = self.begin_text(
+            prompt=prompt, ending=Ending(length, characters, tuple(until)), ban=ban, settings=settings, seed=seed,
+            allow_unknown=allow_unknown, place=place, constraints=constraints,
+        )  # fmt: skip
+        if not self._forward:
+            while texts.advance():
+                pass
+            ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
+            yield self._samples(texts, prompt, ids, [0], goes_on=False)[0].text
             return
-        decoder = Decoder(self.tokenizer)
-        yield "".join(map(decoder.feed, ids))
-        for (token,) in generate(
-            self.model, ids, numbers=[0], length=length, settings=settings, seed=seed, stops_at_eos=self.writes_records
-        ):
-            if token is not None and not (token == EOS and self.writes_records):
-                yield decoder.feed(token)
-        yield decoder.flush()
+        (telling,) = texts.tellings
+        yield telling.new()
+        while texts.advance():
+            yield telling.new()
+        if state_out is None:
+            telling.flush()
+            yield telling.new()
+        else:
+            self._write_place(Path(state_out), texts)
+
+    def begin_text(
+        self,
+        *,
+        prompt: str = "",
+        ending: Ending,
+        ban: Sequence[str] = (),
+        settings: Settings,
+        seed: int | None = None,
+        allow_unknown: bool = False,
+        place: Place | None = None,
+        constraints: Constraints | None = None,
+    ) -> Texts:
+        """Return one text that has its prompt and is yet to be written; arguments as for `sample`.
+
+        Args:
+            prompt: What it begins or goes on with.
+            ending: Where it ends.
+            ban: Texts never to write.
+            settings: How a token is drawn.
+            seed: Of the random numbers; by default 1, or that of `place`.
+            allow_unknown: Read what the model never saw in the prompt as <UNK>.
+            place: Where a text stands that goes on.
+            constraints: Makes more constraints.
+
+        Raises:
+            CharlmError: As for `sample`.
+        """
+        ids, ending = self._begin(prompt, ending, allow_unknown)
+        seed = (place.seed if place else 1) if seed is None else seed
+        numbers = [place.number if place else 0]
+        return self._texts(ids, ending, numbers, settings, seed, ban, constraints, place, scored=False)
 
     def perplexity(
         self,
@@ -224,6 +390,12 @@ class Run:
         streams: int = 1,
         precision: str = "fp32",
         temperature: float | Literal["fit"] = 1.0,
+        dynamic: bool = False,
+        cache: bool = False,
+        mix_ngram: int | None = None,
+        segment: int = SEGMENT,
+        fit_tokens: int = FIT_TOKENS,
+        baselines: bool = False,
     ) -> Perplexity:
         """Score the model on a text: each token is predicted once, with the state carried through the whole text.
 
@@ -234,12 +406,24 @@ class Run:
             streams: More than one reads pieces side by side, faster and not quite exact.
             precision: `fp32` or `bf16`.
             temperature: What logits are divided by; `fit`: what is best on the validation split of the run's corpus.
+            dynamic: Score it besides as it learns from the text, each segment once it is predicted (Krause et al.
+                2018). This and the next two may go together; all that they need is fitted on the validation split.
+            cache: And with a neural cache of the text so far mixed in (Grave et al. 2017).
+            mix_ngram: And with a Kneser-Ney model of the training text mixed in, of this order.
+            segment: With `dynamic`: tokens that are predicted before the model learns from them.
+            fit_tokens: Tokens of the validation split, from its beginning, to fit on.
+            baselines: Score what has no network on the same text too.
 
         Raises:
-            CharlmError: The text cannot be read, or has nothing to score; or there is nothing to fit on.
+            CharlmError: The text cannot be read, or has nothing to score; or there is nothing to fit on; or what is
+                asked for is not defined for this model.
         """
-        tokens, name = self._text_to_score(text, paths, split)
         mode = self.config.corpus.mode or "stream"
+        methods = Methods(dynamic, cache, mix_ngram, segment, fit_tokens)
+        check_methods(self.model, methods, mode)
+        # Standard input can be read only once, so it is kept where the text is needed again.
+        files = absolute([str(path) for path in paths]) if baselines and paths else None
+        tokens, name = self._text_to_score(text, files or paths, split)
         began = time.perf_counter()
         dtype = choose_precision(precision, self.device)
         fitted = temperature == "fit"
@@ -249,13 +433,22 @@ class Run:
         score = measure(
             self.model, tokens, mode=mode, streams=streams, device=self.device, precision=dtype, temperature=temperature
         )
+        seconds = round(time.perf_counter() - began, 3)
         counts = tokens.counts
         exact = streams == 1 or mode == "records"
+        reading = Reading(mode, self.tokenizer.vocabulary_size, self.device, dtype, temperature)
+        adapted = None
+        if methods.any:
+            train, valid = (self._text_to_score(None, (), part)[0] for part in ("train", "valid"))
+            adapted = measure_adapted(
+                self.model, tokens, methods, reading, train=train, valid=valid, clock=time.perf_counter
+            )
+            adapted.settings["fitted_on_the_scored_text"] = text is None and not paths and split == "valid"
         return Perplexity(
             score.loss_nats, score.perplexity, score.bits_per(counts.characters), score.bits_per(counts.bytes),
             score.correct / score.tokens, counts.unknown_share,
             math.exp(unigram_loss_nats(self.corpus["train_token_counts"], tokens)),
-            score.tokens, counts.characters, counts.bytes, round(time.perf_counter() - began, 3),
+            score.tokens, counts.characters, counts.bytes, seconds,
             {
                 "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"], "text": name,
                 "level": self.config.tokenizer.level, "mode": mode, "direction": self.model.direction,
@@ -265,6 +458,7 @@ class Run:
                 "precision": precision, "device": str(self.device), "seed": self.config.training.seed,
                 "version": charlm.__version__,
             },
+            adapted, self._baselines(tokens, self._bytes_of(text, files, split)) if baselines else None,
         )  # fmt: skip
 
     def agreement(
@@ -342,6 +536,112 @@ class Run:
         }  # fmt: skip
         return replace(found, settings=settings)
 
+    def novelty(
+        self,
+        samples: Sequence[str] | None = None,
+        *,
+        path: str | Path | None = None,
+        size: int | None = None,
+        temperature: float = 1.0,
+        seed: int = 1,
+    ) -> Novelty:
+        """Measure how new texts are: what of them is in the training text, beside what of held-out text is.
+
+        Args:
+            samples: Texts that the model wrote.
+            path: Or a file of them: a record a line in records mode, else one text.
+            size: With neither, how much the run writes now: records, or tokens of one text.
+            temperature: Of what is written now.
+            seed: Of it.
+
+        Raises:
+            CharlmError: There is no text to measure, the run's corpus has changed, or pydivsufsort is not installed.
+        """
+        records = self.writes_records
+        parts = self._own_texts()
+        own = {part: as_written(parts[part], self.tokenizer, records=records) for part in parts if part != "test"}
+        texts, made = self._samples_to_measure(samples, path, size, temperature, seed)
+        words = None
+        if self.config.tokenizer.level == "word":
+            ids = self._encoded(parts["train"]).ids
+            words = Words(ids if self.tokenizer.separates_by_space else ids[ids != EOS], self.tokenizer.encode)
+        held_out = held_out_like(texts, own.pop("valid", b""), records=records)
+        found = measure_novelty(texts, held_out, own["train"], records=records, words=words)
+        settings = {
+            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"], **made,
+            "held_out": "valid" if found.held_out else None, "level": self.config.tokenizer.level,
+            "mode": self.config.corpus.mode, "direction": self.model.direction, **found.settings,
+            "device": str(self.device), "training_seed": self.config.training.seed, "version": charlm.__version__,
+        }  # fmt: skip
+        return replace(found, settings=settings)
+
+    def _samples_to_measure(
+        self, samples: Sequence[str] | None, path: str | Path | None, size: int | None, temperature: float, seed: int
+    ) -> tuple[list[bytes], dict[str, Any]]:
+        """Return texts, and how they came to be; arguments as for `novelty`."""
+        records = self.writes_records
+        if path is not None:
+            file = read_text([str(path)], self.config.corpus, raw=self.config.tokenizer.level == "byte")
+            written = as_written(file, self.tokenizer, records=records)
+            return records_of(written) if records else [written], {"sample": str(path)}
+        if samples is not None:
+            return [text.encode() for text in samples], {"sample": "given"}
+        size = size or (1000 if records else 20_000)
+        count, length = (size, 500) if records else (1, size)
+        made = {"sample": f"{size} {'records' if records else 'tokens'} written now", "temperature": temperature,
+                "seed": seed}  # fmt: skip
+        written_now = self.sample(count=count, length=length, temperature=temperature, seed=seed)
+        return [one.text.encode() for one in written_now], made
+
+    def compress(
+        self, data: bytes, *, streams: int | None = None, report: compression.Report = compression.silent
+    ) -> bytes:
+        """Make a file smaller: the arithmetic coding of its tokens by the model's probabilities.
+
+        Args:
+            data: Any bytes: what has no token is carried beside.
+            streams: Pieces coded side by side: fewer are smaller, more are faster. By default by length.
+            report: Told how many tokens are done, of how many.
+
+        Raises:
+            CharlmError: constriction is not installed, or the model has diverged.
+        """
+        return compression.compress(data, self.model, self._alphabet(), streams=streams, report=report)
+
+    def measure_compression(
+        self, data: bytes, *, streams: int | None = None, report: compression.Report = compression.silent
+    ) -> tuple[compression.Compression, bytes]:
+        """Compress a file, and compare its size with the model's cross-entropy and with other compressors.
+
+        Arguments as for `compress`.
+
+        Returns:
+            The comparison, and the compressed file.
+        """
+        found, compressed = compression.measure(data, self.model, self._alphabet(), streams=streams, report=report)
+        settings = {
+            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"],
+            "level": self.config.tokenizer.level, "mode": self.config.corpus.mode, "direction": self.model.direction,
+            "seed": self.config.training.seed,
+        }  # fmt: skip
+        return replace(found, settings=settings | found.settings), compressed
+
+    def decompress(
+        self, data: bytes, *, name: str = "the file", report: compression.Report = compression.silent
+    ) -> bytes:
+        """Give back what `compress` of the same run made smaller.
+
+        Args:
+            data: The compressed file.
+            name: Of that file, for messages.
+            report: As for `compress`.
+
+        Raises:
+            CheckpointError: It was compressed with another model, or where other numbers are computed.
+            CharlmError: It is damaged, or no compressed file; or constriction is not installed.
+        """
+        return compression.decompress(data, self.model, self._alphabet(), name=name, report=report)
+
     def prompt_ids(self, prompt: str, *, allow_unknown: bool, option: str = "--prompt") -> list[int]:
         """Return the ids of a prompt, which came as `option`.
 
@@ -359,28 +659,100 @@ class Run:
         ids: list[int] = self.tokenizer.encode(prompt).tolist()
         return ids
 
-    def _write(
-        self, prompt: str, prompt_ids: list[int], numbers: Sequence[int], length: int, settings: Settings, seed: int
-    ) -> Iterator[Sample]:
-        """Write texts side by side."""
-        read = prompt_ids if self.model.direction == "forward" else prompt_ids[::-1]
-        steps = generate(
-            self.model, read, numbers=numbers, length=length, settings=settings, seed=seed,
-            stops_at_eos=self.writes_records,
+    @property
+    def _forward(self) -> bool:
+        return self.model.direction == "forward"
+
+    def _begin(self, prompt: str, ending: Ending, allow_unknown: bool) -> tuple[list[int], Ending]:
+        """Return the prompt's ids, and what is checked of the ending."""
+        self._check_one_way()
+        if not self._forward and (ending.characters is not None or ending.until):
+            raise CharlmError(f"{self.folder}: the model writes backward; leave out --characters and --until")
+        if not all(ending.until):
+            raise CharlmError("--until: must not be empty: every text contains that")
+        return self.prompt_ids(prompt, allow_unknown=allow_unknown), ending
+
+    def _as_read(self, ids: list[int]) -> list[int]:
+        """Return ids in the order in which the model reads them."""
+        return ids if self._forward else ids[::-1]
+
+    def _bans(self, ban: Sequence[str], before: list[int], batch: int) -> list[Bans]:
+        if not ban:
+            return []
+        return [Bans(self.tokenizer, ban, before, batch=batch, device=self.device, backward=not self._forward)]
+
+    def _texts(
+        self,
+        prompt_ids: list[int],
+        ending: Ending,
+        numbers: Sequence[int],
+        settings: Settings,
+        seed: int,
+        ban: Sequence[str],
+        constraints: Constraints | None,
+        place: Place | None,
+        *,
+        scored: bool,
+    ) -> Texts:
+        """Return texts side by side that are yet to be written."""
+        read = self._as_read(prompt_ids)
+        before = [*(place.ids if place else []), *read]
+        writing = Writing(
+            self.model, read, numbers=numbers, settings=settings, seed=seed, stops_at_eos=self.writes_records,
+            constraints=[
+                *self._bans(ban, before, len(numbers)), *(constraints(len(numbers), before) if constraints else [])
+            ],
+            place=place, scored=scored,
         )  # fmt: skip
-        columns: list[list[int]] = [[] for _ in numbers]
-        for tokens in steps:
-            for column, token in zip(columns, tokens, strict=True):
-                if token is not None:
-                    column.append(token)
-        for number, column in zip(numbers, columns, strict=True):
+        old, told = (place.ids, place.told) if place else ([], 0)
+        tellings = [Telling(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers]
+        return Texts(writing, tellings, ending, stops_at_eos=self.writes_records)
+
+    def _samples(
+        self, texts: Texts, prompt: str, prompt_ids: list[int], numbers: Sequence[int], *, goes_on: bool
+    ) -> list[Sample]:
+        """Return what has been written; `goes_on`: the bytes that wait for the rest of their character may get it."""
+        scores: Sequence[list[float]] = texts.writing.log_probabilities()
+        samples = []
+        for number, column, telling, each in zip(numbers, texts.writing.written, texts.tellings, scores, strict=True):
             ended = self.writes_records and column[-1:] == [EOS]
             ids = column[:-1] if ended else column
-            yield Sample(number, prompt, self.tokenizer.decode(self._in_order(prompt_ids, ids)), ids, ended)
+            if not goes_on:
+                telling.flush()
+            text = telling.chapter if self._forward else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            total = math.fsum(each) if texts.writing.scored else None
+            samples.append(Sample(number, prompt, text, ids, ended, each[: len(ids)], total, seed=texts.writing.seed))
+        return samples
 
     def _in_order(self, prompt_ids: list[int], ids: list[int]) -> list[int]:
         """Return prompt and written tokens as the text has them."""
-        return [*prompt_ids, *ids] if self.model.direction == "forward" else [*reversed(ids), *prompt_ids]
+        return [*prompt_ids, *ids] if self._forward else [*reversed(ids), *prompt_ids]
+
+    def _check_one_text(self, count: int, novel: bool) -> None:
+        if not self._forward:
+            raise CharlmError(f"{self.folder}: the model writes backward; leave out --state-in and --state-out")
+        if count > 1 or novel:
+            raise CharlmError("--state-in and --state-out hold one text; leave out --count, --best-of and --novel")
+
+    def _read_place(self, path: Path) -> Place:
+        self._check_one_text(1, novel=False)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"--state-in: {path}: cannot be read: {error.strerror}") from None
+        place = place_from_bytes(data, weights_checksum(self.model), str(path), self.device)
+        if place.ended:
+            raise CheckpointError(f"--state-in: {path}: the model has ended this text; begin another")
+        return place
+
+    def _write_place(self, path: Path, texts: Texts) -> None:
+        place = texts.writing.place(len(texts.tellings[0].text))
+        with writing_file(path, kind=CheckpointError, remedy="name another file with --state-out") as file:
+            file.write(place_to_bytes(place, weights_checksum(self.model)))
+
+    def _alphabet(self) -> Alphabet:
+        corpus = self.config.corpus
+        return Alphabet(self.tokenizer, corpus.mode or "stream", corpus.separator or "")
 
     def _check_one_way(self) -> None:
         if self.model.direction == "both":
@@ -420,6 +792,25 @@ class Run:
             )
         return self._encoded(parts[split]), split
 
+    def _bytes_of(self, text: str | None, paths: Sequence[str] | None, split: Part) -> bytes:
+        """Return a text to score as it stands in its file; arguments as for `_text_to_score`."""
+        if text is not None:
+            return text.encode()
+        raw = self.config.tokenizer.level == "byte"
+        source = read_text(list(paths), self.config.corpus, raw=raw) if paths else self._own_texts()[split]
+        separator = source.separator.encode()
+        return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+    def _baselines(self, tokens: Tokens, text_bytes: bytes) -> list[dict[str, Any]]:
+        from charlm.evaluation.baselines import baselines
+
+        train, _ = self._text_to_score(None, (), "train")
+        found = baselines(
+            train.ids, tokens.ids, vocabulary_size=self.tokenizer.vocabulary_size, records=self.writes_records,
+            text_bytes=text_bytes, train_bytes=self._bytes_of(None, None, "train"),
+        )  # fmt: skip
+        return [baseline.to_json() for baseline in found]
+
     def _training_lines(self) -> frozenset[str] | None:
         """Return lines that the model was trained on; None if its text is not there any more, or has changed."""
         try:
@@ -435,6 +826,16 @@ class Run:
     def _novelty_filter(self) -> NoveltyFilter:
         parts = [self._encoded(text).ids for text in self._own_texts().values()]
         return NoveltyFilter(parts, records=self.writes_records)
+
+
+def _best_of(samples: Sequence[Sample], best_of: int, length_penalty: float) -> Iterator[Sample]:
+    """Yield the most probable of each `best_of` samples, by normalized log-probability."""
+
+    def score(sample: Sample) -> float:
+        return normalized(sample.log_probability or 0.0, len(sample.tokens) + sample.ended, length_penalty)
+
+    for begin in range(0, len(samples), best_of):
+        yield max(samples[begin : begin + best_of], key=score)
 
 
 def train(config: Config, *, out: str | Path | None = None) -> Run:

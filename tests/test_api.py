@@ -1,5 +1,7 @@
 """What a command does, one call does."""
 
+import math
+
 import pytest
 from conftest import TEXT, small_config
 
@@ -37,6 +39,51 @@ def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_spli
         assert fitted.loss_nats < score.loss_nats
         assert "temperature_fitted_on" not in score.settings
     assert run.perplexity(TEXT, temperature="fit").settings["temperature"] == temperature
+
+
+def test_an_adapted_score_stands_beside_the_static_one_with_what_was_fitted(trained, text_file):
+    run = charlm.load(trained)
+    static = run.perplexity(TEXT[:600])
+    assert static.adapted is None and static.baselines is None
+    score = run.perplexity(TEXT[:600], dynamic=True, cache=True, mix_ngram=3, segment=40, fit_tokens=200)
+    assert score.loss_nats == static.loss_nats
+    adapted = score.adapted
+    assert adapted.perplexity == pytest.approx(math.exp(adapted.loss_nats))
+    assert adapted.bits_per_character == pytest.approx(
+        adapted.loss_nats * score.tokens / score.characters / math.log(2)
+    )
+    assert adapted.loss_nats < static.loss_nats
+    settings = adapted.settings
+    assert set(settings["weights"]) == {"dynamic", "cache", "ngram"}
+    assert set(settings["dynamic"]) == {"learning_rate", "decay", "segment"}
+    assert set(settings["cache"]) == {"window", "flatness"} and settings["ngram"] == {"order": 3}
+    assert settings["fitted_on"] == "the first 200 tokens of valid" and not settings["fitted_on_the_scored_text"]
+
+
+def test_what_is_fitted_on_the_scored_split_itself_says_so_and_another_text_changes_nothing_of_it(trained):
+    run = charlm.load(trained)
+    own, other = (run.perplexity(text, mix_ngram=2, fit_tokens=200).adapted.settings for text in (None, TEXT[:300]))
+    assert own.pop("fitted_on_the_scored_text") and not other.pop("fitted_on_the_scored_text")
+    assert own == other
+
+
+def test_a_model_of_records_adapts_from_record_to_record_and_has_no_cache(trained_records):
+    run = charlm.load(trained_records)
+    adapted = run.perplexity(dynamic=True, mix_ngram=2, segment=10, fit_tokens=60).adapted
+    assert adapted.loss_nats < run.perplexity().loss_nats
+    with pytest.raises(CharlmError, match=r"^cache: "):
+        run.perplexity(cache=True)
+
+
+@pytest.mark.parametrize("of_text", [False, True])
+def test_baselines_are_of_the_same_text(trained, of_text):
+    score = charlm.load(trained).perplexity(TEXT if of_text else None, baselines=True)
+    names = [row["name"] for row in score.baselines]
+    assert any("Kneser-Ney" in name for name in names) and any("lzma" in name for name in names)
+    (unigram,) = [row for row in score.baselines if row["name"].startswith("unigram")]
+    assert unigram["perplexity"] == pytest.approx(score.unigram_perplexity)
+    bits = math.log2(score.unigram_perplexity) * score.tokens / score.characters
+    assert unigram["bits_per_character"] == pytest.approx(bits)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}])

@@ -9,19 +9,20 @@ PACKAGE = Path(charlm.__file__).parent
 # The order of the data's way. A name ending in a dot is a room; model and data do not know each other, but for the
 # ids that both speak of.
 ORDER = [
-    "errors", "config", "files",
-    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora", "data.tokenizer", "data.vectors",
-    "data.tokens", "data.windows",
-    "model.products", "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm",
-    "model.cells.nested", "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation",
-    "model.scan", "model.dropout", "model.recurrence", "model.embedding", "model.projection", "model.language_model",
+    "errors", "config", "files", "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora",
+    "data.tokenizer", "data.vectors", "data.tokens", "data.windows", "data.suffixes", "model.products",
+    "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm", "model.cells.nested",
+    "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation", "model.scan",
+    "model.dropout", "model.recurrence", "model.embedding", "model.projection", "model.language_model",
     "training.hardware", "training.loss", "training.optimizer", "training.averaging", "training.loop",
-    "training.checkpoint", "training.run", "training.choice",
-    "sampling.filters", "sampling.generate", "sampling.fill", "sampling.novelty",
-    "evaluation.temperature", "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement",
-    "evaluation.gradients", "api", "tuning.space", "tuning.results", "tuning.search",
-    "cli.sample", "cli.progress", "cli.train", "cli.tune", "cli.evaluate", "cli.inspect", "cli.corpus", "cli.config",
-    "cli.main", "__main__",
+    "training.checkpoint", "training.run", "training.choice", "sampling.filters", "sampling.place",
+    "sampling.stepper", "sampling.generate", "sampling.bans", "sampling.search", "sampling.texts", "sampling.fill",
+    "sampling.novelty", "sampling.copies", "evaluation.literals", "evaluation.compression", "evaluation.temperature",
+    "evaluation.mixing", "evaluation.ngram", "evaluation.dynamic", "evaluation.cache", "evaluation.adaptation",
+    "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.baselines",
+    "evaluation.gradients", "evaluation.novelty", "api", "tuning.space", "tuning.results", "tuning.search",
+    "cli.interactive", "cli.sample", "cli.progress", "cli.train", "cli.tune", "cli.novelty", "cli.evaluate",
+    "cli.inspect", "cli.corpus", "cli.config", "cli.compress", "cli.main", "__main__",
 ]  # fmt: skip
 NO_PATHS_NO_YAML = ["model.", "training.loss", "training.loop", "sampling."]
 

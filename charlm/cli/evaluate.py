@@ -3,18 +3,22 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from charlm.cli import novelty
 from charlm.cli.sample import Device, Which
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.agreement import Agreement
     from charlm.evaluation.gradients import Gradients
+    from charlm.evaluation.perplexity import Perplexity
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None)
+app.command("novelty")(novelty.novelty)
 
 
 @app.callback()
@@ -37,12 +41,27 @@ def perplexity(
     temperature: Annotated[
         str, typer.Option(help="What logits are divided by; fit: what is best on the validation split.")
     ] = "1",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Also score it as it learns from what it has read.")
+    ] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also with a neural cache of what it has read.")] = False,
+    mix_ngram: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Also with a Kneser-Ney model of N-grams mixed in.")
+    ] = None,
+    segment: Annotated[int, typer.Option(min=1, help="With --dynamic: tokens predicted before a step.")] = 20,
+    fit_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of the validation split to fit rates and weights on.")
+    ] = 20_000,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also score n-grams and compressors on the same text.")
+    ] = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on a text: nats per token, perplexity, bits per character and byte.
 
-    Exact by default: one stream, the state carried through, every token predicted once.
+    Exact by default: one stream, the state carried through, every token predicted once. --dynamic, --cache and
+    --mix-ngram go together; what they score stands apart, and all they need is fitted on the validation split.
 
     Try: charlm eval perplexity --split valid
     """
@@ -51,16 +70,46 @@ def perplexity(
     chosen = _number_or_fit(temperature)
     folder, texts = _run_then_texts(run_and_texts or [])
     score = load(folder, which=which, device=device).perplexity(
-        paths=texts, split=split, streams=streams, precision=precision, temperature=chosen
+        paths=texts, split=split, streams=streams, precision=precision, temperature=chosen, dynamic=dynamic,
+        cache=cache, mix_ngram=mix_ngram, segment=segment, fit_tokens=fit_tokens, baselines=baselines,
+    )  # fmt: skip
+    print(json.dumps(score.to_json()) if as_json else "\n".join(_perplexity_table(score)))
+
+
+def _perplexity_table(score: "Perplexity") -> Iterator[str]:
+    adapted = asdict(score.adapted) if score.adapted else {}
+    if adapted:
+        yield f"{'':<20} {'static':>14} {'adapted':>14}"
+    for name, value in asdict(score).items():
+        if isinstance(value, int | float):
+            cells = [value, adapted[name]] if name in adapted else [value]
+            yield f"{name:<20} " + " ".join(f"{_number(cell):>14}" for cell in cells)
+    yield _settings(score.settings)
+    if score.adapted:
+        yield f"adapted: {_settings(score.adapted.settings)}"
+    if score.baselines:
+        yield from _baselines_table(score.baselines)
+
+
+def _baselines_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    width = max(len(row["name"]) for row in rows)
+    yield f"\n{'baselines':<{width}}" + "".join(f" {name:>18}" for name in rows[0] if name != "name")
+    for row in rows:
+        yield f"{row['name']:<{width}}" + "".join(
+            f" {_number(value):>18}" for name, value in row.items() if name != "name"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    """Return settings in a line, those of a part in brackets."""
+    return ", ".join(
+        f"{name} ({_settings(value)})" if isinstance(value, dict) else f"{name} {value}"
+        for name, value in settings.items()
     )
-    if as_json:
-        print(json.dumps(score.to_json()))
-        return
-    for name, value in score.to_json().items():
-        if name != "settings":
-            shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-            print(f"{name:<20} {shown:>14}")
-    print(", ".join(f"{name} {value}" for name, value in score.settings.items()))
 
 
 def _number_or_fit(text: str) -> float | Literal["fit"]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import charlm
-from charlm.cli import config, corpus, evaluate, inspect, sample, train, tune
+from charlm.cli import compress, config, corpus, evaluate, inspect, sample, train, tune
 from charlm.errors import CharlmError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("sample")(sample.sample)
 app.add_typer(evaluate.app, name="eval")
+app.command("compress")(compress.compress)
+app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")

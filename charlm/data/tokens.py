@@ -136,7 +136,7 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
         elif eos == "line":
             yield from _lines(block, ends_document)
         elif eos == "sentence":
-            yield from _sentences(block, ends_document)
+            yield from sentences(block, ends_document)
         else:
             yield block, ends_document and eos == "document"
 
@@ -147,7 +147,8 @@ def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     return ((line, line.endswith(b"\n") or ends_document) for line in re.findall(rb"[^\n]*\n|[^\n]+", block))
 
 
-def _sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+def sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+    """Yield a block's sentences, and after each whether it ends; the last one does where the document does."""
     start = 0
     for match in _SENTENCE.finditer(block):
         yield block[start : match.end()], True

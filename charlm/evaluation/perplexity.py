@@ -1,6 +1,6 @@
 """The score of a model on a text, with all that the score belongs to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP, Window, in_direction, scoring_record_windows, scoring_windows
 from charlm.errors import CorpusError
+from charlm.evaluation.adaptation import Methods, Reading, adapted_log_probabilities
 from charlm.evaluation.temperature import fit_temperature
 from charlm.model.language_model import LanguageModel
 from charlm.training.loss import Score, predictions, score
@@ -38,6 +39,8 @@ class Perplexity:
         bytes: Of the original text.
         seconds: That scoring took.
         settings: Split or text, tokenizer level, mode, how the state was carried, seed, version and so on.
+        adapted: The score of the model and what it was helped by; all else is of the model as it was trained.
+        baselines: What models without a network score on the same text.
     """
 
     loss_nats: float
@@ -52,10 +55,70 @@ class Perplexity:
     bytes: int
     seconds: float
     settings: dict[str, Any]
+    adapted: "Adapted | None" = None
+    baselines: list[dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as JSON's types."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A score of a model that adapts while it reads, or is mixed with others.
+
+    Attributes:
+        loss_nats: As in `Perplexity`, like the next three.
+        perplexity: The exponential of it.
+        bits_per_character: By characters.
+        bits_per_byte: By bytes.
+        seconds: That fitting and scoring took.
+        settings: What was fitted, on what, and the weights of what was mixed.
+    """
+
+    loss_nats: float
+    perplexity: float
+    bits_per_character: float
+    bits_per_byte: float
+    seconds: float
+    settings: dict[str, Any]
+
+
+def measure_adapted(
+    model: LanguageModel,
+    tokens: Tokens,
+    methods: Methods,
+    reading: Reading,
+    *,
+    train: Tokens,
+    valid: Tokens,
+    clock: Callable[[], float],
+) -> Adapted:
+    """Score a text by a model that adapts.
+
+    Args:
+        model: On the device of `reading`.
+        tokens: The text.
+        methods: What the model is helped by.
+        reading: How it reads.
+        train: The run's training text: gradients and n-grams are counted there.
+        valid: The run's validation text: all that is fitted is fitted there.
+        clock: Seconds, such as `time.perf_counter`.
+
+    Raises:
+        CharlmError: A method is not defined for this model, or a text has no token.
+    """
+    _check_not_empty(tokens)
+    began = clock()
+    log_p, settings = adapted_log_probabilities(
+        model, tokens.ids, methods, reading, train_ids=train.ids, valid_ids=valid.ids
+    )
+    found = Score(-float(log_p.sum()), len(log_p), 0)
+    counts = tokens.counts
+    return Adapted(
+        found.loss_nats, found.perplexity, found.bits_per(counts.characters), found.bits_per(counts.bytes),
+        round(clock() - began, 3), settings,
+    )  # fmt: skip
 
 
 def measure(
@@ -99,8 +162,7 @@ def fitted_temperature(
 
 
 def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) -> Iterator[Window]:
-    if tokens.counts.tokens == 0:
-        raise CorpusError("the text to score has no token; give one that is not empty")
+    _check_not_empty(tokens)
 
     def read(ids: Ids) -> Iterator[Window]:
         return (
@@ -108,6 +170,11 @@ def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) 
         )
 
     return in_direction(model.direction, tokens.ids, mode=mode, read=read)
+
+
+def _check_not_empty(tokens: Tokens) -> None:
+    if tokens.counts.tokens == 0:
+        raise CorpusError("the text to score has no token; give one that is not empty")
 
 
 def unigram_loss_nats(train_counts: list[int], tokens: Tokens) -> float:

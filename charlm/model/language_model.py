@@ -19,6 +19,7 @@ class LanguageModel(nn.Module):
     """A recurrent language model. Its state is explicit: what goes in comes out advanced, nothing is kept inside.
 
     Attributes:
+        vocabulary_size: Number of ids.
         direction: `forward`; `backward`: the sequences that it is given run from their end to their beginning; `both`:
             two networks share embedding and projection, and the right half of a batch, reversed sequences, is the
             backward network's.
@@ -33,6 +34,7 @@ class LanguageModel(nn.Module):
         """
         super().__init__()
         self.direction = section.direction
+        self.vocabulary_size = vocabulary_size
         self.embedding = make_embedding(section, vocabulary_size)
         embedded = self.embedding.embedding_dim
         self.recurrence = _make_recurrence(section, embedded)

@@ -6,6 +6,7 @@ import numpy as np
 
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import record_spans
+from charlm.files import BLOCK_BYTES
 
 
 class NoveltyFilter:
@@ -21,7 +22,7 @@ class NoveltyFilter:
         parts = list(parts)
         self._type = parts[0].dtype if parts else np.dtype(np.int64)
         self._records = {ids[a : b - 1].tobytes() for ids in parts for a, b in record_spans(ids)} if records else None
-        self._texts = [] if records else [ids.tobytes() for ids in parts]
+        self._texts = [] if records else parts
         self._seen: set[bytes] = set()
 
     def is_novel(self, ids: Sequence[int]) -> bool:
@@ -34,9 +35,16 @@ class NoveltyFilter:
         return not known
 
     def _occurs(self, data: bytes) -> bool:
-        for text in self._texts:
-            at = -1
-            while (at := text.find(data, at + 1)) >= 0:
-                if at % self._type.itemsize == 0:  # Else it begins in the middle of an id.
-                    return True
+        size = len(data) // self._type.itemsize
+        # Read from the map in blocks that overlap, so that a large text never stands in memory.
+        return any(
+            self._in_block(ids[at : at + BLOCK_BYTES + size].tobytes(), data)
+            for ids in self._texts for at in range(0, len(ids), BLOCK_BYTES)
+        )  # fmt: skip
+
+    def _in_block(self, block: bytes, data: bytes) -> bool:
+        at = -1
+        while (at := block.find(data, at + 1)) >= 0:
+            if at % self._type.itemsize == 0:  # Else it begins in the middle of an id.
+                return True
         return False

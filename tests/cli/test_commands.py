@@ -163,6 +163,46 @@ def test_eval_prints_a_table_for_people(capfd, trained):
     assert re.search(r"^bits_per_character +\d\.\d{4}$", table, re.MULTILINE)
 
 
+def test_eval_shows_the_static_and_the_adapted_score_apart(capfd, trained):
+    arguments = ["eval", "perplexity", trained, "--dynamic", "--cache", "--mix-ngram", 3, "--segment", 40,
+                 "--fit-tokens", 200]  # fmt: skip
+    score = json.loads(ok(capfd, *arguments, "--json"))
+    static = json.loads(ok(capfd, "eval", "perplexity", trained, "--json"))
+    assert static["adapted"] is None and score["loss_nats"] == static["loss_nats"]
+    names = {"loss_nats", "perplexity", "bits_per_character", "bits_per_byte", "seconds", "settings"}
+    assert set(score["adapted"]) == names
+    table = ok(capfd, *arguments).splitlines()
+    assert table[0].split() == ["static", "adapted"]
+    cells = f"{score['loss_nats']:.4f}", f"{score['adapted']['loss_nats']:.4f}"
+    assert table[1].split() == ["loss_nats", *cells]
+    (line,) = [line for line in table if line.startswith("adapted: ")]
+    assert "fitted_on the first 200 tokens of valid" in line and "dynamic (learning_rate " in line
+
+
+def test_eval_puts_baselines_below_the_score(capfd, trained):
+    table = ok(capfd, "eval", "perplexity", trained, "--baselines").splitlines()
+    head = table.index(next(line for line in table if line.startswith("baselines")))
+    assert table[head].split()[1:] == ["loss_nats", "perplexity", "bits_per_character", "bits_per_byte"]
+    assert re.search(r"^Kneser-Ney 5-gram +\d+\.\d{4} ", "\n".join(table[head:]), re.MULTILINE)
+    assert re.search(r"^lzma.* - +- +\d+\.\d{4} ", "\n".join(table[head:]), re.MULTILINE)
+
+
+def test_eval_reads_standard_input_once_for_score_and_baselines(trained, text_file):
+    with text_file.open("rb") as text:
+        process = command("eval", "perplexity", str(trained), "-", "--baselines", "--json", stdin=text)
+        score = json.loads(process.communicate()[0])
+    assert score["characters"] == len(TEXT) and len(score["baselines"]) > 4
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "problem"),
+    [(["--cache"], 1, "cache: looks back over one long text"), (["--mix-ngram", "0"], 2, "--mix-ngram"),
+     (["--dynamic", "--segment", "0"], 2, "--segment")],
+)  # fmt: skip
+def test_eval_refuses_what_is_not_defined(capfd, trained_records, options, status, problem):
+    assert problem in refused(capfd, "eval", "perplexity", trained_records, *options, status=status)
+
+
 def test_the_same_seed_samples_the_same_text(capfd, trained):
     texts = {ok(capfd, "sample", trained, "--seed", 5, "--length", 40) for _ in range(2)}
     assert len(texts) == 1

@@ -7,8 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.sampling.filters import apply_temperature, keep_top_k, keep_top_p
+from charlm.errors import CharlmError
+from charlm.sampling.filters import (
+    FILTERS,
+    Filters,
+    Settings,
+    apply_filters,
+    apply_temperature,
+    cut_epsilon,
+    cut_eta,
+    forbid_repeated_ngrams,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    penalize_repetition,
+)
 
+NOTHING = torch.empty((1, 0), dtype=torch.int64)
+shares = st.floats(0.001, 0.999)
 rows = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(lambda row: torch.tensor([row], dtype=torch.float64))
 
 
@@ -19,6 +36,15 @@ def log(*probabilities: float) -> torch.Tensor:
 def kept(logits: torch.Tensor) -> list[int]:
     """Return the tokens of the first row that may still be drawn."""
     return torch.nonzero(logits[0] > -math.inf)[:, 0].tolist()
+
+
+def ids(*tokens: int) -> torch.Tensor:
+    return torch.tensor([tokens], dtype=torch.int64)
+
+
+def off(name: str, value: object) -> Settings:
+    """Return settings of which one alone is given."""
+    return Settings(**{name: value})
 
 
 def test_temperature_one_half_squares_the_odds():
@@ -89,3 +115,211 @@ def test_a_filter_leaves_its_input_alone(filter_):
     logits = log(0.1, 0.2, 0.7)
     filter_(logits, 1)
     assert torch.equal(logits, log(0.1, 0.2, 0.7))
+
+
+# Filters of their own definitions, worked by hand.
+
+
+def test_min_p_keeps_what_has_that_share_of_the_most_probable_s():
+    logits = log(0.5, 0.26, 0.14, 0.1)
+    assert kept(keep_min_p(logits, 0.5)) == [0, 1]
+    assert kept(keep_min_p(logits, 0.25)) == [0, 1, 2]
+    assert kept(keep_min_p(logits, 1.0)) == [0]
+    assert kept(keep_min_p(logits, 0.0)) == [0, 1, 2, 3]
+
+
+def test_typical_keeps_what_is_as_surprising_as_the_entropy_and_may_leave_out_the_most_probable():
+    # Entropy 0.3 ln(1/0.3) + 0.7 ln 10 = 1.973; surprises ln(1/0.3) = 1.204, 0.769 away, and ln 10 = 2.303, 0.330 away.
+    logits = log(0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert kept(keep_typical(logits, 0.05)) == [1]
+    assert kept(keep_typical(logits, 0.35)) == [1, 2, 3, 4]
+    assert kept(keep_typical(logits, 0.75)) == [0, 1, 2, 3, 4, 5, 6, 7]
+    # Entropy 1.040; surprises 0.693, 1.386, 1.386: 0.347 and 0.347 away: as far, so in the order of ids.
+    assert kept(keep_typical(log(0.9, 0.05, 0.05), 0.5)) == [0]
+
+
+def test_epsilon_keeps_what_is_more_probable_or_the_most_probable():
+    logits = log(0.5, 0.25, 0.125, 0.125)
+    assert kept(cut_epsilon(logits, 0.2)) == [0, 1]
+    assert kept(cut_epsilon(logits, 0.126)) == [0, 1]
+    assert kept(cut_epsilon(logits, 0.12)) == [0, 1, 2, 3]
+    assert kept(cut_epsilon(logits, 0.7)) == [0]
+
+
+def test_eta_asks_less_where_the_distribution_is_flat():
+    # Entropy 1.75 ln 2: exp(-entropy) = 0.2973. At 0.16: min(0.16, 0.4 x 0.2973 = 0.1189) keeps all; epsilon does not.
+    logits = log(0.5, 0.25, 0.125, 0.125)
+    assert kept(cut_eta(logits, 0.16)) == [0, 1, 2, 3]
+    assert kept(cut_epsilon(logits, 0.16)) == [0, 1]
+    # At 0.2: sqrt(0.2) x 0.2973 = 0.1330 < 0.2.
+    assert kept(cut_eta(logits, 0.2)) == [0, 1]
+    # At 0.09, of a peaked one (entropy 0.4707, exp of minus it 0.6246): 0.3 x 0.6246 = 0.187, so epsilon itself.
+    assert kept(cut_eta(log(0.87, 0.091, 0.0195, 0.0195), 0.09)) == [0, 1]
+    assert kept(cut_eta(log(0.25, 0.25, 0.25, 0.25), 1.0)) == [0]  # Minus its entropy is 1/4: none is more probable.
+
+
+def test_the_repetition_penalty_divides_positive_logits_and_multiplies_negative_ones():
+    logits = torch.tensor([[3.0, -3.0, 3.0, -3.0, 0.0]], dtype=torch.float64)
+    penalized = penalize_repetition(logits, ids(0, 1, 4, 0), 1.5)
+    assert penalized.tolist() == [[2.0, -4.5, 3.0, -3.0, 0.0]]
+
+
+def test_the_repetition_window_is_how_far_back_the_penalty_looks():
+    logits = torch.tensor([[2.0, 2.0, 2.0, 2.0]], dtype=torch.float64)
+    chosen = Settings(repetition_penalty=2.0, repetition_window=2)
+    assert apply_filters(logits, ids(0, 3, 1, 2), chosen).tolist() == [[2.0, 1.0, 1.0, 2.0]]
+    assert apply_filters(logits, ids(1), chosen).tolist() == [[2.0, 1.0, 2.0, 2.0]]
+    assert apply_filters(logits, NOTHING, chosen).tolist() == logits.tolist()
+
+
+def test_no_ngram_comes_twice():
+    logits = torch.zeros(1, 6, dtype=torch.float64)
+    # After 2 3 came 4 and 5; after 3 came 4, 5; 3 itself came.
+    history = ids(2, 3, 4, 2, 3, 5, 2, 3)
+    assert kept(forbid_repeated_ngrams(logits, history, 3)) == [0, 1, 2, 3]
+    assert kept(forbid_repeated_ngrams(logits, history, 2)) == [0, 1, 2, 3]
+    assert kept(forbid_repeated_ngrams(logits, history, 4)) == [0, 1, 2, 3, 4, 5]
+    assert kept(forbid_repeated_ngrams(logits, ids(2, 3, 4, 2), 2)) == [0, 1, 2, 4, 5]
+    assert kept(forbid_repeated_ngrams(logits, history, 1)) == [0, 1]
+    assert kept(forbid_repeated_ngrams(logits, ids(2), 2)) == [0, 1, 2, 3, 4, 5]
+    assert kept(forbid_repeated_ngrams(logits, NOTHING, 1)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_where_every_token_would_repeat_the_most_probable_stays():
+    logits = log(0.2, 0.5, 0.3)
+    left = forbid_repeated_ngrams(logits, ids(0, 1, 2), 1)
+    assert kept(left) == [1]
+    assert left[0, 1] == logits[0, 1]
+
+
+def test_each_row_has_a_history_of_its_own():
+    logits = torch.ones(2, 3, dtype=torch.float64)
+    history = torch.tensor([[0, 0], [2, 2]])
+    assert penalize_repetition(logits, history, 2.0).tolist() == [[0.5, 1, 1], [1, 1, 0.5]]
+    assert (forbid_repeated_ngrams(logits, history, 1) > -math.inf).tolist() == [
+        [False, True, True],
+        [True, True, False],
+    ]
+
+
+# The composition.
+
+
+def test_the_order_is_the_documented_one():
+    assert list(FILTERS) == [
+        "repetition_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p", "min_p", "typical", "epsilon", "eta",
+    ]  # fmt: skip
+
+
+def test_each_filter_sees_what_the_one_before_it_left():
+    logits = log(0.4, 0.3, 0.2, 0.1)
+    # Of the first two 4/7 = 0.571 and 3/7: so 0.55 is reached by the first alone, which without top k is 0.4.
+    assert kept(apply_filters(logits, NOTHING, Settings(top_k=2, top_p=0.55))) == [0]
+    assert kept(apply_filters(logits, NOTHING, Settings(top_p=0.55))) == [0, 1]
+    # Squared and normalized 0.533, 0.3, 0.133, 0.033: the temperature comes before the thresholds.
+    assert kept(apply_filters(logits, NOTHING, Settings(temperature=0.5, epsilon=0.15))) == [0, 1]
+    # The penalty comes before top k.
+    penalized = Settings(repetition_penalty=10.0, top_k=1)
+    assert kept(apply_filters(logits, ids(0), penalized)) == [1]
+
+
+def test_keywords_and_fields_are_the_same():
+    assert set(Filters.__annotations__) == set(Settings.__dataclass_fields__)
+
+
+WEAKEST = {"temperature": 1, "top_p": 1, "min_p": 0, "typical": 1, "epsilon": 0, "eta": 0, "repetition_penalty": 1}
+
+
+@pytest.mark.parametrize(("name", "value"), [*WEAKEST.items(), ("no_repeat_ngram", None), ("top_k", None)])
+def test_a_filter_that_is_off_is_not_run(name, value):
+    assert off(name, value).active == ()
+
+
+@settings(max_examples=100, deadline=None)
+@given(logits=rows)
+def test_every_filter_at_its_weakest_changes_no_probability(logits):
+    weakest = [
+        apply_temperature(logits, 1), keep_top_k(logits, logits.shape[1]), keep_min_p(logits, 0),
+        cut_epsilon(logits, 0), cut_eta(logits, 0), penalize_repetition(logits, ids(0), 1),
+        keep_top_p(logits, 1 + 1e-9), keep_typical(logits, 1 + 1e-9),
+    ]  # fmt: skip
+    for filtered in weakest:
+        torch.testing.assert_close(filtered.softmax(dim=-1), logits.softmax(dim=-1), rtol=0, atol=1e-12)
+
+
+chosen_settings = st.builds(
+    Settings, temperature=st.floats(0, 20), top_k=st.none() | st.integers(1, 14), top_p=st.none() | shares,
+    min_p=st.none() | shares, typical=st.none() | shares, epsilon=st.none() | shares, eta=st.none() | shares,
+    repetition_penalty=st.none() | st.floats(0.1, 10), repetition_window=st.none() | st.integers(1, 5),
+    no_repeat_ngram=st.none() | st.integers(1, 3),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(logits=rows, chosen=chosen_settings, data=st.data())
+def test_no_choice_of_filters_leaves_nothing(logits, chosen, data):
+    history = torch.tensor([data.draw(st.lists(st.integers(0, logits.shape[1] - 1), max_size=20))], dtype=torch.int64)
+    filtered = apply_filters(logits, history, chosen)
+    probabilities = filtered.softmax(dim=-1)
+    assert probabilities.isfinite().all()
+    assert probabilities.sum() == pytest.approx(1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(logits=rows, chosen=chosen_settings)
+def test_cuts_keep_the_order_and_the_most_probable(logits, chosen):
+    """Typical apart, whose most probable may go."""
+    cut = Settings(chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, None, chosen.epsilon, chosen.eta)
+    filtered = apply_filters(logits, NOTHING, cut)
+    left = kept(filtered)
+    assert logits[0, left].max() == logits.max()
+    worst = logits[0, left].min()
+    assert all(index in left or logits[0, index] <= worst for index in range(logits.shape[1]))
+    pairs = zip(sorted(left, key=lambda i: logits[0, i]), sorted(left, key=lambda i: filtered[0, i]), strict=True)
+    assert all(logits[0, a] - logits[0, b] == pytest.approx(0, abs=1e-9) for a, b in pairs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(logits=rows, p=shares)
+def test_what_typical_keeps_reaches_p_and_is_nearer_the_entropy_than_what_it_drops(logits, p):
+    probabilities = logits.softmax(dim=-1)[0]
+    entropy = -sum(x * math.log(x) for x in probabilities.tolist() if x > 0)
+    left = kept(keep_typical(logits, p))
+    away = (-logits.log_softmax(dim=-1)[0] - entropy).abs().tolist()
+    assert probabilities[left].sum() >= p - 1e-9
+    dropped = [index for index in range(len(away)) if index not in left]
+    assert all(away[index] >= max(away[one] for one in left) - 1e-9 for index in dropped)
+    if len(left) > 1:
+        last = max(left, key=lambda index: (away[index], index))
+        if sorted(away[index] for index in left)[-2] < away[last] - 1e-9:
+            assert probabilities[left].sum() - probabilities[last] < p + 1e-9
+
+
+@settings(max_examples=200, deadline=None)
+@given(history=st.lists(st.integers(0, 3), max_size=25), n=st.integers(1, 4))
+def test_forbidden_is_exactly_what_would_complete_an_ngram_again(history, n):
+    logits = torch.zeros(1, 5, dtype=torch.float64)  # Token 4 is never in the history: something is always left.
+    seen = {tuple(history[at : at + n]) for at in range(len(history) - n + 1)}
+    suffix = history[len(history) - n + 1 :] if n > 1 else []
+    allowed = [token for token in range(5) if len(history) < n - 1 or (*suffix, token) not in seen]
+    assert kept(forbid_repeated_ngrams(logits, torch.tensor([history], dtype=torch.int64), n)) == allowed
+
+
+@settings(max_examples=100, deadline=None)
+@given(logits=rows, shift=st.floats(-20, 20), p=shares)
+def test_a_cut_looks_at_probabilities_not_at_logits(logits, shift, p):
+    for cut in (keep_top_p, keep_min_p, keep_typical, cut_epsilon, cut_eta):
+        once = cut(logits, p).softmax(dim=-1)
+        again = cut(logits + shift, p).softmax(dim=-1)
+        if kept(once.log()) == kept(again.log()):  # A token on the very edge may fall to either side.
+            torch.testing.assert_close(once, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", -1), ("temperature", math.inf), ("top_k", 0), ("top_p", 2), ("min_p", -0.1), ("typical", 1.1),
+     ("epsilon", math.nan), ("eta", -1), ("repetition_penalty", 0), ("repetition_window", 0), ("no_repeat_ngram", 0)],
+)  # fmt: skip
+def test_a_setting_out_of_its_range_is_named(name, value):
+    with pytest.raises(CharlmError, match=f"^{name} must"):
+        off(name, value)

@@ -1,5 +1,7 @@
 """What is new: neither in the corpus nor written before."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,3 +72,25 @@ def test_without_a_corpus_only_repeats_are_known(records):
 def test_a_text_is_new_if_no_place_of_the_corpus_holds_it(corpus, ids, kind):
     found = any(corpus[at : at + len(ids)] == ids for at in range(len(corpus)))
     assert novelty(corpus, records=False, kind=kind).is_novel(ids) is not found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_match_over_the_seam_of_two_blocks_is_found(kind, monkeypatch):
+    monkeypatch.setattr("charlm.sampling.novelty.BLOCK_BYTES", 4)
+    corpus = [2, 3, 4, 5, 6, 7, 8, 9, 2, 2]
+    known = novelty(corpus, records=False, kind=kind)
+    assert not any(known.is_novel(corpus[at : at + 3]) for at in range(8))
+    assert not known.is_novel(corpus)
+    assert known.is_novel([*corpus, 2])
+
+
+def test_a_text_on_disk_is_not_taken_into_memory(tmp_path):
+    path = tmp_path / "ids"
+    np.zeros(64 << 20, dtype=np.uint8).tofile(path)
+    ids = np.memmap(path, dtype=np.uint8, mode="r")
+    tracemalloc.start()
+    try:
+        assert NoveltyFilter([ids], records=False).is_novel([0] * 100 + [1])
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

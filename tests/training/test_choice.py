@@ -95,9 +95,11 @@ def test_a_small_text_is_not_read_for_all_of_the_time(text_of):
     config = chosen(text_of(text), "training.minutes=60")
     assert config.training.minutes is None
     assert config.training.epochs == choice._MOST_PASSES
+    assert config.training.optimizer == "adamw"
     long = PROSE * 200
     config = chosen(text_of(long), "training.minutes=1")
     assert config.training.minutes == 1
+    assert config.training.optimizer == "muon"
     assert passes(config, long) < choice._MOST_PASSES
 
 

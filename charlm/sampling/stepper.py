@@ -1,0 +1,47 @@
+"""One token of a model after another: what the generation loop asks for, as fast as the equations allow."""
+
+import torch
+from torch import Tensor
+
+from charlm.model.cells.base import Cell, State
+from charlm.model.language_model import LanguageModel
+from charlm.model.recurrence import States
+
+_LARGEST_TABLE = 2**24  # Entries: 64 megabytes in fp32, a vocabulary of 8,000 for an LSTM of 512.
+
+
+class Stepper:
+    """A model that reads one way, a token at a time.
+
+    Embedding times the first layer's input matrix is one table of the vocabulary's rows, made once, where it is not too
+    large; a step is then that row and `Cell.advance`, without a kernel's work around it.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: LanguageModel) -> None:
+        """Make one from the weights as they are now; `model` is in evaluation mode."""
+        self._model = model
+        self._first: Cell = model.recurrence.layers[0]
+        embedded = model.embedding(torch.arange(model.vocabulary_size, device=next(model.parameters()).device))
+        width = self._first.project(embedded[:1]).shape[-1]
+        self._is_projected = width * len(embedded) <= _LARGEST_TABLE
+        self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
+
+    def __call__(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
+        """Read a token of each sequence.
+
+        Args:
+            ids: (batch,).
+            states: Of every layer.
+
+        Returns:
+            Logits of the token after it, (batch, vocabulary), and the states.
+        """
+        features, states = self._model.recurrence(self._rows[ids][None], states, run=self._run)
+        logits: Tensor = self._model.projection(self._model.read(features[0]))
+        return logits, states
+
+    def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
+        projected = x[0] if cell is self._first and self._is_projected else cell.project(x[0])
+        state = cell.advance(projected.to(state[0].dtype), state)
+        return cell.output(state)[None], state
