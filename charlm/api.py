@@ -16,6 +16,7 @@ from charlm.config import Config
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpora import Text, open_corpus, read_text
 from charlm.data.sources import absolute
+from charlm.data.suffixes import SuffixIndex
 from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.data.windows import WARM_UP
@@ -31,6 +32,7 @@ from charlm.evaluation.sentences import log_probabilities
 from charlm.files import writing as writing_file
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.bans import Bans
+from charlm.sampling.copies import CopyLimit, text_to_index, token_texts, without_long_copies
 from charlm.sampling.fill import fill
 from charlm.sampling.filters import Filters
 from charlm.sampling.generate import Constraint, Settings, Writing
@@ -131,6 +133,7 @@ class Run:
         ban: Sequence[str] = (),
         seed: int | None = None,
         novel: bool = False,
+        max_copy: int | None = None,
         allow_unknown: bool = False,
         scored: bool = True,
         state_in: str | Path | None = None,
@@ -151,6 +154,8 @@ class Run:
             ban: Texts never to write.
             seed: The same seed writes the same texts; by default 1, or that of `state_in`.
             novel: Leave out texts that are in the run's corpus, and repeats.
+            max_copy: No run of more characters than this is in the training text; a text that comes to such a place
+                goes back and takes another way.
             allow_unknown: Read what the model never saw in the prompt as <UNK>, instead of refusing it.
             scored: Return log-probabilities.
             state_in: Go on from where the text stood that wrote this file; `text` is what is new.
@@ -171,7 +176,13 @@ class Run:
         place = None if state_in is None else self._read_place(Path(state_in))
         seed = (place.seed if place else 1) if seed is None else seed
 
+        write_uncopied = None if max_copy is None else self._uncopied(max_copy, prompt_ids, ending)
+
         def write(numbers: Sequence[int]) -> list[Sample]:
+            if write_uncopied is not None:
+                each = (write_uncopied(number, settings, seed, ban, scored) for number in numbers)
+                return [self._samples(one, prompt, prompt_ids, [number], goes_on=False)[0]
+                        for number, one in zip(numbers, each, strict=True)]  # fmt: skip
             texts = self._texts(prompt_ids, ending, numbers, settings, seed, ban, constraints, place, scored=scored)
             while texts.advance():
                 pass
@@ -707,6 +718,33 @@ class Run:
         old, told = (place.ids, place.told) if place else ([], 0)
         tellings = [Telling(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers]
         return Texts(writing, tellings, ending, stops_at_eos=self.writes_records)
+
+    def _uncopied(self, max_copy: int, prompt_ids: list[int], ending: Ending) -> Callable[..., Texts]:
+        """Return what writes one text without long copies from the training text, whose index is made here, once."""
+        if not self._forward:
+            raise CharlmError(f"{self.folder}: the model writes backward; leave out --max-copy")
+        train = self._own_texts()["train"]
+        index = SuffixIndex(
+            text_to_index(as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer)
+        )
+        pieces = token_texts(self.tokenizer, records=self.writes_records)
+        before = b"".join(pieces[token] for token in prompt_ids)
+
+        def write(number: int, settings: Settings, seed: int, ban: Sequence[str], scored: bool) -> Texts:
+            limit = CopyLimit(index, pieces, max_copy, before=before)
+            texts = self._texts(
+                prompt_ids, ending, [number], settings, seed, ban, lambda batch, ids: [limit], None, scored=scored
+            )
+            (telling,), (written,) = texts.tellings, texts.writing.written
+            for count, token in enumerate(without_long_copies(texts.writing, limit, length=ending.most_tokens), 1):
+                if token != EOS or not self.writes_records:
+                    telling.feed(token)
+                if telling.ended:
+                    del written[count:]
+                    break
+            return texts
+
+        return write
 
     def _samples(
         self, texts: Texts, prompt: str, prompt_ids: list[int], numbers: Sequence[int], *, goes_on: bool

@@ -110,3 +110,30 @@ def test_a_word_the_model_never_saw_is_told_as_a_word(text_file, tmp_path):
     run = charlm.train(small_config(text_file, "tokenizer.level=word"), out=tmp_path / "run")
     with pytest.raises(CharlmError, match="word 'zebra'"):
         run.sample(prompt="The zebra sat")
+
+
+@pytest.mark.parametrize("fixture", ["trained", "trained_records"])
+def test_no_longer_run_than_allowed_is_copied_from_the_training_text(fixture, request, monkeypatch):
+    run = charlm.load(request.getfixturevalue(fixture))
+    train = run._own_texts()["train"]
+    lines = b"".join(block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()).decode()
+
+    def longest(text: str) -> int:
+        return max(size for size in range(len(text) + 1)
+                   if any(text[at : at + size] in lines for at in range(len(text) - size + 1)))  # fmt: skip
+
+    free = run.sample(length=60, count=12, seed=3, temperature=0.7)
+    copied = max(longest(sample.text) for sample in free)
+    limited = run.sample(length=60, count=12, seed=3, temperature=0.7, max_copy=copied - 1)
+    assert max(longest(sample.text) for sample in limited) == copied - 1
+    assert all(len(one.tokens) == len(one.log_probabilities) for one in limited)
+    assert limited == run.sample(length=60, count=12, seed=3, temperature=0.7, max_copy=copied - 1)
+
+
+def test_a_text_without_long_copies_stops_where_it_should(trained):
+    run = charlm.load(trained)
+    (sample,) = run.sample(characters=17, seed=3, max_copy=6)
+    assert len(sample.text) == 17
+    (sample,) = run.sample(until=["a"], seed=4, max_copy=6, length=200)
+    assert sample.text.endswith("a") and sample.text.count("a") == 1
+    assert len(sample.tokens) == len(sample.text)

@@ -38,11 +38,11 @@ _STATES = ("state_in", "state_out")
 # Options that one another would not heed.
 _CONFLICTS: Mapping[str, tuple[str, ...]] = {
     "fill": (*_FILTERS[1:], "ban", "beams", "best_of", "length_penalty", "prompt", "prompt_file", "characters", "until",
-             "novel", *_STATES, "interactive"),
-    "beams": (*_FILTERS[:-1], "best_of", "novel", *_STATES, "interactive", "seed"),
-    "interactive": ("count", "best_of", "novel", "as_json", "prompt", "prompt_file", *_STATES),
-    "state_in": ("count", "best_of", "novel"),
-    "state_out": ("count", "best_of", "novel"),
+             "novel", "max_copy", *_STATES, "interactive"),
+    "beams": (*_FILTERS[:-1], "best_of", "novel", "max_copy", *_STATES, "interactive", "seed"),
+    "interactive": ("count", "best_of", "novel", "max_copy", "as_json", "prompt", "prompt_file", *_STATES),
+    "state_in": ("count", "best_of", "novel", "max_copy"),
+    "state_out": ("count", "best_of", "novel", "max_copy"),
     "prompt_file": ("prompt",),
 }  # fmt: skip
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
@@ -112,6 +112,10 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="How many texts, written side by side.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed writes the same texts. [a new one]")] = None,
     novel: Annotated[bool, typer.Option("--novel", help="Only texts not in the corpus, without repeats.")] = False,
+    max_copy: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Copy at most N characters in a row from the training text."),
+    ] = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Read what the model never saw in the prompt as <UNK>.")
     ] = False,
@@ -203,10 +207,11 @@ def _search(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) ->
 
 
 def _write(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
-    if given["count"] == given["best_of"] == 1 and not (given["as_json"] or given["novel"]):
+    if given["count"] == given["best_of"] == 1 and not (given["as_json"] or given["novel"] or given["max_copy"]):
         _stream(run, given, show)
         return
-    names = (*_SHAPE, *_FILTERS, *_STATES, "count", "best_of", "length_penalty", "seed", "novel")
+    names = (*_SHAPE, *_FILTERS, *_STATES, "count", "best_of", "length_penalty", "seed", "novel",
+             "max_copy")  # fmt: skip
     _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given, show)
 
 
@@ -232,7 +237,8 @@ def _print_texts(run: "Run", texts: "list[Sample]", given: Mapping[str, Any], sh
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the texts belong to."""
-    names = (*_FILTERS, "ban", "beams", "best_of", "length_penalty", "length", "characters", "until", "novel")
+    names = (*_FILTERS, "ban", "beams", "best_of", "length_penalty", "length", "characters", "until", "novel",
+             "max_copy")  # fmt: skip
     settings = {name: given[name] for name in names}
     if given["beams"] is None and settings["temperature"] is None:
         settings["temperature"] = 1.0

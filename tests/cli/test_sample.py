@@ -221,3 +221,11 @@ def test_a_terminal_gets_escape_sequences_only_if_asked_for(coloured, raw, count
 
 def test_a_pipe_gets_the_text_as_it_is(capfd, coloured):
     assert "\x1b" in ok(capfd, coloured, "--seed", 1, "--length", 60)
+
+
+def test_long_copies_are_kept_out_where_asked_and_what_that_excludes_is_told(capfd, trained):
+    (one,) = objects(ok(capfd, trained, "--max-copy", 6, "--seed", 1, "--length", 50, "--json"))
+    assert one["settings"]["max_copy"] == 6
+    assert not any(one["text"][at : at + 7] in TEXT for at in range(len(one["text"]) - 6))
+    assert "--max-copy" in refused(capfd, trained, "--max-copy", 6, "--beams", 2, status=2)
+    assert "--max-copy" in refused(capfd, trained, "--max-copy", 0, status=2)
