@@ -1,7 +1,7 @@
 """One token of a model after another: what the generation loop asks for, as fast as the equations allow."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -20,8 +20,11 @@ class Stepper:
     @torch.inference_mode()
     def __init__(self, model: LanguageModel) -> None:
         """Make one from the weights as they are now; `model` is in evaluation mode."""
-        self._model = model
+        self._recurrence = model.recurrence
         self._first: Cell = model.recurrence.layers[0]
+        self._stands_alone = len(model.recurrence.layers) == 1 and isinstance(model.recurrence.norms[0], nn.Identity)
+        bridged = not isinstance(model.bridge, nn.Identity)
+        self._project = nn.Sequential(model.bridge, model.projection) if bridged else model.projection
         embedded = model.embedding(torch.arange(model.vocabulary_size, device=next(model.parameters()).device))
         width = self._first.project(embedded[:1]).shape[-1]
         self._is_projected = width * len(embedded) <= _LARGEST_TABLE
@@ -37,11 +40,21 @@ class Stepper:
         Returns:
             Logits of the token after it, (batch, vocabulary), and the states.
         """
-        features, states = self._model.recurrence(self._rows[ids][None], states, run=self._run)
-        logits: Tensor = self._model.projection(self._model.read(features[0]))
+        rows = self._rows[ids]
+        if self._stands_alone:  # The way of nearly every model, without what others have around their layers.
+            output, state = self._advance(self._first, rows, states[0])
+            states = (state,)
+        else:
+            features, states = self._recurrence(rows[None], states, run=self._run)
+            output = features[0]
+        logits: Tensor = self._project(output)
         return logits, states
 
     def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-        projected = x[0] if cell is self._first and self._is_projected else cell.project(x[0])
-        state = cell.advance(projected.to(state[0].dtype), state)
-        return cell.output(state)[None], state
+        output, state = self._advance(cell, x[0], state)
+        return output[None], state
+
+    def _advance(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
+        projected = x if self._is_projected and cell is self._first else cell.project(x)
+        state = cell.advance(projected, state)
+        return cell.output(state), state
