@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 import charlm
@@ -22,20 +25,41 @@ from charlm.data.tokens import Tokens, encode_text
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
 from charlm.evaluation import compression
-from charlm.evaluation.adaptation import FIT_TOKENS, SEGMENT, Methods, Reading, check_methods
+from charlm.evaluation.adaptation import (
+    FIT_TOKENS,
+    SEGMENT,
+    Methods,
+    Reading,
+    check_methods,
+    target_log_probabilities,
+)
 from charlm.evaluation.agreement import Agreement, ask_pairs, ask_sentences, draw_sentences, read_pairs
+from charlm.evaluation.comparison import (
+    BLOCK_CHARACTERS,
+    CONFIDENCE,
+    RESAMPLES,
+    Compared,
+    Comparison,
+    block_of_lines,
+    differences,
+    lines_of,
+    nats_of_lines,
+)
 from charlm.evaluation.gradients import Gradients, measure_gradients
 from charlm.evaluation.literals import Alphabet
 from charlm.evaluation.novelty import Novelty, Words, as_written, held_out_like, measure_novelty, records_of
 from charlm.evaluation.perplexity import Perplexity, fitted_temperature, measure, measure_adapted, unigram_loss_nats
-from charlm.evaluation.sentences import log_probabilities
+from charlm.evaluation.sentences import Sentences, log_probabilities, read_sentences, score_sentences
+from charlm.evaluation.tokens import RARE, Surprise, count_words, summarize
+from charlm.evaluation.tokens import Words as WordCounts
 from charlm.files import writing as writing_file
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, count_parameters
 from charlm.sampling.bans import Bans
 from charlm.sampling.copies import CopyLimit, text_to_index, token_texts, without_long_copies
 from charlm.sampling.fill import fill
 from charlm.sampling.filters import Filters
 from charlm.sampling.generate import Constraint, Settings, Writing
+from charlm.sampling.matching import Matching, automaton_of
 from charlm.sampling.novelty import NoveltyFilter
 from charlm.sampling.place import Place, place_from_bytes, place_to_bytes, weights_checksum
 from charlm.sampling.search import beam_search, normalized
@@ -134,6 +158,7 @@ class Run:
         seed: int | None = None,
         novel: bool = False,
         max_copy: int | None = None,
+        matching: str | None = None,
         allow_unknown: bool = False,
         scored: bool = True,
         state_in: str | Path | None = None,
@@ -156,6 +181,8 @@ class Run:
             novel: Leave out texts that are in the run's corpus, and repeats.
             max_copy: No run of more characters than this is in the training text; a text that comes to such a place
                 goes back and takes another way.
+            matching: A regular expression, in the syntax of Rust's regex crate, that what is added matches as a whole.
+                A text of no records ends where nothing more may come.
             allow_unknown: Read what the model never saw in the prompt as <UNK>, instead of refusing it.
             scored: Return log-probabilities.
             state_in: Go on from where the text stood that wrote this file; `text` is what is new.
@@ -176,6 +203,9 @@ class Run:
         place = None if state_in is None else self._read_place(Path(state_in))
         seed = (place.seed if place else 1) if seed is None else seed
 
+        constraints = self._matching(
+            matching, prompt_ids, ending, ban, constraints, apart=(max_copy, state_in, state_out)
+        )
         write_uncopied = None if max_copy is None else self._uncopied(max_copy, prompt_ids, ending)
 
         def write(numbers: Sequence[int]) -> list[Sample]:
@@ -326,6 +356,7 @@ class Run:
         characters: int | None = None,
         until: Sequence[str] = (),
         ban: Sequence[str] = (),
+        matching: str | None = None,
         settings: Settings,
         seed: int | None = None,
         allow_unknown: bool = False,
@@ -340,8 +371,10 @@ class Run:
         if state_out is not None:
             self._check_one_text(1, novel=False)
         place = None if state_in is None else self._read_place(Path(state_in))
+        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
+        constraints = self._matching(matching, prompt_ids, ending, ban, constraints, apart=(state_in, state_out))
         texts = self.begin_text(
-            prompt=prompt, ending=Ending(length, characters, tuple(until)), ban=ban, settings=settings, seed=seed,
+            prompt=prompt, ending=ending, ban=ban, settings=settings, seed=seed,
             allow_unknown=allow_unknown, place=place, constraints=constraints,
         )  # fmt: skip
         if not self._forward:
@@ -708,16 +741,48 @@ class Run:
         """Return texts side by side that are yet to be written."""
         read = self._as_read(prompt_ids)
         before = [*(place.ids if place else []), *read]
+        more = constraints(len(numbers), before) if constraints else []
         writing = Writing(
             self.model, read, numbers=numbers, settings=settings, seed=seed, stops_at_eos=self.writes_records,
-            constraints=[
-                *self._bans(ban, before, len(numbers)), *(constraints(len(numbers), before) if constraints else [])
-            ],
-            place=place, scored=scored,
+            constraints=[*self._bans(ban, before, len(numbers)), *more], place=place, scored=scored,
         )  # fmt: skip
+        for constraint in more:
+            if isinstance(constraint, Matching) and not self.writes_records:
+                constraint.tell_ends(writing.stop)
         old, told = (place.ids, place.told) if place else ([], 0)
         tellings = [Telling(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers]
         return Texts(writing, tellings, ending, stops_at_eos=self.writes_records)
+
+    def _matching(
+        self,
+        matching: str | None,
+        prompt_ids: list[int],
+        ending: Ending,
+        ban: Sequence[str],
+        more: Constraints | None,
+        *,
+        apart: Sequence[object],
+    ) -> Constraints | None:
+        """Return what makes the constraint to a regular expression, whose automaton is made here, once, and others.
+
+        What would cut a text short of its match is refused, and what has no place in one automaton of a whole text.
+        """
+        if matching is None:
+            return more
+        if not self._forward:
+            raise CharlmError(f"{self.folder}: the model reads {self.model.direction}; leave out --matching")
+        if ending.characters is not None or ending.until or any(one is not None for one in apart):
+            raise CharlmError(
+                "--matching cannot hold beside --characters, --until, --max-copy, --state-in and --state-out; leave "
+                "those out"
+            )
+        automaton = automaton_of(matching, self.tokenizer, records=self.writes_records, before=prompt_ids, ban=ban)
+
+        def make(batch: int, before: list[int]) -> list[Constraint]:
+            own = Matching(automaton, length=ending.most_tokens, batch=batch, device=self.device)
+            return [*(more(batch, before) if more else []), own]
+
+        return make
 
     def _uncopied(self, max_copy: int, prompt_ids: list[int], ending: Ending) -> Callable[..., Texts]:
         """Return what writes one text without long copies from the training text, whose index is made here, once."""
@@ -864,6 +929,173 @@ class Run:
     def _novelty_filter(self) -> NoveltyFilter:
         parts = [self._encoded(text).ids for text in self._own_texts().values()]
         return NoveltyFilter(parts, records=self.writes_records)
+
+    def sentences(
+        self, sentences: Sequence[str] | None = None, *, path: str | Path | None = None, explain: bool = False
+    ) -> Sentences:
+        """Score sentences, each read by itself: how probable it is, whole and per token.
+
+        Args:
+            sentences: Sentences.
+            path: Or a file of them, one a line; `-` is standard input.
+            explain: Tell each token's probability too.
+
+        Raises:
+            CharlmError: The file cannot be read or holds none, or `explain` is asked of a model that reads both ways.
+        """
+        if sentences is None and path is None:
+            raise CharlmError("sentences: none to score; give a file with one a line, or - for standard input")
+        lines = list(enumerate(sentences, 1)) if sentences is not None else read_sentences(str(path))
+        ends = self.writes_records or self.tokenizer.separates_by_space
+        found = score_sentences(
+            self.model, self.tokenizer, lines, ends=ends, explain=explain, device=self.device
+        )  # fmt: skip
+        text = "given" if path is None else str(path)
+        scored = {"sentences": text, "end": "predicted" if ends else "not predicted", "state": "zero at each sentence"}
+        return Sentences(found, self._score_settings() | scored)
+
+    def surprise(
+        self,
+        text: str | None = None,
+        *,
+        paths: Sequence[str | Path] = (),
+        split: Part = "valid",
+        rare: int = RARE,
+        show: int | None = None,
+    ) -> Surprise:
+        """Measure how much each token of a text surprises the model, and which kinds of token do.
+
+        Args:
+            text: A text.
+            paths: Or files, folders, names of corpora.
+            split: With neither, a part of the run's own corpus.
+            rare: A word is rare that occurs in the training text at most so often.
+            show: How many of the first tokens to tell of one by one; all, if None.
+
+        Raises:
+            CharlmError: The text cannot be read or has no token, or the model reads both ways.
+        """
+        tokens, name = self._text_to_score(text, paths, split)
+        if not len(tokens.ids):
+            raise CharlmError("the text to score has no token; give one that is not empty")
+        words = self._training_words()
+        found = summarize(
+            tokens.ids, self._target_log_probabilities(tokens), self.tokenizer, records=self.writes_records,
+            words=words, rare=rare, show=show,
+        )  # fmt: skip
+        rarity = f"at most {rare} times in the training text" if words is not None else "unknown: no training text"
+        return replace(found, settings=self._score_settings() | {"text": name, "rare_words": rarity})
+
+    def compare(
+        self,
+        others: Sequence["Run"],
+        text: str | None = None,
+        *,
+        path: str | Path | None = None,
+        split: Part = "valid",
+        block_characters: int | None = None,
+        seed: int = 1,
+    ) -> Comparison:
+        """Score this run and others on the same text: side by side, with how sure each difference from this one is.
+
+        Args:
+            others: Runs, of any tokenizers.
+            text: A text.
+            path: Or a file; `-` is standard input.
+            split: With neither, a part of this run's own corpus.
+            block_characters: Characters of a block of the bootstrap, at least; blocks are whole lines. By default 1000,
+                or a twentieth of the text where that is less.
+            seed: Of the bootstrap.
+
+        Raises:
+            CharlmError: The text cannot be read or has no token, a model reads both ways, or knows no line's end.
+        """
+        if not others:
+            raise CharlmError("a comparison needs two runs at least, got 1; name another run folder")
+        name = split if path is None else str(path)
+        if text is None:
+            text = self._text_of(path, split)
+        else:
+            name = "a string"
+        lines = lines_of(text)
+        scored = [run._compared(text, lines) for run in (self, *others)]
+        block_characters = block_characters or max(1, min(BLOCK_CHARACTERS, len(text) // 20))
+        blocks = block_of_lines(lines, block_characters)
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        nats = np.add.reduceat(np.stack([one for _, one in scored]), starts, axis=1)
+        characters = np.add.reduceat(np.array([len(line) for line in lines], dtype=np.float64), starts)
+        runs = [one for one, _ in scored]
+        settings = {
+            "text": name, "of": str(self.folder), "characters": len(text), "blocks": len(starts),
+            "block_characters": block_characters, "resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": seed,
+            "precision": "fp32", "version": charlm.__version__,
+        }  # fmt: skip
+        return Comparison(runs, differences(runs, nats, characters, seed=seed), settings)
+
+    def _compared(self, text: str, lines: Sequence[str]) -> tuple[Compared, npt.NDArray[np.float64]]:
+        """Return the score of a text, and its nats by lines; what stands between documents is read as text."""
+        section = self.config.corpus.model_copy(update={"separator": None, "encoding": "utf-8"})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "text.txt"
+            path.write_bytes(text.encode())
+            source = read_text([str(path)], section, raw=self.config.tokenizer.level == "byte")
+            tokens = self._encoded(source, Path(folder))
+        if not len(tokens.ids):
+            raise CharlmError("the text to score has no token; give one that is not empty")
+        began = time.perf_counter()
+        log_p = self._target_log_probabilities(tokens)
+        seconds = max(time.perf_counter() - began, 1e-9)
+        nats, count = -float(log_p.sum()), len(log_p)
+        parameters = sum(size for _, _, size in count_parameters(self.model))
+        compared = Compared(
+            str(self.folder), nats / math.log(2) / len(text), nats / math.log(2) / len(text.encode()), nats / count,
+            math.exp(min(nats / count, 700.0)), count, tokens.counts.unknown_share, parameters, self.state["step"],
+            round(self.state["seconds"], 3), round(seconds, 3), count / seconds, len(text) / seconds,
+            self._score_settings(),
+        )  # fmt: skip
+        return compared, nats_of_lines(tokens.ids, log_p, self.tokenizer, lines, records=self.writes_records)
+
+    def _target_log_probabilities(self, tokens: Tokens) -> npt.NDArray[np.float64]:
+        return target_log_probabilities(
+            self.model, tokens.ids, mode=self.config.corpus.mode or "stream", device=self.device,
+            precision=torch.float32,
+        )  # fmt: skip
+
+    def _text_of(self, path: str | Path | None, split: Part) -> str:
+        """Return a file's text, or that of a part of the run's own corpus as it stands in its file."""
+        if path is None:
+            data = self._bytes_of(None, None, split) if split in self._own_texts() else None
+            name = f"{self.folder}: its {split} part"
+            if data is None:
+                raise CheckpointError(f"{name} is not there; name a text with --text")
+        else:
+            name = str(path)
+            try:
+                data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+            except OSError as error:
+                raise CharlmError(f"{name}: cannot be read: {error.strerror}; name a file of text") from None
+        try:
+            return data.removeprefix(b"\xef\xbb\xbf").decode()
+        except UnicodeDecodeError as error:
+            raise CharlmError(f"{name}: byte {error.start} is not UTF-8, and characters are what runs compare by; "
+                              "save it as UTF-8") from None  # fmt: skip
+
+    def _training_words(self) -> WordCounts | None:
+        """Return how often each word of the training text occurs; None if that is not there any more."""
+        try:
+            text = self._own_texts()["train"]
+        except CharlmError:
+            return None
+        written = as_written(text, self.tokenizer, records=self.writes_records)
+        return count_words(written.decode("utf-8", "surrogateescape"))
+
+    def _score_settings(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"],
+            "level": self.config.tokenizer.level, "mode": self.config.corpus.mode, "direction": self.model.direction,
+            "precision": "fp32", "device": str(self.device), "training_seed": self.config.training.seed,
+            "version": charlm.__version__,
+        }  # fmt: skip
 
 
 def _best_of(samples: Sequence[Sample], best_of: int, length_penalty: float) -> Iterator[Sample]:

@@ -17,12 +17,14 @@ ORDER = [
     "training.hardware", "training.loss", "training.optimizer", "training.averaging", "training.loop",
     "training.checkpoint", "training.run", "training.choice", "sampling.filters", "sampling.place",
     "sampling.stepper", "sampling.generate", "sampling.bans", "sampling.search", "sampling.texts", "sampling.fill",
-    "sampling.novelty", "sampling.copies", "evaluation.literals", "evaluation.compression", "evaluation.temperature",
+    "sampling.novelty", "sampling.copies", "sampling.matching", "evaluation.literals", "evaluation.compression",
+    "evaluation.temperature",
     "evaluation.mixing", "evaluation.ngram", "evaluation.dynamic", "evaluation.cache", "evaluation.adaptation",
     "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.baselines",
-    "evaluation.gradients", "evaluation.novelty", "api", "tuning.space", "tuning.results", "tuning.search",
-    "cli.interactive", "cli.sample", "cli.progress", "cli.train", "cli.tune", "cli.novelty", "cli.evaluate",
-    "cli.inspect", "cli.corpus", "cli.config", "cli.compress", "cli.main", "__main__",
+    "evaluation.gradients", "evaluation.novelty", "evaluation.tokens", "evaluation.comparison", "api",
+    "tuning.space", "tuning.results", "tuning.search", "cli.interactive", "cli.sample", "cli.progress", "cli.train",
+    "cli.tune", "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect", "cli.corpus", "cli.config",
+    "cli.compress", "cli.main", "__main__",
 ]  # fmt: skip
 NO_PATHS_NO_YAML = ["model.", "training.loss", "training.loop", "sampling."]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import charlm
-from charlm.cli import compress, config, corpus, evaluate, inspect, sample, train, tune
+from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
 from charlm.errors import CharlmError
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("sample")(sample.sample)
+evaluate.app.command("sentences")(scores.sentences)
+evaluate.app.command("tokens")(scores.tokens)
+evaluate.app.command("compare")(scores.compare)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)

@@ -38,9 +38,9 @@ _STATES = ("state_in", "state_out")
 # Options that one another would not heed.
 _CONFLICTS: Mapping[str, tuple[str, ...]] = {
     "fill": (*_FILTERS[1:], "ban", "beams", "best_of", "length_penalty", "prompt", "prompt_file", "characters", "until",
-             "novel", "max_copy", *_STATES, "interactive"),
-    "beams": (*_FILTERS[:-1], "best_of", "novel", "max_copy", *_STATES, "interactive", "seed"),
-    "interactive": ("count", "best_of", "novel", "max_copy", "as_json", "prompt", "prompt_file", *_STATES),
+             "novel", "max_copy", "matching", *_STATES, "interactive"),
+    "beams": (*_FILTERS[:-1], "best_of", "novel", "max_copy", "matching", *_STATES, "interactive", "seed"),
+    "interactive": ("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt", "prompt_file", *_STATES),
     "state_in": ("count", "best_of", "novel", "max_copy"),
     "state_out": ("count", "best_of", "novel", "max_copy"),
     "prompt_file": ("prompt",),
@@ -115,6 +115,10 @@ def sample(
     max_copy: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Copy at most N characters in a row from the training text."),
+    ] = None,
+    matching: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Only texts that match as a whole; those of no records end there."),
     ] = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Read what the model never saw in the prompt as <UNK>.")
@@ -211,7 +215,7 @@ def _write(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> 
         _stream(run, given, show)
         return
     names = (*_SHAPE, *_FILTERS, *_STATES, "count", "best_of", "length_penalty", "seed", "novel",
-             "max_copy")  # fmt: skip
+             "max_copy", "matching")  # fmt: skip
     _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given, show)
 
 
@@ -219,7 +223,7 @@ def _stream(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) ->
     from charlm.sampling.filters import Settings
 
     settings = Settings(**_taken(given, *_FILTERS))
-    for piece in run.stream(**_taken(given, *_SHAPE, *_STATES, "seed"), settings=settings):
+    for piece in run.stream(**_taken(given, *_SHAPE, *_STATES, "seed", "matching"), settings=settings):
         print(show(piece), end="", flush=True)
     if given["state_out"] is None or sys.stdout.isatty():  # Else chapters in a row are one text.
         print()
@@ -238,7 +242,7 @@ def _print_texts(run: "Run", texts: "list[Sample]", given: Mapping[str, Any], sh
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the texts belong to."""
     names = (*_FILTERS, "ban", "beams", "best_of", "length_penalty", "length", "characters", "until", "novel",
-             "max_copy")  # fmt: skip
+             "max_copy", "matching")  # fmt: skip
     settings = {name: given[name] for name in names}
     if given["beams"] is None and settings["temperature"] is None:
         settings["temperature"] = 1.0

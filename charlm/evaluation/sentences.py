@@ -1,16 +1,135 @@
 """How probable a model holds whole sequences, each by itself: what a ranking or a minimal pair is decided by."""
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlm.data.tokenizer import EOS
+from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
 from charlm.data.windows import PADDING
+from charlm.errors import CorpusError
+from charlm.evaluation.adaptation import target_log_probabilities
 from charlm.model.language_model import LanguageModel
 
 _TOKENS_AT_ONCE = 4096  # Their logits over a large vocabulary take a few hundred megabytes.
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and how probable it is.
+
+    Attributes:
+        line: Its number in the file, from 1.
+        text: As it was given.
+        log_probability: Of all its tokens, in nats; with a model that reads both ways, the sum of both directions.
+        log_probability_per_token: That over `tokens`.
+        tokens: How many were predicted, <EOS> included where it ends a line.
+        unknown: How many of them are <UNK>.
+        explained: Each token with its probability, where that was asked for.
+    """
+
+    line: int
+    text: str
+    log_probability: float
+    log_probability_per_token: float
+    tokens: int
+    unknown: int
+    explained: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences in the order of their lines, and what their scores belong to.
+
+    Attributes:
+        sentences: One for each line that is not empty.
+        settings: Run, level, how a sentence was read, version and so on.
+    """
+
+    sentences: list[Sentence]
+    settings: dict[str, Any]
+
+    def ranked(self) -> list[Sentence]:
+        """Return the sentences, the most probable first; equals in the order of their lines."""
+        return sorted(self.sentences, key=lambda sentence: -sentence.log_probability)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON's types."""
+        return asdict(self)
+
+
+def read_sentences(file: str | Path) -> list[tuple[int, str]]:
+    """Read sentences, one a line, in UTF-8; return each with the number of its line. Empty lines are skipped.
+
+    Args:
+        file: Its path; `-` is standard input.
+
+    Raises:
+        CorpusError: The file cannot be read, is not UTF-8, or holds no sentence.
+    """
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{name}: cannot be read: {error.strerror}; give a file with a sentence a line") from None
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError as error:
+        value = f"0x{data[error.start]:02x}"
+        raise CorpusError(f"{name}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8") from None
+    found = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not found:
+        raise CorpusError(f"{name}: holds no sentence; write one a line")
+    return found
+
+
+def score_sentences(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    lines: Sequence[tuple[int, str]],
+    *,
+    ends: bool,
+    explain: bool,
+    device: torch.device,
+) -> list[Sentence]:
+    """Return each sentence with its log-probability, read by itself from the initial state.
+
+    Args:
+        model: On `device`.
+        tokenizer: The model's; what it does not know is read as <UNK>.
+        lines: The number of each line, and the sentence.
+        ends: Whether <EOS> at its end is predicted too.
+        explain: Tell each token's probability.
+        device: Where to compute.
+
+    Raises:
+        CharlmError: Each token's probability is asked of a model that reads both ways, which gives it two.
+    """
+    sequences = [[*tokenizer.encode(text).tolist(), *([EOS] * ends)] for _, text in lines]
+    totals = log_probabilities(model, sequences, device=device)
+    return [
+        Sentence(
+            number, text, total, total / max(len(ids), 1), len(ids), ids.count(UNK),
+            list(_explained(model, tokenizer, ids, device)) if explain else None,
+        )
+        for (number, text), ids, total in zip(lines, sequences, totals, strict=True)
+    ]  # fmt: skip
+
+
+def _explained(
+    model: LanguageModel, tokenizer: Tokenizer, ids: list[int], device: torch.device
+) -> Iterator[dict[str, Any]]:
+    found = target_log_probabilities(model, np.array(ids), mode="stream", device=device, precision=torch.float32)
+    for token, log_p in zip(ids, found.tolist(), strict=True):
+        text = EOS_TEXT if token == EOS else tokenizer.token_bytes[token].decode(errors="replace")
+        yield {"token": token, "text": text, "probability": math.exp(log_p), "log_probability": log_p}
 
 
 @torch.inference_mode()

@@ -120,7 +120,7 @@ class _Rule:
 _STREAM = _Rule(False, "muon", 16, 64, 2.0e6, 2.4e-2, 0.1, 2.0)
 _RECORDS = _Rule(False, "adamw", 64, 64, 2.0e6, 8.0e-3, 0.1, 2.0)
 _SMALL = _Rule(False, "adamw", 16, 64, 2.0e6, 1.6e-2, 0.1, 2.0)  # Muon learns a small text by heart too soon.
-_WORDS = _Rule(True, "adamw", 16, 32, 0.8e6, 6.0e-3, 0.15, 0.5)
+_WORDS = _Rule(True, "muon", 16, 32, 0.8e6, 2.0e-2, 0.15, 0.5)
 _RULES: dict[tuple[Mode, bool], _Rule] = {
     ("stream", False): _STREAM, ("records", False): _RECORDS, ("stream", True): _WORDS,
     ("records", True): replace(_WORDS, batch_size=64),

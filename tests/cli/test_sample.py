@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,3 +230,56 @@ def test_long_copies_are_kept_out_where_asked_and_what_that_excludes_is_told(cap
     assert not any(one["text"][at : at + 7] in TEXT for at in range(len(one["text"]) - 6))
     assert "--max-copy" in refused(capfd, trained, "--max-copy", 6, "--beams", 2, status=2)
     assert "--max-copy" in refused(capfd, trained, "--max-copy", 0, status=2)
+
+
+def test_records_match_an_expression_as_a_whole(capfd, trained_records):
+    out = ok(capfd, trained_records, "--matching", "[a-z]{2,6}a", "--count", 50, "--seed", 1, "--best-of", 2)
+    assert len(out.splitlines()) == 50
+    assert all(re.fullmatch("[a-z]{2,6}a", line) for line in out.splitlines())
+    texts = objects(ok(capfd, trained_records, "--matching", "(la)+", "--count", 3, "--seed", 1, "--json",
+                       "--prompt", "ba", "--length", 5, "--ban", "lalala"))  # fmt: skip
+    assert {one["text"] for one in texts} <= {"bala", "balala"}
+    assert texts[0]["settings"]["matching"] == "(la)+"
+
+
+@pytest.mark.parametrize("options", [[], ["--temperature", 0], EVERYTHING[:-4], ["--length", 9]])
+def test_text_of_no_records_ends_where_nothing_more_may_come(capfd, trained, options):
+    pattern = "The (cat|mat|x+) (sat|slept).*[.]( The| |o.?){0,9}x?"
+    out = ok(capfd, trained, "--matching", "(The|x|[a-e]{3,4}.?)[.]", "--seed", 2, *options)
+    assert re.fullmatch("(The|x|[a-e]{3,4}.?)[.]\n", out)
+    for one in objects(ok(capfd, trained, "--matching", pattern, "--length", 60, "--seed", 2, "--count", 9, "--json")):
+        assert re.fullmatch(pattern, one["text"]) and len(one["tokens"]) <= 60
+
+
+def test_text_k_that_matches_is_the_same_whatever_the_batch(capfd, trained):
+    few, many = (
+        objects(ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7, "--count", count, "--json"))
+        for count in (2, 20)
+    )
+    assert few == many[:2]
+    (one,) = objects(ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7, "--json"))
+    assert one["text"] == few[0]["text"]
+    assert ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7) == one["text"] + "\n"
+
+
+def test_an_empty_expression_writes_nothing(capfd, trained, trained_records):
+    assert ok(capfd, trained, "--matching", "", "--prompt", "The") == "The\n"
+    assert ok(capfd, trained_records, "--matching", "") == "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "status"),
+    [(["(a"], "no regular expression", 1), (["[0-9]+"], "no text that this model can write", 1),
+     (["a{9}", "--length", 8], "got --length 8", 1), (["a", "--characters", 3], "--characters", 1),
+     (["a", "--until", "a", "--count", 2], "--until", 1), (["a", "--max-copy", 3], "--max-copy", 1),
+     (["a", "--state-out", "s"], "--state-out", 1), (["a", "--beams", 2], "--matching", 2),
+     (["a", "--fill", "a ____ b"], "--matching", 1), (["a", "--interactive"], "--matching", 2),
+     (["cat", "--ban", "cat"], "can write matches 'cat'", 1)],
+)  # fmt: skip
+def test_a_match_that_cannot_be_is_one_line(capfd, trained, arguments, told, status):
+    assert told in refused(capfd, trained, "--matching", *arguments, status=status)
+
+
+def test_a_model_that_reads_backward_refuses_to_match(capfd, text_file, tmp_path):
+    train_all(small_config(text_file, "model.direction=backward", "training.steps=2"), tmp_path / "back")
+    assert "--matching" in refused(capfd, "back", "--matching", "a+")

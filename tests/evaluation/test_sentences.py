@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from charlm.config import Model
-from charlm.data.tokenizer import EOS
+from charlm.config import Model, Tokenizer
+from charlm.data.tokenizer import EOS, learn_tokenizer
+from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation import sentences
-from charlm.evaluation.sentences import log_probabilities
+from charlm.evaluation.sentences import Sentence, Sentences, log_probabilities, read_sentences, score_sentences
 from charlm.model.language_model import LanguageModel
 
 CPU = torch.device("cpu")
@@ -103,3 +104,63 @@ def test_an_empty_sequence_is_certain_and_no_sequences_give_none():
     assert log_probabilities(make(), [[], [2], []], device=CPU)[::2] == [0.0, 0.0]
     assert log_probabilities(make(), [[]], device=CPU) == [0.0]
     assert log_probabilities(make(), [], device=CPU) == []
+
+
+def scored(lines: list[str], *, ends: bool, explain: bool = True, model: LanguageModel | None = None) -> list[Sentence]:
+    tokenizer = learn_tokenizer(["abcdef"], Tokenizer(level="char"))
+    return score_sentences(
+        model or make(), tokenizer, list(enumerate(lines, 1)), ends=ends, explain=explain, device=CPU
+    )  # fmt: skip
+
+
+def test_a_sentence_costs_what_its_tokens_cost_each_with_its_own_probability():
+    one, other = scored(["abc", "fz"], ends=True)
+    assert one.log_probability == pytest.approx(alone(make(), [2, 3, 4, EOS]), rel=1e-5)
+    assert (one.tokens, one.unknown, other.tokens, other.unknown) == (4, 0, 3, 1)
+    assert one.log_probability_per_token == pytest.approx(one.log_probability / 4)
+    for sentence, texts in ((one, ["a", "b", "c", "<EOS>"]), (other, ["f", "<UNK>", "<EOS>"])):
+        assert [token["text"] for token in sentence.explained] == texts
+        assert sum(token["log_probability"] for token in sentence.explained) == pytest.approx(
+            sentence.log_probability, rel=1e-5
+        )
+        assert math.prod(token["probability"] for token in sentence.explained) == pytest.approx(
+            math.exp(sentence.log_probability), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_the_first_letter_read_has_its_probability_after_nothing(direction):
+    (sentence,) = scored(["ab"], ends=False, model=make(direction))
+    first = sentence.explained[0 if direction == "forward" else 1]
+    assert first["log_probability"] == pytest.approx(alone(make(direction), [first["token"]]), rel=1e-5)
+    assert sentence.log_probability == pytest.approx(sum(token["log_probability"] for token in sentence.explained))
+
+
+def test_a_model_that_reads_both_ways_ranks_but_cannot_explain():
+    (sentence,) = scored(["ab"], ends=True, explain=False, model=make("both"))
+    assert sentence.log_probability == pytest.approx(alone(make("both"), [2, 3, EOS], [3, 2, EOS]), rel=1e-5)
+    with pytest.raises(CharlmError, match="both"):
+        scored(["ab"], ends=True, model=make("both"))
+
+
+def test_the_most_probable_come_first_and_equals_in_the_order_of_their_lines():
+    rows = [Sentence(line, "", nats, nats, 1, 0) for line, nats in ((1, -3.0), (2, -1.0), (3, -3.0), (4, -2.0))]
+    assert [row.line for row in Sentences(rows, {}).ranked()] == [2, 4, 1, 3]
+
+
+def test_sentences_are_read_a_line_each_with_its_number(tmp_path):
+    path = tmp_path / "sentences.txt"
+    path.write_bytes("\ufeffà la carte\r\n\n  \n two ".encode())
+    assert read_sentences(path) == [(1, "à la carte"), (4, " two ")]
+
+
+@pytest.mark.parametrize(
+    ("contents", "problem"), [(b"\n \n", "holds no sentence"), (b"caf\xe9", "byte 3 .0xe9. is not")]
+)
+def test_a_file_without_sentences_is_told(tmp_path, contents, problem):
+    path = tmp_path / "sentences.txt"
+    path.write_bytes(contents)
+    with pytest.raises(CorpusError, match=f"^{path}: {problem}[^\n]*$"):
+        read_sentences(path)
+    with pytest.raises(CorpusError, match="cannot be read: Is a directory"):
+        read_sentences(tmp_path)
