@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,11 @@ from charlm.sampling.texts import Ending
 CONTROL_C, CONTROL_D = b"\x03", b"\x04"
 
 
+def _as_in_a_terminal() -> None:
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ignored, where the tests themselves run in the background.
+
+
 class Person:
     """Someone at a terminal, who waits for the prompt and types."""
 
@@ -29,7 +35,7 @@ class Person:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "charlm", "sample", *map(str, arguments), "--interactive"],
             stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+            preexec_fn=_as_in_a_terminal,
         )  # fmt: skip
         os.close(theirs)
 
