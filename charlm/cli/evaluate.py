@@ -68,7 +68,7 @@ def perplexity(
     from charlm.api import load
 
     chosen = _number_or_fit(temperature)
-    folder, texts = _run_then_texts(run_and_texts or [])
+    folder, texts = run_then_texts(run_and_texts or [])
     score = load(folder, which=which, device=device).perplexity(
         paths=texts, split=split, streams=streams, precision=precision, temperature=chosen, dynamic=dynamic,
         cache=cache, mix_ngram=mix_ngram, segment=segment, fit_tokens=fit_tokens, baselines=baselines,
@@ -84,9 +84,9 @@ def _perplexity_table(score: "Perplexity") -> Iterator[str]:
         if isinstance(value, int | float):
             cells = [value, adapted[name]] if name in adapted else [value]
             yield f"{name:<20} " + " ".join(f"{_number(cell):>14}" for cell in cells)
-    yield _settings(score.settings)
+    yield told_settings(score.settings)
     if score.adapted:
-        yield f"adapted: {_settings(score.adapted.settings)}"
+        yield f"adapted: {told_settings(score.adapted.settings)}"
     if score.baselines:
         yield from _baselines_table(score.baselines)
 
@@ -104,10 +104,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _settings(settings: dict[str, Any]) -> str:
+def told_settings(settings: dict[str, Any]) -> str:
     """Return settings in a line, those of a part in brackets."""
     return ", ".join(
-        f"{name} ({_settings(value)})" if isinstance(value, dict) else f"{name} {value}"
+        f"{name} ({told_settings(value)})" if isinstance(value, dict) else f"{name} {value}"
         for name, value in settings.items()
     )
 
@@ -152,7 +152,7 @@ def agreement(
     """
     from charlm.api import load
 
-    folder, files = _run_then_texts(run_and_pairs or [])
+    folder, files = run_then_texts(run_and_pairs or [])
     if len(files) > 1:
         raise typer.BadParameter(f"one file of pairs at most, got {len(files)}", param_hint="PAIRS")
     result = load(folder, which=which, device=device).agreement(
@@ -204,7 +204,7 @@ def gradients(
     """
     from charlm.api import load
 
-    folder, texts = _run_then_texts(run_and_texts or [])
+    folder, texts = run_then_texts(run_and_texts or [])
     result = load(folder, which=which, device=device).gradients(
         paths=texts, split=split, window=window, windows=windows
     )
@@ -232,7 +232,7 @@ def _gradients_table(result: "Gradients") -> Iterator[str]:
     yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
 
 
-def _run_then_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
+def run_then_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """Tell a run folder from a text: the first argument is a run if it is a run folder or nothing else is there."""
     from charlm.data.cards import card_names
 

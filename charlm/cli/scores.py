@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charlm.cli.evaluate import _run_then_texts, _settings
+from charlm.cli.evaluate import run_then_texts, told_settings
 from charlm.cli.interactive import printable
 from charlm.cli.sample import Device, Which
 
@@ -43,7 +43,7 @@ def sentences(
     """
     from charlm.api import load
 
-    folder, files = _run_then_texts(run_and_file or [])
+    folder, files = run_then_texts(run_and_file or [])
     if len(files) != 1:
         raise typer.BadParameter(f"one file of sentences, or - for stdin; got {len(files)}", param_hint="FILE")
     found = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
@@ -62,7 +62,7 @@ def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator
                f"  {_shown(row.text)}{unknown}")  # fmt: skip
         for token in row.explained or []:
             yield f"{'':>6}{token['log_probability']:>12.4f}{token['probability']:>12.2%}{'':>8}  {token['text']!r}"
-    yield _settings(found.settings)
+    yield told_settings(found.settings)
 
 
 def tokens(
@@ -90,7 +90,7 @@ def tokens(
     """
     from charlm.api import load
 
-    folder, texts = _run_then_texts(run_and_texts or [])
+    folder, texts = run_then_texts(run_and_texts or [])
     found = load(folder, which=which, device=device).surprise(
         paths=texts, split=split, rare=rare, show=1000 if show is None and not as_json else show
     )
@@ -139,7 +139,7 @@ def _tokens_tables(found: "Surprise") -> Iterator[str]:
             yield (f"  {label:<24}{row['tokens']:>10,}{row['share']:>9.2%}{row['surprise_bits']:>11.3f}"
                    f"{row['share_of_surprise']:>13.2%}")  # fmt: skip
     yield f"{'all':<26}{found.tokens:>10,}{1:>9.2%}{found.surprise_bits:>11.3f}{1:>13.2%}"
-    yield f"loss_nats {found.loss_nats:.4f}, {_settings(found.settings)}"
+    yield f"loss_nats {found.loss_nats:.4f}, {told_settings(found.settings)}"
 
 
 def _bucket(first: int | None, last: int | None) -> str:
@@ -196,7 +196,7 @@ def _comparison_table(found: "Comparison") -> Iterator[str]:
     for row in found.differences:
         interval = "".join(f"{'-' if end is None else format(end, '+.4f'):>13}" for end in (row.low, row.high))
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-    yield _settings(found.settings)
+    yield told_settings(found.settings)
 
 
 def _shown(text: str) -> str:

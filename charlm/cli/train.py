@@ -9,17 +9,18 @@ import typer
 from charlm.errors import ConfigError
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Files, folders, globs, .gz, or - .")]
+ConfigName = Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped one.")]
+Corpora = Annotated[list[str] | None, typer.Option(help="Name of a corpus, or a text's path; again for several.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
+]
 
 
 def train(
     texts: Texts = None,
-    config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped one.")] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="Name of a corpus, or a text's path; again for several.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
-    ] = None,
+    config: ConfigName = None,
+    corpus: Corpora = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. [runs/CONFIG-TIME]")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Budget: minutes of training steps.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget: training steps.")] = None,
@@ -60,7 +61,7 @@ def train(
     short = budget | {"seed": seed, "device": device}
     changes = [*(overrides or []), *(f"training.{name}={value}" for name, value in short.items() if value is not None)]
     changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-    folder = out if out is not None else _named_folder(config, sources)
+    folder = out if out is not None else named_folder(config, sources)
     if config is not None:
         checked = load_config(config, changes)
         follow(lambda run: run.begin(checked, folder))
@@ -77,8 +78,9 @@ def _refuse_with_resume(given: list[str]) -> None:
         )
 
 
-def _named_folder(config: str | None, sources: list[str]) -> Path:
+def named_folder(config: str | None, sources: list[str], *, before: str = "") -> Path:
+    """Return a new run folder, named after the config or else the first text, with something put before it."""
     from charlm.api import new_run_folder
 
     named = config or (sources[0] if sources else "run")
-    return new_run_folder("stdin" if named == "-" else Path(named).stem or "run")
+    return new_run_folder(before + ("stdin" if named == "-" else Path(named).stem or "run"))

@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.train import ConfigName, Corpora, Overrides, Texts, named_folder
 from charlm.errors import CharlmError, ConfigError
 
 if TYPE_CHECKING:
     from charlm.tuning.results import Trial, Tuning
 
-Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Files, folders, globs, .gz, or - .")]
-
 
 def tune(
     texts: Texts = None,
-    config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped one.")] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="Name of a corpus, or a text's path; again for several.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
-    ] = None,
+    config: ConfigName = None,
+    corpus: Corpora = None,
+    overrides: Overrides = None,
     search: Annotated[
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUES", help="A range, low..high, or choices, a,b,c; again for more keys."),
@@ -66,7 +61,7 @@ def tune(
         else:
             changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
             changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-            folder = out or _named_folder(config, sources)
+            folder = out or named_folder(config, sources, before="tune-")
             found = tuning.tune(load_config(config, changes), search or [], out=folder, **shared)
         stopped = stop()
     if stopped:
@@ -117,10 +112,3 @@ def _line(trial: "Trial") -> str:
 
 def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _named_folder(config: str | None, sources: list[str]) -> Path:
-    from charlm.api import new_run_folder
-
-    named = config or (sources[0] if sources else "run")
-    return new_run_folder(f"tune-{'stdin' if named == '-' else Path(named).stem or 'run'}")
