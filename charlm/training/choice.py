@@ -224,22 +224,29 @@ class _Plan:
 def _plan(given: Config, text: Text, measure: Measure) -> _Plan:
     """Return how large network and training are to be."""
     rule, training = text.rule, given.training
-    batch = rule.batch_size
-    while text.mode == "stream" and batch > 1 and batch * rule.window > text.tokens / _LEAST_STEPS:
+    is_given = training.model_fields_set
+    window = training.window if "window" in is_given else rule.window
+    batch = training.batch_size if "batch_size" in is_given else rule.batch_size
+    while (
+        text.mode == "stream"
+        and "batch_size" not in is_given
+        and batch > 1
+        and (batch * window > text.tokens / _LEAST_STEPS)
+    ):
         batch //= 2
-    length = min(rule.window, text.record_tokens) if text.mode == "records" else rule.window
+    length = min(window, text.record_tokens) if text.mode == "records" else window
 
     def tokens_read(hidden_size: int) -> float:
         if training.minutes is not None:
             return measure(hidden_size) * training.minutes * 60
         return training.steps * batch * length if training.steps else (training.epochs or 1.0) * text.tokens
 
-    is_given = "hidden_size" in given.model.model_fields_set
-    hidden = given.model.hidden_sizes[0] if is_given else rule.hidden_size(text, tokens_read)
+    sized = "hidden_size" in given.model.model_fields_set
+    hidden = given.model.hidden_sizes[0] if sized else rule.hidden_size(text, tokens_read)
     passes = tokens_read(hidden) / text.tokens
     is_cut = training.minutes is not None and passes > _MOST_PASSES
     plan = _Plan(hidden, batch, length, _MOST_PASSES if is_cut else passes, is_cut)
-    if text.mode == "stream" and plan.steps(text) > _MANY_STEPS:
+    if text.mode == "stream" and "batch_size" not in is_given and plan.steps(text) > _MANY_STEPS:
         return replace(plan, batch_size=2 * batch)
     return plan
 
@@ -255,12 +262,13 @@ def _fields(given: Config, text: Text, plan: _Plan) -> dict[str, dict[str, Any]]
         "hidden_size": hidden, "embedding_size": hidden if rule.words else max(16, hidden // 4), "tied": tied,
         "output_dropout": dropout, "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
     }  # fmt: skip
-    training = {
-        "batch_size": plan.batch_size, "window": rule.window,
-        "optimizer": rule.optimizer, "learning_rate": rule.learning_rate(hidden, steps),
+    training: dict[str, Any] = {
+        "batch_size": plan.batch_size, "window": rule.window, "optimizer": rule.optimizer,
         "warmup_steps": round(min(100, steps / 10)),
         "clipnorm": float(plan.length), "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.is_cut else 5,
     }  # fmt: skip
+    if "optimizer" not in given.training.model_fields_set or given.training.optimizer == rule.optimizer:
+        training["learning_rate"] = rule.learning_rate(hidden, steps)  # Another optimizer wants another rate.
     return {"model": model, "training": training}
 
 

@@ -122,6 +122,15 @@ def test_what_is_given_is_kept_and_nothing_is_measured_that_nobody_needs(text_of
     assert model.tied and model.embedding_size == 24
 
 
+def test_what_follows_from_a_given_batch_window_or_optimizer_fits_it(text_of):
+    text = text_of(PROSE * 50)
+    wide = chosen(text, "training.window=128", "training.batch_size=3").training
+    assert (wide.window, wide.batch_size, wide.clipnorm) == (128, 3, 128.0)
+    own = chosen(text).training
+    other = chosen(text, "training.optimizer=sgd").training
+    assert own.optimizer == "muon" and own.learning_rate > other.learning_rate == load_config().training.learning_rate
+
+
 def test_no_more_is_held_out_of_a_large_text_than_a_score_needs(text_of):
     shares = [chosen(text_of(text)).corpus.valid_share for text in (PROSE, PROSE * 300)]
     assert shares[0] == 0.1
