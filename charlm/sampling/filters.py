@@ -10,6 +10,7 @@ most typical one.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,10 +209,8 @@ def cut_eta(logits: Tensor, epsilon: float) -> Tensor:
 
 def _beyond(probabilities: Tensor, order: Tensor, p: float) -> Tensor:
     """Return which tokens are not among the first, one or more, in `order` whose probabilities sum to p."""
-    before = probabilities.cumsum(dim=-1) - probabilities
-    dropped = before >= p
-    dropped[..., 0] = False
-    return torch.zeros_like(dropped).scatter(-1, order, dropped)
+    before = probabilities.cumsum(dim=-1) - probabilities  # Of the first, 0: it is kept whatever p.
+    return torch.empty_like(order, dtype=torch.bool).scatter_(-1, order, before >= max(p, sys.float_info.min))
 
 
 def _without(logits: Tensor, dropped: Tensor) -> Tensor:

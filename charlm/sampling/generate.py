@@ -21,6 +21,7 @@ from charlm.sampling.stepper import Stepper
 Step = Callable[[Tensor, States], tuple[Tensor, States]]
 _READ_AT_ONCE = 1024  # Tokens of a prompt.
 _DRAWN_AT_ONCE = 64  # Random numbers of a sequence.
+_BELOW_ONE = 1 - 2.0**-52
 
 
 class Constraint(Protocol):
@@ -290,14 +291,14 @@ def choose(logits: Tensor, uniform: Tensor, settings: Settings, history: Tensor)
         return logits.argmax(dim=-1)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     # The sum is 1 but for rounding; below it, so that no token of probability zero is ever reached.
-    target = torch.minimum(uniform, torch.nextafter(cumulative[:, -1], uniform.new_zeros(())))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    target = uniform[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 
 def without_unknown(logits: Tensor) -> Tensor:
     """Return a copy in float64 in which <UNK> cannot be drawn."""
     logits = logits.to(torch.float64, copy=True)
-    logits[:, UNK] = -torch.inf
+    logits.select(-1, UNK).fill_(-torch.inf)
     return logits
 
 
