@@ -165,6 +165,13 @@ def test_the_text_is_utf_8_and_keeps_its_separators_whatever_the_corpus_had(capf
     assert run["unknown_share"] == pytest.approx(4 / 23)  # Of Q and of the l.
 
 
+def test_a_string_is_scored_as_what_it_says_whatever_encoding_the_corpus_is_in(tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_bytes("Un été ici, là un été.\n".encode("latin-1") * 30)
+    train_all(small_config(text, "corpus.encoding=latin-1", "training.steps=2"), tmp_path / "run")
+    assert load(tmp_path / "run").perplexity("Un été là.").unknown_share == 0
+
+
 def test_a_run_does_not_differ_from_itself(capfd, trained):
     (row,) = parsed(capfd, "compare", trained, trained)["differences"]
     assert (row["bits_per_character"], row["low"], row["high"]) == (0, 0, 0)

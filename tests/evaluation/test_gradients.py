@@ -266,7 +266,7 @@ def test_the_result_travels_as_json_with_none_for_a_half_life_without_end():
 
 def test_a_run_measures_its_validation_split_or_a_text(trained, trained_records, text_file):
     result = load(trained).gradients(window=16, windows=4)
-    assert {"run", "checkpoint", "step", "text", "level", "mode", "state", "device", "seed", "version"} <= set(
+    assert {"run", "checkpoint", "step", "text", "level", "mode", "state", "device", "training_seed", "version"} <= set(
         result.settings
     )
     assert result.settings["text"] == "valid"
