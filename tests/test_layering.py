@@ -9,7 +9,8 @@ PACKAGE = Path(charlm.__file__).parent
 # The order of the data's way. A name ending in a dot is a room; model and data do not know each other, but for the
 # ids that both speak of.
 ORDER = [
-    "errors", "config", "files", "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora",
+    "errors", "untrusted", "config", "files", "tensors",
+    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora",
     "data.tokenizer", "data.vectors", "data.tokens", "data.windows", "data.suffixes", "model.products",
     "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm", "model.cells.nested",
     "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation", "model.scan",
@@ -21,10 +22,11 @@ ORDER = [
     "evaluation.temperature",
     "evaluation.mixing", "evaluation.ngram", "evaluation.dynamic", "evaluation.cache", "evaluation.adaptation",
     "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.baselines",
-    "evaluation.gradients", "evaluation.novelty", "evaluation.tokens", "evaluation.comparison", "api",
-    "tuning.space", "tuning.results", "tuning.search", "cli.interactive", "cli.sample", "cli.progress", "cli.train",
-    "cli.tune", "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect", "cli.corpus", "cli.config",
-    "cli.compress", "cli.main", "__main__",
+    "evaluation.gradients", "evaluation.novelty", "evaluation.tokens", "evaluation.comparison",
+    "trained.base", "trained.writing", "trained.scoring", "api",
+    "tuning.space", "tuning.results", "tuning.search", "cli.terminal", "cli.options", "cli.interactive", "cli.sample",
+    "cli.progress", "cli.train", "cli.tune", "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect",
+    "cli.corpus", "cli.config", "cli.compress", "cli.main", "__main__",
 ]  # fmt: skip
 NO_PATHS_NO_YAML = ["model.", "training.loss", "training.loop", "sampling."]
 

@@ -1,6 +1,5 @@
 """`charlm compress` and `charlm decompress`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.sample import Which
+from charlm.cli.options import MOST_BESIDE, Json, Which, as_path, at_most, not_empty
+from charlm.cli.terminal import emit, emit_result
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
@@ -22,18 +22,29 @@ Force = Annotated[bool, typer.Option("--force", help="Write over a file that is 
 def compress(
     run_and_file: Annotated[
         list[str],
-        typer.Argument(metavar="[RUN] FILE", help="Run folder [the newest under runs/], then a file; - is stdin."),
+        typer.Argument(
+            metavar="[RUN] FILE",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then a file; - is stdin.",
+        ),
     ],
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="What to write; - is stdout. [FILE.charlm]", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE", callback=not_empty, help="What to write; - is stdout. [FILE.charlm]", show_default=False
+        ),
     ] = None,
     streams: Annotated[
         int | None,
-        typer.Option(min=1, help="Pieces coded side by side: fewer are smaller, more are faster. [by length]"),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST_BESIDE),
+            help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
+        ),
     ] = None,
     which: Which = "best",
     force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a file smaller with a model, by an arithmetic coder; compare with xz, bzip2 and the model's cross-entropy.
 
@@ -57,17 +68,25 @@ def compress(
             return
         result, compressed = run.measure_compression(data, streams=streams, report=report)
     _write(target, compressed)
-    print(json.dumps(result.to_json() | {"file": str(target)}) if as_json else "\n".join(_table(result)))
+    emit_result(result.to_json() | {"file": str(target)}, _table(result), as_json=as_json)
 
 
 def decompress(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What charlm compress wrote; - is stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", callback=not_empty, help="What charlm compress wrote; - is stdin.")
+    ],
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Run folder. [the newest under runs/]", show_default=False)
+        Path | None,
+        typer.Option(metavar="RUN", parser=as_path, help="Run folder. [the newest under runs/]", show_default=False),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="What to write; - is stdout. [FILE without .charlm]", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            callback=not_empty,
+            help="What to write; - is stdout. [FILE without .charlm]",
+            show_default=False,
+        ),
     ] = None,
     which: Which = "best",
     force: Force = False,
@@ -87,7 +106,7 @@ def decompress(
         found = loaded.decompress(data, name="stdin" if file == "-" else file, report=report)
     _write(target, found)
     if target is not None:
-        print(target)
+        emit(str(target))
 
 
 def _table(result: "Compression") -> Iterator[str]:

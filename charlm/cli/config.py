@@ -4,6 +4,10 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.options import not_empty
+from charlm.cli.terminal import emit
+from charlm.cli.train import Overrides, checked_config
+
 app = typer.Typer(help="Look at configurations.", rich_markup_mode=None)
 
 
@@ -15,16 +19,17 @@ def _config() -> None:
 @app.command("show")
 def show(
     file: Annotated[
-        str | None, typer.Argument(help="A YAML file, or the name of a shipped one. [the defaults]")
+        str | None,
+        typer.Argument(
+            metavar="FILE", callback=not_empty, help="A YAML file, or the name of a shipped one. [the defaults]"
+        ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Print a whole configuration with a comment a field, ready to be saved and used.
 
     Try: charlm config show quickstart > my.yaml
     """
-    from charlm.config import dump, load_config
+    from charlm.config import dump
 
-    print(dump(load_config(file, overrides or [])), end="")
+    emit(dump(checked_config(file, overrides or [])), end="")

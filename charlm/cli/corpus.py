@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.options import as_path, as_target, not_empty
+from charlm.cli.terminal import emit
+
 app = typer.Typer(help="List, build and fetch corpora.", rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(help="Name of a corpus.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
 
 
 @app.callback()
@@ -27,7 +30,7 @@ def list_() -> None:
         card = load_card(name)
         here = all(path.is_file() for path in files_of(name, card).values())
         state = "here" if here else "built when needed" if card.kind == "python" else "to be fetched"
-        print(f"{name:<16} {card.mode:<8} {state:<18} {card.title}")
+        emit(f"{name:<16} {card.mode:<8} {state:<18} {card.title}")
 
 
 @app.command("show")
@@ -40,16 +43,18 @@ def show(name: Name) -> None:
 
     card = load_card(name)
     for key, value in card.model_dump(exclude_defaults=True).items():
-        print(f"{key}: {value!r}" if key == "separator" else f"{key}: {value}")
+        emit(f"{key}: {value!r}" if key == "separator" else f"{key}: {value}")
     for part, path in files_of(name, card).items():
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not here yet"
-        print(f"{part} file: {path} ({size})")
+        emit(f"{part} file: {path} ({size})")
 
 
 @app.command("build")
 def build(
     name: Name,
-    to: Annotated[Path | None, typer.Option(help="File to write. [the one that train reads]")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=as_target, help="File to write. [the one that train reads]")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="A builder's parameter; with --to.")
     ] = None,
@@ -60,13 +65,16 @@ def build(
     """
     from charlm.data import cards
 
-    print(cards.build(name, to=to, parameters=_parameters(overrides or [])))
+    emit(str(cards.build(name, to=to, parameters=_parameters(overrides or []))))
 
 
 @app.command("fetch")
 def fetch(
     name: Name,
-    source: Annotated[Path | None, typer.Option("--from", help="A copy of the download that you already have.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", parser=as_path, help="A copy of the download that you already have."),
+    ] = None,
 ) -> None:
     """Download a corpus, check it, unpack it; print its files. The only command that uses the network.
 
@@ -84,7 +92,7 @@ def fetch(
 
         files = fetch_corpus(name, source=source, report=report)
     for file in files:
-        print(file)
+        emit(str(file))
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """`charlm eval`."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import novelty
-from charlm.cli.sample import Device, Which
+from charlm.cli.options import MOST, MOST_BESIDE, MOST_SEED, Device, Json, Split, Which, at_most, not_empty
+from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.agreement import Agreement
     from charlm.evaluation.gradients import Gradients
     from charlm.evaluation.perplexity import Perplexity
+
+_MOST_ORDER = 32  # Of n-grams: no text of ours shares longer ones.
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None)
 app.command("novelty")(novelty.novelty)
@@ -30,13 +32,15 @@ def _eval() -> None:
 def perplexity(
     run_and_texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN|TEXT", help="Run folder [the newest under runs/], then texts to score."),
+        typer.Argument(
+            metavar="RUN|TEXT", callback=not_empty, help="Run folder [the newest under runs/], then texts to score."
+        ),
     ] = None,
-    split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")
-    ] = "valid",
+    split: Split = "valid",
     which: Which = "best",
-    streams: Annotated[int, typer.Option(min=1, help="1 is exact; more read side by side, faster.")] = 1,
+    streams: Annotated[
+        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="1 is exact; more read side by side, faster.")
+    ] = 1,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of matrix products.")] = "fp32",
     temperature: Annotated[
         str, typer.Option(help="What logits are divided by; fit: what is best on the validation split.")
@@ -46,17 +50,23 @@ def perplexity(
     ] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Also with a neural cache of what it has read.")] = False,
     mix_ngram: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Also with a Kneser-Ney model of N-grams mixed in.")
+        int | None,
+        typer.Option(
+            min=1, callback=at_most(_MOST_ORDER), metavar="N", help="Also with a Kneser-Ney model of N-grams mixed in."
+        ),
     ] = None,
-    segment: Annotated[int, typer.Option(min=1, help="With --dynamic: tokens predicted before a step.")] = 20,
+    segment: Annotated[
+        int, typer.Option(min=1, callback=at_most(MOST), help="With --dynamic: tokens predicted before a step.")
+    ] = 20,
     fit_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of the validation split to fit rates and weights on.")
+        int,
+        typer.Option(min=1, callback=at_most(MOST), help="Tokens of the validation split to fit rates and weights on."),
     ] = 20_000,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also score n-grams and compressors on the same text.")
     ] = False,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score a model on a text: nats per token, perplexity, bits per character and byte.
 
@@ -73,7 +83,7 @@ def perplexity(
         paths=texts, split=split, streams=streams, precision=precision, temperature=chosen, dynamic=dynamic,
         cache=cache, mix_ngram=mix_ngram, segment=segment, fit_tokens=fit_tokens, baselines=baselines,
     )  # fmt: skip
-    print(json.dumps(score.to_json()) if as_json else "\n".join(_perplexity_table(score)))
+    emit_result(score.to_json(), _perplexity_table(score), as_json=as_json)
 
 
 def _perplexity_table(score: "Perplexity") -> Iterator[str]:
@@ -130,18 +140,23 @@ def agreement(
         list[str] | None,
         typer.Argument(
             metavar="RUN|PAIRS",
+            callback=not_empty,
             help="Run folder [the newest under runs/], then a file of pairs, right TAB wrong a line; - is stdin.",
         ),
     ] = None,
-    sentences: Annotated[int, typer.Option(min=2, help="With no PAIRS: how many of the grammar's.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed asks the same sentences.")] = 2,
+    sentences: Annotated[
+        int, typer.Option(min=2, callback=at_most(MOST), help="With no PAIRS: how many of the grammar's.")
+    ] = 2000,
+    seed: Annotated[
+        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="The same seed asks the same sentences.")
+    ] = 2,
     longest: Annotated[
         int, typer.Option(min=0, max=16, help="Most phrases before the verb; the corpus agreement has 4.")
     ] = 4,
     most_nouns: Annotated[int, typer.Option(min=0, max=16, help="Most nouns in them; the corpus has 3.")] = 3,
     which: Which = "best",
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure what a model remembers: does the verb agree with a subject many words back?
 
@@ -158,7 +173,7 @@ def agreement(
     result = load(folder, which=which, device=device).agreement(
         *files, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
     )
-    print(json.dumps(result.to_json()) if as_json else "\n".join(_agreement_table(result)))
+    emit_result(result.to_json(), _agreement_table(result), as_json=as_json)
 
 
 def _agreement_table(result: "Agreement") -> Iterator[str]:
@@ -184,16 +199,20 @@ def _agreement_table(result: "Agreement") -> Iterator[str]:
 def gradients(
     run_and_texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN|TEXT", help="Run folder [the newest under runs/], then texts to read."),
+        typer.Argument(
+            metavar="RUN|TEXT", callback=not_empty, help="Run folder [the newest under runs/], then texts to read."
+        ),
     ] = None,
-    split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")
-    ] = "valid",
-    window: Annotated[int, typer.Option(min=3, help="Tokens in a window: how far back to look.")] = 64,
-    windows: Annotated[int, typer.Option(min=1, help="How many windows, evenly over the text.")] = 64,
+    split: Split = "valid",
+    window: Annotated[
+        int, typer.Option(min=3, callback=at_most(MOST), help="Tokens in a window: how far back to look.")
+    ] = 64,
+    windows: Annotated[
+        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="How many windows, evenly over the text.")
+    ] = 64,
     which: Which = "best",
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """See gradients flow: how much the loss of a token owes to the state so many tokens before it.
 
@@ -208,7 +227,7 @@ def gradients(
     result = load(folder, which=which, device=device).gradients(
         paths=texts, split=split, window=window, windows=windows
     )
-    print(json.dumps(result.to_json()) if as_json else "\n".join(_gradients_table(result)))
+    emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
 
 
 def _gradients_table(result: "Gradients") -> Iterator[str]:

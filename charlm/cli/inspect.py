@@ -1,17 +1,13 @@
 """`charlm inspect`."""
 
-import json
-from typing import Annotated
-
-import typer
-
-from charlm.cli.sample import Folder, Which
+from charlm.cli.options import Folder, Json, Which
+from charlm.cli.terminal import emit, emit_json
 
 
 def inspect(
     run: Folder = None,
     which: Which = "best",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Answer how many parameters a model has, and where.
 
@@ -25,11 +21,11 @@ def inspect(
     total = sum(size for _, _, size in rows)
     if as_json:
         listed = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
-        print(json.dumps({"run": str(loaded.folder), "parameters": total, "tensors": listed}))
+        emit_json({"run": str(loaded.folder), "parameters": total, "tensors": listed})
         return
     section, step = loaded.config.model, loaded.state["step"]
     sizes = ", ".join(str(cell.hidden_size) for cell in loaded.model.recurrence.layers)
-    print(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
+    emit(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
     width = max(len(name) for name, _, _ in rows)
     for name, shape, size in [*rows, ("all", (), total)]:
-        print(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")
+        emit(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # They import torch.
@@ -32,13 +33,6 @@ Ctrl-C stops the writing."""
 _WHOLE_NUMBERS = ("top_k", "repetition_window", "no_repeat_ngram", "length", "characters")
 _LINE_BREAK = "\\n"
 _TAIL = 300  # Characters of the text that undoing shows.
-# C0 and C1 but for tab and line feed, and DEL: what a terminal takes for orders.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)}
-
-
-def printable(text: str) -> str:
-    r"""Return a text in which control characters, and so all escape sequences, stand as \x1b and the like."""
-    return text.translate(_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -61,11 +55,11 @@ class Conversation:
         ban: Sequence[str],
         seed: int,
         allow_unknown: bool,
-        show: Callable[[str], str],
+        raw: bool,
     ) -> None:
-        """Begin with no text; arguments as for `Run.begin_text`, and `show`: what each piece is printed as."""
+        """Begin with no text; arguments as for `Run.begin_text`, and `raw`: whether a terminal takes orders of it."""
         self._run, self._settings, self._ending, self._ban = run, settings, ending, ban
-        self._seed, self._allow_unknown, self._show = seed, allow_unknown, show
+        self._seed, self._allow_unknown, self._raw = seed, allow_unknown, raw
         self._turns: list[_Turn] = []
         self._commands: dict[str, Callable[[], None]] = {
             "/r": self._retry, "/u": self._undo, "/t": self._tell, "/s": self._tell_settings, "/h": _help,
@@ -100,7 +94,7 @@ class Conversation:
         with _interruptions() as interrupted:
             while not interrupted() and texts.advance():
                 self._print(telling.new())
-        print(flush=True)
+        emit()
         self._turns.append(_Turn(line, telling.chapter, before, texts.writing.place(len(telling.text))))
 
     def _retry(self) -> None:
@@ -114,7 +108,7 @@ class Conversation:
 
     def _dropped(self) -> bool:
         if not self._turns:
-            _say("there is no turn yet; write a line")
+            say("there is no turn yet; write a line")
             return False
         self._last = self._turns.pop()
         return True
@@ -126,7 +120,7 @@ class Conversation:
 
     def _tell_settings(self) -> None:
         known = asdict(self._settings) | asdict(self._ending)
-        _say(", ".join(f"{name.replace('_', '-')} {value}" for name, value in known.items() if value not in (None, ())))
+        say(", ".join(f"{name.replace('_', '-')} {value}" for name, value in known.items() if value not in (None, ())))
 
     def _set(self, option: str, value: str) -> None:
         name = option.replace("-", "_")
@@ -137,28 +131,28 @@ class Conversation:
         self._tell_settings()
 
     def _print(self, text: str) -> None:
-        print(self._show(text), end="", flush=True)
+        emit(text, end="", raw=self._raw)
 
 
 def converse(conversation: Conversation) -> None:
     """Take lines from stdin until there are no more, or /q."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - what makes a line of `input` one that can be edited
-    _say("write a line, and the model goes on; /h is help, /q or Ctrl-D quits")
+    say("write a line, and the model goes on; /h is help, /q or Ctrl-D quits")
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
         except EOFError:
-            print()
+            emit()
             return
         except KeyboardInterrupt:
-            _say("\n/q or Ctrl-D quits")
+            say("\n/q or Ctrl-D quits")
             continue
         try:
             if not conversation.take(line):
                 return
         except CharlmError as error:
-            _say(str(error))
+            say(str(error))
 
 
 @contextlib.contextmanager
@@ -192,8 +186,4 @@ def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
 
 
 def _help() -> None:
-    _say(_HELP)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(_HELP)

@@ -2,13 +2,16 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 import charlm
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
-from charlm.errors import CharlmError
+from charlm.cli.terminal import emit, say
+from charlm.errors import CharlmError, ConfigError
+from charlm.untrusted import one_line
 
 app = typer.Typer(
     name="charlm",
@@ -33,7 +36,7 @@ app.add_typer(config.app, name="config")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"charlm {charlm.__version__}")
+        emit(f"charlm {charlm.__version__}")
         raise typer.Exit
 
 
@@ -51,6 +54,8 @@ def _charlm(
 
 def main() -> None:
     """Run the command line; a person's mistake is one line on stderr and status 1, wrong usage status 2."""
+    if isinstance(sys.stdout, TextIOWrapper):  # The bytes of a file's name that are not UTF-8 go out as they came in.
+        sys.stdout.reconfigure(errors="surrogateescape")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -60,19 +65,42 @@ def run(arguments: list[str]) -> int:
         status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
     except CharlmError as error:
-        return _fail("charlm", str(error), 1)
+        return _fail("charlm", str(error), _status(error))
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
         place = context.command_path if context else "charlm"
-        return _fail(place, f"{error.format_message()} (see {place} --help)", 2)
+        return _fail(place, f"{_usage(error)} (see {place} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("charlm", "interrupted", 130)
     except BrokenPipeError:  # Whoever read us, `head` say, has had enough: no word of it, as elsewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UnicodeEncodeError as error:
+        odd = ascii(error.object[error.start])
+        return _fail("stdout", f"its encoding, {error.encoding}, has no {odd}; set PYTHONIOENCODING=utf-8", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail("charlm", f"{os.fsdecode(error.filename)}: {error.strerror}", 1)
     return status if isinstance(status, int) else 0
 
 
+def _status(error: CharlmError) -> int:
+    """Return 2 where an option is the place of a configuration's mistake: that is wrong usage."""
+    return 2 if isinstance(error, ConfigError) and str(error).startswith("--") else 1
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Return what typer says is wrong, with the value that is; it leaves that out of what pydantic found."""
+    from pydantic import ValidationError
+
+    message = error.format_message().replace("Input should", "must").replace("Value error, ", "")
+    if not isinstance(error.__cause__, ValidationError):
+        return message
+    given = [detail["input"] for detail in error.__cause__.errors() if isinstance(detail["input"], str)]
+    return f"{message}{''.join(f', got {value!r:.60}' for value in given[:1])}"
+
+
 def _fail(place: str, message: str, status: int) -> int:
-    print(f"{place}: {message}", file=sys.stderr)
+    say(one_line(f"{place}: {message}"))
     return status

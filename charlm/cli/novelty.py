@@ -1,13 +1,13 @@
 """`charlm eval novelty`."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.sample import Device, Which
+from charlm.cli.options import MOST, MOST_SEED, Device, Json, Which, at_most, finite, not_empty
+from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.novelty import Novelty, Shape, Side
@@ -20,18 +20,27 @@ def novelty(
     run_and_file: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|FILE", help="Run folder [the newest under runs/], then a file of samples; - is stdin."
+            metavar="RUN|FILE",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then a file of samples; - is stdin.",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="With no FILE: records or tokens to write. [1000; 20000]", show_default=False),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST),
+            help="With no FILE: records or tokens to write. [1000; 20000]",
+            show_default=False,
+        ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="With no FILE: of what is written.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="With no FILE: the same seed writes the same texts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, callback=finite, help="With no FILE: of what is written.")] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="With no FILE: the same seed writes the same texts.")
+    ] = 1,
     which: Which = "best",
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """See how new a model's texts are: what they copy from the training text, beside what held-out text shares with it.
 
@@ -44,7 +53,7 @@ def novelty(
 
     folder, path = _run_then_file(run_and_file or [])
     found = load(folder, which=which, device=device).novelty(path=path, size=size, temperature=temperature, seed=seed)
-    print(json.dumps(found.to_json()) if as_json else "\n".join(_table(found)))
+    emit_result(found.to_json(), _table(found), as_json=as_json)
 
 
 def _run_then_file(arguments: list[str]) -> tuple[Path | None, str | None]:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, ModuleType
-from typing import Any
 
 from tqdm import tqdm
 
 from charlm.api import of_experiment
+from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.sampling.generate import Settings
 from charlm.training import run
@@ -44,7 +44,7 @@ def follow(prepare: Callable[[ModuleType], run.Experiment], *, first: Sequence[s
             raise
         finally:
             view.close()
-    print(experiment.folder)
+    emit(str(experiment.folder))
 
 
 class _View:
@@ -68,6 +68,8 @@ class _View:
                 self._advance(event)
             case run.Evaluated():
                 self._evaluated(event)
+            case run.Halved():
+                self._halved(event)
             case run.Finished():
                 self.close()
                 self._finished(event)
@@ -119,6 +121,14 @@ class _View:
         if not self._bar.disable and event.experiment.model.direction != "both":
             say(f"  {self._short_sample()}", self._bar)
 
+    def _halved(self, event: run.Halved) -> None:
+        self._shown_at = -math.inf
+        facts = event.metrics
+        say(
+            f"{event.why}; back to step {facts['step']:,}, on with a peak rate of {facts['learning_rate']:.2g}, halved "
+            f"{facts['halvings']} of at most {event.experiment.config.training.halvings} times", self._bar,
+        )  # fmt: skip
+
     def _short_sample(self) -> str:
         model = self._experiment.model
         model.eval()
@@ -152,11 +162,3 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def say(line: str, bar: Any = None) -> None:
-    """Print a line on stderr, above a bar that is being shown."""
-    if bar is not None and not bar.disable:
-        bar.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr, flush=True)

@@ -1,37 +1,33 @@
 """`charlm sample`."""
 
-import json
-import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.interactive import printable
-from charlm.errors import ConfigError
+from charlm.cli.options import (
+    MOST,
+    MOST_BESIDE,
+    MOST_SEED,
+    Device,
+    Folder,
+    Which,
+    as_path,
+    as_target,
+    at_most,
+    finite,
+    some_text,
+    unicode_text,
+)
+from charlm.cli.terminal import emit, emit_json
+from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run, Sample
 
-
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"must be a finite number, got {value}")
-    return value
-
-
-def _no_empty(texts: list[str] | None) -> list[str] | None:
-    if texts and not all(texts):
-        raise typer.BadParameter("must not be empty: every text contains that")
-    return texts
-
-
-Folder = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder. [the newest under runs/]")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N, whichever it was trained on.")]
-Which = Annotated[Literal["best", "last"], typer.Option("--checkpoint", help="Best by validation loss, or the last.")]
 _FILTERS = ("temperature", "top_k", "top_p", "min_p", "typical", "epsilon", "eta", "repetition_penalty",
             "repetition_window", "no_repeat_ngram")  # fmt: skip
 _STATES = ("state_in", "state_out")
@@ -43,6 +39,7 @@ _CONFLICTS: Mapping[str, tuple[str, ...]] = {
     "interactive": ("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt", "prompt_file", *_STATES),
     "state_in": ("count", "best_of", "novel", "max_copy"),
     "state_out": ("count", "best_of", "novel", "max_copy"),
+    "matching": ("characters", "until", "max_copy", *_STATES),
     "prompt_file": ("prompt",),
 }  # fmt: skip
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
@@ -51,82 +48,119 @@ _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
 def sample(
     run: Folder = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, callback=_finite, help="0 takes the most probable; above 1 is wilder. [1]")
+        float | None, typer.Option(min=0, callback=finite, help="0 takes the most probable; above 1 is wilder. [1]")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from this many most probable tokens.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, callback=at_most(MOST), help="Draw from this many most probable tokens.")
+    ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=_finite, help="Draw from the most probable that sum to this.")
+        float | None, typer.Option(min=0, max=1, callback=finite, help="Draw from the most probable that sum to this.")
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(min=0, max=1, callback=_finite, help="Only tokens of this share of the most probable one's."),
+        typer.Option(min=0, max=1, callback=finite, help="Only tokens of this share of the most probable one's."),
     ] = None,
     typical: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=_finite, help="Draw from the most typical that sum to this.")
+        float | None, typer.Option(min=0, max=1, callback=finite, help="Draw from the most typical that sum to this.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=_finite, help="Only tokens more probable than this.")
+        float | None, typer.Option(min=0, max=1, callback=finite, help="Only tokens more probable than this.")
     ] = None,
     eta: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=_finite, help="The same, but laxer where all are improbable.")
+        float | None, typer.Option(min=0, max=1, callback=finite, help="The same, but laxer where all are improbable.")
     ] = None,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(min=1e-6, callback=_finite, help="Above 1: what the text has already becomes less probable."),
+        typer.Option(min=1e-6, callback=finite, help="Above 1: what the text has already becomes less probable."),
     ] = None,
     repetition_window: Annotated[
-        int | None, typer.Option(min=1, help="Tokens back that the penalty looks. [the whole text]")
+        int | None,
+        typer.Option(min=1, callback=at_most(MOST), help="Tokens back that the penalty looks. [the whole text]"),
     ] = None,
     no_repeat_ngram: Annotated[
-        int | None, typer.Option("--no-repeat", min=1, metavar="N", help="Never N tokens in a row twice.")
+        int | None,
+        typer.Option("--no-repeat", min=1, callback=at_most(MOST), metavar="N", help="Never N tokens in a row twice."),
     ] = None,
     ban: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", callback=_no_empty, help="Never write TEXT; again for more."),
+        typer.Option(metavar="TEXT", callback=some_text, help="Never write TEXT; again for more."),
     ] = None,
     beams: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Search for the most probable text, N side by side.")
+        int | None,
+        typer.Option(
+            min=1, callback=at_most(MOST_BESIDE), metavar="N", help="Search for the most probable text, N side by side."
+        ),
     ] = None,
     best_of: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Write N for each text and keep the most probable.")
+        int,
+        typer.Option(
+            min=1, callback=at_most(MOST_BESIDE), metavar="N", help="Write N for each text and keep the most probable."
+        ),
     ] = 1,
     length_penalty: Annotated[
         float | None,
-        typer.Option(min=0, callback=_finite, help="Of --beams and --best-of: above 0 favours longer texts. [0.6]"),
+        typer.Option(min=0, callback=finite, help="Of --beams and --best-of: above 0 favours longer texts. [0.6]"),
     ] = None,
-    prompt: Annotated[str, typer.Option(help="What the text begins with; - reads it from stdin.")] = "",
+    prompt: Annotated[
+        str, typer.Option(callback=unicode_text, help="What the text begins with; - reads it from stdin.")
+    ] = "",
     prompt_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file; - is stdin.")
+        Path | None, typer.Option(metavar="FILE", parser=as_path, help="Read the prompt from a file; - is stdin.")
     ] = None,
     fill: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Fill the gap, ____, of a text; for a model of direction both.")
+        str | None,
+        typer.Option(
+            metavar="TEXT", callback=some_text, help="Fill the gap, ____, of a text; for a model of direction both."
+        ),
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens to write. [500; in a gap 16]", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, callback=at_most(MOST), help="Most tokens to write. [500; in a gap 16]", show_default=False
+        ),
     ] = None,
-    characters: Annotated[int | None, typer.Option(min=1, help="Characters to write, cut exactly.")] = None,
+    characters: Annotated[
+        int | None, typer.Option(min=1, callback=at_most(MOST), help="Characters to write, cut exactly.")
+    ] = None,
     until: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", callback=_no_empty, help="Stop once TEXT is written; again for more."),
+        typer.Option(metavar="TEXT", callback=some_text, help="Stop once TEXT is written; again for more."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many texts, written side by side.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed writes the same texts. [a new one]")] = None,
+    count: Annotated[
+        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="How many texts, written side by side.")
+    ] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, callback=at_most(MOST_SEED), help="The same seed writes the same texts. [a new one]"),
+    ] = None,
     novel: Annotated[bool, typer.Option("--novel", help="Only texts not in the corpus, without repeats.")] = False,
     max_copy: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Copy at most N characters in a row from the training text."),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST),
+            metavar="N",
+            help="Copy at most N characters in a row from the training text.",
+        ),
     ] = None,
     matching: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Only texts that match as a whole; those of no records end there."),
+        typer.Option(
+            metavar="REGEX",
+            callback=unicode_text,
+            help="Only texts that match as a whole; those of no records end there.",
+        ),
     ] = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Read what the model never saw in the prompt as <UNK>.")
     ] = False,
     state_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep where the text stands, to go on with --state-in.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=as_target, help="Keep where the text stands, to go on with --state-in."),
     ] = None,
-    state_in: Annotated[Path | None, typer.Option(metavar="FILE", help="Go on from there; prints what is new.")] = None,
+    state_in: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=as_path, help="Go on from there; prints what is new.")
+    ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Write in turns: a line of yours, then the model.")
     ] = False,
@@ -151,12 +185,11 @@ def sample(
     from charlm.api import load
 
     loaded = load(run, which=which, device=device)
-    show = str if raw or not sys.stdout.isatty() else printable
     if seed is None and state_in is None:
         given["seed"] = secrets.randbelow(2**31)
     given["prompt"] = _prompt(prompt, prompt_file)
     way = next((way for name, way in _WAYS.items() if given[name] is not None and given[name] is not False), _write)
-    way(loaded, given, show)
+    way(loaded, given)
 
 
 def _refuse_conflicts(given: Mapping[str, Any]) -> None:
@@ -166,10 +199,7 @@ def _refuse_conflicts(given: Mapping[str, Any]) -> None:
     for name, others in _CONFLICTS.items():
         odd = [_flag(other) for other in others if other in used]
         if name in used and odd:
-            problem = f"has no effect with {_flag(name)}; leave one out"
-            if name == "fill":
-                raise ConfigError(f"{', '.join(odd)}: {problem}")
-            raise typer.BadParameter(problem, param_hint=", ".join(odd))
+            raise typer.BadParameter(f"has no effect with {_flag(name)}; leave one out", param_hint=", ".join(odd))
     for name, needed in {"repetition_window": ["repetition_penalty"], "length_penalty": ["beams", "best_of"]}.items():
         if name in used and not used & set(needed):
             remedy = f"has no effect without {' or '.join(map(_flag, needed))}"
@@ -185,58 +215,62 @@ def _taken(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: given[name] for name in names if given[name] is not None}
 
 
-def _fill(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _fill(run: "Run", given: Mapping[str, Any]) -> None:
     names = ("length", "count", "temperature", "seed", "allow_unknown")
     for one in run.fill(given["fill"], **_taken(given, *names)):
-        print(json.dumps(asdict(one), ensure_ascii=False) if given["as_json"] else show(one.text))
+        _emit_text(one.text, asdict(one), given)
 
 
-def _interactive(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _interactive(run: "Run", given: Mapping[str, Any]) -> None:
     from charlm.cli.interactive import Conversation, converse
     from charlm.sampling.filters import Settings
     from charlm.sampling.texts import Ending
 
     if run.model.direction != "forward":
-        raise ConfigError(f"--interactive: the model reads {run.model.direction}, and cannot go on from a line")
+        raise CharlmError(f"--interactive: the model reads {run.model.direction}, and cannot go on from a line")
     ending = Ending(given["length"], given["characters"], tuple(given["until"] or ()))
     converse(Conversation(
         run, settings=Settings(**_taken(given, *_FILTERS)), ending=ending, ban=given["ban"] or (), seed=given["seed"],
-        allow_unknown=given["allow_unknown"], show=show,
+        allow_unknown=given["allow_unknown"], raw=given["raw"],
     ))  # fmt: skip
 
 
-def _search(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _search(run: "Run", given: Mapping[str, Any]) -> None:
     names = (*_SHAPE, "beams", "count", "length_penalty", "no_repeat_ngram")
-    _print_texts(run, run.search(**_taken(given, *names)), given, show)
+    _print_texts(run, run.search(**_taken(given, *names)), given)
 
 
-def _write(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _write(run: "Run", given: Mapping[str, Any]) -> None:
     if given["count"] == given["best_of"] == 1 and not (given["as_json"] or given["novel"] or given["max_copy"]):
-        _stream(run, given, show)
+        _stream(run, given)
         return
     names = (*_SHAPE, *_FILTERS, *_STATES, "count", "best_of", "length_penalty", "seed", "novel",
              "max_copy", "matching")  # fmt: skip
-    _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given, show)
+    _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given)
 
 
-def _stream(run: "Run", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _stream(run: "Run", given: Mapping[str, Any]) -> None:
     from charlm.sampling.filters import Settings
 
     settings = Settings(**_taken(given, *_FILTERS))
     for piece in run.stream(**_taken(given, *_SHAPE, *_STATES, "seed", "matching"), settings=settings):
-        print(show(piece), end="", flush=True)
+        emit(piece, end="", raw=given["raw"])
     if given["state_out"] is None or sys.stdout.isatty():  # Else chapters in a row are one text.
-        print()
+        emit()
 
 
-def _print_texts(run: "Run", texts: "list[Sample]", given: Mapping[str, Any], show: Callable[[str], str]) -> None:
+def _print_texts(run: "Run", texts: "list[Sample]", given: Mapping[str, Any]) -> None:
     belongs = {"run": str(run.folder), "step": run.state["step"], "settings": _settings(given)}
     for number, text in enumerate(texts):
-        if given["as_json"]:
-            print(json.dumps(asdict(text) | belongs, ensure_ascii=False))
-        else:
-            last = run.writes_records or number == len(texts) - 1
-            print(show(text.text if last else f"{text.text}\n\n---\n"))
+        last = run.writes_records or number == len(texts) - 1
+        _emit_text(text.text if last else f"{text.text}\n\n---\n", asdict(text) | belongs, given)
+
+
+def _emit_text(text: str, facts: dict[str, Any], given: Mapping[str, Any]) -> None:
+    if given["as_json"]:
+        emit_json(facts, in_ascii=False, raw=given["raw"])
+    else:
+        emit(text, raw=given["raw"])
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,14 +299,14 @@ def _prompt(prompt: str, file: Path | None) -> str:
     try:
         return _decoded(file.read_bytes(), str(file))
     except OSError as error:
-        raise ConfigError(f"--prompt-file: {file}: cannot be read: {error.strerror}") from None
+        raise CharlmError(f"--prompt-file: {file}: cannot be read: {error.strerror}") from None
 
 
 def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: byte {error.start} of the prompt is not UTF-8; give it in UTF-8") from None
+        raise CharlmError(f"{name}: byte {error.start} of the prompt is not UTF-8; give it in UTF-8") from None
 
 
 _SHAPE = ("prompt", "length", "characters", "until", "ban", "allow_unknown")

@@ -1,6 +1,5 @@
 """`charlm eval sentences`, `charlm eval tokens` and `charlm eval compare`."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli.evaluate import run_then_texts, told_settings
-from charlm.cli.interactive import printable
-from charlm.cli.sample import Device, Which
+from charlm.cli.options import MOST, MOST_SEED, Device, Json, Split, Which, as_path, at_most, not_empty
+from charlm.cli.terminal import emit, emit_json, emit_result, printable
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.comparison import Compared, Comparison
     from charlm.evaluation.sentences import Sentence, Sentences
     from charlm.evaluation.tokens import Surprise
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _SHADES = ((1.0, None), (2.0, 230), (4.0, 222), (6.0, 215), (8.0, 209), (float("inf"), 203))  # Bits below → background.
 
 
@@ -26,7 +24,9 @@ def sentences(
     run_and_file: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|FILE", help="Run folder [the newest under runs/], then a file, a sentence a line; - is stdin."
+            metavar="RUN|FILE",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then a file, a sentence a line; - is stdin.",
         ),
     ] = None,
     ranked: Annotated[bool, typer.Option("--ranked", help="The most probable first.")] = False,
@@ -49,9 +49,9 @@ def sentences(
     found = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
     rows = found.ranked() if ranked else found.sentences
     if as_json:
-        print(json.dumps(type(found)(rows, found.settings).to_json()))
+        emit_json(type(found)(rows, found.settings).to_json())
     else:
-        print("\n".join(_sentences_table(found, rows)))
+        emit("\n".join(_sentences_table(found, rows)))
 
 
 def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator[str]:
@@ -59,7 +59,7 @@ def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator
     for row in rows:
         unknown = f"  ({row.unknown} <UNK>)" if row.unknown else ""
         yield (f"{row.line:>6}{row.log_probability:>12.4f}{row.log_probability_per_token:>12.4f}{row.tokens:>8}"
-               f"  {_shown(row.text)}{unknown}")  # fmt: skip
+               f"  {row.text}{unknown}")  # fmt: skip
         for token in row.explained or []:
             yield f"{'':>6}{token['log_probability']:>12.4f}{token['probability']:>12.2%}{'':>8}  {token['text']!r}"
     yield told_settings(found.settings)
@@ -68,16 +68,24 @@ def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator
 def tokens(
     run_and_texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN|TEXT", help="Run folder [the newest under runs/], then texts; - is stdin."),
+        typer.Argument(
+            metavar="RUN|TEXT", callback=not_empty, help="Run folder [the newest under runs/], then texts; - is stdin."
+        ),
     ] = None,
-    split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")
-    ] = "valid",
+    split: Split = "valid",
     show: Annotated[
         int | None,
-        typer.Option(min=0, help="Tokens shown, from the first. [1000; all with --json]", show_default=False),
+        typer.Option(
+            min=0,
+            callback=at_most(MOST),
+            help="Tokens shown, from the first. [1000; all with --json]",
+            show_default=False,
+        ),
     ] = None,
-    rare: Annotated[int, typer.Option(min=0, help="A word is rare that the training text has at most so often.")] = 5,
+    rare: Annotated[
+        int,
+        typer.Option(min=0, callback=at_most(MOST), help="A word is rare that the training text has at most so often."),
+    ] = 5,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -95,10 +103,12 @@ def tokens(
         paths=texts, split=split, rare=rare, show=1000 if show is None and not as_json else show
     )
     if as_json:
-        print(json.dumps(found.to_json()))
+        emit_json(found.to_json())
         return
     is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print("\n".join([*(_coloured(found.each) if is_coloured else _listed(found.each)), *_tokens_tables(found)]))
+    if is_coloured:  # Its text is printable already; its colours are orders that are meant.
+        emit("\n".join(_coloured(found.each)), raw=True)
+    emit("\n".join([*([] if is_coloured else _listed(found.each)), *_tokens_tables(found)]))
 
 
 def _coloured(each: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -149,16 +159,25 @@ def _bucket(first: int | None, last: int | None) -> str:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two at least.")],
-    text: Annotated[str | None, typer.Option("--text", metavar="FILE", help="A text to score; - is stdin.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", parser=as_path, help="Run folders, two at least.")
+    ],
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="FILE", callback=not_empty, help="A text to score; - is stdin.")
+    ] = None,
     split: Annotated[
         Literal["train", "valid", "test"], typer.Option(help="Without --text: this part of the first run's corpus.")
     ] = "valid",
     block: Annotated[
         int | None,
-        typer.Option(min=1, help="Characters in a block, at least. [1000; less in a short text]", show_default=False),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST),
+            help="Characters in a block, at least. [1000; less in a short text]",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, callback=at_most(MOST_SEED), help="Of the bootstrap.")] = 1,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -176,7 +195,7 @@ def compare(
 
     first, *others = [load(folder, which=which, device=device) for folder in runs]
     found = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
-    print(json.dumps(found.to_json()) if as_json else "\n".join(_comparison_table(found)))
+    emit_result(found.to_json(), _comparison_table(found), as_json=as_json)
 
 
 def _comparison_table(found: "Comparison") -> Iterator[str]:
@@ -197,7 +216,3 @@ def _comparison_table(found: "Comparison") -> Iterator[str]:
         interval = "".join(f"{'-' if end is None else format(end, '+.4f'):>13}" for end in (row.low, row.high))
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
     yield told_settings(found.settings)
-
-
-def _shown(text: str) -> str:
-    return printable(text) if sys.stdout.isatty() else text

@@ -2,15 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, known_device, not_empty, refuse_beside
 from charlm.errors import ConfigError
 
-Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Files, folders, globs, .gz, or - .")]
-ConfigName = Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped one.")]
-Corpora = Annotated[list[str] | None, typer.Option(help="Name of a corpus, or a text's path; again for several.")]
+if TYPE_CHECKING:
+    from charlm.config import Config
+
+Texts = Annotated[
+    list[str] | None, typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, .gz, or - .")
+]
+ConfigName = Annotated[str | None, typer.Option(callback=not_empty, help="A YAML file, or the name of a shipped one.")]
+Corpora = Annotated[
+    list[str] | None, typer.Option(callback=not_empty, help="Name of a corpus, or a text's path; again for several.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
 ]
@@ -21,13 +29,25 @@ def train(
     config: ConfigName = None,
     corpus: Corpora = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make. [runs/CONFIG-TIME]")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Budget: minutes of training steps.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Budget: training steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(min=0, help="Budget: passes over the text.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, dropout and order.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, or cuda:N.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Run folder to make. [runs/CONFIG-TIME]")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget: training steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(callback=above_zero, help="Budget: passes over the text.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of weights, dropout and order.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")] = None,
+    on_divergence: Annotated[
+        Literal["stop", "halve"] | None,
+        typer.Option(help="halve: go back to the last good evaluation, with half the rate. [stop]"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to go on with.")
+    ] = None,
 ) -> None:
     """Train a model on a text; print its run folder.
 
@@ -38,13 +58,13 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
-    from charlm.config import load_config
+    from charlm.training.checkpoint import check_new
     from charlm.training.choice import choose
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {name: value for name, value in budgets.items() if value is not None}
     if len(budget) > 1:
-        raise ConfigError(f"{' and '.join(f'--{name}' for name in budget)}: give one of --minutes, --steps, --epochs")
+        raise typer.BadParameter("give one of them", param_hint=" and ".join(f"--{name}" for name in budget))
     sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
         given = {
@@ -55,15 +75,16 @@ def train(
             "--out": out,
             "--seed": seed,
         }
-        _refuse_with_resume([name for name, value in given.items() if value])
-        follow(lambda run: run.resume(resume, budget=budget, device=device))
+        refuse_beside("--resume", [name for name, value in given.items() if value], "which goes on with the run's own")
+        follow(lambda run: run.resume(resume, budget=budget, device=device, on_divergence=on_divergence))
         return
-    short = budget | {"seed": seed, "device": device}
+    short = budget | {"seed": seed, "device": device, "on_divergence": on_divergence}
     changes = [*(overrides or []), *(f"training.{name}={value}" for name, value in short.items() if value is not None)]
     changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
     folder = out if out is not None else named_folder(config, sources)
+    check_new(folder)  # Before what takes seconds.
+    checked = checked_config(config, changes)
     if config is not None:
-        checked = load_config(config, changes)
         follow(lambda run: run.begin(checked, folder))
         return
     choice = choose(changes)
@@ -71,11 +92,20 @@ def train(
     follow(lambda run: run.begin(choice.config, folder), first=[*choice.reasons, kept])
 
 
-def _refuse_with_resume(given: list[str]) -> None:
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)}: cannot be given with --resume, which goes on with the run's own settings"
-        )
+def checked_config(config: str | None, changes: list[str]) -> "Config":
+    """Return a configuration with what options change of it.
+
+    Raises:
+        ConfigError: There is no such file, or it has mistakes of its own.
+        BadParameter: It has not, so that the options are what is wrong with it.
+    """
+    from charlm.config import load_config
+
+    try:
+        return load_config(config, changes)
+    except ConfigError as error:
+        load_config(config)
+        raise typer.BadParameter(str(error), param_hint="--set") from None
 
 
 def named_folder(config: str | None, sources: list[str], *, before: str = "") -> Path:

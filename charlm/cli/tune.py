@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.train import ConfigName, Corpora, Overrides, Texts, named_folder
-from charlm.errors import CharlmError, ConfigError
+from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, refuse_beside
+from charlm.cli.terminal import emit, emit_json, say
+from charlm.cli.train import ConfigName, Corpora, Overrides, Texts, checked_config, named_folder
+from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
     from charlm.tuning.results import Trial, Tuning
@@ -23,11 +25,19 @@ def tune(
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUES", help="A range, low..high, or choices, a,b,c; again for more keys."),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Budget of the search: minutes.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Budget of the search: trials.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the search. [runs/tune-CONFIG-TIME]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of every training.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a search to go on with.")] = None,
+    minutes: Annotated[float | None, typer.Option(callback=above_zero, help="Budget of the search: minutes.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: trials.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of the search and of every training.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to go on with.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Search for the settings with the lowest validation loss; print a table, write a config and keep the best run.
@@ -37,8 +47,7 @@ def tune(
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --search model.hidden_size=256,512 --minutes 30
     """
-    from charlm.cli.progress import say, stop_requests
-    from charlm.config import load_config
+    from charlm.cli.progress import stop_requests
     from charlm.tuning import search as tuning
 
     sources, told = [*(corpus or []), *(texts or [])], 0
@@ -53,16 +62,14 @@ def tune(
         if resume is not None:
             given = {"TEXT": texts, "--corpus": corpus, "--config": config, "--set": overrides, "--search": search,
                      "--out": out, "--seed": seed}  # fmt: skip
-            if names := [name for name, value in given.items() if value]:
-                raise ConfigError(
-                    f"{', '.join(names)}: cannot be given with --resume, which goes on with the search's own"
-                )
+            names = [name for name, value in given.items() if value]
+            refuse_beside("--resume", names, "which goes on with the search's own")
             found = tuning.resume(resume, **shared)
         else:
             changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
             changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
             folder = out or named_folder(config, sources, before="tune-")
-            found = tuning.tune(load_config(config, changes), search or [], out=folder, **shared)
+            found = tuning.tune(checked_config(config, changes), search or [], out=folder, **shared)
         stopped = stop()
     if stopped:
         say(f"stopped; go on: charlm tune --resume {found.folder}")
@@ -74,13 +81,11 @@ def tune(
 
 
 def _show(found: "Tuning", as_json: bool) -> None:
-    from charlm.cli.progress import say
-
     best, config = found.best, found.folder / "best.yaml"
     if as_json:
         whole = {"loss_nats": best.loss_nats, "config": str(config), "run": str(found.best_run)} if best else {}
         trials = [asdict(trial) for trial in found.trials]
-        print(json.dumps(whole | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings}))
+        emit_json(whole | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings})
     else:
         rows = [
             ["trial", "outcome", "loss_nats", "seconds", *found.space],
@@ -88,7 +93,7 @@ def _show(found: "Tuning", as_json: bool) -> None:
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+            emit("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     if best is None:
         why = next((f" ({trial.note})" for trial in found.trials if trial.note), "")
         raise CharlmError(

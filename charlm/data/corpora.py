@@ -19,7 +19,7 @@ from charlm.config import Corpus as CorpusSection
 from charlm.data.cards import Card, Part, card_names, files_of, load_card
 from charlm.data.sources import absolute, plain_file
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES, mapped
+from charlm.files import BLOCK_BYTES, let_go, mapped, reading
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Text:
     def fingerprint(self) -> str:
         """Checksum of the documents and where they begin."""
         digest = hashlib.sha256(np.ascontiguousarray(self.spans).tobytes() + bytes([self.is_cut]))
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
         return digest.hexdigest()
@@ -61,6 +61,7 @@ class Text:
                 while start < stop:
                     cut = _seam(file, start + size, stop, self.raw) if stop - start > size else stop
                     yield file[start:cut], ends and cut == stop
+                    let_go(file, start, cut)
                     start = cut
 
 
@@ -176,6 +177,7 @@ def _document_spans(path: Path, file_ends: Sequence[int], separator: bytes | Non
         for stop in file_ends:
             while separator is not None and (found := file.find(separator, start, stop)) >= 0:
                 spans.append((start, found))
+                let_go(file, start, found)
                 start = found + len(separator)
             spans.append((start, stop))
             start = stop

@@ -7,15 +7,19 @@ import gzip
 import hashlib
 import os
 import sys
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from charlm.data.cards import build, cache_folder, card_names, files_of, load_card
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES, writing
+from charlm.files import BLOCK_BYTES, reading, writing
+
+_ANY_BYTES = "or pass --set tokenizer.level=byte to take any bytes"
+# What a text in another encoding than UTF-8 may begin with, and the name of that; the longer mark first.
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+          codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 
 
 def absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -29,17 +33,24 @@ def absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _kept_standard_input() -> Path:
-    digest = hashlib.sha256()
-    with tempfile.TemporaryFile() as file:
-        while block := sys.stdin.buffer.read(BLOCK_BYTES):
+    def blocks() -> Iterator[bytes]:
+        try:
+            yield from iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
+        except OSError as error:
+            raise CorpusError(f"stdin: cannot be read: {error.strerror}; pipe a text in, or name a file") from None
+
+    return _kept(blocks(), "stdin-")
+
+
+def _kept(blocks: Iterable[bytes], prefix: str = "") -> Path:
+    """Write blocks into one file in the cache, named by its checksum."""
+    digest, folder = hashlib.sha256(), cache_folder() / "texts"
+    beside = folder / f".joining-{os.getpid()}"
+    with writing(beside) as file:
+        for block in blocks:
             digest.update(block)
             file.write(block)
-        file.seek(0)
-        target = cache_folder() / "texts" / f"stdin-{digest.hexdigest()[:16]}.txt"
-        with writing(target) as copy:
-            while block := file.read(BLOCK_BYTES):
-                copy.write(block)
-    return target
+    return beside.replace(folder / f"{prefix}{digest.hexdigest()[:16]}.txt")
 
 
 def _expand(name: str) -> list[Path]:
@@ -99,31 +110,31 @@ def plain_file(names: Sequence[str], encoding: str, raw: bool) -> tuple[Path, li
 def _is_plain(path: Path, encoding: str, raw: bool) -> bool:
     if path.suffix == ".gz":
         return False
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return raw or (_codec(encoding).name == "utf-8" and file.read(3) != codecs.BOM_UTF8)
 
 
 def _codec(encoding: str) -> codecs.CodecInfo:
     try:
+        "a".encode(encoding)  # What Python knows beside encodings of text, such as zlib and rot13, it refuses here.
         return codecs.lookup(encoding)
-    except LookupError:
+    except (LookupError, ValueError):
         raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
 
 
 def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, list[int]]:
     """Write all files into one in the cache, named by its checksum; return it and the byte after the last of each."""
-    digest, size, ends = hashlib.sha256(), 0, []
-    folder = cache_folder() / "texts"
-    with writing(folder / f".joining-{os.getpid()}") as output:
+    ends = []
+
+    def blocks() -> Iterator[bytes]:
+        size = 0
         for file in files:
             for block in _utf8_blocks(file, encoding, raw):
-                digest.update(block)
                 size += len(block)
-                output.write(block)
+                yield block
             ends.append(size)
-    path = folder / f"{digest.hexdigest()[:16]}.txt"
-    (folder / f".joining-{os.getpid()}").replace(path)
-    return path, ends
+
+    return _kept(blocks()), ends
 
 
 def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
@@ -145,15 +156,20 @@ def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
 
 def _as_utf8(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, at: int) -> bytes:
     pending = len(decoder.getstate()[0])
-    remedy = "pass --set corpus.encoding=latin-1 (or what it is), or --set tokenizer.level=byte to take any bytes"
     try:
         text = decoder.decode(block, final=not block)
+        if at == 0:
+            text = text.removeprefix("\ufeff")
+        data = text.encode()
     except UnicodeDecodeError as error:
         offset = at - pending + error.start
         value = f"0x{error.object[error.start]:02x}"
-        raise CorpusError(f"{path}: byte {offset} ({value}) is not {error.encoding}; {remedy}") from None
-    if at == 0:
-        text = text.removeprefix("\ufeff")
+        likely = next((name for mark, name in _MARKS.items() if at == 0 and block.startswith(mark)), "latin-1")
+        remedy = f"pass --set corpus.encoding={likely} (or what it is)"
+        raise CorpusError(f"{path}: byte {offset} ({value}) is not {error.encoding}; {remedy}, {_ANY_BYTES}") from None
+    except UnicodeError as error:  # As utf-7 and idna raise it, and half of a pair that utf-7 gives.
+        raise CorpusError(f"{path}: cannot be decoded: {error}; name the encoding it is in, {_ANY_BYTES}") from None
     if "\0" in text:
-        raise CorpusError(f"{path}: holds a NUL character, so it is no text; pass --set tokenizer.level=byte")
-    return text.encode()
+        raise CorpusError(f"{path}: holds a NUL character, so it is no text; name the encoding it is in, such as "
+                          f"utf-16-le, by --set corpus.encoding, {_ANY_BYTES}")  # fmt: skip
+    return data

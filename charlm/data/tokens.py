@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +15,8 @@ import numpy.typing as npt
 from charlm.config import Mode
 from charlm.data.corpora import Text
 from charlm.data.tokenizer import UNK, Ids, Tokenizer, id_type
-from charlm.files import BLOCK_BYTES, writing
+from charlm.files import BLOCK_BYTES, let_go, writing
+from charlm.untrusted import parse_json
 
 FORMAT = 1
 _PIECES_AT_ONCE = 1 << 16
@@ -78,7 +80,7 @@ def encode_text(text: Text, tokenizer: Tokenizer, *, mode: Mode, cache: Path) ->
 def _kept(path: Path) -> Counts | None:
     """Return the counts of ids that are in the cache and have the checksum they were written with."""
     try:
-        facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = parse_json(path.with_suffix(".json").read_bytes())
         expected = facts.pop("sha256")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
@@ -162,4 +164,6 @@ def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int
     counts: npt.NDArray[np.int64] = np.zeros(vocabulary_size, dtype=np.int64)
     for at in range(0, len(ids), BLOCK_BYTES):
         counts += np.bincount(ids[at : at + BLOCK_BYTES], minlength=vocabulary_size)
+        if isinstance(ids.base, mmap.mmap):
+            let_go(ids.base, at * ids.itemsize, min(at + BLOCK_BYTES, len(ids)) * ids.itemsize)
     return counts

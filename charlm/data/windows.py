@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,16 +90,18 @@ def stream_windows(
     position = start
     while True:
         random = np.random.default_rng([seed, position.epoch])
-        ends = _varied_ends(length, window, random) if vary else np.arange(1, per_epoch + 1) * window
+        # Not a list: of a large text an epoch has millions of windows.
+        edges = np.append(0, _varied_ends(length, window, random)) if vary else range(0, length + 1, window)
         turns = random.integers(length, size=batch_size) if shuffle else 0
-        edges = [0, *ends.tolist()]
-        for first, end in list(pairwise(edges))[position.index :]:
+        count = len(edges) - 1
+        for number in range(min(position.index, count - 1), count):
+            first, end = int(edges[number]), int(edges[number + 1])
             at = starts + (turns + np.arange(first, end)[:, None]) % length  # (time, batch)
             targets = ids[at].astype(np.int64)
             inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
-            position = _next(position, len(ends))
+            position = _next(position, count)
             yield Window(
-                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, len(ends))
+                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, count)
             )
 
 
@@ -119,7 +120,7 @@ def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: 
     position = start
     while True:
         windows = _epoch_windows(spans, batch_size, window, np.random.default_rng([seed, position.epoch]))
-        for batch, first in windows[position.index :]:
+        for batch, first in windows[min(position.index, len(windows) - 1) :]:
             inputs, targets = _padded(ids, spans[batch], first, window)
             position = _next(position, len(windows))
             yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)))
@@ -149,14 +150,21 @@ def scoring_windows(ids: Ids, *, streams: int = 1, window: int | None = None, wa
         yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0)
 
 
-def scoring_record_windows(ids: Ids, *, batch_size: int = 64, window: int = 64) -> Iterator[Window]:
-    """Read every record once, each from the zero state, those of like length together."""
+def scoring_record_windows(ids: Ids, *, batch_size: int = 64, window: int | None = None) -> Iterator[Window]:
+    """Read every record once, each from the zero state, those of like length together.
+
+    Args:
+        ids: Records, (tokens,).
+        batch_size: Records side by side.
+        window: Tokens of a record in a window; by default such that all records' logits fit in memory.
+    """
     spans = record_spans(ids)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
     for begin in range(0, len(order), batch_size):
         batch = spans[order[begin : begin + batch_size]]
-        for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), window):
-            inputs, targets = _padded(ids, batch, first, window)
+        size = window or max(1, _TOKENS_AT_ONCE // len(batch))
+        for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), size):
+            inputs, targets = _padded(ids, batch, first, size)
             yield Window(inputs, targets, first == 0, Position(), 0.0)
 
 
@@ -213,7 +221,7 @@ def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.N
 
 def _next(position: Position, per_epoch: int) -> Position:
     done = position.index + 1
-    return Position(position.epoch + 1, 0) if done == per_epoch else Position(position.epoch, done)
+    return Position(position.epoch + 1, 0) if done >= per_epoch else Position(position.epoch, done)
 
 
 def _epochs(position: Position, per_epoch: int) -> float:

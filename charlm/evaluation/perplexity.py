@@ -10,7 +10,7 @@ from torch import Tensor
 
 from charlm.config import Mode
 from charlm.data.tokenizer import Ids
-from charlm.data.tokens import Tokens
+from charlm.data.tokens import Tokens, count_ids
 from charlm.data.windows import WARM_UP, Window, in_direction, scoring_record_windows, scoring_windows
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptation import Methods, Reading, adapted_log_probabilities
@@ -180,5 +180,5 @@ def _check_not_empty(tokens: Tokens) -> None:
 def unigram_loss_nats(train_counts: list[int], tokens: Tokens) -> float:
     """Return nats per token of the training text's frequencies, one added to each so that none is zero."""
     counts = np.array(train_counts, dtype=np.float64) + 1
-    found = np.bincount(tokens.ids, minlength=len(counts))
+    found = count_ids(tokens.ids, len(counts))
     return float(-(found * np.log(counts / counts.sum())).sum() / max(len(tokens.ids), 1))

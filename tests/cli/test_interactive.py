@@ -133,7 +133,7 @@ def talk(trained, capfd):
 
 def begun(folder) -> Conversation:
     return Conversation(
-        charlm.load(folder), settings=Settings(), ending=Ending(20), ban=(), seed=3, allow_unknown=False, show=str
+        charlm.load(folder), settings=Settings(), ending=Ending(20), ban=(), seed=3, allow_unknown=False, raw=False
     )
 
 

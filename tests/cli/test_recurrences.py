@@ -44,9 +44,9 @@ def ok(capfd, *arguments: object) -> str:
     return capfd.readouterr().out
 
 
-def refused(capfd, *arguments: object) -> str:
+def refused(capfd, *arguments: object, status: int = 1) -> str:
     """Run a command that must be refused in one line on stderr; return the line."""
-    assert charlm([str(argument) for argument in arguments]) == 1
+    assert charlm([str(argument) for argument in arguments]) == status
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1, err
     return err
@@ -111,7 +111,7 @@ def test_a_model_that_reads_both_ways_fills_gaps_and_refuses_to_write(level, tex
     assert one["text"] == f"The cat {one['gap']} on the mat." and one["log_probability"] < 0
     assert "--fill" in refused(capfd, "sample", "run")
     assert "got 2" in refused(capfd, "sample", "run", "--fill", "____ sat ____.")
-    assert "--top-k" in refused(capfd, "sample", "run", "--fill", "____", "--top-k", 3)
+    assert "--top-k" in refused(capfd, "sample", "run", "--fill", "____", "--top-k", 3, status=2)
     assert "--fill" in refused(capfd, "sample", "run", "--fill", "The ÿ ____.")
     assert json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))["loss_nats"] < 3
 
@@ -161,7 +161,8 @@ def test_vectors_of_another_size_are_refused_before_anything_is_made(text_file, 
      ("{kind: lstm, peepholes: output, without: output_gate}", "the output gate is left out"), ("rnn", "elman")],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused_with_the_reason(cell, reason, text_file, capfd):
-    assert reason in refused(capfd, "train", text_file, "--set", f"model.cell={cell}", "--out", "run")
+    arguments = ["train", text_file, "--set", f"model.cell={cell}", "--out", "run"]
+    assert reason in refused(capfd, *arguments, status=2)
 
 
 def test_the_configuration_of_a_run_shows_the_options_of_its_recurrence_alone(text_file, capfd, empty_folder):

@@ -12,8 +12,8 @@ import pytest
 from conftest import TEXT, small_config, train_all
 
 import charlm as package
-from charlm.cli.interactive import printable
 from charlm.cli.main import run as charlm
+from charlm.cli.terminal import printable
 
 
 @pytest.fixture(autouse=True)
@@ -270,10 +270,10 @@ def test_an_empty_expression_writes_nothing(capfd, trained, trained_records):
 @pytest.mark.parametrize(
     ("arguments", "told", "status"),
     [(["(a"], "no regular expression", 1), (["[0-9]+"], "no text that this model can write", 1),
-     (["a{9}", "--length", 8], "got --length 8", 1), (["a", "--characters", 3], "--characters", 1),
-     (["a", "--until", "a", "--count", 2], "--until", 1), (["a", "--max-copy", 3], "--max-copy", 1),
-     (["a", "--state-out", "s"], "--state-out", 1), (["a", "--beams", 2], "--matching", 2),
-     (["a", "--fill", "a ____ b"], "--matching", 1), (["a", "--interactive"], "--matching", 2),
+     (["a{9}", "--length", 8], "got --length 8", 1), (["a", "--characters", 3], "--characters", 2),
+     (["a", "--until", "a", "--count", 2], "--until", 2), (["a", "--max-copy", 3], "--max-copy", 2),
+     (["a", "--state-out", "s"], "--state-out", 2), (["a", "--beams", 2], "--matching", 2),
+     (["a", "--fill", "a ____ b"], "--matching", 2), (["a", "--interactive"], "--matching", 2),
      (["cat", "--ban", "cat"], "can write matches 'cat'", 1)],
 )  # fmt: skip
 def test_a_match_that_cannot_be_is_one_line(capfd, trained, arguments, told, status):

@@ -88,12 +88,12 @@ def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
 
 
 def test_mistakes_are_one_line(capfd, text_file):
-    assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1")
+    assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1", status=2)
     assert "give --minutes or --trials" in refused(capfd, text_file, *SETTINGS, *SEARCH)
-    line = refused(capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1")
+    line = refused(capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1", status=2)
     assert "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)" in line
     assert "holds no search" in refused(capfd, "--resume", "nothing")
-    assert "--search: cannot be given with --resume" in refused(capfd, "--resume", "nothing", *SEARCH)
+    assert "--search: cannot be given with --resume" in refused(capfd, "--resume", "nothing", *SEARCH, status=2)
     assert not list(Path().iterdir())
 
 

@@ -262,3 +262,19 @@ def test_ids_are_counted_block_by_block(ids, block):
     with patch.object(tokens, "BLOCK_BYTES", block):
         counts = count_ids(np.array(ids, dtype=np.uint8), 7)
     assert counts.tolist() == [ids.count(index) for index in range(7)]
+
+
+def pages_of_files() -> int:
+    """Return the bytes of files that this process has in memory."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is in memory")
+def test_reading_a_text_and_counting_its_ids_let_go_of_what_was_read(tmp_path):
+    text = write(tmp_path, ["ab\n" * 2**23])  # 24 megabytes.
+    before = pages_of_files()
+    most = max(pages_of_files() for _ in text.blocks())
+    ids = np.memmap(text.path, dtype=np.uint8, mode="r")
+    assert count_ids(ids, 256).sum() == 3 * 2**23
+    assert max(most, pages_of_files()) - before < 8 * 2**20

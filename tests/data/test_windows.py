@@ -304,3 +304,13 @@ def test_another_seed_varies_and_shuffles_otherwise():
 
 def _epoch_read(window: Window) -> int:
     return window.next.epoch - (window.next.index == 0)
+
+
+@pytest.mark.parametrize("read", [
+    lambda start: stream_windows(np.arange(2, 40), batch_size=2, window=4, start=start),
+    lambda start: record_windows(np.array([5, EOS, 6, 7, EOS]), batch_size=1, window=4, seed=1, start=start),
+])  # fmt: skip
+def test_a_position_past_its_epoch_is_its_last_window_and_no_endless_search(read):
+    past, after = islice(read(Position(3, 10**9)), 2)
+    assert past.next == Position(4, 0)
+    assert after.next == Position(4, 1)

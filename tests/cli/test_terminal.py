@@ -1,0 +1,110 @@
+"""No text gives a terminal orders: what a model writes, what a file is called, what a message quotes."""
+
+import ast
+import json
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import small_config, train_all
+
+from charlm.cli import terminal
+from charlm.cli.main import run as charlm
+
+# Colours that are meant, of `charlm eval tokens`.
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+ORDERS = "\x1b[31m\x1b]0;title\x07 \x9b2J \x08\r\x7f \u202egnp.\u202c \u2066a\u2069 "
+
+
+TURNS = {"RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI"}  # Unicode's classes, UAX 9.
+
+
+def orders_in(text: str) -> set[str]:
+    return {
+        letter for letter in text
+        if unicodedata.category(letter) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(letter) in TURNS
+    } - {"\t", "\n"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a run of a model that writes little but orders, and a text of them."""
+    folder = tmp_path_factory.mktemp("terminal")
+    (folder / "text.txt").write_text(f"{ORDERS}a b c.\n" * 60, encoding="utf-8", newline="")
+    train_all(small_config(folder / "text.txt", "training.steps=8"), folder / "run\x1b[2J")
+    return folder
+
+
+@pytest.fixture
+def on_a_terminal(folder, capsys, monkeypatch):
+    """Run a command where stdout is, or is not, a terminal; return its status and what it printed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def run(*arguments: object, is_terminal: bool = True) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+        status = charlm([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_every_character_that_gives_orders_is_escaped_and_no_other_changes():
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    odd = orders_in(everything)
+    plain = everything.translate(dict.fromkeys(map(ord, odd)))
+    assert terminal.printable(plain) == plain
+    assert all(re.fullmatch(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}", terminal.printable(letter)) for letter in odd)
+
+
+RUN = "run\x1b[2J"
+COMMANDS = [
+    ["sample", RUN, "--length", 200, "--seed", 1], ["sample", RUN, "--count", 2, "--length", 99, "--seed", 1],
+    ["sample", RUN, "--beams", 2, "--length", 30], ["sample", RUN, "--json", "--length", 200, "--seed", 1],
+    ["eval", "sentences", RUN, "text.txt", "--explain"], ["eval", "tokens", RUN, "--show", 200],
+    ["eval", "novelty", RUN, "--size", 200], ["eval", "compare", RUN, RUN], ["eval", "perplexity", RUN],
+    ["eval", "gradients", RUN, "--window", 4, "--windows", 2], ["inspect", RUN], ["inspect", RUN, "--json"],
+    ["config", "show"], ["corpus", "show", "names"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(map(str, arguments)).replace(RUN, "RUN"))
+def test_a_terminal_gets_no_orders(on_a_terminal, arguments):
+    status, out, err = on_a_terminal(*arguments)
+    assert status == 0 and out, err
+    assert not orders_in(COLOURS.sub("", out))
+    assert not orders_in(err)
+
+
+def test_a_pipe_gets_the_text_itself_and_so_does_a_terminal_that_is_to_have_it_raw(on_a_terminal):
+    arguments = ["sample", RUN, "--length", 200, "--seed", 1]
+    _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
+    _, raw, _ = on_a_terminal(*arguments, "--raw")
+    _, shown, _ = on_a_terminal(*arguments)
+    assert orders_in(piped) and raw == piped and shown == terminal.printable(piped) != piped
+
+
+def test_json_is_json_on_a_terminal_too_with_the_same_text(on_a_terminal):
+    arguments = ["sample", RUN, "--length", 200, "--seed", 1, "--json"]
+    _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
+    _, shown, _ = on_a_terminal(*arguments)
+    assert json.loads(shown) == json.loads(piped) and orders_in(json.loads(shown)["text"])
+
+
+@pytest.mark.parametrize("name", ["no\x1b[2J\nsuch", "no\u202esuch", "no\udcffsuch"])
+@pytest.mark.parametrize("command", ["train", "sample", "inspect"])
+def test_a_message_takes_one_line_whatever_name_it_quotes(on_a_terminal, command, name):
+    status, out, err = on_a_terminal(command, name)
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1 and "such" in err and not orders_in(err)
+    err.encode("utf-8", "backslashreplace")
+
+
+def test_nothing_is_printed_past_the_one_place_that_escapes():
+    places = [path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"]
+    for path in places:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = node.func if isinstance(node, ast.Call) else None
+            assert not (isinstance(named, ast.Name) and named.id == "print"), f"{path}:{node.lineno}"
