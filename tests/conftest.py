@@ -1,5 +1,6 @@
 """What tests share: a cache folder of their own, a small text, a small trained run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ TEXT = "".join(f"The {noun} {verb} on the {place}.\n" for noun in ("cat", "dog",
 RECORDS = "\n".join(a + b + c for a in "bdgklm" for b in "aeiou" for c in ("n", "ra", "lia", "do", "s")) + "\n"
 SMALL = ["model.hidden_size=16", "model.embedding_size=8", "training.batch_size=4", "training.window=16",
          "training.warmup_steps=2", "training.evaluations=2", "training.precision=fp32", "training.device=cpu",
-         "corpus.valid_share=0.2"]  # fmt: skip
+         "corpus.valid_share=0.2", "checkpoint.save_share=null"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,6 +53,14 @@ def small_config(text: Path, *overrides: str) -> Config:
         [] if any("epochs=" in override or "minutes=" in override for override in overrides) else ["training.steps=12"]
     )
     return load_config(None, [*SMALL, f"corpus.text={text}", *steps, *overrides])
+
+
+def unseal(folder: Path) -> None:
+    """Let the files of a run folder be changed: take their checksums from its checkpoints."""
+    for path in folder.glob("*/state.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in facts.items() if key not in ("sha256", "run")}
+        path.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def train_all(config: Config, folder: Path) -> run.Experiment:

@@ -6,7 +6,6 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from charlm.config import Level, Mode, Section, Share, describe_mistakes, shipped
@@ -14,6 +13,7 @@ from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, fetch, unpack
 from charlm.errors import CorpusError
 from charlm.files import BLOCK_BYTES, writing
+from charlm.untrusted import MEGABYTE, parse_yaml, read_regular
 
 Part = Literal["train", "valid", "test"]
 
@@ -68,10 +68,21 @@ def load_card(name: str) -> Card:
         near = difflib.get_close_matches(name, card_names(), n=1)
         hint = f"did you mean {near[0]}?" if near else "charlm corpus list shows the names"
         raise CorpusError(f"{name}: no such corpus; {hint}")
+    return read_card(path)
+
+
+def read_card(path: Path) -> Card:
+    """Read a corpus card.
+
+    Raises:
+        CorpusError: It cannot be read, is no YAML, or has mistakes: all of them are told.
+    """
     try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Card.model_validate(parse_yaml(read_regular(path, most=MEGABYTE).decode()))
     except ValidationError as error:
         raise CorpusError(f"{path}: {describe_mistakes(error, Card)}") from None
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: cannot be read: {error}; put back the card that charlm came with") from None
 
 
 def files_of(name: str, card: Card) -> dict[Part, Path]:

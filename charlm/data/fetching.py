@@ -27,6 +27,7 @@ Report = Callable[[int, int | None], None]  # (bytes so far, bytes in all or Non
 _BLOCK_BYTES = 1 << 16
 _GET_IT_YOURSELF = "get the file another way and pass --from FILE"
 _MEMBERS_NAMED = 8  # in the message about a missing member
+_MOST_GROWTH = 1032  # What deflate can reach; bzip2 and xz make far more of zeros.
 _BROKEN_ARCHIVE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -100,8 +101,8 @@ def unpack(archive: Path, member: str, destination: Path) -> None:
         destination: Where the file goes, replacing what is there; its folder is made.
 
     Raises:
-        FetchError: The archive cannot be read, has no such member, or the member is a link, a folder or
-            encrypted; or the destination cannot be written.
+        FetchError: The archive cannot be read, has no such member, or the member is a link, a folder, encrypted or so
+            much larger than the archive that it is no text; or the destination cannot be written.
     """
     with _writing(destination), _opened_member(archive, member) as source:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -373,9 +374,15 @@ def _no_member(archive: Path, member: str, names: list[str]) -> FetchError:
 
 
 def _blocks_of_member(archive: Path, source: IO[bytes]) -> Iterator[bytes]:
+    left = _MOST_GROWTH * archive.stat().st_size
     while True:
         with _reading(archive):
             block = source.read(_BLOCK_BYTES)
         if not block:
             return
+        left -= len(block)
+        if left < 0:
+            raise FetchError(
+                f"{archive}: unpacks to more than {_MOST_GROWTH} times its size, which no text does; get it again"
+            )
         yield block

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from charlm.config import VOCABULARY_SIZES
 from charlm.config import Tokenizer as TokenizerSection
 from charlm.errors import TokenizerError
+from charlm.untrusted import one_line, parse_json
 
 Ids = npt.NDArray[np.integer[Any]]
 EOS, UNK = 0, 1
@@ -198,7 +199,7 @@ def learn_tokenizer(blocks: Iterable[str], section: TokenizerSection) -> Tokeniz
     """
     file = _BLANK[section.level](section)
     if section.level == "char":
-        file.model = models.WordLevel(_character_vocabulary(file, blocks, section), unk_token=UNK_TEXT)
+        file.model = _word_level(_character_vocabulary(file, blocks, section))
     elif section.level == "word":
         file = _learn_words(file, blocks, section)
     elif section.level == "bpe":
@@ -213,11 +214,25 @@ def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
         TokenizerError: It is damaged, or not one that charlm wrote.
     """
     try:
-        file = HuggingFaceTokenizer.from_str(text)
+        facts = parse_json(text)
+        model = facts["model"]
+        vocabulary, merges = model["vocab"], [_pair(merge) for merge in model.get("merges", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError(one_line(f"tokenizer.json: cannot be read: {error!r}")) from None
+    if problem := _problem_of(vocabulary, section):
+        raise TokenizerError(f"tokenizer.json: {problem}; charlm did not write this file")
+    # Built anew from words alone: what a file says of how text is cut and changed could do anything, and never ends.
+    try:
+        made = models.BPE(vocabulary, merges) if section.level in ("byte", "bpe") else _word_level(vocabulary)
+        file = _with_model(section, made)
+        agrees = _agree(facts, file)
     except Exception as error:  # The library raises nothing narrower.
-        raise TokenizerError(f"tokenizer.json: cannot be read: {' '.join(str(error).split())}") from None
-    if (file.token_to_id(EOS_TEXT), file.token_to_id(UNK_TEXT)) != (EOS, UNK):
-        raise TokenizerError("tokenizer.json: <EOS> must be 0 and <UNK> must be 1; charlm did not write this file")
+        raise TokenizerError(one_line(f"tokenizer.json: cannot be read: {error}")) from None
+    if not agrees:
+        raise TokenizerError(
+            f"tokenizer.json: is not one of level {section.level} as the configuration has it, or charlm did not write "
+            "it; take both from one run"
+        )
     return Tokenizer(file, section)
 
 
@@ -226,11 +241,56 @@ def id_type(vocabulary_size: int) -> np.dtype[Any]:
     return np.min_scalar_type(vocabulary_size - 1)
 
 
+def _pair(merge: Any) -> tuple[str, str]:
+    """Return the two parts of a merge, which older files have in one text."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _problem_of(vocabulary: Any, section: TokenizerSection) -> str:
+    """Return what is wrong with a vocabulary that was read; nothing, if it is one of this section."""
+    if not isinstance(vocabulary, dict) or {type(index) for index in vocabulary.values()} != {int}:
+        return "its vocabulary must give each token a number"
+    if (vocabulary.get(EOS_TEXT), vocabulary.get(UNK_TEXT)) != (EOS, UNK):
+        return "<EOS> must be 0 and <UNK> must be 1"
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        return "its tokens must be numbered from 0, without a gap"
+    tokens = vocabulary.keys() - {EOS_TEXT, UNK_TEXT}
+    if section.level == "char" and any(len(token) != 1 for token in tokens):
+        return "at level char each token must be one character"
+    letters = set(_byte_letters())
+    if section.level == "byte" and (tokens != letters or vocabulary != _byte_vocabulary()):
+        return "at level byte the tokens must be the bytes, in order"
+    if section.level == "bpe" and not (letters <= tokens and all(letters.issuperset(token) for token in tokens)):
+        return "at level bpe the tokens must be bytes, all of them, and what is merged of them"
+    return ""
+
+
+def _agree(facts: dict[str, Any], file: HuggingFaceTokenizer) -> bool:
+    """Return whether a tokenizer that was read has the parts that charlm gives it, vocabulary and merges apart.
+
+    A later version of the library may write a part in another way, so that the library reads what was not as expected.
+    """
+    expected, found = (_without_words(each) for each in (json.loads(file.to_str()), facts))
+    return found == expected or json.loads(HuggingFaceTokenizer.from_str(json.dumps(found)).to_str()) == expected
+
+
+def _without_words(facts: dict[str, Any]) -> dict[str, Any]:
+    empty: dict[str, Any] = {"vocab": {EOS_TEXT: EOS, UNK_TEXT: UNK}} | (
+        {"merges": []} if "merges" in facts["model"] else {}
+    )
+    return facts | {"model": facts["model"] | empty}
+
+
+def _word_level(vocabulary: dict[str, int]) -> Any:
+    return models.WordLevel(vocabulary, unk_token=UNK_TEXT)
+
+
 def _learn_words(file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection) -> HuggingFaceTokenizer:
     size = _size(section) or 0
     trainer = trainers.WordLevelTrainer(vocab_size=size, min_frequency=section.min_count, show_progress=False)
     file.train_from_iterator(blocks, trainer)
-    return _with_model(section, models.WordLevel(_numbered(file, size), unk_token=UNK_TEXT))
+    return _with_model(section, _word_level(_numbered(file, size)))
 
 
 def _learn_bpe(file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection) -> HuggingFaceTokenizer:
@@ -284,7 +344,7 @@ def _character_vocabulary(
 
 
 def _blank_char(section: TokenizerSection) -> HuggingFaceTokenizer:
-    file = HuggingFaceTokenizer(models.WordLevel({EOS_TEXT: EOS, UNK_TEXT: UNK}, unk_token=UNK_TEXT))
+    file = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
     file.normalizer = _normalizer(section)
     file.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     file.decoder = decoders.Fuse()
@@ -292,7 +352,7 @@ def _blank_char(section: TokenizerSection) -> HuggingFaceTokenizer:
 
 
 def _blank_word(section: TokenizerSection) -> HuggingFaceTokenizer:
-    file = HuggingFaceTokenizer(models.WordLevel({EOS_TEXT: EOS, UNK_TEXT: UNK}, unk_token=UNK_TEXT))
+    file = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
     if section.words == "words":
         file.normalizer = _normalizer(section)
         file.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
@@ -307,9 +367,7 @@ def _blank_word(section: TokenizerSection) -> HuggingFaceTokenizer:
 
 def _blank_bytes(section: TokenizerSection) -> HuggingFaceTokenizer:
     """Return a tokenizer of single bytes: subwords with nothing merged."""
-    letters = sorted(_byte_letters().items(), key=lambda item: item[1])
-    vocabulary = {EOS_TEXT: EOS, UNK_TEXT: UNK} | {letter: 2 + byte for letter, byte in letters}
-    file = HuggingFaceTokenizer(models.BPE(vocabulary, []))
+    file = HuggingFaceTokenizer(models.BPE(_byte_vocabulary(), []))
     file.normalizer = _normalizer(section) if section.level == "bpe" else None
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
@@ -343,6 +401,11 @@ def _byte_letters() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+def _byte_vocabulary() -> dict[str, int]:
+    letters = sorted(_byte_letters().items(), key=lambda item: item[1])
+    return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {letter: 2 + byte for letter, byte in letters}
 
 
 def _look_up(table: npt.NDArray[Any], text: str) -> Ids:

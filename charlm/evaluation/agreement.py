@@ -4,8 +4,10 @@ The measure is that of Linzen et al. 2016 (arXiv:1611.01368), on sentences of a 
 or on minimal pairs from a file, as in Marvin and Linzen 2018 (arXiv:1808.09031).
 """
 
+import codecs
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from charlm.errors import CorpusError, TokenizerError
 from charlm.evaluation.sentences import log_probabilities
 from charlm.model.language_model import LanguageModel
 
+_MOST_PAIRS, _MOST_BYTES = 1_000_000, 1 << 20  # In a file of pairs; in a line of it.
 # Words between subject and verb, from and to: about a phrase of 3 to 6 words each; None is without end.
 _DISTANCES: list[tuple[int, int | None]] = [
     (0, 0), (1, 3), (4, 6), (7, 9), (10, 12), (13, 16), (17, 20), (21, None),
@@ -172,15 +175,21 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
         CorpusError: The file cannot be read, a line is no such pair, or there is none.
     """
     name = "standard input" if str(file) == "-" else str(file)
+    pairs = []
     try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else Path(file).read_bytes()
+        with nullcontext(sys.stdin.buffer) if str(file) == "-" else Path(file).open("rb") as lines:
+            # One by one: a file of nothing but line ends would take many times its size.
+            for number, line in enumerate(iter(lambda: lines.readline(_MOST_BYTES), b""), start=1):
+                if line.strip():
+                    pairs.append(_pair(line.removeprefix(codecs.BOM_UTF8 * (number == 1)), f"{name}:{number}"))
+                if len(pairs) > _MOST_PAIRS or len(line) == _MOST_BYTES:
+                    raise CorpusError(f"{name}:{number}: has more than {_MOST_PAIRS} pairs, or a line of more than "
+                                      f"{_MOST_BYTES} bytes; give a part of it")  # fmt: skip
     except OSError as error:
         raise CorpusError(
             f"{name}: cannot be read: {error.strerror}; give a file of pairs, right TAB wrong, or none to ask for the "
             "grammar's sentences"
         ) from None
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    pairs = [_pair(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not pairs:
         raise CorpusError(f"{name}: holds no pair; write the right sentence, a tab, the wrong one, a pair a line")
     return pairs
@@ -188,7 +197,7 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
 
 def _pair(line: bytes, place: str) -> tuple[str, str]:
     try:
-        text = line.decode().removesuffix("\r")
+        text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
         value = f"0x{line[error.start]:02x}"
         raise CorpusError(f"{place}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8") from None

@@ -41,11 +41,13 @@ from charlm.evaluation.literals import Alphabet, Coded, to_bytes, to_tokens
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import run_stepwise
 from charlm.training.loss import score
+from charlm.untrusted import one_line
 
 MAGIC, FORMAT = b"charlm", 1
 STORED, MODEL = 0, 1
 # A stream that begins at the zero state costs more than one carried on: 13 bits at the level of characters.
 _TOKENS_PER_STREAM, _MOST_STREAMS = 4096, 256
+_MOST_TOKENS_PER_BYTE = 1024  # Of the compressed file: about what deflate can reach.
 _PROBE_STEPS = 8  # Tokens of each stream that the checksum of the arithmetic is taken over.
 _BASELINES: dict[str, Callable[[bytes], bytes]] = {
     "lzma_bytes": lambda data: lzma.compress(data, preset=9),  # What `xz -9` does.
@@ -125,7 +127,8 @@ def compress(
     coder, coded, stored = _coder(), to_tokens(data, alphabet), _deflate(data)
     literals = b"" if coded is None else _deflate(b"".join(map(_sized, coded.literals)))
     original = _number(len(data)) + _checksum(data, size=8)
-    if coded is None or len(literals) >= len(stored):  # The model knows nothing of it.
+    # The model knows nothing of it, or it is so uniform that a reader would take its length for a lie.
+    if coded is None or len(literals) >= len(stored) or len(coded.ids) > _MOST_TOKENS_PER_BYTE * len(stored):
         return _sealed([bytes([STORED]), original, stored])
     ids = _in_order(coded.ids, model, alphabet)
     streams = max(1, min(streams or len(ids) // _TOKENS_PER_STREAM, len(ids), _MOST_STREAMS))
@@ -156,7 +159,7 @@ def decompress(
     reader = _opened(data, name)
     method, length, checksum = reader.take(1)[0], reader.number(), reader.take(8)
     if method == STORED:
-        found: bytes | None = _inflate(reader.rest(), name)
+        found: bytes | None = _inflate(reader.rest(), name, most=length)
     else:
         coded = _decode(reader, model, alphabet, length, report)
         found = to_bytes(coded, alphabet, length)
@@ -307,9 +310,12 @@ def _decode(reader: "_Reader", model: LanguageModel, alphabet: Alphabet, length:
     coder = _coder()
     facts = [reader.sized() for _ in _FACTS]
     variant, streams, tokens, size = (reader.number() for _ in range(4))
-    literals = _Reader(_inflate(reader.take(size), reader.name), reader.name)
+    # A literal comes after its length, which takes no more bytes than itself.
+    literals = _Reader(_inflate(reader.take(size), reader.name, most=2 * length), reader.name)
     words = reader.rest()
     if not 1 <= streams <= min(_MOST_STREAMS, tokens) or tokens > 2 * length + 1 or len(words) % 4:
+        raise _damaged(reader.name)
+    if tokens > _MOST_TOKENS_PER_BYTE * reader.size:
         raise _damaged(reader.name)
     with _same_arithmetic():
         network = _Network(model, alphabet)
@@ -375,7 +381,7 @@ def _check(there: Sequence[bytes], here: Sequence[bytes], name: str) -> None:
     for message, old, new in zip(_FACTS.values(), there, here, strict=True):
         if message is not None and old != new:
             shown = [value.hex() if len(value) == 4 else value.decode(errors="replace") for value in (old, new)]
-            raise CheckpointError(f"{name}: {message.format(*shown)}")
+            raise CheckpointError(one_line(f"{name}: {message.format(*shown)}"))
 
 
 @contextmanager
@@ -412,12 +418,18 @@ def _deflate(data: bytes) -> bytes:
     return deflater.compress(data) + deflater.flush()
 
 
-def _inflate(data: bytes, name: str) -> bytes:
-    """Return what was deflated: at most 1032 times as much."""
+def _inflate(data: bytes, name: str, *, most: int) -> bytes:
+    """Return what was deflated: at most 1032 times as much, and no more than so many bytes."""
+    if not data:
+        return b""
+    inflater = zlib.decompressobj(wbits=-15)
     try:
-        return zlib.decompress(data, wbits=-15) if data else b""
-    except zlib.error:
+        found = inflater.decompress(data, most + 1)
+    except (zlib.error, OverflowError):
         raise _damaged(name) from None
+    if not inflater.eof or inflater.unused_data:
+        raise _damaged(name)
+    return found
 
 
 def _checksum(data: bytes, *, size: int) -> bytes:
@@ -461,6 +473,11 @@ class _Reader:
         """Begin to read."""
         self.name = name
         self._data, self._at = data, 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in all, read or not."""
+        return len(self._data)
 
     @property
     def is_empty(self) -> bool:

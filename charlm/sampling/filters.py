@@ -10,7 +10,6 @@ most typical one.
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,7 +209,8 @@ def cut_eta(logits: Tensor, epsilon: float) -> Tensor:
 def _beyond(probabilities: Tensor, order: Tensor, p: float) -> Tensor:
     """Return which tokens are not among the first, one or more, in `order` whose probabilities sum to p."""
     before = probabilities.cumsum(dim=-1) - probabilities  # Of the first, 0: it is kept whatever p.
-    return torch.empty_like(order, dtype=torch.bool).scatter_(-1, order, before >= max(p, sys.float_info.min))
+    dropped = before >= max(p, torch.finfo(torch.float64).tiny)
+    return torch.empty_like(dropped).scatter_(-1, order, dropped)
 
 
 def _without(logits: Tensor, dropped: Tensor) -> Tensor:

@@ -126,17 +126,23 @@ class Writing:
         """Write the next token of each sequence and return it, None for one that has ended.
 
         Raises:
-            CharlmError: Bans and constraints leave a sequence nothing to write.
+            CharlmError: Bans and constraints leave a sequence nothing to write, or the model's numbers overflow.
         """
         logits, self._states = self._step(self._next, self._states)
         history = self._next.new_empty((len(logits), 0)) if self._history is None else self._history.ids
         chosen = choose(self._allowed(logits), self._random_numbers(), self._settings, history)
+        tokens: list[int] = chosen.tolist()
+        if max(tokens) >= logits.shape[-1]:  # So it is where probabilities are no numbers.
+            raise CharlmError(
+                f"after {len(self.written[0])} tokens the model's probabilities are no finite numbers: its training "
+                "has diverged; train it again"
+            )
         if self.scored:
             self._scores.append(logits.double().log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0])
         if self._history is not None:
             self._history.add(chosen)
         self._next = chosen
-        return self._tell(chosen.tolist())
+        return self._tell(tokens)
 
     def mark(self) -> Mark:
         """Return where the only sequence stands; its constraints must be reversible, and its states not overwritten."""

@@ -5,35 +5,88 @@
     runs/NAME/corpus.json       what the parts of the corpus hold, and how often each token occurs in training
     runs/NAME/metrics.jsonl     a line an evaluation
     runs/NAME/best/, last/      state.json and the safetensors files that it names, each with its checksum
+    runs/NAME/good/             the like: where a training that halves its rate goes back to when it diverges
+    runs/NAME/.lock             held by the process that trains
 
+`state.json` holds the checksums of its own contents, of the tensors and of the first three files, which belong to them.
 A checkpoint's files are named by their contents, and `state.json` is replaced last and in one step: at any instant it
 names a whole checkpoint.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 import charlm
-from charlm.config import Config, dump, load_config
+from charlm.config import Config, describe_mistakes, dump, load_config
+from charlm.config import Model as ModelSection
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.data.windows import Position
 from charlm.errors import CharlmError, CheckpointError
-from charlm.files import writing
+from charlm.files import Lock, append_line, link_file, remove_leftovers, writing
+from charlm.model.language_model import LanguageModel
+from charlm.tensors import read_tensors
 from charlm.training.averaging import Average
 from charlm.training.loop import TrainingState
+from charlm.untrusted import MEGABYTE, Count, Facts, one_line, parse_json, parse_yaml, read_regular
 
-FORMAT = 1
+FORMAT = 2
+# What belongs to every checkpoint of a run, and the most bytes that a file may have: what is parsed takes many times so
+# much memory.
+_RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")
+_MOST_BYTES = {"tokenizer.json": 256 * MEGABYTE, "corpus.json": 64 * MEGABYTE, "state.json": 16 * MEGABYTE,
+               "safetensors": 1 << 40}  # fmt: skip
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PATHS = ("text", "valid_text", "test_text")
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # What JSON of another shape leads to.
+_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
 Which = Literal["best", "last"]
+Kept = Literal["best", "last", "good"]
 Tensors = Mapping[str, Tensor]
+LOCK = ".lock"
+
+
+class _CorpusFacts(Facts):
+    """What corpus.json is like."""
+
+    title: str = ""
+    fingerprints: dict[str, str] = Field({})
+    train_token_counts: list[Count] = Field([])
+
+
+class _File(Facts):
+    """A file that state.json names."""
+
+    file: str
+    sha256: str
+
+
+class _StateFacts(Facts):
+    """What state.json is like."""
+
+    format: int
+    step: Count = 0
+    seconds: float = Field(0.0, ge=0)
+    tokens: Count = 0
+    epochs: float = Field(0.0, ge=0)
+    best_loss_nats: float | None = None
+    evaluations_since_best: Count = 0
+    stalls: Count = 0
+    halvings: Count = 0
+    position: dict[str, Count] = Field({})
+    run: dict[str, str] = Field({})
+    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -52,12 +105,11 @@ class Checkpoint:
 
 
 def start_run(folder: Path, config: Config, tokenizer: Tokenizer, corpus: Mapping[str, Any]) -> None:
-    """Make a run folder.
+    """Make a run folder of one that holds a checkpoint: config.yaml comes last, so that what has one is whole.
 
     Raises:
-        CheckpointError: The folder has files in it already, or cannot be written.
+        CheckpointError: The folder cannot be written.
     """
-    check_new(folder)
     for name, text in (
         ("tokenizer.json", tokenizer.to_json()),
         ("corpus.json", json.dumps(corpus)),
@@ -68,9 +120,38 @@ def start_run(folder: Path, config: Config, tokenizer: Tokenizer, corpus: Mappin
 
 def check_new(folder: Path) -> None:
     """Raise CheckpointError if `folder` cannot become a new run folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
         going_on = f", or go on with it: charlm train --resume {folder}" if (folder / "config.yaml").is_file() else ""
         raise CheckpointError(f"{folder}: is there already and not empty; give another --out{going_on}")
+
+
+@contextmanager
+def beginning(folder: Path) -> Iterator[None]:
+    """Leave nothing in a run folder that cannot be begun, so that the same command can be given again."""
+    try:
+        yield
+    except CheckpointError as error:
+        forget_checkpoint(folder / "last")
+        for name in _RUN_FILES:
+            with suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+        raise CheckpointError(str(error).replace(_SAVE_REMEDY, "free the disk, or give another --out")) from None
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock_of(folder: Path) -> Lock:
+    """Return the lock of a run folder, not taken yet."""
+    return Lock(folder / LOCK)
+
+
+def check_there(folder: Path) -> None:
+    """Raise CheckpointError if a run folder that was there is not any more: it would be made anew without a config."""
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder}: is no run folder any more, so nothing was saved; put it back, then --resume")
 
 
 def load_run(folder: Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
@@ -83,17 +164,24 @@ def load_run(folder: Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
         problem = "is no run folder (it has no config.yaml)" if folder.is_dir() else "no such run folder"
         raise CheckpointError(f"{folder}: {problem}; charlm train makes them under runs/")
     try:
+        _check_contents(folder)
+        verify(folder)
         config = load_config(folder / "config.yaml")
-        tokenizer = load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"), config.tokenizer)
-        corpus = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        text = read_regular(folder / "tokenizer.json", most=_MOST_BYTES["tokenizer.json"]).decode()
+        tokenizer = load_tokenizer(text, config.tokenizer)
+        data = read_regular(folder / "corpus.json", most=_MOST_BYTES["corpus.json"])
+        corpus = _checked(parse_json(data), _CorpusFacts)
+        counts = len(corpus.get("train_token_counts", ()))
+        if counts not in (0, tokenizer.vocabulary_size):
+            raise ValueError(f"corpus.json counts {counts} tokens, tokenizer.json has {tokenizer.vocabulary_size}")
     except OSError as error:
         raise CheckpointError(
             f"{error.filename}: cannot be read: {error.strerror}; the run folder is damaged"
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: damaged: {error}") from None
-    except CharlmError as error:
-        raise CheckpointError(f"{folder}: damaged: {error}") from None
+    except CheckpointError:
+        raise
+    except (ValueError, CharlmError) as error:
+        raise CheckpointError(f"{folder}: damaged: {error}; {_REMEDY}") from None
     return config, tokenizer, corpus
 
 
@@ -103,29 +191,40 @@ def newest_run(root: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    states = sorted(root.glob("*/last/state.json"), key=lambda path: path.stat().st_mtime)
+    found = (path for path in root.glob("*/last/state.json") if path.is_file())
+    states = sorted(found, key=lambda path: path.stat().st_mtime)
     if not states:
         raise CheckpointError(f"{root}/: holds no run with a checkpoint; train one: charlm train --config quickstart")
     return states[-1].parent.parent
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
-    """Write a checkpoint into `folder`, then remove the files of the one before.
+    """Write a checkpoint into `folder`, then remove the files of the one before, and what a killed save left.
+
+    A file that a checkpoint beside holds already is given a second name instead of being written again.
 
     Raises:
         CheckpointError: The folder cannot be written, or the disk is full; the checkpoint before is then still whole.
     """
+    try:
+        checksums = _run_checksums(folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}; {_SAVE_REMEDY}") from None
     files = {}
     for name, group in tensors.items():
         data = safetensors.torch.save({key: tensor.detach().contiguous() for key, tensor in group.items()})
         digest = hashlib.sha256(data).hexdigest()
         files[name] = {"file": f"{name}-{digest[:12]}.safetensors", "sha256": digest}
-        _write(folder / files[name]["file"], data)
-    _write(folder / "state.json", json.dumps({"format": FORMAT, **state, "files": files}, indent=1).encode())
+        if not _is_kept(folder / files[name]["file"], data):
+            _write(folder / files[name]["file"], data)
+    facts = {"format": FORMAT, **state, "run": checksums, "files": files}
+    _write(folder / "state.json", _sealed(facts))
     kept = {entry["file"] for entry in files.values()}
     for old in folder.glob("*.safetensors"):
         if old.name not in kept:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # What was to be saved is; the next save tries again.
+                old.unlink(missing_ok=True)
+    remove_leftovers(folder)
 
 
 def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
@@ -139,24 +238,49 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
         CheckpointError: It is missing, cut short, changed, or of a newer format.
     """
     try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise CheckpointError(
-                f"{folder}: checkpoint format {state['format']}; this charlm reads {FORMAT}: update it"
-            )
+        state = _read_state(folder)
+        _check_run(folder, state.get("run", {}))
         names = [only] if only else list(state["files"])
         return Checkpoint(folder, state, {name: _read(folder, **state["files"][name]) for name in names})
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: is missing, so there is no checkpoint to load; {_REMEDY}") from None
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}; {_REMEDY}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'}: damaged: {error}; {_REMEDY}") from None
+    except _DAMAGED as error:
+        problem = one_line(str(error))
+        raise CheckpointError(f"{folder / 'state.json'}: damaged: {problem}; {_REMEDY}") from None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's weights by name; one that is shared comes once."""
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
+def check_weights(section: ModelSection, vocabulary_size: int, saved: Checkpoint) -> None:
+    """Make sure that weights are those of such a model before it is made: its size is what a configuration claims.
+
+    Raises:
+        CheckpointError: Names or shapes are not those of the model, or a weight is not a finite number.
+    """
+    weights, layers = saved.tensors.get("weights", {}), len(section.hidden_sizes)
+    if section.cell.kind != "bag" and layers > len(weights):
+        raise CheckpointError(
+            f"{saved.folder}: the weights do not fit config.yaml: {len(weights)} tensors are too few for {layers} "
+            "layers; take both from one run"
+        )
+    with torch.device("meta"):  # Shapes without memory.
+        _check_shapes(LanguageModel(section, vocabulary_size), weights, saved.folder)
+    for name, tensor in weights.items():
+        if tensor.dtype not in _FLOATS or not all(map(math.isfinite, _extremes(tensor))):
+            raise CheckpointError(
+                f"{saved.folder}: {one_line(name)} holds what is no finite number: the training has diverged, or the "
+                "file is none of ours; train again"
+            )
+
+
+def _extremes(tensor: Tensor) -> list[float]:
+    """Return the least and the largest number, NaN if there is one; without a copy, as `isfinite` makes."""
+    return [float(end) for end in tensor.aminmax()] if tensor.numel() else []
 
 
 def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
@@ -165,22 +289,26 @@ def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
     Raises:
         CheckpointError: Names or shapes are not those of the model.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != found:
-        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise CheckpointError(
-            f"{folder}: the weights do not fit config.yaml: {odd[0]} is {found.get(odd[0])}, should be "
-            f"{wanted.get(odd[0])}; take both from one run"
-        )
+    _check_shapes(model, weights, folder)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
             tensor.copy_(weights[name])
 
 
+def _check_shapes(model: nn.Module, weights: Tensors, folder: Path) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != found:
+        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{folder}: the weights do not fit config.yaml: {one_line(odd[0])} is {found.get(odd[0])}, should be "
+            f"{wanted.get(odd[0])}; take both from one run"
+        )
+
+
 def state_facts(state: TrainingState, average: Average) -> dict[str, Any]:
     """Return what JSON can hold of a training's state."""
-    plain = {field: getattr(state, field) for field in (*_PLAIN_FIELDS, "stalls")}
+    plain = {field: getattr(state, field) for field in _PLAIN_FIELDS}
     return {
         "charlm": charlm.__version__, **plain, "position": asdict(state.position), "average": average.facts(),
     }  # fmt: skip
@@ -226,9 +354,7 @@ def restore(
     put_weights(model, weights, saved.folder)
     try:
         tensors = saved.tensors["training"]
-        if "average" in saved.state:  # A checkpoint without it, nor stalls, is of before there were such.
-            average.restore(saved.state["average"], weights)
-            state.stalls = saved.state["stalls"]
+        average.restore(saved.state["average"], weights)
         own = {name: tensors[f"raw.{name}"] for name in average.weights}
         put_weights(model, weights | own, saved.folder)
         _put_optimizer(optimizer, tensors)
@@ -256,43 +382,181 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to `metrics.jsonl`."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Add a line to `metrics.jsonl`.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    append_line(folder / "metrics.jsonl", json.dumps(line), kind=CheckpointError, remedy=_SAVE_REMEDY)
 
 
-def cut_metrics(folder: Path, *, after_step: int) -> None:
-    """Drop the lines of steps after the one that training resumes from: they will come again."""
+def cut_metrics(folder: Path, *, after_step: int, halvings: int) -> None:
+    """Drop the lines of steps, and of halvings, after those that training resumes from: they will come again."""
     path = folder / "metrics.jsonl"
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of(line) <= after_step]
-        _write(path, "".join(f"{line}\n" for line in kept).encode())
+        lines = path.read_bytes().split(b"\n")
+        kept = [line for line in lines if _is_of(line, after_step, halvings)]
+        _write(path, b"".join(line + b"\n" for line in kept))
 
 
-_PLAIN_FIELDS = ("step", "seconds", "tokens", "epochs", "best_loss_nats", "evaluations_since_best")
+_PLAIN_FIELDS = (
+    "step", "seconds", "tokens", "epochs", "best_loss_nats", "evaluations_since_best", "stalls", "halvings"
+)  # fmt: skip
+# What a checkpoint of a format lacks that the next one has.
+_NEWER_FIELDS: dict[int, dict[str, Any]] = {
+    1: {"average": {"running": False, "count": 0, "losses": []}, "stalls": 0, "halvings": 0}
+}
 _REMEDY = "train again, or take the folder from a backup"
 
 
-def _step_of(line: str) -> float:
+def _migrated(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's state in today's format.
+
+    Raises:
+        CheckpointError: It is newer, or older than any that is known.
+    """
+    found = state["format"]
+    if found not in (*_NEWER_FIELDS, FORMAT):
+        newer = isinstance(found, int) and found > FORMAT
+        raise CheckpointError(
+            f"{folder}: checkpoint format {found!r:.40}; this charlm reads {min(_NEWER_FIELDS)} to {FORMAT}: "
+            + ("update it" if newer else f"go on with the charlm that wrote it, {state.get('charlm', 'unknown')!s:.40}")
+        )
+    for older in range(found, FORMAT):
+        state = _NEWER_FIELDS[older] | state | {"format": older + 1}
+    return state
+
+
+_SAVE_REMEDY = "the checkpoint before is whole; free the disk or mend the folder, then go on with --resume"
+
+
+def _is_of(line: bytes, last_step: int, halvings: int) -> bool:
+    """Return whether a line was written by these steps and halvings; not if a crash cut it short, or it is damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # A line that a crash cut short.
+        facts = parse_json(line)
+        return bool(facts["step"] <= last_step and facts.get("halvings", 0) <= halvings)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _write(path: Path, data: bytes) -> None:
-    remedy = "the checkpoint before is whole; free the disk or mend the folder, then go on with --resume"
-    with writing(path, kind=CheckpointError, remedy=remedy) as file:
+    with writing(path, kind=CheckpointError, remedy=_SAVE_REMEDY) as file:
         file.write(data)
+
+
+def _is_kept(path: Path, data: bytes) -> bool:
+    """Return whether a file named by its contents is there, if need be as a second name of one in a folder beside."""
+    for known in (path, *path.parent.parent.glob(f"*/{path.name}")):
+        with suppress(OSError):  # It will be written instead.
+            if known.read_bytes() == data:
+                if known != path:
+                    link_file(known, path)
+                return True
+    return False
+
+
+def _check_contents(folder: Path) -> None:
+    """Raise CheckpointError where a run folder has what charlm never writes there and a stranger would."""
+    for path in (*folder.iterdir(), *(path for kept in get_args(Kept) for path in (folder / kept).glob("*"))):
+        if path.suffix.lower() in _PICKLES:
+            raise CheckpointError(
+                f"{path}: is a pickle by its name, which can run anything when it is opened, and charlm writes none; "
+                "remove it if you trust the rest"
+            )
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: is a link, and may lead out of the run folder; copy in what it leads to")
+
+
+def verify(folder: Path) -> None:
+    """Raise CheckpointError if a run's files are not those that its checkpoints belong to: before they are parsed.
+
+    A checkpoint that is damaged itself says nothing here; whoever loads it is told.
+    """
+    for kept in get_args(Kept):
+        with suppress(OSError, *_DAMAGED, CheckpointError):
+            state = _read_state(folder / kept)
+            break
+    else:
+        return
+    _check_run(folder / kept, state.get("run", {}))
+
+
+def _checked(facts: dict[str, Any], kind: type[Facts]) -> dict[str, Any]:
+    """Return what was read; raise ValueError unless it is of that kind."""
+    try:
+        kind.model_validate(facts)
+    except ValidationError as error:
+        raise ValueError(describe_mistakes(error, kind)) from None
+    return facts
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint in today's format, its checksum verified, unless it is of before there was one.
+
+    Raises:
+        OSError: It cannot be read; or one of `_DAMAGED`: it is damaged.
+    """
+    found = parse_json(read_regular(folder / "state.json", most=_MOST_BYTES["state.json"]))
+    digest = found.pop("sha256", None)
+    state = _migrated(found, folder)
+    if digest is not None and digest != _digest(found):
+        raise ValueError("its checksum is not the one it was saved with")
+    return _checked(state, _StateFacts)
+
+
+def _sealed(facts: Mapping[str, Any]) -> bytes:
+    """Return the contents of state.json, with their own checksum."""
+    plain = json.loads(json.dumps(facts))
+    return json.dumps(plain | {"sha256": _digest(plain)}, indent=1).encode()
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _run_checksums(folder: Path) -> dict[str, str]:
+    """Return the checksums of the files that belong to every checkpoint of a run folder."""
+    found = {}
+    for name in _RUN_FILES:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if "config.yaml" in found:
+        found["config.yaml"] = _settings_checksum(folder / "config.yaml") or found["config.yaml"]
+    return found
+
+
+def _settings_checksum(path: Path) -> str | None:
+    """Return the checksum of a configuration but for where its texts are, for they may be moved; None if damaged."""
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+        corpus = {name: value for name, value in values["corpus"].items() if name not in _PATHS}
+        return _digest(values | {"corpus": corpus})
+    except _DAMAGED:
+        return None
+
+
+def _check_run(folder: Path, saved: Mapping[str, str]) -> None:
+    """Raise CheckpointError unless configuration, tokenizer and corpus facts are those that a checkpoint belongs to."""
+    found = _run_checksums(folder.parent) if saved else {}
+    for name in _RUN_FILES:
+        if saved.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder.parent / name}: is not the one that {folder.name}/ was saved with: damaged, changed, or of "
+                f"another run; put the old one back (of config.yaml, {', '.join(f'corpus.{name}' for name in _PATHS)} "
+                "may change: a text may be moved)"
+            )
 
 
 def _read(folder: Path, file: str, sha256: str) -> dict[str, Tensor]:
     path = folder / Path(file).name  # A name, never a way out of the folder.
-    data = path.read_bytes()
+    try:
+        data = read_regular(path, most=_MOST_BYTES["safetensors"])
+    except MemoryError:
+        raise CheckpointError(f"{path}: is larger than the memory that is free; {_REMEDY}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CheckpointError(f"{path}: damaged or cut short: its checksum is not the one it was saved with; {_REMEDY}")
     try:
-        return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: is no safetensors file: {error}; {_REMEDY}") from None
+        return read_tensors(data)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; {_REMEDY}") from None

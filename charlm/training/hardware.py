@@ -1,10 +1,13 @@
 """Where to compute, and in which precision."""
 
+import os
 from pathlib import Path
 
 import torch
 
-from charlm.errors import DeviceError
+from charlm.config import Model as ModelSection
+from charlm.errors import ConfigError, DeviceError
+from charlm.model.language_model import LanguageModel
 
 # Where a processor multiplies bf16 matrices faster than fp32 ones: AMX tiles, about five times; AVX-512 on AMD. Intel's
 # AVX-512 without AMX has the instruction, at 0.6 of the speed of fp32; without any, bf16 is a hundred times slower.
@@ -47,3 +50,19 @@ def _is_faster_in_bf16(device: torch.device) -> bool:
     except OSError:
         return False
     return _AMX in words or {_AVX512_BF16, _AMD} <= words
+
+
+def check_size(section: ModelSection, vocabulary_size: int) -> None:
+    """Make sure that this machine can hold a model's weights, before they are made.
+
+    Raises:
+        ConfigError: It has not so much memory.
+    """
+    with torch.device("meta"):  # Shapes without memory.
+        weights = sum(tensor.numel() for tensor in LanguageModel(section, vocabulary_size).parameters())
+    needed, there = 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ConfigError(
+            f"model: has {weights:,} weights, which take {needed / 1e9:,.0f} GB, and this machine has "
+            f"{there / 1e9:,.0f} GB; lower model.hidden_size, model.num_layers or tokenizer.vocabulary_size"
+        )

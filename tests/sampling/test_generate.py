@@ -287,20 +287,20 @@ def test_chapters_are_the_text_told_at_once(model, chosen, chapters):
 def test_a_place_is_kept_in_a_file_to_the_bit(model):
     place = written(model, [4], [2], length=9).place(told=3)
     data = place_to_bytes(place, weights_checksum(model))
-    again = place_from_bytes(data, weights_checksum(model), "x", torch.device("cpu"))
+    again = place_from_bytes(data, model, "x")
     assert again.ids == place.ids and (again.seed, again.number, again.drawn, again.told) == (1, 2, 9, 3)
     for ours, theirs in zip(again.states, place.states, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for damaged in (data[:100], data[:-1], b"", b"{}"):
         with pytest.raises(CheckpointError, match="x: is no state"):
-            place_from_bytes(damaged, weights_checksum(model), "x", torch.device("cpu"))
+            place_from_bytes(damaged, model, "x")
 
 
 def test_a_place_of_another_model_is_refused(model):
     other = LanguageModel(Model(hidden_size=8, embedding_size=4), VOCABULARY)
     data = place_to_bytes(written(model, [], [0], length=2).place(), weights_checksum(model))
     with pytest.raises(CheckpointError, match="another model"):
-        place_from_bytes(data, weights_checksum(other), "x", torch.device("cpu"))
+        place_from_bytes(data, other, "x")
 
 
 def test_going_on_with_another_seed_and_with_a_prompt_reads_both(model):

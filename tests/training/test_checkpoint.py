@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import small_config
+from conftest import small_config, unseal
 
 from charlm.errors import CheckpointError
 from charlm.training import checkpoint, run
@@ -89,7 +89,7 @@ def test_a_missing_file_is_one_clear_line(folder, name):
 def test_a_checkpoint_of_a_newer_format_is_refused_by_name(folder):
     path = folder / "best" / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(CheckpointError, match="format 99; this charlm reads 1"):
+    with pytest.raises(CheckpointError, match="format 99; this charlm reads 1 to 2: update it"):
         checkpoint.load_checkpoint(folder / "best")
 
 
@@ -99,6 +99,7 @@ def test_a_name_in_state_json_cannot_lead_out_of_the_folder(folder, tmp_path):
     state["files"]["weights"]["file"] = "../last/" + file_of(folder, "last", "weights").name
     (folder / "best" / file_of(folder, "last", "weights").name).unlink(missing_ok=True)
     path.write_text(json.dumps(state))
+    unseal(folder)
     with pytest.raises(CheckpointError, match="is missing"):
         checkpoint.load_checkpoint(folder / "best")
 
@@ -106,6 +107,7 @@ def test_a_name_in_state_json_cannot_lead_out_of_the_folder(folder, tmp_path):
 def test_weights_of_another_size_are_refused_by_name(folder):
     config = (folder / "config.yaml").read_text().replace("hidden_size: 16", "hidden_size: 8")
     (folder / "config.yaml").write_text(config)
+    unseal(folder)
     with pytest.raises(CheckpointError, match=r"do not fit config\.yaml"):
         run.resume(folder)
 
@@ -124,3 +126,33 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path):
         checkpoint.save_checkpoint(tmp_path / name / "last", {"step": 1}, {})
     (tmp_path / "stray").mkdir()
     assert checkpoint.newest_run(tmp_path).name == "two"
+
+
+def in_format(folder, number, *without):
+    """Make a checkpoint one of another format, which had no checksums of its own."""
+    path = folder / "last" / "state.json"
+    facts = json.loads(path.read_text()) | {"format": number}
+    path.write_text(json.dumps({name: fact for name, fact in facts.items() if name not in (*without, "sha256", "run")}))
+
+
+def test_a_checkpoint_of_the_first_format_is_taken_up(folder):
+    in_format(folder, 1, "average", "stalls", "halvings")
+    experiment = run.resume(folder, budget={"steps": 70})
+    assert (experiment.state.step, experiment.state.stalls, experiment.state.halvings) == (60, 0, 0)
+    for _ in run.run(experiment):
+        pass
+    state = checkpoint.load_checkpoint(folder / "last").state
+    assert (state["format"], state["step"]) == (checkpoint.FORMAT, 70)
+
+
+@pytest.mark.parametrize("number", [0, -1, "one", None])
+def test_a_checkpoint_of_an_unknown_format_is_refused_with_who_wrote_it(folder, number):
+    in_format(folder, number)
+    with pytest.raises(CheckpointError, match=r"this charlm reads 1 to 2: go on with the charlm that wrote it, \d"):
+        run.resume(folder)
+
+
+def test_a_newer_format_is_refused_at_resuming_too(folder):
+    in_format(folder, checkpoint.FORMAT + 1)
+    with pytest.raises(CheckpointError, match=r"format 3; this charlm reads 1 to 2: update it"):
+        run.resume(folder)
