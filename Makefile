@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs faults fuzz clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -22,6 +22,16 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
+
+# Trainings of eight kinds, killed 240 times and taken up again: a few minutes.
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py --kills 240
+
+# Each loader of files for so many seconds; FUZZ names one of them.
+SECONDS = 600
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python fuzz/fuzz_loaders.py $(if $(FUZZ),"$(FUZZ)") --seconds $(SECONDS)
 
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py

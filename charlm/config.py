@@ -3,6 +3,7 @@
 import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,11 +11,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from charlm.errors import ConfigError
+from charlm.untrusted import MEGABYTE, one_line, parse_yaml, read_regular
 
 BUDGETS = ("minutes", "steps", "epochs")
 # What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
+# More than any network of ours is known to need. What a stranger's file may ask for must have an end.
+_MOST_UNITS, _MOST_LAYERS, _MISTAKES_TOLD = 1 << 20, 256, 20
 _OF_WHOLE = {"tied": "the embedding's matrix", "mixture": "mixed"}
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
@@ -37,7 +41,10 @@ def _as_cell(value: object) -> object:
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=_MOST_UNITS)], ...],
+    BeforeValidator(_as_list), Field(min_length=1, max_length=_MOST_LAYERS),
+]  # fmt: skip
 Cutoffs = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_as_list)]
 Gates = Annotated[tuple[Literal["input", "forget", "output"], ...], BeforeValidator(_as_list)]
 LeftOut = Annotated[
@@ -89,8 +96,8 @@ class Tokenizer(Section):
         "char", description="char, byte, word, or bpe (subwords). Not given, what the corpus card says."
     )
     vocabulary_size: int | None = Field(
-        None, ge=3, description="Most tokens kept, <EOS> and <UNK> among them. [char: all; word: 10000; "
-        "bpe: 2048; byte: always 258]",
+        None, ge=3, le=_MOST_UNITS, description="Most tokens kept, <EOS> and <UNK> among them. [char: all; word: "
+        "10000; bpe: 2048; byte: always 258]",
     )  # fmt: skip
     min_count: int = Field(1, ge=1, description="Times a character or word must occur to be known.")
     lowercase: bool = Field(False, description="Read capital letters as small ones.")
@@ -140,9 +147,13 @@ class Cell(Section):
     coupled: bool = Field(False, description="lstm: the forget gate is 1 - the input gate.")
     capped: bool = Field(False, description="lstm: the input gate is at most 1 - the forget gate (Melis et al. 2018).")
     full_gate_recurrence: bool = Field(False, description="lstm: gates also see the gates of the token before.")
-    depth: int = Field(2, ge=2, description="nested_lstm: LSTMs in one another.")
-    rounds: int = Field(5, ge=1, description="mogrifier_lstm: times that input and state gate each other, in turn.")
-    rank: int | None = Field(32, ge=1, description="mogrifier_lstm: rank of those gates' matrices; null for full ones.")
+    depth: int = Field(2, ge=2, le=16, description="nested_lstm: LSTMs in one another.")
+    rounds: int = Field(
+        5, ge=1, le=64, description="mogrifier_lstm: times that input and state gate each other, in turn."
+    )
+    rank: int | None = Field(
+        32, ge=1, le=_MOST_UNITS, description="mogrifier_lstm: rank of those gates' matrices; null for full ones."
+    )
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -200,12 +211,16 @@ class Model(Section):
         (512,), description="Units of each layer, or a list, one a layer: 512 is what a minute of two cores can train. "
         "A bag is as wide as its input.",
     )  # fmt: skip
-    num_layers: int = Field(1, ge=1, description="Layers: one wide layer beats two narrow ones in a minute.")
+    num_layers: int = Field(
+        1, ge=1, le=_MOST_LAYERS, description="Layers: one wide layer beats two narrow ones in a minute."
+    )
     embedding: Literal["learned", "one_hot", "pretrained"] = Field(
         "learned",
         description="learned; one_hot: a token's unit vector, as wide as the vocabulary; pretrained: from vectors.",
     )
-    embedding_size: int = Field(64, ge=1, description="Units of a token's embedding; has no effect on one_hot.")
+    embedding_size: int = Field(
+        64, ge=1, le=_MOST_UNITS, description="Units of a token's embedding; has no effect on one_hot."
+    )
     vectors: str | None = Field(
         None, min_length=1, description="pretrained: a text file of vectors, GloVe's or word2vec's, or .gz of one."
     )
@@ -223,7 +238,9 @@ class Model(Section):
     recurrent_gain: float = Field(1.0, gt=0, description="Gain of the recurrent matrices, orthogonal at first: above 1 "
                                   "states and gradients can explode, below they vanish sooner.")  # fmt: skip
     tied: bool = Field(False, description="Embedding and projection share one matrix (Press and Wolf 2017).")
-    mixture: int = Field(1, ge=1, description="Softmaxes that are mixed (Yang et al. 2018): for words; 10 to 15 help.")
+    mixture: int = Field(
+        1, ge=1, le=1000, description="Softmaxes that are mixed (Yang et al. 2018): for words; 10 to 15 help."
+    )
     adaptive_cutoffs: Cutoffs = Field(
         (), description="Ids at which the vocabulary, frequent tokens first, is cut for an adaptive softmax (Grave et "
         "al. 2017), as in [2000, 10000]: for vocabularies of tens of thousands.",
@@ -345,6 +362,11 @@ class Training(Section):
     evaluations: int = Field(5, ge=1, description="Evaluations on the validation split, evenly over the "
                              "budget, the last at its end.")  # fmt: skip
     patience: int | None = Field(None, ge=1, description="Stop after so many evaluations with no new best.")
+    on_divergence: Literal["stop", "halve"] = Field(
+        "stop", description="When the loss is no longer finite: stop, or go back to the last good evaluation with half "
+        "the rate.",
+    )  # fmt: skip
+    halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Training":
@@ -361,6 +383,10 @@ class Checkpoint(Section):
 
     save_seconds: float = Field(30.0, gt=0, description="Seconds between saves of last/, beside those at each "
                                 "evaluation: the most that a crash can cost.")  # fmt: skip
+    save_share: float | None = Field(
+        0.03, gt=0, lt=1, description="Most that saving may take of training's time: until then a save is put off, but "
+        "for the last. Empty: none is.",
+    )  # fmt: skip
 
 
 class Config(Section):
@@ -410,7 +436,7 @@ def check_config(data: Mapping[str, Any], place: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {'; '.join(_mistakes(error))}") from None
+        raise ConfigError(f"{place}: {describe_mistakes(error, Config)}") from None
 
 
 def dump(config: Config) -> str:
@@ -440,8 +466,10 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return every mistake that pydantic found in data for `model`, in one line."""
-    return "; ".join(_mistakes(error, model))
+    """Return every mistake that pydantic found in data for `model`, in one line; of very many, the first."""
+    told = list(islice(_mistakes(error, model), _MISTAKES_TOLD))
+    more = error.error_count() - len(told)
+    return one_line("; ".join([*told, f"and {more} more"] if more else told))
 
 
 def _find(path: Path) -> Path:
@@ -459,11 +487,13 @@ def _find(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path, most=MEGABYTE).decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold sections such as model: and training:, got {str(data)[:40]!r}")
     return str(path), data or {}
@@ -471,8 +501,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _parse(text: str, override: str) -> object:
     try:
-        value: object = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value: object = parse_yaml(text)
+    except ValueError:
         raise ConfigError(f"--set {override}: the value is not YAML: {text!r}") from None
     return value
 
@@ -486,10 +516,10 @@ def _nested(keys: Sequence[str], value: object, values: Mapping[str, Any]) -> di
     return {key: (inner if isinstance(inner, dict) else {}) | _nested(rest, value, {})}
 
 
-def _mistakes(error: ValidationError, model: type[BaseModel] = Config) -> Iterator[str]:
+def _mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     for detail in error.errors(include_url=False):
         location = tuple(part for part in detail["loc"] if isinstance(part, str))
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] == "extra_forbidden" and location:
             yield f"unknown key {'.'.join(location)}{_nearest(model, location)}"
         else:
             problem = detail["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -76,7 +76,7 @@ class Average:
 
     def facts(self) -> dict[str, Any]:
         """Return what JSON can hold of it: all but the mean."""
-        return {"running": self._running, "count": self._count, "losses": self._losses}
+        return {"running": self._running, "count": self._count, "losses": list(self._losses)}
 
     def restore(self, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Go on from what `facts` and `weights` were."""

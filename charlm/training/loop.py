@@ -1,8 +1,8 @@
 """The loop, a generator of Progress. It prints nothing and writes nothing: the caller reports and saves."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,13 @@ from charlm.model.recurrence import States
 from charlm.training.averaging import Average
 from charlm.training.hardware import autocast
 from charlm.training.loss import regularization, summed_loss
-from charlm.training.optimizer import Clipping, clip, learning_rate
+from charlm.training.optimizer import Clipping, clip, gradient_group, learning_rate
 
 _STEPS_IN_FLIGHT = 32  # On a GPU, steps between two looks at the loss: each look waits for the device.
+REMEDY = (
+    "lower training.learning_rate, set a lower training.clipnorm, lengthen training.warmup_steps, or let "
+    "--on-divergence halve do it"
+)
 
 
 @dataclass
@@ -34,6 +38,7 @@ class TrainingState:
         best_loss_nats: Lowest validation loss so far; None before the first.
         evaluations_since_best: Evaluations since then.
         stalls: Evaluations that were no new best, all told.
+        halvings: How often training went back after a divergence, each time to go on with half the rate.
     """
 
     step: int = 0
@@ -45,6 +50,7 @@ class TrainingState:
     best_loss_nats: float | None = None
     evaluations_since_best: int = 0
     stalls: int = 0
+    halvings: int = 0
 
     def share(self, section: TrainingSection) -> float:
         """Return the share of the budget that is spent."""
@@ -61,27 +67,67 @@ class Progress:
 
     Attributes:
         loss: Nats per token, a scalar on the device: reading it waits for the device.
+        step: This step's number, the first being 1.
         clipping: What the gradient of J was before clipping, and what that did, on the device.
+        before: Of the step before, the norm of each parameter tensor's gradient; None if there was none.
+        groups: The group that each parameter tensor is told with.
         learning_rate: Of this step.
         share: Share of the budget spent, this step included.
         state: The training's state after this step, the same object every time.
     """
 
     loss: Tensor
+    step: int
     clipping: Clipping
+    before: Tensor | None
+    groups: Sequence[str]
     learning_rate: float
     share: float
     state: TrainingState
 
     def check(self) -> None:
         """Raise DivergenceError if the loss or its gradient is not a finite number."""
-        norm = float(self.clipping.norm)
-        if not math.isfinite(float(self.loss) + norm):
+        loss, norm = float(self.loss), float(self.clipping.norm)
+        if not math.isfinite(loss + norm):
             raise DivergenceError(
-                f"step {self.state.step + 1}: the loss is {float(self.loss):.4g} and its gradient's norm "
-                f"{norm:.4g}, at a learning rate of {self.learning_rate:.2g}; lower "
-                "training.learning_rate, set training.clipnorm, or lengthen training.warmup_steps"
+                f"step {self.step}: the loss is {loss:.4g} and its gradient's norm {norm:.4g}, "
+                f"{self._largest_gradient()}, at a learning rate of {self.learning_rate:.2g}; {REMEDY}"
             )
+
+    def _largest_gradient(self) -> str:
+        """Say which group has the largest gradient; of the step before, where this one tells no group from another."""
+        for norms, when in ((self.clipping.norms, ""), (self.before, " a step before")):
+            if norms is not None and norms.isfinite().any():
+                by_group = group_norms(norms, self.groups)
+                group = max(by_group, key=by_group.__getitem__)
+                return f"the largest that of {group}{when} with {by_group[group]:.4g}"
+        return "in no group a finite number"
+
+
+def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
+    """Return the norm of each group's gradient, infinite where it is no number.
+
+    Args:
+        norms: Of each parameter tensor's gradient, (tensors,).
+        groups: The group of each.
+    """
+    squares = dict.fromkeys(groups, 0.0)
+    for group, norm in zip(groups, norms.nan_to_num(nan=math.inf, posinf=math.inf).tolist(), strict=True):
+        squares[group] += norm**2
+    return {group: math.sqrt(square) for group, square in squares.items()}
+
+
+def steady(clock: Callable[[], float]) -> Callable[[], float]:
+    """Return a clock of the seconds from now on, which stands still where `clock` goes back."""
+    last, elapsed = clock(), 0.0
+
+    def seconds() -> float:
+        nonlocal last, elapsed
+        now = clock()
+        last, elapsed = now, elapsed + max(0.0, now - last)
+        return elapsed
+
+    return seconds
 
 
 def train(
@@ -113,16 +159,19 @@ def train(
         DivergenceError: The loss is not finite; on a CPU the weights are then still those of the step before.
     """
     model.train()
+    groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
     while (share := state.share(section)) < 1:
         began = clock()
         rate = learning_rate(section, step=state.step, share=share, stalls=state.stalls)
+        rate *= 0.5**state.halvings
         for group in optimizer.param_groups:
             group["lr"] = rate
         window = next(windows)
         loss, clipping = _gradient(model, window, section, state, device=device, precision=precision)
         looks = device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0
+        progress = Progress(loss, state.step + 1, clipping, before, groups, rate, share, state)
         if looks:
-            Progress(loss, clipping, rate, share, state).check()
+            progress.check()
         optimizer.step()
         if average is not None:
             average.add()
@@ -130,7 +179,8 @@ def train(
         state.tokens += window.tokens
         state.epochs, state.position = window.epochs, window.next
         state.seconds += clock() - began
-        yield Progress(loss, clipping, rate, state.share(section), state)
+        before = clipping.norms
+        yield replace(progress, share=state.share(section))
 
 
 def _gradient(

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from charlm.config import BUDGETS, Config, Training, check_config
 from charlm.data.cards import Part, cache_folder
@@ -25,18 +26,21 @@ from charlm.data.windows import (
     scoring_windows,
     stream_windows,
 )
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, DivergenceError
+from charlm.files import Lock, remove_leftovers
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
 from charlm.training.averaging import Average
-from charlm.training.hardware import choose_device, choose_precision
-from charlm.training.loop import Progress, TrainingState, train
+from charlm.training.hardware import check_size, choose_device, choose_precision
+from charlm.training.loop import REMEDY, Progress, TrainingState, group_norms, steady, train
 from charlm.training.loss import Score, score
 from charlm.training.optimizer import gradient_group, make_optimizer
 
 # While training, validation reads up to so many pieces of the split side by side, none shorter than so many tokens.
 _VALIDATION_STREAMS, _VALIDATION_PIECE = 64, 1024
+# Until a save was timed: a plain disk takes so many bytes a second; a weight has four, and Adam keeps two numbers more.
+_BYTES_A_SECOND, _BYTES_A_WEIGHT = 1.5e8, 12
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Experiment:
         state: Where the training stands; advanced by it.
         device: Where to compute.
         precision: What matrix products are computed in.
+        lock: Of the run folder: held from the beginning until the training that `run` does is over.
         vectors_share: Share of the vocabulary that a file of vectors had; None where there is none, or it is not known.
     """
 
@@ -69,6 +74,7 @@ class Experiment:
     state: TrainingState
     device: torch.device
     precision: torch.dtype
+    lock: Lock
     vectors_share: float | None = None
 
 
@@ -81,19 +87,34 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The model was scored on the validation split and saved.
+    """The model was scored on the validation split. It is saved as soon as saving does not take more than its share.
 
     Attributes:
         experiment: With the model as it was scored until training goes on: with averaged weights, where they are.
         score: On the validation split; None if there is none.
         metrics: The line that was added to metrics.jsonl.
-        is_best: Whether it is the best so far, and was saved as such.
+        is_best: Whether it is the best so far, and kept as such.
     """
 
     experiment: Experiment
     score: Score | None
     metrics: dict[str, Any]
     is_best: bool
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Training diverged; it goes on from the last good evaluation, or the beginning, with half the rate.
+
+    Attributes:
+        experiment: As it was there.
+        why: What the error would have said.
+        metrics: The line that was added to metrics.jsonl.
+    """
+
+    experiment: Experiment
+    why: str
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,11 +130,11 @@ class Finished:
     reason: str
 
 
-Event = Prepared | Progress | Evaluated | Finished
+Event = Prepared | Progress | Evaluated | Halved | Finished
 
 
 def begin(config: Config, folder: Path) -> Experiment:
-    """Read and encode the corpus, make the model, and start the run folder.
+    """Read and encode the corpus, make the model, and start the run folder, with a checkpoint of the first step.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used.
@@ -125,7 +146,7 @@ def begin(config: Config, folder: Path) -> Experiment:
     tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
     vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, corpus, tokenizer, device)
+    experiment = _assemble(folder, config, corpus, tokenizer, device, checkpoint.lock_of(folder))
     if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
         put_vectors(experiment.model.embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
         kept = config.model.model_copy(update={"vectors": str(Path(config.model.vectors or "").absolute())})
@@ -133,36 +154,72 @@ def begin(config: Config, folder: Path) -> Experiment:
             experiment, vectors_share=vectors.share, config=experiment.config.model_copy(update={"model": kept})
         )
     next(training_windows(experiment))  # A text too small for its window is told before a folder is made.
-    checkpoint.start_run(folder, experiment.config, tokenizer, _facts(experiment))
+    with _held(experiment.lock):
+        checkpoint.check_new(folder)  # Another may have begun there while this one read the text.
+        with checkpoint.beginning(folder):
+            save(experiment, "last")
+            checkpoint.start_run(folder, experiment.config, tokenizer, _facts(experiment))
     return experiment
 
 
-def resume(folder: Path, *, budget: dict[str, float] | None = None, device: str | None = None) -> Experiment:
+def resume(
+    folder: Path,
+    *,
+    budget: dict[str, float] | None = None,
+    device: str | None = None,
+    on_divergence: str | None = None,
+) -> Experiment:
     """Take up a run where its last checkpoint left it.
 
     Args:
         folder: The run folder.
         budget: Another budget than the run's, such as {"minutes": 10}: all of it, what is spent included.
         device: Another device than the run's.
+        on_divergence: Another way than the run's, such as `halve`.
 
     Raises:
-        CheckpointError: The folder is no run, is damaged, or its corpus is not what it was.
+        CheckpointError: The folder is no run, is damaged, is being trained in, or its corpus is not what it was.
     """
     config, tokenizer, facts = checkpoint.load_run(folder)
-    config = _with_training(config, budget, device)
+    lock = checkpoint.lock_of(folder)
+    with _held(lock):
+        config = _with_training(config, budget, {"device": device, "on_divergence": on_divergence})
+        return _resumed(folder, config, tokenizer, facts, lock)
+
+
+def _resumed(folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str, Any], lock: Lock) -> Experiment:
     saved = checkpoint.load_checkpoint(folder / "last")
+    checkpoint.check_weights(config.model, tokenizer.vocabulary_size, saved)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
     if _fingerprints(corpus) != facts["fingerprints"]:
         raise CheckpointError(
             f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
             "text back, or begin a new run"
         )
-    experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device))
+    experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device), lock)
+    _go_to(experiment, saved)
+    remove_leftovers(folder)
+    return experiment
+
+
+def _go_to(experiment: Experiment, saved: checkpoint.Checkpoint) -> None:
+    """Go to where a checkpoint was written."""
     checkpoint.restore(
         saved, experiment.model, experiment.optimizer, experiment.average, experiment.state, experiment.device
     )
-    checkpoint.cut_metrics(folder, after_step=experiment.state.step)
-    return experiment
+    state = experiment.state
+    checkpoint.cut_metrics(experiment.folder, after_step=state.step, halvings=state.halvings)
+
+
+@contextmanager
+def _held(lock: Lock) -> Iterator[None]:
+    """Take a run folder's lock, and keep it unless something goes wrong."""
+    lock.take(kind=CheckpointError, remedy="wait until it ends, or give another run folder")
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
 
 
 def run(
@@ -177,20 +234,46 @@ def run(
 
     Raises:
         DivergenceError: The loss is no longer finite; the last good checkpoint is kept.
-        CheckpointError: A checkpoint cannot be written.
+        CheckpointError: A checkpoint cannot be written, or another process trains in the folder.
     """
     torch.set_flush_denormal(True)  # Denormal numbers are many times slower, and as good as zero here.
     try:
-        yield from _run(experiment, stop, clock)
+        with _held(experiment.lock):
+            yield from _run(experiment, stop, steady(clock))
     finally:
+        experiment.lock.release()
         torch.set_flush_denormal(False)
 
 
 def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Iterator[Event]:
-    section, state = experiment.config.training, experiment.state
     yield Prepared(experiment)
-    evaluated = _evaluations_due(state.share(section), section)
-    saved_at, totals, reason = clock(), _Totals(experiment.model), "budget"
+    saves, good = _Saves(experiment, clock), experiment.folder / "good"
+    if not saves.keeps_good:
+        checkpoint.forget_checkpoint(good)  # Not to be gone back to by a later training from far ahead.
+    elif not (good / "state.json").is_file():
+        save(experiment, "good")
+    while True:
+        try:
+            reason = yield from _steps(experiment, saves, stop, clock)
+            break
+        except GeneratorExit:  # Whoever asked for events has had enough, and may load the best next.
+            saves.write_best()
+            raise
+        except DivergenceError as error:
+            saves.write_best()
+            diverged = error
+        yield _halve(experiment, diverged)
+    if saves.asked:
+        saves.write()
+    yield Finished(experiment, reason)
+
+
+def _steps(
+    experiment: Experiment, saves: "_Saves", stop: Callable[[], bool], clock: Callable[[], float]
+) -> Generator[Event, None, str]:
+    """Train on, evaluating and saving; return why it ended."""
+    section, state = experiment.config.training, experiment.state
+    evaluated, totals = _evaluations_due(state.share(section), section), _Totals(experiment.model)
     for progress in train(
         experiment.model, training_windows(experiment), experiment.optimizer, section, state=state,
         average=experiment.average, device=experiment.device, precision=experiment.precision, clock=clock,
@@ -200,21 +283,42 @@ def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], f
         due, stopping = _evaluations_due(progress.share, section), stop()
         if due > evaluated:
             evaluated = due
-            event = _evaluate(experiment, progress, totals, clock)
+            event = _evaluate(experiment, progress, totals, clock, saves)
             with experiment.average.in_model():
                 yield event
-            totals, saved_at = _Totals(experiment.model), clock()
+            totals = _Totals(experiment.model)
             if section.patience is not None and state.evaluations_since_best >= section.patience:
-                reason = "patience"
-                break
-        elif stopping or clock() - saved_at >= experiment.config.checkpoint.save_seconds:
-            progress.check()
-            save(experiment, "last")
-            saved_at = clock()
+                return "patience"
+        elif stopping or saves.are_due():
+            _check(experiment, progress)
+            saves.write()
         if stopping:
-            reason = "stopped"
-            break
-    yield Finished(experiment, reason)
+            return "stopped"
+    return "budget"
+
+
+def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
+    """Go back to the last good evaluation, to go on with half the rate.
+
+    Raises:
+        DivergenceError: That is not asked for, or was done as often as is allowed.
+    """
+    section, state = experiment.config.training, experiment.state
+    if section.on_divergence == "stop":
+        raise error
+    if state.halvings >= section.halvings:
+        raise DivergenceError(f"{error} (the rate was halved {state.halvings} times already)")
+    halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
+    _go_to(experiment, checkpoint.load_checkpoint(experiment.folder / "good"))
+    state.halvings, state.seconds = halvings, seconds  # What was spent is spent.
+    metrics = {
+        "step": state.step, "halvings": halvings, "diverged_after_step": diverged_at, "seconds": round(seconds, 3),
+        "learning_rate": section.learning_rate * 0.5**halvings,
+    }  # fmt: skip
+    checkpoint.append_metrics(experiment.folder, metrics)
+    save(experiment, "last")
+    save(experiment, "good")
+    return Halved(experiment, str(error), metrics)
 
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:
@@ -249,15 +353,77 @@ def validate(experiment: Experiment) -> Score | None:
     return score(model, windows, device=experiment.device, precision=experiment.precision)
 
 
-def save(experiment: Experiment, which: checkpoint.Which) -> None:
-    """Write a checkpoint: `best` holds weights, `last` all that training goes on from."""
+def save(experiment: Experiment, which: Literal["last", "good"]) -> None:
+    """Write a checkpoint of all that training goes on from."""
     model, average, state = experiment.model, experiment.average, experiment.state
-    tensors: dict[str, checkpoint.Tensors] = {"weights": checkpoint.weights_of(model) | average.weights}
-    if which == "last":
-        tensors["training"] = checkpoint.training_tensors(
-            model, experiment.optimizer, average, state, experiment.device
-        )
-    checkpoint.save_checkpoint(experiment.folder / which, checkpoint.state_facts(state, average), tensors)
+    training = checkpoint.training_tensors(model, experiment.optimizer, average, state, experiment.device)
+    checkpoint.save_checkpoint(
+        experiment.folder / which, checkpoint.state_facts(state, average),
+        {"weights": checkpoint.weights_of(model) | average.weights, "training": training},
+    )  # fmt: skip
+
+
+class _Saves:
+    """Writes checkpoints when they are due: soon, but so seldom that they take no more than a share of training's time.
+
+    The best weights wait in memory. What a crash takes with it comes again: `last` is written after `best`, so that
+    training goes on from before an evaluation whose weights are not on disk.
+
+    Attributes:
+        asked: Whether an evaluation waits to be saved.
+        keeps_good: Whether evaluations are kept to go back to: then each is saved at once, so that where training
+            goes back to does not depend on the clock.
+    """
+
+    def __init__(self, experiment: Experiment, clock: Callable[[], float]) -> None:
+        self.asked = False
+        self.keeps_good = experiment.config.training.on_divergence == "halve"
+        self._experiment, self._clock, self._section = experiment, clock, experiment.config.checkpoint
+        self._best: dict[str, Tensor] = {}
+        self._best_facts: dict[str, Any] = {}
+        self._good = False
+        self._trained_before, self._ended = experiment.state.seconds, clock()
+        weights = sum(tensor.numel() for tensor in experiment.model.parameters())
+        self._spent, self._expected = 0.0, _BYTES_A_WEIGHT * weights / _BYTES_A_SECOND
+
+    def note_evaluation(self, *, best: bool, good: bool) -> None:
+        """Ask for the model as it stands to be saved, as the best so far or one to go back to, too."""
+        experiment = self._experiment
+        if best:
+            weights = checkpoint.weights_of(experiment.model) | experiment.average.weights
+            self._best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+            self._best_facts = checkpoint.state_facts(experiment.state, experiment.average)
+        self.asked, self._good = True, good and self.keeps_good
+
+    def are_due(self) -> bool:
+        """Return whether to write now: it is time, and takes no more than its share so far."""
+        now, share = self._clock(), self._section.save_share
+        if not self.asked and now - self._ended < self._section.save_seconds:
+            return False
+        if share is None or (self.asked and self.keeps_good):
+            return True
+        trained = self._experiment.state.seconds - self._trained_before
+        return self._spent + self._expected <= share * trained
+
+    def write(self) -> None:
+        """Write what is to be kept, `last` in any case."""
+        began = self._clock()
+        self.write_best()
+        checkpoint.check_there(self._experiment.folder)
+        save(self._experiment, "last")
+        if self._good:
+            save(self._experiment, "good")
+        self.asked = self._good = False
+        self._ended = self._clock()
+        self._expected = self._ended - began
+        self._spent += self._expected
+
+    def write_best(self) -> None:
+        """Write the best weights, if they are not on disk yet."""
+        if self._best:
+            checkpoint.check_there(self._experiment.folder)
+            checkpoint.save_checkpoint(self._experiment.folder / "best", self._best_facts, {"weights": self._best})
+            self._best = {}
 
 
 class _Totals:
@@ -284,35 +450,47 @@ class _Totals:
 
     def metrics(self, section: Training) -> dict[str, Any]:
         """Return what a line of metrics.jsonl tells of the steps; a share is None where nothing limits."""
-        squares = dict.fromkeys(self.groups, 0.0)
-        for group, square in zip(self.groups, self.squares.tolist(), strict=True):
-            squares[group] += square / self.steps
         return {
             "training_loss_nats": float(self.loss) / self.steps,
             "gradient_norm": float(self.norm) / self.steps,
             "gradient_norm_max": float(self.norm_max),
             "clipped_share": None if section.clipnorm is None else float(self.by_norm) / self.steps,
             "clipped_by_value_share": None if section.clipvalue is None else float(self.by_value) / self.steps,
-            "gradient_norms": {group: math.sqrt(square) for group, square in squares.items()},
+            "gradient_norms": group_norms((self.squares / self.steps).sqrt(), self.groups),
         }
 
 
-def _evaluate(experiment: Experiment, progress: Progress, totals: _Totals, clock: Callable[[], float]) -> Evaluated:
-    """Score the model, save it as last and, if it is the best so far, as best, and note it in metrics.jsonl."""
+def _check(experiment: Experiment, progress: Progress) -> None:
+    """Raise DivergenceError if the loss, its gradient or the weights that came of them are not finite."""
     progress.check()
+    sizes = torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))
+    if not sizes.isfinite().all():
+        sizes_by_group = group_norms(sizes, progress.groups)
+        group = max(sizes_by_group, key=sizes_by_group.__getitem__)
+        raise DivergenceError(f"step {progress.step}: the weights of {group} are no longer finite; {REMEDY}")
+
+
+def _evaluate(
+    experiment: Experiment, progress: Progress, totals: _Totals, clock: Callable[[], float], saves: _Saves
+) -> Evaluated:
+    """Score the model, note it in metrics.jsonl and have it saved, also as the best if it is."""
+    _check(experiment, progress)
     began = clock()
     state, average = experiment.state, experiment.average
     with average.in_model():
         scored = validate(experiment)
     if scored is not None:
+        if not math.isfinite(scored.loss_nats):
+            raise DivergenceError(f"step {state.step}: the validation loss is {scored.loss_nats}; {REMEDY}")
         average.note(scored.loss_nats)
     is_best = scored is None or state.best_loss_nats is None or scored.loss_nats < state.best_loss_nats
     state.evaluations_since_best = 0 if is_best else state.evaluations_since_best + 1
     state.stalls += not is_best
     if is_best:
         state.best_loss_nats = scored.loss_nats if scored else None
-        save(experiment, "best")
-    save(experiment, "last")
+    # No worse than guessing: what to go back to.
+    good = scored is None or scored.loss_nats <= math.log(experiment.tokenizer.vocabulary_size)
+    saves.note_evaluation(best=is_best, good=good)
     metrics: dict[str, Any] = {
         "step": state.step, "epochs": round(state.epochs, 4), "tokens": state.tokens,
         "seconds": round(state.seconds, 3), "evaluation_seconds": round(clock() - began, 3),
@@ -324,7 +502,10 @@ def _evaluate(experiment: Experiment, progress: Progress, totals: _Totals, clock
             "loss_nats": scored.loss_nats, "perplexity": scored.perplexity,
             "bits_per_character": scored.bits_per(counts.characters), "bits_per_byte": scored.bits_per(counts.bytes),
         }  # fmt: skip
-    checkpoint.append_metrics(experiment.folder, metrics)
+    checkpoint.check_there(experiment.folder)
+    checkpoint.append_metrics(experiment.folder, metrics)  # Before the save: what has none then comes again.
+    if saves.are_due():
+        saves.write()
     return Evaluated(experiment, scored, metrics, is_best)
 
 
@@ -332,15 +513,18 @@ def _evaluations_due(share: float, section: Training) -> int:
     return int(min(share, 1.0) * section.evaluations + 1e-9)
 
 
-def _assemble(folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer, device: torch.device) -> Experiment:
+def _assemble(
+    folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer, device: torch.device, lock: Lock
+) -> Experiment:
     """Encode the corpus and make a new model and optimizer; weights come from torch's global generator."""
     mode, cache = corpus.mode, cache_folder() / "tokens"
     tokens = {part: encode_text(text, tokenizer, mode=mode, cache=cache) for part, text in corpus.parts.items()}
+    check_size(config.model, tokenizer.vocabulary_size)
     model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
     return Experiment(
         folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
         make_optimizer(model, config.training), Average(model, config.training), TrainingState(), device,
-        choose_precision(config.training.precision, device),
+        choose_precision(config.training.precision, device), lock,
     )  # fmt: skip
 
 
@@ -375,10 +559,8 @@ def _fingerprints(corpus: Corpus) -> dict[str, str]:
     return {part: text.fingerprint for part, text in corpus.parts.items()}
 
 
-def _with_training(config: Config, budget: dict[str, float] | None, device: str | None) -> Config:
-    training = config.training.model_dump()
+def _with_training(config: Config, budget: dict[str, float] | None, changes: dict[str, str | None]) -> Config:
+    training = config.training.model_dump() | {name: value for name, value in changes.items() if value is not None}
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
-    if device:
-        training["device"] = device
     return check_config(config.model_dump() | {"training": training}, "--resume")

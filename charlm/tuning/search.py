@@ -6,7 +6,6 @@ DIR/trials.csv    a line a trial, the best first
 DIR/best.yaml     the best trial's whole configuration
 """
 
-import fcntl
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ import numpy as np
 import optuna
 import torch
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from charlm.config import Config, check_config
 from charlm.data.corpora import open_corpus, suggested_level
@@ -27,7 +25,9 @@ from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceE
 from charlm.training import checkpoint, run
 from charlm.tuning.results import NO_END, Outcome, Trial, Tuning, write_results
 from charlm.tuning.space import Choices, Range, as_it_stands, read_space, with_values
+from charlm.untrusted import one_line
 
+_FACTS = ("config", "space", "text")
 _WHOLE = 1000  # Trials are compared at equal shares of their budgets, which are counted in thousandths,
 _PRUNE_FROM, _PRUNE_AFTER_TRIALS = 300, 3  # and not before this one: until then a high learning rate only seems bad.
 _REPEATS = 50  # So many draws of what was tried already, one after the other: there is nothing left to try.
@@ -149,24 +149,35 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def _study(folder: Path) -> Iterator[optuna.Study]:
     """Open or make the study of `folder`."""
-    with _locked(folder), _quiet_optuna(), _storage(folder / "study.db") as storage:
+    path = folder / "study.db"
+    with _locked(folder), _quiet_optuna(), _storage(path) as storage:
         pruner = optuna.pruners.MedianPruner(_PRUNE_AFTER_TRIALS, _PRUNE_FROM)
-        yield optuna.create_study(storage=storage, study_name="charlm", load_if_exists=True, pruner=pruner)
+        try:
+            study = optuna.create_study(storage=storage, study_name="charlm", load_if_exists=True, pruner=pruner)
+            study.get_trials(deepcopy=False)
+            is_ours = set(_FACTS) <= study.user_attrs.get("facts", dict.fromkeys(_FACTS)).keys()
+        except Exception as error:  # SQLite, SQLAlchemy, Optuna and its JSON each have errors of their own for damage.
+            raise _damaged(path, one_line(str(error).partition("\n")[0])) from None
+        if not is_ours:
+            raise _damaged(path, "it does not say what was searched")
+        yield study
 
 
 @contextmanager
 def _storage(path: Path) -> Iterator[optuna.storages.BaseStorage]:
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
-    except SQLAlchemyError as error:
-        raise CheckpointError(
-            f"{path}: is damaged, or cannot be written: {error.args[0]}; give another --out"
-        ) from None
+    except Exception as error:  # See `_study`.
+        raise _damaged(path, one_line(str(error).partition("\n")[0])) from None
     try:
         yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _damaged(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"{path}: is damaged, or cannot be written: {problem}; give another --out")
 
 
 @contextmanager
@@ -182,17 +193,12 @@ def _quiet_optuna() -> Iterator[None]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep a second search out of `folder`: it would take our trial for one that a crash left."""
+    lock = checkpoint.lock_of(folder)
+    lock.take(kind=CheckpointError, remedy="give another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{folder}: another search is at work in it; give another --out") from None
         yield
+    finally:
+        lock.release()
 
 
 def _check_budget(minutes: float | None, trials: int | None) -> None:

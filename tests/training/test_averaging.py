@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import small_config, train_all
+from conftest import small_config, train_all, unseal
 
 from charlm.config import Training
 from charlm.errors import CheckpointError
@@ -197,7 +197,8 @@ def test_a_checkpoint_of_before_there_were_means_is_resumed(trained, tmp_path):
     path = tmp_path / "run" / "last" / "state.json"
     state = json.loads(path.read_text())
     del state["average"], state["stalls"]
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state | {"format": 1}))
+    unseal(tmp_path / "run")
     resumed = run.resume(tmp_path / "run")
     assert (resumed.state.step, resumed.state.stalls, resumed.average.weights) == (60, 0, {})
 

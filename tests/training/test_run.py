@@ -284,3 +284,120 @@ def test_validation_in_parallel_streams_is_within_a_thousandth_of_the_exact_scor
 def test_the_corpus_facts_stand_in_the_run_folder(trained):
     facts = json.loads((trained / "corpus.json").read_text())
     assert sum(facts["train_token_counts"]) == facts["parts"]["train"]["tokens"]
+
+
+class Clock:
+    """A clock that goes on by a second at each look, and at one of them jumps."""
+
+    def __init__(self, jump_at: int, by: float) -> None:
+        self.looks, self.jump_at, self.by = 0, jump_at, by
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self.looks + self.by * (self.looks >= self.jump_at)
+
+
+@pytest.mark.parametrize("by", [-1e9, -3.0])
+@pytest.mark.parametrize("jump_at", [11, 12])
+def test_a_clock_that_goes_back_neither_ends_a_budget_of_minutes_nor_lengthens_it_for_ever(
+    by, jump_at, text_file, tmp_path
+):
+    ended = []
+    for name, clock in (("steady", Clock(0, 0.0)), ("jumping", Clock(jump_at, by))):
+        experiment = run.begin(small_config(text_file, "training.minutes=0.2"), tmp_path / name)
+        seconds = [event.state.seconds for event in run.run(experiment, clock=clock) if isinstance(event, run.Progress)]
+        assert seconds == sorted(seconds) and seconds[0] >= 0
+        ended.append(len(seconds))
+    assert ended[0] <= ended[1] <= ended[0] + 2  # The step in which it jumped has no length.
+
+
+def test_saves_go_on_after_the_clock_went_back(text_file, tmp_path):
+    experiment = run.begin(
+        small_config(text_file, "checkpoint.save_seconds=3", "training.evaluations=1"), tmp_path / "run"
+    )
+    saved = []
+    for event in run.run(experiment, clock=Clock(12, -1e9)):
+        if isinstance(event, run.Progress):
+            saved.append(checkpoint.load_checkpoint(tmp_path / "run" / "last").state["step"])
+    assert max(b - a for a, b in itertools.pairwise(saved)) <= 2
+    assert saved[-1] >= 9
+
+
+def saves_of(text_file, folder, monkeypatch, *overrides, seconds_a_save):
+    """Return what was saved when in a training with slow saves, and their share of its time; a step is seconds long."""
+    now, saves, write = 0.0, [], checkpoint.save_checkpoint
+
+    def slow(place, state, tensors):
+        nonlocal now
+        now += seconds_a_save
+        saves.append((place.name, state["step"]))
+        write(place, state, tensors)
+
+    def clock():
+        nonlocal now
+        now += 1.0
+        return now
+
+    experiment = run.begin(small_config(text_file, "checkpoint.save_share=0.03", *overrides), folder)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", slow)
+    for _ in run.run(experiment, clock=clock):
+        pass
+    return saves, sum(seconds_a_save for _ in saves) / experiment.state.seconds
+
+
+def test_saves_take_no_more_than_their_share_of_the_time(text_file, tmp_path, monkeypatch):
+    changes = ["training.steps=150", "training.evaluations=10", "checkpoint.save_seconds=1e-9"]
+    saves, share = saves_of(text_file, tmp_path / "run", monkeypatch, *changes, seconds_a_save=2.0)
+    assert 0.01 < share < 0.06  # The save at the end, of two checkpoints, is made in any case.
+    assert saves[-1] == ("last", 150)
+
+
+def test_the_best_that_waits_to_be_saved_is_saved_as_it_was(text_file, tmp_path, monkeypatch):
+    scores = iter([2.0, 1.0, 3.0, 4.0])
+    monkeypatch.setattr(run, "validate", lambda experiment: run.Score(next(scores) * 10, 10, 0))
+    saves, _ = saves_of(text_file, tmp_path / "run", monkeypatch, "training.evaluations=4", seconds_a_save=1e3)
+    assert saves == [("best", 3), ("last", 3), ("best", 6), ("last", 12)]
+    monkeypatch.undo()
+    six = run.begin(small_config(text_file, "training.evaluations=4"), tmp_path / "six")
+    for _ in run.run(six, stop=lambda: six.state.step >= 6):
+        pass
+    best = checkpoint.load_checkpoint(tmp_path / "run" / "best")
+    assert (best.state["step"], best.state["best_loss_nats"]) == (6, 1.0)
+    assert (
+        best.state["files"]["weights"]
+        == checkpoint.load_checkpoint(tmp_path / "six" / "last").state["files"]["weights"]
+    )
+
+
+@pytest.mark.parametrize("how", ["left", "diverged"])
+def test_the_best_that_waits_is_saved_when_training_is_left_or_diverges(how, text_file, tmp_path):
+    config = small_config(text_file, "checkpoint.save_share=1.0e-9")
+    experiment = run.begin(config, tmp_path / "run")
+    events = run.run(experiment)
+    for event in events:
+        if isinstance(event, run.Evaluated):
+            break
+    assert not (tmp_path / "run" / "best").exists()
+    if how == "left":
+        events.close()
+    else:
+        with torch.no_grad():
+            experiment.model.projection.bias[0] = float("nan")
+        with pytest.raises(DivergenceError):
+            next(events)
+    assert checkpoint.load_checkpoint(tmp_path / "run" / "best").state["step"] == 6
+
+
+def test_a_training_killed_before_its_first_evaluation_goes_on_from_the_beginning(text_file, tmp_path):
+    config = small_config(text_file, *VARIANTS["stream-dropout-two-layers"])
+    train_all(config, tmp_path / "whole")
+    events = run.run(run.begin(config, tmp_path / "run"))
+    for _ in range(4):
+        next(events)
+    events.close()
+    torch.manual_seed(99)
+    experiment = run.resume(tmp_path / "run")
+    assert experiment.state.step == 0
+    for _ in run.run(experiment):
+        pass
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")

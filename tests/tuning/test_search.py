@@ -1,6 +1,7 @@
 """The search for settings: what is tried, what is given up, what is kept, and that it goes on where it stood."""
 
 import csv
+import os
 from contextlib import contextmanager
 from itertools import count
 
@@ -313,7 +314,7 @@ def test_a_folder_of_another_search_is_refused(config, untrained, tmp_path):
 
 def test_two_searches_cannot_share_a_folder(config, tmp_path):
     def begin_another(trial, best):
-        with pytest.raises(CheckpointError, match="another search is at work"):
+        with pytest.raises(CheckpointError, match=rf"process {os.getpid()} is at work in it; give another --out"):
             tuning.resume(tmp_path / "tuned")
 
     assert tune(config, [RATE], out=tmp_path / "tuned", trials=1, report=begin_another).best
