@@ -65,7 +65,7 @@ def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and score one configuration; print and return what came of it."""
     config = configure(name, seed, given.minutes, given)
     if config.training.schedule == "plateau":
-        epochs = train(configure(name, seed, given.minutes / PROBE, given))["epochs"] * PROBE
+        epochs = train(configure(name, seed, given.minutes / PROBE, given, "training.evaluations=1"))["epochs"] * PROBE
         # After the others: it says how often, not whether, to evaluate.
         config = configure(name, seed, given.minutes, given, f"training.evaluations={max(1, round(epochs))}")
     row = {"config": name, "seed": seed, "evaluations": config.training.evaluations, **train(config)}

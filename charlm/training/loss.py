@@ -15,7 +15,8 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.projection import Adaptive
 from charlm.training.hardware import autocast
 
-_LOGITS_AT_ONCE = 2**24  # 64 megabytes in fp32: about what a processor's caches still help with.
+_LOGITS_AT_ONCE = 2**22  # 16 megabytes in fp32: more falls out of the caches between two operations.
+_SCORED_AT_ONCE = 2**20  # On a CPU, where nothing is summed up over chunks: what its caches hold.
 
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -71,7 +72,7 @@ def summed_loss(
     def compute(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return _cross_entropy(projection, read, targets, smoothing)
 
-    chunks = list(_chunks(projection, read.flatten(0, 1), targets.flatten()))
+    chunks = list(_chunks(projection, read.flatten(0, 1), targets.flatten(), at_once=_LOGITS_AT_ONCE))
     if len(chunks) == 1:
         objective, nats = compute(*chunks[0])
     else:
@@ -115,6 +116,7 @@ def predictions(
         Logits in fp32, (tokens, vocabulary), and the targets that they predict, (tokens,); padding is left in.
     """
     was_training, states = model.training, None
+    at_once = _SCORED_AT_ONCE if device.type == "cpu" else _LOGITS_AT_ONCE
     model.eval()
     try:
         for window in windows:
@@ -122,7 +124,7 @@ def predictions(
             with autocast(device, precision):
                 features, states = model.features(inputs, None if window.fresh else states)
                 read = model.read(features).flatten(0, 1)
-            for rows, goals in _chunks(model.projection, read, targets.flatten()):
+            for rows, goals in _chunks(model.projection, read, targets.flatten(), at_once=at_once):
                 with autocast(device, precision):
                     logits = model.projection(rows)
                 yield logits.float(), goals
@@ -154,18 +156,22 @@ def score(
     nats = torch.zeros((), dtype=torch.float64, device=device)
     correct, tokens = torch.zeros((2,), dtype=torch.int64, device=device)
     for logits, targets in predictions(model, windows, device=device, precision=precision):
-        nats += functional.cross_entropy(logits / temperature, targets, ignore_index=PADDING, reduction="sum")
-        correct += (logits.argmax(dim=-1) == targets).sum()
-        tokens += (targets != PADDING).sum()
+        tempered = logits if temperature == 1 else logits / temperature
+        nats += functional.cross_entropy(tempered, targets, ignore_index=PADDING, reduction="sum")
+        # The target is the most probable; `argmax` would take several times as long as the largest value.
+        present = targets != PADDING
+        own = logits.gather(-1, targets.where(present, 0)[:, None])[:, 0]
+        correct += (present & (own == logits.amax(dim=-1))).sum()
+        tokens += present.sum()
     directions = len(model.recurrences)
     return Score(float(nats) / directions, int(tokens) // directions, int(correct) / directions)
 
 
-def _chunks(projection: nn.Module, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Return tensors, (tokens, ...), cut into as many tokens as may have their logits in memory at once."""
+def _chunks(projection: nn.Module, *rows: Tensor, at_once: int) -> Iterator[tuple[Tensor, ...]]:
+    """Return tensors, (tokens, ...), cut into as many tokens as have at most so many logits at once."""
     width = getattr(projection, "out_features", 1) * getattr(projection, "softmaxes", 1)
-    at_once = max(1, _LOGITS_AT_ONCE // width)
-    return zip(*(torch.split(tensor, at_once) for tensor in rows), strict=True)
+    tokens = max(1, at_once // width)
+    return zip(*(torch.split(tensor, tokens) for tensor in rows), strict=True)
 
 
 def _cross_entropy(projection: nn.Module, read: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
