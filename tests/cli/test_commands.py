@@ -141,7 +141,7 @@ def test_eval_scores_a_text_of_one_s_own_and_tells_what_the_score_belongs_to(cap
     score = json.loads(ok(capfd, "eval", "perplexity", trained, text_file, "--json"))
     assert score["characters"] == len(TEXT)
     assert score["tokens"] == len(TEXT) + 1  # <EOS> ends the document.
-    for name in ("level", "mode", "state", "seed", "version", "step", "checkpoint", "precision", "text"):
+    for name in ("level", "mode", "state", "training_seed", "version", "step", "checkpoint", "precision", "text"):
         assert name in score["settings"]
     assert score["perplexity"] < score["unigram_perplexity"]
 
