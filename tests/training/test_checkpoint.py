@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import small_config, unseal
+from conftest import small_config, train_all, unseal
 
+from charlm.api import load
 from charlm.errors import CheckpointError
 from charlm.training import checkpoint, run
 
@@ -156,3 +157,16 @@ def test_a_newer_format_is_refused_at_resuming_too(folder):
     in_format(folder, checkpoint.FORMAT + 1)
     with pytest.raises(CheckpointError, match=r"format 3; this charlm reads 1 to 2: update it"):
         run.resume(folder)
+
+
+def test_a_text_may_be_moved_and_config_yaml_told_so_but_nothing_else_in_it(tmp_path):
+    text = tmp_path / "old.txt"
+    text.write_text("a text to be moved. " * 60, encoding="utf-8")
+    train_all(small_config(text), tmp_path / "run")
+    path = tmp_path / "run/config.yaml"
+    path.write_text(path.read_text("utf-8").replace("old.txt", "new.txt"), encoding="utf-8")
+    text.rename(tmp_path / "new.txt")
+    assert load(tmp_path / "run").perplexity(split="train").characters > 0
+    path.write_text(path.read_text("utf-8").replace("window: ", "window: 1"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: is not the one .* corpus\.text, .* may change"):
+        load(tmp_path / "run")
