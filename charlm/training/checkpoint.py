@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -522,18 +523,19 @@ def _run_checksums(folder: Path) -> dict[str, str]:
             with (folder / name).open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     if "config.yaml" in found:
-        found["config.yaml"] = _settings_checksum(folder / "config.yaml") or found["config.yaml"]
+        found["config.yaml"] = _settings_checksum((folder / "config.yaml").read_bytes())
     return found
 
 
-def _settings_checksum(path: Path) -> str | None:
-    """Return the checksum of a configuration but for where its texts are, for they may be moved; None if damaged."""
+@lru_cache(maxsize=8)  # Read again and again: by each checkpoint, at each save.
+def _settings_checksum(data: bytes) -> str:
+    """Return the checksum of a configuration but for where its texts are, for they may be moved."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(data.decode())
         corpus = {name: value for name, value in values["corpus"].items() if name not in _PATHS}
         return _digest(values | {"corpus": corpus})
     except _DAMAGED:
-        return None
+        return hashlib.sha256(data).hexdigest()
 
 
 def _check_run(folder: Path, saved: Mapping[str, str]) -> None:
