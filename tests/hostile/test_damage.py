@@ -91,8 +91,8 @@ def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_told_or_chang
                 assert same(outputs(folder), whole), path
                 harmless += path.name != "config.yaml"
     assert same(outputs(folder), whole)
-    # Of all bytes, those alone are harmless that name the checksum: the rest of state.json is then as it was. And those of
-    # config.yaml that only comment on it, or say where its texts are.
+    # Of all bytes, those alone are harmless that name the checksum: the rest of state.json is then as it was. And of
+    # config.yaml, comments and where its texts are.
     assert told > 1000 and harmless <= 2 * len("sha256")
 
 
