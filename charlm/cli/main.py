@@ -96,9 +96,10 @@ def _usage(error: typer.TyperException) -> str:
 
     message = error.format_message().replace("Input should", "must").replace("Value error, ", "")
     if not isinstance(error.__cause__, ValidationError):
-        return message
+        return message.removesuffix(".")
     given = [detail["input"] for detail in error.__cause__.errors() if isinstance(detail["input"], str)]
-    return f"{message}{''.join(f', got {value!r:.60}' for value in given[:1])}"
+    told = "".join(f", got {value!r:.60}" for value in given[:1] if repr(value) not in message)
+    return f"{message.removesuffix('.')}{told}"
 
 
 def _fail(place: str, message: str, status: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_config, train_all, unseal
+from conftest import small_config, train_all
 
 from charlm.api import Run, load
 from charlm.cli.main import run as charlm
@@ -308,7 +308,6 @@ def test_a_run_whose_text_is_gone_is_asked_all_the_same_and_says_so(run_folder, 
     shutil.copytree(run_folder.parent, tmp_path / "copy")
     config = (tmp_path / "copy/run/config.yaml").read_text(encoding="utf-8")
     (tmp_path / "copy/run/config.yaml").write_text(config.replace(str(run_folder.parent), str(tmp_path / "gone")))
-    unseal(tmp_path / "copy/run")
     found = load(tmp_path / "copy/run").agreement(sentences=10)
     assert found.settings["left_out_as_seen"] is None
 
