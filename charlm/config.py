@@ -310,6 +310,8 @@ class Training(Section):
     epochs: float | None = Field(None, gt=0, description="Budget: passes over the training text.")
     batch_size: int = Field(16, ge=1, description="Streams or records side by side in a step: small batches "
                             "take more steps, and steps are what a minute is short of.")  # fmt: skip
+    accumulation: int = Field(1, ge=1, le=1 << 16, description="Parts in which a batch is computed, one after the "
+                              "other, for one step: the same gradient with less memory.")  # fmt: skip
     window: int = Field(64, ge=1, description="Tokens in a step of truncated backpropagation through time.")
     vary_window: bool = Field(False, description="stream: windows of varying length, mostly `window`, so that they "
                               "end elsewhere in each epoch (Merity et al. 2018).")  # fmt: skip
@@ -367,12 +369,23 @@ class Training(Section):
         "the rate.",
     )  # fmt: skip
     halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
+    gradient_compression: Literal["none", "bf16", "powersgd"] = Field(
+        "none", description="Several processes: gradients travel in fp32; in bf16; or as matrices of rank 4 (Vogels "
+        "et al. 2019).",
+    )  # fmt: skip
+    shard_optimizer: bool = Field(False, description="Several processes: each keeps a part of the optimizer's state "
+                                  "(ZeRO, Rajbhandari et al. 2020); not for muon.")  # fmt: skip
+    timeout_seconds: float = Field(
+        300.0, gt=0, le=86400, description="Several processes: for how long one may keep the others waiting."
+    )
 
     @model_validator(mode="after")
-    def _one_budget(self) -> "Training":
+    def _fits_together(self) -> "Training":
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}: give one of minutes, steps, epochs")
+        if self.shard_optimizer and self.optimizer == "muon":
+            raise ValueError("shard_optimizer: muon's state cannot be parted; take adamw, or remove it")
         if not given:  # A minute shows any text's first results.
             object.__setattr__(self, "minutes", 1.0)
         return self

@@ -31,3 +31,7 @@ class DivergenceError(CharlmError):
 
 class DeviceError(CharlmError):
     """The device or precision that was asked for is not to be had here."""
+
+
+class GroupError(CharlmError):
+    """Processes that train together cannot go on together."""

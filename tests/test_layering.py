@@ -15,7 +15,7 @@ ORDER = [
     "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm", "model.cells.nested",
     "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation", "model.scan",
     "model.dropout", "model.recurrence", "model.embedding", "model.projection", "model.language_model",
-    "training.hardware", "training.loss", "training.optimizer", "training.averaging", "training.loop",
+    "training.hardware", "training.group", "training.loss", "training.optimizer", "training.averaging", "training.loop",
     "training.checkpoint", "training.run", "training.choice", "sampling.filters", "sampling.place",
     "sampling.stepper", "sampling.generate", "sampling.bans", "sampling.search", "sampling.texts", "sampling.fill",
     "sampling.novelty", "sampling.copies", "sampling.matching", "evaluation.literals", "evaluation.compression",

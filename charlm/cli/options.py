@@ -10,6 +10,7 @@ import typer
 
 MOST = 10**9  # Of whatever is counted: more is a slip of the finger.
 MOST_BESIDE = 10**6  # Of what stands side by side in memory.
+MOST_PROCESSES = 1024  # On one machine.
 MOST_SEED = 2**63 - 1  # The largest that every generator takes.
 _Text = TypeVar("_Text", str, list[str])
 

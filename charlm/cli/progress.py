@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType, ModuleType
+from types import FrameType
 
 from tqdm import tqdm
 
@@ -20,19 +20,26 @@ _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
 _REFRESH_SECONDS = 0.2
 
 
-def follow(prepare: Callable[[ModuleType], run.Experiment], *, first: Sequence[str] = ()) -> None:
+def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = ()) -> None:
     """Prepare and run a training, show it, and print its run folder on stdout.
 
+    Of several processes that train together the first one shows it.
+
     Args:
-        prepare: Given the module `charlm.training.run`, returns the experiment.
+        prepare: Returns the experiment.
         first: Lines to be said as soon as it is prepared.
     """
-    experiment = prepare(run)
+    experiment = prepare()
+    if not experiment.group.is_first:
+        with stop_requests(patient=True) as stop_requested:
+            for _ in run.run(experiment, stop=stop_requested):
+                pass
+        return
     for line in first:
         say(line)
     if experiment.state.share(experiment.config.training) >= 1:
         say("its budget is spent already; give a larger one to go on, such as --epochs 10")
-    with stop_requests() as stop_requested:
+    with stop_requests(patient=experiment.group.size > 1) as stop_requested:
         view = _View(experiment)
         try:
             for event in run.run(experiment, stop=stop_requested):
@@ -147,12 +154,15 @@ class _View:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once."""
+def stop_requests(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
+
+    `patient`: it does not. What has started several processes hands on the first Ctrl-C, that they have heard already.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if asked and number == signal.SIGINT and not patient:
             raise KeyboardInterrupt
         asked.append(number)
 

@@ -1,16 +1,31 @@
 """`charlm train`."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, known_device, not_empty, refuse_beside
+from charlm.cli.options import (
+    MOST,
+    MOST_PROCESSES,
+    MOST_SEED,
+    above_zero,
+    as_path,
+    at_most,
+    known_device,
+    not_empty,
+    refuse_beside,
+)
+from charlm.cli.terminal import say
 from charlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from charlm.config import Config
+    from charlm.training.group import Group
+    from charlm.training.run import Experiment
 
 Texts = Annotated[
     list[str] | None, typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, .gz, or - .")
@@ -48,6 +63,10 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to go on with.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, callback=at_most(MOST_PROCESSES), help="Processes that share the work on this machine."),
+    ] = None,
 ) -> None:
     """Train a model on a text; print its run folder.
 
@@ -55,11 +74,12 @@ def train(
 
     Ctrl-C finishes the step and saves; --resume goes on from there as if nothing had been.
 
+    On several GPUs or machines: --processes, or torchrun ... -m charlm train ... --out DIR; see docs/scale.md.
+
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
-    from charlm.training.checkpoint import check_new
-    from charlm.training.choice import choose
+    from charlm.training.group import ALONE, Group, is_one_of_several, join
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {name: value for name, value in budgets.items() if value is not None}
@@ -76,20 +96,75 @@ def train(
             "--seed": seed,
         }
         refuse_beside("--resume", [name for name, value in given.items() if value], "which goes on with the run's own")
-        follow(lambda run: run.resume(resume, budget=budget, device=device, on_divergence=on_divergence))
+    together = is_one_of_several()
+    if together:
+        _check_launched(out or resume, processes)
+        resume = resume or (out if out and (out / "config.yaml").is_file() else None)
+
+    def go_on(folder: Path, group: Group) -> "Experiment":
+        from charlm.training import run
+
+        return run.resume(folder, budget=budget, device=device, on_divergence=on_divergence, group=group)
+
+    group = join() if together else ALONE
+    first: list[str] = []
+    if not group.is_first:
+        follow(lambda: go_on(Path(group.hear("folder")), group))
         return
-    short = budget | {"seed": seed, "device": device, "on_divergence": on_divergence}
-    changes = [*(overrides or []), *(f"training.{name}={value}" for name, value in short.items() if value is not None)]
-    changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-    folder = out if out is not None else named_folder(config, sources)
+    prepare: Callable[[Group], Experiment]
+    if resume is not None:
+        prepare = partial(go_on, resume)
+    else:
+        short = budget | {"seed": seed, "device": device, "on_divergence": on_divergence}
+        changes = [
+            *(overrides or []),
+            *(f"training.{name}={given}" for name, given in short.items() if given is not None),
+        ]
+        changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
+        prepare, first = _beginning(config, changes, out or named_folder(config, sources))
+    if processes is None or processes == 1:
+        follow(lambda: prepare(group), first=first)
+    else:
+        _launch(prepare, first, processes, budget | {"device": device, "on-divergence": on_divergence})
+
+
+def _beginning(
+    config: str | None, changes: list[str], folder: Path
+) -> "tuple[Callable[[Group], Experiment], list[str]]":
+    """Return what begins a run, once the configuration is found good, and what to say then."""
+    from charlm.training import run
+    from charlm.training.checkpoint import check_new
+    from charlm.training.choice import choose
+
     check_new(folder)  # Before what takes seconds.
-    checked = checked_config(config, changes)
-    if config is not None:
-        follow(lambda run: run.begin(checked, folder))
-        return
-    choice = choose(changes)
-    kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
-    follow(lambda run: run.begin(choice.config, folder), first=[*choice.reasons, kept])
+    checked, first = checked_config(config, changes), []
+    if config is None:
+        choice = choose(changes)
+        kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
+        checked, first = choice.config, [*choice.reasons, kept]
+    return lambda group: run.begin(checked, folder, group=group), first
+
+
+def _check_launched(folder: Path | None, processes: int | None) -> None:
+    if processes is not None:
+        raise typer.BadParameter("torchrun says how many there are; remove it", param_hint="--processes")
+    if folder is None:
+        raise typer.BadParameter("is needed under torchrun, which starts again where a process has ended",
+                                 param_hint="--out")  # fmt: skip
+
+
+def _launch(
+    prepare: "Callable[[Group], Experiment]", first: list[str], processes: int, changes: dict[str, object]
+) -> None:
+    """Begin here, where a mistake is told once, and go on in several processes."""
+    from charlm.training.group import Group, launch
+
+    experiment = prepare(Group(size=processes))
+    experiment.lock.release()
+    for line in first:
+        say(line)
+    given = [part for name, value in changes.items() if value is not None for part in (f"--{name}", str(value))]
+    launch(processes, ["train", "--resume", str(experiment.folder), *given])
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

@@ -34,6 +34,28 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which columns of every batch are read: those of one process of several, side by side; by default all.
+
+    Attributes:
+        number: Of the process, from 0.
+        of: Processes.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def columns(self, count: int) -> slice:
+        """Return the columns of `count` that are this process's; the first processes have one more if need be."""
+        size, more = divmod(count, self.of)
+        first = self.number * size + min(self.number, more)
+        return slice(first, first + size + (self.number < more))
+
+
+ALL = Share()
+
+
+@dataclass(frozen=True)
 class Window:
     """What one step sees.
 
@@ -43,6 +65,7 @@ class Window:
         fresh: Whether the state starts from zero here, instead of being carried.
         next: Where reading goes on after this window.
         epochs: Passes over the text when this window is done, a fraction.
+        columns: Streams or records of the whole batch, those of other processes included.
     """
 
     inputs: Tensor
@@ -50,6 +73,7 @@ class Window:
     fresh: bool
     next: Position
     epochs: float
+    columns: int
 
     @property
     def tokens(self) -> int:
@@ -58,7 +82,15 @@ class Window:
 
 
 def stream_windows(
-    ids: Ids, *, batch_size: int, window: int, start: Position, seed: int = 1, vary: bool = False, shuffle: bool = False
+    ids: Ids,
+    *,
+    batch_size: int,
+    window: int,
+    start: Position,
+    seed: int = 1,
+    vary: bool = False,
+    shuffle: bool = False,
+    share: Share = ALL,
 ) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
 
@@ -75,6 +107,7 @@ def stream_windows(
             twenty half as long, in eighths of a window, so that each shape's kernel is built once.
         shuffle: Each stream begins somewhere in its midst and goes on from its end to its beginning, so that batches
             change from epoch to epoch (Press 2019, arXiv:1903.04167).
+        share: Of the streams, those that are read here.
 
     Raises:
         CorpusError: The text is too short for a window of that many streams.
@@ -86,13 +119,14 @@ def stream_windows(
             f"the training text is too small: {len(ids)} tokens, but one window needs batch_size x window = "
             f"{batch_size} x {window}; lower training.batch_size or training.window"
         )
-    starts = np.arange(batch_size) * length
+    mine = share.columns(batch_size)
+    starts = np.arange(batch_size)[mine] * length
     position = start
     while True:
         random = np.random.default_rng([seed, position.epoch])
         # Not a list: of a large text an epoch has millions of windows.
         edges = np.append(0, _varied_ends(length, window, random)) if vary else range(0, length + 1, window)
-        turns = random.integers(length, size=batch_size) if shuffle else 0
+        turns = random.integers(length, size=batch_size)[mine] if shuffle else 0
         count = len(edges) - 1
         for number in range(min(position.index, count - 1), count):
             first, end = int(edges[number]), int(edges[number + 1])
@@ -101,15 +135,20 @@ def stream_windows(
             inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
             position = _next(position, count)
             yield Window(
-                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, count)
-            )
+                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, count),
+                batch_size,
+            )  # fmt: skip
 
 
-def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: Position) -> Iterator[Window]:
+def record_windows(
+    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, share: Share = ALL
+) -> Iterator[Window]:
     """Read records in batches of about one length, shuffled anew each epoch, without end.
 
     Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last target. A batch longer
     than `window` is read in several windows with the state carried between them.
+
+    `share` names the records of each batch that are read here; where a batch has none for it, a column of padding is.
 
     Raises:
         CorpusError: There is no record.
@@ -121,12 +160,14 @@ def record_windows(ids: Ids, *, batch_size: int, window: int, seed: int, start: 
     while True:
         windows = _epoch_windows(spans, batch_size, window, np.random.default_rng([seed, position.epoch]))
         for batch, first in windows[min(position.index, len(windows) - 1) :]:
-            inputs, targets = _padded(ids, spans[batch], first, window)
+            inputs, targets = _padded(ids, spans[batch], first, window, share.columns(len(batch)))
             position = _next(position, len(windows))
-            yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)))
+            yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)), len(batch))
 
 
-def scoring_windows(ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0) -> Iterator[Window]:
+def scoring_windows(
+    ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, share: Share = ALL
+) -> Iterator[Window]:
     """Read a text once, each token predicted once.
 
     Args:
@@ -135,37 +176,44 @@ def scoring_windows(ids: Ids, *, streams: int = 1, window: int | None = None, wa
         window: Tokens of a stream in a window; by default such that all streams' logits fit in memory.
         warm_up: Tokens that each stream but the first reads unscored before its piece, so that its state there is
             about what it would be. The first stream scores them: it begins where the text does.
+        share: Of the streams, those that are read here; there may be none.
     """
     window = window or max(1, _TOKENS_AT_ONCE // streams)
     if streams == 1 or len(ids) <= warm_up + streams:
         streams, warm_up = 1, 0
     length = -(-(len(ids) - warm_up) // streams)
-    starts = np.arange(-(-(len(ids) - warm_up) // max(length, 1))) * length
+    count = -(-(len(ids) - warm_up) // max(length, 1))
+    starts = np.arange(count)[share.columns(count)] * length
+    if len(starts) == 0:
+        return
     for first in range(0, warm_up + length, window):
         time = np.arange(first, min(first + window, warm_up + length))[:, None]
         at = starts + time  # (time, batch)
         scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
         targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
-        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0)
+        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0, count)
 
 
-def scoring_record_windows(ids: Ids, *, batch_size: int = 64, window: int | None = None) -> Iterator[Window]:
+def scoring_record_windows(
+    ids: Ids, *, batch_size: int = 64, window: int | None = None, share: Share = ALL
+) -> Iterator[Window]:
     """Read every record once, each from the zero state, those of like length together.
 
     Args:
         ids: Records, (tokens,).
         batch_size: Records side by side.
         window: Tokens of a record in a window; by default such that all records' logits fit in memory.
+        share: Of the batches, those that are read here: every so many-th.
     """
     spans = record_spans(ids)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
-    for begin in range(0, len(order), batch_size):
+    for begin in range(share.number * batch_size, len(order), share.of * batch_size):
         batch = spans[order[begin : begin + batch_size]]
         size = window or max(1, _TOKENS_AT_ONCE // len(batch))
         for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), size):
             inputs, targets = _padded(ids, batch, first, size)
-            yield Window(inputs, targets, first == 0, Position(), 0.0)
+            yield Window(inputs, targets, first == 0, Position(), 0.0, len(batch))
 
 
 def in_direction(direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]) -> Iterator[Window]:
@@ -248,12 +296,17 @@ def _epoch_windows(
     return [(batches[number], first) for number in order for first in range(0, lengths[batches[number]].max(), window)]
 
 
-def _padded(ids: Any, spans: npt.NDArray[np.int64], first: int, window: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, (time, batch), of records' tokens from number `first`, padded at the end."""
+def _padded(
+    ids: Any, spans: npt.NDArray[np.int64], first: int, window: int, columns: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets, (time, batch), of some records' tokens from number `first`, padded as all would be."""
     lengths = spans[:, 1] - spans[:, 0]
     number = np.arange(first, min(first + window, lengths.max()))[:, None]  # (time, 1)
+    spans, lengths = spans[columns], lengths[columns]
+    if len(spans) == 0:
+        spans, lengths = np.zeros((1, 2), np.int64), np.zeros(1, np.int64)
     present = number < lengths
-    at = np.minimum(spans[:, 0] + number, spans[:, 1] - 1)
+    at = np.minimum(spans[:, 0] + number, np.maximum(spans[:, 1] - 1, 0))
     targets = np.where(present, ids[at].astype(np.int64), PADDING)
     inputs = np.where((number > 0) & present, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
     return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -276,4 +276,4 @@ def _window(ids: Ids, at: Positions, fresh: bool) -> Window:
     """Return a window of the tokens at `at`; what stands before a record is the <EOS> of the one before it."""
     inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
     targets = np.where(at >= 0, ids[np.maximum(at, 0)].astype(np.int64), PADDING)
-    return Window(torch.from_numpy(inputs), torch.from_numpy(targets), fresh, Position(), 0.0)
+    return Window(torch.from_numpy(inputs), torch.from_numpy(targets), fresh, Position(), 0.0, inputs.shape[1])

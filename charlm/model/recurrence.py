@@ -100,6 +100,11 @@ class Recurrence(nn.Module):
         """The cells, first layer first."""
         return cast(list[Cell], list(self.cells))
 
+    @property
+    def learnt_states(self) -> list[nn.ParameterList]:
+        """The learnt state of each layer before the first token, in parts; empty where it is zero."""
+        return cast(list[nn.ParameterList], list(self.initial))
+
     def forward(self, x: Tensor, states: States, *, run: Run = run) -> tuple[Tensor, States]:
         """Run all layers over a window.
 
@@ -127,5 +132,5 @@ class Recurrence(nn.Module):
         return tuple(
             tuple(part.expand(batch, -1) for part in learned) if len(learned)
             else (zero.new_zeros(batch, cell.hidden_size),) * cell.parts
-            for cell, learned in zip(self.layers, cast(list[nn.ParameterList], list(self.initial)), strict=True)
+            for cell, learned in zip(self.layers, self.learnt_states, strict=True)
         )  # fmt: skip

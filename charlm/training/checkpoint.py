@@ -39,6 +39,7 @@ from charlm.files import Lock, append_line, link_file, remove_leftovers, writing
 from charlm.model.language_model import LanguageModel
 from charlm.tensors import read_tensors
 from charlm.training.averaging import Average
+from charlm.training.group import ALONE, Group
 from charlm.training.loop import TrainingState
 from charlm.untrusted import MEGABYTE, Count, Facts, one_line, parse_json, parse_yaml, read_regular
 
@@ -316,26 +317,43 @@ def state_facts(state: TrainingState, average: Average) -> dict[str, Any]:
 
 
 def training_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, state: TrainingState, device: torch.device
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    state: TrainingState,
+    device: torch.device,
+    group: Group = ALONE,
 ) -> dict[str, Tensor]:
-    """Return the tensors that training goes on from, beside the weights.
+    """Return the tensors that training goes on from, beside the weights; the group's processes call it together.
 
     `raw.NAME`: of the model, where their mean is what is scored; `optimizer.PARAMETER.NAME`: of the optimizer;
-    `state.LAYER.PART`: of the recurrence; `generator.DEVICE`: of torch's random generators, which dropout draws from.
+    `state.LAYER.PART`: of the recurrence, all columns; `generator.DEVICE`: of torch's random generators, which dropout
+    draws from, `generator.DEVICE.NUMBER` those of further processes.
     """
+    tensors: dict[str, Tensor] = {}
+    for layer, parts in enumerate(state.states or ()):
+        tensors |= {f"state.{layer}.{number}": group.gather(part, state.columns) for number, part in enumerate(parts)}
+    generators = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(device)
+    for kind, generator in generators.items():
+        tensors |= {_generator(kind, number): each for number, each in enumerate(group.each(generator))}
+    if hasattr(optimizer, "consolidate_state_dict"):  # Each process has a part of its state.
+        optimizer.consolidate_state_dict()
+    if not group.is_first:
+        return tensors
     own = weights_of(model)
-    tensors = {f"raw.{name}": own[name] for name in average.weights}
+    tensors |= {f"raw.{name}": own[name] for name in average.weights}
     tensors |= {
         f"optimizer.{index}.{name}": torch.as_tensor(value)
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items() if value is not None
     }  # fmt: skip
-    for layer, parts in enumerate(state.states or ()):
-        tensors |= {f"state.{layer}.{number}": part for number, part in enumerate(parts)}
-    tensors["generator.cpu"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     return tensors
+
+
+def _generator(kind: str, number: int) -> str:
+    return f"generator.{kind}.{number}" if number else f"generator.{kind}"
 
 
 def restore(
@@ -345,8 +363,11 @@ def restore(
     average: Average,
     state: TrainingState,
     device: torch.device,
+    group: Group = ALONE,
 ) -> None:
     """Put model, optimizer, average, state and torch's generators to where they were when `saved` was written.
+
+    The generators of a process that was not there then are left alone.
 
     Raises:
         CheckpointError: The checkpoint is of another model, or has no part to go on from.
@@ -359,9 +380,10 @@ def restore(
         own = {name: tensors[f"raw.{name}"] for name in average.weights}
         put_weights(model, weights | own, saved.folder)
         _put_optimizer(optimizer, tensors)
-        torch.set_rng_state(tensors["generator.cpu"])
-        if device.type == "cuda" and "generator.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["generator.cuda"], device)
+        if (generator := _generator("cpu", group.number)) in tensors:
+            torch.set_rng_state(tensors[generator])
+        if device.type == "cuda" and (generator := _generator("cuda", group.number)) in tensors:
+            torch.cuda.set_rng_state(tensors[generator], device)
         for field in _PLAIN_FIELDS:
             setattr(state, field, saved.state[field])
         state.position = Position(**saved.state["position"])
@@ -369,7 +391,10 @@ def restore(
         raise CheckpointError(f"{saved.folder}: cannot be resumed: {error}; {_REMEDY}") from None
     layers: dict[int, list[Tensor]] = {}
     for key in sorted(key for key in tensors if key.startswith("state.")):
-        layers.setdefault(int(key.split(".")[1]), []).append(tensors[key].to(device))
+        rows = tensors[key]
+        state.columns = len(rows)
+        part = rows[group.share.columns(len(rows))]
+        layers.setdefault(int(key.split(".")[1]), []).append((part if len(part) else rows[:1]).to(device))
     state.states = tuple(tuple(layers[layer]) for layer in sorted(layers)) or None
 
 
@@ -379,7 +404,12 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensors[key]
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    groups, first = [], 0  # As `state_dict` has them, which an optimizer in parts does not give away at any time.
+    for group in optimizer.param_groups:
+        count = len(group["params"])
+        groups.append({**group, "params": list(range(first, first + count))})
+        first += count
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -323,7 +323,7 @@ def _measure(hidden_size: int, vocabulary: int, optimizer: str, device: torch.de
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(config.model, vocabulary).to(device)
         ids = torch.randint(vocabulary, (section.window + 1, section.batch_size))
-    window = Window(ids[:-1], ids[1:], False, Position(), 0.0)
+    window = Window(ids[:-1], ids[1:], False, Position(), 0.0, ids.shape[1])
     state, began = TrainingState(), time.perf_counter()
     for progress in train(
         model, repeat(window), make_optimizer(model, section), section, state=state, device=device,

@@ -14,14 +14,20 @@ from charlm.model.language_model import LanguageModel
 _AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, local: int = 0) -> torch.device:
     """Return the device that `name` stands for; `auto` takes a GPU if there is one.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+        local: Number of this process on its machine: where no GPU is named, each takes its own.
 
     Raises:
         DeviceError: CUDA is asked for and not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local:
+        name = f"cuda:{local}"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"training.device: {name} is not available to this PyTorch; use auto or cpu")

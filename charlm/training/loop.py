@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlm.config import Training as TrainingSection
-from charlm.data.windows import Position, Window
+from charlm.data.windows import Position, Share, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel, detach
+from charlm.model.projection import Adaptive
 from charlm.model.recurrence import States
 from charlm.training.averaging import Average
+from charlm.training.group import ALONE, Group, unsynchronized
 from charlm.training.hardware import autocast
 from charlm.training.loss import regularization, summed_loss
 from charlm.training.optimizer import Clipping, clip, gradient_group, learning_rate
@@ -34,7 +37,8 @@ class TrainingState:
         tokens: Tokens predicted.
         epochs: Passes over the training text, a fraction.
         position: Where reading goes on.
-        states: State of the recurrence there; None where it starts from zero.
+        states: State of the recurrence there, of this process's columns; None where it starts from zero.
+        columns: Of the whole batch whose states these are.
         best_loss_nats: Lowest validation loss so far; None before the first.
         evaluations_since_best: Evaluations since then.
         stalls: Evaluations that were no new best, all told.
@@ -47,6 +51,7 @@ class TrainingState:
     epochs: float = 0.0
     position: Position = field(default_factory=Position)
     states: States | None = None
+    columns: int = 0
     best_loss_nats: float | None = None
     evaluations_since_best: int = 0
     stalls: int = 0
@@ -130,6 +135,52 @@ def steady(clock: Callable[[], float]) -> Callable[[], float]:
     return seconds
 
 
+class Objective(nn.Module):
+    """J of a window: what is differentiated."""
+
+    def __init__(
+        self, model: LanguageModel, section: TrainingSection, *, device: torch.device, precision: torch.dtype
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: On `device`.
+            section: Label smoothing and the regularization of activations.
+            device: Where to compute.
+            precision: What matrix products are computed in.
+        """
+        super().__init__()
+        self.model, self.section, self.device, self.precision = model, section, device, precision
+
+    @property
+    def uses_every_parameter(self) -> bool:
+        """Whether each has a gradient after every window: rare words' matrices, and learnt states, have not."""
+        learnt = any(len(layer) for network in self.model.recurrences for layer in network.learnt_states)
+        return not learnt and not isinstance(self.model.projection, Adaptive)
+
+    def forward(
+        self, inputs: Tensor, targets: Tensor, states: States | None, columns: float, counted: float
+    ) -> tuple[Tensor, Tensor, States]:
+        """Return J, the window's nats, and the states after it.
+
+        Args:
+            inputs: Ids, (time, batch).
+            targets: The ids to be predicted, (time, batch).
+            states: Before the window.
+            columns: Of the batch that J is averaged over, of which these are a part.
+            counted: How many of these columns count as such.
+        """
+        with autocast(self.device, self.precision):
+            features, states = self.model.features(inputs, states)
+            read = self.model.read(features)
+            objective, nats = summed_loss(
+                read, targets, projection=self.model.projection, smoothing=self.section.label_smoothing, columns=columns
+            )
+            objective = objective + regularization(self.section, features, read) * (counted / columns)
+        # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
+        return objective, nats, detach(states)
+
+
 def train(
     model: LanguageModel,
     windows: Iterator[Window],
@@ -138,6 +189,8 @@ def train(
     *,
     state: TrainingState,
     average: Average | None = None,
+    group: Group = ALONE,
+    objective: nn.Module | None = None,
     device: torch.device,
     precision: torch.dtype,
     clock: Callable[[], float],
@@ -151,6 +204,8 @@ def train(
         section: Budget, schedule and clipping.
         state: Where to begin; advanced in place.
         average: Takes in the model's weights after each step.
+        group: The processes that train together, each with its share of every window.
+        objective: The model's `Objective` as `group` wraps it; by default one that is not wrapped.
         device: Where to compute.
         precision: What matrix products are computed in.
         clock: Seconds, such as `time.perf_counter`. What the caller does between steps is not counted.
@@ -159,15 +214,17 @@ def train(
         DivergenceError: The loss is not finite; on a CPU the weights are then still those of the step before.
     """
     model.train()
+    objective = objective or Objective(model, section, device=device, precision=precision)
     groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
     while (share := state.share(section)) < 1:
         began = clock()
         rate = learning_rate(section, step=state.step, share=share, stalls=state.stalls)
         rate *= 0.5**state.halvings
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for options in optimizer.param_groups:
+            options["lr"] = rate
         window = next(windows)
-        loss, clipping = _gradient(model, window, section, state, device=device, precision=precision)
+        loss = _gradient(objective, model, window, section.accumulation, state, group=group, device=device)
+        clipping = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
         looks = device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0
         progress = Progress(loss, state.step + 1, clipping, before, groups, rate, share, state)
         if looks:
@@ -176,32 +233,50 @@ def train(
         if average is not None:
             average.add()
         state.step += 1
-        state.tokens += window.tokens
         state.epochs, state.position = window.epochs, window.next
-        state.seconds += clock() - began
+        tokens, seconds = group.total(window.tokens, (clock() - began) * group.is_first)
+        state.tokens += int(tokens)
+        state.seconds += seconds
         before = clipping.norms
         yield replace(progress, share=state.share(section))
 
 
 def _gradient(
+    objective: nn.Module,
     model: LanguageModel,
     window: Window,
-    section: TrainingSection,
+    parts: int,
     state: TrainingState,
     *,
+    group: Group,
     device: torch.device,
-    precision: torch.dtype,
-) -> tuple[Tensor, Clipping]:
-    """Leave the clipped gradient of J in the parameters; return nats per token and what clipping did."""
+) -> Tensor:
+    """Leave the gradient of J in the parameters, formed part by part of the batch; return nats per token."""
     inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
-    with autocast(device, precision):
-        features, states = model.features(inputs, None if window.fresh else state.states)
-        read = model.read(features)
-        objective, nats = summed_loss(read, targets, projection=model.projection, smoothing=section.label_smoothing)
-        objective = objective + regularization(section, features, read)
-    # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
-    state.states = detach(states)
+    networks, states = len(model.recurrences), None if window.fresh else state.states
+    columns = inputs.shape[1] // networks
+    mine = group.share.columns(window.columns)
+    shares = [Share(number, min(parts, columns)).columns(columns) for number in range(min(parts, columns))]
+    divisor = window.columns * networks / group.size  # A group takes the mean of its processes' gradients.
+    nats, after = torch.zeros((), dtype=torch.float64, device=device), []
     model.zero_grad(set_to_none=True)
-    objective.backward()  # type: ignore[no-untyped-call]
-    clipping = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
-    return nats / window.tokens, clipping
+    for share in shares:
+        counted = min(share.stop, mine.stop - mine.start) - share.start  # Not a column that is there for padding.
+        with nullcontext() if share is shares[-1] else unsynchronized(objective):
+            j, added, advanced = objective(
+                _columns(inputs, share, networks), _columns(targets, share, networks),
+                states and tuple(tuple(part[share] for part in layer) for layer in states), divisor,
+                max(counted, 0) * networks,
+            )  # fmt: skip
+            j.backward()
+        nats += added
+        after.append(advanced)
+    state.columns = window.columns
+    state.states = tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*after, strict=True))
+    sums = group.sum(torch.stack([nats, nats.new_tensor(window.tokens)]))
+    return (sums[0] / sums[1]).float()
+
+
+def _columns(ids: Tensor, share: slice, networks: int) -> Tensor:
+    """Return some columns of a window, (time, batch), of each of the networks that stand side by side in it."""
+    return torch.cat([part[:, share] for part in ids.chunk(networks, dim=1)], dim=1)

@@ -51,7 +51,7 @@ class Score:
 
 
 def summed_loss(
-    read: Tensor, targets: Tensor, *, projection: nn.Module, smoothing: float = 0.0
+    read: Tensor, targets: Tensor, *, projection: nn.Module, smoothing: float = 0.0, columns: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return J = Σ_t L_t, the cross-entropy summed over time and averaged over the batch, and the window's nats.
 
@@ -64,6 +64,7 @@ def summed_loss(
         projection: To logits or log-probabilities.
         smoothing: Share of a target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016,
             arXiv:1512.00567, section 7). An adaptive softmax has none.
+        columns: Of the batch that is averaged over, where these are a part of it; by default theirs.
 
     Returns:
         J, and the plain cross-entropy summed over time and batch, which has no gradient.
@@ -79,7 +80,7 @@ def summed_loss(
         parameters = [parameter for parameter in projection.parameters() if parameter.requires_grad]
         found = _InChunks.apply(compute, read.flatten(0, 1), [goals for _, goals in chunks], *parameters)  # type: ignore[no-untyped-call]
         objective, nats = found
-    return objective / targets.shape[1], nats
+    return objective / (columns or targets.shape[1]), nats
 
 
 def regularization(section: TrainingSection, features: Tensor, read: Tensor) -> Tensor | float:

@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,16 +27,17 @@ from charlm.data.windows import (
     scoring_windows,
     stream_windows,
 )
-from charlm.errors import CheckpointError, DivergenceError
+from charlm.errors import CheckpointError, ConfigError, DivergenceError
 from charlm.files import Lock, remove_leftovers
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
 from charlm.training.averaging import Average
+from charlm.training.group import ALONE, Group
 from charlm.training.hardware import check_size, choose_device, choose_precision
-from charlm.training.loop import REMEDY, Progress, TrainingState, group_norms, steady, train
+from charlm.training.loop import REMEDY, Objective, Progress, TrainingState, group_norms, steady, train
 from charlm.training.loss import Score, score
-from charlm.training.optimizer import gradient_group, make_optimizer
+from charlm.training.optimizer import gradient_group, make_optimizer, shard_optimizer
 
 # While training, validation reads up to so many pieces of the split side by side, none shorter than so many tokens.
 _VALIDATION_STREAMS, _VALIDATION_PIECE = 64, 1024
@@ -59,7 +61,9 @@ class Experiment:
         state: Where the training stands; advanced by it.
         device: Where to compute.
         precision: What matrix products are computed in.
-        lock: Of the run folder: held from the beginning until the training that `run` does is over.
+        lock: Of the run folder: held from the beginning until the training that `run` does is over, by the group's
+            first process.
+        group: The processes that train together, this one among them.
         vectors_share: Share of the vocabulary that a file of vectors had; None where there is none, or it is not known.
     """
 
@@ -75,6 +79,7 @@ class Experiment:
     device: torch.device
     precision: torch.dtype
     lock: Lock
+    group: Group = ALONE
     vectors_share: float | None = None
 
 
@@ -133,20 +138,22 @@ class Finished:
 Event = Prepared | Progress | Evaluated | Halved | Finished
 
 
-def begin(config: Config, folder: Path) -> Experiment:
+def begin(config: Config, folder: Path, *, group: Group = ALONE) -> Experiment:
     """Read and encode the corpus, make the model, and start the run folder, with a checkpoint of the first step.
+
+    Of several processes the first one begins, and the others resume what it has begun.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used.
     """
     checkpoint.check_new(folder)
     config = _with_level_of_card(config)
-    device = choose_device(config.training.device)
+    device = choose_device(config.training.device, local=group.local)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
     tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
     vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, corpus, tokenizer, device, checkpoint.lock_of(folder))
+    experiment = _assemble(folder, config, corpus, tokenizer, device, checkpoint.lock_of(folder), group)
     if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
         put_vectors(experiment.model.embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
         kept = config.model.model_copy(update={"vectors": str(Path(config.model.vectors or "").absolute())})
@@ -159,6 +166,7 @@ def begin(config: Config, folder: Path) -> Experiment:
         with checkpoint.beginning(folder):
             save(experiment, "last")
             checkpoint.start_run(folder, experiment.config, tokenizer, _facts(experiment))
+    group.tell("folder", str(folder))
     return experiment
 
 
@@ -168,6 +176,7 @@ def resume(
     budget: dict[str, float] | None = None,
     device: str | None = None,
     on_divergence: str | None = None,
+    group: Group = ALONE,
 ) -> Experiment:
     """Take up a run where its last checkpoint left it.
 
@@ -176,18 +185,24 @@ def resume(
         budget: Another budget than the run's, such as {"minutes": 10}: all of it, what is spent included.
         device: Another device than the run's.
         on_divergence: Another way than the run's, such as `halve`.
+        group: The processes that train together, as many as before or not; each of them calls this.
 
     Raises:
         CheckpointError: The folder is no run, is damaged, is being trained in, or its corpus is not what it was.
     """
     config, tokenizer, facts = checkpoint.load_run(folder)
     lock = checkpoint.lock_of(folder)
-    with _held(lock):
+    with _held(lock) if group.is_first else nullcontext():
         config = _with_training(config, budget, {"device": device, "on_divergence": on_divergence})
-        return _resumed(folder, config, tokenizer, facts, lock)
+        experiment = _resumed(folder, config, tokenizer, facts, lock, group)
+    if group.is_first:
+        group.tell("folder", str(folder))
+    return experiment
 
 
-def _resumed(folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str, Any], lock: Lock) -> Experiment:
+def _resumed(
+    folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str, Any], lock: Lock, group: Group
+) -> Experiment:
     saved = checkpoint.load_checkpoint(folder / "last")
     checkpoint.check_weights(config.model, tokenizer.vocabulary_size, saved)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
@@ -196,19 +211,24 @@ def _resumed(folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str
             f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
             "text back, or begin a new run"
         )
-    experiment = _assemble(folder, config, corpus, tokenizer, choose_device(config.training.device), lock)
+    device = choose_device(config.training.device, local=group.local)
+    experiment = _assemble(folder, config, corpus, tokenizer, device, lock, group)
     _go_to(experiment, saved)
-    remove_leftovers(folder)
+    if group.is_first:
+        remove_leftovers(folder)
     return experiment
 
 
 def _go_to(experiment: Experiment, saved: checkpoint.Checkpoint) -> None:
     """Go to where a checkpoint was written."""
+    state, group = experiment.state, experiment.group
+    if not group.is_first:  # What is dropped here is not what is dropped elsewhere.
+        torch.manual_seed(np.random.SeedSequence((experiment.config.training.seed, group.number)).generate_state(1)[0])
     checkpoint.restore(
-        saved, experiment.model, experiment.optimizer, experiment.average, experiment.state, experiment.device
+        saved, experiment.model, experiment.optimizer, experiment.average, state, experiment.device, group
     )
-    state = experiment.state
-    checkpoint.cut_metrics(experiment.folder, after_step=state.step, halvings=state.halvings)
+    if group.is_first:
+        checkpoint.cut_metrics(experiment.folder, after_step=state.step, halvings=state.halvings)
 
 
 @contextmanager
@@ -235,26 +255,35 @@ def run(
     Raises:
         DivergenceError: The loss is no longer finite; the last good checkpoint is kept.
         CheckpointError: A checkpoint cannot be written, or another process trains in the folder.
+        GroupError: A process of the group has ended, or does not answer.
     """
     torch.set_flush_denormal(True)  # Denormal numbers are many times slower, and as good as zero here.
+    group = experiment.group
     try:
-        with _held(experiment.lock):
+        with _held(experiment.lock) if group.is_first else nullcontext(), group.watched():
+            group.connect(experiment.device, timeout_seconds=experiment.config.training.timeout_seconds)
             yield from _run(experiment, stop, steady(clock))
+            group.leave()
     finally:
         experiment.lock.release()
         torch.set_flush_denormal(False)
 
 
 def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Iterator[Event]:
+    section, group = experiment.config.training, experiment.group
+    if section.shard_optimizer and group.size > 1:
+        experiment = replace(experiment, optimizer=shard_optimizer(experiment.optimizer, section))
+    plain = Objective(experiment.model, section, device=experiment.device, precision=experiment.precision)
+    objective = group.wrap(plain, section, all_used=plain.uses_every_parameter)
     yield Prepared(experiment)
     saves, good = _Saves(experiment, clock), experiment.folder / "good"
-    if not saves.keeps_good:
+    if group.is_first and not saves.keeps_good:
         checkpoint.forget_checkpoint(good)  # Not to be gone back to by a later training from far ahead.
-    elif not (good / "state.json").is_file():
+    if saves.keeps_good and any(group.total(group.is_first and not (good / "state.json").is_file())):
         save(experiment, "good")
     while True:
         try:
-            reason = yield from _steps(experiment, saves, stop, clock)
+            reason = yield from _steps(experiment, objective, saves, stop, clock)
             break
         except GeneratorExit:  # Whoever asked for events has had enough, and may load the best next.
             saves.write_best()
@@ -269,18 +298,25 @@ def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], f
 
 
 def _steps(
-    experiment: Experiment, saves: "_Saves", stop: Callable[[], bool], clock: Callable[[], float]
+    experiment: Experiment,
+    objective: nn.Module,
+    saves: "_Saves",
+    stop: Callable[[], bool],
+    clock: Callable[[], float],
 ) -> Generator[Event, None, str]:
     """Train on, evaluating and saving; return why it ended."""
-    section, state = experiment.config.training, experiment.state
+    section, state, group = experiment.config.training, experiment.state, experiment.group
     evaluated, totals = _evaluations_due(state.share(section), section), _Totals(experiment.model)
     for progress in train(
         experiment.model, training_windows(experiment), experiment.optimizer, section, state=state,
-        average=experiment.average, device=experiment.device, precision=experiment.precision, clock=clock,
+        average=experiment.average, group=group, objective=objective, device=experiment.device,
+        precision=experiment.precision, clock=clock,
     ):  # fmt: skip
         yield progress
         totals.add(progress)
-        due, stopping = _evaluations_due(progress.share, section), stop()
+        # One that is asked to stop stops all; the first one's clock says when to save.
+        due = _evaluations_due(progress.share, section)
+        stopping, saving = group.total(stop(), group.is_first and due == evaluated and saves.are_due())
         if due > evaluated:
             evaluated = due
             event = _evaluate(experiment, progress, totals, clock, saves)
@@ -289,7 +325,7 @@ def _steps(
             totals = _Totals(experiment.model)
             if section.patience is not None and state.evaluations_since_best >= section.patience:
                 return "patience"
-        elif stopping or saves.are_due():
+        elif stopping or saving:
             _check(experiment, progress)
             saves.write()
         if stopping:
@@ -309,13 +345,16 @@ def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
     if state.halvings >= section.halvings:
         raise DivergenceError(f"{error} (the rate was halved {state.halvings} times already)")
     halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
+    experiment.group.wait()  # The first one may still be writing what all go back to.
     _go_to(experiment, checkpoint.load_checkpoint(experiment.folder / "good"))
     state.halvings, state.seconds = halvings, seconds  # What was spent is spent.
     metrics = {
         "step": state.step, "halvings": halvings, "diverged_after_step": diverged_at, "seconds": round(seconds, 3),
         "learning_rate": section.learning_rate * 0.5**halvings,
     }  # fmt: skip
-    checkpoint.append_metrics(experiment.folder, metrics)
+    experiment.group.wait()  # Now all have read it.
+    if experiment.group.is_first:
+        checkpoint.append_metrics(experiment.folder, metrics)
     save(experiment, "last")
     save(experiment, "good")
     return Halved(experiment, str(error), metrics)
@@ -325,42 +364,50 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the training text's windows from where the training stands, without end."""
     section, ids = experiment.config.training, experiment.tokens["train"].ids
     size, window, start = section.batch_size, section.window, experiment.state.position
+    share = experiment.group.share
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
-            return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start)
+            return record_windows(ids, batch_size=size, window=window, seed=section.seed, start=start, share=share)
         return stream_windows(
             ids, batch_size=size, window=window, start=start, seed=section.seed, vary=section.vary_window,
-            shuffle=section.partial_shuffle,
+            shuffle=section.partial_shuffle, share=share,
         )  # fmt: skip
 
     return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
 
 
 def validate(experiment: Experiment) -> Score | None:
-    """Score the validation split, whole; streams side by side, each with a warm-up. None where there is no split."""
+    """Score the validation split, whole; streams side by side, each with a warm-up. None where there is no split.
+
+    Of several processes each scores a share; they call it together.
+    """
     if "valid" not in experiment.tokens:
         return None
+    group = experiment.group
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
-            return scoring_record_windows(ids)
+            return scoring_record_windows(ids, share=group.share)
         streams = max(1, min(_VALIDATION_STREAMS, len(ids) // _VALIDATION_PIECE))
-        return scoring_windows(ids, streams=streams, warm_up=WARM_UP)
+        return scoring_windows(ids, streams=streams, warm_up=WARM_UP, share=group.share)
 
     model, ids = experiment.model, experiment.tokens["valid"].ids
     windows = in_direction(model.direction, ids, mode=experiment.corpus.mode, read=read)
-    return score(model, windows, device=experiment.device, precision=experiment.precision)
+    own = score(model, windows, device=experiment.device, precision=experiment.precision)
+    nats, tokens, correct = group.total(own.nats, own.tokens, own.correct)
+    return Score(nats, int(tokens), correct)
 
 
 def save(experiment: Experiment, which: Literal["last", "good"]) -> None:
-    """Write a checkpoint of all that training goes on from."""
-    model, average, state = experiment.model, experiment.average, experiment.state
-    training = checkpoint.training_tensors(model, experiment.optimizer, average, state, experiment.device)
-    checkpoint.save_checkpoint(
-        experiment.folder / which, checkpoint.state_facts(state, average),
-        {"weights": checkpoint.weights_of(model) | average.weights, "training": training},
-    )  # fmt: skip
+    """Write a checkpoint of all that training goes on from; several processes call it together, the first writes."""
+    model, average, state, group = experiment.model, experiment.average, experiment.state, experiment.group
+    training = checkpoint.training_tensors(model, experiment.optimizer, average, state, experiment.device, group)
+    if group.is_first:
+        checkpoint.save_checkpoint(
+            experiment.folder / which, checkpoint.state_facts(state, average),
+            {"weights": checkpoint.weights_of(model) | average.weights, "training": training},
+        )  # fmt: skip
 
 
 class _Saves:
@@ -389,7 +436,7 @@ class _Saves:
     def note_evaluation(self, *, best: bool, good: bool) -> None:
         """Ask for the model as it stands to be saved, as the best so far or one to go back to, too."""
         experiment = self._experiment
-        if best:
+        if best and experiment.group.is_first:
             weights = checkpoint.weights_of(experiment.model) | experiment.average.weights
             self._best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
             self._best_facts = checkpoint.state_facts(experiment.state, experiment.average)
@@ -409,7 +456,8 @@ class _Saves:
         """Write what is to be kept, `last` in any case."""
         began = self._clock()
         self.write_best()
-        checkpoint.check_there(self._experiment.folder)
+        if self._experiment.group.is_first:
+            checkpoint.check_there(self._experiment.folder)
         save(self._experiment, "last")
         if self._good:
             save(self._experiment, "good")
@@ -502,9 +550,11 @@ def _evaluate(
             "loss_nats": scored.loss_nats, "perplexity": scored.perplexity,
             "bits_per_character": scored.bits_per(counts.characters), "bits_per_byte": scored.bits_per(counts.bytes),
         }  # fmt: skip
-    checkpoint.check_there(experiment.folder)
-    checkpoint.append_metrics(experiment.folder, metrics)  # Before the save: what has none then comes again.
-    if saves.are_due():
+    group = experiment.group
+    if group.is_first:
+        checkpoint.check_there(experiment.folder)
+        checkpoint.append_metrics(experiment.folder, metrics)  # Before the save: what has none then comes again.
+    if any(group.total(group.is_first and saves.are_due())):
         saves.write()
     return Evaluated(experiment, scored, metrics, is_best)
 
@@ -514,9 +564,20 @@ def _evaluations_due(share: float, section: Training) -> int:
 
 
 def _assemble(
-    folder: Path, config: Config, corpus: Corpus, tokenizer: Tokenizer, device: torch.device, lock: Lock
+    folder: Path,
+    config: Config,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    lock: Lock,
+    group: Group,
 ) -> Experiment:
     """Encode the corpus and make a new model and optimizer; weights come from torch's global generator."""
+    if config.training.batch_size < group.size:
+        raise ConfigError(
+            f"training.batch_size: {config.training.batch_size} is less than a stream or record for each of "
+            f"{group.size} processes; give at least {group.size}"
+        )
     mode, cache = corpus.mode, cache_folder() / "tokens"
     tokens = {part: encode_text(text, tokenizer, mode=mode, cache=cache) for part, text in corpus.parts.items()}
     check_size(config.model, tokenizer.vocabulary_size)
@@ -524,7 +585,7 @@ def _assemble(
     return Experiment(
         folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
         make_optimizer(model, config.training), Average(model, config.training), TrainingState(), device,
-        choose_precision(config.training.precision, device), lock,
+        choose_precision(config.training.precision, device), lock, group,
     )  # fmt: skip
 
 
