@@ -79,7 +79,7 @@ class Group:
             device: Where this process computes.
             timeout_seconds: For how long a process may keep the others waiting from then on.
         """
-        if self._store is None:
+        if self._store is None or self.size == 1:
             return
         self.tell(f"here/{self.number}", "yes")
         for number in range(self.size):
