@@ -41,7 +41,7 @@ IMPORT = (
 FIRST_BUDGET = 3.0  # Seconds, of those that are doubled to look for the time to a loss.
 # What a run does beside training, and the functions of charlm.training.run by which it does it.
 PHASES = {
-    "reading": ("open_corpus", "learn_tokenizer", "encode_text"),
+    "reading": ("open_corpus", "learn_from", "encode_text"),
     "model": ("LanguageModel", "make_optimizer"),
     "validation": ("validate",),
     "saving": ("save",),

@@ -69,16 +69,17 @@ class Corpus(Section):
     """What is read. A field left empty is what the corpus card says, or else the default in brackets."""
 
     text: Texts = Field(
-        ("python-docs",), description="Name of a corpus (charlm corpus list), or files, folders, globs, .gz."
+        ("python-docs",),
+        description="Name of a corpus (charlm corpus list), or files, folders, globs; .gz, .zst, .jsonl, .parquet.",
     )
     valid_text: Texts | None = Field(None, description="A separate text for validation, instead of a share.")
     test_text: Texts | None = Field(None, description="A separate text for testing, instead of a share.")
     mode: Mode | None = Field(None, description="stream: one long text; records: a line is one sequence. [stream]")
     valid_share: Share | None = Field(None, description="Share of the text held out for validation. [0.1]")
     test_share: Share | None = Field(None, description="Share of the text held out for testing. [0]")
-    split: Literal["contiguous", "shuffled"] | None = Field(
-        None, description="contiguous: the end of the text is held out; shuffled: records drawn by seed. "
-        "[contiguous in stream mode, shuffled in records mode]",
+    split: Literal["contiguous", "documents", "shuffled"] | None = Field(
+        None, description="contiguous: the end of the text is held out; documents: the last whole documents; shuffled: "
+        "documents or records drawn by seed. [contiguous in stream mode, shuffled in records mode]",
     )  # fmt: skip
     split_seed: int = Field(1, ge=0, description="Seed of the shuffled split; apart from training.seed, so "
                             "that runs of several seeds share one held-out text.")  # fmt: skip
@@ -87,6 +88,13 @@ class Corpus(Section):
         "one document]",
     )  # fmt: skip
     encoding: str = Field("utf-8", description="Encoding of the files.")
+    field: str | None = Field(
+        None, min_length=1, description="Of .jsonl and .parquet: the field that holds each document's text. [text]"
+    )
+    where: dict[str, str | int | float | bool | None] = Field(
+        {}, description="Of .jsonl and .parquet: fields and what they must be, as in {language: en}; other documents "
+        "are passed over.",
+    )  # fmt: skip
 
 
 class Tokenizer(Section):

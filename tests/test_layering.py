@@ -10,8 +10,8 @@ PACKAGE = Path(charlm.__file__).parent
 # ids that both speak of.
 ORDER = [
     "errors", "untrusted", "config", "files", "tensors",
-    "data.builders", "data.fetching", "data.cards", "data.sources", "data.corpora",
-    "data.tokenizer", "data.vectors", "data.tokens", "data.windows", "data.suffixes", "model.products",
+    "data.builders", "data.fetching", "data.cards", "data.tables", "data.sources", "data.corpora", "data.statistics",
+    "data.tokenizer", "data.vectors", "data.shards", "data.tokens", "data.windows", "data.suffixes", "model.products",
     "model.cells.base", "model.cells.simple", "model.cells.gru", "model.cells.lstm", "model.cells.nested",
     "model.cells.mogrifier", "model.cells.minimal", "model.cells.make", "model.backpropagation", "model.scan",
     "model.dropout", "model.recurrence", "model.embedding", "model.projection", "model.language_model",

@@ -1,21 +1,34 @@
 """`charlm corpus`."""
 
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import as_path, as_target, not_empty
-from charlm.cli.terminal import emit
+from charlm.cli.options import MOST_PROCESSES, as_path, as_target, at_most, not_empty
+from charlm.cli.terminal import emit, emit_result
+from charlm.cli.train import ConfigName, Overrides, Texts, checked_config
 
-app = typer.Typer(help="List, build and fetch corpora.", rich_markup_mode=None)
+if TYPE_CHECKING:
+    from charlm.data.tokens import Report
+    from charlm.training.run import Encoded
+
+app = typer.Typer(help="List, build, fetch, encode and count corpora.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, callback=at_most(MOST_PROCESSES), help="Processes that encode. [a core each]")
+]
+_LETTERS_SHOWN = 100
 
 
 @app.callback()
 def _corpus() -> None:
-    """List, build and fetch corpora."""
+    """List, build, fetch, encode and count corpora."""
 
 
 @app.command("list")
@@ -93,6 +106,98 @@ def fetch(
         files = fetch_corpus(name, source=source, report=report)
     for file in files:
         emit(str(file))
+
+
+@app.command("encode")
+def encode(
+    texts: Texts = None,
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+) -> None:
+    """Encode a text ahead of time, as train would on first use; print how many tokens each part has.
+
+    What is encoded stays in the cache: after a stop the same command goes on from there, and train finds it.
+
+    Try: charlm corpus encode texts/ --set tokenizer.level=bpe --workers 8
+    """
+    encoded = _encode(texts, config, overrides, workers)
+    emit(f"{'part':<6} {'tokens':>16} {'characters':>16} {'bytes':>16}")
+    for part, tokens in encoded.tokens.items():
+        counts = tokens.counts
+        emit(f"{part:<6} {counts.tokens:>16,} {counts.characters:>16,} {counts.bytes:>16,}")
+
+
+@app.command("stats")
+def stats(
+    texts: Texts = None,
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Count a text: documents, characters, alphabet, lengths, duplicates, and what its vocabulary does not know.
+
+    A line is a document with --set corpus.mode=records. The vocabulary is learnt from the training part.
+
+    Try: charlm corpus stats my.txt --set tokenizer.level=word
+    """
+    from charlm.data.statistics import QUANTILES, count_text
+
+    encoded = _encode(texts, config, overrides, workers)
+    found = count_text(*encoded.corpus.parts.values())
+    parts = {
+        part: {"documents": len(encoded.corpus.parts[part].spans), **asdict(tokens.counts),
+               "unknown_share": tokens.counts.unknown_share}
+        for part, tokens in encoded.tokens.items()
+    }  # fmt: skip
+    lengths = {f"{share:.0%}": length for share, length in zip(QUANTILES, found.lengths, strict=True)}
+    facts = {
+        "title": encoded.corpus.title, "mode": encoded.corpus.mode, **asdict(found), "lengths": lengths,
+        "level": encoded.tokenizer.section.level, "vocabulary_size": encoded.tokenizer.vocabulary_size, "parts": parts,
+    }  # fmt: skip
+    emit_result(facts, _table(facts), as_json=as_json)
+
+
+def _table(facts: dict[str, Any]) -> "Iterator[str]":
+    """Yield the lines of statistics for people."""
+    letters = json.dumps("".join(list(facts["alphabet"])[:_LETTERS_SHOWN]), ensure_ascii=False)
+    yield f"{facts['title']} ({facts['mode']})"
+    rows = [
+        ("documents", f"{facts['documents']:,}"), ("the same as an earlier one", f"{facts['duplicates']:,}"),
+        ("characters", f"{facts['characters']:,}"), ("bytes", f"{facts['bytes']:,}"),
+        ("alphabet", f"{len(facts['alphabet']):,} characters; the most frequent: {letters}"),
+        ("characters of a document", "; ".join(f"{share} {length:,}" for share, length in facts["lengths"].items())),
+        ("vocabulary", f"{facts['vocabulary_size']:,} ({facts['level']})"),
+    ]  # fmt: skip
+    yield from (f"{name:<28}{value}" for name, value in rows)
+    yield f"{'part':<6} {'documents':>12} {'tokens':>14} {'characters':>14} {'bytes':>14} {'unknown':>9}"
+    for name, part in facts["parts"].items():
+        yield (f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
+               f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}")  # fmt: skip
+
+
+def _encode(texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None) -> "Encoded":
+    from charlm.data.tokens import cores
+    from charlm.training import run
+
+    changes = [*(overrides or []), *([f"corpus.text={json.dumps(texts)}"] if texts else [])]
+    checked = checked_config(config, changes)
+    with _bar("encoding") as report:
+        return run.encode(checked, workers=workers or cores(), report=report)
+
+
+@contextmanager
+def _bar(name: str) -> "Iterator[Report]":
+    """Show bytes as they are done, on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty()) as bar:
+
+        def report(done: int) -> None:
+            bar.update(done)
+
+        yield report
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:

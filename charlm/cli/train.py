@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from charlm.training.run import Experiment
 
 Texts = Annotated[
-    list[str] | None, typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, .gz, or - .")
+    list[str] | None, typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - .")
 ]
 ConfigName = Annotated[str | None, typer.Option(callback=not_empty, help="A YAML file, or the name of a shipped one.")]
 Corpora = Annotated[
@@ -102,9 +102,13 @@ def train(
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
 
     def go_on(folder: Path, group: Group) -> "Experiment":
+        from charlm.data.tokens import cores
         from charlm.training import run
 
-        return run.resume(folder, budget=budget, device=device, on_divergence=on_divergence, group=group)
+        workers = cores() if group.is_first else 1
+        return run.resume(
+            folder, budget=budget, device=device, on_divergence=on_divergence, group=group, workers=workers
+        )
 
     group = join() if together else ALONE
     first: list[str] = []
@@ -132,6 +136,7 @@ def _beginning(
     config: str | None, changes: list[str], folder: Path
 ) -> "tuple[Callable[[Group], Experiment], list[str]]":
     """Return what begins a run, once the configuration is found good, and what to say then."""
+    from charlm.data.tokens import cores
     from charlm.training import run
     from charlm.training.checkpoint import check_new
     from charlm.training.choice import choose
@@ -142,7 +147,7 @@ def _beginning(
         choice = choose(changes)
         kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
         checked, first = choice.config, [*choice.reasons, kept]
-    return lambda group: run.begin(checked, folder, group=group), first
+    return lambda group: run.begin(checked, folder, group=group, workers=cores()), first
 
 
 def _check_launched(folder: Path | None, processes: int | None) -> None:

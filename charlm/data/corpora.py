@@ -1,7 +1,7 @@
 """A text by its documents, split into parts.
 
-Every source is one plain file and the byte offsets of its documents, so that a text is read in blocks from a memory map
-and never stands in memory whole. A record (one line) is a small document.
+Every source is plain files and the byte offsets of the documents in them, so that a text is read in blocks from memory
+maps and never stands in memory whole. A record (one line) is a small document.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ import numpy.typing as npt
 from charlm.config import TEST_SHARE, VALID_SHARE, Level, Mode
 from charlm.config import Corpus as CorpusSection
 from charlm.data.cards import Card, Part, card_names, files_of, load_card
-from charlm.data.sources import absolute, plain_file
+from charlm.data.sources import Plain, absolute, plain_files
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES, let_go, mapped, reading
+from charlm.files import BLOCK_BYTES, let_go, mapped
 
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, in order, of one plain file.
+    """Documents, in order, of plain files.
 
     Attributes:
-        path: The file.
-        spans: First byte and byte after the last of each document, (documents, 2).
+        files: Those that hold them.
+        spans: Number of the file, first byte and byte after the last of each document, (documents, 3).
         raw: Whether any bytes will do; else they are UTF-8, already checked.
         separator: What stands after each document in the original: the end of a record's line, say.
         is_cut: Whether the last document goes on in the next part, so that it does not end here.
     """
 
-    path: Path
+    files: tuple[Plain, ...]
     spans: npt.NDArray[np.int64]
     raw: bool
     separator: str = ""
@@ -44,10 +44,14 @@ class Text:
     def fingerprint(self) -> str:
         """Checksum of the documents and where they begin."""
         digest = hashlib.sha256(np.ascontiguousarray(self.spans).tobytes() + bytes([self.is_cut]))
-        with reading(self.path), self.path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
+        for file in self.files:
+            digest.update(file.sha256.encode())
         return digest.hexdigest()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the documents."""
+        return int((self.spans[:, 2] - self.spans[:, 1]).sum())
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[tuple[bytes, bool]]:
         """Yield the documents in blocks, each with whether it ends its document.
@@ -55,14 +59,62 @@ class Text:
         A block ends after a line's end where there is one within reach, else between two characters, so that no
         tokenizer sees the seam: no token of ours reaches over a line's end.
         """
-        with mapped(self.path) as file:
-            for number, (start, stop) in enumerate(self.spans.tolist()):
-                ends = not (self.is_cut and number == len(self.spans) - 1)
-                while start < stop:
-                    cut = _seam(file, start + size, stop, self.raw) if stop - start > size else stop
-                    yield file[start:cut], ends and cut == stop
-                    let_go(file, start, cut)
-                    start = cut
+        number = 0
+        for of_file in _by_file(self.spans):
+            with mapped(self.files[of_file[0, 0]].path) as file:
+                for _, start, stop in of_file.tolist():
+                    number += 1
+                    ends = not (self.is_cut and number == len(self.spans))
+                    while start < stop:
+                        cut = _seam(file, start + size, stop, self.raw) if stop - start > size else stop
+                        yield file[start:cut], ends and cut == stop
+                        let_go(file, start, cut)
+                        start = cut
+
+    def slices(self, size: int) -> list["Text"]:
+        """Return the text in slices of about `size` bytes, which put together are the text.
+
+        Whole files are gathered until they are so many bytes; a larger file is cut, where `blocks` might be cut, in its
+        own slices. So a file that joins or leaves the others changes no more slices than those near it.
+        """
+        found: list[Text] = []
+        gathered: list[npt.NDArray[np.int64]] = []
+        for of_file in _by_file(self.spans):
+            if gathered and sum(map(_bytes, gathered)) + _bytes(of_file) > size:
+                found.append(self._slice(gathered))
+                gathered = []
+            if _bytes(of_file) <= size:
+                gathered.append(of_file)
+            else:
+                found += self._cut(of_file, size)
+        found += [self._slice(gathered)] if gathered else []
+        if found and self.is_cut:
+            found[-1] = replace(found[-1], is_cut=True)
+        return found
+
+    def _slice(self, spans: list[npt.NDArray[np.int64]], *, is_cut: bool = False) -> "Text":
+        """Return documents as a text of its own, which knows of no file but theirs."""
+        numbers = [int(of_file[0, 0]) for of_file in spans]
+        own = np.concatenate(spans)
+        own[:, 0] = np.searchsorted(numbers, own[:, 0])
+        return replace(self, files=tuple(self.files[number] for number in numbers), spans=own, is_cut=is_cut)
+
+    def _cut(self, spans: npt.NDArray[np.int64], size: int) -> Iterator["Text"]:
+        """Yield the documents of one file in slices, cut inside a document where it is large."""
+        with mapped(self.files[spans[0, 0]].path) as file:
+            while _bytes(spans) > size:
+                ends = np.cumsum(spans[:, 2] - spans[:, 1])
+                last = int(np.searchsorted(ends, size))  # The document in which so many bytes are full.
+                stop = int(spans[last, 2])
+                cut = _seam(file, stop - int(ends[last]) + size, stop, self.raw)
+                here = spans[: last + 1].copy()
+                here[-1, 2] = cut
+                yield self._slice([here], is_cut=cut < stop)
+                spans = spans[last:].copy()
+                spans[0, 1] = cut
+                spans = spans[spans[:, 1] < spans[:, 2]]
+        if len(spans):
+            yield self._slice([spans])
 
 
 @dataclass(frozen=True)
@@ -98,12 +150,14 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
     separator = section.separator.encode() if section.separator else None
 
     def read(names: Sequence[str]) -> Text:
-        path, ends = plain_file(names, section.encoding, raw)
-        spans = _record_spans(path, ends) if section.mode == "records" else _document_spans(path, ends, separator)
+        files = plain_files(names, section, raw)
+        of_each = [_record_spans(file) if section.mode == "records" else _document_spans(file, separator)
+                   for file in files]  # fmt: skip
+        spans = np.concatenate([np.insert(spans, 0, number, axis=1) for number, spans in enumerate(of_each)])
         if len(spans) == 0:
             what = "empty lines" if section.mode == "records" else "separators"
             raise CorpusError(f"{', '.join(names)}: holds nothing but {what}; give a text to learn from")
-        return Text(path, spans, raw, "\n" if section.mode == "records" else section.separator or "")
+        return Text(tuple(files), spans, raw, "\n" if section.mode == "records" else section.separator or "")
 
     train = read(section.text)
     parts: dict[Part, Text] = {}
@@ -170,35 +224,49 @@ def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path])
     )  # fmt: skip
 
 
-def _document_spans(path: Path, file_ends: Sequence[int], separator: bytes | None) -> npt.NDArray[np.int64]:
-    """Return where each document begins and ends; without a separator a file is one document."""
+def _by_file(spans: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Return the spans of each file, in order."""
+    return np.split(spans, np.flatnonzero(np.diff(spans[:, 0])) + 1) if len(spans) else []
+
+
+def _bytes(spans: npt.NDArray[np.int64]) -> int:
+    return int((spans[:, 2] - spans[:, 1]).sum())
+
+
+def _document_spans(plain: Plain, separator: bytes | None) -> npt.NDArray[np.int64]:
+    """Return where each document begins and ends; without a separator a file, or a row of a table, is one document."""
+    if separator is None:
+        return _filled(np.stack([np.concatenate([np.zeros(1, dtype=np.int64), plain.ends[:-1]]), plain.ends], axis=1))
     spans, start = [], 0
-    with mapped(path) as file:
-        for stop in file_ends:
-            while separator is not None and (found := file.find(separator, start, stop)) >= 0:
+    with mapped(plain.path) as file:
+        for stop in plain.ends.tolist():
+            while (found := file.find(separator, start, stop)) >= 0:
                 spans.append((start, found))
                 let_go(file, start, found)
                 start = found + len(separator)
             spans.append((start, stop))
             start = stop
-    array = np.array(spans, dtype=np.int64)
-    filled: npt.NDArray[np.int64] = array[array[:, 0] < array[:, 1]]
+    return _filled(np.array(spans, dtype=np.int64))
+
+
+def _filled(spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the spans that hold something."""
+    filled: npt.NDArray[np.int64] = spans[spans[:, 0] < spans[:, 1]]
     return filled
 
 
-def _record_spans(path: Path, file_ends: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return where each line that is not empty begins and ends, its line end left out; a file's end ends a line."""
-    data = np.memmap(path, dtype=np.uint8, mode="r")
+def _record_spans(plain: Plain) -> npt.NDArray[np.int64]:
+    """Return where each line that is not empty begins and ends, its line end left out; a document's end ends a line."""
+    data = np.memmap(plain.path, dtype=np.uint8, mode="r")
     found = np.concatenate(
         [np.flatnonzero(data[at : at + BLOCK_BYTES] == ord("\n")) + at for at in range(0, len(data), BLOCK_BYTES)]
     )
-    ends = np.concatenate([file_ends, found]).astype(np.int64)
-    order = np.argsort(ends, kind="stable")  # A line that is empty may end where the file before it does.
-    after = np.concatenate([file_ends, found + 1]).astype(np.int64)[order]
+    ends = np.concatenate([plain.ends, found]).astype(np.int64)
+    order = np.argsort(ends, kind="stable")  # A line that is empty may end where the document before it does.
+    after = np.concatenate([plain.ends, found + 1]).astype(np.int64)[order]
     ends, starts = ends[order], np.concatenate([np.zeros(1, dtype=np.int64), after[:-1]])
     ends = ends - ((ends > starts) & (data[np.maximum(ends, 1) - 1] == ord("\r")))
-    filled: npt.NDArray[np.int64] = np.stack([starts, ends], axis=1)[starts < ends]
-    return filled
+    return _filled(np.stack([starts, ends], axis=1))
 
 
 def _split(text: Text, section: CorpusSection, *, has: Collection[Part]) -> dict[Part, Text]:
@@ -232,21 +300,22 @@ def _cut_documents(text: Text, order: npt.NDArray[np.int64], first: float, last:
 
 def _cut_bytes(text: Text, first: float, last: float) -> Text:
     """Return what lies between two shares of the bytes, cut between characters, inside documents where it falls so."""
-    lengths = text.spans[:, 1] - text.spans[:, 0]
+    lengths = text.spans[:, 2] - text.spans[:, 1]
     ends = np.cumsum(lengths)
     # Rounded first: the sum of shares is not exact, and must not lose a byte.
     low, high = (int(round(share * int(ends[-1]), 6)) for share in (first, last))
     starts = ends - lengths
-    spans = text.spans + np.stack([np.clip(low - starts, 0, lengths), np.clip(high - ends, -lengths, 0)], axis=1)
-    kept = spans[:, 0] < spans[:, 1]
+    spans = text.spans.copy()
+    spans[:, 1] += np.clip(low - starts, 0, lengths)
+    spans[:, 2] += np.clip(high - ends, -lengths, 0)
+    kept = spans[:, 1] < spans[:, 2]
     whole, spans = text.spans[kept], spans[kept]
-    if len(spans):
-        with mapped(text.path) as file:
-            spans[0, 0] = _character_start(file, int(spans[0, 0]), int(whole[0, 1]), text.raw)
-            spans[-1, 1] = _character_start(file, int(spans[-1, 1]), int(whole[-1, 1]), text.raw)
-    is_cut = bool(len(spans)) and bool(spans[-1, 1] < whole[-1, 1])
+    for row, column in ((0, 1), (-1, 2)) if len(spans) else ():
+        with mapped(text.files[spans[row, 0]].path) as file:
+            spans[row, column] = _character_start(file, int(spans[row, column]), int(whole[row, 2]), text.raw)
+    is_cut = bool(len(spans)) and bool(spans[-1, 2] < whole[-1, 2])
     # A cut inside a document's last character leaves nothing of it behind.
-    return replace(text, spans=spans[spans[:, 0] < spans[:, 1]], is_cut=is_cut)
+    return replace(text, spans=spans[spans[:, 1] < spans[:, 2]], is_cut=is_cut)
 
 
 def _seam(file: mmap.mmap, near: int, stop: int, raw: bool) -> int:

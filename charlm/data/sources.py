@@ -1,25 +1,52 @@
-"""Names, paths, folders, globs, `.gz` and standard input → one plain file of UTF-8, checked."""
+"""Names, paths, folders, globs, packed files, tables and standard input → plain files of UTF-8, checked."""
 
 import codecs
 import difflib
 import glob
-import gzip
 import hashlib
+import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from charlm.config import Corpus
 from charlm.data.cards import build, cache_folder, card_names, files_of, load_card
+from charlm.data.tables import documents, is_table, opened, suffixes
 from charlm.errors import CorpusError
 from charlm.files import BLOCK_BYTES, reading, writing
+from charlm.untrusted import parse_json
 
+FORMAT = 1
+_WORTH_KEEPING = 1 << 24  # Bytes of a file from which on it takes a while to read: what was found is noted.
 _ANY_BYTES = "or pass --set tokenizer.level=byte to take any bytes"
 # What a text in another encoding than UTF-8 may begin with, and the name of that; the longer mark first.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
           codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A file of UTF-8, or of any bytes, as it is read.
+
+    Attributes:
+        path: The file.
+        size: Bytes.
+        sha256: Its checksum.
+        ends: Byte after the last of each of its documents: those of a table, or else one.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    ends: npt.NDArray[np.int64]
 
 
 def absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -86,32 +113,80 @@ def _matches(pattern: str) -> list[Path]:
     return sorted(Path(file) for file in glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def plain_file(names: Sequence[str], encoding: str, raw: bool) -> tuple[Path, list[int]]:
-    """Return one plain file that holds all that `names` stand for, and the byte after the last of each file in it.
+def plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[Plain]:
+    """Return the files that `names` stand for as plain ones, in a stable order.
 
-    It is the file itself where that will do.
+    A file of UTF-8 is read where it is. Any other is unpacked into the cache, once for as long as it stays as it is.
+
+    Raises:
+        CorpusError: One is missing or no text, or all of them together hold less than two characters.
     """
     files = [file for name in names for file in _expand(name)]
-    place = ", ".join(names)
-    if len(files) == 1 and _is_plain(files[0], encoding, raw):
-        path = files[0]
-        ends = [sum(len(block) for block in _utf8_blocks(path, encoding, raw))]
-    else:
-        path, ends = _joined(files, encoding, raw)
-    size = ends[-1]
+    found = [plain for file in files if (plain := _plain(file, section, raw)).size]
+    size = sum(plain.size for plain in found)
     if size <= 4 and not raw:  # No more than a character may have.
-        size = len(path.read_bytes().decode())
+        size = sum(len(plain.path.read_bytes().decode()) for plain in found)
     if size < 2:
         problem = "is empty" if size == 0 else "holds a single character"
-        raise CorpusError(f"{place}: {problem}; a text to learn from has at least a few hundred characters")
-    return path, ends
+        raise CorpusError(f"{', '.join(names)}: {problem}; a text to learn from has at least a few hundred characters")
+    return found
 
 
-def _is_plain(path: Path, encoding: str, raw: bool) -> bool:
-    if path.suffix == ".gz":
-        return False
-    with reading(path), path.open("rb") as file:
-        return raw or (_codec(encoding).name == "utf-8" and file.read(3) != codecs.BOM_UTF8)
+def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
+    """Return a file's text as a plain file, from the cache if it was unpacked, or checked, before."""
+    with reading(path):
+        facts = path.stat()
+        in_place = not suffixes(path) and (raw or _is_utf8_without_mark(path, section.encoding))
+    recipe = [FORMAT, str(path.absolute()), facts.st_size, facts.st_mtime_ns, section.encoding, raw]
+    recipe += [section.field, section.where] if is_table(path) else []
+    beside = cache_folder() / "texts" / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
+    worth_keeping = facts.st_size >= _WORTH_KEEPING
+    if worth_keeping and (kept := _kept_plain(path if in_place else beside.with_suffix(".txt"), beside)):
+        return kept
+    digest, size, ends = hashlib.sha256(), 0, []
+    with nullcontext() if in_place else writing(beside.with_suffix(".txt")) as file:
+        for block, ends_document in _blocks(path, section, raw):
+            digest.update(block)
+            size += len(block)
+            if ends_document:
+                ends.append(size)
+            if file is not None:
+                file.write(block)
+    if is_table(path) and not ends:
+        raise CorpusError(f"{path}: holds no document; corpus.where passes over all of them, or it has none")
+    plain = Plain(path if in_place else beside.with_suffix(".txt"), size, digest.hexdigest(),
+                  np.array(ends if is_table(path) else [size], dtype=np.int64))  # fmt: skip
+    if worth_keeping:
+        _keep(plain, beside)
+    return plain
+
+
+def _kept_plain(path: Path, beside: Path) -> Plain | None:
+    """Return what was noted of a file that has not changed since; None if nothing was."""
+    try:
+        facts: dict[str, Any] = parse_json(beside.with_suffix(".json").read_bytes())
+        ends = np.load(beside.with_suffix(".npy"), allow_pickle=False)
+        if (
+            path.stat().st_size == facts["size"] == ends[-1]
+            and hashlib.sha256(ends.tobytes()).hexdigest() == facts["ends"]
+        ):
+            return Plain(path, int(facts["size"]), str(facts["sha256"]), ends)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        pass  # Whatever is wrong with it, it is only a note: read the file again.
+    return None
+
+
+def _keep(plain: Plain, beside: Path) -> None:
+    with writing(beside.with_suffix(".npy")) as file:
+        np.save(file, plain.ends)
+    facts = {"size": plain.size, "sha256": plain.sha256, "ends": hashlib.sha256(plain.ends.tobytes()).hexdigest()}
+    with writing(beside.with_suffix(".json")) as file:
+        file.write(json.dumps(facts).encode())
+
+
+def _is_utf8_without_mark(path: Path, encoding: str) -> bool:
+    with path.open("rb") as file:
+        return _codec(encoding).name == "utf-8" and file.read(3) != codecs.BOM_UTF8
 
 
 def _codec(encoding: str) -> codecs.CodecInfo:
@@ -122,36 +197,31 @@ def _codec(encoding: str) -> codecs.CodecInfo:
         raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
 
 
-def _joined(files: Sequence[Path], encoding: str, raw: bool) -> tuple[Path, list[int]]:
-    """Write all files into one in the cache, named by its checksum; return it and the byte after the last of each."""
-    ends = []
-
-    def blocks() -> Iterator[bytes]:
-        size = 0
-        for file in files:
-            for block in _utf8_blocks(file, encoding, raw):
-                size += len(block)
-                yield block
-            ends.append(size)
-
-    return _kept(blocks()), ends
+def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, bool]]:
+    """Yield a file's text as UTF-8, checked, or its bytes as they are, if `raw`; and whether a document ends there."""
+    try:
+        if not is_table(path):
+            yield from ((block, False) for block in _utf8_blocks(path, section.encoding, raw))
+            return
+        for number, text in enumerate(documents(path, section.field or "text", section.where), start=1):
+            if "\0" in text:
+                raise CorpusError(f"{path}: document {number} holds a NUL character, so it is no text; leave it out "
+                                  "by corpus.where, or mend the file")  # fmt: skip
+            yield text.encode(errors="replace"), True  # Half a pair, which JSON can name, is no character.
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"{path}: cannot be read: {error}") from None
 
 
 def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
-    """Yield a file's text as UTF-8, checked; or its bytes as they are, if `raw`."""
     decoder = None if raw else codecs.getincrementaldecoder(_codec(encoding).name)()
-    open_file: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     at = 0
-    try:
-        with open_file(path, "rb") as file:
-            while True:
-                block: bytes = file.read(BLOCK_BYTES)
-                yield block if decoder is None else _as_utf8(decoder, block, path, at)
-                at += len(block)
-                if not block:
-                    return
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}") from None
+    with opened(path) as file:
+        while True:
+            block: bytes = file.read(BLOCK_BYTES)
+            yield block if decoder is None else _as_utf8(decoder, block, path, at)
+            at += len(block)
+            if not block:
+                return
 
 
 def _as_utf8(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, at: int) -> bytes:

@@ -36,6 +36,7 @@ EOS_TEXT, UNK_TEXT = "<EOS>", "<UNK>"
 _WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['\u2019][\p{L}\p{M}\p{N}_]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\n|[^\S\n]+(?!\S)|[^\S\n]"
 _CODE_POINTS = 0x110000
 _CHUNK = 1 << 14  # Characters.
+_PART = 1 << 12  # Bytes.
 
 
 class Tokenizer:
@@ -59,7 +60,7 @@ class Tokenizer:
         Raises:
             TokenizerError: The text has lone surrogates, so that it is not Unicode.
         """
-        return self._encode_all([_as_utf8(text)])[0]
+        return self.encode_pieces([_as_utf8(text)], [False])
 
     def encode_pieces(self, pieces: Sequence[bytes], ends: Sequence[bool]) -> Ids:
         """Return the ids of pieces of text, one after another, with <EOS> after those that end something.
@@ -70,10 +71,16 @@ class Tokenizer:
         """
         if self._table is not None:
             return self._bulk(self._table, pieces, np.asarray(ends))
-        last = np.array([EOS])
-        encoded = self._encode_all(pieces)
-        return np.concatenate([ids for piece, end in zip(encoded, ends, strict=True)
-                               for ids in ((piece, last) if end else (piece,))] or [last[:0]])  # fmt: skip
+        parts, last = [], []
+        for piece, end in zip(pieces, ends, strict=True):
+            cut = list(_cut_at_lines(piece))
+            parts += cut
+            last += [False] * (len(cut) - 1) + [end]
+        eos = np.array([EOS])
+        encodings = self.library.encode_batch_fast([part.decode() for part in parts], add_special_tokens=False)
+        encoded = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        return np.concatenate([ids for piece, end in zip(encoded, last, strict=True)
+                               for ids in (piece, eos[: int(end)])] or [eos[:0]])  # fmt: skip
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that form no character become U+FFFD."""
@@ -137,6 +144,8 @@ class Tokenizer:
         if self.section.level == "byte":
             # The table of bytes is 2, 3, 4, ...; in its type before the sum, or the last two would wrap around.
             ids = np.frombuffer(joined, dtype=np.uint8).astype(table.dtype) + table[0]
+        elif table.itemsize == 1 and joined.isascii():
+            ids = np.frombuffer(joined.translate(table[:256].tobytes()), dtype=table.dtype)
         else:
             ids = _look_up(table, joined.decode())
         if not ends.any():
@@ -145,12 +154,6 @@ class Tokenizer:
         if len(ids) != len(joined):
             lengths = _in_characters(joined, lengths)
         return np.insert(ids, np.cumsum(lengths)[ends], EOS)
-
-    def _encode_all(self, pieces: Sequence[bytes]) -> list[Ids]:
-        if self._table is not None:
-            return [self._bulk(self._table, [piece], np.array([False])) for piece in pieces]
-        encodings = self.library.encode_batch_fast([piece.decode() for piece in pieces], add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def _normalized(self, text: str) -> str:
         normalizer = self.library.normalizer
@@ -406,6 +409,15 @@ def _byte_letters() -> dict[str, int]:
 def _byte_vocabulary() -> dict[str, int]:
     letters = sorted(_byte_letters().items(), key=lambda item: item[1])
     return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {letter: 2 + byte for letter, byte in letters}
+
+
+def _cut_at_lines(piece: bytes) -> Iterator[bytes]:
+    """Yield a text in parts that end at a line's end where they can: the library is slower on what is longer."""
+    start = 0
+    while len(piece) - start > _PART and (found := piece.find(b"\n", start + _PART)) >= 0:
+        yield piece[start : found + 1]
+        start = found + 1
+    yield piece[start:]
 
 
 def _look_up(table: npt.NDArray[Any], text: str) -> Ids:

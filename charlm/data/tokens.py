@@ -1,24 +1,40 @@
-"""Text → token ids on disk: encoded once per text and tokenizer, kept with a checksum, read through a memory map."""
+"""Text → token ids on disk: encoded once per text and tokenizer, kept with a checksum, read through memory maps.
+
+A large text is encoded in slices, each into a file of its own, by one process or several: what was encoded before a
+stop is not encoded again, nor are other files of a text of which one has changed.
+"""
 
 import hashlib
 import json
 import mmap
+import multiprocessing
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, astuple, dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.config import Mode
+from charlm.config import Tokenizer as TokenizerSection
 from charlm.data.corpora import Text
-from charlm.data.tokenizer import UNK, Ids, Tokenizer, id_type
+from charlm.data.shards import Shards, parts_of
+from charlm.data.tokenizer import UNK, Ids, Tokenizer, blocks_as_text, id_type, learn_tokenizer, load_tokenizer
+from charlm.errors import CorpusError, TokenizerError
 from charlm.files import BLOCK_BYTES, let_go, writing
 from charlm.untrusted import parse_json
 
-FORMAT = 1
+FORMAT = 2
+SLICE_BYTES = 1 << 25  # Of a text, encoded into one file.
+Report = Callable[[int], None]
 _PIECES_AT_ONCE = 1 << 16
 # A sentence ends after its mark, the quotes and brackets that close it, and one space; or after a full-width mark.
 _SENTENCE = re.compile(rb"""[.!?]["')\]]*\s|(?:\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f)""")
@@ -48,13 +64,38 @@ class Counts:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as ids, (tokens,), in a memory map that is only read."""
+    """A text as ids, (tokens,), in memory maps that are only read; those of a large text are `Shards`."""
 
     ids: Ids
     counts: Counts
 
 
-def encode_text(text: Text, tokenizer: Tokenizer, *, mode: Mode, cache: Path) -> Tokens:
+def learn_from(text: Text, section: TokenizerSection, *, cache: Path) -> Tokenizer:
+    """Return a tokenizer learnt from a text; that of a large text from the cache if it is there and whole.
+
+    Raises:
+        TokenizerError: The vocabulary cannot be as small as asked for.
+        CorpusError: The text cannot be read, or the cache not be written.
+    """
+    if text.size < SLICE_BYTES:
+        return learn_tokenizer(blocks_as_text(text.blocks()), section)
+    path = cache / f"{_name([FORMAT, text.fingerprint, section.model_dump()])}.tokenizer.json"
+    try:
+        kept, digest = path.read_bytes()[:-64], path.read_bytes()[-64:]
+        if hashlib.sha256(kept).hexdigest().encode() == digest:
+            return load_tokenizer(kept.decode(), section)
+    except (OSError, ValueError, TokenizerError):
+        pass  # Learn it again.
+    learnt = learn_tokenizer(blocks_as_text(text.blocks()), section)
+    with writing(path) as file:
+        data = learnt.to_json().encode()
+        file.write(data + hashlib.sha256(data).hexdigest().encode())
+    return learnt
+
+
+def encode_text(
+    text: Text, tokenizer: Tokenizer, *, mode: Mode, cache: Path, workers: int = 1, report: Report | None = None
+) -> Tokens:
     """Return a text's ids, from the cache if they are there and whole.
 
     Args:
@@ -62,19 +103,83 @@ def encode_text(text: Text, tokenizer: Tokenizer, *, mode: Mode, cache: Path) ->
         tokenizer: Says, besides the ids, where <EOS> goes in `stream` mode; in `records` mode it ends each record.
         mode: How the text is read.
         cache: Folder in which ids are kept.
+        workers: Processes that encode the slices of a large text. They are started anew: a script that asks for more
+            than one must be one that can be imported.
+        report: Called with the bytes of each slice that is there.
 
     Raises:
-        CorpusError: The cache cannot be written.
+        CorpusError: The cache cannot be written, or a process was killed.
     """
-    recipe = [FORMAT, text.fingerprint, text.raw, tokenizer.to_json(), tokenizer.section.model_dump(), mode]
-    path = cache / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]}.ids"
+    how = _name([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
+    slices = text.slices(SLICE_BYTES) or [text]
+    paths = [cache / f"{_name([how, one.fingerprint, one.raw])}.ids" for one in slices]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(_kept, paths))
+    missing = [number for number, counts in enumerate(found) if counts is None]
+    report = report or (lambda _: None)
+    report(sum(one.size for one, counts in zip(slices, found, strict=True) if counts))
+    tasks = [(slices[number], mode, paths[number]) for number in missing]
+    for number, counts in zip(missing, _encode_all(tasks, tokenizer, min(workers, len(tasks))), strict=True):
+        found[number] = counts
+        report(slices[number].size)
+    counted = [counts for counts in found if counts]
     kind = id_type(tokenizer.vocabulary_size)
-    counts = _kept(path)
-    if counts is None:
-        counts = _encode(text, tokenizer, mode, path, kind)
-    if counts.tokens == 0:
-        return Tokens(np.zeros(0, dtype=kind), counts)
-    return Tokens(np.memmap(path, dtype=kind, mode="r"), counts)
+    parts = [
+        np.memmap(path, dtype=kind, mode="r") for path, counts in zip(paths, counted, strict=True) if counts.tokens
+    ]
+    total = Counts(*(sum(column) for column in zip(*map(astuple, counted), strict=True)))
+    if len(parts) > 1:
+        return Tokens(cast(Ids, Shards(parts)), total)  # It answers to what the readers of ids ask.
+    return Tokens(parts[0] if parts else np.zeros(0, dtype=kind), total)
+
+
+_Task = tuple[Text, Mode, Path]
+
+
+def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, workers: int) -> Iterator[Counts]:
+    if workers < 2:
+        yield from (_encode(text, tokenizer, mode, path) for text, mode, path in tasks)
+        return
+    threads = max(1, cores() // workers)
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _begin_worker,
+        (tokenizer.to_json(), tokenizer.section, threads),
+    )  # fmt: skip
+    try:
+        yield from pool.map(_encode_task, tasks)
+    except BrokenProcessPool:
+        raise CorpusError("a process that encoded was killed, for want of memory perhaps; try fewer workers: what is "
+                          "encoded so far is kept") from None  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(tokenizer: str, section: TokenizerSection, threads: int) -> None:
+    """Make a process one that encodes: it has the tokenizer, and ends with the process that started it."""
+    global _tokenizer  # What a process of the pool has for all its tasks has no other place.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it.
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    _tokenizer = load_tokenizer(tokenizer, section)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+_tokenizer: Tokenizer
+
+
+def _encode_task(task: _Task) -> Counts:
+    text, mode, path = task
+    return _encode(text, _tokenizer, mode, path)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _name(recipe: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
 
 
 def _kept(path: Path) -> Counts | None:
@@ -92,8 +197,9 @@ def _kept(path: Path) -> Counts | None:
     return None
 
 
-def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path, kind: np.dtype[Any]) -> Counts:
-    digest = hashlib.sha256()
+def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
+    """Write the ids of a text, or of a slice of one, and beside them what was counted."""
+    digest, kind = hashlib.sha256(), id_type(tokenizer.vocabulary_size)
     tokens = unknown = 0
     separators = (len(text.spans) - text.is_cut) * text.separator
     characters, bytes_ = len(separators), len(separators.encode())
@@ -162,8 +268,9 @@ def sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:
     """Return how often each id occurs, (vocabulary,)."""
     counts: npt.NDArray[np.int64] = np.zeros(vocabulary_size, dtype=np.int64)
-    for at in range(0, len(ids), BLOCK_BYTES):
-        counts += np.bincount(ids[at : at + BLOCK_BYTES], minlength=vocabulary_size)
-        if isinstance(ids.base, mmap.mmap):
-            let_go(ids.base, at * ids.itemsize, min(at + BLOCK_BYTES, len(ids)) * ids.itemsize)
+    for part in parts_of(ids):
+        for at in range(0, len(part), BLOCK_BYTES):
+            counts += np.bincount(part[at : at + BLOCK_BYTES], minlength=vocabulary_size)
+            if isinstance(part.base, mmap.mmap):
+                let_go(part.base, at * part.itemsize, min(at + BLOCK_BYTES, len(part)) * part.itemsize)
     return counts

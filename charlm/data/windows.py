@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from charlm.data.shards import parts_of
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
@@ -239,6 +240,7 @@ def reverse(ids: Ids, *, mode: str) -> Ids:
         first, end = (np.repeat(edge, lengths) for edge in (spans[:, 0], spans[:, 1]))
         at = np.arange(len(first))
         return np.asarray(ids[np.where(at == end - 1, at, first + end - 2 - at)])
+    ids = np.asarray(ids)
     if len(ids) and ids[-1] == EOS:
         return np.concatenate([ids[-2::-1], ids[-1:]])
     return ids[::-1]
@@ -253,7 +255,9 @@ def _side_by_side(forward: Window, backward: Window) -> Window:
 
 def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
-    ends = np.flatnonzero(ids == EOS) + 1
+    parts = parts_of(ids)
+    starts = np.cumsum([0, *map(len, parts)])
+    ends = np.concatenate([np.flatnonzero(part == EOS) + 1 + start for part, start in zip(parts, starts, strict=False)])
     return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.zeros((0, 2), np.int64)
 
 

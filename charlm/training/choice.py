@@ -170,9 +170,8 @@ def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
     opened = open_corpus(given.corpus, raw=level == "byte")
     sample = next(opened.parts["train"].blocks())[0]
     mode, why = _mode_of(given, card, opened, sample)
-    spans = opened.parts["train"].spans
     share = 1.0 if level == "byte" else len(sample.decode(errors="ignore")) / max(len(sample), 1)
-    characters = round(int((spans[:, 1] - spans[:, 0]).sum()) * share)
+    characters = round(opened.parts["train"].size * share)
     fields: dict[str, Any] = {"mode": mode}
     share_is_open = given.corpus.valid_share is None and not (card and card.valid_share is not None)
     if share_is_open and "valid" in opened.parts and given.corpus.valid_text is None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from charlm.config import BUDGETS, Config, Training, check_config
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpora import Corpus, open_corpus, suggested_level
-from charlm.data.tokenizer import Ids, Tokenizer, blocks_as_text, learn_tokenizer
-from charlm.data.tokens import Tokens, count_ids, encode_text
+from charlm.data.tokenizer import Ids, Tokenizer
+from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_from
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.data.windows import (
     WARM_UP,
@@ -138,10 +138,43 @@ class Finished:
 Event = Prepared | Progress | Evaluated | Halved | Finished
 
 
-def begin(config: Config, folder: Path, *, group: Group = ALONE) -> Experiment:
+@dataclass(frozen=True)
+class Encoded:
+    """A corpus, the tokenizer learnt from its training part, and the ids of its parts."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokens: dict[Part, Tokens]
+
+
+def encode(config: Config, *, workers: int = 1, report: Report | None = None) -> Encoded:
+    """Read, learn and encode what a configuration names: it is in the cache then, for every run that reads the same.
+
+    Args:
+        config: Its corpus and its tokenizer count.
+        workers: Processes that encode a large text.
+        report: Called with bytes that are encoded, as they come.
+
+    Raises:
+        CharlmError: The corpus cannot be used, or the cache not be written.
+    """
+    config = _with_level_of_card(config)
+    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    tokenizer = learn_from(corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens")
+    return Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers, report))
+
+
+def _tokens(corpus: Corpus, tokenizer: Tokenizer, workers: int, report: Report | None = None) -> dict[Part, Tokens]:
+    mode, cache = corpus.mode, cache_folder() / "tokens"
+    return {part: encode_text(text, tokenizer, mode=mode, cache=cache, workers=workers, report=report)
+            for part, text in corpus.parts.items()}  # fmt: skip
+
+
+def begin(config: Config, folder: Path, *, group: Group = ALONE, workers: int = 1) -> Experiment:
     """Read and encode the corpus, make the model, and start the run folder, with a checkpoint of the first step.
 
-    Of several processes the first one begins, and the others resume what it has begun.
+    Of several processes the first one begins, and the others resume what it has begun. A large text is encoded by so
+    many `workers`.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used.
@@ -149,11 +182,11 @@ def begin(config: Config, folder: Path, *, group: Group = ALONE) -> Experiment:
     checkpoint.check_new(folder)
     config = _with_level_of_card(config)
     device = choose_device(config.training.device, local=group.local)
-    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
-    tokenizer = learn_tokenizer(blocks_as_text(corpus.parts["train"].blocks()), config.tokenizer)
+    encoded = encode(config, workers=workers)
+    tokenizer = encoded.tokenizer
     vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, corpus, tokenizer, device, checkpoint.lock_of(folder), group)
+    experiment = _assemble(folder, config, encoded, device, checkpoint.lock_of(folder), group)
     if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
         put_vectors(experiment.model.embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
         kept = config.model.model_copy(update={"vectors": str(Path(config.model.vectors or "").absolute())})
@@ -177,6 +210,7 @@ def resume(
     device: str | None = None,
     on_divergence: str | None = None,
     group: Group = ALONE,
+    workers: int = 1,
 ) -> Experiment:
     """Take up a run where its last checkpoint left it.
 
@@ -186,6 +220,7 @@ def resume(
         device: Another device than the run's.
         on_divergence: Another way than the run's, such as `halve`.
         group: The processes that train together, as many as before or not; each of them calls this.
+        workers: Processes that encode a large text, if it is not in the cache any more.
 
     Raises:
         CheckpointError: The folder is no run, is damaged, is being trained in, or its corpus is not what it was.
@@ -194,14 +229,14 @@ def resume(
     lock = checkpoint.lock_of(folder)
     with _held(lock) if group.is_first else nullcontext():
         config = _with_training(config, budget, {"device": device, "on_divergence": on_divergence})
-        experiment = _resumed(folder, config, tokenizer, facts, lock, group)
+        experiment = _resumed(folder, config, tokenizer, facts, lock, group, workers)
     if group.is_first:
         group.tell("folder", str(folder))
     return experiment
 
 
 def _resumed(
-    folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str, Any], lock: Lock, group: Group
+    folder: Path, config: Config, tokenizer: Tokenizer, facts: dict[str, Any], lock: Lock, group: Group, workers: int
 ) -> Experiment:
     saved = checkpoint.load_checkpoint(folder / "last")
     checkpoint.check_weights(config.model, tokenizer.vocabulary_size, saved)
@@ -212,7 +247,8 @@ def _resumed(
             "text back, or begin a new run"
         )
     device = choose_device(config.training.device, local=group.local)
-    experiment = _assemble(folder, config, corpus, tokenizer, device, lock, group)
+    encoded = Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers))
+    experiment = _assemble(folder, config, encoded, device, lock, group)
     _go_to(experiment, saved)
     if group.is_first:
         remove_leftovers(folder)
@@ -566,24 +602,22 @@ def _evaluations_due(share: float, section: Training) -> int:
 def _assemble(
     folder: Path,
     config: Config,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
+    encoded: Encoded,
     device: torch.device,
     lock: Lock,
     group: Group,
 ) -> Experiment:
-    """Encode the corpus and make a new model and optimizer; weights come from torch's global generator."""
+    """Make a new model and optimizer; weights come from torch's global generator."""
     if config.training.batch_size < group.size:
         raise ConfigError(
             f"training.batch_size: {config.training.batch_size} is less than a stream or record for each of "
             f"{group.size} processes; give at least {group.size}"
         )
-    mode, cache = corpus.mode, cache_folder() / "tokens"
-    tokens = {part: encode_text(text, tokenizer, mode=mode, cache=cache) for part, text in corpus.parts.items()}
+    corpus, tokenizer = encoded.corpus, encoded.tokenizer
     check_size(config.model, tokenizer.vocabulary_size)
     model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
     return Experiment(
-        folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, tokens, model,
+        folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, encoded.tokens, model,
         make_optimizer(model, config.training), Average(model, config.training), TrainingState(), device,
         choose_precision(config.training.precision, device), lock, group,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import Corpus as Section
+from charlm.data import sources
 from charlm.data.cards import build, card_names, fetch_corpus, files_of, load_card
 from charlm.data.corpora import Corpus, Text, open_corpus, read_text
 from charlm.errors import CorpusError, FetchError
@@ -32,8 +33,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 def contents(text: Text) -> list[bytes]:
     """Return the documents of a text."""
-    data = text.path.read_bytes()
-    return [data[start:stop] for start, stop in text.spans.tolist()]
+    return [text.files[number].path.read_bytes()[start:stop] for number, start, stop in text.spans.tolist()]
 
 
 def whole(*names: object, raw: bool = False, **fields: object) -> list[bytes]:
@@ -279,7 +279,7 @@ def test_contiguous_parts_of_a_text_are_all_of_it_in_order(text, held_out, separ
 
 @settings(max_examples=60, deadline=None)
 @given(lines=st.lists(st.text("aé日", min_size=1, max_size=3), min_size=3, max_size=40), held_out=shares,
-       split=st.sampled_from(["shuffled", "contiguous"]), seed=st.integers(0, 9))  # fmt: skip
+       split=st.sampled_from(["shuffled", "contiguous", "documents"]), seed=st.integers(0, 9))  # fmt: skip
 def test_parts_of_records_are_all_of_them_once(lines, held_out, split, seed, tmp_path_factory):
     records = [f"{number} {line}" for number, line in enumerate(lines)]
     path = write(tmp_path_factory.mktemp("text") / "text.txt", "\n".join(records))
@@ -289,7 +289,7 @@ def test_parts_of_records_are_all_of_them_once(lines, held_out, split, seed, tmp
     joined = [record.decode() for part in parts.values() for record in part]
     assert sorted(joined) == sorted(records)
     assert len(parts["train"]) == round((1.0 - sum(held_out)) * len(records))
-    if split == "contiguous":
+    if split != "shuffled":
         assert joined == records
 
 
@@ -386,15 +386,79 @@ def test_a_fingerprint_changes_with_the_text_and_with_its_documents(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text("aé日\n", min_size=1, max_size=60), size=st.integers(1, 20), reach=st.integers(1, 20))
+@given(text=st.text("aé日\n", min_size=2, max_size=60), size=st.integers(1, 20), reach=st.integers(1, 20))
 def test_blocks_are_the_text_cut_between_characters(text, size, reach, tmp_path_factory):
     path = write(tmp_path_factory.mktemp("text") / "text.txt", text)
-    blocks = []
+    whole_text = open_corpus(Section(text=(str(path),), valid_share=0.0)).parts["train"]
     with patch("charlm.data.corpora.BLOCK_BYTES", reach):
-        blocks = list(Text(path, np.array([[0, len(text.encode())]]), raw=False).blocks(size))
+        blocks = list(whole_text.blocks(size))
     assert "".join(block.decode() for block, _ in blocks) == text
     assert [ends for _, ends in blocks] == [False] * (len(blocks) - 1) + [True]
     assert all(len(block) < size + reach + 3 for block, _ in blocks)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    files=st.lists(st.text("aé日\n|", max_size=30), min_size=1, max_size=5),
+    size=st.integers(1, 40), separator=st.sampled_from([None, "|"]), mode=st.sampled_from(["stream", "records"]),
+    valid_share=st.sampled_from([0.0, 0.3]),
+)  # fmt: skip
+def test_slices_put_together_are_the_text(files, size, separator, mode, valid_share, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for number, text in enumerate(files):
+        write(folder / f"{number}.txt", text)
+    section = Section(text=(str(folder),), separator=separator, mode=mode, valid_share=valid_share)
+    try:
+        text = open_corpus(section).parts["train"]
+    except CorpusError:  # Too small, or nothing but separators.
+        return
+    with patch("charlm.data.corpora.BLOCK_BYTES", 3):
+        slices = text.slices(size)
+        joined, ends = b"", []
+        for part in slices:
+            for block, ends_document in part.blocks():
+                joined += block
+                ends += [len(joined)] if ends_document else []
+            assert len({file.path for file in part.files}) == len(part.files) == part.spans[-1, 0] + 1
+            assert part.size <= size + 6 or len(part.files) == 1
+    assert joined == b"".join(contents(text))
+    whole_ends = np.cumsum([len(document) for document in contents(text)]).tolist()
+    assert ends == (whole_ends[:-1] if text.is_cut else whole_ends)
+
+
+def test_a_file_that_joins_the_others_changes_no_other_slice(tmp_path):
+    def prints() -> list[str]:
+        text = open_corpus(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
+        return [part.fingerprint for part in text.slices(10)]
+
+    for name in "acd":
+        write(tmp_path / "texts" / name, f"text {name} " * 3)
+    before = prints()
+    write(tmp_path / "texts" / "b", "text b " * 4)
+    after = prints()
+    assert len(before) == 3 and len(after) == 4
+    assert set(before) < set(after)
+
+
+def test_the_last_documents_are_held_out_whole(tmp_path):
+    path = write(tmp_path / "text.txt", "|".join(["a", "bbbbbbbbbb", "c", "d", "ee"]))
+    parts = parts_of(path, separator="|", split="documents", valid_share=0.4)
+    assert parts == {"train": [b"a", b"bbbbbbbbbb", b"c"], "valid": [b"d", b"ee"]}
+
+
+def test_a_plain_file_is_read_where_it_is_and_a_packed_one_is_unpacked_once(own_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_WORTH_KEEPING", 10)
+    path, packed = write(tmp_path / "s.txt", STORY), write(tmp_path / "p.gz", gzip.compress(STORY.encode()))
+    section = Section(text=(str(path), str(packed)), valid_share=0.0)
+    text = open_corpus(section).parts["train"]
+    assert text.files[0].path == path and text.files[1].path.parent == own_cache / "texts"
+    with patch.object(sources, "_utf8_blocks", side_effect=AssertionError("read again")):
+        assert open_corpus(section).parts["train"].fingerprint == text.fingerprint
+    write(packed, gzip.compress(b"another story"))
+    assert contents(open_corpus(section).parts["train"])[1] == b"another story"
+    for note in (own_cache / "texts").iterdir():
+        note.write_bytes(b"[1]")  # Whatever it is, it is only a note.
+    assert contents(open_corpus(section).parts["train"]) == [STORY.encode(), b"another story"]
 
 
 # Built and fetched corpora

@@ -1,5 +1,9 @@
 """Ids on disk: the same in small blocks as in one piece, <EOS> where it belongs, never encoded twice."""
 
+import hashlib
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,8 +20,12 @@ from charlm.config import Mode
 from charlm.config import Tokenizer as Section
 from charlm.data import corpora, tokens
 from charlm.data.corpora import Text
+from charlm.data.shards import Shards
+from charlm.data.sources import Plain
 from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
-from charlm.data.tokens import Counts, count_ids, encode_text
+from charlm.data.tokens import Counts, count_ids, encode_text, learn_from
+from charlm.data.windows import Position, record_spans, record_windows, stream_windows
+from charlm.errors import CorpusError
 
 LEVELS = {
     "char": {"level": "char"},
@@ -47,7 +55,10 @@ def write(folder: Path, parts: Sequence[str], *, is_cut: bool = False) -> Text:
     path.write_bytes("\f".join(parts).encode())
     ends = np.cumsum([len(part.encode()) + 1 for part in parts]) - 1
     starts = ends - [len(part.encode()) for part in parts]
-    return Text(path, np.stack([starts, ends], axis=1).astype(np.int64), raw=False, is_cut=is_cut)
+    spans = np.stack([np.zeros_like(ends), starts, ends], axis=1).astype(np.int64)
+    data = path.read_bytes()
+    file = Plain(path, len(data), hashlib.sha256(data).hexdigest(), np.array([len(data)]))
+    return Text((file,), spans, raw=False, is_cut=is_cut)
 
 
 def learn(text: str = LEARNT, **fields: object) -> Tokenizer:
@@ -94,7 +105,7 @@ def test_small_blocks_are_small(tmp_path):
     text = write(tmp_path, ["aé日\nbb\n" * 9])
     with in_small_blocks(2, reach=2):
         blocks = [block for block, _ in text.blocks()]
-    assert b"".join(blocks) == text.path.read_bytes()
+    assert b"".join(blocks) == text.files[0].path.read_bytes()
     assert max(map(len, blocks)) <= 4
     assert [block.decode() for block in blocks[:4]] == ["aé", "日\n", "bb\n", "aé"]
 
@@ -184,8 +195,8 @@ def test_another_text_tokenizer_or_mode_has_ids_of_its_own(tmp_path):
     tokenizer, text = learn(), write(tmp_path, ["a bb", "a"])
     encode_text(text, tokenizer, mode="stream", cache=tmp_path)
     others = [
-        (Text(text.path, text.spans[:1], raw=False), tokenizer, "stream"),
-        (Text(text.path, text.spans, raw=False, is_cut=True), tokenizer, "stream"),
+        (replace(text, spans=text.spans[:1]), tokenizer, "stream"),
+        (replace(text, is_cut=True), tokenizer, "stream"),
         (text, learn(eos="none"), "stream"),
         (text, learn(level="byte"), "stream"),
         (text, tokenizer, "records"),
@@ -252,8 +263,89 @@ def test_a_text_without_tokens_is_empty_and_not_an_error(tmp_path):
     text = write(tmp_path, [" "])
     encoded = encode_text(text, learn(level="word", words="whitespace"), mode="stream", cache=tmp_path)
     assert encoded.ids.tolist() == [EOS]
-    nothing = Text(text.path, text.spans[:0], raw=False)
+    nothing = replace(text, spans=text.spans[:0])
     assert encode_text(nothing, learn(), mode="stream", cache=tmp_path).ids.tolist() == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("mode", ["stream", "records"])
+def test_slices_are_the_same_ids_as_the_whole(level, mode, tmp_path, monkeypatch):
+    lines = ["a bb ccc. é", "日本語。 The end? ", "", " bb"] * 5
+    text, tokenizer = (
+        write(tmp_path, [*lines] if mode == "records" else ["\n".join(lines), LEARNT]),
+        learn(**LEVELS[level]),
+    )
+    whole = encode_text(text, tokenizer, mode=mode, cache=tmp_path / "whole")
+    monkeypatch.setattr(tokens, "SLICE_BYTES", 40)
+    monkeypatch.setattr(corpora, "BLOCK_BYTES", 60)  # How far a line's end is looked for.
+    sizes: list[int] = []
+    sliced = encode_text(text, tokenizer, mode=mode, cache=tmp_path / "sliced", report=sizes.append)
+    assert len(list((tmp_path / "sliced").glob("*.ids"))) > 3 and sum(sizes) == text.size
+    assert np.asarray(sliced.ids).tolist() == whole.ids.tolist() and sliced.counts == whole.counts
+    for read in (record_windows, stream_windows):
+        a, b = (read(ids, batch_size=2, window=3, seed=1, start=Position()) for ids in (whole.ids, sliced.ids))
+        for _ in range(30):
+            one, other = next(a), next(b)
+            assert one.inputs.tolist() == other.inputs.tolist() and one.targets.tolist() == other.targets.tolist()
+    assert count_ids(sliced.ids, 300).tolist() == count_ids(whole.ids, 300).tolist()
+
+
+def test_several_processes_encode_what_one_does_and_go_on_after_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "SLICE_BYTES", 30)
+    text, tokenizer = write(tmp_path, ["a bb ccc.\n" * 20]), learn()
+    one = encode_text(text, tokenizer, mode="stream", cache=tmp_path / "one")
+    two = encode_text(text, tokenizer, mode="stream", cache=tmp_path / "two", workers=2)
+    assert np.asarray(two.ids).tolist() == np.asarray(one.ids).tolist() and two.counts == one.counts
+    names = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert names == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    for path in sorted((tmp_path / "two").glob("*.ids"))[:2]:
+        path.unlink()
+    with patch.object(tokens, "_encode", wraps=tokens._encode) as encode:
+        encode_text(text, tokenizer, mode="stream", cache=tmp_path / "two")
+    assert encode.call_count == 2
+
+
+def test_a_process_that_is_killed_is_told_and_what_is_encoded_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "SLICE_BYTES", 30)
+    text, tokenizer = write(tmp_path, ["a bb ccc.\n" * 20]), learn()
+
+    def kill(done: int) -> None:
+        if done:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+    with pytest.raises(CorpusError, match=r"^a process that encoded was killed, .*; try fewer workers: [^\n]+$"):
+        encode_text(text, tokenizer, mode="stream", cache=tmp_path / "ids", workers=2, report=kill)
+    assert list((tmp_path / "ids").glob("*.json"))
+    assert len(encode_text(text, tokenizer, mode="stream", cache=tmp_path / "ids").ids) == text.size + 1
+
+
+def test_a_vocabulary_of_a_large_text_is_learnt_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "SLICE_BYTES", 10)
+    text, section = write(tmp_path, ["a bb ccc.\n" * 20]), Section(level="word")
+    first = learn_from(text, section, cache=tmp_path / "ids")
+    with patch.object(tokens, "learn_tokenizer", side_effect=AssertionError("learnt again")):
+        assert learn_from(text, section, cache=tmp_path / "ids").to_json() == first.to_json()
+    (path,) = (tmp_path / "ids").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"ccc", b"cca"))
+    assert learn_from(text, section, cache=tmp_path / "ids").to_json() == first.to_json()
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.integers(0, 6), min_size=1, max_size=40), data=st.data())
+def test_shards_are_read_as_one_array_would_be(ids, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=4)))
+    whole = np.array(ids, dtype=np.uint8)
+    shards = Shards(np.split(whole, cuts))
+    edge = st.none() | st.integers(-50, 50)
+    at = slice(data.draw(edge), data.draw(edge), data.draw(st.sampled_from([None, 1, 2, -1])))
+    assert shards[at].tolist() == whole[at].tolist() and shards[at].dtype == whole.dtype
+    places = np.array(data.draw(st.lists(st.integers(-len(ids), len(ids) - 1), min_size=1, max_size=9)))
+    assert shards[places].tolist() == whole[places].tolist()
+    assert shards[places[0]] == whole[places[0]]
+    assert (shards == 1).tolist() == (whole == 1).tolist() and (2 + shards).tolist() == (2 + whole).tolist()
+    assert len(shards) == len(whole) and np.unique(shards).tolist() == np.unique(whole).tolist()
+    assert record_spans(shards).tolist() == record_spans(whole).tolist()
 
 
 @settings(max_examples=50, deadline=None)
@@ -275,6 +367,6 @@ def test_reading_a_text_and_counting_its_ids_let_go_of_what_was_read(tmp_path):
     text = write(tmp_path, ["ab\n" * 2**23])  # 24 megabytes.
     before = pages_of_files()
     most = max(pages_of_files() for _ in text.blocks())
-    ids = np.memmap(text.path, dtype=np.uint8, mode="r")
+    ids = np.memmap(text.files[0].path, dtype=np.uint8, mode="r")
     assert count_ids(ids, 256).sum() == 3 * 2**23
     assert max(most, pages_of_files()) - before < 8 * 2**20

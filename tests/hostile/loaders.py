@@ -19,12 +19,12 @@ import numpy as np
 from conftest import unseal
 
 from charlm.api import Run, load
+from charlm.config import Corpus, load_config
 from charlm.config import Tokenizer as TokenizerSection
-from charlm.config import load_config
 from charlm.data.cards import read_card
 from charlm.data.corpora import open_corpus
 from charlm.data.fetching import unpack
-from charlm.data.sources import plain_file
+from charlm.data.sources import plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.data.vectors import read_vectors
@@ -155,7 +155,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
             original.decompress, [original.compress(b"The cat sat on the mat."), original.compress(bytes(300))], _sealed
         ),
         "text.gz": Loader(
-            in_file("text.gz", lambda path: plain_file([str(path)], "utf-8", False)),
+            in_file("text.gz", lambda path: plain_files([str(path)], Corpus(), False)),
             [gzip.compress(MEMBER_TEXT, mtime=0)],
         ),
         "archive": Loader(
