@@ -14,6 +14,7 @@ import sys
 sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -26,7 +27,7 @@ import torch
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.hardware import choose_device, choose_precision
+from charlm.training.hardware import at_full_speed, choose_device, choose_precision
 from charlm.training.loop import TrainingState, train
 from charlm.training.optimizer import make_optimizer
 
@@ -38,17 +39,15 @@ def main() -> None:
     """Time all; print a line each, and all as JSON."""
     given = arguments()
     device = choose_device(given.device)
-    torch.set_flush_denormal(True)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
           f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s")  # fmt: skip
     columns = ["hidden", "batch", "precision", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]
     print("".join(f"{column:>10}" for column in columns))
     rows = []
-    for hidden in given.hidden:
-        for batch in given.batches:
-            for precision in given.precisions:
-                rows.append(measure(hidden, batch, precision, device, given))
-                show(rows[-1])
+    with at_full_speed():
+        for hidden, batch, precision in itertools.product(given.hidden, given.batches, given.precisions):
+            rows.append(measure(hidden, batch, precision, device, given))
+            show(rows[-1])
     print(json.dumps({"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
                       "overrides": given.overrides, "rows": rows}))  # fmt: skip
 
@@ -105,18 +104,18 @@ def training_steps(
     config: charlm.Config, precision: str, vocabulary: int, device: torch.device
 ) -> tuple[Iterator[object], float]:
     """Return training steps without end, on random ids, and the GFLOP of one."""
-    section = config.training
+    section, computed_in = config.training, choose_precision(precision, device)
     torch.manual_seed(section.seed)
     model = LanguageModel(config.model, vocabulary).to(device)
     ids = np.random.default_rng(1).integers(vocabulary, size=section.batch_size * section.window * 64)
     steps = train(
         model,
         stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),
-        make_optimizer(model, section),
+        make_optimizer(model, section, precision=computed_in),
         section,
         state=TrainingState(),
         device=device,
-        precision=choose_precision(precision, device),
+        precision=computed_in,
         clock=time.perf_counter,
     )
     return steps, 6 * section.batch_size * section.window * multiplications(model) / 1e9

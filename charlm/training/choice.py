@@ -29,7 +29,7 @@ from charlm.data.cards import Card
 from charlm.data.corpora import Corpus, card_of, open_corpus
 from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
-from charlm.training.hardware import choose_device, choose_precision
+from charlm.training.hardware import at_full_speed, choose_device, choose_precision
 from charlm.training.loop import TrainingState, train
 from charlm.training.optimizer import make_optimizer
 
@@ -324,13 +324,15 @@ def _measure(hidden_size: int, vocabulary: int, optimizer: str, device: torch.de
         ids = torch.randint(vocabulary, (section.window + 1, section.batch_size))
     window = Window(ids[:-1], ids[1:], False, Position(), 0.0, ids.shape[1])
     state, began = TrainingState(), time.perf_counter()
-    for progress in train(
-        model, repeat(window), make_optimizer(model, section), section, state=state, device=device,
+    steps = train(
+        model, repeat(window), make_optimizer(model, section, precision=precision), section, state=state, device=device,
         precision=precision, clock=time.perf_counter,
-    ):  # fmt: skip
-        if state.step == _UNMEASURED_STEPS:  # The first ones build kernels.
-            first_tokens, first_seconds = state.tokens, state.seconds
-        if state.step > _UNMEASURED_STEPS and time.perf_counter() - began > _MEASURED_SECONDS:
-            progress.check()  # Waits for the device.
-            break
+    )  # fmt: skip
+    with at_full_speed():
+        for progress in steps:
+            if state.step == _UNMEASURED_STEPS:  # The first ones build kernels.
+                first_tokens, first_seconds = state.tokens, state.seconds
+            if state.step > _UNMEASURED_STEPS and time.perf_counter() - began > _MEASURED_SECONDS:
+                progress.check()  # Waits for the device.
+                break
     return (state.tokens - first_tokens) / (state.seconds - first_seconds)

@@ -19,10 +19,13 @@ _NEWTON_SCHULZ_STEPS, _UPDATE_SIZE = 3, 0.2
 Groups = list[dict[str, Any]]  # Parameters and the options that they share, as torch's optimizers take them.
 
 
-def make_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, section: TrainingSection, *, precision: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
     """Return the optimizer that `section` names, with weight decay on matrices and, if asked for, on the rest.
 
-    NAdam is Dozat's (2016), its weight decay apart from the gradient as AdamW's (Loshchilov and Hutter 2019).
+    Muon multiplies in `precision`. NAdam is Dozat's (2016), its weight decay apart from the gradient as AdamW's
+    (Loshchilov and Hutter 2019).
     """
     matrices = gate_rows(model) if section.optimizer == "muon" else {}
     groups: Groups = []
@@ -39,7 +42,7 @@ def make_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.Op
         "nadam": lambda: torch.optim.NAdam(groups, lr=rate, betas=betas, decoupled_weight_decay=True),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr=rate, alpha=section.beta2),
         "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=section.beta1, fused=True),
-        "muon": lambda: GatewiseMuon(matrices, groups, section),
+        "muon": lambda: GatewiseMuon(matrices, groups, section, precision),
     }
     return makers[section.optimizer]()
 
@@ -86,18 +89,21 @@ class GatewiseMuon(torch.optim.AdamW):
     torch.optim.Muon is the same, but multiplies in bf16 whatever the device, which many processors are slow in.
     """
 
-    def __init__(self, matrices: dict[Tensor, int], others: Groups, section: TrainingSection) -> None:
+    def __init__(
+        self, matrices: dict[Tensor, int], others: Groups, section: TrainingSection, precision: torch.dtype
+    ) -> None:
         """Take the parameters.
 
         Args:
             matrices: Those of recurrent layers, each with the rows of a gate.
             others: All others, for AdamW.
             section: Rate, decay of the means, `beta1` being Muon's momentum, and weight decay.
+            precision: What matrices are made orthogonal in.
         """
         own = {"params": list(matrices), "weight_decay": section.weight_decay}
         betas = (section.beta1, section.beta2)
         super().__init__([own, *others], lr=section.learning_rate, betas=betas, fused=True)
-        self._rows = matrices
+        self._rows, self._precision = matrices, precision
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -120,7 +126,8 @@ class GatewiseMuon(torch.optim.AdamW):
         ahead = gradient.lerp(state["exp_avg"], momentum)  # Nesterov's.
         gates = ahead.view(-1, self._rows[matrix], matrix.shape[1])
         scale = _UPDATE_SIZE * math.sqrt(max(gates.shape[1:]))
-        matrix.mul_(1 - rate * decay).sub_(orthogonalize(gates).reshape(matrix.shape), alpha=rate * scale)
+        update = orthogonalize(gates.to(self._precision)).reshape(matrix.shape)
+        matrix.mul_(1 - rate * decay).sub_(update, alpha=rate * scale)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from charlm.model.language_model import LanguageModel
 from charlm.training import checkpoint
 from charlm.training.averaging import Average
 from charlm.training.group import ALONE, Group
-from charlm.training.hardware import check_size, choose_device, choose_precision
+from charlm.training.hardware import at_full_speed, check_size, choose_device, choose_precision
 from charlm.training.loop import REMEDY, Objective, Progress, TrainingState, group_norms, steady, train
 from charlm.training.loss import Score, score
 from charlm.training.optimizer import gradient_group, make_optimizer, shard_optimizer
@@ -293,16 +293,14 @@ def run(
         CheckpointError: A checkpoint cannot be written, or another process trains in the folder.
         GroupError: A process of the group has ended, or does not answer.
     """
-    torch.set_flush_denormal(True)  # Denormal numbers are many times slower, and as good as zero here.
     group = experiment.group
     try:
-        with _held(experiment.lock) if group.is_first else nullcontext(), group.watched():
+        with at_full_speed(), _held(experiment.lock) if group.is_first else nullcontext(), group.watched():
             group.connect(experiment.device, timeout_seconds=experiment.config.training.timeout_seconds)
             yield from _run(experiment, stop, steady(clock))
             group.leave()
     finally:
         experiment.lock.release()
-        torch.set_flush_denormal(False)
 
 
 def _run(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Iterator[Event]:
@@ -616,10 +614,11 @@ def _assemble(
     corpus, tokenizer = encoded.corpus, encoded.tokenizer
     check_size(config.model, tokenizer.vocabulary_size)
     model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
+    precision = choose_precision(config.training.precision, device)
     return Experiment(
         folder, config.model_copy(update={"corpus": corpus.section}), corpus, tokenizer, encoded.tokens, model,
-        make_optimizer(model, config.training), Average(model, config.training), TrainingState(), device,
-        choose_precision(config.training.precision, device), lock, group,
+        make_optimizer(model, config.training, precision=precision), Average(model, config.training), TrainingState(),
+        device, precision, lock, group,
     )  # fmt: skip
 
 
