@@ -22,7 +22,7 @@ from charlm.data.cards import build, cache_folder, card_names, files_of, load_ca
 from charlm.data.tables import documents, is_table, opened, suffixes
 from charlm.errors import CorpusError
 from charlm.files import BLOCK_BYTES, reading, writing
-from charlm.untrusted import parse_json
+from charlm.untrusted import one_line, parse_json
 
 FORMAT = 1
 _WORTH_KEEPING = 1 << 24  # Bytes of a file from which on it takes a while to read: what was found is noted.
@@ -209,7 +209,7 @@ def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, boo
                                   "by corpus.where, or mend the file")  # fmt: skip
             yield text.encode(errors="replace"), True  # Half a pair, which JSON can name, is no character.
     except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}") from None
+        raise CorpusError(f"{path}: cannot be read: {one_line(str(error))}") from None
 
 
 def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:

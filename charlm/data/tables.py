@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from charlm.errors import CorpusError
+from charlm.untrusted import one_line
 
 _ROWS = 1024  # Of a Parquet file, read together.
-_LINE_BYTES = 1 << 28  # More in one line of JSON is no document.
+_LINE_BYTES = 1 << 26  # Of JSON, which takes up to 25 times as much as Python holds it.
 Scalar = str | int | float | bool | None
 
 
@@ -53,7 +54,7 @@ def documents(path: Path, field: str, where: Mapping[str, Scalar]) -> Iterator[s
             continue
         text = row.get(field)
         if not isinstance(text, str):
-            has = ", ".join(sorted(map(str, row))[:10]) or "nothing"
+            has = one_line(", ".join(sorted(map(str, row))[:10])) or "nothing"
             raise CorpusError(
                 f"{path}: {place} has no text in field {field!r}, but {type(text).__name__} (it has {has}); name "
                 "another by --set corpus.field, or leave it out by corpus.where"
@@ -66,6 +67,8 @@ def _lines(path: Path, _fields: list[str]) -> Iterator[tuple[str, dict[str, Any]
         number = 0
         while line := file.readline(_LINE_BYTES):
             number += 1
+            if len(line) == _LINE_BYTES:
+                raise CorpusError(f"{path}: line {number} has 64 MiB or more; part it into several documents")
             if not line.strip():
                 continue
             try:
@@ -92,7 +95,7 @@ def _rows(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]
                     number += 1
                     yield f"row {number}", row
     except arrow.ArrowException as error:
-        raise CorpusError(f"{path}: cannot be read as Parquet: {error}") from None
+        raise CorpusError(f"{path}: cannot be read as Parquet: {one_line(str(error))}") from None
 
 
 def _plain(path: Path) -> BinaryIO:

@@ -14,7 +14,11 @@ from charlm.config import Training as TrainingSection
 from charlm.model.cells.base import Cell
 
 _FINAL_DECAY = 0.2  # Share of the budget over which a trapezoid falls (Hägele et al. 2024).
-_NEWTON_SCHULZ_STEPS, _UPDATE_SIZE = 3, 0.2
+_UPDATE_SIZE = 0.2
+# Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by descent for all three together: singular values
+# from 0.01 to 1 come to lie between 0.68 and 1.23. Jordan's own, (3.4445, -4.7750, 2.0315) at each step, leave 0.40 of
+# 0.01 after three, and want five.
+_NEWTON_SCHULZ = ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.7559, -5.9734, 3.0276))
 
 Groups = list[dict[str, Any]]  # Parameters and the options that they share, as torch's optimizers take them.
 
@@ -133,12 +137,11 @@ class GatewiseMuon(torch.optim.AdamW):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Bring the singular values of each matrix, (matrices, rows, columns), near 1, most of them to 0.7 to 1.2.
 
-    Newton-Schulz iterations with Jordan's coefficients, of which three do in a recurrent layer what his five do.
+    Newton-Schulz iterations, as Jordan's, with other coefficients.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    for _ in range(_NEWTON_SCHULZ_STEPS):
+    for a, b, c in _NEWTON_SCHULZ:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 from conftest import unseal
 
 from charlm.api import Run, load
@@ -42,9 +43,11 @@ SLOW = (
 )  # fmt: skip
 NAMES = (
     *SLOW, "config", "card", *(f"tokenizer of {level}" for level in LEVELS), "place", "vectors", "pairs", "sentences",
-    "compressed", "text.gz", "archive", "token cache", "token cache's facts",
+    "compressed", "text.gz", "text.zst", "documents.jsonl", "documents.parquet", "archive", "token cache",
+    "token cache's facts",
 )  # fmt: skip
 MEMBER, MEMBER_TEXT = "folder/text.txt", b"to be or not to be\n" * 20
+DOCUMENTS = [{"text": "To be,\nor not", "id": 1}, {"text": "to be.", "id": 2}]
 
 
 @dataclass(frozen=True)
@@ -154,16 +157,28 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "compressed": Loader(
             original.decompress, [original.compress(b"The cat sat on the mat."), original.compress(bytes(300))], _sealed
         ),
-        "text.gz": Loader(
-            in_file("text.gz", lambda path: plain_files([str(path)], Corpus(), False)),
-            [gzip.compress(MEMBER_TEXT, mtime=0)],
+        "text.gz": Loader(in_file("text.gz", _read_text), [gzip.compress(MEMBER_TEXT, mtime=0)]),
+        "text.zst": Loader(in_file("text.zst", _read_text), [pyarrow.compress(MEMBER_TEXT, "zstd", asbytes=True)]),
+        "documents.jsonl": Loader(
+            in_file("documents.jsonl", _read_text), [b"\n".join(json.dumps(each).encode() for each in DOCUMENTS)]
         ),
+        "documents.parquet": Loader(in_file("documents.parquet", _read_text), [_parquet()]),
         "archive": Loader(
             in_file("archive", lambda path: unpack(path, MEMBER, folder / "unpacked.txt")), list(_archives())
         ),
         "token cache": read_cache("ids"),
         "token cache's facts": read_cache("json"),
     }
+
+
+def _read_text(path: Path) -> object:
+    return plain_files([str(path)], Corpus(where={"id": 1} if path.suffix == ".jsonl" else {}), False)
+
+
+def _parquet() -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(DOCUMENTS), file)
+    return file.getvalue()
 
 
 def _opened(run_folder: Path) -> Run:

@@ -7,7 +7,7 @@ import torch
 
 from charlm.config import Model, Training
 from charlm.model.language_model import LanguageModel
-from charlm.training.optimizer import clip, gate_rows, gradient_group, learning_rate, make_optimizer
+from charlm.training.optimizer import clip, gate_rows, gradient_group, learning_rate, make_optimizer, orthogonalize
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,25 @@ def test_adamw_without_a_mean_of_gradients_is_by_hand_the_gradient_over_its_size
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """Three steps of Jordan's Newton-Schulz iteration, X ← aX + b(XXᵀ)X + c(XXᵀ)²X, in float64."""
+    """Three Newton-Schulz steps, X ← aX + b(XXᵀ)X + c(XXᵀ)²X, in float64."""
     x = matrix.double() / matrix.double().norm()
-    for _ in range(3):
+    for a, b, c in ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.7559, -5.9734, 3.0276)):
         product = x @ x.T
-        x = 3.4445 * x - 4.7750 * product @ x + 2.0315 * product @ product @ x
+        x = a * x + b * product @ x + c * product @ product @ x
     return x
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_singular_values_from_a_hundredth_of_the_whole_on_come_near_one(precision):
+    generator = torch.Generator().manual_seed(1)
+    turn, other = (torch.nn.init.orthogonal_(torch.empty(32, 32), generator=generator) for _ in range(2))
+    for values in (torch.logspace(-2, 0, 32), torch.ones(32), torch.linspace(0.01, 1, 32)):
+        values = values / values.norm()
+        values = values[values >= 0.01]
+        matrix = (turn[:, : len(values)] * values) @ other[: len(values)]
+        found = torch.linalg.svdvals(orthogonalize(matrix.to(precision)[None])[0].float())[: len(values)]
+        slack = 0.01 if precision == torch.float32 else 0.1
+        assert found.min() > 0.67 - slack and found.max() < 1.24 + slack
 
 
 def test_muon_steps_as_its_equations_say_gate_by_gate():
