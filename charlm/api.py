@@ -2,9 +2,11 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from charlm.config import Config
 from charlm.model.language_model import LanguageModel
+from charlm.tracking import check_installed, tracked
 from charlm.trained.scoring import Scorer
 from charlm.trained.writing import Fill as Fill
 from charlm.trained.writing import Sample as Sample
@@ -16,18 +18,23 @@ class Run(Scorer):
     """A trained model in its run folder; it writes and scores."""
 
 
-def train(config: Config, *, out: str | Path | None = None) -> Run:
+def train(config: Config, *, out: str | Path | None = None, track: Literal["tensorboard"] | None = None) -> Run:
     """Train a model; return the best of the run.
 
     Args:
         config: From `charlm.load_config`.
         out: The run folder; by default a new one under `runs/`.
+        track: Also write metrics and samples for TensorBoard, to its folder `tensorboard`.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
     """
     folder = Path(out) if out is not None else new_run_folder("run")
-    for _ in run.run(run.begin(config, folder)):
+    if track is not None:
+        check_installed()
+    experiment = run.begin(config, folder)
+    events = run.run(experiment)
+    for _ in events if track is None else tracked(experiment, events):
         pass
     return load(folder)
 
@@ -53,15 +60,6 @@ def load(folder: str | Path | None = None, *, which: checkpoint.Which = "best", 
     model = LanguageModel(config.model, tokenizer.vocabulary_size)
     checkpoint.put_weights(model, saved.tensors["weights"], saved.folder)
     return Run(folder, which, config, tokenizer, model.to(chosen).eval(), corpus, saved.state, chosen)
-
-
-def of_experiment(experiment: run.Experiment) -> Run:
-    """Return the model of a training as it is now, to be sampled from between two steps."""
-    facts = {"step": experiment.state.step}
-    return Run(
-        experiment.folder, "last", experiment.config, experiment.tokenizer, experiment.model, {}, facts,
-        experiment.device,
-    )  # fmt: skip
 
 
 def new_run_folder(name: str) -> Path:

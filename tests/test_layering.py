@@ -23,7 +23,7 @@ ORDER = [
     "evaluation.mixing", "evaluation.ngram", "evaluation.dynamic", "evaluation.cache", "evaluation.adaptation",
     "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.baselines",
     "evaluation.gradients", "evaluation.novelty", "evaluation.tokens", "evaluation.comparison",
-    "trained.base", "trained.writing", "trained.scoring", "api",
+    "trained.base", "trained.writing", "trained.scoring", "tracking", "api",
     "tuning.space", "tuning.results", "tuning.search", "cli.terminal", "cli.options", "cli.interactive", "cli.sample",
     "cli.progress", "cli.train", "cli.tune", "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect",
     "cli.corpus", "cli.config", "cli.compress", "cli.main", "__main__",

@@ -9,10 +9,11 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from charlm.api import of_experiment
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.sampling.generate import Settings
+from charlm.tracking import tracked
+from charlm.trained.writing import of_experiment
 from charlm.training import run
 from charlm.training.loop import Progress
 
@@ -20,7 +21,7 @@ _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
 _REFRESH_SECONDS = 0.2
 
 
-def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = ()) -> None:
+def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = (), track: bool = False) -> None:
     """Prepare and run a training, show it, and print its run folder on stdout.
 
     Of several processes that train together the first one shows it.
@@ -28,6 +29,7 @@ def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = ()) 
     Args:
         prepare: Returns the experiment.
         first: Lines to be said as soon as it is prepared.
+        track: Write it for TensorBoard, too.
     """
     experiment = prepare()
     if not experiment.group.is_first:
@@ -42,7 +44,8 @@ def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = ()) 
     with stop_requests(patient=experiment.group.size > 1) as stop_requested:
         view = _View(experiment)
         try:
-            for event in run.run(experiment, stop=stop_requested):
+            events = run.run(experiment, stop=stop_requested)
+            for event in tracked(experiment, events) if track else events:
                 view.show(event)
         except CharlmError:
             view.close()

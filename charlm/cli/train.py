@@ -67,6 +67,10 @@ def train(
         int | None,
         typer.Option(min=1, callback=at_most(MOST_PROCESSES), help="Processes that share the work on this machine."),
     ] = None,
+    track: Annotated[
+        Literal["tensorboard"] | None,
+        typer.Option(help="Also write metrics and samples for TensorBoard, to RUN/tensorboard."),
+    ] = None,
 ) -> None:
     """Train a model on a text; print its run folder.
 
@@ -79,6 +83,7 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
+    from charlm.tracking import check_installed
     from charlm.training.group import ALONE, Group, is_one_of_several, join
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
@@ -100,6 +105,8 @@ def train(
     if together:
         _check_launched(out or resume, processes)
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
+    if track is not None:
+        check_installed()
 
     def go_on(folder: Path, group: Group) -> "Experiment":
         from charlm.data.tokens import cores
@@ -127,9 +134,9 @@ def train(
         changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
         prepare, first = _beginning(config, changes, out or named_folder(config, sources))
     if processes is None or processes == 1:
-        follow(lambda: prepare(group), first=first)
+        follow(lambda: prepare(group), first=first, track=track is not None)
     else:
-        _launch(prepare, first, processes, budget | {"device": device, "on-divergence": on_divergence})
+        _launch(prepare, first, processes, budget | {"device": device, "on-divergence": on_divergence, "track": track})
 
 
 def _beginning(

@@ -24,6 +24,7 @@ from charlm.sampling.place import Place, place_from_bytes, place_to_bytes, weigh
 from charlm.sampling.search import beam_search, normalized
 from charlm.sampling.texts import Ending, Telling, Texts
 from charlm.trained.base import Trained
+from charlm.training.run import Experiment
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
 _GAP = re.compile("_{3,}")
@@ -510,6 +511,15 @@ class Writer(Trained):
     def _novelty_filter(self) -> NoveltyFilter:
         parts = [self._encoded(text).ids for text in self._own_texts().values()]
         return NoveltyFilter(parts, records=self.writes_records)
+
+
+def of_experiment(experiment: Experiment) -> Writer:
+    """Return the model of a training as it is now, to be sampled from between two steps."""
+    facts = {"step": experiment.state.step}
+    return Writer(
+        experiment.folder, "last", experiment.config, experiment.tokenizer, experiment.model, {}, facts,
+        experiment.device,
+    )  # fmt: skip
 
 
 def _best_of(samples: Sequence[Sample], best_of: int, length_penalty: float) -> Iterator[Sample]:

@@ -6,6 +6,7 @@
     runs/NAME/metrics.jsonl     a line an evaluation
     runs/NAME/best/, last/      state.json and the safetensors files that it names, each with its checksum
     runs/NAME/good/             the like: where a training that halves its rate goes back to when it diverges
+    runs/NAME/tensorboard/      what metrics.jsonl tells, and samples, where a training is tracked
     runs/NAME/.lock             held by the process that trains
 
 `state.json` holds the checksums of its own contents, of the tensors and of the first three files, which belong to them.
@@ -56,7 +57,7 @@ _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
 Which = Literal["best", "last"]
 Kept = Literal["best", "last", "good"]
 Tensors = Mapping[str, Tensor]
-LOCK = ".lock"
+LOCK, TRACKED = ".lock", "tensorboard"
 
 
 class _CorpusFacts(Facts):
@@ -65,6 +66,12 @@ class _CorpusFacts(Facts):
     title: str = ""
     fingerprints: dict[str, str] = Field({})
     train_token_counts: list[Count] = Field([])
+
+
+class _LineFacts(Facts):
+    """What a line of metrics.jsonl is like."""
+
+    step: Count
 
 
 class _File(Facts):
@@ -430,6 +437,16 @@ def cut_metrics(folder: Path, *, after_step: int, halvings: int) -> None:
         _write(path, b"".join(line + b"\n" for line in kept))
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`; those that are damaged are left out."""
+    path, lines = folder / "metrics.jsonl", []
+    if path.is_file():
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(*_DAMAGED):
+                lines.append(_checked(parse_json(line), _LineFacts))
+    return lines
+
+
 _PLAIN_FIELDS = (
     "step", "seconds", "tokens", "epochs", "best_loss_nats", "evaluations_since_best", "stalls", "halvings"
 )  # fmt: skip
@@ -488,7 +505,8 @@ def _is_kept(path: Path, data: bytes) -> bool:
 
 def _check_contents(folder: Path) -> None:
     """Raise CheckpointError where a run folder has what charlm never writes there and a stranger would."""
-    for path in (*folder.iterdir(), *(path for kept in get_args(Kept) for path in (folder / kept).glob("*"))):
+    inner = (*get_args(Kept), TRACKED)
+    for path in (*folder.iterdir(), *(path for name in inner for path in (folder / name).glob("*"))):
         if path.suffix.lower() in _PICKLES:
             raise CheckpointError(
                 f"{path}: is a pickle by its name, which can run anything when it is opened, and charlm writes none; "
