@@ -1,0 +1,65 @@
+"""What is counted in a text, by examples that a person can count."""
+
+from pathlib import Path
+
+import pytest
+
+from charlm.config import Corpus as Section
+from charlm.data.corpora import Text, open_corpus
+from charlm.data.statistics import QUANTILES, Statistics, count_text
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
+
+
+def parts_of(path: Path, data: bytes, *, raw: bool = False, **fields: object) -> list[Text]:
+    path.write_bytes(data)
+    return list(open_corpus(Section(text=(str(path),), **fields), raw=raw).parts.values())
+
+
+def count(path: Path, text: str, **fields: object) -> Statistics:
+    return count_text(*parts_of(path, text.encode(), **{"valid_share": 0.0} | fields))
+
+
+def test_documents_characters_bytes_and_alphabet_are_counted(tmp_path):
+    found = count(tmp_path / "a.txt", "añb|日a|a", separator="|")
+    assert (found.documents, found.characters, found.bytes) == (3, 6, 9)
+    assert found.alphabet == {"a": 3, "b": 1, "ñ": 1, "日": 1}
+    assert list(found.alphabet) == ["a", "b", "ñ", "日"]  # Of those that are as frequent, the lower code point first.
+
+
+def test_a_document_that_has_been_there_is_a_duplicate_each_further_time(tmp_path):
+    assert count(tmp_path / "a.txt", "ab|c|ab|abc|ab|c", separator="|").duplicates == 3
+    assert count(tmp_path / "b.txt", "ab\n\nab\r\nAB\n", mode="records").duplicates == 1
+
+
+def test_lengths_are_those_at_shares_of_the_documents_in_order(tmp_path):
+    found = count(tmp_path / "a.txt", "|".join("日" * length for length in range(21, 0, -1)), separator="|")
+    assert QUANTILES == (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    assert found.lengths == (1, 2, 6, 11, 16, 20, 21)
+    assert count(tmp_path / "b.txt", "only").lengths == (4,) * 7
+
+
+def test_a_document_that_is_cut_between_parts_is_counted_once(tmp_path):
+    text = "one|two|a long document, which is cut|two"
+    parts = parts_of(tmp_path / "a.txt", text.encode(), separator="|", valid_share=0.3, test_share=0.3)
+    assert [len(part.spans) for part in parts] == [3, 1, 2] and parts[0].is_cut and parts[1].is_cut
+    found = count_text(*parts)
+    assert found == count(tmp_path / "a.txt", text, separator="|")
+    assert (found.documents, found.duplicates, found.lengths[-1]) == (4, 1, 29)
+
+
+def test_bytes_that_are_no_text_are_counted_as_they_are(tmp_path):
+    found = count_text(*parts_of(tmp_path / "a.bin", b"\xff\x00\xff\xc3", raw=True, valid_share=0.0))
+    assert (found.documents, found.characters, found.bytes) == (1, 4, 4)
+    assert found.alphabet == {"\xff": 2, "\0": 1, "\xc3": 1}
+
+
+def test_a_document_in_many_blocks_is_one(tmp_path, monkeypatch):
+    text = "ein Satz\nnoch ein Sätzchen\n"
+    whole = count(tmp_path / "a.txt", text + "|" + text, separator="|")
+    monkeypatch.setattr(Text.blocks, "__defaults__", (3,))
+    assert count(tmp_path / "a.txt", text + "|" + text, separator="|") == whole
+    assert (whole.documents, whole.duplicates) == (2, 1)
