@@ -2,10 +2,16 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -15,10 +21,19 @@ from safetensors.torch import load_file
 
 from charlm.cli.main import run as charlm
 from charlm.config import load_config
-from charlm.data.windows import Position, Share, record_windows, scoring_record_windows, scoring_windows, stream_windows
+from charlm.data.tokenizer import EOS
+from charlm.data.windows import (
+    PADDING,
+    Position,
+    Share,
+    record_windows,
+    scoring_record_windows,
+    scoring_windows,
+    stream_windows,
+)
 from charlm.errors import ConfigError, GroupError
 from charlm.training.group import Group, is_one_of_several
-from charlm.training.run import begin
+from charlm.training.run import begin, resume, save, training_windows
 
 SETTINGS = [*SMALL, "training.batch_size=5", "training.clipnorm=2"]
 
@@ -93,6 +108,114 @@ def test_a_run_goes_on_with_another_number_of_processes(text_file, tmp_path):
     assert positions[-1] == whole["position"]  # Each window of an epoch once.
     for name, tensor in weights(tmp_path / "one").items():
         assert torch.allclose(weights(folder)[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("batch_size", [4, 5])
+@pytest.mark.parametrize("mode", ["stream", "records"])
+def test_each_token_of_an_epoch_is_read_once_by_one_process_then_two_then_three_then_one(mode, batch_size, tmp_path):
+    sizes = [*range(1, 10)] * 9
+    letters = "".join(chr(0x4E00 + number) for number in range(sum(sizes)))  # No two tokens are alike.
+    lines = [letters[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    (tmp_path / "text.txt").write_text(("" if mode == "stream" else "\n").join(lines), encoding="utf-8")
+    overrides = [f"corpus.mode={mode}", f"training.batch_size={batch_size}", "training.window=4",
+                 "training.partial_shuffle=true", "corpus.valid_share=0"]  # fmt: skip
+    alone = begin(small_config(tmp_path / "text.txt", *overrides), tmp_path / "run")
+    alone.lock.release()
+    whole, position, read = training_windows(alone), Position(), defaultdict[int, Counter[int]](Counter)
+    for processes, steps in ((1, 7), (2, 9), (3, 30), (1, 60)):
+        members = [resume(tmp_path / "run", group=Group(number, processes)) for number in range(processes)]
+        parts = [training_windows(member) for member in members]
+        for _ in range(steps):
+            windows = [next(part) for part in parts]
+            found = Counter(torch.cat([window.targets.flatten() for window in windows]).tolist())
+            del found[PADDING]
+            wanted = next(whole).targets
+            assert found == Counter(wanted[wanted != PADDING].tolist())
+            read[position.epoch] += found
+            position = windows[0].next
+        members[0].state.position = position
+        save(members[0], "last")
+        members[0].lock.release()
+    assert position.epoch >= 2
+    left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
+    for epoch in range(position.epoch):
+        del read[epoch][EOS]
+        assert set(read[epoch].values()) == {1} and len(letters) - left_out <= len(read[epoch]) <= len(letters)
+
+
+@contextmanager
+def two_in_step(text: Path, folder: Path, *overrides: str) -> Iterator[list[subprocess.Popen]]:
+    """Yield two processes that train together, with no launcher over them, as soon as one step is saved."""
+    port = free_port()
+    changes = [part for change in [*SETTINGS, "checkpoint.save_seconds=0.01", *overrides] for part in ("--set", change)]
+    arguments = ["train", "--config", "quickstart", str(text), *changes, "--steps", "1000000", "--out", str(folder)]
+    with ExitStack() as stack:
+        started = []
+        for number in range(2):
+            place = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            environment = os.environ | {name: str(value) for name, value in place.items()}
+            started.append(stack.enter_context(subprocess.Popen(
+                [sys.executable, "-m", "charlm", *arguments], env=environment, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True,
+            )))  # fmt: skip
+            stack.callback(started[-1].kill)
+        until = time.monotonic() + 120
+        while saved_step(folder) == 0:
+            assert time.monotonic() < until and all(process.poll() is None for process in started)
+            time.sleep(0.02)
+        yield started
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def saved_step(folder: Path) -> int:
+    state = folder / "last/state.json"
+    return json.loads(state.read_bytes())["step"] if state.is_file() else 0
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_machines_when_one_is_lost(text_file, tmp_path):
+    changes = [part for change in [*SETTINGS, "checkpoint.save_seconds=0.2"] for part in ("--set", change)]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1",
+             "--max-restarts", "3", "--rdzv-id", "test", "--rdzv-backend", "c10d",
+             "--rdzv-endpoint", f"localhost:{free_port()}",
+             "--rdzv-conf", "last_call_timeout=10,keep_alive_interval=1",
+             "-m", "charlm", "train", "--config", "quickstart", str(text_file), *changes, "--steps", "3000",
+             "--out", str(tmp_path / "run")]  # fmt: skip
+    with ExitStack() as stack:
+        agents = []
+        for _ in range(2):
+            agents.append(stack.enter_context(subprocess.Popen(agent, stderr=subprocess.PIPE, text=True)))
+            stack.callback(agents[-1].kill)
+            time.sleep(1)  # The first one keeps what they tell each other.
+        until = time.monotonic() + 120
+        while saved_step(tmp_path / "run") == 0:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        worker = subprocess.run(["pgrep", "-P", str(agents[1].pid)], capture_output=True, text=True, check=True).stdout
+        for process in (agents[1].pid, int(worker)):
+            os.kill(process, signal.SIGKILL)
+        _, err = agents[0].communicate(timeout=120)
+    assert agents[0].returncode == 0 and "process 0 of 2: another one has ended" in err
+    assert saved_step(tmp_path / "run") == 3000
+
+
+def test_a_process_that_does_not_answer_is_told_in_one_line_when_its_time_is_over(text_file, tmp_path):
+    with two_in_step(text_file, tmp_path / "run", "training.timeout_seconds=5") as (first, second):
+        second.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        _, err = first.communicate(timeout=60)
+        assert 3 < time.monotonic() - began < 30  # Five seconds, and the end of a process.
+    assert first.returncode == 1
+    *_, kept, told = err.splitlines()
+    assert kept == f"the last good checkpoint is kept: {tmp_path}/run/last"
+    assert re.fullmatch(r"charlm: process 0 of 2: another one has ended, or not answered in time: .*5000 ?ms.*; look "
+                        "for its own message, then go on with --resume", told)  # fmt: skip
+    assert "Traceback" not in err
 
 
 def test_a_killed_process_is_started_again_and_nothing_changes(text_file, tmp_path):
