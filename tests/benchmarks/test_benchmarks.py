@@ -29,7 +29,9 @@ def load(name: str) -> ModuleType:
     return module
 
 
-ablation, cuda, shakespeare, step, words = map(load, ("ablation", "cuda", "shakespeare", "step", "words"))
+ablation, cuda, scaling, shakespeare, step, words = map(
+    load, ("ablation", "cuda", "scaling", "shakespeare", "step", "words")
+)
 TASK_OPTIONS = [(task, name) for task in ablation.BASES for name in ablation.options(task)]
 
 
@@ -177,3 +179,33 @@ def test_a_compared_run_is_scored_on_the_validation_text(tmp_path):
     assert row["vocabulary_size"] == 2 + 4
     assert row["unknown_share"] == 1 / 20  # One owl; four tokens a line, <EOS> among them.
     assert 1 < row["perplexity"] < 1000 and row["epochs"] > 0 and row["steps"] > 0
+
+
+def test_a_ring_of_two_sends_all_bytes_once_in_two_hops():
+    link = scaling.Link(bytes_per_second=1e6, hop_seconds=0.5)
+    assert scaling.all_reduce_seconds(4e6, 2, link) == pytest.approx(4 + 2 * 0.5)
+    assert scaling.all_reduce_seconds(4e6, 4, link) == pytest.approx(2 * 3 / 4 * 4 + 6 * 0.5)
+    assert scaling.all_reduce_seconds(4e6, 1, link) == 0
+
+
+def test_efficiency_falls_with_workers_and_is_the_share_of_computing():
+    link = scaling.Link(bytes_per_second=1e6, hop_seconds=0)
+    assert scaling.efficiency(4, 4e6, 2, link) == pytest.approx(0.5)
+    for each in scaling.LINKS.values():
+        shares = [scaling.efficiency(0.1, 2e8, workers, each) for workers in (1, *scaling.WORKERS)]
+        assert shares[0] == 1 and shares == sorted(shares, reverse=True)
+    slow, fast, fastest = (scaling.efficiency(0.1, 2e8, 8, each) for each in scaling.LINKS.values())
+    assert slow < fast < fastest
+
+
+def test_a_line_is_fitted_to_small_and_large_alike():
+    amounts = [2.0**power for power in range(10, 26)]
+    assert scaling.fit(amounts, [3e-4 + 2e-9 * amount for amount in amounts]) == pytest.approx((3e-4, 2e-9))
+    shaken = [(3e-4 + 2e-9 * amount) * (1.1 if number % 2 else 0.9) for number, amount in enumerate(amounts)]
+    assert scaling.fit(amounts, shaken) == pytest.approx((3e-4, 2e-9), rel=0.1)
+
+
+def test_the_steps_that_processes_share_train_on_their_columns():
+    given = argparse.Namespace(hidden=8, window=4, precision="fp32")
+    steps = scaling.training_steps(given, 5, scaling.Group(1, 2), torch.device("cpu"))
+    assert next(steps).state.tokens == 2 * 4  # The second of two has two of five columns.
