@@ -87,7 +87,7 @@ class _Rule:
         batch_size: Streams or records, where there are enough.
         window: Tokens in a window.
         tokens: To be read for a network of 256 units to be the best size; as many times more as it has parameters.
-        rate: Learning rate of 256 units for a few thousand steps.
+        rate: Learning rate of 256 units, for a few thousand steps.
         dropout: Share of the output dropped for each doubling of the passes over the text.
         undropped: Passes up to which nothing is dropped.
     """
@@ -108,16 +108,16 @@ class _Rule:
         return max(fitting, default=_SIZES[0])
 
     def learning_rate(self, hidden_size: int, steps: float) -> float:
-        """Return the peak rate: the lower, the wider the network and the longer the training."""
-        rate = self.rate * (256 / hidden_size) ** 0.5 * min(1.0, 6000 / steps) ** 0.3
-        return float(f"{min(rate, 3e-2):.2g}")
+        """Return the peak rate: the lower, the longer the training and, but for muon, the wider the network."""
+        width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
+        return float(f"{min(self.rate * width * min(1.0, 4000 / steps) ** 0.3, _HIGHEST_RATE):.2g}")
 
     def output_dropout(self, passes: float) -> float:
         """Return the share that is dropped where a text is read so many times."""
         return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
 
 
-_STREAM = _Rule(False, "muon", 16, 64, 2.0e6, 2.4e-2, 0.1, 2.0)
+_STREAM = _Rule(False, "muon", 32, 64, 2.0e6, 4.0e-2, 0.1, 2.0)
 _RECORDS = _Rule(False, "adamw", 64, 64, 2.0e6, 8.0e-3, 0.1, 2.0)
 _SMALL = _Rule(False, "adamw", 16, 64, 2.0e6, 1.6e-2, 0.1, 2.0)  # Muon learns a small text by heart too soon.
 _WORDS = _Rule(True, "muon", 16, 32, 0.8e6, 2.0e-2, 0.15, 0.5)
@@ -125,7 +125,7 @@ _RULES: dict[tuple[Mode, bool], _Rule] = {
     ("stream", False): _STREAM, ("records", False): _RECORDS, ("stream", True): _WORDS,
     ("records", True): replace(_WORDS, batch_size=64),
 }  # fmt: skip
-_MOST_PASSES = 60.0
+_MOST_PASSES, _HIGHEST_RATE = 60.0, 4.0e-2
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,14 @@ def _measured(given: Training, text: Text) -> Measure:
     """
     device = choose_device(given.device)
     precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[text.level] or 96
-    optimizer = given.optimizer if "optimizer" in given.model_fields_set else text.rule.optimizer
+    training: dict[str, Any] = {"steps": 10**9}
+    for name in ("optimizer", "batch_size", "window"):
+        training[name] = getattr(given if name in given.model_fields_set else text.rule, name)
     found: dict[int, float] = {}
 
     def speed(hidden_size: int) -> float:
         if not found:
-            found.update({size: _measure(size, vocabulary, optimizer, device, precision) for size in _MEASURED_SIZES})
+            found.update({size: _measure(size, vocabulary, training, device, precision) for size in _MEASURED_SIZES})
         nearest = min(found, key=lambda size: abs(math.log(size / hidden_size)))
         return found[nearest] * _work(nearest, vocabulary) / _work(hidden_size, vocabulary)
 
@@ -314,9 +316,10 @@ def _work(hidden_size: int, vocabulary: int) -> float:
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary
 
 
-def _measure(hidden_size: int, vocabulary: int, optimizer: str, device: torch.device, precision: torch.dtype) -> float:
+def _measure(
+    hidden_size: int, vocabulary: int, training: dict[str, Any], device: torch.device, precision: torch.dtype
+) -> float:
     """Return the tokens a second of a training's steps."""
-    training = {"steps": 10**9, "optimizer": optimizer}
     config = check_config({"model": {"hidden_size": hidden_size}, "training": training}, "measured")
     section = config.training
     with torch.random.fork_rng(devices=[]):
