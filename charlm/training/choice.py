@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from charlm.training.optimizer import make_optimizer
 
 Measure = Callable[[int], float]  # Tokens a second that a network of so many units reads while it learns.
 
+_LOOKED_AT = 16  # Blocks of a megabyte or two: a large text may begin with fewer characters than it has.
 _HELD_OUT = 200_000  # Characters that a loss is known from to a hundredth of a nat: more would cost time alone.
 _SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 _MEASURED_SIZES, _MEASURED_SECONDS, _UNMEASURED_STEPS = (128, 256, 512), 0.5, 3
@@ -55,6 +56,7 @@ class Text:
         characters: Of the training part, about.
         mode: How it is read.
         level: Of its tokens.
+        alphabet: Different characters, or bytes, in its first megabytes.
         record_tokens: In a record, on average, <EOS> included.
         why: Of the mode.
     """
@@ -63,6 +65,7 @@ class Text:
     characters: int
     mode: Mode
     level: Level
+    alphabet: int
     record_tokens: int
     why: str
 
@@ -117,7 +120,7 @@ class _Rule:
         return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
 
 
-_STREAM = _Rule(False, "muon", 32, 64, 2.0e6, 4.0e-2, 0.1, 2.0)
+_STREAM = _Rule(False, "muon", 32, 64, 1.6e6, 4.0e-2, 0.13, 4.0)
 _RECORDS = _Rule(False, "adamw", 64, 64, 2.0e6, 8.0e-3, 0.1, 2.0)
 _SMALL = _Rule(False, "adamw", 16, 64, 2.0e6, 1.6e-2, 0.1, 2.0)  # Muon learns a small text by heart too soon.
 _WORDS = _Rule(True, "muon", 16, 32, 0.8e6, 2.0e-2, 0.15, 0.5)
@@ -168,7 +171,10 @@ def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
     if card and "level" not in given.tokenizer.model_fields_set:
         level = card.level
     opened = open_corpus(given.corpus, raw=level == "byte")
-    sample = next(opened.parts["train"].blocks())[0]
+    blocks = [block for block, _ in islice(opened.parts["train"].blocks(), _LOOKED_AT)]
+    sample, letters = blocks[0], set[str | int]()
+    for block in blocks:
+        letters.update(block if level == "byte" else block.decode())
     mode, why = _mode_of(given, card, opened, sample)
     share = 1.0 if level == "byte" else len(sample.decode(errors="ignore")) / max(len(sample), 1)
     characters = round(opened.parts["train"].size * share)
@@ -179,7 +185,7 @@ def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
     lines = [line for line in sample.splitlines() if line]
     record_tokens = 1 + round(len(sample) / max(len(lines), 1) / _CHARACTERS_PER_TOKEN[level])
     title = card.title if card else ", ".join(given.corpus.text)
-    return opened, fields, Text(title, characters, mode, level, record_tokens, why)
+    return opened, fields, Text(title, characters, mode, level, len(letters), record_tokens, why)
 
 
 def _mode_of(given: Config, card: Card | None, corpus: Corpus, sample: bytes) -> tuple[Mode, str]:
@@ -296,10 +302,12 @@ def _measured(given: Training, text: Text) -> Measure:
     It is measured when first asked for: where size and steps are given, nobody asks.
     """
     device = choose_device(given.device)
-    precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[text.level] or 96
+    precision, vocabulary = choose_precision(given.precision, device), VOCABULARY_SIZES[text.level] or text.alphabet + 2
     training: dict[str, Any] = {"steps": 10**9}
     for name in ("optimizer", "batch_size", "window"):
         training[name] = getattr(given if name in given.model_fields_set else text.rule, name)
+    if text.mode == "records":
+        training["window"] = min(training["window"], text.record_tokens)
     found: dict[int, float] = {}
 
     def speed(hidden_size: int) -> float:

@@ -15,9 +15,9 @@ from charlm.model.cells.base import Cell
 
 _FINAL_DECAY = 0.2  # Share of the budget over which a trapezoid falls (Hägele et al. 2024).
 _UPDATE_SIZE = 0.2
-# Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by descent for all three together: singular values
-# from 0.01 to 1 come to lie between 0.68 and 1.23. Jordan's own, (3.4445, -4.7750, 2.0315) at each step, leave 0.40 of
-# 0.01 after three, and want five.
+# Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by descent for all three together: singular
+# values from 0.01 to 1 come to lie between 0.68 and 1.23. Jordan's own, (3.4445, -4.7750, 2.0315) at each step, leave
+# 0.40 of 0.01 after three, and want five.
 _NEWTON_SCHULZ = ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.7559, -5.9734, 3.0276))
 
 Groups = list[dict[str, Any]]  # Parameters and the options that they share, as torch's optimizers take them.
