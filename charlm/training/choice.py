@@ -120,7 +120,7 @@ class _Rule:
         return round(min(0.5, max(0.0, self.dropout * math.log2(max(passes, 1e-9) / self.undropped))), 2)
 
 
-_STREAM = _Rule(False, "muon", 32, 64, 1.6e6, 4.0e-2, 0.13, 4.0)
+_STREAM = _Rule(False, "muon", 32, 64, 1.6e6, 4.0e-2, 0.15, 3.0)
 _RECORDS = _Rule(False, "adamw", 64, 64, 2.0e6, 8.0e-3, 0.1, 2.0)
 _SMALL = _Rule(False, "adamw", 16, 64, 2.0e6, 1.6e-2, 0.1, 2.0)  # Muon learns a small text by heart too soon.
 _WORDS = _Rule(True, "muon", 16, 32, 0.8e6, 2.0e-2, 0.15, 0.5)
