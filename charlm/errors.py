@@ -35,3 +35,7 @@ class DeviceError(CharlmError):
 
 class GroupError(CharlmError):
     """Processes that train together cannot go on together."""
+
+
+class StorageError(CharlmError):
+    """A database that cannot be reached, or does not do what is asked of it."""

@@ -24,9 +24,10 @@ ORDER = [
     "evaluation.perplexity", "evaluation.sentences", "evaluation.agreement", "evaluation.baselines",
     "evaluation.gradients", "evaluation.novelty", "evaluation.tokens", "evaluation.comparison",
     "trained.base", "trained.writing", "trained.scoring", "tracking", "api",
-    "tuning.space", "tuning.results", "tuning.search", "cli.terminal", "cli.options", "cli.interactive", "cli.sample",
-    "cli.progress", "cli.train", "cli.tune", "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect",
-    "cli.corpus", "cli.config", "cli.compress", "cli.main", "__main__",
+    "tuning.space", "tuning.storage", "tuning.workers", "tuning.results", "tuning.search",
+    "cli.terminal", "cli.options", "cli.interactive", "cli.sample", "cli.progress", "cli.train", "cli.tune",
+    "cli.novelty", "cli.evaluate", "cli.scores", "cli.inspect", "cli.corpus",
+    "cli.config", "cli.compress", "cli.main", "__main__",
 ]  # fmt: skip
 NO_PATHS_NO_YAML = ["model.", "training.loss", "training.loop", "sampling."]
 

@@ -80,6 +80,13 @@ def not_empty(value: _Text | None) -> _Text | None:
     return value
 
 
+def study_name(value: str | None) -> str | None:
+    """Refuse what no search is called."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
+        raise typer.BadParameter("must be 1 to 100 letters a to z, digits, dots, - and _")
+    return value
+
+
 def known_device(value: str | None) -> str | None:
     """Refuse what names no device; whether it is there is another matter."""
     if value is not None and not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):

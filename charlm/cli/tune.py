@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, refuse_beside
+from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, refuse_beside, some_text, study_name
 from charlm.cli.terminal import emit, emit_json, say
 from charlm.cli.train import ConfigName, Corpora, Overrides, Texts, checked_config, named_folder
 from charlm.errors import CharlmError
@@ -38,12 +38,25 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to go on with.")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            callback=some_text,
+            help="For workers on several machines: postgresql://user@host/database.",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=study_name, help="The search's name there. [charlm]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Search for the settings with the lowest validation loss; print a table, write a config and keep the best run.
 
     A trial's own budget is the configuration's: --set training.minutes=2. Trials that fall behind are given up. Ctrl-C
-    ends the search with what it has; --resume, or the same command, goes on.
+    ends the search with what it has; --resume, or the same command, goes on. Given while the search is running, it
+    joins in: the processes share its budget, and a trial whose process dies is tried again by another. With --storage
+    the same command joins in on other machines too, each with a folder and a copy of the text of its own.
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --search model.hidden_size=256,512 --minutes 30
     """
@@ -57,11 +70,17 @@ def tune(
         told += 1
         say(f"{_line(trial)}{', the best so far' if trial == best else ''}")
 
+    def waiting(running: int) -> None:
+        say(f"nothing is left to begin; waiting for what other workers are trying ({running})")
+
+    if study is not None and storage is None and resume is None:
+        raise typer.BadParameter("names a search in a database: give --storage too", param_hint="--study")
     with stop_requests() as stop:
-        shared: dict[str, Any] = {"minutes": minutes, "trials": trials, "stop": stop, "report": report}
+        shared: dict[str, Any] = {"storage": storage, "minutes": minutes, "trials": trials, "stop": stop,
+                                  "report": report, "waiting": waiting}  # fmt: skip
         if resume is not None:
             given = {"TEXT": texts, "--corpus": corpus, "--config": config, "--set": overrides, "--search": search,
-                     "--out": out, "--seed": seed}  # fmt: skip
+                     "--out": out, "--seed": seed, "--study": study}  # fmt: skip
             names = [name for name, value in given.items() if value]
             refuse_beside("--resume", names, "which goes on with the search's own")
             found = tuning.resume(resume, **shared)
@@ -69,7 +88,7 @@ def tune(
             changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
             changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
             folder = out or named_folder(config, sources, before="tune-")
-            found = tuning.tune(checked_config(config, changes), search or [], out=folder, **shared)
+            found = tuning.tune(checked_config(config, changes), search or [], out=folder, study=study, **shared)
         stopped = stop()
     if stopped:
         say(f"stopped; go on: charlm tune --resume {found.folder}")
@@ -84,6 +103,7 @@ def _show(found: "Tuning", as_json: bool) -> None:
     best, config = found.best, found.folder / "best.yaml"
     if as_json:
         whole = {"loss_nats": best.loss_nats, "config": str(config), "run": str(found.best_run)} if best else {}
+        whole |= {"host": found.best_host} if found.best_host else {}
         trials = [asdict(trial) for trial in found.trials]
         emit_json(whole | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings})
     else:
@@ -99,7 +119,7 @@ def _show(found: "Tuning", as_json: bool) -> None:
         raise CharlmError(
             f"{found.folder}: no trial reached an evaluation{why}; give more --minutes, or trials a smaller budget"
         )
-    say(f"{config} holds the settings of trial {best.number}; its model: charlm sample {found.best_run}")
+    say(f"{config} holds the settings of trial {best.number}; its model: {found.use}")
 
 
 def _row(found: "Tuning", trial: "Trial") -> list[str]:

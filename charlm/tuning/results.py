@@ -2,24 +2,27 @@
 
 import csv
 import io
-import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 import charlm
-from charlm.config import BUDGETS, Config, check_config
-from charlm.errors import CheckpointError
+from charlm.config import BUDGETS, Config, check_config, dump
+from charlm.errors import CharlmError, CheckpointError
 from charlm.files import writing
+from charlm.tuning.space import with_values
+from charlm.tuning.storage import Storage
+from charlm.tuning.workers import TrialFacts, damaged_trial, facts_of
+from charlm.untrusted import one_line, parse_json
 
-NO_END = ("unfinished", "failed")
-Outcome = Literal["finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated"]
+NO_END = ("unfinished", "failed", "running")
+Outcome = Literal["finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated", "running"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,14 @@ class Trial:
     Attributes:
         number: Its run folder is `trials/NUMBER`.
         outcome: finished; pruned: worse than the median at an evaluation; diverged; impossible: its values do not go
-            together, or are too large for text or memory; unfinished: the search was stopped; failed: by a crash.
+            together, or are too large for text or memory; unfinished: the search was stopped; failed: its worker
+            ended in the midst of it; running: another worker is at it.
         loss_nats: Lowest validation loss, nats a token; None before its first evaluation.
         seconds: That it took, reading, evaluating and saving included; None where that is not known.
         values: By key.
         note: Why it is diverged or impossible.
+        host: The machine that tried it.
+        folder: That of the search there.
     """
 
     number: int
@@ -42,6 +48,8 @@ class Trial:
     seconds: float | None
     values: dict[str, Any]
     note: str
+    host: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Tuning:
         space: What was searched: text by key.
         trials: Finished ones first, the lowest loss first.
         config: What every trial has in common.
+        spent_seconds: For how long at least one trial was running.
         exhausted: Whether it ended since there was nothing left to try.
     """
 
@@ -60,12 +69,14 @@ class Tuning:
     space: dict[str, str]
     trials: list[Trial]
     config: Config
+    spent_seconds: float = 0.0
     exhausted: bool = False
 
     @property
     def best(self) -> Trial | None:
         """The finished trial of lowest loss; an unfinished one where none is finished; None where none has a loss."""
-        return self.trials[0] if self.trials and self.trials[0].loss_nats is not None else None
+        first = self.trials[0] if self.trials else None
+        return None if first is None or first.loss_nats is None or first.outcome == "running" else first
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,37 +97,106 @@ class Tuning:
         return sum(trial.outcome not in NO_END for trial in self.trials)
 
     @property
+    def running(self) -> int:
+        """How many trials are being trained."""
+        return sum(trial.outcome == "running" for trial in self.trials)
+
+    @property
     def best_run(self) -> Path | None:
-        """The run folder of the best trial."""
-        return self.folder / "trials" / str(self.best.number) if self.best else None
+        """The run folder of the best trial, on `best_host`."""
+        if self.best is None:
+            return None
+        return (Path(self.best.folder) if self.best_host else self.folder) / "trials" / str(self.best.number)
+
+    @property
+    def best_host(self) -> str:
+        """The machine that has the best trial's run; empty where this folder has it."""
+        best = self.best
+        return "" if best is None or (self.folder / "trials" / str(best.number)).is_dir() else best.host
+
+    @property
+    def use(self) -> str:
+        """How to use the best trial's model, and where."""
+        return f"{f'on {self.best_host}: ' if self.best_host else ''}charlm sample {self.best_run}"
 
 
-def write_results(folder: Path, study: optuna.Study, facts: Mapping[str, Any]) -> Tuning:
-    """Return what is found so far, written to `folder`; the weights of all but the best are removed."""
-    trials = [_record(known) for known in study.get_trials(deepcopy=False) if known.state != TrialState.WAITING]
-    trials = [trial for trial in trials if trial.outcome != "repeated"]
-    trials.sort(key=lambda one: (one.outcome != "finished", _or_infinite(one.loss_nats), one.number))
-    tuning = Tuning(folder, facts["space"], trials, check_config(facts["config"], str(folder)))
-    if not trials:
-        return tuning
+def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: Mapping[str, Any]) -> Tuning:
+    """Return what all workers have found so far.
+
+    Raises:
+        CharlmError: The storage holds what no worker writes.
+    """
+    trials, periods, now = [], [], None
+    for known in study.get_trials(deepcopy=False):
+        if known.state != TrialState.WAITING:
+            found = facts_of(known, storage)
+            trials.append(_record(known, found, damaged_trial(known, storage), facts["space"]))
+            if known.state == TrialState.RUNNING:
+                now = storage.clock() if now is None else now
+                periods.append((now if found.began is None else found.began, now))
+            elif known.state != TrialState.FAIL:
+                periods.append(_period(known, found))
+    trials = sorted((trial for trial in trials if trial.outcome != "repeated"), key=_rank)
+    return Tuning(folder, facts["space"], trials, check_config(facts["config"], str(folder)), _spent(periods))
+
+
+def write_results(tuning: Tuning, facts: Mapping[str, Any]) -> None:
+    """Write what is found into the folder; the weights of this folder's trials are removed but for the best."""
+    best, folder = tuning.best, tuning.folder
+    if not tuning.trials:
+        return
     _write(folder / "trials.csv", _table(tuning))
-    if tuning.best_run is not None and (tuning.best_run / "config.yaml").is_file():
-        text = (tuning.best_run / "config.yaml").read_text(encoding="utf-8")
-        _write(folder / "best.yaml", _header(tuning, tuning.best_run) + text)
-    for other in (folder / "trials").glob("*/"):
-        for which in ("best", "last") if other != tuning.best_run else ():
-            shutil.rmtree(other / which, ignore_errors=True)
-    return tuning
+    if best is not None:
+        own = folder / "trials" / str(best.number) / "config.yaml"
+        if own.is_file():
+            text = own.read_text(encoding="utf-8")
+        else:  # It stands in another's folder: the same settings, for the text as it is called here.
+            text = dump(check_config(with_values(facts["config"], best.values), f"trial {best.number}"))
+        _write(folder / "best.yaml", _header(tuning) + text)
+    for trial in tuning.trials:
+        for which in ("best", "last") if trial != best and trial.outcome != "running" else ():
+            shutil.rmtree(folder / "trials" / str(trial.number) / which, ignore_errors=True)
 
 
-def _record(known: optuna.trial.FrozenTrial) -> Trial:
+def _rank(trial: Trial) -> tuple[bool, bool, float, int]:
+    return trial.outcome != "finished", trial.outcome == "running", _or_infinite(trial.loss_nats), trial.number
+
+
+def _record(known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: Mapping[str, Any]) -> Trial:
+    outcome = found.outcome or "failed"
+    if outcome not in get_args(Outcome) or not known.params.keys() <= space.keys():
+        raise damage
+    if known.state == TrialState.RUNNING:
+        outcome = "running"
+    elif known.state == TrialState.FAIL and outcome != "repeated":
+        outcome = "failed"  # Its worker may have ended just before it could tell the study what came of it.
+    try:
+        values = {key: parse_json(value) if isinstance(value, str) else value for key, value in known.params.items()}
+    except ValueError:
+        raise damage from None
     losses = [loss for loss in known.intermediate_values.values() if math.isfinite(loss)]
-    values = {key: json.loads(value) if isinstance(value, str) else value for key, value in known.params.items()}
-    outcome, note = known.user_attrs.get("outcome", "failed"), known.user_attrs.get("note", "")
-    if known.state == TrialState.FAIL:  # How long it ran before the crash, nobody wrote down.
-        return Trial(known.number, outcome, min(losses, default=None), None, values, note)
-    seconds = known.duration.total_seconds() if known.duration else None
-    return Trial(known.number, outcome, min(losses, default=None), seconds, values, note)
+    seconds = None  # Of a running one; and how long one ran before a crash, nobody wrote down.
+    if known.state not in (TrialState.RUNNING, TrialState.FAIL):
+        began, ended = _period(known, found)
+        seconds = ended - began
+    places = [] if found.worker is None else [one_line(found.worker.host), one_line(found.worker.folder)]
+    return Trial(known.number, outcome, min(losses, default=None), seconds, values, one_line(found.note), *places)  # type: ignore[arg-type]
+
+
+def _period(known: FrozenTrial, found: TrialFacts) -> tuple[float, float]:
+    """Return when a trial began and ended, in seconds of the clock that all workers have in common."""
+    began, ended = [
+        0.0 if time is None else time.timestamp() for time in (known.datetime_start, known.datetime_complete)
+    ]
+    return began if found.began is None else found.began, ended if found.ended is None else found.ended
+
+
+def _spent(periods: Iterable[tuple[float, float]]) -> float:
+    """Return for how many seconds at least one trial was running."""
+    spent, until = 0.0, -math.inf
+    for began, ended in sorted(periods):
+        spent, until = spent + max(0.0, ended - max(began, until)), max(until, ended)
+    return spent
 
 
 def _or_infinite(loss_nats: float | None) -> float:
@@ -126,20 +206,21 @@ def _or_infinite(loss_nats: float | None) -> float:
 def _table(tuning: Tuning) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "outcome", "loss_nats", "seconds", *tuning.space, "note"])
+    table.writerow(["trial", "outcome", "loss_nats", "seconds", *tuning.space, "note", "host", "folder"])
     for trial in tuning.trials:
         values = [trial.values.get(key) for key in tuning.space]
-        table.writerow([trial.number, trial.outcome, trial.loss_nats, trial.seconds, *values, trial.note])
+        row = [trial.number, trial.outcome, trial.loss_nats, trial.seconds, *values, trial.note]
+        table.writerow([*row, trial.host, trial.folder])
     return text.getvalue()
 
 
-def _header(tuning: Tuning, best_run: Path) -> str:
+def _header(tuning: Tuning) -> str:
     best, training = tuning.trials[0], tuning.config.training
     finished = sum(trial.outcome == "finished" for trial in tuning.trials)
     budget = next(f"{getattr(training, name):g} {name}" for name in BUDGETS if getattr(training, name) is not None)
     lines = [
         f"charlm train --config {tuning.folder / 'best.yaml'}",
-        f"charlm sample {best_run}",
+        tuning.use,
         "",
         f"{best.loss_nats:.4f} nats a token on the validation split as training scores it (seed {training.seed}), "
         f"{'' if best.outcome == 'finished' else best.outcome + ', '}a trial having {budget}.",

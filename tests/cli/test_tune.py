@@ -94,6 +94,9 @@ def test_mistakes_are_one_line(capfd, text_file):
     assert "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)" in line
     assert "holds no search" in refused(capfd, "--resume", "nothing")
     assert "--search: cannot be given with --resume" in refused(capfd, "--resume", "nothing", *SEARCH, status=2)
+    unreachable = ["--storage", "postgresql://me:secret@127.0.0.1:1/data", "--study", "mine"]
+    line = refused(capfd, text_file, *SETTINGS, *SEARCH, "--trials", "1", *unreachable)
+    assert "postgresql://me@127.0.0.1:1/data: cannot be used: " in line and "secret" not in line
     assert not list(Path().iterdir())
 
 

@@ -1,7 +1,6 @@
 """The search for settings: what is tried, what is given up, what is kept, and that it goes on where it stood."""
 
 import csv
-import os
 from contextlib import contextmanager
 from itertools import count
 
@@ -14,6 +13,7 @@ from charlm.config import load_config
 from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceError
 from charlm.training import run
 from charlm.tuning import search as tuning
+from charlm.tuning import storage
 from charlm.tuning.search import tune
 
 RATE = "training.learning_rate=1e-3..1e-1"
@@ -42,11 +42,11 @@ def in_memory(monkeypatch):
     kept = {}
 
     @contextmanager
-    def storage(path):
+    def sqlite(path, problem):
         path.touch()
         yield kept.setdefault(path, optuna.storages.InMemoryStorage())
 
-    monkeypatch.setattr(tuning, "_storage", storage)
+    monkeypatch.setattr(storage, "_sqlite", sqlite)
 
 
 @pytest.fixture
@@ -310,14 +310,6 @@ def test_a_folder_of_another_search_is_refused(config, untrained, tmp_path):
         tune(config, [RATE], out=tmp_path / "full", trials=1)
     with pytest.raises(CheckpointError, match="holds no search"):
         tuning.resume(tmp_path / "full")
-
-
-def test_two_searches_cannot_share_a_folder(config, tmp_path):
-    def begin_another(trial, best):
-        with pytest.raises(CheckpointError, match=rf"process {os.getpid()} is at work in it; give another --out"):
-            tuning.resume(tmp_path / "tuned")
-
-    assert tune(config, [RATE], out=tmp_path / "tuned", trials=1, report=begin_another).best
 
 
 def test_a_damaged_study_is_told(tmp_path):

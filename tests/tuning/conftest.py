@@ -1,0 +1,71 @@
+"""A PostgreSQL server of the tests' own."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "open {sesame}/2%"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server listens: on a socket in a folder, and nowhere else."""
+
+    folder: Path
+
+    def url(self, password: str | None = "open%20%7Bsesame%7D%2F2%25") -> str:
+        return f"postgresql://charlm{'' if password is None else f':{password}'}@/postgres?host={self.folder}"
+
+
+def binaries() -> Path | None:
+    found = shutil.which("initdb")
+    there = [Path(found)] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return there[-1].parent if there else None
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Start a server, which refuses to be root's, as postgres; skip where there is none to start."""
+    psycopg = pytest.importorskip("psycopg")
+    programs = binaries()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(
+        prefix="charlm-", ignore_cleanup_errors=True
+    ) as above:  # A socket's path is short.
+        folder = Path(above)
+        (folder / "password").write_text(PASSWORD)
+        if user:
+            shutil.chown(folder, "postgres", "postgres")
+            shutil.chown(folder / "password", "postgres", "postgres")
+        subprocess.run(
+            [programs / "initdb", "-D", folder / "data", "-U", "charlm", "--auth=scram-sha-256", "--no-sync",
+             "--no-locale", "--encoding=UTF8", f"--pwfile={folder / 'password'}"],
+            check=True, capture_output=True, cwd=folder, **user,
+        )  # fmt: skip
+        settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=8MB", "-k", folder]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [programs / "postgres", "-D", folder / "data", *settings], stdout=log, stderr=log, cwd=folder, **user
+            )
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    psycopg.connect(host=above, user="charlm", password=PASSWORD, dbname="postgres").close()
+                    break
+                except psycopg.OperationalError:
+                    assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
+                    time.sleep(0.05)
+            yield Server(folder)
+        finally:
+            process.terminate()
+            process.wait(30)
