@@ -425,14 +425,16 @@ def _try(
 
 def _train(trial: optuna.Trial, experiment: run.Experiment, is_over: Callable[[], bool]) -> Outcome:
     """Train, reporting each validation loss by the share of the budget that is spent."""
-    section, state = experiment.config.training, experiment.state
+    section, state, told = experiment.config.training, experiment.state, 0
     with closing(run.run(experiment, stop=is_over)) as events:  # type: ignore[type-var]
         for event in events:
             if isinstance(event, run.Evaluated) and event.score is not None:
                 if not math.isfinite(event.score.loss_nats):
                     raise DivergenceError(f"step {state.step}: the validation loss is {event.score.loss_nats}")
                 evaluations = int(min(state.share(section), 1.0) * section.evaluations + 1e-9)
-                trial.report(event.score.loss_nats, _WHOLE * evaluations // section.evaluations)
+                if evaluations > told:  # After a divergence a share comes again, and Optuna takes one loss of each.
+                    trial.report(event.score.loss_nats, _WHOLE * evaluations // section.evaluations)
+                    told = evaluations
                 if evaluations < section.evaluations and trial.should_prune():
                     return "pruned"
             elif isinstance(event, run.Finished) and event.reason == "stopped" and state.share(section) < 1:

@@ -3,6 +3,7 @@
 import csv
 from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -12,6 +13,7 @@ from conftest import small_config, train_all
 from charlm.config import load_config
 from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceError
 from charlm.training import run
+from charlm.training.loss import Score
 from charlm.tuning import search as tuning
 from charlm.tuning import storage
 from charlm.tuning.search import tune
@@ -324,3 +326,19 @@ def test_optuna_says_nothing_and_is_left_as_loud_as_it_was(config, untrained, tm
     tuning.resume(tmp_path / "tuned", trials=2)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_a_share_that_is_evaluated_again_after_a_divergence_is_told_once(monkeypatch):
+    shares, state = iter([0.25, 0.5, 0.5, 0.75, 1.0]), SimpleNamespace(step=1)
+    section, told = SimpleNamespace(evaluations=4), []
+    experiment = SimpleNamespace(config=SimpleNamespace(training=section), state=state)
+
+    def events(_, stop):
+        for share in shares:
+            state.share = lambda section, share=share: share
+            yield run.Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
+
+    monkeypatch.setattr(run, "run", events)
+    trial = SimpleNamespace(report=lambda loss, step: told.append((step, loss)), should_prune=lambda: False)
+    assert tuning._train(trial, experiment, lambda: False) == "finished"
+    assert told == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]
