@@ -256,7 +256,11 @@ def test_text_k_that_matches_is_the_same_whatever_the_batch(capfd, trained):
         objects(ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7, "--count", count, "--json"))
         for count in (2, 20)
     )
-    assert few == many[:2]
+    for one, other in zip(few, many, strict=False):
+        # A product of two rows may round other than one of twenty, by the processor; what is drawn is the same.
+        assert one.pop("log_probabilities") == pytest.approx(other.pop("log_probabilities"), rel=1e-5)
+        assert one.pop("log_probability") == pytest.approx(other.pop("log_probability"), rel=1e-5)
+        assert one == other
     (one,) = objects(ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7, "--json"))
     assert one["text"] == few[0]["text"]
     assert ok(capfd, trained, "--matching", "[a-zT ]{3,30}[.]", "--seed", 7) == one["text"] + "\n"
