@@ -94,7 +94,7 @@ def _rows(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, ValueError, LookupError, TypeError) as error:  # It has no kind of its own for damage.
         raise CorpusError(f"{path}: cannot be read as Parquet: {one_line(str(error))}") from None
 
 

@@ -101,6 +101,13 @@ def test_a_damaged_file_is_told_in_one_line(name, data, tmp_path):
         documents(path)
 
 
+def test_a_column_whose_name_is_no_text_is_told_in_one_line(tmp_path):
+    path = table(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes().replace(b"text", b"t\xfcxt"))
+    with pytest.raises(CorpusError, match=rf"^{path}: cannot be read as Parquet: [^\n]+$"):
+        documents(path)
+
+
 def test_half_a_character_is_no_character(tmp_path):
     assert documents(packed(tmp_path / "a.jsonl", b'{"text": "a\\ud83d."}')) == ["a?."]
 
