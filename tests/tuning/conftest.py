@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own."""
+"""What is searched, where it is kept, and a PostgreSQL server of the tests' own."""
 
 import os
 import shutil
@@ -6,12 +6,35 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import pytest
+from conftest import small_config
+
+from charlm.tuning import storage
 
 PASSWORD = "open {sesame}/2%"
+
+
+@pytest.fixture
+def config(text_file):
+    return small_config(text_file, "training.steps=6", "training.seed=3")
+
+
+@pytest.fixture
+def in_memory(monkeypatch):
+    """Spare SQLite, which takes half a second to open, where what is kept is not what is tested."""
+    kept = {}
+
+    @contextmanager
+    def sqlite(path, problem):
+        path.touch()
+        yield kept.setdefault(path, optuna.storages.InMemoryStorage())
+
+    monkeypatch.setattr(storage, "_sqlite", sqlite)
 
 
 @dataclass(frozen=True)

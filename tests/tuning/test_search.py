@@ -1,7 +1,6 @@
 """The search for settings: what is tried, what is given up, what is kept, and that it goes on where it stood."""
 
 import csv
-from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
 
@@ -15,15 +14,9 @@ from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceE
 from charlm.training import run
 from charlm.training.loss import Score
 from charlm.tuning import search as tuning
-from charlm.tuning import storage
 from charlm.tuning.search import tune
 
 RATE = "training.learning_rate=1e-3..1e-1"
-
-
-@pytest.fixture
-def config(text_file):
-    return small_config(text_file, "training.steps=6", "training.seed=3")
 
 
 def tried(found) -> list[tuple]:
@@ -36,19 +29,6 @@ def tuned_over(config, search, folder, **options) -> list:
     """Return each value that a search of one key tries."""
     options = {"trials": 9} | options
     return [value for *_, values in tried(tune(config, [search], out=folder, **options)) for value in values.values()]
-
-
-@pytest.fixture
-def in_memory(monkeypatch):
-    """Spare SQLite, which takes half a second to open, where what is kept is not what is tested."""
-    kept = {}
-
-    @contextmanager
-    def sqlite(path, problem):
-        path.touch()
-        yield kept.setdefault(path, optuna.storages.InMemoryStorage())
-
-    monkeypatch.setattr(storage, "_sqlite", sqlite)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import small_config
 
 from charlm.config import load_config
 from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
@@ -23,24 +22,6 @@ from charlm.tuning import search as tuning
 from charlm.tuning.search import tune
 
 RATE = "training.learning_rate=1e-3..1e-1"
-
-
-@pytest.fixture
-def config(text_file):
-    return small_config(text_file, "training.steps=6", "training.seed=3")
-
-
-@pytest.fixture
-def in_memory(monkeypatch):
-    """Spare SQLite, which takes half a second to open, where what is kept is not what is tested."""
-    kept = {}
-
-    @contextmanager
-    def sqlite(path, problem):
-        path.touch()
-        yield kept.setdefault(path, optuna.storages.InMemoryStorage())
-
-    monkeypatch.setattr(storage, "_sqlite", sqlite)
 
 
 def scoring(monkeypatch, *losses):
