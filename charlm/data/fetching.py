@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import lzma
 import stat
+import struct
 import tarfile
 import urllib.error
 import urllib.request
@@ -34,7 +35,9 @@ _BROKEN_ARCHIVE = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,  # zipfile: a compression that it does not know
+    RuntimeError,  # zipfile: a compression that it does not know, or a password that it was not given
+    ValueError,  # zipfile: a name that is no text
+    struct.error,
 )
 
 

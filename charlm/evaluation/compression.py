@@ -322,7 +322,15 @@ def _decode(reader: "_Reader", model: LanguageModel, alphabet: Alphabet, length:
         _check(facts, _facts(coder, network, streams), reader.name)
         decoder = coder.queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
         family = coder.model.Categorical(perfect=False)
-        ids = network.run(tokens, streams, lambda _, probabilities: decoder.decode(family, probabilities), report)
+
+        def turn(_: int, probabilities: Probabilities) -> Ids:
+            try:
+                decoded: Ids = decoder.decode(family, probabilities)
+            except AssertionError:  # No encoder that was given these probabilities writes such words.
+                raise _damaged(reader.name) from None
+            return decoded
+
+        ids = network.run(tokens, streams, turn, report)
     found = []
     while not literals.is_empty:
         found.append(literals.sized())

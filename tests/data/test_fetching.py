@@ -370,6 +370,15 @@ def test_link_or_folder_is_never_unpacked(archive: Path, tmp_path: Path) -> None
         assert f"member '{member}' is a link, a folder or encrypted" in message
 
 
+def test_zip_with_a_name_that_is_no_text_is_told_in_one_line(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "corpus.zip")
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr("ä.txt", "")
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    message = error_of_unpacking(path, "data/train.txt", tmp_path / "out.txt")
+    assert message.startswith(f"{path}: ") and message.isprintable()
+
+
 def test_file_that_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.zip").write_text("<html>not found</html>", encoding="utf-8")
     message = error_of_unpacking(tmp_path / "page.zip", "data/train.txt", tmp_path / "out.txt")

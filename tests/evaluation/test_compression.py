@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -238,6 +239,16 @@ def test_even_a_crafted_file_ends_in_one_line(data):
         decompress(crafted, NETWORKS["char", "stream"], chosen)
     except CharlmError as error:
         assert "\n" not in str(error)
+
+
+def test_words_that_no_encoder_writes_are_told_in_one_line():
+    chosen = ALPHABETS["char", "stream"]
+    body = compress(b"the cat sat on the mat" * 3, NETWORKS["char", "stream"], chosen)[11:]
+    for at in (-37, -34, -33):  # Of 768 such words, constriction asserts against nine.
+        for byte in range(256):
+            crafted = body[:at] + bytes([byte]) + body[at + 1 :]
+            with suppress(CharlmError):
+                decompress(compression._sealed([crafted]), NETWORKS["char", "stream"], chosen)
 
 
 def test_a_claimed_length_allocates_nothing():
