@@ -64,8 +64,8 @@ class _CorpusFacts(Facts):
     """What corpus.json is like."""
 
     title: str = ""
-    fingerprints: dict[str, str] = Field({})
-    train_token_counts: list[Count] = Field([])
+    fingerprints: dict[str, str]
+    train_token_counts: list[Count]
 
 
 class _LineFacts(Facts):
@@ -180,8 +180,8 @@ def load_run(folder: Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
         tokenizer = load_tokenizer(text, config.tokenizer)
         data = read_regular(folder / "corpus.json", most=_MOST_BYTES["corpus.json"])
         corpus = _checked(parse_json(data), _CorpusFacts)
-        counts = len(corpus.get("train_token_counts", ()))
-        if counts not in (0, tokenizer.vocabulary_size):
+        counts = len(corpus["train_token_counts"])
+        if counts != tokenizer.vocabulary_size:
             raise ValueError(f"corpus.json counts {counts} tokens, tokenizer.json has {tokenizer.vocabulary_size}")
     except OSError as error:
         raise CheckpointError(

@@ -170,3 +170,13 @@ def test_a_text_may_be_moved_and_config_yaml_told_so_but_nothing_else_in_it(tmp_
     path.write_text(path.read_text("utf-8").replace("window: ", "window: 1"), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"config\.yaml: is not the one .* corpus\.text, .* may change"):
         load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fingerprints", "train_token_counts"])
+def test_corpus_facts_without_what_is_asked_of_them_are_refused_in_one_line(folder, name):
+    unseal(folder)
+    path = folder / "corpus.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: value for key, value in facts.items() if key != name}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"^{folder}: damaged: [^\n]*{name}[^\n]+$"):
+        load(folder)
