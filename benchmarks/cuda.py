@@ -3,7 +3,7 @@
 Runs the other benchmarks on the GPU, one after another: tokens per second and the share of the matrix-product rate at
 hidden sizes 512 and 1024; tiny Shakespeare by the config shakespeare-gpu, its loss after given seconds and the time to
 the 1.4697 nats that nanoGPT tells of three minutes on an A100; with --ptb, words by the config ptb. Each prints a table
-and then JSON. The step is the eager one: charlm has no captured graph to compare with.
+and then JSON. Steps are timed launched kernel by kernel and as one captured graph; the trainings take the graph.
 
     python benchmarks/cuda.py tinyshakespeare.txt --ptb ptb-train.txt ptb-valid.txt
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+GRAPH = ["training.device=cuda", "training.cuda_graph=true"]
 # 500 epochs of the config's SGD do not fit in ten minutes: here AdamW, whose rate falls to zero over them.
 PTB_IN_MINUTES = ["training.optimizer=adamw", "training.learning_rate=3e-3", "training.weight_decay=0.1",
                   "training.decay_embeddings=false", "training.decay_biases=false", "training.beta1=0.9",
@@ -41,13 +42,13 @@ def main() -> None:
         sys.exit("benchmarks/cuda.py: this PyTorch sees no CUDA GPU, and nothing here is measured without one")
     print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
     benchmark("step.py", "--device", "cuda", "--hidden", "512", "1024", "--batches", "16", "64", "128",
-              "--square", "8192")  # fmt: skip
+              "--launches", "eager", "graph", "--square", "8192")  # fmt: skip
     benchmark("shakespeare.py", given.shakespeare, "--config", "shakespeare-gpu", "--seconds", str(given.seconds),
-              "--time-to", "1.4697", "1.36", "--seeds", *given.seeds, *settings(["training.device=cuda"]),
+              "--time-to", "1.4697", "1.36", "--seeds", *given.seeds, *settings(GRAPH),
               *settings(given.overrides))  # fmt: skip
     if given.ptb:
         benchmark("words.py", *given.ptb, "--configs", "ptb", "--minutes", str(given.minutes),
-                  *settings(["training.device=cuda", *PTB_IN_MINUTES, *given.set_ptb]))  # fmt: skip
+                  *settings([*GRAPH, *PTB_IN_MINUTES, *given.set_ptb]))  # fmt: skip
 
 
 def benchmark(name: str, *arguments: str) -> None:

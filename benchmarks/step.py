@@ -33,6 +33,7 @@ from charlm.training.optimizer import make_optimizer
 
 WARM_UP = 5  # Steps before any is timed: kernels are built, memory is found.
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LAUNCHES = ("eager", "graph")
 
 
 def main() -> None:
@@ -41,12 +42,12 @@ def main() -> None:
     device = choose_device(given.device)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
           f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s")  # fmt: skip
-    columns = ["hidden", "batch", "precision", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]
+    columns = ["hidden", "batch", "precision", "launch", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]
     print("".join(f"{column:>10}" for column in columns))
     rows = []
     with at_full_speed():
-        for hidden, batch, precision in itertools.product(given.hidden, given.batches, given.precisions):
-            rows.append(measure(hidden, batch, precision, device, given))
+        for sizes in itertools.product(given.hidden, given.batches, given.precisions, given.launches):
+            rows.append(measure(*sizes, device, given))
             show(rows[-1])
     print(json.dumps({"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
                       "overrides": given.overrides, "rows": rows}))  # fmt: skip
@@ -59,6 +60,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=list(TYPES))
+    parser.add_argument("--launches", nargs="+", choices=LAUNCHES, default=["eager"], metavar="LAUNCH",
+                        help="eager, or graph: a GPU's step as one captured CUDA graph [eager]")  # fmt: skip
     parser.add_argument("--vocabulary", type=int, default=67, help="ids [67, tiny Shakespeare's]")
     parser.add_argument("--square", type=int, default=2048, help="rows of the matrices that are multiplied [2048]")
     parser.add_argument("--rounds", type=int, default=11)
@@ -68,10 +71,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(hidden: int, batch: int, precision: str, device: torch.device, given: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    hidden: int, batch: int, precision: str, launch: str, device: torch.device, given: argparse.Namespace
+) -> dict[str, Any]:
     """Time one size of step beside the products."""
     overrides = [f"model.hidden_size={hidden}", f"training.batch_size={batch}", f"training.window={given.window}",
-                 "training.steps=1000000000", *given.overrides]  # fmt: skip
+                 "training.steps=1000000000", f"training.cuda_graph={launch == 'graph'}", *given.overrides]  # fmt: skip
     config = charlm.load_config(None, overrides)
     steps, gigaflop = training_steps(config, precision, given.vocabulary, device)
 
@@ -93,7 +98,8 @@ def measure(hidden: int, batch: int, precision: str, device: torch.device, given
     rates = {name: 2 * given.square**3 / 1e9 / seconds[name] for name in products}
     rate = gigaflop / seconds["step"]
     return {
-        "hidden": hidden, "batch": batch, "precision": precision, "seconds": seconds["step"], "gigaflop": gigaflop,
+        "hidden": hidden, "batch": batch, "precision": precision, "launch": launch,
+        "seconds": seconds["step"], "gigaflop": gigaflop,
         "tokens_per_second": given.window * batch / seconds["step"], "gigaflop_per_second": rate,
         "product_gigaflop_per_second": rates, "share_of_same_precision": rate / rates[precision],
         "share_of_bf16": rate / rates["bf16"],
@@ -145,10 +151,10 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 def show(row: dict[str, Any]) -> None:
     """Print a line."""
     rates = row["product_gigaflop_per_second"]
-    print(f"{row['hidden']:>10} {row['batch']:>9} {row['precision']:>9} {row['seconds'] * 1e3:>9.2f} "
-          f"{row['tokens_per_second']:>9,.0f} {row['gigaflop_per_second']:>9.0f} {rates['fp32']:>9.0f} "
-          f"{rates['bf16']:>9.0f} {row['share_of_same_precision']:>9.1%} {row['share_of_bf16']:>9.1%}",
-          flush=True)  # fmt: skip
+    sizes = f"{row['hidden']:>10} {row['batch']:>9} {row['precision']:>9} {row['launch']:>9}"
+    speed = f"{row['seconds'] * 1e3:>9.2f} {row['tokens_per_second']:>9,.0f} {row['gigaflop_per_second']:>9.0f}"
+    shares = f"{row['share_of_same_precision']:>9.1%} {row['share_of_bf16']:>9.1%}"
+    print(f"{sizes} {speed} {rates['fp32']:>9.0f} {rates['bf16']:>9.0f} {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -369,6 +369,9 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device is faster in it, fp32 elsewhere."
     )
+    cuda_graph: bool = Field(False, description="On a GPU, record a step once and launch it as one from then on: with "
+                             "adamw, adam or muon, one process, no adaptive softmax or learnt initial states; else it "
+                             "does nothing. Not tried on a GPU yet.")  # fmt: skip
     evaluations: int = Field(5, ge=1, description="Evaluations on the validation split, evenly over the "
                              "budget, the last at its end.")  # fmt: skip
     patience: int | None = Field(None, ge=1, description="Stop after so many evaluations with no new best.")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from charlm.model.language_model import LanguageModel, detach
 from charlm.model.projection import Adaptive
 from charlm.model.recurrence import States
 from charlm.training.averaging import Average
+from charlm.training.captured import OPTIMIZERS, Batch, CapturedStep, Descent
 from charlm.training.group import ALONE, Group, unsynchronized
-from charlm.training.hardware import autocast
+from charlm.training.hardware import autocast, loss_scale
 from charlm.training.loss import regularization, summed_loss
 from charlm.training.optimizer import Clipping, clip, gradient_group, learning_rate
 
@@ -215,66 +217,100 @@ def train(
     """
     model.train()
     objective = objective or Objective(model, section, device=device, precision=precision)
+    scale = partial(loss_scale, device, precision)
+    descend = partial(_descend, objective, model, section, group=group, scale=scale)
+    captured = CapturedStep(descend, optimizer, device) if _can_be_captured(objective, section, device) else None
     groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
     while (share := state.share(section)) < 1:
         began = clock()
         rate = learning_rate(section, step=state.step, share=share, stalls=state.stalls)
         rate *= 0.5**state.halvings
-        for options in optimizer.param_groups:
-            options["lr"] = rate
         window = next(windows)
-        loss = _gradient(objective, model, window, section.accumulation, state, group=group, device=device)
-        clipping = clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue)
-        looks = device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0
-        progress = Progress(loss, state.step + 1, clipping, before, groups, rate, share, state)
-        if looks:
+        batch = _batch(model, window, state, device, whole=captured is not None)
+        descent = descend(batch) if captured is None else captured(batch, rate)
+        progress = Progress(descent.loss, state.step + 1, descent.clipping, before, groups, rate, share, state)
+        if device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0:
             progress.check()
-        optimizer.step()
+        if captured is None:
+            for options in optimizer.param_groups:
+                options["lr"] = rate
+            optimizer.step()
         if average is not None:
             average.add()
         state.step += 1
         state.epochs, state.position = window.epochs, window.next
+        state.states, state.columns = descent.states, window.columns
         tokens, seconds = group.total(window.tokens, (clock() - began) * group.is_first)
         state.tokens += int(tokens)
         state.seconds += seconds
-        before = clipping.norms
+        before = descent.clipping.norms
         yield replace(progress, share=state.share(section))
 
 
-def _gradient(
+def _batch(model: LanguageModel, window: Window, state: TrainingState, device: torch.device, *, whole: bool) -> Batch:
+    """Return a window on the device, with the states before it: the initial ones, if all is to be `whole`."""
+    inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
+    states = None if window.fresh else state.states
+    if states is None and whole:
+        states = model.initial_states(inputs.shape[1])
+    return Batch(inputs, targets, torch.tensor(window.tokens, device=device), states, window.columns)
+
+
+def _descend(
     objective: nn.Module,
     model: LanguageModel,
-    window: Window,
-    parts: int,
-    state: TrainingState,
+    section: TrainingSection,
+    batch: Batch,
     *,
     group: Group,
-    device: torch.device,
-) -> Tensor:
-    """Leave the gradient of J in the parameters, formed part by part of the batch; return nats per token."""
-    inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
-    networks, states = len(model.recurrences), None if window.fresh else state.states
-    columns = inputs.shape[1] // networks
-    mine = group.share.columns(window.columns)
-    shares = [Share(number, min(parts, columns)).columns(columns) for number in range(min(parts, columns))]
-    divisor = window.columns * networks / group.size  # A group takes the mean of its processes' gradients.
-    nats, after = torch.zeros((), dtype=torch.float64, device=device), []
+    scale: Callable[[int], float],
+) -> Descent:
+    """Leave the gradient of J in the parameters, formed part by part of the batch, and clipped.
+
+    Args:
+        objective: Of the model.
+        model: Whose parameters.
+        section: In how many parts, and the limits of the gradient.
+        batch: A window.
+        group: The processes that do so together.
+        scale: What J is multiplied by on the way back, of a batch of so many columns.
+    """
+    networks, states = len(model.recurrences), batch.states
+    columns = batch.inputs.shape[1] // networks
+    mine = group.share.columns(batch.columns)
+    parts = min(section.accumulation, columns)
+    shares = [Share(number, parts).columns(columns) for number in range(parts)]
+    divisor = batch.columns * networks / group.size  # A group takes the mean of its processes' gradients.
+    scaled = scale(batch.columns)
+    nats, after = torch.zeros((), dtype=torch.float64, device=batch.inputs.device), []
     model.zero_grad(set_to_none=True)
     for share in shares:
         counted = min(share.stop, mine.stop - mine.start) - share.start  # Not a column that is there for padding.
         with nullcontext() if share is shares[-1] else unsynchronized(objective):
             j, added, advanced = objective(
-                _columns(inputs, share, networks), _columns(targets, share, networks),
+                _columns(batch.inputs, share, networks), _columns(batch.targets, share, networks),
                 states and tuple(tuple(part[share] for part in layer) for layer in states), divisor,
                 max(counted, 0) * networks,
             )  # fmt: skip
-            j.backward()
+            (j if scaled == 1 else j * scaled).backward()
         nats += added
         after.append(advanced)
-    state.columns = window.columns
-    state.states = tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*after, strict=True))
-    sums = group.sum(torch.stack([nats, nats.new_tensor(window.tokens)]))
-    return (sums[0] / sums[1]).float()
+    if scaled != 1:
+        torch._foreach_mul_([tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scaled)
+    sums = group.sum(torch.stack([nats, batch.tokens.to(nats.dtype)]))
+    return Descent(
+        (sums[0] / sums[1]).float(),
+        clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue),
+        tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*after, strict=True)),
+    )
+
+
+def _can_be_captured(objective: nn.Module, section: TrainingSection, device: torch.device) -> bool:
+    """Return whether a step is to be one CUDA graph, and can be: alone, and with nothing that waits for the device."""
+    return (
+        section.cuda_graph and device.type == "cuda" and section.optimizer in OPTIMIZERS
+        and isinstance(objective, Objective) and objective.uses_every_parameter
+    )  # fmt: skip
 
 
 def _columns(ids: Tensor, share: slice, networks: int) -> Tensor:

@@ -121,7 +121,9 @@ class GatewiseMuon(torch.optim.AdamW):
             self._orthogonal_step(matrix, gradient, own["lr"], own["weight_decay"], own["betas"][0])
             matrix.grad = gradient
 
-    def _orthogonal_step(self, matrix: Tensor, gradient: Tensor, rate: float, decay: float, momentum: float) -> None:
+    def _orthogonal_step(
+        self, matrix: Tensor, gradient: Tensor, rate: float | Tensor, decay: float, momentum: float
+    ) -> None:
         state = self.state[matrix]
         if not state:
             # The name that AdamW gives the mean; the count, of no use here, is asked for when it takes up a state.
@@ -130,8 +132,8 @@ class GatewiseMuon(torch.optim.AdamW):
         ahead = gradient.lerp(state["exp_avg"], momentum)  # Nesterov's.
         gates = ahead.view(-1, self._rows[matrix], matrix.shape[1])
         scale = _UPDATE_SIZE * math.sqrt(max(gates.shape[1:]))
-        update = orthogonalize(gates.to(self._precision)).reshape(matrix.shape)
-        matrix.mul_(1 - rate * decay).sub_(update, alpha=rate * scale)
+        update = orthogonalize(gates.to(self._precision)).reshape(matrix.shape).to(matrix.dtype)
+        matrix.mul_(1 - rate * decay).sub_(update * (rate * scale))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

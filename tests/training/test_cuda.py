@@ -1,11 +1,14 @@
 """What must hold between a GPU and a CPU. Skipped where there is no GPU."""
 
+import itertools
+
 import pytest
 import torch
 from conftest import small_config, train_all
 
 import charlm
 from charlm.training import run
+from charlm.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -44,3 +47,49 @@ def test_a_run_goes_on_on_another_device(text_file, tmp_path):
     experiment = run.resume(tmp_path / "run", device="cpu")
     *_, finished = run.run(experiment)
     assert finished.experiment.state.step == 12
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "overrides", [[], ["training.optimizer=muon"], ["training.vary_window=true"], ["model.cell=gru"]]
+)
+def test_steps_in_a_graph_are_the_steps_that_are_not(overrides, precision, text_file, tmp_path):
+    losses = []
+    for graph in ("false", "true"):
+        config = small_config(
+            text_file, "training.device=cuda", f"training.precision={precision}", "training.steps=40",
+            f"training.cuda_graph={graph}", *overrides,
+        )  # fmt: skip
+        experiment = run.begin(config, tmp_path / graph)
+        losses.append([float(event.loss) for event in run.run(experiment) if isinstance(event, run.Progress)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_each_step_in_a_graph_drops_other_units(text_file, tmp_path):
+    config = small_config(text_file, "training.device=cuda", "training.cuda_graph=true", "model.output_dropout=0.5",
+                          "training.learning_rate=1e-30", "training.window=16", "training.steps=8")  # fmt: skip
+    experiment = run.begin(config, tmp_path / "run")
+    windows = run.training_windows(experiment)
+    first = next(windows)
+    experiment.state.epochs = 0.0
+    losses = [
+        float(step.loss)
+        for step in train(
+            experiment.model, itertools.repeat(first), experiment.optimizer, config.training, state=experiment.state,
+            device=experiment.device, precision=experiment.precision, clock=lambda: 0.0,
+        )
+    ]  # fmt: skip
+    assert len(set(losses)) == len(losses)
+
+
+def test_a_run_in_graphs_goes_on_where_it_stopped(text_file, tmp_path):
+    config = small_config(text_file, "training.device=cuda", "training.cuda_graph=true", "training.steps=24")
+    for _ in run.run(run.begin(config, tmp_path / "whole")):
+        pass
+    experiment = run.begin(config, tmp_path / "stopped")
+    for _ in run.run(experiment, stop=lambda: experiment.state.step >= 12):
+        pass
+    for _ in run.run(run.resume(tmp_path / "stopped")):
+        pass
+    losses = [charlm.load(tmp_path / name).perplexity().loss_nats for name in ("whole", "stopped")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
