@@ -56,7 +56,14 @@ def main() -> None:
     """Run the command line; a person's mistake is one line on stderr and status 1, wrong usage status 2."""
     if isinstance(sys.stdout, TextIOWrapper):  # The bytes of a file's name that are not UTF-8 go out as they came in.
         sys.stdout.reconfigure(errors="surrogateescape")
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # The group was not left in order: torch's threads may wait for one that is gone, and abort an orderly end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:

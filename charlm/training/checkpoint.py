@@ -509,11 +509,13 @@ def _check_contents(folder: Path) -> None:
     for path in (*folder.iterdir(), *(path for name in inner for path in (folder / name).glob("*"))):
         if path.suffix.lower() in _PICKLES:
             raise CheckpointError(
-                f"{path}: is a pickle by its name, which can run anything when it is opened, and charlm writes none; "
-                "remove it if you trust the rest"
+                f"{one_line(str(path))}: is a pickle by its name, which can run anything when it is opened, and charlm "
+                "writes none; remove it if you trust the rest"
             )
         if path.is_symlink():
-            raise CheckpointError(f"{path}: is a link, and may lead out of the run folder; copy in what it leads to")
+            raise CheckpointError(
+                f"{one_line(str(path))}: is a link, and may lead out of the run folder; copy in what it leads to"
+            )
 
 
 def verify(folder: Path) -> None:
@@ -599,6 +601,8 @@ def _check_run(folder: Path, saved: Mapping[str, str]) -> None:
 
 
 def _read(folder: Path, file: str, sha256: str) -> dict[str, Tensor]:
+    if not file.isprintable():
+        raise ValueError(f"it names a file {file!r}")
     path = folder / Path(file).name  # A name, never a way out of the folder.
     try:
         data = read_regular(path, most=_MOST_BYTES["safetensors"])

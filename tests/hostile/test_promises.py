@@ -74,6 +74,16 @@ def test_a_pickle_in_a_run_folder_is_refused_by_its_name(folder, name):
     assert refusal(folder).startswith(f"{folder / name}: is a pickle by its name")
 
 
+def test_names_that_would_break_or_steer_the_line_are_escaped(folder):
+    entry = {"file": "weights\n\x7f.safetensors", "sha256": ""}
+    change_json(folder / "best" / "state.json", files={"weights": entry})
+    assert r"it names a file 'weights\n\x7f.safetensors'" in refusal(folder)
+    (folder / "a\x1b\n.lnk").symlink_to(folder / "config.yaml")
+    assert r"a\x1b\n.lnk: is a link" in refusal(folder)
+    (folder / "a\x1b\n.lnk").rename(folder / "a\x1b\n.pkl")
+    assert r"a\x1b\n.pkl: is a pickle" in refusal(folder)
+
+
 def test_files_that_charlm_does_not_know_are_left_alone(folder):
     (folder / "README.md").write_text("my notes")
     (folder / "samples").mkdir()
