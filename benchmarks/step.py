@@ -7,6 +7,7 @@ the optimizer counts nothing. The product of two square matrices in fp32 and in 
 round by round, and medians are given: a machine whose speed drifts slows all alike.
 
     python benchmarks/step.py --hidden 512 --batches 16 32 64 --precisions fp32 bf16
+    python benchmarks/step.py --batches 64 --system-defaults
 """
 
 import sys
@@ -19,6 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,12 +47,13 @@ def main() -> None:
     columns = ["hidden", "batch", "precision", "launch", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]
     print("".join(f"{column:>10}" for column in columns))
     rows = []
-    with at_full_speed():
+    with nullcontext() if given.system_defaults else at_full_speed():
         for sizes in itertools.product(given.hidden, given.batches, given.precisions, given.launches):
             rows.append(measure(*sizes, device, given))
             show(rows[-1])
     print(json.dumps({"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                      "overrides": given.overrides, "rows": rows}))  # fmt: skip
+                      "system_defaults": given.system_defaults, "overrides": given.overrides,
+                      "rows": rows}))  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
@@ -66,6 +69,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--square", type=int, default=2048, help="rows of the matrices that are multiplied [2048]")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=4, help="steps a round [4]")
+    parser.add_argument("--system-defaults", action="store_true", help="let the C library give freed memory back, and "
+                        "the processor compute denormal numbers, as a training does not")  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     return parser.parse_args()
