@@ -253,7 +253,8 @@ def _batch(model: LanguageModel, window: Window, state: TrainingState, device: t
     states = None if window.fresh else state.states
     if states is None and whole:
         states = model.initial_states(inputs.shape[1])
-    return Batch(inputs, targets, torch.tensor(window.tokens, device=device), states, window.columns)
+    tokens = torch.full((), window.tokens, device=device)  # Filled there: a copy would wait for the device.
+    return Batch(inputs, targets, tokens, states, window.columns)
 
 
 def _descend(
