@@ -42,6 +42,8 @@ def main() -> None:
     """Time all; print a line each, and all as JSON."""
     given = arguments()
     device = choose_device(given.device)
+    if "graph" in given.launches and device.type != "cuda":
+        sys.exit(f"step.py: --launches graph: needs a CUDA GPU, and this is {device}; take eager")
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
           f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s")  # fmt: skip
     columns = ["hidden", "batch", "precision", "launch", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]

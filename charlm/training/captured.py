@@ -65,11 +65,19 @@ Descend = Callable[[Batch], Descent]
 Record = Callable[[Callable[[], Descent]], tuple[Descent, Callable[[], None]]]
 
 
+def record_graph(work: Callable[[], Descent]) -> tuple[Descent, Callable[[], None]]:
+    """Record what some work launches as a CUDA graph, without doing it; return what it comes to, and its launch."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return result, graph.replay
+
+
 class CapturedStep:
     """Descends and lets the optimizer step, in one launch for every shape that came up a few times."""
 
     def __init__(
-        self, descend: Descend, optimizer: torch.optim.Optimizer, device: torch.device, *, record: Record | None = None
+        self, descend: Descend, optimizer: torch.optim.Optimizer, device: torch.device, *, record: Record = record_graph
     ) -> None:
         """Record nothing yet.
 
@@ -79,8 +87,8 @@ class CapturedStep:
             device: Where all of it is.
             record: Notes what some work launches, without doing it; returns what it will come to, and what does it.
         """
-        self._descend, self._optimizer, self._device = descend, optimizer, device
-        self._record = record or record_graph
+        self._descend, self._optimizer = descend, optimizer
+        self._record = record
         self._rate = torch.zeros((), device=device)
         self._seen: Counter[torch.Size] = Counter()
         self._recorded: dict[torch.Size, tuple[Batch, Descent, Callable[[], None]]] = {}
@@ -130,11 +138,3 @@ class CapturedStep:
         for options in self._optimizer.param_groups:
             options["capturable"] = False
         return own, descent, launch
-
-
-def record_graph(work: Callable[[], Descent]) -> tuple[Descent, Callable[[], None]]:
-    """Record what some work launches as a CUDA graph, without doing it; return what it comes to, and its launch."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return result, graph.replay

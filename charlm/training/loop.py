@@ -217,7 +217,7 @@ def train(
     """
     model.train()
     objective = objective or Objective(model, section, device=device, precision=precision)
-    scale = partial(loss_scale, device, precision)
+    scale = loss_scale(device, precision, section.batch_size)
     descend = partial(_descend, objective, model, section, group=group, scale=scale)
     captured = CapturedStep(descend, optimizer, device) if _can_be_captured(objective, section, device) else None
     groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
@@ -264,7 +264,7 @@ def _descend(
     batch: Batch,
     *,
     group: Group,
-    scale: Callable[[int], float],
+    scale: float,
 ) -> Descent:
     """Leave the gradient of J in the parameters, formed part by part of the batch, and clipped.
 
@@ -274,7 +274,7 @@ def _descend(
         section: In how many parts, and the limits of the gradient.
         batch: A window.
         group: The processes that do so together.
-        scale: What J is multiplied by on the way back, of a batch of so many columns.
+        scale: What J is multiplied by on the way back.
     """
     networks, states = len(model.recurrences), batch.states
     columns = batch.inputs.shape[1] // networks
@@ -282,7 +282,6 @@ def _descend(
     parts = min(section.accumulation, columns)
     shares = [Share(number, parts).columns(columns) for number in range(parts)]
     divisor = batch.columns * networks / group.size  # A group takes the mean of its processes' gradients.
-    scaled = scale(batch.columns)
     nats, after = torch.zeros((), dtype=torch.float64, device=batch.inputs.device), []
     model.zero_grad(set_to_none=True)
     for share in shares:
@@ -293,11 +292,11 @@ def _descend(
                 states and tuple(tuple(part[share] for part in layer) for layer in states), divisor,
                 max(counted, 0) * networks,
             )  # fmt: skip
-            (j if scaled == 1 else j * scaled).backward()
+            (j if scale == 1 else j * scale).backward()
         nats += added
         after.append(advanced)
-    if scaled != 1:
-        torch._foreach_mul_([tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scaled)
+    if scale != 1:
+        torch._foreach_mul_([tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scale)
     sums = group.sum(torch.stack([nats, batch.tokens.to(nats.dtype)]))
     return Descent(
         (sums[0] / sums[1]).float(),

@@ -89,6 +89,12 @@ def test_the_arithmetic_of_a_step_is_that_of_its_products():
     assert step.multiplications(model) == 4 * 5 * (3 + 5) + 4 * 5 * (5 + 5) + 5 * 3 + 3 * 11
 
 
+def test_a_graph_is_not_timed_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["step.py", "--device", "cpu", "--launches", "graph"])
+    with pytest.raises(SystemExit, match="--launches graph: needs a CUDA GPU"):
+        step.main()
+
+
 def test_the_step_that_is_timed_trains():
     config = load_config(None, ["model.hidden_size=8", "training.batch_size=2", "training.window=4",
                                 "training.steps=1000"])  # fmt: skip

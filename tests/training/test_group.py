@@ -252,7 +252,9 @@ def test_a_killed_process_is_started_again_and_nothing_changes(text_file, tmp_pa
                     break
             time.sleep(0.02)
         assert training.wait(timeout=120) == 0
-        assert training.stderr is not None and b"failed (exitcode: " in training.stderr.read()
+        assert training.stderr is not None
+        # Of the killed one, or of the one that misses it: whichever torch's launcher sees first.
+        assert re.search(rb"failed \(exitcode: (-9|1)\)", training.stderr.read())
     for name, tensor in weights(tmp_path / "undisturbed").items():
         assert torch.equal(weights(folder)[name], tensor), name
 
