@@ -33,7 +33,7 @@ TASKS = {
     "characters": ["tokenizer.level=char", "corpus.valid_share=0.1"],
     # Without what the table takes up by itself.
     "words": ["tokenizer.level=word", "tokenizer.words=whitespace", "tokenizer.vocabulary_size=1000000",
-              "model.word_dropout=0", "training.partial_shuffle=false"],
+              "model.word_dropout=0", "training.label_smoothing=0", "training.partial_shuffle=false"],
 }  # fmt: skip
 PLAIN = ["model.word_dropout=0", "model.embedding_dropout=0", "model.dropout=0", "model.output_dropout=0",
          "model.weight_dropout=0"]  # fmt: skip
