@@ -181,7 +181,9 @@ def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
     fields: dict[str, Any] = {"mode": mode}
     share_is_open = given.corpus.valid_share is None and not (card and card.valid_share is not None)
     if share_is_open and "valid" in opened.parts and given.corpus.valid_text is None:
-        fields["valid_share"] = float(f"{min(0.1, _HELD_OUT / max(characters, 1)):.2g}")
+        whole = (opened.parts["train"].size + opened.parts["valid"].size) * share
+        fields["valid_share"] = held_out = float(f"{min(0.1, _HELD_OUT / max(whole, 1)):.2g}")
+        characters = round(whole * (1 - held_out))
     lines = [line for line in sample.splitlines() if line]
     record_tokens = 1 + round(len(sample) / max(len(lines), 1) / _CHARACTERS_PER_TOKEN[level])
     title = card.title if card else ", ".join(given.corpus.text)

@@ -134,7 +134,13 @@ def test_what_follows_from_a_given_batch_window_or_optimizer_fits_it(text_of):
 def test_no_more_is_held_out_of_a_large_text_than_a_score_needs(text_of):
     shares = [chosen(text_of(text)).corpus.valid_share for text in (PROSE, PROSE * 300)]
     assert shares[0] == 0.1
-    assert 0.8 < shares[1] * len(PROSE) * 300 / choice._HELD_OUT < 1.2
+    assert shares[1] * len(PROSE) * 300 == pytest.approx(choice._HELD_OUT, rel=0.05)
+
+
+def test_what_is_left_of_a_large_text_is_what_is_told(text_of):
+    made = choose([text_of(PROSE * 300)], measure=at_speed(50_000))
+    told = int(made.reasons[0].split(" characters")[0].split(", ")[-1].replace(",", ""))
+    assert told == pytest.approx((1 - (made.config.corpus.valid_share or 0)) * len(PROSE) * 300, rel=1e-6)
 
 
 def test_a_card_s_level_mode_and_share_are_kept():
