@@ -20,11 +20,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from charlm.config import Cell as CellSection
+from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.make import make_cell
 from charlm.model.recurrence import run
-from charlm.training.hardware import autocast, choose_device
+from charlm.training.devices import autocast, choose_device
 
 INPUT = 64
 CELLS = {
@@ -36,7 +36,11 @@ CELLS = {
     "gru, reset none": {"kind": "gru", "reset": "none"},
     "lstm": {"kind": "lstm"},
     "lstm, peepholes": {"kind": "lstm", "peepholes": ["input", "forget", "output"]},
-    "lstm, full peepholes": {"kind": "lstm", "peepholes": ["input", "forget", "output"], "peephole_weights": "full"},
+    "lstm, full peepholes": {
+        "kind": "lstm",
+        "peepholes": ["input", "forget", "output"],
+        "peephole_weights": "full",
+    },
     "lstm, no input gate": {"kind": "lstm", "without": ["input_gate"]},
     "lstm, no forget gate": {"kind": "lstm", "without": ["forget_gate"]},
     "lstm, no output gate": {"kind": "lstm", "without": ["output_gate"]},
@@ -54,8 +58,12 @@ BARE = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 def main() -> None:
     """Time all and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", help="names from the table, such as 'nested lstm' [all]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "cells", nargs="*", help="names from the table, such as 'nested lstm' [all]"
+    )
     parser.add_argument("--hidden", type=int, action="append", help="[256 and 512]")
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"], help="[fp32]")
     parser.add_argument("--batch", type=int, default=32)
@@ -80,13 +88,17 @@ def main() -> None:
                 report(name, hidden, precision, device, given)
 
 
-def report(name: str, hidden: int, precision: str, device: torch.device, given: argparse.Namespace) -> None:
+def report(
+    name: str, hidden: int, precision: str, device: torch.device, given: argparse.Namespace
+) -> None:
     """Time one recurrence beside nn.LSTM and, if it is fused, beside torch's bare layer."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x = torch.randn(given.window, given.batch, INPUT, device=device, requires_grad=True)
     cell = make_cell(CellSection(**CELLS[name]), INPUT, hidden).to(device)
     lstm = nn.LSTM(INPUT, hidden).to(device)
-    state = tuple(torch.zeros(given.batch, cell.hidden_size, device=device) for _ in range(cell.parts))
+    state = tuple(
+        torch.zeros(given.batch, cell.hidden_size, device=device) for _ in range(cell.parts)
+    )
     ours = step_of(lambda: run(cell, x, state)[0], cell, x, device, dtype)
     theirs = step_of(lambda: lstm(x)[0], lstm, x, device, dtype)
     ratio, seconds = compare(ours, theirs, given.rounds)
@@ -95,7 +107,13 @@ def report(name: str, hidden: int, precision: str, device: torch.device, given: 
     if name in BARE:
         layer = BARE[name](INPUT, hidden).to(device)
         bare = f"{compare(ours, step_of(lambda: layer(x)[0], layer, x, device, dtype), 2 * given.rounds)[0]:.2f}"
-    way = "fused" if isinstance(cell, FusedCell) else "scan" if isinstance(cell, LinearCell) else "steps"
+    way = (
+        "fused"
+        if isinstance(cell, FusedCell)
+        else "scan"
+        if isinstance(cell, LinearCell)
+        else "steps"
+    )
     tokens = given.window * given.batch / seconds
     print(
         f"{name:<27} {way:<8} {tokens:>9,.0f} {ratio:>6.2f} {arithmetic:>10.2f} {ratio * arithmetic:>6.2f} {bare:>6}",
@@ -104,7 +122,11 @@ def report(name: str, hidden: int, precision: str, device: torch.device, given: 
 
 
 def step_of(
-    forward: Callable[[], Tensor], module: nn.Module, x: Tensor, device: torch.device, precision: torch.dtype
+    forward: Callable[[], Tensor],
+    module: nn.Module,
+    x: Tensor,
+    device: torch.device,
+    precision: torch.dtype,
 ) -> Callable[[], None]:
     """Return a function that takes one training step, without the optimizer's part."""
 
@@ -120,7 +142,9 @@ def step_of(
     return step
 
 
-def compare(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[float, float]:
+def compare(
+    ours: Callable[[], None], theirs: Callable[[], None], rounds: int
+) -> tuple[float, float]:
     """Return the median of their seconds / our seconds over rounds of one step each, and our median seconds."""
     for _ in range(3):
         ours()

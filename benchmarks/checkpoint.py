@@ -8,6 +8,8 @@ Each model is trained for so many minutes, into a folder of the disk that is to 
 import argparse
 import sys
 
+from charlm.runs import experiment as experiment_module
+
 sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import tempfile
@@ -16,13 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from charlm.config import load_config
-from charlm.training import checkpoint, run
+from charlm.config.load import load_config
+from charlm.runs import prepare, session
 
 MODELS = {
     "quickstart": ("quickstart", []),
     # Little to validate on, for that is neither training nor saving.
-    "twenty-million": (None, ["model.hidden_size=2048", "model.embedding_size=256", "corpus.valid_share=0.001"]),
+    "twenty-million": (
+        None,
+        ["model.hidden_size=2048", "model.embedding_size=256", "corpus.valid_share=0.001"],
+    ),
 }
 RULES = {"default": [], "never put off": ["checkpoint.save_share=null"]}
 
@@ -42,18 +47,24 @@ def measure(model: str, rule: str, minutes: float, folder: Path) -> dict[str, An
     """Train, and return what training and saving took."""
     config, overrides = MODELS[model]
     seconds: list[float] = []
-    save = checkpoint.save_checkpoint
-    checkpoint.save_checkpoint = timed(save, seconds)
+    save = experiment_module.save_checkpoint
+    experiment_module.save_checkpoint = timed(save, seconds)
     try:
-        experiment = run.begin(load_config(config, [*overrides, *RULES[rule], f"training.minutes={minutes}"]), folder)
-        for _ in run.run(experiment):
+        experiment = prepare.begin(
+            load_config(config, [*overrides, *RULES[rule], f"training.minutes={minutes}"]), folder
+        )
+        for _ in session.run(experiment):
             pass
     finally:
-        checkpoint.save_checkpoint = save
+        experiment_module.save_checkpoint = save
     return {
-        "parameters": sum(tensor.numel() for tensor in experiment.model.parameters()), "steps": experiment.state.step,
-        "seconds": experiment.state.seconds, "saves": len(seconds), "saving": sum(seconds), "longest": max(seconds),
-    }  # fmt: skip
+        "parameters": sum(tensor.numel() for tensor in experiment.model.parameters()),
+        "steps": experiment.state.step,
+        "seconds": experiment.state.seconds,
+        "saves": len(seconds),
+        "saving": sum(seconds),
+        "longest": max(seconds),
+    }
 
 
 def main() -> None:

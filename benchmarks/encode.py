@@ -22,20 +22,25 @@ import threading
 import time
 from pathlib import Path
 
-from charlm.config import Corpus, load_config
+from charlm.config.load import load_config
+from charlm.config.schema import Corpus
 from charlm.data.cards import build
-from charlm.data.corpora import open_corpus
+from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.tokens import encode_text
 
 POLL_SECONDS = 0.05
-DOCUMENT_BYTES = 1 << 12  # What the library alone is given: it is slower on longer ones, and on shorter ones.
+DOCUMENT_BYTES = (
+    1 << 12
+)  # What the library alone is given: it is slower on longer ones, and on shorter ones.
 
 
 def main() -> None:
     """Make the files, encode them, print a table and all as JSON."""
     given = arguments()
-    os.environ["RAYON_NUM_THREADS"] = str(given.workers)  # Before the library begins: of this process.
+    os.environ["RAYON_NUM_THREADS"] = str(
+        given.workers
+    )  # Before the library begins: of this process.
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         files = make(folder / "texts", round(given.gigabytes * 1e9 / given.files), given.files)
@@ -50,12 +55,22 @@ def main() -> None:
             with Memory() as memory:
                 began = time.perf_counter()
                 counts = encode_text(
-                    text, tokenizer, mode="stream", cache=folder / f"ids-{number}", workers=given.workers
+                    text,
+                    tokenizer,
+                    mode="stream",
+                    cache=folder / f"ids-{number}",
+                    workers=given.workers,
                 ).counts
                 seconds = time.perf_counter() - began
-            row = {"seconds": seconds, "megabytes_a_second": text.size / seconds / 1e6, "peak_bytes": memory.peak}
+            row = {
+                "seconds": seconds,
+                "megabytes_a_second": text.size / seconds / 1e6,
+                "peak_bytes": memory.peak,
+            }
             if given.level in ("bpe", "word"):
-                row["library_megabytes_a_second"] = text.size / library_alone(tokenizer, files) / 1e6
+                row["library_megabytes_a_second"] = (
+                    text.size / library_alone(tokenizer, files) / 1e6
+                )
             rows.append(row)
             print(" ".join(f"{name} {value:,.1f}" for name, value in row.items()), flush=True)
             for file in (folder / f"ids-{number}").iterdir():
@@ -65,7 +80,9 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--level", choices=["char", "byte", "word", "bpe"], default="char")
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--files", type=int, default=100)
@@ -138,17 +155,34 @@ def resident(process: int | None) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def report(given: argparse.Namespace, size: int, tokens: int, opened: float, rows: list[dict[str, float]]) -> None:
+def report(
+    given: argparse.Namespace, size: int, tokens: int, opened: float, rows: list[dict[str, float]]
+) -> None:
     """Print the medians."""
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-    print(f"\n{given.level}, {given.files} files, {size / 1e9:.2f} GB, {tokens:,} tokens, {given.workers} processes: "
-          f"{median['megabytes_a_second']:.0f} MB/s, at most {median['peak_bytes'] / 1e9:.2f} GB of memory; "
-          f"opened and checked in {opened:.1f} s")  # fmt: skip
+    print(
+        f"\n{given.level}, {given.files} files, {size / 1e9:.2f} GB, {tokens:,} tokens, {given.workers} processes: "
+        f"{median['megabytes_a_second']:.0f} MB/s, at most {median['peak_bytes'] / 1e9:.2f} GB of memory; "
+        f"opened and checked in {opened:.1f} s"
+    )
     if "library_megabytes_a_second" in median:
         share = median["megabytes_a_second"] / median["library_megabytes_a_second"]
-        print(f"the library alone: {median['library_megabytes_a_second']:.1f} MB/s; charlm: {share:.2f} of it")
-    print(json.dumps({"level": given.level, "bytes": size, "files": given.files, "workers": given.workers,
-                      "tokens": tokens, "opened_seconds": opened, "runs": rows}))  # fmt: skip
+        print(
+            f"the library alone: {median['library_megabytes_a_second']:.1f} MB/s; charlm: {share:.2f} of it"
+        )
+    print(
+        json.dumps(
+            {
+                "level": given.level,
+                "bytes": size,
+                "files": given.files,
+                "workers": given.workers,
+                "tokens": tokens,
+                "opened_seconds": opened,
+                "runs": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

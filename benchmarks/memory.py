@@ -30,11 +30,16 @@ def write_text(path: Path, size: int) -> None:
     """Write lines of words whose frequencies follow Zipf's law, `size` bytes of them."""
     random = np.random.default_rng(1)
     lengths = random.integers(1, 12, size=20_000)
-    words = ["".join(map(chr, random.integers(ord("a"), ord("z") + 1, size=length))) for length in lengths]
+    words = [
+        "".join(map(chr, random.integers(ord("a"), ord("z") + 1, size=length)))
+        for length in lengths
+    ]
     pieces = []
     for _ in range(_MADE_APART):
         drawn = (words[rank % len(words)] for rank in random.zipf(1.2, size=MEGABYTE // 4).tolist())
-        pieces.append("".join(word + (" " if number % 12 else ".\n") for number, word in enumerate(drawn, 1)))
+        pieces.append(
+            "".join(word + (" " if number % 12 else ".\n") for number, word in enumerate(drawn, 1))
+        )
     with path.open("w", encoding="ascii") as file:
         for number in range(size // MEGABYTE):
             file.write(pieces[number % _MADE_APART][:MEGABYTE])
@@ -54,8 +59,9 @@ def measured(arguments: list[str], cache: Path) -> tuple[int, int, float]:
     began, peak = time.perf_counter(), 0
     process = subprocess.Popen(
         [sys.executable, "-m", "charlm", *arguments],
-        env=os.environ | {"CHARLM_CACHE": str(cache)}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=os.environ | {"CHARLM_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+    )
     while True:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:
@@ -70,10 +76,14 @@ def measured(arguments: list[str], cache: Path) -> tuple[int, int, float]:
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--levels", nargs="+", default=["char", "byte"])
-    parser.add_argument("--folder", type=Path, help="Where the text and its ids are kept meanwhile.")
+    parser.add_argument(
+        "--folder", type=Path, help="Where the text and its ids are kept meanwhile."
+    )
     parser.add_argument("--limit", type=float, default=1.5, help="Gigabytes.")
     given = parser.parse_args()
     most = 0
@@ -82,16 +92,41 @@ def main() -> None:
         write_text(folder / "text.txt", int(given.gigabytes * GIGABYTE))
         (folder / "defaults.yaml").write_text("", encoding="utf-8")
         print(f"a text of {(folder / 'text.txt').stat().st_size / GIGABYTE:.1f} GB")
-        print(f"{'level':<6}{'command':<18}{'own memory, GB':>16}{'with file pages':>17}{'seconds':>10}")
+        print(
+            f"{'level':<6}{'command':<18}{'own memory, GB':>16}{'with file pages':>17}{'seconds':>10}"
+        )
         for level in given.levels:
             run, cache = folder / f"run-{level}", folder / "cache"
-            changes = [part for change in (*_SETTINGS, f"tokenizer.level={level}") for part in ("--set", change)]
+            changes = [
+                part
+                for change in (*_SETTINGS, f"tokenizer.level={level}")
+                for part in ("--set", change)
+            ]
             commands = {
-                "encode and train": ["train", f"{folder}/text.txt", "--config", f"{folder}/defaults.yaml", *changes,
-                                     "--steps", "20", "--device", "cpu", "--out", str(run)],
-                "score a part": ["eval", "perplexity", str(run), "--streams", "16", "--device", "cpu"],
+                "encode and train": [
+                    "train",
+                    f"{folder}/text.txt",
+                    "--config",
+                    f"{folder}/defaults.yaml",
+                    *changes,
+                    "--steps",
+                    "20",
+                    "--device",
+                    "cpu",
+                    "--out",
+                    str(run),
+                ],
+                "score a part": [
+                    "eval",
+                    "perplexity",
+                    str(run),
+                    "--streams",
+                    "16",
+                    "--device",
+                    "cpu",
+                ],
                 "sample": ["sample", str(run), "--device", "cpu"],
-            }  # fmt: skip
+            }
             for title, arguments in commands.items():
                 own, whole, seconds = measured(arguments, cache)
                 most = max(most, own)

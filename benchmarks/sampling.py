@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 import charlm
-from charlm.config import check_config
+from charlm.config.load import check_config
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.generate import Settings, generate
+from charlm.sampling.generator import Settings, generate
 
 CHUNK = 50  # Tokens between two looks at the clock.
 
@@ -80,7 +80,9 @@ def bandwidth(seconds: float) -> float:
 
 def main() -> None:
     """Print a table, and the same as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=65)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each way in each round")
@@ -91,7 +93,9 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     torch.manual_seed(1)
     torch.set_flush_denormal(True)
-    config = check_config({"model": {"hidden_size": given.hidden, "embedding_size": 64}}, "benchmark")
+    config = check_config(
+        {"model": {"hidden_size": given.hidden, "embedding_size": 64}}, "benchmark"
+    )
     model = LanguageModel(config.model, given.vocabulary).eval()
     ways: dict[str, Callable[[], Iterator[int]]] = {
         "plain loop": lambda: plain_loop(model),
@@ -105,19 +109,41 @@ def main() -> None:
             found[name].append(rate(way(), given.seconds))
     medians = {name: statistics.median(rates) for name, rates in found.items()}
     read = sum(
-        tensor.nbytes for name, tensor in model.named_parameters() if "weight_hh" in name or "projection" in name
+        tensor.nbytes
+        for name, tensor in model.named_parameters()
+        if "weight_hh" in name or "projection" in name
     )
     share = medians["one text"] * read / bandwidth(given.seconds)
-    print(f"charlm {charlm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, hidden size "
-          f"{given.hidden}, vocabulary {given.vocabulary}")  # fmt: skip
+    print(
+        f"charlm {charlm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, hidden size "
+        f"{given.hidden}, vocabulary {given.vocabulary}"
+    )
     rows: list[dict[str, Any]] = []
     for name, median in medians.items():
-        ratios = [rate / plain for rate, plain in zip(found[name], found["plain loop"], strict=True)]
-        rows.append({"way": name, "tokens_per_second": round(median), "to_plain_loop": statistics.median(ratios)})
-        print(f"{name:<24} {median:>12,.0f} tokens/s {rows[-1]['to_plain_loop']:>8.2f} of the plain loop")
+        ratios = [
+            rate / plain for rate, plain in zip(found[name], found["plain loop"], strict=True)
+        ]
+        rows.append(
+            {
+                "way": name,
+                "tokens_per_second": round(median),
+                "to_plain_loop": statistics.median(ratios),
+            }
+        )
+        print(
+            f"{name:<24} {median:>12,.0f} tokens/s {rows[-1]['to_plain_loop']:>8.2f} of the plain loop"
+        )
     print(f"one text reads its weights at {share:.0%} of the memory's bandwidth")
-    print(json.dumps({"threads": torch.get_num_threads(), "hidden_size": given.hidden, "bandwidth_share": share,
-                      "ways": rows}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "threads": torch.get_num_threads(),
+                "hidden_size": given.hidden,
+                "bandwidth_share": share,
+                "ways": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -37,10 +37,11 @@ import torch.distributed as dist
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.group import Group, join
-from charlm.training.hardware import at_full_speed, choose_device, choose_precision
-from charlm.training.loop import Objective, TrainingState, train
+from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.loop import TrainingState, train
+from charlm.training.objective import Objective
 from charlm.training.optimizer import make_optimizer
+from charlm.training.process_group import Group, join
 
 TIMEOUT_SECONDS, VOCABULARY = 600.0, 67
 REDUCED = [1 << size for size in range(12, 26, 2)]  # Bytes.
@@ -61,8 +62,11 @@ class Link:
 
 
 # Of data sheets and rules of thumb: 10 and 100 Gbit/s, and 450 GB/s one way, as between eight H100.
-LINKS = {"Ethernet, 10 Gbit/s": Link(1.25e9, 50e-6), "Ethernet, 100 Gbit/s": Link(12.5e9, 20e-6),
-         "NVLink, 450 GB/s": Link(450e9, 3e-6)}  # fmt: skip
+LINKS = {
+    "Ethernet, 10 Gbit/s": Link(1.25e9, 50e-6),
+    "Ethernet, 100 Gbit/s": Link(12.5e9, 20e-6),
+    "NVLink, 450 GB/s": Link(450e9, 3e-6),
+}
 
 
 def all_reduce_seconds(size: float, workers: int, link: Link) -> float:
@@ -91,14 +95,20 @@ def main() -> None:
         work(given)
         return
     asked_for = {name: value for name, value in vars(given).items() if value is not None}
-    found = asked_for | {"torch": torch.__version__, "device": str(choose_device(given.device)), **measure(given)}
+    found = asked_for | {
+        "torch": torch.__version__,
+        "device": str(choose_device(given.device)),
+        **measure(given),
+    }
     found["prediction"] = predict(given)
     print(json.dumps(found))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--batch", type=int, default=128, help="columns of the whole batch [128]")
     parser.add_argument("--window", type=int, default=64)
@@ -106,13 +116,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=4, help="steps a round [4]")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--cores", type=int, nargs=2, help="one for each process: not two threads of one core")
-    parser.add_argument("--parameters", type=float, default=50e6, help="of the model that is predicted for [5e7]")
-    parser.add_argument("--tokens", type=float, default=16384, help="of a worker's share of a batch [16384]")
-    parser.add_argument("--teraflops", type=float, default=50, help="that a worker reaches in training [50]")
-    parser.add_argument("--gradient-bytes", type=int, choices=[2, 4], default=4,
-                        help="2: with training.gradient_compression=bf16 [4]")  # fmt: skip
-    for name in ("--work", "--core"):  # With which this program starts itself: for a group of so many; where.
+    parser.add_argument(
+        "--cores", type=int, nargs=2, help="one for each process: not two threads of one core"
+    )
+    parser.add_argument(
+        "--parameters", type=float, default=50e6, help="of the model that is predicted for [5e7]"
+    )
+    parser.add_argument(
+        "--tokens", type=float, default=16384, help="of a worker's share of a batch [16384]"
+    )
+    parser.add_argument(
+        "--teraflops", type=float, default=50, help="that a worker reaches in training [50]"
+    )
+    parser.add_argument(
+        "--gradient-bytes",
+        type=int,
+        choices=[2, 4],
+        default=4,
+        help="2: with training.gradient_compression=bf16 [4]",
+    )
+    for name in (
+        "--work",
+        "--core",
+    ):  # With which this program starts itself: for a group of so many; where.
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -133,7 +159,7 @@ def work(given: argparse.Namespace) -> None:
         "step": cache(lambda batch: partial(next, training_steps(given, batch, group, device))),
         "reduce": cache(lambda size: partial(group.sum, torch.zeros(size // 4))),
     }
-    with at_full_speed():
+    with fast_math():
         for line in sys.stdin:
             task, amount = line.split()
             do = tasks[task](int(amount))
@@ -144,25 +170,39 @@ def work(given: argparse.Namespace) -> None:
 
 def configured(given: argparse.Namespace, batch: int) -> tuple[charlm.Config, LanguageModel]:
     """Return what is trained, and how."""
-    overrides = [f"model.hidden_size={given.hidden}", f"training.batch_size={batch}", "training.steps=1000000000",
-                 f"training.window={given.window}"]  # fmt: skip
+    overrides = [
+        f"model.hidden_size={given.hidden}",
+        f"training.batch_size={batch}",
+        "training.steps=1000000000",
+        f"training.window={given.window}",
+    ]
     config = charlm.load_config(None, overrides)
     torch.manual_seed(1)
     return config, LanguageModel(config.model, VOCABULARY)
 
 
-def training_steps(given: argparse.Namespace, batch: int, group: Group, device: torch.device) -> Iterator[object]:
+def training_steps(
+    given: argparse.Namespace, batch: int, group: Group, device: torch.device
+) -> Iterator[object]:
     """Return training steps without end, on random ids, as `charlm train` takes them."""
     config, model = configured(given, batch)
     section, precision = config.training, choose_precision(given.precision, device)
     plain = Objective(model.to(device), section, device=device, precision=precision)
     ids = np.random.default_rng(1).integers(VOCABULARY, size=batch * given.window * 64)
     return train(
-        model, stream_windows(ids, batch_size=batch, window=given.window, start=Position(), share=group.share),
-        make_optimizer(model, section, precision=precision), section, state=TrainingState(), group=group,
-        objective=group.wrap(plain, section, all_used=plain.uses_every_parameter), device=device, precision=precision,
+        model,
+        stream_windows(
+            ids, batch_size=batch, window=given.window, start=Position(), share=group.share
+        ),
+        make_optimizer(model, section, precision=precision),
+        section,
+        state=TrainingState(),
+        group=group,
+        objective=group.wrap(plain, section, all_used=plain.uses_every_parameter),
+        device=device,
+        precision=precision,
         clock=time.perf_counter,
-    )  # fmt: skip
+    )
 
 
 def seconds_of(do: Callable[[], object], count: int, device: torch.device) -> float:
@@ -181,14 +221,29 @@ def started(number: int, cores: Sequence[int], stack: ExitStack) -> list[subproc
     """Start a group of so many processes, or, for 0, one that is no group; what is on the stack ends them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        place = {"WORLD_SIZE": number, "MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1]}
+        place = {
+            "WORLD_SIZE": number,
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": free.getsockname()[1],
+        }
     processes = []
     for rank in range(max(number, 1)):
         own = {"OMP_NUM_THREADS": 1, **({"RANK": rank, **place} if number > 1 else {})}
-        command = [sys.executable, __file__, *sys.argv[1:], "--work", str(number), "--core", str(cores[rank])]
+        command = [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--work",
+            str(number),
+            "--core",
+            str(cores[rank]),
+        ]
         environment = os.environ | {name: str(value) for name, value in own.items()}
-        processes.append(subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE,
-                                          stdout=subprocess.PIPE))  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        )
         stack.callback(lambda process: (process.kill(), process.communicate()), processes[-1])
     return processes
 
@@ -205,52 +260,83 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     cores = given.cores or sorted(os.sched_getaffinity(0))
     numbers = (0, 1, 2) if choose_device(given.device).type == "cpu" and len(cores) > 1 else (0, 1)
     columns = [given.batch * share // 8 for share in (1, 2, 4, 6, 8)]
-    tasks = [(number, "step", given.batch) for number in numbers] + [(0, "step", count) for count in columns[:-1]]
+    tasks = [(number, "step", given.batch) for number in numbers] + [
+        (0, "step", count) for count in columns[:-1]
+    ]
     tasks += [(2, "reduce", size) for size in REDUCED] if 2 in numbers else []
     with ExitStack() as stack:
         groups = {number: started(number, cores, stack) for number in numbers}
-        rounds = [[asked(groups[number], *task) for number, *task in tasks] for _ in range(given.rounds + 1)]
+        rounds = [
+            [asked(groups[number], *task) for number, *task in tasks]
+            for _ in range(given.rounds + 1)
+        ]
     taken = dict(zip(tasks, zip(*rounds[1:], strict=True), strict=True))  # The first is a warm-up.
     seconds = {task: statistics.median(each) for task, each in taken.items()}
     alone, grouped = seconds[0, "step", given.batch], seconds[1, "step", given.batch]
     computing = fit(columns, [seconds[0, "step", count] for count in columns])
     overhead = grouped / alone - 1
-    print(f"one process: {alone * 1e3:.2f} ms a step; as a group of one {grouped * 1e3:.2f} ms, {overhead:+.1%}")
+    print(
+        f"one process: {alone * 1e3:.2f} ms a step; as a group of one {grouped * 1e3:.2f} ms, {overhead:+.1%}"
+    )
     print(f"computing = {computing[0] * 1e3:.3f} ms + {computing[1] * 1e3:.4f} ms a column")
-    found = {"compute": computing, "overhead_of_group": overhead,
-             "seconds": [[*task, seconds[task], each] for task, each in taken.items()]}  # fmt: skip
+    found = {
+        "compute": computing,
+        "overhead_of_group": overhead,
+        "seconds": [[*task, seconds[task], each] for task, each in taken.items()],
+    }
     return found | (of_two(given, seconds, computing) if 2 in numbers else {})
 
 
 def of_two(
-    given: argparse.Namespace, seconds: dict[tuple[int, str, int], float], computing: tuple[float, float]
+    given: argparse.Namespace,
+    seconds: dict[tuple[int, str, int], float],
+    computing: tuple[float, float],
 ) -> dict[str, Any]:
     """Tell how efficient two processes are, and what the model says of them."""
     constant, of_byte = fit(REDUCED, [seconds[2, "reduce", size] for size in REDUCED])
     link = Link(1 / of_byte, constant / 2)  # Between two: all bytes once, in two hops.
     size = sum(4 * parameter.numel() for parameter in configured(given, 1)[1].parameters())
     expected = computing[0] + computing[1] * given.batch / 2 + all_reduce_seconds(size, 2, link)
-    alone, two, tokens = seconds[0, "step", given.batch], seconds[2, "step", given.batch], given.batch * given.window
-    print(f"all-reduce of two = {constant * 1e3:.3f} ms + {of_byte * 1e9:.3f} ms a MB; of a step {size / 1e6:.1f} MB")
-    print(f"two processes: {two * 1e3:.2f} ms a step, modelled {expected * 1e3:.2f} ms; {tokens / two:,.0f} tokens/s, "
-          f"twice one's {2 * tokens / alone:,.0f}; efficiency {alone / two / 2:.3f}")  # fmt: skip
-    return {"all_reduce": (constant, of_byte), "link": asdict(link), "reduced_bytes": size,
-            "expected_seconds": expected, "efficiency": alone / two / 2}  # fmt: skip
+    alone, two, tokens = (
+        seconds[0, "step", given.batch],
+        seconds[2, "step", given.batch],
+        given.batch * given.window,
+    )
+    print(
+        f"all-reduce of two = {constant * 1e3:.3f} ms + {of_byte * 1e9:.3f} ms a MB; of a step {size / 1e6:.1f} MB"
+    )
+    print(
+        f"two processes: {two * 1e3:.2f} ms a step, modelled {expected * 1e3:.2f} ms; {tokens / two:,.0f} tokens/s, "
+        f"twice one's {2 * tokens / alone:,.0f}; efficiency {alone / two / 2:.3f}"
+    )
+    return {
+        "all_reduce": (constant, of_byte),
+        "link": asdict(link),
+        "reduced_bytes": size,
+        "expected_seconds": expected,
+        "efficiency": alone / two / 2,
+    }
 
 
 def predict(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Print, and return, the efficiency of more workers by the model: a prediction."""
     size = given.parameters * given.gradient_bytes
-    seconds = 6 * given.parameters * given.tokens / (given.teraflops * 1e12)  # Two multiply-adds back, one forward.
-    print(f"\nPREDICTION of efficiency, nothing of it measured: {given.parameters / 1e6:,.0f} million parameters, "
-          f"{size / 1e6:,.0f} MB of gradient; {given.tokens:,.0f} tokens a worker and step at {given.teraflops:g} "
-          f"TFLOP/s, {seconds * 1e3:.1f} ms, and no communication meanwhile")  # fmt: skip
+    seconds = (
+        6 * given.parameters * given.tokens / (given.teraflops * 1e12)
+    )  # Two multiply-adds back, one forward.
+    print(
+        f"\nPREDICTION of efficiency, nothing of it measured: {given.parameters / 1e6:,.0f} million parameters, "
+        f"{size / 1e6:,.0f} MB of gradient; {given.tokens:,.0f} tokens a worker and step at {given.teraflops:g} "
+        f"TFLOP/s, {seconds * 1e3:.1f} ms, and no communication meanwhile"
+    )
     print(f"{'workers':<22}" + "".join(f"{workers:>7}" for workers in WORKERS))
     rows = []
     for name, link in LINKS.items():
         shares = [efficiency(seconds, size, workers, link) for workers in WORKERS]
         print(f"{name:<22}" + "".join(f"{share:>7.2f}" for share in shares))
-        rows.append({"link": name, **asdict(link), "efficiency": dict(zip(WORKERS, shares, strict=True))})
+        rows.append(
+            {"link": name, **asdict(link), "efficiency": dict(zip(WORKERS, shares, strict=True))}
+        )
     return rows
 
 

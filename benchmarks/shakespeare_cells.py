@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import charlm
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
 
@@ -53,28 +53,43 @@ TOLERANCE = 0.03
 
 def main() -> None:
     """Train all in turn; print a line each, and all as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text")
     parser.add_argument("cells", nargs="*", metavar="CELL", help=f"of: {'; '.join(CELLS)} [all]")
-    parser.add_argument("--hidden", type=int, default=256, help="units of the LSTM whose parameters all have")
+    parser.add_argument(
+        "--hidden", type=int, default=256, help="units of the LSTM whose parameters all have"
+    )
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
+    )
     given = parser.parse_args()
     vocabulary = len(set(Path(given.text).read_text(encoding="utf-8"))) + 2
     target = parameters(CELLS["lstm"], given.hidden, vocabulary)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {target:,} parameters, {given.seconds:g} s each"
     )
-    print(f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} {'nats':>7} {'bits':>6}")
+    print(
+        f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} {'nats':>7} {'bits':>6}"
+    )
     rows = [measure(name, target, vocabulary, given) for name in given.cells or CELLS]
     print(json.dumps(rows))
 
 
-def measure(name: str, target: int, vocabulary: int, given: argparse.Namespace) -> dict[str, object]:
+def measure(
+    name: str, target: int, vocabulary: int, given: argparse.Namespace
+) -> dict[str, object]:
     """Train one recurrence; print and return what came of it."""
     size = fitting_size(CELLS[name], target, vocabulary)
-    overrides = [f"corpus.text={json.dumps([given.text])}", f"training.minutes={given.seconds / 60}",
-                 "training.evaluations=1", *settings(CELLS[name], size), *given.overrides]  # fmt: skip
+    overrides = [
+        f"corpus.text={json.dumps([given.text])}",
+        f"training.minutes={given.seconds / 60}",
+        "training.evaluations=1",
+        *settings(CELLS[name], size),
+        *given.overrides,
+    ]
     rate = charlm.load_config("shakespeare", overrides).training.learning_rate
     while True:
         config = charlm.load_config("shakespeare", [*overrides, f"training.learning_rate={rate}"])
@@ -88,16 +103,28 @@ def measure(name: str, target: int, vocabulary: int, given: argparse.Namespace) 
             pass
         rate /= 4
     count = parameters(CELLS[name], size, vocabulary)
-    print(f"{name:<27} {size:>6} {count:>10,} {run.state['step']:>6,} {rate:>8.2g} {score.loss_nats:>7.4f} "
-          f"{score.bits_per_character:>6.3f}", flush=True)  # fmt: skip
-    return {"recurrence": name, "size": size, "parameters": count, "steps": run.state["step"], "rate": rate,
-            "loss_nats": score.loss_nats, "bits_per_character": score.bits_per_character}  # fmt: skip
+    print(
+        f"{name:<27} {size:>6} {count:>10,} {run.state['step']:>6,} {rate:>8.2g} {score.loss_nats:>7.4f} "
+        f"{score.bits_per_character:>6.3f}",
+        flush=True,
+    )
+    return {
+        "recurrence": name,
+        "size": size,
+        "parameters": count,
+        "steps": run.state["step"],
+        "rate": rate,
+        "loss_nats": score.loss_nats,
+        "bits_per_character": score.bits_per_character,
+    }
 
 
 def settings(cell: str, size: int) -> list[str]:
     """Return the overrides for a recurrence of `size` units; a bag is as wide as its embedding, its sum normalized."""
     width = (
-        [f"model.embedding_size={size}", "model.layer_norm=true"] if "bag" in cell else [f"model.hidden_size={size}"]
+        [f"model.embedding_size={size}", "model.layer_norm=true"]
+        if "bag" in cell
+        else [f"model.hidden_size={size}"]
     )
     return [f"model.cell={cell}", *width]
 
@@ -114,7 +141,9 @@ def fitting_size(cell: str, target: int, vocabulary: int) -> int:
     low, high = 1, 1 << 14
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters(cell, middle, vocabulary) <= target else (low, middle)
+        low, high = (
+            (middle, high) if parameters(cell, middle, vocabulary) <= target else (low, middle)
+        )
     size = min((low, high), key=lambda size: abs(parameters(cell, size, vocabulary) - target))
     if abs(parameters(cell, size, vocabulary) - target) > TOLERANCE * target:
         raise SystemExit(f"{cell}: no size comes within {TOLERANCE:.0%} of {target:,} parameters")

@@ -29,7 +29,7 @@ import torch
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.hardware import at_full_speed, choose_device, choose_precision
+from charlm.training.devices import choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
 from charlm.training.optimizer import make_optimizer
 
@@ -44,46 +44,98 @@ def main() -> None:
     device = choose_device(given.device)
     if "graph" in given.launches and device.type != "cuda":
         sys.exit(f"step.py: --launches graph: needs a CUDA GPU, and this is {device}; take eager")
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
-          f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s")  # fmt: skip
-    columns = ["hidden", "batch", "precision", "launch", "ms", "tokens/s", "step", "fp32", "bf16", "of same", "of bf16"]
+    print(
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
+        f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s"
+    )
+    columns = [
+        "hidden",
+        "batch",
+        "precision",
+        "launch",
+        "ms",
+        "tokens/s",
+        "step",
+        "fp32",
+        "bf16",
+        "of same",
+        "of bf16",
+    ]
     print("".join(f"{column:>10}" for column in columns))
     rows = []
-    with nullcontext() if given.system_defaults else at_full_speed():
-        for sizes in itertools.product(given.hidden, given.batches, given.precisions, given.launches):
+    with nullcontext() if given.system_defaults else fast_math():
+        for sizes in itertools.product(
+            given.hidden, given.batches, given.precisions, given.launches
+        ):
             rows.append(measure(*sizes, device, given))
             show(rows[-1])
-    print(json.dumps({"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                      "system_defaults": given.system_defaults, "overrides": given.overrides,
-                      "rows": rows}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": str(device),
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "system_defaults": given.system_defaults,
+                "overrides": given.overrides,
+                "rows": rows,
+            }
+        )
+    )
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, nargs="+", default=[512])
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=list(TYPES))
-    parser.add_argument("--launches", nargs="+", choices=LAUNCHES, default=["eager"], metavar="LAUNCH",
-                        help="eager, or graph: a GPU's step as one captured CUDA graph [eager]")  # fmt: skip
+    parser.add_argument(
+        "--launches",
+        nargs="+",
+        choices=LAUNCHES,
+        default=["eager"],
+        metavar="LAUNCH",
+        help="eager, or graph: a GPU's step as one captured CUDA graph [eager]",
+    )
     parser.add_argument("--vocabulary", type=int, default=67, help="ids [67, tiny Shakespeare's]")
-    parser.add_argument("--square", type=int, default=2048, help="rows of the matrices that are multiplied [2048]")
+    parser.add_argument(
+        "--square", type=int, default=2048, help="rows of the matrices that are multiplied [2048]"
+    )
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=4, help="steps a round [4]")
-    parser.add_argument("--system-defaults", action="store_true", help="let the C library give freed memory back, and "
-                        "the processor compute denormal numbers, as a training does not")  # fmt: skip
+    parser.add_argument(
+        "--system-defaults",
+        action="store_true",
+        help="let the C library give freed memory back, and "
+        "the processor compute denormal numbers, as a training does not",
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
+    )
     return parser.parse_args()
 
 
 def measure(
-    hidden: int, batch: int, precision: str, launch: str, device: torch.device, given: argparse.Namespace
+    hidden: int,
+    batch: int,
+    precision: str,
+    launch: str,
+    device: torch.device,
+    given: argparse.Namespace,
 ) -> dict[str, Any]:
     """Time one size of step beside the products."""
-    overrides = [f"model.hidden_size={hidden}", f"training.batch_size={batch}", f"training.window={given.window}",
-                 "training.steps=1000000000", f"training.cuda_graph={launch == 'graph'}", *given.overrides]  # fmt: skip
+    overrides = [
+        f"model.hidden_size={hidden}",
+        f"training.batch_size={batch}",
+        f"training.window={given.window}",
+        "training.steps=1000000000",
+        f"training.cuda_graph={launch == 'graph'}",
+        *given.overrides,
+    ]
     config = charlm.load_config(None, overrides)
     steps, gigaflop = training_steps(config, precision, given.vocabulary, device)
 
@@ -105,12 +157,18 @@ def measure(
     rates = {name: 2 * given.square**3 / 1e9 / seconds[name] for name in products}
     rate = gigaflop / seconds["step"]
     return {
-        "hidden": hidden, "batch": batch, "precision": precision, "launch": launch,
-        "seconds": seconds["step"], "gigaflop": gigaflop,
-        "tokens_per_second": given.window * batch / seconds["step"], "gigaflop_per_second": rate,
-        "product_gigaflop_per_second": rates, "share_of_same_precision": rate / rates[precision],
+        "hidden": hidden,
+        "batch": batch,
+        "precision": precision,
+        "launch": launch,
+        "seconds": seconds["step"],
+        "gigaflop": gigaflop,
+        "tokens_per_second": given.window * batch / seconds["step"],
+        "gigaflop_per_second": rate,
+        "product_gigaflop_per_second": rates,
+        "share_of_same_precision": rate / rates[precision],
         "share_of_bf16": rate / rates["bf16"],
-    }  # fmt: skip
+    }
 
 
 def training_steps(
@@ -120,7 +178,9 @@ def training_steps(
     section, computed_in = config.training, choose_precision(precision, device)
     torch.manual_seed(section.seed)
     model = LanguageModel(config.model, vocabulary).to(device)
-    ids = np.random.default_rng(1).integers(vocabulary, size=section.batch_size * section.window * 64)
+    ids = np.random.default_rng(1).integers(
+        vocabulary, size=section.batch_size * section.window * 64
+    )
     steps = train(
         model,
         stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),

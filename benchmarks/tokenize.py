@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from charlm.config import Tokenizer as TokenizerSection
+from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import build, files_of, load_card
 from charlm.data.tokenizer import learn_tokenizer
 
@@ -42,7 +42,9 @@ def main() -> None:
     data = (path if path.is_file() else build("python-docs")).read_bytes()
     sample = data[:BLOCK].decode(errors="ignore")
     many = (data * (arguments.megabytes * BLOCK // len(data) + 1))[: arguments.megabytes * BLOCK]
-    blocks = [many[at : at + BLOCK].decode(errors="ignore").encode() for at in range(0, len(many), BLOCK)]
+    blocks = [
+        many[at : at + BLOCK].decode(errors="ignore").encode() for at in range(0, len(many), BLOCK)
+    ]
     print(f"{'level':<6} {'charlm MB/s':>12} {'tokenizers MB/s':>16} {'ratio':>8}")
     for level in ("char", "byte"):
         tokenizer = learn_tokenizer([data.decode()], TokenizerSection(level=level))

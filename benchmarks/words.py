@@ -22,42 +22,68 @@ from typing import Any
 import torch
 
 import charlm
-from charlm.training import run
+from charlm.runs import prepare, session
 
 PROBE = 20  # The probe's share of the time is one in so many.
-TOKENS = ["tokenizer.level=word", "tokenizer.words=whitespace", "tokenizer.vocabulary_size=1000000",
-          "tokenizer.min_count=1"]  # fmt: skip
+TOKENS = [
+    "tokenizer.level=word",
+    "tokenizer.words=whitespace",
+    "tokenizer.vocabulary_size=1000000",
+    "tokenizer.min_count=1",
+]
 
 
 def main() -> None:
     """Train all in turn; print a line a run, a table, and all as JSON."""
     given = arguments()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.minutes:g} minutes each")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.minutes:g} minutes each"
+    )
     print(
         f"{'config':<22} {'seed':>4} {'parameters':>11} {'steps':>8} {'epochs':>7} {'tokens/s':>9} {'perplexity':>11}"
     )
     rows = [measure(name, seed, given) for seed in given.seeds for name in given.configs]
-    medians = {name: statistics.median(row["perplexity"] for row in rows if row["config"] == name)
-               for name in given.configs}  # fmt: skip
+    medians = {
+        name: statistics.median(row["perplexity"] for row in rows if row["config"] == name)
+        for name in given.configs
+    }
     first = medians[given.configs[0]]
     print(f"\n{'config':<22} {'perplexity':>11} {'of the first':>13}")
     for name, perplexity in medians.items():
         print(f"{name:<22} {perplexity:>11.2f} {perplexity / first:>13.3f}")
-    print(json.dumps({"minutes": given.minutes, "overrides": given.overrides, "torch": torch.__version__,
-                      "threads": torch.get_num_threads(), "runs": rows,
-                      "ratios": {name: perplexity / first for name, perplexity in medians.items()}}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "minutes": given.minutes,
+                "overrides": given.overrides,
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "runs": rows,
+                "ratios": {name: perplexity / first for name, perplexity in medians.items()},
+            }
+        )
+    )
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train", type=Path)
     parser.add_argument("valid", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--configs", nargs="+", default=["word-language-model", "words"], metavar="NAME",
-                        help="shipped ones or files; the others are compared with the first")  # fmt: skip
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=["word-language-model", "words"],
+        metavar="NAME",
+        help="shipped ones or files; the others are compared with the first",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
+    )
     return parser.parse_args()
 
 
@@ -65,18 +91,38 @@ def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and score one configuration; print and return what came of it."""
     config = configure(name, seed, given.minutes, given)
     if config.training.schedule == "plateau":
-        epochs = train(configure(name, seed, given.minutes / PROBE, given, "training.evaluations=1"))["epochs"] * PROBE
+        epochs = (
+            train(configure(name, seed, given.minutes / PROBE, given, "training.evaluations=1"))[
+                "epochs"
+            ]
+            * PROBE
+        )
         # After the others: it says how often, not whether, to evaluate.
-        config = configure(name, seed, given.minutes, given, f"training.evaluations={max(1, round(epochs))}")
-    row = {"config": name, "seed": seed, "evaluations": config.training.evaluations, **train(config)}
-    print(f"{name:<22} {seed:>4} {row['parameters']:>11,} {row['steps']:>8,} {row['epochs']:>7.2f} "
-          f"{row['tokens_per_second']:>9,} {row['perplexity']:>11.2f}", flush=True)  # fmt: skip
+        config = configure(
+            name, seed, given.minutes, given, f"training.evaluations={max(1, round(epochs))}"
+        )
+    row = {
+        "config": name,
+        "seed": seed,
+        "evaluations": config.training.evaluations,
+        **train(config),
+    }
+    print(
+        f"{name:<22} {seed:>4} {row['parameters']:>11,} {row['steps']:>8,} {row['epochs']:>7.2f} "
+        f"{row['tokens_per_second']:>9,} {row['perplexity']:>11.2f}",
+        flush=True,
+    )
     return row
 
 
-def configure(name: str, seed: int, minutes: float, given: argparse.Namespace, *more: str) -> charlm.Config:
+def configure(
+    name: str, seed: int, minutes: float, given: argparse.Namespace, *more: str
+) -> charlm.Config:
     """Return a configuration with this task's text and time in place of its own."""
-    texts = [f"corpus.text={json.dumps([str(given.train)])}", f"corpus.valid_text={json.dumps([str(given.valid)])}"]
+    texts = [
+        f"corpus.text={json.dumps([str(given.train)])}",
+        f"corpus.valid_text={json.dumps([str(given.valid)])}",
+    ]
     budget = [f"training.minutes={minutes}", f"training.seed={seed}"]
     return charlm.load_config(name, [*texts, *TOKENS, *budget, *given.overrides, *more])
 
@@ -84,18 +130,23 @@ def configure(name: str, seed: int, minutes: float, given: argparse.Namespace, *
 def train(config: charlm.Config) -> dict[str, Any]:
     """Train and score; return what came of it."""
     with tempfile.TemporaryDirectory() as folder:
-        experiment = run.begin(config, Path(folder) / "run")
-        for _ in run.run(experiment):
+        experiment = prepare.begin(config, Path(folder) / "run")
+        for _ in session.run(experiment):
             pass
         score = charlm.load(Path(folder) / "run").perplexity()
     state = experiment.state
     return {
         "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
-        "vocabulary_size": experiment.tokenizer.vocabulary_size, "steps": state.step, "epochs": round(state.epochs, 3),
-        "training_seconds": round(state.seconds, 1), "tokens_per_second": round(state.tokens / state.seconds),
-        "loss_nats": score.loss_nats, "perplexity": score.perplexity, "bits_per_character": score.bits_per_character,
+        "vocabulary_size": experiment.tokenizer.vocabulary_size,
+        "steps": state.step,
+        "epochs": round(state.epochs, 3),
+        "training_seconds": round(state.seconds, 1),
+        "tokens_per_second": round(state.tokens / state.seconds),
+        "loss_nats": score.loss_nats,
+        "perplexity": score.perplexity,
+        "bits_per_character": score.bits_per_character,
         "unknown_share": score.unknown_share,
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -12,22 +12,24 @@ What a command does, one call does, and none of it is loaded before it is used:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from charlm.version import VERSION
+
 if TYPE_CHECKING:
     from charlm.api import Run as Run
     from charlm.api import load as load
     from charlm.api import train as train
-    from charlm.config import Config as Config
-    from charlm.config import load_config as load_config
+    from charlm.config.load import load_config as load_config
+    from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
-    "Config": "charlm.config",
-    "load_config": "charlm.config",
+    "Config": "charlm.config.schema",
+    "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
 }
 __all__ = ["CharlmError", "Config", "Run", "load", "load_config", "train"]

@@ -4,21 +4,25 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from charlm.config import Config
+from charlm.config.schema import Config
 from charlm.model.language_model import LanguageModel
+from charlm.runs import prepare, session
+from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
+from charlm.runs.folder import load_run, newest_run
 from charlm.tracking import check_installed, tracked
 from charlm.trained.scoring import Scorer
 from charlm.trained.writing import Fill as Fill
 from charlm.trained.writing import Sample as Sample
-from charlm.training import checkpoint, run
-from charlm.training.hardware import choose_device
+from charlm.training.devices import choose_device
 
 
 class Run(Scorer):
     """A trained model in its run folder; it writes and scores."""
 
 
-def train(config: Config, *, out: str | Path | None = None, track: Literal["tensorboard"] | None = None) -> Run:
+def train(
+    config: Config, *, out: str | Path | None = None, track: Literal["tensorboard"] | None = None
+) -> Run:
     """Train a model; return the best of the run.
 
     Args:
@@ -32,14 +36,14 @@ def train(config: Config, *, out: str | Path | None = None, track: Literal["tens
     folder = Path(out) if out is not None else new_run_folder("run")
     if track is not None:
         check_installed()
-    experiment = run.begin(config, folder)
-    events = run.run(experiment)
+    experiment = prepare.begin(config, folder)
+    events = session.run(experiment)
     for _ in events if track is None else tracked(experiment, events):
         pass
     return load(folder)
 
 
-def load(folder: str | Path | None = None, *, which: checkpoint.Which = "best", device: str = "auto") -> Run:
+def load(folder: str | Path | None = None, *, which: Which = "best", device: str = "auto") -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
@@ -50,16 +54,18 @@ def load(folder: str | Path | None = None, *, which: checkpoint.Which = "best", 
     Raises:
         CheckpointError: It is no run folder, or damaged.
     """
-    folder = Path(folder) if folder is not None else checkpoint.newest_run(Path("runs"))
-    config, tokenizer, corpus = checkpoint.load_run(folder)
+    folder = Path(folder) if folder is not None else newest_run(Path("runs"))
+    config, tokenizer, corpus = load_run(folder)
     if which == "best" and not (folder / "best" / "state.json").is_file():
         which = "last"  # Stopped before its first evaluation.
-    saved = checkpoint.load_checkpoint(folder / which, only="weights")
+    saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
-    checkpoint.check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(config.model, tokenizer.vocabulary_size, saved)
     model = LanguageModel(config.model, tokenizer.vocabulary_size)
-    checkpoint.put_weights(model, saved.tensors["weights"], saved.folder)
-    return Run(folder, which, config, tokenizer, model.to(chosen).eval(), corpus, saved.state, chosen)
+    put_weights(model, saved.tensors["weights"], saved.folder)
+    return Run(
+        folder, which, config, tokenizer, model.to(chosen).eval(), corpus, saved.state, chosen
+    )
 
 
 def new_run_folder(name: str) -> Path:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from charlm.errors import CharlmError, CheckpointError
+from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.metrics import read_metrics
+from charlm.runs.verify import TRACKED
 from charlm.trained.writing import of_experiment
-from charlm.training import checkpoint, run
 
 SAMPLE = "sample"
 # Tokens that make a few hundred characters; of records, which are short, several texts.
@@ -35,12 +37,12 @@ def check_installed() -> None:
         ) from None
 
 
-def tracked(experiment: run.Experiment, events: Iterator[run.Event]) -> Iterator[run.Event]:
+def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
     """Pass on what happens in a training, each evaluation written to `RUN/tensorboard` first.
 
     Args:
         experiment: From `begin` or `resume`, of the group's first process.
-        events: From `run.run` of it.
+        events: From `session.run` of it.
 
     Raises:
         CheckpointError: The event file cannot be written, or one that is there is damaged.
@@ -48,8 +50,8 @@ def tracked(experiment: run.Experiment, events: Iterator[run.Event]) -> Iterator
     log = _EventFile(experiment.folder)
     try:
         for event in events:
-            if isinstance(event, run.Evaluated | run.Halved):
-                log.add(event.metrics, _sample(experiment) if isinstance(event, run.Evaluated) else "")
+            if isinstance(event, Evaluated | Halved):
+                log.add(event.metrics, _sample(experiment) if isinstance(event, Evaluated) else "")
             yield event
     finally:
         log.close()
@@ -60,8 +62,14 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, Any] = {}
     for name, value in line.items():
         inner = value if isinstance(value, dict) else None
-        flat |= {name: value} if inner is None else {f"{name}/{key}": each for key, each in inner.items()}
-    return {name: float(value) for name, value in flat.items() if _is_number(value) and name.isascii()}
+        flat |= (
+            {name: value}
+            if inner is None
+            else {f"{name}/{key}": each for key, each in inner.items()}
+        )
+    return {
+        name: float(value) for name, value in flat.items() if _is_number(value) and name.isascii()
+    }
 
 
 def _is_number(value: object) -> bool:
@@ -69,7 +77,7 @@ def _is_number(value: object) -> bool:
     return is_whole or isinstance(value, float)
 
 
-def _sample(experiment: run.Experiment) -> str:
+def _sample(experiment: Experiment) -> str:
     """Return a few hundred characters that the model writes, the same ones for the same weights; "" if it cannot."""
     model, writer = experiment.model, of_experiment(experiment)
     if model.direction == "both":
@@ -80,8 +88,10 @@ def _sample(experiment: run.Experiment) -> str:
         samples = writer.sample(
             length=_SAMPLE_LENGTH[experiment.tokenizer.section.level],
             count=_SAMPLE_RECORDS if writer.writes_records else 1,
-            seed=_SAMPLE_SEED, temperature=_SAMPLE_TEMPERATURE, scored=False,
-        )  # fmt: skip
+            seed=_SAMPLE_SEED,
+            temperature=_SAMPLE_TEMPERATURE,
+            scored=False,
+        )
     finally:
         model.train(was_training)
     return "\n".join(sample.text for sample in samples)
@@ -99,8 +109,8 @@ class _EventFile:
         from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        self._folder = run_folder / checkpoint.TRACKED
-        lines = checkpoint.read_metrics(run_folder)
+        self._folder = run_folder / TRACKED
+        lines = read_metrics(run_folder)
         own, held = Counter[int](line["step"] for line in lines), _steps_held(self._folder)
         # In metrics.jsonl alone: written untracked, or just before a crash. In event files alone: cut since.
         since = min((step for step in own | held if own[step] != held[step]), default=None)
@@ -121,7 +131,11 @@ class _EventFile:
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in scalars(line).items()])
+        summary = Summary(
+            value=[
+                Summary.Value(tag=name, simple_value=value) for name, value in scalars(line).items()
+            ]
+        )
         if sample:  # Shown as Markdown: indented, it stands as it is.
             summary.MergeFrom(text_pb(SAMPLE, textwrap.indent(sample, "    ", lambda line: True)))
         with self._told():
@@ -151,13 +165,18 @@ class _EventFile:
 
 def _event_files(folder: Path) -> list[Path]:
     """Return the event files of a folder in the order in which TensorBoard reads them: by name."""
-    return sorted(path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.is_file())
+    return sorted(
+        path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.is_file()
+    )
 
 
 def _next_name(folder: Path) -> Path:
     """Return a name that comes after those of the files that are there, whatever the clock says."""
     numbers = [int(path.name.split(".")[3]) for path in _event_files(folder)]
-    return folder / f"events.out.tfevents.{max([int(time.time()), *(number + 1 for number in numbers)]):010d}.charlm"
+    return (
+        folder
+        / f"events.out.tfevents.{max([int(time.time()), *(number + 1 for number in numbers)]):010d}.charlm"
+    )
 
 
 def _steps_held(folder: Path) -> Counter[int]:
@@ -176,7 +195,9 @@ def _steps_held(folder: Path) -> Counter[int]:
         try:
             for event in LegacyEventFileLoader(str(path)).Load():
                 if event.HasField("session_log"):
-                    held = Counter({step: count for step, count in held.items() if step < event.step})
+                    held = Counter(
+                        {step: count for step, count in held.items() if step < event.step}
+                    )
                 held[event.step] += any(value.tag == "step" for value in event.summary.value)
         except (OSError, DecodeError, MemoryError, OverflowError):
             raise CheckpointError(

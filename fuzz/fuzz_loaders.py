@@ -32,7 +32,9 @@ def main() -> int:
 
     if given.name and given.name not in NAMES:
         options.error(f"no loader {given.name!r}; there are {', '.join(NAMES)}")
-    found = [name for name in ([given.name] if given.name else NAMES) if has_finding(name, given.seconds)]
+    found = [
+        name for name in ([given.name] if given.name else NAMES) if has_finding(name, given.seconds)
+    ]
     print(f"findings in: {', '.join(found)}; see {FINDINGS}" if found else "no findings")
     return bool(found)
 
@@ -64,7 +66,8 @@ def fuzz(name: str, seconds: int) -> None:
     text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
     train_all(
-        small_config(text, "model.hidden_size=4", "model.embedding_size=2", "training.steps=4"), folder / "trained"
+        small_config(text, "model.hidden_size=4", "model.embedding_size=2", "training.steps=4"),
+        folder / "trained",
     )
     for made in ("work", "seeds"):
         (folder / made).mkdir()
@@ -79,10 +82,15 @@ def fuzz(name: str, seconds: int) -> None:
             is_refused(loader.load, resealed)
 
     arguments = [
-        sys.argv[0], f"-max_total_time={seconds}", f"-timeout={SECONDS_PER_FILE}", f"-rss_limit_mb={MEGABYTES}",
-        f"-max_len={LONGEST_BYTES}", f"-artifact_prefix={FINDINGS}/{name.replace(' ', '-')}-", "-print_final_stats=0",
+        sys.argv[0],
+        f"-max_total_time={seconds}",
+        f"-timeout={SECONDS_PER_FILE}",
+        f"-rss_limit_mb={MEGABYTES}",
+        f"-max_len={LONGEST_BYTES}",
+        f"-artifact_prefix={FINDINGS}/{name.replace(' ', '-')}-",
+        "-print_final_stats=0",
         str(folder / "seeds"),
-    ]  # fmt: skip
+    ]
     atheris.Setup(arguments, try_one)
     atheris.Fuzz()
 

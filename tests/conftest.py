@@ -7,20 +7,43 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from charlm.config import Config, load_config
-from charlm.training import run
+from charlm.config.load import load_config
+from charlm.config.schema import Config
+from charlm.runs import prepare, session
+from charlm.runs.experiment import Experiment
 
 # The same examples every time, however slow the machine: a failure is then the change's own.
-settings.register_profile("charlm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "charlm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("charlm")
 
 # Small enough to train in a second, with an alphabet of its own and some structure to learn.
-TEXT = "".join(f"The {noun} {verb} on the {place}.\n" for noun in ("cat", "dog", "old owl")
-               for verb in ("sat", "slept", "sang") for place in ("mat", "roof", "lawn", "wall")) * 12  # fmt: skip
-RECORDS = "\n".join(a + b + c for a in "bdgklm" for b in "aeiou" for c in ("n", "ra", "lia", "do", "s")) + "\n"
-SMALL = ["model.hidden_size=16", "model.embedding_size=8", "training.batch_size=4", "training.window=16",
-         "training.warmup_steps=2", "training.evaluations=2", "training.precision=fp32", "training.device=cpu",
-         "corpus.valid_share=0.2", "checkpoint.save_share=null"]  # fmt: skip
+TEXT = (
+    "".join(
+        f"The {noun} {verb} on the {place}.\n"
+        for noun in ("cat", "dog", "old owl")
+        for verb in ("sat", "slept", "sang")
+        for place in ("mat", "roof", "lawn", "wall")
+    )
+    * 12
+)
+RECORDS = (
+    "\n".join(a + b + c for a in "bdgklm" for b in "aeiou" for c in ("n", "ra", "lia", "do", "s"))
+    + "\n"
+)
+SMALL = [
+    "model.hidden_size=16",
+    "model.embedding_size=8",
+    "training.batch_size=4",
+    "training.window=16",
+    "training.warmup_steps=2",
+    "training.evaluations=2",
+    "training.precision=fp32",
+    "training.device=cpu",
+    "corpus.valid_share=0.2",
+    "checkpoint.save_share=null",
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,7 +73,9 @@ def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_config(text: Path, *overrides: str) -> Config:
     """Return a configuration that trains in a second."""
     steps = (
-        [] if any("epochs=" in override or "minutes=" in override for override in overrides) else ["training.steps=12"]
+        []
+        if any("epochs=" in override or "minutes=" in override for override in overrides)
+        else ["training.steps=12"]
     )
     return load_config(None, [*SMALL, f"corpus.text={text}", *steps, *overrides])
 
@@ -63,10 +88,10 @@ def unseal(folder: Path) -> None:
         path.write_text(json.dumps(kept), encoding="utf-8")
 
 
-def train_all(config: Config, folder: Path) -> run.Experiment:
+def train_all(config: Config, folder: Path) -> Experiment:
     """Train to the end; return the experiment as it was left."""
-    experiment = run.begin(config, folder)
-    for _ in run.run(experiment):
+    experiment = prepare.begin(config, folder)
+    for _ in session.run(experiment):
         pass
     return experiment
 
@@ -80,7 +105,9 @@ def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Pa
 
 
 @pytest.fixture(scope="session")
-def trained_records(records_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def trained_records(
+    records_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> Path:
     """A run folder of a model of records."""
     folder = tmp_path_factory.mktemp("runs") / "records"
     overrides = ["corpus.mode=records", "training.steps=60", "training.learning_rate=2e-2"]

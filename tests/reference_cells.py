@@ -14,14 +14,30 @@ State = list[Vector]
 Weights = dict[str, np.ndarray]
 
 # What a test need not say: the fields of the cell section and of the model section where nothing else is meant.
-CELL = {"activation": "tanh", "reset": "after", "peepholes": (), "peephole_weights": "diagonal", "without": (),
-        "coupled": False, "capped": False, "full_gate_recurrence": False}  # fmt: skip
-MODEL = {"embedding": "learned", "skip": "none", "layer_norm": False, "initial_state": "zero", "tied": False}
+CELL = {
+    "activation": "tanh",
+    "reset": "after",
+    "peepholes": (),
+    "peephole_weights": "diagonal",
+    "without": (),
+    "coupled": False,
+    "capped": False,
+    "full_gate_recurrence": False,
+}
+MODEL = {
+    "embedding": "learned",
+    "skip": "none",
+    "layer_norm": False,
+    "initial_state": "zero",
+    "tied": False,
+}
 
 
 def step(kind: str, options: dict, x: Vector, state: State, weights: Weights) -> State:
     """Return the state after one input: Goldberg's R (2017, chapter 14)."""
-    assert all(weight.dtype == np.float64 for weight in weights.values()), "the reference computes in float64"
+    assert all(weight.dtype == np.float64 for weight in weights.values()), (
+        "the reference computes in float64"
+    )
     return STEPS[kind](x, state, weights, CELL | options)
 
 
@@ -30,7 +46,9 @@ def output(kind: str, options: dict, state: State) -> Vector:
     return state[0]
 
 
-def run(kind: str, options: dict, xs: Iterable[Vector], state: State, weights: Weights) -> tuple[np.ndarray, State]:
+def run(
+    kind: str, options: dict, xs: Iterable[Vector], state: State, weights: Weights
+) -> tuple[np.ndarray, State]:
     """Return the outputs, (time, size), and the last state."""
     outputs = []
     for x in xs:
@@ -55,7 +73,9 @@ def bag(x: Vector, state: State, w: Weights, options: dict) -> State:
 def elman(x: Vector, state: State, w: Weights, options: dict) -> State:
     """Elman 1990, with torch's two biases."""
     (h,) = state
-    g = {"tanh": np.tanh, "relu": lambda a: np.maximum(a, 0), "sigmoid": sigmoid}[options["activation"]]
+    g = {"tanh": np.tanh, "relu": lambda a: np.maximum(a, 0), "sigmoid": sigmoid}[
+        options["activation"]
+    ]
     return [g(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h + w["bias_hh"])]
 
 
@@ -96,7 +116,10 @@ def lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
 
 
 def is_plain(options: dict) -> bool:
-    return not any(options[name] for name in ("peepholes", "without", "coupled", "capped", "full_gate_recurrence"))
+    return not any(
+        options[name]
+        for name in ("peepholes", "without", "coupled", "capped", "full_gate_recurrence")
+    )
 
 
 def plain_lstm(x: Vector, state: State, w: Weights) -> State:
@@ -114,7 +137,9 @@ def lstm_from(sums: Vector, c: Vector) -> State:
 
 def gates_of(options: dict) -> list[str]:
     """The gates that have weights, in their order: an absent gate is 1, a coupled forget gate is 1 - input."""
-    absent = {name.removesuffix("_gate") for name in options["without"]} | ({"forget"} if options["coupled"] else set())
+    absent = {name.removesuffix("_gate") for name in options["without"]} | (
+        {"forget"} if options["coupled"] else set()
+    )
     return [name for name in ("input", "forget", "output") if name not in absent]
 
 
@@ -126,7 +151,9 @@ def lstm_variant(x: Vector, state: State, w: Weights, options: dict) -> State:
     h, c, *gates_before = state
     gates = gates_of(options)
     assert set(options["peepholes"]) <= set(gates), "a peephole needs its gate"
-    *sums, candidate = np.split(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h, len(gates) + 1)
+    *sums, candidate = np.split(
+        w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h, len(gates) + 1
+    )
     if options["full_gate_recurrence"]:
         from_gates = np.split(w["weight_gates"] @ np.concatenate(gates_before), len(gates))
         sums = [a + b for a, b in zip(sums, from_gates, strict=True)]
@@ -163,11 +190,16 @@ def peephole(name: str, memory: Vector, w: Weights, options: dict) -> Vector | f
 def nested_lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
     """Moniz and Krueger 2018 (arXiv:1801.10308): an LSTM whose memory is computed by an LSTM, and so on."""
     h, *memories = state
-    inner = [(w[f"inner.{level}.weight"], w[f"inner.{level}.bias"]) for level in range(options["depth"] - 1)]
+    inner = [
+        (w[f"inner.{level}.weight"], w[f"inner.{level}.bias"])
+        for level in range(options["depth"] - 1)
+    ]
     return nested_level(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h, memories, inner)
 
 
-def nested_level(sums: Vector, memories: list[Vector], inner: list[tuple[np.ndarray, Vector]]) -> State:
+def nested_level(
+    sums: Vector, memories: list[Vector], inner: list[tuple[np.ndarray, Vector]]
+) -> State:
     """Return a level's output, its memory and those inside it; gates in the order input, forget, output, candidate.
 
     The next level in reads i * z as its input (z linear) and f * c as its hidden state; its output is the new c.
@@ -220,8 +252,16 @@ def min_lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
 
 
 GRUS = {"after": gru_reset_after, "before": gru_reset_before, "none": gru_reset_none}
-STEPS = {"bag": bag, "elman": elman, "gru": gru, "lstm": lstm, "nested_lstm": nested_lstm,
-         "mogrifier_lstm": mogrifier_lstm, "min_gru": min_gru, "min_lstm": min_lstm}  # fmt: skip
+STEPS = {
+    "bag": bag,
+    "elman": elman,
+    "gru": gru,
+    "lstm": lstm,
+    "nested_lstm": nested_lstm,
+    "mogrifier_lstm": mogrifier_lstm,
+    "min_gru": min_gru,
+    "min_lstm": min_lstm,
+}
 
 
 # The network around the cells.
@@ -240,14 +280,22 @@ def network(
     given = [embed(token, model, weights) for token in ids]
     outputs, after = [], []
     for layer in range(model["num_layers"]):
-        seen = [normalize(x, layer - 1, weights) for x in given] if model["layer_norm"] and layer > 0 else given
-        state = initial_state(model, layer, len(given[0]), weights) if states is None else states[layer]
+        seen = (
+            [normalize(x, layer - 1, weights) for x in given]
+            if model["layer_norm"] and layer > 0
+            else given
+        )
+        state = (
+            initial_state(model, layer, len(given[0]), weights) if states is None else states[layer]
+        )
         made, state = run(kind, options, seen, state, cell_weights(kind, options, layer, weights))
         residual = model["skip"] == "residual" and layer > 0
         given = [x + y for x, y in zip(given, made, strict=True)] if residual else list(made)
         outputs.append(given)
         after.append(state)
-    result = [sum(parts) for parts in zip(*outputs, strict=True)] if model["skip"] == "sum" else given
+    result = (
+        [sum(parts) for parts in zip(*outputs, strict=True)] if model["skip"] == "sum" else given
+    )
     if model["layer_norm"]:
         result = [normalize(y, model["num_layers"] - 1, weights) for y in result]
     return np.array([project(y, model, weights) for y in result]), after
@@ -263,13 +311,19 @@ def project(y: Vector, model: dict, weights: Weights) -> Vector:
     """Tied: Press and Wolf 2017; a bridge where the layer's size is not the embedding's."""
     if "bridge.weight" in weights:
         y = weights["bridge.weight"] @ y
-    return weights["embedding.weight" if model["tied"] else "projection.weight"] @ y + weights["projection.bias"]
+    return (
+        weights["embedding.weight" if model["tied"] else "projection.weight"] @ y
+        + weights["projection.bias"]
+    )
 
 
 def normalize(x: Vector, layer: int, weights: Weights) -> Vector:
     """Ba et al. 2016 (arXiv:1607.06450), over the units of one token; 1e-5 keeps a constant vector finite."""
     normal = (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
-    return weights[f"recurrence.norms.{layer}.weight"] * normal + weights[f"recurrence.norms.{layer}.bias"]
+    return (
+        weights[f"recurrence.norms.{layer}.weight"] * normal
+        + weights[f"recurrence.norms.{layer}.bias"]
+    )
 
 
 def initial_state(model: dict, layer: int, input_size: int, weights: Weights) -> State:
@@ -297,13 +351,18 @@ def cell_weights(kind: str, options: dict, layer: int, weights: Weights) -> Weig
         prefix, suffix = prefix + "kernel.", "_l0"
     return {
         name.removeprefix(prefix).removesuffix(suffix): weight
-        for name, weight in weights.items() if name.startswith(prefix)
-    }  # fmt: skip
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def is_torch(kind: str, options: dict) -> bool:
     """Whether torch has a fused layer of this kind: its weights then carry torch's names, `bias_hh` among them."""
-    return kind == "elman" or (kind == "gru" and options["reset"] == "after") or (kind == "lstm" and is_plain(options))
+    return (
+        kind == "elman"
+        or (kind == "gru" and options["reset"] == "after")
+        or (kind == "lstm" and is_plain(options))
+    )
 
 
 # Gradients.
@@ -322,6 +381,9 @@ def numerical_gradients(
         changed[index] += by
         return loss(weights | {name: changed})
 
-    return np.array([
-        (moved(name, index, step) - moved(name, index, -step)) / (2 * step) for name, index in names_and_indices
-    ])  # fmt: skip
+    return np.array(
+        [
+            (moved(name, index, step) - moved(name, index, -step)) / (2 * step)
+            for name, index in names_and_indices
+        ]
+    )

@@ -28,7 +28,9 @@ def test_several_streams_score_about_as_one(trained):
     )
 
 
-def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_split_and_is_told(trained):
+def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_split_and_is_told(
+    trained,
+):
     run = charlm.load(trained)
     fitted = run.perplexity(temperature="fit")
     temperature = fitted.settings["temperature"]
@@ -45,7 +47,9 @@ def test_an_adapted_score_stands_beside_the_static_one_with_what_was_fitted(trai
     run = charlm.load(trained)
     static = run.perplexity(TEXT[:600])
     assert static.adapted is None and static.baselines is None
-    score = run.perplexity(TEXT[:600], dynamic=True, cache=True, mix_ngram=3, segment=40, fit_tokens=200)
+    score = run.perplexity(
+        TEXT[:600], dynamic=True, cache=True, mix_ngram=3, segment=40, fit_tokens=200
+    )
     assert score.loss_nats == static.loss_nats
     adapted = score.adapted
     assert adapted.perplexity == pytest.approx(math.exp(adapted.loss_nats))
@@ -57,12 +61,20 @@ def test_an_adapted_score_stands_beside_the_static_one_with_what_was_fitted(trai
     assert set(settings["weights"]) == {"dynamic", "cache", "ngram"}
     assert set(settings["dynamic"]) == {"learning_rate", "decay", "segment"}
     assert set(settings["cache"]) == {"window", "flatness"} and settings["ngram"] == {"order": 3}
-    assert settings["fitted_on"] == "the first 200 tokens of valid" and not settings["fitted_on_the_scored_text"]
+    assert (
+        settings["fitted_on"] == "the first 200 tokens of valid"
+        and not settings["fitted_on_the_scored_text"]
+    )
 
 
-def test_what_is_fitted_on_the_scored_split_itself_says_so_and_another_text_changes_nothing_of_it(trained):
+def test_what_is_fitted_on_the_scored_split_itself_says_so_and_another_text_changes_nothing_of_it(
+    trained,
+):
     run = charlm.load(trained)
-    own, other = (run.perplexity(text, mix_ngram=2, fit_tokens=200).adapted.settings for text in (None, TEXT[:300]))
+    own, other = (
+        run.perplexity(text, mix_ngram=2, fit_tokens=200).adapted.settings
+        for text in (None, TEXT[:300])
+    )
     assert own.pop("fitted_on_the_scored_text") and not other.pop("fitted_on_the_scored_text")
     assert own == other
 
@@ -86,7 +98,9 @@ def test_baselines_are_of_the_same_text(trained, of_text):
     assert unigram["bits_per_character"] == pytest.approx(bits)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}]
+)
 def test_a_setting_out_of_its_range_is_told(trained, wrong):
     with pytest.raises(CharlmError, match=f"{next(iter(wrong))} must"):
         charlm.load(trained).sample(**wrong)
@@ -116,11 +130,16 @@ def test_a_word_the_model_never_saw_is_told_as_a_word(text_file, tmp_path):
 def test_no_longer_run_than_allowed_is_copied_from_the_training_text(fixture, request, monkeypatch):
     run = charlm.load(request.getfixturevalue(fixture))
     train = run._own_texts()["train"]
-    lines = b"".join(block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()).decode()
+    lines = b"".join(
+        block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()
+    ).decode()
 
     def longest(text: str) -> int:
-        return max(size for size in range(len(text) + 1)
-                   if any(text[at : at + size] in lines for at in range(len(text) - size + 1)))  # fmt: skip
+        return max(
+            size
+            for size in range(len(text) + 1)
+            if any(text[at : at + size] in lines for at in range(len(text) - size + 1))
+        )
 
     free = run.sample(length=60, count=12, seed=3, temperature=0.7)
     copied = max(longest(sample.text) for sample in free)

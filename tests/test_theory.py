@@ -18,8 +18,9 @@ from conftest import SMALL, TEXT
 from torch.utils.flop_counter import FlopCounterMode
 
 from charlm.cli.main import run as charlm
-from charlm.config import CELL_OPTIONS, Model, check_config, load_config
-from charlm.config import Cell as CellSection
+from charlm.config.load import check_config, load_config
+from charlm.config.schema import CELL_OPTIONS, Model
+from charlm.config.schema import Cell as CellSection
 from charlm.errors import ConfigError
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.make import make_cell
@@ -37,7 +38,12 @@ SIZES = [
 
 # Reading the page.
 
-OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+OPERATIONS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 def value(formula: str, sizes: dict[str, int]) -> int:
@@ -60,7 +66,8 @@ def tables(page: str) -> Iterator[list[dict[str, str]]]:
     """Yield every table, a dictionary a row, by the words of its head; what stands in backticks is without them."""
     for block in re.findall(r"(?:^\|.*\|\n)+", page, flags=re.MULTILINE):
         head, _, *rows = [
-            [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in block.splitlines()
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+            for line in block.splitlines()
         ]
         yield [dict(zip(head, [bare(cell) for cell in row], strict=True)) for row in rows]
 
@@ -71,14 +78,21 @@ def bare(cell: str) -> str:
 
 
 def rows_with(*columns: str) -> list[dict[str, str]]:
-    return [row for table in tables(PAGE.read_text(encoding="utf-8")) for row in table if set(columns) <= set(row)]
+    return [
+        row
+        for table in tables(PAGE.read_text(encoding="utf-8"))
+        for row in table
+        if set(columns) <= set(row)
+    ]
 
 
 def section(row: dict[str, str], sizes: dict[str, int]) -> CellSection:
     """Return the cell that a row's YAML names, its letters replaced by sizes."""
     named = yaml.safe_load(row["YAML"])["cell"]
     options = named if isinstance(named, dict) else {"kind": named}
-    options = {name: sizes[given] if given in ("D", "r", "k") else given for name, given in options.items()}
+    options = {
+        name: sizes[given] if given in ("D", "r", "k") else given for name, given in options.items()
+    }
     return check_config({"model": {"cell": options}}, row["YAML"]).model.cell
 
 
@@ -87,7 +101,9 @@ PARTS = {row["part of a layer"]: row for row in rows_with("part of a layer", "pa
 AROUND = {row["what"]: row["parameters"] for row in rows_with("what", "equation", "parameters")}
 
 every_recurrence = pytest.mark.parametrize("row", RECURRENCES, ids=lambda row: row["YAML"])
-every_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: ",".join(map(str, sizes.values())))
+every_size = pytest.mark.parametrize(
+    "sizes", SIZES, ids=lambda sizes: ",".join(map(str, sizes.values()))
+)
 
 
 # Counting in the code.
@@ -110,7 +126,13 @@ def multiplications(cell: Cell, input_size: int) -> int:
 
 
 def way(cell: Cell) -> str:
-    return "fused" if isinstance(cell, FusedCell) else "scan" if isinstance(cell, LinearCell) else "steps"
+    return (
+        "fused"
+        if isinstance(cell, FusedCell)
+        else "scan"
+        if isinstance(cell, LinearCell)
+        else "steps"
+    )
 
 
 # The recurrences.
@@ -120,12 +142,16 @@ def test_every_kind_of_the_configuration_has_a_row():
     assert {section(row, SIZES[0]).kind for row in RECURRENCES} == set(choices("kind"))
 
 
-@pytest.mark.parametrize(("kind", "option"), [(kind, name) for kind, names in CELL_OPTIONS.items() for name in names])
+@pytest.mark.parametrize(
+    ("kind", "option"), [(kind, name) for kind, names in CELL_OPTIONS.items() for name in names]
+)
 def test_every_choice_of_an_option_has_a_row(kind, option):
     cells = [section(row, sizes) for row in RECURRENCES for sizes in SIZES]
     given = {getattr(cell, option) for cell in cells if cell.kind == kind}
     if choices(option):
-        named = {name for names in given for name in (names if isinstance(names, tuple) else (names,))}
+        named = {
+            name for names in given for name in (names if isinstance(names, tuple) else (names,))
+        }
         assert named >= set(choices(option))
     else:
         assert len(given) > 1, "a size is told as a letter"
@@ -166,10 +192,20 @@ def lstm_variants() -> Iterator[CellSection]:
     """Yield every LSTM that the configuration takes, but for those that run on torch's kernel."""
     flags = ("coupled", "capped", "full_gate_recurrence")
     for peepholes, without, coupled, capped, full_gate_recurrence, weights in itertools.product(
-        subsets(choices("peepholes")), subsets(choices("without")), *map(choices, flags), choices("peephole_weights")
+        subsets(choices("peepholes")),
+        subsets(choices("without")),
+        *map(choices, flags),
+        choices("peephole_weights"),
     ):
-        options = {"kind": "lstm", "peepholes": peepholes, "without": without, "coupled": coupled, "capped": capped,
-                   "full_gate_recurrence": full_gate_recurrence, "peephole_weights": weights}  # fmt: skip
+        options = {
+            "kind": "lstm",
+            "peepholes": peepholes,
+            "without": without,
+            "coupled": coupled,
+            "capped": capped,
+            "full_gate_recurrence": full_gate_recurrence,
+            "peephole_weights": weights,
+        }
         try:
             cell = check_config({"model": {"cell": options}}, "variant").model.cell
         except ConfigError:
@@ -179,7 +215,9 @@ def lstm_variants() -> Iterator[CellSection]:
 
 
 def subsets(names: tuple[object, ...]) -> list[tuple[object, ...]]:
-    return [some for count in range(len(names) + 1) for some in itertools.combinations(names, count)]
+    return [
+        some for count in range(len(names) + 1) for some in itertools.combinations(names, count)
+    ]
 
 
 def test_every_mixture_of_lstm_options_has_the_sum_of_its_parts():
@@ -188,13 +226,21 @@ def test_every_mixture_of_lstm_options_has_the_sum_of_its_parts():
     for variant in variants:
         gates = 3 - sum(name.endswith("_gate") for name in variant.without) - variant.coupled
         letters = sizes | {"g": gates, "p": len(variant.peepholes)}
-        peepholes = {"diagonal": "`peepholes`, a weight a unit", "full": "`peepholes` with `peephole_weights: full`"}
+        peepholes = {
+            "diagonal": "`peepholes`, a weight a unit",
+            "full": "`peepholes` with `peephole_weights: full`",
+        }
         names = ["gates and candidate", peepholes[variant.peephole_weights]]
         names += ["full_gate_recurrence"] * variant.full_gate_recurrence
         cell = make(variant, sizes)
-        counted = {"parameters": parameters(cell), "multiplications": multiplications(cell, sizes["m"]),
-                   "state": cell.parts}  # fmt: skip
-        assert {column: sum(value(PARTS[name][column], letters) for name in names) for column in counted} == counted
+        counted = {
+            "parameters": parameters(cell),
+            "multiplications": multiplications(cell, sizes["m"]),
+            "state": cell.parts,
+        }
+        assert {
+            column: sum(value(PARTS[name][column], letters) for name in names) for column in counted
+        } == counted
 
 
 # The whole model.
@@ -209,7 +255,10 @@ def formulas_of(cell: CellSection) -> tuple[dict[str, str], dict[str, int]]:
 def counted_by_the_page(model: Model, vocabulary_size: int) -> int:
     """Add up the page's formulas for a whole model."""
     row, letters = formulas_of(model.cell)
-    letters |= {"V": vocabulary_size, "e": vocabulary_size if model.embedding == "one_hot" else model.embedding_size}
+    letters |= {
+        "V": vocabulary_size,
+        "e": vocabulary_size if model.embedding == "one_hot" else model.embedding_size,
+    }
     total, size = 0, letters["e"]
     for hidden_size in model.hidden_sizes:
         letters |= {"m": size, "d": size if model.cell.kind == "bag" else hidden_size}
@@ -220,14 +269,20 @@ def counted_by_the_page(model: Model, vocabulary_size: int) -> int:
         total += value(AROUND["`initial_state: learned`, each layer"], letters) * learned
         size = letters["d"]
     total *= 2 if model.direction == "both" else 1
-    total += value(AROUND[f"embedding: {model.embedding}"], letters) + value(AROUND[f"skip: {model.skip}"], letters)
+    total += value(AROUND[f"embedding: {model.embedding}"], letters) + value(
+        AROUND[f"skip: {model.skip}"], letters
+    )
     total += value(AROUND["projection, `tied: true`" if model.tied else "projection"], letters)
     bridged = model.tied and letters["e"] != letters["d"]
     return total + value(AROUND["bridge, where `tied: true` and e ≠ d"], letters) * bridged
 
 
-CELLS = [*choices("kind"), {"kind": "nested_lstm", "depth": 3}, {"kind": "mogrifier_lstm", "rounds": 2, "rank": None},
-         {"kind": "lstm", "full_gate_recurrence": True, "peepholes": ["input", "forget", "output"]}]  # fmt: skip
+CELLS = [
+    *choices("kind"),
+    {"kind": "nested_lstm", "depth": 3},
+    {"kind": "mogrifier_lstm", "rounds": 2, "rank": None},
+    {"kind": "lstm", "full_gate_recurrence": True, "peepholes": ["input", "forget", "output"]},
+]
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -259,7 +314,9 @@ def test_inspect_tells_as_many_parameters_as_the_formulas_add_up_to(capfd, train
     assert charlm(["inspect", str(trained), "--json"]) == 0
     inspected = json.loads(capfd.readouterr().out)
     model = load_config(None, SMALL).model
-    assert inspected["parameters"] == counted_by_the_page(model, len(set(TEXT)) + 2)  # <EOS> and <UNK>.
+    assert inspected["parameters"] == counted_by_the_page(
+        model, len(set(TEXT)) + 2
+    )  # <EOS> and <UNK>.
 
 
 # The rest of the page.
@@ -268,7 +325,10 @@ def test_inspect_tells_as_many_parameters_as_the_formulas_add_up_to(capfd, train
 def test_the_half_life_of_a_new_forget_gate_is_what_the_page_says():
     forget = 1 / (1 + math.exp(-1))
     page = PAGE.read_text(encoding="utf-8")
-    assert f"σ(1) = {forget:.2f}" in page and f"halves in {math.log(2) / -math.log(forget):.1f} tokens" in page
+    assert (
+        f"σ(1) = {forget:.2f}" in page
+        and f"halves in {math.log(2) / -math.log(forget):.1f} tokens" in page
+    )
 
 
 def test_every_link_and_every_name_beside_it_is_there():
@@ -285,14 +345,21 @@ def test_every_link_and_every_name_beside_it_is_there():
 def defined_in(path: Path) -> set[str]:
     """Return a module's functions and classes, and `Class.method` of each."""
     kinds = (ast.FunctionDef, ast.ClassDef)
-    top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, kinds)]
+    top = [
+        node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, kinds)
+    ]
     return {node.name for node in top} | {
         f"{node.name}.{inner.name}"
-        for node in top if isinstance(node, ast.ClassDef) for inner in node.body if isinstance(inner, kinds)
-    }  # fmt: skip
+        for node in top
+        if isinstance(node, ast.ClassDef)
+        for inner in node.body
+        if isinstance(inner, kinds)
+    }
 
 
-@pytest.mark.parametrize("text", ["d**2", "d/2", "len(d)", "d.m", "-d", "1.5*d", "True", "[d]", "d if m else 1"])
+@pytest.mark.parametrize(
+    "text", ["d**2", "d/2", "len(d)", "d.m", "-d", "1.5*d", "True", "[d]", "d if m else 1"]
+)
 def test_a_formula_is_arithmetic_and_nothing_else(text):
     with pytest.raises(ValueError, match="not arithmetic"):
         value(text, {"d": 2, "m": 3})

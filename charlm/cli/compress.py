@@ -13,7 +13,8 @@ from charlm.cli.terminal import emit, emit_result
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.compression import Compression, Report
+    from charlm.compression.coder import Report
+    from charlm.compression.container import Compression
 
 _SUFFIX = ".charlm"
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
@@ -31,7 +32,10 @@ def compress(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", callback=not_empty, help="What to write; - is stdout. [FILE.charlm]", show_default=False
+            metavar="FILE",
+            callback=not_empty,
+            help="What to write; - is stdout. [FILE.charlm]",
+            show_default=False,
         ),
     ] = None,
     streams: Annotated[
@@ -57,10 +61,14 @@ def compress(
 
     *folder, file = run_and_file
     if len(folder) > 1:
-        raise typer.BadParameter(f"one RUN and one FILE at most, got {len(run_and_file)}", param_hint="[RUN] FILE")
+        raise typer.BadParameter(
+            f"one RUN and one FILE at most, got {len(run_and_file)}", param_hint="[RUN] FILE"
+        )
     target = _target(out, "-" if file == "-" else file + _SUFFIX, force=force)
     if target is None and as_json:
-        raise typer.BadParameter("cannot be given where the compressed file goes to stdout", param_hint="--json")
+        raise typer.BadParameter(
+            "cannot be given where the compressed file goes to stdout", param_hint="--json"
+        )
     run, data = load(*folder, which=which, device="cpu"), _read(file)
     with _bar("compress") as report:
         if target is None:
@@ -73,11 +81,19 @@ def compress(
 
 def decompress(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", callback=not_empty, help="What charlm compress wrote; - is stdin.")
+        str,
+        typer.Argument(
+            metavar="FILE", callback=not_empty, help="What charlm compress wrote; - is stdin."
+        ),
     ],
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", parser=as_path, help="Run folder. [the newest under runs/]", show_default=False),
+        typer.Option(
+            metavar="RUN",
+            parser=as_path,
+            help="Run folder. [the newest under runs/]",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         str | None,
@@ -98,7 +114,9 @@ def decompress(
     from charlm.api import load
 
     if out is None and file != "-" and not file.endswith(_SUFFIX):
-        raise typer.BadParameter(f"{file} does not end in {_SUFFIX}: say what to write", param_hint="--out")
+        raise typer.BadParameter(
+            f"{file} does not end in {_SUFFIX}: say what to write", param_hint="--out"
+        )
     target = _target(out, file.removesuffix(_SUFFIX), force=force)
     data = _read(file)
     loaded = load(run, which=which, device="cpu")
@@ -125,7 +143,9 @@ def _target(out: str | None, default: str, *, force: bool) -> Path | None:
     if Path(out).is_dir():
         raise CharlmError(f"{out}: is a folder; give --out a file")
     if Path(out).exists() and not force:
-        raise CharlmError(f"{out}: is there already; give another --out, or --force to write over it")
+        raise CharlmError(
+            f"{out}: is there already; give another --out, or --force to write over it"
+        )
     return Path(out)
 
 
@@ -133,11 +153,13 @@ def _read(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise CharlmError(f"{file}: cannot be read: {error.strerror}; name a file, or - for stdin") from None
+        raise CharlmError(
+            f"{file}: cannot be read: {error.strerror}; name a file, or - for stdin"
+        ) from None
 
 
 def _write(target: Path | None, data: bytes) -> None:
-    from charlm.files import writing
+    from charlm.storage.atomic import writing
 
     if target is None:
         sys.stdout.buffer.write(data)
@@ -151,7 +173,9 @@ def _bar(what: str) -> Iterator["Report"]:
     """Show how far it is, on stderr, to eyes alone."""
     from tqdm import tqdm
 
-    with tqdm(unit="token", unit_scale=True, desc=what, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(
+        unit="token", unit_scale=True, desc=what, disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

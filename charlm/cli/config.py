@@ -21,7 +21,9 @@ def show(
     file: Annotated[
         str | None,
         typer.Argument(
-            metavar="FILE", callback=not_empty, help="A YAML file, or the name of a shipped one. [the defaults]"
+            metavar="FILE",
+            callback=not_empty,
+            help="A YAML file, or the name of a shipped one. [the defaults]",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -30,6 +32,6 @@ def show(
 
     Try: charlm config show quickstart > my.yaml
     """
-    from charlm.config import dump
+    from charlm.config.show import dump
 
     emit(dump(checked_config(file, overrides or [])), end="")

@@ -12,16 +12,19 @@ import typer
 
 from charlm.cli.options import MOST_PROCESSES, as_path, as_target, at_most, not_empty
 from charlm.cli.terminal import emit, emit_result
-from charlm.cli.train import ConfigName, Overrides, Texts, checked_config
+from charlm.cli.train import ConfigName, Overrides, TextArguments, checked_config
 
 if TYPE_CHECKING:
     from charlm.data.tokens import Report
-    from charlm.training.run import Encoded
+    from charlm.runs.experiment import Encoded
 
 app = typer.Typer(help="List, build, fetch, encode and count corpora.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, callback=at_most(MOST_PROCESSES), help="Processes that encode. [a core each]")
+    int | None,
+    typer.Option(
+        min=1, callback=at_most(MOST_PROCESSES), help="Processes that encode. [a core each]"
+    ),
 ]
 _LETTERS_SHOWN = 100
 
@@ -42,7 +45,9 @@ def list_() -> None:
     for name in card_names():
         card = load_card(name)
         here = all(path.is_file() for path in files_of(name, card).values())
-        state = "here" if here else "built when needed" if card.kind == "python" else "to be fetched"
+        state = (
+            "here" if here else "built when needed" if card.kind == "python" else "to be fetched"
+        )
         emit(f"{name:<16} {card.mode:<8} {state:<18} {card.title}")
 
 
@@ -66,10 +71,14 @@ def show(name: Name) -> None:
 def build(
     name: Name,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=as_target, help="File to write. [the one that train reads]")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=as_target, help="File to write. [the one that train reads]"
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="A builder's parameter; with --to.")
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="A builder's parameter; with --to."),
     ] = None,
 ) -> None:
     """Build a corpus from what this Python installation carries; print its file.
@@ -86,7 +95,12 @@ def fetch(
     name: Name,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", parser=as_path, help="A copy of the download that you already have."),
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            parser=as_path,
+            help="A copy of the download that you already have.",
+        ),
     ] = None,
 ) -> None:
     """Download a corpus, check it, unpack it; print its files. The only command that uses the network.
@@ -110,7 +124,7 @@ def fetch(
 
 @app.command("encode")
 def encode(
-    texts: Texts = None,
+    texts: TextArguments = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     workers: Workers = None,
@@ -130,7 +144,7 @@ def encode(
 
 @app.command("stats")
 def stats(
-    texts: Texts = None,
+    texts: TextArguments = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     workers: Workers = None,
@@ -147,15 +161,25 @@ def stats(
     encoded = _encode(texts, config, overrides, workers)
     found = count_text(*encoded.corpus.parts.values())
     parts = {
-        part: {"documents": len(encoded.corpus.parts[part].spans), **asdict(tokens.counts),
-               "unknown_share": tokens.counts.unknown_share}
+        part: {
+            "documents": len(encoded.corpus.parts[part].spans),
+            **asdict(tokens.counts),
+            "unknown_share": tokens.counts.unknown_share,
+        }
         for part, tokens in encoded.tokens.items()
-    }  # fmt: skip
-    lengths = {f"{share:.0%}": length for share, length in zip(QUANTILES, found.lengths, strict=True)}
+    }
+    lengths = {
+        f"{share:.0%}": length for share, length in zip(QUANTILES, found.lengths, strict=True)
+    }
     facts = {
-        "title": encoded.corpus.title, "mode": encoded.corpus.mode, **asdict(found), "lengths": lengths,
-        "level": encoded.tokenizer.section.level, "vocabulary_size": encoded.tokenizer.vocabulary_size, "parts": parts,
-    }  # fmt: skip
+        "title": encoded.corpus.title,
+        "mode": encoded.corpus.mode,
+        **asdict(found),
+        "lengths": lengths,
+        "level": encoded.tokenizer.section.level,
+        "vocabulary_size": encoded.tokenizer.vocabulary_size,
+        "parts": parts,
+    }
     emit_result(facts, _table(facts), as_json=as_json)
 
 
@@ -164,27 +188,36 @@ def _table(facts: dict[str, Any]) -> "Iterator[str]":
     letters = json.dumps("".join(list(facts["alphabet"])[:_LETTERS_SHOWN]), ensure_ascii=False)
     yield f"{facts['title']} ({facts['mode']})"
     rows = [
-        ("documents", f"{facts['documents']:,}"), ("the same as an earlier one", f"{facts['duplicates']:,}"),
-        ("characters", f"{facts['characters']:,}"), ("bytes", f"{facts['bytes']:,}"),
+        ("documents", f"{facts['documents']:,}"),
+        ("the same as an earlier one", f"{facts['duplicates']:,}"),
+        ("characters", f"{facts['characters']:,}"),
+        ("bytes", f"{facts['bytes']:,}"),
         ("alphabet", f"{len(facts['alphabet']):,} characters; the most frequent: {letters}"),
-        ("characters of a document", "; ".join(f"{share} {length:,}" for share, length in facts["lengths"].items())),
+        (
+            "characters of a document",
+            "; ".join(f"{share} {length:,}" for share, length in facts["lengths"].items()),
+        ),
         ("vocabulary", f"{facts['vocabulary_size']:,} ({facts['level']})"),
-    ]  # fmt: skip
+    ]
     yield from (f"{name:<28}{value}" for name, value in rows)
     yield f"{'part':<6} {'documents':>12} {'tokens':>14} {'characters':>14} {'bytes':>14} {'unknown':>9}"
     for name, part in facts["parts"].items():
-        yield (f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
-               f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}")  # fmt: skip
+        yield (
+            f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
+            f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}"
+        )
 
 
-def _encode(texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None) -> "Encoded":
+def _encode(
+    texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
+) -> "Encoded":
     from charlm.data.tokens import cores
-    from charlm.training import run
+    from charlm.runs import prepare
 
     changes = [*(overrides or []), *([f"corpus.text={json.dumps(texts)}"] if texts else [])]
     checked = checked_config(config, changes)
     with _bar("encoding") as report:
-        return run.encode(checked, workers=workers or cores(), report=report)
+        return prepare.encode(checked, workers=workers or cores(), report=report)
 
 
 @contextmanager
@@ -206,5 +239,7 @@ def _parameters(overrides: list[str]) -> dict[str, object]:
     pairs = [override.partition("=") for override in overrides]
     for key, equals, _ in pairs:
         if not equals:
-            raise typer.BadParameter(f"{key}: must be PARAMETER=VALUE, as in sentences=1000", param_hint="--set")
+            raise typer.BadParameter(
+                f"{key}: must be PARAMETER=VALUE, as in sentences=1000", param_hint="--set"
+            )
     return {key: yaml.safe_load(value) for key, _, value in pairs}

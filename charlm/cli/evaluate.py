@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import novelty
-from charlm.cli.options import MOST, MOST_BESIDE, MOST_SEED, Device, Json, Split, Which, at_most, not_empty
+from charlm.cli.options import (
+    MOST,
+    MOST_BESIDE,
+    MOST_SEED,
+    Device,
+    Json,
+    Split,
+    Which,
+    at_most,
+    not_empty,
+)
 from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.agreement import Agreement
-    from charlm.evaluation.gradients import Gradients
     from charlm.evaluation.perplexity import Perplexity
+    from charlm.evaluation.probes.agreement import Agreement
+    from charlm.evaluation.probes.gradients import Gradients
 
 _MOST_ORDER = 32  # Of n-grams: no text of ours shares longer ones.
 
@@ -33,37 +43,58 @@ def perplexity(
     run_and_texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|TEXT", callback=not_empty, help="Run folder [the newest under runs/], then texts to score."
+            metavar="RUN|TEXT",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then texts to score.",
         ),
     ] = None,
     split: Split = "valid",
     which: Which = "best",
     streams: Annotated[
-        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="1 is exact; more read side by side, faster.")
+        int,
+        typer.Option(
+            min=1, callback=at_most(MOST_BESIDE), help="1 is exact; more read side by side, faster."
+        ),
     ] = 1,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of matrix products.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Of matrix products.")
+    ] = "fp32",
     temperature: Annotated[
-        str, typer.Option(help="What logits are divided by; fit: what is best on the validation split.")
+        str,
+        typer.Option(help="What logits are divided by; fit: what is best on the validation split."),
     ] = "1",
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Also score it as it learns from what it has read.")
     ] = False,
-    cache: Annotated[bool, typer.Option("--cache", help="Also with a neural cache of what it has read.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also with a neural cache of what it has read.")
+    ] = False,
     mix_ngram: Annotated[
         int | None,
         typer.Option(
-            min=1, callback=at_most(_MOST_ORDER), metavar="N", help="Also with a Kneser-Ney model of N-grams mixed in."
+            min=1,
+            callback=at_most(_MOST_ORDER),
+            metavar="N",
+            help="Also with a Kneser-Ney model of N-grams mixed in.",
         ),
     ] = None,
     segment: Annotated[
-        int, typer.Option(min=1, callback=at_most(MOST), help="With --dynamic: tokens predicted before a step.")
+        int,
+        typer.Option(
+            min=1, callback=at_most(MOST), help="With --dynamic: tokens predicted before a step."
+        ),
     ] = 20,
     fit_tokens: Annotated[
         int,
-        typer.Option(min=1, callback=at_most(MOST), help="Tokens of the validation split to fit rates and weights on."),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST),
+            help="Tokens of the validation split to fit rates and weights on.",
+        ),
     ] = 20_000,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also score n-grams and compressors on the same text.")
+        bool,
+        typer.Option("--baselines", help="Also score n-grams and compressors on the same text."),
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -80,9 +111,18 @@ def perplexity(
     chosen = _number_or_fit(temperature)
     folder, texts = run_then_texts(run_and_texts or [])
     score = load(folder, which=which, device=device).perplexity(
-        paths=texts, split=split, streams=streams, precision=precision, temperature=chosen, dynamic=dynamic,
-        cache=cache, mix_ngram=mix_ngram, segment=segment, fit_tokens=fit_tokens, baselines=baselines,
-    )  # fmt: skip
+        paths=texts,
+        split=split,
+        streams=streams,
+        precision=precision,
+        temperature=chosen,
+        dynamic=dynamic,
+        cache=cache,
+        mix_ngram=mix_ngram,
+        segment=segment,
+        fit_tokens=fit_tokens,
+        baselines=baselines,
+    )
     emit_result(score.to_json(), _perplexity_table(score), as_json=as_json)
 
 
@@ -103,7 +143,9 @@ def _perplexity_table(score: "Perplexity") -> Iterator[str]:
 
 def _baselines_table(rows: list[dict[str, Any]]) -> Iterator[str]:
     width = max(len(row["name"]) for row in rows)
-    yield f"\n{'baselines':<{width}}" + "".join(f" {name:>18}" for name in rows[0] if name != "name")
+    yield f"\n{'baselines':<{width}}" + "".join(
+        f" {name:>18}" for name in rows[0] if name != "name"
+    )
     for row in rows:
         yield f"{row['name']:<{width}}" + "".join(
             f" {_number(value):>18}" for name, value in row.items() if name != "name"
@@ -130,7 +172,9 @@ def _number_or_fit(text: str) -> float | Literal["fit"]:
     except ValueError:
         number = 0.0
     if not 0 < number < math.inf:
-        raise typer.BadParameter(f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature")
+        raise typer.BadParameter(
+            f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature"
+        )
     return number
 
 
@@ -145,15 +189,26 @@ def agreement(
         ),
     ] = None,
     sentences: Annotated[
-        int, typer.Option(min=2, callback=at_most(MOST), help="With no PAIRS: how many of the grammar's.")
+        int,
+        typer.Option(
+            min=2, callback=at_most(MOST), help="With no PAIRS: how many of the grammar's."
+        ),
     ] = 2000,
     seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="The same seed asks the same sentences.")
+        int,
+        typer.Option(
+            min=0, callback=at_most(MOST_SEED), help="The same seed asks the same sentences."
+        ),
     ] = 2,
     longest: Annotated[
-        int, typer.Option(min=0, max=16, help="Most phrases before the verb; the corpus agreement has 4.")
+        int,
+        typer.Option(
+            min=0, max=16, help="Most phrases before the verb; the corpus agreement has 4."
+        ),
     ] = 4,
-    most_nouns: Annotated[int, typer.Option(min=0, max=16, help="Most nouns in them; the corpus has 3.")] = 3,
+    most_nouns: Annotated[
+        int, typer.Option(min=0, max=16, help="Most nouns in them; the corpus has 3.")
+    ] = 3,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -190,7 +245,13 @@ def _agreement_table(result: "Agreement") -> Iterator[str]:
         for number, row in enumerate(rows):
             first, *_ = row.values()
             last = row.get("distance_to", first)
-            label = f"{first} or more" if last is None else f"{first} to {last}" if last != first else f"{first}"
+            label = (
+                f"{first} or more"
+                if last is None
+                else f"{first} to {last}"
+                if last != first
+                else f"{first}"
+            )
             yield f"{'' if number else title:<26} {label:<10} {row['count']:>8,} pairs {row['accuracy']:>7.1%}"
     yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
 
@@ -200,15 +261,23 @@ def gradients(
     run_and_texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|TEXT", callback=not_empty, help="Run folder [the newest under runs/], then texts to read."
+            metavar="RUN|TEXT",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then texts to read.",
         ),
     ] = None,
     split: Split = "valid",
     window: Annotated[
-        int, typer.Option(min=3, callback=at_most(MOST), help="Tokens in a window: how far back to look.")
+        int,
+        typer.Option(
+            min=3, callback=at_most(MOST), help="Tokens in a window: how far back to look."
+        ),
     ] = 64,
     windows: Annotated[
-        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="How many windows, evenly over the text.")
+        int,
+        typer.Option(
+            min=1, callback=at_most(MOST_BESIDE), help="How many windows, evenly over the text."
+        ),
     ] = 64,
     which: Which = "best",
     device: Device = "auto",
@@ -243,11 +312,17 @@ def _gradients_table(result: "Gradients") -> Iterator[str]:
         for row in curve.distances:
             if row.distance.bit_count() <= 1:  # 0, 1, 2, 4, 8 and so on.
                 norms = [row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
-                yield line(label, f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}")
+                yield line(
+                    label, f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}"
+                )
                 label = ""
     for name, curve in zip(names, result.curves, strict=True):
         half_life = curve.half_life_tokens
-        yield line(name, "half-life", *(["none"] if math.isinf(half_life) else [f"{half_life:,.2f}", "tokens"]))
+        yield line(
+            name,
+            "half-life",
+            *(["none"] if math.isinf(half_life) else [f"{half_life:,.2f}", "tokens"]),
+        )
     yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
 
 
@@ -258,7 +333,11 @@ def run_then_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if not arguments:
         return None, []
     first = arguments[0]
-    is_text = first == "-" or first in card_names() or (Path(first).exists() and not _looks_like_run(Path(first)))
+    is_text = (
+        first == "-"
+        or first in card_names()
+        or (Path(first).exists() and not _looks_like_run(Path(first)))
+    )
     return (None, arguments) if is_text else (Path(first), arguments[1:])
 
 

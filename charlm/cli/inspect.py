@@ -28,4 +28,6 @@ def inspect(
     emit(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
     width = max(len(name) for name, _, _ in rows)
     for name, shape, size in [*rows, ("all", (), total)]:
-        emit(f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}")
+        emit(
+            f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}"
+        )

@@ -16,9 +16,9 @@ from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.api import Run
-    from charlm.sampling.generate import Settings
-    from charlm.sampling.place import Place
-    from charlm.sampling.texts import Ending
+    from charlm.sampling.generator import Settings
+    from charlm.sampling.saved_state import GenerationState
+    from charlm.sampling.text_stream import StopCondition
 
 _HELP = """\
 A line of yours, and the model goes on from it; an empty line, and it just goes on. \\n in a line breaks it.
@@ -39,8 +39,8 @@ _TAIL = 300  # Characters of the text that undoing shows.
 class _Turn:
     line: str
     text: str  # The line and what the model added.
-    before: "Place | None"
-    after: "Place"
+    before: "GenerationState | None"
+    after: "GenerationState"
 
 
 class Conversation:
@@ -51,7 +51,7 @@ class Conversation:
         run: "Run",
         *,
         settings: "Settings",
-        ending: "Ending",
+        ending: "StopCondition",
         ban: Sequence[str],
         seed: int,
         allow_unknown: bool,
@@ -62,8 +62,12 @@ class Conversation:
         self._seed, self._allow_unknown, self._raw = seed, allow_unknown, raw
         self._turns: list[_Turn] = []
         self._commands: dict[str, Callable[[], None]] = {
-            "/r": self._retry, "/u": self._undo, "/t": self._tell, "/s": self._tell_settings, "/h": _help,
-        }  # fmt: skip
+            "/r": self._retry,
+            "/u": self._undo,
+            "/t": self._tell,
+            "/s": self._tell_settings,
+            "/h": _help,
+        }
 
     def take(self, line: str) -> bool:
         """Do what a line asks for; return whether to go on.
@@ -86,16 +90,23 @@ class Conversation:
         if before is not None and before.ended:
             before = None  # The next record.
         texts = self._run.begin_text(
-            prompt=line, ending=self._ending, ban=self._ban, settings=self._settings, seed=self._seed,
-            allow_unknown=self._allow_unknown, place=before,
-        )  # fmt: skip
+            prompt=line,
+            ending=self._ending,
+            ban=self._ban,
+            settings=self._settings,
+            seed=self._seed,
+            allow_unknown=self._allow_unknown,
+            place=before,
+        )
         (telling,) = texts.tellings
         self._print(telling.new())
         with _interruptions() as interrupted:
             while not interrupted() and texts.advance():
                 self._print(telling.new())
         emit()
-        self._turns.append(_Turn(line, telling.chapter, before, texts.writing.place(len(telling.text))))
+        self._turns.append(
+            _Turn(line, telling.chapter, before, texts.writing.place(len(telling.text)))
+        )
 
     def _retry(self) -> None:
         if self._dropped():
@@ -114,17 +125,27 @@ class Conversation:
         return True
 
     def _tell(self, tail: int = 0) -> None:
-        text = "".join(("\n" if turn.before is None and number else "") + turn.text
-                       for number, turn in enumerate(self._turns))  # fmt: skip
+        text = "".join(
+            ("\n" if turn.before is None and number else "") + turn.text
+            for number, turn in enumerate(self._turns)
+        )
         self._print(("..." if tail and len(text) > tail else "") + text[-tail:] + "\n")
 
     def _tell_settings(self) -> None:
         known = asdict(self._settings) | asdict(self._ending)
-        say(", ".join(f"{name.replace('_', '-')} {value}" for name, value in known.items() if value not in (None, ())))
+        say(
+            ", ".join(
+                f"{name.replace('_', '-')} {value}"
+                for name, value in known.items()
+                if value not in (None, ())
+            )
+        )
 
     def _set(self, option: str, value: str) -> None:
         name = option.replace("-", "_")
-        owner = next((one for one in ("_settings", "_ending") if name in _names(getattr(self, one))), None)
+        owner = next(
+            (one for one in ("_settings", "_ending") if name in _names(getattr(self, one))), None
+        )
         if owner is None:
             raise CharlmError(f"/{option}: no such command or setting; /h lists them")
         setattr(self, owner, replace(getattr(self, owner), **{name: _value(name, value)}))
@@ -170,7 +191,7 @@ def _interruptions() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _names(settings: "Settings | Ending") -> set[str]:
+def _names(settings: "Settings | StopCondition") -> set[str]:
     return {field.name for field in fields(settings)}
 
 
@@ -182,7 +203,9 @@ def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
     try:
         return int(text) if name in _WHOLE_NUMBERS else float(text)
     except ValueError:
-        raise CharlmError(f"/{name.replace('_', '-')}: must be a number, or off; got {text!r}") from None
+        raise CharlmError(
+            f"/{name.replace('_', '-')}: must be a number, or off; got {text!r}"
+        ) from None
 
 
 def _help() -> None:

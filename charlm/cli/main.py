@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-import charlm
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError, ConfigError
-from charlm.untrusted import one_line
+from charlm.storage.untrusted import one_line
+from charlm.version import VERSION
 
 app = typer.Typer(
     name="charlm",
@@ -36,14 +36,17 @@ app.add_typer(config.app, name="config")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        emit(f"charlm {charlm.__version__}")
+        emit(f"charlm {VERSION}")
         raise typer.Exit
 
 
 @app.callback()
 def _charlm(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Train a recurrent language model on any text, write new text with it, and score it honestly.
@@ -54,7 +57,9 @@ def _charlm(
 
 def main() -> None:
     """Run the command line; a person's mistake is one line on stderr and status 1, wrong usage status 2."""
-    if isinstance(sys.stdout, TextIOWrapper):  # The bytes of a file's name that are not UTF-8 go out as they came in.
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # The bytes of a file's name that are not UTF-8 go out as they came in.
         sys.stdout.reconfigure(errors="surrogateescape")
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
@@ -79,12 +84,16 @@ def run(arguments: list[str]) -> int:
         return _fail(place, f"{_usage(error)} (see {place} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("charlm", "interrupted", 130)
-    except BrokenPipeError:  # Whoever read us, `head` say, has had enough: no word of it, as elsewhere.
+    except (
+        BrokenPipeError
+    ):  # Whoever read us, `head` say, has had enough: no word of it, as elsewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UnicodeEncodeError as error:
         odd = ascii(error.object[error.start])
-        return _fail("stdout", f"its encoding, {error.encoding}, has no {odd}; set PYTHONIOENCODING=utf-8", 1)
+        return _fail(
+            "stdout", f"its encoding, {error.encoding}, has no {odd}; set PYTHONIOENCODING=utf-8", 1
+        )
     except OSError as error:
         if error.filename is None:
             raise
@@ -104,7 +113,9 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message().replace("Input should", "must").replace("Value error, ", "")
     if not isinstance(error.__cause__, ValidationError):
         return message.removesuffix(".")
-    given = [detail["input"] for detail in error.__cause__.errors() if isinstance(detail["input"], str)]
+    given = [
+        detail["input"] for detail in error.__cause__.errors() if isinstance(detail["input"], str)
+    ]
     told = "".join(f", got {value!r:.60}" for value in given[:1] if repr(value) not in message)
     return f"{message.removesuffix('.')}{told}"
 

@@ -34,9 +34,16 @@ def novelty(
             show_default=False,
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, callback=finite, help="With no FILE: of what is written.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="With no FILE: of what is written.")
+    ] = 1.0,
     seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="With no FILE: the same seed writes the same texts.")
+        int,
+        typer.Option(
+            min=0,
+            callback=at_most(MOST_SEED),
+            help="With no FILE: the same seed writes the same texts.",
+        ),
     ] = 1,
     which: Which = "best",
     device: Device = "auto",
@@ -52,17 +59,23 @@ def novelty(
     from charlm.api import load
 
     folder, path = _run_then_file(run_and_file or [])
-    found = load(folder, which=which, device=device).novelty(path=path, size=size, temperature=temperature, seed=seed)
+    found = load(folder, which=which, device=device).novelty(
+        path=path, size=size, temperature=temperature, seed=seed
+    )
     emit_result(found.to_json(), _table(found), as_json=as_json)
 
 
 def _run_then_file(arguments: list[str]) -> tuple[Path | None, str | None]:
     """Tell a run folder from a file: one argument is a file if it is one, or stdin."""
     if len(arguments) > 2:
-        raise typer.BadParameter(f"one run and one file at most; got {len(arguments)}", param_hint="RUN|FILE")
+        raise typer.BadParameter(
+            f"one run and one file at most; got {len(arguments)}", param_hint="RUN|FILE"
+        )
     if len(arguments) == 1 and (arguments[0] == "-" or Path(arguments[0]).is_file()):
         return None, arguments[0]
-    return (Path(arguments[0]) if arguments else None), arguments[1] if len(arguments) == 2 else None
+    return (Path(arguments[0]) if arguments else None), arguments[1] if len(
+        arguments
+    ) == 2 else None
 
 
 def _table(found: "Novelty") -> Iterator[str]:
@@ -76,8 +89,13 @@ def _table(found: "Novelty") -> Iterator[str]:
     yield _row("longest copy, characters", _each(sides, _COUNT, _copied))
     yield _row(f"in the training text, of {unit}", [])
     for number in range(len(found.sample.overlap)):
-        yield _row(f"  {number + 1}-grams", _each(sides, _SHARE, lambda side, at=number: side.overlap[at]))
-    yield _row(f"{size}-grams of {unit} written before", _each(sides, _SHARE, lambda side: side.repeated_share))
+        yield _row(
+            f"  {number + 1}-grams", _each(sides, _SHARE, lambda side, at=number: side.overlap[at])
+        )
+    yield _row(
+        f"{size}-grams of {unit} written before",
+        _each(sides, _SHARE, lambda side: side.repeated_share),
+    )
     yield from _shapes([None if side is None else side.shape for side in sides] + [found.training])
     if copy := found.sample.longest_copy:
         text = copy.text if len(copy.text) <= _SHOWN else f"{copy.text[:_SHOWN]}..."
@@ -91,8 +109,13 @@ def _shapes(shapes: "list[Shape | None]") -> Iterator[str]:
     yield _row("distinct words", _each(shapes, _COUNT, lambda shape: shape.distinct_words))
     yield _row("Zipf's slope", _each(shapes, _NUMBER, lambda shape: shape.zipf_slope))
     for place in range(max(len(shape.zipf) for shape in shapes if shape)):
-        ranked = [shape.zipf[place] if shape and place < len(shape.zipf) else None for shape in shapes]
-        yield _row(f"  share of the word of rank {1 << place}", _each(ranked, _SHARE, lambda row: row["share"]))
+        ranked = [
+            shape.zipf[place] if shape and place < len(shape.zipf) else None for shape in shapes
+        ]
+        yield _row(
+            f"  share of the word of rank {1 << place}",
+            _each(ranked, _SHARE, lambda row: row["share"]),
+        )
     lengths = {
         "word": [shape and shape.word_lengths for shape in shapes],
         "line": [shape and shape.line_lengths for shape in shapes],

@@ -62,7 +62,9 @@ def unicode_text(value: _Text | None) -> _Text | None:
     """Refuse bytes that a shell passed on though they are not UTF-8: they come as lone surrogates."""
     for text in [value] if isinstance(value, str) else value or []:
         if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
-            raise typer.BadParameter(f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}")
+            raise typer.BadParameter(
+                f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
+            )
     return value
 
 
@@ -101,17 +103,27 @@ def refuse_beside(option: str, others: Sequence[str], reason: str) -> None:
         BadParameter: There are any.
     """
     if others:
-        raise typer.BadParameter(f"cannot be given with {option}, {reason}", param_hint=", ".join(others))
+        raise typer.BadParameter(
+            f"cannot be given with {option}, {reason}", param_hint=", ".join(others)
+        )
 
 
 Folder = Annotated[
-    Path | None, typer.Argument(metavar="RUN", parser=as_path, help="Run folder. [the newest under runs/]")
+    Path | None,
+    typer.Argument(metavar="RUN", parser=as_path, help="Run folder. [the newest under runs/]"),
 ]
 Device = Annotated[
-    str, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N, whichever it was trained on.")
+    str,
+    typer.Option(
+        callback=known_device, help="auto, cpu, cuda, or cuda:N, whichever it was trained on."
+    ),
 ]
-Which = Annotated[Literal["best", "last"], typer.Option("--checkpoint", help="Best by validation loss, or the last.")]
+Which = Annotated[
+    Literal["best", "last"],
+    typer.Option("--checkpoint", help="Best by validation loss, or the last."),
+]
 Split = Annotated[
-    Literal["train", "valid", "test"], typer.Option(help="With no TEXT: this part of the run's own corpus.")
+    Literal["train", "valid", "test"],
+    typer.Option(help="With no TEXT: this part of the run's own corpus."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

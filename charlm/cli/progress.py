@@ -11,17 +11,20 @@ from tqdm import tqdm
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
-from charlm.sampling.generate import Settings
+from charlm.runs import session
+from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
+from charlm.sampling.generator import Settings
 from charlm.tracking import tracked
 from charlm.trained.writing import of_experiment
-from charlm.training import run
 from charlm.training.loop import Progress
 
 _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
 _REFRESH_SECONDS = 0.2
 
 
-def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = (), track: bool = False) -> None:
+def follow(
+    prepare: Callable[[], Experiment], *, first: Sequence[str] = (), track: bool = False
+) -> None:
     """Prepare and run a training, show it, and print its run folder on stdout.
 
     Of several processes that train together the first one shows it.
@@ -34,7 +37,7 @@ def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = (), 
     experiment = prepare()
     if not experiment.group.is_first:
         with stop_requests(patient=True) as stop_requested:
-            for _ in run.run(experiment, stop=stop_requested):
+            for _ in session.run(experiment, stop=stop_requested):
                 pass
         return
     for line in first:
@@ -44,7 +47,7 @@ def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = (), 
     with stop_requests(patient=experiment.group.size > 1) as stop_requested:
         view = _View(experiment)
         try:
-            events = run.run(experiment, stop=stop_requested)
+            events = session.run(experiment, stop=stop_requested)
             for event in tracked(experiment, events) if track else events:
                 view.show(event)
         except CharlmError:
@@ -60,27 +63,31 @@ def follow(prepare: Callable[[], run.Experiment], *, first: Sequence[str] = (), 
 class _View:
     """Shows events as they come."""
 
-    def __init__(self, experiment: run.Experiment) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         # A bar is for eyes: where stderr is a file, only the lines of evaluations are written.
         self._bar = tqdm(
-            total=100, unit="%", disable=not sys.stderr.isatty(), dynamic_ncols=True, mininterval=_REFRESH_SECONDS,
+            total=100,
+            unit="%",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            mininterval=_REFRESH_SECONDS,
             bar_format="{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]",
-        )  # fmt: skip
+        )
         self._shown_at = -math.inf
 
-    def show(self, event: run.Event) -> None:
+    def show(self, event: Event) -> None:
         """Show one event."""
         match event:
-            case run.Prepared():
+            case Prepared():
                 self._introduce()
             case Progress():
                 self._advance(event)
-            case run.Evaluated():
+            case Evaluated():
                 self._evaluated(event)
-            case run.Halved():
+            case Halved():
                 self._halved(event)
-            case run.Finished():
+            case Finished():
                 self.close()
                 self._finished(event)
 
@@ -120,7 +127,7 @@ class _View:
         )
         self._bar.refresh()
 
-    def _evaluated(self, event: run.Evaluated) -> None:
+    def _evaluated(self, event: Evaluated) -> None:
         metrics = event.metrics
         line = f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, {metrics['seconds']:.0f} s: training "
         line += f"{metrics['training_loss_nats']:.4f}"
@@ -131,29 +138,36 @@ class _View:
         if not self._bar.disable and event.experiment.model.direction != "both":
             say(f"  {self._short_sample()}", self._bar)
 
-    def _halved(self, event: run.Halved) -> None:
+    def _halved(self, event: Halved) -> None:
         self._shown_at = -math.inf
         facts = event.metrics
         say(
             f"{event.why}; back to step {facts['step']:,}, on with a peak rate of {facts['learning_rate']:.2g}, halved "
-            f"{facts['halvings']} of at most {event.experiment.config.training.halvings} times", self._bar,
-        )  # fmt: skip
+            f"{facts['halvings']} of at most {event.experiment.config.training.halvings} times",
+            self._bar,
+        )
 
     def _short_sample(self) -> str:
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        pieces = of_experiment(self._experiment).stream(length=length, settings=Settings(temperature=0.8))
+        pieces = of_experiment(self._experiment).stream(
+            length=length, settings=Settings(temperature=0.8)
+        )
         text = "".join(pieces)
         model.train()
         return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
-    def _finished(self, event: run.Finished) -> None:
+    def _finished(self, event: Finished) -> None:
         folder = event.experiment.folder
         if event.reason == "stopped":
-            say(f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}")
+            say(
+                f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}"
+            )
         elif event.reason == "patience":
-            say(f"no new best in {event.experiment.config.training.patience} evaluations: stopped early")
+            say(
+                f"no new best in {event.experiment.config.training.patience} evaluations: stopped early"
+            )
 
 
 @contextmanager

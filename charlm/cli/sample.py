@@ -28,58 +28,136 @@ from charlm.errors import CharlmError
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run, Sample
 
-_FILTERS = ("temperature", "top_k", "top_p", "min_p", "typical", "epsilon", "eta", "repetition_penalty",
-            "repetition_window", "no_repeat_ngram")  # fmt: skip
+_FILTERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical",
+    "epsilon",
+    "eta",
+    "repetition_penalty",
+    "repetition_window",
+    "no_repeat_ngram",
+)
 _STATES = ("state_in", "state_out")
 # Options that one another would not heed.
 _CONFLICTS: Mapping[str, tuple[str, ...]] = {
-    "fill": (*_FILTERS[1:], "ban", "beams", "best_of", "length_penalty", "prompt", "prompt_file", "characters", "until",
-             "novel", "max_copy", "matching", *_STATES, "interactive"),
-    "beams": (*_FILTERS[:-1], "best_of", "novel", "max_copy", "matching", *_STATES, "interactive", "seed"),
-    "interactive": ("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt", "prompt_file", *_STATES),
+    "fill": (
+        *_FILTERS[1:],
+        "ban",
+        "beams",
+        "best_of",
+        "length_penalty",
+        "prompt",
+        "prompt_file",
+        "characters",
+        "until",
+        "novel",
+        "max_copy",
+        "matching",
+        *_STATES,
+        "interactive",
+    ),
+    "beams": (
+        *_FILTERS[:-1],
+        "best_of",
+        "novel",
+        "max_copy",
+        "matching",
+        *_STATES,
+        "interactive",
+        "seed",
+    ),
+    "interactive": (
+        "count",
+        "best_of",
+        "novel",
+        "max_copy",
+        "matching",
+        "as_json",
+        "prompt",
+        "prompt_file",
+        *_STATES,
+    ),
     "state_in": ("count", "best_of", "novel", "max_copy"),
     "state_out": ("count", "best_of", "novel", "max_copy"),
     "matching": ("characters", "until", "max_copy", *_STATES),
     "prompt_file": ("prompt",),
-}  # fmt: skip
+}
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
 
 
 def sample(
     run: Folder = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="0 takes the most probable; above 1 is wilder. [1]")
+        float | None,
+        typer.Option(
+            min=0, callback=finite, help="0 takes the most probable; above 1 is wilder. [1]"
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, callback=at_most(MOST), help="Draw from this many most probable tokens.")
+        int | None,
+        typer.Option(
+            min=1, callback=at_most(MOST), help="Draw from this many most probable tokens."
+        ),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=finite, help="Draw from the most probable that sum to this.")
+        float | None,
+        typer.Option(
+            min=0, max=1, callback=finite, help="Draw from the most probable that sum to this."
+        ),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(min=0, max=1, callback=finite, help="Only tokens of this share of the most probable one's."),
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Only tokens of this share of the most probable one's.",
+        ),
     ] = None,
     typical: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=finite, help="Draw from the most typical that sum to this.")
+        float | None,
+        typer.Option(
+            min=0, max=1, callback=finite, help="Draw from the most typical that sum to this."
+        ),
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=finite, help="Only tokens more probable than this.")
+        float | None,
+        typer.Option(min=0, max=1, callback=finite, help="Only tokens more probable than this."),
     ] = None,
     eta: Annotated[
-        float | None, typer.Option(min=0, max=1, callback=finite, help="The same, but laxer where all are improbable.")
+        float | None,
+        typer.Option(
+            min=0, max=1, callback=finite, help="The same, but laxer where all are improbable."
+        ),
     ] = None,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(min=1e-6, callback=finite, help="Above 1: what the text has already becomes less probable."),
+        typer.Option(
+            min=1e-6,
+            callback=finite,
+            help="Above 1: what the text has already becomes less probable.",
+        ),
     ] = None,
     repetition_window: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Tokens back that the penalty looks. [the whole text]"),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST),
+            help="Tokens back that the penalty looks. [the whole text]",
+        ),
     ] = None,
     no_repeat_ngram: Annotated[
         int | None,
-        typer.Option("--no-repeat", min=1, callback=at_most(MOST), metavar="N", help="Never N tokens in a row twice."),
+        typer.Option(
+            "--no-repeat",
+            min=1,
+            callback=at_most(MOST),
+            metavar="N",
+            help="Never N tokens in a row twice.",
+        ),
     ] = None,
     ban: Annotated[
         list[str] | None,
@@ -88,52 +166,85 @@ def sample(
     beams: Annotated[
         int | None,
         typer.Option(
-            min=1, callback=at_most(MOST_BESIDE), metavar="N", help="Search for the most probable text, N side by side."
+            min=1,
+            callback=at_most(MOST_BESIDE),
+            metavar="N",
+            help="Search for the most probable text, N side by side.",
         ),
     ] = None,
     best_of: Annotated[
         int,
         typer.Option(
-            min=1, callback=at_most(MOST_BESIDE), metavar="N", help="Write N for each text and keep the most probable."
+            min=1,
+            callback=at_most(MOST_BESIDE),
+            metavar="N",
+            help="Write N for each text and keep the most probable.",
         ),
     ] = 1,
     length_penalty: Annotated[
         float | None,
-        typer.Option(min=0, callback=finite, help="Of --beams and --best-of: above 0 favours longer texts. [0.6]"),
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="Of --beams and --best-of: above 0 favours longer texts. [0.6]",
+        ),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(callback=unicode_text, help="What the text begins with; - reads it from stdin.")
+        str,
+        typer.Option(
+            callback=unicode_text, help="What the text begins with; - reads it from stdin."
+        ),
     ] = "",
     prompt_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=as_path, help="Read the prompt from a file; - is stdin.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=as_path, help="Read the prompt from a file; - is stdin."
+        ),
     ] = None,
     fill: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", callback=some_text, help="Fill the gap, ____, of a text; for a model of direction both."
+            metavar="TEXT",
+            callback=some_text,
+            help="Fill the gap, ____, of a text; for a model of direction both.",
         ),
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            min=1, callback=at_most(MOST), help="Most tokens to write. [500; in a gap 16]", show_default=False
+            min=1,
+            callback=at_most(MOST),
+            help="Most tokens to write. [500; in a gap 16]",
+            show_default=False,
         ),
     ] = None,
     characters: Annotated[
-        int | None, typer.Option(min=1, callback=at_most(MOST), help="Characters to write, cut exactly.")
+        int | None,
+        typer.Option(min=1, callback=at_most(MOST), help="Characters to write, cut exactly."),
     ] = None,
     until: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", callback=some_text, help="Stop once TEXT is written; again for more."),
+        typer.Option(
+            metavar="TEXT", callback=some_text, help="Stop once TEXT is written; again for more."
+        ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, callback=at_most(MOST_BESIDE), help="How many texts, written side by side.")
+        int,
+        typer.Option(
+            min=1, callback=at_most(MOST_BESIDE), help="How many texts, written side by side."
+        ),
     ] = 1,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, callback=at_most(MOST_SEED), help="The same seed writes the same texts. [a new one]"),
+        typer.Option(
+            min=0,
+            callback=at_most(MOST_SEED),
+            help="The same seed writes the same texts. [a new one]",
+        ),
     ] = None,
-    novel: Annotated[bool, typer.Option("--novel", help="Only texts not in the corpus, without repeats.")] = False,
+    novel: Annotated[
+        bool, typer.Option("--novel", help="Only texts not in the corpus, without repeats.")
+    ] = False,
     max_copy: Annotated[
         int | None,
         typer.Option(
@@ -152,22 +263,35 @@ def sample(
         ),
     ] = None,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Read what the model never saw in the prompt as <UNK>.")
+        bool,
+        typer.Option(
+            "--allow-unknown", help="Read what the model never saw in the prompt as <UNK>."
+        ),
     ] = False,
     state_out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", parser=as_target, help="Keep where the text stands, to go on with --state-in."),
+        typer.Option(
+            metavar="FILE",
+            parser=as_target,
+            help="Keep where the text stands, to go on with --state-in.",
+        ),
     ] = None,
     state_in: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=as_path, help="Go on from there; prints what is new.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=as_path, help="Go on from there; prints what is new."),
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Write in turns: a line of yours, then the model.")
     ] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="On a terminal, print control characters as they are, not escaped.")
+        bool,
+        typer.Option(
+            "--raw", help="On a terminal, print control characters as they are, not escaped."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a text, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a text, one a line.")
+    ] = False,
     which: Which = "best",
     device: Device = "auto",
 ) -> None:
@@ -188,19 +312,35 @@ def sample(
     if seed is None and state_in is None:
         given["seed"] = secrets.randbelow(2**31)
     given["prompt"] = _prompt(prompt, prompt_file)
-    way = next((way for name, way in _WAYS.items() if given[name] is not None and given[name] is not False), _write)
+    way = next(
+        (
+            way
+            for name, way in _WAYS.items()
+            if given[name] is not None and given[name] is not False
+        ),
+        _write,
+    )
     way(loaded, given)
 
 
 def _refuse_conflicts(given: Mapping[str, Any]) -> None:
     """Refuse options that would have no effect beside another."""
-    used = {name for name, value in given.items() if value is not None and value is not False and value not in ("", [])}
+    used = {
+        name
+        for name, value in given.items()
+        if value is not None and value is not False and value not in ("", [])
+    }
     used -= {name for name in ("count", "best_of") if given[name] == 1}
     for name, others in _CONFLICTS.items():
         odd = [_flag(other) for other in others if other in used]
         if name in used and odd:
-            raise typer.BadParameter(f"has no effect with {_flag(name)}; leave one out", param_hint=", ".join(odd))
-    for name, needed in {"repetition_window": ["repetition_penalty"], "length_penalty": ["beams", "best_of"]}.items():
+            raise typer.BadParameter(
+                f"has no effect with {_flag(name)}; leave one out", param_hint=", ".join(odd)
+            )
+    for name, needed in {
+        "repetition_window": ["repetition_penalty"],
+        "length_penalty": ["beams", "best_of"],
+    }.items():
         if name in used and not used & set(needed):
             remedy = f"has no effect without {' or '.join(map(_flag, needed))}"
             raise typer.BadParameter(remedy, param_hint=_flag(name))
@@ -224,15 +364,24 @@ def _fill(run: "Run", given: Mapping[str, Any]) -> None:
 def _interactive(run: "Run", given: Mapping[str, Any]) -> None:
     from charlm.cli.interactive import Conversation, converse
     from charlm.sampling.filters import Settings
-    from charlm.sampling.texts import Ending
+    from charlm.sampling.text_stream import StopCondition
 
     if run.model.direction != "forward":
-        raise CharlmError(f"--interactive: the model reads {run.model.direction}, and cannot go on from a line")
-    ending = Ending(given["length"], given["characters"], tuple(given["until"] or ()))
-    converse(Conversation(
-        run, settings=Settings(**_taken(given, *_FILTERS)), ending=ending, ban=given["ban"] or (), seed=given["seed"],
-        allow_unknown=given["allow_unknown"], raw=given["raw"],
-    ))  # fmt: skip
+        raise CharlmError(
+            f"--interactive: the model reads {run.model.direction}, and cannot go on from a line"
+        )
+    ending = StopCondition(given["length"], given["characters"], tuple(given["until"] or ()))
+    converse(
+        Conversation(
+            run,
+            settings=Settings(**_taken(given, *_FILTERS)),
+            ending=ending,
+            ban=given["ban"] or (),
+            seed=given["seed"],
+            allow_unknown=given["allow_unknown"],
+            raw=given["raw"],
+        )
+    )
 
 
 def _search(run: "Run", given: Mapping[str, Any]) -> None:
@@ -241,11 +390,23 @@ def _search(run: "Run", given: Mapping[str, Any]) -> None:
 
 
 def _write(run: "Run", given: Mapping[str, Any]) -> None:
-    if given["count"] == given["best_of"] == 1 and not (given["as_json"] or given["novel"] or given["max_copy"]):
+    if given["count"] == given["best_of"] == 1 and not (
+        given["as_json"] or given["novel"] or given["max_copy"]
+    ):
         _stream(run, given)
         return
-    names = (*_SHAPE, *_FILTERS, *_STATES, "count", "best_of", "length_penalty", "seed", "novel",
-             "max_copy", "matching")  # fmt: skip
+    names = (
+        *_SHAPE,
+        *_FILTERS,
+        *_STATES,
+        "count",
+        "best_of",
+        "length_penalty",
+        "seed",
+        "novel",
+        "max_copy",
+        "matching",
+    )
     _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given)
 
 
@@ -253,7 +414,9 @@ def _stream(run: "Run", given: Mapping[str, Any]) -> None:
     from charlm.sampling.filters import Settings
 
     settings = Settings(**_taken(given, *_FILTERS))
-    for piece in run.stream(**_taken(given, *_SHAPE, *_STATES, "seed", "matching"), settings=settings):
+    for piece in run.stream(
+        **_taken(given, *_SHAPE, *_STATES, "seed", "matching"), settings=settings
+    ):
         emit(piece, end="", raw=given["raw"])
     if given["state_out"] is None or sys.stdout.isatty():  # Else chapters in a row are one text.
         emit()
@@ -275,8 +438,19 @@ def _emit_text(text: str, facts: dict[str, Any], given: Mapping[str, Any]) -> No
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the texts belong to."""
-    names = (*_FILTERS, "ban", "beams", "best_of", "length_penalty", "length", "characters", "until", "novel",
-             "max_copy", "matching")  # fmt: skip
+    names = (
+        *_FILTERS,
+        "ban",
+        "beams",
+        "best_of",
+        "length_penalty",
+        "length",
+        "characters",
+        "until",
+        "novel",
+        "max_copy",
+        "matching",
+    )
     settings = {name: given[name] for name in names}
     if given["beams"] is None and settings["temperature"] is None:
         settings["temperature"] = 1.0
@@ -306,7 +480,9 @@ def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise CharlmError(f"{name}: byte {error.start} of the prompt is not UTF-8; give it in UTF-8") from None
+        raise CharlmError(
+            f"{name}: byte {error.start} of the prompt is not UTF-8; give it in UTF-8"
+        ) from None
 
 
 _SHAPE = ("prompt", "length", "characters", "until", "ban", "allow_unknown")

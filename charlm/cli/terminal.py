@@ -14,7 +14,9 @@ from typing import Any
 # can make it read as what it is not (Boucher and Anderson 2021, arXiv:2111.00169); separators that end a line.
 _CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)]
 _TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029]
-_ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROLS} | {code: f"\\u{code:04x}" for code in _TURNS}
+_ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROLS} | {
+    code: f"\\u{code:04x}" for code in _TURNS
+}
 _IN_JSON = {code: f"\\u{code:04x}" for code in (*_CONTROLS, *_TURNS)}
 
 

@@ -23,39 +23,54 @@ from charlm.cli.terminal import say
 from charlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from charlm.config import Config
-    from charlm.training.group import Group
-    from charlm.training.run import Experiment
+    from charlm.config.schema import Config
+    from charlm.runs.experiment import Experiment
+    from charlm.training.process_group import Group
 
-Texts = Annotated[
-    list[str] | None, typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - .")
+TextArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - ."),
 ]
-ConfigName = Annotated[str | None, typer.Option(callback=not_empty, help="A YAML file, or the name of a shipped one.")]
+ConfigName = Annotated[
+    str | None, typer.Option(callback=not_empty, help="A YAML file, or the name of a shipped one.")
+]
 Corpora = Annotated[
-    list[str] | None, typer.Option(callback=not_empty, help="Name of a corpus, or a text's path; again for several.")
+    list[str] | None,
+    typer.Option(callback=not_empty, help="Name of a corpus, or a text's path; again for several."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more."),
 ]
 
 
 def train(
-    texts: Texts = None,
+    texts: TextArguments = None,
     config: ConfigName = None,
     corpus: Corpora = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Run folder to make. [runs/CONFIG-TIME]")
+        Path | None,
+        typer.Option(metavar="DIR", parser=as_path, help="Run folder to make. [runs/CONFIG-TIME]"),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget: training steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(callback=above_zero, help="Budget: passes over the text.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of weights, dropout and order.")
+    steps: Annotated[
+        int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget: training steps.")
     ] = None,
-    device: Annotated[str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(callback=above_zero, help="Budget: passes over the text.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, callback=at_most(MOST_SEED), help="Seed of weights, dropout and order."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
+    ] = None,
     on_divergence: Annotated[
         Literal["stop", "halve"] | None,
         typer.Option(help="halve: go back to the last good evaluation, with half the rate. [stop]"),
@@ -65,7 +80,11 @@ def train(
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST_PROCESSES), help="Processes that share the work on this machine."),
+        typer.Option(
+            min=1,
+            callback=at_most(MOST_PROCESSES),
+            help="Processes that share the work on this machine.",
+        ),
     ] = None,
     track: Annotated[
         Literal["tensorboard"] | None,
@@ -84,12 +103,14 @@ def train(
     """
     from charlm.cli.progress import follow
     from charlm.tracking import check_installed
-    from charlm.training.group import ALONE, Group, is_one_of_several, join
+    from charlm.training.process_group import ALONE, Group, is_one_of_several, join
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {name: value for name, value in budgets.items() if value is not None}
     if len(budget) > 1:
-        raise typer.BadParameter("give one of them", param_hint=" and ".join(f"--{name}" for name in budget))
+        raise typer.BadParameter(
+            "give one of them", param_hint=" and ".join(f"--{name}" for name in budget)
+        )
     sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
         given = {
@@ -100,7 +121,11 @@ def train(
             "--out": out,
             "--seed": seed,
         }
-        refuse_beside("--resume", [name for name, value in given.items() if value], "which goes on with the run's own")
+        refuse_beside(
+            "--resume",
+            [name for name, value in given.items() if value],
+            "which goes on with the run's own",
+        )
     together = is_one_of_several()
     if together:
         _check_launched(out or resume, processes)
@@ -110,11 +135,16 @@ def train(
 
     def go_on(folder: Path, group: Group) -> "Experiment":
         from charlm.data.tokens import cores
-        from charlm.training import run
+        from charlm.runs import prepare
 
         workers = cores() if group.is_first else 1
-        return run.resume(
-            folder, budget=budget, device=device, on_divergence=on_divergence, group=group, workers=workers
+        return prepare.resume(
+            folder,
+            budget=budget,
+            device=device,
+            on_divergence=on_divergence,
+            group=group,
+            workers=workers,
         )
 
     group = join() if together else ALONE
@@ -136,7 +166,12 @@ def train(
     if processes is None or processes == 1:
         follow(lambda: prepare(group), first=first, track=track is not None)
     else:
-        _launch(prepare, first, processes, budget | {"device": device, "on-divergence": on_divergence, "track": track})
+        _launch(
+            prepare,
+            first,
+            processes,
+            budget | {"device": device, "on-divergence": on_divergence, "track": track},
+        )
 
 
 def _beginning(
@@ -144,9 +179,9 @@ def _beginning(
 ) -> "tuple[Callable[[Group], Experiment], list[str]]":
     """Return what begins a run, once the configuration is found good, and what to say then."""
     from charlm.data.tokens import cores
-    from charlm.training import run
-    from charlm.training.checkpoint import check_new
-    from charlm.training.choice import choose
+    from charlm.runs import prepare
+    from charlm.runs.automatic import choose
+    from charlm.runs.folder import check_new
 
     check_new(folder)  # Before what takes seconds.
     checked, first = checked_config(config, changes), []
@@ -154,28 +189,40 @@ def _beginning(
         choice = choose(changes)
         kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
         checked, first = choice.config, [*choice.reasons, kept]
-    return lambda group: run.begin(checked, folder, group=group, workers=cores()), first
+    return lambda group: prepare.begin(checked, folder, group=group, workers=cores()), first
 
 
 def _check_launched(folder: Path | None, processes: int | None) -> None:
     if processes is not None:
-        raise typer.BadParameter("torchrun says how many there are; remove it", param_hint="--processes")
+        raise typer.BadParameter(
+            "torchrun says how many there are; remove it", param_hint="--processes"
+        )
     if folder is None:
-        raise typer.BadParameter("is needed under torchrun, which starts again where a process has ended",
-                                 param_hint="--out")  # fmt: skip
+        raise typer.BadParameter(
+            "is needed under torchrun, which starts again where a process has ended",
+            param_hint="--out",
+        )
 
 
 def _launch(
-    prepare: "Callable[[Group], Experiment]", first: list[str], processes: int, changes: dict[str, object]
+    prepare: "Callable[[Group], Experiment]",
+    first: list[str],
+    processes: int,
+    changes: dict[str, object],
 ) -> None:
     """Begin here, where a mistake is told once, and go on in several processes."""
-    from charlm.training.group import Group, launch
+    from charlm.training.process_group import Group, launch
 
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
     for line in first:
         say(line)
-    given = [part for name, value in changes.items() if value is not None for part in (f"--{name}", str(value))]
+    given = [
+        part
+        for name, value in changes.items()
+        if value is not None
+        for part in (f"--{name}", str(value))
+    ]
     launch(processes, ["train", "--resume", str(experiment.folder), *given])
 
 
@@ -186,7 +233,7 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         ConfigError: There is no such file, or it has mistakes of its own.
         BadParameter: It has not, so that the options are what is wrong with it.
     """
-    from charlm.config import load_config
+    from charlm.config.load import load_config
 
     try:
         return load_config(config, changes)

@@ -7,9 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import MOST, MOST_SEED, above_zero, as_path, at_most, refuse_beside, some_text, study_name
+from charlm.cli.options import (
+    MOST,
+    MOST_SEED,
+    above_zero,
+    as_path,
+    at_most,
+    refuse_beside,
+    some_text,
+    study_name,
+)
 from charlm.cli.terminal import emit, emit_json, say
-from charlm.cli.train import ConfigName, Corpora, Overrides, Texts, checked_config, named_folder
+from charlm.cli.train import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    checked_config,
+    named_folder,
+)
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -17,26 +33,39 @@ if TYPE_CHECKING:
 
 
 def tune(
-    texts: Texts = None,
+    texts: TextArguments = None,
     config: ConfigName = None,
     corpus: Corpora = None,
     overrides: Overrides = None,
     search: Annotated[
         list[str] | None,
-        typer.Option(metavar="SECTION.KEY=VALUES", help="A range, low..high, or choices, a,b,c; again for more keys."),
+        typer.Option(
+            metavar="SECTION.KEY=VALUES",
+            help="A range, low..high, or choices, a,b,c; again for more keys.",
+        ),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(callback=above_zero, help="Budget of the search: minutes.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(callback=above_zero, help="Budget of the search: minutes.")
+    ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: trials.")
+        int | None,
+        typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: trials."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]")
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of the search and of every training.")
+        int | None,
+        typer.Option(
+            min=0, callback=at_most(MOST_SEED), help="Seed of the search and of every training."
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to go on with.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to go on with."),
     ] = None,
     storage: Annotated[
         str | None,
@@ -47,7 +76,8 @@ def tune(
         ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", callback=study_name, help="The search's name there. [charlm]")
+        str | None,
+        typer.Option(metavar="NAME", callback=study_name, help="The search's name there. [charlm]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -74,13 +104,29 @@ def tune(
         say(f"nothing is left to begin; waiting for what other workers are trying ({running})")
 
     if study is not None and storage is None and resume is None:
-        raise typer.BadParameter("names a search in a database: give --storage too", param_hint="--study")
+        raise typer.BadParameter(
+            "names a search in a database: give --storage too", param_hint="--study"
+        )
     with stop_requests() as stop:
-        shared: dict[str, Any] = {"storage": storage, "minutes": minutes, "trials": trials, "stop": stop,
-                                  "report": report, "waiting": waiting}  # fmt: skip
+        shared: dict[str, Any] = {
+            "storage": storage,
+            "minutes": minutes,
+            "trials": trials,
+            "stop": stop,
+            "report": report,
+            "waiting": waiting,
+        }
         if resume is not None:
-            given = {"TEXT": texts, "--corpus": corpus, "--config": config, "--set": overrides, "--search": search,
-                     "--out": out, "--seed": seed, "--study": study}  # fmt: skip
+            given = {
+                "TEXT": texts,
+                "--corpus": corpus,
+                "--config": config,
+                "--set": overrides,
+                "--search": search,
+                "--out": out,
+                "--seed": seed,
+                "--study": study,
+            }
             names = [name for name, value in given.items() if value]
             refuse_beside("--resume", names, "which goes on with the search's own")
             found = tuning.resume(resume, **shared)
@@ -88,7 +134,9 @@ def tune(
             changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
             changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
             folder = out or named_folder(config, sources, before="tune-")
-            found = tuning.tune(checked_config(config, changes), search or [], out=folder, study=study, **shared)
+            found = tuning.tune(
+                checked_config(config, changes), search or [], out=folder, study=study, **shared
+            )
         stopped = stop()
     if stopped:
         say(f"stopped; go on: charlm tune --resume {found.folder}")
@@ -102,10 +150,17 @@ def tune(
 def _show(found: "Tuning", as_json: bool) -> None:
     best, config = found.best, found.folder / "best.yaml"
     if as_json:
-        whole = {"loss_nats": best.loss_nats, "config": str(config), "run": str(found.best_run)} if best else {}
+        whole = (
+            {"loss_nats": best.loss_nats, "config": str(config), "run": str(found.best_run)}
+            if best
+            else {}
+        )
         whole |= {"host": found.best_host} if found.best_host else {}
         trials = [asdict(trial) for trial in found.trials]
-        emit_json(whole | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings})
+        emit_json(
+            whole
+            | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings}
+        )
     else:
         rows = [
             ["trial", "outcome", "loss_nats", "seconds", *found.space],
@@ -113,7 +168,11 @@ def _show(found: "Tuning", as_json: bool) -> None:
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            emit("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+            emit(
+                "  ".join(
+                    text.ljust(width) for text, width in zip(row, widths, strict=True)
+                ).rstrip()
+            )
     if best is None:
         why = next((f" ({trial.note})" for trial in found.trials if trial.note), "")
         raise CharlmError(
@@ -136,4 +195,10 @@ def _line(trial: "Trial") -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+    )

@@ -52,8 +52,12 @@ def python_docs() -> Iterator[str]:
     Raises:
         CorpusError: This Python carries no sources of its standard library.
     """
-    documents = {_without_form_feeds(text).strip() for text in (*_help_topics(), *_library_docstrings())}
-    yield from _shuffled(text for text in documents if len(text) >= _SHORTEST_DOCUMENT and _is_unicode(text))
+    documents = {
+        _without_form_feeds(text).strip() for text in (*_help_topics(), *_library_docstrings())
+    }
+    yield from _shuffled(
+        text for text in documents if len(text) >= _SHORTEST_DOCUMENT and _is_unicode(text)
+    )
 
 
 def python_source() -> Iterator[str]:
@@ -122,15 +126,21 @@ def _library_files(root: Path) -> list[Path]:
     Raises:
         CorpusError: There is none.
     """
-    files = [path for path in sorted(root.rglob("*.py")) if _is_library_source(path.relative_to(root))]
+    files = [
+        path for path in sorted(root.rglob("*.py")) if _is_library_source(path.relative_to(root))
+    ]
     if not files:
-        raise CorpusError(f"{root}: no source of the standard library there; use a Python that was installed in full")
+        raise CorpusError(
+            f"{root}: no source of the standard library there; use a Python that was installed in full"
+        )
     return files
 
 
 def _is_library_source(name: Path) -> bool:
     # What the build of Python writes holds the paths of the machine that built it.
-    is_written_by_build = name.name.startswith("_sysconfigdata") or name.parts[0].startswith("config-")
+    is_written_by_build = name.name.startswith("_sysconfigdata") or name.parts[0].startswith(
+        "config-"
+    )
     return not is_written_by_build and _FOLDERS_LEFT_OUT.isdisjoint(name.parts)
 
 
@@ -207,10 +217,14 @@ _TRANSITIVE_VERBS = _words(
 )
 _INTRANSITIVE_VERBS = _words("ate danced laughed ran rested sang slept stood waited worked")
 _PLACES = _words("alone downstairs here inside nearby outdoors outside there upstairs")
-_ADVERBS = _words("already always happily never often once quietly rarely secretly sometimes suddenly")
+_ADVERBS = _words(
+    "already always happily never often once quietly rarely secretly sometimes suddenly"
+)
 _PREPOSITIONS = _words("above behind below beside beyond near opposite with")
 _ATTRIBUTES = _words("brave clever fat gentle grey little old small strange strong tall young")
-_PREDICATES = _words("angry asleep awake bored calm cold full happy hungry late lost ready sad thirsty tired")
+_PREDICATES = _words(
+    "angry asleep awake bored calm cold full happy hungry late lost ready sad thirsty tired"
+)
 
 
 class _VerbPair(NamedTuple):
@@ -220,7 +234,11 @@ class _VerbPair(NamedTuple):
 
 
 # Neither form of a pair begins with the other, so a character model can be asked for them as well.
-_MAIN_VERBS = (_VerbPair("is", "are", ""), _VerbPair("was", "were", ""), _VerbPair("has", "have", "been "))
+_MAIN_VERBS = (
+    _VerbPair("is", "are", ""),
+    _VerbPair("was", "were", ""),
+    _VerbPair("has", "have", "been "),
+)
 
 _MOST_PHRASES = 16
 _MOST_NOUNS = 16
@@ -271,7 +289,9 @@ class AgreementSentence:
         return sum(is_plural != self.subject_is_plural for is_plural in self.nouns_are_plural)
 
 
-def agreement(*, sentences: int = 40_000, seed: int = 1, longest: int = 4, most_nouns: int = 3) -> Iterator[str]:
+def agreement(
+    *, sentences: int = 40_000, seed: int = 1, longest: int = 4, most_nouns: int = 3
+) -> Iterator[str]:
     """Generate sentences whose verb agrees with a subject some words back, as text.
 
     Args:
@@ -287,7 +307,9 @@ def agreement(*, sentences: int = 40_000, seed: int = 1, longest: int = 4, most_
         CorpusError: A parameter is out of its range, or the grammar has fewer sentences than asked for (while
             iterating).
     """
-    stream = agreement_sentences(sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns)
+    stream = agreement_sentences(
+        sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
+    )
     return (sentence.text for sentence in stream)
 
 
@@ -364,7 +386,9 @@ def _draw_sentences(
         yield _draw_sentence(draw, longest, most_nouns, is_plural)
 
 
-def _draw_sentence(draw: "_Draw", longest: int, most_nouns: int, is_plural: bool) -> AgreementSentence:
+def _draw_sentence(
+    draw: "_Draw", longest: int, most_nouns: int, is_plural: bool
+) -> AgreementSentence:
     noun, *intervening = draw.distinct(_NOUNS, 1 + most_nouns)
     subject = ["The", *draw.maybe(_ATTRIBUTES), noun.form(is_plural)]
     between = _Between(draw, intervening)

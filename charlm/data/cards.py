@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from charlm.config import Level, Mode, Section, Share, describe_mistakes, shipped
+from charlm.config.load import describe_mistakes, shipped
+from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, fetch, unpack
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES, writing
-from charlm.untrusted import MEGABYTE, parse_yaml, read_regular
+from charlm.storage.atomic import writing
+from charlm.storage.memory_maps import BLOCK_BYTES
+from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular
 
 Part = Literal["train", "valid", "test"]
 
@@ -31,10 +33,12 @@ class Card(Section):
     parameters: dict[str, Any] = Field({}, description="Keyword arguments of the builder.")
     url: str | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    members: dict[Part, str] = Field({}, description="Of an archive: the member that holds each part.")
+    members: dict[Part, str] = Field(
+        {}, description="Of an archive: the member that holds each part."
+    )
     separator: str | None = None
-    valid_share: Share | None = None
-    test_share: Share | None = None
+    valid_share: Fraction | None = None
+    test_share: Fraction | None = None
     level: Level = "char"
 
     @model_validator(mode="after")
@@ -82,7 +86,9 @@ def read_card(path: Path) -> Card:
     except ValidationError as error:
         raise CorpusError(f"{path}: {describe_mistakes(error, Card)}") from None
     except (OSError, ValueError) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}; put back the card that charlm came with") from None
+        raise CorpusError(
+            f"{path}: cannot be read: {error}; put back the card that charlm came with"
+        ) from None
 
 
 def files_of(name: str, card: Card) -> dict[Part, Path]:
@@ -107,7 +113,9 @@ def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | Non
         CorpusError: The card is of another kind, or a parameter is wrong.
     """
     if parameters and to is None:
-        raise CorpusError(f"{name}: parameters need a file of their own; give --to, and train on that file")
+        raise CorpusError(
+            f"{name}: parameters need a file of their own; give --to, and train on that file"
+        )
     card = load_card(name)
     if card.kind != "python" or card.builder is None:
         raise CorpusError(f"{name}: is not built but downloaded; run: charlm corpus fetch {name}")
@@ -116,14 +124,18 @@ def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | Non
     try:
         documents = BUILDERS[card.builder](**card.parameters | (parameters or {}))
     except TypeError as error:
-        raise CorpusError(f"{name}: {error}; charlm corpus show {name} lists the parameters") from None
+        raise CorpusError(
+            f"{name}: {error}; charlm corpus show {name} lists the parameters"
+        ) from None
     with writing(target) as file:
         for number, document in enumerate(documents):
             file.write(joint * (number > 0) + document.encode())
     return target
 
 
-def fetch_corpus(name: str, *, source: Path | None = None, report: Report | None = None) -> list[Path]:
+def fetch_corpus(
+    name: str, *, source: Path | None = None, report: Report | None = None
+) -> list[Path]:
     """Download a corpus, check it, unpack it; return its files.
 
     Args:

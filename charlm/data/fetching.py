@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 
 from charlm.errors import FetchError
 
-Report = Callable[[int, int | None], None]  # (bytes so far, bytes in all or None where the server does not say)
+Report = Callable[
+    [int, int | None], None
+]  # (bytes so far, bytes in all or None where the server does not say)
 
 _BLOCK_BYTES = 1 << 16
 _GET_IT_YOURSELF = "get the file another way and pass --from FILE"
@@ -68,7 +70,9 @@ def fetch(
     part = _beside(destination, ".part")
     with _writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, part, is_checked=sha256 is not None, report=report, timeout_seconds=timeout_seconds)
+        _download(
+            url, part, is_checked=sha256 is not None, report=report, timeout_seconds=timeout_seconds
+        )
         if sha256 is not None:
             _require_sha256(url, part, sha256)
         part.replace(destination)
@@ -125,7 +129,9 @@ def _require_http(url: str) -> None:
     except ValueError as error:
         raise FetchError(f"{url}: not a URL ({error}); correct url in the card") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise FetchError(f"{url}: only http and https are fetched, got scheme {parts.scheme!r}; {_GET_IT_YOURSELF}")
+        raise FetchError(
+            f"{url}: only http and https are fetched, got scheme {parts.scheme!r}; {_GET_IT_YOURSELF}"
+        )
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -148,7 +154,9 @@ def _writing(destination: Path) -> Iterator[None]:
         ) from error
 
 
-def _download(url: str, part: Path, *, is_checked: bool, report: Report | None, timeout_seconds: float) -> None:
+def _download(
+    url: str, part: Path, *, is_checked: bool, report: Report | None, timeout_seconds: float
+) -> None:
     """Bring `part` to its full length, appending to what it holds where the server agrees."""
     response, offset = _request(url, part, is_checked=is_checked, timeout_seconds=timeout_seconds)
     with response:
@@ -160,7 +168,9 @@ def _download(url: str, part: Path, *, is_checked: bool, report: Report | None, 
                 target.write(block)
 
 
-def _request(url: str, part: Path, *, is_checked: bool, timeout_seconds: float) -> tuple[http.client.HTTPResponse, int]:
+def _request(
+    url: str, part: Path, *, is_checked: bool, timeout_seconds: float
+) -> tuple[http.client.HTTPResponse, int]:
     """Ask for the rest of `part`, or for all of the file where the rest cannot be had.
 
     Args:
@@ -224,7 +234,9 @@ def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> http.cli
     """Send a request and return the open response; a status that is an error raises `HTTPError`."""
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "charlm", **headers})
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_seconds)
+        response: http.client.HTTPResponse = urllib.request.urlopen(
+            request, timeout=timeout_seconds
+        )
     except urllib.error.HTTPError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -243,12 +255,18 @@ def _open_whole(url: str, timeout_seconds: float) -> http.client.HTTPResponse:
 def _refusal(url: str, error: urllib.error.HTTPError) -> FetchError:
     error.close()
     missing = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-    problem = "is no longer published there" if error.code in missing else "was refused by its server"
+    problem = (
+        "is no longer published there" if error.code in missing else "was refused by its server"
+    )
     return FetchError(f"{url}: {problem}, status {error.code} ({error.reason}); {_GET_IT_YOURSELF}")
 
 
 def _blocks_of_response(
-    url: str, response: http.client.HTTPResponse, report: Report | None, done: int, total: int | None
+    url: str,
+    response: http.client.HTTPResponse,
+    report: Report | None,
+    done: int,
+    total: int | None,
 ) -> Iterator[bytes]:
     """Yield the body of a response, reporting as it comes.
 
@@ -305,7 +323,9 @@ def _sha256(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> FetchError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())  # some take several lines
+    reason = " ".join(
+        str(getattr(error, "strerror", None) or error).split()
+    )  # some take several lines
     return FetchError(f"{path}: cannot be read ({reason}); name a file that is whole and readable")
 
 
@@ -373,7 +393,9 @@ def _no_file(archive: Path, member: str) -> FetchError:
 def _no_member(archive: Path, member: str, names: list[str]) -> FetchError:
     inside = ", ".join(repr(name) for name in names[:_MEMBERS_NAMED])
     more = f" and {len(names) - _MEMBERS_NAMED} more" if len(names) > _MEMBERS_NAMED else ""
-    return FetchError(f"{archive}: no member {member!r}; name one of those inside: {inside or 'none'}{more}")
+    return FetchError(
+        f"{archive}: no member {member!r}; name one of those inside: {inside or 'none'}{more}"
+    )
 
 
 def _blocks_of_member(archive: Path, source: IO[bytes]) -> Iterator[bytes]:

@@ -57,7 +57,9 @@ class Shards(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """Compare and compute with all of it, in memory."""
-        return getattr(ufunc, method)(*(np.asarray(one) if one is self else one for one in inputs), **options)
+        return getattr(ufunc, method)(
+            *(np.asarray(one) if one is self else one for one in inputs), **options
+        )
 
 
 def parts_of(ids: Ids | Shards) -> list[Ids]:

@@ -17,19 +17,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config import Corpus
+from charlm.config.schema import Corpus
 from charlm.data.cards import build, cache_folder, card_names, files_of, load_card
 from charlm.data.tables import documents, is_table, opened, suffixes
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES, reading, writing
-from charlm.untrusted import one_line, parse_json
+from charlm.storage.atomic import writing
+from charlm.storage.memory_maps import BLOCK_BYTES, reading
+from charlm.storage.untrusted import one_line, parse_json
 
 FORMAT = 1
-_WORTH_KEEPING = 1 << 24  # Bytes of a file from which on it takes a while to read: what was found is noted.
+_WORTH_KEEPING = (
+    1 << 24
+)  # Bytes of a file from which on it takes a while to read: what was found is noted.
 _ANY_BYTES = "or pass --set tokenizer.level=byte to take any bytes"
 # What a text in another encoding than UTF-8 may begin with, and the name of that; the longer mark first.
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
-          codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,11 @@ def absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     return tuple(
-        str(_kept_standard_input()) if name == "-" else name if name in card_names() else str(Path(name).absolute())
+        str(_kept_standard_input())
+        if name == "-"
+        else name
+        if name in card_names()
+        else str(Path(name).absolute())
         for name in names
     )
 
@@ -64,7 +75,9 @@ def _kept_standard_input() -> Path:
         try:
             yield from iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
         except OSError as error:
-            raise CorpusError(f"stdin: cannot be read: {error.strerror}; pipe a text in, or name a file") from None
+            raise CorpusError(
+                f"stdin: cannot be read: {error.strerror}; pipe a text in, or name a file"
+            ) from None
 
     return _kept(blocks(), "stdin-")
 
@@ -87,19 +100,31 @@ def _expand(name: str) -> list[Path]:
         path = files_of(name, card)["train"]
         if not path.is_file():
             if card.kind != "python":
-                raise CorpusError(f"{name}: is not on this machine yet; run: charlm corpus fetch {name}")
+                raise CorpusError(
+                    f"{name}: is not on this machine yet; run: charlm corpus fetch {name}"
+                )
             build(name)
         return [path]
     path = Path(name)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not _is_hidden(file.relative_to(path))
+        )
     else:
         files = [path] if path.exists() else _matches(name)
     if not files:
         near = difflib.get_close_matches(path.name, card_names(), n=1)
-        hint = f"did you mean the corpus {near[0]}?" if near else "charlm corpus list shows the corpora with names"
+        hint = (
+            f"did you mean the corpus {near[0]}?"
+            if near
+            else "charlm corpus list shows the corpora with names"
+        )
         raise CorpusError(f"{name}: {'holds no file' if path.is_dir() else 'no such text'}; {hint}")
-    if odd := next((file for file in files if file.exists() and not file.is_file() and not file.is_dir()), None):
+    if odd := next(
+        (file for file in files if file.exists() and not file.is_file() and not file.is_dir()), None
+    ):
         raise CorpusError(f"{odd}: is no regular file; pipe it in instead, with - as the text")
     return [file for file in files if file.is_file()]
 
@@ -128,7 +153,9 @@ def plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[Plain]
         size = sum(len(plain.path.read_bytes().decode()) for plain in found)
     if size < 2:
         problem = "is empty" if size == 0 else "holds a single character"
-        raise CorpusError(f"{', '.join(names)}: {problem}; a text to learn from has at least a few hundred characters")
+        raise CorpusError(
+            f"{', '.join(names)}: {problem}; a text to learn from has at least a few hundred characters"
+        )
     return found
 
 
@@ -141,7 +168,9 @@ def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
     recipe += [section.field, section.where] if is_table(path) else []
     beside = cache_folder() / "texts" / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
     worth_keeping = facts.st_size >= _WORTH_KEEPING
-    if worth_keeping and (kept := _kept_plain(path if in_place else beside.with_suffix(".txt"), beside)):
+    if worth_keeping and (
+        kept := _kept_plain(path if in_place else beside.with_suffix(".txt"), beside)
+    ):
         return kept
     digest, size, ends = hashlib.sha256(), 0, []
     with nullcontext() if in_place else writing(beside.with_suffix(".txt")) as file:
@@ -153,9 +182,15 @@ def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
             if file is not None:
                 file.write(block)
     if is_table(path) and not ends:
-        raise CorpusError(f"{path}: holds no document; corpus.where passes over all of them, or it has none")
-    plain = Plain(path if in_place else beside.with_suffix(".txt"), size, digest.hexdigest(),
-                  np.array(ends if is_table(path) else [size], dtype=np.int64))  # fmt: skip
+        raise CorpusError(
+            f"{path}: holds no document; corpus.where passes over all of them, or it has none"
+        )
+    plain = Plain(
+        path if in_place else beside.with_suffix(".txt"),
+        size,
+        digest.hexdigest(),
+        np.array(ends if is_table(path) else [size], dtype=np.int64),
+    )
     if worth_keeping:
         _keep(plain, beside)
     return plain
@@ -179,7 +214,11 @@ def _kept_plain(path: Path, beside: Path) -> Plain | None:
 def _keep(plain: Plain, beside: Path) -> None:
     with writing(beside.with_suffix(".npy")) as file:
         np.save(file, plain.ends)
-    facts = {"size": plain.size, "sha256": plain.sha256, "ends": hashlib.sha256(plain.ends.tobytes()).hexdigest()}
+    facts = {
+        "size": plain.size,
+        "sha256": plain.sha256,
+        "ends": hashlib.sha256(plain.ends.tobytes()).hexdigest(),
+    }
     with writing(beside.with_suffix(".json")) as file:
         file.write(json.dumps(facts).encode())
 
@@ -191,10 +230,14 @@ def _is_utf8_without_mark(path: Path, encoding: str) -> bool:
 
 def _codec(encoding: str) -> codecs.CodecInfo:
     try:
-        "a".encode(encoding)  # What Python knows beside encodings of text, such as zlib and rot13, it refuses here.
+        "a".encode(
+            encoding
+        )  # What Python knows beside encodings of text, such as zlib and rot13, it refuses here.
         return codecs.lookup(encoding)
     except (LookupError, ValueError):
-        raise CorpusError(f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1") from None
+        raise CorpusError(
+            f"corpus.encoding: Python knows no encoding {encoding!r}; try utf-8 or latin-1"
+        ) from None
 
 
 def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, bool]]:
@@ -203,11 +246,18 @@ def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, boo
         if not is_table(path):
             yield from ((block, False) for block in _utf8_blocks(path, section.encoding, raw))
             return
-        for number, text in enumerate(documents(path, section.field or "text", section.where), start=1):
+        for number, text in enumerate(
+            documents(path, section.field or "text", section.where), start=1
+        ):
             if "\0" in text:
-                raise CorpusError(f"{path}: document {number} holds a NUL character, so it is no text; leave it out "
-                                  "by corpus.where, or mend the file")  # fmt: skip
-            yield text.encode(errors="replace"), True  # Half a pair, which JSON can name, is no character.
+                raise CorpusError(
+                    f"{path}: document {number} holds a NUL character, so it is no text; leave it out "
+                    "by corpus.where, or mend the file"
+                )
+            yield (
+                text.encode(errors="replace"),
+                True,
+            )  # Half a pair, which JSON can name, is no character.
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}: cannot be read: {one_line(str(error))}") from None
 
@@ -234,12 +284,22 @@ def _as_utf8(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, at: i
     except UnicodeDecodeError as error:
         offset = at - pending + error.start
         value = f"0x{error.object[error.start]:02x}"
-        likely = next((name for mark, name in _MARKS.items() if at == 0 and block.startswith(mark)), "latin-1")
+        likely = next(
+            (name for mark, name in _MARKS.items() if at == 0 and block.startswith(mark)), "latin-1"
+        )
         remedy = f"pass --set corpus.encoding={likely} (or what it is)"
-        raise CorpusError(f"{path}: byte {offset} ({value}) is not {error.encoding}; {remedy}, {_ANY_BYTES}") from None
-    except UnicodeError as error:  # As utf-7 and idna raise it, and half of a pair that utf-7 gives.
-        raise CorpusError(f"{path}: cannot be decoded: {error}; name the encoding it is in, {_ANY_BYTES}") from None
+        raise CorpusError(
+            f"{path}: byte {offset} ({value}) is not {error.encoding}; {remedy}, {_ANY_BYTES}"
+        ) from None
+    except (
+        UnicodeError
+    ) as error:  # As utf-7 and idna raise it, and half of a pair that utf-7 gives.
+        raise CorpusError(
+            f"{path}: cannot be decoded: {error}; name the encoding it is in, {_ANY_BYTES}"
+        ) from None
     if "\0" in text:
-        raise CorpusError(f"{path}: holds a NUL character, so it is no text; name the encoding it is in, such as "
-                          f"utf-16-le, by --set corpus.encoding, {_ANY_BYTES}")  # fmt: skip
+        raise CorpusError(
+            f"{path}: holds a NUL character, so it is no text; name the encoding it is in, such as "
+            f"utf-16-le, by --set corpus.encoding, {_ANY_BYTES}"
+        )
     return data

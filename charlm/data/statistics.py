@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.corpora import Text
+from charlm.data.corpus import Text
 
 _CODE_POINTS = 0x110000
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -38,7 +38,10 @@ def count_text(*parts: Text) -> Statistics:
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []
     seen: set[bytes] = set()
-    length, digest = 0, blake2b(digest_size=8)  # Of ten million documents two are alike by chance once in 10^5.
+    length, digest = (
+        0,
+        blake2b(digest_size=8),
+    )  # Of ten million documents two are alike by chance once in 10^5.
     for text in parts:
         for block, ends in text.blocks():  # A document that is cut goes on in the next part.
             points = _points(block, text.raw)
@@ -53,11 +56,13 @@ def count_text(*parts: Text) -> Statistics:
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     in_order = np.sort(lengths) if lengths else np.zeros(1, dtype=np.int64)
     return Statistics(
-        len(lengths), int(counts.sum()), sum(text.size for text in parts),
+        len(lengths),
+        int(counts.sum()),
+        sum(text.size for text in parts),
         {chr(point): int(counts[point]) for point in order},
         tuple(int(in_order[round(share * (len(in_order) - 1))]) for share in QUANTILES),
         len(lengths) - len(seen),
-    )  # fmt: skip
+    )
 
 
 def _points(block: bytes, raw: bool) -> npt.NDArray[np.integer]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from charlm.errors import CorpusError
-from charlm.untrusted import one_line
+from charlm.storage.untrusted import one_line
 
 _ROWS = 1024  # Of a Parquet file, read together.
 _LINE_BYTES = 1 << 26  # Of JSON, which takes up to 25 times as much as Python holds it.
@@ -68,13 +68,17 @@ def _lines(path: Path, _fields: list[str]) -> Iterator[tuple[str, dict[str, Any]
         while line := file.readline(_LINE_BYTES):
             number += 1
             if len(line) == _LINE_BYTES:
-                raise CorpusError(f"{path}: line {number} has 64 MiB or more; part it into several documents")
+                raise CorpusError(
+                    f"{path}: line {number} has 64 MiB or more; part it into several documents"
+                )
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise CorpusError(f"{path}: line {number} is no JSON: {error}; mend or remove it") from None
+                raise CorpusError(
+                    f"{path}: line {number} is no JSON: {error}; mend or remove it"
+                ) from None
             if not isinstance(row, dict):
                 raise CorpusError(
                     f"{path}: line {number} is {type(row).__name__}, not a JSON object; mend or remove it"
@@ -94,7 +98,12 @@ def _rows(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except (arrow.ArrowException, ValueError, LookupError, TypeError) as error:  # It has no kind of its own for damage.
+    except (
+        arrow.ArrowException,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # It has no kind of its own for damage.
         raise CorpusError(f"{path}: cannot be read as Parquet: {one_line(str(error))}") from None
 
 
@@ -122,5 +131,6 @@ def _arrow(path: Path) -> Any:
 
 _PACKED: dict[str, Callable[[Path], BinaryIO]] = {".gz": _gzip, ".zst": _zstandard}
 _TABLES: dict[str, Callable[[Path, list[str]], Iterator[tuple[str, dict[str, Any]]]]] = {
-    ".jsonl": _lines, ".parquet": _rows,
-}  # fmt: skip
+    ".jsonl": _lines,
+    ".parquet": _rows,
+}

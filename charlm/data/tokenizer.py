@@ -22,10 +22,10 @@ import numpy.typing as npt
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from charlm.config import VOCABULARY_SIZES
-from charlm.config import Tokenizer as TokenizerSection
+from charlm.config.schema import VOCABULARY_SIZES
+from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.errors import TokenizerError
-from charlm.untrusted import one_line, parse_json
+from charlm.storage.untrusted import one_line, parse_json
 
 Ids = npt.NDArray[np.integer[Any]]
 EOS, UNK = 0, 1
@@ -77,10 +77,18 @@ class Tokenizer:
             parts += cut
             last += [False] * (len(cut) - 1) + [end]
         eos = np.array([EOS])
-        encodings = self.library.encode_batch_fast([part.decode() for part in parts], add_special_tokens=False)
+        encodings = self.library.encode_batch_fast(
+            [part.decode() for part in parts], add_special_tokens=False
+        )
         encoded = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        return np.concatenate([ids for piece, end in zip(encoded, last, strict=True)
-                               for ids in (piece, eos[: int(end)])] or [eos[:0]])  # fmt: skip
+        return np.concatenate(
+            [
+                ids
+                for piece, end in zip(encoded, last, strict=True)
+                for ids in (piece, eos[: int(end)])
+            ]
+            or [eos[:0]]
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that form no character become U+FFFD."""
@@ -96,9 +104,15 @@ class Tokenizer:
         normal = self._normalized(_as_utf8(text).decode())
         if self.section.level == "word":
             ids = ((piece, self.library.token_to_id(piece)) for piece in self._pre_tokenize(normal))
-            return list(dict.fromkeys(piece.strip(" ") or piece for piece, index in ids if index in (None, UNK)))
+            return list(
+                dict.fromkeys(
+                    piece.strip(" ") or piece for piece, index in ids if index in (None, UNK)
+                )
+            )
         if self.section.level == "char" and self._table is not None:
-            return list(dict.fromkeys(letter for letter in normal if self._table[ord(letter)] == UNK))
+            return list(
+                dict.fromkeys(letter for letter in normal if self._table[ord(letter)] == UNK)
+            )
         return []  # Bytes and subwords know every text.
 
     def to_json(self) -> str:
@@ -135,7 +149,9 @@ class Tokenizer:
             return table
         return None
 
-    def _bulk(self, table: npt.NDArray[Any], pieces: Sequence[bytes], ends: npt.NDArray[np.bool_]) -> Ids:
+    def _bulk(
+        self, table: npt.NDArray[Any], pieces: Sequence[bytes], ends: npt.NDArray[np.bool_]
+    ) -> Ids:
         """Encode by table, all pieces in one."""
         if self.library.normalizer is not None:
             pieces = [self._normalized(piece.decode()).encode() for piece in pieces]
@@ -161,7 +177,9 @@ class Tokenizer:
 
     def _pre_tokenize(self, text: str) -> list[str]:
         splitter = self.library.pre_tokenizer
-        return [text] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(text)]
+        return (
+            [text] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(text)]
+        )
 
 
 class Decoder:
@@ -226,7 +244,11 @@ def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
         raise TokenizerError(f"tokenizer.json: {problem}; charlm did not write this file")
     # Built anew from words alone: what a file says of how text is cut and changed could do anything, and never ends.
     try:
-        made = models.BPE(vocabulary, merges) if section.level in ("byte", "bpe") else _word_level(vocabulary)
+        made = (
+            models.BPE(vocabulary, merges)
+            if section.level in ("byte", "bpe")
+            else _word_level(vocabulary)
+        )
         file = _with_model(section, made)
         agrees = _agree(facts, file)
     except Exception as error:  # The library raises nothing narrower.
@@ -264,7 +286,9 @@ def _problem_of(vocabulary: Any, section: TokenizerSection) -> str:
     letters = set(_byte_letters())
     if section.level == "byte" and (tokens != letters or vocabulary != _byte_vocabulary()):
         return "at level byte the tokens must be the bytes, in order"
-    if section.level == "bpe" and not (letters <= tokens and all(letters.issuperset(token) for token in tokens)):
+    if section.level == "bpe" and not (
+        letters <= tokens and all(letters.issuperset(token) for token in tokens)
+    ):
         return "at level bpe the tokens must be bytes, all of them, and what is merged of them"
     return ""
 
@@ -275,7 +299,10 @@ def _agree(facts: dict[str, Any], file: HuggingFaceTokenizer) -> bool:
     A later version of the library may write a part in another way, so that the library reads what was not as expected.
     """
     expected, found = (_without_words(each) for each in (json.loads(file.to_str()), facts))
-    return found == expected or json.loads(HuggingFaceTokenizer.from_str(json.dumps(found)).to_str()) == expected
+    return (
+        found == expected
+        or json.loads(HuggingFaceTokenizer.from_str(json.dumps(found)).to_str()) == expected
+    )
 
 
 def _without_words(facts: dict[str, Any]) -> dict[str, Any]:
@@ -289,21 +316,31 @@ def _word_level(vocabulary: dict[str, int]) -> Any:
     return models.WordLevel(vocabulary, unk_token=UNK_TEXT)
 
 
-def _learn_words(file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection) -> HuggingFaceTokenizer:
+def _learn_words(
+    file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
+) -> HuggingFaceTokenizer:
     size = _size(section) or 0
-    trainer = trainers.WordLevelTrainer(vocab_size=size, min_frequency=section.min_count, show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=size, min_frequency=section.min_count, show_progress=False
+    )
     file.train_from_iterator(blocks, trainer)
     return _with_model(section, _word_level(_numbered(file, size)))
 
 
-def _learn_bpe(file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection) -> HuggingFaceTokenizer:
+def _learn_bpe(
+    file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
+) -> HuggingFaceTokenizer:
     size = _size(section) or 0
     if size < 258:
-        raise TokenizerError(f"tokenizer.vocabulary_size must be at least 258 for bpe (all bytes), got {size}")
+        raise TokenizerError(
+            f"tokenizer.vocabulary_size must be at least 258 for bpe (all bytes), got {size}"
+        )
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 2, min_frequency=max(2, section.min_count), show_progress=False,
+        vocab_size=size - 2,
+        min_frequency=max(2, section.min_count),
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     file.train_from_iterator(blocks, trainer)
     merges = [tuple(pair) for pair in json.loads(file.to_str())["model"]["merges"]]
     return _with_model(section, models.BPE(_numbered(file, size), merges))
@@ -343,7 +380,9 @@ def _character_vocabulary(
     if section.vocabulary_size is not None:
         frequent_first = np.argsort(-counts[known], kind="stable")
         known = np.sort(known[frequent_first[: section.vocabulary_size - 2]])
-    return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {chr(point): 2 + rank for rank, point in enumerate(known)}
+    return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {
+        chr(point): 2 + rank for rank, point in enumerate(known)
+    }
 
 
 def _blank_char(section: TokenizerSection) -> HuggingFaceTokenizer:
@@ -374,7 +413,9 @@ def _blank_bytes(section: TokenizerSection) -> HuggingFaceTokenizer:
     file.normalizer = _normalizer(section) if section.level == "bpe" else None
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    file.pre_tokenizer = whole if section.level == "byte" else pre_tokenizers.Sequence([words, whole])
+    file.pre_tokenizer = (
+        whole if section.level == "byte" else pre_tokenizers.Sequence([words, whole])
+    )
     file.decoder = decoders.ByteLevel()
     return file
 
@@ -403,7 +444,9 @@ def _byte_letters() -> dict[str, int]:
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + rank): byte for rank, byte in enumerate(others)
+    }
 
 
 def _byte_vocabulary() -> dict[str, int]:
@@ -439,8 +482,10 @@ def _as_utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise TokenizerError(f"character {error.start} of the text ({error.object[error.start]!r}) is not "
-                             "Unicode; give it in UTF-8") from None  # fmt: skip
+        raise TokenizerError(
+            f"character {error.start} of the text ({error.object[error.start]!r}) is not "
+            "Unicode; give it in UTF-8"
+        ) from None
 
 
 def blocks_as_text(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:

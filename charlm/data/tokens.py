@@ -23,14 +23,23 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config import Mode
-from charlm.config import Tokenizer as TokenizerSection
-from charlm.data.corpora import Text
+from charlm.config.schema import Mode
+from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.data.corpus import Text
 from charlm.data.shards import Shards, parts_of
-from charlm.data.tokenizer import UNK, Ids, Tokenizer, blocks_as_text, id_type, learn_tokenizer, load_tokenizer
+from charlm.data.tokenizer import (
+    UNK,
+    Ids,
+    Tokenizer,
+    blocks_as_text,
+    id_type,
+    learn_tokenizer,
+    load_tokenizer,
+)
 from charlm.errors import CorpusError, TokenizerError
-from charlm.files import BLOCK_BYTES, let_go, writing
-from charlm.untrusted import parse_json
+from charlm.storage.atomic import writing
+from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
+from charlm.storage.untrusted import parse_json
 
 FORMAT = 2
 SLICE_BYTES = 1 << 25  # Of a text, encoded into one file.
@@ -94,7 +103,13 @@ def learn_from(text: Text, section: TokenizerSection, *, cache: Path) -> Tokeniz
 
 
 def encode_text(
-    text: Text, tokenizer: Tokenizer, *, mode: Mode, cache: Path, workers: int = 1, report: Report | None = None
+    text: Text,
+    tokenizer: Tokenizer,
+    *,
+    mode: Mode,
+    cache: Path,
+    workers: int = 1,
+    report: Report | None = None,
 ) -> Tokens:
     """Return a text's ids, from the cache if they are there and whole.
 
@@ -119,13 +134,17 @@ def encode_text(
     report = report or (lambda _: None)
     report(sum(one.size for one, counts in zip(slices, found, strict=True) if counts))
     tasks = [(slices[number], mode, paths[number]) for number in missing]
-    for number, counts in zip(missing, _encode_all(tasks, tokenizer, min(workers, len(tasks))), strict=True):
+    for number, counts in zip(
+        missing, _encode_all(tasks, tokenizer, min(workers, len(tasks))), strict=True
+    ):
         found[number] = counts
         report(slices[number].size)
     counted = [counts for counts in found if counts]
     kind = id_type(tokenizer.vocabulary_size)
     parts = [
-        np.memmap(path, dtype=kind, mode="r") for path, counts in zip(paths, counted, strict=True) if counts.tokens
+        np.memmap(path, dtype=kind, mode="r")
+        for path, counts in zip(paths, counted, strict=True)
+        if counts.tokens
     ]
     total = Counts(*(sum(column) for column in zip(*map(astuple, counted), strict=True)))
     if len(parts) > 1:
@@ -142,14 +161,18 @@ def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, workers: int) -> I
         return
     threads = max(1, cores() // workers)
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _begin_worker,
+        workers,
+        multiprocessing.get_context("spawn"),
+        _begin_worker,
         (tokenizer.to_json(), tokenizer.section, threads),
-    )  # fmt: skip
+    )
     try:
         yield from pool.map(_encode_task, tasks)
     except BrokenProcessPool:
-        raise CorpusError("a process that encoded was killed, for want of memory perhaps; try fewer workers: what is "
-                          "encoded so far is kept") from None  # fmt: skip
+        raise CorpusError(
+            "a process that encoded was killed, for want of memory perhaps; try fewer workers: what is "
+            "encoded so far is kept"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -219,7 +242,9 @@ def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
     return counts
 
 
-def _batches(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[list[bytes], list[bool]]]:
+def _batches(
+    text: Text, tokenizer: Tokenizer, mode: Mode
+) -> Iterator[tuple[list[bytes], list[bool]]]:
     """Gather pieces until they are worth a call."""
     pieces: list[bytes] = []
     ends: list[bool] = []
@@ -240,7 +265,9 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     eos = "document" if mode == "records" else tokenizer.section.eos
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
-            yield from ((line.removesuffix(b"\n"), ends) for line, ends in _lines(block, ends_document))
+            yield from (
+                (line.removesuffix(b"\n"), ends) for line, ends in _lines(block, ends_document)
+            )
         elif eos == "line":
             yield from _lines(block, ends_document)
         elif eos == "sentence":
@@ -252,7 +279,10 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
 def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     """Return the lines of a block with their ends, and whether each is over; only a line feed ends a line."""
     # Only the last can lack its end: it goes on in the next block, unless the document ends with it.
-    return ((line, line.endswith(b"\n") or ends_document) for line in re.findall(rb"[^\n]*\n|[^\n]+", block))
+    return (
+        (line, line.endswith(b"\n") or ends_document)
+        for line in re.findall(rb"[^\n]*\n|[^\n]+", block)
+    )
 
 
 def sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
@@ -272,5 +302,7 @@ def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int
         for at in range(0, len(part), BLOCK_BYTES):
             counts += np.bincount(part[at : at + BLOCK_BYTES], minlength=vocabulary_size)
             if isinstance(part.base, mmap.mmap):
-                let_go(part.base, at * part.itemsize, min(at + BLOCK_BYTES, len(part)) * part.itemsize)
+                release_pages(
+                    part.base, at * part.itemsize, min(at + BLOCK_BYTES, len(part)) * part.itemsize
+                )
     return counts

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES
+from charlm.storage.memory_maps import BLOCK_BYTES
 
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})")
@@ -96,14 +96,24 @@ def _entries(path: Path, size: int) -> Iterator[tuple[int, bytes, bytes]]:
         if spaces != size and number == (2 if header else 1):
             _check_size(_width(line), size, f"{path}:{number}")
         if spaces < size:
-            raise CorpusError(f"{path}:{number}: has {spaces} numbers, not {size}: the file is damaged or cut short; "
-                              "download it again")  # fmt: skip
-        yield number, line.partition(b" ")[0] if spaces == size else line.rsplit(b" ", size)[0], line
+            raise CorpusError(
+                f"{path}:{number}: has {spaces} numbers, not {size}: the file is damaged or cut short; "
+                "download it again"
+            )
+        yield (
+            number,
+            line.partition(b" ")[0] if spaces == size else line.rsplit(b" ", size)[0],
+            line,
+        )
     if number == 0:
-        raise CorpusError(f"{path}: is empty; model.vectors must name a text file of GloVe or word2vec vectors")
+        raise CorpusError(
+            f"{path}: is empty; model.vectors must name a text file of GloVe or word2vec vectors"
+        )
     if header and number - 1 < int(header[1]):
-        raise CorpusError(f"{path}:{number}: the file is cut short: it ends after {number - 1} of the "
-                          f"{int(header[1])} vectors that its first line promises; download it again")  # fmt: skip
+        raise CorpusError(
+            f"{path}:{number}: the file is cut short: it ends after {number - 1} of the "
+            f"{int(header[1])} vectors that its first line promises; download it again"
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -111,12 +121,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number, has_header = 0, False
     try:
         with path.open("rb") as file:
-            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            stream: BufferedIOBase = (
+                gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            )
             # Without a limit, a file that has no line ends would stand in memory whole.
             while line := stream.readline(BLOCK_BYTES):
                 number += 1
                 if problem := _why_no_text(line):
-                    raise CorpusError(f"{path}:{number}: {problem}; {_remedy(line, number, has_header)}")
+                    raise CorpusError(
+                        f"{path}:{number}: {problem}; {_remedy(line, number, has_header)}"
+                    )
                 # word2vec leaves a space after the last number. Other white space can be a token.
                 stripped = line.rstrip(b" \r\n")
                 if number == 1:
@@ -124,10 +138,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     has_header = _HEADER.fullmatch(stripped) is not None
                 yield number, stripped
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path}:{number + 1}: the gzip file is damaged: {error}; download it again") from None
+        raise CorpusError(
+            f"{path}:{number + 1}: the gzip file is damaged: {error}; download it again"
+        ) from None
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}; model.vectors must name a text file of "
-                          "GloVe or word2vec vectors") from None  # fmt: skip
+        raise CorpusError(
+            f"{path}: cannot be read: {error.strerror or error}; model.vectors must name a text file of "
+            "GloVe or word2vec vectors"
+        ) from None
 
 
 def _why_no_text(line: bytes) -> str:
@@ -138,26 +156,38 @@ def _why_no_text(line: bytes) -> str:
         line.decode()
     except UnicodeDecodeError as error:
         return f"is not UTF-8 text: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
-    return f"has no line end in {BLOCK_BYTES} bytes" if len(line) == BLOCK_BYTES and line[-1:] != b"\n" else ""
+    return (
+        f"has no line end in {BLOCK_BYTES} bytes"
+        if len(line) == BLOCK_BYTES and line[-1:] != b"\n"
+        else ""
+    )
 
 
 def _remedy(line: bytes, number: int, has_header: bool) -> str:
     if has_header and number == 2:
-        return ("this seems to be word2vec's binary format: save it as text, with gensim: "
-                "KeyedVectors.load_word2vec_format(OLD, binary=True).save_word2vec_format(NEW)")  # fmt: skip
+        return (
+            "this seems to be word2vec's binary format: save it as text, with gensim: "
+            "KeyedVectors.load_word2vec_format(OLD, binary=True).save_word2vec_format(NEW)"
+        )
     if number == 1:
-        packed = "unpack the zip file first" if line.startswith(_ZIP) else "no binary format is read"
+        packed = (
+            "unpack the zip file first" if line.startswith(_ZIP) else "no binary format is read"
+        )
         return f"model.vectors must name a text file of GloVe or word2vec vectors: {packed}"
     return "convert the file to UTF-8, or remove the line"
 
 
 def _check_size(width: int, size: int, place: str) -> None:
     if width == 0:
-        raise CorpusError(f"{place}: is no token with numbers after it, separated by spaces; model.vectors must name "
-                          "a text file of GloVe or word2vec vectors")  # fmt: skip
+        raise CorpusError(
+            f"{place}: is no token with numbers after it, separated by spaces; model.vectors must name "
+            "a text file of GloVe or word2vec vectors"
+        )
     if width != size:
-        raise CorpusError(f"{place}: has {width} numbers a line, model.embedding_size is {size}; "
-                          f"set model.embedding_size={width}")  # fmt: skip
+        raise CorpusError(
+            f"{place}: has {width} numbers a line, model.embedding_size is {size}; "
+            f"set model.embedding_size={width}"
+        )
 
 
 def _width(line: bytes) -> int:
@@ -171,8 +201,10 @@ def _numbers(fields: Sequence[bytes], place: str, key: bytes) -> list[float]:
     numbers = [_as_number(field) for field in fields]
     for field, number in zip(fields, numbers, strict=True):
         if not abs(number) <= _LARGEST:  # Nor is NaN.
-            raise CorpusError(f"{place}: the vector of {key.decode()!r} holds {field.decode()!r}, which is no finite "
-                              "number; mend or remove the line")  # fmt: skip
+            raise CorpusError(
+                f"{place}: the vector of {key.decode()!r} holds {field.decode()!r}, which is no finite "
+                "number; mend or remove the line"
+            )
     return numbers
 
 

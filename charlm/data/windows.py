@@ -14,10 +14,10 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
 PADDING = -100  # A target that no loss counts: torch's `ignore_index`.
-WARM_UP = (
-    256  # Tokens after which a state that began at zero predicts within 0.001 nats of one carried (a test shows it).
+WARM_UP = 256  # Tokens after which a state that began at zero predicts within 0.001 nats of one carried (a test shows it).
+_TOKENS_AT_ONCE = (
+    4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
 )
-_TOKENS_AT_ONCE = 4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
 _SHORT_SHARE, _LENGTH_DEVIATION = 0.05, 5 / 70  # Merity et al. 2018: five of seventy tokens.
 _BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
 
@@ -35,7 +35,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which columns of every batch are read: those of one process of several, side by side; by default all.
 
     Attributes:
@@ -53,7 +53,7 @@ class Share:
         return slice(first, first + size + (self.number < more))
 
 
-ALL = Share()
+ALL = Shard()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def stream_windows(
     seed: int = 1,
     vary: bool = False,
     shuffle: bool = False,
-    share: Share = ALL,
+    share: Shard = ALL,
 ) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
 
@@ -126,7 +126,11 @@ def stream_windows(
     while True:
         random = np.random.default_rng([seed, position.epoch])
         # Not a list: of a large text an epoch has millions of windows.
-        edges = np.append(0, _varied_ends(length, window, random)) if vary else range(0, length + 1, window)
+        edges = (
+            np.append(0, _varied_ends(length, window, random))
+            if vary
+            else range(0, length + 1, window)
+        )
         turns = random.integers(length, size=batch_size)[mine] if shuffle else 0
         count = len(edges) - 1
         for number in range(min(position.index, count - 1), count):
@@ -136,13 +140,17 @@ def stream_windows(
             inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
             position = _next(position, count)
             yield Window(
-                torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, position, _epochs(position, count),
+                torch.from_numpy(inputs),
+                torch.from_numpy(targets),
+                first == 0,
+                position,
+                _epochs(position, count),
                 batch_size,
-            )  # fmt: skip
+            )
 
 
 def record_windows(
-    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, share: Share = ALL
+    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, share: Shard = ALL
 ) -> Iterator[Window]:
     """Read records in batches of about one length, shuffled anew each epoch, without end.
 
@@ -156,18 +164,24 @@ def record_windows(
     """
     spans = record_spans(ids)
     if len(spans) == 0:
-        raise CorpusError("the training text is too small: it has no record; each line that is not empty is one")
+        raise CorpusError(
+            "the training text is too small: it has no record; each line that is not empty is one"
+        )
     position = start
     while True:
-        windows = _epoch_windows(spans, batch_size, window, np.random.default_rng([seed, position.epoch]))
+        windows = _epoch_windows(
+            spans, batch_size, window, np.random.default_rng([seed, position.epoch])
+        )
         for batch, first in windows[min(position.index, len(windows) - 1) :]:
             inputs, targets = _padded(ids, spans[batch], first, window, share.columns(len(batch)))
             position = _next(position, len(windows))
-            yield Window(inputs, targets, first == 0, position, _epochs(position, len(windows)), len(batch))
+            yield Window(
+                inputs, targets, first == 0, position, _epochs(position, len(windows)), len(batch)
+            )
 
 
 def scoring_windows(
-    ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, share: Share = ALL
+    ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, share: Shard = ALL
 ) -> Iterator[Window]:
     """Read a text once, each token predicted once.
 
@@ -193,11 +207,13 @@ def scoring_windows(
         scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
         targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
-        yield Window(torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0, count)
+        yield Window(
+            torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0, count
+        )
 
 
 def scoring_record_windows(
-    ids: Ids, *, batch_size: int = 64, window: int | None = None, share: Share = ALL
+    ids: Ids, *, batch_size: int = 64, window: int | None = None, share: Shard = ALL
 ) -> Iterator[Window]:
     """Read every record once, each from the zero state, those of like length together.
 
@@ -217,7 +233,9 @@ def scoring_record_windows(
             yield Window(inputs, targets, first == 0, Position(), 0.0, len(batch))
 
 
-def in_direction(direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]) -> Iterator[Window]:
+def in_direction(
+    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]
+) -> Iterator[Window]:
     """Read a text forward, backward, or both: each forward window then has the backward one beside it in the batch.
 
     Args:
@@ -248,7 +266,8 @@ def reverse(ids: Ids, *, mode: str) -> Ids:
 
 def _side_by_side(forward: Window, backward: Window) -> Window:
     inputs, targets = (
-        torch.cat([getattr(forward, name), getattr(backward, name)], dim=1) for name in ("inputs", "targets")
+        torch.cat([getattr(forward, name), getattr(backward, name)], dim=1)
+        for name in ("inputs", "targets")
     )
     return replace(forward, inputs=inputs, targets=targets)
 
@@ -257,8 +276,17 @@ def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
     parts = parts_of(ids)
     starts = np.cumsum([0, *map(len, parts)])
-    ends = np.concatenate([np.flatnonzero(part == EOS) + 1 + start for part, start in zip(parts, starts, strict=False)])
-    return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.zeros((0, 2), np.int64)
+    ends = np.concatenate(
+        [
+            np.flatnonzero(part == EOS) + 1 + start
+            for part, start in zip(parts, starts, strict=False)
+        ]
+    )
+    return (
+        np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+        if len(ends)
+        else np.zeros((0, 2), np.int64)
+    )
 
 
 def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -266,7 +294,9 @@ def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.N
     eighth = max(1, window // 8)
     count = -(-length // eighth)  # More than enough.
     means = np.where(random.random(count) < _SHORT_SHARE, window / 2, window)
-    lengths = np.rint(random.normal(means, window * _LENGTH_DEVIATION) / eighth).astype(np.int64) * eighth
+    lengths = (
+        np.rint(random.normal(means, window * _LENGTH_DEVIATION) / eighth).astype(np.int64) * eighth
+    )
     ends = np.cumsum([window, *np.clip(lengths, eighth, 2 * window)])
     return ends[ends <= length]
 
@@ -295,9 +325,15 @@ def _epoch_windows(
     for at in range(0, len(shuffled), bucket):
         chosen = shuffled[at : at + bucket]
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-        batches += [chosen[begin : begin + batch_size] for begin in range(0, len(chosen), batch_size)]
+        batches += [
+            chosen[begin : begin + batch_size] for begin in range(0, len(chosen), batch_size)
+        ]
     order: list[int] = random.permutation(len(batches)).tolist()
-    return [(batches[number], first) for number in order for first in range(0, lengths[batches[number]].max(), window)]
+    return [
+        (batches[number], first)
+        for number in order
+        for first in range(0, lengths[batches[number]].max(), window)
+    ]
 
 
 def _padded(

@@ -13,7 +13,7 @@ import numpy as np
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, Tokens, count_ids
 from charlm.errors import CorpusError
-from charlm.evaluation.ngram import KneserNey
+from charlm.evaluation.adaptive.ngram import KneserNey
 from charlm.evaluation.perplexity import unigram_loss_nats
 
 ORDER = 5
@@ -85,7 +85,9 @@ def baselines(
     }
     sizes = {f"{name}, alone": len(compress(text_bytes)) for name, compress in _COMPRESSORS.items()}
     if train_bytes is not None:
-        sizes["lzma, preset 9 extreme, primed with the training text"] = _primed_size(train_bytes, text_bytes)
+        sizes["lzma, preset 9 extreme, primed with the training text"] = _primed_size(
+            train_bytes, text_bytes
+        )
     return [
         *(_of_model(name, loss_nats, counts) for name, loss_nats in losses.items()),
         *(_of_compressor(name, size, counts) for name, size in sizes.items()),
@@ -95,16 +97,26 @@ def baselines(
 def _counts(ids: Ids, text: bytes) -> Counts:
     # In UTF-8 a byte that does not go on with a character begins one.
     begins = (np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80
-    return Counts(len(ids), int(np.count_nonzero(ids == UNK)), int(np.count_nonzero(begins)), len(text))
+    return Counts(
+        len(ids), int(np.count_nonzero(ids == UNK)), int(np.count_nonzero(begins)), len(text)
+    )
 
 
 def _of_model(name: str, loss_nats: float, counts: Counts) -> Baseline:
     bits = loss_nats * counts.tokens / math.log(2)
-    return Baseline(name, loss_nats, math.exp(loss_nats), bits / max(counts.characters, 1), bits / max(counts.bytes, 1))
+    return Baseline(
+        name,
+        loss_nats,
+        math.exp(loss_nats),
+        bits / max(counts.characters, 1),
+        bits / max(counts.bytes, 1),
+    )
 
 
 def _of_compressor(name: str, size: int, counts: Counts) -> Baseline:
-    return Baseline(name, None, None, 8 * size / max(counts.characters, 1), 8 * size / max(counts.bytes, 1))
+    return Baseline(
+        name, None, None, 8 * size / max(counts.characters, 1), 8 * size / max(counts.bytes, 1)
+    )
 
 
 def _primed_size(train: bytes, text: bytes) -> int:

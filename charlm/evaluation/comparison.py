@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.errors import CharlmError
-from charlm.evaluation.mixing import Floats
+from charlm.evaluation.adaptive.mixing import Floats
 
 BLOCK_CHARACTERS, RESAMPLES, CONFIDENCE = 1000, 2000, 0.95
 _CELLS_AT_ONCE = 1 << 22
@@ -126,7 +126,9 @@ def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> 
     return np.minimum(np.array(found, dtype=np.int64), max(block - 1, 0))
 
 
-def nats_of_lines(ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence[str], *, records: bool) -> Floats:
+def nats_of_lines(
+    ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence[str], *, records: bool
+) -> Floats:
     """Return the nats that a model paid for each line of a text, (lines,).
 
     No token reaches over a line's end, whatever the tokenizer, so that lines are the same text to all models.
@@ -146,7 +148,11 @@ def nats_of_lines(ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence
     line = np.cumsum(at_end) - at_end
     if not by_eos:  # An <EOS> after a line's end belongs to that line.
         line[1:] -= (ids[1:] == EOS) & at_end[:-1]
-    seen = [number for number, one in enumerate(lines) if not records or one.removesuffix("\n").removesuffix("\r")]
+    seen = [
+        number
+        for number, one in enumerate(lines)
+        if not records or one.removesuffix("\n").removesuffix("\r")
+    ]
     if (int(line[-1]) + 1 if len(line) else 0) != len(seen):
         raise CharlmError(
             f"the text has {len(seen):,} lines and the tokens of one model have {int(line.max(initial=-1)) + 1:,}, so "
@@ -158,7 +164,12 @@ def nats_of_lines(ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence
 
 
 def difference_intervals(
-    nats: Floats, characters: Floats, *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+    nats: Floats,
+    characters: Floats,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
 ) -> list[tuple[float, float] | None]:
     """Return an interval of each model's bits per character less the first's, by the bootstrap over blocks.
 
@@ -182,19 +193,28 @@ def difference_intervals(
     at_once = max(1, _CELLS_AT_ONCE // count)
     for first in range(0, resamples, at_once):
         size = min(at_once, resamples - first)
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=size)  # (resamples, blocks)
-        found.append((drawn @ (nats[1:] - nats[:1]).T) / (drawn @ characters)[:, None] / math.log(2))
+        drawn = random.multinomial(
+            count, np.full(count, 1 / count), size=size
+        )  # (resamples, blocks)
+        found.append(
+            (drawn @ (nats[1:] - nats[:1]).T) / (drawn @ characters)[:, None] / math.log(2)
+        )
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def differences(runs: Sequence[Compared], nats: Floats, characters: Floats, *, seed: int) -> list[Difference]:
+def differences(
+    runs: Sequence[Compared], nats: Floats, characters: Floats, *, seed: int
+) -> list[Difference]:
     """Return the difference of each run from the first; arguments as for `difference_intervals`."""
     intervals = difference_intervals(nats, characters, seed=seed)
     return [
         Difference(
-            one.run, runs[0].run, one.bits_per_character - runs[0].bits_per_character, *(interval or (None, None))
+            one.run,
+            runs[0].run,
+            one.bits_per_character - runs[0].bits_per_character,
+            *(interval or (None, None)),
         )
         for one, interval in zip(runs[1:], intervals, strict=True)
     ]

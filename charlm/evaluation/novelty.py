@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.corpora import Text
-from charlm.data.suffixes import SuffixIndex, character_bounds
+from charlm.data.corpus import Text
+from charlm.data.suffix_index import SuffixIndex, character_bounds
 from charlm.data.tokenizer import UNK, Ids, Tokenizer
 from charlm.errors import CorpusError
-from charlm.files import BLOCK_BYTES
+from charlm.storage.memory_maps import BLOCK_BYTES
 
 LONGEST_GRAM = 16
 _REPEATED = {"characters": 16, "words": 4}  # Units of an n-gram whose repetition is counted.
@@ -208,13 +208,28 @@ def held_out_like(sample: Sequence[bytes], written: bytes, *, records: bool) -> 
     """
     if not records:
         bounds = character_bounds(written)
-        return [written[: bounds[min(sum(len(character_bounds(text)) - 1 for text in sample), len(bounds) - 1)]]]
+        return [
+            written[
+                : bounds[
+                    min(sum(len(character_bounds(text)) - 1 for text in sample), len(bounds) - 1)
+                ]
+            ]
+        ]
     found, size = records_of(written), sum(1 for record in sample if record)
-    return [found[number * len(found) // size] for number in range(size)] if size < len(found) else found
+    return (
+        [found[number * len(found) // size] for number in range(size)]
+        if size < len(found)
+        else found
+    )
 
 
 def measure_novelty(
-    sample: Sequence[bytes], held_out: Sequence[bytes], training: bytes, *, records: bool, words: Words | None = None
+    sample: Sequence[bytes],
+    held_out: Sequence[bytes],
+    training: bytes,
+    *,
+    records: bool,
+    words: Words | None = None,
 ) -> Novelty:
     """Compare a sample with the text that its writer learnt from.
 
@@ -231,15 +246,25 @@ def measure_novelty(
     """
     sides = [[text for text in texts if text] for texts in (sample, held_out)]
     if not sides[0]:
-        raise CorpusError("the sample has no character; give a text that is not empty, or have more written")
-    by_word = _of_words(words) if words else None  # The larger for a while: before there is another.
+        raise CorpusError(
+            "the sample has no character; give a text that is not empty, or have more written"
+        )
+    by_word = (
+        _of_words(words) if words else None
+    )  # The larger for a while: before there is another.
     index = SuffixIndex(training)
     grams = by_word or _Grams("characters", index, _characters)
     most = min(sum(len(grams.cut(text)) for text in texts) for texts in sides if texts)
     found = [_side(texts, index, grams, records, most) for texts in sides if texts]
-    settings = {"pieces": "records" if records else "sentences", "ngrams_of": grams.unit,
-                "repeated_ngram": _REPEATED[grams.unit], "repeated_within": most}  # fmt: skip
-    return Novelty(found[0], found[1] if len(found) > 1 else None, shape_of(io.BytesIO(training)), settings)
+    settings = {
+        "pieces": "records" if records else "sentences",
+        "ngrams_of": grams.unit,
+        "repeated_ngram": _REPEATED[grams.unit],
+        "repeated_within": most,
+    }
+    return Novelty(
+        found[0], found[1] if len(found) > 1 else None, shape_of(io.BytesIO(training)), settings
+    )
 
 
 def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, most: int) -> Side:
@@ -252,12 +277,16 @@ def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, 
     pieces = texts if records else [piece for text in texts for piece in sentences(text)]
     known = [_stands_alone(piece, index) if records else index.occurs(piece) for piece in pieces]
     return Side(
-        len(texts), sum(map(len, letters)), len(pieces), _share(known.count(False), len(pieces)),
-        _share(len(set(pieces)), len(pieces)), _longest_copy(index, letters, copied),
+        len(texts),
+        sum(map(len, letters)),
+        len(pieces),
+        _share(known.count(False), len(pieces)),
+        _share(len(set(pieces)), len(pieces)),
+        _longest_copy(index, letters, copied),
         [_overlap(units, lengths, size) for size in range(1, LONGEST_GRAM + 1)],
         _repeated_share(units, _REPEATED[grams.unit], most),
         shape_of(line for text in texts for line in io.BytesIO(text)),
-    )  # fmt: skip
+    )
 
 
 def sentences(text: bytes) -> list[bytes]:
@@ -282,10 +311,23 @@ def shape_of(lines: Iterable[bytes]) -> Shape:
     ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
     total = words.total()
     ranks = [1 << power for power in range(len(ranked).bit_length())]
-    table = [{"rank": rank, "word": ranked[rank - 1][0], "count": ranked[rank - 1][1],
-              "share": ranked[rank - 1][1] / total} for rank in ranks]  # fmt: skip
-    return Shape(total, len(ranked), zipf_slope([count for _, count in ranked]), table, spread(by_length),
-                 spread(lengths))  # fmt: skip
+    table = [
+        {
+            "rank": rank,
+            "word": ranked[rank - 1][0],
+            "count": ranked[rank - 1][1],
+            "share": ranked[rank - 1][1] / total,
+        }
+        for rank in ranks
+    ]
+    return Shape(
+        total,
+        len(ranked),
+        zipf_slope([count for _, count in ranked]),
+        table,
+        spread(by_length),
+        spread(lengths),
+    )
 
 
 def zipf_slope(counts: Sequence[int]) -> float | None:
@@ -315,10 +357,15 @@ def spread(counts: Counter[int]) -> Spread:
     return Spread(total, sum(length * count for length, count in counts.items()) / total, quartiles)
 
 
-def _overlap(texts: Sequence[_Units], lengths: Sequence[npt.NDArray[np.int64]], size: int) -> float | None:
+def _overlap(
+    texts: Sequence[_Units], lengths: Sequence[npt.NDArray[np.int64]], size: int
+) -> float | None:
     """Return the share of n-grams, each place counted, that occur where `lengths` was measured."""
     whole = sum(int((text.run >= size).sum()) for text in texts)
-    found = sum(int((np.minimum(copied, text.run) >= size).sum()) for text, copied in zip(texts, lengths, strict=True))
+    found = sum(
+        int((np.minimum(copied, text.run) >= size).sum())
+        for text, copied in zip(texts, lengths, strict=True)
+    )
     return _share(found, whole)
 
 
@@ -335,7 +382,9 @@ def _repeated_share(texts: Sequence[_Units], size: int, most: int) -> float | No
     return _share(repeated, whole)
 
 
-def _longest_copy(index: SuffixIndex, texts: Sequence[_Units], copied: Sequence[npt.NDArray[np.int64]]) -> Copy | None:
+def _longest_copy(
+    index: SuffixIndex, texts: Sequence[_Units], copied: Sequence[npt.NDArray[np.int64]]
+) -> Copy | None:
     number = max(range(len(texts)), key=lambda text: int(copied[text].max(initial=0)))
     text, end = texts[number], int(copied[number].argmax())
     characters = int(copied[number][end])
@@ -344,8 +393,14 @@ def _longest_copy(index: SuffixIndex, texts: Sequence[_Units], copied: Sequence[
     start = end + 1 - characters
     found = text.data[text.bounds[start] : text.bounds[end + 1]]
     before = index.text[: int(index.places(*index.interval(found))[0])]
-    return Copy(characters, found.decode(errors="replace"), number, start, _character_count(before),
-                before.count(b"\n") + 1)  # fmt: skip
+    return Copy(
+        characters,
+        found.decode(errors="replace"),
+        number,
+        start,
+        _character_count(before),
+        before.count(b"\n") + 1,
+    )
 
 
 def _stands_alone(record: bytes, index: SuffixIndex) -> bool:
@@ -360,7 +415,9 @@ def _characters(text: bytes) -> _Units:
 
 
 def _of_words(words: Words) -> _Grams:
-    kind = words.training.dtype.newbyteorder(">")  # The highest byte first, so that bytes sort as ids do.
+    kind = words.training.dtype.newbyteorder(
+        ">"
+    )  # The highest byte first, so that bytes sort as ids do.
 
     def cut(text: bytes) -> _Units:
         ids = words.encode(text.decode(errors="replace"))
@@ -370,7 +427,9 @@ def _of_words(words: Words) -> _Grams:
         data = ids.astype(kind).tobytes()
         return _Units(data, [*range(0, len(data) + 1, kind.itemsize)], places - before)
 
-    return _Grams("words", SuffixIndex(words.training.astype(kind).tobytes(), width=kind.itemsize), cut)
+    return _Grams(
+        "words", SuffixIndex(words.training.astype(kind).tobytes(), width=kind.itemsize), cut
+    )
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -404,6 +463,8 @@ def _encoded(text: str) -> bytes:
 @functools.cache
 def _word() -> re.Pattern[str]:
     r"""Return what a word is. Python's \w lacks the marks that many scripts write within words."""
-    marks = "".join(mark for mark in map(chr, range(0x110000)) if unicodedata.category(mark).startswith("M"))
+    marks = "".join(
+        mark for mark in map(chr, range(0x110000)) if unicodedata.category(mark).startswith("M")
+    )
     letters = rf"(?:\w+|(?![\x00-\x7f])[{marks}]+)+"  # To search the marks for each space would be ten times slower.
     return re.compile(rf"{letters}(?:['’]{letters})*")

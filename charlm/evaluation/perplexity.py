@@ -8,13 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charlm.config import Mode
+from charlm.config.schema import Mode
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens, count_ids
-from charlm.data.windows import WARM_UP, Window, in_direction, scoring_record_windows, scoring_windows
+from charlm.data.windows import (
+    WARM_UP,
+    Window,
+    in_direction,
+    scoring_record_windows,
+    scoring_windows,
+)
 from charlm.errors import CorpusError
-from charlm.evaluation.adaptation import Methods, Reading, adapted_log_probabilities
-from charlm.evaluation.temperature import fit_temperature
+from charlm.evaluation.adaptive.adaptation import (
+    AdaptationOptions,
+    ScoringOptions,
+    adapted_log_probabilities,
+)
+from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.model.language_model import LanguageModel
 from charlm.training.loss import Score, predictions, score
 
@@ -87,8 +97,8 @@ class Adapted:
 def measure_adapted(
     model: LanguageModel,
     tokens: Tokens,
-    methods: Methods,
-    reading: Reading,
+    methods: AdaptationOptions,
+    reading: ScoringOptions,
     *,
     train: Tokens,
     valid: Tokens,
@@ -116,9 +126,13 @@ def measure_adapted(
     found = Score(-float(log_p.sum()), len(log_p), 0)
     counts = tokens.counts
     return Adapted(
-        found.loss_nats, found.perplexity, found.bits_per(counts.characters), found.bits_per(counts.bytes),
-        round(clock() - began, 3), settings,
-    )  # fmt: skip
+        found.loss_nats,
+        found.perplexity,
+        found.bits_per(counts.characters),
+        found.bits_per(counts.bytes),
+        round(clock() - began, 3),
+        settings,
+    )
 
 
 def measure(
@@ -150,7 +164,12 @@ def measure(
 
 
 def fitted_temperature(
-    model: LanguageModel, tokens: Tokens, *, mode: Mode, device: torch.device, precision: torch.dtype
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    mode: Mode,
+    device: torch.device,
+    precision: torch.dtype,
 ) -> float:
     """Return the temperature at which the model predicts a text best; arguments as for `measure`."""
 
@@ -166,7 +185,9 @@ def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) 
 
     def read(ids: Ids) -> Iterator[Window]:
         return (
-            scoring_record_windows(ids) if mode == "records" else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
+            scoring_record_windows(ids)
+            if mode == "records"
+            else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
         )
 
     return in_direction(model.direction, tokens.ids, mode=mode, read=read)

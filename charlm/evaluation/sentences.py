@@ -15,7 +15,7 @@ from torch.nn import functional
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
 from charlm.data.windows import PADDING
 from charlm.errors import CorpusError
-from charlm.evaluation.adaptation import target_log_probabilities
+from charlm.evaluation.adaptive.adaptation import target_log_probabilities
 from charlm.model.language_model import LanguageModel
 
 _TOKENS_AT_ONCE = 4096  # Their logits over a large vocabulary take a few hundred megabytes.
@@ -78,13 +78,21 @@ def read_sentences(file: str | Path) -> list[tuple[int, str]]:
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise CorpusError(f"{name}: cannot be read: {error.strerror}; give a file with a sentence a line") from None
+        raise CorpusError(
+            f"{name}: cannot be read: {error.strerror}; give a file with a sentence a line"
+        ) from None
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         value = f"0x{data[error.start]:02x}"
-        raise CorpusError(f"{name}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8") from None
-    found = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        raise CorpusError(
+            f"{name}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8"
+        ) from None
+    found = [
+        (number, line.removesuffix("\r"))
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
     if not found:
         raise CorpusError(f"{name}: holds no sentence; write one a line")
     return found
@@ -116,25 +124,41 @@ def score_sentences(
     totals = log_probabilities(model, sequences, device=device)
     return [
         Sentence(
-            number, text, total, total / max(len(ids), 1), len(ids), ids.count(UNK),
+            number,
+            text,
+            total,
+            total / max(len(ids), 1),
+            len(ids),
+            ids.count(UNK),
             list(_explained(model, tokenizer, ids, device)) if explain else None,
         )
         for (number, text), ids, total in zip(lines, sequences, totals, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _explained(
     model: LanguageModel, tokenizer: Tokenizer, ids: list[int], device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    found = target_log_probabilities(model, np.array(ids), mode="stream", device=device, precision=torch.float32)
+    found = target_log_probabilities(
+        model, np.array(ids), mode="stream", device=device, precision=torch.float32
+    )
     for token, log_p in zip(ids, found.tolist(), strict=True):
         text = EOS_TEXT if token == EOS else tokenizer.token_bytes[token].decode(errors="replace")
-        yield {"token": token, "text": text, "probability": math.exp(log_p), "log_probability": log_p}
+        yield {
+            "token": token,
+            "text": text,
+            "probability": math.exp(log_p),
+            "log_probability": log_p,
+        }
 
 
 @torch.inference_mode()
 def log_probabilities(
-    model: LanguageModel, sequences: Sequence[Sequence[int]], *, device: torch.device, batch_size: int = 64
+    model: LanguageModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    batch_size: int = 64,
 ) -> list[float]:
     """Return the natural logarithm of each sequence's probability, each token predicted once.
 
@@ -158,7 +182,9 @@ def log_probabilities(
     for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]
         columns = _columns(model.direction, [sequences[number] for number in batch])
-        sums = _summed(model, columns, device).view(-1, len(batch)).sum(dim=0)  # (directions, batch) → (batch,)
+        sums = (
+            _summed(model, columns, device).view(-1, len(batch)).sum(dim=0)
+        )  # (directions, batch) → (batch,)
         for number, nats in zip(batch, sums.tolist(), strict=True):
             found[number] = nats
     model.train(was_training)

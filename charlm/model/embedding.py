@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config import Model as ModelSection
+from charlm.config.schema import Model as ModelSection
 
 
 class OneHot(nn.Module):
@@ -16,7 +16,9 @@ class OneHot(nn.Module):
         """Make one for `vocabulary_size` ids."""
         super().__init__()
         self.embedding_dim = vocabulary_size
-        self.register_buffer("one", torch.ones(()), persistent=False)  # Of the type that is asked for.
+        self.register_buffer(
+            "one", torch.ones(()), persistent=False
+        )  # Of the type that is asked for.
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return unit vectors: (...) → (..., vocabulary)."""

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from charlm.config import Model as ModelSection
+from charlm.config.schema import Model as ModelSection
 from charlm.model.cells.make import make_cell
 from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.embedding import OneHot, make_embedding
@@ -38,12 +38,16 @@ class LanguageModel(nn.Module):
         self.embedding = make_embedding(section, vocabulary_size)
         embedded = self.embedding.embedding_dim
         self.recurrence = _make_recurrence(section, embedded)
-        self.backward_recurrence = _make_recurrence(section, embedded) if section.direction == "both" else None
+        self.backward_recurrence = (
+            _make_recurrence(section, embedded) if section.direction == "both" else None
+        )
         hidden = self.recurrence.layers[-1].hidden_size
         # A tied matrix has the embedding's width: where the hidden state's differs, one matrix stands between.
         bridged = section.tied and hidden != embedded and section.mixture == 1
         self.bridge = nn.Linear(hidden, embedded, bias=False) if bridged else nn.Identity()
-        self.projection = make_projection(section, embedded if bridged else hidden, embedded, vocabulary_size)
+        self.projection = make_projection(
+            section, embedded if bridged else hidden, embedded, vocabulary_size
+        )
         whole_window = section.dropout_mask == "window"
         self.word_dropout = WordDropout(section.word_dropout, vocabulary_size)
         self.embedding_dropout = Dropout(section.embedding_dropout, whole_window=whole_window)
@@ -53,7 +57,9 @@ class LanguageModel(nn.Module):
             nn.init.normal_(self.embedding.weight, std=embedded**-0.5)
             cast(nn.Linear, self.projection).weight = self.embedding.weight
 
-    def forward(self, ids: Tensor, states: States | None = None, *, run: Run = run) -> tuple[Tensor, States]:
+    def forward(
+        self, ids: Tensor, states: States | None = None, *, run: Run = run
+    ) -> tuple[Tensor, States]:
         """Predict the token after each of a window.
 
         Args:
@@ -73,7 +79,9 @@ class LanguageModel(nn.Module):
         read: Tensor = self.output_dropout(self.bridge(features))
         return read
 
-    def features(self, ids: Tensor, states: States | None = None, *, run: Run = run) -> tuple[Tensor, States]:
+    def features(
+        self, ids: Tensor, states: States | None = None, *, run: Run = run
+    ) -> tuple[Tensor, States]:
         """Return what the recurrence gives, (time, batch, hidden), and the states after; arguments as for `forward`."""
         networks = self.recurrences
         if states is None:
@@ -81,7 +89,9 @@ class LanguageModel(nn.Module):
         x = self.embedding_dropout(self.word_dropout(self.embedding(ids), ids))
         layers = len(states) // len(networks)
         outputs, after = [], []
-        for number, (network, part) in enumerate(zip(networks, x.chunk(len(networks), dim=1), strict=True)):
+        for number, (network, part) in enumerate(
+            zip(networks, x.chunk(len(networks), dim=1), strict=True)
+        ):
             y, advanced = network(part, states[number * layers : (number + 1) * layers], run=run)
             outputs.append(y)
             after += advanced
@@ -91,7 +101,11 @@ class LanguageModel(nn.Module):
     @property
     def recurrences(self) -> Sequence[Recurrence]:
         """The forward network and, with direction `both`, the backward one."""
-        return [self.recurrence] if self.backward_recurrence is None else [self.recurrence, self.backward_recurrence]
+        return (
+            [self.recurrence]
+            if self.backward_recurrence is None
+            else [self.recurrence, self.backward_recurrence]
+        )
 
     def one_way(self) -> list["LanguageModel"]:
         """Return the networks of the two directions, each as a model that shares its weights with this one."""
@@ -105,7 +119,9 @@ class LanguageModel(nn.Module):
     def initial_states(self, batch: int) -> States:
         """Return the states before the first token, the backward network's after the forward one's."""
         share = batch // len(self.recurrences)
-        return tuple(state for network in self.recurrences for state in network.initial_states(share))
+        return tuple(
+            state for network in self.recurrences for state in network.initial_states(share)
+        )
 
 
 def detach(states: States) -> States:
@@ -115,7 +131,9 @@ def detach(states: States) -> States:
 
 def count_parameters(model: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
     """Return name, shape and size of each parameter tensor; one that is shared counts once."""
-    return [(name, tuple(tensor.shape), tensor.numel()) for name, tensor in model.named_parameters()]
+    return [
+        (name, tuple(tensor.shape), tensor.numel()) for name, tensor in model.named_parameters()
+    ]
 
 
 def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
@@ -124,7 +142,11 @@ def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
         cells.append(make_cell(section.cell, input_size, hidden_size, gain=section.recurrent_gain))
         input_size = cells[-1].hidden_size
     return Recurrence(
-        cells, dropout=section.dropout, skip=section.skip, layer_norm=section.layer_norm,
-        learn_initial=section.initial_state == "learned", whole_window=section.dropout_mask == "window",
+        cells,
+        dropout=section.dropout,
+        skip=section.skip,
+        layer_norm=section.layer_norm,
+        learn_initial=section.initial_state == "learned",
+        whole_window=section.dropout_mask == "window",
         weight_dropout=section.weight_dropout,
-    )  # fmt: skip
+    )

@@ -6,19 +6,21 @@ A mixture and an adaptive softmax give log-probabilities, which are logits too: 
 import torch
 from torch import Tensor, nn
 
-from charlm.config import Model as ModelSection
+from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError
 
 _CLUSTER_SHRINKAGE = 4.0  # Each cluster of rarer tokens reads a fourth of the units of the one before (Grave et al.).
 
 
-class Mixture(nn.Linear):
+class MixtureOfSoftmaxes(nn.Linear):
     """A mixture of softmaxes: Yang et al. 2018 (arXiv:1711.03953), equation 1.
 
     p = Σ_k π_k softmax(W tanh(V_k h) + b), π = softmax(U h): of higher rank than one softmax can be.
     """
 
-    def __init__(self, hidden_size: int, inner_size: int, vocabulary_size: int, softmaxes: int) -> None:
+    def __init__(
+        self, hidden_size: int, inner_size: int, vocabulary_size: int, softmaxes: int
+    ) -> None:
         """Make one of so many softmaxes over a shared matrix, (vocabulary, inner)."""
         super().__init__(inner_size, vocabulary_size)
         self.softmaxes = softmaxes
@@ -28,12 +30,14 @@ class Mixture(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
         prior = torch.log_softmax(self.prior(hidden).float(), dim=-1)
-        latent = torch.tanh(self.latent(hidden)).view(*hidden.shape[:-1], self.softmaxes, self.in_features)
+        latent = torch.tanh(self.latent(hidden)).view(
+            *hidden.shape[:-1], self.softmaxes, self.in_features
+        )
         each = torch.log_softmax(super().forward(latent).float(), dim=-1)
         return torch.logsumexp(prior.unsqueeze(-1) + each, dim=-2)
 
 
-class Adaptive(nn.Module):
+class AdaptiveSoftmax(nn.Module):
     """An adaptive softmax: Grave et al. 2017 (arXiv:1609.04309), by torch's module.
 
     Frequent tokens are scored at once, rarer ones in clusters, only where a target lies in them. Ids must be in the
@@ -59,7 +63,11 @@ class Adaptive(nn.Module):
                 "reads a fourth of what the one before reads; give fewer, or a larger model.hidden_size"
             )
         self.layers = nn.AdaptiveLogSoftmaxWithLoss(
-            hidden_size, vocabulary_size, list(cutoffs), div_value=_CLUSTER_SHRINKAGE, head_bias=True
+            hidden_size,
+            vocabulary_size,
+            list(cutoffs),
+            div_value=_CLUSTER_SHRINKAGE,
+            head_bias=True,
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -78,7 +86,7 @@ class Adaptive(nn.Module):
 
 def make_projection(
     section: ModelSection, hidden_size: int, embedding_size: int, vocabulary_size: int
-) -> nn.Linear | Mixture | Adaptive:
+) -> nn.Linear | MixtureOfSoftmaxes | AdaptiveSoftmax:
     """Return the projection that `section` names, with its initial weights.
 
     Args:
@@ -88,10 +96,11 @@ def make_projection(
         vocabulary_size: Number of ids.
     """
     if section.adaptive_cutoffs:
-        return Adaptive(hidden_size, vocabulary_size, section.adaptive_cutoffs)
+        return AdaptiveSoftmax(hidden_size, vocabulary_size, section.adaptive_cutoffs)
     projection = (
-        nn.Linear(hidden_size, vocabulary_size) if section.mixture == 1
-        else Mixture(hidden_size, embedding_size, vocabulary_size, section.mixture)
-    )  # fmt: skip
+        nn.Linear(hidden_size, vocabulary_size)
+        if section.mixture == 1
+        else MixtureOfSoftmaxes(hidden_size, embedding_size, vocabulary_size, section.mixture)
+    )
     nn.init.zeros_(projection.bias)
     return projection

@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from charlm.model.backpropagation import run_window
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
 from charlm.model.dropout import Dropout
-from charlm.model.products import thinned
-from charlm.model.scan import scan
+from charlm.model.fast.backpropagation import run_window
+from charlm.model.fast.products import thinned
+from charlm.model.fast.scan import scan
 
 States = tuple[State, ...]  # A state for each layer.
 Run = Callable[[Cell, Tensor, State], tuple[Tensor, State]]
@@ -34,7 +34,9 @@ def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     if not torch.is_grad_enabled():
         return run_stepwise(cell, x, state)
     kind = x.device.type
-    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else state[0].dtype
+    precision = (
+        torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else state[0].dtype
+    )
     projected = cell.project(x).to(state[0].dtype)
     with torch.autocast(kind, enabled=False):
         return run_window(cell, projected, state, precision)
@@ -88,12 +90,19 @@ class Recurrence(nn.Module):
         self.dropout = Dropout(dropout, whole_window=whole_window)
         self.weight_dropout = weight_dropout
         self.skip = skip
-        self.norms = nn.ModuleList(nn.LayerNorm(cell.hidden_size) if layer_norm else nn.Identity() for cell in cells)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(cell.hidden_size) if layer_norm else nn.Identity() for cell in cells
+        )
         self.initial = nn.ModuleList(
-            nn.ParameterList(nn.Parameter(torch.zeros(cell.hidden_size)) for _ in range(cell.parts * learn_initial))
+            nn.ParameterList(
+                nn.Parameter(torch.zeros(cell.hidden_size))
+                for _ in range(cell.parts * learn_initial)
+            )
             for cell in cells
         )
-        self.register_buffer("zero", torch.zeros(()), persistent=False)  # Of the type and on the device of the state.
+        self.register_buffer(
+            "zero", torch.zeros(()), persistent=False
+        )  # Of the type and on the device of the state.
 
     @property
     def layers(self) -> list[Cell]:
@@ -130,7 +139,8 @@ class Recurrence(nn.Module):
         """Return the state of every layer before the first token."""
         zero = cast(Tensor, self.zero)
         return tuple(
-            tuple(part.expand(batch, -1) for part in learned) if len(learned)
+            tuple(part.expand(batch, -1) for part in learned)
+            if len(learned)
             else (zero.new_zeros(batch, cell.hidden_size),) * cell.parts
             for cell, learned in zip(self.layers, self.learnt_states, strict=True)
-        )  # fmt: skip
+        )

@@ -7,7 +7,7 @@ import numpy as np
 
 from charlm.data.tokenizer import EOS
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.generate import Settings, generate
+from charlm.sampling.generator import Settings, generate
 
 _PROPOSALS = 32  # Sequences that each direction writes into the gap.
 _PROPOSAL_SETTINGS = Settings()
@@ -67,19 +67,28 @@ def fill(
     candidates = [list(ids) for ids in dict.fromkeys(map(tuple, candidates)) if fits(list(ids))]
     scores = np.array(score([[*before, *ids, *after] for ids in candidates])) / 2
     drawn = scores
-    if temperature > 0:  # The largest of log p + Gumbel noise are a draw without putting back (Kool et al. 2019).
+    if (
+        temperature > 0
+    ):  # The largest of log p + Gumbel noise are a draw without putting back (Kool et al. 2019).
         drawn = scores / temperature + np.random.default_rng(seed).gumbel(size=len(scores))
     order = np.argsort(-drawn, kind="stable")[:count]
     return [Filling(candidates[index], float(scores[index])) for index in order]
 
 
-def _written(model: LanguageModel, prompt: Sequence[int], length: int, seed: int) -> Iterator[list[int]]:
+def _written(
+    model: LanguageModel, prompt: Sequence[int], length: int, seed: int
+) -> Iterator[list[int]]:
     """Yield what a network that reads one way writes after `prompt`, each up to its <EOS>."""
     steps = list(
         generate(
-            model, prompt, numbers=range(_PROPOSALS), length=length, settings=_PROPOSAL_SETTINGS, seed=seed,
+            model,
+            prompt,
+            numbers=range(_PROPOSALS),
+            length=length,
+            settings=_PROPOSAL_SETTINGS,
+            seed=seed,
             stops_at_eos=True,
         )
-    )  # fmt: skip
+    )
     for column in zip(*steps, strict=True):
         yield [token for token in column if token is not None and token != EOS]

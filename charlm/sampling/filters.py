@@ -80,12 +80,16 @@ class Settings:
         names = list(FILTERS)
         if self.temperature == 0:  # The most probable token survives all that follow.
             names = names[: names.index("temperature")]
-        return tuple(FILTERS[name] for name in names if getattr(self, name) not in (None, _OFF.get(name)))
+        return tuple(
+            FILTERS[name] for name in names if getattr(self, name) not in (None, _OFF.get(name))
+        )
 
     @property
     def reads_history(self) -> bool:
         """Whether a filter asks for the text so far."""
-        return any(FILTERS[name] in self.active for name in ("repetition_penalty", "no_repeat_ngram"))
+        return any(
+            FILTERS[name] in self.active for name in ("repetition_penalty", "no_repeat_ngram")
+        )
 
 
 def apply_filters(logits: Tensor, history: Tensor, settings: Settings) -> Tensor:
@@ -135,7 +139,9 @@ def forbid_repeated_ngrams(logits: Tensor, history: Tensor, n: int) -> Tensor:
     ngrams = history.unfold(-1, n, 1)  # (batch, places, n)
     last = history[:, None, history.shape[-1] - (n - 1) :]
     again = (ngrams[..., :-1] == last).all(dim=-1)
-    counts = torch.zeros_like(logits, dtype=torch.int64).scatter_add(-1, ngrams[..., -1], again.long())
+    counts = torch.zeros_like(logits, dtype=torch.int64).scatter_add(
+        -1, ngrams[..., -1], again.long()
+    )
     return _without(logits, counts > 0)
 
 
@@ -171,7 +177,9 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
     """
     if share == 0:
         return logits
-    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(share), -torch.inf)
+    return logits.masked_fill(
+        logits < logits.amax(dim=-1, keepdim=True) + math.log(share), -torch.inf
+    )
 
 
 def keep_typical(logits: Tensor, p: float) -> Tensor:
@@ -234,7 +242,9 @@ FILTERS: Mapping[str, Filter] = {
     "no_repeat_ngram": lambda logits, history, settings: forbid_repeated_ngrams(
         logits, history, settings.no_repeat_ngram or 1
     ),
-    "temperature": lambda logits, history, settings: apply_temperature(logits, settings.temperature),
+    "temperature": lambda logits, history, settings: apply_temperature(
+        logits, settings.temperature
+    ),
     "top_k": lambda logits, history, settings: keep_top_k(logits, settings.top_k or 1),
     "top_p": lambda logits, history, settings: keep_top_p(logits, settings.top_p or 0.0),
     "min_p": lambda logits, history, settings: keep_min_p(logits, settings.min_p or 0.0),
@@ -243,7 +253,15 @@ FILTERS: Mapping[str, Filter] = {
     "eta": lambda logits, history, settings: cut_eta(logits, settings.eta or 0.0),
 }
 # Where a filter changes nothing, beside None.
-_OFF = {"repetition_penalty": 1, "temperature": 1, "top_p": 1, "min_p": 0, "typical": 1, "epsilon": 0, "eta": 0}
+_OFF = {
+    "repetition_penalty": 1,
+    "temperature": 1,
+    "top_p": 1,
+    "min_p": 0,
+    "typical": 1,
+    "epsilon": 0,
+    "eta": 0,
+}
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "temperature": (lambda value: 0 <= value < math.inf, "be 0 or more"),
     "top_k": (lambda value: value >= 1, "be 1 or more"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import record_spans
-from charlm.files import BLOCK_BYTES
+from charlm.storage.memory_maps import BLOCK_BYTES
 
 
 class NoveltyFilter:
@@ -21,7 +21,11 @@ class NoveltyFilter:
         """
         parts = list(parts)
         self._type = parts[0].dtype if parts else np.dtype(np.int64)
-        self._records = {ids[a : b - 1].tobytes() for ids in parts for a, b in record_spans(ids)} if records else None
+        self._records = (
+            {ids[a : b - 1].tobytes() for ids in parts for a, b in record_spans(ids)}
+            if records
+            else None
+        )
         self._texts = [] if records else parts
         self._seen: set[bytes] = set()
 
@@ -30,7 +34,9 @@ class NoveltyFilter:
         # Records are compared without their <EOS>; in a long text it stands between documents like any token.
         kept = ids if self._records is None else [token for token in ids if token != EOS]
         data = np.array(kept, dtype=self._type).tobytes()
-        known = data in self._seen or (data in self._records if self._records is not None else self._occurs(data))
+        known = data in self._seen or (
+            data in self._records if self._records is not None else self._occurs(data)
+        )
         self._seen.add(data)
         return not known
 
@@ -39,8 +45,9 @@ class NoveltyFilter:
         # Read from the map in blocks that overlap, so that a large text never stands in memory.
         return any(
             self._in_block(ids[at : at + BLOCK_BYTES + size].tobytes(), data)
-            for ids in self._texts for at in range(0, len(ids), BLOCK_BYTES)
-        )  # fmt: skip
+            for ids in self._texts
+            for at in range(0, len(ids), BLOCK_BYTES)
+        )
 
     def _in_block(self, block: bytes, data: bytes) -> bool:
         at = -1

@@ -22,10 +22,16 @@ class Stepper:
         """Make one from the weights as they are now; `model` is in evaluation mode."""
         self._recurrence = model.recurrence
         self._first: Cell = model.recurrence.layers[0]
-        self._stands_alone = len(model.recurrence.layers) == 1 and isinstance(model.recurrence.norms[0], nn.Identity)
+        self._stands_alone = len(model.recurrence.layers) == 1 and isinstance(
+            model.recurrence.norms[0], nn.Identity
+        )
         bridged = not isinstance(model.bridge, nn.Identity)
-        self._project = nn.Sequential(model.bridge, model.projection) if bridged else model.projection
-        embedded = model.embedding(torch.arange(model.vocabulary_size, device=next(model.parameters()).device))
+        self._project = (
+            nn.Sequential(model.bridge, model.projection) if bridged else model.projection
+        )
+        embedded = model.embedding(
+            torch.arange(model.vocabulary_size, device=next(model.parameters()).device)
+        )
         width = self._first.project(embedded[:1]).shape[-1]
         self._is_projected = width * len(embedded) <= _LARGEST_TABLE
         self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
@@ -41,7 +47,9 @@ class Stepper:
             Logits of the token after it, (batch, vocabulary), and the states.
         """
         rows = self._rows[ids]
-        if self._stands_alone:  # The way of nearly every model, without what others have around their layers.
+        if (
+            self._stands_alone
+        ):  # The way of nearly every model, without what others have around their layers.
             output, state = self._advance(self._first, rows, states[0])
             states = (state,)
         else:

@@ -12,24 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import charlm
+from charlm.compression.coder import Report, silent
+from charlm.compression.container import Compression, compress, decompress, measure_compression
+from charlm.compression.literals import Alphabet
 from charlm.data.cards import Part
-from charlm.data.corpora import read_text
+from charlm.data.corpus import read_text
 from charlm.data.sources import absolute
 from charlm.data.tokenizer import EOS
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError
-from charlm.evaluation import compression
-from charlm.evaluation.adaptation import (
+from charlm.evaluation.adaptive.adaptation import (
     FIT_TOKENS,
     SEGMENT,
-    Methods,
-    Reading,
+    AdaptationOptions,
+    ScoringOptions,
     check_methods,
     target_log_probabilities,
 )
-from charlm.evaluation.agreement import Agreement, ask_pairs, ask_sentences, draw_sentences, read_pairs
 from charlm.evaluation.comparison import (
     BLOCK_CHARACTERS,
     CONFIDENCE,
@@ -41,16 +41,36 @@ from charlm.evaluation.comparison import (
     lines_of,
     nats_of_lines,
 )
-from charlm.evaluation.gradients import Gradients, measure_gradients
-from charlm.evaluation.literals import Alphabet
-from charlm.evaluation.novelty import Novelty, Words, as_written, held_out_like, measure_novelty, records_of
-from charlm.evaluation.perplexity import Perplexity, fitted_temperature, measure, measure_adapted, unigram_loss_nats
+from charlm.evaluation.novelty import (
+    Novelty,
+    Words,
+    as_written,
+    held_out_like,
+    measure_novelty,
+    records_of,
+)
+from charlm.evaluation.perplexity import (
+    Perplexity,
+    fitted_temperature,
+    measure,
+    measure_adapted,
+    unigram_loss_nats,
+)
+from charlm.evaluation.probes.agreement import (
+    Agreement,
+    ask_pairs,
+    ask_sentences,
+    draw_sentences,
+    read_pairs,
+)
+from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.sentences import Sentences, read_sentences, score_sentences
-from charlm.evaluation.tokens import RARE, Surprise, count_words, summarize
-from charlm.evaluation.tokens import Words as WordCounts
+from charlm.evaluation.surprisal import RARE, Surprisal, count_words, summarize
+from charlm.evaluation.surprisal import Words as WordCounts
 from charlm.model.language_model import count_parameters
 from charlm.trained.writing import Writer
-from charlm.training.hardware import choose_precision
+from charlm.training.devices import choose_precision
+from charlm.version import VERSION
 
 
 class Scorer(Writer):
@@ -94,7 +114,7 @@ class Scorer(Writer):
                 asked for is not defined for this model.
         """
         mode = self.config.corpus.mode or "stream"
-        methods = Methods(dynamic, cache, mix_ngram, segment, fit_tokens)
+        methods = AdaptationOptions(dynamic, cache, mix_ngram, segment, fit_tokens)
         check_methods(self.model, methods, mode)
         # Standard input can be read only once, so it is kept where the text is needed again.
         files = absolute([str(path) for path in paths]) if baselines and paths else None
@@ -104,38 +124,73 @@ class Scorer(Writer):
         fitted = temperature == "fit"
         if temperature == "fit":
             held_out, _ = self._text_to_score(None, (), "valid")
-            temperature = fitted_temperature(self.model, held_out, mode=mode, device=self.device, precision=dtype)
+            temperature = fitted_temperature(
+                self.model, held_out, mode=mode, device=self.device, precision=dtype
+            )
         score = measure(
-            self.model, tokens, mode=mode, streams=streams, device=self.device, precision=dtype, temperature=temperature
+            self.model,
+            tokens,
+            mode=mode,
+            streams=streams,
+            device=self.device,
+            precision=dtype,
+            temperature=temperature,
         )
         seconds = round(time.perf_counter() - began, 3)
         counts = tokens.counts
         exact = streams == 1 or mode == "records"
-        reading = Reading(mode, self.tokenizer.vocabulary_size, self.device, dtype, temperature)
+        reading = ScoringOptions(
+            mode, self.tokenizer.vocabulary_size, self.device, dtype, temperature
+        )
         adapted = None
         if methods.any:
             train, valid = (self._text_to_score(None, (), part)[0] for part in ("train", "valid"))
             adapted = measure_adapted(
-                self.model, tokens, methods, reading, train=train, valid=valid, clock=time.perf_counter
+                self.model,
+                tokens,
+                methods,
+                reading,
+                train=train,
+                valid=valid,
+                clock=time.perf_counter,
             )
-            adapted.settings["fitted_on_the_scored_text"] = text is None and not paths and split == "valid"
+            adapted.settings["fitted_on_the_scored_text"] = (
+                text is None and not paths and split == "valid"
+            )
         return Perplexity(
-            score.loss_nats, score.perplexity, score.bits_per(counts.characters), score.bits_per(counts.bytes),
-            score.correct / score.tokens, counts.unknown_share,
+            score.loss_nats,
+            score.perplexity,
+            score.bits_per(counts.characters),
+            score.bits_per(counts.bytes),
+            score.correct / score.tokens,
+            counts.unknown_share,
             math.exp(unigram_loss_nats(self.corpus["train_token_counts"], tokens)),
-            score.tokens, counts.characters, counts.bytes, seconds,
-            self._settings() | {
+            score.tokens,
+            counts.characters,
+            counts.bytes,
+            seconds,
+            self._settings()
+            | {
                 "text": name,
-                "state": "zero at each record" if mode == "records" else "carried through the whole text" if exact
+                "state": "zero at each record"
+                if mode == "records"
+                else "carried through the whole text"
+                if exact
                 else f"{streams} streams, each warmed up on {WARM_UP} tokens",
-                "temperature": round(temperature, 4), **({"temperature_fitted_on": "valid"} if fitted else {}),
+                "temperature": round(temperature, 4),
+                **({"temperature_fitted_on": "valid"} if fitted else {}),
                 "precision": precision,
             },
-            adapted, self._baselines(tokens, self._bytes_of(text, files, split)) if baselines else None,
-        )  # fmt: skip
+            adapted,
+            self._baselines(tokens, self._bytes_of(text, files, split)) if baselines else None,
+        )
 
     def sentences(
-        self, sentences: Sequence[str] | None = None, *, path: str | Path | None = None, explain: bool = False
+        self,
+        sentences: Sequence[str] | None = None,
+        *,
+        path: str | Path | None = None,
+        explain: bool = False,
     ) -> Sentences:
         """Score sentences, each read by itself: how probable it is, whole and per token.
 
@@ -148,14 +203,22 @@ class Scorer(Writer):
             CharlmError: The file cannot be read or holds none, or `explain` is asked of a model that reads both ways.
         """
         if sentences is None and path is None:
-            raise CharlmError("sentences: none to score; give a file with one a line, or - for standard input")
-        lines = list(enumerate(sentences, 1)) if sentences is not None else read_sentences(str(path))
+            raise CharlmError(
+                "sentences: none to score; give a file with one a line, or - for standard input"
+            )
+        lines = (
+            list(enumerate(sentences, 1)) if sentences is not None else read_sentences(str(path))
+        )
         ends = self.writes_records or self.tokenizer.separates_by_space
         found = score_sentences(
             self.model, self.tokenizer, lines, ends=ends, explain=explain, device=self.device
-        )  # fmt: skip
+        )
         text = "given" if path is None else str(path)
-        scored = {"sentences": text, "end": "predicted" if ends else "not predicted", "state": "zero at each sentence"}
+        scored = {
+            "sentences": text,
+            "end": "predicted" if ends else "not predicted",
+            "state": "zero at each sentence",
+        }
         return Sentences(found, self._score_settings() | scored)
 
     def surprise(
@@ -166,7 +229,7 @@ class Scorer(Writer):
         split: Part = "valid",
         rare: int = RARE,
         show: int | None = None,
-    ) -> Surprise:
+    ) -> Surprisal:
         """Measure how much each token of a text surprises the model, and which kinds of token do.
 
         Args:
@@ -184,11 +247,22 @@ class Scorer(Writer):
             raise CharlmError("the text to score has no token; give one that is not empty")
         words = self._training_words()
         found = summarize(
-            tokens.ids, self._target_log_probabilities(tokens), self.tokenizer, records=self.writes_records,
-            words=words, rare=rare, show=show,
-        )  # fmt: skip
-        rarity = f"at most {rare} times in the training text" if words is not None else "unknown: no training text"
-        return replace(found, settings=self._score_settings() | {"text": name, "rare_words": rarity})
+            tokens.ids,
+            self._target_log_probabilities(tokens),
+            self.tokenizer,
+            records=self.writes_records,
+            words=words,
+            rare=rare,
+            show=show,
+        )
+        rarity = (
+            f"at most {rare} times in the training text"
+            if words is not None
+            else "unknown: no training text"
+        )
+        return replace(
+            found, settings=self._score_settings() | {"text": name, "rare_words": rarity}
+        )
 
     def compare(
         self,
@@ -215,7 +289,9 @@ class Scorer(Writer):
             CharlmError: The text cannot be read or has no token, a model reads both ways, or knows no line's end.
         """
         if not others:
-            raise CharlmError("a comparison needs two runs at least, got 1; name another run folder")
+            raise CharlmError(
+                "a comparison needs two runs at least, got 1; name another run folder"
+            )
         name = split if path is None else str(path)
         if text is None:
             text = self._text_of(path, split)
@@ -227,13 +303,22 @@ class Scorer(Writer):
         blocks = block_of_lines(lines, block_characters)
         starts = np.flatnonzero(np.diff(blocks, prepend=-1))
         nats = np.add.reduceat(np.stack([one for _, one in scored]), starts, axis=1)
-        characters = np.add.reduceat(np.array([len(line) for line in lines], dtype=np.float64), starts)
+        characters = np.add.reduceat(
+            np.array([len(line) for line in lines], dtype=np.float64), starts
+        )
         runs = [one for one, _ in scored]
         settings = {
-            "text": name, "of": str(self.folder), "characters": len(text), "blocks": len(starts),
-            "block_characters": block_characters, "resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": seed,
-            "precision": "fp32", "version": charlm.__version__,
-        }  # fmt: skip
+            "text": name,
+            "of": str(self.folder),
+            "characters": len(text),
+            "blocks": len(starts),
+            "block_characters": block_characters,
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+            "seed": seed,
+            "precision": "fp32",
+            "version": VERSION,
+        }
         return Comparison(runs, differences(runs, nats, characters, seed=seed), settings)
 
     def agreement(
@@ -262,16 +347,31 @@ class Scorer(Writer):
         if pairs is not None:
             settings["pairs"] = str(pairs)
             found = ask_pairs(
-                self.model, self.tokenizer, read_pairs(pairs), records=self.writes_records, device=self.device
+                self.model,
+                self.tokenizer,
+                read_pairs(pairs),
+                records=self.writes_records,
+                device=self.device,
             )
         else:
             seen = self._training_lines()
             drawn, left_out = draw_sentences(
-                sentences, seed=seed, longest=longest, most_nouns=most_nouns, seen=seen or frozenset()
+                sentences,
+                seed=seed,
+                longest=longest,
+                most_nouns=most_nouns,
+                seen=seen or frozenset(),
             )
-            settings |= {"sentences": sentences, "seed": seed, "longest": longest, "most_nouns": most_nouns,
-                         "left_out_as_seen": None if seen is None else left_out}  # fmt: skip
-            found = ask_sentences(self.model, self.tokenizer, drawn, records=self.writes_records, device=self.device)
+            settings |= {
+                "sentences": sentences,
+                "seed": seed,
+                "longest": longest,
+                "most_nouns": most_nouns,
+                "left_out_as_seen": None if seen is None else left_out,
+            }
+            found = ask_sentences(
+                self.model, self.tokenizer, drawn, records=self.writes_records, device=self.device
+            )
         return replace(found, settings=settings | found.settings)
 
     def gradients(
@@ -297,9 +397,13 @@ class Scorer(Writer):
         """
         tokens, name = self._text_to_score(text, paths, split)
         found = measure_gradients(
-            self.model, tokens.ids, mode=self.config.corpus.mode or "stream", window=window, windows=windows,
+            self.model,
+            tokens.ids,
+            mode=self.config.corpus.mode or "stream",
+            window=window,
+            windows=windows,
             device=self.device,
-        )  # fmt: skip
+        )
         return replace(found, settings=self._settings() | {"text": name} | found.settings)
 
     def novelty(
@@ -325,19 +429,25 @@ class Scorer(Writer):
         """
         records = self.writes_records
         parts = self._own_texts()
-        own = {part: as_written(parts[part], self.tokenizer, records=records) for part in parts if part != "test"}
+        own = {
+            part: as_written(parts[part], self.tokenizer, records=records)
+            for part in parts
+            if part != "test"
+        }
         texts, made = self._samples_to_measure(samples, path, size, temperature, seed)
         words = None
         if self.config.tokenizer.level == "word":
             ids = self._encoded(parts["train"]).ids
-            words = Words(ids if self.tokenizer.separates_by_space else ids[ids != EOS], self.tokenizer.encode)
+            words = Words(
+                ids if self.tokenizer.separates_by_space else ids[ids != EOS], self.tokenizer.encode
+            )
         held_out = held_out_like(texts, own.pop("valid", b""), records=records)
         found = measure_novelty(texts, held_out, own["train"], records=records, words=words)
         held_out_part = {"held_out": "valid" if found.held_out else None}
         return replace(found, settings=self._settings() | made | held_out_part | found.settings)
 
     def compress(
-        self, data: bytes, *, streams: int | None = None, report: compression.Report = compression.silent
+        self, data: bytes, *, streams: int | None = None, report: Report = silent
     ) -> bytes:
         """Make a file smaller: the arithmetic coding of its tokens by the model's probabilities.
 
@@ -349,11 +459,11 @@ class Scorer(Writer):
         Raises:
             CharlmError: constriction is not installed, or the model has diverged.
         """
-        return compression.compress(data, self.model, self._alphabet(), streams=streams, report=report)
+        return compress(data, self.model, self._alphabet(), streams=streams, report=report)
 
     def measure_compression(
-        self, data: bytes, *, streams: int | None = None, report: compression.Report = compression.silent
-    ) -> tuple[compression.Compression, bytes]:
+        self, data: bytes, *, streams: int | None = None, report: Report = silent
+    ) -> tuple[Compression, bytes]:
         """Compress a file, and compare its size with the model's cross-entropy and with other compressors.
 
         Arguments as for `compress`.
@@ -361,12 +471,12 @@ class Scorer(Writer):
         Returns:
             The comparison, and the compressed file.
         """
-        found, compressed = compression.measure(data, self.model, self._alphabet(), streams=streams, report=report)
+        found, compressed = measure_compression(
+            data, self.model, self._alphabet(), streams=streams, report=report
+        )
         return replace(found, settings=self._settings() | found.settings), compressed
 
-    def decompress(
-        self, data: bytes, *, name: str = "the file", report: compression.Report = compression.silent
-    ) -> bytes:
+    def decompress(self, data: bytes, *, name: str = "the file", report: Report = silent) -> bytes:
         """Give back what `compress` of the same run made smaller.
 
         Args:
@@ -378,21 +488,29 @@ class Scorer(Writer):
             CheckpointError: It was compressed with another model, or where other numbers are computed.
             CharlmError: It is damaged, or no compressed file; or constriction is not installed.
         """
-        return compression.decompress(data, self.model, self._alphabet(), name=name, report=report)
+        return decompress(data, self.model, self._alphabet(), name=name, report=report)
 
     def _baselines(self, tokens: Tokens, text_bytes: bytes) -> list[dict[str, Any]]:
         from charlm.evaluation.baselines import baselines
 
         train, _ = self._text_to_score(None, (), "train")
         found = baselines(
-            train.ids, tokens.ids, vocabulary_size=self.tokenizer.vocabulary_size, records=self.writes_records,
-            text_bytes=text_bytes, train_bytes=self._bytes_of(None, None, "train"),
-        )  # fmt: skip
+            train.ids,
+            tokens.ids,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            records=self.writes_records,
+            text_bytes=text_bytes,
+            train_bytes=self._bytes_of(None, None, "train"),
+        )
         return [baseline.to_json() for baseline in found]
 
-    def _compared(self, text: str, lines: Sequence[str]) -> tuple[Compared, npt.NDArray[np.float64]]:
+    def _compared(
+        self, text: str, lines: Sequence[str]
+    ) -> tuple[Compared, npt.NDArray[np.float64]]:
         """Return the score of a text, and its nats by lines; what stands between documents is read as text."""
-        tokens = self._encoded_string(text, self.config.corpus.model_copy(update={"separator": None}))
+        tokens = self._encoded_string(
+            text, self.config.corpus.model_copy(update={"separator": None})
+        )
         if not len(tokens.ids):
             raise CharlmError("the text to score has no token; give one that is not empty")
         began = time.perf_counter()
@@ -401,12 +519,24 @@ class Scorer(Writer):
         nats, count = -float(log_p.sum()), len(log_p)
         parameters = sum(size for _, _, size in count_parameters(self.model))
         compared = Compared(
-            str(self.folder), nats / math.log(2) / len(text), nats / math.log(2) / len(text.encode()), nats / count,
-            math.exp(min(nats / count, 700.0)), count, tokens.counts.unknown_share, parameters, self.state["step"],
-            round(self.state["seconds"], 3), round(seconds, 3), count / seconds, len(text) / seconds,
+            str(self.folder),
+            nats / math.log(2) / len(text),
+            nats / math.log(2) / len(text.encode()),
+            nats / count,
+            math.exp(min(nats / count, 700.0)),
+            count,
+            tokens.counts.unknown_share,
+            parameters,
+            self.state["step"],
+            round(self.state["seconds"], 3),
+            round(seconds, 3),
+            count / seconds,
+            len(text) / seconds,
             self._score_settings(),
-        )  # fmt: skip
-        return compared, nats_of_lines(tokens.ids, log_p, self.tokenizer, lines, records=self.writes_records)
+        )
+        return compared, nats_of_lines(
+            tokens.ids, log_p, self.tokenizer, lines, records=self.writes_records
+        )
 
     def _text_of(self, path: str | Path | None, split: Part) -> str:
         """Return a file's text, or that of a part of the run's own corpus as it stands in its file."""
@@ -420,18 +550,25 @@ class Scorer(Writer):
             try:
                 data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
             except OSError as error:
-                raise CharlmError(f"{name}: cannot be read: {error.strerror}; name a file of text") from None
+                raise CharlmError(
+                    f"{name}: cannot be read: {error.strerror}; name a file of text"
+                ) from None
         try:
             return data.removeprefix(b"\xef\xbb\xbf").decode()
         except UnicodeDecodeError as error:
-            raise CharlmError(f"{name}: byte {error.start} is not UTF-8, and characters are what runs compare by; "
-                              "save it as UTF-8") from None  # fmt: skip
+            raise CharlmError(
+                f"{name}: byte {error.start} is not UTF-8, and characters are what runs compare by; "
+                "save it as UTF-8"
+            ) from None
 
     def _target_log_probabilities(self, tokens: Tokens) -> npt.NDArray[np.float64]:
         return target_log_probabilities(
-            self.model, tokens.ids, mode=self.config.corpus.mode or "stream", device=self.device,
+            self.model,
+            tokens.ids,
+            mode=self.config.corpus.mode or "stream",
+            device=self.device,
             precision=torch.float32,
-        )  # fmt: skip
+        )
 
     def _training_words(self) -> WordCounts | None:
         """Return how often each word of the training text occurs; None if that is not there any more."""
@@ -451,24 +588,36 @@ class Scorer(Writer):
         # The grammar's sentences begin so; the other lines of a large text need not stand in memory.
         return frozenset(
             line.decode(errors="replace")
-            for block, _ in text.blocks() for line in block.splitlines() if line.startswith(b"The ")
-        )  # fmt: skip
+            for block, _ in text.blocks()
+            for line in block.splitlines()
+            if line.startswith(b"The ")
+        )
 
     def _samples_to_measure(
-        self, samples: Sequence[str] | None, path: str | Path | None, size: int | None, temperature: float, seed: int
+        self,
+        samples: Sequence[str] | None,
+        path: str | Path | None,
+        size: int | None,
+        temperature: float,
+        seed: int,
     ) -> tuple[list[bytes], dict[str, Any]]:
         """Return texts, and how they came to be; arguments as for `novelty`."""
         records = self.writes_records
         if path is not None:
-            file = read_text([str(path)], self.config.corpus, raw=self.config.tokenizer.level == "byte")
+            file = read_text(
+                [str(path)], self.config.corpus, raw=self.config.tokenizer.level == "byte"
+            )
             written = as_written(file, self.tokenizer, records=records)
             return records_of(written) if records else [written], {"sample": str(path)}
         if samples is not None:
             return [text.encode() for text in samples], {"sample": "given"}
         size = size or (1000 if records else 20_000)
         count, length = (size, 500) if records else (1, size)
-        made = {"sample": f"{size} {'records' if records else 'tokens'} written now", "temperature": temperature,
-                "seed": seed}  # fmt: skip
+        made = {
+            "sample": f"{size} {'records' if records else 'tokens'} written now",
+            "temperature": temperature,
+            "seed": seed,
+        }
         written_now = self.sample(count=count, length=length, temperature=temperature, seed=seed)
         return [one.text.encode() for one in written_now], made
 
@@ -482,7 +631,13 @@ class Scorer(Writer):
     def _settings(self) -> dict[str, Any]:
         """Return what every score belongs to."""
         return {
-            "run": str(self.folder), "checkpoint": self.which, "step": self.state["step"],
-            "level": self.config.tokenizer.level, "mode": self.config.corpus.mode, "direction": self.model.direction,
-            "device": str(self.device), "training_seed": self.config.training.seed, "version": charlm.__version__,
-        }  # fmt: skip
+            "run": str(self.folder),
+            "checkpoint": self.which,
+            "step": self.state["step"],
+            "level": self.config.tokenizer.level,
+            "mode": self.config.corpus.mode,
+            "direction": self.model.direction,
+            "device": str(self.device),
+            "training_seed": self.config.training.seed,
+            "version": VERSION,
+        }

@@ -7,24 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
-from charlm.data.suffixes import SuffixIndex
+from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, CheckpointError
 from charlm.evaluation.novelty import as_written
 from charlm.evaluation.sentences import log_probabilities
-from charlm.files import writing as writing_file
-from charlm.sampling.bans import Bans
-from charlm.sampling.copies import CopyLimit, text_to_index, token_texts, without_long_copies
+from charlm.runs.experiment import Experiment
+from charlm.sampling.beam_search import beam_search, normalized
+from charlm.sampling.constraints.banned_text import BannedText
+from charlm.sampling.constraints.copy_limit import (
+    CopyLimit,
+    text_to_index,
+    token_texts,
+    without_long_copies,
+)
+from charlm.sampling.constraints.regex import RegexConstraint, automaton_of
 from charlm.sampling.fill import fill
 from charlm.sampling.filters import Filters
-from charlm.sampling.generate import Constraint, Settings, Writing
-from charlm.sampling.matching import Matching, automaton_of
+from charlm.sampling.generator import Constraint, Generator, Settings
 from charlm.sampling.novelty import NoveltyFilter
-from charlm.sampling.place import Place, place_from_bytes, place_to_bytes, weights_checksum
-from charlm.sampling.search import beam_search, normalized
-from charlm.sampling.texts import Ending, Telling, Texts
-from charlm.trained.base import Trained
-from charlm.training.run import Experiment
+from charlm.sampling.saved_state import (
+    GenerationState,
+    place_from_bytes,
+    place_to_bytes,
+    weights_checksum,
+)
+from charlm.sampling.text_stream import StopCondition, TextBatch, TextStream
+from charlm.storage.atomic import writing as writing_file
+from charlm.trained_model import TrainedModel
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
 _GAP = re.compile("_{3,}")
@@ -74,7 +84,7 @@ class Fill:
     log_probability: float
 
 
-class Writer(Trained):
+class Writer(TrainedModel):
     """A trained model that writes."""
 
     def sample(
@@ -130,7 +140,9 @@ class Writer(Trained):
                 write, or the model reads both ways.
         """
         settings = Settings(**filters)
-        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
+        prompt_ids, ending = self._begin(
+            prompt, StopCondition(length, characters, tuple(until)), allow_unknown
+        )
         if state_in is not None or state_out is not None:
             self._check_one_text(count * best_of, novel)
         place = None if state_in is None else self._read_place(Path(state_in))
@@ -144,9 +156,13 @@ class Writer(Trained):
         def write(numbers: Sequence[int]) -> list[Sample]:
             if write_uncopied is not None:
                 each = (write_uncopied(number, settings, seed, ban, scored) for number in numbers)
-                return [self._samples(one, prompt, prompt_ids, [number], goes_on=False)[0]
-                        for number, one in zip(numbers, each, strict=True)]  # fmt: skip
-            texts = self._texts(prompt_ids, ending, numbers, settings, seed, ban, constraints, place, scored=scored)
+                return [
+                    self._samples(one, prompt, prompt_ids, [number], goes_on=False)[0]
+                    for number, one in zip(numbers, each, strict=True)
+                ]
+            texts = self._texts(
+                prompt_ids, ending, numbers, settings, seed, ban, constraints, place, scored=scored
+            )
             while texts.advance():
                 pass
             if state_out is not None:
@@ -204,11 +220,13 @@ class Writer(Trained):
         if not 1 <= count <= beams:
             raise CharlmError(f"--beams must be at least --count, {count}; got {beams}")
         Settings(no_repeat_ngram=no_repeat_ngram)  # Its range.
-        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
+        prompt_ids, ending = self._begin(
+            prompt, StopCondition(length, characters, tuple(until)), allow_unknown
+        )
         read = self._as_read(prompt_ids)
 
-        def telling(ids: Sequence[int]) -> Telling:
-            told = Telling(self.tokenizer, prompt_ids, ending)
+        def telling(ids: Sequence[int]) -> TextStream:
+            told = TextStream(self.tokenizer, prompt_ids, ending)
             for token in ids:
                 told.feed(token)
             return told
@@ -219,18 +237,30 @@ class Writer(Trained):
             return bool(ending.until or ending.characters) and telling(ids).ended
 
         found = beam_search(
-            self.model, read, beams=beams, length=ending.most_tokens, length_penalty=length_penalty, is_end=is_end,
-            no_repeat_ngram=no_repeat_ngram, constraints=self._bans(ban, read, 1),
-        )  # fmt: skip
+            self.model,
+            read,
+            beams=beams,
+            length=ending.most_tokens,
+            length_penalty=length_penalty,
+            is_end=is_end,
+            no_repeat_ngram=no_repeat_ngram,
+            constraints=self._bans(ban, read, 1),
+        )
         samples = []
         for rank, one in enumerate(found[:count]):
             ended = self.writes_records and one.ids[-1:] == [EOS]
             ids = one.ids[:-1] if ended else one.ids
             told = telling(ids)
             told.flush()
-            text = told.text if self._forward else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            text = (
+                told.text
+                if self._forward
+                else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            )
             total = sum(one.log_probabilities)
-            samples.append(Sample(rank, prompt, text, ids, ended, one.log_probabilities[: len(ids)], total))
+            samples.append(
+                Sample(rank, prompt, text, ids, ended, one.log_probabilities[: len(ids)], total)
+            )
         return samples
 
     def fill(
@@ -264,17 +294,30 @@ class Writer(Trained):
             )
         pieces = _GAP.split(text)
         if len(pieces) != 2:
-            raise CharlmError(f"--fill: must have one gap, written ____; got {len(pieces) - 1} in {text!r:.60}")
+            raise CharlmError(
+                f"--fill: must have one gap, written ____; got {len(pieces) - 1} in {text!r:.60}"
+            )
         # A word's token holds the space before it: there the space belongs to what is filled in.
         space = " " * (self.config.tokenizer.level in ("word", "bpe") and pieces[0].endswith(" "))
         before, after = pieces[0].removesuffix(space), pieces[1]
-        known = [self.prompt_ids(piece, allow_unknown=allow_unknown, option="--fill") for piece in (before, after)]
+        known = [
+            self.prompt_ids(piece, allow_unknown=allow_unknown, option="--fill")
+            for piece in (before, after)
+        ]
         end = [EOS] * self.writes_records
         found = fill(
-            self.model, known[0], known[1], length=length, count=count, temperature=temperature, seed=seed,
+            self.model,
+            known[0],
+            known[1],
+            length=length,
+            count=count,
+            temperature=temperature,
+            seed=seed,
             fits=lambda ids: self.tokenizer.decode(ids).startswith(space),
-            score=lambda texts: log_probabilities(self.model, [[*ids, *end] for ids in texts], device=self.device),
-        )  # fmt: skip
+            score=lambda texts: log_probabilities(
+                self.model, [[*ids, *end] for ids in texts], device=self.device
+            ),
+        )
         gaps = [self.tokenizer.decode(filling.ids) for filling in found]
         return [
             Fill(f"{before}{gap}{after}", gap.removeprefix(space), filling.log_probability)
@@ -304,12 +347,22 @@ class Writer(Trained):
         if state_out is not None:
             self._check_one_text(1, novel=False)
         place = None if state_in is None else self._read_place(Path(state_in))
-        prompt_ids, ending = self._begin(prompt, Ending(length, characters, tuple(until)), allow_unknown)
-        constraints = self._matching(matching, prompt_ids, ending, ban, constraints, apart=(state_in, state_out))
+        prompt_ids, ending = self._begin(
+            prompt, StopCondition(length, characters, tuple(until)), allow_unknown
+        )
+        constraints = self._matching(
+            matching, prompt_ids, ending, ban, constraints, apart=(state_in, state_out)
+        )
         texts = self.begin_text(
-            prompt=prompt, ending=ending, ban=ban, settings=settings, seed=seed,
-            allow_unknown=allow_unknown, place=place, constraints=constraints,
-        )  # fmt: skip
+            prompt=prompt,
+            ending=ending,
+            ban=ban,
+            settings=settings,
+            seed=seed,
+            allow_unknown=allow_unknown,
+            place=place,
+            constraints=constraints,
+        )
         if not self._forward:
             while texts.advance():
                 pass
@@ -330,14 +383,14 @@ class Writer(Trained):
         self,
         *,
         prompt: str = "",
-        ending: Ending,
+        ending: StopCondition,
         ban: Sequence[str] = (),
         settings: Settings,
         seed: int | None = None,
         allow_unknown: bool = False,
-        place: Place | None = None,
+        place: GenerationState | None = None,
         constraints: Constraints | None = None,
-    ) -> Texts:
+    ) -> TextBatch:
         """Return one text that has its prompt and is yet to be written; arguments as for `sample`.
 
         Args:
@@ -356,17 +409,23 @@ class Writer(Trained):
         ids, ending = self._begin(prompt, ending, allow_unknown)
         seed = (place.seed if place else 1) if seed is None else seed
         numbers = [place.number if place else 0]
-        return self._texts(ids, ending, numbers, settings, seed, ban, constraints, place, scored=False)
+        return self._texts(
+            ids, ending, numbers, settings, seed, ban, constraints, place, scored=False
+        )
 
     @property
     def _forward(self) -> bool:
         return self.model.direction == "forward"
 
-    def _begin(self, prompt: str, ending: Ending, allow_unknown: bool) -> tuple[list[int], Ending]:
+    def _begin(
+        self, prompt: str, ending: StopCondition, allow_unknown: bool
+    ) -> tuple[list[int], StopCondition]:
         """Return the prompt's ids, and what is checked of the ending."""
         self._check_one_way()
         if not self._forward and (ending.characters is not None or ending.until):
-            raise CharlmError(f"{self.folder}: the model writes backward; leave out --characters and --until")
+            raise CharlmError(
+                f"{self.folder}: the model writes backward; leave out --characters and --until"
+            )
         if not all(ending.until):
             raise CharlmError("--until: must not be empty: every text contains that")
         return self.prompt_ids(prompt, allow_unknown=allow_unknown), ending
@@ -379,44 +438,62 @@ class Writer(Trained):
         """Return prompt and written tokens as the text has them."""
         return [*prompt_ids, *ids] if self._forward else [*reversed(ids), *prompt_ids]
 
-    def _bans(self, ban: Sequence[str], before: list[int], batch: int) -> list[Bans]:
+    def _bans(self, ban: Sequence[str], before: list[int], batch: int) -> list[BannedText]:
         if not ban:
             return []
-        return [Bans(self.tokenizer, ban, before, batch=batch, device=self.device, backward=not self._forward)]
+        return [
+            BannedText(
+                self.tokenizer,
+                ban,
+                before,
+                batch=batch,
+                device=self.device,
+                backward=not self._forward,
+            )
+        ]
 
     def _texts(
         self,
         prompt_ids: list[int],
-        ending: Ending,
+        ending: StopCondition,
         numbers: Sequence[int],
         settings: Settings,
         seed: int,
         ban: Sequence[str],
         constraints: Constraints | None,
-        place: Place | None,
+        place: GenerationState | None,
         *,
         scored: bool,
-    ) -> Texts:
+    ) -> TextBatch:
         """Return texts side by side that are yet to be written."""
         read = self._as_read(prompt_ids)
         before = [*(place.ids if place else []), *read]
         more = constraints(len(numbers), before) if constraints else []
-        writing = Writing(
-            self.model, read, numbers=numbers, settings=settings, seed=seed, stops_at_eos=self.writes_records,
-            constraints=[*self._bans(ban, before, len(numbers)), *more], place=place, scored=scored,
-        )  # fmt: skip
+        writing = Generator(
+            self.model,
+            read,
+            numbers=numbers,
+            settings=settings,
+            seed=seed,
+            stops_at_eos=self.writes_records,
+            constraints=[*self._bans(ban, before, len(numbers)), *more],
+            place=place,
+            scored=scored,
+        )
         for constraint in more:
-            if isinstance(constraint, Matching) and not self.writes_records:
+            if isinstance(constraint, RegexConstraint) and not self.writes_records:
                 constraint.tell_ends(writing.stop)
         old, told = (place.ids, place.told) if place else ([], 0)
-        tellings = [Telling(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers]
-        return Texts(writing, tellings, ending, stops_at_eos=self.writes_records)
+        tellings = [
+            TextStream(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers
+        ]
+        return TextBatch(writing, tellings, ending, stops_at_eos=self.writes_records)
 
     def _matching(
         self,
         matching: str | None,
         prompt_ids: list[int],
-        ending: Ending,
+        ending: StopCondition,
         ban: Sequence[str],
         more: Constraints | None,
         *,
@@ -429,38 +506,60 @@ class Writer(Trained):
         if matching is None:
             return more
         if not self._forward:
-            raise CharlmError(f"{self.folder}: the model reads {self.model.direction}; leave out --matching")
+            raise CharlmError(
+                f"{self.folder}: the model reads {self.model.direction}; leave out --matching"
+            )
         if ending.characters is not None or ending.until or any(one is not None for one in apart):
             raise CharlmError(
                 "--matching cannot hold beside --characters, --until, --max-copy, --state-in and --state-out; leave "
                 "those out"
             )
-        automaton = automaton_of(matching, self.tokenizer, records=self.writes_records, before=prompt_ids, ban=ban)
+        automaton = automaton_of(
+            matching, self.tokenizer, records=self.writes_records, before=prompt_ids, ban=ban
+        )
 
         def make(batch: int, before: list[int]) -> list[Constraint]:
-            own = Matching(automaton, length=ending.most_tokens, batch=batch, device=self.device)
+            own = RegexConstraint(
+                automaton, length=ending.most_tokens, batch=batch, device=self.device
+            )
             return [*(more(batch, before) if more else []), own]
 
         return make
 
-    def _uncopied(self, max_copy: int, prompt_ids: list[int], ending: Ending) -> Callable[..., Texts]:
+    def _uncopied(
+        self, max_copy: int, prompt_ids: list[int], ending: StopCondition
+    ) -> Callable[..., TextBatch]:
         """Return what writes one text without long copies from the training text, whose index is made here, once."""
         if not self._forward:
             raise CharlmError(f"{self.folder}: the model writes backward; leave out --max-copy")
         train = self._own_texts()["train"]
         index = SuffixIndex(
-            text_to_index(as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer)
+            text_to_index(
+                as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer
+            )
         )
         pieces = token_texts(self.tokenizer, records=self.writes_records)
         before = b"".join(pieces[token] for token in prompt_ids)
 
-        def write(number: int, settings: Settings, seed: int, ban: Sequence[str], scored: bool) -> Texts:
+        def write(
+            number: int, settings: Settings, seed: int, ban: Sequence[str], scored: bool
+        ) -> TextBatch:
             limit = CopyLimit(index, pieces, max_copy, before=before)
             texts = self._texts(
-                prompt_ids, ending, [number], settings, seed, ban, lambda batch, ids: [limit], None, scored=scored
+                prompt_ids,
+                ending,
+                [number],
+                settings,
+                seed,
+                ban,
+                lambda batch, ids: [limit],
+                None,
+                scored=scored,
             )
             (telling,), (written,) = texts.tellings, texts.writing.written
-            for count, token in enumerate(without_long_copies(texts.writing, limit, length=ending.most_tokens), 1):
+            for count, token in enumerate(
+                without_long_copies(texts.writing, limit, length=ending.most_tokens), 1
+            ):
                 if token != EOS or not self.writes_records:
                     telling.feed(token)
                 if telling.ended:
@@ -471,28 +570,55 @@ class Writer(Trained):
         return write
 
     def _samples(
-        self, texts: Texts, prompt: str, prompt_ids: list[int], numbers: Sequence[int], *, goes_on: bool
+        self,
+        texts: TextBatch,
+        prompt: str,
+        prompt_ids: list[int],
+        numbers: Sequence[int],
+        *,
+        goes_on: bool,
     ) -> list[Sample]:
         """Return what has been written; `goes_on`: the bytes that wait for the rest of their character may get it."""
         scores: Sequence[list[float]] = texts.writing.log_probabilities()
         samples = []
-        for number, column, telling, each in zip(numbers, texts.writing.written, texts.tellings, scores, strict=True):
+        for number, column, telling, each in zip(
+            numbers, texts.writing.written, texts.tellings, scores, strict=True
+        ):
             ended = self.writes_records and column[-1:] == [EOS]
             ids = column[:-1] if ended else column
             if not goes_on:
                 telling.flush()
-            text = telling.chapter if self._forward else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            text = (
+                telling.chapter
+                if self._forward
+                else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+            )
             total = math.fsum(each) if texts.writing.scored else None
-            samples.append(Sample(number, prompt, text, ids, ended, each[: len(ids)], total, seed=texts.writing.seed))
+            samples.append(
+                Sample(
+                    number,
+                    prompt,
+                    text,
+                    ids,
+                    ended,
+                    each[: len(ids)],
+                    total,
+                    seed=texts.writing.seed,
+                )
+            )
         return samples
 
     def _check_one_text(self, count: int, novel: bool) -> None:
         if not self._forward:
-            raise CharlmError(f"{self.folder}: the model writes backward; leave out --state-in and --state-out")
+            raise CharlmError(
+                f"{self.folder}: the model writes backward; leave out --state-in and --state-out"
+            )
         if count > 1 or novel:
-            raise CharlmError("--state-in and --state-out hold one text; leave out --count, --best-of and --novel")
+            raise CharlmError(
+                "--state-in and --state-out hold one text; leave out --count, --best-of and --novel"
+            )
 
-    def _read_place(self, path: Path) -> Place:
+    def _read_place(self, path: Path) -> GenerationState:
         self._check_one_text(1, novel=False)
         try:
             data = path.read_bytes()
@@ -500,12 +626,16 @@ class Writer(Trained):
             raise CheckpointError(f"--state-in: {path}: cannot be read: {error.strerror}") from None
         place = place_from_bytes(data, self.model, str(path))
         if place.ended:
-            raise CheckpointError(f"--state-in: {path}: the model has ended this text; begin another")
+            raise CheckpointError(
+                f"--state-in: {path}: the model has ended this text; begin another"
+            )
         return place
 
-    def _write_place(self, path: Path, texts: Texts) -> None:
+    def _write_place(self, path: Path, texts: TextBatch) -> None:
         place = texts.writing.place(len(texts.tellings[0].text))
-        with writing_file(path, kind=CheckpointError, remedy="name another file with --state-out") as file:
+        with writing_file(
+            path, kind=CheckpointError, remedy="name another file with --state-out"
+        ) as file:
             file.write(place_to_bytes(place, weights_checksum(self.model)))
 
     def _novelty_filter(self) -> NoveltyFilter:
@@ -517,16 +647,24 @@ def of_experiment(experiment: Experiment) -> Writer:
     """Return the model of a training as it is now, to be sampled from between two steps."""
     facts = {"step": experiment.state.step}
     return Writer(
-        experiment.folder, "last", experiment.config, experiment.tokenizer, experiment.model, {}, facts,
+        experiment.folder,
+        "last",
+        experiment.config,
+        experiment.tokenizer,
+        experiment.model,
+        {},
+        facts,
         experiment.device,
-    )  # fmt: skip
+    )
 
 
 def _best_of(samples: Sequence[Sample], best_of: int, length_penalty: float) -> Iterator[Sample]:
     """Yield the most probable of each `best_of` samples, by normalized log-probability."""
 
     def score(sample: Sample) -> float:
-        return normalized(sample.log_probability or 0.0, len(sample.tokens) + sample.ended, length_penalty)
+        return normalized(
+            sample.log_probability or 0.0, len(sample.tokens) + sample.ended, length_penalty
+        )
 
     for begin in range(0, len(samples), best_of):
         yield max(samples[begin : begin + best_of], key=score)

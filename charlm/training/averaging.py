@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charlm.config import Training as TrainingSection
+from charlm.config.schema import Training as TrainingSection
 
 
 class Average:
@@ -80,9 +80,15 @@ class Average:
 
     def restore(self, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Go on from what `facts` and `weights` were."""
-        self._running, self._count, self._losses = facts["running"], facts["count"], list(facts["losses"])
+        self._running, self._count, self._losses = (
+            facts["running"],
+            facts["count"],
+            list(facts["losses"]),
+        )
         if self._count:
-            self._means = [weights[name].to(tensor, copy=True) for name, tensor in self._parameters.items()]
+            self._means = [
+                weights[name].to(tensor, copy=True) for name, tensor in self._parameters.items()
+            ]
 
     def _share_of_next(self) -> float:
         if self._section.averaging == "triggered":

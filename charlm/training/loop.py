@@ -9,20 +9,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from charlm.config import Training as TrainingSection
-from charlm.data.windows import Position, Share, Window
+from charlm.config.schema import Training as TrainingSection
+from charlm.data.windows import Position, Shard, Window
 from charlm.errors import DivergenceError
-from charlm.model.language_model import LanguageModel, detach
-from charlm.model.projection import Adaptive
+from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
 from charlm.training.averaging import Average
-from charlm.training.captured import OPTIMIZERS, Batch, CapturedStep, Descent
-from charlm.training.group import ALONE, Group, unsynchronized
-from charlm.training.hardware import autocast, loss_scale
-from charlm.training.loss import regularization, summed_loss
-from charlm.training.optimizer import Clipping, clip, gradient_group, learning_rate
+from charlm.training.clipping import Clipping, clip, gradient_group
+from charlm.training.cuda_graph import OPTIMIZERS, Batch, CapturedStep, StepResult
+from charlm.training.devices import loss_scale
+from charlm.training.objective import Objective
+from charlm.training.process_group import ALONE, Group, unsynchronized
+from charlm.training.schedule import learning_rate
 
-_STEPS_IN_FLIGHT = 32  # On a GPU, steps between two looks at the loss: each look waits for the device.
+_STEPS_IN_FLIGHT = (
+    32  # On a GPU, steps between two looks at the loss: each look waits for the device.
+)
 REMEDY = (
     "lower training.learning_rate, set a lower training.clipnorm, lengthen training.warmup_steps, or let "
     "--on-divergence halve do it"
@@ -119,7 +121,9 @@ def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
         groups: The group of each.
     """
     squares = dict.fromkeys(groups, 0.0)
-    for group, norm in zip(groups, norms.nan_to_num(nan=math.inf, posinf=math.inf).tolist(), strict=True):
+    for group, norm in zip(
+        groups, norms.nan_to_num(nan=math.inf, posinf=math.inf).tolist(), strict=True
+    ):
         squares[group] += norm**2
     return {group: math.sqrt(square) for group, square in squares.items()}
 
@@ -135,52 +139,6 @@ def steady(clock: Callable[[], float]) -> Callable[[], float]:
         return elapsed
 
     return seconds
-
-
-class Objective(nn.Module):
-    """J of a window: what is differentiated."""
-
-    def __init__(
-        self, model: LanguageModel, section: TrainingSection, *, device: torch.device, precision: torch.dtype
-    ) -> None:
-        """Take a model.
-
-        Args:
-            model: On `device`.
-            section: Label smoothing and the regularization of activations.
-            device: Where to compute.
-            precision: What matrix products are computed in.
-        """
-        super().__init__()
-        self.model, self.section, self.device, self.precision = model, section, device, precision
-
-    @property
-    def uses_every_parameter(self) -> bool:
-        """Whether each has a gradient after every window: rare words' matrices, and learnt states, have not."""
-        learnt = any(len(layer) for network in self.model.recurrences for layer in network.learnt_states)
-        return not learnt and not isinstance(self.model.projection, Adaptive)
-
-    def forward(
-        self, inputs: Tensor, targets: Tensor, states: States | None, columns: float, counted: float
-    ) -> tuple[Tensor, Tensor, States]:
-        """Return J, the window's nats, and the states after it.
-
-        Args:
-            inputs: Ids, (time, batch).
-            targets: The ids to be predicted, (time, batch).
-            states: Before the window.
-            columns: Of the batch that J is averaged over, of which these are a part.
-            counted: How many of these columns count as such.
-        """
-        with autocast(self.device, self.precision):
-            features, states = self.model.features(inputs, states)
-            read = self.model.read(features)
-            objective, nats = summed_loss(
-                read, targets, projection=self.model.projection, smoothing=self.section.label_smoothing, columns=columns
-            )
-            objective = objective + regularization(self.section, features, read) * (counted / columns)
-        # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
-        return objective, nats, detach(states)
 
 
 def train(
@@ -219,7 +177,11 @@ def train(
     objective = objective or Objective(model, section, device=device, precision=precision)
     scale = loss_scale(device, precision, section.batch_size)
     descend = partial(_descend, objective, model, section, group=group, scale=scale)
-    captured = CapturedStep(descend, optimizer, device) if _can_be_captured(objective, section, device) else None
+    captured = (
+        CapturedStep(descend, optimizer, device)
+        if _can_be_captured(objective, section, device)
+        else None
+    )
     groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
     while (share := state.share(section)) < 1:
         began = clock()
@@ -228,7 +190,9 @@ def train(
         window = next(windows)
         batch = _batch(model, window, state, device, whole=captured is not None)
         descent = descend(batch) if captured is None else captured(batch, rate)
-        progress = Progress(descent.loss, state.step + 1, descent.clipping, before, groups, rate, share, state)
+        progress = Progress(
+            descent.loss, state.step + 1, descent.clipping, before, groups, rate, share, state
+        )
         if device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0:
             progress.check()
         if captured is None:
@@ -247,13 +211,17 @@ def train(
         yield replace(progress, share=state.share(section))
 
 
-def _batch(model: LanguageModel, window: Window, state: TrainingState, device: torch.device, *, whole: bool) -> Batch:
+def _batch(
+    model: LanguageModel, window: Window, state: TrainingState, device: torch.device, *, whole: bool
+) -> Batch:
     """Return a window on the device, with the states before it: the initial ones, if all is to be `whole`."""
     inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
     states = None if window.fresh else state.states
     if states is None and whole:
         states = model.initial_states(inputs.shape[1])
-    tokens = torch.full((), window.tokens, device=device)  # Filled there: a copy would wait for the device.
+    tokens = torch.full(
+        (), window.tokens, device=device
+    )  # Filled there: a copy would wait for the device.
     return Batch(inputs, targets, tokens, states, window.columns)
 
 
@@ -265,7 +233,7 @@ def _descend(
     *,
     group: Group,
     scale: float,
-) -> Descent:
+) -> StepResult:
     """Leave the gradient of J in the parameters, formed part by part of the batch, and clipped.
 
     Args:
@@ -280,37 +248,50 @@ def _descend(
     columns = batch.inputs.shape[1] // networks
     mine = group.share.columns(batch.columns)
     parts = min(section.accumulation, columns)
-    shares = [Share(number, parts).columns(columns) for number in range(parts)]
-    divisor = batch.columns * networks / group.size  # A group takes the mean of its processes' gradients.
+    shares = [Shard(number, parts).columns(columns) for number in range(parts)]
+    divisor = (
+        batch.columns * networks / group.size
+    )  # A group takes the mean of its processes' gradients.
     nats, after = torch.zeros((), dtype=torch.float64, device=batch.inputs.device), []
     model.zero_grad(set_to_none=True)
     for share in shares:
-        counted = min(share.stop, mine.stop - mine.start) - share.start  # Not a column that is there for padding.
+        counted = (
+            min(share.stop, mine.stop - mine.start) - share.start
+        )  # Not a column that is there for padding.
         with nullcontext() if share is shares[-1] else unsynchronized(objective):
             j, added, advanced = objective(
-                _columns(batch.inputs, share, networks), _columns(batch.targets, share, networks),
-                states and tuple(tuple(part[share] for part in layer) for layer in states), divisor,
+                _columns(batch.inputs, share, networks),
+                _columns(batch.targets, share, networks),
+                states and tuple(tuple(part[share] for part in layer) for layer in states),
+                divisor,
                 max(counted, 0) * networks,
-            )  # fmt: skip
+            )
             (j if scale == 1 else j * scale).backward()
         nats += added
         after.append(advanced)
     if scale != 1:
-        torch._foreach_mul_([tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scale)
+        torch._foreach_mul_(
+            [tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scale
+        )
     sums = group.sum(torch.stack([nats, batch.tokens.to(nats.dtype)]))
-    return Descent(
+    return StepResult(
         (sums[0] / sums[1]).float(),
         clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue),
-        tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*after, strict=True)),
+        tuple(
+            tuple(map(torch.cat, zip(*layer, strict=True))) for layer in zip(*after, strict=True)
+        ),
     )
 
 
 def _can_be_captured(objective: nn.Module, section: TrainingSection, device: torch.device) -> bool:
     """Return whether a step is to be one CUDA graph, and can be: alone, and with nothing that waits for the device."""
     return (
-        section.cuda_graph and device.type == "cuda" and section.optimizer in OPTIMIZERS
-        and isinstance(objective, Objective) and objective.uses_every_parameter
-    )  # fmt: skip
+        section.cuda_graph
+        and device.type == "cuda"
+        and section.optimizer in OPTIMIZERS
+        and isinstance(objective, Objective)
+        and objective.uses_every_parameter
+    )
 
 
 def _columns(ids: Tensor, share: slice, networks: int) -> Tensor:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config import Training as TrainingSection
+from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.language_model import LanguageModel
-from charlm.model.projection import Adaptive
-from charlm.training.hardware import autocast
+from charlm.model.projection import AdaptiveSoftmax
+from charlm.training.devices import autocast
 
-_LOGITS_AT_ONCE = 2**22  # 16 megabytes in fp32: more falls out of the caches between two operations.
+_LOGITS_AT_ONCE = (
+    2**22
+)  # 16 megabytes in fp32: more falls out of the caches between two operations.
 _SCORED_AT_ONCE = 2**20  # On a CPU, where nothing is summed up over chunks: what its caches hold.
 
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -51,7 +53,12 @@ class Score:
 
 
 def summed_loss(
-    read: Tensor, targets: Tensor, *, projection: nn.Module, smoothing: float = 0.0, columns: float | None = None
+    read: Tensor,
+    targets: Tensor,
+    *,
+    projection: nn.Module,
+    smoothing: float = 0.0,
+    columns: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return J = Σ_t L_t, the cross-entropy summed over time and averaged over the batch, and the window's nats.
 
@@ -73,12 +80,16 @@ def summed_loss(
     def compute(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return _cross_entropy(projection, read, targets, smoothing)
 
-    chunks = list(_chunks(projection, read.flatten(0, 1), targets.flatten(), at_once=_LOGITS_AT_ONCE))
+    chunks = list(
+        _chunks(projection, read.flatten(0, 1), targets.flatten(), at_once=_LOGITS_AT_ONCE)
+    )
     if len(chunks) == 1:
         objective, nats = compute(*chunks[0])
     else:
         parameters = [parameter for parameter in projection.parameters() if parameter.requires_grad]
-        found = _InChunks.apply(compute, read.flatten(0, 1), [goals for _, goals in chunks], *parameters)  # type: ignore[no-untyped-call]
+        found = _InChunks.apply(
+            compute, read.flatten(0, 1), [goals for _, goals in chunks], *parameters
+        )  # type: ignore[no-untyped-call]
         objective, nats = found
     return objective / (columns or targets.shape[1]), nats
 
@@ -97,7 +108,9 @@ def regularization(section: TrainingSection, features: Tensor, read: Tensor) -> 
     if section.activation_regularization:
         total = total + section.activation_regularization * read.float().square().mean()
     if section.temporal_regularization and len(features) > 1:
-        total = total + section.temporal_regularization * features.float().diff(dim=0).square().mean()
+        total = (
+            total + section.temporal_regularization * features.float().diff(dim=0).square().mean()
+        )
     return len(features) * total
 
 
@@ -172,7 +185,9 @@ def _chunks(projection: nn.Module, *rows: Tensor, at_once: int) -> Iterator[tupl
     return zip(*(torch.split(tensor, tokens) for tensor in rows), strict=True)
 
 
-def _cross_entropy(projection: nn.Module, read: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+def _cross_entropy(
+    projection: nn.Module, read: Tensor, targets: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
     """Return the sum of the (smoothed) cross-entropy over tokens, and that of the plain one, without gradient.
 
     Args:
@@ -181,7 +196,7 @@ def _cross_entropy(projection: nn.Module, read: Tensor, targets: Tensor, smoothi
         targets: (tokens,).
         smoothing: As for `summed_loss`.
     """
-    if isinstance(projection, Adaptive):
+    if isinstance(projection, AdaptiveSoftmax):
         present = targets != PADDING
         nats = -projection.target_log_probabilities(read[present], targets[present]).sum()
         return nats, nats.detach()
@@ -203,13 +218,20 @@ class _InChunks(torch.autograd.Function):
         ctx: Any, compute: Compute, rows: Tensor, targets: Sequence[Tensor], *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         objective = nats = torch.zeros((), device=rows.device)
-        ctx.found = [torch.empty_like(rows), *(torch.zeros_like(parameter) for parameter in parameters)]
+        ctx.found = [
+            torch.empty_like(rows),
+            *(torch.zeros_like(parameter) for parameter in parameters),
+        ]
         sizes = [len(goals) for goals in targets]
-        for part, place, goals in zip(torch.split(rows, sizes), torch.split(ctx.found[0], sizes), targets, strict=True):
+        for part, place, goals in zip(
+            torch.split(rows, sizes), torch.split(ctx.found[0], sizes), targets, strict=True
+        ):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_()
                 added, added_nats = compute(leaf, goals)
-                gradient, *others = torch.autograd.grad(added, [leaf, *parameters], materialize_grads=True)
+                gradient, *others = torch.autograd.grad(
+                    added, [leaf, *parameters], materialize_grads=True
+                )
             place.copy_(gradient)
             torch._foreach_add_(ctx.found[1:], others)
             objective, nats = objective + added.detach(), nats + added_nats

@@ -12,17 +12,21 @@ from typing import Any, Literal, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-import charlm
-from charlm.config import BUDGETS, Config, check_config, dump
+from charlm.config.load import check_config
+from charlm.config.schema import BUDGETS, Config
+from charlm.config.show import dump
 from charlm.errors import CharlmError, CheckpointError
-from charlm.files import writing
+from charlm.storage.atomic import writing
+from charlm.storage.untrusted import one_line, parse_json
 from charlm.tuning.space import with_values
 from charlm.tuning.storage import Storage
 from charlm.tuning.workers import TrialFacts, damaged_trial, facts_of
-from charlm.untrusted import one_line, parse_json
+from charlm.version import VERSION
 
 NO_END = ("unfinished", "failed", "running")
-Outcome = Literal["finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated", "running"]
+Outcome = Literal[
+    "finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated", "running"
+]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,11 @@ class Tuning:
     def best(self) -> Trial | None:
         """The finished trial of lowest loss; an unfinished one where none is finished; None where none has a loss."""
         first = self.trials[0] if self.trials else None
-        return None if first is None or first.loss_nats is None or first.outcome == "running" else first
+        return (
+            None
+            if first is None or first.loss_nats is None or first.outcome == "running"
+            else first
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +96,7 @@ class Tuning:
             "seed": training.seed,
             "search": self.space,
             **{name: getattr(training, name) for name in BUDGETS},
-            "version": charlm.__version__,
+            "version": VERSION,
         }
 
     @property
@@ -106,13 +114,21 @@ class Tuning:
         """The run folder of the best trial, on `best_host`."""
         if self.best is None:
             return None
-        return (Path(self.best.folder) if self.best_host else self.folder) / "trials" / str(self.best.number)
+        return (
+            (Path(self.best.folder) if self.best_host else self.folder)
+            / "trials"
+            / str(self.best.number)
+        )
 
     @property
     def best_host(self) -> str:
         """The machine that has the best trial's run; empty where this folder has it."""
         best = self.best
-        return "" if best is None or (self.folder / "trials" / str(best.number)).is_dir() else best.host
+        return (
+            ""
+            if best is None or (self.folder / "trials" / str(best.number)).is_dir()
+            else best.host
+        )
 
     @property
     def use(self) -> str:
@@ -120,7 +136,9 @@ class Tuning:
         return f"{f'on {self.best_host}: ' if self.best_host else ''}charlm sample {self.best_run}"
 
 
-def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: Mapping[str, Any]) -> Tuning:
+def read_results(
+    folder: Path, study: optuna.Study, storage: Storage, facts: Mapping[str, Any]
+) -> Tuning:
     """Return what all workers have found so far.
 
     Raises:
@@ -137,7 +155,9 @@ def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: Map
             elif known.state != TrialState.FAIL:
                 periods.append(_period(known, found))
     trials = sorted((trial for trial in trials if trial.outcome != "repeated"), key=_rank)
-    return Tuning(folder, facts["space"], trials, check_config(facts["config"], str(folder)), _spent(periods))
+    return Tuning(
+        folder, facts["space"], trials, check_config(facts["config"], str(folder)), _spent(periods)
+    )
 
 
 def write_results(tuning: Tuning, facts: Mapping[str, Any]) -> None:
@@ -151,7 +171,9 @@ def write_results(tuning: Tuning, facts: Mapping[str, Any]) -> None:
         if own.is_file():
             text = own.read_text(encoding="utf-8")
         else:  # It stands in another's folder: the same settings, for the text as it is called here.
-            text = dump(check_config(with_values(facts["config"], best.values), f"trial {best.number}"))
+            text = dump(
+                check_config(with_values(facts["config"], best.values), f"trial {best.number}")
+            )
         _write(folder / "best.yaml", _header(tuning) + text)
     for trial in tuning.trials:
         for which in ("best", "last") if trial != best and trial.outcome != "running" else ():
@@ -159,10 +181,17 @@ def write_results(tuning: Tuning, facts: Mapping[str, Any]) -> None:
 
 
 def _rank(trial: Trial) -> tuple[bool, bool, float, int]:
-    return trial.outcome != "finished", trial.outcome == "running", _or_infinite(trial.loss_nats), trial.number
+    return (
+        trial.outcome != "finished",
+        trial.outcome == "running",
+        _or_infinite(trial.loss_nats),
+        trial.number,
+    )
 
 
-def _record(known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: Mapping[str, Any]) -> Trial:
+def _record(
+    known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: Mapping[str, Any]
+) -> Trial:
     outcome = found.outcome or "failed"
     if outcome not in get_args(Outcome) or not known.params.keys() <= space.keys():
         raise damage
@@ -171,7 +200,10 @@ def _record(known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: M
     elif known.state == TrialState.FAIL and outcome != "repeated":
         outcome = "failed"  # Its worker may have ended just before it could tell the study what came of it.
     try:
-        values = {key: parse_json(value) if isinstance(value, str) else value for key, value in known.params.items()}
+        values = {
+            key: parse_json(value) if isinstance(value, str) else value
+            for key, value in known.params.items()
+        }
     except ValueError:
         raise damage from None
     losses = [loss for loss in known.intermediate_values.values() if math.isfinite(loss)]
@@ -179,16 +211,30 @@ def _record(known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: M
     if known.state not in (TrialState.RUNNING, TrialState.FAIL):
         began, ended = _period(known, found)
         seconds = ended - began
-    places = [] if found.worker is None else [one_line(found.worker.host), one_line(found.worker.folder)]
-    return Trial(known.number, outcome, min(losses, default=None), seconds, values, one_line(found.note), *places)  # type: ignore[arg-type]
+    places = (
+        [] if found.worker is None else [one_line(found.worker.host), one_line(found.worker.folder)]
+    )
+    return Trial(
+        known.number,
+        outcome,  # type: ignore[arg-type]
+        min(losses, default=None),
+        seconds,
+        values,
+        one_line(found.note),
+        *places,
+    )
 
 
 def _period(known: FrozenTrial, found: TrialFacts) -> tuple[float, float]:
     """Return when a trial began and ended, in seconds of the clock that all workers have in common."""
     began, ended = [
-        0.0 if time is None else time.timestamp() for time in (known.datetime_start, known.datetime_complete)
+        0.0 if time is None else time.timestamp()
+        for time in (known.datetime_start, known.datetime_complete)
     ]
-    return began if found.began is None else found.began, ended if found.ended is None else found.ended
+    return (
+        began if found.began is None else found.began,
+        ended if found.ended is None else found.ended,
+    )
 
 
 def _spent(periods: Iterable[tuple[float, float]]) -> float:
@@ -206,7 +252,9 @@ def _or_infinite(loss_nats: float | None) -> float:
 def _table(tuning: Tuning) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "outcome", "loss_nats", "seconds", *tuning.space, "note", "host", "folder"])
+    table.writerow(
+        ["trial", "outcome", "loss_nats", "seconds", *tuning.space, "note", "host", "folder"]
+    )
     for trial in tuning.trials:
         values = [trial.values.get(key) for key in tuning.space]
         row = [trial.number, trial.outcome, trial.loss_nats, trial.seconds, *values, trial.note]
@@ -217,14 +265,18 @@ def _table(tuning: Tuning) -> str:
 def _header(tuning: Tuning) -> str:
     best, training = tuning.trials[0], tuning.config.training
     finished = sum(trial.outcome == "finished" for trial in tuning.trials)
-    budget = next(f"{getattr(training, name):g} {name}" for name in BUDGETS if getattr(training, name) is not None)
+    budget = next(
+        f"{getattr(training, name):g} {name}"
+        for name in BUDGETS
+        if getattr(training, name) is not None
+    )
     lines = [
         f"charlm train --config {tuning.folder / 'best.yaml'}",
         tuning.use,
         "",
         f"{best.loss_nats:.4f} nats a token on the validation split as training scores it (seed {training.seed}), "
         f"{'' if best.outcome == 'finished' else best.outcome + ', '}a trial having {budget}.",
-        f"The best of {len(tuning.trials)} trials, {finished} of them finished, by charlm {charlm.__version__}:",
+        f"The best of {len(tuning.trials)} trials, {finished} of them finished, by charlm {VERSION}:",
         "charlm tune " + " ".join(f"--search {key}={text}" for key, text in tuning.space.items()),
     ]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)

@@ -29,23 +29,35 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from pydantic import Field
 
-from charlm.config import Config, check_config
-from charlm.data.corpora import open_corpus, suggested_level
+from charlm.config.load import check_config
+from charlm.config.schema import Config
+from charlm.data.corpus import open_corpus, suggested_level
 from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, DivergenceError
-from charlm.files import writing
-from charlm.training import checkpoint, run
+from charlm.runs import prepare, session
+from charlm.runs.experiment import Evaluated, Experiment, Finished
+from charlm.runs.folder import check_new
+from charlm.storage.atomic import writing
+from charlm.storage.untrusted import MEGABYTE, Facts, parse_json, read_regular
 from charlm.tuning.results import NO_END, Outcome, Trial, Tuning, read_results, write_results
 from charlm.tuning.space import Choices, Range, as_it_stands, read_space, with_values
 from charlm.tuning.storage import NAME, Storage, at_url, first_line, in_folder, quiet_optuna
 from charlm.tuning.workers import Worker
-from charlm.untrusted import MEGABYTE, Facts, parse_json, read_regular
 
-_WHOLE = 1000  # Trials are compared at equal shares of their budgets, which are counted in thousandths,
-_PRUNE_FROM, _PRUNE_AFTER_TRIALS = 300, 3  # and not before this one: until then a high learning rate only seems bad.
+_WHOLE = (
+    1000  # Trials are compared at equal shares of their budgets, which are counted in thousandths,
+)
+_PRUNE_FROM, _PRUNE_AFTER_TRIALS = (
+    300,
+    3,
+)  # and not before this one: until then a high learning rate only seems bad.
 _REPEATS = 50  # So many draws of what was tried already, one after the other: there is nothing left to try.
 _LOSSES = 3  # Values whose workers were lost so often are given up: they may be what kills them.
 _POLL_SECONDS = 0.5  # How often a worker for whom nothing is left to begin looks after the others.
-_PATHS = ("text", "valid_text", "test_text")  # A text may lie elsewhere on another machine: its contents count.
+_PATHS = (
+    "text",
+    "valid_text",
+    "test_text",
+)  # A text may lie elsewhere on another machine: its contents count.
 
 
 class _StudyFacts(Facts):
@@ -136,18 +148,22 @@ def tune(
     folder, facts = Path(out), _facts(config, search)
     kept = _kept(folder)
     if kept is None and not (folder / "study.db").is_file():
-        checkpoint.check_new(folder)
+        check_new(folder)
         if storage is None:
             _check_budget(_Budget(minutes=minutes, trials=trials))
     with _opened(folder, kept, storage, study) as place, _study(place) as found:
         with place.alone():
-            spaces = {key: read_space(key, text, facts["config"]) for key, text in facts["space"].items()}
+            spaces = {
+                key: read_space(key, text, facts["config"]) for key, text in facts["space"].items()
+            }
             _begin(found, place, folder, facts, spaces, _Budget(minutes=minutes, trials=trials))
             if place.is_shared:
                 _keep(folder, place, found, kept, facts)
         worker = Worker(folder, place)
         with worker.at_work():
-            return _work(_Search(folder, facts, spaces, found, place, worker), stop, clock, report, waiting)
+            return _work(
+                _Search(folder, facts, spaces, found, place, worker), stop, clock, report, waiting
+            )
 
 
 def resume(folder: str | Path, *, storage: str | None = None, **options: Any) -> Tuning:
@@ -168,12 +184,22 @@ def resume(folder: str | Path, *, storage: str | None = None, **options: Any) ->
     elif (folder / "study.db").is_file():
         with in_folder(folder) as place, _study(place) as study:
             if "facts" not in study.user_attrs:
-                raise CheckpointError(f"{folder}: its search was never begun; remove the folder and begin it again")
+                raise CheckpointError(
+                    f"{folder}: its search was never begun; remove the folder and begin it again"
+                )
             facts = _StudyFacts(**study.user_attrs["facts"])
     else:
-        raise CheckpointError(f"{folder}: holds no search (no study.db); begin one: charlm tune --out {folder}")
+        raise CheckpointError(
+            f"{folder}: holds no search (no study.db); begin one: charlm tune --out {folder}"
+        )
     config = check_config(facts.config, str(folder))
-    return tune(config, [f"{key}={text}" for key, text in facts.space.items()], out=folder, storage=storage, **options)
+    return tune(
+        config,
+        [f"{key}={text}" for key, text in facts.space.items()],
+        out=folder,
+        storage=storage,
+        **options,
+    )
 
 
 def _work(
@@ -213,7 +239,9 @@ def _work(
             continue
         is_waiting, (trial, values) = False, begun
         with search.worker.trying(trial):
-            outcome, note = _try(trial, values, search, lambda: is_over() or search.worker.is_lost())
+            outcome, note = _try(
+                trial, values, search, lambda: is_over() or search.worker.is_lost()
+            )
         found = _settle(search, trial, outcome, note)
         report(next(known for known in found.trials if known.number == trial.number), found.best)
 
@@ -239,7 +267,11 @@ def _settle(search: _Search, trial: optuna.Trial, outcome: Outcome, note: str) -
 def _ask(search: _Search, tuning: Tuning) -> tuple[optuna.Trial, dict[str, Any]] | None:
     """Begin a trial of values that nobody has tried or is trying; return None where there are none left."""
     failed = [trial.values for trial in tuning.trials if trial.outcome == "failed"]
-    tried = [trial.values for trial in tuning.trials if trial.outcome not in NO_END or trial.outcome == "running"]
+    tried = [
+        trial.values
+        for trial in tuning.trials
+        if trial.outcome not in NO_END or trial.outcome == "running"
+    ]
     tried += [values for values in failed if failed.count(values) >= _LOSSES]
     for _ in range(_REPEATS):
         search.study.sampler = _sampler(tuning.config.training.seed, search.study)
@@ -261,11 +293,15 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
     for text in search:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not (equals and values and "." in key):
-            raise ConfigError(f"--search {text}: must be section.key=values, as in training.learning_rate=1e-3..3e-2")
+            raise ConfigError(
+                f"--search {text}: must be section.key=values, as in training.learning_rate=1e-3..3e-2"
+            )
         space[key] = values
         read_space(key, values, data)
     if not space:
-        raise ConfigError("--search: nothing to search; give a key, as in --search training.learning_rate=1e-3..3e-2")
+        raise ConfigError(
+            "--search: nothing to search; give a key, as in --search training.learning_rate=1e-3..3e-2"
+        )
     level = suggested_level(config.corpus)
     if level is not None and "level" not in config.tokenizer.model_fields_set:
         data = with_values(data, {"tokenizer.level": level})
@@ -278,18 +314,26 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
         )
     data["corpus"] = corpus.section.model_dump(mode="json")
     return {
-        "config": data, "space": space, "text": {part: text.fingerprint for part, text in corpus.parts.items()}
-    }  # fmt: skip
+        "config": data,
+        "space": space,
+        "text": {part: text.fingerprint for part, text in corpus.parts.items()},
+    }
 
 
 @contextmanager
-def _opened(folder: Path, kept: _KeptFacts | None, url: str | None, name: str | None) -> Iterator[Storage]:
+def _opened(
+    folder: Path, kept: _KeptFacts | None, url: str | None, name: str | None
+) -> Iterator[Storage]:
     """Open where the search of `folder` is kept, or is to be."""
     if kept is not None and name not in (None, kept.study):
         raise CheckpointError(f"{folder}: holds another search, {kept.study}; give another --out")
-    url, name = (url, name) if kept is None else (url if url is not None else kept.storage, kept.study)
+    url, name = (
+        (url, name) if kept is None else (url if url is not None else kept.storage, kept.study)
+    )
     if url is not None and (folder / "study.db").is_file():
-        raise CheckpointError(f"{folder}: keeps its search in study.db; leave --storage out, or give another --out")
+        raise CheckpointError(
+            f"{folder}: keeps its search in study.db; leave --storage out, or give another --out"
+        )
     with in_folder(folder) if url is None else at_url(url, name or "charlm") as storage:
         yield storage
 
@@ -302,7 +346,10 @@ def _study(storage: Storage) -> Iterator[optuna.Study]:
         try:
             with storage.alone():
                 study = optuna.create_study(
-                    storage=storage.backend, study_name=storage.name, load_if_exists=True, pruner=pruner
+                    storage=storage.backend,
+                    study_name=storage.name,
+                    load_if_exists=True,
+                    pruner=pruner,
                 )
             study.get_trials(deepcopy=False)
             facts = study.user_attrs.get("facts")
@@ -325,21 +372,38 @@ def _kept(folder: Path) -> _KeptFacts | None:
     try:
         return _KeptFacts.model_validate(parse_json(read_regular(path, most=16 * MEGABYTE)))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; give another --out") from None
+        raise CheckpointError(
+            f"{path}: cannot be read: {error.strerror}; give another --out"
+        ) from None
     except ValueError:
-        raise CheckpointError(f"{path}: is damaged; give another --out, with the same --storage and --study") from None
+        raise CheckpointError(
+            f"{path}: is damaged; give another --out, with the same --storage and --study"
+        ) from None
 
 
 def _keep(
-    folder: Path, storage: Storage, study: optuna.Study, kept: _KeptFacts | None, facts: Mapping[str, Any]
+    folder: Path,
+    storage: Storage,
+    study: optuna.Study,
+    kept: _KeptFacts | None,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write down which search a folder is of; the password is nobody's but the user's."""
     identity = str(study.user_attrs.get("identity"))
     if kept is not None and kept.identity != identity:  # Numbers of trials would mean others' here.
-        raise CheckpointError(f"{folder}: holds another search, which {storage.place} has no more; give another --out")
+        raise CheckpointError(
+            f"{folder}: holds another search, which {storage.place} has no more; give another --out"
+        )
     if kept is None:
-        whole = {"storage": storage.place, "study": storage.name, "identity": identity, "facts": facts}
-        with writing(folder / "study.json", kind=CheckpointError, remedy="give another --out") as file:
+        whole = {
+            "storage": storage.place,
+            "study": storage.name,
+            "identity": identity,
+            "facts": facts,
+        }
+        with writing(
+            folder / "study.json", kind=CheckpointError, remedy="give another --out"
+        ) as file:
             file.write(json.dumps(whole).encode())
 
 
@@ -379,16 +443,26 @@ def _begin(
         study.set_user_attr("facts", facts)
 
 
-def _check_agreement(storage: Storage, folder: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_agreement(
+    storage: Storage, folder: Path, stored: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     names = {"config": "the configuration", "space": "what is searched", "text": "the text"}
-    changed = [name for key, name in names.items() if _without_paths(stored[key]) != _without_paths(given[key])]
+    changed = [
+        name
+        for key, name in names.items()
+        if _without_paths(stored[key]) != _without_paths(given[key])
+    ]
     if changed:
         what = f"holds another search: {' and '.join(changed)} changed since"
         if storage.is_shared:
             raise CheckpointError(f"{storage.place}: {storage.name} {what}; give another --study")
         raise CheckpointError(
             f"{folder}: {what}; give another --out"
-            + ("" if "the text" in changed else f", or go on with it as it is: charlm tune --resume {folder}")
+            + (
+                ""
+                if "the text" in changed
+                else f", or go on with it as it is: charlm tune --resume {folder}"
+            )
         )
 
 
@@ -403,7 +477,9 @@ def _sampler(seed: int, study: optuna.Study) -> optuna.samplers.BaseSampler:
     """Return a sampler for the next trial alone, so that resuming equals never having stopped."""
     begun = sum(known.state != TrialState.WAITING for known in study.get_trials(deepcopy=False))
     number = int(np.random.SeedSequence((seed, begun)).generate_state(1)[0])
-    return optuna.samplers.TPESampler(seed=number, constant_liar=True)  # Away from what the others are trying.
+    return optuna.samplers.TPESampler(
+        seed=number, constant_liar=True
+    )  # Away from what the others are trying.
 
 
 def _try(
@@ -412,10 +488,15 @@ def _try(
     """Train with `values`; return what came of it, and why."""
     try:
         config = check_config(with_values(search.facts["config"], values), f"trial {trial.number}")
-        return _train(trial, run.begin(config, search.folder / "trials" / str(trial.number)), is_over), ""
+        return _train(
+            trial, prepare.begin(config, search.folder / "trials" / str(trial.number)), is_over
+        ), ""
     except DivergenceError as error:
         return "diverged", str(error)
-    except (ConfigError, CorpusError) as error:  # The text alone was read before: it is this trial's values.
+    except (
+        ConfigError,
+        CorpusError,
+    ) as error:  # The text alone was read before: it is this trial's values.
         return "impossible", str(error)
     except torch.OutOfMemoryError:
         return "impossible", "needs more memory than the device has"
@@ -423,20 +504,28 @@ def _try(
         return "failed", ""
 
 
-def _train(trial: optuna.Trial, experiment: run.Experiment, is_over: Callable[[], bool]) -> Outcome:
+def _train(trial: optuna.Trial, experiment: Experiment, is_over: Callable[[], bool]) -> Outcome:
     """Train, reporting each validation loss by the share of the budget that is spent."""
     section, state, told = experiment.config.training, experiment.state, 0
-    with closing(run.run(experiment, stop=is_over)) as events:  # type: ignore[type-var]
+    with closing(session.run(experiment, stop=is_over)) as events:  # type: ignore[type-var]
         for event in events:
-            if isinstance(event, run.Evaluated) and event.score is not None:
+            if isinstance(event, Evaluated) and event.score is not None:
                 if not math.isfinite(event.score.loss_nats):
-                    raise DivergenceError(f"step {state.step}: the validation loss is {event.score.loss_nats}")
+                    raise DivergenceError(
+                        f"step {state.step}: the validation loss is {event.score.loss_nats}"
+                    )
                 evaluations = int(min(state.share(section), 1.0) * section.evaluations + 1e-9)
-                if evaluations > told:  # After a divergence a share comes again, and Optuna takes one loss of each.
+                if (
+                    evaluations > told
+                ):  # After a divergence a share comes again, and Optuna takes one loss of each.
                     trial.report(event.score.loss_nats, _WHOLE * evaluations // section.evaluations)
                     told = evaluations
                 if evaluations < section.evaluations and trial.should_prune():
                     return "pruned"
-            elif isinstance(event, run.Finished) and event.reason == "stopped" and state.share(section) < 1:
+            elif (
+                isinstance(event, Finished)
+                and event.reason == "stopped"
+                and state.share(section) < 1
+            ):
                 return "unfinished"
     return "finished"

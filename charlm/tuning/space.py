@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 import yaml
 
-from charlm.config import BUDGETS, check_config
+from charlm.config.load import check_config
+from charlm.config.schema import BUDGETS
 from charlm.errors import ConfigError
 
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
@@ -17,7 +18,10 @@ _LOG_FACTOR = 10  # A range whose ends are so far apart is searched by its logar
 _NOT_SEARCHED = {
     "corpus": "losses on different texts do not compare; tune on each text apart",
     "tokenizer": "losses a token of different tokenizers do not compare; tune with each apart, by --set",
-    **{f"training.{name}": "a trial's budget is the same for all; give it by --set" for name in BUDGETS},
+    **{
+        f"training.{name}": "a trial's budget is the same for all; give it by --set"
+        for name in BUDGETS
+    },
 }
 
 
@@ -76,13 +80,20 @@ def _choices(text: str, place: str, check: Callable[[Any], object]) -> Choices:
     try:
         read = yaml.safe_load(f"[{text}]")
     except yaml.YAMLError:
-        raise ConfigError(f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512") from None
-    values = [_number(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value) else value for value in read]
+        raise ConfigError(
+            f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512"
+        ) from None
+    values = [
+        _number(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value) else value
+        for value in read
+    ]
     for value in values:
         check(value)
     texts = tuple(dict.fromkeys(map(json.dumps, values)))
     if len(texts) < 2:
-        raise ConfigError(f"{place}: is one value; give a range or several choices, or fix it by --set")
+        raise ConfigError(
+            f"{place}: is one value; give a range or several choices, or fix it by --set"
+        )
     return Choices(texts)
 
 
@@ -96,7 +107,9 @@ def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     for dotted, value in values.items():
         key, _, rest = dotted.partition(".")
         inner = data.get(key)
-        data[key] = with_values(inner if isinstance(inner, dict) else {}, {rest: value}) if rest else value
+        data[key] = (
+            with_values(inner if isinstance(inner, dict) else {}, {rest: value}) if rest else value
+        )
     return data
 
 
@@ -107,7 +120,9 @@ def as_it_stands(data: Mapping[str, Any], spaces: Mapping[str, Range | Choices])
         found: Any = check_config(with_values(data, changes), key).model_dump(mode="json")
         for part in key.split("."):
             found = found[part]
-        return found[0] if isinstance(found, list) and len(found) == 1 else found  # [512] is written 512.
+        return (
+            found[0] if isinstance(found, list) and len(found) == 1 else found
+        )  # [512] is written 512.
 
     parameters: dict[str, Any] = {}
     for key, space in spaces.items():

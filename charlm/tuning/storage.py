@@ -15,8 +15,8 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
-from charlm.training import checkpoint
-from charlm.untrusted import one_line
+from charlm.runs.folder import lock_of
+from charlm.storage.untrusted import one_line
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # Of a search in a database.
 _PATIENCE_SECONDS = 60  # What workers do one at a time takes milliseconds.
@@ -56,9 +56,11 @@ def in_folder(folder: Path) -> Iterator[Storage]:
     path = folder / "study.db"
 
     def problem(text: str) -> CharlmError:
-        return CheckpointError(f"{path}: is damaged, or cannot be written: {text}; give another --out")
+        return CheckpointError(
+            f"{path}: is damaged, or cannot be written: {text}; give another --out"
+        )
 
-    lock = checkpoint.lock_of(folder)
+    lock = lock_of(folder)
 
     @contextmanager
     def alone() -> Iterator[None]:
@@ -89,14 +91,20 @@ def at_url(text: str, name: str) -> Iterator[Storage]:
         StorageError: The database cannot be reached, or not be used.
     """
     url = _checked(text)
-    place, secrets = without_password(text), [url.password, *(url.query[key] for key in _secret(url))]
+    place, secrets = (
+        without_password(text),
+        [url.password, *(url.query[key] for key in _secret(url))],
+    )
 
     def problem(message: str, remedy: str = _REMEDY) -> CharlmError:
         for secret in filter(None, secrets):
             message = message.replace(str(secret), "***")
         return StorageError(f"{place}: cannot be used: {message}; {remedy}")
 
-    options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10, "keepalives_idle": 30}}
+    options = {
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": 10, "keepalives_idle": 30},
+    }
     with ExitStack() as stack:
         stack.enter_context(_told(problem))
         try:
@@ -114,9 +122,14 @@ def at_url(text: str, name: str) -> Iterator[Storage]:
         stack.callback(backend.remove_session)
 
         yield Storage(
-            backend, place, name, True, partial(_alone_in, engine, f"charlm: {name}"), partial(_now, engine),
+            backend,
+            place,
+            name,
+            True,
+            partial(_alone_in, engine, f"charlm: {name}"),
+            partial(_now, engine),
             partial(problem, remedy="give another --study"),
-        )  # fmt: skip
+        )
 
 
 def without_password(text: str) -> str:
@@ -127,7 +140,9 @@ def without_password(text: str) -> str:
     """
     url = _checked(text)
     query = {key: value for key, value in url.query.items() if key not in _secret(url)}
-    shown = sqlalchemy.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
+    shown = sqlalchemy.URL.create(
+        "postgresql", url.username, None, url.host, url.port, url.database, query
+    )
     return shown.render_as_string()
 
 
@@ -143,7 +158,9 @@ def _checked(text: str) -> sqlalchemy.URL:
         url = None
     kinds = ("postgresql", "postgresql+psycopg")
     if url is None or url.drivername not in kinds or not url.database or not text.isprintable():
-        raise ConfigError("--storage: must be a PostgreSQL database, as in postgresql://user@host/database")
+        raise ConfigError(
+            "--storage: must be a PostgreSQL database, as in postgresql://user@host/database"
+        )
     return url.set(drivername="postgresql+psycopg")
 
 
@@ -158,18 +175,25 @@ def _told(problem: Callable[[str], CharlmError]) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """Return what a database said, without what Optuna and SQLAlchemy make of it."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    cause = (
+        error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    )
     said = str(getattr(cause, "orig", None) or cause).strip()
     return one_line(said.partition("\n")[0])
 
 
 @contextmanager
-def _sqlite(path: Path, problem: Callable[[str], CharlmError]) -> Iterator[optuna.storages.BaseStorage]:
+def _sqlite(
+    path: Path, problem: Callable[[str], CharlmError]
+) -> Iterator[optuna.storages.BaseStorage]:
     try:
         storage = optuna.storages.RDBStorage(
-            _template(f"sqlite:///{path.absolute()}"), engine_kwargs={"connect_args": {"timeout": _PATIENCE_SECONDS}}
+            _template(f"sqlite:///{path.absolute()}"),
+            engine_kwargs={"connect_args": {"timeout": _PATIENCE_SECONDS}},
         )
-    except Exception as error:  # SQLite, SQLAlchemy and Optuna each have errors of their own for damage.
+    except (
+        Exception
+    ) as error:  # SQLite, SQLAlchemy and Optuna each have errors of their own for damage.
         raise problem(first_line(error)) from None
     try:
         yield storage
@@ -195,7 +219,11 @@ def _alone_in(engine: sqlalchemy.Engine, what: str) -> Iterator[None]:
 
 def _now(engine: sqlalchemy.Engine) -> float:
     with engine.connect() as connection:
-        return float(connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return float(
+            connection.execute(
+                sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")
+            ).scalar_one()
+        )
 
 
 @contextmanager

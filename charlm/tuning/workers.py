@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from charlm.errors import CharlmError, CheckpointError
-from charlm.files import Lock
+from charlm.storage.locks import Lock
+from charlm.storage.untrusted import Facts
 from charlm.tuning.storage import Storage
-from charlm.untrusted import Facts
 
 BEAT_SECONDS = 10.0  # Between two signs of life of a worker,
 LOST_SECONDS = 60.0  # and without any for so long it is taken for lost.
@@ -67,7 +67,9 @@ class Worker:
         lock.take(kind=CheckpointError, remedy="begin again")
         try:
             yield
-            with suppress(OSError):  # Left behind by one that fails: its trial's loss is seen by it.
+            with suppress(
+                OSError
+            ):  # Left behind by one that fails: its trial's loss is seen by it.
                 path.unlink()
         finally:
             lock.release()
@@ -77,7 +79,9 @@ class Worker:
         now, host = self._storage.clock(), socket.gethostname()
         trial.set_user_attr("began", now)
         trial.set_user_attr("seen", now)
-        trial.set_user_attr("worker", {"id": self._id, "host": host, "folder": str(self._folder.absolute())})
+        trial.set_user_attr(
+            "worker", {"id": self._id, "host": host, "folder": str(self._folder.absolute())}
+        )
         self._lost.clear()
 
     @contextmanager
@@ -101,16 +105,23 @@ class Worker:
 
     def end(self, study: optuna.Study, trial: optuna.Trial, outcome: str, note: str) -> None:
         """Tell the study what came of a trial, unless another worker has taken it up."""
-        known = next(known for known in study.get_trials(deepcopy=False) if known.number == trial.number)
+        known = next(
+            known for known in study.get_trials(deepcopy=False) if known.number == trial.number
+        )
         if known.state != TrialState.RUNNING:
             return
         trial.set_user_attr("outcome", outcome)
         trial.set_user_attr("note", note)
         trial.set_user_attr("ended", self._storage.clock())
-        if outcome == "unfinished":  # Before it is told: one that is killed between the two leaves it twice, not never.
+        if (
+            outcome == "unfinished"
+        ):  # Before it is told: one that is killed between the two leaves it twice, not never.
             study.enqueue_trial(trial.params)
         if outcome == "finished":
-            study.tell(trial, min(loss for loss in known.intermediate_values.values() if math.isfinite(loss)))
+            study.tell(
+                trial,
+                min(loss for loss in known.intermediate_values.values() if math.isfinite(loss)),
+            )
         else:
             study.tell(trial, state=TrialState.PRUNED)  # So that the sampler learns to stay away.
 
@@ -126,7 +137,9 @@ class Worker:
 
     def _is_alive(self, trial: FrozenTrial, now: float) -> bool:
         facts = facts_of(trial, self._storage)
-        if facts.worker is None:  # They are written while all others wait, so that its worker ended in the midst of it.
+        if (
+            facts.worker is None
+        ):  # They are written while all others wait, so that its worker ended in the midst of it.
             return False
         path = self._folder / ".workers" / facts.worker.id
         if path.exists():

@@ -9,9 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from charlm.config import load_config
+from charlm.config.load import load_config
 from charlm.model.language_model import LanguageModel
-from charlm.training import run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -37,8 +36,15 @@ TASK_OPTIONS = [(task, name) for task in ablation.BASES for name in ablation.opt
 
 def asked(task: str, *overrides: str) -> argparse.Namespace:
     """Return what the command line would give."""
-    return argparse.Namespace(text=Path("a.txt"), valid=None, task=task, config=ablation.BASES[task], plain=False,
-                              budget=["training.steps=5"], overrides=list(overrides))  # fmt: skip
+    return argparse.Namespace(
+        text=Path("a.txt"),
+        valid=None,
+        task=task,
+        config=ablation.BASES[task],
+        plain=False,
+        budget=["training.steps=5"],
+        overrides=list(overrides),
+    )
 
 
 @pytest.mark.parametrize(("task", "name"), TASK_OPTIONS)
@@ -48,17 +54,27 @@ def test_every_option_of_the_ablation_is_a_valid_configuration(task, name):
     assert config.tokenizer.level == ("char" if task == "characters" else "word")
 
 
-@pytest.mark.parametrize("name", [name for name in ablation.options("words") if name != "no dropout"])
+@pytest.mark.parametrize(
+    "name", [name for name in ablation.options("words") if name != "no dropout"]
+)
 def test_every_option_of_the_ablation_changes_something_in_one_of_the_bases(name):
     tasks = [task for task in ablation.BASES if name in ablation.options(task)]
-    given = [asked(task, "model.tied=false") for task in tasks] + [asked(task, "model.tied=true") for task in tasks]
-    assert any(ablation.configure(name, 1, each) != ablation.configure("base", 1, each) for each in given)
+    given = [asked(task, "model.tied=false") for task in tasks] + [
+        asked(task, "model.tied=true") for task in tasks
+    ]
+    assert any(
+        ablation.configure(name, 1, each) != ablation.configure("base", 1, each) for each in given
+    )
 
 
 def test_no_option_of_the_ablation_says_what_another_says():
     for task in ablation.BASES:
         given = asked(task, "model.output_dropout=0.3", "model.embedding_dropout=0.3")
-        configs = [ablation.configure(name, 1, given) for name in ablation.options(task) if "tied" not in name]
+        configs = [
+            ablation.configure(name, 1, given)
+            for name in ablation.options(task)
+            if "tied" not in name
+        ]
         assert all(config not in configs[:number] for number, config in enumerate(configs))
 
 
@@ -75,16 +91,26 @@ def test_the_difference_to_the_base_is_within_seeds_and_leaves_out_what_diverged
 
 
 def test_an_option_that_diverged_with_every_seed_has_no_number():
-    runs = [{"option": name, "seed": 1, "steps": 3, "loss_nats": loss} for name, loss in (("base", 1.0), ("x", None))]
+    runs = [
+        {"option": name, "seed": 1, "steps": 3, "loss_nats": loss}
+        for name, loss in (("base", 1.0), ("x", None))
+    ]
     row = ablation.summarize(runs, ["base", "x"])[1]
     assert row["median"] is row["difference"] is None
     assert "diverged" in ablation.table_line(row)
 
 
 def test_the_arithmetic_of_a_step_is_that_of_its_products():
-    model = LanguageModel(load_config(None, ["model.hidden_size=5", "model.embedding_size=3"]).model, 11)
+    model = LanguageModel(
+        load_config(None, ["model.hidden_size=5", "model.embedding_size=3"]).model, 11
+    )
     assert step.multiplications(model) == 4 * 5 * (3 + 5) + 5 * 11
-    tied = ["model.hidden_size=5", "model.embedding_size=3", "model.tied=true", "model.num_layers=2"]
+    tied = [
+        "model.hidden_size=5",
+        "model.embedding_size=3",
+        "model.tied=true",
+        "model.num_layers=2",
+    ]
     model = LanguageModel(load_config(None, tied).model, 11)
     assert step.multiplications(model) == 4 * 5 * (3 + 5) + 4 * 5 * (5 + 5) + 5 * 3 + 3 * 11
 
@@ -96,8 +122,15 @@ def test_a_graph_is_not_timed_where_there_is_none(monkeypatch):
 
 
 def test_the_step_that_is_timed_trains():
-    config = load_config(None, ["model.hidden_size=8", "training.batch_size=2", "training.window=4",
-                                "training.steps=1000"])  # fmt: skip
+    config = load_config(
+        None,
+        [
+            "model.hidden_size=8",
+            "training.batch_size=2",
+            "training.window=4",
+            "training.steps=1000",
+        ],
+    )
     steps, gigaflop = step.training_steps(config, "fp32", 11, torch.device("cpu"))
     first = next(steps)
     assert first.state.step == 1 and first.state.tokens == 2 * 4
@@ -114,23 +147,41 @@ def test_time_is_counted_for_the_phase_whose_function_took_it(monkeypatch):
         return seconds
 
     module = SimpleNamespace(save=take, validate=take, unmeasured=take)
-    with shakespeare.timed(module, {"saving": ("save",), "validation": ("validate",)}) as spent:
-        assert module.save(1.0) + module.validate(seconds=4.0) + module.save(2.0) + module.unmeasured(8.0) == 15
+    with shakespeare.timed(
+        {"saving": ((module, "save"),), "validation": ((module, "validate"),)}
+    ) as spent:
+        assert (
+            module.save(1.0)
+            + module.validate(seconds=4.0)
+            + module.save(2.0)
+            + module.unmeasured(8.0)
+            == 15
+        )
     module.save(16.0)
     assert spent == {"saving": 3.0, "validation": 4.0}
 
 
 def test_the_functions_whose_time_is_taken_are_there():
-    for name in [name for names in shakespeare.PHASES.values() for name in names]:
-        assert callable(getattr(run, name))
+    for module, name in [
+        function for functions in shakespeare.PHASES.values() for function in functions
+    ]:
+        assert callable(getattr(module, name))
 
 
 def test_time_to_a_loss_is_the_shortest_budget_that_reaches_it():
-    rows = [{"seconds": seconds, "loss_nats": loss} for seconds, losses in
-            {3: [2.0, 1.8, 1.7], 6: [1.5, 1.6, 1.9], 12: [1.4, 1.3, 1.2]}.items() for loss in losses]  # fmt: skip
+    rows = [
+        {"seconds": seconds, "loss_nats": loss}
+        for seconds, losses in {3: [2.0, 1.8, 1.7], 6: [1.5, 1.6, 1.9], 12: [1.4, 1.3, 1.2]}.items()
+        for loss in losses
+    ]
     summary = [shakespeare.between_seeds(rows, seconds) for seconds in (3, 6, 12)]
     assert [line["median"] for line in summary] == [1.8, 1.6, 1.3]
-    assert [shakespeare.shortest(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)] == [3, 6, 12, None]
+    assert [shakespeare.shortest(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)] == [
+        3,
+        6,
+        12,
+        None,
+    ]
 
 
 def test_budgets_double_up_to_the_longest():
@@ -164,7 +215,13 @@ def test_a_plateau_s_evaluations_are_as_many_as_the_epochs_that_fit(monkeypatch)
 
     def train(config):
         trained.append(config.training)
-        return {"epochs": 0.6, "parameters": 1, "steps": 1, "tokens_per_second": 1, "perplexity": 2.0}
+        return {
+            "epochs": 0.6,
+            "parameters": 1,
+            "steps": 1,
+            "tokens_per_second": 1,
+            "perplexity": 2.0,
+        }
 
     monkeypatch.setattr(words, "train", train)
     given = argparse.Namespace(train=Path("a.txt"), valid=Path("b.txt"), overrides=[], minutes=10)
@@ -178,8 +235,14 @@ def test_a_plateau_s_evaluations_are_as_many_as_the_epochs_that_fit(monkeypatch)
 def test_a_compared_run_is_scored_on_the_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat\nthe dog sat\n" * 60, encoding="utf-8")
     (tmp_path / "b.txt").write_text("the dog sat\n" * 4 + "the owl sat\n", encoding="utf-8")
-    small = ["training.batch_size=2", "training.window=8", "model.hidden_size=8", "model.embedding_size=8",
-             "model.num_layers=1", "training.device=cpu"]  # fmt: skip
+    small = [
+        "training.batch_size=2",
+        "training.window=8",
+        "model.hidden_size=8",
+        "model.embedding_size=8",
+        "model.num_layers=1",
+        "training.device=cpu",
+    ]
     given = argparse.Namespace(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=small)
     row = words.train(words.configure("word-language-model", 1, 0.005, given))
     assert row["vocabulary_size"] == 2 + 4
@@ -206,8 +269,13 @@ def test_efficiency_falls_with_workers_and_is_the_share_of_computing():
 
 def test_a_line_is_fitted_to_small_and_large_alike():
     amounts = [2.0**power for power in range(10, 26)]
-    assert scaling.fit(amounts, [3e-4 + 2e-9 * amount for amount in amounts]) == pytest.approx((3e-4, 2e-9))
-    shaken = [(3e-4 + 2e-9 * amount) * (1.1 if number % 2 else 0.9) for number, amount in enumerate(amounts)]
+    assert scaling.fit(amounts, [3e-4 + 2e-9 * amount for amount in amounts]) == pytest.approx(
+        (3e-4, 2e-9)
+    )
+    shaken = [
+        (3e-4 + 2e-9 * amount) * (1.1 if number % 2 else 0.9)
+        for number, amount in enumerate(amounts)
+    ]
     assert scaling.fit(amounts, shaken) == pytest.approx((3e-4, 2e-9), rel=0.1)
 
 

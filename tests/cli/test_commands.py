@@ -23,7 +23,7 @@ from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
 from charlm.data import cards
-from charlm.training import checkpoint
+from charlm.runs.checkpoint import load_checkpoint
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
 
@@ -54,14 +54,28 @@ def refused(capfd, *arguments: object, status: int = 1) -> str:
 
 @pytest.mark.parametrize(
     ("level", "overrides"),
-    [("char", []), ("byte", []), ("word", []), ("word", ["tokenizer.words=whitespace"]),
-     ("bpe", ["tokenizer.vocabulary_size=300"]), ("char", ["corpus.mode=records"]), ("word", ["corpus.mode=records"]),
-     ("char", ["model.cell=gru", "model.num_layers=2", "model.skip=residual", "model.dropout=0.1"]),
-     ("char", ["model.cell={kind: elman, activation: sigmoid}", "model.tied=true"]),
-     ("char", ["tokenizer.eos=line", "tokenizer.lowercase=true", "training.optimizer=rmsprop"])],
-)  # fmt: skip
+    [
+        ("char", []),
+        ("byte", []),
+        ("word", []),
+        ("word", ["tokenizer.words=whitespace"]),
+        ("bpe", ["tokenizer.vocabulary_size=300"]),
+        ("char", ["corpus.mode=records"]),
+        ("word", ["corpus.mode=records"]),
+        (
+            "char",
+            ["model.cell=gru", "model.num_layers=2", "model.skip=residual", "model.dropout=0.1"],
+        ),
+        ("char", ["model.cell={kind: elman, activation: sigmoid}", "model.tied=true"]),
+        ("char", ["tokenizer.eos=line", "tokenizer.lowercase=true", "training.optimizer=rmsprop"]),
+    ],
+)
 def test_train_then_sample_then_eval_then_inspect(capfd, text_file, level, overrides):
-    changes = [part for override in [f"tokenizer.level={level}", *overrides] for part in ("--set", override)]
+    changes = [
+        part
+        for override in [f"tokenizer.level={level}", *overrides]
+        for part in ("--set", override)
+    ]
     folder = ok(capfd, "train", text_file, *SETTINGS, *changes, "--steps", 4).strip()
     assert Path(folder).parent == Path("runs")
     assert ok(capfd, "sample", "--length", 20, "--temperature", 0.8)
@@ -82,9 +96,22 @@ def test_on_a_terminal_a_bar_and_a_short_sample_show_how_it_goes(text_file):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     process = subprocess.Popen(
-        [sys.executable, "-m", "charlm", "train", str(text_file), *SETTINGS, "--steps", "40", "--out", "here"],
-        stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "charlm",
+            "train",
+            str(text_file),
+            *SETTINGS,
+            "--steps",
+            "40",
+            "--out",
+            "here",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # Linux's way of saying that the other end is closed.
@@ -95,7 +122,9 @@ def test_on_a_terminal_a_bar_and_a_short_sample_show_how_it_goes(text_file):
     lines = seen.decode()
     assert re.search(r"\d+% \|.*loss \d\.\d+, \d\.\d+ bits/character, [\d,]+ tokens/s", lines)
     samples = [
-        line for line in re.split(r"[\r\n]+", lines) if line.startswith("  ") and line.strip() and "|" not in line
+        line
+        for line in re.split(r"[\r\n]+", lines)
+        if line.startswith("  ") and line.strip() and "|" not in line
     ]
     assert len(samples) == 2  # One an evaluation.
     assert all(set(sample) <= set(TEXT) for sample in samples)
@@ -111,7 +140,9 @@ def test_a_run_whose_budget_is_spent_says_how_to_go_on(capfd, text_file):
 
 def test_early_stopping_says_so(capfd, text_file):
     changes = ["--set", "training.patience=1", "--set", "training.learning_rate=1e-30"]
-    assert charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "8", "--out", "run"]) == 0
+    assert (
+        charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "8", "--out", "run"]) == 0
+    )
     assert "no new best in 1 evaluations" in capfd.readouterr().err
 
 
@@ -124,7 +155,9 @@ def test_a_divergence_is_one_line_and_the_last_good_checkpoint_is_named(capfd, t
         "--set",
         "checkpoint.save_seconds=1e-9",
     ]
-    assert charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "50", "--out", "run"]) == 1
+    assert (
+        charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "50", "--out", "run"]) == 1
+    )
     *_, kept, problem = capfd.readouterr().err.splitlines()
     assert kept == "the last good checkpoint is kept: run/last"
     assert "lower training.learning_rate" in problem
@@ -137,23 +170,40 @@ def test_config_show_prints_a_file_that_trains(capfd, text_file):
     assert folder.startswith("runs/mine-")
 
 
-def test_eval_scores_a_text_of_one_s_own_and_tells_what_the_score_belongs_to(capfd, trained, text_file):
+def test_eval_scores_a_text_of_one_s_own_and_tells_what_the_score_belongs_to(
+    capfd, trained, text_file
+):
     score = json.loads(ok(capfd, "eval", "perplexity", trained, text_file, "--json"))
     assert score["characters"] == len(TEXT)
     assert score["tokens"] == len(TEXT) + 1  # <EOS> ends the document.
-    for name in ("level", "mode", "state", "training_seed", "version", "step", "checkpoint", "precision", "text"):
+    for name in (
+        "level",
+        "mode",
+        "state",
+        "training_seed",
+        "version",
+        "step",
+        "checkpoint",
+        "precision",
+        "text",
+    ):
         assert name in score["settings"]
     assert score["perplexity"] < score["unigram_perplexity"]
 
 
 def test_eval_takes_a_text_alone_for_the_newest_run(capfd, trained, text_file):
     shutil.copytree(trained, "runs/newest")
-    assert json.loads(ok(capfd, "eval", "perplexity", text_file, "--json"))["settings"]["run"] == "runs/newest"
+    assert (
+        json.loads(ok(capfd, "eval", "perplexity", text_file, "--json"))["settings"]["run"]
+        == "runs/newest"
+    )
 
 
 def test_eval_fits_the_temperature_where_asked_to(capfd, trained):
-    scores = {way: json.loads(ok(capfd, "eval", "perplexity", trained, "--temperature", way, "--json"))
-              for way in ("fit", "1", "2.5")}  # fmt: skip
+    scores = {
+        way: json.loads(ok(capfd, "eval", "perplexity", trained, "--temperature", way, "--json"))
+        for way in ("fit", "1", "2.5")
+    }
     assert scores["fit"]["loss_nats"] < scores["1"]["loss_nats"] < scores["2.5"]["loss_nats"]
     assert scores["2.5"]["settings"]["temperature"] == 2.5
 
@@ -164,12 +214,30 @@ def test_eval_prints_a_table_for_people(capfd, trained):
 
 
 def test_eval_shows_the_static_and_the_adapted_score_apart(capfd, trained):
-    arguments = ["eval", "perplexity", trained, "--dynamic", "--cache", "--mix-ngram", 3, "--segment", 40,
-                 "--fit-tokens", 200]  # fmt: skip
+    arguments = [
+        "eval",
+        "perplexity",
+        trained,
+        "--dynamic",
+        "--cache",
+        "--mix-ngram",
+        3,
+        "--segment",
+        40,
+        "--fit-tokens",
+        200,
+    ]
     score = json.loads(ok(capfd, *arguments, "--json"))
     static = json.loads(ok(capfd, "eval", "perplexity", trained, "--json"))
     assert static["adapted"] is None and score["loss_nats"] == static["loss_nats"]
-    names = {"loss_nats", "perplexity", "bits_per_character", "bits_per_byte", "seconds", "settings"}
+    names = {
+        "loss_nats",
+        "perplexity",
+        "bits_per_character",
+        "bits_per_byte",
+        "seconds",
+        "settings",
+    }
     assert set(score["adapted"]) == names
     table = ok(capfd, *arguments).splitlines()
     assert table[0].split() == ["static", "adapted"]
@@ -182,23 +250,33 @@ def test_eval_shows_the_static_and_the_adapted_score_apart(capfd, trained):
 def test_eval_puts_baselines_below_the_score(capfd, trained):
     table = ok(capfd, "eval", "perplexity", trained, "--baselines").splitlines()
     head = table.index(next(line for line in table if line.startswith("baselines")))
-    assert table[head].split()[1:] == ["loss_nats", "perplexity", "bits_per_character", "bits_per_byte"]
+    assert table[head].split()[1:] == [
+        "loss_nats",
+        "perplexity",
+        "bits_per_character",
+        "bits_per_byte",
+    ]
     assert re.search(r"^Kneser-Ney 5-gram +\d+\.\d{4} ", "\n".join(table[head:]), re.MULTILINE)
     assert re.search(r"^lzma.* - +- +\d+\.\d{4} ", "\n".join(table[head:]), re.MULTILINE)
 
 
 def test_eval_reads_standard_input_once_for_score_and_baselines(trained, text_file):
     with text_file.open("rb") as text:
-        process = command("eval", "perplexity", str(trained), "-", "--baselines", "--json", stdin=text)
+        process = command(
+            "eval", "perplexity", str(trained), "-", "--baselines", "--json", stdin=text
+        )
         score = json.loads(process.communicate()[0])
     assert score["characters"] == len(TEXT) and len(score["baselines"]) > 4
 
 
 @pytest.mark.parametrize(
     ("options", "status", "problem"),
-    [(["--cache"], 1, "cache: looks back over one long text"), (["--mix-ngram", "0"], 2, "--mix-ngram"),
-     (["--dynamic", "--segment", "0"], 2, "--segment")],
-)  # fmt: skip
+    [
+        (["--cache"], 1, "cache: looks back over one long text"),
+        (["--mix-ngram", "0"], 2, "--mix-ngram"),
+        (["--dynamic", "--segment", "0"], 2, "--segment"),
+    ],
+)
 def test_eval_refuses_what_is_not_defined(capfd, trained_records, options, status, problem):
     assert problem in refused(capfd, "eval", "perplexity", trained_records, *options, status=status)
 
@@ -220,7 +298,9 @@ def test_a_prompt_comes_from_standard_input_too(trained):
 
 
 def test_json_samples_are_a_line_each_and_tell_their_settings(capfd, trained):
-    lines = ok(capfd, "sample", trained, "--count", 3, "--json", "--seed", 2, "--length", 10).splitlines()
+    lines = ok(
+        capfd, "sample", trained, "--count", 3, "--json", "--seed", 2, "--length", 10
+    ).splitlines()
     samples = [json.loads(line) for line in lines]
     assert [sample["number"] for sample in samples] == [0, 1, 2]
     assert all(sample["seed"] == 2 and len(sample["tokens"]) == 10 for sample in samples)
@@ -228,11 +308,15 @@ def test_json_samples_are_a_line_each_and_tell_their_settings(capfd, trained):
 
 def test_streamed_and_batched_samples_of_a_seed_are_one(capfd, trained):
     streamed = ok(capfd, "sample", trained, "--seed", 3, "--length", 50)
-    batched = json.loads(ok(capfd, "sample", trained, "--seed", 3, "--length", 50, "--count", 1, "--json"))
+    batched = json.loads(
+        ok(capfd, "sample", trained, "--seed", 3, "--length", 50, "--count", 1, "--json")
+    )
     assert streamed == batched["text"] + "\n"
 
 
-def test_novel_records_are_in_no_line_of_the_file_and_without_repeats(capfd, trained_records, records_file):
+def test_novel_records_are_in_no_line_of_the_file_and_without_repeats(
+    capfd, trained_records, records_file
+):
     names = ok(capfd, "sample", trained_records, "--count", 10, "--novel", "--seed", 1).splitlines()
     assert len(names) == len(set(names)) == 10
     assert not set(names) & set(records_file.read_text().splitlines())
@@ -251,7 +335,9 @@ def test_inspect_prints_where_the_parameters_are(capfd, trained):
 def test_corpora_are_listed_shown_and_built(capfd):
     assert "python-docs" in ok(capfd, "corpus", "list")
     assert "licence" in ok(capfd, "corpus", "show", "agreement")
-    path = ok(capfd, "corpus", "build", "agreement", "--set", "sentences=20", "--to", "a.txt").strip()
+    path = ok(
+        capfd, "corpus", "build", "agreement", "--set", "sentences=20", "--to", "a.txt"
+    ).strip()
     assert len(Path(path).read_text().splitlines()) == 20
 
 
@@ -263,7 +349,9 @@ def test_a_copy_of_a_download_is_taken_and_checked(capfd):
 def test_a_corpus_is_fetched_checked_and_then_known_by_its_name(capfd, monkeypatch, tmp_path):
     (tmp_path / "names.txt").write_bytes(b"emma\nolivia\n")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+    monkeypatch.setattr(
+        http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None
+    )
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -296,10 +384,15 @@ BINARY = bytes(range(256)) * 20
 
 @pytest.mark.parametrize(
     ("contents", "problem"),
-    [(b"", "is empty"), (b"a", "single character"), (BINARY, "NUL|not utf-8"),
-     (b"caf\xe9 " * 50, "byte 3 .0xe9. is not utf-8"), (b"too small", "lower training.batch_size or"),
-     (None, "no such text")],
-)  # fmt: skip
+    [
+        (b"", "is empty"),
+        (b"a", "single character"),
+        (BINARY, "NUL|not utf-8"),
+        (b"caf\xe9 " * 50, "byte 3 .0xe9. is not utf-8"),
+        (b"too small", "lower training.batch_size or"),
+        (None, "no such text"),
+    ],
+)
 def test_a_text_that_cannot_be_learnt_from_is_one_line(capfd, contents, problem):
     if contents is not None:
         Path("text.txt").write_bytes(contents)
@@ -309,46 +402,69 @@ def test_a_text_that_cannot_be_learnt_from_is_one_line(capfd, contents, problem)
 
 def test_any_bytes_are_a_text_at_byte_level(capfd):
     Path("data.bin").write_bytes(BINARY)
-    ok(capfd, "train", "data.bin", *SETTINGS, "--steps", 2, "--set", "tokenizer.level=byte", "--out", "run")
+    ok(
+        capfd,
+        "train",
+        "data.bin",
+        *SETTINGS,
+        "--steps",
+        2,
+        "--set",
+        "tokenizer.level=byte",
+        "--out",
+        "run",
+    )
     held_out = len(BINARY) - int(len(BINARY) * 0.8)
     assert json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))["bytes"] == held_out
 
 
 def test_a_configuration_with_three_mistakes_tells_all_three(capfd):
-    Path("bad.yaml").write_text("model: {hiden_size: 3, num_layers: 0}\ntraining: {learning_rate: fast}\n")
+    Path("bad.yaml").write_text(
+        "model: {hiden_size: 3, num_layers: 0}\ntraining: {learning_rate: fast}\n"
+    )
     line = refused(capfd, "train", "--config", "bad.yaml")
     assert "nearest: model.hidden_size" in line and "num_layers" in line and "learning_rate" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
-    [(["sample", "--temperature", "-1"], "--temperature"), (["sample", "--top-p", "2"], "--top-p"),
-     (["sample", "--count", "0"], "--count"), (["sample", "--lenght", "3"], "--length"), (["smaple"], "smaple"),
-     (["eval"], "command"), (["train", "--steps", "x"], "--steps"),
-     (["eval", "perplexity", "--split", "al"], "--split"),
-     (["eval", "perplexity", "--temperature", "hot"], "--temperature"),
-     (["eval", "perplexity", "--temperature", "0"], "--temperature"),
-     (["corpus", "build", "agreement", "--set", "sentences"], "--set"),
-     (["config", "show", "--set", "a=b"], "--set"),
-     (["train", "--steps", "1", "--epochs", "1"], "--steps and --epochs"),
-     (["train", "--resume", "x", "--seed", "3"], "--seed")],
-)  # fmt: skip
+    [
+        (["sample", "--temperature", "-1"], "--temperature"),
+        (["sample", "--top-p", "2"], "--top-p"),
+        (["sample", "--count", "0"], "--count"),
+        (["sample", "--lenght", "3"], "--length"),
+        (["smaple"], "smaple"),
+        (["eval"], "command"),
+        (["train", "--steps", "x"], "--steps"),
+        (["eval", "perplexity", "--split", "al"], "--split"),
+        (["eval", "perplexity", "--temperature", "hot"], "--temperature"),
+        (["eval", "perplexity", "--temperature", "0"], "--temperature"),
+        (["corpus", "build", "agreement", "--set", "sentences"], "--set"),
+        (["config", "show", "--set", "a=b"], "--set"),
+        (["train", "--steps", "1", "--epochs", "1"], "--steps and --epochs"),
+        (["train", "--resume", "x", "--seed", "3"], "--seed"),
+    ],
+)
 def test_wrong_usage_is_one_line_and_status_two(capfd, arguments, problem):
     assert problem in refused(capfd, *arguments, status=2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
-    [(["sample"], "holds no run"), (["sample", "nowhere"], "no such run folder"),
-     (["sample", "."], "is no run folder"),
-     (["eval", "perplexity", "nowhere"], "no such run folder"),
-     (["corpus", "show", "tinyshakspeare"], "did you mean"),
-     (["corpus", "build", "ptb"], "charlm corpus fetch"), (["corpus", "fetch", "agreement"], "charlm corpus build"),
-     (["train", "ptb", "--steps", "1"], "charlm corpus fetch ptb"),
-     (["train", "--resume", "nowhere"], "no such run folder"),
-     (["corpus", "build", "agreement", "--set", "sentences=3"], "--to"),
-     (["corpus", "build", "agreement", "--set", "sentence=3", "--to", "a"], "sentence")],
-)  # fmt: skip
+    [
+        (["sample"], "holds no run"),
+        (["sample", "nowhere"], "no such run folder"),
+        (["sample", "."], "is no run folder"),
+        (["eval", "perplexity", "nowhere"], "no such run folder"),
+        (["corpus", "show", "tinyshakspeare"], "did you mean"),
+        (["corpus", "build", "ptb"], "charlm corpus fetch"),
+        (["corpus", "fetch", "agreement"], "charlm corpus build"),
+        (["train", "ptb", "--steps", "1"], "charlm corpus fetch ptb"),
+        (["train", "--resume", "nowhere"], "no such run folder"),
+        (["corpus", "build", "agreement", "--set", "sentences=3"], "--to"),
+        (["corpus", "build", "agreement", "--set", "sentence=3", "--to", "a"], "sentence"),
+    ],
+)
 def test_a_mistake_is_one_line_and_status_one(capfd, arguments, problem):
     assert problem in refused(capfd, *arguments)
 
@@ -356,11 +472,15 @@ def test_a_mistake_is_one_line_and_status_one(capfd, arguments, problem):
 def test_a_prompt_with_characters_the_model_never_saw_is_told(capfd, trained):
     line = refused(capfd, "sample", trained, "--prompt", "The Žebra")
     assert "'Ž'" in line and "--allow-unknown" in line
-    assert "<UNK>" in ok(capfd, "sample", trained, "--prompt", "The Žebra", "--allow-unknown", "--length", 3)
+    assert "<UNK>" in ok(
+        capfd, "sample", trained, "--prompt", "The Žebra", "--allow-unknown", "--length", 3
+    )
 
 
 def test_a_split_that_the_run_does_not_have_is_told(capfd, trained):
-    assert "no test part, only train, valid" in refused(capfd, "eval", "perplexity", trained, "--split", "test")
+    assert "no test part, only train, valid" in refused(
+        capfd, "eval", "perplexity", trained, "--split", "test"
+    )
 
 
 def test_a_checkpoint_cut_short_is_one_line(capfd, trained):
@@ -379,9 +499,12 @@ def test_cuda_where_there_is_none_is_one_line(capfd, text_file):
 def command(*arguments: object, **options: object) -> "subprocess.Popen[bytes]":
     """Start a command as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "charlm", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
+        [sys.executable, "-m", "charlm", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
+    )
 
 
 def wait_for_steps(folder: Path, steps: int) -> None:
@@ -398,7 +521,7 @@ def wait_for_steps(folder: Path, steps: int) -> None:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_checkpoint(folder / "last").tensors["weights"]
+    return load_checkpoint(folder / "last").tensors["weights"]
 
 
 LONG = ["training.steps=1500", "checkpoint.save_seconds=0.05"]
@@ -418,7 +541,9 @@ def test_a_training_that_is_stopped_or_killed_goes_on_to_the_weights_of_one_that
 ):
     changes = [part for override in LONG for part in ("--set", override)]
     Path("defaults.yaml").write_text("", encoding="utf-8")
-    process = command("train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "stopped")
+    process = command(
+        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "stopped"
+    )
     wait_for_steps(Path("stopped"), 10)
     process.send_signal(how)
     out, err = process.communicate()

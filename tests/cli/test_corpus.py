@@ -26,7 +26,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     texts.mkdir(parents=True)
     (texts / "a.txt").write_text(PLAIN, encoding="utf-8")
     (texts / "b.txt.gz").write_bytes(gzip.compress(PACKED.encode()))
-    rows = [{"text": row, "language": language} for row, language in zip(ROWS, ("en", "de", "en"), strict=True)]
+    rows = [
+        {"text": row, "language": language}
+        for row, language in zip(ROWS, ("en", "de", "en"), strict=True)
+    ]
     (texts / "c.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (folder / "empty").mkdir()
     monkeypatch.chdir(folder)
@@ -58,7 +61,9 @@ def test_encode_prints_how_many_tokens_each_part_has(capfd):
     assert header.split() == ["part", "tokens", "characters", "bytes"]
     size = len((PLAIN + PACKED + "".join(ROWS)).encode())
     documents = 4  # Each ends with <EOS>; the empty one is none.
-    assert [row.split() for row in rows] == [["train", str(CHARACTERS + documents), str(CHARACTERS), str(size)]]
+    assert [row.split() for row in rows] == [
+        ["train", str(CHARACTERS + documents), str(CHARACTERS), str(size)]
+    ]
     parted = ok(capfd, "corpus", "encode", "texts", "--set", "corpus.valid_share=0.25").splitlines()
     assert [row.split()[0] for row in parted] == ["part", "train", "valid"]
     assert sum(int(row.split()[2]) for row in parted[1:]) == CHARACTERS
@@ -67,7 +72,15 @@ def test_encode_prints_how_many_tokens_each_part_has(capfd):
 def test_stats_counts_a_folder_of_mixed_files(capfd):
     found = counted(capfd, "texts", *WHOLE)
     assert (found["documents"], found["duplicates"], found["characters"]) == (4, 1, CHARACTERS)
-    assert found["lengths"] == {"0%": 8, "5%": 8, "25%": 13, "50%": 13, "75%": 13, "95%": 15, "100%": 15}
+    assert found["lengths"] == {
+        "0%": 8,
+        "5%": 8,
+        "25%": 13,
+        "50%": 13,
+        "75%": 13,
+        "95%": 15,
+        "100%": 15,
+    }
     assert found["alphabet"]["日"] == 1 and found["alphabet"]["t"] == 7
     assert sum(found["alphabet"].values()) == CHARACTERS
     assert list(found["alphabet"].values()) == sorted(found["alphabet"].values(), reverse=True)
@@ -81,24 +94,41 @@ def test_stats_counts_a_folder_of_mixed_files(capfd):
 def test_in_stats_a_line_is_a_document_where_lines_are_records(capfd):
     Path("names.txt").write_text("ann\nbob\n\nann\ncy\n", encoding="utf-8")
     found = counted(capfd, "names.txt", "--set", "corpus.mode=records", *WHOLE)
-    assert (found["mode"], found["documents"], found["duplicates"], found["characters"]) == ("records", 4, 1, 11)
+    assert (found["mode"], found["documents"], found["duplicates"], found["characters"]) == (
+        "records",
+        4,
+        1,
+        11,
+    )
     assert found["parts"]["train"]["characters"] == 15  # Line ends are of the original text too.
 
 
 def test_stats_tells_what_the_vocabulary_of_the_training_part_does_not_know(capfd):
     Path("train.txt").write_text("a b a b", encoding="utf-8")
     Path("valid.txt").write_text("a c c", encoding="utf-8")
-    overrides = ["corpus.valid_text=valid.txt", "tokenizer.level=word", "tokenizer.words=whitespace"]
+    overrides = [
+        "corpus.valid_text=valid.txt",
+        "tokenizer.level=word",
+        "tokenizer.words=whitespace",
+    ]
     changes = [part for override in overrides for part in ("--set", override)]
     parts = counted(capfd, "train.txt", *changes)["parts"]
-    assert (parts["train"]["unknown_share"], parts["valid"]["unknown_share"]) == (0, 2 / 4)  # Of a, c, c and <EOS>.
+    assert (parts["train"]["unknown_share"], parts["valid"]["unknown_share"]) == (
+        0,
+        2 / 4,
+    )  # Of a, c, c and <EOS>.
 
 
 def test_stats_for_people_are_the_same_numbers(capfd):
     told = ok(capfd, "corpus", "stats", "texts", *WHOLE)
-    for line in ("documents                   4", "the same as an earlier one  1",
-                 f"characters                  {CHARACTERS}", "0% 8; 5% 8; 25% 13; 50% 13; 75% 13; 95% 15; 100% 15",
-                 "vocabulary                  20 (char)", "(stream)"):  # fmt: skip
+    for line in (
+        "documents                   4",
+        "the same as an earlier one  1",
+        f"characters                  {CHARACTERS}",
+        "0% 8; 5% 8; 25% 13; 50% 13; 75% 13; 95% 15; 100% 15",
+        "vocabulary                  20 (char)",
+        "(stream)",
+    ):
         assert line in told
     assert told.splitlines()[-1].split()[:3] == ["train", "4", str(CHARACTERS + 4)]
 
@@ -123,12 +153,14 @@ def test_train_finds_what_is_encoded_and_does_not_encode_again(capfd, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["texts", "--set", "corpus.field=body"],
-         r"c.jsonl: line 1 has no text in field 'body', but NoneType (it has language, text); name another by --set"),
+        (
+            ["texts", "--set", "corpus.field=body"],
+            r"c.jsonl: line 1 has no text in field 'body', but NoneType (it has language, text); name another by --set",
+        ),
         (["texts", "--set", "corpus.where={language: fr}"], "c.jsonl: holds no document"),
         (["empty"], "empty: holds no file; "),
         (["texts/*.parquet"], "texts/*.parquet: no such text; "),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_cannot_be_read_is_told_in_one_line(capfd, command, arguments, told):
     assert told in refused(capfd, "corpus", command, *arguments)

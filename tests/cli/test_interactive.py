@@ -15,15 +15,17 @@ import pytest
 import charlm
 from charlm.cli.interactive import Conversation
 from charlm.errors import CharlmError
-from charlm.sampling.generate import Settings
-from charlm.sampling.texts import Ending
+from charlm.sampling.generator import Settings
+from charlm.sampling.text_stream import StopCondition
 
 CONTROL_C, CONTROL_D = b"\x03", b"\x04"
 
 
 def _as_in_a_terminal() -> None:
     os.close(os.open(os.ttyname(0), os.O_RDWR))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ignored, where the tests themselves run in the background.
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ignored, where the tests themselves run in the background.
 
 
 class Person:
@@ -34,9 +36,13 @@ class Person:
         environment = os.environ | {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "charlm", "sample", *map(str, arguments), "--interactive"],
-            stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
             preexec_fn=_as_in_a_terminal,
-        )  # fmt: skip
+        )
         os.close(theirs)
 
     def sees(self, ending: str, seconds: float = 60, pressing: bytes = b"") -> str:
@@ -133,7 +139,13 @@ def talk(trained, capfd):
 
 def begun(folder) -> Conversation:
     return Conversation(
-        charlm.load(folder), settings=Settings(), ending=Ending(20), ban=(), seed=3, allow_unknown=False, raw=False
+        charlm.load(folder),
+        settings=Settings(),
+        ending=StopCondition(20),
+        ban=(),
+        seed=3,
+        allow_unknown=False,
+        raw=False,
     )
 
 
@@ -178,12 +190,14 @@ def test_nothing_to_undo_is_told(talk, capfd):
     assert talk("/u") == talk("/r") == ""
 
 
-@pytest.mark.parametrize("line", ["/temperature hot", "/temperature -1", "/top-k 0", "/nothing 3", "/length x", "/"])
+@pytest.mark.parametrize(
+    "line", ["/temperature hot", "/temperature -1", "/top-k 0", "/nothing 3", "/length x", "/"]
+)
 def test_a_wrong_setting_is_told_and_changes_nothing(trained, line):
     conversation = begun(trained)
     with pytest.raises(CharlmError):
         conversation.take(line)
-    assert conversation._settings == Settings() and conversation._ending == Ending(20)
+    assert conversation._settings == Settings() and conversation._ending == StopCondition(20)
 
 
 def test_a_new_record_begins_where_one_has_ended(trained_records, capfd):

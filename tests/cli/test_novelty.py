@@ -26,7 +26,10 @@ def test_a_file_of_training_text_is_not_novel(capfd, trained, tmp_path):
     found = novelty(capfd, trained, path)
     sample = found["sample"]
     assert (sample["novel_share"], sample["longest_copy"]["characters"]) == (0, 100)
-    assert (sample["longest_copy"]["training_character"], sample["longest_copy"]["training_line"]) == (0, 1)
+    assert (
+        sample["longest_copy"]["training_character"],
+        sample["longest_copy"]["training_line"],
+    ) == (0, 1)
     assert sample["overlap"] == [1.0] * 16
     assert found["held_out"]["characters"] == 100
     assert found["settings"]["held_out"] == "valid"
@@ -35,13 +38,21 @@ def test_a_file_of_training_text_is_not_novel(capfd, trained, tmp_path):
 
 def test_where_a_copy_stands_is_counted_in_characters_and_lines(capfd, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("été, où?\n" * 3 + "Ça alors! L’unique ligne.\n" + "à là-bas\n" * 20, encoding="utf-8")
+    text.write_text(
+        "été, où?\n" * 3 + "Ça alors! L’unique ligne.\n" + "à là-bas\n" * 20, encoding="utf-8"
+    )
     train_all(small_config(text, "training.steps=2"), tmp_path / "run")
     path = tmp_path / "sample.txt"
     path.write_text("x L’unique ligne z", encoding="utf-8")
     copy = novelty(capfd, tmp_path / "run", path)["sample"]["longest_copy"]
-    assert copy == {"characters": 15, "text": " L’unique ligne", "sample": 0, "sample_character": 1,
-                    "training_character": 36, "training_line": 4}  # fmt: skip
+    assert copy == {
+        "characters": 15,
+        "text": " L’unique ligne",
+        "sample": 0,
+        "sample_character": 1,
+        "training_character": 36,
+        "training_line": 4,
+    }
 
 
 def test_records_are_compared_as_wholes(capfd, trained_records, tmp_path):
@@ -87,22 +98,34 @@ def test_a_file_may_come_from_stdin_or_without_a_run(capfd, trained, tmp_path, m
     (tmp_path / "runs" / "one").symlink_to(trained)
     (tmp_path / "sample.txt").write_text("The cat", encoding="utf-8")
     assert novelty(capfd, "sample.txt")["sample"]["characters"] == 7
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The dog sat"), encoding="utf-8"))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The dog sat"), encoding="utf-8")
+    )
     assert novelty(capfd, trained, "-")["sample"]["characters"] == 11
 
 
-@pytest.mark.parametrize("overrides", [["tokenizer.level=word"], ["tokenizer.level=word", "tokenizer.words=whitespace"],
-                                       ["tokenizer.level=byte"], ["tokenizer.level=bpe",
-                                       "tokenizer.vocabulary_size=300"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["tokenizer.level=word"],
+        ["tokenizer.level=word", "tokenizer.words=whitespace"],
+        ["tokenizer.level=byte"],
+        ["tokenizer.level=bpe", "tokenizer.vocabulary_size=300"],
+    ],
+)
 def test_runs_of_every_level_are_measured(capfd, text_file, tmp_path, overrides):
     train_all(small_config(text_file, "training.steps=2", *overrides), tmp_path / "run")
     path = tmp_path / "sample.txt"
     path.write_text("The cat sat on the roof.\nThe cat sat on the lawn.\n", encoding="utf-8")
     found = novelty(capfd, tmp_path / "run", path)
-    assert found["settings"]["ngrams_of"] == ("words" if "tokenizer.level=word" in overrides else "characters")
+    assert found["settings"]["ngrams_of"] == (
+        "words" if "tokenizer.level=word" in overrides else "characters"
+    )
     assert found["sample"]["overlap"][:6] == [1.0] * 6
     assert found["sample"]["novel_share"] == 0
-    assert found["sample"]["longest_copy"]["text"].startswith("The cat sat on the roof.\nThe cat sat on the lawn.")
+    assert found["sample"]["longest_copy"]["text"].startswith(
+        "The cat sat on the roof.\nThe cat sat on the lawn."
+    )
 
 
 def test_an_empty_file_and_too_many_arguments_are_refused(capfd, trained, tmp_path):

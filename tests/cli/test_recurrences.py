@@ -11,14 +11,25 @@ from charlm.cli.main import run as charlm
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
 KINDS = [
-    "bag", "elman", "{kind: elman, activation: sigmoid}", "gru", "{kind: gru, reset: before}",
-    "{kind: gru, reset: none}", "lstm", "{kind: lstm, peepholes: [forget, output]}",
+    "bag",
+    "elman",
+    "{kind: elman, activation: sigmoid}",
+    "gru",
+    "{kind: gru, reset: before}",
+    "{kind: gru, reset: none}",
+    "lstm",
+    "{kind: lstm, peepholes: [forget, output]}",
     "{kind: lstm, peepholes: [forget, output], coupled: true}",
     "{kind: lstm, peepholes: [input, forget, output], peephole_weights: full}",
-    "{kind: lstm, without: [input_gate, output_activation]}", "{kind: lstm, full_gate_recurrence: true}",
-    "nested_lstm", "{kind: nested_lstm, depth: 3}", "mogrifier_lstm", "{kind: mogrifier_lstm, rounds: 2, rank: null}",
-    "min_gru", "min_lstm",
-]  # fmt: skip
+    "{kind: lstm, without: [input_gate, output_activation]}",
+    "{kind: lstm, full_gate_recurrence: true}",
+    "nested_lstm",
+    "{kind: nested_lstm, depth: 3}",
+    "mogrifier_lstm",
+    "{kind: mogrifier_lstm, rounds: 2, rank: null}",
+    "min_gru",
+    "min_lstm",
+]
 AROUND = {
     "two sizes": ["model.hidden_size=[12, 20]"],
     "residual": ["model.num_layers=3", "model.skip=residual", "model.layer_norm=true"],
@@ -56,7 +67,19 @@ def trained(capfd, text, *overrides: str, steps: int = 12) -> None:
     """Train a small model into the folder `run`."""
     changes = [part for override in overrides for part in ("--set", override)]
     Path("defaults.yaml").write_text("", encoding="utf-8")  # Nothing is to be chosen by itself.
-    ok(capfd, "train", text, "--config", "defaults.yaml", *SETTINGS, *changes, "--steps", steps, "--out", "run")
+    ok(
+        capfd,
+        "train",
+        text,
+        "--config",
+        "defaults.yaml",
+        *SETTINGS,
+        *changes,
+        "--steps",
+        steps,
+        "--out",
+        "run",
+    )
 
 
 @pytest.mark.parametrize("mode", ["stream", "records"])
@@ -67,9 +90,16 @@ def test_every_recurrence_trains_samples_scores_and_goes_on(cell, mode, text_fil
         capfd, "sample", "run", "--seed", 1, "--length", 20
     )
     score = json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))
-    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    if cell != "bag":  # A bag forgets nothing: while training, a stream of validation begins without what was before.
-        assert score["loss_nats"] == pytest.approx(min(line["loss_nats"] for line in metrics), abs=0.02)
+    metrics = [
+        json.loads(line)
+        for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    if (
+        cell != "bag"
+    ):  # A bag forgets nothing: while training, a stream of validation begins without what was before.
+        assert score["loss_nats"] == pytest.approx(
+            min(line["loss_nats"] for line in metrics), abs=0.02
+        )
     assert json.loads(ok(capfd, "inspect", "run", "--json"))["parameters"] > 0
     ok(capfd, "train", "--resume", "run", "--steps", 14)
     assert json.loads(Path("run/last/state.json").read_text(encoding="utf-8"))["step"] == 14
@@ -87,10 +117,13 @@ def test_what_stands_around_a_recurrence_works_from_the_command_line(overrides, 
 def test_a_model_that_reads_backward_writes_what_comes_before(mode, text_file, capfd):
     rate = "training.learning_rate=2e-2"
     trained(capfd, text_file, "model.direction=backward", f"corpus.mode={mode}", rate, steps=150)
-    (line,) = ok(capfd, "sample", "run", "--prompt", "roof.", "--temperature", 0, "--length", 14).splitlines()[-1:]
+    (line,) = ok(
+        capfd, "sample", "run", "--prompt", "roof.", "--temperature", 0, "--length", 14
+    ).splitlines()[-1:]
     assert line.endswith("on the roof.")
     first, _ = (
-        json.loads(text) for text in ok(capfd, "sample", "run", "--count", 2, "--json", "--seed", 1).splitlines()
+        json.loads(text)
+        for text in ok(capfd, "sample", "run", "--count", 2, "--json", "--seed", 1).splitlines()
     )
     assert first["text"] == json.loads(ok(capfd, "sample", "run", "--json", "--seed", 1))["text"]
 
@@ -99,14 +132,32 @@ def test_a_model_that_reads_backward_writes_what_comes_before(mode, text_file, c
 def test_a_model_that_reads_both_ways_fills_gaps_and_refuses_to_write(level, text_file, capfd):
     rate = "training.learning_rate=2e-2"
     trained(
-        capfd, text_file, "model.direction=both", "corpus.mode=records", rate, f"tokenizer.level={level}", steps=300
+        capfd,
+        text_file,
+        "model.direction=both",
+        "corpus.mode=records",
+        rate,
+        f"tokenizer.level={level}",
+        steps=300,
     )
     filled = ok(
-        capfd, "sample", "run", "--fill", "The cat sat on the ____.", "--count", 3, "--temperature", 0
+        capfd,
+        "sample",
+        "run",
+        "--fill",
+        "The cat sat on the ____.",
+        "--count",
+        3,
+        "--temperature",
+        0,
     ).splitlines()
     assert len(set(filled)) == 3
-    assert filled[0] in {f"The cat sat on the {place}." for place in ("mat", "roof", "lawn", "wall")}
-    (one,) = ok(capfd, "sample", "run", "--fill", "The cat ____ on the mat.", "--json", "--seed", 3).splitlines()
+    assert filled[0] in {
+        f"The cat sat on the {place}." for place in ("mat", "roof", "lawn", "wall")
+    }
+    (one,) = ok(
+        capfd, "sample", "run", "--fill", "The cat ____ on the mat.", "--json", "--seed", 3
+    ).splitlines()
     one = json.loads(one)
     assert one["text"] == f"The cat {one['gap']} on the mat." and one["log_probability"] < 0
     assert "--fill" in refused(capfd, "sample", "run")
@@ -124,22 +175,42 @@ def test_a_model_of_one_direction_refuses_a_gap(text_file, capfd):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_vectors_from_elsewhere_are_read_reported_and_kept(frozen, text_file, capfd, empty_folder):
     rows = [
-        " ".join([word, *(str(number / 8 - index) for index in range(8))]) for number, word in enumerate(["cat", "dog"])
+        " ".join([word, *(str(number / 8 - index) for index in range(8))])
+        for number, word in enumerate(["cat", "dog"])
     ]
     (empty_folder / "vectors.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
     overrides = ["tokenizer.level=word", "model.embedding=pretrained", "model.vectors=vectors.gz"]
     changes = [part for override in overrides for part in ("--set", override)]
     frozen_too = ["--set", "model.freeze_embedding=true"] if frozen else []
-    assert charlm(["train", str(text_file), *SETTINGS, *changes, *frozen_too, "--steps", "4", "--out", "run"]) == 0
+    assert (
+        charlm(
+            [
+                "train",
+                str(text_file),
+                *SETTINGS,
+                *changes,
+                *frozen_too,
+                "--steps",
+                "4",
+                "--out",
+                "run",
+            ]
+        )
+        == 0
+    )
     assert "% of the vocabulary is in" in capfd.readouterr().err
-    names = [tensor["name"] for tensor in json.loads(ok(capfd, "inspect", "run", "--json"))["tensors"]]
+    names = [
+        tensor["name"] for tensor in json.loads(ok(capfd, "inspect", "run", "--json"))["tensors"]
+    ]
     assert "embedding.weight" in names
     (empty_folder / "vectors.gz").unlink()
     ok(capfd, "sample", "run", "--length", 5)
     ok(capfd, "train", "--resume", "run", "--steps", 6)
 
 
-def test_vectors_of_another_size_are_refused_before_anything_is_made(text_file, capfd, empty_folder):
+def test_vectors_of_another_size_are_refused_before_anything_is_made(
+    text_file, capfd, empty_folder
+):
     (empty_folder / "vectors.txt").write_text("cat 1 2 3\n")
     changes = [
         "--set",
@@ -156,16 +227,24 @@ def test_vectors_of_another_size_are_refused_before_anything_is_made(text_file, 
 
 @pytest.mark.parametrize(
     ("cell", "reason"),
-    [("{kind: gru, coupled: true}", "coupled: is an option of lstm"),
-     ("{kind: lstm, coupled: true, without: input_gate}", "coupled: joins input and forget gate"),
-     ("{kind: lstm, peepholes: output, without: output_gate}", "the output gate is left out"), ("rnn", "elman")],
-)  # fmt: skip
+    [
+        ("{kind: gru, coupled: true}", "coupled: is an option of lstm"),
+        (
+            "{kind: lstm, coupled: true, without: input_gate}",
+            "coupled: joins input and forget gate",
+        ),
+        ("{kind: lstm, peepholes: output, without: output_gate}", "the output gate is left out"),
+        ("rnn", "elman"),
+    ],
+)
 def test_options_that_make_no_sense_are_refused_with_the_reason(cell, reason, text_file, capfd):
     arguments = ["train", text_file, "--set", f"model.cell={cell}", "--out", "run"]
     assert reason in refused(capfd, *arguments, status=2)
 
 
-def test_the_configuration_of_a_run_shows_the_options_of_its_recurrence_alone(text_file, capfd, empty_folder):
+def test_the_configuration_of_a_run_shows_the_options_of_its_recurrence_alone(
+    text_file, capfd, empty_folder
+):
     trained(capfd, text_file, "model.cell={kind: gru, reset: none}")
     text = (empty_folder / "run" / "config.yaml").read_text(encoding="utf-8")
     assert "reset: none" in text and "peepholes" not in text

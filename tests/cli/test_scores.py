@@ -43,7 +43,11 @@ def test_sentences_stand_in_order_or_ranked(capfd, trained, tmp_path):
     path = tmp_path / "salads.txt"
     path.write_text(SALADS, encoding="utf-8")
     found = parsed(capfd, "sentences", trained, path)
-    assert [(row["line"], row["tokens"]) for row in found["sentences"]] == [(1, 24), (3, 24), (4, 23)]
+    assert [(row["line"], row["tokens"]) for row in found["sentences"]] == [
+        (1, 24),
+        (3, 24),
+        (4, 23),
+    ]
     assert found["settings"]["end"] == "not predicted"
     ranked = parsed(capfd, "sentences", trained, path, "--ranked")["sentences"]
     assert ranked == sorted(found["sentences"], key=lambda row: -row["log_probability"])
@@ -53,7 +57,9 @@ def test_sentences_stand_in_order_or_ranked(capfd, trained, tmp_path):
     assert len(lines) == 5
 
 
-def test_sentences_are_explained_token_by_token_from_standard_input(capfd, monkeypatch, trained_records):
+def test_sentences_are_explained_token_by_token_from_standard_input(
+    capfd, monkeypatch, trained_records
+):
     def give() -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"bara\n")))
 
@@ -65,8 +71,11 @@ def test_sentences_are_explained_token_by_token_from_standard_input(capfd, monke
     )
     give()
     lines = ok(capfd, "eval", "sentences", trained_records, "-", "--explain").splitlines()
-    assert lines[2].split() == [f"{row['explained'][0]['log_probability']:.4f}",
-                                f"{row['explained'][0]['probability']:.2%}", "'b'"]  # fmt: skip
+    assert lines[2].split() == [
+        f"{row['explained'][0]['log_probability']:.4f}",
+        f"{row['explained'][0]['probability']:.2%}",
+        "'b'",
+    ]
 
 
 def test_sentences_need_one_file(capfd, trained, tmp_path):
@@ -83,9 +92,16 @@ def test_tokens_cost_together_what_perplexity_says(capfd, request, kind):
     folder = request.getfixturevalue(kind)
     found = parsed(capfd, "tokens", folder)
     score = parsed(capfd, "perplexity", folder)
-    assert (found["tokens"], found["loss_nats"]) == (score["tokens"], pytest.approx(score["loss_nats"], rel=1e-5))
+    assert (found["tokens"], found["loss_nats"]) == (
+        score["tokens"],
+        pytest.approx(score["loss_nats"], rel=1e-5),
+    )
     mean = sum(token["surprise_bits"] for token in found["each"]) / len(found["each"])
-    assert mean == pytest.approx(found["surprise_bits"]) == pytest.approx(found["loss_nats"] / math.log(2))
+    assert (
+        mean
+        == pytest.approx(found["surprise_bits"])
+        == pytest.approx(found["loss_nats"] / math.log(2))
+    )
     assert len(found["each"]) == found["tokens"]
     assert found["settings"]["text"] == "valid"
 
@@ -93,7 +109,9 @@ def test_tokens_cost_together_what_perplexity_says(capfd, request, kind):
 def test_rare_words_are_those_that_the_training_text_has_seldom(capfd, trained, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("The catdog sat.\n", encoding="utf-8")
-    rows = {row["class"]: row["tokens"] for row in parsed(capfd, "tokens", trained, path)["by_class"]}
+    rows = {
+        row["class"]: row["tokens"] for row in parsed(capfd, "tokens", trained, path)["by_class"]
+    }
     assert (rows["rare words"], rows["letters"], rows["spaces"]) == (6, 6, 3)
 
 
@@ -109,7 +127,9 @@ def test_tokens_are_listed_where_there_is_no_terminal(capfd, trained, tmp_path):
     assert any(line.split()[:2] == ["letters", "6"] for line in lines)
 
 
-def test_a_terminal_shows_the_text_in_colour_unless_told_not_to(capsys, monkeypatch, trained, tmp_path):
+def test_a_terminal_shows_the_text_in_colour_unless_told_not_to(
+    capsys, monkeypatch, trained, tmp_path
+):
     path = tmp_path / "text.txt"
     path.write_text("The cat\nThe tac\n", encoding="utf-8")
 
@@ -134,14 +154,18 @@ def test_runs_are_compared_on_the_first_ones_text(capfd, trained, words):
         assert run["bits_per_character"] == pytest.approx(expected["bits_per_character"], rel=1e-4)
         assert (run["tokens"], run["step"]) == (expected["tokens"], expected["settings"]["step"])
     (row,) = found["differences"]
-    assert row["bits_per_character"] == pytest.approx(second["bits_per_character"] - first["bits_per_character"])
+    assert row["bits_per_character"] == pytest.approx(
+        second["bits_per_character"] - first["bits_per_character"]
+    )
     assert row["low"] < row["bits_per_character"] < row["high"]
     assert found["settings"]["blocks"] > 5
     parameters = json.loads(ok(capfd, "inspect", words, "--json"))["parameters"]
     assert (second["parameters"], second["settings"]["level"]) == (parameters, "word")
 
 
-def test_a_text_is_compared_across_modes_and_unknown_words(capfd, trained, trained_records, words, tmp_path):
+def test_a_text_is_compared_across_modes_and_unknown_words(
+    capfd, trained, trained_records, words, tmp_path
+):
     path = tmp_path / "text.txt"
     path.write_text("\ufeffThe cat, Zoë\n\n" + TEXT[:300] + "no end", encoding="utf-8")
     found = parsed(capfd, "compare", trained, trained_records, words, "--text", path)
@@ -156,7 +180,9 @@ def test_a_text_is_compared_across_modes_and_unknown_words(capfd, trained, train
 def test_the_text_is_utf_8_and_keeps_its_separators_whatever_the_corpus_had(capfd, tmp_path):
     text = tmp_path / "corpus.txt"
     text.write_bytes("Un été ici.\nQQQ\nLà, un été.\nQQQ\n".encode("latin-1") * 30)
-    config = small_config(text, "corpus.encoding=latin-1", "corpus.separator=QQQ", "training.steps=2")
+    config = small_config(
+        text, "corpus.encoding=latin-1", "corpus.separator=QQQ", "training.steps=2"
+    )
     train_all(config, tmp_path / "run")
     path = tmp_path / "text.txt"
     path.write_text("Un été là.\nLà.QQQ\nLà.\n", encoding="utf-8")
@@ -191,8 +217,12 @@ def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, tmp_path):
     assert "two runs at least; got 1" in refused(capfd, 2, "compare", trained)
     with pytest.raises(CharlmError, match="two runs at least, got 1"):
         load(trained).compare([])
-    assert "cannot be read" in refused(capfd, 1, "compare", trained, trained, "--text", tmp_path / "no.txt")
-    assert "test part is not there" in refused(capfd, 1, "compare", trained, trained, "--split", "test")
+    assert "cannot be read" in refused(
+        capfd, 1, "compare", trained, trained, "--text", tmp_path / "no.txt"
+    )
+    assert "test part is not there" in refused(
+        capfd, 1, "compare", trained, trained, "--split", "test"
+    )
     path = tmp_path / "text.txt"
     path.write_bytes(b"caf\xe9")
     assert "byte 3 is not UTF-8" in refused(capfd, 1, "compare", trained, trained, "--text", path)

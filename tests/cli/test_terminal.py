@@ -23,9 +23,11 @@ TURNS = {"RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI"}  # Unico
 
 def orders_in(text: str) -> set[str]:
     return {
-        letter for letter in text
-        if unicodedata.category(letter) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(letter) in TURNS
-    } - {"\t", "\n"}  # fmt: skip
+        letter
+        for letter in text
+        if unicodedata.category(letter) in ("Cc", "Zl", "Zp")
+        or unicodedata.bidirectional(letter) in TURNS
+    } - {"\t", "\n"}
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +58,33 @@ def test_every_character_that_gives_orders_is_escaped_and_no_other_changes():
     odd = orders_in(everything)
     plain = everything.translate(dict.fromkeys(map(ord, odd)))
     assert terminal.printable(plain) == plain
-    assert all(re.fullmatch(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}", terminal.printable(letter)) for letter in odd)
+    assert all(
+        re.fullmatch(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}", terminal.printable(letter)) for letter in odd
+    )
 
 
 RUN = "run\x1b[2J"
 COMMANDS = [
-    ["sample", RUN, "--length", 200, "--seed", 1], ["sample", RUN, "--count", 2, "--length", 99, "--seed", 1],
-    ["sample", RUN, "--beams", 2, "--length", 30], ["sample", RUN, "--json", "--length", 200, "--seed", 1],
-    ["eval", "sentences", RUN, "text.txt", "--explain"], ["eval", "tokens", RUN, "--show", 200],
-    ["eval", "novelty", RUN, "--size", 200], ["eval", "compare", RUN, RUN], ["eval", "perplexity", RUN],
-    ["eval", "gradients", RUN, "--window", 4, "--windows", 2], ["inspect", RUN], ["inspect", RUN, "--json"],
-    ["config", "show"], ["corpus", "show", "names"],
-]  # fmt: skip
+    ["sample", RUN, "--length", 200, "--seed", 1],
+    ["sample", RUN, "--count", 2, "--length", 99, "--seed", 1],
+    ["sample", RUN, "--beams", 2, "--length", 30],
+    ["sample", RUN, "--json", "--length", 200, "--seed", 1],
+    ["eval", "sentences", RUN, "text.txt", "--explain"],
+    ["eval", "tokens", RUN, "--show", 200],
+    ["eval", "novelty", RUN, "--size", 200],
+    ["eval", "compare", RUN, RUN],
+    ["eval", "perplexity", RUN],
+    ["eval", "gradients", RUN, "--window", 4, "--windows", 2],
+    ["inspect", RUN],
+    ["inspect", RUN, "--json"],
+    ["config", "show"],
+    ["corpus", "show", "names"],
+]
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(map(str, arguments)).replace(RUN, "RUN"))
+@pytest.mark.parametrize(
+    "arguments", COMMANDS, ids=lambda arguments: " ".join(map(str, arguments)).replace(RUN, "RUN")
+)
 def test_a_terminal_gets_no_orders(on_a_terminal, arguments):
     status, out, err = on_a_terminal(*arguments)
     assert status == 0 and out, err
@@ -103,8 +117,12 @@ def test_a_message_takes_one_line_whatever_name_it_quotes(on_a_terminal, command
 
 
 def test_nothing_is_printed_past_the_one_place_that_escapes():
-    places = [path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"]
+    places = [
+        path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"
+    ]
     for path in places:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             named = node.func if isinstance(node, ast.Call) else None
-            assert not (isinstance(named, ast.Name) and named.id == "print"), f"{path}:{node.lineno}"
+            assert not (isinstance(named, ast.Name) and named.id == "print"), (
+                f"{path}:{node.lineno}"
+            )

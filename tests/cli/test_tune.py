@@ -32,16 +32,45 @@ def refused(capfd, *arguments: object, status: int = 1) -> str:
 
 
 def test_tune_then_resume_then_train_with_what_it_found(capfd, text_file):
-    assert charlm(["tune", str(text_file), *SETTINGS, *SEARCH, "--trials", "2", "--out", "tuned", "--seed", "5"]) == 0
+    assert (
+        charlm(
+            [
+                "tune",
+                str(text_file),
+                *SETTINGS,
+                *SEARCH,
+                "--trials",
+                "2",
+                "--out",
+                "tuned",
+                "--seed",
+                "5",
+            ]
+        )
+        == 0
+    )
     out, err = capfd.readouterr()
     heads, *rows = [line.split() for line in out.splitlines()]
-    assert heads == ["trial", "outcome", "loss_nats", "seconds", "training.learning_rate", "model.hidden_size"]
+    assert heads == [
+        "trial",
+        "outcome",
+        "loss_nats",
+        "seconds",
+        "training.learning_rate",
+        "model.hidden_size",
+    ]
     assert sorted(row[0] for row in rows) == ["0", "1"]
     assert float(rows[0][2]) <= float(rows[1][2])
     lines = err.splitlines()
-    assert lines[0].startswith("trial 0: ") and "nats, finished; training.learning_rate=0.008, model" in lines[0]
-    assert lines[-1] == f"tuned/best.yaml holds the settings of trial {rows[0][0]}; its model: charlm sample " \
-                        f"tuned/trials/{rows[0][0]}"  # fmt: skip
+    assert (
+        lines[0].startswith("trial 0: ")
+        and "nats, finished; training.learning_rate=0.008, model" in lines[0]
+    )
+    assert (
+        lines[-1]
+        == f"tuned/best.yaml holds the settings of trial {rows[0][0]}; its model: charlm sample "
+        f"tuned/trials/{rows[0][0]}"
+    )
     assert charlm(["tune", "--resume", "tuned", "--trials", "3", "--json"]) == 0
     out, err = capfd.readouterr()
     whole = json.loads(out)
@@ -63,10 +92,25 @@ def test_without_a_folder_a_new_one_is_named_under_runs(capfd, text_file):
 def test_ctrl_c_ends_the_search_with_a_table_and_a_config(text_file):
     endless = ["--set", "training.steps=100000", "--set", "training.evaluations=10000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "charlm", "tune", str(text_file), *SETTINGS, *endless, *SEARCH, "--minutes", "9",
-         "--out", "tuned"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "charlm",
+            "tune",
+            str(text_file),
+            *SETTINGS,
+            *endless,
+            *SEARCH,
+            "--minutes",
+            "9",
+            "--out",
+            "tuned",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not Path("tuned/trials/0/metrics.jsonl").is_file():
         assert time.monotonic() < deadline and process.poll() is None
@@ -75,13 +119,30 @@ def test_ctrl_c_ends_the_search_with_a_table_and_a_config(text_file):
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.splitlines()[1].split()[:2] == ["0", "unfinished"]
-    assert "stopped; go on: charlm tune --resume tuned\n" in err and Path("tuned/best.yaml").is_file()
+    assert (
+        "stopped; go on: charlm tune --resume tuned\n" in err and Path("tuned/best.yaml").is_file()
+    )
 
 
 def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
     changes = ["--set", "training.learning_rate=1e30", "--set", "training.clipnorm=null"]
     search = ["--search", "training.learning_rate=1e30..1e31"]
-    assert charlm(["tune", str(text_file), *SETTINGS, *changes, *search, "--trials", "1", "--out", "tuned"]) == 1
+    assert (
+        charlm(
+            [
+                "tune",
+                str(text_file),
+                *SETTINGS,
+                *changes,
+                *search,
+                "--trials",
+                "1",
+                "--out",
+                "tuned",
+            ]
+        )
+        == 1
+    )
     out, err = capfd.readouterr()
     assert out.splitlines()[1].split()[:3] == ["0", "diverged", "-"]
     assert "no trial reached an evaluation (step " in err.splitlines()[-1]
@@ -90,10 +151,17 @@ def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
 def test_mistakes_are_one_line(capfd, text_file):
     assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1", status=2)
     assert "give --minutes or --trials" in refused(capfd, text_file, *SETTINGS, *SEARCH)
-    line = refused(capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1", status=2)
-    assert "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)" in line
+    line = refused(
+        capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1", status=2
+    )
+    assert (
+        "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)"
+        in line
+    )
     assert "holds no search" in refused(capfd, "--resume", "nothing")
-    assert "--search: cannot be given with --resume" in refused(capfd, "--resume", "nothing", *SEARCH, status=2)
+    assert "--search: cannot be given with --resume" in refused(
+        capfd, "--resume", "nothing", *SEARCH, status=2
+    )
     unreachable = ["--storage", "postgresql://me:secret@127.0.0.1:1/data", "--study", "mine"]
     line = refused(capfd, text_file, *SETTINGS, *SEARCH, "--trials", "1", *unreachable)
     assert "postgresql://me@127.0.0.1:1/data: cannot be used: " in line and "secret" not in line
@@ -111,5 +179,7 @@ def test_without_optuna_it_says_how_to_get_it(capfd, text_file, monkeypatch):
 def test_help_loads_neither_torch_nor_optuna():
     code = "import sys; from charlm.cli.main import run; run(['--help']); run(['tune', '--help']); "
     code += "print({'torch', 'optuna'} & set(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert "training.learning_rate=1e-3..3e-2" in printed and printed.endswith("set()\n")

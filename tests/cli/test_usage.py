@@ -20,46 +20,102 @@ NOT_UTF8, TOO_LONG = (
     "\udcff",
     "x" * 300,
 )  # As Python hands on a byte that is no UTF-8; longer than a file's name can be.
-NUMBERS = {int: ["", "x", "1.5", "nan", "inf", "9" * 30], float: ["", "x", "nan", "inf", "-inf", "1e400", "-1"]}
+NUMBERS = {
+    int: ["", "x", "1.5", "nan", "inf", "9" * 30],
+    float: ["", "x", "nan", "inf", "-inf", "1e400", "-1"],
+}
 # What stands beside an option, so that nothing but the option is wrong.
 BESIDE = {
-    "train": ["text.txt"], "train --resume": [],
-    "tune": ["text.txt", "--search", "model.hidden_size=8,16", "--trials", "1"], "tune --search": ["text.txt"],
-    "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"], "tune --resume": [],
-    "compress": ["run", "text.txt"], "decompress": ["small.charlm"], "eval sentences": ["run", "text.txt"],
-    "eval compare": ["run", "run"], "corpus build": ["agreement"], "corpus fetch": ["names"], "config show": [],
-}  # fmt: skip
+    "train": ["text.txt"],
+    "train --resume": [],
+    "tune": ["text.txt", "--search", "model.hidden_size=8,16", "--trials", "1"],
+    "tune --search": ["text.txt"],
+    "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"],
+    "tune --resume": [],
+    "compress": ["run", "text.txt"],
+    "decompress": ["small.charlm"],
+    "eval sentences": ["run", "text.txt"],
+    "eval compare": ["run", "run"],
+    "corpus build": ["agreement"],
+    "corpus fetch": ["names"],
+    "config show": [],
+}
 # Of texts and paths: what is wrong, and the status: 2 for what no file or run could make right, else 1. An entry with
 # the command's name goes before one without.
 FILE = {"": 2, "missing": 1, "folder": 1, TOO_LONG: 1}
 TARGET = {"": 2, "folder": 2, "file/x": 2, TOO_LONG: 1}
 RUN = {"": 2, "missing": 1, "file": 1, "folder": 1, TOO_LONG: 1}
 WRONG: dict[str, dict[str, int]] = {
-    "--config": FILE, "--resume": RUN, "--run": RUN, "--text": FILE, "--from": FILE, "--prompt-file": FILE,
-    "--state-in": FILE, "--state-out": TARGET, "--to": TARGET,
-    "--corpus": {"": 2, "missing": 1, "folder": 1, TOO_LONG: 1, NOT_UTF8: 1}, "--out": {"": 2, "file": 1, TOO_LONG: 1},
-    "--set": {"": 2, "model": 2, "model.hidden_size": 2, "=": 2, "a=b": 2, "model.hidden_size=0": 2,
-              "training.steps=x": 2, "model.nonsense=1": 2, "training.learning_rate=.nan": 2, "training.steps={": 2,
-              f"training.device={NOT_UTF8}": 2},
+    "--config": FILE,
+    "--resume": RUN,
+    "--run": RUN,
+    "--text": FILE,
+    "--from": FILE,
+    "--prompt-file": FILE,
+    "--state-in": FILE,
+    "--state-out": TARGET,
+    "--to": TARGET,
+    "--corpus": {"": 2, "missing": 1, "folder": 1, TOO_LONG: 1, NOT_UTF8: 1},
+    "--out": {"": 2, "file": 1, TOO_LONG: 1},
+    "--set": {
+        "": 2,
+        "model": 2,
+        "model.hidden_size": 2,
+        "=": 2,
+        "a=b": 2,
+        "model.hidden_size=0": 2,
+        "training.steps=x": 2,
+        "model.nonsense=1": 2,
+        "training.learning_rate=.nan": 2,
+        "training.steps={": 2,
+        f"training.device={NOT_UTF8}": 2,
+    },
     "corpus build --set": {"": 2, "sentences": 2},
-    "--search": {"": 2, "model": 2, "a=b": 2, "model.hidden_size=8": 2, "model.hidden_size=8..4": 2,
-                 "model.hidden_size=0..4": 2, "model.nonsense=1,2": 2, "corpus.text=a,b": 2, "training.steps=1,2": 2},
-    "--storage": {"": 2, "x": 2, "sqlite:///x.db": 2, "postgresql://host": 2, "postgresql://host:x/data": 2,
-                  NOT_UTF8: 2, "postgresql://127.0.0.1:1/data": 1},
+    "--search": {
+        "": 2,
+        "model": 2,
+        "a=b": 2,
+        "model.hidden_size=8": 2,
+        "model.hidden_size=8..4": 2,
+        "model.hidden_size=0..4": 2,
+        "model.nonsense=1,2": 2,
+        "corpus.text=a,b": 2,
+        "training.steps=1,2": 2,
+    },
+    "--storage": {
+        "": 2,
+        "x": 2,
+        "sqlite:///x.db": 2,
+        "postgresql://host": 2,
+        "postgresql://host:x/data": 2,
+        NOT_UTF8: 2,
+        "postgresql://127.0.0.1:1/data": 1,
+    },
     "--study": {"": 2, "a b": 2, "../a": 2, "x" * 101: 2, NOT_UTF8: 2},
     "--device": {"": 2, "gpu": 2, "cuda:": 2, "cuda:x": 2, "cuda:-1": 2, "cpu:0": 2, "cuda:99": 1},
     "eval perplexity --temperature": {"": 2, "x": 2, "0": 2, "-1": 2, "nan": 2, "inf": 2},
-    "--prompt": {NOT_UTF8: 2, "The Žebra": 1}, "--ban": {"": 2, NOT_UTF8: 2}, "--until": {"": 2, NOT_UTF8: 2},
-    "--fill": {"": 2, NOT_UTF8: 2}, "--matching": {NOT_UTF8: 2, "(": 1, "Ž": 1},
-    "RUN": RUN, "RUN RUN...": {"": 2, "run": 2}, "RUN|TEXT": {"": 2, "missing": 1}, "RUN|FILE": {"": 2},
-    "eval novelty RUN|FILE": {"": 2, "missing": 1, TOO_LONG: 1}, "RUN|PAIRS": {"": 2, "missing": 1},
-    "TEXT": {"": 2, "missing": 1, "folder": 1, "empty": 1, TOO_LONG: 1, NOT_UTF8: 1}, "[RUN] FILE": {"": 2},
-    "decompress FILE": {"": 2, "text.txt": 2, "missing.charlm": 1}, "NAME": {"": 2, "nonsense": 1, "../names": 1},
+    "--prompt": {NOT_UTF8: 2, "The Žebra": 1},
+    "--ban": {"": 2, NOT_UTF8: 2},
+    "--until": {"": 2, NOT_UTF8: 2},
+    "--fill": {"": 2, NOT_UTF8: 2},
+    "--matching": {NOT_UTF8: 2, "(": 1, "Ž": 1},
+    "RUN": RUN,
+    "RUN RUN...": {"": 2, "run": 2},
+    "RUN|TEXT": {"": 2, "missing": 1},
+    "RUN|FILE": {"": 2},
+    "eval novelty RUN|FILE": {"": 2, "missing": 1, TOO_LONG: 1},
+    "RUN|PAIRS": {"": 2, "missing": 1},
+    "TEXT": {"": 2, "missing": 1, "folder": 1, "empty": 1, TOO_LONG: 1, NOT_UTF8: 1},
+    "[RUN] FILE": {"": 2},
+    "decompress FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
+    "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
-}  # fmt: skip
+}
 
 
-def commands(group=TREE, path: tuple[str, ...] = ()) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+def commands(
+    group=TREE, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, typer.core.TyperCommand]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
@@ -74,7 +130,11 @@ def label(parameter) -> str:
 
 
 COMMANDS = dict(commands())
-PARAMETERS = {(name, label(parameter)): parameter for name, command in COMMANDS.items() for parameter in command.params}
+PARAMETERS = {
+    (name, label(parameter)): parameter
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+}
 
 
 def derived(parameter) -> dict[str, int] | None:
@@ -86,12 +146,18 @@ def derived(parameter) -> dict[str, int] | None:
         return None
     step = 1 if kind is int else 0.001
     ends = [(parameter.min, -step), (parameter.max, step)]
-    return dict.fromkeys([*NUMBERS[kind], *(repr(end + beyond) for end, beyond in ends if end is not None)], 2)
+    return dict.fromkeys(
+        [*NUMBERS[kind], *(repr(end + beyond) for end, beyond in ends if end is not None)], 2
+    )
 
 
 def wrong(name: str, parameter) -> dict[str, int] | None:
     found = derived(parameter)
-    return found if found is not None else WRONG.get(f"{name} {label(parameter)}", WRONG.get(label(parameter)))
+    return (
+        found
+        if found is not None
+        else WRONG.get(f"{name} {label(parameter)}", WRONG.get(label(parameter)))
+    )
 
 
 def arguments(name: str, parameter, value: str) -> list[str]:
@@ -149,7 +215,9 @@ def test_a_wrong_value_is_one_line_that_names_the_option_or_the_place(refused, n
         line = refused(arguments(name, parameter, value), status)
         is_place = bool(value) and (status == 1 or not called.startswith("-"))
         named = [called, value] if is_place else [called]
-        assert any(text.encode("utf-8", "backslashreplace").decode() in line for text in named), f"{value!r}: {line}"
+        assert any(text.encode("utf-8", "backslashreplace").decode() in line for text in named), (
+            f"{value!r}: {line}"
+        )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -162,7 +230,9 @@ def test_an_unknown_option_and_one_without_its_value_are_told(refused, name):
 
 
 def test_every_entry_is_of_an_option_that_there_is():
-    labels = {called for _, called in PARAMETERS} | {f"{name} {called}" for name, called in PARAMETERS}
+    labels = {called for _, called in PARAMETERS} | {
+        f"{name} {called}" for name, called in PARAMETERS
+    }
     assert set(WRONG) <= labels
     assert set(BESIDE) <= labels | set(COMMANDS)
 
@@ -172,18 +242,31 @@ VALID = {int: "3", float: "0.5", str: "a", list[str]: "a", Path: "file"}
 CONFLICTS = [(one, other) for one, others in sample._CONFLICTS.items() for other in others]
 # What cannot stand together, and what the line names.
 TOGETHER = {
-    "train --steps=3 --minutes=1": "--minutes and --steps", "train --steps=3 --epochs=1": "--steps and --epochs",
-    "train --minutes=3 --epochs=1": "--minutes and --epochs", "train text.txt --resume=run": "TEXT",
-    **{f"train --resume=run {option}=names": option for option in ("--corpus", "--config", "--set", "--out")},
-    "train --resume=run --seed=3": "--seed", "tune text.txt --resume=run": "TEXT",
-    **{f"tune --resume=run {option}=names": option for option in ("--corpus", "--config", "--search", "--out")},
-    "tune --resume=run --seed=3": "--seed", "tune --resume=run --study=a": "--study",
+    "train --steps=3 --minutes=1": "--minutes and --steps",
+    "train --steps=3 --epochs=1": "--steps and --epochs",
+    "train --minutes=3 --epochs=1": "--minutes and --epochs",
+    "train text.txt --resume=run": "TEXT",
+    **{
+        f"train --resume=run {option}=names": option
+        for option in ("--corpus", "--config", "--set", "--out")
+    },
+    "train --resume=run --seed=3": "--seed",
+    "tune text.txt --resume=run": "TEXT",
+    **{
+        f"tune --resume=run {option}=names": option
+        for option in ("--corpus", "--config", "--search", "--out")
+    },
+    "tune --resume=run --seed=3": "--seed",
+    "tune --resume=run --study=a": "--study",
     "tune text.txt --search=model.hidden_size=8,16 --trials=1 --study=a": "--study",
-    "compress run text.txt --out=- --json": "--json", "compress run text.txt text.txt": "[RUN] FILE",
+    "compress run text.txt --out=- --json": "--json",
+    "compress run text.txt text.txt": "[RUN] FILE",
     "eval compare run": "RUN RUN...",
-    "eval novelty run text.txt text.txt": "RUN|FILE", "eval agreement run text.txt text.txt": "PAIRS",
-    "eval sentences run text.txt text.txt": "FILE", "inspect run run": "run",
-}  # fmt: skip
+    "eval novelty run text.txt text.txt": "RUN|FILE",
+    "eval agreement run text.txt text.txt": "PAIRS",
+    "eval sentences run text.txt text.txt": "FILE",
+    "inspect run run": "run",
+}
 
 
 @pytest.mark.parametrize("command", TOGETHER)
@@ -195,7 +278,11 @@ def test_every_conflict_of_sample_is_one_line_that_names_the_option(refused):
     options = {parameter.name: parameter for parameter in COMMANDS["sample"].params}
     for pair in CONFLICTS:
         values = [options[name] for name in pair]
-        given = [label(one) if one.type_descriptor.annotation is bool
-                 else f"{label(one)}={VALID[one.type_descriptor.annotation]}" for one in values]  # fmt: skip
+        given = [
+            label(one)
+            if one.type_descriptor.annotation is bool
+            else f"{label(one)}={VALID[one.type_descriptor.annotation]}"
+            for one in values
+        ]
         line = refused(["sample", "run", *given], 2)
         assert label(values[1]) in line, line

@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import charlm
-from charlm.config import Corpus as CorpusSection
-from charlm.config import Tokenizer as TokenizerSection
-from charlm.data import corpora
-from charlm.data.corpora import open_corpus
+from charlm.config.schema import Corpus as CorpusSection
+from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.data import corpus as corpora
+from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import EOS, blocks_as_text, learn_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.errors import CorpusError
 
 WORDS = "The cat sat on the mat. "
 LEVELS = {
-    "char": TokenizerSection(level="char"), "byte": TokenizerSection(level="byte"),
-    "word": TokenizerSection(level="word"), "bpe": TokenizerSection(level="bpe", vocabulary_size=300),
-}  # fmt: skip
+    "char": TokenizerSection(level="char"),
+    "byte": TokenizerSection(level="byte"),
+    "word": TokenizerSection(level="word"),
+    "bpe": TokenizerSection(level="bpe", vocabulary_size=300),
+}
 
 
 def encoded(path: Path, level: str, **options: object) -> tuple[bytes, np.ndarray]:
@@ -30,7 +32,9 @@ def encoded(path: Path, level: str, **options: object) -> tuple[bytes, np.ndarra
     section = CorpusSection(text=(str(path),), valid_share=0.0, **options)
     corpus = open_corpus(section, raw=level == "byte")
     text = corpus.parts["train"]
-    tokenizer = learn_tokenizer(blocks_as_text(text.blocks()) if level != "byte" else [], LEVELS[level])
+    tokenizer = learn_tokenizer(
+        blocks_as_text(text.blocks()) if level != "byte" else [], LEVELS[level]
+    )
     ids = encode_text(text, tokenizer, mode=corpus.mode, cache=path.parent / "cache").ids
     return b"".join(tokenizer.token_bytes[index] if index != EOS else b"\n" for index in ids), ids
 
@@ -45,13 +49,18 @@ def test_any_bytes_are_a_corpus_at_byte_level(data, tmp_path_factory):
 
 
 KEPT = {
-    "carriage returns": WORDS + "\r\n\r" + WORDS, "blanks alone": " \t\n\n " * 20, "one character": "aaaa",
+    "carriage returns": WORDS + "\r\n\r" + WORDS,
+    "blanks alone": " \t\n\n " * 20,
+    "one character": "aaaa",
     "right to left": "\u200f\u05e9\u05dc\u05d5\u05dd \u202e\u05e2\u05d5\u202c. \u2067\u05d0\u05d1\u2069\n",
-    "orders to a terminal": "\x1b[31mred\x1b[0m\x07\x9b2J\x7f\x08\n", "empty lines": "\n" * 5000,
-    "other separators": "a\u2028b\u2029c\x0bd\x0ce\x85f\n", "marks upon marks": "e" + "\u0301" * 500 + " ",
-    "a mark in the midst": "a\ufeffb\n", "beyond the plane": "\U0001f600\U0010ffff\ufffd\uffff",
+    "orders to a terminal": "\x1b[31mred\x1b[0m\x07\x9b2J\x7f\x08\n",
+    "empty lines": "\n" * 5000,
+    "other separators": "a\u2028b\u2029c\x0bd\x0ce\x85f\n",
+    "marks upon marks": "e" + "\u0301" * 500 + " ",
+    "a mark in the midst": "a\ufeffb\n",
+    "beyond the plane": "\U0001f600\U0010ffff\ufffd\uffff",
     "names of tokens": "<EOS> <UNK> </s>\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -76,23 +85,46 @@ def test_a_record_ends_at_a_line_feed_and_is_without_the_carriage_return_before_
 
 
 REFUSED = {
-    "latin-1": (b"caf\xe9 " * 9, {}, "byte 3 .0xe9. is not utf-8; pass --set corpus.encoding=latin-1"),
+    "latin-1": (
+        b"caf\xe9 " * 9,
+        {},
+        "byte 3 .0xe9. is not utf-8; pass --set corpus.encoding=latin-1",
+    ),
     "utf-16": (WORDS.encode("utf-16"), {}, "corpus.encoding=utf-16 .*level=byte"),
-    "utf-16 of the other order": (codecs.BOM_UTF16_BE + WORDS.encode("utf-16-be"), {}, "corpus.encoding=utf-16 "),
+    "utf-16 of the other order": (
+        codecs.BOM_UTF16_BE + WORDS.encode("utf-16-be"),
+        {},
+        "corpus.encoding=utf-16 ",
+    ),
     "utf-32": (WORDS.encode("utf-32"), {}, "corpus.encoding=utf-32 "),
     "utf-16 without a mark": (WORDS.encode("utf-16-le"), {}, "NUL .*utf-16-le.*level=byte"),
-    "utf-16 without a mark, as utf-16": (WORDS.encode("utf-16-le"), {"encoding": "utf-16"}, "BOM|NUL|decoded"),
+    "utf-16 without a mark, as utf-16": (
+        WORDS.encode("utf-16-le"),
+        {"encoding": "utf-16"},
+        "BOM|NUL|decoded",
+    ),
     "half of a surrogate pair": (b"ab\xed\xa0\x80", {}, "byte 2 .0xed. is not utf-8"),
-    "half of a pair in utf-7": (b"ab+2AA-", {"encoding": "utf-7"}, "cannot be decoded|is not utf-?7"),
+    "half of a pair in utf-7": (
+        b"ab+2AA-",
+        {"encoding": "utf-7"},
+        "cannot be decoded|is not utf-?7",
+    ),
     "cut inside a character": (WORDS.encode() + b"\xc3", {}, "byte 24 .0xc3. is not utf-8"),
     "overlong": (b"ab\xc0\x80", {}, "byte 2 .0xc0. is not utf-8"),
     "a NUL": (b"ab\0cd", {}, "NUL character.*level=byte"),
-    "nothing": (b"", {}, "is empty"), "a mark alone": (codecs.BOM_UTF8, {}, "is empty"),
+    "nothing": (b"", {}, "is empty"),
+    "a mark alone": (codecs.BOM_UTF8, {}, "is empty"),
     "a character": ("é".encode(), {}, "single character"),
-    "empty lines as records": (b"\r\n" * 50 + b"\n" * 50, {"mode": "records"}, "nothing but empty lines"),
-    **{f"encoding {name!r}": (b"abc", {"encoding": name}, "Python knows no encoding")
-       for name in ("zlib", "rot13", "hex", "undefined", "utf\0", "", "no-such")},
-}  # fmt: skip
+    "empty lines as records": (
+        b"\r\n" * 50 + b"\n" * 50,
+        {"mode": "records"},
+        "nothing but empty lines",
+    ),
+    **{
+        f"encoding {name!r}": (b"abc", {"encoding": name}, "Python knows no encoding")
+        for name in ("zlib", "rot13", "hex", "undefined", "utf\0", "", "no-such")
+    },
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -120,7 +152,9 @@ def test_a_line_of_any_length_is_read_in_blocks_that_are_not_longer(letter, tmp_
 
 
 def test_an_alphabet_of_a_hundred_thousand_characters_is_learnt_or_cut_to_what_is_asked(tmp_path):
-    letters = [chr(code) for code in range(0x20, 0x20 + 102_100) if not 0xD800 <= code <= 0xDFFF][:100_000]
+    letters = [chr(code) for code in range(0x20, 0x20 + 102_100) if not 0xD800 <= code <= 0xDFFF][
+        :100_000
+    ]
     text = "".join(letters) + "".join(letters[:500])
     whole = learn_tokenizer([text], TokenizerSection(level="char"))
     assert whole.vocabulary_size == 100_002
@@ -129,7 +163,9 @@ def test_an_alphabet_of_a_hundred_thousand_characters_is_learnt_or_cut_to_what_i
     assert some.decode(some.encode(text)) == text[:500] + "<UNK>" * 99_500 + text[:500]
 
 
-@pytest.mark.parametrize("name", ["carriage returns", "right to left", "orders to a terminal", "blanks alone"])
+@pytest.mark.parametrize(
+    "name", ["carriage returns", "right to left", "orders to a terminal", "blanks alone"]
+)
 @pytest.mark.parametrize("mode", ["stream", "records"])
 def test_odd_texts_are_trained_on_written_and_scored(name, mode, tmp_path):
     path = tmp_path / "text.txt"

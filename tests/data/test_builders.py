@@ -106,7 +106,12 @@ def read_sentence(text: str) -> tuple[int, int, int, int]:
     subject = next(position for position, word in enumerate(words) if word in IS_PLURAL)
     verb = next(position for position, word in enumerate(words) if word in MAIN_VERBS)
     between = [IS_PLURAL[word] for word in words[subject + 1 : verb] if word in IS_PLURAL]
-    return subject, verb, len(between), sum(plural != IS_PLURAL[words[subject]] for plural in between)
+    return (
+        subject,
+        verb,
+        len(between),
+        sum(plural != IS_PLURAL[words[subject]] for plural in between),
+    )
 
 
 def without_number(text: str) -> str:
@@ -127,26 +132,40 @@ def test_docs_are_two_megabytes_of_distinct_documents_without_form_feeds(docs: l
 
 def test_docs_hold_the_help_topics_and_the_docstrings_of_functions(docs: list[str]) -> None:
     assert any(document.startswith('The "while" statement') for document in docs)
-    assert inspect.cleandoc(itertools.__doc__ or "") not in docs  # written in C: it has no source to read
+    assert (
+        inspect.cleandoc(itertools.__doc__ or "") not in docs
+    )  # written in C: it has no source to read
     assert inspect.getdoc(statistics.median_grouped) in docs
 
 
 def test_every_part_of_the_docs_is_like_the_whole(docs: list[str]) -> None:
     tenth_size = len(docs) // 10
     tenths = [docs[start : start + tenth_size] for start in range(0, 10 * tenth_size, tenth_size)]
-    shares = [statistics.mean(document.startswith("Return") for document in tenth) for tenth in tenths]
+    shares = [
+        statistics.mean(document.startswith("Return") for document in tenth) for tenth in tenths
+    ]
     assert max(shares) - min(shares) < 0.1
 
 
-def test_docs_are_those_of_modules_classes_and_functions_cleaned_and_each_once(library: Path) -> None:
+def test_docs_are_those_of_modules_classes_and_functions_cleaned_and_each_once(
+    library: Path,
+) -> None:
     long = "The quick brown fox jumps over the lazy dog, again and again, until the evening comes."
-    write(library / "first.py", f'"""Module. {long}"""\nclass A:\n    """Class.\n\n    {long}\n    """\n')
-    write(library / "second.py", f'async def f():\n    """Function. {long}"""\n    x = "{long} no docstring"\n')
+    write(
+        library / "first.py",
+        f'"""Module. {long}"""\nclass A:\n    """Class.\n\n    {long}\n    """\n',
+    )
+    write(
+        library / "second.py",
+        f'async def f():\n    """Function. {long}"""\n    x = "{long} no docstring"\n',
+    )
     write(library / "third.py", f'"""Module. {long}"""\ndef g():\n    """Short."""\n')
     assert set(python_docs()) == {f"Module. {long}", f"Class.\n\n{long}", f"Function. {long}"}
 
 
-def test_docs_are_gathered_around_files_that_warn_do_not_parse_or_do_not_decode(library: Path) -> None:
+def test_docs_are_gathered_around_files_that_warn_do_not_parse_or_do_not_decode(
+    library: Path,
+) -> None:
     long = "The quick brown fox jumps over the lazy dog, again and again, until the evening comes."
     write(library / "warns.py", f'"""Warns. {long}"""\nx = "\\d"\ny = x is 1\n')
     write(library / "broken.py", f'"""Broken. {long}"""\nif\n')
@@ -156,7 +175,9 @@ def test_docs_are_gathered_around_files_that_warn_do_not_parse_or_do_not_decode(
     assert set(python_docs()) == {f"Warns. {long}", f"Feed. {long}"}
 
 
-def test_sources_are_over_ten_megabytes_of_distinct_files_without_form_feeds(sources: list[str]) -> None:
+def test_sources_are_over_ten_megabytes_of_distinct_files_without_form_feeds(
+    sources: list[str],
+) -> None:
     assert sum(len(source.encode()) for source in sources) > 10_000_000
     assert len(set(sources)) == len(sources) > 400
     assert not any("\f" in source for source in sources)
@@ -194,7 +215,9 @@ def test_sources_are_read_in_the_encoding_that_they_declare(library: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["python-docs", "python-source"])
-def test_a_python_without_sources_is_an_error_that_names_the_folder(name: str, library: Path) -> None:
+def test_a_python_without_sources_is_an_error_that_names_the_folder(
+    name: str, library: Path
+) -> None:
     with pytest.raises(CorpusError, match=re.escape(str(library))):
         list(BUILDERS[name]())
 
@@ -202,16 +225,28 @@ def test_a_python_without_sources_is_an_error_that_names_the_folder(name: str, l
 def test_names_are_over_thirty_thousand_distinct_records(names: list[str]) -> None:
     assert len(set(names)) == len(names) > 30_000
     assert all(re.fullmatch(r"[A-Z0-9 ()-]+", name) for name in names)
-    assert {"LATIN SMALL LETTER A WITH GRAVE", "PILE OF POO", "CUNEIFORM SIGN GA2 TIMES AN"} <= set(names)
+    assert {"LATIN SMALL LETTER A WITH GRAVE", "PILE OF POO", "CUNEIFORM SIGN GA2 TIMES AN"} <= set(
+        names
+    )
 
 
 def test_names_that_are_made_from_a_number_are_left_out(names: list[str]) -> None:
-    left_out = ["\u4e00", "\uac00", "\uf900", "\U00017000", "\U00018800", "\U0001b170", "\U00018b00"]
+    left_out = [
+        "\u4e00",
+        "\uac00",
+        "\uf900",
+        "\U00017000",
+        "\U00018800",
+        "\U0001b170",
+        "\U00018b00",
+    ]
     left_out += ["\U00013000", "\U00014400"]
     assert not {unicodedata.name(character, "") for character in left_out} & set(names)
 
 
-def test_docs_come_in_the_order_of_their_digests_and_so_in_the_same_one_always(docs: list[str]) -> None:
+def test_docs_come_in_the_order_of_their_digests_and_so_in_the_same_one_always(
+    docs: list[str],
+) -> None:
     assert docs == sorted(docs, key=lambda document: hashlib.sha256(document.encode()).digest())
 
 
@@ -239,10 +274,14 @@ def test_thousand_sentences_of_seed_one_are_those_of_every_version_of_python() -
 
 
 def test_another_seed_gives_other_sentences() -> None:
-    assert not set(agreement(sentences=100, seed=2, longest=4)) >= set(agreement(sentences=100, seed=3))
+    assert not set(agreement(sentences=100, seed=2, longest=4)) >= set(
+        agreement(sentences=100, seed=3)
+    )
 
 
-def test_verb_agrees_with_the_subject_and_the_wrong_verb_does_not(sentences: list[AgreementSentence]) -> None:
+def test_verb_agrees_with_the_subject_and_the_wrong_verb_does_not(
+    sentences: list[AgreementSentence],
+) -> None:
     for sentence in sentences:
         words = re.sub(r"[,.]", "", sentence.text).split()
         subject, verb, _, _ = read_sentence(sentence.text)
@@ -287,7 +326,11 @@ def test_flipping_the_number_of_the_subject_changes_the_subject_and_the_verb_alo
 ) -> None:
     def of_number(plural: bool) -> Iterator[AgreementSentence]:
         return agreement_sentences(
-            sentences=50, seed=seed, longest=longest, most_nouns=most_nouns, subject_is_plural=plural
+            sentences=50,
+            seed=seed,
+            longest=longest,
+            most_nouns=most_nouns,
+            subject_is_plural=plural,
         )
 
     for singular, plural in zip(of_number(False), of_number(True), strict=True):
@@ -318,7 +361,9 @@ def test_nothing_between_subject_and_verb_tells_the_number_of_the_subject(
 
 @given(longest=st.integers(0, 16), most_nouns=st.integers(0, 16))
 @settings(max_examples=30, deadline=None)
-def test_no_sentence_goes_beyond_the_phrases_and_nouns_allowed(longest: int, most_nouns: int) -> None:
+def test_no_sentence_goes_beyond_the_phrases_and_nouns_allowed(
+    longest: int, most_nouns: int
+) -> None:
     for sentence in agreement_sentences(sentences=30, longest=longest, most_nouns=most_nouns):
         _, _, nouns, _ = read_sentence(sentence.text)
         assert nouns <= min(longest, most_nouns)
@@ -340,7 +385,9 @@ def test_no_sentence_goes_beyond_the_phrases_and_nouns_allowed(longest: int, mos
     ],
 )
 def test_parameter_out_of_range_is_an_error_that_names_it(name: str, value: object) -> None:
-    with pytest.raises(CorpusError, match=rf"^agreement: {name} must be .*, got {re.escape(repr(value))}; "):
+    with pytest.raises(
+        CorpusError, match=rf"^agreement: {name} must be .*, got {re.escape(repr(value))}; "
+    ):
         BUILDERS["agreement"](**{name: value})
 
 

@@ -47,7 +47,9 @@ class Publisher:
         if start >= len(self.body):
             return 416, {"Content-Range": f"bytes */{len(self.body)}", "Content-Length": "0"}
         end = len(self.body) - 1
-        return 206, headers | {"Content-Range": f"bytes {start + self.range_shift}-{end}/{len(self.body)}"}
+        return 206, headers | {
+            "Content-Range": f"bytes {start + self.range_shift}-{end}/{len(self.body)}"
+        }
 
     def start(self, wanted: str | None, if_range: str | None) -> int:
         if wanted is None or self.ignores_range or (if_range is not None and if_range != self.etag):
@@ -122,7 +124,9 @@ def error_of_unpacking(archive: Path, member: str, destination: Path) -> str:
     return str(caught.value)
 
 
-def test_download_is_whole_and_leaves_nothing_beside_it(publisher: Publisher, destination: Path) -> None:
+def test_download_is_whole_and_leaves_nothing_beside_it(
+    publisher: Publisher, destination: Path
+) -> None:
     fetch(publisher.url, destination, sha256=SHA256.upper())
     assert destination.read_bytes() == BODY
     assert left_in(destination.parent) == ["corpus.txt"]
@@ -135,7 +139,9 @@ def test_download_replaces_what_is_there(publisher: Publisher, destination: Path
     assert destination.read_bytes() == BODY
 
 
-def test_download_reports_from_nothing_to_everything(publisher: Publisher, destination: Path) -> None:
+def test_download_reports_from_nothing_to_everything(
+    publisher: Publisher, destination: Path
+) -> None:
     reports: list[tuple[int, int | None]] = []
     fetch(publisher.url, destination, report=lambda done, total: reports.append((done, total)))
     assert reports[0] == (0, len(BODY))
@@ -143,7 +149,9 @@ def test_download_reports_from_nothing_to_everything(publisher: Publisher, desti
     assert reports == sorted(reports) and len(reports) > 4
 
 
-def test_download_of_unknown_length_reports_no_total(publisher: Publisher, destination: Path) -> None:
+def test_download_of_unknown_length_reports_no_total(
+    publisher: Publisher, destination: Path
+) -> None:
     publisher.says_length = False
     reports: list[tuple[int, int | None]] = []
     fetch(publisher.url, destination, report=lambda done, total: reports.append((done, total)))
@@ -151,10 +159,17 @@ def test_download_of_unknown_length_reports_no_total(publisher: Publisher, desti
     assert destination.read_bytes() == BODY
 
 
-def test_download_resumes_from_a_part_and_asks_for_the_rest_alone(publisher: Publisher, destination: Path) -> None:
+def test_download_resumes_from_a_part_and_asks_for_the_rest_alone(
+    publisher: Publisher, destination: Path
+) -> None:
     begin(destination, BODY[:1000])
     reports: list[tuple[int, int | None]] = []
-    fetch(publisher.url, destination, sha256=SHA256, report=lambda done, total: reports.append((done, total)))
+    fetch(
+        publisher.url,
+        destination,
+        sha256=SHA256,
+        report=lambda done, total: reports.append((done, total)),
+    )
     assert publisher.ranges == ["bytes=1000-"]
     assert publisher.bytes_sent == len(BODY) - 1000
     assert reports[0] == (1000, len(BODY))
@@ -162,7 +177,9 @@ def test_download_resumes_from_a_part_and_asks_for_the_rest_alone(publisher: Pub
     assert left_in(destination.parent) == ["corpus.txt"]
 
 
-def test_server_that_ignores_the_range_sends_the_whole_again(publisher: Publisher, destination: Path) -> None:
+def test_server_that_ignores_the_range_sends_the_whole_again(
+    publisher: Publisher, destination: Path
+) -> None:
     publisher.ignores_range = True
     begin(destination, b"x" * 1000, ETAG)
     fetch(publisher.url, destination)
@@ -176,21 +193,27 @@ def test_part_of_another_version_is_started_again(publisher: Publisher, destinat
     assert destination.read_bytes() == BODY
 
 
-def test_part_that_nothing_vouches_for_is_started_again(publisher: Publisher, destination: Path) -> None:
+def test_part_that_nothing_vouches_for_is_started_again(
+    publisher: Publisher, destination: Path
+) -> None:
     begin(destination, b"x" * 1000)
     fetch(publisher.url, destination)
     assert publisher.ranges == [None]
     assert destination.read_bytes() == BODY
 
 
-def test_part_longer_than_the_file_is_started_again(publisher: Publisher, destination: Path) -> None:
+def test_part_longer_than_the_file_is_started_again(
+    publisher: Publisher, destination: Path
+) -> None:
     begin(destination, BODY + b"x", ETAG)
     fetch(publisher.url, destination)
     assert publisher.ranges == [f"bytes={len(BODY) + 1}-", None]
     assert destination.read_bytes() == BODY
 
 
-def test_server_that_sends_another_range_is_asked_for_the_whole(publisher: Publisher, destination: Path) -> None:
+def test_server_that_sends_another_range_is_asked_for_the_whole(
+    publisher: Publisher, destination: Path
+) -> None:
     publisher.range_shift = 5
     begin(destination, BODY[:1000], ETAG)
     fetch(publisher.url, destination)
@@ -222,7 +245,9 @@ def test_weak_etag_is_no_proof_that_a_part_fits(publisher: Publisher, destinatio
     assert publisher.ranges == [None, None]
 
 
-def test_wrong_checksum_names_both_digests_and_deletes_what_came(publisher: Publisher, destination: Path) -> None:
+def test_wrong_checksum_names_both_digests_and_deletes_what_came(
+    publisher: Publisher, destination: Path
+) -> None:
     message = error_of_fetching(publisher.url, destination, "0" * 64)
     assert SHA256 in message and "0" * 64 in message
     assert left_in(destination.parent) == []
@@ -240,7 +265,9 @@ def test_refused_download_names_url_status_and_another_way(
     assert message.endswith("pass --from FILE")
 
 
-def test_refusal_of_the_rest_keeps_what_an_earlier_attempt_brought(publisher: Publisher, destination: Path) -> None:
+def test_refusal_of_the_rest_keeps_what_an_earlier_attempt_brought(
+    publisher: Publisher, destination: Path
+) -> None:
     part = begin(destination, BODY[:1000], ETAG)
     publisher.status = 503
     assert "status 503" in error_of_fetching(publisher.url, destination)
@@ -271,7 +298,9 @@ def test_server_that_stays_silent_is_given_up_after_the_timeout(
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/hostname", "corpus.txt", "http:///x", "http://["])
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/x", "file:///etc/hostname", "corpus.txt", "http:///x", "http://["]
+)
 def test_address_that_is_not_http_is_refused_unopened(url: str, destination: Path) -> None:
     assert error_of_fetching(url, destination).startswith(url)
     assert not destination.parent.exists()
@@ -298,7 +327,9 @@ def test_checksum_of_a_missing_file_names_it(tmp_path: Path) -> None:
         check_sha256(tmp_path / "absent.txt", SHA256)
 
 
-def add_to_tar(archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> None:
+def add_to_tar(
+    archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE
+) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.type, entry.linkname = len(content), kind, "data/train.txt"
     archive.addfile(entry, io.BytesIO(content))
@@ -330,14 +361,18 @@ def make_zip(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["corpus.zip", "corpus.tar", "corpus.tgz", "corpus.tar.bz2", "corpus.tar.xz"])
+@pytest.fixture(
+    params=["corpus.zip", "corpus.tar", "corpus.tgz", "corpus.tar.bz2", "corpus.tar.xz"]
+)
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / str(request.param)
     return make_zip(path) if path.suffix == ".zip" else make_tar(path)
 
 
 @pytest.mark.parametrize("member", ["data/train.txt", "./data/train.txt"])
-def test_member_is_unpacked_to_the_place_that_was_named(archive: Path, member: str, tmp_path: Path) -> None:
+def test_member_is_unpacked_to_the_place_that_was_named(
+    archive: Path, member: str, tmp_path: Path
+) -> None:
     unpack(archive, member, tmp_path / "cache" / "train.txt")
     assert (tmp_path / "cache" / "train.txt").read_bytes() == BODY
     assert left_in(tmp_path / "cache") == ["train.txt"]
@@ -349,7 +384,9 @@ def test_path_of_a_member_never_decides_where_it_goes(archive: Path, tmp_path: P
     assert left_in(tmp_path / "cache") == ["inside.txt"]
 
 
-def test_missing_member_is_an_error_that_lists_what_is_inside(archive: Path, tmp_path: Path) -> None:
+def test_missing_member_is_an_error_that_lists_what_is_inside(
+    archive: Path, tmp_path: Path
+) -> None:
     message = error_of_unpacking(archive, "data/absent.txt", tmp_path / "out.txt")
     assert message.startswith(f"{archive}: no member 'data/absent.txt'")
     assert "data/train.txt" in message and "symbolic.txt" in message

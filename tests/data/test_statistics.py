@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.config import Corpus as Section
-from charlm.data.corpora import Text, open_corpus
+from charlm.config.schema import Corpus as Section
+from charlm.data.corpus import Text, open_corpus
 from charlm.data.statistics import QUANTILES, Statistics, count_text
 
 
@@ -27,7 +27,12 @@ def test_documents_characters_bytes_and_alphabet_are_counted(tmp_path):
     found = count(tmp_path / "a.txt", "añb|日a|a", separator="|")
     assert (found.documents, found.characters, found.bytes) == (3, 6, 9)
     assert found.alphabet == {"a": 3, "b": 1, "ñ": 1, "日": 1}
-    assert list(found.alphabet) == ["a", "b", "ñ", "日"]  # Of those that are as frequent, the lower code point first.
+    assert list(found.alphabet) == [
+        "a",
+        "b",
+        "ñ",
+        "日",
+    ]  # Of those that are as frequent, the lower code point first.
 
 
 def test_a_document_that_has_been_there_is_a_duplicate_each_further_time(tmp_path):
@@ -36,7 +41,9 @@ def test_a_document_that_has_been_there_is_a_duplicate_each_further_time(tmp_pat
 
 
 def test_lengths_are_those_at_shares_of_the_documents_in_order(tmp_path):
-    found = count(tmp_path / "a.txt", "|".join("日" * length for length in range(21, 0, -1)), separator="|")
+    found = count(
+        tmp_path / "a.txt", "|".join("日" * length for length in range(21, 0, -1)), separator="|"
+    )
     assert QUANTILES == (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     assert found.lengths == (1, 2, 6, 11, 16, 20, 21)
     assert count(tmp_path / "b.txt", "only").lengths == (4,) * 7
@@ -44,7 +51,9 @@ def test_lengths_are_those_at_shares_of_the_documents_in_order(tmp_path):
 
 def test_a_document_that_is_cut_between_parts_is_counted_once(tmp_path):
     text = "one|two|a long document, which is cut|two"
-    parts = parts_of(tmp_path / "a.txt", text.encode(), separator="|", valid_share=0.3, test_share=0.3)
+    parts = parts_of(
+        tmp_path / "a.txt", text.encode(), separator="|", valid_share=0.3, test_share=0.3
+    )
     assert [len(part.spans) for part in parts] == [3, 1, 2] and parts[0].is_cut and parts[1].is_cut
     found = count_text(*parts)
     assert found == count(tmp_path / "a.txt", text, separator="|")
@@ -52,7 +61,9 @@ def test_a_document_that_is_cut_between_parts_is_counted_once(tmp_path):
 
 
 def test_bytes_that_are_no_text_are_counted_as_they_are(tmp_path):
-    found = count_text(*parts_of(tmp_path / "a.bin", b"\xff\x00\xff\xc3", raw=True, valid_share=0.0))
+    found = count_text(
+        *parts_of(tmp_path / "a.bin", b"\xff\x00\xff\xc3", raw=True, valid_share=0.0)
+    )
     assert (found.documents, found.characters, found.bytes) == (1, 4, 4)
     assert found.alphabet == {"\xff": 2, "\0": 1, "\xc3": 1}
 

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from charlm.config import Corpus as Section
-from charlm.data.corpora import open_corpus
+from charlm.config.schema import Corpus as Section
+from charlm.data.corpus import open_corpus
 from charlm.errors import CorpusError
 
 ROWS = [
@@ -45,7 +45,10 @@ def table(path: Path) -> Path:
 
 def documents(path: Path, **fields: object) -> list[str]:
     text = open_corpus(Section(text=(str(path),), valid_share=0.0, **fields)).parts["train"]
-    return [text.files[number].path.read_bytes()[start:end].decode() for number, start, end in text.spans.tolist()]
+    return [
+        text.files[number].path.read_bytes()[start:end].decode()
+        for number, start, end in text.spans.tolist()
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -60,14 +63,20 @@ def test_a_row_is_a_document(name, tmp_path):
 
 
 def test_a_text_packed_by_zstandard_is_the_text(tmp_path):
-    assert documents(packed(tmp_path / "a.txt.zst", b"Ein Text." * 400_000)) == ["Ein Text." * 400_000]
+    assert documents(packed(tmp_path / "a.txt.zst", b"Ein Text." * 400_000)) == [
+        "Ein Text." * 400_000
+    ]
 
 
 def test_documents_of_tables_and_texts_stand_together_in_a_stable_order(tmp_path):
     table(tmp_path / "b.jsonl")
     table(tmp_path / "c.parquet")
     (tmp_path / "a.txt").write_text("first", encoding="utf-8")
-    assert documents(tmp_path / "[abc].*", where={"id": 2}) == ["first", "Eins, zwei.", "Eins, zwei."]
+    assert documents(tmp_path / "[abc].*", where={"id": 2}) == [
+        "first",
+        "Eins, zwei.",
+        "Eins, zwei.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +88,10 @@ def test_documents_of_tables_and_texts_stand_together_in_a_stable_order(tmp_path
             b'{"text": "a"}\n{"text": 1}',
             r"line 2 has no text in field 'text', but int \(it has text\); name another by ",
         ),
-        (b'{"body": "a"}', r"line 1 has no text in field 'text', but NoneType \(it has body\); name another by "),
+        (
+            b'{"body": "a"}',
+            r"line 1 has no text in field 'text', but NoneType \(it has body\); name another by ",
+        ),
         (b'{"text": "a\\u0000"}', "document 1 holds a NUL character"),
         (b"\xff", "line 1 is no JSON: "),
         (b"[" * 100_000, "line 1 is no JSON: "),
@@ -115,7 +127,8 @@ def test_half_a_character_is_no_character(tmp_path):
 def test_a_field_that_parquet_has_not_is_told_with_those_it_has(tmp_path):
     path = table(tmp_path / "a.parquet")
     with pytest.raises(
-        CorpusError, match=r"row 1 has no text in field 'body', but NoneType \(it has id, language, text\)"
+        CorpusError,
+        match=r"row 1 has no text in field 'body', but NoneType \(it has id, language, text\)",
     ):
         documents(path, field="body")
 
@@ -123,5 +136,7 @@ def test_a_field_that_parquet_has_not_is_told_with_those_it_has(tmp_path):
 def test_what_is_missing_is_told_with_the_command_that_installs_it(tmp_path, monkeypatch):
     path = table(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(CorpusError, match=r"a\.parquet: needs pyarrow .*: pip install 'charlm\[corpora\]'$"):
+    with pytest.raises(
+        CorpusError, match=r"a\.parquet: needs pyarrow .*: pip install 'charlm\[corpora\]'$"
+    ):
         documents(path)

@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from charlm.config import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, Decoder, Tokenizer, id_type, learn_tokenizer, load_tokenizer
+from charlm.config.schema import Tokenizer as Section
+from charlm.data.tokenizer import (
+    EOS,
+    UNK,
+    Decoder,
+    Tokenizer,
+    id_type,
+    learn_tokenizer,
+    load_tokenizer,
+)
 from charlm.errors import TokenizerError
 
 LEARNT = (
@@ -25,13 +33,45 @@ LEVELS = {
     "whitespace": {"level": "word", "words": "whitespace"},
     "bpe": {"level": "bpe", "vocabulary_size": 300},
 }
-OPTIONS = [{}, {"lowercase": True}, {"normalization": "nfc"}, {"lowercase": True, "normalization": "nfkd"}]
-PIECES = ["<EOS>", "<UNK>", "<unk>", "\n", "\r\n", "\r", " ", "  ", "\t", "e\u0301", "\u0301", "İ", "Σ", "ﬁ",
-          "👩\u200d🚀", "\u00a0", "\u2028", "\x85", "\0", "the", "The", "cat's", "don\u2019t", "_a1", "日本。",
-          "\ufeff"]  # fmt: skip
+OPTIONS = [
+    {},
+    {"lowercase": True},
+    {"normalization": "nfc"},
+    {"lowercase": True, "normalization": "nfkd"},
+]
+PIECES = [
+    "<EOS>",
+    "<UNK>",
+    "<unk>",
+    "\n",
+    "\r\n",
+    "\r",
+    " ",
+    "  ",
+    "\t",
+    "e\u0301",
+    "\u0301",
+    "İ",
+    "Σ",
+    "ﬁ",
+    "👩\u200d🚀",
+    "\u00a0",
+    "\u2028",
+    "\x85",
+    "\0",
+    "the",
+    "The",
+    "cat's",
+    "don\u2019t",
+    "_a1",
+    "日本。",
+    "\ufeff",
+]
 
 any_character = st.characters(exclude_categories=("Cs",))
-texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(any_character, max_size=4)), max_size=12).map("".join)
+texts = st.lists(
+    st.one_of(st.sampled_from(PIECES), st.text(any_character, max_size=4)), max_size=12
+).map("".join)
 
 
 def learn(text: str = LEARNT, **fields: object) -> Tokenizer:
@@ -39,11 +79,16 @@ def learn(text: str = LEARNT, **fields: object) -> Tokenizer:
 
 
 LEARNT_ONCE = {
-    (name, number): learn(**level, **(options if name != "byte" else {}))  # Bytes are taken as they are.
+    (name, number): learn(
+        **level, **(options if name != "byte" else {})
+    )  # Bytes are taken as they are.
     for name, level in LEVELS.items()
     for number, options in enumerate(OPTIONS)
 }
-LOADED_ONCE = {key: HuggingFaceTokenizer.from_str(tokenizer.to_json()) for key, tokenizer in LEARNT_ONCE.items()}
+LOADED_ONCE = {
+    key: HuggingFaceTokenizer.from_str(tokenizer.to_json())
+    for key, tokenizer in LEARNT_ONCE.items()
+}
 
 
 @pytest.mark.parametrize("options", range(len(OPTIONS)), ids=str)
@@ -64,7 +109,9 @@ def test_the_text_that_was_learnt_has_the_ids_of_hugging_face(level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_long_text_has_the_ids_of_hugging_face(level):
-    long = (LEARNT + "x") * 120  # Longer than any chunk that a table is looked up in, and out of step with it.
+    long = (
+        LEARNT + "x"
+    ) * 120  # Longer than any chunk that a table is looked up in, and out of step with it.
     assert LEARNT_ONCE[level, 0].encode(long).tolist() == LOADED_ONCE[level, 0].encode(long).ids
 
 
@@ -116,8 +163,12 @@ def test_a_decoder_fed_byte_by_byte_gives_what_the_bytes_of_each_document_give_a
     documents: list[list[int]] = [[]]
     for token in tokens:
         documents.append([]) if token == EOS else documents[-1].append(token)
-    expected = "\n".join(b"".join(b"<UNK>" if token == UNK else bytes([token - 2]) for token in document)
-                         .decode(errors="replace") for document in documents)  # fmt: skip
+    expected = "\n".join(
+        b"".join(b"<UNK>" if token == UNK else bytes([token - 2]) for token in document).decode(
+            errors="replace"
+        )
+        for document in documents
+    )
     decoder = Decoder(tokenizer)
     assert "".join(map(decoder.feed, tokens)) + decoder.flush() == expected
     assert tokenizer.decode(tokens) == expected
@@ -188,7 +239,9 @@ def test_a_vocabulary_has_exactly_the_size_that_was_asked_for(level, size):
 @pytest.mark.parametrize("size", [258, 259, 270])
 def test_subwords_have_exactly_the_size_that_was_asked_for(size):
     assert (
-        learn("the cat and the other cat sat there then " * 9, level="bpe", vocabulary_size=size).vocabulary_size
+        learn(
+            "the cat and the other cat sat there then " * 9, level="bpe", vocabulary_size=size
+        ).vocabulary_size
         == size
     )
 
@@ -200,7 +253,10 @@ def test_subwords_need_room_for_every_byte():
 
 def test_subwords_merge_what_is_frequent_and_never_over_a_word():
     tokenizer = learn("low low low lower lower newest\n" * 4, level="bpe", vocabulary_size=270)
-    assert [tokenizer.token_bytes[index] for index in tokenizer.encode("low low")] == [b"low", b" low"]
+    assert [tokenizer.token_bytes[index] for index in tokenizer.encode("low low")] == [
+        b"low",
+        b" low",
+    ]
 
 
 def test_bytes_are_always_258_and_need_no_learning():
@@ -211,20 +267,35 @@ def test_bytes_are_always_258_and_need_no_learning():
 
 def test_a_word_carries_the_space_before_it():
     tokenizer = learn("The cat's  hat,\n it_is: 3\n", level="word")
-    pieces = [tokenizer.token_bytes[index].decode() for index in tokenizer.encode("The cat's  hat,\n it_is: 3\n")]
+    pieces = [
+        tokenizer.token_bytes[index].decode()
+        for index in tokenizer.encode("The cat's  hat,\n it_is: 3\n")
+    ]
     assert pieces == ["The", " cat's", " ", " hat", ",", "\n", " it_is", ":", " 3", "\n"]
 
 
 def test_whitespace_words_read_the_unk_of_a_corpus_as_unk_and_a_line_end_as_eos():
     tokenizer = learn("the <unk> sat\nthe mat <unk>\n", level="word", words="whitespace")
-    assert tokenizer.encode("<unk> the\n mat  zebra\n\n").tolist() == [UNK, 2, EOS, 3, UNK, EOS, EOS]
+    assert tokenizer.encode("<unk> the\n mat  zebra\n\n").tolist() == [
+        UNK,
+        2,
+        EOS,
+        3,
+        UNK,
+        EOS,
+        EOS,
+    ]
     assert tokenizer.vocabulary_size == 5
     assert tokenizer.decode([2, UNK, EOS, 3]) == "the <UNK>\nmat"
 
 
 def test_only_a_whole_unk_is_unk():
     tokenizer = learn("x<unk> <unk>y <unk>", level="word", words="whitespace")
-    assert [index == UNK for index in tokenizer.encode("x<unk> <unk>y <unk>")] == [False, False, True]
+    assert [index == UNK for index in tokenizer.encode("x<unk> <unk>y <unk>")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_lowercase_reads_capitals_as_small_letters():
@@ -245,7 +316,10 @@ def test_unknown_characters_are_told_once_in_their_order():
 
 def test_unknown_words_are_told_without_their_space():
     assert learn(" the cat", level="word").unknown_in(" the dog the dog bird") == ["dog", "bird"]
-    assert learn("the cat", level="word", words="whitespace").unknown_in("the dog <unk>") == ["dog", "<UNK>"]
+    assert learn("the cat", level="word", words="whitespace").unknown_in("the dog <unk>") == [
+        "dog",
+        "<UNK>",
+    ]
 
 
 def test_unknown_spaces_are_told_as_they_are():
@@ -281,7 +355,9 @@ def test_a_file_that_numbers_eos_otherwise_is_refused():
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_lone_surrogate_is_refused_with_its_place(level, options):
     for method in (LEARNT_ONCE[level, options].encode, LEARNT_ONCE[level, options].unknown_in):
-        with pytest.raises(TokenizerError, match=r"^character 2 of the text \('\\udc80'\) is not Unicode; "):
+        with pytest.raises(
+            TokenizerError, match=r"^character 2 of the text \('\\udc80'\) is not Unicode; "
+        ):
             method("ab\udc80")
 
 
@@ -290,12 +366,18 @@ def test_a_lone_surrogate_is_refused_with_its_place(level, options):
 @given(pieces=st.lists(st.tuples(texts, st.booleans()), max_size=6))
 def test_pieces_have_the_ids_of_each_and_eos_where_one_ends(level, pieces):
     tokenizer = LEARNT_ONCE[level, 1]
-    expected = [index for text, end in pieces for index in [*tokenizer.encode(text).tolist(), *[EOS] * end]]
-    joined = tokenizer.encode_pieces([text.encode() for text, _ in pieces], [end for _, end in pieces])
+    expected = [
+        index for text, end in pieces for index in [*tokenizer.encode(text).tolist(), *[EOS] * end]
+    ]
+    joined = tokenizer.encode_pieces(
+        [text.encode() for text, _ in pieces], [end for _, end in pieces]
+    )
     assert joined.tolist() == expected
 
 
-@pytest.mark.parametrize(("size", "kind"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_536, "uint16"),
-                                            (65_537, "uint32")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "uint32")],
+)
 def test_ids_take_the_smallest_unsigned_type(size, kind):
     assert id_type(size) == np.dtype(kind)

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import Mode
-from charlm.config import Tokenizer as Section
-from charlm.data import corpora, tokens
-from charlm.data.corpora import Text
+from charlm.config.schema import Mode
+from charlm.config.schema import Tokenizer as Section
+from charlm.data import corpus as corpora
+from charlm.data import tokens
+from charlm.data.corpus import Text
 from charlm.data.shards import Shards
 from charlm.data.sources import Plain
 from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
@@ -37,15 +38,20 @@ LEVELS = {
 ENDS = ["document", "line", "sentence", "none"]
 LEARNT = "a bb ccc. “日本語” é 👩\u200d🚀!\r\n\n The end? Yes."
 lines = st.lists(
-    st.sampled_from(["a", " bb", "  ccc.", '. "', "日本語。", "é", "👩\u200d🚀", "!", "\r", "?) ", "z"]), max_size=9
+    st.sampled_from(
+        ["a", " bb", "  ccc.", '. "', "日本語。", "é", "👩\u200d🚀", "!", "\r", "?) ", "z"]
+    ),
+    max_size=9,
 )
-documents = st.lists(st.lists(lines.map("".join), max_size=5).map("\n".join).filter(bool), min_size=1, max_size=3)
+documents = st.lists(
+    st.lists(lines.map("".join), max_size=5).map("\n".join).filter(bool), min_size=1, max_size=3
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def no_fsync() -> Iterator[None]:
     """Leave out what takes most of the time and changes nothing here: waiting for the disk."""
-    with patch("charlm.files.os.fsync"):
+    with patch("charlm.storage.atomic.os.fsync"):
         yield
 
 
@@ -84,8 +90,9 @@ def in_small_blocks(size: int, *, reach: int) -> ExitStack:
 
 @pytest.mark.parametrize(
     # In words between spaces the end of a line is <EOS>: sentences are refused there.
-    ("level", "eos"), [pair for pair in product(LEVELS, ENDS) if pair != ("whitespace", "sentence")]
-)  # fmt: skip
+    ("level", "eos"),
+    [pair for pair in product(LEVELS, ENDS) if pair != ("whitespace", "sentence")],
+)
 @settings(max_examples=20, deadline=None)
 @given(parts=documents, size=st.integers(1, 12), is_cut=st.booleans())
 def test_small_blocks_give_the_ids_of_one_piece(level, eos, parts, size, is_cut, tmp_path_factory):
@@ -119,12 +126,15 @@ def test_a_line_longer_than_a_block_ends_once(size, tmp_path):
     assert (ids == EOS).sum() == 2
 
 
-@pytest.mark.parametrize(("eos", "expected"), [
-    ("document", 'Hi! Go.")\n\nNo|So.|'),
-    ("line", 'Hi! Go.")\n|\n|No|So.|'),
-    ("sentence", 'Hi! |Go.")\n|\nNo|So.|'),
-    ("none", 'Hi! Go.")\n\nNoSo.'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("eos", "expected"),
+    [
+        ("document", 'Hi! Go.")\n\nNo|So.|'),
+        ("line", 'Hi! Go.")\n|\n|No|So.|'),
+        ("sentence", 'Hi! |Go.")\n|\nNo|So.|'),
+        ("none", 'Hi! Go.")\n\nNoSo.'),
+    ],
+)
 def test_eos_stands_after_each_document_line_or_sentence(eos, expected, tmp_path):
     parts = ['Hi! Go.")\n\nNo', "So."]
     assert spelled(write(tmp_path, parts), learn("".join(parts), eos=eos), tmp_path) == expected
@@ -139,20 +149,30 @@ def test_a_document_that_goes_on_in_the_next_part_has_no_eos_yet(eos, tmp_path):
 
 
 def test_a_line_that_ends_is_not_ended_again_with_its_document(tmp_path):
-    assert spelled(write(tmp_path, ["a.\nb.\n", "c.\n"]), learn("abc.\n", eos="line"), tmp_path) == "a.\n|b.\n|c.\n|"
     assert (
-        spelled(write(tmp_path, ["a.\nb.\n", "c.\n"]), learn("abc.\n", eos="sentence"), tmp_path) == "a.\n|b.\n|c.\n|"
+        spelled(write(tmp_path, ["a.\nb.\n", "c.\n"]), learn("abc.\n", eos="line"), tmp_path)
+        == "a.\n|b.\n|c.\n|"
+    )
+    assert (
+        spelled(write(tmp_path, ["a.\nb.\n", "c.\n"]), learn("abc.\n", eos="sentence"), tmp_path)
+        == "a.\n|b.\n|c.\n|"
     )
 
 
 def test_a_full_width_mark_ends_a_sentence_with_no_space_after_it(tmp_path):
     sentence = "日。本語。a.b"
-    assert spelled(write(tmp_path, [sentence]), learn(sentence, eos="sentence"), tmp_path) == "日。|本語。|a.b|"
+    assert (
+        spelled(write(tmp_path, [sentence]), learn(sentence, eos="sentence"), tmp_path)
+        == "日。|本語。|a.b|"
+    )
 
 
 def test_the_eos_of_whitespace_words_is_the_end_of_a_line(tmp_path):
     tokenizer = learn("a b\n\n c <unk>", level="word", words="whitespace")
-    assert spelled(write(tmp_path, ["a b\n\n c <unk>", "b"]), tokenizer, tmp_path) == "a,b,|,|,c,<UNK>,|,b,|"
+    assert (
+        spelled(write(tmp_path, ["a b\n\n c <unk>", "b"]), tokenizer, tmp_path)
+        == "a,b,|,|,c,<UNK>,|,b,|"
+    )
 
 
 @pytest.mark.parametrize("eos", ENDS)
@@ -164,21 +184,28 @@ def test_every_record_ends_with_eos_and_nothing_else_does(eos, tmp_path):
 
 def test_counts_are_those_of_the_text_and_not_of_the_vocabulary(tmp_path):
     tokenizer = learn("ab\n", level="char")
-    counts = encode_text(write(tmp_path, ["aé\nb日", "a"]), tokenizer, mode="stream", cache=tmp_path).counts
+    counts = encode_text(
+        write(tmp_path, ["aé\nb日", "a"]), tokenizer, mode="stream", cache=tmp_path
+    ).counts
     assert counts == Counts(tokens=8, unknown=2, characters=6, bytes=9)
     assert counts.unknown_share == 0.25
 
 
 def test_the_line_end_of_a_record_counts_as_a_character(tmp_path):
     counts = encode_text(
-        replace(write(tmp_path, ["ann", "zoé"]), separator="\n"), learn(), mode="records", cache=tmp_path
+        replace(write(tmp_path, ["ann", "zoé"]), separator="\n"),
+        learn(),
+        mode="records",
+        cache=tmp_path,
     ).counts
     assert (counts.tokens, counts.characters, counts.bytes) == (8, 8, 9)
 
 
 def test_normalization_does_not_change_the_count_of_characters(tmp_path):
     tokenizer = learn("cafe\u0301", level="char", normalization="nfc", eos="none")
-    counts = encode_text(write(tmp_path, ["cafe\u0301"]), tokenizer, mode="stream", cache=tmp_path).counts
+    counts = encode_text(
+        write(tmp_path, ["cafe\u0301"]), tokenizer, mode="stream", cache=tmp_path
+    ).counts
     assert (counts.tokens, counts.characters, counts.bytes) == (4, 5, 6)
 
 
@@ -240,7 +267,10 @@ def test_a_truncated_cached_file_is_encoded_again(suffix, length, tmp_path):
     expected = encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist()
     (path,) = (tmp_path / "cache").glob(f"*{suffix}")
     path.write_bytes(path.read_bytes()[:length])
-    assert encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist() == expected
+    assert (
+        encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist()
+        == expected
+    )
 
 
 @pytest.mark.parametrize("suffix", [".ids", ".json"])
@@ -248,12 +278,17 @@ def test_a_cached_file_without_its_other_half_is_encoded_again(suffix, tmp_path)
     text, tokenizer = write(tmp_path, ["a bb ccc."]), learn()
     expected = encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist()
     next((tmp_path / "cache").glob(f"*{suffix}")).unlink()
-    assert encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist() == expected
+    assert (
+        encode_text(text, tokenizer, mode="stream", cache=tmp_path / "cache").ids.tolist()
+        == expected
+    )
 
 
 @pytest.mark.parametrize(("level", "kind"), [("char", "uint8"), ("byte", "uint16")])
 def test_ids_on_disk_are_of_the_smallest_unsigned_type(level, kind, tmp_path):
-    encoded = encode_text(write(tmp_path, ["a bb"]), learn(level=level), mode="stream", cache=tmp_path)
+    encoded = encode_text(
+        write(tmp_path, ["a bb"]), learn(level=level), mode="stream", cache=tmp_path
+    )
     assert encoded.ids.dtype == np.dtype(kind)
     (path,) = tmp_path.glob("*.ids")
     assert path.stat().st_size == 5 * np.dtype(kind).itemsize
@@ -261,7 +296,9 @@ def test_ids_on_disk_are_of_the_smallest_unsigned_type(level, kind, tmp_path):
 
 def test_a_text_without_tokens_is_empty_and_not_an_error(tmp_path):
     text = write(tmp_path, [" "])
-    encoded = encode_text(text, learn(level="word", words="whitespace"), mode="stream", cache=tmp_path)
+    encoded = encode_text(
+        text, learn(level="word", words="whitespace"), mode="stream", cache=tmp_path
+    )
     assert encoded.ids.tolist() == [EOS]
     nothing = replace(text, spans=text.spans[:0])
     assert encode_text(nothing, learn(), mode="stream", cache=tmp_path).ids.tolist() == []
@@ -283,10 +320,16 @@ def test_slices_are_the_same_ids_as_the_whole(level, mode, tmp_path, monkeypatch
     assert len(list((tmp_path / "sliced").glob("*.ids"))) > 3 and sum(sizes) == text.size
     assert np.asarray(sliced.ids).tolist() == whole.ids.tolist() and sliced.counts == whole.counts
     for read in (record_windows, stream_windows):
-        a, b = (read(ids, batch_size=2, window=3, seed=1, start=Position()) for ids in (whole.ids, sliced.ids))
+        a, b = (
+            read(ids, batch_size=2, window=3, seed=1, start=Position())
+            for ids in (whole.ids, sliced.ids)
+        )
         for _ in range(30):
             one, other = next(a), next(b)
-            assert one.inputs.tolist() == other.inputs.tolist() and one.targets.tolist() == other.targets.tolist()
+            assert (
+                one.inputs.tolist() == other.inputs.tolist()
+                and one.targets.tolist() == other.targets.tolist()
+            )
     assert count_ids(sliced.ids, 300).tolist() == count_ids(whole.ids, 300).tolist()
 
 
@@ -314,10 +357,15 @@ def test_a_process_that_is_killed_is_told_and_what_is_encoded_is_kept(tmp_path, 
             for process in multiprocessing.active_children():
                 os.kill(process.pid or 0, signal.SIGKILL)
 
-    with pytest.raises(CorpusError, match=r"^a process that encoded was killed, .*; try fewer workers: [^\n]+$"):
+    with pytest.raises(
+        CorpusError, match=r"^a process that encoded was killed, .*; try fewer workers: [^\n]+$"
+    ):
         encode_text(text, tokenizer, mode="stream", cache=tmp_path / "ids", workers=2, report=kill)
     assert list((tmp_path / "ids").glob("*.json"))
-    assert len(encode_text(text, tokenizer, mode="stream", cache=tmp_path / "ids").ids) == text.size + 1
+    assert (
+        len(encode_text(text, tokenizer, mode="stream", cache=tmp_path / "ids").ids)
+        == text.size + 1
+    )
 
 
 def test_a_vocabulary_of_a_large_text_is_learnt_once(tmp_path, monkeypatch):
@@ -340,10 +388,14 @@ def test_shards_are_read_as_one_array_would_be(ids, data):
     edge = st.none() | st.integers(-50, 50)
     at = slice(data.draw(edge), data.draw(edge), data.draw(st.sampled_from([None, 1, 2, -1])))
     assert shards[at].tolist() == whole[at].tolist() and shards[at].dtype == whole.dtype
-    places = np.array(data.draw(st.lists(st.integers(-len(ids), len(ids) - 1), min_size=1, max_size=9)))
+    places = np.array(
+        data.draw(st.lists(st.integers(-len(ids), len(ids) - 1), min_size=1, max_size=9))
+    )
     assert shards[places].tolist() == whole[places].tolist()
     assert shards[places[0]] == whole[places[0]]
-    assert (shards == 1).tolist() == (whole == 1).tolist() and (2 + shards).tolist() == (2 + whole).tolist()
+    assert (shards == 1).tolist() == (whole == 1).tolist() and (2 + shards).tolist() == (
+        2 + whole
+    ).tolist()
     assert len(shards) == len(whole) and np.unique(shards).tolist() == np.unique(whole).tolist()
     assert record_spans(shards).tolist() == record_spans(whole).tolist()
 
@@ -362,7 +414,9 @@ def pages_of_files() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells what is in memory"
+)
 def test_reading_a_text_and_counting_its_ids_let_go_of_what_was_read(tmp_path):
     text = write(tmp_path, ["ab\n" * 2**23])  # 24 megabytes.
     before = pages_of_files()

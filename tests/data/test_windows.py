@@ -22,7 +22,9 @@ from charlm.errors import CorpusError
 
 START = Position()
 sizes = st.integers(1, 5)
-records_of = st.lists(st.lists(st.integers(2, 200), min_size=1, max_size=9), min_size=1, max_size=12)
+records_of = st.lists(
+    st.lists(st.integers(2, 200), min_size=1, max_size=9), min_size=1, max_size=12
+)
 
 
 def numbered(count: int) -> np.ndarray:
@@ -77,7 +79,9 @@ def records_in(windows: list[Window]) -> list[list[int]]:
 
 
 def test_two_streams_by_hand():
-    first, second, third = islice(stream_windows(numbered(9), batch_size=2, window=2, start=START), 3)
+    first, second, third = islice(
+        stream_windows(numbered(9), batch_size=2, window=2, start=START), 3
+    )
     assert first.inputs.tolist() == [[EOS, 5], [2, 6]]
     assert first.targets.tolist() == [[2, 6], [3, 7]]
     assert second.inputs.tolist() == [[3, 7], [4, 8]]
@@ -96,7 +100,11 @@ def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count
     per_epoch = count // batch_size // window
     if per_epoch == 0:
         return
-    windows = list(islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), per_epoch + 1))
+    windows = list(
+        islice(
+            stream_windows(ids, batch_size=batch_size, window=window, start=START), per_epoch + 1
+        )
+    )
     epoch = epoch_of(windows)
     length = count // batch_size
     streams = np.concatenate([read.targets.numpy() for read in epoch]).T
@@ -105,7 +113,10 @@ def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count
     ]
     inputs = np.concatenate([read.inputs.numpy() for read in epoch]).T
     assert inputs[:, 1:].tolist() == streams[:, :-1].tolist()
-    assert inputs[:, 0].tolist() == [EOS, *ids[length - 1 : batch_size * length - 1 : length].tolist()]
+    assert inputs[:, 0].tolist() == [
+        EOS,
+        *ids[length - 1 : batch_size * length - 1 : length].tolist(),
+    ]
     assert [read.fresh for read in windows] == [True] + [False] * (per_epoch - 1) + [True]
     assert all(read.inputs.shape == (window, batch_size) for read in windows)
     assert length - per_epoch * window < window
@@ -115,14 +126,18 @@ def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count
 @given(batch_size=sizes, window=sizes, spare=st.integers(0, 40), skipped=st.integers(0, 30))
 def test_reading_a_text_on_from_any_position_is_reading_on(batch_size, window, spare, skipped):
     ids = numbered(batch_size * window + spare)
-    windows = list(islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), skipped + 6))
+    windows = list(
+        islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), skipped + 6)
+    )
     resumed = stream_windows(ids, batch_size=batch_size, window=window, start=windows[skipped].next)
     assert all(same(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
 
 
 @pytest.mark.parametrize(("count", "batch_size", "window"), [(0, 1, 1), (7, 2, 4), (15, 4, 4)])
 def test_a_text_too_small_for_a_window_is_told_in_one_line(count, batch_size, window):
-    with pytest.raises(CorpusError, match=f"too small: {count} tokens, .* {batch_size} x {window}; lower [^\\n]+$"):
+    with pytest.raises(
+        CorpusError, match=f"too small: {count} tokens, .* {batch_size} x {window}; lower [^\\n]+$"
+    ):
         next(stream_windows(numbered(count), batch_size=batch_size, window=window, start=START))
 
 
@@ -135,11 +150,19 @@ def test_spans_of_records_end_after_their_eos():
 
 
 def test_a_record_longer_than_the_window_carries_on():
-    windows = list(islice(record_windows(as_ids([[5, 6, 7, 8]]), batch_size=3, window=2, seed=1, start=START), 4))
+    windows = list(
+        islice(
+            record_windows(as_ids([[5, 6, 7, 8]]), batch_size=3, window=2, seed=1, start=START), 4
+        )
+    )
     assert [window.inputs.T.tolist() for window in windows[:3]] == [[[EOS, 5]], [[6, 7]], [[8]]]
     assert [window.targets.T.tolist() for window in windows[:3]] == [[[5, 6]], [[7, 8]], [[EOS]]]
     assert [window.fresh for window in windows] == [True, False, False, True]
-    assert [window.next for window in windows[:3]] == [Position(0, 1), Position(0, 2), Position(1, 0)]
+    assert [window.next for window in windows[:3]] == [
+        Position(0, 1),
+        Position(0, 2),
+        Position(1, 0),
+    ]
 
 
 def test_a_short_record_is_padded_at_its_end():
@@ -154,12 +177,18 @@ def test_a_short_record_is_padded_at_its_end():
 @given(records=records_of, batch_size=sizes, window=sizes, seed=st.integers(0, 3))
 def test_each_record_is_read_once_an_epoch_from_eos_to_eos(records, batch_size, window, seed):
     ids = as_ids(records)
-    windows = list(islice(record_windows(ids, batch_size=batch_size, window=window, seed=seed, start=START), 130))
+    windows = list(
+        islice(
+            record_windows(ids, batch_size=batch_size, window=window, seed=seed, start=START), 130
+        )
+    )
     epoch = epoch_of(windows)
     assert sorted(records_in(epoch)) == sorted(records)
     assert epoch[-1].next == Position(1, 0) and epoch[-1].epochs == 1.0
     assert sum(read.tokens for read in epoch) == len(ids)
-    assert all(read.inputs.shape[0] <= window and read.inputs.shape[1] <= batch_size for read in epoch)
+    assert all(
+        read.inputs.shape[0] <= window and read.inputs.shape[1] <= batch_size for read in epoch
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,8 +217,18 @@ def test_the_order_of_records_differs_by_epoch_and_by_seed_and_repeats():
 
 
 def test_records_of_like_length_stand_together():
-    windows = list(islice(record_windows(as_ids([[7] * (1 + number % 10) for number in range(200)]), batch_size=4,
-                                         window=99, seed=1, start=START), 50))  # fmt: skip
+    windows = list(
+        islice(
+            record_windows(
+                as_ids([[7] * (1 + number % 10) for number in range(200)]),
+                batch_size=4,
+                window=99,
+                seed=1,
+                start=START,
+            ),
+            50,
+        )
+    )
     padding = sum(int((window.targets == PADDING).sum()) for window in windows)
     assert padding < 0.05 * sum(window.targets.numel() for window in windows)
 
@@ -203,14 +242,26 @@ def test_a_text_without_records_is_told_in_one_line():
 
 
 @settings(max_examples=150, deadline=None)
-@given(count=st.integers(0, 60), streams=st.integers(1, 9), window=st.integers(1, 20), warm_up=st.integers(0, 15))
+@given(
+    count=st.integers(0, 60),
+    streams=st.integers(1, 9),
+    window=st.integers(1, 20),
+    warm_up=st.integers(0, 15),
+)
 def test_scoring_predicts_every_token_exactly_once(count, streams, window, warm_up):
     ids = numbered(count)
     windows = list(scoring_windows(ids, streams=streams, window=window, warm_up=warm_up))
-    targets = [target for read in windows for target in read.targets.flatten().tolist() if target != PADDING]
+    targets = [
+        target
+        for read in windows
+        for target in read.targets.flatten().tolist()
+        if target != PADDING
+    ]
     assert sorted(targets) == ids.tolist()
     for read in windows:
-        for before, target in zip(read.inputs.flatten().tolist(), read.targets.flatten().tolist(), strict=True):
+        for before, target in zip(
+            read.inputs.flatten().tolist(), read.targets.flatten().tolist(), strict=True
+        ):
             assert target == PADDING or before == (EOS if target == 2 else target - 1)
     assert [read.fresh for read in windows] == [True] * bool(windows) + [False] * (len(windows) - 1)
 
@@ -244,7 +295,9 @@ def test_no_records_are_no_windows():
 
 def drawn(count: int, **options: object) -> list[Window]:
     """Return the windows of three epochs and a bit."""
-    return list(islice(stream_windows(numbered(count), batch_size=3, window=16, start=START, **options), 60))
+    return list(
+        islice(stream_windows(numbered(count), batch_size=3, window=16, start=START, **options), 60)
+    )
 
 
 def test_varied_windows_read_each_stream_from_its_beginning_without_a_gap():
@@ -257,8 +310,12 @@ def test_varied_windows_read_each_stream_from_its_beginning_without_a_gap():
 
 
 def test_varied_windows_have_few_lengths_mostly_the_one_asked_for_and_others_in_each_epoch():
-    lengths = [len(window.targets) for window in islice(
-        stream_windows(numbered(60_000), batch_size=1, window=64, start=START, vary=True), 1500)]  # fmt: skip
+    lengths = [
+        len(window.targets)
+        for window in islice(
+            stream_windows(numbered(60_000), batch_size=1, window=64, start=START, vary=True), 1500
+        )
+    ]
     assert {length % 8 for length in lengths} == {0}
     assert len(set(lengths)) <= 12
     assert 0.4 < lengths.count(64) / len(lengths) < 0.8
@@ -267,7 +324,9 @@ def test_varied_windows_have_few_lengths_mostly_the_one_asked_for_and_others_in_
 
 
 def test_a_text_that_is_just_long_enough_is_read_with_varied_windows_too():
-    windows = list(islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3))
+    windows = list(
+        islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3)
+    )
     assert [(len(window.targets), window.fresh) for window in windows] == [(16, True)] * 3
 
 
@@ -275,7 +334,9 @@ def test_shuffled_streams_begin_elsewhere_in_each_epoch_and_read_every_token():
     windows = drawn(16 * 3 * 4, shuffle=True)
     firsts = set()
     for epoch in range(5):
-        read = np.concatenate([window.targets.numpy() for window in windows if _epoch_read(window) == epoch])
+        read = np.concatenate(
+            [window.targets.numpy() for window in windows if _epoch_read(window) == epoch]
+        )
         assert (np.sort(read, axis=0) == np.sort(numbered(192).reshape(3, 64).T, axis=0)).all()
         firsts.add(tuple(read[0].tolist()))
     assert len(firsts) == 5
@@ -287,12 +348,18 @@ def test_an_input_is_the_token_before_its_target_in_the_text_across_a_shuffled_s
         assert (window.inputs.numpy() == np.where(targets == 2, EOS, targets - 1)).all()
 
 
-@pytest.mark.parametrize("options", [{"vary": True}, {"shuffle": True}, {"vary": True, "shuffle": True}])
+@pytest.mark.parametrize(
+    "options", [{"vary": True}, {"shuffle": True}, {"vary": True, "shuffle": True}]
+)
 def test_varied_and_shuffled_windows_go_on_from_any_position(options):
     windows = drawn(900, **options)
     for at in (0, 7, 21, 40):
-        resumed = stream_windows(numbered(900), batch_size=3, window=16, start=windows[at].next, **options)
-        assert all(same(*pair) for pair in zip(islice(resumed, 15), windows[at + 1 : at + 16], strict=True))
+        resumed = stream_windows(
+            numbered(900), batch_size=3, window=16, start=windows[at].next, **options
+        )
+        assert all(
+            same(*pair) for pair in zip(islice(resumed, 15), windows[at + 1 : at + 16], strict=True)
+        )
 
 
 def test_another_seed_varies_and_shuffles_otherwise():
@@ -306,10 +373,15 @@ def _epoch_read(window: Window) -> int:
     return window.next.epoch - (window.next.index == 0)
 
 
-@pytest.mark.parametrize("read", [
-    lambda start: stream_windows(np.arange(2, 40), batch_size=2, window=4, start=start),
-    lambda start: record_windows(np.array([5, EOS, 6, 7, EOS]), batch_size=1, window=4, seed=1, start=start),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda start: stream_windows(np.arange(2, 40), batch_size=2, window=4, start=start),
+        lambda start: record_windows(
+            np.array([5, EOS, 6, 7, EOS]), batch_size=1, window=4, seed=1, start=start
+        ),
+    ],
+)
 def test_a_position_past_its_epoch_is_its_last_window_and_no_endless_search(read):
     past, after = islice(read(Position(3, 10**9)), 2)
     assert past.next == Position(4, 0)

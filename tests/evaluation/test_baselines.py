@@ -12,8 +12,8 @@ from conftest import TEXT
 
 from charlm.data.tokenizer import EOS
 from charlm.errors import CorpusError
+from charlm.evaluation.adaptive.ngram import KneserNey
 from charlm.evaluation.baselines import Baseline, baselines
-from charlm.evaluation.ngram import KneserNey
 
 TRAIN_BYTES, TEXT_BYTES = TEXT[: len(TEXT) // 2].encode(), TEXT[len(TEXT) // 2 :].encode()
 
@@ -24,9 +24,13 @@ def ids_of(data: bytes) -> np.ndarray:
 
 def measure(*, records: bool = False, train_bytes: bytes | None = None) -> dict[str, Baseline]:
     found = baselines(
-        ids_of(TRAIN_BYTES), ids_of(TEXT_BYTES), vocabulary_size=256, records=records, text_bytes=TEXT_BYTES,
+        ids_of(TRAIN_BYTES),
+        ids_of(TEXT_BYTES),
+        vocabulary_size=256,
+        records=records,
+        text_bytes=TEXT_BYTES,
         train_bytes=train_bytes,
-    )  # fmt: skip
+    )
     return {baseline.name: baseline for baseline in found}
 
 
@@ -53,7 +57,13 @@ def test_bits_per_character_and_byte_by_hand():
 
 def test_unigrams_have_one_added_by_hand():
     # Seen 0, 0, 3 and 1 times in training, so 1, 1, 4 and 2 of eight.
-    found = baselines(np.array([2, 2, 2, 3]), np.array([2, 2, 3, 0]), vocabulary_size=4, records=False, text_bytes=b"x")
+    found = baselines(
+        np.array([2, 2, 2, 3]),
+        np.array([2, 2, 3, 0]),
+        vocabulary_size=4,
+        records=False,
+        text_bytes=b"x",
+    )
     assert found[1].perplexity == pytest.approx((2 * 2 * 4 * 8) ** (1 / 4))
 
 
@@ -71,7 +81,9 @@ def test_n_grams_are_those_of_five_tokens_and_end_at_records(records):
 def test_compressors_are_those_of_the_standard_library_at_their_best_and_know_no_tokens():
     found = measure()
     sizes = {
-        "lzma, preset 9 extreme, alone": len(lzma.compress(TEXT_BYTES, preset=9 | lzma.PRESET_EXTREME)),
+        "lzma, preset 9 extreme, alone": len(
+            lzma.compress(TEXT_BYTES, preset=9 | lzma.PRESET_EXTREME)
+        ),
         "bz2, level 9, alone": len(bz2.compress(TEXT_BYTES, 9)),
         "zlib, level 9, alone": len(zlib.compress(TEXT_BYTES, 9)),
     }
@@ -102,4 +114,6 @@ def test_a_text_without_tokens_is_told_in_one_line():
 
 def test_a_baseline_travels_as_json():
     data = json.loads(json.dumps([baseline.to_json() for baseline in measure().values()]))
-    assert {"name", "loss_nats", "perplexity", "bits_per_character", "bits_per_byte"} == set(data[0])
+    assert {"name", "loss_nats", "perplexity", "bits_per_character", "bits_per_byte"} == set(
+        data[0]
+    )

@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import Tokenizer as Section
+from charlm.config.schema import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.errors import CharlmError
-from charlm.evaluation.comparison import block_of_lines, difference_intervals, lines_of, nats_of_lines
+from charlm.evaluation.comparison import (
+    block_of_lines,
+    difference_intervals,
+    lines_of,
+    nats_of_lines,
+)
 
 TEXT = "A b.\n\nC dé\n"
 
@@ -27,11 +32,15 @@ def encoded(text: str, section: Section, learn: str = TEXT) -> tuple[np.ndarray,
 
 @pytest.mark.parametrize(
     ("section", "tokens"),
-    [(Section(level="char", eos="none"), [5, 1, 5]), (Section(level="byte", eos="none"), [5, 1, 6]),
-     (Section(level="word", eos="none"), [4, 1, 3]), (Section(level="word", words="whitespace"), [3, 1, 3]),
-     (Section(level="bpe", vocabulary_size=300, eos="none"), [4, 1, 4]),
-     (Section(level="char", eos="line"), [6, 2, 6])],
-)  # fmt: skip
+    [
+        (Section(level="char", eos="none"), [5, 1, 5]),
+        (Section(level="byte", eos="none"), [5, 1, 6]),
+        (Section(level="word", eos="none"), [4, 1, 3]),
+        (Section(level="word", words="whitespace"), [3, 1, 3]),
+        (Section(level="bpe", vocabulary_size=300, eos="none"), [4, 1, 4]),
+        (Section(level="char", eos="line"), [6, 2, 6]),
+    ],
+)
 def test_each_line_is_paid_for_by_its_own_tokens_whatever_they_are(section, tokens):
     ids, tokenizer = encoded(TEXT, section)
     nats = nats_of_lines(ids, np.full(len(ids), -1.0), tokenizer, lines_of(TEXT), records=False)
@@ -43,24 +52,33 @@ def test_each_line_is_paid_for_by_its_own_tokens_whatever_they_are(section, toke
 
 def test_nats_are_those_of_the_tokens_of_the_line():
     ids, tokenizer = encoded("ab\nc", Section(level="char", eos="none"), "abc\n")
-    nats = nats_of_lines(ids, -np.array([1, 2, 4, 8.0]), tokenizer, lines_of("ab\nc"), records=False)
+    nats = nats_of_lines(
+        ids, -np.array([1, 2, 4, 8.0]), tokenizer, lines_of("ab\nc"), records=False
+    )
     assert nats.tolist() == [7, 8]
 
 
 def test_records_do_not_have_the_empty_lines():
     tokenizer = learn_tokenizer(["ab"], Section(level="char"))
     ids = tokenizer.encode_pieces([b"a", b"bb"], [True, True])
-    nats = nats_of_lines(ids, -np.array([1, 2, 4, 8, 16.0]), tokenizer, lines_of("a\r\n\n\r\nbb\n"), records=True)
+    nats = nats_of_lines(
+        ids, -np.array([1, 2, 4, 8, 16.0]), tokenizer, lines_of("a\r\n\n\r\nbb\n"), records=True
+    )
     assert nats.tolist() == [3, 0, 0, 28]
 
 
 def test_a_model_that_knows_no_line_end_cannot_be_paired():
     ids, tokenizer = encoded("ab\nab\n", Section(level="char", eos="none"), "ab")
-    with pytest.raises(CharlmError, match=r"has 2 lines and the tokens of one model have 1, .* know the line's end"):
+    with pytest.raises(
+        CharlmError, match=r"has 2 lines and the tokens of one model have 1, .* know the line's end"
+    ):
         nats_of_lines(ids, np.zeros(len(ids)), tokenizer, lines_of("ab\nab\n"), records=False)
 
 
-@given(st.text(st.sampled_from("ab .\n"), max_size=60), st.sampled_from(["char", "byte", "word", "bpe"]))
+@given(
+    st.text(st.sampled_from("ab .\n"), max_size=60),
+    st.sampled_from(["char", "byte", "word", "bpe"]),
+)
 def test_lines_keep_every_nat_of_the_text(text, level):
     size = {"vocabulary_size": 300} if level == "bpe" else {}
     ids, tokenizer = encoded(text, Section(level=level, eos="none", **size), "ab ab.\n")
@@ -69,7 +87,12 @@ def test_lines_keep_every_nat_of_the_text(text, level):
     assert len(nats) == len(lines_of(text))
     assert nats.sum() == pytest.approx(-log_p.sum())
     alone = [len(tokenizer.encode(line)) for line in lines_of(text)]
-    assert nats_of_lines(ids, np.full(len(ids), -1.0), tokenizer, lines_of(text), records=False).tolist() == alone
+    assert (
+        nats_of_lines(
+            ids, np.full(len(ids), -1.0), tokenizer, lines_of(text), records=False
+        ).tolist()
+        == alone
+    )
 
 
 def test_lines_and_blocks_by_hand():
@@ -103,7 +126,9 @@ def test_the_interval_is_that_of_the_normal_distribution_where_blocks_are_many()
     nats = np.stack([np.zeros(400), differences]) * math.log(2) * 100
     ((low, high),) = difference_intervals(nats, np.full(400, 100.0), seed=1, resamples=4000)
     error = 1.96 * differences.std() / 20
-    assert (low, high) == pytest.approx((differences.mean() - error, differences.mean() + error), abs=0.03)
+    assert (low, high) == pytest.approx(
+        (differences.mean() - error, differences.mean() + error), abs=0.03
+    )
 
 
 def test_blocks_are_drawn_the_same_for_all_models_and_for_the_same_seed():
@@ -114,8 +139,15 @@ def test_blocks_are_drawn_the_same_for_all_models_and_for_the_same_seed():
     assert high - low == pytest.approx(0, abs=1e-9)  # Pairs: what both find hard does not matter.
     other = np.stack([one, one[::-1]])
     found = difference_intervals(other, characters, seed=1)
-    assert found == difference_intervals(other, characters, seed=1) != difference_intervals(other, characters, seed=2)
+    assert (
+        found
+        == difference_intervals(other, characters, seed=1)
+        != difference_intervals(other, characters, seed=2)
+    )
 
 
 def test_one_block_gives_no_interval():
-    assert difference_intervals(np.array([[1.0], [2], [3]]), np.array([10.0]), seed=1) == [None, None]
+    assert difference_intervals(np.array([[1.0], [2], [3]]), np.array([10.0]), seed=1) == [
+        None,
+        None,
+    ]

@@ -9,7 +9,7 @@ from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.data.corpora import open_corpus
+from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import UNK, learn_tokenizer
 from charlm.errors import CorpusError
 from charlm.evaluation.novelty import (
@@ -33,13 +33,21 @@ def stream(sample: str, training: str, held_out: str = ""):
 def record_novelty(sample, training, held_out=()):
     text = "".join(f"{record}\n" for record in training)
     return measure_novelty(
-        [record.encode() for record in sample], [record.encode() for record in held_out], text.encode(), records=True
+        [record.encode() for record in sample],
+        [record.encode() for record in held_out],
+        text.encode(),
+        records=True,
     )
 
 
 @given(sample=TEXTS.filter(len), training=TEXTS)
 def test_the_longest_copy_is_that_of_trying_every_stretch(sample, training):
-    lengths = [b - a for a in range(len(sample)) for b in range(a + 1, len(sample) + 1) if sample[a:b] in training]
+    lengths = [
+        b - a
+        for a in range(len(sample))
+        for b in range(a + 1, len(sample) + 1)
+        if sample[a:b] in training
+    ]
     copy = stream(sample, training).sample.longest_copy
     assert (copy.characters if copy else 0) == max(lengths, default=0)
     if copy:
@@ -88,7 +96,9 @@ def test_ngrams_by_hand():
 
 
 def test_a_sentence_is_novel_if_it_stands_nowhere_in_the_text():
-    found = stream("The cat sat. A dog ran!\nThe cat sat.\n", "Then: The cat sat. Then it ran.\n").sample
+    found = stream(
+        "The cat sat. A dog ran!\nThe cat sat.\n", "Then: The cat sat. Then it ran.\n"
+    ).sample
     assert (found.pieces, found.novel_share, found.distinct_share) == (3, 1 / 3, 2 / 3)
 
 
@@ -136,7 +146,9 @@ def words(training: str):
 
 def test_ngrams_of_words_are_whole_words():
     training = " a cat saw a dog\n"
-    found = measure_novelty([b"x\n a cat saw"], [b" saw a do"], training.encode(), records=False, words=words(training))
+    found = measure_novelty(
+        [b"x\n a cat saw"], [b" saw a do"], training.encode(), records=False, words=words(training)
+    )
     assert found.settings["ngrams_of"] == "words"
     # x is <UNK>, and n-grams with it are not counted: the end of the line, " a", " cat", " saw".
     assert found.sample.overlap[:5] == [1, 2 / 3, 1 / 2, 0, None]
@@ -162,8 +174,14 @@ def test_overlap_of_words_is_that_of_counting(ids, training):
 def test_sentences_end_at_marks_and_lines():
     text = 'He said "No." Then: 3.5 and e.g. this\nO! (Yes.) \n\n你好。再见。'
     assert [sentence.decode() for sentence in sentences(text.encode())] == [
-        'He said "No."', "Then: 3.5 and e.g.", "this", "O!", "(Yes.)", "你好。", "再见。",
-    ]  # fmt: skip
+        'He said "No."',
+        "Then: 3.5 and e.g.",
+        "this",
+        "O!",
+        "(Yes.)",
+        "你好。",
+        "再见。",
+    ]
 
 
 def test_words_lengths_and_ranks_by_hand():
@@ -171,8 +189,10 @@ def test_words_lengths_and_ranks_by_hand():
     assert (shape.words, shape.distinct_words) == (7, 5)
     # cat's and the: two each, in the order of code points; the word of two code points is one.
     assert [(row["rank"], row["word"], row["count"]) for row in shape.zipf] == [
-        (1, "cat's", 2), (2, "the", 2), (4, "x1", 1)
-    ]  # fmt: skip
+        (1, "cat's", 2),
+        (2, "the", 2),
+        (4, "x1", 1),
+    ]
     assert shape.zipf[0]["share"] == 2 / 7
     assert shape.word_lengths.mean == pytest.approx((3 + 5 + 3 + 5 + 3 + 2 + 2) / 7)
     assert (shape.line_lengths.count, shape.line_lengths.quartiles) == (2, [9, 9, 19])
@@ -187,14 +207,18 @@ def test_zipf_slope_of_a_pure_power_law_is_its_exponent():
 
 def test_zipf_slope_is_that_of_numpy():
     counts = sorted(np.random.default_rng(1).integers(2, 900, 40).tolist(), reverse=True)
-    expected = np.polyfit([math.log(rank) for rank in range(1, 41)], [math.log(count) for count in counts], 1)[0]
+    expected = np.polyfit(
+        [math.log(rank) for rank in range(1, 41)], [math.log(count) for count in counts], 1
+    )[0]
     assert zipf_slope([*counts, 1, 1]) == pytest.approx(expected)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
 def test_quartiles_are_numpy_s_without_interpolation(lengths):
     found = spread(Counter(lengths))
-    assert found.quartiles == np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
+    assert (
+        found.quartiles == np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
+    )
     assert found.mean == pytest.approx(np.mean(lengths))
 
 
@@ -213,15 +237,23 @@ def test_held_out_records_are_taken_evenly_and_text_from_the_beginning():
 
 @pytest.mark.parametrize(
     ("overrides", "text", "written"),
-    [([], "Ab\n\nc", "Ab\n\nc"), (["tokenizer.eos=line"], "Ab\nc\n", "Ab\nc\n"),
-     (["corpus.separator=XX"], "AbXXc", "Ab\nc"), (["corpus.separator=XX", "tokenizer.eos=none"], "AbXXc", "Abc"),
-     (["corpus.mode=records"], "Ab\n\nc", "Ab\nc\n"), (["tokenizer.lowercase=true"], "ÀB\n", "àb\n"),
-     (["tokenizer.level=word", "tokenizer.words=whitespace"], " a  b \n\nc", "a b\n\nc")],
-)  # fmt: skip
+    [
+        ([], "Ab\n\nc", "Ab\n\nc"),
+        (["tokenizer.eos=line"], "Ab\nc\n", "Ab\nc\n"),
+        (["corpus.separator=XX"], "AbXXc", "Ab\nc"),
+        (["corpus.separator=XX", "tokenizer.eos=none"], "AbXXc", "Abc"),
+        (["corpus.mode=records"], "Ab\n\nc", "Ab\nc\n"),
+        (["tokenizer.lowercase=true"], "ÀB\n", "àb\n"),
+        (["tokenizer.level=word", "tokenizer.words=whitespace"], " a  b \n\nc", "a b\n\nc"),
+    ],
+)
 def test_a_text_is_compared_as_the_model_writes_it(tmp_path, overrides, text, written):
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
     config = small_config(path, "corpus.valid_share=0", *overrides)
     corpus = open_corpus(config.corpus)
     tokenizer = learn_tokenizer([text], config.tokenizer)
-    assert as_written(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode() == written
+    assert (
+        as_written(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode()
+        == written
+    )

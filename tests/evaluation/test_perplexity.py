@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS
 from charlm.data.tokens import Counts, Tokens
 from charlm.errors import CorpusError
@@ -19,7 +19,10 @@ VOCABULARY = 8
 
 
 def text(ids: list[int], *, characters: int = 0) -> Tokens:
-    return Tokens(np.array(ids, dtype=np.uint8), Counts(len(ids), ids.count(1), characters or len(ids), len(ids)))
+    return Tokens(
+        np.array(ids, dtype=np.uint8),
+        Counts(len(ids), ids.count(1), characters or len(ids), len(ids)),
+    )
 
 
 def make(*, uniform: bool) -> LanguageModel:
@@ -54,7 +57,9 @@ def test_the_state_is_carried_through_a_text_longer_than_a_window():
     ids = np.random.default_rng(1).integers(0, VOCABULARY, 1100)
     with torch.no_grad():
         logits, _ = model(torch.from_numpy(np.concatenate([[EOS], ids[:-1]]))[:, None])
-    expected = torch.nn.functional.cross_entropy(logits[:, 0], torch.from_numpy(ids), reduction="sum")
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, 0], torch.from_numpy(ids), reduction="sum"
+    )
     assert score_of(model, text(ids.tolist())).nats == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -62,7 +67,9 @@ def test_a_record_forgets_the_one_before_it_and_a_stream_does_not():
     model = make(uniform=False)
     first, second = [3, 4, 5, EOS], [6, 7, EOS]
     alone = sum(score_of(model, text(record)).nats for record in (first, second))
-    assert score_of(model, text(first + second), mode="records").nats == pytest.approx(alone, rel=1e-6)
+    assert score_of(model, text(first + second), mode="records").nats == pytest.approx(
+        alone, rel=1e-6
+    )
     assert score_of(model, text(first + second)).nats != pytest.approx(alone, rel=1e-3)
 
 
@@ -92,8 +99,17 @@ def test_unigrams_that_were_never_seen_are_uniform():
 
 
 def test_a_score_travels_as_json_with_all_that_it_belongs_to():
-    perplexity = Perplexity(1.0, math.e, 1.4, 1.3, 0.5, 0.0, 9.0, 10, 12, 13, 0.1, {"level": "char", "seed": 1})
+    perplexity = Perplexity(
+        1.0, math.e, 1.4, 1.3, 0.5, 0.0, 9.0, 10, 12, 13, 0.1, {"level": "char", "seed": 1}
+    )
     data = json.loads(json.dumps(perplexity.to_json()))
     assert data["loss_nats"] == 1.0
     assert data["settings"] == {"level": "char", "seed": 1}
-    assert {"perplexity", "bits_per_character", "bits_per_byte", "tokens", "characters", "bytes"} <= set(data)
+    assert {
+        "perplexity",
+        "bits_per_character",
+        "bits_per_byte",
+        "tokens",
+        "characters",
+        "bytes",
+    } <= set(data)

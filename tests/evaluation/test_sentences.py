@@ -5,22 +5,44 @@ import math
 import pytest
 import torch
 
-from charlm.config import Model, Tokenizer
+from charlm.config.schema import Model, Tokenizer
 from charlm.data.tokenizer import EOS, learn_tokenizer
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation import sentences
-from charlm.evaluation.sentences import Sentence, Sentences, log_probabilities, read_sentences, score_sentences
+from charlm.evaluation.sentences import (
+    Sentence,
+    Sentences,
+    log_probabilities,
+    read_sentences,
+    score_sentences,
+)
 from charlm.model.language_model import LanguageModel
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
-SEQUENCES = [[2, 3, 4, EOS], [7], [5, 5, 6, 2, 3, 7, 4, 4, 2], [EOS], [3, 2, EOS], [6, 6, 6, 6, 6, 6, 6, 6, EOS]]
-REVERSED = [[4, 3, 2, EOS], [7], [2, 4, 4, 7, 3, 2, 6, 5, 5], [EOS], [2, 3, EOS], [6, 6, 6, 6, 6, 6, 6, 6, EOS]]
+SEQUENCES = [
+    [2, 3, 4, EOS],
+    [7],
+    [5, 5, 6, 2, 3, 7, 4, 4, 2],
+    [EOS],
+    [3, 2, EOS],
+    [6, 6, 6, 6, 6, 6, 6, 6, EOS],
+]
+REVERSED = [
+    [4, 3, 2, EOS],
+    [7],
+    [2, 4, 4, 7, 3, 2, 6, 5, 5],
+    [EOS],
+    [2, 3, EOS],
+    [6, 6, 6, 6, 6, 6, 6, 6, EOS],
+]
 
 
 def make(direction: str = "forward", **options: object) -> LanguageModel:
     torch.manual_seed(1)
-    model = LanguageModel(Model(hidden_size=8, embedding_size=4, direction=direction, **options), VOCABULARY).eval()
+    model = LanguageModel(
+        Model(hidden_size=8, embedding_size=4, direction=direction, **options), VOCABULARY
+    ).eval()
     with torch.no_grad():
         model.projection.weight *= 8
     return model
@@ -76,9 +98,12 @@ def test_both_directions_are_added_up():
 
 @pytest.mark.parametrize(
     ("direction", "columns"),
-    [("forward", [[EOS, EOS, EOS], [EOS, 2, 3]]), ("backward", [[EOS, EOS, EOS], [EOS, 4, 3]]),
-     ("both", [[EOS, EOS, EOS], [EOS, 2, 3], [EOS, EOS, EOS], [EOS, 4, 3]])],
-)  # fmt: skip
+    [
+        ("forward", [[EOS, EOS, EOS], [EOS, 2, 3]]),
+        ("backward", [[EOS, EOS, EOS], [EOS, 4, 3]]),
+        ("both", [[EOS, EOS, EOS], [EOS, 2, 3], [EOS, EOS, EOS], [EOS, 4, 3]]),
+    ],
+)
 def test_short_ones_come_first_and_the_reversed_ones_after_all_others(direction, columns):
     model = Recorder(direction)
     log_probabilities(model, [[2, 3, 4], [5]], device=CPU)
@@ -106,11 +131,18 @@ def test_an_empty_sequence_is_certain_and_no_sequences_give_none():
     assert log_probabilities(make(), [], device=CPU) == []
 
 
-def scored(lines: list[str], *, ends: bool, explain: bool = True, model: LanguageModel | None = None) -> list[Sentence]:
+def scored(
+    lines: list[str], *, ends: bool, explain: bool = True, model: LanguageModel | None = None
+) -> list[Sentence]:
     tokenizer = learn_tokenizer(["abcdef"], Tokenizer(level="char"))
     return score_sentences(
-        model or make(), tokenizer, list(enumerate(lines, 1)), ends=ends, explain=explain, device=CPU
-    )  # fmt: skip
+        model or make(),
+        tokenizer,
+        list(enumerate(lines, 1)),
+        ends=ends,
+        explain=explain,
+        device=CPU,
+    )
 
 
 def test_a_sentence_costs_what_its_tokens_cost_each_with_its_own_probability():
@@ -132,19 +164,28 @@ def test_a_sentence_costs_what_its_tokens_cost_each_with_its_own_probability():
 def test_the_first_letter_read_has_its_probability_after_nothing(direction):
     (sentence,) = scored(["ab"], ends=False, model=make(direction))
     first = sentence.explained[0 if direction == "forward" else 1]
-    assert first["log_probability"] == pytest.approx(alone(make(direction), [first["token"]]), rel=1e-5)
-    assert sentence.log_probability == pytest.approx(sum(token["log_probability"] for token in sentence.explained))
+    assert first["log_probability"] == pytest.approx(
+        alone(make(direction), [first["token"]]), rel=1e-5
+    )
+    assert sentence.log_probability == pytest.approx(
+        sum(token["log_probability"] for token in sentence.explained)
+    )
 
 
 def test_a_model_that_reads_both_ways_ranks_but_cannot_explain():
     (sentence,) = scored(["ab"], ends=True, explain=False, model=make("both"))
-    assert sentence.log_probability == pytest.approx(alone(make("both"), [2, 3, EOS], [3, 2, EOS]), rel=1e-5)
+    assert sentence.log_probability == pytest.approx(
+        alone(make("both"), [2, 3, EOS], [3, 2, EOS]), rel=1e-5
+    )
     with pytest.raises(CharlmError, match="both"):
         scored(["ab"], ends=True, model=make("both"))
 
 
 def test_the_most_probable_come_first_and_equals_in_the_order_of_their_lines():
-    rows = [Sentence(line, "", nats, nats, 1, 0) for line, nats in ((1, -3.0), (2, -1.0), (3, -3.0), (4, -2.0))]
+    rows = [
+        Sentence(line, "", nats, nats, 1, 0)
+        for line, nats in ((1, -3.0), (2, -1.0), (3, -3.0), (4, -2.0))
+    ]
     assert [row.line for row in Sentences(rows, {}).ranked()] == [2, 4, 1, 3]
 
 

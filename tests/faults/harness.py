@@ -30,12 +30,24 @@ from faults.injection import at_call, kill_self, watched
 
 from charlm.cli import main as command_line
 from charlm.cli import progress  # noqa: F401 - what each child would import, and then do for the first time
-from charlm.training import checkpoint
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.verify import LOCK
 
-VARIANTS = ["-".join(names) for names in product(("stream", "records"), ("char", "word"), ("elman", "lstm"))]
+VARIANTS = [
+    "-".join(names) for names in product(("stream", "records"), ("char", "word"), ("elman", "lstm"))
+]
 STEPS = 10
-SETTINGS = [*SMALL, f"training.steps={STEPS}", "model.dropout=0.2", "checkpoint.save_seconds=1.0e-9"]
-SIGNALS = {"SIGTERM": [signal.SIGTERM], "SIGINT": [signal.SIGINT], "SIGINT twice": [signal.SIGINT, signal.SIGINT]}
+SETTINGS = [
+    *SMALL,
+    f"training.steps={STEPS}",
+    "model.dropout=0.2",
+    "checkpoint.save_seconds=1.0e-9",
+]
+SIGNALS = {
+    "SIGTERM": [signal.SIGTERM],
+    "SIGINT": [signal.SIGINT],
+    "SIGINT twice": [signal.SIGINT, signal.SIGINT],
+}
 HOW = ["a call"] * 6 + ["an instant"] * 3 + ["a signal"]
 MOST_KILLS = 8  # Of one training.
 Undisturbed = tuple[dict[str, Any], int, float]
@@ -48,10 +60,22 @@ class Training:
         mode, level, cell = variant.split("-")
         text = folder / f"{mode}.txt"
         text.write_text(TEXT if mode == "stream" else RECORDS.replace("a", "a "), encoding="utf-8")
-        changes = [f"corpus.mode={mode}", f"tokenizer.level={level}", f"model.cell={cell}", *SETTINGS]
+        changes = [
+            f"corpus.mode={mode}",
+            f"tokenizer.level={level}",
+            f"model.cell={cell}",
+            *SETTINGS,
+        ]
         (folder / "empty.yaml").touch()
         self.run, self._log = folder / "run", folder / "log.txt"
-        self._begin = ["train", str(text), "--config", str(folder / "empty.yaml"), "--out", str(self.run)]
+        self._begin = [
+            "train",
+            str(text),
+            "--config",
+            str(folder / "empty.yaml"),
+            "--out",
+            str(self.run),
+        ]
         self._begin += [part for change in changes for part in ("--set", change)]
 
     def start(self, *, die_at_call: int | None = None, count: Path | None = None) -> int:
@@ -74,7 +98,9 @@ class Training:
         os._exit(status)
 
     def _live(self, die_at_call: int | None, count: Path | None) -> int:
-        torch.manual_seed(random.SystemRandom().randrange(1 << 30))  # What is taken up must not depend on it.
+        torch.manual_seed(
+            random.SystemRandom().randrange(1 << 30)
+        )  # What is taken up must not depend on it.
         with self._log.open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -90,8 +116,12 @@ class Training:
 
     def checkpoints(self) -> dict[str, dict[str, Any]]:
         """Return the facts of the checkpoints that are there, the weights' checksums too, each read whole."""
-        there = [which for which in ("best", "last") if which == "last" or (self.run / which / "state.json").is_file()]
-        return {which: checkpoint.load_checkpoint(self.run / which).state for which in there}
+        there = [
+            which
+            for which in ("best", "last")
+            if which == "last" or (self.run / which / "state.json").is_file()
+        ]
+        return {which: load_checkpoint(self.run / which).state for which in there}
 
     def end(self) -> dict[str, Any]:
         """Return what must be the same, however often a training was killed."""
@@ -123,7 +153,9 @@ def undisturbed(variant: str, folder: Path) -> Undisturbed:
     return training.end(), int(count.read_text()), time.monotonic() - began
 
 
-def disturb(training: Training, how: str, calls: int, seconds: float, dice: random.Random) -> str | None:
+def disturb(
+    training: Training, how: str, calls: int, seconds: float, dice: random.Random
+) -> str | None:
     """Run a child and disturb it; return how, or None if it came to its end before."""
     if how == "a call":
         child = training.start(die_at_call=dice.randint(1, max(2, calls // 3)))
@@ -140,7 +172,9 @@ def disturb(training: Training, how: str, calls: int, seconds: float, dice: rand
     return None if training.is_over() else f"by {name}"
 
 
-def survive(variant: str, folder: Path, wanted: Undisturbed, most: int, dice: random.Random) -> Counter[str]:
+def survive(
+    variant: str, folder: Path, wanted: Undisturbed, most: int, dice: random.Random
+) -> Counter[str]:
     """Kill and resume a training a few times, then let it end; return how often it was killed in which way.
 
     Raises:
@@ -160,8 +194,10 @@ def survive(variant: str, folder: Path, wanted: Undisturbed, most: int, dice: ra
     if not (training.has_begun() and training.is_over()) and os.waitpid(training.start(), 0)[1]:
         raise SystemExit(f"{variant}: cannot be taken up after {dict(kills)}: {training.log()}")
     if training.end() != end:
-        raise SystemExit(f"{variant}: after {dict(kills)} it ended elsewhere:\n{training.end()}\nand not\n{end}")
-    leftovers = [path for path in training.run.rglob(".*") if path.name != checkpoint.LOCK]
+        raise SystemExit(
+            f"{variant}: after {dict(kills)} it ended elsewhere:\n{training.end()}\nand not\n{end}"
+        )
+    leftovers = [path for path in training.run.rglob(".*") if path.name != LOCK]
     if leftovers:
         raise SystemExit(f"{variant}: after {dict(kills)} these are left: {leftovers}")
     return kills
@@ -176,7 +212,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     dice, kills, trainings, began = random.Random(given.seed), Counter[str](), 0, time.monotonic()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+    ) as place:
         os.environ["CHARLM_CACHE"] = str(Path(place) / "cache")
         warm_up(Path(place))
         wanted = {}

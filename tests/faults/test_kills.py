@@ -9,7 +9,17 @@ HARNESS = Path(__file__).with_name("harness.py")
 
 
 def test_a_training_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tmp_path):
-    command = [sys.executable, HARNESS, "--kills", "20", "--variants", "stream-char-lstm", "records-word-elman"]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        HARNESS,
+        "--kills",
+        "20",
+        "--variants",
+        "stream-char-lstm",
+        "records-word-elman",
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("20 kills")

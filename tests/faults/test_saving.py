@@ -13,10 +13,14 @@ from conftest import small_config, train_all
 from faults.injection import Died, at_call, die, fail, watched
 
 from charlm.data.cards import cache_folder
-from charlm.data.corpora import open_corpus
+from charlm.data.corpus import open_corpus
 from charlm.errors import CharlmError, CheckpointError, CorpusError
-from charlm.files import remove_leftovers
-from charlm.training import checkpoint, run
+from charlm.runs import prepare, session
+from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
+from charlm.runs.experiment import Prepared
+from charlm.runs.metrics import append_metrics, cut_metrics
+from charlm.runs.verify import LOCK
+from charlm.storage.atomic import remove_leftovers
 
 FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
 
@@ -24,14 +28,16 @@ FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
 def save(folder: Path, step: int) -> None:
     """Save the best and the last, whose weights are the same, as an evaluation does."""
     weights = {"a": torch.full((64,), float(step))}
-    checkpoint.save_checkpoint(folder / "best", {"step": step}, {"weights": weights})
-    checkpoint.append_metrics(folder, {"step": step})
-    checkpoint.save_checkpoint(folder / "last", {"step": step}, {"weights": weights, "training": {"b": torch.ones(9)}})
+    save_checkpoint(folder / "best", {"step": step}, {"weights": weights})
+    append_metrics(folder, {"step": step})
+    save_checkpoint(
+        folder / "last", {"step": step}, {"weights": weights, "training": {"b": torch.ones(9)}}
+    )
 
 
 def steps_saved(folder: Path) -> list[int]:
     """Return the steps of best and last, after making sure that both are whole."""
-    loaded = [checkpoint.load_checkpoint(folder / which) for which in ("best", "last")]
+    loaded = [load_checkpoint(folder / which) for which in ("best", "last")]
     for one in loaded:
         assert torch.equal(one.tensors["weights"]["a"], torch.full((64,), float(one.state["step"])))
     return [one.state["step"] for one in loaded]
@@ -58,19 +64,28 @@ def test_a_process_that_dies_before_any_call_of_a_save_leaves_whole_checkpoints(
         with watched(at_call(number, die, again=True)), pytest.raises(Died):
             save(folder, 2)
         found.append(steps_saved(folder))
-        checkpoint.cut_metrics(folder, after_step=1, halvings=0)
+        cut_metrics(folder, after_step=1, halvings=0)
         save(folder, 3)
         assert steps_saved(folder) == [3, 3]
-        assert len(list((folder / "last").iterdir())) == 3 and len(list((folder / "best").iterdir())) == 2
+        assert (
+            len(list((folder / "last").iterdir())) == 3
+            and len(list((folder / "best").iterdir())) == 2
+        )
     assert found == sorted(found) and found[0] == [1, 1] and found[-1] == [2, 2]
-    assert [2, 1] in found  # Never the other way round: what is lost of the best comes again from the last.
+    assert [
+        2,
+        1,
+    ] in found  # Never the other way round: what is lost of the best comes again from the last.
 
 
 @pytest.mark.parametrize(
-    ("what", "again"), [(fail(FULL), False), (fail(FULL), True), (interrupt, False)],
+    ("what", "again"),
+    [(fail(FULL), False), (fail(FULL), True), (interrupt, False)],
     ids=["full-for-an-instant", "full-from-then-on", "second-ctrl-c"],
-)  # fmt: skip
-def test_a_save_that_fails_at_any_call_is_told_in_one_line_and_leaves_whole_checkpoints(what, again, tmp_path):
+)
+def test_a_save_that_fails_at_any_call_is_told_in_one_line_and_leaves_whole_checkpoints(
+    what, again, tmp_path
+):
     for number in range(1, len(calls_of_a_save(tmp_path / "first")) + 1):
         folder = tmp_path / str(number)
         save(folder, 1)
@@ -84,13 +99,18 @@ def test_a_save_that_fails_at_any_call_is_told_in_one_line_and_leaves_whole_chec
         assert steps_saved(folder) in ([1, 1], [2, 1], [2, 2])
         save(folder, 3)
         assert steps_saved(folder) == [3, 3]
-        assert len(list((folder / "last").iterdir())) == 3 and len(list((folder / "best").iterdir())) == 2
+        assert (
+            len(list((folder / "last").iterdir())) == 3
+            and len(list((folder / "best").iterdir())) == 2
+        )
 
 
 def test_a_file_that_a_checkpoint_beside_holds_is_not_written_again(tmp_path):
     calls = calls_of_a_save(tmp_path / "run")
     assert calls.count("link") == 1
-    assert calls.count("write") == 1 + 2 + 1  # The weights, two state.json, the line of metrics; nothing else is new.
+    assert (
+        calls.count("write") == 1 + 2 + 1
+    )  # The weights, two state.json, the line of metrics; nothing else is new.
 
 
 def test_weights_are_written_where_the_file_system_has_no_links(tmp_path):
@@ -112,16 +132,20 @@ def test_a_damaged_file_beside_is_not_taken_for_the_weights(tmp_path):
     assert steps_saved(tmp_path) == [1, 1]
 
 
-def test_a_full_disk_while_a_training_saves_is_one_line_and_it_goes_on_from_there(text_file, tmp_path):
+def test_a_full_disk_while_a_training_saves_is_one_line_and_it_goes_on_from_there(
+    text_file, tmp_path
+):
     train_all(small_config(text_file), tmp_path / "whole")
-    experiment = run.begin(small_config(text_file), tmp_path / "run")
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
     with watched(at_call(40, fail(FULL), again=True)), pytest.raises(CheckpointError) as caught:
-        for _ in run.run(experiment):
+        for _ in session.run(experiment):
             pass
-    assert "No space left on device" in str(caught.value) and "go on with --resume" in str(caught.value)
-    for _ in run.run(run.resume(tmp_path / "run")):
+    assert "No space left on device" in str(caught.value) and "go on with --resume" in str(
+        caught.value
+    )
+    for _ in session.run(prepare.resume(tmp_path / "run")):
         pass
-    ended = [checkpoint.load_checkpoint(tmp_path / name / "last").state["files"] for name in ("whole", "run")]
+    ended = [load_checkpoint(tmp_path / name / "last").state["files"] for name in ("whole", "run")]
     assert ended[0] == ended[1]
 
 
@@ -131,33 +155,40 @@ def test_a_file_system_that_is_full_is_told(text_file, tmp_path):
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     try:
-        with pytest.raises(CheckpointError, match=r"No space left on device; the checkpoint before is whole"):
+        with pytest.raises(
+            CheckpointError, match=r"No space left on device; the checkpoint before is whole"
+        ):
             train_all(small_config(text_file), tmp_path / "run")
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, FULL), (3, FULL), (4, BROKEN), (1, READ_ONLY)])
-def test_a_cache_that_cannot_be_written_is_told_with_what_to_do(number, code, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_told_with_what_to_do(
+    number, code, tmp_path, monkeypatch
+):
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("A text that nobody has encoded yet. " * 60)
     cache_folder().mkdir(parents=True)
     config = small_config(tmp_path / "text.txt")
-    with watched(at_call(number, fail(code))), pytest.raises(CorpusError, match=r"cannot be written.*CHARLM_CACHE"):
-        run.begin(config, tmp_path / "run")
+    with (
+        watched(at_call(number, fail(code))),
+        pytest.raises(CorpusError, match=r"cannot be written.*CHARLM_CACHE"),
+    ):
+        prepare.begin(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train_all(config, tmp_path / "run")
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(text_file, tmp_path):
     config = small_config(text_file)
-    run.begin(config, tmp_path / "first").lock.release()  # The text is in the cache now.
+    prepare.begin(config, tmp_path / "first").lock.release()  # The text is in the cache now.
     with watched() as calls:
-        run.begin(config, tmp_path / "second")
+        prepare.begin(config, tmp_path / "second")
     for number in range(1, len(calls) + 1, 4):
         with watched(at_call(number, fail(READ_ONLY), again=True)):
             try:
-                run.begin(config, tmp_path / str(number))
+                prepare.begin(config, tmp_path / str(number))
             except CharlmError as error:
                 assert "Read-only file system" in str(error) and "\n" not in str(error)
                 assert "--resume" not in str(error)
@@ -174,8 +205,10 @@ def test_a_disk_that_cannot_read_is_one_line(name, trained, tmp_path):
             fail(BROKEN)()
 
     with watched(broken), pytest.raises(CheckpointError) as caught:
-        run.resume(tmp_path / "run")
-    assert f"last/{name}" in str(caught.value) and "cannot be read: Input/output error" in str(caught.value)
+        prepare.resume(tmp_path / "run")
+    assert f"last/{name}" in str(caught.value) and "cannot be read: Input/output error" in str(
+        caught.value
+    )
 
 
 def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
@@ -193,31 +226,33 @@ def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", broken)
         with pytest.raises(CorpusError, match=r"text.txt: .*Input/output error"):
-            run.resume(tmp_path / "run")
+            prepare.resume(tmp_path / "run")
     text = open_corpus(small_config(path).corpus).parts["train"]
     path.unlink()
-    with pytest.raises(CorpusError, match=r"text.txt: cannot be read: No such file or directory; put the text back"):
+    with pytest.raises(
+        CorpusError, match=r"text.txt: cannot be read: No such file or directory; put the text back"
+    ):
         next(text.blocks())
 
 
 def test_a_run_that_could_not_be_begun_can_be_begun_again(text_file, tmp_path):
     config = small_config(text_file)
     with watched() as calls:
-        run.begin(config, tmp_path / "first")
+        prepare.begin(config, tmp_path / "first")
     for number in range(5, len(calls) - 2, 6):
         with watched(at_call(number, fail(FULL))):
             try:
-                run.begin(config, tmp_path / str(number)).lock.release()
+                prepare.begin(config, tmp_path / str(number)).lock.release()
             except CheckpointError as error:
                 assert "No space left on device; free the disk, or give another --out" in str(error)
-                run.begin(config, tmp_path / str(number))
+                prepare.begin(config, tmp_path / str(number))
 
 
 def test_a_run_folder_that_vanishes_is_told_and_not_made_anew(text_file, tmp_path):
-    experiment = run.begin(small_config(text_file), tmp_path / "run")
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
     with pytest.raises(CheckpointError, match="no run folder any more"):
-        for event in run.run(experiment):
-            if isinstance(event, run.Prepared):
+        for event in session.run(experiment):
+            if isinstance(event, Prepared):
                 shutil.rmtree(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -228,8 +263,8 @@ def test_what_a_killed_save_left_is_removed_on_resuming_and_nothing_else(trained
     for name in (".metrics.jsonl.abcd1234", ".config.yaml.x_y_z123"):
         (folder / name).touch()
     (folder / ".notes").touch()
-    run.resume(folder).lock.release()
-    assert {path.name for path in folder.glob(".*")} == {checkpoint.LOCK, ".notes"}
+    prepare.resume(folder).lock.release()
+    assert {path.name for path in folder.glob(".*")} == {LOCK, ".notes"}
 
 
 def test_leftovers_in_a_folder_that_is_not_there_are_none(tmp_path):

@@ -11,44 +11,52 @@ from conftest import small_config, train_all
 from faults.injection import fail
 
 from charlm.errors import CheckpointError
-from charlm.files import Lock
-from charlm.training import checkpoint, run
+from charlm.runs import prepare, session
+from charlm.runs.experiment import Evaluated
+from charlm.runs.folder import check_new
+from charlm.storage.locks import Lock
 
-HOLD = "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.files import Lock\n" \
-       "lock = Lock(pathlib.Path(sys.argv[1]))\n" \
-       "lock.take(kind=CheckpointError, remedy='wait'); print('held', flush=True); time.sleep(600)"  # fmt: skip
+HOLD = (
+    "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.files import Lock\n"
+    "lock = Lock(pathlib.Path(sys.argv[1]))\n"
+    "lock.take(kind=CheckpointError, remedy='wait'); print('held', flush=True); time.sleep(600)"
+)
 
 
-def test_a_second_training_in_a_run_folder_is_refused_with_the_process_that_holds_it(text_file, tmp_path):
+def test_a_second_training_in_a_run_folder_is_refused_with_the_process_that_holds_it(
+    text_file, tmp_path
+):
     config = small_config(text_file)
-    experiment = run.begin(config, tmp_path / "run")
+    experiment = prepare.begin(config, tmp_path / "run")
     refused = rf"run: process {os.getpid()} is at work in it; wait"
     with pytest.raises(CheckpointError, match=refused):
-        run.resume(tmp_path / "run")
-    for event in run.run(experiment):
-        if isinstance(event, run.Evaluated):
+        prepare.resume(tmp_path / "run")
+    for event in session.run(experiment):
+        if isinstance(event, Evaluated):
             lines = (tmp_path / "run" / "metrics.jsonl").read_text()
             with pytest.raises(CheckpointError, match=refused):
-                run.resume(tmp_path / "run")
+                prepare.resume(tmp_path / "run")
             assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
-    assert run.resume(tmp_path / "run").state.step == 12
+    assert prepare.resume(tmp_path / "run").state.step == 12
 
 
 def test_two_trainings_that_begin_in_one_folder_are_one(text_file, tmp_path, monkeypatch):
-    config, check = small_config(text_file), checkpoint.check_new
-    first = run.begin(config, tmp_path / "run")
-    looks = iter([False, False, True])  # The second looks before the first is there, and again where it is its turn.
-    monkeypatch.setattr(checkpoint, "check_new", lambda folder: check(folder) if next(looks) else None)
+    config, check = small_config(text_file), check_new
+    first = prepare.begin(config, tmp_path / "run")
+    looks = iter(
+        [False, False, True]
+    )  # The second looks before the first is there, and again where it is its turn.
+    monkeypatch.setattr(prepare, "check_new", lambda folder: check(folder) if next(looks) else None)
     with pytest.raises(CheckpointError, match="is at work in it"):
-        run.begin(config, tmp_path / "run")
+        prepare.begin(config, tmp_path / "run")
     first.lock.release()
     with pytest.raises(CheckpointError, match="not empty; give another --out, or go on with it"):
-        run.begin(config, tmp_path / "run")
+        prepare.begin(config, tmp_path / "run")
 
 
 def test_a_training_that_is_not_run_lets_go_of_its_folder(text_file, tmp_path):
-    run.begin(small_config(text_file), tmp_path / "run")
-    assert run.resume(tmp_path / "run").state.step == 0
+    prepare.begin(small_config(text_file), tmp_path / "run")
+    assert prepare.resume(tmp_path / "run").state.step == 0
 
 
 def test_a_resumption_that_fails_lets_go_of_the_folder(tmp_path):
@@ -56,12 +64,16 @@ def test_a_resumption_that_fails_lets_go_of_the_folder(tmp_path):
     train_all(small_config(tmp_path / "text.txt"), tmp_path / "run")
     (tmp_path / "text.txt").write_text("A text that has changed. " * 60)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"has changed since.*put the old text back, or begin a new run"):
-            run.resume(tmp_path / "run")
+        with pytest.raises(
+            CheckpointError, match=r"has changed since.*put the old text back, or begin a new run"
+        ):
+            prepare.resume(tmp_path / "run")
 
 
 def test_a_lock_is_free_as_soon_as_its_process_is_killed(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True
+    )
     with process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         lock = Lock(tmp_path / "lock")
@@ -82,5 +94,7 @@ def test_a_lock_does_not_follow_a_link_out_of_the_folder(tmp_path):
 
 
 def test_a_file_system_without_locks_is_trained_on_all_the_same(text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("charlm.files.fcntl.flock", lambda handle, how: fail(errno.ENOLCK)())
+    monkeypatch.setattr(
+        "charlm.storage.locks.fcntl.flock", lambda handle, how: fail(errno.ENOLCK)()
+    )
     assert train_all(small_config(text_file), tmp_path / "run").state.step == 12

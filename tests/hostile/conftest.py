@@ -8,5 +8,10 @@ from conftest import small_config, train_all
 def tiny(text_file, tmp_path_factory, cache):
     """A run folder of about twenty thousand bytes."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    train_all(small_config(text_file, "model.hidden_size=4", "model.embedding_size=2", "training.steps=4"), folder)
+    train_all(
+        small_config(
+            text_file, "model.hidden_size=4", "model.embedding_size=2", "training.steps=4"
+        ),
+        folder,
+    )
     return folder

@@ -20,32 +20,54 @@ import pyarrow.parquet
 from conftest import unseal
 
 from charlm.api import Run, load
-from charlm.config import Corpus, load_config
-from charlm.config import Tokenizer as TokenizerSection
+from charlm.compression.container import FORMAT, MAGIC
+from charlm.config.load import load_config
+from charlm.config.schema import Corpus
+from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
-from charlm.data.corpora import open_corpus
+from charlm.data.corpus import open_corpus
 from charlm.data.fetching import unpack
 from charlm.data.sources import plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.data.vectors import read_vectors
 from charlm.errors import CharlmError
-from charlm.evaluation.agreement import read_pairs
-from charlm.evaluation.compression import FORMAT, MAGIC
+from charlm.evaluation.probes.agreement import read_pairs
 from charlm.evaluation.sentences import read_sentences
-from charlm.training import checkpoint, run
+from charlm.runs import prepare
+from charlm.runs.checkpoint import check_weights, load_checkpoint
+from charlm.runs.experiment import training_windows
+from charlm.runs.folder import load_run
 
 LEVELS = ("char", "word", "byte", "bpe")
 # Each use of these loads a model or takes up a training.
 SLOW = (
-    "tokenizer.json", "run's config.yaml", "corpus.json", "state.json", "state.json to resume from", "metrics.jsonl",
+    "tokenizer.json",
+    "run's config.yaml",
+    "corpus.json",
+    "state.json",
+    "state.json to resume from",
+    "metrics.jsonl",
     "weights",
-)  # fmt: skip
+)
 NAMES = (
-    *SLOW, "config", "card", *(f"tokenizer of {level}" for level in LEVELS), "place", "vectors", "pairs", "sentences",
-    "compressed", "text.gz", "text.zst", "documents.jsonl", "documents.parquet", "archive", "token cache",
+    *SLOW,
+    "config",
+    "card",
+    *(f"tokenizer of {level}" for level in LEVELS),
+    "place",
+    "vectors",
+    "pairs",
+    "sentences",
+    "compressed",
+    "text.gz",
+    "text.zst",
+    "documents.jsonl",
+    "documents.parquet",
+    "archive",
+    "token cache",
     "token cache's facts",
-)  # fmt: skip
+)
 MEMBER, MEMBER_TEXT = "folder/text.txt", b"to be or not to be\n" * 20
 DOCUMENTS = [{"text": "To be,\nor not", "id": 1}, {"text": "to be.", "id": 2}]
 
@@ -132,21 +154,28 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
     weights = _weights_of(run_folder)
     return {
-        "config": Loader(in_file("config.yaml", load_config), [(trained / "config.yaml").read_bytes(), _CONFIG]),
+        "config": Loader(
+            in_file("config.yaml", load_config), [(trained / "config.yaml").read_bytes(), _CONFIG]
+        ),
         "card": Loader(in_file("card.yaml", read_card), [_CARD]),
         **{
-            f"tokenizer of {level}": Loader(_use_tokenizer(level), [learnt[level].to_json().encode()])
+            f"tokenizer of {level}": Loader(
+                _use_tokenizer(level), [learnt[level].to_json().encode()]
+            )
             for level in LEVELS
         },
         "tokenizer.json": in_run("tokenizer.json", _write_some),
         "run's config.yaml": in_run("config.yaml", _write_some),
-        "corpus.json": in_run("corpus.json", lambda run_folder: _opened(run_folder).perplexity("The cat sat.")),
+        "corpus.json": in_run(
+            "corpus.json", lambda run_folder: _opened(run_folder).perplexity("The cat sat.")
+        ),
         "state.json": in_run("best/state.json", _write_some),
         "state.json to resume from": in_run("last/state.json", _resume),
         "metrics.jsonl": in_run("metrics.jsonl", _resume),
         "weights": Loader(_in_checkpoint(run_folder, weights), [weights.read_bytes()]),
         "place": Loader(
-            in_file("place", lambda path: original.sample(prompt="", length=4, state_in=path)), [state_out.read_bytes()]
+            in_file("place", lambda path: original.sample(prompt="", length=4, state_in=path)),
+            [state_out.read_bytes()],
         ),
         "vectors": Loader(
             in_file("vectors", lambda path: read_vectors(path, learnt["word"], size=2)),
@@ -155,16 +184,22 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "pairs": Loader(in_file("pairs", read_pairs), [b"the cat is\tthe cat are\r\n\na b\ta c\n"]),
         "sentences": Loader(in_file("sentences", read_sentences), [b"the cat is\r\n\na b\n"]),
         "compressed": Loader(
-            original.decompress, [original.compress(b"The cat sat on the mat."), original.compress(bytes(300))], _sealed
+            original.decompress,
+            [original.compress(b"The cat sat on the mat."), original.compress(bytes(300))],
+            _sealed,
         ),
         "text.gz": Loader(in_file("text.gz", _read_text), [gzip.compress(MEMBER_TEXT, mtime=0)]),
-        "text.zst": Loader(in_file("text.zst", _read_text), [pyarrow.compress(MEMBER_TEXT, "zstd", asbytes=True)]),
+        "text.zst": Loader(
+            in_file("text.zst", _read_text), [pyarrow.compress(MEMBER_TEXT, "zstd", asbytes=True)]
+        ),
         "documents.jsonl": Loader(
-            in_file("documents.jsonl", _read_text), [b"\n".join(json.dumps(each).encode() for each in DOCUMENTS)]
+            in_file("documents.jsonl", _read_text),
+            [b"\n".join(json.dumps(each).encode() for each in DOCUMENTS)],
         ),
         "documents.parquet": Loader(in_file("documents.parquet", _read_text), [_parquet()]),
         "archive": Loader(
-            in_file("archive", lambda path: unpack(path, MEMBER, folder / "unpacked.txt")), list(_archives())
+            in_file("archive", lambda path: unpack(path, MEMBER, folder / "unpacked.txt")),
+            list(_archives()),
         ),
         "token cache": read_cache("ids"),
         "token cache's facts": read_cache("json"),
@@ -172,7 +207,9 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
 
 def _read_text(path: Path) -> object:
-    return plain_files([str(path)], Corpus(where={"id": 1} if path.suffix == ".jsonl" else {}), False)
+    return plain_files(
+        [str(path)], Corpus(where={"id": 1} if path.suffix == ".jsonl" else {}), False
+    )
 
 
 def _parquet() -> bytes:
@@ -191,11 +228,11 @@ def _write_some(run_folder: Path) -> object:
 
 def _resume(run_folder: Path) -> None:
     """Take up a training, and take a step if there is one left."""
-    config, tokenizer, _ = checkpoint.load_run(run_folder)
-    saved = checkpoint.load_checkpoint(run_folder / "last")
-    checkpoint.check_weights(config.model, tokenizer.vocabulary_size, saved)
-    experiment = run.resume(run_folder)
-    next(run.training_windows(experiment))
+    config, tokenizer, _ = load_run(run_folder)
+    saved = load_checkpoint(run_folder / "last")
+    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    experiment = prepare.resume(run_folder)
+    next(training_windows(experiment))
     experiment.lock.release()
 
 

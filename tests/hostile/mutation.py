@@ -9,20 +9,72 @@ import yaml
 from hypothesis import strategies as st
 
 _PIECES = [
-    b"", b"\0", b"\xff", b"\n", b"\t", b'"', b"-1", b"0", b"9" * 400, b"1e999", b"NaN", b"-Infinity", b"null", b"true",
-    b"{}", b"[]", b"[" * 3000, b'{"a":' * 3000, b"- " * 500, b"\xed\xa0\x80", b"\x1b[2J\r", b"../../../x",
-    b"&a ", b"*a",
-    b"!!python/object/apply:os.system ['touch /tmp/owned']", b"\xff" * 8, struct.pack("<Q", 1 << 31),
-    struct.pack("<Q", (1 << 63) - 1), struct.pack(">I", (1 << 31) - 1),
-]  # fmt: skip
+    b"",
+    b"\0",
+    b"\xff",
+    b"\n",
+    b"\t",
+    b'"',
+    b"-1",
+    b"0",
+    b"9" * 400,
+    b"1e999",
+    b"NaN",
+    b"-Infinity",
+    b"null",
+    b"true",
+    b"{}",
+    b"[]",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"- " * 500,
+    b"\xed\xa0\x80",
+    b"\x1b[2J\r",
+    b"../../../x",
+    b"&a ",
+    b"*a",
+    b"!!python/object/apply:os.system ['touch /tmp/owned']",
+    b"\xff" * 8,
+    struct.pack("<Q", 1 << 31),
+    struct.pack("<Q", (1 << 63) - 1),
+    struct.pack(">I", (1 << 31) - 1),
+]
 _DEEP: Any = []
 for _ in range(300):
     _DEEP = [_DEEP]
 _VALUES = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.5, 1e308, math.nan, math.inf, -math.inf, "",
-    "\0", "\x1b[2J\nx", "../../../etc/passwd", "/dev/zero", "a" * 5000, "\ud800", [], {}, [[]], [None], [1, "a", None],
-    {"": {}}, {"a": 10**12}, _DEEP,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    -(10**30),
+    0.5,
+    -0.5,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "",
+    "\0",
+    "\x1b[2J\nx",
+    "../../../etc/passwd",
+    "/dev/zero",
+    "a" * 5000,
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, "a", None],
+    {"": {}},
+    {"a": 10**12},
+    _DEEP,
+]
 
 
 @st.composite
@@ -68,7 +120,9 @@ def _with_another_value(draw, value: Any) -> Any:
         if change == "removed":
             return rest
         if change == "added":
-            return value | {draw(st.sampled_from(["x", "", "a\nb", "\ud800", "format"])): value[key]}
+            return value | {
+                draw(st.sampled_from(["x", "", "a\nb", "\ud800", "format"])): value[key]
+            }
         return value | {key: draw(_with_another_value(value[key]))}
     if isinstance(value, list) and value and draw(st.integers(0, 9)):
         at = draw(st.integers(0, len(value) - 1))

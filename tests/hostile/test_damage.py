@@ -14,7 +14,9 @@ import torch
 
 from charlm.api import load
 from charlm.errors import CharlmError, CheckpointError
-from charlm.training import checkpoint
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.folder import verify
+from charlm.runs.metrics import cut_metrics
 
 WITHOUT_CHECKSUM = ("metrics.jsonl", ".lock")
 FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; no UTF-8 any more.
@@ -49,9 +51,11 @@ def is_told(path: Path, folder: Path) -> bool:
     """Read one file of a run folder as loading does; return whether it is refused."""
     try:
         if path.parent == folder:
-            checkpoint.verify(folder)
+            verify(folder)
         else:
-            checkpoint.load_checkpoint(path.parent, only="training" if path.name.startswith("training") else "weights")
+            load_checkpoint(
+                path.parent, only="training" if path.name.startswith("training") else "weights"
+            )
     except CheckpointError:
         return True
     return False
@@ -76,12 +80,20 @@ def damages(path: Path, stride: int) -> Iterator[None]:
 
 def test_the_files_of_a_run_folder_are_those_that_are_damaged_here(folder):
     assert {path.name.split("-")[0] for path in files_of(folder)} == {
-        "config.yaml", "tokenizer.json", "corpus.json", "state.json", "weights", "training", *WITHOUT_CHECKSUM
-    }  # fmt: skip
+        "config.yaml",
+        "tokenizer.json",
+        "corpus.json",
+        "state.json",
+        "weights",
+        "training",
+        *WITHOUT_CHECKSUM,
+    }
 
 
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
-def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_told_or_changes_nothing(folder, stride):
+def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_told_or_changes_nothing(
+    folder, stride
+):
     whole, told, harmless = outputs(folder), 0, 0
     for path in files_of(folder):
         for _ in damages(path, stride) if path.name not in WITHOUT_CHECKSUM else ():
@@ -108,19 +120,25 @@ def test_metrics_that_are_damaged_anywhere_are_cut_where_they_are_whole(folder):
     lines = path.read_bytes().splitlines()
     for damaged in (b"\x80", b"[" * 5000, b'{"step": "x"}', b'{"step": NaN}', b"null", b'"' * 9):
         path.write_bytes(b"\n".join([lines[0], damaged, *lines[1:]]))
-        checkpoint.cut_metrics(folder, after_step=10**9, halvings=0)
+        cut_metrics(folder, after_step=10**9, halvings=0)
         assert path.read_bytes().splitlines() == lines
 
 
 def test_what_loading_says_of_damage_is_one_plain_line(folder):
     for path in files_of(folder):
         data = path.read_bytes()
-        for changed in (data[:-1], b"", data[: len(data) // 2] + b"\x80" + data[len(data) // 2 + 1 :]):
+        for changed in (
+            data[:-1],
+            b"",
+            data[: len(data) // 2] + b"\x80" + data[len(data) // 2 + 1 :],
+        ):
             path.write_bytes(changed)
             try:
                 outputs(folder)
             except CharlmError as error:
                 assert str(error).isprintable() and str(path) in str(error) and "; " in str(error)
             else:
-                assert path.name in (*WITHOUT_CHECKSUM, "config.yaml") or path.name.startswith("training")
+                assert path.name in (*WITHOUT_CHECKSUM, "config.yaml") or path.name.startswith(
+                    "training"
+                )
         path.write_bytes(data)

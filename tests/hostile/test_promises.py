@@ -21,14 +21,14 @@ from conftest import small_config, unseal
 from hostile.loaders import is_refused
 
 from charlm.api import load
-from charlm.config import load_config
+from charlm.compression.container import FORMAT, MAGIC
+from charlm.config.load import load_config
 from charlm.data.fetching import unpack
 from charlm.errors import CharlmError, CheckpointError, ConfigError, FetchError
-from charlm.evaluation.agreement import read_pairs
-from charlm.evaluation.compression import FORMAT, MAGIC
-from charlm.training import run
-from charlm.training.hardware import check_size
-from charlm.untrusted import MEGABYTE, one_line, parse_yaml
+from charlm.evaluation.probes.agreement import read_pairs
+from charlm.runs import prepare
+from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml
+from charlm.training.devices import check_size
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def refusal(folder: Path) -> str:
 
 
 def change_json(path: Path, **facts: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | facts), encoding="utf-8")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | facts), encoding="utf-8"
+    )
 
 
 def put_weights(folder: Path, data: bytes) -> None:
@@ -90,7 +92,9 @@ def test_files_that_charlm_does_not_know_are_left_alone(folder):
     assert load(folder, device="cpu").sample(length=3)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "best", "best/state.json", "notes"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "tokenizer.json", "best", "best/state.json", "notes"]
+)
 def test_a_link_in_a_run_folder_is_refused(folder, tmp_path, name):
     target = tmp_path / "elsewhere"
     if (folder / name).exists():
@@ -102,12 +106,19 @@ def test_a_link_in_a_run_folder_is_refused(folder, tmp_path, name):
 def test_a_pipe_in_a_run_folder_is_not_waited_for(folder):
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
-    assert "tokenizer.json: cannot be read: it is no file, but a folder, a pipe or a device" in refusal(folder)
+    assert (
+        "tokenizer.json: cannot be read: it is no file, but a folder, a pipe or a device"
+        in refusal(folder)
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["!!python/object/apply:os.system ['touch owned']", "!!python/name:os.system", "{a: !!python/object:os.system {}}"],
+    [
+        "!!python/object/apply:os.system ['touch owned']",
+        "!!python/name:os.system",
+        "{a: !!python/object:os.system {}}",
+    ],
 )
 def test_a_configuration_with_yaml_tags_is_refused_and_runs_nothing(folder, monkeypatch, text):
     monkeypatch.chdir(folder)
@@ -117,16 +128,24 @@ def test_a_configuration_with_yaml_tags_is_refused_and_runs_nothing(folder, monk
 
 
 def test_a_header_that_claims_two_gigabytes_is_refused_for_nothing(folder):
-    put_weights(folder, struct.pack("<Q", 2 << 30) + b'{"a":{"dtype":"F32","shape":[536870912],"data_offsets":[0,2147')
+    put_weights(
+        folder,
+        struct.pack("<Q", 2 << 30)
+        + b'{"a":{"dtype":"F32","shape":[536870912],"data_offsets":[0,2147',
+    )
     assert peak_megabytes(lambda: refusal(folder)) < 1
     assert "is no safetensors file, or a damaged one" in refusal(folder)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [("hidden_size: 4 ", "hidden_size: 1048576 "), ("num_layers: 1 ", "num_layers: 256 "),
-     ("embedding_size: 2 ", "embedding_size: 1048576 "), ("mixture: 1 ", "mixture: 1000 ")],
-)  # fmt: skip
+    [
+        ("hidden_size: 4 ", "hidden_size: 1048576 "),
+        ("num_layers: 1 ", "num_layers: 256 "),
+        ("embedding_size: 2 ", "embedding_size: 1048576 "),
+        ("mixture: 1 ", "mixture: 1000 "),
+    ],
+)
 def test_a_network_that_its_weights_are_not_of_is_never_made(folder, changes):
     config = folder / "config.yaml"
     text = config.read_text(encoding="utf-8")
@@ -142,8 +161,10 @@ def test_sizes_have_an_end(key):
 
 
 def test_a_network_that_no_machine_holds_is_told_before_it_is_made(text_file, tmp_path):
-    with pytest.raises(ConfigError, match=r"^model: has [\d,]+ weights, which take [\d,]+ GB, and this machine has"):
-        run.begin(small_config(text_file, "model.hidden_size=1048576"), tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"^model: has [\d,]+ weights, which take [\d,]+ GB, and this machine has"
+    ):
+        prepare.begin(small_config(text_file, "model.hidden_size=1048576"), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -155,9 +176,14 @@ def test_asking_for_the_size_of_a_network_draws_no_random_numbers():
     assert torch.equal(drawn, torch.rand(3))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, torch.float8_e5m2, torch.int64, torch.complex64])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, torch.float8_e5m2, torch.int64, torch.complex64]
+)
 def test_weights_that_are_no_finite_numbers_are_refused(folder, value):
-    weights = {name: tensor.detach().clone() for name, tensor in load(folder, device="cpu").model.named_parameters()}
+    weights = {
+        name: tensor.detach().clone()
+        for name, tensor in load(folder, device="cpu").model.named_parameters()
+    }
     bias = weights["projection.bias"]
     if isinstance(value, torch.dtype):
         weights["projection.bias"] = bias.to(value)
@@ -181,7 +207,8 @@ def test_files_of_another_run_are_told_before_they_are_read(tiny, tmp_path):
     copy = Path(shutil.copytree(tiny, tmp_path / "run"))
     change_json(copy / "tokenizer.json", decoder=None)
     with pytest.raises(
-        CheckpointError, match=r"tokenizer\.json: is not the one that best/ was saved with.*put the old"
+        CheckpointError,
+        match=r"tokenizer\.json: is not the one that best/ was saved with.*put the old",
     ):
         load(copy, device="cpu")
     unseal(copy)
@@ -189,22 +216,32 @@ def test_files_of_another_run_are_told_before_they_are_read(tiny, tmp_path):
         load(copy, device="cpu")
 
 
-def test_a_configuration_that_is_changed_on_purpose_is_read_once_its_checksums_are_gone(tiny, tmp_path):
+def test_a_configuration_that_is_changed_on_purpose_is_read_once_its_checksums_are_gone(
+    tiny, tmp_path
+):
     copy = Path(shutil.copytree(tiny, tmp_path / "run"))
     config = (copy / "config.yaml").read_text(encoding="utf-8")
-    (copy / "config.yaml").write_text(config.replace("batch_size: 4 ", "batch_size: 2 "), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"config\.yaml: is not the one .* put the old one back"):
-        run.resume(copy)
+    (copy / "config.yaml").write_text(
+        config.replace("batch_size: 4 ", "batch_size: 2 "), encoding="utf-8"
+    )
+    with pytest.raises(
+        CheckpointError, match=r"config\.yaml: is not the one .* put the old one back"
+    ):
+        prepare.resume(copy)
     unseal(copy)
-    assert run.resume(copy).config.training.batch_size == 2
+    assert prepare.resume(copy).config.training.batch_size == 2
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"normalizer": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "a" * 9}},
-     {"pre_tokenizer": None}, {"post_processor": {"type": "ByteLevel", "add_prefix_space": True}},
-     {"added_tokens": [{"id": 1, "content": "x", "special": True}]}, {"truncation": {"max_length": 1}}],
-)  # fmt: skip
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "a" * 9}},
+        {"pre_tokenizer": None},
+        {"post_processor": {"type": "ByteLevel", "add_prefix_space": True}},
+        {"added_tokens": [{"id": 1, "content": "x", "special": True}]},
+        {"truncation": {"max_length": 1}},
+    ],
+)
 def test_what_a_tokenizer_does_besides_looking_up_words_is_not_a_stranger_s_to_say(folder, changed):
     change_json(folder / "tokenizer.json", **changed)
     assert "tokenizer.json: " in refusal(folder)
@@ -220,7 +257,9 @@ def test_a_vocabulary_that_is_none_is_refused(folder, vocabulary):
     assert "tokenizer.json: " in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "corpus.json", "best/state.json"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "tokenizer.json", "corpus.json", "best/state.json"]
+)
 def test_a_file_that_is_larger_than_ours_can_be_is_not_read(folder, name):
     os.truncate(folder / name, 1 << 32)
     assert peak_megabytes(lambda: refusal(folder)) < 10
@@ -228,7 +267,10 @@ def test_a_file_that_is_larger_than_ours_can_be_is_not_read(folder, name):
 
 
 def test_a_short_text_that_becomes_an_endless_value_is_refused():
-    lines = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise("abcdefghi")]
+    lines = [
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in pairwise("abcdefghi")
+    ]
     with pytest.raises(ValueError, match="anchors"):
         parse_yaml("\n".join(["a: &a [x]", *lines]))
 
@@ -249,7 +291,9 @@ def test_yaml_that_would_take_long_is_refused(text):
 
 
 def test_a_mistake_for_each_of_many_keys_is_one_line_that_ends(tmp_path):
-    (tmp_path / "c.yaml").write_text("model:\n" + "".join(f"  key{number}: 1\n" for number in range(3000)))
+    (tmp_path / "c.yaml").write_text(
+        "model:\n" + "".join(f"  key{number}: 1\n" for number in range(3000))
+    )
     with pytest.raises(ConfigError, match=r"and 2980 more$"):
         load_config(tmp_path / "c.yaml")
 
@@ -265,7 +309,9 @@ def sealed(body: bytes) -> bytes:
 
 def test_a_compressed_file_gives_no_more_than_it_says(folder):
     deflater = zlib.compressobj(9, wbits=-15)
-    bomb = sealed(bytes([0, 10]) + bytes(8) + deflater.compress(bytes(100 * MEGABYTE)) + deflater.flush())
+    bomb = sealed(
+        bytes([0, 10]) + bytes(8) + deflater.compress(bytes(100 * MEGABYTE)) + deflater.flush()
+    )
     loaded = load(folder, device="cpu")
     assert peak_megabytes(is_refused, loaded.decompress, bomb) < 4 * len(bomb) / MEGABYTE
     assert is_refused(loaded.decompress, bomb)
@@ -307,14 +353,24 @@ def place_of(folder: Path, **facts: object) -> tuple[dict[str, torch.Tensor], di
 
 @pytest.mark.parametrize(
     ("tensors", "facts"),
-    [({"ids": torch.tensor([10**9])}, {}), ({"ids": torch.tensor([-1])}, {}), ({"ids": torch.tensor([0.5])}, {}),
-     ({"state.0.0": torch.zeros(1, 7)}, {}), ({"state.0.1": torch.full((1, 4), math.nan)}, {}),
-     ({"state.9.0": torch.zeros(1, 4)}, {}), ({}, {"drawn": -1}), ({}, {"seed": "x"}), ({}, {"told": 10**30})],
-)  # fmt: skip
+    [
+        ({"ids": torch.tensor([10**9])}, {}),
+        ({"ids": torch.tensor([-1])}, {}),
+        ({"ids": torch.tensor([0.5])}, {}),
+        ({"state.0.0": torch.zeros(1, 7)}, {}),
+        ({"state.0.1": torch.full((1, 4), math.nan)}, {}),
+        ({"state.9.0": torch.zeros(1, 4)}, {}),
+        ({}, {"drawn": -1}),
+        ({}, {"seed": "x"}),
+        ({}, {"told": 10**30}),
+    ],
+)
 def test_a_place_that_no_text_of_this_model_stood_at_is_refused(folder, tensors, facts):
     whole, told = place_of(folder, **facts)
     loaded = load(folder, device="cpu")
-    (folder / "place").write_bytes(safetensors.torch.save(whole | tensors, {"charlm": json.dumps(told)}))
+    (folder / "place").write_bytes(
+        safetensors.torch.save(whole | tensors, {"charlm": json.dumps(told)})
+    )
     with pytest.raises(CheckpointError, match="place: is "):
         loaded.sample(length=3, state_in=folder / "place")
 
@@ -365,8 +421,10 @@ def test_a_damaged_search_is_told(text_file, tmp_path):
     data = path.read_bytes()
     name = data.index(b"training.learning_rate")
     for changed in (
-        data[: len(data) // 2], data.replace(b'"config"', b'"cxnfig"'), data[:name] + b"\xba" + data[name + 1 :]
-    ):  # fmt: skip
+        data[: len(data) // 2],
+        data.replace(b'"config"', b'"cxnfig"'),
+        data[:name] + b"\xba" + data[name + 1 :],
+    ):
         for left in (tmp_path / "s").glob("study.db*"):
             left.unlink()
         path.write_bytes(changed)

@@ -9,7 +9,7 @@ import reference_cells
 import torch
 from torch import Tensor
 
-from charlm.config import Cell as CellSection
+from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, State
 from charlm.model.cells.make import make_cell
 
@@ -27,31 +27,60 @@ CELLS: dict[str, dict] = {
     "lstm_peephole_output": {"kind": "lstm", "peepholes": ["output"]},
     "lstm_peepholes_input_output": {"kind": "lstm", "peepholes": ["output", "input"]},
     "lstm_peepholes": {"kind": "lstm", "peepholes": ["input", "forget", "output"]},
-    "lstm_full_peephole_output": {"kind": "lstm", "peepholes": ["output"], "peephole_weights": "full"},
-    "lstm_full_peepholes_input_forget": {"kind": "lstm", "peepholes": ["input", "forget"], "peephole_weights": "full"},
-    "lstm_full_peepholes": {"kind": "lstm", "peepholes": ["input", "forget", "output"], "peephole_weights": "full"},
+    "lstm_full_peephole_output": {
+        "kind": "lstm",
+        "peepholes": ["output"],
+        "peephole_weights": "full",
+    },
+    "lstm_full_peepholes_input_forget": {
+        "kind": "lstm",
+        "peepholes": ["input", "forget"],
+        "peephole_weights": "full",
+    },
+    "lstm_full_peepholes": {
+        "kind": "lstm",
+        "peepholes": ["input", "forget", "output"],
+        "peephole_weights": "full",
+    },
     "lstm_without_input_gate": {"kind": "lstm", "without": ["input_gate"]},
     "lstm_without_forget_gate": {"kind": "lstm", "without": ["forget_gate"]},
     "lstm_without_output_gate": {"kind": "lstm", "without": ["output_gate"]},
     "lstm_without_input_activation": {"kind": "lstm", "without": ["input_activation"]},
     "lstm_without_output_activation": {"kind": "lstm", "without": ["output_activation"]},
-    "lstm_without_any_gate": {"kind": "lstm", "without": ["input_gate", "forget_gate", "output_gate"]},
+    "lstm_without_any_gate": {
+        "kind": "lstm",
+        "without": ["input_gate", "forget_gate", "output_gate"],
+    },
     "lstm_coupled": {"kind": "lstm", "coupled": True},
     "lstm_capped": {"kind": "lstm", "capped": True},
-    "lstm_capped_peepholes": {"kind": "lstm", "capped": True, "peepholes": ["input", "forget", "output"]},
+    "lstm_capped_peepholes": {
+        "kind": "lstm",
+        "capped": True,
+        "peepholes": ["input", "forget", "output"],
+    },
     "lstm_full_gate_recurrence": {"kind": "lstm", "full_gate_recurrence": True},
     "lstm_coupled_peepholes_gate_recurrence": {
-        "kind": "lstm", "coupled": True, "peepholes": ["input", "output"], "full_gate_recurrence": True,
+        "kind": "lstm",
+        "coupled": True,
+        "peepholes": ["input", "output"],
+        "full_gate_recurrence": True,
     },
     "lstm_coupled_full_peephole_without_output_activation": {
-        "kind": "lstm", "coupled": True, "peepholes": ["input"], "peephole_weights": "full",
+        "kind": "lstm",
+        "coupled": True,
+        "peepholes": ["input"],
+        "peephole_weights": "full",
         "without": ["output_activation"],
     },
     "lstm_gate_recurrence_peepholes_without_forget_gate": {
-        "kind": "lstm", "full_gate_recurrence": True, "peepholes": ["input", "output"], "without": ["forget_gate"],
+        "kind": "lstm",
+        "full_gate_recurrence": True,
+        "peepholes": ["input", "output"],
+        "without": ["forget_gate"],
     },
     "lstm_gate_recurrence_without_all_but_forget_gate": {
-        "kind": "lstm", "full_gate_recurrence": True,
+        "kind": "lstm",
+        "full_gate_recurrence": True,
         "without": ["input_gate", "output_gate", "input_activation", "output_activation"],
     },
     "nested_lstm_depth_2": {"kind": "nested_lstm", "depth": 2},
@@ -64,13 +93,18 @@ CELLS: dict[str, dict] = {
     "mogrifier_lstm_5_rounds_rank_2": {"kind": "mogrifier_lstm", "rounds": 5, "rank": 2},
     "min_gru": {"kind": "min_gru"},
     "min_lstm": {"kind": "min_lstm"},
-}  # fmt: skip
+}
 FUSED = ["elman_tanh", "elman_relu", "gru_reset_after", "lstm"]
 SCANNED = ["bag", "min_gru", "min_lstm"]
 TRACED = [name for name in CELLS if name not in FUSED + SCANNED]
 # One of each way that a state, a product or a result can be used: where all of TRACED would add time and no proof.
-SOME_TRACED = ["elman_sigmoid", "lstm_full_peepholes", "lstm_coupled_peepholes_gate_recurrence",
-               "nested_lstm_depth_3", "mogrifier_lstm_2_rounds_rank_2"]  # fmt: skip
+SOME_TRACED = [
+    "elman_sigmoid",
+    "lstm_full_peepholes",
+    "lstm_coupled_peepholes_gate_recurrence",
+    "nested_lstm_depth_3",
+    "mogrifier_lstm_2_rounds_rank_2",
+]
 INPUT, HIDDEN, TIME, BATCH = 3, 4, 4, 2
 ENTRIES = 16  # Of a larger tensor so many, drawn by seed, are moved to measure its gradient.
 Gradients = dict[str, np.ndarray]
@@ -98,26 +132,40 @@ one_cell = cache(new_cell)
 
 
 def window_of(
-    cell: Cell, *, time: int = TIME, batch: int = BATCH, dtype: torch.dtype = torch.float64, seed: int = 2
+    cell: Cell,
+    *,
+    time: int = TIME,
+    batch: int = BATCH,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 2,
 ) -> tuple[Tensor, State]:
     """Inputs and a state before them, of which gradients are wanted."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        return (
+            torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        )
 
-    return random(time, batch, INPUT), tuple(random(batch, cell.hidden_size) for _ in range(cell.parts))
+    return random(time, batch, INPUT), tuple(
+        random(batch, cell.hidden_size) for _ in range(cell.parts)
+    )
 
 
 def loss_of(y: Tensor, after: State) -> Tensor:
     """A sum over outputs and last states in which each entry has another weight."""
-    parts = [(part * weights_for(part.shape, number).to(part.dtype)).sum() for number, part in enumerate((y, *after))]
+    parts = [
+        (part * weights_for(part.shape, number).to(part.dtype)).sum()
+        for number, part in enumerate((y, *after))
+    ]
     return torch.stack(parts).sum()
 
 
 @cache
 def weights_for(shape: tuple[int, ...], part: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(10 + part), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(10 + part), dtype=torch.float64
+    )
 
 
 def gradients_of(cell: Cell, loss: Tensor, x: Tensor, state: State, **how: bool) -> Gradients:
@@ -125,13 +173,17 @@ def gradients_of(cell: Cell, loss: Tensor, x: Tensor, state: State, **how: bool)
     names = ["x", *(f"state.{part}" for part in range(cell.parts)), *weights_of(cell)]
     tensors = [x, *state, *cell.parameters()]
     gradients = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True, **how)
-    return {name: gradient.double().numpy() for name, gradient in zip(names, gradients, strict=True)}
+    return {
+        name: gradient.double().numpy() for name, gradient in zip(names, gradients, strict=True)
+    }
 
 
 def relative_error(actual: np.ndarray | Tensor, expected: np.ndarray | Tensor) -> float:
     """The largest error, as a share of the largest value; what is expected to be NaN was not measured."""
-    actual, expected = (np.asarray(value.detach().double() if isinstance(value, Tensor) else value)
-                        for value in (actual, expected))  # fmt: skip
+    actual, expected = (
+        np.asarray(value.detach().double() if isinstance(value, Tensor) else value)
+        for value in (actual, expected)
+    )
     assert actual.shape == expected.shape
     measured = ~np.isnan(expected)
     largest = abs(expected[measured]).max()
@@ -170,14 +222,17 @@ def reference_weights(module: torch.nn.Module, prefix: str = "") -> reference_ce
 def weights_of(cell: Cell) -> reference_cells.Weights:
     """A cell's weights as the reference's `step` takes them."""
     return {
-        name.removeprefix("kernel.").removesuffix("_l0"): weight for name, weight in reference_weights(cell).items()
+        name.removeprefix("kernel.").removesuffix("_l0"): weight
+        for name, weight in reference_weights(cell).items()
     }
 
 
 def reference_run(name: str, given: reference_cells.Weights) -> tuple[np.ndarray, list[np.ndarray]]:
     """Outputs, (time, batch, hidden), and the last state, of inputs `x`, `state.0` ... and weights."""
     options = CellSection(**CELLS[name]).model_dump()
-    weights = {"bias_hh": np.zeros(HIDDEN)} | given  # torch's second bias, which a sigmoid Elman network has not.
+    weights = {
+        "bias_hh": np.zeros(HIDDEN)
+    } | given  # torch's second bias, which a sigmoid Elman network has not.
     outputs, after = [], []
     for row in range(given["x"].shape[1]):
         state = [given[key][row] for key in given if key.startswith("state.")]
@@ -197,7 +252,12 @@ def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], Gradient
 
     def loss(changed: reference_cells.Weights) -> float:
         y, after = reference_run(name, changed)
-        return float(sum((part * weights_for(part.shape, n).numpy()).sum() for n, part in enumerate((y, *after))))
+        return float(
+            sum(
+                (part * weights_for(part.shape, n).numpy()).sum()
+                for n, part in enumerate((y, *after))
+            )
+        )
 
     entries = [(key, index) for key, value in given.items() for index in entries_of(value)]
     numbers = reference_cells.numerical_gradients(loss, given, entries)

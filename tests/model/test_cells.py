@@ -17,16 +17,18 @@ from model.cells_table import (
     reference_answers,
     relative_error,
     window_of,
-)  # fmt: skip
+)
 
-from charlm.config import CELL_OPTIONS
-from charlm.config import Cell as CellSection
+from charlm.config.schema import CELL_OPTIONS
+from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.make import make_cell
 from charlm.model.recurrence import run, run_stepwise
 
 both_ways = pytest.mark.parametrize("runner", [run, run_stepwise], ids=["run", "stepwise"])
-both_precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+both_precisions = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
+)
 # Gradients in float64 are as near as central differences are exact.
 OUTPUT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
 GRADIENT_ERROR = {torch.float64: 1e-7, torch.float32: 1e-4}
@@ -58,17 +60,31 @@ def test_gradients_of_input_state_and_weights_are_those_of_the_reference(name, r
 
 def test_the_table_has_every_kind_and_every_value_of_every_option():
     sections = [CellSection(**section) for section in CELLS.values()]
-    assert {section.kind for section in sections} == set(CellSection.model_fields["kind"].annotation.__args__)
-    seen = {(option, value) for section in sections for option in section.options
-            for value in _alternatives(getattr(section, option))}  # fmt: skip
-    assert {option for option, _ in seen} == {option for options in CELL_OPTIONS.values() for option in options}
+    assert {section.kind for section in sections} == set(
+        CellSection.model_fields["kind"].annotation.__args__
+    )
+    seen = {
+        (option, value)
+        for section in sections
+        for option in section.options
+        for value in _alternatives(getattr(section, option))
+    }
+    assert {option for option, _ in seen} == {
+        option for options in CELL_OPTIONS.values() for option in options
+    }
     gates = ("input", "forget", "output")
     for option, values in {
-        "activation": ("tanh", "relu", "sigmoid"), "reset": ("after", "before", "none"), "peepholes": gates,
-        "peephole_weights": ("diagonal", "full"), "coupled": (False, True), "full_gate_recurrence": (False, True),
+        "activation": ("tanh", "relu", "sigmoid"),
+        "reset": ("after", "before", "none"),
+        "peepholes": gates,
+        "peephole_weights": ("diagonal", "full"),
+        "coupled": (False, True),
+        "full_gate_recurrence": (False, True),
         "without": (*(f"{gate}_gate" for gate in gates), "input_activation", "output_activation"),
-        "depth": (2, 3), "rounds": (1, 2, 5), "rank": (None, 2),
-    }.items():  # fmt: skip
+        "depth": (2, 3),
+        "rounds": (1, 2, 5),
+        "rank": (None, 2),
+    }.items():
         assert {(option, value) for value in values} <= seen, option
 
 
@@ -86,13 +102,20 @@ def test_a_cell_goes_over_a_window_by_kernel_or_scan_where_its_equations_allow()
 
 # How many matrices the hidden state is multiplied with, where any: of the gates, the candidate, and inside.
 GATES = {
-    "elman_tanh": 1, "elman_relu": 1, "elman_sigmoid": 1, "gru_reset_after": 3, "gru_reset_before": 3,
-    "gru_reset_none": 2, "nested_lstm_depth_2": 8, "nested_lstm_depth_3": 12,
+    "elman_tanh": 1,
+    "elman_relu": 1,
+    "elman_sigmoid": 1,
+    "gru_reset_after": 3,
+    "gru_reset_before": 3,
+    "gru_reset_none": 2,
+    "nested_lstm_depth_2": 8,
+    "nested_lstm_depth_3": 12,
     **{name: 4 for name in CELLS if name.startswith(("lstm", "mogrifier"))},
     **{name: 3 for name in CELLS if "without" in name and "gate" in name},
     **{name: 3 for name in CELLS if "coupled" in name},
-    "lstm_without_any_gate": 1, "lstm_gate_recurrence_without_all_but_forget_gate": 2,
-}  # fmt: skip
+    "lstm_without_any_gate": 1,
+    "lstm_gate_recurrence_without_all_but_forget_gate": 2,
+}
 
 
 def initial(name: str, gain: float = 1.0) -> Cell:
@@ -104,8 +127,11 @@ def recurrent_matrices(cell: Cell) -> list[torch.Tensor]:
     """The matrices of the hidden state, of an inner LSTM's too, gate by gate."""
     names = ("recurrent.weight", "candidate.weight", "kernel.weight_hh_l0")
     matrices = [weight for name, weight in cell.named_parameters() if name in names]
-    matrices += [weight[:, HIDDEN:] for name, weight in cell.named_parameters()
-                 if name.startswith("inner") and weight.dim() == 2]  # fmt: skip
+    matrices += [
+        weight[:, HIDDEN:]
+        for name, weight in cell.named_parameters()
+        if name.startswith("inner") and weight.dim() == 2
+    ]
     return [block for weight in matrices for block in weight.detach().split(HIDDEN)]
 
 
@@ -125,7 +151,9 @@ def test_input_matrices_begin_uniform_between_glorot_s_bounds_gate_by_gate(name)
     input_size, hidden_size = (60, 60) if CELLS[name].get("depth") else (40, 60)
     cell = make_cell(CellSection(**CELLS[name]), input_size, hidden_size)
     for name, weight in cell.named_parameters():
-        if name in ("input.weight", "kernel.weight_ih_l0") or (name.startswith("inner") and weight.dim() == 2):
+        if name in ("input.weight", "kernel.weight_ih_l0") or (
+            name.startswith("inner") and weight.dim() == 2
+        ):
             for block in weight.detach()[:, :input_size].split(hidden_size):
                 bound = (6 / (input_size + hidden_size)) ** 0.5
                 assert 0.97 * bound < block.abs().max() <= bound
@@ -155,8 +183,14 @@ def test_biases_begin_at_zero_but_for_the_gate_that_keeps_the_memory(name):
     for place, bias in sums.items():
         expected = torch.zeros_like(bias)
         if section.coupled:
-            expected[:HIDDEN] = -1  # f = 1 − i: the input gate is shut where the forget gate is open.
-        elif "lstm" in section.kind and section.kind != "min_lstm" and "forget_gate" not in section.without:
+            expected[
+                :HIDDEN
+            ] = -1  # f = 1 − i: the input gate is shut where the forget gate is open.
+        elif (
+            "lstm" in section.kind
+            and section.kind != "min_lstm"
+            and "forget_gate" not in section.without
+        ):
             block = 0 if "input_gate" in section.without and place == "input" else 1
             expected[block * HIDDEN : (block + 1) * HIDDEN] = 1
         torch.testing.assert_close(bias, expected, rtol=0, atol=0)
@@ -165,11 +199,16 @@ def test_biases_begin_at_zero_but_for_the_gate_that_keeps_the_memory(name):
 @every_cell
 def test_peepholes_begin_at_zero(name):
     cell = initial(name)
-    peepholes = {parameter: weight for parameter, weight in cell.named_parameters() if "peephole" in parameter}
+    peepholes = {
+        parameter: weight
+        for parameter, weight in cell.named_parameters()
+        if "peephole" in parameter
+    }
     assert list(peepholes) == [
-        f"peepholes.{gate}.weight" for gate in ("input", "forget", "output")
+        f"peepholes.{gate}.weight"
+        for gate in ("input", "forget", "output")
         if gate in CELLS[name].get("peepholes", [])
-    ]  # fmt: skip
+    ]
     assert not any(weight.any() for weight in peepholes.values())
 
 
@@ -201,7 +240,9 @@ def count_weights(name: str) -> int:
 @every_cell
 def test_a_cell_of_one_unit_and_one_input_can_be_made(name):
     cell = make_cell(CellSection(**CELLS[name]), 1, 1)
-    y, after = run_stepwise(cell, torch.ones(2, 1, 1), tuple(torch.zeros(1, 1) for _ in range(cell.parts)))
+    y, after = run_stepwise(
+        cell, torch.ones(2, 1, 1), tuple(torch.zeros(1, 1) for _ in range(cell.parts))
+    )
     assert y.shape == (2, 1, 1) and all(part.shape == (1, 1) for part in after)
 
 

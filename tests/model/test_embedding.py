@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.model.embedding import OneHot, make_embedding, put_vectors
 from charlm.model.language_model import LanguageModel
 
@@ -12,8 +12,9 @@ def test_a_one_hot_embedding_is_the_token_s_unit_vector():
     embedding = make_embedding(Model(embedding="one_hot"), 4)
     assert isinstance(embedding, OneHot) and embedding.embedding_dim == 4
     assert embedding(torch.tensor([[2, 0], [3, 1]])).tolist() == [
-        [[0, 0, 1, 0], [1, 0, 0, 0]], [[0, 0, 0, 1], [0, 1, 0, 0]],
-    ]  # fmt: skip
+        [[0, 0, 1, 0], [1, 0, 0, 0]],
+        [[0, 0, 0, 1], [0, 1, 0, 0]],
+    ]
     assert list(embedding.parameters()) == []
 
 
@@ -39,7 +40,13 @@ def test_a_learned_embedding_has_the_size_asked_for_and_learns():
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_pretrained_vectors_are_trained_unless_frozen(freeze):
-    section = Model(embedding="pretrained", vectors="x.txt", freeze_embedding=freeze, embedding_size=5, hidden_size=3)
+    section = Model(
+        embedding="pretrained",
+        vectors="x.txt",
+        freeze_embedding=freeze,
+        embedding_size=5,
+        hidden_size=3,
+    )
     torch.manual_seed(1)
     model = LanguageModel(section, 4)
     assert model.embedding.weight.requires_grad is not freeze

@@ -8,7 +8,7 @@ import reference_cells
 import torch
 from model.cells_table import CELLS, every_cell, reference_weights, relative_error, weights_for
 
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.errors import ConfigError
 from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.language_model import LanguageModel, count_parameters, detach
@@ -31,51 +31,112 @@ def ids(time: int = 7, batch: int = 3) -> torch.Tensor:
 NETWORKS: dict[str, dict] = {
     "lstm_alone": {"cell": CELLS["lstm"]},
     "gru_residual_norm_learned_state": {
-        "cell": CELLS["gru_reset_after"], "num_layers": 2, "skip": "residual", "layer_norm": True,
+        "cell": CELLS["gru_reset_after"],
+        "num_layers": 2,
+        "skip": "residual",
+        "layer_norm": True,
         "initial_state": "learned",
     },
-    "elman_sum_one_hot": {"cell": CELLS["elman_relu"], "num_layers": 2, "skip": "sum", "embedding": "one_hot"},
-    "elman_three_sizes_norm": {"cell": CELLS["elman_tanh"], "hidden_size": [5, 4, 6], "layer_norm": True},
+    "elman_sum_one_hot": {
+        "cell": CELLS["elman_relu"],
+        "num_layers": 2,
+        "skip": "sum",
+        "embedding": "one_hot",
+    },
+    "elman_three_sizes_norm": {
+        "cell": CELLS["elman_tanh"],
+        "hidden_size": [5, 4, 6],
+        "layer_norm": True,
+    },
     "nested_norm_tied_bridge_learned_state": {
-        "cell": CELLS["nested_lstm_depth_2"], "num_layers": 2, "layer_norm": True, "tied": True,
+        "cell": CELLS["nested_lstm_depth_2"],
+        "num_layers": 2,
+        "layer_norm": True,
+        "tied": True,
         "initial_state": "learned",
     },
     "mogrifier_residual_one_hot_norm": {
-        "cell": CELLS["mogrifier_lstm_2_rounds_rank_2"], "num_layers": 2, "skip": "residual", "embedding": "one_hot",
+        "cell": CELLS["mogrifier_lstm_2_rounds_rank_2"],
+        "num_layers": 2,
+        "skip": "residual",
+        "embedding": "one_hot",
         "layer_norm": True,
     },
     "min_gru_sum_norm_tied_bridge_learned_state": {
-        "cell": CELLS["min_gru"], "num_layers": 2, "skip": "sum", "layer_norm": True, "tied": True,
+        "cell": CELLS["min_gru"],
+        "num_layers": 2,
+        "skip": "sum",
+        "layer_norm": True,
+        "tied": True,
         "initial_state": "learned",
     },
     "min_lstm_two_sizes_one_hot_norm": {
-        "cell": CELLS["min_lstm"], "hidden_size": [5, 6], "embedding": "one_hot", "layer_norm": True,
+        "cell": CELLS["min_lstm"],
+        "hidden_size": [5, 6],
+        "embedding": "one_hot",
+        "layer_norm": True,
     },
     "bag_residual_learned_state": {
-        "cell": CELLS["bag"], "num_layers": 2, "skip": "residual", "initial_state": "learned",
+        "cell": CELLS["bag"],
+        "num_layers": 2,
+        "skip": "residual",
+        "initial_state": "learned",
     },
-    "bag_sum_norm_tied": {"cell": CELLS["bag"], "num_layers": 2, "skip": "sum", "layer_norm": True, "tied": True},
-    "gru_reset_before_two_sizes_tied": {"cell": CELLS["gru_reset_before"], "hidden_size": [6, 4], "tied": True},
+    "bag_sum_norm_tied": {
+        "cell": CELLS["bag"],
+        "num_layers": 2,
+        "skip": "sum",
+        "layer_norm": True,
+        "tied": True,
+    },
+    "gru_reset_before_two_sizes_tied": {
+        "cell": CELLS["gru_reset_before"],
+        "hidden_size": [6, 4],
+        "tied": True,
+    },
     "gru_reset_none_residual_one_hot_learned_state": {
-        "cell": CELLS["gru_reset_none"], "num_layers": 2, "skip": "residual", "embedding": "one_hot",
+        "cell": CELLS["gru_reset_none"],
+        "num_layers": 2,
+        "skip": "residual",
+        "embedding": "one_hot",
         "initial_state": "learned",
     },
     "peepholes_residual_tied": {
-        "cell": CELLS["lstm_full_peepholes"], "num_layers": 2, "skip": "residual", "hidden_size": 4, "tied": True,
+        "cell": CELLS["lstm_full_peepholes"],
+        "num_layers": 2,
+        "skip": "residual",
+        "hidden_size": 4,
+        "tied": True,
     },
     "coupled_gate_recurrence_sum_norm_tied_learned_state": {
-        "cell": CELLS["lstm_coupled_peepholes_gate_recurrence"], "num_layers": 2, "skip": "sum", "layer_norm": True,
-        "tied": True, "initial_state": "learned",
+        "cell": CELLS["lstm_coupled_peepholes_gate_recurrence"],
+        "num_layers": 2,
+        "skip": "sum",
+        "layer_norm": True,
+        "tied": True,
+        "initial_state": "learned",
     },
     "lstm_both_directions": {
-        "cell": CELLS["lstm"], "num_layers": 2, "skip": "residual", "direction": "both", "initial_state": "learned",
+        "cell": CELLS["lstm"],
+        "num_layers": 2,
+        "skip": "residual",
+        "direction": "both",
+        "initial_state": "learned",
     },
     "gru_reset_before_both_directions_tied_norm": {
-        "cell": CELLS["gru_reset_before"], "direction": "both", "tied": True, "layer_norm": True,
+        "cell": CELLS["gru_reset_before"],
+        "direction": "both",
+        "tied": True,
+        "layer_norm": True,
     },
-}  # fmt: skip
-SOME_NETWORKS = ["gru_residual_norm_learned_state", "gru_reset_none_residual_one_hot_learned_state",
-                 "bag_sum_norm_tied", "min_lstm_two_sizes_one_hot_norm", "lstm_both_directions"]  # fmt: skip
+}
+SOME_NETWORKS = [
+    "gru_residual_norm_learned_state",
+    "gru_reset_none_residual_one_hot_learned_state",
+    "bag_sum_norm_tied",
+    "min_lstm_two_sizes_one_hot_norm",
+    "lstm_both_directions",
+]
 
 
 @cache
@@ -94,15 +155,22 @@ def two_windows(model: LanguageModel, runner: Run) -> tuple[torch.Tensor, States
     return torch.cat([first, second]), states
 
 
-def reference_two_windows(name: str, weights: reference_cells.Weights) -> tuple[np.ndarray, list[np.ndarray]]:
+def reference_two_windows(
+    name: str, weights: reference_cells.Weights
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """The same by the reference: logits, (time, batch, vocabulary), and each part of the last states."""
     section = Model(**{**SIZES, **NETWORKS[name]}).model_dump()
     logits, states = [], []
     for row, sequence in enumerate(ids(batch=2).numpy().T):
         seen = weights
-        if row == 1 and section["direction"] == "both":  # The right half of the batch is the backward network's.
-            seen = weights | {key.removeprefix("backward_"): weight for key, weight in weights.items()
-                              if key.startswith("backward_")}  # fmt: skip
+        if (
+            row == 1 and section["direction"] == "both"
+        ):  # The right half of the batch is the backward network's.
+            seen = weights | {
+                key.removeprefix("backward_"): weight
+                for key, weight in weights.items()
+                if key.startswith("backward_")
+            }
         first, carried = reference_cells.network(section, sequence[:3], seen)
         second, last = reference_cells.network(section, sequence[3:], seen, carried)
         logits.append(np.concatenate([first, second]))
@@ -113,17 +181,27 @@ def reference_two_windows(name: str, weights: reference_cells.Weights) -> tuple[
 
 
 @cache
-def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], dict[tuple[str, tuple[int, ...]], float]]:
+def reference_answers(
+    name: str,
+) -> tuple[np.ndarray, list[np.ndarray], dict[tuple[str, tuple[int, ...]], float]]:
     """Logits, last states, and the gradients of two entries of every parameter."""
     weights = reference_weights(network_of(name, torch.float64))
 
     def loss(changed: reference_cells.Weights) -> float:
         logits, states = reference_two_windows(name, changed)
-        return float(sum((part * weights_for(part.shape, n).numpy()).sum() for n, part in enumerate((logits, *states))))
+        return float(
+            sum(
+                (part * weights_for(part.shape, n).numpy()).sum()
+                for n, part in enumerate((logits, *states))
+            )
+        )
 
     draw = np.random.default_rng(6)
-    entries = [(key, tuple(int(draw.integers(size)) for size in weight.shape))
-               for key, weight in weights.items() for _ in range(2)]  # fmt: skip
+    entries = [
+        (key, tuple(int(draw.integers(size)) for size in weight.shape))
+        for key, weight in weights.items()
+        for _ in range(2)
+    ]
     numbers = reference_cells.numerical_gradients(loss, weights, entries)
     return *reference_two_windows(name, weights), dict(zip(entries, numbers, strict=True))
 
@@ -131,8 +209,14 @@ def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], dict[tup
 @pytest.mark.parametrize(
     ("network", "runner", "dtype", "tolerance"),
     [pytest.param(name, run, torch.float64, 1e-7, id=f"{name}-run-float64") for name in NETWORKS]
-    + [pytest.param(name, run_stepwise, torch.float64, 1e-7, id=f"{name}-stepwise-float64") for name in NETWORKS]
-    + [pytest.param(name, run, torch.float32, 1e-3, id=f"{name}-run-float32") for name in SOME_NETWORKS],
+    + [
+        pytest.param(name, run_stepwise, torch.float64, 1e-7, id=f"{name}-stepwise-float64")
+        for name in NETWORKS
+    ]
+    + [
+        pytest.param(name, run, torch.float32, 1e-3, id=f"{name}-run-float32")
+        for name in SOME_NETWORKS
+    ],
 )
 def test_logits_states_and_gradients_are_those_of_the_reference(network, runner, dtype, tolerance):
     model = network_of(network, dtype)
@@ -140,19 +224,36 @@ def test_logits_states_and_gradients_are_those_of_the_reference(network, runner,
     expected, expected_states, expected_gradients = reference_answers(network)
     parts = [logits, *(part for state in states for part in state)]
     for part, wanted in zip(parts, [expected, *expected_states], strict=True):
-        assert relative_error(part, wanted) < min(tolerance, 1e-5 if dtype == torch.float32 else 1e-12)
-    loss = torch.stack([(part * weights_for(part.shape, n).to(dtype)).sum() for n, part in enumerate(parts)]).sum()
-    gradients = dict(zip(reference_weights(model), torch.autograd.grad(loss, list(model.parameters())), strict=True))
+        assert relative_error(part, wanted) < min(
+            tolerance, 1e-5 if dtype == torch.float32 else 1e-12
+        )
+    loss = torch.stack(
+        [(part * weights_for(part.shape, n).to(dtype)).sum() for n, part in enumerate(parts)]
+    ).sum()
+    gradients = dict(
+        zip(
+            reference_weights(model),
+            torch.autograd.grad(loss, list(model.parameters())),
+            strict=True,
+        )
+    )
     for (key, index), wanted in expected_gradients.items():
-        assert abs(gradients[key][index].item() - wanted) < tolerance * gradients[key].abs().max(), (key, index)
+        assert (
+            abs(gradients[key][index].item() - wanted) < tolerance * gradients[key].abs().max()
+        ), (key, index)
 
 
 def test_the_networks_have_every_way_of_standing_around_the_cells():
     sections = [Model(**fields) for fields in NETWORKS.values()]
     assert {section.cell.kind for section in sections} == {cell["kind"] for cell in CELLS.values()}
-    for field, values in {"skip": {"none", "residual", "sum"}, "layer_norm": {True, False}, "tied": {True, False},
-                          "initial_state": {"zero", "learned"}, "embedding": {"one_hot", "learned"},
-                          "num_layers": {1, 2, 3}}.items():  # fmt: skip
+    for field, values in {
+        "skip": {"none", "residual", "sum"},
+        "layer_norm": {True, False},
+        "tied": {True, False},
+        "initial_state": {"zero", "learned"},
+        "embedding": {"one_hot", "learned"},
+        "num_layers": {1, 2, 3},
+    }.items():
         assert {getattr(section, field) for section in sections} == values
     assert any(len(set(section.hidden_sizes)) > 1 for section in sections)
 
@@ -174,13 +275,18 @@ def test_a_few_steps_of_training_in_bf16_learn_a_toy_sequence(name):
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
         optimizer.zero_grad()
         loss.backward()
-        assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in model.parameters())
+        assert all(
+            weight.grad is not None and weight.grad.dtype == torch.float32
+            for weight in model.parameters()
+        )
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0], losses
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", {"kind": "elman", "activation": "sigmoid"}])
+@pytest.mark.parametrize(
+    "cell", ["elman", "gru", "lstm", {"kind": "elman", "activation": "sigmoid"}]
+)
 @pytest.mark.parametrize("skip", ["none", "residual", "sum"])
 def test_changing_a_later_token_leaves_earlier_logits_alone(cell, skip):
     model = make(cell=cell, num_layers=2, skip=skip)
@@ -219,15 +325,21 @@ def test_residual_adds_what_goes_into_a_layer_to_what_comes_out():
     plain.load_state_dict(model.state_dict())
     x, states = model.embedding(ids()), model.recurrence.initial_states(3)
     first, _ = model.recurrence.layers[0].kernel(x)
-    torch.testing.assert_close(model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0])
-    torch.testing.assert_close(plain.recurrence(x, states)[0], model.recurrence.layers[1].kernel(first)[0])
+    torch.testing.assert_close(
+        model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0]
+    )
+    torch.testing.assert_close(
+        plain.recurrence(x, states)[0], model.recurrence.layers[1].kernel(first)[0]
+    )
 
 
 def test_sum_adds_up_the_outputs_of_all_layers():
     model = make(num_layers=2, skip="sum")
     x, states = model.embedding(ids()), model.recurrence.initial_states(3)
     first, _ = model.recurrence.layers[0].kernel(x)
-    torch.testing.assert_close(model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0])
+    torch.testing.assert_close(
+        model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0]
+    )
 
 
 def test_dropout_acts_while_training_alone():
@@ -240,7 +352,9 @@ def test_dropout_acts_while_training_alone():
 def test_an_lstm_has_the_parameters_that_the_textbook_counts():
     hidden, embedded = 6, 4
     total = sum(size for _, _, size in count_parameters(make()))
-    lstm = 4 * (hidden * embedded + hidden * hidden + 2 * hidden)  # Two biases a gate, as torch keeps them.
+    lstm = 4 * (
+        hidden * embedded + hidden * hidden + 2 * hidden
+    )  # Two biases a gate, as torch keeps them.
     assert total == VOCABULARY * embedded + lstm + VOCABULARY * (hidden + 1)
 
 
@@ -274,7 +388,9 @@ def test_without_states_a_window_begins_with_the_learned_ones():
         torch.nn.init.normal_(part)
     given, _ = model(ids(), model.initial_states(3))
     assert model(ids())[0].equal(given)
-    zeros = tuple(tuple(torch.zeros_like(part) for part in state) for state in model.initial_states(3))
+    zeros = tuple(
+        tuple(torch.zeros_like(part) for part in state) for state in model.initial_states(3)
+    )
     assert not model(ids(), zeros)[0].equal(given)
     model(ids())[0].sum().backward()
     assert all(part.grad.any() for part in model.recurrence.initial.parameters())
@@ -333,7 +449,10 @@ def test_two_directions_carry_their_states_from_window_to_window():
 
 
 def test_two_directions_share_embedding_and_projection():
-    one, both = (sum(size for _, _, size in count_parameters(make(direction=way))) for way in ("forward", "both"))
+    one, both = (
+        sum(size for _, _, size in count_parameters(make(direction=way)))
+        for way in ("forward", "both")
+    )
     alone = sum(parameter.numel() for parameter in make().recurrence.parameters())
     assert both - one == alone
 
@@ -346,7 +465,9 @@ def test_each_direction_is_a_model_of_one_way_that_shares_the_weights():
     y, after = backward(ids(batch=4)[:, 2:])
     torch.testing.assert_close(y, logits[:, 2:])
     torch.testing.assert_close(after, states[2:])
-    assert backward.recurrence is model.backward_recurrence and backward.embedding is model.embedding
+    assert (
+        backward.recurrence is model.backward_recurrence and backward.embedding is model.embedding
+    )
     (alone,) = make().one_way()
     torch.testing.assert_close(alone(ids())[0], make()(ids())[0])
 
@@ -358,7 +479,9 @@ def states_of(model: LanguageModel, times: int = 3) -> list[torch.Tensor]:
     return [model(ids())[0].detach() for _ in range(times)]
 
 
-@pytest.mark.parametrize("field", ["word_dropout", "embedding_dropout", "output_dropout", "weight_dropout"])
+@pytest.mark.parametrize(
+    "field", ["word_dropout", "embedding_dropout", "output_dropout", "weight_dropout"]
+)
 def test_what_is_dropped_differs_from_step_to_step_and_only_in_training(field):
     model = make(**{field: 0.5})
     assert states_of(model)[0].equal(make()(ids())[0])
@@ -391,8 +514,18 @@ def test_the_configuration_s_mask_is_that_of_every_dropout(mask):
     assert sum(isinstance(module, Dropout) for module in model.modules()) == 3
 
 
-@pytest.mark.parametrize("name", ["lstm", "elman_tanh", "elman_relu", "gru_reset_after", "lstm_full_peepholes",
-                                  "mogrifier_lstm_2_rounds_rank_2", "gru_reset_before"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lstm",
+        "elman_tanh",
+        "elman_relu",
+        "gru_reset_after",
+        "lstm_full_peepholes",
+        "mogrifier_lstm_2_rounds_rank_2",
+        "gru_reset_before",
+    ],
+)
 def test_dropped_recurrent_weights_are_dropped_in_the_step_and_have_no_gradient(name):
     model = make(cell=CELLS[name], weight_dropout=0.5).double().train()
     cell = model.recurrence.layers[0]
@@ -432,7 +565,10 @@ def test_a_tied_mixture_needs_no_bridge():
 
 
 def test_an_adaptive_softmax_whose_cutoff_is_beyond_the_vocabulary_is_refused():
-    with pytest.raises(ConfigError, match=r"adaptive_cutoffs: 10 is not below the vocabulary's last id, 10; lower it"):
+    with pytest.raises(
+        ConfigError,
+        match=r"adaptive_cutoffs: 10 is not below the vocabulary's last id, 10; lower it",
+    ):
         make(adaptive_cutoffs=[3, 10])
 
 
@@ -447,4 +583,6 @@ def test_an_adaptive_softmax_agrees_with_itself_whether_asked_for_one_or_all():
     targets = torch.arange(20) % VOCABULARY
     everything = projection(read)
     assert everything.exp().sum(dim=-1).allclose(torch.ones(20))
-    assert projection.target_log_probabilities(read, targets).allclose(everything[torch.arange(20), targets])
+    assert projection.target_log_probabilities(read, targets).allclose(
+        everything[torch.arange(20), targets]
+    )

@@ -15,7 +15,7 @@ from model.cells_table import (
     loss_of,
     relative_error,
     window_of,
-)  # fmt: skip
+)
 
 from charlm.model import recurrence
 from charlm.model.cells.base import Cell, State
@@ -90,15 +90,20 @@ def test_each_sequence_of_a_batch_is_read_as_if_it_were_alone(name):
     alone = run if name in [*FUSED, *SCANNED, *SOME_TRACED] else run_stepwise
     for row in range(x.shape[1]):
         z, last = alone(cell, x[:, row : row + 1], tuple(part[row : row + 1] for part in state))
-        for part, expected in zip((z[:, 0], *(part[0] for part in last)), (y[:, row], *(part[row] for part in after)),
-                                  strict=True):  # fmt: skip
+        for part, expected in zip(
+            (z[:, 0], *(part[0] for part in last)),
+            (y[:, row], *(part[row] for part in after)),
+            strict=True,
+        ):
             assert relative_error(part, expected) < ERROR
         (gradient,) = torch.autograd.grad(y[:, row].sum(), x, retain_graph=True)
         assert gradient[:, row].any() and not gradient[:, 1 - row].any()
 
 
 @every_cell
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"]
+)
 def test_outputs_are_the_same_where_no_gradient_is_wanted(name, mode):
     cell = cell_of(name)
     x, state = window_of(cell)
@@ -145,7 +150,9 @@ class Sum(Cell):
 
 
 def layers(number: int, **options) -> Recurrence:
-    return Recurrence([Sum(3) for _ in range(number)], **{"dropout": 0.0, "skip": "none", **options}).eval()
+    return Recurrence(
+        [Sum(3) for _ in range(number)], **{"dropout": 0.0, "skip": "none", **options}
+    ).eval()
 
 
 X = torch.tensor([[[1.0, 2.0, 6.0]], [[-4.0, 0.0, 1.0]]])  # (time 2, batch 1, 3).
@@ -153,10 +160,12 @@ X = torch.tensor([[[1.0, 2.0, 6.0]], [[-4.0, 0.0, 1.0]]])  # (time 2, batch 1, 3
 
 @pytest.mark.parametrize(
     ("skip", "expected"),
-    [("none", lambda once, twice, thrice: thrice),
-     ("residual", lambda once, twice, thrice: once + 2 * twice + thrice),
-     ("sum", lambda once, twice, thrice: once + twice + thrice)],
-)  # fmt: skip
+    [
+        ("none", lambda once, twice, thrice: thrice),
+        ("residual", lambda once, twice, thrice: once + 2 * twice + thrice),
+        ("sum", lambda once, twice, thrice: once + twice + thrice),
+    ],
+)
 def test_three_layers_of_running_sums_by_hand(skip, expected):
     """Residual: y₂ = y₁ + S y₁ and y₃ = y₂ + S y₂ = y₁ + 2 S y₁ + S S y₁, with S the running sum and y₁ = S x."""
     once = X.cumsum(dim=0)
@@ -169,7 +178,10 @@ def test_three_layers_of_running_sums_by_hand(skip, expected):
 
 def test_a_layer_reads_normalized_what_the_layer_before_gave_and_so_does_the_projection():
     network = layers(2, layer_norm=True)
-    (y, after), norm = network(X, network.initial_states(1), run=run_stepwise), torch.nn.LayerNorm(3)
+    (y, after), norm = (
+        network(X, network.initial_states(1), run=run_stepwise),
+        torch.nn.LayerNorm(3),
+    )
     first = X.cumsum(dim=0)
     second = norm(first).cumsum(dim=0)
     torch.testing.assert_close(y, norm(second))
@@ -197,11 +209,15 @@ def test_every_layer_has_a_normalization_of_its_own():
         network.norms[0].bias.fill_(2.0)
         network.norms[1].bias.fill_(5.0)
     y, _ = network(X, network.initial_states(1), run=run_stepwise)
-    torch.testing.assert_close(y, torch.full_like(y, 5.0))  # Equal units have no spread: the bias is left.
+    torch.testing.assert_close(
+        y, torch.full_like(y, 5.0)
+    )  # Equal units have no spread: the bias is left.
 
 
 def test_the_initial_state_is_zero_or_learned_and_one_for_the_whole_batch():
-    assert [[part.tolist() for part in state] for state in layers(2).initial_states(2)] == [[[[0, 0, 0]] * 2]] * 2
+    assert [[part.tolist() for part in state] for state in layers(2).initial_states(2)] == [
+        [[[0, 0, 0]] * 2]
+    ] * 2
     network = layers(2, learn_initial=True)
     assert [tuple(parameter.shape) for parameter in network.parameters()] == [(3,), (3,)]
     assert not any(parameter.any() for parameter in network.parameters())  # Learned from zero on.
@@ -236,6 +252,13 @@ def test_dropout_acts_between_layers_alone():
     for number in (1, 2):
         network = layers(number, dropout=0.5).train()
         y, after = network(ones, network.initial_states(4), run=run_stepwise)
-        assert after[0][0].equal(torch.full((4, 3), 50.0))  # What goes into the first layer is whole.
-    read = y.diff(dim=0) / ones.cumsum(dim=0)[1:]  # What the second layer saw, as a share of what the first gave.
-    assert read.round(decimals=4).unique().tolist() == [0.0, 2.0]  # What comes out of the last layer is whole.
+        assert after[0][0].equal(
+            torch.full((4, 3), 50.0)
+        )  # What goes into the first layer is whole.
+    read = (
+        y.diff(dim=0) / ones.cumsum(dim=0)[1:]
+    )  # What the second layer saw, as a share of what the first gave.
+    assert read.round(decimals=4).unique().tolist() == [
+        0.0,
+        2.0,
+    ]  # What comes out of the last layer is whole.

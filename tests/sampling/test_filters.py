@@ -26,7 +26,9 @@ from charlm.sampling.filters import (
 
 NOTHING = torch.empty((1, 0), dtype=torch.int64)
 shares = st.floats(0.001, 0.999)
-rows = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(lambda row: torch.tensor([row], dtype=torch.float64))
+rows = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(
+    lambda row: torch.tensor([row], dtype=torch.float64)
+)
 
 
 def log(*probabilities: float) -> torch.Tensor:
@@ -49,7 +51,9 @@ def off(name: str, value: object) -> Settings:
 
 def test_temperature_one_half_squares_the_odds():
     probabilities = apply_temperature(log(0.2, 0.8), 0.5).softmax(dim=-1)
-    torch.testing.assert_close(probabilities, torch.tensor([[1 / 17, 16 / 17]], dtype=torch.float64))
+    torch.testing.assert_close(
+        probabilities, torch.tensor([[1 / 17, 16 / 17]], dtype=torch.float64)
+    )
 
 
 def test_temperature_one_changes_nothing():
@@ -155,7 +159,9 @@ def test_eta_asks_less_where_the_distribution_is_flat():
     assert kept(cut_eta(logits, 0.2)) == [0, 1]
     # At 0.09, of a peaked one (entropy 0.4707, exp of minus it 0.6246): 0.3 x 0.6246 = 0.187, so epsilon itself.
     assert kept(cut_eta(log(0.87, 0.091, 0.0195, 0.0195), 0.09)) == [0, 1]
-    assert kept(cut_eta(log(0.25, 0.25, 0.25, 0.25), 1.0)) == [0]  # Minus its entropy is 1/4: none is more probable.
+    assert kept(cut_eta(log(0.25, 0.25, 0.25, 0.25), 1.0)) == [
+        0
+    ]  # Minus its entropy is 1/4: none is more probable.
 
 
 def test_the_repetition_penalty_divides_positive_logits_and_multiplies_negative_ones():
@@ -207,8 +213,16 @@ def test_each_row_has_a_history_of_its_own():
 
 def test_the_order_is_the_documented_one():
     assert list(FILTERS) == [
-        "repetition_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p", "min_p", "typical", "epsilon", "eta",
-    ]  # fmt: skip
+        "repetition_penalty",
+        "no_repeat_ngram",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical",
+        "epsilon",
+        "eta",
+    ]
 
 
 def test_each_filter_sees_what_the_one_before_it_left():
@@ -227,10 +241,20 @@ def test_keywords_and_fields_are_the_same():
     assert set(Filters.__annotations__) == set(Settings.__dataclass_fields__)
 
 
-WEAKEST = {"temperature": 1, "top_p": 1, "min_p": 0, "typical": 1, "epsilon": 0, "eta": 0, "repetition_penalty": 1}
+WEAKEST = {
+    "temperature": 1,
+    "top_p": 1,
+    "min_p": 0,
+    "typical": 1,
+    "epsilon": 0,
+    "eta": 0,
+    "repetition_penalty": 1,
+}
 
 
-@pytest.mark.parametrize(("name", "value"), [*WEAKEST.items(), ("no_repeat_ngram", None), ("top_k", None)])
+@pytest.mark.parametrize(
+    ("name", "value"), [*WEAKEST.items(), ("no_repeat_ngram", None), ("top_k", None)]
+)
 def test_a_filter_that_is_off_is_not_run(name, value):
     assert off(name, value).active == ()
 
@@ -239,26 +263,42 @@ def test_a_filter_that_is_off_is_not_run(name, value):
 @given(logits=rows)
 def test_every_filter_at_its_weakest_changes_no_probability(logits):
     weakest = [
-        apply_temperature(logits, 1), keep_top_k(logits, logits.shape[1]), keep_min_p(logits, 0),
-        cut_epsilon(logits, 0), cut_eta(logits, 0), penalize_repetition(logits, ids(0), 1),
-        keep_top_p(logits, 1 + 1e-9), keep_typical(logits, 1 + 1e-9),
-    ]  # fmt: skip
+        apply_temperature(logits, 1),
+        keep_top_k(logits, logits.shape[1]),
+        keep_min_p(logits, 0),
+        cut_epsilon(logits, 0),
+        cut_eta(logits, 0),
+        penalize_repetition(logits, ids(0), 1),
+        keep_top_p(logits, 1 + 1e-9),
+        keep_typical(logits, 1 + 1e-9),
+    ]
     for filtered in weakest:
-        torch.testing.assert_close(filtered.softmax(dim=-1), logits.softmax(dim=-1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            filtered.softmax(dim=-1), logits.softmax(dim=-1), rtol=0, atol=1e-12
+        )
 
 
 chosen_settings = st.builds(
-    Settings, temperature=st.floats(0, 20), top_k=st.none() | st.integers(1, 14), top_p=st.none() | shares,
-    min_p=st.none() | shares, typical=st.none() | shares, epsilon=st.none() | shares, eta=st.none() | shares,
-    repetition_penalty=st.none() | st.floats(0.1, 10), repetition_window=st.none() | st.integers(1, 5),
+    Settings,
+    temperature=st.floats(0, 20),
+    top_k=st.none() | st.integers(1, 14),
+    top_p=st.none() | shares,
+    min_p=st.none() | shares,
+    typical=st.none() | shares,
+    epsilon=st.none() | shares,
+    eta=st.none() | shares,
+    repetition_penalty=st.none() | st.floats(0.1, 10),
+    repetition_window=st.none() | st.integers(1, 5),
     no_repeat_ngram=st.none() | st.integers(1, 3),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(logits=rows, chosen=chosen_settings, data=st.data())
 def test_no_choice_of_filters_leaves_nothing(logits, chosen, data):
-    history = torch.tensor([data.draw(st.lists(st.integers(0, logits.shape[1] - 1), max_size=20))], dtype=torch.int64)
+    history = torch.tensor(
+        [data.draw(st.lists(st.integers(0, logits.shape[1] - 1), max_size=20))], dtype=torch.int64
+    )
     filtered = apply_filters(logits, history, chosen)
     probabilities = filtered.softmax(dim=-1)
     assert probabilities.isfinite().all()
@@ -269,13 +309,25 @@ def test_no_choice_of_filters_leaves_nothing(logits, chosen, data):
 @given(logits=rows, chosen=chosen_settings)
 def test_cuts_keep_the_order_and_the_most_probable(logits, chosen):
     """Typical apart, whose most probable may go."""
-    cut = Settings(chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, None, chosen.epsilon, chosen.eta)
+    cut = Settings(
+        chosen.temperature,
+        chosen.top_k,
+        chosen.top_p,
+        chosen.min_p,
+        None,
+        chosen.epsilon,
+        chosen.eta,
+    )
     filtered = apply_filters(logits, NOTHING, cut)
     left = kept(filtered)
     assert logits[0, left].max() == logits.max()
     worst = logits[0, left].min()
     assert all(index in left or logits[0, index] <= worst for index in range(logits.shape[1]))
-    pairs = zip(sorted(left, key=lambda i: logits[0, i]), sorted(left, key=lambda i: filtered[0, i]), strict=True)
+    pairs = zip(
+        sorted(left, key=lambda i: logits[0, i]),
+        sorted(left, key=lambda i: filtered[0, i]),
+        strict=True,
+    )
     assert all(logits[0, a] - logits[0, b] == pytest.approx(0, abs=1e-9) for a, b in pairs)
 
 
@@ -298,11 +350,16 @@ def test_what_typical_keeps_reaches_p_and_is_nearer_the_entropy_than_what_it_dro
 @settings(max_examples=200, deadline=None)
 @given(history=st.lists(st.integers(0, 3), max_size=25), n=st.integers(1, 4))
 def test_forbidden_is_exactly_what_would_complete_an_ngram_again(history, n):
-    logits = torch.zeros(1, 5, dtype=torch.float64)  # Token 4 is never in the history: something is always left.
+    logits = torch.zeros(
+        1, 5, dtype=torch.float64
+    )  # Token 4 is never in the history: something is always left.
     seen = {tuple(history[at : at + n]) for at in range(len(history) - n + 1)}
     suffix = history[len(history) - n + 1 :] if n > 1 else []
     allowed = [token for token in range(5) if len(history) < n - 1 or (*suffix, token) not in seen]
-    assert kept(forbid_repeated_ngrams(logits, torch.tensor([history], dtype=torch.int64), n)) == allowed
+    assert (
+        kept(forbid_repeated_ngrams(logits, torch.tensor([history], dtype=torch.int64), n))
+        == allowed
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -311,15 +368,28 @@ def test_a_cut_looks_at_probabilities_not_at_logits(logits, shift, p):
     for cut in (keep_top_p, keep_min_p, keep_typical, cut_epsilon, cut_eta):
         once = cut(logits, p).softmax(dim=-1)
         again = cut(logits + shift, p).softmax(dim=-1)
-        if kept(once.log()) == kept(again.log()):  # A token on the very edge may fall to either side.
+        if kept(once.log()) == kept(
+            again.log()
+        ):  # A token on the very edge may fall to either side.
             torch.testing.assert_close(once, again)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1), ("temperature", math.inf), ("top_k", 0), ("top_p", 2), ("min_p", -0.1), ("typical", 1.1),
-     ("epsilon", math.nan), ("eta", -1), ("repetition_penalty", 0), ("repetition_window", 0), ("no_repeat_ngram", 0)],
-)  # fmt: skip
+    [
+        ("temperature", -1),
+        ("temperature", math.inf),
+        ("top_k", 0),
+        ("top_p", 2),
+        ("min_p", -0.1),
+        ("typical", 1.1),
+        ("epsilon", math.nan),
+        ("eta", -1),
+        ("repetition_penalty", 0),
+        ("repetition_window", 0),
+        ("no_repeat_ngram", 0),
+    ],
+)
 def test_a_setting_out_of_its_range_is_named(name, value):
     with pytest.raises(CharlmError, match=f"^{name} must"):
         off(name, value)

@@ -20,9 +20,17 @@ def novelty(*parts: list[int], records: bool, kind: str = "uint8") -> NoveltyFil
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_record_is_known_only_as_a_whole(kind):
     known = novelty([5, 6, 7, EOS, 8, EOS], [9, 9, EOS], records=True, kind=kind)
-    assert [known.is_novel(ids) for ids in ([5, 6, 7], [8], [9, 9], [5, 6], [6, 7], [9], [7, 8])] == [
-        False, False, False, True, True, True, True,
-    ]  # fmt: skip
+    assert [
+        known.is_novel(ids) for ids in ([5, 6, 7], [8], [9, 9], [5, 6], [6, 7], [9], [7, 8])
+    ] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_record_is_known_with_its_eos_and_without():
@@ -33,13 +41,23 @@ def test_a_record_is_known_with_its_eos_and_without():
 def test_a_text_is_known_wherever_it_stands(kind):
     known = novelty([5, 6, 7, 8], [9, 2], records=False, kind=kind)
     assert [known.is_novel(ids) for ids in ([5, 6], [6, 7, 8], [9, 2], [8, 9], [6, 8], [7, 6])] == [
-        False, False, False, True, True, True,
-    ]  # fmt: skip
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_text_over_the_end_of_a_document_is_known():
     known = novelty([5, 6, EOS, 7, 8], records=False)
-    assert [known.is_novel(ids) for ids in ([6, EOS, 7], [EOS, 7], [6, 7], [5, EOS])] == [False, False, True, True]
+    assert [known.is_novel(ids) for ids in ([6, EOS, 7], [EOS, 7], [6, 7], [5, EOS])] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_bytes_that_match_between_two_ids_are_no_match():
@@ -67,8 +85,11 @@ def test_without_a_corpus_only_repeats_are_known(records):
 
 
 @settings(max_examples=150, deadline=None)
-@given(corpus=st.lists(st.integers(0, 3), max_size=30), ids=st.lists(st.integers(0, 3), min_size=1, max_size=4),
-       kind=st.sampled_from(KINDS))  # fmt: skip
+@given(
+    corpus=st.lists(st.integers(0, 3), max_size=30),
+    ids=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    kind=st.sampled_from(KINDS),
+)
 def test_a_text_is_new_if_no_place_of_the_corpus_holds_it(corpus, ids, kind):
     found = any(corpus[at : at + len(ids)] == ids for at in range(len(corpus)))
     assert novelty(corpus, records=False, kind=kind).is_novel(ids) is not found

@@ -4,7 +4,7 @@ import pytest
 import torch
 from model.cells_table import CELLS, every_cell
 
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.model.language_model import LanguageModel
 from charlm.sampling import stepper
 from charlm.sampling.stepper import Stepper
@@ -17,13 +17,20 @@ AROUND = {
     "one_hot": {"embedding": "one_hot"},
     "mixture": {"mixture": 2},
     "backward": {"direction": "backward"},
-    "dropout": {"output_dropout": 0.5, "embedding_dropout": 0.5, "weight_dropout": 0.5, "word_dropout": 0.5},
+    "dropout": {
+        "output_dropout": 0.5,
+        "embedding_dropout": 0.5,
+        "weight_dropout": 0.5,
+        "word_dropout": 0.5,
+    },
 }
 
 
 def make(**fields: object) -> LanguageModel:
     torch.manual_seed(1)
-    return LanguageModel(Model(**{"hidden_size": 5, "embedding_size": 4, **fields}), VOCABULARY).eval()
+    return LanguageModel(
+        Model(**{"hidden_size": 5, "embedding_size": 4, **fields}), VOCABULARY
+    ).eval()
 
 
 def assert_steps_as_a_window(model: LanguageModel) -> None:

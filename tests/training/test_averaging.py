@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import small_config, train_all, unseal
 
-from charlm.config import Training
+from charlm.config.schema import Training
 from charlm.errors import CheckpointError
-from charlm.training import checkpoint, run
+from charlm.runs import prepare, session
+from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
+from charlm.runs.experiment import Evaluated
 from charlm.training.averaging import Average
+from charlm.training.loop import Progress
 from charlm.training.loss import Score
 
 
@@ -47,7 +50,9 @@ def test_the_exponential_mean_forgets_its_first_weights_fast():
     second = (2 * 1.0 + 9 * 4.0) / 11
     third = (3 * second + 9 * 2.0) / 12
     fourth = (4 * third + 9 * 6.0) / 13
-    assert means_of(model, average, [1.0, 4.0, 2.0, 6.0]) == pytest.approx([1.0, second, third, fourth])
+    assert means_of(model, average, [1.0, 4.0, 2.0, 6.0]) == pytest.approx(
+        [1.0, second, third, fourth]
+    )
 
 
 def test_the_exponential_mean_decays_by_one_part_in_its_steps_once_it_holds_enough():
@@ -69,11 +74,22 @@ def test_the_triggered_mean_is_that_of_all_weights_since():
 
 @pytest.mark.parametrize(
     ("evaluations", "losses", "begins"),
-    [(1, [3, 2, 1, 2], 4), (1, [3, 4], 2), (1, [3, 3, 3], None), (2, [3, 4, 3.5], 3), (2, [3, 2, 2.5, 2.1], 4),
-     (2, [3, 2, 2.5, 1.9, 2.0, 1.8], None), (3, [1, 5, 5, 5], 4), (3, [1, 5, 5], None), (3, [4, 3, 2, 5, 1], 4),
-     (5, [5, 4, 3, 2, 1, 0.9, 0.8, 3.5, 1], 8)],
-)  # fmt: skip
-def test_averaging_begins_when_validation_is_above_the_least_of_so_many_evaluations_ago(evaluations, losses, begins):
+    [
+        (1, [3, 2, 1, 2], 4),
+        (1, [3, 4], 2),
+        (1, [3, 3, 3], None),
+        (2, [3, 4, 3.5], 3),
+        (2, [3, 2, 2.5, 2.1], 4),
+        (2, [3, 2, 2.5, 1.9, 2.0, 1.8], None),
+        (3, [1, 5, 5, 5], 4),
+        (3, [1, 5, 5], None),
+        (3, [4, 3, 2, 5, 1], 4),
+        (5, [5, 4, 3, 2, 1, 0.9, 0.8, 3.5, 1], 8),
+    ],
+)
+def test_averaging_begins_when_validation_is_above_the_least_of_so_many_evaluations_ago(
+    evaluations, losses, begins
+):
     _, average = average_of(averaging="triggered", trigger_evaluations=evaluations)
     began = None
     for number, loss in enumerate(losses, start=1):
@@ -122,7 +138,11 @@ def test_where_there_is_no_mean_the_model_stays_as_it_is():
 
 # By evaluation, of which there is one every second step. With trigger_evaluations 2 the mean begins after the fourth.
 LOSSES = [3.0, 2.0, 2.5, 2.1, 1.0, 1.5]
-TRIGGERED = ["training.averaging=triggered", "training.trigger_evaluations=2", "training.evaluations=6"]
+TRIGGERED = [
+    "training.averaging=triggered",
+    "training.trigger_evaluations=2",
+    "training.evaluations=6",
+]
 
 
 def weights_of(model):
@@ -136,7 +156,10 @@ def assert_close(weights, expected):
 
 
 def mean_of(snapshots):
-    return {name: torch.stack([weights[name] for weights in snapshots]).mean(dim=0) for name in snapshots[0]}
+    return {
+        name: torch.stack([weights[name] for weights in snapshots]).mean(dim=0)
+        for name in snapshots[0]
+    }
 
 
 def test_what_is_scored_shown_and_kept_as_best_is_the_mean_and_training_goes_on_from_its_own(
@@ -148,12 +171,12 @@ def test_what_is_scored_shown_and_kept_as_best_is_the_mean_and_training_goes_on_
         scored.append(weights_of(experiment.model))
         return Score(LOSSES[len(scored) - 1] * 10, 10, 0)
 
-    monkeypatch.setattr(run, "validate", validate)
-    experiment = run.begin(small_config(text_file, *TRIGGERED), tmp_path / "run")
-    for event in run.run(experiment):
-        if isinstance(event, run.Progress):
+    monkeypatch.setattr(session, "validate", validate)
+    experiment = prepare.begin(small_config(text_file, *TRIGGERED), tmp_path / "run")
+    for event in session.run(experiment):
+        if isinstance(event, Progress):
             own.append(weights_of(experiment.model))
-        elif isinstance(event, run.Evaluated):
+        elif isinstance(event, Evaluated):
             shown.append(weights_of(experiment.model))
     for number, step in enumerate((2, 4, 6, 8)):  # Before and at the trigger.
         assert_close(scored[number], own[step - 1])
@@ -162,7 +185,7 @@ def test_what_is_scored_shown_and_kept_as_best_is_the_mean_and_training_goes_on_
     for one, other in zip(scored, shown, strict=True):
         assert_close(one, other)
     assert_close(weights_of(experiment.model), own[-1])
-    best, last = (checkpoint.load_checkpoint(tmp_path / "run" / which) for which in ("best", "last"))
+    best, last = (load_checkpoint(tmp_path / "run" / which) for which in ("best", "last"))
     assert best.state["step"] == 10
     assert_close(best.tensors["weights"], mean_of(own[8:10]))
     assert_close(last.tensors["weights"], mean_of(own[8:12]))
@@ -174,21 +197,31 @@ def test_averaging_leaves_the_training_itself_alone(text_file, tmp_path):
     other = train_all(small_config(text_file, "training.averaging=exponential"), tmp_path / "other")
     for tensor, same in zip(plain.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(tensor, same)
-    weights = [checkpoint.load_checkpoint(tmp_path / run / "last").tensors["weights"] for run in ("plain", "other")]
+    weights = [
+        load_checkpoint(tmp_path / run / "last").tensors["weights"] for run in ("plain", "other")
+    ]
     assert any((tensor != weights[1][name]).any() for name, tensor in weights[0].items())
 
 
 def test_a_checkpoint_saved_between_evaluations_holds_the_mean_too(text_file, tmp_path):
-    experiment = run.begin(small_config(text_file, "training.averaging=exponential"), tmp_path / "run")
-    for _ in run.run(experiment, stop=lambda: experiment.state.step >= 4):
+    experiment = prepare.begin(
+        small_config(text_file, "training.averaging=exponential"), tmp_path / "run"
+    )
+    for _ in session.run(experiment, stop=lambda: experiment.state.step >= 4):
         pass
-    saved = checkpoint.load_checkpoint(tmp_path / "run" / "last").tensors
-    assert_close(saved["weights"], {name: tensor.double() for name, tensor in experiment.average.weights.items()})
-    assert_close({name: saved["training"][f"raw.{name}"] for name in saved["weights"]}, weights_of(experiment.model))
+    saved = load_checkpoint(tmp_path / "run" / "last").tensors
+    assert_close(
+        saved["weights"],
+        {name: tensor.double() for name, tensor in experiment.average.weights.items()},
+    )
+    assert_close(
+        {name: saved["training"][f"raw.{name}"] for name in saved["weights"]},
+        weights_of(experiment.model),
+    )
 
 
 def test_without_averaging_no_weights_are_saved_twice(trained):
-    names = checkpoint.load_checkpoint(trained / "last").tensors["training"]
+    names = load_checkpoint(trained / "last").tensors["training"]
     assert not [name for name in names if name.startswith("raw.")]
 
 
@@ -199,15 +232,15 @@ def test_a_checkpoint_of_before_there_were_means_is_resumed(trained, tmp_path):
     del state["average"], state["stalls"]
     path.write_text(json.dumps(state | {"format": 1}))
     unseal(tmp_path / "run")
-    resumed = run.resume(tmp_path / "run")
+    resumed = prepare.resume(tmp_path / "run")
     assert (resumed.state.step, resumed.state.stalls, resumed.average.weights) == (60, 0, {})
 
 
 def test_a_mean_without_the_weights_that_training_had_is_told(text_file, tmp_path):
     train_all(small_config(text_file, "training.averaging=exponential"), tmp_path / "run")
     folder = tmp_path / "run" / "last"
-    saved = checkpoint.load_checkpoint(folder)
+    saved = load_checkpoint(folder)
     del saved.tensors["training"]["raw.projection.bias"]
-    checkpoint.save_checkpoint(folder, saved.state, saved.tensors)
+    save_checkpoint(folder, saved.state, saved.tensors)
     with pytest.raises(CheckpointError, match=r"cannot be resumed: 'raw\.projection\.bias'"):
-        run.resume(tmp_path / "run")
+        prepare.resume(tmp_path / "run")

@@ -22,9 +22,15 @@ def steps_of(*overrides: str, seconds_a_step: float = 1.0):
     model, state = LanguageModel(config.model, 9), TrainingState()
     ticks = itertools.count(0, seconds_a_step)  # The clock is read before and after each step.
     progress = train(
-        model, stream_windows(IDS, batch_size=4, window=16, start=Position()), make_optimizer(model, config.training),
-        config.training, state=state, device=torch.device("cpu"), precision=torch.float32, clock=lambda: next(ticks),
-    )  # fmt: skip
+        model,
+        stream_windows(IDS, batch_size=4, window=16, start=Position()),
+        make_optimizer(model, config.training),
+        config.training,
+        state=state,
+        device=torch.device("cpu"),
+        precision=torch.float32,
+        clock=lambda: next(ticks),
+    )
     return model, state, progress
 
 
@@ -59,7 +65,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     with torch.no_grad():
         model.projection.weight[3, 3] = math.inf
     kept = [tensor.clone() for tensor in model.parameters()]
-    with pytest.raises(DivergenceError, match=r"step 2: the loss is (nan|inf).*lower training.learning_rate"):
+    with pytest.raises(
+        DivergenceError, match=r"step 2: the loss is (nan|inf).*lower training.learning_rate"
+    ):
         next(progress)
     for tensor, before in zip(model.parameters(), kept, strict=True):
         torch.testing.assert_close(tensor, before)
@@ -78,11 +86,15 @@ def test_state_is_carried_from_window_to_window_and_cut_from_the_gradient():
     _, state, progress = steps_of("training.steps=9")
     next(progress)
     carried = state.states
-    assert carried is not None and all(not part.requires_grad and part.abs().sum() > 0 for part in carried[0])
+    assert carried is not None and all(
+        not part.requires_grad and part.abs().sum() > 0 for part in carried[0]
+    )
 
 
 def test_twenty_steps_of_a_tiny_model_end_at_the_loss_they_always_did():
-    _, _, progress = steps_of("training.steps=20", "training.learning_rate=0.01", "training.weight_decay=0.01")
+    _, _, progress = steps_of(
+        "training.steps=20", "training.learning_rate=0.01", "training.weight_decay=0.01"
+    )
     *_, last = progress
     assert float(last.loss) == pytest.approx(GOLDEN_LOSS, abs=2e-4), (
         "the arithmetic of training changed: update GOLDEN_LOSS only if a change of initial values, objective, "

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import Model, Training
+from charlm.config.schema import Model, Training
 from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING, scoring_record_windows, scoring_windows
 from charlm.model.language_model import LanguageModel
@@ -22,7 +22,9 @@ VOCABULARY = 8
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     torch.manual_seed(1)
-    return LanguageModel(Model(hidden_size=8, embedding_size=4, num_layers=2, output_dropout=0.5), VOCABULARY)
+    return LanguageModel(
+        Model(hidden_size=8, embedding_size=4, num_layers=2, output_dropout=0.5), VOCABULARY
+    )
 
 
 def uniform_model() -> LanguageModel:
@@ -57,7 +59,9 @@ def test_the_loss_of_two_tokens_by_hand():
     logits = torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.125, 0.875], [0.75, 0.25]]]).log()
     targets = torch.tensor([[0, 0], [0, 1]])
     # Two records, of which one has probability 1/2 x 1/8 and the other 1/4 x 1/4.
-    torch.testing.assert_close(summed_loss(logits, targets), torch.tensor((math.log(16) + math.log(16)) / 2))
+    torch.testing.assert_close(
+        summed_loss(logits, targets), torch.tensor((math.log(16) + math.log(16)) / 2)
+    )
 
 
 @pytest.mark.parametrize(("time", "batch"), [(1, 1), (5, 3), (2, 7)])
@@ -80,8 +84,10 @@ def test_padding_is_not_counted_and_has_no_gradient():
     logits.requires_grad_()
     loss = summed_loss(logits, targets)
     loss.backward()
-    columns = [torch.nn.functional.cross_entropy(logits[:4, 0], targets[:4, 0], reduction="sum"),
-               torch.nn.functional.cross_entropy(logits[:2, 1], targets[:2, 1], reduction="sum")]  # fmt: skip
+    columns = [
+        torch.nn.functional.cross_entropy(logits[:4, 0], targets[:4, 0], reduction="sum"),
+        torch.nn.functional.cross_entropy(logits[:2, 1], targets[:2, 1], reduction="sum"),
+    ]
     torch.testing.assert_close(loss, sum(columns) / 2)
     assert logits.grad is not None
     assert (logits.grad[2:, 1] == 0).all()
@@ -96,7 +102,9 @@ def test_padding_alone_costs_nothing():
 def test_the_order_of_records_does_not_change_the_loss():
     logits, targets = random_logits(5, 6)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(summed_loss(logits[:, order], targets[:, order]), summed_loss(logits, targets))
+    torch.testing.assert_close(
+        summed_loss(logits[:, order], targets[:, order]), summed_loss(logits, targets)
+    )
 
 
 PROJECTIONS = {
@@ -109,7 +117,11 @@ every_projection = pytest.mark.parametrize("name", PROJECTIONS)
 
 def projection_of(name: str) -> torch.nn.Module:
     torch.manual_seed(1)
-    return LanguageModel(Model(hidden_size=16, embedding_size=4, **PROJECTIONS[name]), VOCABULARY).double().projection
+    return (
+        LanguageModel(Model(hidden_size=16, embedding_size=4, **PROJECTIONS[name]), VOCABULARY)
+        .double()
+        .projection
+    )
 
 
 def window_to_predict() -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,14 +147,21 @@ def test_the_loss_of_targets_is_the_one_of_all_log_probabilities(name):
 
 @every_projection
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(name, smoothing, monkeypatch):
+def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
+    name, smoothing, monkeypatch
+):
     projection = projection_of(name).float()
     found = []
-    for logits_at_once in (2**24, 2 * VOCABULARY * 3):  # Two tokens of a mixture of three, six otherwise.
+    for logits_at_once in (
+        2**24,
+        2 * VOCABULARY * 3,
+    ):  # Two tokens of a mixture of three, six otherwise.
         monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", logits_at_once)
         read, targets = window_to_predict()
         read = read.detach().float().requires_grad_()
-        objective, nats = loss_module.summed_loss(read, targets, projection=projection, smoothing=smoothing)
+        objective, nats = loss_module.summed_loss(
+            read, targets, projection=projection, smoothing=smoothing
+        )
         gradients = torch.autograd.grad(2.5 * objective, [read, *projection.parameters()])
         found.append([objective.detach(), nats, *gradients])
     for whole, chunked in zip(*found, strict=True):
@@ -161,7 +180,9 @@ def test_no_chunk_of_logits_is_larger_than_said(monkeypatch):
 
 def test_smoothing_spreads_a_share_of_the_target_over_the_vocabulary():
     logits, targets = random_logits(4, 3)
-    objective, nats = loss_module.summed_loss(logits, targets, projection=torch.nn.Identity(), smoothing=0.3)
+    objective, nats = loss_module.summed_loss(
+        logits, targets, projection=torch.nn.Identity(), smoothing=0.3
+    )
     wanted = 0.7 * torch.nn.functional.one_hot(targets, VOCABULARY) + 0.3 / VOCABULARY
     torch.testing.assert_close(objective, -(wanted * logits.log_softmax(dim=-1)).sum() / 3)
     torch.testing.assert_close(nats, 3 * summed_loss(logits, targets))
@@ -174,14 +195,19 @@ def test_a_mixture_is_the_sum_of_its_softmaxes_by_their_shares():
     for k in range(3):
         rows = slice(4 * k, 4 * k + 4)
         latent = torch.tanh(read @ mixture.latent.weight[rows].T + mixture.latent.bias[rows])
-        expected = expected + shares[..., k : k + 1] * torch.softmax(latent @ mixture.weight.T + mixture.bias, dim=-1)
+        expected = expected + shares[..., k : k + 1] * torch.softmax(
+            latent @ mixture.weight.T + mixture.bias, dim=-1
+        )
     torch.testing.assert_close(mixture(read).exp().double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_activation_regularization_by_hand():
     features = torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]]])  # Two tokens, one stream, two units.
     read = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]])
-    assert regularization(Training(activation_regularization=0.5), features, read) == 2 * 0.5 * (4 + 16) / 4
+    assert (
+        regularization(Training(activation_regularization=0.5), features, read)
+        == 2 * 0.5 * (4 + 16) / 4
+    )
     assert regularization(Training(temporal_regularization=3.0), features, read) == 2 * 3.0 * 4 / 2
     assert regularization(Training(), features, read) == 0
 
@@ -231,7 +257,11 @@ def test_a_text_is_scored_as_the_equations_say(model):
     model.eval()
     with torch.no_grad():
         logits, _ = model(torch.tensor([EOS, *text[:-1].tolist()])[:, None])
-    probabilities = logits[:, 0].double().softmax(dim=-1)[torch.arange(20), torch.from_numpy(text.astype(np.int64))]
+    probabilities = (
+        logits[:, 0]
+        .double()
+        .softmax(dim=-1)[torch.arange(20), torch.from_numpy(text.astype(np.int64))]
+    )
     result = scored(model, scoring_windows(text, window=6))
     assert result.nats == pytest.approx(-float(probabilities.log().sum()), rel=1e-5)
     assert result.correct == int((logits[:, 0].argmax(dim=-1).numpy() == text).sum())
@@ -239,7 +269,9 @@ def test_a_text_is_scored_as_the_equations_say(model):
 
 def test_records_score_the_same_together_and_each_alone(model):
     records = [[3, 4, 5, 6, 7, EOS], [2, EOS], [5, 5, 5, EOS], [7, 2, EOS]]
-    together = scored(model, scoring_record_windows(np.concatenate(records), batch_size=3, window=2))
+    together = scored(
+        model, scoring_record_windows(np.concatenate(records), batch_size=3, window=2)
+    )
     alone = [scored(model, scoring_windows(np.array(record))) for record in records]
     assert together.nats == pytest.approx(sum(one.nats for one in alone), rel=1e-6)
     assert together.tokens == sum(map(len, records))
@@ -267,7 +299,9 @@ def test_scoring_uses_no_dropout_and_leaves_the_model_as_it_was(model, was_train
 def test_a_temperature_divides_the_logits(model):
     windows = list(scoring_windows(ids(40)))
     with torch.no_grad():
-        plain = LanguageModel(Model(hidden_size=8, embedding_size=4, num_layers=2, output_dropout=0.5), VOCABULARY)
+        plain = LanguageModel(
+            Model(hidden_size=8, embedding_size=4, num_layers=2, output_dropout=0.5), VOCABULARY
+        )
         plain.load_state_dict(model.state_dict())
         plain.projection.weight /= 2.0
         plain.projection.bias /= 2.0
@@ -278,7 +312,9 @@ def test_a_temperature_divides_the_logits(model):
 
 def test_a_reader_that_stops_early_leaves_the_model_in_training_and_gradients_on(model):
     model.train()
-    reading = loss_module.predictions(model, scoring_windows(ids(40), window=4), device=CPU, precision=torch.float32)
+    reading = loss_module.predictions(
+        model, scoring_windows(ids(40), window=4), device=CPU, precision=torch.float32
+    )
     next(reading)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     reading.close()

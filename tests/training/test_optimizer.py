@@ -5,16 +5,27 @@ import copy
 import pytest
 import torch
 
-from charlm.config import Model, Training
+from charlm.config.schema import Model, Training
 from charlm.model.language_model import LanguageModel
-from charlm.training.optimizer import clip, gate_rows, gradient_group, learning_rate, make_optimizer, orthogonalize
+from charlm.training.clipping import clip, gradient_group
+from charlm.training.muon import gate_rows, orthogonalize
+from charlm.training.optimizer import make_optimizer
+from charlm.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(
     ("schedule", "share", "expected"),
-    [("linear", 0.25, 0.75), ("linear", 1, 0), ("cosine", 0.5, 0.5), ("cosine", 1, 0), ("constant", 0.9, 1),
-     ("trapezoid", 0.79, 1), ("trapezoid", 0.9, 0.5), ("trapezoid", 1, 0)],
-)  # fmt: skip
+    [
+        ("linear", 0.25, 0.75),
+        ("linear", 1, 0),
+        ("cosine", 0.5, 0.5),
+        ("cosine", 1, 0),
+        ("constant", 0.9, 1),
+        ("trapezoid", 0.79, 1),
+        ("trapezoid", 0.9, 0.5),
+        ("trapezoid", 1, 0),
+    ],
+)
 def test_each_schedule_falls_as_it_says(schedule, share, expected):
     section = Training(schedule=schedule, learning_rate=1.0, warmup_steps=0)
     assert learning_rate(section, step=10, share=share) == pytest.approx(expected)
@@ -22,7 +33,14 @@ def test_each_schedule_falls_as_it_says(schedule, share, expected):
 
 def test_the_rate_rises_over_the_warm_up():
     section = Training(schedule="constant", learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate(section, step=step, share=0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [learning_rate(section, step=step, share=0) for step in range(6)] == [
+        0.25,
+        0.5,
+        0.75,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_plateau_is_quartered_by_each_evaluation_that_was_no_new_best():
@@ -39,7 +57,9 @@ def test_a_plateau_is_quartered_by_each_evaluation_that_was_no_new_best():
 def test_no_other_schedule_heeds_the_evaluations():
     for schedule in ("linear", "cosine", "constant", "trapezoid"):
         section = Training(schedule=schedule)
-        assert learning_rate(section, step=9, share=0.5, stalls=2) == learning_rate(section, step=9, share=0.5)
+        assert learning_rate(section, step=9, share=0.5, stalls=2) == learning_rate(
+            section, step=9, share=0.5
+        )
 
 
 def gradient(*values: float) -> torch.Tensor:
@@ -78,9 +98,17 @@ def test_the_norm_of_each_tensor_is_told_as_it_was_before_clipping():
 
 @pytest.mark.parametrize(
     ("clipnorm", "clipvalue", "by_norm", "by_value"),
-    [(None, None, None, None), (4.9, None, True, None), (5.1, None, False, None), (None, 3.9, None, True),
-     (None, 4.0, None, False), (4.9, 3.0, False, True), (4.0, 3.0, True, True), (5.1, 4.1, False, False)],
-)  # fmt: skip
+    [
+        (None, None, None, None),
+        (4.9, None, True, None),
+        (5.1, None, False, None),
+        (None, 3.9, None, True),
+        (None, 4.0, None, False),
+        (4.9, 3.0, False, True),
+        (4.0, 3.0, True, True),
+        (5.1, 4.1, False, False),
+    ],
+)
 def test_clipping_tells_which_limit_was_passed(clipnorm, clipvalue, by_norm, by_value):
     # Of norm 5; clipped to 3 by value it is of norm 4.24.
     clipping = clip([gradient(3.0, 0.0), gradient(-4.0)], clipnorm=clipnorm, clipvalue=clipvalue)
@@ -90,16 +118,23 @@ def test_clipping_tells_which_limit_was_passed(clipnorm, clipvalue, by_norm, by_
 
 @pytest.mark.parametrize(
     ("name", "group"),
-    [("embedding.weight", "embedding"), ("recurrence.cells.0.kernel.weight_ih_l0", "layer_0"),
-     ("recurrence.norms.11.weight", "layer_11"), ("recurrence.initial.1.0", "layer_1"),
-     ("backward_recurrence.cells.2.kernel.bias_hh_l0", "backward_layer_2"), ("bridge.weight", "projection"),
-     ("projection.bias", "projection")],
-)  # fmt: skip
+    [
+        ("embedding.weight", "embedding"),
+        ("recurrence.cells.0.kernel.weight_ih_l0", "layer_0"),
+        ("recurrence.norms.11.weight", "layer_11"),
+        ("recurrence.initial.1.0", "layer_1"),
+        ("backward_recurrence.cells.2.kernel.bias_hh_l0", "backward_layer_2"),
+        ("bridge.weight", "projection"),
+        ("projection.bias", "projection"),
+    ],
+)
 def test_every_parameter_is_told_with_its_layer_or_its_end_of_the_network(name, group):
     assert gradient_group(name) == group
 
 
-@pytest.mark.parametrize(("embeddings", "biases"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("embeddings", "biases"), [(False, False), (True, False), (False, True), (True, True)]
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "nadam", "sgd", "muon"])
 def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings, biases):
     model = LanguageModel(Model(hidden_size=4, embedding_size=3), 5)
@@ -107,7 +142,11 @@ def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings
         torch.nn.init.ones_(tensor)
         tensor.grad = torch.zeros_like(tensor)
     section = Training(
-        weight_decay=0.5, learning_rate=0.1, optimizer=optimizer, decay_embeddings=embeddings, decay_biases=biases
+        weight_decay=0.5,
+        learning_rate=0.1,
+        optimizer=optimizer,
+        decay_embeddings=embeddings,
+        decay_biases=biases,
     )
     make_optimizer(model, section).step()
     assert (model.projection.weight < 1).all()
@@ -137,7 +176,9 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(name):
     ids = torch.randint(7, (6, 4))
     losses = []
     for _ in range(20):
-        loss = torch.nn.functional.cross_entropy(model(ids[:-1])[0].flatten(0, 1), ids[1:].flatten())
+        loss = torch.nn.functional.cross_entropy(
+            model(ids[:-1])[0].flatten(0, 1), ids[1:].flatten()
+        )
         losses.append(loss.item())
         model.zero_grad()
         loss.backward()
@@ -148,7 +189,9 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(name):
 def test_nadam_goes_down_a_quadratic():
     tensor = torch.nn.Parameter(torch.tensor([[4.0, -3.0]]))
     model = torch.nn.ParameterDict({"weight": tensor})
-    optimizer = make_optimizer(model, Training(optimizer="nadam", learning_rate=0.1, weight_decay=0.0))
+    optimizer = make_optimizer(
+        model, Training(optimizer="nadam", learning_rate=0.1, weight_decay=0.0)
+    )
     sizes = []
     for _ in range(60):
         sizes.append(tensor.norm().item())
@@ -162,7 +205,10 @@ def test_adamw_without_a_mean_of_gradients_is_by_hand_the_gradient_over_its_size
     tensor = torch.nn.Parameter(torch.tensor([[1.0]]))
     section = Training(optimizer="adamw", beta1=0.0, beta2=0.9, learning_rate=0.1, weight_decay=0.0)
     optimizer = make_optimizer(torch.nn.ParameterDict({"weight": tensor}), section)
-    for slope, expected in ((4.0, 0.9), (-2.0, 0.9 + 0.1 * 2 / ((0.09 * 16 + 0.1 * 4) / (1 - 0.81)) ** 0.5)):
+    for slope, expected in (
+        (4.0, 0.9),
+        (-2.0, 0.9 + 0.1 * 2 / ((0.09 * 16 + 0.1 * 4) / (1 - 0.81)) ** 0.5),
+    ):
         tensor.grad = torch.full_like(tensor, slope)
         optimizer.step()
         assert tensor.item() == pytest.approx(expected, rel=1e-5)
@@ -171,7 +217,11 @@ def test_adamw_without_a_mean_of_gradients_is_by_hand_the_gradient_over_its_size
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     """Three Newton-Schulz steps, X ← aX + b(XXᵀ)X + c(XXᵀ)²X, in float64."""
     x = matrix.double() / matrix.double().norm()
-    for a, b, c in ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.7559, -5.9734, 3.0276)):
+    for a, b, c in (
+        (5.0977, -14.8220, 10.9353),
+        (3.7821, -6.9876, 3.4380),
+        (3.7559, -5.9734, 3.0276),
+    ):
         product = x @ x.T
         x = a * x + b * product @ x + c * product @ product @ x
     return x
@@ -180,12 +230,16 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_singular_values_from_a_hundredth_of_the_whole_on_come_near_one(precision):
     generator = torch.Generator().manual_seed(1)
-    turn, other = (torch.nn.init.orthogonal_(torch.empty(32, 32), generator=generator) for _ in range(2))
+    turn, other = (
+        torch.nn.init.orthogonal_(torch.empty(32, 32), generator=generator) for _ in range(2)
+    )
     for values in (torch.logspace(-2, 0, 32), torch.ones(32), torch.linspace(0.01, 1, 32)):
         values = values / values.norm()
         values = values[values >= 0.01]
         matrix = (turn[:, : len(values)] * values) @ other[: len(values)]
-        found = torch.linalg.svdvals(orthogonalize(matrix.to(precision)[None])[0].float())[: len(values)]
+        found = torch.linalg.svdvals(orthogonalize(matrix.to(precision)[None])[0].float())[
+            : len(values)
+        ]
         slack = 0.01 if precision == torch.float32 else 0.1
         assert found.min() > 0.67 - slack and found.max() < 1.24 + slack
 
@@ -204,8 +258,12 @@ def test_muon_steps_as_its_equations_say_gate_by_gate():
             tensor.grad = torch.randn_like(tensor)
         optimizer.step()
         gradients = [gate.double() for matrix in matrices for gate in matrix.grad.split(8)]
-        means = [0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)]
-        ahead = [0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)]  # Nesterov's.
+        means = [
+            0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)
+        ]
+        ahead = [
+            0.8 * mean + 0.2 * gradient for mean, gradient in zip(means, gradients, strict=True)
+        ]  # Nesterov's.
         expected = [
             gate * (1 - 0.02 * 0.1) - 0.02 * 0.2 * 8**0.5 * orthogonalized(look)
             for gate, look in zip(expected, ahead, strict=True)
@@ -221,7 +279,9 @@ def test_muon_moves_every_gate_alike_however_small_its_gradient():
     torch.nn.init.zeros_(recurrent)
     for tensor in model.parameters():
         tensor.grad = torch.randn_like(tensor)
-    recurrent.grad = torch.cat([torch.nn.init.orthogonal_(torch.empty(8, 8)) * 10.0**-power for power in range(4)])
+    recurrent.grad = torch.cat(
+        [torch.nn.init.orthogonal_(torch.empty(8, 8)) * 10.0**-power for power in range(4)]
+    )
     make_optimizer(model, Training(optimizer="muon", learning_rate=1.0)).step()
     for gate in recurrent.detach().split(8):
         values = torch.linalg.svdvals(gate) / (0.2 * 8**0.5)
@@ -234,8 +294,10 @@ def test_with_muon_all_but_the_recurrent_layers_matrices_moves_as_with_adamw(dec
     models = [LanguageModel(Model(hidden_size=8, embedding_size=6, tied=True, layer_norm=True), 5)]
     models.append(copy.deepcopy(models[0]))
     options = {"decay_embeddings": decay, "decay_biases": decay}
-    optimizers = [make_optimizer(model, Training(optimizer=name, **options))
-                  for model, name in zip(models, ("adamw", "muon"), strict=True)]  # fmt: skip
+    optimizers = [
+        make_optimizer(model, Training(optimizer=name, **options))
+        for model, name in zip(models, ("adamw", "muon"), strict=True)
+    ]
     for _ in range(3):
         gradients = [torch.randn_like(tensor) for tensor in models[0].parameters()]
         for model, optimizer in zip(models, optimizers, strict=True):
@@ -244,20 +306,31 @@ def test_with_muon_all_but_the_recurrent_layers_matrices_moves_as_with_adamw(dec
             optimizer.step()
     pairs = zip(models[0].named_parameters(), models[1].parameters(), strict=True)
     differing = [name for (name, tensor), other in pairs if not torch.equal(tensor, other)]
-    assert differing == ["recurrence.cells.0.kernel.weight_ih_l0", "recurrence.cells.0.kernel.weight_hh_l0"]
+    assert differing == [
+        "recurrence.cells.0.kernel.weight_ih_l0",
+        "recurrence.cells.0.kernel.weight_hh_l0",
+    ]
 
 
 @pytest.mark.parametrize(
     ("cell", "rows"),
-    [("elman", {(4, 3): 4, (4, 4): 4}), ("gru", {(12, 3): 4, (12, 4): 4}), ("bag", {}), ("min_lstm", {(12, 3): 4}),
-     ({"kind": "gru", "reset": "before"}, {(12, 3): 4, (8, 4): 4, (4, 4): 4}),
-     ("nested_lstm", {(16, 3): 4, (16, 4): 4, (16, 8): 4}),
-     ({"kind": "lstm", "full_gate_recurrence": True}, {(16, 3): 4, (16, 4): 4, (12, 12): 4}),
-     ({"kind": "lstm", "peepholes": "input"}, {(16, 3): 4, (16, 4): 4}),
-     ({"kind": "mogrifier_lstm", "rank": None}, {(16, 3): 4, (16, 4): 4, (3, 4): 3, (4, 3): 4}),
-     ({"kind": "mogrifier_lstm", "rank": 8, "rounds": 1}, {(16, 3): 4, (16, 4): 4, (3, 8): 3, (8, 4): 8})],
+    [
+        ("elman", {(4, 3): 4, (4, 4): 4}),
+        ("gru", {(12, 3): 4, (12, 4): 4}),
+        ("bag", {}),
+        ("min_lstm", {(12, 3): 4}),
+        ({"kind": "gru", "reset": "before"}, {(12, 3): 4, (8, 4): 4, (4, 4): 4}),
+        ("nested_lstm", {(16, 3): 4, (16, 4): 4, (16, 8): 4}),
+        ({"kind": "lstm", "full_gate_recurrence": True}, {(16, 3): 4, (16, 4): 4, (12, 12): 4}),
+        ({"kind": "lstm", "peepholes": "input"}, {(16, 3): 4, (16, 4): 4}),
+        ({"kind": "mogrifier_lstm", "rank": None}, {(16, 3): 4, (16, 4): 4, (3, 4): 3, (4, 3): 4}),
+        (
+            {"kind": "mogrifier_lstm", "rank": 8, "rounds": 1},
+            {(16, 3): 4, (16, 4): 4, (3, 8): 3, (8, 4): 8},
+        ),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_gate_has_as_many_rows_of_a_matrix_as_the_cell_has_units(cell, rows):
     model = LanguageModel(Model(cell=cell, hidden_size=4, embedding_size=3, tied=True), 5)
     assert {tuple(matrix.shape): size for matrix, size in gate_rows(model).items()} == rows
@@ -275,4 +348,7 @@ def test_muon_takes_any_cell_s_steps(cell):
     for tensor in model.parameters():
         tensor.grad = torch.ones_like(tensor)
     make_optimizer(model, Training(optimizer="muon")).step()
-    assert all((tensor != old).any() for tensor, old in zip(model.parameters(), before.parameters(), strict=True))
+    assert all(
+        (tensor != old).any()
+        for tensor, old in zip(model.parameters(), before.parameters(), strict=True)
+    )

@@ -60,7 +60,9 @@ def server() -> Iterator[Server]:
     programs = binaries()
     if programs is None:
         pytest.skip("no PostgreSQL server is installed")
-    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    user = (
+        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    )
     with tempfile.TemporaryDirectory(
         prefix="charlm-", ignore_cleanup_errors=True
     ) as above:  # A socket's path is short.
@@ -70,23 +72,53 @@ def server() -> Iterator[Server]:
             shutil.chown(folder, "postgres", "postgres")
             shutil.chown(folder / "password", "postgres", "postgres")
         subprocess.run(
-            [programs / "initdb", "-D", folder / "data", "-U", "charlm", "--auth=scram-sha-256", "--no-sync",
-             "--no-locale", "--encoding=UTF8", f"--pwfile={folder / 'password'}"],
-            check=True, capture_output=True, cwd=folder, **user,
-        )  # fmt: skip
-        settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=8MB", "-k", folder]
+            [
+                programs / "initdb",
+                "-D",
+                folder / "data",
+                "-U",
+                "charlm",
+                "--auth=scram-sha-256",
+                "--no-sync",
+                "--no-locale",
+                "--encoding=UTF8",
+                f"--pwfile={folder / 'password'}",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **user,
+        )
+        settings = [
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+            "-c",
+            "shared_buffers=8MB",
+            "-k",
+            folder,
+        ]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [programs / "postgres", "-D", folder / "data", *settings], stdout=log, stderr=log, cwd=folder, **user
+                [programs / "postgres", "-D", folder / "data", *settings],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                **user,
             )
         try:
             deadline = time.monotonic() + 60
             while True:
                 try:
-                    psycopg.connect(host=above, user="charlm", password=PASSWORD, dbname="postgres").close()
+                    psycopg.connect(
+                        host=above, user="charlm", password=PASSWORD, dbname="postgres"
+                    ).close()
                     break
                 except psycopg.OperationalError:
-                    assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
+                    assert time.monotonic() < deadline and process.poll() is None, (
+                        folder / "log"
+                    ).read_text()
                     time.sleep(0.05)
             yield Server(folder)
         finally:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import small_config, train_all
 
-from charlm.config import load_config
+from charlm.config.load import load_config
 from charlm.errors import CheckpointError, ConfigError, CorpusError, DivergenceError
-from charlm.training import run
+from charlm.runs import session
+from charlm.runs.experiment import Evaluated
 from charlm.training.loss import Score
 from charlm.tuning import search as tuning
 from charlm.tuning.search import tune
@@ -28,7 +29,11 @@ def tried(found) -> list[tuple]:
 def tuned_over(config, search, folder, **options) -> list:
     """Return each value that a search of one key tries."""
     options = {"trials": 9} | options
-    return [value for *_, values in tried(tune(config, [search], out=folder, **options)) for value in values.values()]
+    return [
+        value
+        for *_, values in tried(tune(config, [search], out=folder, **options))
+        for value in values.values()
+    ]
 
 
 @pytest.fixture
@@ -59,7 +64,11 @@ def test_a_search_ends_in_a_table_and_a_config_that_trains_to_the_best_loss(conf
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/tuned/study.db")
     assert study.best_value == best.loss_nats and study.best_trial.number == best.number
     header = (tmp_path / "tuned/best.yaml").read_text().split("corpus:")[0]
-    assert f"{best.loss_nats:.4f} nats" in header and "The best of 3 trials" in header and f"--search {RATE}" in header
+    assert (
+        f"{best.loss_nats:.4f} nats" in header
+        and "The best of 3 trials" in header
+        and f"--search {RATE}" in header
+    )
 
 
 def test_weights_are_kept_of_the_best_trial_alone(config, in_memory, tmp_path):
@@ -70,7 +79,9 @@ def test_weights_are_kept_of_the_best_trial_alone(config, in_memory, tmp_path):
 
 
 def test_the_first_trial_is_the_config_as_it_stands(text_file, untrained, tmp_path):
-    config = small_config(text_file, "training.steps=2", "training.learning_rate=0.0123", "model.cell=gru")
+    config = small_config(
+        text_file, "training.steps=2", "training.learning_rate=0.0123", "model.cell=gru"
+    )
     search = [
         RATE,
         "model.hidden_size=4,8,12,16,20,24,28",
@@ -79,8 +90,11 @@ def test_the_first_trial_is_the_config_as_it_stands(text_file, untrained, tmp_pa
     ]
     found = tune(config, search, out=tmp_path / "tuned", trials=1)
     assert found.best.values == {
-        "training.learning_rate": 0.0123, "model.hidden_size": 16, "model.cell": "gru", "model.output_dropout": 0.0
-    }  # fmt: skip
+        "training.learning_rate": 0.0123,
+        "model.hidden_size": 16,
+        "model.cell": "gru",
+        "model.output_dropout": 0.0,
+    }
 
 
 def test_a_value_of_the_config_outside_of_what_is_searched_is_left_out(config, untrained, tmp_path):
@@ -93,7 +107,9 @@ def test_a_range_over_a_factor_of_ten_is_searched_by_its_logarithm(config, untra
     values = tuned_over(config, "training.learning_rate=1e-9..1", tmp_path / "log")
     assert sum(value < 1e-3 for value in values) >= 4
     values = tuned_over(config, "training.weight_decay=1..9", tmp_path / "linear")
-    assert sum(value > 3 for value in values) >= 4 and any(value != round(value) for value in values)
+    assert sum(value > 3 for value in values) >= 4 and any(
+        value != round(value) for value in values
+    )
 
 
 def test_a_field_of_whole_numbers_is_searched_in_whole_numbers(config, untrained, tmp_path):
@@ -119,7 +135,9 @@ def test_resuming_equals_never_having_stopped(config, tmp_path):
 
 def test_another_seed_tries_other_values(text_file, untrained, tmp_path):
     values = [
-        tuned_over(small_config(text_file, f"training.seed={seed}"), RATE, tmp_path / str(seed), trials=2)[1]
+        tuned_over(
+            small_config(text_file, f"training.seed={seed}"), RATE, tmp_path / str(seed), trials=2
+        )[1]
         for seed in (1, 2)
     ]
     assert values[0] != values[1]
@@ -136,21 +154,25 @@ def test_a_trial_that_falls_behind_is_pruned(config, in_memory, tmp_path):
         assert lines.count("\n") == 1  # Of two evaluations.
 
 
-def test_nothing_is_tried_twice_and_a_search_ends_where_nothing_is_left_to_try(config, untrained, tmp_path):
+def test_nothing_is_tried_twice_and_a_search_ends_where_nothing_is_left_to_try(
+    config, untrained, tmp_path
+):
     found = tune(config, ["model.hidden_size=8,16,24"], out=tmp_path / "tuned", trials=9)
     assert sorted(trial.values["model.hidden_size"] for trial in found.trials) == [8, 16, 24]
     assert found.exhausted
 
 
-def test_a_trial_that_diverges_is_told_and_the_search_goes_on(config, in_memory, tmp_path, monkeypatch):
-    begun = run.run
+def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
+    config, in_memory, tmp_path, monkeypatch
+):
+    begun = session.run
 
     def diverge_at_first(experiment, **options):
         if experiment.folder.name == "0":
             raise DivergenceError("step 1: the loss is nan")
         return begun(experiment, **options)
 
-    monkeypatch.setattr(run, "run", diverge_at_first)
+    monkeypatch.setattr(session, "run", diverge_at_first)
     found = tune(config, [RATE], out=tmp_path / "tuned", trials=2)
     assert [trial.outcome for trial in found.trials] == ["finished", "diverged"]
     assert found.trials[1].note == "step 1: the loss is nan" and found.best.number == 1
@@ -158,9 +180,12 @@ def test_a_trial_that_diverges_is_told_and_the_search_goes_on(config, in_memory,
 
 @pytest.mark.parametrize(
     ("search", "note"),
-    [("training.window=16,100000", "window"), ("model.embedding_size=16,24", "tied: "),
-     ("model.hidden_size=8,16", "needs more memory")],
-)  # fmt: skip
+    [
+        ("training.window=16,100000", "window"),
+        ("model.embedding_size=16,24", "tied: "),
+        ("model.hidden_size=8,16", "needs more memory"),
+    ],
+)
 def test_values_that_do_not_go_together_or_are_too_large_cost_their_trial_alone(
     text_file, in_memory, tmp_path, monkeypatch, search, note
 ):
@@ -173,7 +198,11 @@ def test_values_that_do_not_go_together_or_are_too_large_cost_their_trial_alone(
 
     monkeypatch.setattr(tuning, "_train", short_of_memory)
     config = small_config(text_file, "training.steps=2", "model.embedding_size=16")
-    also = ["model.tied=true,false", "model.embedding=learned,one_hot"] if "embedding" in search else []
+    also = (
+        ["model.tied=true,false", "model.embedding=learned,one_hot"]
+        if "embedding" in search
+        else []
+    )
     found = tune(config, [search, *also], out=tmp_path / "tuned", trials=8 if also else 4)
     notes = [trial.note for trial in found.trials if trial.outcome == "impossible"]
     assert notes and note in notes[0]
@@ -190,7 +219,9 @@ class Ticks:
         return float(next(self.ticks))
 
 
-def test_no_trial_begins_after_the_minutes_and_the_running_one_is_stopped(config, in_memory, tmp_path):
+def test_no_trial_begins_after_the_minutes_and_the_running_one_is_stopped(
+    config, in_memory, tmp_path
+):
     # A trial reads the clock once before it and once after each of its 6 steps.
     found = tune(config, [RATE], out=tmp_path / "tuned", minutes=17 / 60, trials=5, clock=Ticks())
     assert [trial.outcome for trial in found.trials] == ["finished", "finished", "unfinished"]
@@ -206,13 +237,18 @@ def test_an_unfinished_trial_is_crowned_only_where_none_is_finished_and_is_the_n
     assert [trial.outcome for trial in found.trials][-1] == "unfinished"
     first = found.trials[-1]
     assert first.number == 0 and first.loss_nats is not None and found.best.outcome == "finished"
-    assert found.trials[0].number == 1 and min(found.trials, key=lambda trial: trial.number).values == first.values
+    assert (
+        found.trials[0].number == 1
+        and min(found.trials, key=lambda trial: trial.number).values == first.values
+    )
 
 
 def test_what_an_only_trial_reached_is_kept_and_told_as_unfinished(config, in_memory, tmp_path):
     asked = count()
     found = tune(config, [RATE], out=tmp_path / "tuned", trials=2, stop=lambda: next(asked) >= 4)
-    assert [trial.outcome for trial in found.trials] == ["unfinished"] and found.best == found.trials[0]
+    assert [trial.outcome for trial in found.trials] == [
+        "unfinished"
+    ] and found.best == found.trials[0]
     assert "unfinished" in (tmp_path / "tuned/best.yaml").read_text().split("corpus:")[0]
     went_on = tuning.resume(tmp_path / "tuned")
     assert [trial.outcome for trial in went_on.trials] == ["finished", "finished", "unfinished"]
@@ -244,19 +280,24 @@ def test_minutes_of_a_search_count_those_before_a_resumption(config, untrained, 
 
 @pytest.mark.parametrize(
     ("search", "told"),
-    [("training.learning_rat=1..2", "unknown key training.learning_rat (nearest: training.learning_rate)"),
-     ("model.hidden_size=0..64", "model.hidden_size must be greater than or equal to 1, got 0"),
-     ("model.dropout=0..1", "must be less than 1"),
-     ("training.optimizer=adam,adamx", "got 'adamx'"),
-     ("training.batch_size=1.5..3", "got 1.5"),
-     ("training.learning_rate=3e-2..1e-3", "must rise"),
-     ("training.learning_rate=1e-3", "is one value"),
-     ("model.hidden_size=[8,16", "neither a range"),
-     ("model.hidden_size", "must be section.key=values"),
-     ("training.steps=10,20", "a trial's budget is the same for all"),
-     ("tokenizer.level=char,word", "do not compare"),
-     ("corpus.text=a,b", "do not compare")],
-)  # fmt: skip
+    [
+        (
+            "training.learning_rat=1..2",
+            "unknown key training.learning_rat (nearest: training.learning_rate)",
+        ),
+        ("model.hidden_size=0..64", "model.hidden_size must be greater than or equal to 1, got 0"),
+        ("model.dropout=0..1", "must be less than 1"),
+        ("training.optimizer=adam,adamx", "got 'adamx'"),
+        ("training.batch_size=1.5..3", "got 1.5"),
+        ("training.learning_rate=3e-2..1e-3", "must rise"),
+        ("training.learning_rate=1e-3", "is one value"),
+        ("model.hidden_size=[8,16", "neither a range"),
+        ("model.hidden_size", "must be section.key=values"),
+        ("training.steps=10,20", "a trial's budget is the same for all"),
+        ("tokenizer.level=char,word", "do not compare"),
+        ("corpus.text=a,b", "do not compare"),
+    ],
+)
 def test_an_impossible_search_is_told_before_anything_is_made(config, tmp_path, search, told):
     with pytest.raises(ConfigError) as error:
         tune(config, [search], out=tmp_path / "tuned", trials=1)
@@ -270,7 +311,12 @@ def test_a_search_needs_a_key_an_end_and_a_validation_split(config, text_file, t
     with pytest.raises(ConfigError, match="give --minutes or --trials"):
         tune(config, [RATE], out=tmp_path / "tuned")
     with pytest.raises(CorpusError, match=r"no validation split .* set corpus.valid_share"):
-        tune(small_config(text_file, "corpus.valid_share=0"), [RATE], out=tmp_path / "tuned", trials=1)
+        tune(
+            small_config(text_file, "corpus.valid_share=0"),
+            [RATE],
+            out=tmp_path / "tuned",
+            trials=1,
+        )
     assert not (tmp_path / "tuned").exists()
 
 
@@ -316,9 +362,11 @@ def test_a_share_that_is_evaluated_again_after_a_divergence_is_told_once(monkeyp
     def events(_, stop):
         for share in shares:
             state.share = lambda section, share=share: share
-            yield run.Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
+            yield Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
 
-    monkeypatch.setattr(run, "run", events)
-    trial = SimpleNamespace(report=lambda loss, step: told.append((step, loss)), should_prune=lambda: False)
+    monkeypatch.setattr(session, "run", events)
+    trial = SimpleNamespace(
+        report=lambda loss, step: told.append((step, loss)), should_prune=lambda: False
+    )
     assert tuning._train(trial, experiment, lambda: False) == "finished"
     assert told == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]

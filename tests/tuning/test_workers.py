@@ -14,9 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from charlm.config import load_config
+from charlm.config.load import load_config
 from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
-from charlm.files import Lock
+from charlm.storage.locks import Lock
 from charlm.tuning import results, storage, workers
 from charlm.tuning import search as tuning
 from charlm.tuning.search import tune
@@ -46,7 +46,9 @@ def a_worker_that_hangs(config, folder: Path, **options) -> Iterator[int]:
         try:
             asked = iter(range(1000))
 
-            def hang() -> bool:  # Asked before the trial and after each step; the fourth time, a loss is reported.
+            def hang() -> (
+                bool
+            ):  # Asked before the trial and after each step; the fourth time, a loss is reported.
                 if next(asked) == 4:
                     (folder / "hangs").touch()
                     time.sleep(600)
@@ -73,10 +75,16 @@ def places(request, tmp_path):
     if request.param == "SQLite":
         return tmp_path / "tuned", tmp_path / "tuned", {}
     url = request.getfixturevalue("server").url()
-    return tmp_path / "one", tmp_path / "other", {"storage": url, "study": request.node.name.replace("[", ".")[:-1]}
+    return (
+        tmp_path / "one",
+        tmp_path / "other",
+        {"storage": url, "study": request.node.name.replace("[", ".")[:-1]},
+    )
 
 
-def test_none_of_the_trials_asked_for_is_lost_when_one_of_two_workers_is_killed(config, places, monkeypatch):
+def test_none_of_the_trials_asked_for_is_lost_when_one_of_two_workers_is_killed(
+    config, places, monkeypatch
+):
     folder, other, options = places
     waited = []
 
@@ -89,8 +97,16 @@ def test_none_of_the_trials_asked_for_is_lost_when_one_of_two_workers_is_killed(
 
     told, deadline = [], time.monotonic() + 120
     with a_worker_that_hangs(config, folder, **options) as child:
-        found = tune(config, [RATE], out=other, waiting=kill, trials=3, stop=lambda: time.monotonic() > deadline,
-                     report=lambda trial, best: told.append(trial.number), **options)  # fmt: skip
+        found = tune(
+            config,
+            [RATE],
+            out=other,
+            waiting=kill,
+            trials=3,
+            stop=lambda: time.monotonic() > deadline,
+            report=lambda trial, best: told.append(trial.number),
+            **options,
+        )
     assert waited == [1]
     assert outcomes(found) == ["failed", "finished", "finished", "finished"] and told == [1, 2, 3]
     tried = {trial.number: trial.values for trial in found.trials}
@@ -103,13 +119,21 @@ def test_none_of_the_trials_asked_for_is_lost_when_one_of_two_workers_is_killed(
     assert kept == {str(found.best.number)} | ({"0"} if other == folder else set()) - {"0"}
 
 
-def test_a_second_worker_joins_in_and_neither_tries_what_the_other_does(config, in_memory, tmp_path, monkeypatch):
+def test_a_second_worker_joins_in_and_neither_tries_what_the_other_does(
+    config, in_memory, tmp_path, monkeypatch
+):
     met = []
 
     def meet(trial, experiment, is_over):
         trial.report(1.0, 1000)
-        if trial.number == 0:  # While this one is running, another worker tries all that is left, and then waits.
-            met.append(tuning.resume(tmp_path / "tuned", trials=5, waiting=met.append, stop=lambda: len(met) > 0))
+        if (
+            trial.number == 0
+        ):  # While this one is running, another worker tries all that is left, and then waits.
+            met.append(
+                tuning.resume(
+                    tmp_path / "tuned", trials=5, waiting=met.append, stop=lambda: len(met) > 0
+                )
+            )
         return "finished"
 
     monkeypatch.setattr(tuning, "_train", meet)
@@ -125,11 +149,16 @@ def test_a_budget_is_the_whole_search_s(config, in_memory, tmp_path, monkeypatch
     def meet(trial, experiment, is_over):
         trial.report(1.0, 1000)
         if trial.number == 0:
-            seen.append(tuning.resume(tmp_path / "tuned", waiting=seen.append, stop=lambda: len(seen) > 0))
+            seen.append(
+                tuning.resume(tmp_path / "tuned", waiting=seen.append, stop=lambda: len(seen) > 0)
+            )
         return "finished"
 
     monkeypatch.setattr(tuning, "_train", meet)
-    assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", trials=2)) == ["finished", "finished"]
+    assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", trials=2)) == [
+        "finished",
+        "finished",
+    ]
     assert seen[0] == 1 and [trial.outcome for trial in seen[1].trials] == ["finished", "running"]
 
 
@@ -137,7 +166,9 @@ def test_seconds_in_which_two_trials_ran_are_counted_once():
     assert results._spent([(0.0, 4.0), (10.0, 11.0), (1.0, 3.0), (2.0, 6.0)]) == 7.0
 
 
-def test_a_worker_that_was_taken_for_lost_leaves_its_trial_to_the_others(config, in_memory, tmp_path, monkeypatch):
+def test_a_worker_that_was_taken_for_lost_leaves_its_trial_to_the_others(
+    config, in_memory, tmp_path, monkeypatch
+):
     def lose(trial, experiment, is_over):
         if trial.number == 0:
             trial.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -145,10 +176,16 @@ def test_a_worker_that_was_taken_for_lost_leaves_its_trial_to_the_others(config,
         return "finished"
 
     monkeypatch.setattr(tuning, "_train", lose)
-    assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", trials=2)) == ["failed", "finished", "finished"]
+    assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", trials=2)) == [
+        "failed",
+        "finished",
+        "finished",
+    ]
 
 
-def test_values_that_kill_their_worker_again_and_again_are_given_up(config, in_memory, tmp_path, monkeypatch):
+def test_values_that_kill_their_worker_again_and_again_are_given_up(
+    config, in_memory, tmp_path, monkeypatch
+):
     def crash(trial, experiment, is_over):
         if experiment.config.model.hidden_size == (16,):
             raise RuntimeError
@@ -178,16 +215,31 @@ def test_a_lock_is_waited_for_and_told_from_one_that_nobody_holds(tmp_path):
 
 @pytest.mark.parametrize(
     ("url", "shown"),
-    [("postgresql://me:secret@host:5433/data", "postgresql://me@host:5433/data"),
-     ("postgresql+psycopg://host/data", "postgresql://host/data"),
-     ("postgresql://me@/data?host=/tmp&password=secret&sslpassword=secret", "postgresql://me@/data?host=%2Ftmp")],
-)  # fmt: skip
+    [
+        ("postgresql://me:secret@host:5433/data", "postgresql://me@host:5433/data"),
+        ("postgresql+psycopg://host/data", "postgresql://host/data"),
+        (
+            "postgresql://me@/data?host=/tmp&password=secret&sslpassword=secret",
+            "postgresql://me@/data?host=%2Ftmp",
+        ),
+    ],
+)
 def test_a_url_is_shown_and_kept_without_its_password(url, shown):
     assert storage.without_password(url) == shown
 
 
-@pytest.mark.parametrize("url", ["", "x", "sqlite:///secret", "mysql://a:secret@h/d", "postgresql://a:secret@h:x/d",
-                                 "postgresql://a:secret@h", "postgresql://a:secret@h/d\0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "sqlite:///secret",
+        "mysql://a:secret@h/d",
+        "postgresql://a:secret@h:x/d",
+        "postgresql://a:secret@h",
+        "postgresql://a:secret@h/d\0",
+    ],
+)
 def test_what_is_no_postgresql_database_is_refused_and_not_repeated(config, tmp_path, url):
     with pytest.raises(ConfigError, match=r"^--storage: must be a PostgreSQL database") as error:
         tune(config, [RATE], out=tmp_path / "tuned", trials=1, storage=url)
@@ -197,10 +249,22 @@ def test_what_is_no_postgresql_database_is_refused_and_not_repeated(config, tmp_
 def test_a_database_that_cannot_be_reached_is_one_line_and_nothing_is_made(config, tmp_path):
     pytest.importorskip("psycopg")
     with pytest.raises(StorageError) as error:
-        tune(config, [RATE], out=tmp_path / "tuned", trials=1, storage="postgresql://me:sec%2Fret@127.0.0.1:1/data")
+        tune(
+            config,
+            [RATE],
+            out=tmp_path / "tuned",
+            trials=1,
+            storage="postgresql://me:sec%2Fret@127.0.0.1:1/data",
+        )
     line = str(error.value)
-    assert line.startswith("postgresql://me@127.0.0.1:1/data: cannot be used: ") and "is it running" in line
-    assert "\n" not in line and "sec" not in line.removeprefix("postgresql://me@127.0.0.1:1").split("(--storage")[0]
+    assert (
+        line.startswith("postgresql://me@127.0.0.1:1/data: cannot be used: ")
+        and "is it running" in line
+    )
+    assert (
+        "\n" not in line
+        and "sec" not in line.removeprefix("postgresql://me@127.0.0.1:1").split("(--storage")[0]
+    )
     assert not (tmp_path / "tuned").exists()
 
 
@@ -210,7 +274,9 @@ def test_without_the_driver_it_says_how_to_get_it(config, tmp_path, monkeypatch)
         tune(config, [RATE], out=tmp_path / "tuned", trials=1, storage="postgresql://me@host/data")
 
 
-def test_a_search_in_the_folder_and_one_in_a_database_are_kept_apart(config, in_memory, tmp_path, monkeypatch):
+def test_a_search_in_the_folder_and_one_in_a_database_are_kept_apart(
+    config, in_memory, tmp_path, monkeypatch
+):
     scoring(monkeypatch, 1.0)
     tune(config, [RATE], out=tmp_path / "tuned", trials=1)
     with pytest.raises(CheckpointError, match=r"keeps its search in study.db; leave --storage out"):
@@ -239,15 +305,27 @@ def test_the_best_run_in_another_worker_s_folder_is_told_and_its_settings_are_he
     assert kept == {tmp_path / "one/trials/0"}
 
 
-def test_one_database_holds_several_searches_and_no_folder_its_password(config, server, tmp_path, monkeypatch):
+def test_one_database_holds_several_searches_and_no_folder_its_password(
+    config, server, tmp_path, monkeypatch
+):
     scoring(monkeypatch, 1.0, 2.0, 3.0)
     for name, search in (("a", RATE), ("b", "training.weight_decay=0..1")):
-        found = tune(config, [search], out=tmp_path / name, trials=2, storage=server.url(), study=name)
+        found = tune(
+            config, [search], out=tmp_path / name, trials=2, storage=server.url(), study=name
+        )
         assert outcomes(found) == ["finished", "finished"]
     with pytest.raises(
-        CheckpointError, match=r"a holds another search: what is searched changed since; give another --s"
+        CheckpointError,
+        match=r"a holds another search: what is searched changed since; give another --s",
     ):
-        tune(config, ["model.hidden_size=8,16"], out=tmp_path / "c", trials=2, storage=server.url(), study="a")
+        tune(
+            config,
+            ["model.hidden_size=8,16"],
+            out=tmp_path / "c",
+            trials=2,
+            storage=server.url(),
+            study="a",
+        )
     assert not (tmp_path / "c").exists()
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"sesame" not in path.read_bytes(), path
@@ -263,10 +341,17 @@ def test_one_database_holds_several_searches_and_no_folder_its_password(config, 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("worker", {"id": "../../../x", "host": "h", "folder": "/"}), ("worker", 3), ("outcome", "nonsense"),
-     ("note", 3), ("ended", "late")],
-)  # fmt: skip
-def test_what_no_worker_writes_into_a_trial_is_told(config, in_memory, tmp_path, monkeypatch, key, value):
+    [
+        ("worker", {"id": "../../../x", "host": "h", "folder": "/"}),
+        ("worker", 3),
+        ("outcome", "nonsense"),
+        ("note", 3),
+        ("ended", "late"),
+    ],
+)
+def test_what_no_worker_writes_into_a_trial_is_told(
+    config, in_memory, tmp_path, monkeypatch, key, value
+):
     def spoil(trial, experiment, is_over):
         ended = {"state": optuna.trial.TrialState.FAIL, "user_attrs": {key: value}}
         trial.study.add_trial(optuna.trial.create_trial(**ended))
@@ -302,7 +387,9 @@ def test_a_worker_is_heard_of_while_it_trains_and_stops_when_its_trial_is_not_it
         return "finished"
 
     monkeypatch.setattr(tuning, "_train", wait)
-    found = tune(config, [RATE], out=tmp_path / "tuned", trials=1, storage=server.url(), study="heard")
+    found = tune(
+        config, [RATE], out=tmp_path / "tuned", trials=1, storage=server.url(), study="heard"
+    )
     assert outcomes(found) == ["failed", "finished"]
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from charlm.model.products import Matrix, Product
+from charlm.model.fast.products import Matrix, Product
 
-State = tuple[Tensor, ...]  # Of a layer, each part (batch, hidden). Elman, GRU: (hidden,); LSTM: (hidden, cell).
+State = tuple[
+    Tensor, ...
+]  # Of a layer, each part (batch, hidden). Elman, GRU: (hidden,); LSTM: (hidden, cell).
 
 
 class Cell(nn.Module, ABC):
@@ -102,14 +104,31 @@ class FusedCell(Cell):
         super().__init__(kernel.hidden_size)
         self.kernel = kernel
         self.input = Matrix(_parameter(kernel, "weight_ih_l0"), _parameter(kernel, "bias_ih_l0"))
-        self.recurrent = Matrix(_parameter(kernel, "weight_hh_l0"), _parameter(kernel, "bias_hh_l0"))
+        self.recurrent = Matrix(
+            _parameter(kernel, "weight_hh_l0"), _parameter(kernel, "bias_hh_l0")
+        )
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run the kernel over a window: inputs, (time, batch, input), and state to outputs and state."""
-        weights = [self.input.weight, self.recurrent.weight_read, self.input.bias, self.recurrent.bias]
-        layered = tuple(part.unsqueeze(0) for part in state)  # torch's kernels want (layers, batch, hidden).
+        weights = [
+            self.input.weight,
+            self.recurrent.weight_read,
+            self.input.bias,
+            self.recurrent.bias,
+        ]
+        layered = tuple(
+            part.unsqueeze(0) for part in state
+        )  # torch's kernels want (layers, batch, hidden).
         y, *after = _KERNELS[self.kernel.mode](
-            x, layered if len(state) > 1 else layered[0], weights, True, 1, 0.0, self.training, False, False
+            x,
+            layered if len(state) > 1 else layered[0],
+            weights,
+            True,
+            1,
+            0.0,
+            self.training,
+            False,
+            False,
         )
         return y, tuple(part.squeeze(0) for part in after)
 
@@ -145,8 +164,11 @@ def sigmoids(*gates: Tensor) -> tuple[Tensor, ...]:
 
 # (input, state, weights, has biases, layers, dropout, training, bidirectional, batch first) → (outputs, *state).
 _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu
-}  # fmt: skip
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+}
 
 
 def _parameter(kernel: nn.RNNBase, name: str) -> nn.Parameter:

@@ -6,7 +6,14 @@ The update gate is Cho's and torch's: one keeps the old state, where many textbo
 import torch
 from torch import Tensor, nn
 
-from charlm.model.cells.base import Cell, FusedCell, State, input_weights, recurrent_weights, sigmoids
+from charlm.model.cells.base import (
+    Cell,
+    FusedCell,
+    State,
+    input_weights,
+    recurrent_weights,
+    sigmoids,
+)
 
 
 class GRU(FusedCell):

@@ -5,10 +5,19 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from charlm.model.cells.base import Cell, FusedCell, State, input_weights, recurrent_weights, sigmoids
-from charlm.model.products import Diagonal, Matrix, Product
+from charlm.model.cells.base import (
+    Cell,
+    FusedCell,
+    State,
+    input_weights,
+    recurrent_weights,
+    sigmoids,
+)
+from charlm.model.fast.products import Diagonal, Matrix, Product
 
-_OPEN = 1.0  # Initial bias of a gate that keeps the memory (Gers et al. 2000; Jozefowicz et al. 2015).
+_OPEN = (
+    1.0  # Initial bias of a gate that keeps the memory (Gers et al. 2000; Jozefowicz et al. 2015).
+)
 
 
 class LSTM(FusedCell):
@@ -64,17 +73,22 @@ class LSTMVariant(Cell):
         """Make a layer of `hidden_size` units; the options are those of the configuration's `cell`."""
         super().__init__(hidden_size)
         left_out = {*without, *(["forget_gate"] if coupled else [])}
-        self.gates = [name for name in ("input", "forget", "output") if f"{name}_gate" not in left_out]
+        self.gates = [
+            name for name in ("input", "forget", "output") if f"{name}_gate" not in left_out
+        ]
         self.coupled = coupled
         self.capped = capped
         self.input_activation = nn.Identity() if "input_activation" in without else nn.Tanh()
         self.output_activation = nn.Identity() if "output_activation" in without else nn.Tanh()
         self.input = input_weights(self, input_size, len(self.gates) + 1)
         self.recurrent = recurrent_weights(self, len(self.gates) + 1)
-        self.peepholes = nn.ModuleDict({
-            name: recurrent_weights(self, 1) if full_peepholes else Diagonal(hidden_size)
-            for name in self.gates if name in peepholes
-        })  # fmt: skip
+        self.peepholes = nn.ModuleDict(
+            {
+                name: recurrent_weights(self, 1) if full_peepholes else Diagonal(hidden_size)
+                for name in self.gates
+                if name in peepholes
+            }
+        )
         units = len(self.gates) * hidden_size
         self.gate_recurrence = Matrix.new(units, units) if full_gate_recurrence else None
         self.parts = 2 + (len(self.gates) if full_gate_recurrence else 0)
@@ -97,9 +111,13 @@ class LSTMVariant(Cell):
         """Return σ of what a gate sees, its peephole included; 1 if the gate is left out."""
         if name not in self.gates:
             return 1.0
-        return torch.sigmoid(inputs[name] + self.peepholes[name](memory) if name in self.peepholes else inputs[name])
+        return torch.sigmoid(
+            inputs[name] + self.peepholes[name](memory) if name in self.peepholes else inputs[name]
+        )
 
-    def _gate_inputs(self, projected: Tensor, hidden: Tensor, gates_before: list[Tensor]) -> dict[str, Tensor]:
+    def _gate_inputs(
+        self, projected: Tensor, hidden: Tensor, gates_before: list[Tensor]
+    ) -> dict[str, Tensor]:
         """Return what each gate and the candidate see of input, hidden state and the gates before."""
         *gates, candidate = (projected + self.recurrent(hidden)).chunk(len(self.gates) + 1, dim=-1)
         if self.gate_recurrence is not None:
@@ -121,4 +139,6 @@ class LSTMVariant(Cell):
 def open_gates(product: Product, hidden_size: int, block: int, *, bias: float = _OPEN) -> None:
     """Set the biases of one gate's block."""
     if product.bias is not None:
-        nn.init.constant_(product.bias.detach()[block * hidden_size : (block + 1) * hidden_size], bias)
+        nn.init.constant_(
+            product.bias.detach()[block * hidden_size : (block + 1) * hidden_size], bias
+        )

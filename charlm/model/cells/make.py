@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from charlm.config import Cell as CellSection
+from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU
 from charlm.model.cells.lstm import LSTM, LSTMVariant
@@ -12,7 +12,9 @@ from charlm.model.cells.nested import NestedLSTM
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
 
 
-def make_cell(section: CellSection, input_size: int, hidden_size: int, *, gain: float = 1.0) -> Cell:
+def make_cell(
+    section: CellSection, input_size: int, hidden_size: int, *, gain: float = 1.0
+) -> Cell:
     """Return one layer of the recurrence that `section` names, with its initial weights.
 
     Args:
@@ -27,13 +29,24 @@ def make_cell(section: CellSection, input_size: int, hidden_size: int, *, gain: 
 
 
 def _lstm(section: CellSection, input_size: int, hidden_size: int) -> Cell:
-    if not (section.peepholes or section.without or section.coupled or section.capped or section.full_gate_recurrence):
+    if not (
+        section.peepholes
+        or section.without
+        or section.coupled
+        or section.capped
+        or section.full_gate_recurrence
+    ):
         return LSTM(input_size, hidden_size)
     return LSTMVariant(
-        input_size, hidden_size, peepholes=section.peepholes, full_peepholes=section.peephole_weights == "full",
-        without=section.without, coupled=section.coupled, capped=section.capped,
+        input_size,
+        hidden_size,
+        peepholes=section.peepholes,
+        full_peepholes=section.peephole_weights == "full",
+        without=section.without,
+        coupled=section.coupled,
+        capped=section.capped,
         full_gate_recurrence=section.full_gate_recurrence,
-    )  # fmt: skip
+    )
 
 
 def _elman(section: CellSection, input_size: int, hidden_size: int) -> Cell:
@@ -42,7 +55,11 @@ def _elman(section: CellSection, input_size: int, hidden_size: int) -> Cell:
     return Elman(input_size, hidden_size, section.activation)
 
 
-_GRUS: dict[str, Callable[[int, int], Cell]] = {"after": GRU, "before": ResetBeforeGRU, "none": ResetFreeGRU}
+_GRUS: dict[str, Callable[[int, int], Cell]] = {
+    "after": GRU,
+    "before": ResetBeforeGRU,
+    "none": ResetFreeGRU,
+}
 _MAKERS: dict[str, Callable[[CellSection, int, int], Cell]] = {
     "bag": lambda section, size, hidden: Bag(size),
     "elman": _elman,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from charlm.model.cells.base import Cell, State, input_weights, recurrent_weights, sigmoids
 from charlm.model.cells.lstm import open_gates
-from charlm.model.products import Matrix
+from charlm.model.fast.products import Matrix
 
 
 class MogrifierLSTM(Cell):
@@ -24,7 +24,9 @@ class MogrifierLSTM(Cell):
         super().__init__(hidden_size)
         self.input, self.recurrent = input_weights(self, input_size, 4), recurrent_weights(self, 4)
         shapes = [(input_size, hidden_size), (hidden_size, input_size)]
-        self.mogrifier = nn.ModuleList(_round(*shapes[number % 2], rank) for number in range(rounds))
+        self.mogrifier = nn.ModuleList(
+            _round(*shapes[number % 2], rank) for number in range(rounds)
+        )
 
     def project(self, x: Tensor) -> Tensor:
         """Return the input as it is, for the hidden state changes it first: a copy, which nobody else can write to."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from charlm.model.cells.base import Cell, State, input_weights, recurrent_weights, sigmoids
 from charlm.model.cells.lstm import open_gates
-from charlm.model.products import Matrix
+from charlm.model.fast.products import Matrix
 
 
 class NestedLSTM(Cell):
@@ -25,7 +25,9 @@ class NestedLSTM(Cell):
         super().__init__(hidden_size)
         self.parts = 1 + depth  # The hidden state and every level's memory.
         self.input, self.recurrent = input_weights(self, input_size, 4), recurrent_weights(self, 4)
-        self.inner = nn.ModuleList(Matrix.new(4 * hidden_size, 2 * hidden_size, bias=True) for _ in range(depth - 1))
+        self.inner = nn.ModuleList(
+            Matrix.new(4 * hidden_size, 2 * hidden_size, bias=True) for _ in range(depth - 1)
+        )
 
     def advance(self, projected: Tensor, state: State) -> State:
         """Advance the state by one token; see `Cell.advance`."""

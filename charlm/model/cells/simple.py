@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from charlm.model.cells.base import Cell, FusedCell, LinearCell, State, input_weights, recurrent_weights
+from charlm.model.cells.base import (
+    Cell,
+    FusedCell,
+    LinearCell,
+    State,
+    input_weights,
+    recurrent_weights,
+)
 
 
 class Bag(LinearCell):

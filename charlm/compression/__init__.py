@@ -1,0 +1,1 @@
+"""Lossless compression of files with a language model."""

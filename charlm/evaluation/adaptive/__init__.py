@@ -1,0 +1,1 @@
+"""Scores of models that adapt while they read: dynamic evaluation, cache, n-grams, mixing."""

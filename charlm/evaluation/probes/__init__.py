@@ -1,0 +1,1 @@
+"""Probes of what a model has learned: agreement, gradients."""

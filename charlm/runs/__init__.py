@@ -1,0 +1,1 @@
+"""Run folders: preparing, training, saving, resuming and verifying a run."""

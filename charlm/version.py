@@ -1,0 +1,3 @@
+"""The version of charlm."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,383 @@
+"""The gradient over time, by hand and against an unrolled reference; which windows are read."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.api import Run, load
+from charlm.cli.main import run as charlm
+from charlm.config.schema import Model
+from charlm.data.tokenizer import EOS
+from charlm.errors import CharlmError, CorpusError
+from charlm.evaluation.probes.gradients import (
+    AtDistance,
+    Curve,
+    Gradients,
+    half_life_tokens,
+    measure_gradients,
+)
+from charlm.model.language_model import LanguageModel
+
+CPU = torch.device("cpu")
+VOCABULARY = 8
+TEXT = np.random.default_rng(1).integers(2, VOCABULARY, 900).astype(np.uint8)
+CELLS = [
+    "bag",
+    "elman",
+    "gru",
+    {"kind": "gru", "reset": "before"},
+    "lstm",
+    {"kind": "lstm", "peepholes": ["input", "forget", "output"], "full_gate_recurrence": True},
+    "nested_lstm",
+    "mogrifier_lstm",
+    "min_gru",
+    "min_lstm",
+]
+
+
+def make(**options) -> LanguageModel:
+    torch.manual_seed(1)
+    return LanguageModel(
+        Model(**{"hidden_size": 6, "embedding_size": 4, "dropout": 0.5} | options), VOCABULARY
+    )
+
+
+def one_unit(weight: float, activation: str = "relu") -> LanguageModel:
+    """Return an Elman network of one unit that is never negative, its recurrent weight given."""
+    model = make(cell={"kind": "elman", "activation": activation}, hidden_size=1)
+    with torch.no_grad():
+        for tensor in model.recurrence.parameters():
+            tensor.zero_()
+        model.recurrence.layers[0].recurrent.weight.fill_(weight)
+        model.recurrence.layers[0].input.bias.fill_(1.0)
+    return model
+
+
+def measured(
+    model: LanguageModel, ids=TEXT, *, mode: str = "stream", window: int = 12, windows: int = 5
+) -> Gradients:
+    return measure_gradients(
+        model, np.asarray(ids, np.uint8), mode=mode, window=window, windows=windows, device=CPU
+    )
+
+
+def means(curve: Curve) -> list[float]:
+    return [row.mean for row in curve.distances]
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.75, 0.96875])
+def test_one_unit_s_gradient_falls_by_its_recurrent_weight_a_token(weight):
+    (curve,) = measured(one_unit(weight)).curves
+    first = curve.distances[0].mean
+    assert first > 0
+    np.testing.assert_allclose(
+        means(curve), [first * weight**distance for distance in range(12)], rtol=1e-12
+    )
+    assert curve.half_life_tokens == pytest.approx(math.log(2) / -math.log(weight), rel=1e-9)
+
+
+def test_one_unit_of_a_weight_above_one_has_a_gradient_that_grows_and_no_half_life():
+    model = one_unit(1.5)
+    with torch.no_grad():
+        model.projection.weight *= (
+            1e-6  # The state grows: the prediction must not become certain of it.
+        )
+    (curve,) = measured(model, TEXT[:20]).curves
+    assert curve.distances[0].mean > 0
+    np.testing.assert_allclose(
+        means(curve), [curve.distances[0].mean * 1.5**distance for distance in range(12)]
+    )
+    assert curve.half_life_tokens == math.inf
+
+
+def test_a_bag_forgets_nothing():
+    (curve,) = measured(make(cell="bag", embedding="one_hot")).curves
+    np.testing.assert_allclose(means(curve), means(curve)[0], rtol=1e-12)
+    assert curve.half_life_tokens == math.inf
+
+
+def test_a_gradient_far_below_what_single_precision_holds_is_told():
+    (curve,) = measured(one_unit(2.0**-13), window=32).curves
+    np.testing.assert_allclose(means(curve)[31] / means(curve)[0], 2.0 ** (-13 * 31), rtol=1e-12)
+
+
+def unrolled(
+    model: LanguageModel, inputs: list[int], target: int, warm_up: list[int], layer: int, part: int
+) -> list:
+    """Return ||dL_T / dh_t|| for each t, by what a number added to that state alone does to the loss."""
+    model = copy.deepcopy(model).double().eval()
+    cells = model.recurrence.layers
+    states = list(model.recurrence.initial_states(1))
+    with torch.no_grad():
+        for token in warm_up:
+            states = advanced(model, cells, states, token)
+    norms = []
+    for at in range(len(inputs)):
+        now = [tuple(each.detach() for each in state) for state in states]
+        probe = torch.zeros_like(now[layer][part], requires_grad=True)
+        for number, token in enumerate(inputs):
+            now = advanced(model, cells, now, token, (layer, part, probe) if number == at else None)
+        logits = model.projection(now[-1][0])
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([target]))
+        norms.append(float(torch.autograd.grad(loss, probe)[0].norm()))
+    return norms
+
+
+def advanced(model, cells, states, token, probe=None):
+    x = model.embedding(torch.tensor([[token]]))
+    after = []
+    for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
+        state = cell.advance(cell.project(x)[0], state)
+        if probe is not None and probe[0] == number:
+            state = probed(cell, state, *probe[1:])
+        after.append(state)
+        x = cell.output(state)[None]
+    return after
+
+
+def probed(cell, state, part, probe):
+    """Return a state with a probe added to one part; for a memory, to all that its own token made of it as well."""
+    if part == 0:
+        return state[0] + probe, *state[1:]
+    hidden, memory = state
+    # h = o tanh(c): the output gate, h / tanh(c), has not seen the memory that it lets out.
+    gate = (hidden / torch.tanh(memory)).detach()
+    return hidden + gate * (torch.tanh(memory + probe) - torch.tanh(memory)), memory + probe
+
+
+@pytest.mark.parametrize(
+    ("cell", "part"), [("elman", 0), ("gru", 0), ("lstm", 0), ("lstm", 1), ("min_gru", 0)]
+)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_it_is_the_total_derivative_of_an_unrolled_network(cell, part, layer):
+    model = make(cell=cell, num_layers=2)
+    # One window, the first possible: it begins after 256 tokens, the state that they leave carried exactly.
+    curves = measured(model, TEXT[: 256 + 7], window=7, windows=1).curves
+    curve = next(
+        each
+        for each in curves
+        if (each.layer, each.part) == (f"layer_{layer}", ["hidden", "memory"][part])
+    )
+    read = [EOS, *TEXT[:262].tolist()]
+    expected = unrolled(model, read[256:], int(TEXT[262]), read[:256], layer, part)
+    np.testing.assert_allclose(means(curve), expected[::-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("skip", ["none", "sum"])
+def test_every_cell_tells_each_layer_s_parts(cell, skip):
+    size = 4 if cell == "bag" else 6
+    result = measured(
+        make(cell=cell, num_layers=2, hidden_size=size, skip=skip, layer_norm=True), windows=3
+    )
+    has_memory = "lstm" in str(cell) and cell != "min_lstm"
+    parts = ["hidden", "memory"] if has_memory else ["hidden"]
+    assert [(curve.layer, curve.part) for curve in result.curves] == [
+        (f"layer_{layer}", part) for layer in range(2) for part in parts
+    ]
+    for curve in result.curves:
+        assert [row.distance for row in curve.distances] == list(range(12))
+        assert all(row.mean > 0 and row.count == 3 for row in curve.distances)
+        assert all(row.quantile_10 <= row.quantile_50 <= row.quantile_90 for row in curve.distances)
+
+
+@pytest.mark.parametrize("cell", ["gru", "mogrifier_lstm"])
+def test_one_hot_tokens_are_read_as_their_rows_of_the_input_s_weights_are(cell):
+    one_hot = make(cell=cell, embedding="one_hot")
+    learned = make(cell=cell, embedding_size=VOCABULARY)
+    learned.load_state_dict(one_hot.state_dict() | {"embedding.weight": torch.eye(VOCABULARY)})
+    for curve, expected in zip(measured(one_hot).curves, measured(learned).curves, strict=True):
+        np.testing.assert_allclose(means(curve), means(expected), rtol=1e-12)
+
+
+def test_each_window_counts_as_if_it_were_measured_alone():
+    model = make(cell="gru")
+    (curve,) = measured(model, windows=60, window=50).curves  # More than are read at once.
+    alone = []
+    starts = np.unique(np.linspace(256, 850, 60).round().astype(int))
+    for start in starts:
+        (single,) = measured(model, TEXT[start - 256 : start + 50], windows=1, window=50).curves
+        alone.append(means(single))
+    # Windows but the first begin after 256 tokens from another state, which makes next to no difference.
+    assert curve.distances[0].count == len(starts) == 60
+    np.testing.assert_allclose(means(curve), np.mean(alone, axis=0), rtol=1e-3)
+    assert curve.distances[3].quantile_50 == pytest.approx(
+        np.quantile(np.array(alone)[:, 3], 0.5), rel=1e-3
+    )
+
+
+def test_only_the_tokens_up_to_the_last_matter():
+    model = make(cell="lstm")
+    curves = measured(model, TEXT[:266], window=10, windows=1).curves
+    assert measured(model, TEXT, window=10, windows=1).curves == curves
+    for number in (100, 260, 265):
+        other = TEXT.copy()
+        other[number] = (other[number] + 1) % VOCABULARY
+        assert measured(model, other, window=10, windows=1).curves != curves
+
+
+RECORDS = [[2, 3, 4, 5, 6, EOS], [7, 7, EOS], [3, 2, 5, EOS], [6, 5, 4, 3, 2, 7, 6, 5, 4, EOS]]
+RECORDS_TEXT = [token for record in RECORDS for token in record]
+RECORDS_REVERSED = [token for record in RECORDS for token in (*record[-2::-1], EOS)]
+
+
+def test_a_record_is_read_from_its_start_to_its_eos_or_as_far_as_the_window():
+    model = make(cell="gru")
+    result = measured(model, RECORDS_TEXT, mode="records", window=8, windows=9)
+    # Of 6, 4 and 10 tokens; one of 3 is too short.
+    counts = [row.count for row in result.curves[0].distances]
+    assert counts == [3, 3, 3, 3, 2, 2, 1, 1]
+    assert result.settings["windows"] == 3
+    reference = make(cell="gru").double()
+    expected = [
+        unrolled(reference, [EOS, *ids[:-1]][:8], [*ids][min(len(ids), 8) - 1], [], 0, 0)[::-1]
+        for ids in (RECORDS[0], RECORDS[2], RECORDS[3])
+    ]
+    for distance, row in enumerate(result.curves[0].distances):
+        reached = [norms[distance] for norms in expected if distance < len(norms)]
+        np.testing.assert_allclose(row.mean, np.mean(reached), rtol=1e-9)
+
+
+def test_a_backward_model_reads_the_text_from_its_end():
+    forward, backward = make(cell="gru"), make(cell="gru", direction="backward")
+    backward.load_state_dict(forward.state_dict())
+    assert measured(backward).curves == measured(forward, TEXT[::-1]).curves
+    expected = measured(forward, RECORDS_REVERSED, mode="records").curves
+    assert measured(backward, RECORDS_TEXT, mode="records").curves == expected
+
+
+@pytest.mark.parametrize("mode", ["stream", "records"])
+def test_both_directions_are_told_side_by_side(mode):
+    both = make(cell="lstm", direction="both", num_layers=2)
+    ids = TEXT if mode == "stream" else RECORDS_TEXT
+    curves = {(curve.layer, curve.part): curve for curve in measured(both, ids, mode=mode).curves}
+    for direction, prefix, network in (
+        ("forward", "", both.recurrence),
+        ("backward", "backward_", both.backward_recurrence),
+    ):
+        alone = make(cell="lstm", direction=direction, num_layers=2)
+        alone.recurrence.load_state_dict(network.state_dict())
+        alone.embedding.load_state_dict(both.embedding.state_dict())
+        alone.projection.load_state_dict(both.projection.state_dict())
+        for curve in measured(alone, ids, mode=mode).curves:
+            np.testing.assert_allclose(
+                means(curves[prefix + curve.layer, curve.part]), means(curve), rtol=1e-9
+            )
+    assert len(curves) == 8
+
+
+def test_the_model_is_left_as_it_is():
+    model = make().train()
+    measured(model)
+    assert model.training
+    assert all(
+        tensor.dtype == torch.float32 and tensor.grad is None for tensor in model.parameters()
+    )
+
+
+def test_the_half_life_of_a_line_by_hand():
+    assert half_life_tokens([99, 8, 4, 2, 1]) == pytest.approx(1)
+    assert half_life_tokens([0, 8, 8 / math.e]) == pytest.approx(math.log(2))
+    assert half_life_tokens([1, 4, 0, 1]) == pytest.approx(1)  # Zeros have no logarithm.
+    assert half_life_tokens([1, 0.3, 0.3 - 1e-14]) == math.inf  # Rounding is no decay.
+    assert half_life_tokens([1, 2, 2, 2]) == half_life_tokens([1, 1, 2, 4]) == math.inf
+    assert half_life_tokens([1, 1, 0, 0]) == half_life_tokens([1, 0, 0, 0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"window": 2}, "window must be at least 3"),
+        ({"windows": 0}, "windows 1, got 12 and 0"),
+        ({"window": 901}, "has 900 tokens, less than a window of 901; lower --window"),
+        ({"mode": "records"}, "no record of 4 tokens"),
+        ({"ids": []}, "has 0 tokens"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(wrong, message):
+    with pytest.raises(
+        CharlmError if "must" in message or "got" in message else CorpusError, match=message
+    ):
+        measured(make(), **wrong)
+
+
+def test_the_result_travels_as_json_with_none_for_a_half_life_without_end():
+    row = AtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)
+    curves = [Curve("layer_0", "hidden", math.inf, [row]), Curve("layer_0", "memory", 2.5, [row])]
+    data = json.loads(json.dumps(Gradients(curves, {"seed": 1}).to_json(), allow_nan=False))
+    assert [curve["half_life_tokens"] for curve in data["curves"]] == [None, 2.5]
+    assert data["curves"][0]["distances"] == [
+        {
+            "distance": 0,
+            "mean": 1.0,
+            "quantile_10": 0.5,
+            "quantile_50": 1.0,
+            "quantile_90": 1.5,
+            "count": 3,
+        }
+    ]
+    assert data["settings"] == {"seed": 1}
+
+
+def test_a_run_measures_its_validation_split_or_a_text(trained, trained_records, text_file):
+    result = load(trained).gradients(window=16, windows=4)
+    assert {
+        "run",
+        "checkpoint",
+        "step",
+        "text",
+        "level",
+        "mode",
+        "state",
+        "device",
+        "training_seed",
+        "version",
+    } <= set(result.settings)
+    assert result.settings["text"] == "valid"
+    assert load(trained).gradients(paths=[text_file], window=16).settings["text"] == str(text_file)
+    records = load(trained_records).gradients(split="train")
+    assert records.settings["state"] == "initial at each record"
+    assert records.curves[0].distances[-1].distance < 8
+
+
+def test_the_command_prints_a_table_for_people_or_one_object(capfd, trained):
+    arguments = ["eval", "gradients", str(trained), "--window", "20", "--windows", "6"]
+    assert charlm(arguments) == 0
+    head, *rows, half_life, half_life_of_memory, settings = capfd.readouterr().out.splitlines()
+    assert head.split() == ["distance", "mean", "10", "%", "50", "%", "90", "%", "windows"]
+    assert [
+        row.removeprefix("layer_0 hidden").removeprefix("layer_0 memory").split()[0] for row in rows
+    ] == (["0", "1", "2", "4", "8", "16"] * 2)
+    assert half_life.startswith("layer_0 hidden") and half_life.endswith("tokens")
+    assert half_life_of_memory.startswith("layer_0 memory")
+    assert "window 20, windows 6" in settings
+    assert charlm([*arguments, "--json"]) == 0
+    data = json.loads(capfd.readouterr().out)
+    assert f"{data['curves'][0]['distances'][4]['mean']:.3e}" == rows[3].split()[1]
+    assert f"{data['curves'][1]['half_life_tokens']:,.2f}" == half_life_of_memory.split()[3]
+
+
+def test_a_half_life_without_end_is_none_in_the_table(capfd, trained, monkeypatch):
+    curves = [Curve("layer_0", "hidden", math.inf, [AtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)])]
+    monkeypatch.setattr(Run, "gradients", lambda self, **_: Gradients(curves, {}))
+    assert charlm(["eval", "gradients", str(trained)]) == 0
+    assert capfd.readouterr().out.splitlines()[2].split() == [
+        "layer_0",
+        "hidden",
+        "half-life",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "problem"),
+    [(["--window", "2"], 2, "--window"), (["--window", "99999"], 1, "lower --window")],
+)
+def test_a_mistake_is_one_line(capfd, trained, arguments, status, problem):
+    assert charlm(["eval", "gradients", str(trained), *arguments]) == status
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and problem in err

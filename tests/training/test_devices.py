@@ -1,0 +1,51 @@
+"""What the processor and the C library are told before a training."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.training.devices import choose_precision
+
+
+@pytest.mark.parametrize(
+    ("processor", "precision"),
+    [
+        ("GenuineIntel avx512f avx512_bf16 amx_bf16", torch.bfloat16),
+        ("GenuineIntel avx512f avx512_bf16", torch.float32),
+        ("AuthenticAMD avx512f avx512_bf16", torch.bfloat16),
+        ("AuthenticAMD avx2", torch.float32),
+    ],
+)
+def test_bf16_is_taken_where_the_processor_is_faster_in_it(processor, precision, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: processor)
+    assert choose_precision("auto", torch.device("cpu")) == precision
+
+
+FAULTS = """
+import resource, torch
+from charlm.training.devices import at_full_speed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(12_000_000)  # 48 megabytes: 11,719 pages.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+with at_full_speed():
+    faults()
+    print(faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_that_is_freed_is_kept_for_what_is_asked_for_next():
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    by_default, kept = map(int, done.stdout.split())
+    assert by_default > 50_000 and kept < 1_000
