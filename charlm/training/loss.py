@@ -136,7 +136,7 @@ def predictions(
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
             with autocast(device, precision):
-                features, states = model.features(inputs, None if window.fresh else states)
+                features, states = model.features(inputs, None if window.resets_state else states)
                 read = model.read(features).flatten(0, 1)
             for rows, goals in _chunks(model.projection, read, targets.flatten(), at_once=at_once):
                 with autocast(device, precision):
