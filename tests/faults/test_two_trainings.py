@@ -17,7 +17,7 @@ from charlm.runs.folder import check_new
 from charlm.storage.locks import Lock
 
 HOLD = (
-    "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.files import Lock\n"
+    "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.storage.locks import Lock\n"
     "lock = Lock(pathlib.Path(sys.argv[1]))\n"
     "lock.take(kind=CheckpointError, remedy='wait'); print('held', flush=True); time.sleep(600)"
 )
