@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
-from charlm.data.tokens import sentences
+from charlm.data.tokens import split_sentences
 
 _NOT_UTF8 = re.compile(
     "([\udc80-\udcff]+)"
@@ -123,7 +123,7 @@ def _pieces(data: bytes, alphabet: Alphabet, variant: bool) -> Iterator[tuple[by
     elif eos == "line":
         yield from ((line, line.endswith(b"\n")) for line in re.findall(rb"[^\n]*\n|[^\n]+", data))
     elif eos == "sentence":
-        yield from sentences(data, False)
+        yield from split_sentences(data, False)
     else:
         yield data, False
 

@@ -33,7 +33,7 @@ class Statistics:
     duplicates: int
 
 
-def count_text(*parts: Text) -> Statistics:
+def compute_statistics(*parts: Text) -> Statistics:
     """Read the parts of a text once and count what is in them."""
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []

@@ -95,7 +95,7 @@ class Tokenizer:
         decoder = Decoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
-    def unknown_in(self, text: str) -> list[str]:
+    def find_unknown(self, text: str) -> list[str]:
         """Return the characters or words of `text` that the tokenizer does not know, each once, in order.
 
         Raises:
@@ -138,7 +138,7 @@ class Tokenizer:
     @cached_property
     def _table(self) -> npt.NDArray[Any] | None:
         """Id of each code point (char) or byte (byte), in the smallest type; None at the other levels."""
-        kind = id_type(self.vocabulary_size)
+        kind = id_dtype(self.vocabulary_size)
         if self.section.level == "byte":
             return np.arange(2, 258).astype(kind)
         if self.section.level == "char":
@@ -261,7 +261,7 @@ def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
     return Tokenizer(file, section)
 
 
-def id_type(vocabulary_size: int) -> np.dtype[Any]:
+def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
     """Return the smallest unsigned type that holds every id."""
     return np.min_scalar_type(vocabulary_size - 1)
 
@@ -488,6 +488,6 @@ def _as_utf8(text: str) -> bytes:
         ) from None
 
 
-def blocks_as_text(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
+def decode_blocks(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
     """Return blocks of UTF-8 as text."""
     return (block.decode() for block, _ in blocks)

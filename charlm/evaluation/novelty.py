@@ -269,11 +269,11 @@ def measure_novelty(
 
 def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, most: int) -> Side:
     letters = [_characters(text) for text in texts]
-    copied = [index.copied(text.data, text.bounds) for text in letters]
+    copied = [index.match_lengths(text.data, text.bounds) for text in letters]
     units, lengths = letters, copied
     if grams.index is not index:
         units = [grams.cut(text) for text in texts]
-        lengths = [grams.index.copied(text.data, text.bounds) for text in units]
+        lengths = [grams.index.match_lengths(text.data, text.bounds) for text in units]
     pieces = texts if records else [piece for text in texts for piece in sentences(text)]
     known = [_stands_alone(piece, index) if records else index.occurs(piece) for piece in pieces]
     return Side(
@@ -392,7 +392,7 @@ def _longest_copy(
         return None
     start = end + 1 - characters
     found = text.data[text.bounds[start] : text.bounds[end + 1]]
-    before = index.text[: int(index.places(*index.interval(found))[0])]
+    before = index.text[: int(index.positions(*index.interval(found))[0])]
     return Copy(
         characters,
         found.decode(errors="replace"),

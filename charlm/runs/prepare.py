@@ -15,7 +15,7 @@ from charlm.config.schema import BUDGETS, Config
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Corpus, open_corpus, suggested_level
 from charlm.data.tokenizer import Tokenizer
-from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_from
+from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError
 from charlm.model.embedding import put_vectors
@@ -25,8 +25,8 @@ from charlm.runs.checkpoint import Checkpoint, check_weights, load_checkpoint
 from charlm.runs.experiment import Encoded, Experiment, save, training_windows
 from charlm.runs.folder import beginning, check_new, load_run, lock_of, start_run
 from charlm.runs.metrics import cut_metrics
-from charlm.storage.atomic import remove_leftovers
-from charlm.storage.locks import Lock
+from charlm.storage.atomic import remove_temporary_files
+from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.devices import check_size, choose_device, choose_precision
 from charlm.training.loop import TrainingState
@@ -47,7 +47,9 @@ def encode(config: Config, *, workers: int = 1, report: Report | None = None) ->
     """
     config = _with_level_of_card(config)
     corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
-    tokenizer = learn_from(corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens")
+    tokenizer = learn_or_load_tokenizer(
+        corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
+    )
     return Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers, report))
 
 
@@ -141,7 +143,7 @@ def _resumed(
     config: Config,
     tokenizer: Tokenizer,
     facts: dict[str, Any],
-    lock: Lock,
+    lock: ProcessLock,
     group: Group,
     workers: int,
 ) -> Experiment:
@@ -158,7 +160,7 @@ def _resumed(
     experiment = _assemble(folder, config, encoded, device, lock, group)
     _go_to(experiment, saved)
     if group.is_first:
-        remove_leftovers(folder)
+        remove_temporary_files(folder)
     return experiment
 
 
@@ -185,9 +187,11 @@ def _go_to(experiment: Experiment, saved: Checkpoint) -> None:
 
 
 @contextmanager
-def _held(lock: Lock) -> Iterator[None]:
+def _held(lock: ProcessLock) -> Iterator[None]:
     """Take a run folder's lock, and keep it unless something goes wrong."""
-    lock.take(kind=CheckpointError, remedy="wait until it ends, or give another run folder")
+    lock.acquire(
+        error_type=CheckpointError, remedy="wait until it ends, or give another run folder"
+    )
     try:
         yield
     except BaseException:
@@ -200,7 +204,7 @@ def _assemble(
     config: Config,
     encoded: Encoded,
     device: torch.device,
-    lock: Lock,
+    lock: ProcessLock,
     group: Group,
 ) -> Experiment:
     """Make a new model and optimizer; weights come from torch's global generator."""

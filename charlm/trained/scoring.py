@@ -17,7 +17,7 @@ from charlm.compression.container import Compression, compress, decompress, meas
 from charlm.compression.literals import Alphabet
 from charlm.data.cards import Part
 from charlm.data.corpus import read_text
-from charlm.data.sources import absolute
+from charlm.data.sources import absolute_names
 from charlm.data.tokenizer import EOS
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP
@@ -117,7 +117,7 @@ class Scorer(Writer):
         methods = AdaptationOptions(dynamic, cache, mix_ngram, segment, fit_tokens)
         check_methods(self.model, methods, mode)
         # Standard input can be read only once, so it is kept where the text is needed again.
-        files = absolute([str(path) for path in paths]) if baselines and paths else None
+        files = absolute_names([str(path) for path in paths]) if baselines and paths else None
         tokens, name = self._text_to_score(text, files or paths, split)
         began = time.perf_counter()
         dtype = choose_precision(precision, self.device)

@@ -33,7 +33,7 @@ from charlm.sampling.saved_state import (
     weights_checksum,
 )
 from charlm.sampling.text_stream import StopCondition, TextBatch, TextStream
-from charlm.storage.atomic import writing as writing_file
+from charlm.storage.atomic import atomic_write
 from charlm.trained_model import TrainedModel
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
@@ -633,8 +633,8 @@ class Writer(TrainedModel):
 
     def _write_place(self, path: Path, texts: TextBatch) -> None:
         place = texts.writing.place(len(texts.tellings[0].text))
-        with writing_file(
-            path, kind=CheckpointError, remedy="name another file with --state-out"
+        with atomic_write(
+            path, error_type=CheckpointError, remedy="name another file with --state-out"
         ) as file:
             file.write(place_to_bytes(place, weights_checksum(self.model)))
 

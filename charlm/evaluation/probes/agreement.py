@@ -256,7 +256,7 @@ def _unknown_verbs(tokenizer: Tokenizer, sentences: Sequence[AgreementSentence])
         {verb for sentence in sentences for verb in (sentence.verb, sentence.wrong_verb)}
     )
     # With the space before it, which belongs to the word's token.
-    unknown = [verb for verb in verbs if tokenizer.unknown_in(f" {verb}")]
+    unknown = [verb for verb in verbs if tokenizer.find_unknown(f" {verb}")]
     if len(unknown) == len(verbs):
         raise TokenizerError(
             f"agreement: the model knows none of the verbs {', '.join(verbs)}; train on the corpus agreement, or give "

@@ -140,7 +140,9 @@ class CopyLimit:
             data = _encoded(tail)
             bounds = _bounds(tail)
             last = len(bounds) - 1
-            copied = last - self._index.earliest(data, bounds, max(0, last - copied - 1), last)
+            copied = last - self._index.earliest_start(
+                data, bounds, max(0, last - copied - 1), last
+            )
         return _End(tail, begun, copied)
 
     def _too_long(self, end: _End) -> set[int]:
@@ -174,7 +176,7 @@ class CopyLimit:
                     yield from tokens
             return
         text = self._index.text
-        for at in self._index.places(low, high).tolist():
+        for at in self._index.positions(low, high).tolist():
             begin = at + len(context)
             following, _ = _whole_characters(
                 text[begin : begin + 4 * characters]
