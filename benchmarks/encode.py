@@ -10,6 +10,9 @@ Hugging Face's tokenizers alone on as many threads, which reads the same files a
 
 import sys
 
+from charlm.config.schema import Config
+from charlm.data.resolve import resolve
+
 sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
@@ -48,7 +51,9 @@ def main() -> None:
         first = files[0].read_text(encoding="utf-8")
         tokenizer = learn_tokenizer([first], section)
         began = time.perf_counter()
-        text = open_corpus(Corpus(text=(str(folder / "texts"),), valid_share=0.0)).parts["train"]
+        text = open_corpus(
+            resolve(Config(corpus=Corpus(text=(str(folder / "texts"),), valid_share=0.0)))
+        ).parts["train"]
         opened = time.perf_counter() - began
         rows = []
         for number in range(given.repeats):

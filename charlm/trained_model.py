@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from charlm.config.schema import Config, Corpus
+from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
 from charlm.data.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ class TrainedModel:
 
     folder: Path
     which: Which
-    config: Config
+    config: ResolvedConfig
     tokenizer: Tokenizer
     model: LanguageModel
     corpus: dict[str, Any]
@@ -76,7 +76,7 @@ class TrainedModel:
             )
 
     def _own_texts(self) -> dict[Part, Text]:
-        corpus = open_corpus(self.config.corpus, raw=self.config.tokenizer.level == "byte")
+        corpus = open_corpus(self.config)
         for part, text in corpus.parts.items():
             if text.fingerprint != self.corpus["fingerprints"].get(part):
                 raise CheckpointError(
@@ -86,29 +86,29 @@ class TrainedModel:
         return corpus.parts
 
     def _encoded(self, text: Text, cache: Path | None = None) -> Tokens:
-        mode = self.config.corpus.mode or "stream"
+        mode = self.config.corpus.mode
         return encode_text(
             text, self.tokenizer, mode=mode, cache=cache or cache_folder() / "tokens"
         )
 
-    def _encoded_string(self, text: str, section: Corpus) -> Tokens:
-        """Return a string's tokens, read as a file of the corpus would be, whatever encoding those are in."""
-        section = section.model_copy(update={"encoding": "utf-8"})
+    def _encoded_string(self, text: str, config: ResolvedConfig) -> Tokens:
+        """Return the tokens of a string, read as a UTF-8 file of the corpus."""
+        corpus = config.corpus.model_copy(update={"encoding": "utf-8"})
+        config = config.model_copy(update={"corpus": corpus})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.txt"
             path.write_bytes(text.encode())
-            source = read_text([str(path)], section, raw=self.config.tokenizer.level == "byte")
+            source = read_text([str(path)], config)
             return self._encoded(source, Path(folder))
 
     def _text_to_score(
         self, text: str | None, paths: Sequence[str | Path], split: Part
     ) -> tuple[Tokens, str]:
         if text is not None:
-            return self._encoded_string(text, self.config.corpus), "a string"
+            return self._encoded_string(text, self.config), "a string"
         if paths:
             names = [str(path) for path in paths]
-            raw = self.config.tokenizer.level == "byte"
-            return self._encoded(read_text(names, self.config.corpus, raw=raw)), ", ".join(names)
+            return self._encoded(read_text(names, self.config)), ", ".join(names)
         parts = self._own_texts()
         if split not in parts:
             raise CheckpointError(
@@ -120,11 +120,6 @@ class TrainedModel:
         """Return a text to score as it stands in its file; arguments as for `_text_to_score`."""
         if text is not None:
             return text.encode()
-        raw = self.config.tokenizer.level == "byte"
-        source = (
-            read_text(list(paths), self.config.corpus, raw=raw)
-            if paths
-            else self._own_texts()[split]
-        )
+        source = read_text(list(paths), self.config) if paths else self._own_texts()[split]
         separator = source.separator.encode()
         return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())

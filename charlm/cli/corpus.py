@@ -211,13 +211,14 @@ def _table(facts: dict[str, Any]) -> "Iterator[str]":
 def _encode(
     texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
 ) -> "Encoded":
+    from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare
 
     changes = [*(overrides or []), *([f"corpus.text={json.dumps(texts)}"] if texts else [])]
     checked = checked_config(config, changes)
     with _bar("encoding") as report:
-        return prepare.encode(checked, workers=workers or available_cores(), report=report)
+        return prepare.encode(resolve(checked), workers=workers or available_cores(), report=report)
 
 
 @contextmanager

@@ -5,15 +5,17 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from charlm.config.schema import BUDGETS, Config, _as_cell
+from charlm.config.schema import BUDGETS, Config, ResolvedConfig, _as_cell
 from charlm.errors import ConfigError
 from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml, read_regular_file
 
 _MISTAKES_TOLD = 20
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def shipped(folder: str) -> Path:
@@ -37,16 +39,39 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return check_config(override(data, overrides), place)
 
 
-def check_config(data: Mapping[str, Any], place: str) -> Config:
-    """Check `data` against `Config`.
+def load_resolved(path: Path) -> ResolvedConfig:
+    """Read the configuration of a run folder, in which nothing is open.
 
     Raises:
-        ConfigError: In one line, every mistake with its place in the file and, for an unknown key, the nearest.
+        ConfigError: As for `load_config`.
     """
+    place, data = _read(path)
+    return check_resolved(data, place)
+
+
+def check_config(data: Mapping[str, Any], place: str) -> Config:
+    """Return `data` as a configuration.
+
+    Raises:
+        ConfigError: One line with every mistake: its key and, for an unknown key, the nearest one.
+    """
+    return _checked(data, place, Config)
+
+
+def check_resolved(data: Mapping[str, Any], place: str) -> ResolvedConfig:
+    """Return `data` as a configuration in which nothing is open.
+
+    Raises:
+        ConfigError: As for `check_config`; a field that is left open is a mistake too.
+    """
+    return _checked(data, place, ResolvedConfig)
+
+
+def _checked(data: Mapping[str, Any], place: str, kind: type[AnyConfig]) -> AnyConfig:
     try:
-        return Config.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {describe_mistakes(error, Config)}") from None
+        raise ConfigError(f"{place}: {describe_mistakes(error, kind)}") from None
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Sections of the configuration, with every field, default, range and description."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -57,6 +57,7 @@ LeftOut = Annotated[
 ]
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
+Split = Literal["contiguous", "documents", "shuffled"]
 
 
 class Section(BaseModel):
@@ -91,7 +92,7 @@ class Corpus(Section):
     test_share: Fraction | None = Field(
         None, description="Share of the text held out for testing. [0]"
     )
-    split: Literal["contiguous", "documents", "shuffled"] | None = Field(
+    split: Split | None = Field(
         None,
         description="contiguous: the end of the text is held out; documents: the last whole documents; shuffled: "
         "documents or records drawn by seed. [contiguous in stream mode, shuffled in records mode]",
@@ -119,6 +120,20 @@ class Corpus(Section):
         description="Of .jsonl and .parquet: fields and what they must be, as in {language: en}; other documents "
         "are passed over.",
     )
+
+
+def _described(name: str) -> Any:
+    """Return a required field with the description of the same field of `Corpus`."""
+    return Field(description=Corpus.model_fields[name].description)
+
+
+class ResolvedCorpus(Corpus):
+    """A corpus section in which no field is open: `charlm.data.resolve` makes it."""
+
+    mode: Mode = _described("mode")
+    valid_share: Fraction = _described("valid_share")
+    test_share: Fraction = _described("test_share")
+    split: Split = _described("split")
 
 
 class Tokenizer(Section):
@@ -625,3 +640,9 @@ class Config(Section):
                 f"corpus.valid_share and corpus.test_share leave nothing to train on: {held_out}"
             )
         return self
+
+
+class ResolvedConfig(Config):
+    """A configuration in which no field of the corpus is open: what a run is made from."""
+
+    corpus: ResolvedCorpus = Field(description="What is read.")

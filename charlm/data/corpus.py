@@ -9,15 +9,14 @@ import mmap
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import TEST_SHARE, VALID_SHARE, Level, Mode
-from charlm.config.schema import Corpus as CorpusSection
-from charlm.data.cards import Card, Part, card_names, corpus_files, load_card
-from charlm.data.sources import PlainFile, absolute_names, open_plain_files
+from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
+from charlm.data.cards import Part
+from charlm.data.resolve import card_of, texts_like
+from charlm.data.sources import PlainFile, open_plain_files
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
@@ -127,34 +126,29 @@ class Text:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text by parts, and how it is to be read.
+    """The text of a run, by parts.
 
     Attributes:
-        title: What people call it.
-        mode: One long text, or a record a line.
+        title: Title of the corpus card, or the names of the files.
+        mode: `stream`, one long text; `records`, one sequence per line.
         parts: The text of each part that is not empty.
-        section: The configuration with all that was open decided, and paths made absolute.
     """
 
     title: str
     mode: Mode
     parts: dict[Part, Text]
-    section: CorpusSection
 
 
-def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
-    """Return the text that `section` names, split into its parts.
+def open_corpus(config: ResolvedConfig) -> Corpus:
+    """Return the text that a configuration names, split into its parts.
 
-    Args:
-        section: What to read and how to split it; what it leaves open, a card decides, else the default.
-        raw: Take any bytes (tokenizer level `byte`); else they must be text in `section.encoding`.
+    At tokenizer level `byte` the files may hold any bytes, otherwise text in `corpus.encoding`.
 
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.
     """
+    section, raw = config.corpus, config.tokenizer.level == "byte"
     card = card_of(section)
-    files = corpus_files(section.text[0], card) if card else {}
-    section = _decided(section, card, files)
     separator = section.separator.encode() if section.separator else None
 
     def read(names: Sequence[str]) -> Text:
@@ -188,72 +182,16 @@ def open_corpus(section: CorpusSection, *, raw: bool = False) -> Corpus:
             f"{', '.join(section.text)}: is so short that its split leaves nothing to train on; give a longer text, or "
             "lower corpus.valid_share and corpus.test_share"
         )
-    return Corpus(
-        card.title if card else ", ".join(section.text), section.mode or "stream", parts, section
-    )
+    return Corpus(card.title if card else ", ".join(section.text), section.mode, parts)
 
 
-def read_text(names: Sequence[str], like: CorpusSection, *, raw: bool) -> Text:
-    """Return texts to be scored by a run, read in the way that the run's own corpus was.
+def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
+    """Return other texts, such as texts to score, read whole and as a run reads its own corpus.
 
     Raises:
         CorpusError: A text is missing, empty or not text.
     """
-    section = like.model_copy(
-        update={
-            "text": tuple(names),
-            "valid_text": None,
-            "test_text": None,
-            "valid_share": 0.0,
-            "test_share": 0.0,
-        }
-    )
-    return open_corpus(section, raw=raw).parts["train"]
-
-
-def card_of(section: CorpusSection) -> Card | None:
-    """Return the card of the corpus, if the text is one that has a card."""
-    return (
-        load_card(section.text[0])
-        if len(section.text) == 1 and section.text[0] in card_names()
-        else None
-    )
-
-
-def suggested_level(section: CorpusSection) -> Level | None:
-    """Return the tokenizer's level that the card of the corpus suggests; None if the text has no card."""
-    card = card_of(section)
-    return card.level if card else None
-
-
-def _decided(section: CorpusSection, card: Card | None, files: dict[Part, Path]) -> CorpusSection:
-    """Return the section with nothing left open."""
-    mode = section.mode or (card.mode if card else "stream")
-    own = {part: (str(path),) for part, path in files.items()}
-    valid_text, test_text = (
-        section.valid_text or own.get("valid"),
-        section.test_text or own.get("test"),
-    )
-    valid_share, test_share = section.valid_share, section.test_share
-    if valid_share is None:
-        valid_share = 0.0 if valid_text else (card.valid_share if card else None)
-    if test_share is None:
-        test_share = 0.0 if test_text else (card.test_share if card else None)
-    paths: dict[str, tuple[str, ...] | None] = {
-        "text": section.text if card else absolute_names(section.text),
-        "valid_text": absolute_names(valid_text),
-        "test_text": absolute_names(test_text),
-    }
-    return section.model_copy(
-        update=paths
-        | {
-            "mode": mode,
-            "valid_share": VALID_SHARE if valid_share is None else valid_share,
-            "test_share": TEST_SHARE if test_share is None else test_share,
-            "split": section.split or ("shuffled" if mode == "records" else "contiguous"),
-            "separator": section.separator or (card.separator if card else None),
-        }
-    )
+    return open_corpus(texts_like(config, tuple(names))).parts["train"]
 
 
 def _by_file(spans: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -310,12 +248,12 @@ def _record_spans(plain: PlainFile) -> npt.NDArray[np.int64]:
     return _filled(np.stack([starts, ends], axis=1))
 
 
-def _split(text: Text, section: CorpusSection, *, has: Collection[Part]) -> dict[Part, Text]:
+def _split(text: Text, section: ResolvedCorpus, *, has: Collection[Part]) -> dict[Part, Text]:
     """Return the parts that are shares of `text`; `has` names those that are texts of their own."""
     shares: dict[Part, float] = {
         "train": 1.0,
-        "valid": 0.0 if "valid" in has else section.valid_share or 0.0,
-        "test": 0.0 if "test" in has else section.test_share or 0.0,
+        "valid": 0.0 if "valid" in has else section.valid_share,
+        "test": 0.0 if "test" in has else section.test_share,
     }
     shares["train"] -= shares["valid"] + shares["test"]
     order = np.arange(len(text.spans))

@@ -15,9 +15,18 @@ from typing import Any
 import torch
 
 from charlm.config.load import check_config, load_config, override
-from charlm.config.schema import BUDGETS, VOCABULARY_SIZES, Config, Level, Mode, Training
+from charlm.config.schema import (
+    BUDGETS,
+    VOCABULARY_SIZES,
+    Config,
+    Level,
+    Mode,
+    ResolvedConfig,
+    Training,
+)
 from charlm.data.cards import Card
-from charlm.data.corpus import Corpus, card_of, open_corpus
+from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.resolve import card_of, resolve
 from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import choose_device, choose_precision, fast_math
@@ -160,22 +169,21 @@ def choose(overrides: Sequence[str] = (), *, measure: Measure | None = None) -> 
         CharlmError: An override is wrong, or the text cannot be read.
     """
     given = load_config(None, overrides)
-    opened, corpus, text = _look_at(given)
+    resolved, corpus, text = _look_at(given)
     plan = _plan(given, text, measure or _measured(given.training, text))
     fields = {"corpus": corpus, "tokenizer": {"level": text.level}, **_fields(given, text, plan)}
     # The text as it was opened, for standard input is read once; fewer passes than there is time for, for the time.
-    found = [f"corpus.text={json.dumps(opened.section.text)}"]
+    found = [f"corpus.text={json.dumps(resolved.corpus.text)}"]
     found += [f"training.epochs={plan.passes}"] if plan.is_cut else []
     chosen = check_config(override(fields, [*overrides, *found]), "chosen")
     return Choice(chosen, _reasons(given, text, plan, chosen))
 
 
-def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
-    """Return the corpus, its fields that are chosen, and what the text is."""
-    card, level = card_of(given.corpus), given.tokenizer.level
-    if card and "level" not in given.tokenizer.model_fields_set:
-        level = card.level
-    opened = open_corpus(given.corpus, raw=level == "byte")
+def _look_at(given: Config) -> tuple[ResolvedConfig, dict[str, Any], Text]:
+    """Return the resolved configuration, the corpus fields that are chosen, and what the text is."""
+    card, resolved = card_of(given.corpus), resolve(given)
+    level = resolved.tokenizer.level
+    opened = open_corpus(resolved)
     blocks = [block for block, _ in islice(opened.parts["train"].blocks(), _LOOKED_AT)]
     sample, letters = blocks[0], set[str | int]()
     for block in blocks:
@@ -192,7 +200,7 @@ def _look_at(given: Config) -> tuple[Corpus, dict[str, Any], Text]:
     lines = [line for line in sample.splitlines() if line]
     record_tokens = 1 + round(len(sample) / max(len(lines), 1) / _CHARACTERS_PER_TOKEN[level])
     title = card.title if card else ", ".join(given.corpus.text)
-    return opened, fields, Text(title, characters, mode, level, len(letters), record_tokens, why)
+    return resolved, fields, Text(title, characters, mode, level, len(letters), record_tokens, why)
 
 
 def _mode_of(given: Config, card: Card | None, corpus: Corpus, sample: bytes) -> tuple[Mode, str]:

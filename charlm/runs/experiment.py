@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from charlm.config.schema import Config
+from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus
 from charlm.data.tokenizer import Ids, Tokenizer
@@ -50,7 +50,7 @@ class Experiment:
     """
 
     folder: Path
-    config: Config
+    config: ResolvedConfig
     corpus: Corpus
     tokenizer: Tokenizer
     tokens: dict[Part, Tokens]

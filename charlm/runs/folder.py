@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from charlm.config.load import load_config
-from charlm.config.schema import Config
+from charlm.config.load import load_resolved
+from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError
@@ -44,7 +44,7 @@ from charlm.storage.untrusted import parse_json, read_regular_file
 
 
 def start_run(
-    folder: Path, config: Config, tokenizer: Tokenizer, corpus: Mapping[str, Any]
+    folder: Path, config: ResolvedConfig, tokenizer: Tokenizer, corpus: Mapping[str, Any]
 ) -> None:
     """Make a run folder of one that holds a checkpoint: config.yaml comes last, so that what has one is whole.
 
@@ -102,7 +102,7 @@ def check_there(folder: Path) -> None:
         )
 
 
-def load_run(folder: Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
+def load_run(folder: Path) -> tuple[ResolvedConfig, Tokenizer, dict[str, Any]]:
     """Return configuration, tokenizer and corpus facts of a run folder.
 
     Raises:
@@ -116,7 +116,7 @@ def load_run(folder: Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
     try:
         _check_contents(folder)
         verify(folder)
-        config = load_config(folder / "config.yaml")
+        config = load_resolved(folder / "config.yaml")
         text = read_regular_file(
             folder / "tokenizer.json", max_bytes=_MOST_BYTES["tokenizer.json"]
         ).decode()

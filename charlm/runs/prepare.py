@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from charlm.config.load import check_config
-from charlm.config.schema import BUDGETS, Config
+from charlm.config.load import check_resolved
+from charlm.config.schema import BUDGETS, Config, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
-from charlm.data.corpus import Corpus, open_corpus, suggested_level
+from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
@@ -34,7 +35,7 @@ from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import ALONE, Group
 
 
-def encode(config: Config, *, workers: int = 1, report: Report | None = None) -> Encoded:
+def encode(config: ResolvedConfig, *, workers: int = 1, report: Report | None = None) -> Encoded:
     """Read, learn and encode what a configuration names: it is in the cache then, for every run that reads the same.
 
     Args:
@@ -45,8 +46,7 @@ def encode(config: Config, *, workers: int = 1, report: Report | None = None) ->
     Raises:
         CharlmError: The corpus cannot be used, or the cache not be written.
     """
-    config = _with_level_of_card(config)
-    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    corpus = open_corpus(config)
     tokenizer = learn_or_load_tokenizer(
         corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
     )
@@ -73,7 +73,7 @@ def begin(config: Config, folder: Path, *, group: Group = ALONE, workers: int = 
         CharlmError: The corpus, the device or the folder cannot be used.
     """
     check_new(folder)
-    config = _with_level_of_card(config)
+    config = resolve(config)
     device = choose_device(config.training.device, local=group.local)
     encoded = encode(config, workers=workers)
     tokenizer = encoded.tokenizer
@@ -140,7 +140,7 @@ def resume(
 
 def _resumed(
     folder: Path,
-    config: Config,
+    config: ResolvedConfig,
     tokenizer: Tokenizer,
     facts: dict[str, Any],
     lock: ProcessLock,
@@ -149,7 +149,7 @@ def _resumed(
 ) -> Experiment:
     saved = load_checkpoint(folder / "last")
     check_weights(config.model, tokenizer.vocabulary_size, saved)
-    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    corpus = open_corpus(config)
     if _fingerprints(corpus) != facts["fingerprints"]:
         raise CheckpointError(
             f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
@@ -201,7 +201,7 @@ def _held(lock: ProcessLock) -> Iterator[None]:
 
 def _assemble(
     folder: Path,
-    config: Config,
+    config: ResolvedConfig,
     encoded: Encoded,
     device: torch.device,
     lock: ProcessLock,
@@ -219,7 +219,7 @@ def _assemble(
     precision = choose_precision(config.training.precision, device)
     return Experiment(
         folder,
-        config.model_copy(update={"corpus": corpus.section}),
+        config,
         corpus,
         tokenizer,
         encoded.tokens,
@@ -234,16 +234,7 @@ def _assemble(
     )
 
 
-def _with_level_of_card(config: Config) -> Config:
-    """Return the configuration with the tokenizer's level that the corpus card suggests, where none was given."""
-    level = suggested_level(config.corpus)
-    if level is None or "level" in config.tokenizer.model_fields_set:
-        return config
-    tokenizer = config.tokenizer.model_dump(exclude_unset=True) | {"level": level}
-    return check_config(config.model_dump() | {"tokenizer": tokenizer}, config.corpus.text[0])
-
-
-def _read_vectors(config: Config, tokenizer: Tokenizer) -> Vectors | None:
+def _read_vectors(config: ResolvedConfig, tokenizer: Tokenizer) -> Vectors | None:
     if config.model.vectors is None:
         return None
     return read_vectors(Path(config.model.vectors), tokenizer, size=config.model.embedding_size)
@@ -266,11 +257,11 @@ def _fingerprints(corpus: Corpus) -> dict[str, str]:
 
 
 def _with_training(
-    config: Config, budget: dict[str, float] | None, changes: dict[str, str | None]
-) -> Config:
+    config: ResolvedConfig, budget: dict[str, float] | None, changes: dict[str, str | None]
+) -> ResolvedConfig:
     training = config.training.model_dump() | {
         name: value for name, value in changes.items() if value is not None
     }
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
-    return check_config(config.model_dump() | {"training": training}, "--resume")
+    return check_resolved(config.model_dump() | {"training": training}, "--resume")

@@ -113,7 +113,7 @@ class Scorer(Writer):
             CharlmError: The text cannot be read, or has nothing to score; or there is nothing to fit on; or what is
                 asked for is not defined for this model.
         """
-        mode = self.config.corpus.mode or "stream"
+        mode = self.config.corpus.mode
         methods = AdaptationOptions(dynamic, cache, mix_ngram, segment, fit_tokens)
         check_methods(self.model, methods, mode)
         # Standard input can be read only once, so it is kept where the text is needed again.
@@ -399,7 +399,7 @@ class Scorer(Writer):
         found = measure_gradients(
             self.model,
             tokens.ids,
-            mode=self.config.corpus.mode or "stream",
+            mode=self.config.corpus.mode,
             window=window,
             windows=windows,
             device=self.device,
@@ -508,9 +508,8 @@ class Scorer(Writer):
         self, text: str, lines: Sequence[str]
     ) -> tuple[Compared, npt.NDArray[np.float64]]:
         """Return the score of a text, and its nats by lines; what stands between documents is read as text."""
-        tokens = self._encoded_string(
-            text, self.config.corpus.model_copy(update={"separator": None})
-        )
+        corpus = self.config.corpus.model_copy(update={"separator": None})
+        tokens = self._encoded_string(text, self.config.model_copy(update={"corpus": corpus}))
         if not len(tokens.ids):
             raise CharlmError("the text to score has no token; give one that is not empty")
         began = time.perf_counter()
@@ -565,7 +564,7 @@ class Scorer(Writer):
         return target_log_probabilities(
             self.model,
             tokens.ids,
-            mode=self.config.corpus.mode or "stream",
+            mode=self.config.corpus.mode,
             device=self.device,
             precision=torch.float32,
         )
@@ -604,9 +603,7 @@ class Scorer(Writer):
         """Return texts, and how they came to be; arguments as for `novelty`."""
         records = self.writes_records
         if path is not None:
-            file = read_text(
-                [str(path)], self.config.corpus, raw=self.config.tokenizer.level == "byte"
-            )
+            file = read_text([str(path)], self.config)
             written = as_written(file, self.tokenizer, records=records)
             return records_of(written) if records else [written], {"sample": str(path)}
         if samples is not None:
@@ -623,7 +620,7 @@ class Scorer(Writer):
 
     def _alphabet(self) -> Alphabet:
         corpus = self.config.corpus
-        return Alphabet(self.tokenizer, corpus.mode or "stream", corpus.separator or "")
+        return Alphabet(self.tokenizer, corpus.mode, corpus.separator or "")
 
     def _score_settings(self) -> dict[str, Any]:
         return self._settings() | {"precision": "fp32"}

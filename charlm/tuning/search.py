@@ -31,7 +31,8 @@ from pydantic import Field
 
 from charlm.config.load import check_config
 from charlm.config.schema import Config
-from charlm.data.corpus import open_corpus, suggested_level
+from charlm.data.corpus import open_corpus
+from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, DivergenceError
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated, Experiment, Finished
@@ -302,17 +303,16 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             "--search: nothing to search; give a key, as in --search training.learning_rate=1e-3..3e-2"
         )
-    level = suggested_level(config.corpus)
-    if level is not None and "level" not in config.tokenizer.model_fields_set:
-        data = with_values(data, {"tokenizer.level": level})
-        config = check_config(data, config.corpus.text[0])
-    corpus = open_corpus(config.corpus, raw=config.tokenizer.level == "byte")
+    resolved = resolve(config)
+    if resolved.tokenizer.level != config.tokenizer.level:  # The corpus card names the level.
+        data = with_values(data, {"tokenizer.level": resolved.tokenizer.level})
+    corpus = open_corpus(resolved)
     if "valid" not in corpus.parts:
         raise CorpusError(
             f"{', '.join(config.corpus.text)}: has no validation split to compare trials by; set corpus.valid_share=0.1"
             " or corpus.valid_text"
         )
-    data["corpus"] = corpus.section.model_dump(mode="json")
+    data["corpus"] = resolved.corpus.model_dump(mode="json")
     return {
         "config": data,
         "space": space,

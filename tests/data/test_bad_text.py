@@ -8,12 +8,12 @@ import pytest
 from conftest import small_config, train_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import opened
 
 import charlm
 from charlm.config.schema import Corpus as CorpusSection
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data import corpus as corpora
-from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import EOS, decode_blocks, learn_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.errors import CorpusError
@@ -30,7 +30,7 @@ LEVELS = {
 def encoded(path: Path, level: str, **options: object) -> tuple[bytes, np.ndarray]:
     """Return what the tokens of a whole text stand for, and its ids."""
     section = CorpusSection(text=(str(path),), valid_share=0.0, **options)
-    corpus = open_corpus(section, raw=level == "byte")
+    corpus = opened(section, raw=level == "byte")
     text = corpus.parts["train"]
     tokenizer = learn_tokenizer(
         decode_blocks(text.blocks()) if level != "byte" else [], LEVELS[level]
@@ -144,7 +144,7 @@ def test_a_line_of_any_length_is_read_in_blocks_that_are_not_longer(letter, tmp_
     path = tmp_path / "text.txt"
     line = (f"{letter}{letter} " * 40_000).encode()
     path.write_bytes(line)
-    text = open_corpus(CorpusSection(text=(str(path),), valid_share=0.0)).parts["train"]
+    text = opened(CorpusSection(text=(str(path),), valid_share=0.0)).parts["train"]
     blocks = [block for block, _ in text.blocks(size)]
     assert b"".join(blocks) == line
     assert max(map(len, blocks)) <= size + reach

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import opened, resolved
 
 from charlm.config.schema import Corpus as Section
 from charlm.data import sources
 from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
-from charlm.data.corpus import Corpus, Text, open_corpus, read_text
+from charlm.data.corpus import Corpus, Text, read_text
 from charlm.errors import CorpusError, FetchError
 from charlm.storage.memory_maps import BLOCK_BYTES
 
@@ -42,7 +43,7 @@ def contents(text: Text) -> list[bytes]:
 def whole(*names: object, raw: bool = False, **fields: object) -> list[bytes]:
     """Return the documents of texts that are not split."""
     section = Section(text=tuple(map(str, names)), valid_share=0.0, **fields)
-    return contents(open_corpus(section, raw=raw).parts["train"])
+    return contents(opened(section, raw=raw).parts["train"])
 
 
 def write(path: Path, data: str | bytes) -> Path:
@@ -52,7 +53,7 @@ def write(path: Path, data: str | bytes) -> Path:
 
 
 def parts_of(path: Path, **fields: object) -> dict[str, list[bytes]]:
-    corpus = open_corpus(Section(text=(str(path),), **fields))
+    corpus = opened(Section(text=(str(path),), **fields))
     return {part: contents(text) for part, text in corpus.parts.items()}
 
 
@@ -103,16 +104,17 @@ def test_a_card_decides_what_the_configuration_leaves_open(own_cache):
         to=corpus_files("agreement", load_card("agreement"))["train"],
         parameters={"sentences": 100},
     )
-    corpus = open_corpus(Section(text="agreement"))
+    corpus = opened(Section(text="agreement"))
     assert (corpus.title, corpus.mode) == ("Subject-verb agreement", "records")
     assert {part: len(text.spans) for part, text in corpus.parts.items()} == {
         "train": 80,
         "valid": 10,
         "test": 10,
     }
-    assert corpus.section.split == "shuffled"
-    mine = open_corpus(Section(text="agreement", mode="stream", valid_share=0.5, test_share=0.0))
-    assert (mine.mode, list(mine.parts), mine.section.split) == (
+    assert resolved(Section(text="agreement")).corpus.split == "shuffled"
+    section = Section(text="agreement", mode="stream", valid_share=0.5, test_share=0.0)
+    mine = opened(section)
+    assert (mine.mode, list(mine.parts), resolved(section).corpus.split) == (
         "stream",
         ["train", "valid"],
         "contiguous",
@@ -136,14 +138,14 @@ def test_a_text_is_the_same_whatever_it_is_given_as(tmp_path, monkeypatch):
 def test_a_path_may_be_relative_and_is_remembered_as_absolute(tmp_path, monkeypatch):
     write(tmp_path / "story.txt", STORY)
     monkeypatch.chdir(tmp_path)
-    assert open_corpus(Section(text="story.txt")).section.text == (str(tmp_path / "story.txt"),)
+    assert resolved(Section(text="story.txt")).corpus.text == (str(tmp_path / "story.txt"),)
 
 
 def test_standard_input_is_kept_to_be_read_again(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(STORY.encode())))
-    section = open_corpus(Section(text="-")).section
+    section = resolved(Section(text="-")).corpus
     assert Path(section.text[0]).read_bytes() == STORY.encode()
-    assert open_corpus(section).section == section
+    assert resolved(section).corpus == section
 
 
 def test_several_files_are_read_in_the_order_given_and_a_folder_by_name(tmp_path):
@@ -291,7 +293,7 @@ def test_a_corpus_that_is_not_here_yet_tells_how_to_fetch_it(name):
     with pytest.raises(
         CorpusError, match=f"{name}: is not on this machine yet; run: charlm corpus fetch {name}$"
     ):
-        open_corpus(Section(text=name))
+        opened(Section(text=name))
 
 
 # Parts
@@ -364,7 +366,7 @@ def test_the_first_nine_tenths_are_the_training_part(size, tmp_path):
 def test_a_document_that_is_cut_goes_on_in_the_next_part(tmp_path):
     path = write(tmp_path / "text.txt", "abcd|efgh")
     section = Section(text=(str(path),), separator="|", valid_share=0.25)
-    corpus = open_corpus(section)
+    corpus = opened(section)
     assert {part: contents(text) for part, text in corpus.parts.items()} == {
         "train": [b"abcd", b"ef"],
         "valid": [b"gh"],
@@ -373,7 +375,7 @@ def test_a_document_that_is_cut_goes_on_in_the_next_part(tmp_path):
         "train": True,
         "valid": False,
     }
-    halves = open_corpus(section.model_copy(update={"valid_share": 0.5}))
+    halves = opened(section.model_copy(update={"valid_share": 0.5}))
     assert not halves.parts["train"].is_cut
 
 
@@ -441,9 +443,9 @@ def test_a_separate_text_takes_the_place_of_a_share(tmp_path):
 
 def test_a_text_to_score_is_read_as_the_corpus_was_and_not_split(tmp_path):
     path = write(tmp_path / "names.txt", "ann\nbob\n")
-    like = open_corpus(Section(text=(str(path),), mode="records")).section
+    like = resolved(Section(text=(str(path),), mode="records"))
     other = write(tmp_path / "others.txt", "carl\r\ndora\n")
-    assert contents(read_text([str(other)], like, raw=False)) == [b"carl", b"dora"]
+    assert contents(read_text([str(other)], like)) == [b"carl", b"dora"]
 
 
 def test_a_fingerprint_changes_with_the_text_and_with_its_documents(tmp_path):
@@ -451,7 +453,7 @@ def test_a_fingerprint_changes_with_the_text_and_with_its_documents(tmp_path):
         section = Section(
             text=(str(write(tmp_path / "text.txt", data)),), valid_share=0.0, **fields
         )
-        return open_corpus(section).parts["train"].fingerprint
+        return opened(section).parts["train"].fingerprint
 
     prints = [
         fingerprint("ab\ncd"),
@@ -471,7 +473,7 @@ def test_a_fingerprint_changes_with_the_text_and_with_its_documents(tmp_path):
 )
 def test_blocks_are_the_text_cut_between_characters(text, size, reach, tmp_path_factory):
     path = write(tmp_path_factory.mktemp("text") / "text.txt", text)
-    whole_text = open_corpus(Section(text=(str(path),), valid_share=0.0)).parts["train"]
+    whole_text = opened(Section(text=(str(path),), valid_share=0.0)).parts["train"]
     with patch("charlm.data.corpus.BLOCK_BYTES", reach):
         blocks = list(whole_text.blocks(size))
     assert "".join(block.decode() for block, _ in blocks) == text
@@ -495,7 +497,7 @@ def test_slices_put_together_are_the_text(
         write(folder / f"{number}.txt", text)
     section = Section(text=(str(folder),), separator=separator, mode=mode, valid_share=valid_share)
     try:
-        text = open_corpus(section).parts["train"]
+        text = opened(section).parts["train"]
     except CorpusError:  # Too small, or nothing but separators.
         return
     with patch("charlm.data.corpus.BLOCK_BYTES", 3):
@@ -516,7 +518,7 @@ def test_slices_put_together_are_the_text(
 
 def test_a_file_that_joins_the_others_changes_no_other_slice(tmp_path):
     def prints() -> list[str]:
-        text = open_corpus(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
+        text = opened(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
         return [part.fingerprint for part in text.slices(10)]
 
     for name in "acd":
@@ -543,15 +545,15 @@ def test_a_plain_file_is_read_where_it_is_and_a_packed_one_is_unpacked_once(
         write(tmp_path / "p.gz", gzip.compress(STORY.encode())),
     )
     section = Section(text=(str(path), str(packed)), valid_share=0.0)
-    text = open_corpus(section).parts["train"]
+    text = opened(section).parts["train"]
     assert text.files[0].path == path and text.files[1].path.parent == own_cache / "texts"
     with patch.object(sources, "_utf8_blocks", side_effect=AssertionError("read again")):
-        assert open_corpus(section).parts["train"].fingerprint == text.fingerprint
+        assert opened(section).parts["train"].fingerprint == text.fingerprint
     write(packed, gzip.compress(b"another story"))
-    assert contents(open_corpus(section).parts["train"])[1] == b"another story"
+    assert contents(opened(section).parts["train"])[1] == b"another story"
     for note in (own_cache / "texts").iterdir():
         note.write_bytes(b"[1]")  # Whatever it is, it is only a note.
-    assert contents(open_corpus(section).parts["train"]) == [STORY.encode(), b"another story"]
+    assert contents(opened(section).parts["train"]) == [STORY.encode(), b"another story"]
 
 
 # Built and fetched corpora
@@ -575,7 +577,7 @@ def test_a_parameter_that_a_builder_has_not_is_refused(tmp_path):
 
 def test_a_corpus_is_built_when_it_is_first_read():
     assert not corpus_files("unicode-names", load_card("unicode-names"))["train"].exists()
-    corpus = open_corpus(Section(text="unicode-names"))
+    corpus = opened(Section(text="unicode-names"))
     assert b"LATIN SMALL LETTER A WITH GRAVE" in {
         name for part in corpus.parts.values() for name in contents(part)
     }
@@ -610,7 +612,7 @@ def test_a_copy_is_taken_whole(tmp_path):
     with patch("charlm.data.cards.load_card", return_value=card):
         (path,) = fetch_corpus("names", source=copy)
     assert path.read_bytes() == copy.read_bytes()
-    assert open_corpus(Section(text="names")).mode == "records"
+    assert opened(Section(text="names")).mode == "records"
 
 
 def test_an_archive_is_unpacked_to_the_parts_of_its_corpus(tmp_path):
@@ -623,11 +625,11 @@ def test_an_archive_is_unpacked_to_the_parts_of_its_corpus(tmp_path):
             file.addfile(entry, io.BytesIO(data))
     paths = fetch_corpus("ptb", source=archive)
     assert [path.name for path in paths] == ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"]
-    corpus: Corpus = open_corpus(Section(text="ptb"))
+    corpus: Corpus = opened(Section(text="ptb"))
     assert {part: contents(text) for part, text in corpus.parts.items()} == {
         part: [f" the {part} <unk> ".encode(), b" a mat "] for part in ("train", "valid", "test")
     }
-    assert corpus.section.valid_text == (str(paths[1]),)
+    assert resolved(Section(text="ptb")).corpus.valid_text == (str(paths[1]),)
 
 
 def test_an_archive_without_a_part_is_refused(tmp_path):

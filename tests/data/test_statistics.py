@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from reading import opened
 
 from charlm.config.schema import Corpus as Section
-from charlm.data.corpus import Text, open_corpus
+from charlm.data.corpus import Text
 from charlm.data.statistics import QUANTILES, Statistics, compute_statistics
 
 
@@ -16,7 +17,7 @@ def cache(tmp_path, monkeypatch):
 
 def parts_of(path: Path, data: bytes, *, raw: bool = False, **fields: object) -> list[Text]:
     path.write_bytes(data)
-    return list(open_corpus(Section(text=(str(path),), **fields), raw=raw).parts.values())
+    return list(opened(Section(text=(str(path),), **fields), raw=raw).parts.values())
 
 
 def count(path: Path, text: str, **fields: object) -> Statistics:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from reading import opened
 
 from charlm.config.schema import Corpus as Section
-from charlm.data.corpus import open_corpus
 from charlm.errors import CorpusError
 
 ROWS = [
@@ -44,7 +44,7 @@ def table(path: Path) -> Path:
 
 
 def documents(path: Path, **fields: object) -> list[str]:
-    text = open_corpus(Section(text=(str(path),), valid_share=0.0, **fields)).parts["train"]
+    text = opened(Section(text=(str(path),), valid_share=0.0, **fields)).parts["train"]
     return [
         text.files[number].path.read_bytes()[start:end].decode()
         for number, start, end in text.spans.tolist()

@@ -8,8 +8,8 @@ import pytest
 from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import opened
 
-from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import UNK, learn_tokenizer
 from charlm.errors import CorpusError
 from charlm.evaluation.novelty import (
@@ -251,7 +251,7 @@ def test_a_text_is_compared_as_the_model_writes_it(tmp_path, overrides, text, wr
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
     config = small_config(path, "corpus.valid_share=0", *overrides)
-    corpus = open_corpus(config.corpus)
+    corpus = opened(config.corpus)
     tokenizer = learn_tokenizer([text], config.tokenizer)
     assert (
         as_written(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode()

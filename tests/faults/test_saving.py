@@ -13,7 +13,6 @@ from conftest import small_config, train_all
 from faults.injection import Died, at_call, die, fail, watched
 
 from charlm.data.cards import cache_folder
-from charlm.data.corpus import open_corpus
 from charlm.errors import CharlmError, CheckpointError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -227,7 +226,7 @@ def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
         patch.setattr(Path, "open", broken)
         with pytest.raises(CorpusError, match=r"text.txt: .*Input/output error"):
             prepare.resume(tmp_path / "run")
-    text = open_corpus(small_config(path).corpus).parts["train"]
+    text = opened(small_config(path).corpus).parts["train"]
     path.unlink()
     with pytest.raises(
         CorpusError, match=r"text.txt: cannot be read: No such file or directory; put the text back"

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from conftest import unseal
+from reading import opened
 
 from charlm.api import Run, load
 from charlm.compression.container import FORMAT, MAGIC
@@ -25,7 +26,6 @@ from charlm.config.load import load_config
 from charlm.config.schema import Corpus
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
-from charlm.data.corpus import open_corpus
 from charlm.data.fetching import unpack
 from charlm.data.sources import open_plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
@@ -137,7 +137,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
     text = folder / "text.txt"
     text.write_bytes(MEMBER_TEXT)
     corpus = load_config(None, [f"corpus.text={text}", "corpus.valid_share=0"]).corpus
-    part = open_corpus(corpus).parts["train"]
+    part = opened(corpus).parts["train"]
     learnt = {level: _learnt(level) for level in LEVELS}
     cache = folder / "cache"
     encode = lambda: encode_text(part, learnt["char"], mode="stream", cache=cache)  # noqa: E731
