@@ -20,6 +20,7 @@ import numpy.typing as npt
 from charlm.config.schema import Corpus
 from charlm.data.cards import build_corpus, cache_folder, card_names, corpus_files, load_card
 from charlm.data.tables import documents, is_table, opened, suffixes
+from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, translate_read_errors
@@ -150,7 +151,7 @@ def open_plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[P
     found = [plain for file in files if (plain := _plain(file, section, raw)).size]
     size = sum(plain.size for plain in found)
     if size <= 4 and not raw:  # No more than a character may have.
-        size = sum(len(plain.path.read_bytes().decode()) for plain in found)
+        size = sum(count_characters(plain.path.read_bytes()) for plain in found)
     if size < 2:
         problem = "is empty" if size == 0 else "holds a single character"
         raise CorpusError(

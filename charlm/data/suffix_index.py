@@ -4,6 +4,7 @@ The array comes from pydivsufsort (Mori's divsufsort), in C and in place: five b
 text, the text itself among them. To look something up is a binary search (Manber and Myers 1993), about log2(bytes)
 comparisons; texts are compared as bytes, and UTF-8 orders and finds whole characters as it does their bytes.
 
+    >>> from charlm.data.utf8 import character_bounds
     >>> index = SuffixIndex(b"to be or not to be")
     >>> index.occurs(b"not to"), index.occurs(b"to not")
     (True, False)
@@ -101,18 +102,6 @@ class SuffixIndex:
             first = self.earliest_start(query, bounds, first, last)
             starts.append(first)
         return np.arange(1, len(bounds)) - np.array(starts, dtype=np.int64)
-
-
-def character_bounds(text: Bytes) -> list[int]:
-    """Return where the characters of UTF-8 begin, in bytes, and then where the last ends; of no text, [0].
-
-    Bytes that are no UTF-8 belong to the character before them.
-    """
-    begins = np.flatnonzero((np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80)
-    bounds: list[int] = np.unique(
-        np.concatenate([[0], begins, [len(text)]]).astype(np.int64)
-    ).tolist()
-    return bounds
 
 
 def _sorted_suffixes(text: bytes, width: int) -> npt.NDArray[Any]:

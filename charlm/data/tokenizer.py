@@ -24,6 +24,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import VOCABULARY_SIZES
 from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.data.utf8 import starts_character
 from charlm.errors import TokenizerError
 from charlm.storage.untrusted import one_line, parse_json
 
@@ -129,6 +130,22 @@ class Tokenizer:
         else:
             found = [text.encode() for text in texts[2:]]
         return [b"", UNK_TEXT.encode(), *found]
+
+    def token_texts(self, *, eos: bytes | None = None, unknown: bytes = b"") -> list[bytes]:
+        """Return the UTF-8 bytes that each id adds to a text when it follows another on a line.
+
+        Unlike `token_bytes`, they include the space before a word where the tokenizer splits at
+        spaces; the first word of a line has none.
+
+        Args:
+            eos: What <EOS> adds; by default what `decode` writes for it.
+            unknown: What <UNK> stands for.
+        """
+        space = b" " if self.separates_by_space else b""
+        texts = [space + token for token in self.token_bytes]
+        texts[EOS] = self.decode([EOS]).encode() if eos is None else eos
+        texts[UNK] = space + unknown if unknown else b""
+        return texts
 
     @property
     def separates_by_space(self) -> bool:
@@ -472,8 +489,7 @@ def _look_up(table: npt.NDArray[Any], text: str) -> Ids:
 
 def _in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the lengths of adjoining pieces of UTF-8 in characters, given in bytes."""
-    starts_character = (np.frombuffer(joined, dtype=np.uint8) & 0xC0) != 0x80
-    before = np.concatenate([[0], np.cumsum(starts_character)])
+    before = np.concatenate([[0], np.cumsum(starts_character(joined))])
     seams: npt.NDArray[np.int64] = before[np.concatenate([[0], np.cumsum(lengths)])]
     return np.diff(seams)
 

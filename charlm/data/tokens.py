@@ -36,6 +36,7 @@ from charlm.data.tokenizer import (
     learn_tokenizer,
     load_tokenizer,
 )
+from charlm.data.utf8 import count_characters, split_lines
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
@@ -236,7 +237,7 @@ def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
             file.write(ids.tobytes())
     for block, _ in text.blocks():
         bytes_ += len(block)
-        characters += int(np.count_nonzero((np.frombuffer(block, dtype=np.uint8) & 0xC0) != 0x80))
+        characters += count_characters(block)
     counts = Counts(tokens, unknown, characters, bytes_)
     digest.update(json.dumps(asdict(counts)).encode())
     with atomic_write(path.with_suffix(".json")) as file:
@@ -281,10 +282,7 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
 def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     """Return the lines of a block with their ends, and whether each is over; only a line feed ends a line."""
     # Only the last can lack its end: it goes on in the next block, unless the document ends with it.
-    return (
-        (line, line.endswith(b"\n") or ends_document)
-        for line in re.findall(rb"[^\n]*\n|[^\n]+", block)
-    )
+    return ((line, line.endswith(b"\n") or ends_document) for line in split_lines(block))
 
 
 def split_sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.corpus import Text
-from charlm.data.suffix_index import SuffixIndex, character_bounds
+from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import UNK, Ids, Tokenizer
+from charlm.data.utf8 import character_bounds, count_characters
 from charlm.errors import CorpusError
-from charlm.storage.memory_maps import BLOCK_BYTES
 
 LONGEST_GRAM = 16
 _REPEATED = {"characters": 16, "words": 4}  # Units of an n-gram whose repetition is counted.
@@ -398,7 +398,7 @@ def _longest_copy(
         found.decode(errors="replace"),
         number,
         start,
-        _character_count(before),
+        count_characters(before),
         before.count(b"\n") + 1,
     )
 
@@ -434,12 +434,6 @@ def _of_words(words: Words) -> _Grams:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _character_count(text: bytes) -> int:
-    data = np.frombuffer(text, dtype=np.uint8)
-    blocks = (data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
-    return sum(int(np.count_nonzero((block & 0xC0) != 0x80)) for block in blocks)
 
 
 def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:

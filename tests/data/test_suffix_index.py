@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.data.suffix_index import SuffixIndex, character_bounds
+from charlm.data.suffix_index import SuffixIndex
+from charlm.data.utf8 import character_bounds
 from charlm.errors import CharlmError
 
 # Characters of one to four bytes, two of which share all but their last byte.
@@ -74,12 +75,6 @@ def test_nothing_occurs_in_an_empty_text_but_nothing():
     assert not index.occurs(b"a")
     assert index.match_lengths(b"ab", [0, 1, 2]).tolist() == [0, 0]
     assert index.match_lengths(b"", [0]).tolist() == []
-
-
-def test_characters_begin_where_utf8_says():
-    assert character_bounds("aé𝄞".encode()) == [0, 1, 3, 7]
-    assert character_bounds(b"") == [0]
-    assert character_bounds(b"\xa9a") == [0, 1, 2]
 
 
 def test_a_copy_of_the_whole_text_takes_no_longer_than_its_length_asks():

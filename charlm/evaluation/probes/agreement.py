@@ -16,6 +16,7 @@ import torch
 
 from charlm.data.builders import AgreementSentence, agreement_sentences
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.utf8 import strip_line_end
 from charlm.errors import CorpusError, TokenizerError
 from charlm.evaluation.sentences import log_probabilities
 from charlm.model.language_model import LanguageModel
@@ -226,7 +227,7 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
 
 def _pair(line: bytes, place: str) -> tuple[str, str]:
     try:
-        text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+        text = strip_line_end(line).decode()
     except UnicodeDecodeError as error:
         value = f"0x{line[error.start]:02x}"
         raise CorpusError(
