@@ -18,7 +18,6 @@ from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import (
     CopyLimit,
     text_to_index,
-    token_texts,
     without_long_copies,
 )
 from charlm.sampling.constraints.regex import RegexConstraint, automaton_of
@@ -538,7 +537,7 @@ class Writer(TrainedModel):
                 as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer
             )
         )
-        pieces = token_texts(self.tokenizer, records=self.writes_records)
+        pieces = self.tokenizer.token_texts(eos=b"" if self.writes_records else None)
         before = b"".join(pieces[token] for token in prompt_ids)
 
         def write(

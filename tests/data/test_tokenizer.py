@@ -381,3 +381,14 @@ def test_pieces_have_the_ids_of_each_and_eos_where_one_ends(level, pieces):
 )
 def test_ids_take_the_smallest_unsigned_type(size, kind):
     assert id_dtype(size) == np.dtype(kind)
+
+
+def test_token_texts_put_together_are_the_text_and_take_the_given_markers():
+    spaced = learn("the cat\nthe dog\n", level="word", words="whitespace")
+    texts = spaced.token_texts(unknown=b"?")
+    ids = spaced.encode("the cat\nthe bird\n")
+    assert b"".join(texts[index] for index in ids) == b" the cat\n the ?\n"
+    assert spaced.token_texts()[UNK] == b""
+    characters = learn("abc", level="char")
+    assert characters.token_texts() == [b"\n", b"", b"a", b"b", b"c"]
+    assert characters.token_texts(eos=b"", unknown=b"<UNK>")[:3] == [b"", b"<UNK>", b"a"]
