@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,7 +162,7 @@ def stats(
     parts = {
         part: {
             "documents": len(encoded.corpus.parts[part].spans),
-            **asdict(tokens.counts),
+            **tokens.counts.to_json(),
             "unknown_share": tokens.counts.unknown_share,
         }
         for part, tokens in encoded.tokens.items()
@@ -174,7 +173,7 @@ def stats(
     facts = {
         "title": encoded.corpus.title,
         "mode": encoded.corpus.mode,
-        **asdict(found),
+        **found.to_json(),
         "lengths": lengths,
         "level": encoded.tokenizer.section.level,
         "vocabulary_size": encoded.tokenizer.vocabulary_size,

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +40,7 @@ from charlm.data.utf8 import count_characters, split_lines
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
+from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json
 
 FORMAT = 2
@@ -51,7 +52,7 @@ _SENTENCE = re.compile(rb"""[.!?]["')\]]*\s|(?:\xe3\x80\x82|\xef\xbc\x81|\xef\xb
 
 
 @dataclass(frozen=True)
-class Counts:
+class Counts(Result):
     """What was counted while a text was encoded.
 
     Attributes:
@@ -239,9 +240,9 @@ def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
         bytes_ += len(block)
         characters += count_characters(block)
     counts = Counts(tokens, unknown, characters, bytes_)
-    digest.update(json.dumps(asdict(counts)).encode())
+    digest.update(json.dumps(counts.to_json()).encode())
     with atomic_write(path.with_suffix(".json")) as file:
-        file.write(json.dumps(asdict(counts) | {"sha256": digest.hexdigest()}).encode())
+        file.write(json.dumps(counts.to_json() | {"sha256": digest.hexdigest()}).encode())
     return counts
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
     return {
         "title": experiment.corpus.title,
         "fingerprints": _fingerprints(experiment.corpus),
-        "parts": {part: asdict(tokens.counts) for part, tokens in experiment.tokens.items()},
+        "parts": {part: tokens.counts.to_json() for part, tokens in experiment.tokens.items()},
         "vectors_share": experiment.vectors_share,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
     }
