@@ -20,7 +20,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
-from charlm.data.tokens import sentences
+from charlm.data.tokens import split_sentences
+from charlm.data.utf8 import split_lines
 
 _NOT_UTF8 = re.compile(
     "([\udc80-\udcff]+)"
@@ -121,9 +122,9 @@ def _pieces(data: bytes, alphabet: Alphabet, variant: bool) -> Iterator[tuple[by
         if last:
             yield last, alphabet.mode == "records"
     elif eos == "line":
-        yield from ((line, line.endswith(b"\n")) for line in re.findall(rb"[^\n]*\n|[^\n]+", data))
+        yield from ((line, line.endswith(b"\n")) for line in split_lines(data))
     elif eos == "sentence":
-        yield from sentences(data, False)
+        yield from split_sentences(data, False)
     else:
         yield data, False
 

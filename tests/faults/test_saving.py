@@ -20,7 +20,7 @@ from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Prepared
 from charlm.runs.metrics import append_metrics, cut_metrics
 from charlm.runs.verify import LOCK
-from charlm.storage.atomic import remove_leftovers
+from charlm.storage.atomic import remove_temporary_files
 
 FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
 
@@ -268,4 +268,4 @@ def test_what_a_killed_save_left_is_removed_on_resuming_and_nothing_else(trained
 
 
 def test_leftovers_in_a_folder_that_is_not_there_are_none(tmp_path):
-    remove_leftovers(tmp_path / "nowhere")
+    remove_temporary_files(tmp_path / "nowhere")
