@@ -1,12 +1,46 @@
-"""What can be wrong with what a person gave us. One line each: place, problem, value, remedy."""
+"""User errors: place, problem, value, remedy, in one line."""
+
+from collections.abc import Callable, Sequence
 
 
 class CharlmError(Exception):
-    """A person's mistake or a fault of the world, told in one line; a bug in charlm is any other exception."""
+    """A user's mistake or a failure of the environment; its message is one line.
+
+    Any other exception is a bug in charlm.
+    """
+
+
+class OptionError(CharlmError):
+    """An option whose value cannot be used, alone or together with another option.
+
+    The command line writes `--max-copy` where Python writes `max_copy`.
+
+    Attributes:
+        option: Name of the option in Python.
+        problem: What is wrong and what to do; `{}` stands for the name of another option.
+        value: The value given, or None if the message does not show it.
+        others: Names of the other options that the problem mentions.
+    """
+
+    def __init__(
+        self, option: str, problem: str, *, value: object = None, others: Sequence[str] = ()
+    ) -> None:
+        """Describe the problem; the arguments are the attributes of the class."""
+        self.option = option
+        self.problem = problem
+        self.value = value
+        self.others = tuple(others)
+        super().__init__(self.message())
+
+    def message(self, spell: Callable[[str], str] = str) -> str:
+        """Return the message, in which `spell` writes the name of an option."""
+        problem = self.problem.format(*map(spell, self.others)) if self.others else self.problem
+        value = "" if self.value is None else f", got {self.value!r:.60}"
+        return f"{spell(self.option)}: {problem}{value}"
 
 
 class ConfigError(CharlmError):
-    """A configuration file, an override or a combination of options that cannot be used."""
+    """A configuration file, an override or a combination of settings that cannot be used."""
 
 
 class CorpusError(CharlmError):
@@ -14,7 +48,7 @@ class CorpusError(CharlmError):
 
 
 class FetchError(CorpusError):
-    """A download that failed, or does not have the checksum that its card promises."""
+    """A download that failed, or whose checksum differs from the one on the corpus card."""
 
 
 class TokenizerError(CharlmError):
@@ -22,20 +56,20 @@ class TokenizerError(CharlmError):
 
 
 class CheckpointError(CharlmError):
-    """A run folder that is none, is damaged, or does not fit together."""
+    """A run folder that is missing, damaged, or inconsistent."""
 
 
 class DivergenceError(CharlmError):
-    """The loss is no longer a finite number."""
+    """The loss is not finite."""
 
 
 class DeviceError(CharlmError):
-    """The device or precision that was asked for is not to be had here."""
+    """The requested device or precision is not available."""
 
 
 class GroupError(CharlmError):
-    """Processes that train together cannot go on together."""
+    """The processes of a distributed training cannot continue together."""
 
 
 class StorageError(CharlmError):
-    """A database that cannot be reached, or does not do what is asked of it."""
+    """A database that cannot be reached, or lacks what a search needs."""

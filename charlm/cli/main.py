@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli.options import flag
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError, ConfigError
+from charlm.errors import CharlmError, ConfigError, OptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
 
@@ -76,6 +77,8 @@ def run(arguments: list[str]) -> int:
     try:
         status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
+    except OptionError as error:
+        return _fail("charlm", error.message(flag), 2)
     except CharlmError as error:
         return _fail("charlm", str(error), _status(error))
     except typer.TyperException as error:

@@ -13,6 +13,13 @@ MOST_BESIDE = 10**6  # Of what stands side by side in memory.
 MOST_PROCESSES = 1024  # On one machine.
 MOST_SEED = 2**63 - 1  # The largest that every generator takes.
 _Text = TypeVar("_Text", str, list[str])
+# Options of the command line that are not spelled as in Python.
+_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
+
+
+def flag(option: str) -> str:
+    """Return an option as the command line spells it: `--max-copy` for `max_copy`."""
+    return _FLAGS.get(option, f"--{option.replace('_', '-')}")
 
 
 def as_path(text: str) -> Path:

@@ -19,6 +19,7 @@ from charlm.cli.options import (
     as_target,
     at_most,
     finite,
+    flag,
     some_text,
     unicode_text,
 )
@@ -85,7 +86,6 @@ _CONFLICTS: Mapping[str, tuple[str, ...]] = {
     "matching": ("characters", "until", "max_copy", *_STATES),
     "prompt_file": ("prompt",),
 }
-_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
 
 
 def sample(
@@ -332,22 +332,18 @@ def _refuse_conflicts(given: Mapping[str, Any]) -> None:
     }
     used -= {name for name in ("count", "best_of") if given[name] == 1}
     for name, others in _CONFLICTS.items():
-        odd = [_flag(other) for other in others if other in used]
+        odd = [flag(other) for other in others if other in used]
         if name in used and odd:
             raise typer.BadParameter(
-                f"has no effect with {_flag(name)}; leave one out", param_hint=", ".join(odd)
+                f"has no effect with {flag(name)}; leave one out", param_hint=", ".join(odd)
             )
     for name, needed in {
         "repetition_window": ["repetition_penalty"],
         "length_penalty": ["beams", "best_of"],
     }.items():
         if name in used and not used & set(needed):
-            remedy = f"has no effect without {' or '.join(map(_flag, needed))}"
-            raise typer.BadParameter(remedy, param_hint=_flag(name))
-
-
-def _flag(name: str) -> str:
-    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            remedy = f"has no effect without {' or '.join(map(flag, needed))}"
+            raise typer.BadParameter(remedy, param_hint=flag(name))
 
 
 def _taken(given: Mapping[str, Any], *names: str) -> dict[str, Any]:

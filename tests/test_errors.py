@@ -1,0 +1,37 @@
+"""An OptionError names its option in a field; Python and the command line spell it their own way."""
+
+import pytest
+
+from charlm.cli import main
+from charlm.cli.options import flag
+from charlm.errors import OptionError
+
+
+def test_python_and_the_command_line_spell_the_options_their_own_way():
+    error = OptionError("max_copy", "has no effect with {}; leave one out", others=("fill",))
+    assert str(error) == "max_copy: has no effect with fill; leave one out"
+    assert error.message(flag) == "--max-copy: has no effect with --fill; leave one out"
+
+
+def test_the_value_follows_the_problem():
+    assert str(OptionError("top_k", "must be at least 1", value=0)) == (
+        "top_k: must be at least 1, got 0"
+    )
+
+
+def test_a_problem_may_hold_braces_where_it_names_no_other_option():
+    assert str(OptionError("matching", "a{3 is no pattern")) == "matching: a{3 is no pattern"
+
+
+def test_the_command_line_prints_the_flag_and_ends_with_wrong_usage(monkeypatch, capsys):
+    def fail(*arguments: object, **options: object) -> None:
+        raise OptionError("no_repeat_ngram", "must be at least 1", value=0)
+
+    monkeypatch.setattr(main, "app", fail)
+    assert main.run(["sample"]) == 2
+    assert capsys.readouterr().err == "charlm: --no-repeat: must be at least 1, got 0\n"
+
+
+@pytest.mark.parametrize("option", ["as_json", "max_copy"])
+def test_a_flag_begins_with_two_dashes(option):
+    assert flag(option).startswith("--")
