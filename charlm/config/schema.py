@@ -574,10 +574,9 @@ class Training(Section):
         "the rate.",
     )
     halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
-    gradient_compression: Literal["none", "bf16", "powersgd"] = Field(
+    gradient_compression: Literal["none", "bf16"] = Field(
         "none",
-        description="Several processes: gradients travel in fp32; in bf16; or as matrices of rank 4 (Vogels "
-        "et al. 2019).",
+        description="Several processes: none exchanges gradients in fp32, bf16 in half the bytes.",
     )
     shard_optimizer: bool = Field(
         False,

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from charlm.config.schema import Training as TrainingSection
@@ -35,7 +35,6 @@ _BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
 _NO_BUFFERS: dict[str, Any] = {
     next(name for name in _BUFFERS if name in signature(DistributedDataParallel).parameters): False
 }
-_POWER_SGD_RANK, _POWER_SGD_FIRST = 4, 100
 # How gloo and NCCL begin what they say of a process that is gone or silent.
 _OF_COLLECTIVE = re.compile(r"gloo|nccl|collective|timed? ?out|connection|barrier", re.IGNORECASE)
 
@@ -118,22 +117,8 @@ class Group:
         wrapped = DistributedDataParallel(
             module, find_unused_parameters=not all_used, gradient_as_bucket_view=True, **_NO_BUFFERS
         )
-        hook: Callable[..., object] | None = {
-            "none": None,
-            "bf16": _in_bf16,
-            "powersgd": powerSGD_hook.powerSGD_hook,
-        }[section.gradient_compression]
-        if hook is not None:
-            state = (
-                powerSGD_hook.PowerSGDState(
-                    None,
-                    matrix_approximation_rank=_POWER_SGD_RANK,
-                    start_powerSGD_iter=_POWER_SGD_FIRST,
-                )
-                if section.gradient_compression == "powersgd"
-                else None
-            )
-            wrapped.register_comm_hook(state, hook)
+        if section.gradient_compression == "bf16":
+            wrapped.register_comm_hook(None, _in_bf16)
         return wrapped
 
     def all_reduce_tensor(self, values: Tensor) -> Tensor:

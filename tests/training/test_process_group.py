@@ -113,7 +113,6 @@ def test_two_processes_do_what_one_does(mode, overrides, text_file, records_file
     "how",
     [
         "training.gradient_compression=bf16",
-        "training.gradient_compression=powersgd",
         "training.shard_optimizer=true",
     ],
 )
