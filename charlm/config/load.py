@@ -19,6 +19,7 @@ _MISTAKES_TOLD = 20
 # load, and the value that is refused.
 _REMOVED: dict[tuple[str, str], tuple[object, object]] = {
     ("training", "gradient_compression"): ("none", "powersgd"),
+    ("training", "shard_optimizer"): (False, True),
 }
 _WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
 

@@ -578,11 +578,6 @@ class Training(Section):
         "none",
         description="Several processes: none exchanges gradients in fp32, bf16 in half the bytes.",
     )
-    shard_optimizer: bool = Field(
-        False,
-        description="Several processes: each keeps a part of the optimizer's state "
-        "(ZeRO, Rajbhandari et al. 2020); not for muon.",
-    )
     timeout_seconds: float = Field(
         300.0,
         gt=0,
@@ -595,10 +590,6 @@ class Training(Section):
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}: give one of minutes, steps, epochs")
-        if self.shard_optimizer and self.optimizer == "muon":
-            raise ValueError(
-                "shard_optimizer: muon's state cannot be parted; take adamw, or remove it"
-            )
         if not given:  # A minute shows any text's first results.
             object.__setattr__(self, "minutes", 1.0)
         return self

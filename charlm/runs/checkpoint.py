@@ -183,8 +183,6 @@ def training_tensors(
             _generator(kind, number): each
             for number, each in enumerate(group.all_gather(generator))
         }
-    if hasattr(optimizer, "consolidate_state_dict"):  # Each process has a part of its state.
-        optimizer.consolidate_state_dict()
     if not group.is_first:
         return tensors
     own = weights_of(model)
@@ -252,14 +250,7 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensors[key]
-    groups, first = (
-        [],
-        0,
-    )  # As `state_dict` has them, which an optimizer in parts does not give away at any time.
-    for group in optimizer.param_groups:
-        count = len(group["params"])
-        groups.append({**group, "params": list(range(first, first + count))})
-        first += count
+    groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

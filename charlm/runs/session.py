@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ from charlm.runs.validation import validate
 from charlm.training.devices import fast_math
 from charlm.training.loop import REMEDY, Progress, group_norms, steady_clock, train
 from charlm.training.objective import Objective
-from charlm.training.optimizer import shard_optimizer
 
 
 def run(
@@ -72,8 +70,6 @@ def _run(
     experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]
 ) -> Iterator[Event]:
     section, group = experiment.config.training, experiment.group
-    if section.shard_optimizer and group.size > 1:
-        experiment = replace(experiment, optimizer=shard_optimizer(experiment.optimizer, section))
     plain = Objective(
         experiment.model, section, device=experiment.device, precision=experiment.precision
     )

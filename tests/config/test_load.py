@@ -76,14 +76,14 @@ def test_a_minute_is_the_budget_where_none_is_given():
 
 
 def test_an_option_that_was_removed_is_refused_with_the_reason(tmp_path):
-    for key, value in (("gradient_compression", "powersgd"),):
+    for key, value in (("gradient_compression", "powersgd"), ("shard_optimizer", "true")):
         message = mistakes_of(tmp_path, f"training: {{{key}: {value}, step: 3}}")
         assert f"training.{key}: {value} was removed, because" in message, key
         assert "unknown key training.step " in message, key
 
 
 def test_the_default_of_an_option_that_was_removed_still_loads():
-    for change in ("gradient_compression=none",):
+    for change in ("gradient_compression=none", "shard_optimizer=false"):
         assert load_config(None, [f"training.{change}"]) == load_config(), change
 
 

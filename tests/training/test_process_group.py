@@ -109,16 +109,9 @@ def test_two_processes_do_what_one_does(mode, overrides, text_file, records_file
     assert losses(tmp_path / "one")[-1][0] < losses(tmp_path / "one")[0][0]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "training.gradient_compression=bf16",
-        "training.shard_optimizer=true",
-    ],
-)
-def test_options_of_several_processes_train_about_as_well(how, text_file, tmp_path):
+def test_bf16_gradients_train_about_as_well(text_file, tmp_path):
     train_alone(text_file, tmp_path / "one")
-    train(text_file, tmp_path / "two", how)
+    train(text_file, tmp_path / "two", "training.gradient_compression=bf16")
     assert losses(tmp_path / "two")[-1] == pytest.approx(losses(tmp_path / "one")[-1], rel=0.02)
 
 
@@ -436,11 +429,6 @@ def test_more_processes_than_streams_are_refused_before_there_is_a_folder(text_f
     ):
         begin(small_config(text_file), tmp_path / "run", group=Group(size=9))
     assert not (tmp_path / "run").exists()
-
-
-def test_muon_has_no_state_in_parts():
-    with pytest.raises(ConfigError, match="muon's state cannot be parted; take adamw"):
-        load_config(None, ["training.shard_optimizer=true", "training.optimizer=muon"])
 
 
 def test_under_torchrun_a_folder_must_be_named_and_its_number_of_processes_holds(
