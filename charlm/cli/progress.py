@@ -15,7 +15,8 @@ from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
 from charlm.sampling.generator import Settings
 from charlm.tracking import tracked
-from charlm.trained.writing import of_experiment
+from charlm.trained.writing import Writer
+from charlm.trained_model import of_experiment
 from charlm.training.loop import Progress
 
 _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
@@ -151,7 +152,7 @@ class _View:
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        pieces = of_experiment(self._experiment).stream(
+        pieces = Writer(of_experiment(self._experiment)).stream(
             length=length, settings=Settings(temperature=0.8)
         )
         text = "".join(pieces)
