@@ -27,7 +27,7 @@ from pathlib import Path
 
 from charlm.config.load import load_config
 from charlm.config.schema import Corpus
-from charlm.data.cards import build
+from charlm.data.cards import build_corpus
 from charlm.data.corpus import open_corpus
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.tokens import encode_text
@@ -99,7 +99,7 @@ def arguments() -> argparse.Namespace:
 
 def make(folder: Path, size: int, count: int) -> list[Path]:
     """Write files of about `size` bytes, none of which is like another."""
-    source = build("python-source", to=folder.parent / "source.txt").read_bytes()
+    source = build_corpus("python-source", to=folder.parent / "source.txt").read_bytes()
     whole = source * (size // len(source) + 2)
     folder.mkdir()
     files = []

@@ -39,7 +39,11 @@ IMPORT = "import time; began = time.perf_counter(); import charlm.cli.main, char
 FIRST_BUDGET = 3.0  # Seconds, of those that are doubled to look for the time to a loss.
 # Phases of a run besides training, and the functions (module, name) whose time each one sums.
 PHASES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "reading": ((prepare, "open_corpus"), (prepare, "learn_from"), (prepare, "encode_text")),
+    "reading": (
+        (prepare, "open_corpus"),
+        (prepare, "learn_or_load_tokenizer"),
+        (prepare, "encode_text"),
+    ),
     "model": ((prepare, "LanguageModel"), (prepare, "make_optimizer")),
     "validation": ((session, "validate"),),
     "saving": ((prepare, "save"), (session, "save"), (save_schedule, "save")),

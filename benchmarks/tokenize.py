@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from charlm.config.schema import Tokenizer as TokenizerSection
-from charlm.data.cards import build, files_of, load_card
+from charlm.data.cards import build_corpus, corpus_files, load_card
 from charlm.data.tokenizer import learn_tokenizer
 
 BLOCK = 1 << 20
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("text", nargs="?", type=Path)
     parser.add_argument("--megabytes", type=int, default=64)
     arguments = parser.parse_args()
-    path = arguments.text or files_of("python-docs", load_card("python-docs"))["train"]
-    data = (path if path.is_file() else build("python-docs")).read_bytes()
+    path = arguments.text or corpus_files("python-docs", load_card("python-docs"))["train"]
+    data = (path if path.is_file() else build_corpus("python-docs")).read_bytes()
     sample = data[:BLOCK].decode(errors="ignore")
     many = (data * (arguments.megabytes * BLOCK // len(data) + 1))[: arguments.megabytes * BLOCK]
     blocks = [

@@ -55,7 +55,7 @@ class TrainedModel:
         Raises:
             TokenizerError: It has characters or words that the model never saw, and that is not allowed.
         """
-        unknown = self.tokenizer.unknown_in(prompt)
+        unknown = self.tokenizer.find_unknown(prompt)
         if unknown and not allow_unknown:
             kind = "word" if self.tokenizer.section.level == "word" else "character"
             listed = ", ".join(f"{piece!r}" for piece in unknown[:8]) + (

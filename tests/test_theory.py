@@ -1,4 +1,4 @@
-"""docs/theory.md is held to the code: its counts of parameters and multiplications, and the names that it points to."""
+"""docs/recurrences.md is held to the code: its counts of parameters and multiplications, and the names that it points to."""
 
 import ast
 import itertools
@@ -27,7 +27,7 @@ from charlm.model.cells.registry import make_cell
 from charlm.model.language_model import LanguageModel, count_parameters
 from charlm.model.recurrence import run_stepwise
 
-PAGE = Path(__file__).parents[1] / "docs" / "theory.md"
+PAGE = Path(__file__).parents[1] / "docs" / "recurrences.md"
 VOCABULARY = 11
 # Sizes of a layer; D, r and k are what the page calls depth, rounds and rank.
 SIZES = [
@@ -227,7 +227,7 @@ def test_every_mixture_of_lstm_options_has_the_sum_of_its_parts():
         gates = 3 - sum(name.endswith("_gate") for name in variant.without) - variant.coupled
         letters = sizes | {"g": gates, "p": len(variant.peepholes)}
         peepholes = {
-            "diagonal": "`peepholes`, a weight a unit",
+            "diagonal": "`peepholes`, one weight per unit",
             "full": "`peepholes` with `peephole_weights: full`",
         }
         names = ["gates and candidate", peepholes[variant.peephole_weights]]
@@ -273,10 +273,8 @@ def counted_by_the_page(model: Model, vocabulary_size: int) -> int:
         AROUND[f"skip: {model.skip}"], letters
     )
     total += value(AROUND["projection, `tied: true`" if model.tied else "projection"], letters)
-    is_adapted = model.tied and letters["e"] != letters["d"]
-    return (
-        total + value(AROUND["output adapter, where `tied: true` and e ≠ d"], letters) * is_adapted
-    )
+    adapted = model.tied and letters["e"] != letters["d"]
+    return total + value(AROUND["output adapter, if `tied: true` and e ≠ d"], letters) * adapted
 
 
 CELLS = [
@@ -326,7 +324,7 @@ def test_inspect_tells_as_many_parameters_as_the_formulas_add_up_to(capfd, train
 
 def test_the_half_life_of_a_new_forget_gate_is_what_the_page_says():
     forget = 1 / (1 + math.exp(-1))
-    page = PAGE.read_text(encoding="utf-8")
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert (
         f"σ(1) = {forget:.2f}" in page
         and f"halves in {math.log(2) / -math.log(forget):.1f} tokens" in page

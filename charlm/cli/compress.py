@@ -159,12 +159,12 @@ def _read(file: str) -> bytes:
 
 
 def _write(target: Path | None, data: bytes) -> None:
-    from charlm.storage.atomic import writing
+    from charlm.storage.atomic import atomic_write
 
     if target is None:
         sys.stdout.buffer.write(data)
         return
-    with writing(target, kind=CharlmError, remedy="give another --out") as file:
+    with atomic_write(target, error_type=CharlmError, remedy="give another --out") as file:
         file.write(data)
 
 

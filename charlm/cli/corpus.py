@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,11 +39,11 @@ def list_() -> None:
 
     Try: charlm corpus list
     """
-    from charlm.data.cards import card_names, files_of, load_card
+    from charlm.data.cards import card_names, corpus_files, load_card
 
     for name in card_names():
         card = load_card(name)
-        here = all(path.is_file() for path in files_of(name, card).values())
+        here = all(path.is_file() for path in corpus_files(name, card).values())
         state = (
             "here" if here else "built when needed" if card.kind == "python" else "to be fetched"
         )
@@ -57,18 +56,18 @@ def show(name: Name) -> None:
 
     Try: charlm corpus show python-docs
     """
-    from charlm.data.cards import files_of, load_card
+    from charlm.data.cards import corpus_files, load_card
 
     card = load_card(name)
     for key, value in card.model_dump(exclude_defaults=True).items():
         emit(f"{key}: {value!r}" if key == "separator" else f"{key}: {value}")
-    for part, path in files_of(name, card).items():
+    for part, path in corpus_files(name, card).items():
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not here yet"
         emit(f"{part} file: {path} ({size})")
 
 
 @app.command("build")
-def build(
+def build_corpus(
     name: Name,
     to: Annotated[
         Path | None,
@@ -87,7 +86,7 @@ def build(
     """
     from charlm.data import cards
 
-    emit(str(cards.build(name, to=to, parameters=_parameters(overrides or []))))
+    emit(str(cards.build_corpus(name, to=to, parameters=_parameters(overrides or []))))
 
 
 @app.command("fetch")
@@ -156,14 +155,14 @@ def stats(
 
     Try: charlm corpus stats my.txt --set tokenizer.level=word
     """
-    from charlm.data.statistics import QUANTILES, count_text
+    from charlm.data.statistics import QUANTILES, compute_statistics
 
     encoded = _encode(texts, config, overrides, workers)
-    found = count_text(*encoded.corpus.parts.values())
+    found = compute_statistics(*encoded.corpus.parts.values())
     parts = {
         part: {
             "documents": len(encoded.corpus.parts[part].spans),
-            **asdict(tokens.counts),
+            **tokens.counts.to_json(),
             "unknown_share": tokens.counts.unknown_share,
         }
         for part, tokens in encoded.tokens.items()
@@ -174,7 +173,7 @@ def stats(
     facts = {
         "title": encoded.corpus.title,
         "mode": encoded.corpus.mode,
-        **asdict(found),
+        **found.to_json(),
         "lengths": lengths,
         "level": encoded.tokenizer.section.level,
         "vocabulary_size": encoded.tokenizer.vocabulary_size,
@@ -212,13 +211,13 @@ def _encode(
     texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
 ) -> "Encoded":
     from charlm.data.resolve import resolve
-    from charlm.data.tokens import cores
+    from charlm.data.tokens import available_cores
     from charlm.runs import prepare
 
     changes = [*(overrides or []), *([f"corpus.text={json.dumps(texts)}"] if texts else [])]
     checked = checked_config(config, changes)
     with _bar("encoding") as report:
-        return prepare.encode(resolve(checked), workers=workers or cores(), report=report)
+        return prepare.encode(resolve(checked), workers=workers or available_cores(), report=report)
 
 
 @contextmanager

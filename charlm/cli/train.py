@@ -134,10 +134,10 @@ def train(
         check_installed()
 
     def go_on(folder: Path, group: Group) -> "Experiment":
-        from charlm.data.tokens import cores
+        from charlm.data.tokens import available_cores
         from charlm.runs import prepare
 
-        workers = cores() if group.is_first else 1
+        workers = available_cores() if group.is_first else 1
         return prepare.resume(
             folder,
             budget=budget,
@@ -178,7 +178,7 @@ def _beginning(
     config: str | None, changes: list[str], folder: Path
 ) -> "tuple[Callable[[Group], Experiment], list[str]]":
     """Return what begins a run, once the configuration is found good, and what to say then."""
-    from charlm.data.tokens import cores
+    from charlm.data.tokens import available_cores
     from charlm.runs import prepare
     from charlm.runs.automatic import choose
     from charlm.runs.folder import check_new
@@ -189,7 +189,9 @@ def _beginning(
         choice = choose(changes)
         kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
         checked, first = choice.config, [*choice.reasons, kept]
-    return lambda group: prepare.begin(checked, folder, group=group, workers=cores()), first
+    return lambda group: prepare.begin(
+        checked, folder, group=group, workers=available_cores()
+    ), first
 
 
 def _check_launched(folder: Path | None, processes: int | None) -> None:

@@ -43,6 +43,7 @@ from charlm.compression.coder import (
 )
 from charlm.compression.literals import Alphabet, Coded, to_bytes, to_tokens
 from charlm.data.tokenizer import Ids
+from charlm.data.utf8 import count_characters
 from charlm.data.windows import in_direction, reverse, scoring_record_windows, scoring_windows
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
@@ -203,7 +204,7 @@ def measure_compression(
     settings = settings_of(compressed)
     coded = to_tokens(data, alphabet) if settings["method"] == "model" else None
     bits = None if coded is None else cross_entropy_bits(coded.ids, model, alphabet)
-    characters = int(np.count_nonzero((np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80))
+    characters = count_characters(data)
     size, literal_bytes = len(compressed), settings.pop("literal_bytes")
     others = {name: len(baseline(data)) for name, baseline in _BASELINES.items()}
     compression = Compression(

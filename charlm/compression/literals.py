@@ -4,7 +4,7 @@ Text is coded as it stands, without the tokenizer's normalization: "The" has no 
 What has no token, be it a character never seen or bytes that are not UTF-8, is <UNK> and a literal. What ends a record,
 a document or a line of words is <EOS>, as in training.
 
-    >>> from charlm.config import Tokenizer as Section
+    >>> from charlm.config.schema import Tokenizer as Section
     >>> from charlm.data.tokenizer import learn_tokenizer
     >>> alphabet = Alphabet(learn_tokenizer(["to be"], Section(level="char")), "stream")
     >>> to_tokens("béb".encode(), alphabet)
@@ -20,7 +20,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
-from charlm.data.tokens import sentences
+from charlm.data.tokens import split_sentences
+from charlm.data.utf8 import split_lines
 
 _NOT_UTF8 = re.compile(
     "([\udc80-\udcff]+)"
@@ -121,9 +122,9 @@ def _pieces(data: bytes, alphabet: Alphabet, variant: bool) -> Iterator[tuple[by
         if last:
             yield last, alphabet.mode == "records"
     elif eos == "line":
-        yield from ((line, line.endswith(b"\n")) for line in re.findall(rb"[^\n]*\n|[^\n]+", data))
+        yield from ((line, line.endswith(b"\n")) for line in split_lines(data))
     elif eos == "sentence":
-        yield from sentences(data, False)
+        yield from split_sentences(data, False)
     else:
         yield data, False
 

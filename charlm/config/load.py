@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig, _as_cell
 from charlm.errors import ConfigError
-from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml, read_regular
+from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml, read_regular_file
 
 _MISTAKES_TOLD = 20
 
@@ -119,7 +119,7 @@ def _find(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = read_regular(path, most=MEGABYTE).decode()
+        text = read_regular_file(path, max_bytes=MEGABYTE).decode()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:

@@ -225,7 +225,9 @@ class Cell(Section):
     """The recurrence. `cell: gru` is short for `cell: {kind: gru}`. An option of another kind is refused."""
 
     kind: Annotated[str, AfterValidator(_check_cell_kind)] = Field(
-        "lstm", description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm."
+        "lstm",
+        description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or the name "
+        "given to charlm.register_cell.",
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(
         "tanh", description="elman: tanh, relu, sigmoid."

@@ -13,9 +13,9 @@ from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, fetch, unpack
 from charlm.errors import CorpusError
-from charlm.storage.atomic import writing
+from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
-from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular
+from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
 
 Part = Literal["train", "valid", "test"]
 
@@ -82,7 +82,7 @@ def read_card(path: Path) -> Card:
         CorpusError: It cannot be read, is no YAML, or has mistakes: all of them are told.
     """
     try:
-        return Card.model_validate(parse_yaml(read_regular(path, most=MEGABYTE).decode()))
+        return Card.model_validate(parse_yaml(read_regular_file(path, max_bytes=MEGABYTE).decode()))
     except ValidationError as error:
         raise CorpusError(f"{path}: {describe_mistakes(error, Card)}") from None
     except (OSError, ValueError) as error:
@@ -91,7 +91,7 @@ def read_card(path: Path) -> Card:
         ) from None
 
 
-def files_of(name: str, card: Card) -> dict[Part, Path]:
+def corpus_files(name: str, card: Card) -> dict[Part, Path]:
     """Return the file of each part that comes as a file of its own, whether it is there yet or not."""
     folder = cache_folder() / "corpora"
     if card.kind == "python":  # Another Python carries another text.
@@ -101,7 +101,9 @@ def files_of(name: str, card: Card) -> dict[Part, Path]:
     return {"train": folder / f"{name}.txt"}
 
 
-def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None) -> Path:
+def build_corpus(
+    name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None
+) -> Path:
     """Build a corpus from what this Python installation carries; return its file.
 
     Args:
@@ -119,7 +121,7 @@ def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | Non
     card = load_card(name)
     if card.kind != "python" or card.builder is None:
         raise CorpusError(f"{name}: is not built but downloaded; run: charlm corpus fetch {name}")
-    target = to or files_of(name, card)["train"]
+    target = to or corpus_files(name, card)["train"]
     joint = (card.separator or "\n").encode()
     try:
         documents = BUILDERS[card.builder](**card.parameters | (parameters or {}))
@@ -127,7 +129,7 @@ def build(name: str, *, to: Path | None = None, parameters: dict[str, Any] | Non
         raise CorpusError(
             f"{name}: {error}; charlm corpus show {name} lists the parameters"
         ) from None
-    with writing(target) as file:
+    with atomic_write(target) as file:
         for number, document in enumerate(documents):
             file.write(joint * (number > 0) + document.encode())
     return target
@@ -150,7 +152,7 @@ def fetch_corpus(
     card = load_card(name)
     if card.kind != "url" or card.url is None:
         raise CorpusError(f"{name}: has nothing to download; run: charlm corpus build {name}")
-    targets = files_of(name, card)
+    targets = corpus_files(name, card)
     archive = source
     if archive is None:
         archive = cache_folder() / "downloads" / f"{name}-{card.url.rsplit('/', 1)[-1]}"
@@ -163,7 +165,7 @@ def fetch_corpus(
         if part in card.members:
             unpack(archive, card.members[part], target)
         else:
-            with archive.open("rb") as copy, writing(target) as file:
+            with archive.open("rb") as copy, atomic_write(target) as file:
                 while block := copy.read(BLOCK_BYTES):
                     file.write(block)
     return list(targets.values())

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
 from charlm.data.cards import Part
 from charlm.data.resolve import card_of, texts_like
-from charlm.data.sources import Plain, plain_files
+from charlm.data.sources import PlainFile, open_plain_files
 from charlm.errors import CorpusError
-from charlm.storage.memory_maps import BLOCK_BYTES, mapped, release_pages
+from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Text:
         is_cut: Whether the last document goes on in the next part, so that it does not end here.
     """
 
-    files: tuple[Plain, ...]
+    files: tuple[PlainFile, ...]
     spans: npt.NDArray[np.int64]
     raw: bool
     separator: str = ""
@@ -60,7 +60,7 @@ class Text:
         """
         number = 0
         for of_file in _by_file(self.spans):
-            with mapped(self.files[of_file[0, 0]].path) as file:
+            with map_file(self.files[of_file[0, 0]].path) as file:
                 for _, start, stop in of_file.tolist():
                     number += 1
                     ends = not (self.is_cut and number == len(self.spans))
@@ -106,7 +106,7 @@ class Text:
 
     def _cut(self, spans: npt.NDArray[np.int64], size: int) -> Iterator["Text"]:
         """Yield the documents of one file in slices, cut inside a document where it is large."""
-        with mapped(self.files[spans[0, 0]].path) as file:
+        with map_file(self.files[spans[0, 0]].path) as file:
             while _bytes(spans) > size:
                 ends = np.cumsum(spans[:, 2] - spans[:, 1])
                 last = int(
@@ -152,7 +152,7 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     separator = section.separator.encode() if section.separator else None
 
     def read(names: Sequence[str]) -> Text:
-        files = plain_files(names, section, raw)
+        files = open_plain_files(names, section, raw)
         of_each = [
             _record_spans(file) if section.mode == "records" else _document_spans(file, separator)
             for file in files
@@ -203,7 +203,7 @@ def _bytes(spans: npt.NDArray[np.int64]) -> int:
     return int((spans[:, 2] - spans[:, 1]).sum())
 
 
-def _document_spans(plain: Plain, separator: bytes | None) -> npt.NDArray[np.int64]:
+def _document_spans(plain: PlainFile, separator: bytes | None) -> npt.NDArray[np.int64]:
     """Return where each document begins and ends; without a separator a file, or a row of a table, is one document."""
     if separator is None:
         return _filled(
@@ -212,7 +212,7 @@ def _document_spans(plain: Plain, separator: bytes | None) -> npt.NDArray[np.int
             )
         )
     spans, start = [], 0
-    with mapped(plain.path) as file:
+    with map_file(plain.path) as file:
         for stop in plain.ends.tolist():
             while (found := file.find(separator, start, stop)) >= 0:
                 spans.append((start, found))
@@ -229,7 +229,7 @@ def _filled(spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return filled
 
 
-def _record_spans(plain: Plain) -> npt.NDArray[np.int64]:
+def _record_spans(plain: PlainFile) -> npt.NDArray[np.int64]:
     """Return where each line that is not empty begins and ends, its line end left out; a document's end ends a line."""
     data = np.memmap(plain.path, dtype=np.uint8, mode="r")
     found = np.concatenate(
@@ -290,7 +290,7 @@ def _cut_bytes(text: Text, first: float, last: float) -> Text:
     kept = spans[:, 1] < spans[:, 2]
     whole, spans = text.spans[kept], spans[kept]
     for row, column in ((0, 1), (-1, 2)) if len(spans) else ():
-        with mapped(text.files[spans[row, 0]].path) as file:
+        with map_file(text.files[spans[row, 0]].path) as file:
             spans[row, column] = _character_start(
                 file, int(spans[row, column]), int(whole[row, 2]), text.raw
             )

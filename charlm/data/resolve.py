@@ -10,14 +10,14 @@ from charlm.config.schema import (
     ResolvedConfig,
     Tokenizer,
 )
-from charlm.data.cards import Card, card_names, files_of, load_card
-from charlm.data.sources import absolute
+from charlm.data.cards import Card, card_names, corpus_files, load_card
+from charlm.data.sources import absolute_names
 
 
 def resolve(config: Config) -> ResolvedConfig:
     """Return the configuration with every open field of the corpus and the tokenizer decided.
 
-    A field that is set stays as it is. Paths become absolute, and standard input becomes a file, so
+    A field that is set stays as it is. Paths become absolute_names, and standard input becomes a file, so
     that the result names the same text from any folder. Resolving twice changes nothing.
 
     Raises:
@@ -60,15 +60,15 @@ def _level(tokenizer: Tokenizer, card: Card | None) -> Level:
 
 def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
     """Return the fields of a `ResolvedCorpus`."""
-    files = files_of(corpus.text[0], card) if card else {}
+    files = corpus_files(corpus.text[0], card) if card else {}
     own = {part: (str(path),) for part, path in files.items()}
     valid_text = corpus.valid_text or own.get("valid")
     test_text = corpus.test_text or own.get("test")
     mode = corpus.mode or (card.mode if card else "stream")
     decided = {
-        "text": corpus.text if card else absolute(corpus.text),
-        "valid_text": absolute(valid_text),
-        "test_text": absolute(test_text),
+        "text": corpus.text if card else absolute_names(corpus.text),
+        "valid_text": absolute_names(valid_text),
+        "test_text": absolute_names(test_text),
         "mode": mode,
         "valid_share": _first(
             corpus.valid_share,

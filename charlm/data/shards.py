@@ -9,10 +9,10 @@ import numpy.typing as npt
 from charlm.data.tokenizer import Ids
 
 
-class Shards(np.lib.mixins.NDArrayOperatorsMixin):
+class ShardedIds(np.lib.mixins.NDArrayOperatorsMixin):
     """Ids one after another, (tokens,): what is asked for is read, and nothing else, but by functions of numpy.
 
-    >>> ids = Shards([np.array([3, 1]), np.array([4, 1, 5])])
+    >>> ids = ShardedIds([np.array([3, 1]), np.array([4, 1, 5])])
     >>> len(ids), ids[-1].item(), ids[1:4].tolist(), ids[np.array([[0, 4], [2, 1]])].tolist()
     (5, 5, [1, 4, 1], [[3, 5], [4, 1]])
     >>> (ids == 1).tolist()
@@ -62,6 +62,6 @@ class Shards(np.lib.mixins.NDArrayOperatorsMixin):
         )
 
 
-def parts_of(ids: Ids | Shards) -> list[Ids]:
+def split_by_file(ids: Ids | ShardedIds) -> list[Ids]:
     """Return ids by the files that they are in."""
-    return ids.parts if isinstance(ids, Shards) else [ids]
+    return ids.parts if isinstance(ids, ShardedIds) else [ids]

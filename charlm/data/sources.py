@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.schema import Corpus
-from charlm.data.cards import build, cache_folder, card_names, files_of, load_card
+from charlm.data.cards import build_corpus, cache_folder, card_names, corpus_files, load_card
 from charlm.data.tables import documents, is_table, opened, suffixes
+from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
-from charlm.storage.atomic import writing
-from charlm.storage.memory_maps import BLOCK_BYTES, reading
+from charlm.storage.atomic import atomic_write
+from charlm.storage.memory_maps import BLOCK_BYTES, translate_read_errors
 from charlm.storage.untrusted import one_line, parse_json
 
 FORMAT = 1
@@ -40,7 +41,7 @@ _MARKS = {
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainFile:
     """A file of UTF-8, or of any bytes, as it is read.
 
     Attributes:
@@ -56,7 +57,7 @@ class Plain:
     ends: npt.NDArray[np.int64]
 
 
-def absolute(names: Sequence[str] | None) -> tuple[str, ...] | None:
+def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return paths that mean the same from any folder; standard input is kept as a file, to be read again."""
     if names is None:
         return None
@@ -86,7 +87,7 @@ def _kept(blocks: Iterable[bytes], prefix: str = "") -> Path:
     """Write blocks into one file in the cache, named by its checksum."""
     digest, folder = hashlib.sha256(), cache_folder() / "texts"
     beside = folder / f".joining-{os.getpid()}"
-    with writing(beside) as file:
+    with atomic_write(beside) as file:
         for block in blocks:
             digest.update(block)
             file.write(block)
@@ -97,13 +98,13 @@ def _expand(name: str) -> list[Path]:
     """Return the files that a name, path, folder or glob stands for, in a stable order."""
     if name in card_names():
         card = load_card(name)
-        path = files_of(name, card)["train"]
+        path = corpus_files(name, card)["train"]
         if not path.is_file():
             if card.kind != "python":
                 raise CorpusError(
                     f"{name}: is not on this machine yet; run: charlm corpus fetch {name}"
                 )
-            build(name)
+            build_corpus(name)
         return [path]
     path = Path(name)
     if path.is_dir():
@@ -138,7 +139,7 @@ def _matches(pattern: str) -> list[Path]:
     return sorted(Path(file) for file in glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[Plain]:
+def open_plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[PlainFile]:
     """Return the files that `names` stand for as plain ones, in a stable order.
 
     A file of UTF-8 is read where it is. Any other is unpacked into the cache, once for as long as it stays as it is.
@@ -150,7 +151,7 @@ def plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[Plain]
     found = [plain for file in files if (plain := _plain(file, section, raw)).size]
     size = sum(plain.size for plain in found)
     if size <= 4 and not raw:  # No more than a character may have.
-        size = sum(len(plain.path.read_bytes().decode()) for plain in found)
+        size = sum(count_characters(plain.path.read_bytes()) for plain in found)
     if size < 2:
         problem = "is empty" if size == 0 else "holds a single character"
         raise CorpusError(
@@ -159,9 +160,9 @@ def plain_files(names: Sequence[str], section: Corpus, raw: bool) -> list[Plain]
     return found
 
 
-def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
+def _plain(path: Path, section: Corpus, raw: bool) -> PlainFile:
     """Return a file's text as a plain file, from the cache if it was unpacked, or checked, before."""
-    with reading(path):
+    with translate_read_errors(path):
         facts = path.stat()
         in_place = not suffixes(path) and (raw or _is_utf8_without_mark(path, section.encoding))
     recipe = [FORMAT, str(path.absolute()), facts.st_size, facts.st_mtime_ns, section.encoding, raw]
@@ -173,7 +174,7 @@ def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
     ):
         return kept
     digest, size, ends = hashlib.sha256(), 0, []
-    with nullcontext() if in_place else writing(beside.with_suffix(".txt")) as file:
+    with nullcontext() if in_place else atomic_write(beside.with_suffix(".txt")) as file:
         for block, ends_document in _blocks(path, section, raw):
             digest.update(block)
             size += len(block)
@@ -185,7 +186,7 @@ def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
         raise CorpusError(
             f"{path}: holds no document; corpus.where passes over all of them, or it has none"
         )
-    plain = Plain(
+    plain = PlainFile(
         path if in_place else beside.with_suffix(".txt"),
         size,
         digest.hexdigest(),
@@ -196,7 +197,7 @@ def _plain(path: Path, section: Corpus, raw: bool) -> Plain:
     return plain
 
 
-def _kept_plain(path: Path, beside: Path) -> Plain | None:
+def _kept_plain(path: Path, beside: Path) -> PlainFile | None:
     """Return what was noted of a file that has not changed since; None if nothing was."""
     try:
         facts: dict[str, Any] = parse_json(beside.with_suffix(".json").read_bytes())
@@ -205,21 +206,21 @@ def _kept_plain(path: Path, beside: Path) -> Plain | None:
             path.stat().st_size == facts["size"] == ends[-1]
             and hashlib.sha256(ends.tobytes()).hexdigest() == facts["ends"]
         ):
-            return Plain(path, int(facts["size"]), str(facts["sha256"]), ends)
+            return PlainFile(path, int(facts["size"]), str(facts["sha256"]), ends)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         pass  # Whatever is wrong with it, it is only a note: read the file again.
     return None
 
 
-def _keep(plain: Plain, beside: Path) -> None:
-    with writing(beside.with_suffix(".npy")) as file:
+def _keep(plain: PlainFile, beside: Path) -> None:
+    with atomic_write(beside.with_suffix(".npy")) as file:
         np.save(file, plain.ends)
     facts = {
         "size": plain.size,
         "sha256": plain.sha256,
         "ends": hashlib.sha256(plain.ends.tobytes()).hexdigest(),
     }
-    with writing(beside.with_suffix(".json")) as file:
+    with atomic_write(beside.with_suffix(".json")) as file:
         file.write(json.dumps(facts).encode())
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.corpus import Text
+from charlm.storage.results import Result
 
 _CODE_POINTS = 0x110000
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Statistics(Result):
     """What was counted in a text, of which some may be held out.
 
     Attributes:
@@ -33,7 +34,7 @@ class Statistics:
     duplicates: int
 
 
-def count_text(*parts: Text) -> Statistics:
+def compute_statistics(*parts: Text) -> Statistics:
     """Read the parts of a text once and count what is in them."""
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []

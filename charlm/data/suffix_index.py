@@ -4,11 +4,12 @@ The array comes from pydivsufsort (Mori's divsufsort), in C and in place: five b
 text, the text itself among them. To look something up is a binary search (Manber and Myers 1993), about log2(bytes)
 comparisons; texts are compared as bytes, and UTF-8 orders and finds whole characters as it does their bytes.
 
+    >>> from charlm.data.utf8 import character_bounds
     >>> index = SuffixIndex(b"to be or not to be")
     >>> index.occurs(b"not to"), index.occurs(b"to not")
     (True, False)
     >>> query = b"be not to be"
-    >>> index.copied(query, character_bounds(query)).tolist()
+    >>> index.match_lengths(query, character_bounds(query)).tolist()
     [1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 """
 
@@ -62,11 +63,11 @@ class SuffixIndex:
         at = bisect_left(order, pattern, key=lambda at: text[at : at + length])
         return length == 0 or (at < len(order) and text[order[at] : order[at] + length] == pattern)
 
-    def places(self, low: int, high: int) -> npt.NDArray[np.int64]:
+    def positions(self, low: int, high: int) -> npt.NDArray[np.int64]:
         """Return where the suffixes of an interval begin, in bytes, in the order of the text."""
         return np.sort(np.asarray(self._order[low:high], dtype=np.int64))
 
-    def earliest(self, query: Bytes, bounds: Sequence[int], first: int, last: int) -> int:
+    def earliest_start(self, query: Bytes, bounds: Sequence[int], first: int, last: int) -> int:
         """Return the smallest start from `first` on such that the query from there to `last` occurs in the text.
 
         What occurs has all its endings occur too, so that steps of 1, 2, 4, ... and then halves find it.
@@ -84,35 +85,23 @@ class SuffixIndex:
             range(first, low), True, key=lambda at: self.occurs(query[bounds[at] : bounds[last]])
         )
 
-    def copied(self, query: Bytes, bounds: Sequence[int]) -> npt.NDArray[np.int64]:
+    def match_lengths(self, query: Bytes, bounds: Sequence[int]) -> npt.NDArray[np.int64]:
         """Return of each unit of a query the length of the longest text that ends with it and occurs in this one.
 
         Known as matching statistics (Chang and Lawler 1994), here by ends.
 
         Args:
             query: Any text.
-            bounds: As for `earliest`.
+            bounds: As for `earliest_start`.
 
         Returns:
             Lengths in units, (units,).
         """
         starts, first = [], 0
         for last in range(1, len(bounds)):
-            first = self.earliest(query, bounds, first, last)
+            first = self.earliest_start(query, bounds, first, last)
             starts.append(first)
         return np.arange(1, len(bounds)) - np.array(starts, dtype=np.int64)
-
-
-def character_bounds(text: Bytes) -> list[int]:
-    """Return where the characters of UTF-8 begin, in bytes, and then where the last ends; of no text, [0].
-
-    Bytes that are no UTF-8 belong to the character before them.
-    """
-    begins = np.flatnonzero((np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80)
-    bounds: list[int] = np.unique(
-        np.concatenate([[0], begins, [len(text)]]).astype(np.int64)
-    ).tolist()
-    return bounds
 
 
 def _sorted_suffixes(text: bytes, width: int) -> npt.NDArray[Any]:

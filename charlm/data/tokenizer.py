@@ -3,7 +3,7 @@ r"""Text ↔ token ids, at the level of characters, bytes, words or subwords.
 The file of record is Hugging Face's `tokenizer.json`: loaded with that library alone it gives the same ids.
 Characters and bytes are encoded in bulk by a lookup table instead, to the same ids at memory speed.
 
-    >>> from charlm.config import Tokenizer as Section
+    >>> from charlm.config.schema import Tokenizer as Section
     >>> tokenizer = learn_tokenizer(["to be or not to be"], Section(level="char"))
     >>> tokenizer.encode("bet").tolist()
     [3, 4, 8]
@@ -24,6 +24,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import VOCABULARY_SIZES
 from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.data.utf8 import starts_character
 from charlm.errors import TokenizerError
 from charlm.storage.untrusted import one_line, parse_json
 
@@ -95,7 +96,7 @@ class Tokenizer:
         decoder = Decoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
-    def unknown_in(self, text: str) -> list[str]:
+    def find_unknown(self, text: str) -> list[str]:
         """Return the characters or words of `text` that the tokenizer does not know, each once, in order.
 
         Raises:
@@ -130,6 +131,22 @@ class Tokenizer:
             found = [text.encode() for text in texts[2:]]
         return [b"", UNK_TEXT.encode(), *found]
 
+    def token_texts(self, *, eos: bytes | None = None, unknown: bytes = b"") -> list[bytes]:
+        """Return the UTF-8 bytes that each id adds to a text when it follows another on a line.
+
+        Unlike `token_bytes`, they include the space before a word where the tokenizer splits at
+        spaces; the first word of a line has none.
+
+        Args:
+            eos: What <EOS> adds; by default what `decode` writes for it.
+            unknown: What <UNK> stands for.
+        """
+        space = b" " if self.separates_by_space else b""
+        texts = [space + token for token in self.token_bytes]
+        texts[EOS] = self.decode([EOS]).encode() if eos is None else eos
+        texts[UNK] = space + unknown if unknown else b""
+        return texts
+
     @property
     def separates_by_space(self) -> bool:
         """Whether tokens are what stood between spaces, and <EOS> is the end of a line."""
@@ -138,7 +155,7 @@ class Tokenizer:
     @cached_property
     def _table(self) -> npt.NDArray[Any] | None:
         """Id of each code point (char) or byte (byte), in the smallest type; None at the other levels."""
-        kind = id_type(self.vocabulary_size)
+        kind = id_dtype(self.vocabulary_size)
         if self.section.level == "byte":
             return np.arange(2, 258).astype(kind)
         if self.section.level == "char":
@@ -261,7 +278,7 @@ def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
     return Tokenizer(file, section)
 
 
-def id_type(vocabulary_size: int) -> np.dtype[Any]:
+def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
     """Return the smallest unsigned type that holds every id."""
     return np.min_scalar_type(vocabulary_size - 1)
 
@@ -472,8 +489,7 @@ def _look_up(table: npt.NDArray[Any], text: str) -> Ids:
 
 def _in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the lengths of adjoining pieces of UTF-8 in characters, given in bytes."""
-    starts_character = (np.frombuffer(joined, dtype=np.uint8) & 0xC0) != 0x80
-    before = np.concatenate([[0], np.cumsum(starts_character)])
+    before = np.concatenate([[0], np.cumsum(starts_character(joined))])
     seams: npt.NDArray[np.int64] = before[np.concatenate([[0], np.cumsum(lengths)])]
     return np.diff(seams)
 
@@ -488,6 +504,6 @@ def _as_utf8(text: str) -> bytes:
         ) from None
 
 
-def blocks_as_text(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
+def decode_blocks(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
     """Return blocks of UTF-8 as text."""
     return (block.decode() for block, _ in blocks)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
@@ -26,19 +26,21 @@ import numpy.typing as npt
 from charlm.config.schema import Mode
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
-from charlm.data.shards import Shards, parts_of
+from charlm.data.shards import ShardedIds, split_by_file
 from charlm.data.tokenizer import (
     UNK,
     Ids,
     Tokenizer,
-    blocks_as_text,
-    id_type,
+    decode_blocks,
+    id_dtype,
     learn_tokenizer,
     load_tokenizer,
 )
+from charlm.data.utf8 import count_characters, split_lines
 from charlm.errors import CorpusError, TokenizerError
-from charlm.storage.atomic import writing
+from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
+from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json
 
 FORMAT = 2
@@ -50,7 +52,7 @@ _SENTENCE = re.compile(rb"""[.!?]["')\]]*\s|(?:\xe3\x80\x82|\xef\xbc\x81|\xef\xb
 
 
 @dataclass(frozen=True)
-class Counts:
+class Counts(Result):
     """What was counted while a text was encoded.
 
     Attributes:
@@ -73,13 +75,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as ids, (tokens,), in memory maps that are only read; those of a large text are `Shards`."""
+    """A text as ids, (tokens,), in memory maps that are only read; those of a large text are `ShardedIds`."""
 
     ids: Ids
     counts: Counts
 
 
-def learn_from(text: Text, section: TokenizerSection, *, cache: Path) -> Tokenizer:
+def learn_or_load_tokenizer(text: Text, section: TokenizerSection, *, cache: Path) -> Tokenizer:
     """Return a tokenizer learnt from a text; that of a large text from the cache if it is there and whole.
 
     Raises:
@@ -87,7 +89,7 @@ def learn_from(text: Text, section: TokenizerSection, *, cache: Path) -> Tokeniz
         CorpusError: The text cannot be read, or the cache not be written.
     """
     if text.size < SLICE_BYTES:
-        return learn_tokenizer(blocks_as_text(text.blocks()), section)
+        return learn_tokenizer(decode_blocks(text.blocks()), section)
     path = cache / f"{_name([FORMAT, text.fingerprint, section.model_dump()])}.tokenizer.json"
     try:
         kept, digest = path.read_bytes()[:-64], path.read_bytes()[-64:]
@@ -95,8 +97,8 @@ def learn_from(text: Text, section: TokenizerSection, *, cache: Path) -> Tokeniz
             return load_tokenizer(kept.decode(), section)
     except (OSError, ValueError, TokenizerError):
         pass  # Learn it again.
-    learnt = learn_tokenizer(blocks_as_text(text.blocks()), section)
-    with writing(path) as file:
+    learnt = learn_tokenizer(decode_blocks(text.blocks()), section)
+    with atomic_write(path) as file:
         data = learnt.to_json().encode()
         file.write(data + hashlib.sha256(data).hexdigest().encode())
     return learnt
@@ -140,7 +142,7 @@ def encode_text(
         found[number] = counts
         report(slices[number].size)
     counted = [counts for counts in found if counts]
-    kind = id_type(tokenizer.vocabulary_size)
+    kind = id_dtype(tokenizer.vocabulary_size)
     parts = [
         np.memmap(path, dtype=kind, mode="r")
         for path, counts in zip(paths, counted, strict=True)
@@ -148,7 +150,9 @@ def encode_text(
     ]
     total = Counts(*(sum(column) for column in zip(*map(astuple, counted), strict=True)))
     if len(parts) > 1:
-        return Tokens(cast(Ids, Shards(parts)), total)  # It answers to what the readers of ids ask.
+        return Tokens(
+            cast(Ids, ShardedIds(parts)), total
+        )  # It answers to what the readers of ids ask.
     return Tokens(parts[0] if parts else np.zeros(0, dtype=kind), total)
 
 
@@ -159,7 +163,7 @@ def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, workers: int) -> I
     if workers < 2:
         yield from (_encode(text, tokenizer, mode, path) for text, mode, path in tasks)
         return
-    threads = max(1, cores() // workers)
+    threads = max(1, available_cores() // workers)
     pool = ProcessPoolExecutor(
         workers,
         multiprocessing.get_context("spawn"),
@@ -196,7 +200,7 @@ def _encode_task(task: _Task) -> Counts:
     return _encode(text, _tokenizer, mode, path)
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -222,11 +226,11 @@ def _kept(path: Path) -> Counts | None:
 
 def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
     """Write the ids of a text, or of a slice of one, and beside them what was counted."""
-    digest, kind = hashlib.sha256(), id_type(tokenizer.vocabulary_size)
+    digest, kind = hashlib.sha256(), id_dtype(tokenizer.vocabulary_size)
     tokens = unknown = 0
     separators = (len(text.spans) - text.is_cut) * text.separator
     characters, bytes_ = len(separators), len(separators.encode())
-    with writing(path) as file:
+    with atomic_write(path) as file:
         for pieces, ends in _batches(text, tokenizer, mode):
             ids = tokenizer.encode_pieces(pieces, ends).astype(kind)
             tokens, unknown = tokens + len(ids), unknown + int(np.count_nonzero(ids == UNK))
@@ -234,11 +238,11 @@ def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
             file.write(ids.tobytes())
     for block, _ in text.blocks():
         bytes_ += len(block)
-        characters += int(np.count_nonzero((np.frombuffer(block, dtype=np.uint8) & 0xC0) != 0x80))
+        characters += count_characters(block)
     counts = Counts(tokens, unknown, characters, bytes_)
-    digest.update(json.dumps(asdict(counts)).encode())
-    with writing(path.with_suffix(".json")) as file:
-        file.write(json.dumps(asdict(counts) | {"sha256": digest.hexdigest()}).encode())
+    digest.update(json.dumps(counts.to_json()).encode())
+    with atomic_write(path.with_suffix(".json")) as file:
+        file.write(json.dumps(counts.to_json() | {"sha256": digest.hexdigest()}).encode())
     return counts
 
 
@@ -271,7 +275,7 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
         elif eos == "line":
             yield from _lines(block, ends_document)
         elif eos == "sentence":
-            yield from sentences(block, ends_document)
+            yield from split_sentences(block, ends_document)
         else:
             yield block, ends_document and eos == "document"
 
@@ -279,13 +283,10 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
 def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     """Return the lines of a block with their ends, and whether each is over; only a line feed ends a line."""
     # Only the last can lack its end: it goes on in the next block, unless the document ends with it.
-    return (
-        (line, line.endswith(b"\n") or ends_document)
-        for line in re.findall(rb"[^\n]*\n|[^\n]+", block)
-    )
+    return ((line, line.endswith(b"\n") or ends_document) for line in split_lines(block))
 
 
-def sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+def split_sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
     """Yield a block's sentences, and after each whether it ends; the last one does where the document does."""
     start = 0
     for match in _SENTENCE.finditer(block):
@@ -298,7 +299,7 @@ def sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:
     """Return how often each id occurs, (vocabulary,)."""
     counts: npt.NDArray[np.int64] = np.zeros(vocabulary_size, dtype=np.int64)
-    for part in parts_of(ids):
+    for part in split_by_file(ids):
         for at in range(0, len(part), BLOCK_BYTES):
             counts += np.bincount(part[at : at + BLOCK_BYTES], minlength=vocabulary_size)
             if isinstance(part.base, mmap.mmap):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from charlm.data.shards import parts_of
+from charlm.data.shards import split_by_file
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
@@ -274,7 +274,7 @@ def _side_by_side(forward: Window, backward: Window) -> Window:
 
 def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
-    parts = parts_of(ids)
+    parts = split_by_file(ids)
     starts = np.cumsum([0, *map(len, parts)])
     ends = np.concatenate(
         [

@@ -12,6 +12,7 @@ import numpy as np
 
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, Tokens, count_ids
+from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.ngram import KneserNey
 from charlm.evaluation.perplexity import unigram_loss_nats
@@ -95,10 +96,11 @@ def baselines(
 
 
 def _counts(ids: Ids, text: bytes) -> Counts:
-    # In UTF-8 a byte that does not go on with a character begins one.
-    begins = (np.frombuffer(text, dtype=np.uint8) & 0xC0) != 0x80
     return Counts(
-        len(ids), int(np.count_nonzero(ids == UNK)), int(np.count_nonzero(begins)), len(text)
+        tokens=len(ids),
+        unknown=int(np.count_nonzero(ids == UNK)),
+        characters=count_characters(text),
+        bytes=len(text),
     )
 
 

@@ -7,7 +7,6 @@ text, not of the chance in training: another seed is another model.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
+from charlm.data.utf8 import strip_line_end
 from charlm.errors import CharlmError
 from charlm.evaluation.adaptive.mixing import Floats
 
@@ -100,15 +100,6 @@ class Comparison:
         return asdict(self)
 
 
-def lines_of(text: str) -> list[str]:
-    r"""Return the lines of a text with their ends; only a line feed ends a line.
-
-    >>> lines_of("a\n\nb")
-    ['a\n', '\n', 'b']
-    """
-    return re.findall(r"[^\n]*\n|[^\n]+", text)
-
-
 def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> Integers:
     """Return the block that each line is in, (lines,): whole lines, gathered until a block has so many characters.
 
@@ -148,11 +139,7 @@ def nats_of_lines(
     line = np.cumsum(at_end) - at_end
     if not by_eos:  # An <EOS> after a line's end belongs to that line.
         line[1:] -= (ids[1:] == EOS) & at_end[:-1]
-    seen = [
-        number
-        for number, one in enumerate(lines)
-        if not records or one.removesuffix("\n").removesuffix("\r")
-    ]
+    seen = [number for number, one in enumerate(lines) if not records or strip_line_end(one)]
     if (int(line[-1]) + 1 if len(line) else 0) != len(seen):
         raise CharlmError(
             f"the text has {len(seen):,} lines and the tokens of one model have {int(line.max(initial=-1)) + 1:,}, so "

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.corpus import Text
-from charlm.data.suffix_index import SuffixIndex, character_bounds
+from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import UNK, Ids, Tokenizer
+from charlm.data.utf8 import character_bounds, count_characters
 from charlm.errors import CorpusError
-from charlm.storage.memory_maps import BLOCK_BYTES
 
 LONGEST_GRAM = 16
 _REPEATED = {"characters": 16, "words": 4}  # Units of an n-gram whose repetition is counted.
@@ -269,11 +269,11 @@ def measure_novelty(
 
 def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, most: int) -> Side:
     letters = [_characters(text) for text in texts]
-    copied = [index.copied(text.data, text.bounds) for text in letters]
+    copied = [index.match_lengths(text.data, text.bounds) for text in letters]
     units, lengths = letters, copied
     if grams.index is not index:
         units = [grams.cut(text) for text in texts]
-        lengths = [grams.index.copied(text.data, text.bounds) for text in units]
+        lengths = [grams.index.match_lengths(text.data, text.bounds) for text in units]
     pieces = texts if records else [piece for text in texts for piece in sentences(text)]
     known = [_stands_alone(piece, index) if records else index.occurs(piece) for piece in pieces]
     return Side(
@@ -392,13 +392,13 @@ def _longest_copy(
         return None
     start = end + 1 - characters
     found = text.data[text.bounds[start] : text.bounds[end + 1]]
-    before = index.text[: int(index.places(*index.interval(found))[0])]
+    before = index.text[: int(index.positions(*index.interval(found))[0])]
     return Copy(
         characters,
         found.decode(errors="replace"),
         number,
         start,
-        _character_count(before),
+        count_characters(before),
         before.count(b"\n") + 1,
     )
 
@@ -434,12 +434,6 @@ def _of_words(words: Words) -> _Grams:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _character_count(text: bytes) -> int:
-    data = np.frombuffer(text, dtype=np.uint8)
-    blocks = (data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
-    return sum(int(np.count_nonzero((block & 0xC0) != 0x80)) for block in blocks)
 
 
 def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
+from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.data.windows import PADDING
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.adaptation import target_log_probabilities
@@ -89,8 +90,8 @@ def read_sentences(file: str | Path) -> list[tuple[int, str]]:
             f"{name}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8"
         ) from None
     found = [
-        (number, line.removesuffix("\r"))
-        for number, line in enumerate(text.split("\n"), 1)
+        (number, strip_line_end(line))
+        for number, line in enumerate(split_lines(text), 1)
         if line.strip()
     ]
     if not found:

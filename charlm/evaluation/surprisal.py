@@ -136,14 +136,15 @@ def distances(ids: Ids) -> Integers:
 
 def _pieces(ids: Ids, tokenizer: Tokenizer, records: bool) -> Iterator[bytes]:
     """Yield the bytes that each token adds to the text; what <UNK> stands for is one unknown character."""
-    texts = list(tokenizer.token_bytes)
-    texts[UNK] = "\ufffd".encode()
-    texts[EOS] = b"\n" if records else tokenizer.decode([EOS]).encode()
-    line_starts = True
+    texts = tokenizer.token_texts(
+        eos=b"\n" if records else None, unknown="\N{REPLACEMENT CHARACTER}".encode()
+    )
+    starts_line = True
     for token in ids.tolist():
-        is_after_space = tokenizer.separates_by_space and token != EOS and not line_starts
-        yield b" " + texts[token] if is_after_space else texts[token]
-        line_starts = token == EOS
+        # The first word of a line has no space before it.
+        drops_space = starts_line and tokenizer.separates_by_space
+        yield texts[token].removeprefix(b" ") if drops_space else texts[token]
+        starts_line = token == EOS
 
 
 def _characters(text: str) -> _Characters:

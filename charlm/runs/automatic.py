@@ -27,6 +27,7 @@ from charlm.config.schema import (
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.resolve import card_of, resolve
+from charlm.data.utf8 import count_characters
 from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import choose_device, choose_precision, fast_math
@@ -189,7 +190,7 @@ def _look_at(given: Config) -> tuple[ResolvedConfig, dict[str, Any], Text]:
     for block in blocks:
         letters.update(block if level == "byte" else block.decode())
     mode, why = _mode_of(given, card, opened, sample)
-    share = 1.0 if level == "byte" else len(sample.decode(errors="ignore")) / max(len(sample), 1)
+    share = 1.0 if level == "byte" else count_characters(sample) / max(len(sample), 1)
     characters = round(opened.parts["train"].size * share)
     fields: dict[str, Any] = {"mode": mode}
     share_is_open = given.corpus.valid_share is None and not (card and card.valid_share is not None)

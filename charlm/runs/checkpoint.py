@@ -30,9 +30,9 @@ from charlm.runs.verify import (
     _sealed,
     _StateFacts,
 )
-from charlm.storage.atomic import link_file, remove_leftovers, writing
+from charlm.storage.atomic import atomic_write, link_file, remove_temporary_files
 from charlm.storage.tensors import read_tensors
-from charlm.storage.untrusted import one_line, parse_json, read_regular
+from charlm.storage.untrusted import one_line, parse_json, read_regular_file
 from charlm.training.averaging import Average
 from charlm.training.loop import TrainingState
 from charlm.training.process_group import ALONE, Group
@@ -94,7 +94,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], tensors: Mapping[str
         if old.name not in kept:
             with suppress(OSError):  # What was to be saved is; the next save tries again.
                 old.unlink(missing_ok=True)
-    remove_leftovers(folder)
+    remove_temporary_files(folder)
 
 
 def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
@@ -301,7 +301,7 @@ def _migrated(state: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with writing(path, kind=CheckpointError, remedy=_SAVE_REMEDY) as file:
+    with atomic_write(path, error_type=CheckpointError, remedy=_SAVE_REMEDY) as file:
         file.write(data)
 
 
@@ -322,7 +322,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
     Raises:
         OSError: It cannot be read; or one of `_DAMAGED`: it is damaged.
     """
-    found = parse_json(read_regular(folder / "state.json", most=_MOST_BYTES["state.json"]))
+    found = parse_json(
+        read_regular_file(folder / "state.json", max_bytes=_MOST_BYTES["state.json"])
+    )
     digest = found.pop("sha256", None)
     state = _migrated(found, folder)
     if digest is not None and digest != _digest(found):
@@ -335,7 +337,7 @@ def _read(folder: Path, file: str, sha256: str) -> dict[str, Tensor]:
         raise ValueError(f"it names a file {file!r}")
     path = folder / Path(file).name  # A name, never a way out of the folder.
     try:
-        data = read_regular(path, most=_MOST_BYTES["safetensors"])
+        data = read_regular_file(path, max_bytes=_MOST_BYTES["safetensors"])
     except MemoryError:
         raise CheckpointError(
             f"{path}: is larger than the memory that is free; {_REMEDY}"

@@ -20,7 +20,7 @@ from charlm.data.windows import (
 )
 from charlm.model.language_model import LanguageModel
 from charlm.runs.checkpoint import save_checkpoint, state_facts, training_tensors, weights_of
-from charlm.storage.locks import Lock
+from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.loop import Progress, TrainingState
 from charlm.training.loss import Score
@@ -60,7 +60,7 @@ class Experiment:
     state: TrainingState
     device: torch.device
     precision: torch.dtype
-    lock: Lock
+    lock: ProcessLock
     group: Group = ALONE
     vectors_share: float | None = None
 

@@ -39,8 +39,8 @@ from charlm.runs.verify import (
     _checked,
     _CorpusFacts,
 )
-from charlm.storage.locks import Lock
-from charlm.storage.untrusted import parse_json, read_regular
+from charlm.storage.locks import ProcessLock
+from charlm.storage.untrusted import parse_json, read_regular_file
 
 
 def start_run(
@@ -89,9 +89,9 @@ def beginning(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def lock_of(folder: Path) -> Lock:
+def lock_of(folder: Path) -> ProcessLock:
     """Return the lock of a run folder, not taken yet."""
-    return Lock(folder / LOCK)
+    return ProcessLock(folder / LOCK)
 
 
 def check_there(folder: Path) -> None:
@@ -117,9 +117,11 @@ def load_run(folder: Path) -> tuple[ResolvedConfig, Tokenizer, dict[str, Any]]:
         _check_contents(folder)
         verify(folder)
         config = load_resolved(folder / "config.yaml")
-        text = read_regular(folder / "tokenizer.json", most=_MOST_BYTES["tokenizer.json"]).decode()
+        text = read_regular_file(
+            folder / "tokenizer.json", max_bytes=_MOST_BYTES["tokenizer.json"]
+        ).decode()
         tokenizer = load_tokenizer(text, config.tokenizer)
-        data = read_regular(folder / "corpus.json", most=_MOST_BYTES["corpus.json"])
+        data = read_regular_file(folder / "corpus.json", max_bytes=_MOST_BYTES["corpus.json"])
         corpus = _checked(parse_json(data), _CorpusFacts)
         counts = len(corpus["train_token_counts"])
         if counts != tokenizer.vocabulary_size:

@@ -26,7 +26,7 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
         CheckpointError: It cannot be written.
     """
     append_line(
-        folder / "metrics.jsonl", json.dumps(line), kind=CheckpointError, remedy=_SAVE_REMEDY
+        folder / "metrics.jsonl", json.dumps(line), error_type=CheckpointError, remedy=_SAVE_REMEDY
     )
 
 

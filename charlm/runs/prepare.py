@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
-from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_from
+from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError
 from charlm.model.embedding import put_vectors
@@ -26,8 +26,8 @@ from charlm.runs.checkpoint import Checkpoint, check_weights, load_checkpoint
 from charlm.runs.experiment import Encoded, Experiment, save, training_windows
 from charlm.runs.folder import beginning, check_new, load_run, lock_of, start_run
 from charlm.runs.metrics import cut_metrics
-from charlm.storage.atomic import remove_leftovers
-from charlm.storage.locks import Lock
+from charlm.storage.atomic import remove_temporary_files
+from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.devices import check_size, choose_device, choose_precision
 from charlm.training.loop import TrainingState
@@ -47,7 +47,9 @@ def encode(config: ResolvedConfig, *, workers: int = 1, report: Report | None = 
         CharlmError: The corpus cannot be used, or the cache not be written.
     """
     corpus = open_corpus(config)
-    tokenizer = learn_from(corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens")
+    tokenizer = learn_or_load_tokenizer(
+        corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
+    )
     return Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers, report))
 
 
@@ -141,7 +143,7 @@ def _resumed(
     config: ResolvedConfig,
     tokenizer: Tokenizer,
     facts: dict[str, Any],
-    lock: Lock,
+    lock: ProcessLock,
     group: Group,
     workers: int,
 ) -> Experiment:
@@ -158,7 +160,7 @@ def _resumed(
     experiment = _assemble(folder, config, encoded, device, lock, group)
     _go_to(experiment, saved)
     if group.is_first:
-        remove_leftovers(folder)
+        remove_temporary_files(folder)
     return experiment
 
 
@@ -185,9 +187,11 @@ def _go_to(experiment: Experiment, saved: Checkpoint) -> None:
 
 
 @contextmanager
-def _held(lock: Lock) -> Iterator[None]:
+def _held(lock: ProcessLock) -> Iterator[None]:
     """Take a run folder's lock, and keep it unless something goes wrong."""
-    lock.take(kind=CheckpointError, remedy="wait until it ends, or give another run folder")
+    lock.acquire(
+        error_type=CheckpointError, remedy="wait until it ends, or give another run folder"
+    )
     try:
         yield
     except BaseException:
@@ -200,7 +204,7 @@ def _assemble(
     config: ResolvedConfig,
     encoded: Encoded,
     device: torch.device,
-    lock: Lock,
+    lock: ProcessLock,
     group: Group,
 ) -> Experiment:
     """Make a new model and optimizer; weights come from torch's global generator."""
@@ -242,7 +246,7 @@ def _facts(experiment: Experiment) -> dict[str, Any]:
     return {
         "title": experiment.corpus.title,
         "fingerprints": _fingerprints(experiment.corpus),
-        "parts": {part: asdict(tokens.counts) for part, tokens in experiment.tokens.items()},
+        "parts": {part: tokens.counts.to_json() for part, tokens in experiment.tokens.items()},
         "vectors_share": experiment.vectors_share,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from charlm.config.load import describe_mistakes
 from charlm.errors import CheckpointError
-from charlm.storage.untrusted import MEGABYTE, Count, Facts, one_line, parse_yaml
+from charlm.storage.untrusted import MEGABYTE, Count, StrictModel, one_line, parse_yaml
 
 # What belongs to every checkpoint of a run, and the most bytes that a file may have: what is parsed takes many times so
 # much memory.
@@ -37,7 +37,7 @@ Tensors = Mapping[str, Tensor]
 LOCK, TRACKED = ".lock", "tensorboard"
 
 
-class _CorpusFacts(Facts):
+class _CorpusFacts(StrictModel):
     """What corpus.json is like."""
 
     title: str = ""
@@ -45,20 +45,20 @@ class _CorpusFacts(Facts):
     train_token_counts: list[Count]
 
 
-class _LineFacts(Facts):
+class _LineFacts(StrictModel):
     """What a line of metrics.jsonl is like."""
 
     step: Count
 
 
-class _File(Facts):
+class _File(StrictModel):
     """A file that state.json names."""
 
     file: str
     sha256: str
 
 
-class _StateFacts(Facts):
+class _StateFacts(StrictModel):
     """What state.json is like."""
 
     format: int
@@ -99,7 +99,7 @@ def _check_contents(folder: Path) -> None:
             )
 
 
-def _checked(facts: dict[str, Any], kind: type[Facts]) -> dict[str, Any]:
+def _checked(facts: dict[str, Any], kind: type[StrictModel]) -> dict[str, Any]:
     """Return what was read; raise ValueError unless it is of that kind."""
     try:
         kind.model_validate(facts)

@@ -14,7 +14,7 @@ from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
 from charlm.model.recurrence import States
 from charlm.storage.tensors import read_tensors
-from charlm.storage.untrusted import Count, Facts, one_line, parse_json
+from charlm.storage.untrusted import Count, StrictModel, one_line, parse_json
 
 _FORMAT = 1
 
@@ -133,7 +133,7 @@ def place_from_bytes(data: bytes, model: LanguageModel, name: str) -> Generation
     )
 
 
-class _PlaceFacts(Facts):
+class _PlaceFacts(StrictModel):
     """What the metadata of such a file are like."""
 
     format: Count

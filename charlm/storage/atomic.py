@@ -10,21 +10,21 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
-_LEFTOVER = re.compile(r"\..+\.\w{8}")  # What `writing` names a file until it is whole.
+_LEFTOVER = re.compile(r"\..+\.\w{8}")  # What `atomic_write` names a file until it is whole.
 
 
 @contextmanager
-def writing(
+def atomic_write(
     target: Path,
     *,
-    kind: type[CharlmError] = CorpusError,
+    error_type: type[CharlmError] = CorpusError,
     remedy: str = "set CHARLM_CACHE to a folder that can be written",
 ) -> Iterator[BinaryIO]:
     """Write a file beside `target`, flush it to disk, and rename it when it is whole: no half of one is ever read.
 
     Args:
         target: The file; folders above it are made.
-        kind: Of the error, where the file cannot be written.
+        error_type: Of the error, where the file cannot be written.
         remedy: What its message advises.
 
     Raises:
@@ -42,28 +42,28 @@ def writing(
         Path(beside).replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise kind(f"{target}: cannot be written: {error.strerror}; {remedy}") from None
+        raise error_type(f"{target}: cannot be written: {error.strerror}; {remedy}") from None
     finally:
         if beside is not None:
             with suppress(OSError):  # Why it could not be written is told already.
                 Path(beside).unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what `writing` left in a folder when its process was killed; only where no other process writes."""
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed; only where no other process writes."""
     for path in folder.glob(".*"):
         if _LEFTOVER.fullmatch(path.name):
             with suppress(OSError):  # The next call tries again.
                 path.unlink(missing_ok=True)
 
 
-def append_line(path: Path, line: str, *, kind: type[CharlmError], remedy: str) -> None:
+def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy: str) -> None:
     """Add a line to a file and flush it to disk. A crash, or a full disk, may leave a part of the line.
 
     Args:
         path: The file, made if it is not there; never one that a link leads to.
         line: Without its end.
-        kind: Of the error, where the file cannot be written.
+        error_type: Of the error, where the file cannot be written.
         remedy: What its message advises.
 
     Raises:
@@ -76,7 +76,7 @@ def append_line(path: Path, line: str, *, kind: type[CharlmError], remedy: str) 
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise kind(f"{path}: cannot be written: {error.strerror}; {remedy}") from None
+        raise error_type(f"{path}: cannot be written: {error.strerror}; {remedy}") from None
 
 
 def make_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from charlm.errors import CharlmError
 from charlm.storage.atomic import make_folder
 
 
-class Lock:
+class ProcessLock:
     """A file that one process at a time holds: the kernel takes it from a process that ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
@@ -21,13 +21,15 @@ class Lock:
             path: The file. It stays, with the number of the process that held it last.
         """
         self._path = path
-        self._close: weakref.finalize[..., Lock] | None = None
+        self._close: weakref.finalize[..., ProcessLock] | None = None
 
-    def take(self, *, kind: type[CharlmError], remedy: str, wait_seconds: float = 0.0) -> None:
+    def acquire(
+        self, *, error_type: type[CharlmError], remedy: str, wait_seconds: float = 0.0
+    ) -> None:
         """Hold the file, if this object does not yet. On a file system that has no locks, nothing is held.
 
         Args:
-            kind: Of the error.
+            error_type: Of the error.
             remedy: What its message advises where another holds it.
             wait_seconds: For how long to wait for another that holds it.
 
@@ -40,7 +42,7 @@ class Lock:
             make_folder(self._path.parent)
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise kind(
+            raise error_type(
                 f"{self._path}: cannot be written: {error.strerror}; make its folder writable"
             ) from None
         self._close = weakref.finalize(self, os.close, handle)
@@ -49,7 +51,7 @@ class Lock:
         except BlockingIOError:
             holder = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
             self.release()
-            raise kind(
+            raise error_type(
                 f"{self._path.parent}: process {holder} is at work in it; {remedy}"
             ) from None
         except OSError:

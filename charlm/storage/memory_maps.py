@@ -11,13 +11,13 @@ BLOCK_BYTES = 1 << 20  # What is read from a file at once.
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
+def map_file(path: Path) -> Iterator[mmap.mmap]:
     """Map a file that is not empty into memory, to be read.
 
     Raises:
         CorpusError: It cannot be read, or is not there any more.
     """
-    with reading(path), path.open("rb") as file:
+    with translate_read_errors(path), path.open("rb") as file:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with closing(view):
         yield view
@@ -37,7 +37,7 @@ def release_pages(view: mmap.mmap, start: int, stop: int) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def translate_read_errors(path: Path) -> Iterator[None]:
     """Tell in one line what keeps a text from being read.
 
     Raises:

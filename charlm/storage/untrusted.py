@@ -23,18 +23,18 @@ _MOST_YAML_VALUES, _MOST_YAML_CHARACTERS, _MOST_YAML_DIGITS = 20_000, 10_000, 10
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class Facts(BaseModel):
+class StrictModel(BaseModel):
     """What the JSON of a file must be like where it has a field; others are left alone."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def read_regular(path: Path, *, most: int) -> bytes:
+def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
     """Return what a file holds; never wait for it, as one would for a pipe.
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        max_bytes: Largest size that is accepted, in bytes.
 
     Raises:
         OSError: It cannot be read, or is a pipe or a device.
@@ -47,8 +47,10 @@ def read_regular(path: Path, *, most: int) -> bytes:
             raise OSError(
                 errno.EINVAL, "it is no file, but a folder, a pipe or a device", str(path)
             )
-        if found.st_size > most:
-            raise ValueError(f"it has {found.st_size} bytes, and more than {most} are never read")
+        if found.st_size > max_bytes:
+            raise ValueError(
+                f"it has {found.st_size} bytes, and more than {max_bytes} are never read"
+            )
         with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:  # A disk that fails while it reads does not say in which file.

@@ -17,9 +17,10 @@ from charlm.compression.container import Compression, compress, decompress, meas
 from charlm.compression.literals import Alphabet
 from charlm.data.cards import Part
 from charlm.data.corpus import read_text
-from charlm.data.sources import absolute
+from charlm.data.sources import absolute_names
 from charlm.data.tokenizer import EOS
 from charlm.data.tokens import Tokens
+from charlm.data.utf8 import split_lines
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError, CheckpointError
 from charlm.evaluation.adaptive.adaptation import (
@@ -38,7 +39,6 @@ from charlm.evaluation.comparison import (
     Comparison,
     block_of_lines,
     differences,
-    lines_of,
     nats_of_lines,
 )
 from charlm.evaluation.novelty import (
@@ -117,7 +117,7 @@ class Scorer(Writer):
         methods = AdaptationOptions(dynamic, cache, mix_ngram, segment, fit_tokens)
         check_methods(self.model, methods, mode)
         # Standard input can be read only once, so it is kept where the text is needed again.
-        files = absolute([str(path) for path in paths]) if baselines and paths else None
+        files = absolute_names([str(path) for path in paths]) if baselines and paths else None
         tokens, name = self._text_to_score(text, files or paths, split)
         began = time.perf_counter()
         dtype = choose_precision(precision, self.device)
@@ -297,7 +297,7 @@ class Scorer(Writer):
             text = self._text_of(path, split)
         else:
             name = "a string"
-        lines = lines_of(text)
+        lines = split_lines(text)
         scored = [run._compared(text, lines) for run in (self, *others)]
         block_characters = block_characters or max(1, min(BLOCK_CHARACTERS, len(text) // 20))
         blocks = block_of_lines(lines, block_characters)

@@ -18,7 +18,6 @@ from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import (
     CopyLimit,
     text_to_index,
-    token_texts,
     without_long_copies,
 )
 from charlm.sampling.constraints.regex import RegexConstraint, automaton_of
@@ -33,7 +32,7 @@ from charlm.sampling.saved_state import (
     weights_checksum,
 )
 from charlm.sampling.text_stream import StopCondition, TextBatch, TextStream
-from charlm.storage.atomic import writing as writing_file
+from charlm.storage.atomic import atomic_write
 from charlm.trained_model import TrainedModel
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
@@ -538,7 +537,7 @@ class Writer(TrainedModel):
                 as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer
             )
         )
-        pieces = token_texts(self.tokenizer, records=self.writes_records)
+        pieces = self.tokenizer.token_texts(eos=b"" if self.writes_records else None)
         before = b"".join(pieces[token] for token in prompt_ids)
 
         def write(
@@ -633,8 +632,8 @@ class Writer(TrainedModel):
 
     def _write_place(self, path: Path, texts: TextBatch) -> None:
         place = texts.writing.place(len(texts.tellings[0].text))
-        with writing_file(
-            path, kind=CheckpointError, remedy="name another file with --state-out"
+        with atomic_write(
+            path, error_type=CheckpointError, remedy="name another file with --state-out"
         ) as file:
             file.write(place_to_bytes(place, weights_checksum(self.model)))
 

@@ -16,7 +16,7 @@ from charlm.config.load import check_config
 from charlm.config.schema import BUDGETS, Config
 from charlm.config.show import dump
 from charlm.errors import CharlmError, CheckpointError
-from charlm.storage.atomic import writing
+from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import one_line, parse_json
 from charlm.tuning.space import with_values
 from charlm.tuning.storage import Storage
@@ -283,5 +283,7 @@ def _header(tuning: Tuning) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with writing(path, kind=CheckpointError, remedy="make room, then charlm tune --resume") as file:
+    with atomic_write(
+        path, error_type=CheckpointError, remedy="make room, then charlm tune --resume"
+    ) as file:
         file.write(text.encode())

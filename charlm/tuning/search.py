@@ -37,8 +37,8 @@ from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated, Experiment, Finished
 from charlm.runs.folder import check_new
-from charlm.storage.atomic import writing
-from charlm.storage.untrusted import MEGABYTE, Facts, parse_json, read_regular
+from charlm.storage.atomic import atomic_write
+from charlm.storage.untrusted import MEGABYTE, StrictModel, parse_json, read_regular_file
 from charlm.tuning.results import NO_END, Outcome, Trial, Tuning, read_results, write_results
 from charlm.tuning.space import Choices, Range, as_it_stands, read_space, with_values
 from charlm.tuning.storage import NAME, Storage, at_url, first_line, in_folder, quiet_optuna
@@ -61,7 +61,7 @@ _PATHS = (
 )  # A text may lie elsewhere on another machine: its contents count.
 
 
-class _StudyFacts(Facts):
+class _StudyFacts(StrictModel):
     """What a study says of itself: what all trials have in common, what is searched, and of which text."""
 
     config: dict[str, Any]
@@ -69,7 +69,7 @@ class _StudyFacts(Facts):
     text: dict[str, str]
 
 
-class _KeptFacts(Facts):
+class _KeptFacts(StrictModel):
     """What study.json is like."""
 
     storage: str
@@ -78,7 +78,7 @@ class _KeptFacts(Facts):
     facts: _StudyFacts
 
 
-class _Budget(Facts):
+class _Budget(StrictModel):
     """What a study may cost, in all."""
 
     minutes: float | None
@@ -370,7 +370,9 @@ def _kept(folder: Path) -> _KeptFacts | None:
     if not path.is_file():
         return None
     try:
-        return _KeptFacts.model_validate(parse_json(read_regular(path, most=16 * MEGABYTE)))
+        return _KeptFacts.model_validate(
+            parse_json(read_regular_file(path, max_bytes=16 * MEGABYTE))
+        )
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read: {error.strerror}; give another --out"
@@ -401,8 +403,8 @@ def _keep(
             "identity": identity,
             "facts": facts,
         }
-        with writing(
-            folder / "study.json", kind=CheckpointError, remedy="give another --out"
+        with atomic_write(
+            folder / "study.json", error_type=CheckpointError, remedy="give another --out"
         ) as file:
             file.write(json.dumps(whole).encode())
 

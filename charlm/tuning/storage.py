@@ -64,7 +64,9 @@ def in_folder(folder: Path) -> Iterator[Storage]:
 
     @contextmanager
     def alone() -> Iterator[None]:
-        lock.take(kind=CheckpointError, remedy="give another --out", wait_seconds=_PATIENCE_SECONDS)
+        lock.acquire(
+            error_type=CheckpointError, remedy="give another --out", wait_seconds=_PATIENCE_SECONDS
+        )
         try:
             yield
         finally:

@@ -19,15 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from charlm.errors import CharlmError, CheckpointError
-from charlm.storage.locks import Lock
-from charlm.storage.untrusted import Facts
+from charlm.storage.locks import ProcessLock
+from charlm.storage.untrusted import StrictModel
 from charlm.tuning.storage import Storage
 
 BEAT_SECONDS = 10.0  # Between two signs of life of a worker,
 LOST_SECONDS = 60.0  # and without any for so long it is taken for lost.
 
 
-class WorkerFacts(Facts):
+class WorkerFacts(StrictModel):
     """What a trial says of its worker."""
 
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -35,7 +35,7 @@ class WorkerFacts(Facts):
     folder: str = Field(max_length=10_000)
 
 
-class TrialFacts(Facts):
+class TrialFacts(StrictModel):
     """What the workers write into a trial, besides what Optuna keeps of it."""
 
     outcome: str | None = None
@@ -63,8 +63,8 @@ class Worker:
     def at_work(self) -> Iterator[None]:
         """Let the other workers on this machine know that this one lives."""
         path = self._folder / ".workers" / self._id
-        lock = Lock(path)
-        lock.take(kind=CheckpointError, remedy="begin again")
+        lock = ProcessLock(path)
+        lock.acquire(error_type=CheckpointError, remedy="begin again")
         try:
             yield
             with suppress(
@@ -143,7 +143,7 @@ class Worker:
             return False
         path = self._folder / ".workers" / facts.worker.id
         if path.exists():
-            if Lock(path).is_held():
+            if ProcessLock(path).is_held():
                 return True
             with suppress(OSError):
                 path.unlink()

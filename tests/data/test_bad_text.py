@@ -1,4 +1,4 @@
-"""What becomes of a text that is odd, broken or no text at all: docs/text.md says it, these hold it to that."""
+"""What becomes of a text that is odd, broken or no text at all: docs/corpora.md says it, these hold it to that."""
 
 import codecs
 from pathlib import Path
@@ -14,7 +14,7 @@ import charlm
 from charlm.config.schema import Corpus as CorpusSection
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data import corpus as corpora
-from charlm.data.tokenizer import EOS, blocks_as_text, learn_tokenizer
+from charlm.data.tokenizer import EOS, decode_blocks, learn_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.errors import CorpusError
 
@@ -33,7 +33,7 @@ def encoded(path: Path, level: str, **options: object) -> tuple[bytes, np.ndarra
     corpus = opened(section, raw=level == "byte")
     text = corpus.parts["train"]
     tokenizer = learn_tokenizer(
-        blocks_as_text(text.blocks()) if level != "byte" else [], LEVELS[level]
+        decode_blocks(text.blocks()) if level != "byte" else [], LEVELS[level]
     )
     ids = encode_text(text, tokenizer, mode=corpus.mode, cache=path.parent / "cache").ids
     return b"".join(tokenizer.token_bytes[index] if index != EOS else b"\n" for index in ids), ids

@@ -15,7 +15,7 @@ from reading import opened, resolved
 
 from charlm.config.schema import Corpus as Section
 from charlm.data import sources
-from charlm.data.cards import build, card_names, fetch_corpus, files_of, load_card
+from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
 from charlm.data.corpus import Corpus, Text, read_text
 from charlm.errors import CorpusError, FetchError
 from charlm.storage.memory_maps import BLOCK_BYTES
@@ -99,9 +99,9 @@ def test_a_card_with_mistakes_tells_all_of_them(tmp_path):
 
 
 def test_a_card_decides_what_the_configuration_leaves_open(own_cache):
-    build(
+    build_corpus(
         "agreement",
-        to=files_of("agreement", load_card("agreement"))["train"],
+        to=corpus_files("agreement", load_card("agreement"))["train"],
         parameters={"sentences": 100},
     )
     corpus = opened(Section(text="agreement"))
@@ -560,7 +560,9 @@ def test_a_plain_file_is_read_where_it_is_and_a_packed_one_is_unpacked_once(
 
 
 def test_a_corpus_is_built_by_its_parameters(tmp_path):
-    path = build("agreement", to=tmp_path / "few.txt", parameters={"sentences": 12, "seed": 3})
+    path = build_corpus(
+        "agreement", to=tmp_path / "few.txt", parameters={"sentences": 12, "seed": 3}
+    )
     assert path == tmp_path / "few.txt"
     assert len(set(path.read_text(encoding="utf-8").splitlines())) == 12
 
@@ -569,12 +571,12 @@ def test_a_parameter_that_a_builder_has_not_is_refused(tmp_path):
     with pytest.raises(
         CorpusError, match=r"agreement: .*'sentence'.*; charlm corpus show agreement lists"
     ):
-        build("agreement", to=tmp_path / "few.txt", parameters={"sentence": 12})
+        build_corpus("agreement", to=tmp_path / "few.txt", parameters={"sentence": 12})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_corpus_is_built_when_it_is_first_read():
-    assert not files_of("unicode-names", load_card("unicode-names"))["train"].exists()
+    assert not corpus_files("unicode-names", load_card("unicode-names"))["train"].exists()
     corpus = opened(Section(text="unicode-names"))
     assert b"LATIN SMALL LETTER A WITH GRAVE" in {
         name for part in corpus.parts.values() for name in contents(part)
@@ -585,7 +587,7 @@ def test_what_is_fetched_is_not_built_and_what_is_built_is_not_fetched():
     with pytest.raises(
         CorpusError, match="names: is not built but downloaded; run: charlm corpus fetch names"
     ):
-        build("names")
+        build_corpus("names")
     with pytest.raises(
         CorpusError, match="agreement: has nothing to download; run: charlm corpus build agreement"
     ):

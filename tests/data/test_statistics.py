@@ -7,7 +7,7 @@ from reading import opened
 
 from charlm.config.schema import Corpus as Section
 from charlm.data.corpus import Text
-from charlm.data.statistics import QUANTILES, Statistics, count_text
+from charlm.data.statistics import QUANTILES, Statistics, compute_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def parts_of(path: Path, data: bytes, *, raw: bool = False, **fields: object) ->
 
 
 def count(path: Path, text: str, **fields: object) -> Statistics:
-    return count_text(*parts_of(path, text.encode(), **{"valid_share": 0.0} | fields))
+    return compute_statistics(*parts_of(path, text.encode(), **{"valid_share": 0.0} | fields))
 
 
 def test_documents_characters_bytes_and_alphabet_are_counted(tmp_path):
@@ -56,13 +56,13 @@ def test_a_document_that_is_cut_between_parts_is_counted_once(tmp_path):
         tmp_path / "a.txt", text.encode(), separator="|", valid_share=0.3, test_share=0.3
     )
     assert [len(part.spans) for part in parts] == [3, 1, 2] and parts[0].is_cut and parts[1].is_cut
-    found = count_text(*parts)
+    found = compute_statistics(*parts)
     assert found == count(tmp_path / "a.txt", text, separator="|")
     assert (found.documents, found.duplicates, found.lengths[-1]) == (4, 1, 29)
 
 
 def test_bytes_that_are_no_text_are_counted_as_they_are(tmp_path):
-    found = count_text(
+    found = compute_statistics(
         *parts_of(tmp_path / "a.bin", b"\xff\x00\xff\xc3", raw=True, valid_share=0.0)
     )
     assert (found.documents, found.characters, found.bytes) == (1, 4, 4)

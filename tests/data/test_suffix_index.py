@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.data.suffix_index import SuffixIndex, character_bounds
+from charlm.data.suffix_index import SuffixIndex
+from charlm.data.utf8 import character_bounds
 from charlm.errors import CharlmError
 
 # Characters of one to four bytes, two of which share all but their last byte.
@@ -22,7 +23,7 @@ def test_a_pattern_occurs_where_it_is_found_by_looking(text, pattern):
     ]
     assert index.occurs(sought) is (pattern in text)
     if sought:
-        assert index.places(*index.interval(sought)).tolist() == places
+        assert index.positions(*index.interval(sought)).tolist() == places
 
 
 def longest_at_each_end(query: str, text: str) -> list[int]:
@@ -35,7 +36,7 @@ def longest_at_each_end(query: str, text: str) -> list[int]:
 @given(text=TEXTS, query=TEXTS)
 def test_copied_lengths_are_those_of_trying_every_length(text, query):
     data = query.encode()
-    assert SuffixIndex(text.encode()).copied(
+    assert SuffixIndex(text.encode()).match_lengths(
         data, character_bounds(data)
     ).tolist() == longest_at_each_end(query, text)
 
@@ -55,7 +56,7 @@ def test_symbols_of_several_bytes_are_found_as_wholes(text, query, width):
         "".join(chr(256 + symbol % 3 * 128 + symbol // 100) for symbol in symbols)
         for symbols in (query, text)
     ]
-    found = SuffixIndex(data(text), width=width).copied(
+    found = SuffixIndex(data(text), width=width).match_lengths(
         data(query), range(0, width * len(query) + 1, width)
     )
     assert found.tolist() == longest_at_each_end(*as_letters)
@@ -72,19 +73,13 @@ def test_nothing_occurs_in_an_empty_text_but_nothing():
     index = SuffixIndex(b"")
     assert index.occurs(b"")
     assert not index.occurs(b"a")
-    assert index.copied(b"ab", [0, 1, 2]).tolist() == [0, 0]
-    assert index.copied(b"", [0]).tolist() == []
-
-
-def test_characters_begin_where_utf8_says():
-    assert character_bounds("aé𝄞".encode()) == [0, 1, 3, 7]
-    assert character_bounds(b"") == [0]
-    assert character_bounds(b"\xa9a") == [0, 1, 2]
+    assert index.match_lengths(b"ab", [0, 1, 2]).tolist() == [0, 0]
+    assert index.match_lengths(b"", [0]).tolist() == []
 
 
 def test_a_copy_of_the_whole_text_takes_no_longer_than_its_length_asks():
     text = bytes(np.random.default_rng(1).integers(97, 99, 5000).tolist())
-    found = SuffixIndex(text).copied(text + text, range(2 * len(text) + 1))
+    found = SuffixIndex(text).match_lengths(text + text, range(2 * len(text) + 1))
     assert found[: len(text)].tolist() == list(range(1, len(text) + 1))
 
 

@@ -14,7 +14,7 @@ from charlm.data.tokenizer import (
     UNK,
     Decoder,
     Tokenizer,
-    id_type,
+    id_dtype,
     learn_tokenizer,
     load_tokenizer,
 )
@@ -310,25 +310,25 @@ def test_normalization_composes_characters_before_they_are_counted():
 
 
 def test_unknown_characters_are_told_once_in_their_order():
-    assert learn("abc", level="char").unknown_in("azbyzq") == ["z", "y", "q"]
-    assert learn("abc", level="char", lowercase=True).unknown_in("ABC") == []
+    assert learn("abc", level="char").find_unknown("azbyzq") == ["z", "y", "q"]
+    assert learn("abc", level="char", lowercase=True).find_unknown("ABC") == []
 
 
 def test_unknown_words_are_told_without_their_space():
-    assert learn(" the cat", level="word").unknown_in(" the dog the dog bird") == ["dog", "bird"]
-    assert learn("the cat", level="word", words="whitespace").unknown_in("the dog <unk>") == [
+    assert learn(" the cat", level="word").find_unknown(" the dog the dog bird") == ["dog", "bird"]
+    assert learn("the cat", level="word", words="whitespace").find_unknown("the dog <unk>") == [
         "dog",
         "<UNK>",
     ]
 
 
 def test_unknown_spaces_are_told_as_they_are():
-    assert learn(" the cat", level="word").unknown_in(" the   cat") == ["  "]
+    assert learn(" the cat", level="word").find_unknown(" the   cat") == ["  "]
 
 
 @pytest.mark.parametrize("level", ["byte", "bpe"])
 def test_bytes_and_subwords_know_every_text(level):
-    assert LEARNT_ONCE[level, 0].unknown_in("☃ never seen") == []
+    assert LEARNT_ONCE[level, 0].find_unknown("☃ never seen") == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json", "[1, 2]"])
@@ -354,7 +354,7 @@ def test_a_file_that_numbers_eos_otherwise_is_refused():
 @pytest.mark.parametrize("options", range(len(OPTIONS)), ids=str)
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_lone_surrogate_is_refused_with_its_place(level, options):
-    for method in (LEARNT_ONCE[level, options].encode, LEARNT_ONCE[level, options].unknown_in):
+    for method in (LEARNT_ONCE[level, options].encode, LEARNT_ONCE[level, options].find_unknown):
         with pytest.raises(
             TokenizerError, match=r"^character 2 of the text \('\\udc80'\) is not Unicode; "
         ):
@@ -380,4 +380,15 @@ def test_pieces_have_the_ids_of_each_and_eos_where_one_ends(level, pieces):
     [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "uint32")],
 )
 def test_ids_take_the_smallest_unsigned_type(size, kind):
-    assert id_type(size) == np.dtype(kind)
+    assert id_dtype(size) == np.dtype(kind)
+
+
+def test_token_texts_put_together_are_the_text_and_take_the_given_markers():
+    spaced = learn("the cat\nthe dog\n", level="word", words="whitespace")
+    texts = spaced.token_texts(unknown=b"?")
+    ids = spaced.encode("the cat\nthe bird\n")
+    assert b"".join(texts[index] for index in ids) == b" the cat\n the ?\n"
+    assert spaced.token_texts()[UNK] == b""
+    characters = learn("abc", level="char")
+    assert characters.token_texts() == [b"\n", b"", b"a", b"b", b"c"]
+    assert characters.token_texts(eos=b"", unknown=b"<UNK>")[:3] == [b"", b"<UNK>", b"a"]

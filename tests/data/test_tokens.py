@@ -21,10 +21,10 @@ from charlm.config.schema import Tokenizer as Section
 from charlm.data import corpus as corpora
 from charlm.data import tokens
 from charlm.data.corpus import Text
-from charlm.data.shards import Shards
-from charlm.data.sources import Plain
+from charlm.data.shards import ShardedIds
+from charlm.data.sources import PlainFile
 from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
-from charlm.data.tokens import Counts, count_ids, encode_text, learn_from
+from charlm.data.tokens import Counts, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.windows import Position, record_spans, record_windows, stream_windows
 from charlm.errors import CorpusError
 
@@ -63,7 +63,7 @@ def write(folder: Path, parts: Sequence[str], *, is_cut: bool = False) -> Text:
     starts = ends - [len(part.encode()) for part in parts]
     spans = np.stack([np.zeros_like(ends), starts, ends], axis=1).astype(np.int64)
     data = path.read_bytes()
-    file = Plain(path, len(data), hashlib.sha256(data).hexdigest(), np.array([len(data)]))
+    file = PlainFile(path, len(data), hashlib.sha256(data).hexdigest(), np.array([len(data)]))
     return Text((file,), spans, raw=False, is_cut=is_cut)
 
 
@@ -371,12 +371,17 @@ def test_a_process_that_is_killed_is_told_and_what_is_encoded_is_kept(tmp_path, 
 def test_a_vocabulary_of_a_large_text_is_learnt_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "SLICE_BYTES", 10)
     text, section = write(tmp_path, ["a bb ccc.\n" * 20]), Section(level="word")
-    first = learn_from(text, section, cache=tmp_path / "ids")
+    first = learn_or_load_tokenizer(text, section, cache=tmp_path / "ids")
     with patch.object(tokens, "learn_tokenizer", side_effect=AssertionError("learnt again")):
-        assert learn_from(text, section, cache=tmp_path / "ids").to_json() == first.to_json()
+        assert (
+            learn_or_load_tokenizer(text, section, cache=tmp_path / "ids").to_json()
+            == first.to_json()
+        )
     (path,) = (tmp_path / "ids").iterdir()
     path.write_bytes(path.read_bytes().replace(b"ccc", b"cca"))
-    assert learn_from(text, section, cache=tmp_path / "ids").to_json() == first.to_json()
+    assert (
+        learn_or_load_tokenizer(text, section, cache=tmp_path / "ids").to_json() == first.to_json()
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -384,7 +389,7 @@ def test_a_vocabulary_of_a_large_text_is_learnt_once(tmp_path, monkeypatch):
 def test_shards_are_read_as_one_array_would_be(ids, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=4)))
     whole = np.array(ids, dtype=np.uint8)
-    shards = Shards(np.split(whole, cuts))
+    shards = ShardedIds(np.split(whole, cuts))
     edge = st.none() | st.integers(-50, 50)
     at = slice(data.draw(edge), data.draw(edge), data.draw(st.sampled_from([None, 1, 2, -1])))
     assert shards[at].tolist() == whole[at].tolist() and shards[at].dtype == whole.dtype

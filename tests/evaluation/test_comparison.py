@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from charlm.config.schema import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.utf8 import split_lines
 from charlm.errors import CharlmError
 from charlm.evaluation.comparison import (
     block_of_lines,
     difference_intervals,
-    lines_of,
     nats_of_lines,
 )
 
@@ -25,7 +25,9 @@ def encoded(text: str, section: Section, learn: str = TEXT) -> tuple[np.ndarray,
     pieces, ends = [text.encode()], [False]
     if tokenizer.separates_by_space or section.eos == "line":
         keep = not tokenizer.separates_by_space
-        pieces = [(line if keep else line.removesuffix("\n")).encode() for line in lines_of(text)]
+        pieces = [
+            (line if keep else line.removesuffix("\n")).encode() for line in split_lines(text)
+        ]
         ends = [True] * len(pieces)
     return tokenizer.encode_pieces(pieces, ends), tokenizer
 
@@ -43,7 +45,7 @@ def encoded(text: str, section: Section, learn: str = TEXT) -> tuple[np.ndarray,
 )
 def test_each_line_is_paid_for_by_its_own_tokens_whatever_they_are(section, tokens):
     ids, tokenizer = encoded(TEXT, section)
-    nats = nats_of_lines(ids, np.full(len(ids), -1.0), tokenizer, lines_of(TEXT), records=False)
+    nats = nats_of_lines(ids, np.full(len(ids), -1.0), tokenizer, split_lines(TEXT), records=False)
     if section.level == "bpe":  # What it has merged is its own affair.
         assert (nats[1], nats.sum()) == (1, len(ids))
     else:
@@ -53,7 +55,7 @@ def test_each_line_is_paid_for_by_its_own_tokens_whatever_they_are(section, toke
 def test_nats_are_those_of_the_tokens_of_the_line():
     ids, tokenizer = encoded("ab\nc", Section(level="char", eos="none"), "abc\n")
     nats = nats_of_lines(
-        ids, -np.array([1, 2, 4, 8.0]), tokenizer, lines_of("ab\nc"), records=False
+        ids, -np.array([1, 2, 4, 8.0]), tokenizer, split_lines("ab\nc"), records=False
     )
     assert nats.tolist() == [7, 8]
 
@@ -62,7 +64,7 @@ def test_records_do_not_have_the_empty_lines():
     tokenizer = learn_tokenizer(["ab"], Section(level="char"))
     ids = tokenizer.encode_pieces([b"a", b"bb"], [True, True])
     nats = nats_of_lines(
-        ids, -np.array([1, 2, 4, 8, 16.0]), tokenizer, lines_of("a\r\n\n\r\nbb\n"), records=True
+        ids, -np.array([1, 2, 4, 8, 16.0]), tokenizer, split_lines("a\r\n\n\r\nbb\n"), records=True
     )
     assert nats.tolist() == [3, 0, 0, 28]
 
@@ -72,7 +74,7 @@ def test_a_model_that_knows_no_line_end_cannot_be_paired():
     with pytest.raises(
         CharlmError, match=r"has 2 lines and the tokens of one model have 1, .* know the line's end"
     ):
-        nats_of_lines(ids, np.zeros(len(ids)), tokenizer, lines_of("ab\nab\n"), records=False)
+        nats_of_lines(ids, np.zeros(len(ids)), tokenizer, split_lines("ab\nab\n"), records=False)
 
 
 @given(
@@ -83,20 +85,20 @@ def test_lines_keep_every_nat_of_the_text(text, level):
     size = {"vocabulary_size": 300} if level == "bpe" else {}
     ids, tokenizer = encoded(text, Section(level=level, eos="none", **size), "ab ab.\n")
     log_p = -np.arange(1.0, len(ids) + 1)
-    nats = nats_of_lines(ids, log_p, tokenizer, lines_of(text), records=False)
-    assert len(nats) == len(lines_of(text))
+    nats = nats_of_lines(ids, log_p, tokenizer, split_lines(text), records=False)
+    assert len(nats) == len(split_lines(text))
     assert nats.sum() == pytest.approx(-log_p.sum())
-    alone = [len(tokenizer.encode(line)) for line in lines_of(text)]
+    alone = [len(tokenizer.encode(line)) for line in split_lines(text)]
     assert (
         nats_of_lines(
-            ids, np.full(len(ids), -1.0), tokenizer, lines_of(text), records=False
+            ids, np.full(len(ids), -1.0), tokenizer, split_lines(text), records=False
         ).tolist()
         == alone
     )
 
 
 def test_lines_and_blocks_by_hand():
-    assert lines_of("a\r\n\n\u2028b") == ["a\r\n", "\n", "\u2028b"]
+    assert split_lines("a\r\n\n\u2028b") == ["a\r\n", "\n", "\u2028b"]
     assert block_of_lines(["ab", "cd", "ef", "gh", "i"], 4).tolist() == [0, 0, 1, 1, 1]
     assert block_of_lines(["a"], 4).tolist() == [0]
     assert block_of_lines(["aaaa", "b", "bbb"], 4).tolist() == [0, 1, 1]

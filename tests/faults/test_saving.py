@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import small_config, train_all
 from faults.injection import Died, at_call, die, fail, watched
+from reading import opened
 
 from charlm.data.cards import cache_folder
 from charlm.errors import CharlmError, CheckpointError, CorpusError
@@ -19,7 +20,7 @@ from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Prepared
 from charlm.runs.metrics import append_metrics, cut_metrics
 from charlm.runs.verify import LOCK
-from charlm.storage.atomic import remove_leftovers
+from charlm.storage.atomic import remove_temporary_files
 
 FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
 
@@ -211,7 +212,7 @@ def test_a_disk_that_cannot_read_is_one_line(name, trained, tmp_path):
 
 
 def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
-    path, opened = tmp_path / "text.txt", Path.open
+    path, open_file = tmp_path / "text.txt", Path.open
     path.write_text("A text on a disk that fails. " * 60)
     train_all(small_config(path), tmp_path / "run")
 
@@ -220,7 +221,7 @@ def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
             raise OSError(BROKEN, os.strerror(BROKEN))
 
     def broken(asked, *arguments, **options):
-        return Broken() if asked == path else opened(asked, *arguments, **options)
+        return Broken() if asked == path else open_file(asked, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", broken)
@@ -267,4 +268,4 @@ def test_what_a_killed_save_left_is_removed_on_resuming_and_nothing_else(trained
 
 
 def test_leftovers_in_a_folder_that_is_not_there_are_none(tmp_path):
-    remove_leftovers(tmp_path / "nowhere")
+    remove_temporary_files(tmp_path / "nowhere")

@@ -14,12 +14,12 @@ from charlm.errors import CheckpointError
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated
 from charlm.runs.folder import check_new
-from charlm.storage.locks import Lock
+from charlm.storage.locks import ProcessLock
 
 HOLD = (
-    "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.files import Lock\n"
-    "lock = Lock(pathlib.Path(sys.argv[1]))\n"
-    "lock.take(kind=CheckpointError, remedy='wait'); print('held', flush=True); time.sleep(600)"
+    "import sys, time, pathlib; from charlm.errors import CheckpointError; from charlm.storage.locks import ProcessLock\n"
+    "lock = ProcessLock(pathlib.Path(sys.argv[1]))\n"
+    "lock.acquire(error_type=CheckpointError, remedy='wait'); print('held', flush=True); time.sleep(600)"
 )
 
 
@@ -76,12 +76,12 @@ def test_a_lock_is_free_as_soon_as_its_process_is_killed(tmp_path):
     )
     with process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        lock = Lock(tmp_path / "lock")
+        lock = ProcessLock(tmp_path / "lock")
         with pytest.raises(CheckpointError, match=f"process {process.pid} is at work"):
-            lock.take(kind=CheckpointError, remedy="wait")
+            lock.acquire(error_type=CheckpointError, remedy="wait")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        lock.take(kind=CheckpointError, remedy="wait")
+        lock.acquire(error_type=CheckpointError, remedy="wait")
     assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
@@ -89,7 +89,7 @@ def test_a_lock_does_not_follow_a_link_out_of_the_folder(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "lock").symlink_to(tmp_path / "precious")
     with pytest.raises(CheckpointError, match="lock: cannot be written"):
-        Lock(tmp_path / "lock").take(kind=CheckpointError, remedy="remove it")
+        ProcessLock(tmp_path / "lock").acquire(error_type=CheckpointError, remedy="remove it")
     assert (tmp_path / "precious").read_text() == "mine"
 
 

@@ -27,7 +27,7 @@ from charlm.config.schema import Corpus
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
 from charlm.data.fetching import unpack
-from charlm.data.sources import plain_files
+from charlm.data.sources import open_plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.data.vectors import read_vectors
@@ -207,7 +207,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
 
 def _read_text(path: Path) -> object:
-    return plain_files(
+    return open_plain_files(
         [str(path)], Corpus(where={"id": 1} if path.suffix == ".jsonl" else {}), False
     )
 
@@ -253,7 +253,7 @@ def _use_tokenizer(level: str) -> Callable[[bytes], object]:
         ids = tokenizer.encode("to be, or <EOS> \u2603\n")
         assert all(0 <= index < tokenizer.vocabulary_size for index in ids.tolist())
         tokenizer.decode(range(tokenizer.vocabulary_size))
-        tokenizer.unknown_in("to \u2603")
+        tokenizer.find_unknown("to \u2603")
 
     return load_bytes
 

@@ -345,7 +345,7 @@ def test_the_vocabulary_is_learnt_from_the_training_split_alone(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("abcd " * 200 + "Z" * 100)
     experiment = prepare.begin(small_config(path), tmp_path / "run")
-    assert experiment.tokenizer.unknown_in("Z") == ["Z"]
+    assert experiment.tokenizer.find_unknown("Z") == ["Z"]
     assert experiment.tokens["valid"].counts.unknown > 0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from charlm.config.load import load_config
 from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
-from charlm.storage.locks import Lock
+from charlm.storage.locks import ProcessLock
 from charlm.tuning import results, storage, workers
 from charlm.tuning import search as tuning
 from charlm.tuning.search import tune
@@ -201,13 +201,13 @@ def test_values_that_kill_their_worker_again_and_again_are_given_up(
 
 
 def test_a_lock_is_waited_for_and_told_from_one_that_nobody_holds(tmp_path):
-    lock, other = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
+    lock, other = ProcessLock(tmp_path / "lock"), ProcessLock(tmp_path / "lock")
     assert not lock.is_held()
-    lock.take(kind=CheckpointError, remedy="wait")
+    lock.acquire(error_type=CheckpointError, remedy="wait")
     assert lock.is_held() and other.is_held()
     began = time.monotonic()
     with pytest.raises(CheckpointError, match="is at work in it; wait"):
-        other.take(kind=CheckpointError, remedy="wait", wait_seconds=0.1)
+        other.acquire(error_type=CheckpointError, remedy="wait", wait_seconds=0.1)
     assert time.monotonic() - began >= 0.1
     lock.release()
     assert not other.is_held()

@@ -16,6 +16,7 @@ import torch
 
 from charlm.data.builders import AgreementSentence, agreement_sentences
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.utf8 import strip_line_end
 from charlm.errors import CorpusError, TokenizerError
 from charlm.evaluation.sentences import log_probabilities
 from charlm.model.language_model import LanguageModel
@@ -226,7 +227,7 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
 
 def _pair(line: bytes, place: str) -> tuple[str, str]:
     try:
-        text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+        text = strip_line_end(line).decode()
     except UnicodeDecodeError as error:
         value = f"0x{line[error.start]:02x}"
         raise CorpusError(
@@ -256,7 +257,7 @@ def _unknown_verbs(tokenizer: Tokenizer, sentences: Sequence[AgreementSentence])
         {verb for sentence in sentences for verb in (sentence.verb, sentence.wrong_verb)}
     )
     # With the space before it, which belongs to the word's token.
-    unknown = [verb for verb in verbs if tokenizer.unknown_in(f" {verb}")]
+    unknown = [verb for verb in verbs if tokenizer.find_unknown(f" {verb}")]
     if len(unknown) == len(verbs):
         raise TokenizerError(
             f"agreement: the model knows none of the verbs {', '.join(verbs)}; train on the corpus agreement, or give "

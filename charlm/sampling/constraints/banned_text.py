@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.tokenizer import UNK, UNK_TEXT, Tokenizer
 from charlm.errors import CharlmError
 
 
@@ -42,7 +42,8 @@ class BannedText:
         if not all(banned):
             raise CharlmError("--ban: must not be empty: every text contains that")
         way = -1 if backward else 1
-        self._tokens = [text[::way] for text in _token_texts(tokenizer)]
+        token_texts = tokenizer.token_texts(unknown=UNK_TEXT.encode())
+        self._tokens = [text[::way] for text in token_texts]
         texts = [ban.encode(errors="replace")[::way] for ban in banned]
         self._longest = max(map(len, texts))
         # What to look for at the end of the text → the tokens that must not follow.
@@ -89,11 +90,3 @@ class BannedText:
         if any(tokens) or not end:
             found = torch.tensor(tokens, device=device)
             self._after[end] = self._after[end] | found if end in self._after else found
-
-
-def _token_texts(tokenizer: Tokenizer) -> list[bytes]:
-    """Return what each token adds to a text, within a line."""
-    space = b" " if tokenizer.separates_by_space else b""
-    texts = [space + text for text in tokenizer.token_bytes]
-    texts[EOS] = tokenizer.decode([EOS]).encode()
-    return texts

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.suffix_index import SuffixIndex
-from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CharlmError
 
 _ENOUGH = 0.1  # Of the probability must be left, or the text goes back.
@@ -140,7 +140,9 @@ class CopyLimit:
             data = _encoded(tail)
             bounds = _bounds(tail)
             last = len(bounds) - 1
-            copied = last - self._index.earliest(data, bounds, max(0, last - copied - 1), last)
+            copied = last - self._index.earliest_start(
+                data, bounds, max(0, last - copied - 1), last
+            )
         return _End(tail, begun, copied)
 
     def _too_long(self, end: _End) -> set[int]:
@@ -174,7 +176,7 @@ class CopyLimit:
                     yield from tokens
             return
         text = self._index.text
-        for at in self._index.places(low, high).tolist():
+        for at in self._index.positions(low, high).tolist():
             begin = at + len(context)
             following, _ = _whole_characters(
                 text[begin : begin + 4 * characters]
@@ -273,7 +275,7 @@ def without_long_copies(writing: Reversible, limit: CopyLimit, *, length: int) -
 
 
 def text_to_index(written: bytes, tokenizer: Tokenizer) -> bytes:
-    """Return the training text so that the texts of `token_texts` in a row are found in it.
+    """Return the training text so that the texts of `Tokenizer.token_texts` in a row are found in it.
 
     Args:
         written: As a model writes it.
@@ -281,15 +283,6 @@ def text_to_index(written: bytes, tokenizer: Tokenizer) -> bytes:
             line's end counts as two characters there, so that a run is never longer than it is said to be.
     """
     return b" " + written.replace(b"\n", b"\n ") if tokenizer.separates_by_space else written
-
-
-def token_texts(tokenizer: Tokenizer, *, records: bool) -> list[bytes]:
-    """Return the bytes that each id adds to a text; <EOS> adds none to a record, and <UNK> is never written."""
-    space = b" " if tokenizer.separates_by_space else b""
-    texts = [space + text for text in tokenizer.token_bytes]
-    texts[UNK] = b""
-    texts[EOS] = b"" if records else tokenizer.decode([EOS]).encode()
-    return texts
 
 
 def _beginnings(texts: Sequence[str], most: int) -> Mapping[int, Mapping[bytes, list[int]]]:

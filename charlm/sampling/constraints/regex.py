@@ -20,7 +20,6 @@ from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import CharlmError
-from charlm.sampling.constraints.copy_limit import token_texts
 
 Numbers = npt.NDArray[np.int32]
 _DEAD, _FAR = 0, 2**30
@@ -138,7 +137,7 @@ def automaton_of(
     """
     bytewise, begin, ends = _bytewise(pattern)
     spaced = tokenizer.separates_by_space
-    texts = token_texts(tokenizer, records=records)
+    texts = tokenizer.token_texts(eos=b"" if records else None)
     # By whether a line begins: there a token that stands between spaces has none before it.
     walks = [
         _Walk(bytewise, texts),
@@ -146,7 +145,7 @@ def automaton_of(
     ]
     starts = np.zeros(len(texts), dtype=np.int32)
     starts[EOS] = spaced
-    told = token_texts(tokenizer, records=False)
+    told = tokenizer.token_texts()
     banned, at = _banned([text.encode() for text in ban], b"".join(told[token] for token in before))
     ban_walk = _Walk(banned, told)
     unbanned = np.stack([ban_walk.after(state) for state in range(len(banned))])

@@ -17,7 +17,6 @@ from charlm.sampling.constraints.copy_limit import (
     CopyLimit,
     Retreats,
     text_to_index,
-    token_texts,
     without_long_copies,
 )
 
@@ -231,7 +230,7 @@ def test_a_text_goes_back_further_where_it_comes_to_the_same_end_again():
 def test_the_training_text_s_own_tokens_are_forbidden_after_so_many_characters(overrides):
     training = "the old cat\nthe été\nthe old dog\n"
     tokenizer = learn_tokenizer([training], small_config("x", *overrides).tokenizer)
-    texts = token_texts(tokenizer, records=False)
+    texts = tokenizer.token_texts()
     index = SuffixIndex(text_to_index(training.encode(), tokenizer))
     ids = tokenizer.encode(training).tolist()
     for most in (3, 8):
@@ -242,4 +241,3 @@ def test_the_training_text_s_own_tokens_are_forbidden_after_so_many_characters(o
         assert len(tokenizer.decode(ids[:tokens])) <= most
         assert len(tokenizer.decode(ids[: tokens + 1])) >= most
     assert texts[UNK] == b""
-    assert token_texts(tokenizer, records=True)[EOS] == b""

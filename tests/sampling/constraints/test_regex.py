@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from charlm.config.schema import Tokenizer as Section
 from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
 from charlm.errors import CharlmError
-from charlm.sampling.constraints.copy_limit import token_texts
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, automaton_of
 
 CPU = torch.device("cpu")
@@ -183,7 +182,7 @@ def test_a_space_stands_before_words_between_spaces_but_where_a_line_begins():
 
 def test_a_token_that_adds_no_text_is_never_allowed():
     lines = learn_tokenizer(["a\n"], Section(level="char", eos="line"))
-    assert token_texts(lines, records=False)[EOS] == b""
+    assert lines.token_texts()[EOS] == b""
     automaton = automaton_of(r"[a\n]*", lines, records=False)
     assert (automaton.needed[:, EOS] > 10**9).all()
 
