@@ -263,7 +263,7 @@ def test_one_name_stands_for_a_list_of_one():
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [
-        ("{kind: lstn}", "model.cell.kind must be 'bag', 'elman', 'gru'"),
+        ("{kind: lstn}", "model.cell.kind 'lstn' is not registered (nearest: lstm; known: bag, "),
         ("{kind: lstm, peephole: [input]}", "model.cell.peephole (nearest: model.cell.peepholes)"),
         (
             "{activation: swish, kind: elman}",

@@ -204,8 +204,8 @@ def _segments(
             device
         )
         with torch.enable_grad():
-            features, after = model.features(asked[:-1, None], None if fresh else states)
-            read = model.read(features).flatten(0, 1)
+            features, after = model.encoder(asked[:-1, None], None if fresh else states)
+            read = model.adapt(features).flatten(0, 1)
             log_p = _target_log_probabilities(model.projection, read, asked[1:], temperature)
         yield log_p
         states = detach(after)
