@@ -43,7 +43,7 @@ def code_block(beginning: str) -> str:
 def mgu() -> type[Cell]:
     """The class on the page."""
     names: dict = {}
-    exec(code_block("class MGU"), names)  # noqa: S102 - the page is the program under test.
+    exec(code_block("class MGU"), names)
     return names["MGU"]
 
 
@@ -59,7 +59,7 @@ def registered(unregistered, monkeypatch, mgu) -> None:
     """Register the cell and its reference, both as the page says."""
     charlm.register_cell("mgu", mgu)
     names = {"np": np, **vars(reference_cells)}
-    exec(code_block("def mgu"), names)  # noqa: S102 - as above.
+    exec(code_block("def mgu"), names)
     monkeypatch.setitem(reference_cells.STEPS, "mgu", names["mgu"])
     monkeypatch.setitem(cells_table.CELLS, "mgu", {"kind": "mgu"})
 
@@ -116,7 +116,7 @@ def test_the_program_on_the_page_trains_saves_loads_and_samples(
     monkeypatch.chdir(tmp_path)
     program = code_block("charlm.register_cell").replace('"training.steps=300"', "*overrides")
     names = {"MGU": mgu, "overrides": overrides}
-    exec(program, names)  # noqa: S102 - as above.
+    exec(program, names)
     assert len(capsys.readouterr().out) > 200
     trained = names["run"]
     assert isinstance(trained.model.encoder.recurrence.layers[0], mgu)
