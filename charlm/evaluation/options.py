@@ -107,9 +107,6 @@ class ScoringOptions:
 
 def check_temperature(temperature: float | str) -> None:
     """Raise OptionError unless a temperature is `fit` or a finite number above 0."""
-    if isinstance(temperature, str):
-        is_valid = temperature == "fit"
-    else:
-        is_valid = 0 < temperature < math.inf
-    if not is_valid:
+    is_number = not isinstance(temperature, str) and 0 < temperature < math.inf
+    if temperature != "fit" and not is_number:
         raise OptionError("temperature", "must be a number above 0, or fit", value=temperature)
