@@ -34,7 +34,8 @@ fuzz: $(READY)
 	$(BIN)/python fuzz/fuzz_loaders.py $(if $(FUZZ),"$(FUZZ)") --seconds $(SECONDS)
 
 docs: $(READY)
-	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python docs/generate_folder_map.py
 
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

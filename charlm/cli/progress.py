@@ -43,7 +43,7 @@ def follow(
         return
     for line in first:
         say(line)
-    if experiment.state.share(experiment.config.training) >= 1:
+    if experiment.state.fraction_done(experiment.config.training) >= 1:
         say("its budget is spent already; give a larger one to go on, such as --epochs 10")
     with stop_requests(patient=experiment.group.size > 1) as stop_requested:
         view = _View(experiment)
@@ -122,7 +122,7 @@ class _View:
         counts = self._experiment.tokens["train"].counts
         bits = loss * counts.tokens / (math.log(2) * max(counts.characters, 1))
         speed = progress.state.tokens / max(progress.state.seconds, 1e-9)
-        self._bar.n = 100 * min(progress.share, 1.0)
+        self._bar.n = 100 * min(progress.fraction_done, 1.0)
         self._bar.set_description_str(
             f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False
         )

@@ -4,7 +4,7 @@ Text is coded as it stands, without the tokenizer's normalization: "The" has no 
 What has no token, be it a character never seen or bytes that are not UTF-8, is <UNK> and a literal. What ends a record,
 a document or a line of words is <EOS>, as in training.
 
-    >>> from charlm.config import Tokenizer as Section
+    >>> from charlm.config.schema import Tokenizer as Section
     >>> from charlm.data.tokenizer import learn_tokenizer
     >>> alphabet = Alphabet(learn_tokenizer(["to be"], Section(level="char")), "stream")
     >>> to_tokens("béb".encode(), alphabet)

@@ -3,7 +3,7 @@ r"""Text ↔ token ids, at the level of characters, bytes, words or subwords.
 The file of record is Hugging Face's `tokenizer.json`: loaded with that library alone it gives the same ids.
 Characters and bytes are encoded in bulk by a lookup table instead, to the same ids at memory speed.
 
-    >>> from charlm.config import Tokenizer as Section
+    >>> from charlm.config.schema import Tokenizer as Section
     >>> tokenizer = learn_tokenizer(["to be or not to be"], Section(level="char"))
     >>> tokenizer.encode("bet").tolist()
     [3, 4, 8]

@@ -28,12 +28,12 @@ def validate(experiment: Experiment) -> Score | None:
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
-            return scoring_record_windows(ids, share=group.share)
+            return scoring_record_windows(ids, shard=group.shard)
         streams = max(1, min(_VALIDATION_STREAMS, len(ids) // _VALIDATION_PIECE))
-        return scoring_windows(ids, streams=streams, warm_up=WARM_UP, share=group.share)
+        return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=group.shard)
 
     model, ids = experiment.model, experiment.tokens["valid"].ids
     windows = in_direction(model.direction, ids, mode=experiment.corpus.mode, read=read)
     own = score(model, windows, device=experiment.device, precision=experiment.precision)
-    nats, tokens, correct = group.total(own.nats, own.tokens, own.correct)
+    nats, tokens, correct = group.all_reduce(own.nats, own.tokens, own.correct)
     return Score(nats, int(tokens), correct)

@@ -136,8 +136,8 @@ def predictions(
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
             with autocast(device, precision):
-                features, states = model.features(inputs, None if window.fresh else states)
-                read = model.read(features).flatten(0, 1)
+                features, states = model.encoder(inputs, None if window.resets_state else states)
+                read = model.adapt(features).flatten(0, 1)
             for rows, goals in _chunks(model.projection, read, targets.flatten(), at_once=at_once):
                 with autocast(device, precision):
                     logits = model.projection(rows)
@@ -174,7 +174,7 @@ def score(
         nats += functional.cross_entropy(tempered, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding is no id.
         tokens += (targets != PADDING).sum()
-    directions = len(model.recurrences)
+    directions = len(model.encoder.recurrences)
     return Score(float(nats) / directions, int(tokens) // directions, int(correct) / directions)
 
 

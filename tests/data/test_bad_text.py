@@ -1,4 +1,4 @@
-"""What becomes of a text that is odd, broken or no text at all: docs/text.md says it, these hold it to that."""
+"""What becomes of a text that is odd, broken or no text at all: docs/corpora.md says it, these hold it to that."""
 
 import codecs
 from pathlib import Path

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import small_config, train_all
 from faults.injection import Died, at_call, die, fail, watched
+from reading import opened
 
 from charlm.data.cards import cache_folder
 from charlm.errors import CharlmError, CheckpointError, CorpusError
@@ -211,7 +212,7 @@ def test_a_disk_that_cannot_read_is_one_line(name, trained, tmp_path):
 
 
 def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
-    path, opened = tmp_path / "text.txt", Path.open
+    path, open_file = tmp_path / "text.txt", Path.open
     path.write_text("A text on a disk that fails. " * 60)
     train_all(small_config(path), tmp_path / "run")
 
@@ -220,7 +221,7 @@ def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
             raise OSError(BROKEN, os.strerror(BROKEN))
 
     def broken(asked, *arguments, **options):
-        return Broken() if asked == path else opened(asked, *arguments, **options)
+        return Broken() if asked == path else open_file(asked, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", broken)

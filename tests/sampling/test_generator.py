@@ -428,7 +428,7 @@ def test_a_step_of_one_s_own_takes_the_model_s_place(model):
 def test_the_same_seed_writes_the_same_in_another_process(model):
     program = f"""
 import torch
-from charlm.config import Model
+from charlm.config.schema import Model
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.stepper import Stepper
 from charlm.sampling.generator import Settings, generate

@@ -27,7 +27,7 @@ def test_bf16_is_taken_where_the_processor_is_faster_in_it(processor, precision,
 
 FAULTS = """
 import resource, torch
-from charlm.training.devices import at_full_speed
+from charlm.training.devices import fast_math
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -36,7 +36,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults())
-with at_full_speed():
+with fast_math():
     faults()
     print(faults())
 """

@@ -139,8 +139,8 @@ def _hidden_states(
     states = None
     for window in scoring_windows(ids):
         with autocast(device, precision):
-            features, states = model.features(window.inputs.to(device), states)
-            yield model.read(features).flatten(0, 1).float()
+            features, states = model.encoder(window.inputs.to(device), states)
+            yield model.adapt(features).flatten(0, 1).float()
 
 
 @torch.inference_mode()

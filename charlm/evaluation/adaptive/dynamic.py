@@ -240,8 +240,8 @@ def _predict_segments(
         segment_ids = np.concatenate([before, ids[start:end]]).astype(np.int64)
         tokens = torch.from_numpy(segment_ids).to(device)
         with torch.enable_grad():
-            features, after = model.features(tokens[:-1, None], None if resets_state else states)
-            read = model.read(features).flatten(0, 1)
+            features, after = model.encoder(tokens[:-1, None], None if resets_state else states)
+            read = model.adapt(features).flatten(0, 1)
             log_p = _target_log_probabilities(model.projection, read, tokens[1:], temperature)
         yield log_p
         states = detach(after)

@@ -37,8 +37,8 @@ def slowly(model: LanguageModel, ids: np.ndarray, cache: CacheSettings) -> list[
     """Return the cache's probability of every id at every token but the first, by two loops."""
     inputs = torch.from_numpy(np.concatenate([[EOS], ids[:-1]]).astype(np.int64))[:, None]
     with torch.no_grad():
-        features, _ = model.features(inputs)
-    states = model.read(features)[:, 0].double().tolist()
+        features, _ = model.encoder(inputs)
+    states = model.adapt(features)[:, 0].double().tolist()
     found = []
     for now in range(1, len(ids)):
         weights = [0.0] * VOCABULARY

@@ -16,6 +16,7 @@ from charlm.evaluation.adaptive.dynamic import (
     fit_dynamic_settings,
     mean_squared_gradients,
 )
+from charlm.model.encoder import Encoder
 from charlm.model.language_model import LanguageModel, detach
 
 CPU = torch.device("cpu")
@@ -156,10 +157,10 @@ def test_of_a_long_text_only_so_many_segments_are_read_and_the_warm_up_of_each_p
     monkeypatch,
 ):
     read = []
-    original = LanguageModel.features
+    original = Encoder.forward
     monkeypatch.setattr(
-        LanguageModel,
-        "features",
+        Encoder,
+        "forward",
         lambda self, ids, *rest: read.append(ids[:, 0]) or original(self, ids, *rest),
     )
     squares = mean_squared_gradients(make(), text(20_000), segment=64, max_segments=40, **STREAM)
@@ -187,7 +188,7 @@ def test_records_begin_at_the_initial_state_and_the_weights_go_on():
 
 def test_what_training_left_alone_is_not_learnt():
     model = make()
-    model.embedding.weight.requires_grad_(False)
+    model.encoder.embedding.weight.requires_grad_(False)
     squares = mean_squared_gradients(model, text(30), segment=5, **STREAM)
     assert len(squares) == sum(weight.requires_grad for weight in model.parameters())
     assert np.isfinite(
