@@ -613,15 +613,9 @@ class Training(Section):
         "the rate.",
     )
     halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
-    gradient_compression: Literal["none", "bf16", "powersgd"] = Field(
+    gradient_compression: Literal["none", "bf16"] = Field(
         "none",
-        description="Several processes: gradients travel in fp32; in bf16; or as matrices of rank 4 (Vogels "
-        "et al. 2019).",
-    )
-    shard_optimizer: bool = Field(
-        False,
-        description="Several processes: each keeps a part of the optimizer's state "
-        "(ZeRO, Rajbhandari et al. 2020); not for muon.",
+        description="Several processes: none exchanges gradients in fp32, bf16 in half the bytes.",
     )
     timeout_seconds: float = Field(
         300.0,
@@ -635,10 +629,6 @@ class Training(Section):
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}: give one of minutes, steps, epochs")
-        if self.shard_optimizer and self.optimizer == "muon":
-            raise ValueError(
-                "shard_optimizer: muon's state cannot be parted; take adamw, or remove it"
-            )
         if not given:  # A minute shows any text's first results.
             object.__setattr__(self, "minutes", 1.0)
         return self

@@ -1,95 +1,106 @@
 """A lock file that one process holds at a time."""
 
-import fcntl
+import errno
 import os
-import time
-import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from charlm.errors import CharlmError
 from charlm.storage.atomic import make_folder
 
+# What flock answers on a file system that has no locks, such as some network file systems.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_POLL_SECONDS = 0.01
+
 
 class ProcessLock:
-    """A file that one process at a time holds: the kernel takes it from a process that ends, however it ends."""
+    """A lock file that at most one process holds; it contains the process id of the last holder.
+
+    It is filelock's kernel lock (flock): a process that ends, however it ends, no longer holds it.
+    A symbolic link in place of the file is refused.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Hold nothing yet.
+        """Create the lock without acquiring it; nothing is written yet.
 
         Args:
-            path: The file. It stays, with the number of the process that held it last.
+            path: The lock file. It stays on disk after the lock is released.
         """
         self._path = path
-        self._close: weakref.finalize[..., ProcessLock] | None = None
+        self._lock = _file_lock(path, on_acquired=_write_process_id)
 
     def acquire(
         self, *, error_type: type[CharlmError], remedy: str, wait_seconds: float = 0.0
     ) -> None:
-        """Hold the file, if this object does not yet. On a file system that has no locks, nothing is held.
+        """Acquire the lock, unless this object holds it already.
+
+        On a file system without locks this does nothing, so that one can train there too.
 
         Args:
-            error_type: Of the error.
-            remedy: What its message advises where another holds it.
-            wait_seconds: For how long to wait for another that holds it.
+            error_type: Class of the error.
+            remedy: What the user can do if another process holds the lock.
+            wait_seconds: Longest time to wait for another process to release the lock.
 
         Raises:
-            CharlmError: Of that kind: another holds it, or the folder cannot be written.
+            CharlmError: Another process holds the lock, or the folder is not writable.
         """
-        if self._close is not None:
+        if self._lock.is_locked:
             return
         try:
             make_folder(self._path.parent)
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            self._lock.acquire(timeout=wait_seconds)
+        except Timeout:
+            holder = self._holder()
+            raise error_type(
+                f"{self._path.parent}: process {holder} is at work in this folder; {remedy}"
+            ) from None
         except OSError as error:
-            raise error_type(
-                f"{self._path}: cannot be written: {error.strerror}; make its folder writable"
-            ) from None
-        self._close = weakref.finalize(self, os.close, handle)
-        try:
-            _flock(handle, wait_seconds)
-        except BlockingIOError:
-            holder = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
-            self.release()
-            raise error_type(
-                f"{self._path.parent}: process {holder} is at work in it; {remedy}"
-            ) from None
-        except OSError:
-            return
-        with suppress(OSError):  # On a full disk it holds all the same, without a name.
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            if error.errno not in _NO_LOCKS:
+                raise error_type(
+                    f"{self._path}: cannot write the lock file: {error.strerror}; make the folder "
+                    "writable, and remove the lock file if it is a link"
+                ) from None
 
     def is_held(self) -> bool:
-        """Whether a process holds the file, this one included."""
-        try:
-            handle = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
+        """Return whether a process holds the lock, this process included."""
+        if not self._path.is_file():
             return False
+        probe = _file_lock(self._path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            probe.acquire(blocking=False)
+        except Timeout:
             return True
         except OSError:
             return False
-        finally:
-            os.close(handle)
+        probe.release()
         return False
 
     def release(self) -> None:
-        """Let go of the file."""
-        if self._close is not None:
-            self._close()
-            self._close = None
+        """Release the lock, if this object holds it."""
+        self._lock.release(force=True)
+
+    def _holder(self) -> str:
+        """Return the process id in the lock file."""
+        with suppress(OSError), self._path.open("rb") as file:
+            return file.read(20).decode(errors="replace").strip() or "unknown"
+        return "unknown"
 
 
-def _flock(handle: int, wait_seconds: float) -> None:
-    """Lock an open file; raise BlockingIOError where another holds it all the time."""
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(0.01)
+def _file_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
+    return FileLock(
+        path,
+        mode=0o644,
+        thread_local=False,  # It may be released by another thread than the one that acquired it.
+        poll_interval=_POLL_SECONDS,
+        fallback_to_soft=False,  # A soft lock would outlive a process that is killed.
+        on_acquired=on_acquired,
+    )
+
+
+def _write_process_id(handle: int) -> None:
+    with suppress(OSError):  # On a full disk the lock is held without a process id.
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

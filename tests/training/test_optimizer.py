@@ -28,12 +28,12 @@ from charlm.training.schedule import learning_rate
 )
 def test_each_schedule_falls_as_it_says(schedule, share, expected):
     section = Training(schedule=schedule, learning_rate=1.0, warmup_steps=0)
-    assert learning_rate(section, step=10, share=share) == pytest.approx(expected)
+    assert learning_rate(section, step=10, fraction_done=share) == pytest.approx(expected)
 
 
 def test_the_rate_rises_over_the_warm_up():
     section = Training(schedule="constant", learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate(section, step=step, share=0) for step in range(6)] == [
+    assert [learning_rate(section, step=step, fraction_done=0) for step in range(6)] == [
         0.25,
         0.5,
         0.75,
@@ -45,20 +45,22 @@ def test_the_rate_rises_over_the_warm_up():
 
 def test_a_plateau_is_quartered_by_each_evaluation_that_was_no_new_best():
     section = Training(schedule="plateau", learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate(section, step=9, share=0.9, stalls=stalls) for stalls in range(4)] == [
+    assert [
+        learning_rate(section, step=9, fraction_done=0.9, stalls=stalls) for stalls in range(4)
+    ] == [
         1,
         1 / 4,
         1 / 16,
         1 / 64,
     ]
-    assert learning_rate(section, step=1, share=0.1, stalls=1) == 1 / 8
+    assert learning_rate(section, step=1, fraction_done=0.1, stalls=1) == 1 / 8
 
 
 def test_no_other_schedule_heeds_the_evaluations():
     for schedule in ("linear", "cosine", "constant", "trapezoid"):
         section = Training(schedule=schedule)
-        assert learning_rate(section, step=9, share=0.5, stalls=2) == learning_rate(
-            section, step=9, share=0.5
+        assert learning_rate(section, step=9, fraction_done=0.5, stalls=2) == learning_rate(
+            section, step=9, fraction_done=0.5
         )
 
 

@@ -206,7 +206,7 @@ def test_a_lock_is_waited_for_and_told_from_one_that_nobody_holds(tmp_path):
     lock.acquire(error_type=CheckpointError, remedy="wait")
     assert lock.is_held() and other.is_held()
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match="is at work in it; wait"):
+    with pytest.raises(CheckpointError, match="is at work in this folder; wait"):
         other.acquire(error_type=CheckpointError, remedy="wait", wait_seconds=0.1)
     assert time.monotonic() - began >= 0.1
     lock.release()
