@@ -157,14 +157,14 @@ def work(given: argparse.Namespace) -> None:
         group._connected = True  # `connect` does nothing for a process that has no other.
     tasks: dict[str, Callable[[int], Callable[[], object]]] = {
         "step": cache(lambda batch: partial(next, training_steps(given, batch, group, device))),
-        "reduce": cache(lambda size: partial(group.sum, torch.zeros(size // 4))),
+        "reduce": cache(lambda size: partial(group.all_reduce_tensor, torch.zeros(size // 4))),
     }
     with fast_math():
         for line in sys.stdin:
             task, amount = line.split()
             do = tasks[task](int(amount))
             do()
-            group.wait()
+            group.barrier()
             print(seconds_of(do, given.steps, device), flush=True)
 
 
@@ -192,7 +192,7 @@ def training_steps(
     return train(
         model,
         stream_windows(
-            ids, batch_size=batch, window=given.window, start=Position(), share=group.share
+            ids, batch_size=batch, window=given.window, start=Position(), shard=group.shard
         ),
         make_optimizer(model, section, precision=precision),
         section,

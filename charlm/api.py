@@ -1,34 +1,166 @@
-"""What a command does, one call does: `train` and `load`, `Run.sample` and `Run.perplexity`."""
+"""The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
 
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from charlm.config.schema import Config
+import torch
+
+from charlm import trained_model
+from charlm.compression.container import Compression
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.data.tokenizer import Tokenizer
+from charlm.evaluation.comparison import Comparison
+from charlm.evaluation.novelty import Novelty
+from charlm.evaluation.perplexity import Perplexity
+from charlm.evaluation.probes.agreement import Agreement
+from charlm.evaluation.probes.gradients import Gradients
+from charlm.evaluation.sentences import Sentences
+from charlm.evaluation.surprisal import Surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
-from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
-from charlm.runs.folder import load_run, newest_run
+from charlm.runs.checkpoint import Which
+from charlm.runs.folder import newest_run
+from charlm.sampling.text_stream import TextBatch
 from charlm.tracking import check_installed, tracked
 from charlm.trained.scoring import Scorer
 from charlm.trained.writing import Fill as Fill
 from charlm.trained.writing import Sample as Sample
-from charlm.training.devices import choose_device
+from charlm.trained.writing import Writer
+from charlm.trained_model import TrainedModel
 
 
-class Run(Scorer):
-    """A trained model in its run folder; it writes and scores."""
+@dataclass(frozen=True)
+class Run:
+    """A trained model in its run folder.
+
+    Attributes:
+        trained: Model, tokenizer, configuration, device and origin.
+    """
+
+    trained: TrainedModel
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.trained.origin.folder
+
+    @property
+    def which(self) -> Which:
+        """The checkpoint, `best` or `last`."""
+        return self.trained.origin.which
+
+    @property
+    def corpus(self) -> dict[str, Any]:
+        """Facts about the corpus."""
+        return self.trained.origin.corpus
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Facts about the checkpoint, such as `step`."""
+        return self.trained.origin.state
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """The resolved configuration."""
+        return self.trained.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, learned from the training text."""
+        return self.trained.tokenizer
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model in evaluation mode."""
+        return self.trained.model
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return self.trained.device
+
+    @property
+    def writes_records(self) -> bool:
+        """Whether the model ends a text with <EOS>."""
+        return self.trained.writes_records
+
+    def sample(self, **options: Any) -> list[Sample]:
+        """Write texts; see `charlm sample --help` for the options."""
+        return Writer(self.trained).sample(**options)
+
+    def search(self, **options: Any) -> list[Sample]:
+        """Search for the most probable texts by beam search."""
+        return Writer(self.trained).search(**options)
+
+    def fill(self, text: str, **options: Any) -> list[Fill]:
+        """Fill the gap in a text with a model of direction `both`."""
+        return Writer(self.trained).fill(text, **options)
+
+    def stream(self, **options: Any) -> Iterator[str]:
+        """Write one text, yielding the prompt and then each piece as it is produced."""
+        return Writer(self.trained).stream(**options)
+
+    def begin_text(self, **options: Any) -> TextBatch:
+        """Return one text that has its prompt and is yet to be written."""
+        return Writer(self.trained).begin_text(**options)
+
+    def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
+        """Score a text: perplexity, bits per character, accuracy."""
+        return Scorer(self.trained).perplexity(text, **options)
+
+    def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
+        """Score sentences, each by itself."""
+        return Scorer(self.trained).sentences(sentences, **options)
+
+    def surprise(self, text: str | None = None, **options: Any) -> Surprisal:
+        """Measure the surprisal of each token of a text."""
+        return Scorer(self.trained).surprise(text, **options)
+
+    def compare(
+        self, others: Sequence["Run"], text: str | None = None, **options: Any
+    ) -> Comparison:
+        """Score this run and others on the same text."""
+        scorers = [Scorer(run.trained) for run in others]
+        return Scorer(self.trained).compare(scorers, text, **options)
+
+    def agreement(self, pairs: str | Path | None = None, **options: Any) -> Agreement:
+        """Measure subject-verb agreement on minimal pairs."""
+        return Scorer(self.trained).agreement(pairs, **options)
+
+    def gradients(self, text: str | None = None, **options: Any) -> Gradients:
+        """Measure how the gradient of a token's loss decays over the tokens before it."""
+        return Scorer(self.trained).gradients(text, **options)
+
+    def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
+        """Measure how much of sampled texts is copied from the training text."""
+        return Scorer(self.trained).novelty(samples, **options)
+
+    def compress(self, data: bytes, **options: Any) -> bytes:
+        """Compress bytes with the model's probabilities."""
+        return Scorer(self.trained).compress(data, **options)
+
+    def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
+        """Compress bytes, and compare the size with other compressors."""
+        return Scorer(self.trained).measure_compression(data, **options)
+
+    def decompress(self, data: bytes, **options: Any) -> bytes:
+        """Return the bytes that `compress` of the same run compressed."""
+        return Scorer(self.trained).decompress(data, **options)
 
 
 def train(
     config: Config, *, out: str | Path | None = None, track: Literal["tensorboard"] | None = None
 ) -> Run:
-    """Train a model; return the best of the run.
+    """Train a model and return the best checkpoint of the run.
 
     Args:
-        config: From `charlm.load_config`.
-        out: The run folder; by default a new one under `runs/`.
-        track: Also write metrics and samples for TensorBoard, to its folder `tensorboard`.
+        config: Configuration, from `charlm.load_config`.
+        out: Run folder; None makes a new one under `runs/`.
+        track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
+            run folder.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
@@ -47,31 +179,23 @@ def load(folder: str | Path | None = None, *, which: Which = "best", device: str
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
-        folder: The run folder; by default the newest under `runs/`.
+        folder: Run folder; None takes the newest under `runs/`.
         which: `best` by validation loss, or `last`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, whichever it was trained on.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, independent of the device of the training.
 
     Raises:
-        CheckpointError: It is no run folder, or damaged.
+        CheckpointError: The folder is no run folder, or is damaged.
     """
     folder = Path(folder) if folder is not None else newest_run(Path("runs"))
-    config, tokenizer, corpus = load_run(folder)
-    if which == "best" and not (folder / "best" / "state.json").is_file():
-        which = "last"  # Stopped before its first evaluation.
-    saved = load_checkpoint(folder / which, only="weights")
-    chosen = choose_device(device)
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
-    model = LanguageModel(config.model, tokenizer.vocabulary_size)
-    put_weights(model, saved.tensors["weights"], saved.folder)
-    return Run(
-        folder, which, config, tokenizer, model.to(chosen).eval(), corpus, saved.state, chosen
-    )
+    return Run(trained_model.load(folder, which, device))
 
 
 def new_run_folder(name: str) -> Path:
-    """Return a folder under `runs/` that does not exist yet, named after the configuration and the time."""
+    """Return a folder under `runs/` that does not exist yet, named NAME-DATE-TIME."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = Path("runs") / stem, 2
+    folder = Path("runs") / stem
+    number = 2
     while folder.exists():
-        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+        folder = Path("runs") / f"{stem}-{number}"
+        number += 1
     return folder

@@ -17,7 +17,8 @@ from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
 from charlm.runs.metrics import read_metrics
 from charlm.runs.verify import TRACKED
-from charlm.trained.writing import of_experiment
+from charlm.trained.writing import Writer
+from charlm.trained_model import of_experiment
 
 SAMPLE = "sample"
 # Tokens that make a few hundred characters; of records, which are short, several texts.
@@ -79,15 +80,15 @@ def _is_number(value: object) -> bool:
 
 def _sample(experiment: Experiment) -> str:
     """Return a few hundred characters that the model writes, the same ones for the same weights; "" if it cannot."""
-    model, writer = experiment.model, of_experiment(experiment)
+    model, trained = experiment.model, of_experiment(experiment)
     if model.direction == "both":
         return ""
     was_training = model.training
     model.eval()
     try:
-        samples = writer.sample(
+        samples = Writer(trained).sample(
             length=_SAMPLE_LENGTH[experiment.tokenizer.section.level],
-            count=_SAMPLE_RECORDS if writer.writes_records else 1,
+            count=_SAMPLE_RECORDS if trained.writes_records else 1,
             seed=_SAMPLE_SEED,
             temperature=_SAMPLE_TEMPERATURE,
             scored=False,

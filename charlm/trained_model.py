@@ -1,125 +1,263 @@
-"""A trained model in its run, and the texts that it can be shown."""
+"""A trained model with all that it was trained with, and the texts that it can read."""
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from charlm.config.schema import ResolvedConfig
+from charlm.config.schema import Mode, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import Which
+from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
+from charlm.runs.experiment import Experiment
+from charlm.runs.folder import load_run
+from charlm.training.devices import choose_device
+
+_LISTED = 8  # Unknown characters or words that an error message lists.
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A trained model, with the tokenizer and the configuration that it belongs to.
+class Origin:
+    """The run that a trained model comes from.
 
     Attributes:
-        folder: The run folder.
-        which: `best` or `last`.
-        config: Resolved.
-        tokenizer: Learnt from the run's training text.
-        model: In evaluation mode, on `device`.
-        corpus: Facts on the corpus: its title, its parts, how often each token occurs in the training text.
-        state: Facts on the checkpoint, such as `step`.
-        device: Where the model is.
+        folder: Run folder.
+        which: Checkpoint, `best` or `last`.
+        corpus: Facts about the corpus: title, parts, fingerprints, frequency of each token in the
+            training text. Empty for a model that is still being trained.
+        state: Facts about the checkpoint, such as `step` and `seconds`.
     """
 
     folder: Path
     which: Which
-    config: ResolvedConfig
-    tokenizer: Tokenizer
-    model: LanguageModel
     corpus: dict[str, Any]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model with its tokenizer and configuration.
+
+    Attributes:
+        model: Model in evaluation mode, on `device`.
+        tokenizer: Tokenizer learned from the run's training text.
+        config: Resolved configuration.
+        device: Device of the model.
+        origin: Run that the model comes from.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: ResolvedConfig
     device: torch.device
+    origin: Origin
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.origin.folder
+
+    @property
+    def mode(self) -> Mode:
+        """How the model reads a text: as one stream or as independent records."""
+        return self.config.corpus.mode
 
     @property
     def writes_records(self) -> bool:
-        """Whether a text that it writes ends with <EOS>."""
-        return self.config.corpus.mode == "records"
+        """Whether the model ends a text with <EOS>."""
+        return self.mode == "records"
 
-    def prompt_ids(
-        self, prompt: str, *, allow_unknown: bool, option: str = "--prompt"
-    ) -> list[int]:
-        """Return the ids of a prompt, which came as `option`.
+    @property
+    def is_forward(self) -> bool:
+        """Whether the model reads a text from its beginning, and only so."""
+        return self.model.direction == "forward"
 
-        Raises:
-            TokenizerError: It has characters or words that the model never saw, and that is not allowed.
-        """
-        unknown = self.tokenizer.find_unknown(prompt)
-        if unknown and not allow_unknown:
-            kind = "word" if self.tokenizer.section.level == "word" else "character"
-            listed = ", ".join(f"{piece!r}" for piece in unknown[:8]) + (
-                ", ..." if len(unknown) > 8 else ""
-            )
-            raise TokenizerError(
-                f"{option}: the model never saw the {kind}{'s' * (len(unknown) > 1)} {listed}; leave out what it does "
-                "not know, or pass --allow-unknown to have it read as <UNK>"
-            )
-        ids: list[int] = self.tokenizer.encode(prompt).tolist()
-        return ids
 
-    def _check_one_way(self) -> None:
-        if self.model.direction == "both":
-            raise CharlmError(
-                f"{self.folder}: the model reads both ways and cannot write from one end to the other; have it fill a "
-                'gap: charlm sample --fill "The ____ were full."'
-            )
+class ScoredText(NamedTuple):
+    """A text to score.
 
-    def _own_texts(self) -> dict[Part, Text]:
-        corpus = open_corpus(self.config)
-        for part, text in corpus.parts.items():
-            if text.fingerprint != self.corpus["fingerprints"].get(part):
-                raise CheckpointError(
-                    f"{self.folder}: its {part} text has changed since it was trained: "
-                    f"{', '.join(self.config.corpus.text)}; put the old text back, or name a text to score"
-                )
-        return corpus.parts
+    Attributes:
+        tokens: Token ids and counts of the text.
+        name: Name of the text in results: its files, its split, or "a string".
+    """
 
-    def _encoded(self, text: Text, cache: Path | None = None) -> Tokens:
-        mode = self.config.corpus.mode
-        return encode_text(
-            text, self.tokenizer, mode=mode, cache=cache or cache_folder() / "tokens"
+    tokens: Tokens
+    name: str
+
+
+def load(folder: Path, which: Which, device: str) -> TrainedModel:
+    """Load a trained model. Nothing in the run folder is executed.
+
+    Args:
+        folder: Run folder.
+        which: `best` by validation loss, or `last`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, independent of the device of the training.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+    """
+    config, tokenizer, corpus = load_run(folder)
+    if which == "best" and not (folder / "best" / "state.json").is_file():
+        which = "last"  # The training stopped before its first evaluation.
+    saved = load_checkpoint(folder / which, only="weights")
+    chosen = choose_device(device)
+    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    model = LanguageModel(config.model, tokenizer.vocabulary_size)
+    put_weights(model, saved.tensors["weights"], saved.folder)
+    return TrainedModel(
+        model=model.to(chosen).eval(),
+        tokenizer=tokenizer,
+        config=config,
+        device=chosen,
+        origin=Origin(folder, which, corpus, saved.state),
+    )
+
+
+def of_experiment(experiment: Experiment) -> TrainedModel:
+    """Return the model of a training as it is now; the caller puts it into evaluation mode."""
+    return TrainedModel(
+        model=experiment.model,
+        tokenizer=experiment.tokenizer,
+        config=experiment.config,
+        device=experiment.device,
+        origin=Origin(experiment.folder, "last", {}, {"step": experiment.state.step}),
+    )
+
+
+def require_one_direction(trained: TrainedModel) -> None:
+    """Raise CharlmError if a model reads in both directions, so that it cannot write a text."""
+    if trained.model.direction == "both":
+        raise CharlmError(
+            f"{trained.folder}: the model reads in both directions and cannot write a text from "
+            'one end to the other; let it fill a gap: charlm sample --fill "The ____ were full."'
         )
 
-    def _encoded_string(self, text: str, config: ResolvedConfig) -> Tokens:
-        """Return the tokens of a string, read as a UTF-8 file of the corpus."""
-        corpus = config.corpus.model_copy(update={"encoding": "utf-8"})
-        config = config.model_copy(update={"corpus": corpus})
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "text.txt"
-            path.write_bytes(text.encode())
-            source = read_text([str(path)], config)
-            return self._encoded(source, Path(folder))
 
-    def _text_to_score(
-        self, text: str | None, paths: Sequence[str | Path], split: Part
-    ) -> tuple[Tokens, str]:
-        if text is not None:
-            return self._encoded_string(text, self.config), "a string"
-        if paths:
-            names = [str(path) for path in paths]
-            return self._encoded(read_text(names, self.config)), ", ".join(names)
-        parts = self._own_texts()
-        if split not in parts:
+def training_texts(trained: TrainedModel) -> dict[Part, Text]:
+    """Return the parts of the corpus that a model was trained with.
+
+    Raises:
+        CheckpointError: A text has changed since the training.
+        CorpusError: A text cannot be read.
+    """
+    corpus = open_corpus(trained.config)
+    for part, text in corpus.parts.items():
+        if text.fingerprint != trained.origin.corpus["fingerprints"].get(part):
             raise CheckpointError(
-                f"{self.folder}: its corpus has no {split} part, only {', '.join(parts)}; name a text"
+                f"{trained.folder}: the {part} text has changed since the training: "
+                f"{', '.join(trained.config.corpus.text)}; restore the old text, or name a text "
+                "to score"
             )
-        return self._encoded(parts[split]), split
+    return corpus.parts
 
-    def _bytes_of(self, text: str | None, paths: Sequence[str] | None, split: Part) -> bytes:
-        """Return a text to score as it stands in its file; arguments as for `_text_to_score`."""
-        if text is not None:
-            return text.encode()
-        source = read_text(list(paths), self.config) if paths else self._own_texts()[split]
-        separator = source.separator.encode()
-        return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+def encode(trained: TrainedModel, text: Text, cache: Path | None = None) -> Tokens:
+    """Return the tokens of a text, from the cache folder if they are there."""
+    return encode_text(
+        text,
+        trained.tokenizer,
+        mode=trained.mode,
+        cache=cache or cache_folder() / "tokens",
+    )
+
+
+def encode_string(trained: TrainedModel, text: str, *, splits_documents: bool = True) -> Tokens:
+    """Return the tokens of a string, read as a UTF-8 file of the corpus.
+
+    Args:
+        trained: The model whose tokenizer encodes the string.
+        text: The string.
+        splits_documents: Whether the separator of the configuration ends a document; else it is
+            text like any other.
+    """
+    update: dict[str, Any] = {"encoding": "utf-8"}
+    if not splits_documents:
+        update["separator"] = None
+    corpus = trained.config.corpus.model_copy(update=update)
+    config = trained.config.model_copy(update={"corpus": corpus})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.txt"
+        path.write_bytes(text.encode())
+        return encode(trained, read_text([str(path)], config), Path(folder))
+
+
+def text_to_score(
+    trained: TrainedModel,
+    text: str | None = None,
+    paths: Sequence[str | Path] = (),
+    split: Part = "valid",
+) -> ScoredText:
+    """Return the tokens of a string, else of files, else of a part of the model's own corpus.
+
+    Args:
+        trained: The model that is to score the text.
+        text: A string, or None.
+        paths: Files, folders or names of corpora.
+        split: Part of the model's own corpus, used if there are neither string nor paths.
+
+    Raises:
+        CheckpointError: The corpus has no such part, or has changed since the training.
+        CorpusError: A text cannot be read.
+    """
+    if text is not None:
+        return ScoredText(encode_string(trained, text), "a string")
+    if paths:
+        names = [str(path) for path in paths]
+        return ScoredText(encode(trained, read_text(names, trained.config)), ", ".join(names))
+    parts = training_texts(trained)
+    if split not in parts:
+        raise CheckpointError(
+            f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
+            "name a text to score"
+        )
+    return ScoredText(encode(trained, parts[split]), split)
+
+
+def original_bytes(
+    trained: TrainedModel,
+    text: str | None = None,
+    paths: Sequence[str | Path] = (),
+    split: Part = "valid",
+) -> bytes:
+    """Return the bytes of a text as its file has them; arguments as for `text_to_score`."""
+    if text is not None:
+        return text.encode()
+    if paths:
+        source = read_text([str(path) for path in paths], trained.config)
+    else:
+        source = training_texts(trained)[split]
+    separator = source.separator.encode()
+    return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+
+def encode_prompt(
+    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "--prompt"
+) -> list[int]:
+    """Return the token ids of a prompt.
+
+    Args:
+        trained: The model that reads the prompt.
+        prompt: Text without <EOS>.
+        allow_unknown: Whether characters or words that the model does not know are read as <UNK>.
+        option: Option that the prompt came from, for the error message.
+
+    Raises:
+        TokenizerError: The prompt has unknown characters or words, and that is not allowed.
+    """
+    unknown = trained.tokenizer.find_unknown(prompt)
+    if unknown and not allow_unknown:
+        kind = "word" if trained.tokenizer.section.level == "word" else "character"
+        listed = ", ".join(map(repr, unknown[:_LISTED])) + ", ..." * (len(unknown) > _LISTED)
+        raise TokenizerError(
+            f"{option}: the training text has no {kind} {listed}; leave unknown {kind}s out, or "
+            "pass --allow-unknown to read them as <UNK>"
+        )
+    ids: list[int] = trained.tokenizer.encode(prompt).tolist()
+    return ids

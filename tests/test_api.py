@@ -7,6 +7,7 @@ from conftest import TEXT, small_config
 
 import charlm
 from charlm.errors import CharlmError
+from charlm.trained_model import training_texts
 
 
 def test_train_returns_a_run_that_samples_and_scores(text_file, tmp_path):
@@ -129,7 +130,7 @@ def test_a_word_the_model_never_saw_is_told_as_a_word(text_file, tmp_path):
 @pytest.mark.parametrize("fixture", ["trained", "trained_records"])
 def test_no_longer_run_than_allowed_is_copied_from_the_training_text(fixture, request, monkeypatch):
     run = charlm.load(request.getfixturevalue(fixture))
-    train = run._own_texts()["train"]
+    train = training_texts(run.trained)["train"]
     lines = b"".join(
         block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()
     ).decode()

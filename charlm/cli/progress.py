@@ -15,7 +15,8 @@ from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
 from charlm.sampling.generator import Settings
 from charlm.tracking import tracked
-from charlm.trained.writing import of_experiment
+from charlm.trained.writing import Writer
+from charlm.trained_model import of_experiment
 from charlm.training.loop import Progress
 
 _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
@@ -42,7 +43,7 @@ def follow(
         return
     for line in first:
         say(line)
-    if experiment.state.share(experiment.config.training) >= 1:
+    if experiment.state.fraction_done(experiment.config.training) >= 1:
         say("its budget is spent already; give a larger one to go on, such as --epochs 10")
     with stop_requests(patient=experiment.group.size > 1) as stop_requested:
         view = _View(experiment)
@@ -121,7 +122,7 @@ class _View:
         counts = self._experiment.tokens["train"].counts
         bits = loss * counts.tokens / (math.log(2) * max(counts.characters, 1))
         speed = progress.state.tokens / max(progress.state.seconds, 1e-9)
-        self._bar.n = 100 * min(progress.share, 1.0)
+        self._bar.n = 100 * min(progress.fraction_done, 1.0)
         self._bar.set_description_str(
             f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False
         )
@@ -151,7 +152,7 @@ class _View:
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        pieces = of_experiment(self._experiment).stream(
+        pieces = Writer(of_experiment(self._experiment)).stream(
             length=length, settings=Settings(temperature=0.8)
         )
         text = "".join(pieces)

@@ -103,7 +103,7 @@ def train(
     """
     from charlm.cli.progress import follow
     from charlm.tracking import check_installed
-    from charlm.training.process_group import ALONE, Group, is_one_of_several, join
+    from charlm.training.process_group import SINGLE_PROCESS, Group, is_launched, join
 
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {name: value for name, value in budgets.items() if value is not None}
@@ -126,7 +126,7 @@ def train(
             [name for name, value in given.items() if value],
             "which goes on with the run's own",
         )
-    together = is_one_of_several()
+    together = is_launched()
     if together:
         _check_launched(out or resume, processes)
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
@@ -147,10 +147,10 @@ def train(
             workers=workers,
         )
 
-    group = join() if together else ALONE
+    group = join() if together else SINGLE_PROCESS
     first: list[str] = []
     if not group.is_first:
-        follow(lambda: go_on(Path(group.hear("folder")), group))
+        follow(lambda: go_on(Path(group.wait_for("folder")), group))
         return
     prepare: Callable[[Group], Experiment]
     if resume is not None:

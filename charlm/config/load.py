@@ -15,6 +15,14 @@ from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml, read_regula
 
 _MISTAKES_TOLD = 20
 
+# Options of earlier versions, by section and key: the default, which is ignored so that old files
+# load, and the value that is refused.
+_REMOVED: dict[tuple[str, str], tuple[object, object]] = {
+    ("training", "gradient_compression"): ("none", "powersgd"),
+    ("training", "shard_optimizer"): (False, True),
+}
+_WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
+
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
@@ -68,10 +76,30 @@ def check_resolved(data: Mapping[str, Any], place: str) -> ResolvedConfig:
 
 
 def _checked(data: Mapping[str, Any], place: str, kind: type[AnyConfig]) -> AnyConfig:
+    data, mistakes = _without_removed(data)
     try:
-        return kind.model_validate(data)
+        config = kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {describe_mistakes(error, kind)}") from None
+        mistakes.append(describe_mistakes(error, kind))
+    if mistakes:
+        raise ConfigError(f"{place}: {'; '.join(mistakes)}")
+    return config
+
+
+def _without_removed(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return `data` without the options in `_REMOVED`, and one mistake per refused value."""
+    data, mistakes = dict(data), []
+    for (section, key), (ignored, refused) in _REMOVED.items():
+        values = data.get(section)
+        if not isinstance(values, Mapping) or key not in values:
+            continue
+        if values[key] in (ignored, refused):
+            data[section] = {name: value for name, value in values.items() if name != key}
+        if values[key] == refused:
+            mistakes.append(
+                f"{section}.{key}: {str(refused).lower()} {_WHY_REMOVED}; remove the line"
+            )
+    return data, mistakes
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,18 @@
 """Sections of the configuration, with every field, default, range and description."""
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from charlm.errors import OptionError
 
 BUDGETS = ("minutes", "steps", "epochs")
 # What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
@@ -11,6 +21,7 @@ VALID_SHARE, TEST_SHARE = 0.1, 0.0
 _MOST_UNITS = 1 << 20
 _MOST_LAYERS = 256
 _OF_WHOLE = {"tied": "the embedding's matrix", "mixture": "mixed"}
+CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
@@ -35,6 +46,34 @@ def _as_list(value: object) -> object:
 def _as_cell(value: object) -> object:
     """Accept `cell: lstm` for `cell: {kind: lstm}`."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+_registered_kinds: set[str] = set()
+
+
+def register_cell_kind(name: str) -> None:
+    """Allow `model.cell.kind=NAME` in this process; `charlm.register_cell` adds the cell itself.
+
+    Raises:
+        OptionError: The name is not an identifier, or is that of a cell of charlm.
+    """
+    if not name.isidentifier():
+        raise OptionError("name", "must be a Python identifier, such as my_cell", value=name)
+    if name in CELL_KINDS:
+        raise OptionError("name", "is a cell of charlm; choose another name", value=name)
+    _registered_kinds.add(name)
+
+
+def _check_cell_kind(kind: str) -> str:
+    known = (*CELL_KINDS, *sorted(_registered_kinds))
+    if kind in known:
+        return kind
+    near = get_close_matches(kind, known, n=1)
+    hint = f"nearest: {near[0]}; " if near else ""
+    raise ValueError(
+        f"{kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the name, or "
+        "call charlm.register_cell for it first"
+    )
 
 
 TextNames = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
@@ -185,10 +224,10 @@ class Tokenizer(Section):
 class Cell(Section):
     """The recurrence. `cell: gru` is short for `cell: {kind: gru}`. An option of another kind is refused."""
 
-    kind: Literal[
-        "bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm"
-    ] = Field(
-        "lstm", description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm."
+    kind: Annotated[str, AfterValidator(_check_cell_kind)] = Field(
+        "lstm",
+        description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or the name "
+        "given to charlm.register_cell.",
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(
         "tanh", description="elman: tanh, relu, sigmoid."
@@ -574,15 +613,9 @@ class Training(Section):
         "the rate.",
     )
     halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
-    gradient_compression: Literal["none", "bf16", "powersgd"] = Field(
+    gradient_compression: Literal["none", "bf16"] = Field(
         "none",
-        description="Several processes: gradients travel in fp32; in bf16; or as matrices of rank 4 (Vogels "
-        "et al. 2019).",
-    )
-    shard_optimizer: bool = Field(
-        False,
-        description="Several processes: each keeps a part of the optimizer's state "
-        "(ZeRO, Rajbhandari et al. 2020); not for muon.",
+        description="Several processes: none exchanges gradients in fp32, bf16 in half the bytes.",
     )
     timeout_seconds: float = Field(
         300.0,
@@ -596,10 +629,6 @@ class Training(Section):
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}: give one of minutes, steps, epochs")
-        if self.shard_optimizer and self.optimizer == "muon":
-            raise ValueError(
-                "shard_optimizer: muon's state cannot be parted; take adamw, or remove it"
-            )
         if not given:  # A minute shows any text's first results.
             object.__setattr__(self, "minutes", 1.0)
         return self

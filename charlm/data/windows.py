@@ -39,18 +39,18 @@ class Shard:
     """Which columns of every batch are read: those of one process of several, side by side; by default all.
 
     Attributes:
-        number: Of the process, from 0.
-        of: Processes.
+        rank: Rank of the process, from 0.
+        num_shards: Number of processes.
     """
 
-    number: int = 0
-    of: int = 1
+    rank: int = 0
+    num_shards: int = 1
 
     def columns(self, count: int) -> slice:
         """Return the columns of `count` that are this process's; the first processes have one more if need be."""
-        size, more = divmod(count, self.of)
-        first = self.number * size + min(self.number, more)
-        return slice(first, first + size + (self.number < more))
+        size, more = divmod(count, self.num_shards)
+        first = self.rank * size + min(self.rank, more)
+        return slice(first, first + size + (self.rank < more))
 
 
 ALL = Shard()
@@ -63,18 +63,21 @@ class Window:
     Attributes:
         inputs: Ids, (time, batch).
         targets: The id that follows each, (time, batch); `PADDING` where none is asked for.
-        fresh: Whether the state starts from zero here, instead of being carried.
+        resets_state: Whether the state starts from zero here, instead of being carried.
         next: Where reading goes on after this window.
         epochs: Passes over the text when this window is done, a fraction.
-        columns: Streams or records of the whole batch, those of other processes included.
+        global_batch_size: Number of streams or records in the batches of all processes together.
+        positions: Position in the ids of each target, (time, batch), -1 where there is none; None
+            in training.
     """
 
     inputs: Tensor
     targets: Tensor
-    fresh: bool
+    resets_state: bool
     next: Position
     epochs: float
-    columns: int
+    global_batch_size: int
+    positions: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -91,7 +94,7 @@ def stream_windows(
     seed: int = 1,
     vary: bool = False,
     shuffle: bool = False,
-    share: Shard = ALL,
+    shard: Shard = ALL,
 ) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
 
@@ -108,7 +111,7 @@ def stream_windows(
             twenty half as long, in eighths of a window, so that each shape's kernel is built once.
         shuffle: Each stream begins somewhere in its midst and goes on from its end to its beginning, so that batches
             change from epoch to epoch (Press 2019, arXiv:1903.04167).
-        share: Of the streams, those that are read here.
+        shard: Of the streams, those that are read here.
 
     Raises:
         CorpusError: The text is too short for a window of that many streams.
@@ -120,7 +123,7 @@ def stream_windows(
             f"the training text is too small: {len(ids)} tokens, but one window needs batch_size x window = "
             f"{batch_size} x {window}; lower training.batch_size or training.window"
         )
-    mine = share.columns(batch_size)
+    mine = shard.columns(batch_size)
     starts = np.arange(batch_size)[mine] * length
     position = start
     while True:
@@ -150,14 +153,14 @@ def stream_windows(
 
 
 def record_windows(
-    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, share: Shard = ALL
+    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, shard: Shard = ALL
 ) -> Iterator[Window]:
     """Read records in batches of about one length, shuffled anew each epoch, without end.
 
     Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last target. A batch longer
     than `window` is read in several windows with the state carried between them.
 
-    `share` names the records of each batch that are read here; where a batch has none for it, a column of padding is.
+    `shard` names the records of each batch that are read here; where a batch has none for it, a column of padding is.
 
     Raises:
         CorpusError: There is no record.
@@ -173,15 +176,38 @@ def record_windows(
             spans, batch_size, window, np.random.default_rng([seed, position.epoch])
         )
         for batch, first in windows[min(position.index, len(windows) - 1) :]:
-            inputs, targets = _padded(ids, spans[batch], first, window, share.columns(len(batch)))
+            inputs, targets = _padded(ids, spans[batch], first, window, shard.columns(len(batch)))
             position = _next(position, len(windows))
             yield Window(
                 inputs, targets, first == 0, position, _epochs(position, len(windows)), len(batch)
             )
 
 
+def windows_to_score(
+    ids: Ids, *, mode: str, direction: str = "forward", streams: int = 1, shard: Shard = ALL
+) -> Iterator[Window]:
+    """Read a text once in the mode and direction of a model, each token predicted once.
+
+    Args:
+        ids: Ids of the text, (tokens,).
+        mode: `stream`: the state is carried through the whole text; `records`: each record starts
+            from the initial state.
+        direction: `forward`, `backward` or `both`, as for `in_direction`.
+        streams: Number of pieces read side by side in stream mode. One is exact; of several, all
+            but the first read `WARM_UP` tokens unscored before their piece.
+        shard: Streams, or batches of records, that this process reads.
+    """
+
+    def read(ids: Ids) -> Iterator[Window]:
+        if mode == "records":
+            return scoring_record_windows(ids, shard=shard)
+        return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
+
+    return in_direction(direction, ids, mode=mode, read=read)
+
+
 def scoring_windows(
-    ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, share: Shard = ALL
+    ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, shard: Shard = ALL
 ) -> Iterator[Window]:
     """Read a text once, each token predicted once.
 
@@ -191,14 +217,14 @@ def scoring_windows(
         window: Tokens of a stream in a window; by default such that all streams' logits fit in memory.
         warm_up: Tokens that each stream but the first reads unscored before its piece, so that its state there is
             about what it would be. The first stream scores them: it begins where the text does.
-        share: Of the streams, those that are read here; there may be none.
+        shard: Of the streams, those that are read here; there may be none.
     """
     window = window or max(1, _TOKENS_AT_ONCE // streams)
     if streams == 1 or len(ids) <= warm_up + streams:
         streams, warm_up = 1, 0
     length = -(-(len(ids) - warm_up) // streams)
     count = -(-(len(ids) - warm_up) // max(length, 1))
-    starts = np.arange(count)[share.columns(count)] * length
+    starts = np.arange(count)[shard.columns(count)] * length
     if len(starts) == 0:
         return
     for first in range(0, warm_up + length, window):
@@ -208,12 +234,18 @@ def scoring_windows(
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
         targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
         yield Window(
-            torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0, count
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            resets_state=first == 0,
+            next=Position(),
+            epochs=0.0,
+            global_batch_size=count,
+            positions=torch.from_numpy(np.where(scored, at, -1)),
         )
 
 
 def scoring_record_windows(
-    ids: Ids, *, batch_size: int = 64, window: int | None = None, share: Shard = ALL
+    ids: Ids, *, batch_size: int = 64, window: int | None = None, shard: Shard = ALL
 ) -> Iterator[Window]:
     """Read every record once, each from the zero state, those of like length together.
 
@@ -221,16 +253,26 @@ def scoring_record_windows(
         ids: Records, (tokens,).
         batch_size: Records side by side.
         window: Tokens of a record in a window; by default such that all records' logits fit in memory.
-        share: Of the batches, those that are read here: every so many-th.
+        shard: Of the batches, those that are read here: every so many-th.
     """
     spans = record_spans(ids)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
-    for begin in range(share.number * batch_size, len(order), share.of * batch_size):
+    for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
         batch = spans[order[begin : begin + batch_size]]
         size = window or max(1, _TOKENS_AT_ONCE // len(batch))
-        for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), size):
+        longest = int((batch[:, 1] - batch[:, 0]).max())
+        for first in range(0, longest, size):
             inputs, targets = _padded(ids, batch, first, size)
-            yield Window(inputs, targets, first == 0, Position(), 0.0, len(batch))
+            at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
+            yield Window(
+                inputs,
+                targets,
+                resets_state=first == 0,
+                next=Position(),
+                epochs=0.0,
+                global_batch_size=len(batch),
+                positions=torch.from_numpy(np.where(at < batch[:, 1], at, -1)),
+            )
 
 
 def in_direction(

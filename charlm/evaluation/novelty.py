@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.corpus import Text
 from charlm.data.suffix_index import SuffixIndex
-from charlm.data.tokenizer import UNK, Ids, Tokenizer
+from charlm.data.tokenizer import UNK, Ids
 from charlm.data.utf8 import character_bounds, count_characters
 from charlm.errors import CorpusError
 
@@ -171,29 +170,8 @@ class _Grams:
     cut: Callable[[bytes], _Units]
 
 
-def as_written(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
-    """Return a text as a model of this tokenizer would write it: UTF-8 (at level byte, any bytes).
-
-    It is normalized as the tokenizer does; each record ends with a line's end; between documents stands what the
-    model's <EOS> is written as; where tokens are what stands between spaces, one space stands between them.
-
-    Args:
-        text: What was read.
-        tokenizer: The run's.
-        records: Whether its documents are records.
-    """
-    spaced = tokenizer.separates_by_space
-    end = b"\n" if records or spaced or tokenizer.section.eos == "document" else b""
-    pieces, added = [], b""
-    for block, ends in text.blocks():
-        piece = _spaced(block, tokenizer) if spaced else _normalized(block, tokenizer)
-        pieces += [added, piece]
-        added = end if ends and not (spaced and piece.endswith(end)) else b""
-    return b"".join([*pieces, added if records else b""])
-
-
 def records_of(written: bytes) -> list[bytes]:
-    """Return the records of a text from `as_written`."""
+    """Return the records of a text from `written_form`."""
     return [record for record in written.split(b"\n") if record]
 
 
@@ -202,7 +180,7 @@ def held_out_like(sample: Sequence[bytes], written: bytes, *, records: bool) -> 
 
     Args:
         sample: Records or texts.
-        written: The held-out text, from `as_written`.
+        written: The held-out text, from `written_form`.
         records: Whether they are records: as many are then taken, evenly over all; else as many characters, from the
             beginning.
     """
@@ -236,7 +214,7 @@ def measure_novelty(
     Args:
         sample: Records or texts, each UTF-8 as the model writes it.
         held_out: As much text that the model was not trained on; may be none.
-        training: The training text, from `as_written`.
+        training: The training text, from `written_form`.
         records: Whether sample and training text are records: each is then compared as a whole too.
         words: With it n-grams are of words; without, of characters.
 
@@ -434,16 +412,6 @@ def _of_words(words: Words) -> _Grams:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:
-    normalizer = tokenizer.library.normalizer
-    return text if normalizer is None else _encoded(normalizer.normalize_str(_decoded(text)))
-
-
-def _spaced(text: bytes, tokenizer: Tokenizer) -> bytes:
-    # Line by line: this normalizer would take a line's end for a token.
-    return b"\n".join(b" ".join(_normalized(line, tokenizer).split()) for line in text.split(b"\n"))
 
 
 def _decoded(text: bytes) -> str:

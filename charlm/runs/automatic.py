@@ -399,6 +399,6 @@ def _measure(
             if state.step == _UNMEASURED_STEPS:  # The first ones build kernels.
                 first_tokens, first_seconds = state.tokens, state.seconds
             if state.step > _UNMEASURED_STEPS and time.perf_counter() - began > _MEASURED_SECONDS:
-                progress.check()  # Waits for the device.
+                progress.check_finite()  # Waits for the device.
                 break
     return (state.tokens - first_tokens) / (state.seconds - first_seconds)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from charlm.config.schema import Model as ModelSection
 from charlm.data.windows import Position
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.runs.verify import (
     _DAMAGED,
     _MOST_BYTES,
@@ -35,7 +35,7 @@ from charlm.storage.tensors import read_tensors
 from charlm.storage.untrusted import one_line, parse_json, read_regular_file
 from charlm.training.averaging import Average
 from charlm.training.loop import TrainingState
-from charlm.training.process_group import ALONE, Group
+from charlm.training.process_group import SINGLE_PROCESS, Group
 from charlm.version import VERSION
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -129,7 +129,7 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's weights by name; one that is shared comes once."""
-    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+    return {name: tensor.detach() for name, tensor in named_weights(model)}
 
 
 def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
@@ -140,7 +140,7 @@ def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
     """
     _check_shapes(model, weights, folder)
     with torch.no_grad():
-        for name, tensor in model.named_parameters():
+        for name, tensor in named_weights(model):
             tensor.copy_(weights[name])
 
 
@@ -151,7 +151,7 @@ def state_facts(state: TrainingState, average: Average) -> dict[str, Any]:
         "charlm": VERSION,
         **plain,
         "position": asdict(state.position),
-        "average": average.facts(),
+        "average": average.json_state(),
     }
 
 
@@ -161,7 +161,7 @@ def training_tensors(
     average: Average,
     state: TrainingState,
     device: torch.device,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> dict[str, Tensor]:
     """Return the tensors that training goes on from, beside the weights; the group's processes call it together.
 
@@ -172,7 +172,7 @@ def training_tensors(
     tensors: dict[str, Tensor] = {}
     for layer, parts in enumerate(state.states or ()):
         tensors |= {
-            f"state.{layer}.{number}": group.gather(part, state.columns)
+            f"state.{layer}.{number}": group.gather(part, state.global_batch_size)
             for number, part in enumerate(parts)
         }
     generators = {"cpu": torch.get_rng_state()}
@@ -180,10 +180,9 @@ def training_tensors(
         generators["cuda"] = torch.cuda.get_rng_state(device)
     for kind, generator in generators.items():
         tensors |= {
-            _generator(kind, number): each for number, each in enumerate(group.each(generator))
+            _generator(kind, number): each
+            for number, each in enumerate(group.all_gather(generator))
         }
-    if hasattr(optimizer, "consolidate_state_dict"):  # Each process has a part of its state.
-        optimizer.consolidate_state_dict()
     if not group.is_first:
         return tensors
     own = weights_of(model)
@@ -208,7 +207,7 @@ def restore(
     average: Average,
     state: TrainingState,
     device: torch.device,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> None:
     """Put model, optimizer, average, state and torch's generators to where they were when `saved` was written.
 
@@ -225,9 +224,9 @@ def restore(
         own = {name: tensors[f"raw.{name}"] for name in average.weights}
         put_weights(model, weights | own, saved.folder)
         _put_optimizer(optimizer, tensors)
-        if (generator := _generator("cpu", group.number)) in tensors:
+        if (generator := _generator("cpu", group.rank)) in tensors:
             torch.set_rng_state(tensors[generator])
-        if device.type == "cuda" and (generator := _generator("cuda", group.number)) in tensors:
+        if device.type == "cuda" and (generator := _generator("cuda", group.rank)) in tensors:
             torch.cuda.set_rng_state(tensors[generator], device)
         for field in _PLAIN_FIELDS:
             setattr(state, field, saved.state[field])
@@ -237,8 +236,8 @@ def restore(
     layers: dict[int, list[Tensor]] = {}
     for key in sorted(key for key in tensors if key.startswith("state.")):
         rows = tensors[key]
-        state.columns = len(rows)
-        part = rows[group.share.columns(len(rows))]
+        state.global_batch_size = len(rows)
+        part = rows[group.shard.columns(len(rows))]
         layers.setdefault(int(key.split(".")[1]), []).append(
             (part if len(part) else rows[:1]).to(device)
         )
@@ -251,14 +250,7 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensors[key]
-    groups, first = (
-        [],
-        0,
-    )  # As `state_dict` has them, which an optimizer in parts does not give away at any time.
-    for group in optimizer.param_groups:
-        count = len(group["params"])
-        groups.append({**group, "params": list(range(first, first + count))})
-        first += count
+    groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -380,7 +372,7 @@ def _extremes(tensor: Tensor) -> list[float]:
 
 
 def _check_shapes(model: nn.Module, weights: Tensors, folder: Path) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in named_weights(model)}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:
         odd = sorted(

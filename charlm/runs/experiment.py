@@ -24,7 +24,7 @@ from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.loop import Progress, TrainingState
 from charlm.training.loss import Score
-from charlm.training.process_group import ALONE, Group
+from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Experiment:
     device: torch.device
     precision: torch.dtype
     lock: ProcessLock
-    group: Group = ALONE
+    group: Group = SINGLE_PROCESS
     vectors_share: float | None = None
 
 
@@ -133,12 +133,12 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the training text's windows from where the training stands, without end."""
     section, ids = experiment.config.training, experiment.tokens["train"].ids
     size, window, start = section.batch_size, section.window, experiment.state.position
-    share = experiment.group.share
+    shard = experiment.group.shard
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
             return record_windows(
-                ids, batch_size=size, window=window, seed=section.seed, start=start, share=share
+                ids, batch_size=size, window=window, seed=section.seed, start=start, shard=shard
             )
         return stream_windows(
             ids,
@@ -148,7 +148,7 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             seed=section.seed,
             vary=section.vary_window,
             shuffle=section.partial_shuffle,
-            share=share,
+            shard=shard,
         )
 
     return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)

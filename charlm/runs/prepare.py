@@ -32,7 +32,7 @@ from charlm.training.averaging import Average
 from charlm.training.devices import check_size, choose_device, choose_precision
 from charlm.training.loop import TrainingState
 from charlm.training.optimizer import make_optimizer
-from charlm.training.process_group import ALONE, Group
+from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
 def encode(config: ResolvedConfig, *, workers: int = 1, report: Report | None = None) -> Encoded:
@@ -63,7 +63,9 @@ def _tokens(
     }
 
 
-def begin(config: Config, folder: Path, *, group: Group = ALONE, workers: int = 1) -> Experiment:
+def begin(
+    config: Config, folder: Path, *, group: Group = SINGLE_PROCESS, workers: int = 1
+) -> Experiment:
     """Read and encode the corpus, make the model, and start the run folder, with a checkpoint of the first step.
 
     Of several processes the first one begins, and the others resume what it has begun. A large text is encoded by so
@@ -74,15 +76,15 @@ def begin(config: Config, folder: Path, *, group: Group = ALONE, workers: int = 
     """
     check_new(folder)
     config = resolve(config)
-    device = choose_device(config.training.device, local=group.local)
+    device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = encode(config, workers=workers)
     tokenizer = encoded.tokenizer
     vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
     experiment = _assemble(folder, config, encoded, device, lock_of(folder), group)
-    if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
+    if vectors is not None and isinstance(experiment.model.encoder.embedding, nn.Embedding):
         put_vectors(
-            experiment.model.embedding,
+            experiment.model.encoder.embedding,
             torch.from_numpy(vectors.rows),
             torch.from_numpy(vectors.found),
         )
@@ -102,7 +104,7 @@ def begin(config: Config, folder: Path, *, group: Group = ALONE, workers: int = 
         with beginning(folder):
             save(experiment, "last")
             start_run(folder, experiment.config, tokenizer, _facts(experiment))
-    group.tell("folder", str(folder))
+    group.publish("folder", str(folder))
     return experiment
 
 
@@ -112,7 +114,7 @@ def resume(
     budget: dict[str, float] | None = None,
     device: str | None = None,
     on_divergence: str | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
     workers: int = 1,
 ) -> Experiment:
     """Take up a run where its last checkpoint left it.
@@ -134,7 +136,7 @@ def resume(
         config = _with_training(config, budget, {"device": device, "on_divergence": on_divergence})
         experiment = _resumed(folder, config, tokenizer, facts, lock, group, workers)
     if group.is_first:
-        group.tell("folder", str(folder))
+        group.publish("folder", str(folder))
     return experiment
 
 
@@ -155,7 +157,7 @@ def _resumed(
             f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
             "text back, or begin a new run"
         )
-    device = choose_device(config.training.device, local=group.local)
+    device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers))
     experiment = _assemble(folder, config, encoded, device, lock, group)
     _go_to(experiment, saved)
@@ -169,9 +171,9 @@ def _go_to(experiment: Experiment, saved: Checkpoint) -> None:
     state, group = experiment.state, experiment.group
     if not group.is_first:  # What is dropped here is not what is dropped elsewhere.
         torch.manual_seed(
-            np.random.SeedSequence((experiment.config.training.seed, group.number)).generate_state(
-                1
-            )[0]
+            np.random.SeedSequence((experiment.config.training.seed, group.rank)).generate_state(1)[
+                0
+            ]
         )
     checkpoint.restore(
         saved,

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,9 +28,8 @@ from charlm.runs.prepare import _go_to, _held
 from charlm.runs.save_schedule import _Saves
 from charlm.runs.validation import validate
 from charlm.training.devices import fast_math
-from charlm.training.loop import REMEDY, Progress, group_norms, steady, train
+from charlm.training.loop import REMEDY, Progress, group_norms, steady_clock, train
 from charlm.training.objective import Objective
-from charlm.training.optimizer import shard_optimizer
 
 
 def run(
@@ -57,12 +55,12 @@ def run(
         with (
             fast_math(),
             _held(experiment.lock) if group.is_first else nullcontext(),
-            group.watched(),
+            group.lost_process_reported(),
         ):
             group.connect(
                 experiment.device, timeout_seconds=experiment.config.training.timeout_seconds
             )
-            yield from _run(experiment, stop, steady(clock))
+            yield from _run(experiment, stop, steady_clock(clock))
             group.leave()
     finally:
         experiment.lock.release()
@@ -72,8 +70,6 @@ def _run(
     experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]
 ) -> Iterator[Event]:
     section, group = experiment.config.training, experiment.group
-    if section.shard_optimizer and group.size > 1:
-        experiment = replace(experiment, optimizer=shard_optimizer(experiment.optimizer, section))
     plain = Objective(
         experiment.model, section, device=experiment.device, precision=experiment.precision
     )
@@ -83,7 +79,7 @@ def _run(
     if group.is_first and not saves.keeps_good:
         forget_checkpoint(good)  # Not to be gone back to by a later training from far ahead.
     if saves.keeps_good and any(
-        group.total(group.is_first and not (good / "state.json").is_file())
+        group.all_reduce(group.is_first and not (good / "state.json").is_file())
     ):
         save(experiment, "good")
     while True:
@@ -113,7 +109,10 @@ def _steps(
 ) -> Generator[Event, None, str]:
     """Train on, evaluating and saving; return why it ended."""
     section, state, group = experiment.config.training, experiment.state, experiment.group
-    evaluated, totals = _evaluations_due(state.share(section), section), _Totals(experiment.model)
+    evaluated, totals = (
+        _evaluations_due(state.fraction_done(section), section),
+        _Totals(experiment.model),
+    )
     for progress in train(
         experiment.model,
         training_windows(experiment),
@@ -130,14 +129,14 @@ def _steps(
         yield progress
         totals.add(progress)
         # One that is asked to stop stops all; the first one's clock says when to save.
-        due = _evaluations_due(progress.share, section)
-        stopping, saving = group.total(
+        due = _evaluations_due(progress.fraction_done, section)
+        stopping, saving = group.all_reduce(
             stop(), group.is_first and due == evaluated and saves.are_due()
         )
         if due > evaluated:
             evaluated = due
             event = _evaluate(experiment, progress, totals, clock, saves)
-            with experiment.average.in_model():
+            with experiment.average.applied():
                 yield event
             totals = _Totals(experiment.model)
             if section.patience is not None and state.evaluations_since_best >= section.patience:
@@ -162,7 +161,7 @@ def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
     if state.halvings >= section.halvings:
         raise DivergenceError(f"{error} (the rate was halved {state.halvings} times already)")
     halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
-    experiment.group.wait()  # The first one may still be writing what all go back to.
+    experiment.group.barrier()  # The first one may still be writing what all go back to.
     _go_to(experiment, load_checkpoint(experiment.folder / "good"))
     state.halvings, state.seconds = halvings, seconds  # What was spent is spent.
     metrics = {
@@ -172,7 +171,7 @@ def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
         "seconds": round(seconds, 3),
         "learning_rate": section.learning_rate * 0.5**halvings,
     }
-    experiment.group.wait()  # Now all have read it.
+    experiment.group.barrier()  # Now all have read it.
     if experiment.group.is_first:
         append_metrics(experiment.folder, metrics)
     save(experiment, "last")
@@ -182,7 +181,7 @@ def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
 
 def _check(experiment: Experiment, progress: Progress) -> None:
     """Raise DivergenceError if the loss, its gradient or the weights that came of them are not finite."""
-    progress.check()
+    progress.check_finite()
     sizes = torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))
     if not sizes.isfinite().all():
         sizes_by_group = group_norms(sizes, progress.groups)
@@ -203,14 +202,14 @@ def _evaluate(
     _check(experiment, progress)
     began = clock()
     state, average = experiment.state, experiment.average
-    with average.in_model():
+    with average.applied():
         scored = validate(experiment)
     if scored is not None:
         if not math.isfinite(scored.loss_nats):
             raise DivergenceError(
                 f"step {state.step}: the validation loss is {scored.loss_nats}; {REMEDY}"
             )
-        average.note(scored.loss_nats)
+        average.record_validation_loss(scored.loss_nats)
     is_best = (
         scored is None or state.best_loss_nats is None or scored.loss_nats < state.best_loss_nats
     )
@@ -245,7 +244,7 @@ def _evaluate(
         append_metrics(
             experiment.folder, metrics
         )  # Before the save: what has none then comes again.
-    if any(group.total(group.is_first and saves.are_due())):
+    if any(group.all_reduce(group.is_first and saves.are_due())):
         saves.write()
     return Evaluated(experiment, scored, metrics, is_best)
 

@@ -22,6 +22,7 @@ from charlm.data.tokenizer import EOS
 from charlm.data.tokens import Tokens
 from charlm.data.utf8 import split_lines
 from charlm.data.windows import WARM_UP
+from charlm.data.written_form import written_form
 from charlm.errors import CharlmError, CheckpointError
 from charlm.evaluation.adaptive.adaptation import (
     FIT_TOKENS,
@@ -44,7 +45,6 @@ from charlm.evaluation.comparison import (
 from charlm.evaluation.novelty import (
     Novelty,
     Words,
-    as_written,
     held_out_like,
     measure_novelty,
     records_of,
@@ -69,12 +69,24 @@ from charlm.evaluation.surprisal import RARE, Surprisal, count_words, summarize
 from charlm.evaluation.surprisal import Words as WordCounts
 from charlm.model.language_model import count_parameters
 from charlm.trained.writing import Writer
+from charlm.trained_model import (
+    TrainedModel,
+    encode,
+    encode_string,
+    original_bytes,
+    text_to_score,
+    training_texts,
+)
 from charlm.training.devices import choose_precision
 from charlm.version import VERSION
 
 
-class Scorer(Writer):
+class Scorer:
     """A trained model that is asked how probable texts are, and how new its own."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        """Hold the trained model."""
+        self.trained = trained
 
     def perplexity(
         self,
@@ -113,26 +125,26 @@ class Scorer(Writer):
             CharlmError: The text cannot be read, or has nothing to score; or there is nothing to fit on; or what is
                 asked for is not defined for this model.
         """
-        mode = self.config.corpus.mode
+        mode = self.trained.config.corpus.mode
         methods = AdaptationOptions(dynamic, cache, mix_ngram, segment, fit_tokens)
-        check_methods(self.model, methods, mode)
+        check_methods(self.trained.model, methods, mode)
         # Standard input can be read only once, so it is kept where the text is needed again.
         files = absolute_names([str(path) for path in paths]) if baselines and paths else None
-        tokens, name = self._text_to_score(text, files or paths, split)
+        tokens, name = text_to_score(self.trained, text, files or paths, split)
         began = time.perf_counter()
-        dtype = choose_precision(precision, self.device)
+        dtype = choose_precision(precision, self.trained.device)
         fitted = temperature == "fit"
         if temperature == "fit":
-            held_out, _ = self._text_to_score(None, (), "valid")
+            held_out, _ = text_to_score(self.trained, None, (), "valid")
             temperature = fitted_temperature(
-                self.model, held_out, mode=mode, device=self.device, precision=dtype
+                self.trained.model, held_out, mode=mode, device=self.trained.device, precision=dtype
             )
         score = measure(
-            self.model,
+            self.trained.model,
             tokens,
             mode=mode,
             streams=streams,
-            device=self.device,
+            device=self.trained.device,
             precision=dtype,
             temperature=temperature,
         )
@@ -140,13 +152,15 @@ class Scorer(Writer):
         counts = tokens.counts
         exact = streams == 1 or mode == "records"
         reading = ScoringOptions(
-            mode, self.tokenizer.vocabulary_size, self.device, dtype, temperature
+            mode, self.trained.tokenizer.vocabulary_size, self.trained.device, dtype, temperature
         )
         adapted = None
         if methods.any:
-            train, valid = (self._text_to_score(None, (), part)[0] for part in ("train", "valid"))
+            train, valid = (
+                text_to_score(self.trained, None, (), part)[0] for part in ("train", "valid")
+            )
             adapted = measure_adapted(
-                self.model,
+                self.trained.model,
                 tokens,
                 methods,
                 reading,
@@ -164,7 +178,7 @@ class Scorer(Writer):
             score.bits_per(counts.bytes),
             score.correct / score.tokens,
             counts.unknown_share,
-            math.exp(unigram_loss_nats(self.corpus["train_token_counts"], tokens)),
+            math.exp(unigram_loss_nats(self.trained.origin.corpus["train_token_counts"], tokens)),
             score.tokens,
             counts.characters,
             counts.bytes,
@@ -182,7 +196,9 @@ class Scorer(Writer):
                 "precision": precision,
             },
             adapted,
-            self._baselines(tokens, self._bytes_of(text, files, split)) if baselines else None,
+            self._baselines(tokens, original_bytes(self.trained, text, files or (), split))
+            if baselines
+            else None,
         )
 
     def sentences(
@@ -209,9 +225,14 @@ class Scorer(Writer):
         lines = (
             list(enumerate(sentences, 1)) if sentences is not None else read_sentences(str(path))
         )
-        ends = self.writes_records or self.tokenizer.separates_by_space
+        ends = self.trained.writes_records or self.trained.tokenizer.separates_by_space
         found = score_sentences(
-            self.model, self.tokenizer, lines, ends=ends, explain=explain, device=self.device
+            self.trained.model,
+            self.trained.tokenizer,
+            lines,
+            ends=ends,
+            explain=explain,
+            device=self.trained.device,
         )
         text = "given" if path is None else str(path)
         scored = {
@@ -242,15 +263,15 @@ class Scorer(Writer):
         Raises:
             CharlmError: The text cannot be read or has no token, or the model reads both ways.
         """
-        tokens, name = self._text_to_score(text, paths, split)
+        tokens, name = text_to_score(self.trained, text, paths, split)
         if not len(tokens.ids):
             raise CharlmError("the text to score has no token; give one that is not empty")
         words = self._training_words()
         found = summarize(
             tokens.ids,
             self._target_log_probabilities(tokens),
-            self.tokenizer,
-            records=self.writes_records,
+            self.trained.tokenizer,
+            records=self.trained.writes_records,
             words=words,
             rare=rare,
             show=show,
@@ -309,7 +330,7 @@ class Scorer(Writer):
         runs = [one for one, _ in scored]
         settings = {
             "text": name,
-            "of": str(self.folder),
+            "of": str(self.trained.folder),
             "characters": len(text),
             "blocks": len(starts),
             "block_characters": block_characters,
@@ -347,11 +368,11 @@ class Scorer(Writer):
         if pairs is not None:
             settings["pairs"] = str(pairs)
             found = ask_pairs(
-                self.model,
-                self.tokenizer,
+                self.trained.model,
+                self.trained.tokenizer,
                 read_pairs(pairs),
-                records=self.writes_records,
-                device=self.device,
+                records=self.trained.writes_records,
+                device=self.trained.device,
             )
         else:
             seen = self._training_lines()
@@ -370,7 +391,11 @@ class Scorer(Writer):
                 "left_out_as_seen": None if seen is None else left_out,
             }
             found = ask_sentences(
-                self.model, self.tokenizer, drawn, records=self.writes_records, device=self.device
+                self.trained.model,
+                self.trained.tokenizer,
+                drawn,
+                records=self.trained.writes_records,
+                device=self.trained.device,
             )
         return replace(found, settings=settings | found.settings)
 
@@ -395,14 +420,14 @@ class Scorer(Writer):
         Raises:
             CharlmError: The text cannot be read, or is too short for a window.
         """
-        tokens, name = self._text_to_score(text, paths, split)
+        tokens, name = text_to_score(self.trained, text, paths, split)
         found = measure_gradients(
-            self.model,
+            self.trained.model,
             tokens.ids,
-            mode=self.config.corpus.mode,
+            mode=self.trained.config.corpus.mode,
             window=window,
             windows=windows,
-            device=self.device,
+            device=self.trained.device,
         )
         return replace(found, settings=self._settings() | {"text": name} | found.settings)
 
@@ -427,19 +452,20 @@ class Scorer(Writer):
         Raises:
             CharlmError: There is no text to measure, the run's corpus has changed, or pydivsufsort is not installed.
         """
-        records = self.writes_records
-        parts = self._own_texts()
+        records = self.trained.writes_records
+        parts = training_texts(self.trained)
         own = {
-            part: as_written(parts[part], self.tokenizer, records=records)
+            part: written_form(parts[part], self.trained.tokenizer, records=records)
             for part in parts
             if part != "test"
         }
         texts, made = self._samples_to_measure(samples, path, size, temperature, seed)
         words = None
-        if self.config.tokenizer.level == "word":
-            ids = self._encoded(parts["train"]).ids
+        if self.trained.config.tokenizer.level == "word":
+            ids = encode(self.trained, parts["train"]).ids
             words = Words(
-                ids if self.tokenizer.separates_by_space else ids[ids != EOS], self.tokenizer.encode
+                ids if self.trained.tokenizer.separates_by_space else ids[ids != EOS],
+                self.trained.tokenizer.encode,
             )
         held_out = held_out_like(texts, own.pop("valid", b""), records=records)
         found = measure_novelty(texts, held_out, own["train"], records=records, words=words)
@@ -459,7 +485,7 @@ class Scorer(Writer):
         Raises:
             CharlmError: constriction is not installed, or the model has diverged.
         """
-        return compress(data, self.model, self._alphabet(), streams=streams, report=report)
+        return compress(data, self.trained.model, self._alphabet(), streams=streams, report=report)
 
     def measure_compression(
         self, data: bytes, *, streams: int | None = None, report: Report = silent
@@ -472,7 +498,7 @@ class Scorer(Writer):
             The comparison, and the compressed file.
         """
         found, compressed = measure_compression(
-            data, self.model, self._alphabet(), streams=streams, report=report
+            data, self.trained.model, self._alphabet(), streams=streams, report=report
         )
         return replace(found, settings=self._settings() | found.settings), compressed
 
@@ -488,19 +514,19 @@ class Scorer(Writer):
             CheckpointError: It was compressed with another model, or where other numbers are computed.
             CharlmError: It is damaged, or no compressed file; or constriction is not installed.
         """
-        return decompress(data, self.model, self._alphabet(), name=name, report=report)
+        return decompress(data, self.trained.model, self._alphabet(), name=name, report=report)
 
     def _baselines(self, tokens: Tokens, text_bytes: bytes) -> list[dict[str, Any]]:
         from charlm.evaluation.baselines import baselines
 
-        train, _ = self._text_to_score(None, (), "train")
+        train, _ = text_to_score(self.trained, None, (), "train")
         found = baselines(
             train.ids,
             tokens.ids,
-            vocabulary_size=self.tokenizer.vocabulary_size,
-            records=self.writes_records,
+            vocabulary_size=self.trained.tokenizer.vocabulary_size,
+            records=self.trained.writes_records,
             text_bytes=text_bytes,
-            train_bytes=self._bytes_of(None, None, "train"),
+            train_bytes=original_bytes(self.trained, split="train"),
         )
         return [baseline.to_json() for baseline in found]
 
@@ -508,17 +534,16 @@ class Scorer(Writer):
         self, text: str, lines: Sequence[str]
     ) -> tuple[Compared, npt.NDArray[np.float64]]:
         """Return the score of a text, and its nats by lines; what stands between documents is read as text."""
-        corpus = self.config.corpus.model_copy(update={"separator": None})
-        tokens = self._encoded_string(text, self.config.model_copy(update={"corpus": corpus}))
+        tokens = encode_string(self.trained, text, splits_documents=False)
         if not len(tokens.ids):
             raise CharlmError("the text to score has no token; give one that is not empty")
         began = time.perf_counter()
         log_p = self._target_log_probabilities(tokens)
         seconds = max(time.perf_counter() - began, 1e-9)
         nats, count = -float(log_p.sum()), len(log_p)
-        parameters = sum(size for _, _, size in count_parameters(self.model))
+        parameters = sum(size for _, _, size in count_parameters(self.trained.model))
         compared = Compared(
-            str(self.folder),
+            str(self.trained.folder),
             nats / math.log(2) / len(text),
             nats / math.log(2) / len(text.encode()),
             nats / count,
@@ -526,22 +551,26 @@ class Scorer(Writer):
             count,
             tokens.counts.unknown_share,
             parameters,
-            self.state["step"],
-            round(self.state["seconds"], 3),
+            self.trained.origin.state["step"],
+            round(self.trained.origin.state["seconds"], 3),
             round(seconds, 3),
             count / seconds,
             len(text) / seconds,
             self._score_settings(),
         )
         return compared, nats_of_lines(
-            tokens.ids, log_p, self.tokenizer, lines, records=self.writes_records
+            tokens.ids, log_p, self.trained.tokenizer, lines, records=self.trained.writes_records
         )
 
     def _text_of(self, path: str | Path | None, split: Part) -> str:
         """Return a file's text, or that of a part of the run's own corpus as it stands in its file."""
         if path is None:
-            data = self._bytes_of(None, None, split) if split in self._own_texts() else None
-            name = f"{self.folder}: its {split} part"
+            data = (
+                original_bytes(self.trained, split=split)
+                if split in training_texts(self.trained)
+                else None
+            )
+            name = f"{self.trained.folder}: its {split} part"
             if data is None:
                 raise CheckpointError(f"{name} is not there; name a text with --text")
         else:
@@ -562,26 +591,26 @@ class Scorer(Writer):
 
     def _target_log_probabilities(self, tokens: Tokens) -> npt.NDArray[np.float64]:
         return target_log_probabilities(
-            self.model,
+            self.trained.model,
             tokens.ids,
-            mode=self.config.corpus.mode,
-            device=self.device,
+            mode=self.trained.config.corpus.mode,
+            device=self.trained.device,
             precision=torch.float32,
         )
 
     def _training_words(self) -> WordCounts | None:
         """Return how often each word of the training text occurs; None if that is not there any more."""
         try:
-            text = self._own_texts()["train"]
+            text = training_texts(self.trained)["train"]
         except CharlmError:
             return None
-        written = as_written(text, self.tokenizer, records=self.writes_records)
+        written = written_form(text, self.trained.tokenizer, records=self.trained.writes_records)
         return count_words(written.decode("utf-8", "surrogateescape"))
 
     def _training_lines(self) -> frozenset[str] | None:
         """Return lines that the model was trained on; None if its text is not there any more, or has changed."""
         try:
-            text = self._own_texts()["train"]
+            text = training_texts(self.trained)["train"]
         except CharlmError:
             return None
         # The grammar's sentences begin so; the other lines of a large text need not stand in memory.
@@ -601,10 +630,10 @@ class Scorer(Writer):
         seed: int,
     ) -> tuple[list[bytes], dict[str, Any]]:
         """Return texts, and how they came to be; arguments as for `novelty`."""
-        records = self.writes_records
+        records = self.trained.writes_records
         if path is not None:
-            file = read_text([str(path)], self.config)
-            written = as_written(file, self.tokenizer, records=records)
+            file = read_text([str(path)], self.trained.config)
+            written = written_form(file, self.trained.tokenizer, records=records)
             return records_of(written) if records else [written], {"sample": str(path)}
         if samples is not None:
             return [text.encode() for text in samples], {"sample": "given"}
@@ -615,12 +644,14 @@ class Scorer(Writer):
             "temperature": temperature,
             "seed": seed,
         }
-        written_now = self.sample(count=count, length=length, temperature=temperature, seed=seed)
+        written_now = Writer(self.trained).sample(
+            count=count, length=length, temperature=temperature, seed=seed
+        )
         return [one.text.encode() for one in written_now], made
 
     def _alphabet(self) -> Alphabet:
-        corpus = self.config.corpus
-        return Alphabet(self.tokenizer, corpus.mode, corpus.separator or "")
+        corpus = self.trained.config.corpus
+        return Alphabet(self.trained.tokenizer, corpus.mode, corpus.separator or "")
 
     def _score_settings(self) -> dict[str, Any]:
         return self._settings() | {"precision": "fp32"}
@@ -628,13 +659,13 @@ class Scorer(Writer):
     def _settings(self) -> dict[str, Any]:
         """Return what every score belongs to."""
         return {
-            "run": str(self.folder),
-            "checkpoint": self.which,
-            "step": self.state["step"],
-            "level": self.config.tokenizer.level,
-            "mode": self.config.corpus.mode,
-            "direction": self.model.direction,
-            "device": str(self.device),
-            "training_seed": self.config.training.seed,
+            "run": str(self.trained.folder),
+            "checkpoint": self.trained.origin.which,
+            "step": self.trained.origin.state["step"],
+            "level": self.trained.config.tokenizer.level,
+            "mode": self.trained.config.corpus.mode,
+            "direction": self.trained.model.direction,
+            "device": str(self.trained.device),
+            "training_seed": self.trained.config.training.seed,
             "version": VERSION,
         }

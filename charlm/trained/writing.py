@@ -9,10 +9,9 @@ from typing import Unpack
 
 from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS
+from charlm.data.written_form import written_form
 from charlm.errors import CharlmError, CheckpointError
-from charlm.evaluation.novelty import as_written
 from charlm.evaluation.sentences import log_probabilities
-from charlm.runs.experiment import Experiment
 from charlm.sampling.beam_search import beam_search, normalized
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import (
@@ -33,7 +32,13 @@ from charlm.sampling.saved_state import (
 )
 from charlm.sampling.text_stream import StopCondition, TextBatch, TextStream
 from charlm.storage.atomic import atomic_write
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import (
+    TrainedModel,
+    encode,
+    encode_prompt,
+    require_one_direction,
+    training_texts,
+)
 
 _ATTEMPTS_PER_NOVEL_TEXT = 50
 _GAP = re.compile("_{3,}")
@@ -83,8 +88,12 @@ class Fill:
     log_probability: float
 
 
-class Writer(TrainedModel):
+class Writer:
     """A trained model that writes."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        """Hold the trained model."""
+        self.trained = trained
 
     def sample(
         self,
@@ -225,18 +234,18 @@ class Writer(TrainedModel):
         read = self._as_read(prompt_ids)
 
         def telling(ids: Sequence[int]) -> TextStream:
-            told = TextStream(self.tokenizer, prompt_ids, ending)
+            told = TextStream(self.trained.tokenizer, prompt_ids, ending)
             for token in ids:
                 told.feed(token)
             return told
 
         def is_end(ids: list[int]) -> bool:
-            if self.writes_records and ids[-1] == EOS:
+            if self.trained.writes_records and ids[-1] == EOS:
                 return True
             return bool(ending.until or ending.characters) and telling(ids).ended
 
         found = beam_search(
-            self.model,
+            self.trained.model,
             read,
             beams=beams,
             length=ending.most_tokens,
@@ -247,14 +256,14 @@ class Writer(TrainedModel):
         )
         samples = []
         for rank, one in enumerate(found[:count]):
-            ended = self.writes_records and one.ids[-1:] == [EOS]
+            ended = self.trained.writes_records and one.ids[-1:] == [EOS]
             ids = one.ids[:-1] if ended else one.ids
             told = telling(ids)
             told.flush()
             text = (
                 told.text
-                if self._forward
-                else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+                if self.trained.is_forward
+                else self.trained.tokenizer.decode(self._in_order(prompt_ids, ids))
             )
             total = sum(one.log_probabilities)
             samples.append(
@@ -286,9 +295,9 @@ class Writer(TrainedModel):
             TokenizerError: The text has characters or words that the model never saw.
             CharlmError: The model reads one way only, or the text has not one gap.
         """
-        if self.model.direction != "both":
+        if self.trained.model.direction != "both":
             raise CharlmError(
-                f"{self.folder}: the model reads {self.model.direction} alone, and a gap has two sides; train one that "
+                f"{self.trained.folder}: the model reads {self.trained.model.direction} alone, and a gap has two sides; train one that "
                 "reads both ways: --set model.direction=both"
             )
         pieces = _GAP.split(text)
@@ -297,27 +306,29 @@ class Writer(TrainedModel):
                 f"--fill: must have one gap, written ____; got {len(pieces) - 1} in {text!r:.60}"
             )
         # A word's token holds the space before it: there the space belongs to what is filled in.
-        space = " " * (self.config.tokenizer.level in ("word", "bpe") and pieces[0].endswith(" "))
+        space = " " * (
+            self.trained.config.tokenizer.level in ("word", "bpe") and pieces[0].endswith(" ")
+        )
         before, after = pieces[0].removesuffix(space), pieces[1]
         known = [
-            self.prompt_ids(piece, allow_unknown=allow_unknown, option="--fill")
+            encode_prompt(self.trained, piece, allow_unknown=allow_unknown, option="--fill")
             for piece in (before, after)
         ]
-        end = [EOS] * self.writes_records
+        end = [EOS] * self.trained.writes_records
         found = fill(
-            self.model,
+            self.trained.model,
             known[0],
             known[1],
             length=length,
             count=count,
             temperature=temperature,
             seed=seed,
-            fits=lambda ids: self.tokenizer.decode(ids).startswith(space),
+            fits=lambda ids: self.trained.tokenizer.decode(ids).startswith(space),
             score=lambda texts: log_probabilities(
-                self.model, [[*ids, *end] for ids in texts], device=self.device
+                self.trained.model, [[*ids, *end] for ids in texts], device=self.trained.device
             ),
         )
-        gaps = [self.tokenizer.decode(filling.ids) for filling in found]
+        gaps = [self.trained.tokenizer.decode(filling.ids) for filling in found]
         return [
             Fill(f"{before}{gap}{after}", gap.removeprefix(space), filling.log_probability)
             for gap, filling in zip(gaps, found, strict=True)
@@ -362,10 +373,10 @@ class Writer(TrainedModel):
             place=place,
             constraints=constraints,
         )
-        if not self._forward:
+        if not self.trained.is_forward:
             while texts.advance():
                 pass
-            ids = self.prompt_ids(prompt, allow_unknown=allow_unknown)
+            ids = encode_prompt(self.trained, prompt, allow_unknown=allow_unknown)
             yield self._samples(texts, prompt, ids, [0], goes_on=False)[0].text
             return
         (telling,) = texts.tellings
@@ -412,42 +423,38 @@ class Writer(TrainedModel):
             ids, ending, numbers, settings, seed, ban, constraints, place, scored=False
         )
 
-    @property
-    def _forward(self) -> bool:
-        return self.model.direction == "forward"
-
     def _begin(
         self, prompt: str, ending: StopCondition, allow_unknown: bool
     ) -> tuple[list[int], StopCondition]:
         """Return the prompt's ids, and what is checked of the ending."""
-        self._check_one_way()
-        if not self._forward and (ending.characters is not None or ending.until):
+        require_one_direction(self.trained)
+        if not self.trained.is_forward and (ending.characters is not None or ending.until):
             raise CharlmError(
-                f"{self.folder}: the model writes backward; leave out --characters and --until"
+                f"{self.trained.folder}: the model writes backward; leave out --characters and --until"
             )
         if not all(ending.until):
             raise CharlmError("--until: must not be empty: every text contains that")
-        return self.prompt_ids(prompt, allow_unknown=allow_unknown), ending
+        return encode_prompt(self.trained, prompt, allow_unknown=allow_unknown), ending
 
     def _as_read(self, ids: list[int]) -> list[int]:
         """Return ids in the order in which the model reads them."""
-        return ids if self._forward else ids[::-1]
+        return ids if self.trained.is_forward else ids[::-1]
 
     def _in_order(self, prompt_ids: list[int], ids: list[int]) -> list[int]:
         """Return prompt and written tokens as the text has them."""
-        return [*prompt_ids, *ids] if self._forward else [*reversed(ids), *prompt_ids]
+        return [*prompt_ids, *ids] if self.trained.is_forward else [*reversed(ids), *prompt_ids]
 
     def _bans(self, ban: Sequence[str], before: list[int], batch: int) -> list[BannedText]:
         if not ban:
             return []
         return [
             BannedText(
-                self.tokenizer,
+                self.trained.tokenizer,
                 ban,
                 before,
                 batch=batch,
-                device=self.device,
-                backward=not self._forward,
+                device=self.trained.device,
+                backward=not self.trained.is_forward,
             )
         ]
 
@@ -469,24 +476,25 @@ class Writer(TrainedModel):
         before = [*(place.ids if place else []), *read]
         more = constraints(len(numbers), before) if constraints else []
         writing = Generator(
-            self.model,
+            self.trained.model,
             read,
             numbers=numbers,
             settings=settings,
             seed=seed,
-            stops_at_eos=self.writes_records,
+            stops_at_eos=self.trained.writes_records,
             constraints=[*self._bans(ban, before, len(numbers)), *more],
             place=place,
             scored=scored,
         )
         for constraint in more:
-            if isinstance(constraint, RegexConstraint) and not self.writes_records:
+            if isinstance(constraint, RegexConstraint) and not self.trained.writes_records:
                 constraint.tell_ends(writing.stop)
         old, told = (place.ids, place.told) if place else ([], 0)
         tellings = [
-            TextStream(self.tokenizer, prompt_ids, ending, before=old, told=told) for _ in numbers
+            TextStream(self.trained.tokenizer, prompt_ids, ending, before=old, told=told)
+            for _ in numbers
         ]
-        return TextBatch(writing, tellings, ending, stops_at_eos=self.writes_records)
+        return TextBatch(writing, tellings, ending, stops_at_eos=self.trained.writes_records)
 
     def _matching(
         self,
@@ -504,9 +512,9 @@ class Writer(TrainedModel):
         """
         if matching is None:
             return more
-        if not self._forward:
+        if not self.trained.is_forward:
             raise CharlmError(
-                f"{self.folder}: the model reads {self.model.direction}; leave out --matching"
+                f"{self.trained.folder}: the model reads {self.trained.model.direction}; leave out --matching"
             )
         if ending.characters is not None or ending.until or any(one is not None for one in apart):
             raise CharlmError(
@@ -514,12 +522,16 @@ class Writer(TrainedModel):
                 "those out"
             )
         automaton = automaton_of(
-            matching, self.tokenizer, records=self.writes_records, before=prompt_ids, ban=ban
+            matching,
+            self.trained.tokenizer,
+            records=self.trained.writes_records,
+            before=prompt_ids,
+            ban=ban,
         )
 
         def make(batch: int, before: list[int]) -> list[Constraint]:
             own = RegexConstraint(
-                automaton, length=ending.most_tokens, batch=batch, device=self.device
+                automaton, length=ending.most_tokens, batch=batch, device=self.trained.device
             )
             return [*(more(batch, before) if more else []), own]
 
@@ -529,15 +541,19 @@ class Writer(TrainedModel):
         self, max_copy: int, prompt_ids: list[int], ending: StopCondition
     ) -> Callable[..., TextBatch]:
         """Return what writes one text without long copies from the training text, whose index is made here, once."""
-        if not self._forward:
-            raise CharlmError(f"{self.folder}: the model writes backward; leave out --max-copy")
-        train = self._own_texts()["train"]
+        if not self.trained.is_forward:
+            raise CharlmError(
+                f"{self.trained.folder}: the model writes backward; leave out --max-copy"
+            )
+        train = training_texts(self.trained)["train"]
         index = SuffixIndex(
             text_to_index(
-                as_written(train, self.tokenizer, records=self.writes_records), self.tokenizer
+                written_form(train, self.trained.tokenizer, records=self.trained.writes_records),
+                self.trained.tokenizer,
             )
         )
-        pieces = self.tokenizer.token_texts(eos=b"" if self.writes_records else None)
+        eos = b"" if self.trained.writes_records else None
+        pieces = self.trained.tokenizer.token_texts(eos=eos)
         before = b"".join(pieces[token] for token in prompt_ids)
 
         def write(
@@ -559,7 +575,7 @@ class Writer(TrainedModel):
             for count, token in enumerate(
                 without_long_copies(texts.writing, limit, length=ending.most_tokens), 1
             ):
-                if token != EOS or not self.writes_records:
+                if token != EOS or not self.trained.writes_records:
                     telling.feed(token)
                 if telling.ended:
                     del written[count:]
@@ -583,14 +599,14 @@ class Writer(TrainedModel):
         for number, column, telling, each in zip(
             numbers, texts.writing.written, texts.tellings, scores, strict=True
         ):
-            ended = self.writes_records and column[-1:] == [EOS]
+            ended = self.trained.writes_records and column[-1:] == [EOS]
             ids = column[:-1] if ended else column
             if not goes_on:
                 telling.flush()
             text = (
                 telling.chapter
-                if self._forward
-                else self.tokenizer.decode(self._in_order(prompt_ids, ids))
+                if self.trained.is_forward
+                else self.trained.tokenizer.decode(self._in_order(prompt_ids, ids))
             )
             total = math.fsum(each) if texts.writing.scored else None
             samples.append(
@@ -608,9 +624,9 @@ class Writer(TrainedModel):
         return samples
 
     def _check_one_text(self, count: int, novel: bool) -> None:
-        if not self._forward:
+        if not self.trained.is_forward:
             raise CharlmError(
-                f"{self.folder}: the model writes backward; leave out --state-in and --state-out"
+                f"{self.trained.folder}: the model writes backward; leave out --state-in and --state-out"
             )
         if count > 1 or novel:
             raise CharlmError(
@@ -623,7 +639,7 @@ class Writer(TrainedModel):
             data = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"--state-in: {path}: cannot be read: {error.strerror}") from None
-        place = place_from_bytes(data, self.model, str(path))
+        place = place_from_bytes(data, self.trained.model, str(path))
         if place.ended:
             raise CheckpointError(
                 f"--state-in: {path}: the model has ended this text; begin another"
@@ -635,26 +651,11 @@ class Writer(TrainedModel):
         with atomic_write(
             path, error_type=CheckpointError, remedy="name another file with --state-out"
         ) as file:
-            file.write(place_to_bytes(place, weights_checksum(self.model)))
+            file.write(place_to_bytes(place, weights_checksum(self.trained.model)))
 
     def _novelty_filter(self) -> NoveltyFilter:
-        parts = [self._encoded(text).ids for text in self._own_texts().values()]
-        return NoveltyFilter(parts, records=self.writes_records)
-
-
-def of_experiment(experiment: Experiment) -> Writer:
-    """Return the model of a training as it is now, to be sampled from between two steps."""
-    facts = {"step": experiment.state.step}
-    return Writer(
-        experiment.folder,
-        "last",
-        experiment.config,
-        experiment.tokenizer,
-        experiment.model,
-        {},
-        facts,
-        experiment.device,
-    )
+        parts = [encode(self.trained, text).ids for text in training_texts(self.trained).values()]
+        return NoveltyFilter(parts, records=self.trained.writes_records)
 
 
 def _best_of(samples: Sequence[Sample], best_of: int, length_penalty: float) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.model.language_model import named_weights
 
 
 class Average:
@@ -27,11 +28,11 @@ class Average:
         """Hold no weights yet.
 
         Args:
-            model: Whose weights; in its place, never changed but inside `in_model`.
+            model: Whose weights; in its place, never changed but inside `applied`.
             section: Which mean.
         """
         self._parameters: dict[str, Tensor] = {
-            name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad
+            name: tensor for name, tensor in named_weights(model) if tensor.requires_grad
         }
         self._section = section
         self._running = section.averaging == "exponential"
@@ -45,7 +46,7 @@ class Average:
         return dict(zip(self._parameters, self._means, strict=True)) if self._count else {}
 
     @torch.no_grad()
-    def add(self) -> None:
+    def update(self) -> None:
         """Take the model's weights into the mean, if it is kept: after each step."""
         if not self._running:
             return
@@ -56,7 +57,7 @@ class Average:
             torch._foreach_lerp_(self._means, parameters, self._share_of_next())
         self._count += 1
 
-    def note(self, loss: float) -> None:
+    def record_validation_loss(self, loss: float) -> None:
         """Take note of a validation loss, which may start the mean of `triggered`: after each evaluation."""
         if self._section.averaging == "triggered" and not self._running:
             self._losses.append(loss)
@@ -64,7 +65,7 @@ class Average:
             self._running = bool(before) and loss > min(before)
 
     @contextmanager
-    def in_model(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Put the mean into the model, in place, and the model's own weights back at the end; nothing without one."""
         parameters = list(self._parameters.values())
         own = [tensor.detach().clone() for tensor in parameters] if self._count else []
@@ -74,12 +75,12 @@ class Average:
         finally:
             self._copy(own)
 
-    def facts(self) -> dict[str, Any]:
+    def json_state(self) -> dict[str, Any]:
         """Return what JSON can hold of it: all but the mean."""
         return {"running": self._running, "count": self._count, "losses": list(self._losses)}
 
     def restore(self, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Go on from what `facts` and `weights` were."""
+        """Go on from what `json_state` and `weights` were."""
         self._running, self._count, self._losses = (
             facts["running"],
             facts["count"],

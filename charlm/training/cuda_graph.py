@@ -33,14 +33,14 @@ class Batch:
         targets: The ids to be predicted, (time, batch).
         tokens: How many of them are asked for, a scalar.
         states: Before the window; None for the initial ones.
-        columns: Streams or records of the whole batch, those of other processes included.
+        global_batch_size: Number of streams or records in the batches of all processes together.
     """
 
     inputs: Tensor
     targets: Tensor
     tokens: Tensor
     states: States | None
-    columns: int
+    global_batch_size: int
 
     def tensors(self) -> list[Tensor]:
         """Return all of it, in one order."""
@@ -142,7 +142,11 @@ class CapturedStep:
     def _record_step(self, batch: Batch) -> tuple[Batch, StepResult, Callable[[], None]]:
         states = tuple(tuple(part.clone() for part in layer) for layer in batch.states or ())
         own = Batch(
-            batch.inputs.clone(), batch.targets.clone(), batch.tokens.clone(), states, batch.columns
+            batch.inputs.clone(),
+            batch.targets.clone(),
+            batch.tokens.clone(),
+            states,
+            batch.global_batch_size,
         )
 
         def take() -> StepResult:

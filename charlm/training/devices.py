@@ -21,20 +21,20 @@ _AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
-def choose_device(name: str, *, local: int = 0) -> torch.device:
+def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     """Return the device that `name` stands for; `auto` takes a GPU if there is one.
 
     Args:
         name: `auto`, `cpu`, `cuda` or `cuda:N`.
-        local: Number of this process on its machine: where no GPU is named, each takes its own.
+        local_rank: Rank of this process on its machine: where no GPU is named, each takes its own.
 
     Raises:
         DeviceError: CUDA is asked for and not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local:
-        name = f"cuda:{local}"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import Position, Shard, Window
 from charlm.errors import DivergenceError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.model.recurrence import States
 from charlm.training.averaging import Average
 from charlm.training.clipping import Clipping, clip, gradient_group
 from charlm.training.cuda_graph import OPTIMIZERS, Batch, CapturedStep, StepResult
 from charlm.training.devices import loss_scale
 from charlm.training.objective import Objective
-from charlm.training.process_group import ALONE, Group, unsynchronized
+from charlm.training.process_group import SINGLE_PROCESS, Group, unsynchronized
 from charlm.training.schedule import learning_rate
 
 _STEPS_IN_FLIGHT = (
@@ -42,7 +42,7 @@ class TrainingState:
         epochs: Passes over the training text, a fraction.
         position: Where reading goes on.
         states: State of the recurrence there, of this process's columns; None where it starts from zero.
-        columns: Of the whole batch whose states these are.
+        global_batch_size: Number of streams or records whose states these are, in all processes together.
         best_loss_nats: Lowest validation loss so far; None before the first.
         evaluations_since_best: Evaluations since then.
         stalls: Evaluations that were no new best, all told.
@@ -55,14 +55,14 @@ class TrainingState:
     epochs: float = 0.0
     position: Position = field(default_factory=Position)
     states: States | None = None
-    columns: int = 0
+    global_batch_size: int = 0
     best_loss_nats: float | None = None
     evaluations_since_best: int = 0
     stalls: int = 0
     halvings: int = 0
 
-    def share(self, section: TrainingSection) -> float:
-        """Return the share of the budget that is spent."""
+    def fraction_done(self, section: TrainingSection) -> float:
+        """Return the spent fraction of the budget."""
         if section.steps is not None:
             return self.step / section.steps
         if section.epochs is not None:
@@ -81,7 +81,7 @@ class Progress:
         before: Of the step before, the norm of each parameter tensor's gradient; None if there was none.
         groups: The group that each parameter tensor is told with.
         learning_rate: Of this step.
-        share: Share of the budget spent, this step included.
+        fraction_done: Spent fraction of the budget, this step included.
         state: The training's state after this step, the same object every time.
     """
 
@@ -91,10 +91,10 @@ class Progress:
     before: Tensor | None
     groups: Sequence[str]
     learning_rate: float
-    share: float
+    fraction_done: float
     state: TrainingState
 
-    def check(self) -> None:
+    def check_finite(self) -> None:
         """Raise DivergenceError if the loss or its gradient is not a finite number."""
         loss, norm = float(self.loss), float(self.clipping.norm)
         if not math.isfinite(loss + norm):
@@ -128,7 +128,7 @@ def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
     return {group: math.sqrt(square) for group, square in squares.items()}
 
 
-def steady(clock: Callable[[], float]) -> Callable[[], float]:
+def steady_clock(clock: Callable[[], float]) -> Callable[[], float]:
     """Return a clock of the seconds from now on, which stands still where `clock` goes back."""
     last, elapsed = clock(), 0.0
 
@@ -149,7 +149,7 @@ def train(
     *,
     state: TrainingState,
     average: Average | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
     objective: nn.Module | None = None,
     device: torch.device,
     precision: torch.dtype,
@@ -182,33 +182,42 @@ def train(
         if _can_be_captured(objective, section, device)
         else None
     )
-    groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
-    while (share := state.share(section)) < 1:
+    groups, before = [gradient_group(name) for name, _ in named_weights(model)], None
+    while (fraction_done := state.fraction_done(section)) < 1:
         began = clock()
-        rate = learning_rate(section, step=state.step, share=share, stalls=state.stalls)
+        rate = learning_rate(
+            section, step=state.step, fraction_done=fraction_done, stalls=state.stalls
+        )
         rate *= 0.5**state.halvings
         window = next(windows)
         batch = _batch(model, window, state, device, whole=captured is not None)
         descent = descend(batch) if captured is None else captured(batch, rate)
         progress = Progress(
-            descent.loss, state.step + 1, descent.clipping, before, groups, rate, share, state
+            descent.loss,
+            state.step + 1,
+            descent.clipping,
+            before,
+            groups,
+            rate,
+            fraction_done,
+            state,
         )
         if device.type == "cpu" or state.step % _STEPS_IN_FLIGHT == 0:
-            progress.check()
+            progress.check_finite()
         if captured is None:
             for options in optimizer.param_groups:
                 options["lr"] = rate
             optimizer.step()
         if average is not None:
-            average.add()
+            average.update()
         state.step += 1
         state.epochs, state.position = window.epochs, window.next
-        state.states, state.columns = descent.states, window.columns
-        tokens, seconds = group.total(window.tokens, (clock() - began) * group.is_first)
+        state.states, state.global_batch_size = descent.states, window.global_batch_size
+        tokens, seconds = group.all_reduce(window.tokens, (clock() - began) * group.is_first)
         state.tokens += int(tokens)
         state.seconds += seconds
         before = descent.clipping.norms
-        yield replace(progress, share=state.share(section))
+        yield replace(progress, fraction_done=state.fraction_done(section))
 
 
 def _batch(
@@ -216,13 +225,13 @@ def _batch(
 ) -> Batch:
     """Return a window on the device, with the states before it: the initial ones, if all is to be `whole`."""
     inputs, targets = (ids.to(device, non_blocking=True) for ids in (window.inputs, window.targets))
-    states = None if window.fresh else state.states
+    states = None if window.resets_state else state.states
     if states is None and whole:
         states = model.initial_states(inputs.shape[1])
     tokens = torch.full(
         (), window.tokens, device=device
     )  # Filled there: a copy would wait for the device.
-    return Batch(inputs, targets, tokens, states, window.columns)
+    return Batch(inputs, targets, tokens, states, window.global_batch_size)
 
 
 def _descend(
@@ -244,13 +253,13 @@ def _descend(
         group: The processes that do so together.
         scale: What J is multiplied by on the way back.
     """
-    networks, states = len(model.recurrences), batch.states
+    networks, states = len(model.encoder.recurrences), batch.states
     columns = batch.inputs.shape[1] // networks
-    mine = group.share.columns(batch.columns)
+    mine = group.shard.columns(batch.global_batch_size)
     parts = min(section.accumulation, columns)
     shares = [Shard(number, parts).columns(columns) for number in range(parts)]
     divisor = (
-        batch.columns * networks / group.size
+        batch.global_batch_size * networks / group.size
     )  # A group takes the mean of its processes' gradients.
     nats, after = torch.zeros((), dtype=torch.float64, device=batch.inputs.device), []
     model.zero_grad(set_to_none=True)
@@ -273,7 +282,7 @@ def _descend(
         torch._foreach_mul_(
             [tensor.grad for tensor in model.parameters() if tensor.grad is not None], 1 / scale
         )
-    sums = group.sum(torch.stack([nats, batch.tokens.to(nats.dtype)]))
+    sums = group.all_reduce_tensor(torch.stack([nats, batch.tokens.to(nats.dtype)]))
     return StepResult(
         (sums[0] / sums[1]).float(),
         clip(model.parameters(), clipnorm=section.clipnorm, clipvalue=section.clipvalue),

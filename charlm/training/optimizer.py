@@ -1,13 +1,12 @@
 """Make the optimizer of a configuration, with its parameter groups."""
 
 from collections.abc import Callable
-from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.model.language_model import named_weights
 from charlm.training.muon import GatewiseMuon, Groups, gate_rows
 
 
@@ -28,7 +27,7 @@ def make_optimizer(
     ):
         parameters = [
             tensor
-            for name, tensor in model.named_parameters()
+            for name, tensor in named_weights(model)
             if _kind(name, tensor) == kind and tensor.requires_grad and tensor not in matrices
         ]
         groups.append(
@@ -46,25 +45,6 @@ def make_optimizer(
         "muon": lambda: GatewiseMuon(matrices, groups, section, precision),
     }
     return makers[section.optimizer]()
-
-
-def shard_optimizer(optimizer: torch.optim.Optimizer, section: TrainingSection) -> Any:
-    """Return an optimizer that stands where another does, each process with a part of its state (ZeRO, stage 1).
-
-    Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.1; torch's ZeroRedundancyOptimizer, which knows torch's own.
-    """
-    from torch.distributed.optim import ZeroRedundancyOptimizer  # A second's import, seldom needed.
-
-    kind = type(optimizer)
-    known = signature(kind).parameters.keys() - {"params", "lr", "weight_decay"}
-    options = {name: value for name, value in optimizer.defaults.items() if name in known}
-    groups = [
-        {name: group[name] for name in ("params", "weight_decay")}
-        for group in optimizer.param_groups
-    ]
-    sharded = ZeroRedundancyOptimizer(groups, kind, lr=section.learning_rate, **options)
-    sharded.load_state_dict(optimizer.state_dict())
-    return sharded
 
 
 def _kind(name: str, tensor: Tensor) -> str:

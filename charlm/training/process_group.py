@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from charlm.config.schema import Training as TrainingSection
@@ -35,7 +35,6 @@ _BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
 _NO_BUFFERS: dict[str, Any] = {
     next(name for name in _BUFFERS if name in signature(DistributedDataParallel).parameters): False
 }
-_POWER_SGD_RANK, _POWER_SGD_FIRST = 4, 100
 # How gloo and NCCL begin what they say of a process that is gone or silent.
 _OF_COLLECTIVE = re.compile(r"gloo|nccl|collective|timed? ?out|connection|barrier", re.IGNORECASE)
 
@@ -44,34 +43,34 @@ class Group:
     """One process among those that train together.
 
     Attributes:
-        number: Its rank, from 0.
-        size: Processes in all.
-        local: Its number on its own machine.
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+        local_rank: Rank of this process on its own machine.
     """
 
     def __init__(
-        self, number: int = 0, size: int = 1, local: int = 0, store: Store | None = None
+        self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None
     ) -> None:
         """Know of the others, without speaking to them yet: see `connect`."""
-        self.number, self.size, self.local = number, size, local
+        self.rank, self.size, self.local_rank = rank, size, local_rank
         self._store, self._connected = store, False
 
     @property
     def is_first(self) -> bool:
         """Whether it is the one that prints, saves and tells the time."""
-        return self.number == 0
+        return self.rank == 0
 
     @property
-    def share(self) -> Shard:
+    def shard(self) -> Shard:
         """Its share of every batch."""
-        return Shard(self.number, self.size)
+        return Shard(self.rank, self.size)
 
-    def tell(self, name: str, value: str) -> None:
+    def publish(self, name: str, value: str) -> None:
         """Tell the others something, before `connect`."""
         if self._store is not None:
             self._store.set(name, value)
 
-    def hear(self, name: str) -> str:
+    def wait_for(self, name: str) -> str:
         """Wait for what another process tells."""
         if self._store is None:
             raise GroupError(f"{name}: there is no other process to tell it")
@@ -86,13 +85,13 @@ class Group:
         """
         if self._store is None or self.size == 1:
             return
-        self.tell(f"here/{self.number}", "yes")
+        self.publish(f"here/{self.rank}", "yes")
         for number in range(self.size):
             _told(self._store, f"here/{number}")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("group", self._store),
-            rank=self.number,
+            rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=timeout_seconds),
         )
@@ -101,7 +100,7 @@ class Group:
     def leave(self) -> None:
         """Speak to the others no more, as soon as all have come so far."""
         if self._connected:
-            self.wait()
+            self.barrier()
             self._connected = False
             dist.destroy_process_group()
 
@@ -118,37 +117,23 @@ class Group:
         wrapped = DistributedDataParallel(
             module, find_unused_parameters=not all_used, gradient_as_bucket_view=True, **_NO_BUFFERS
         )
-        hook: Callable[..., object] | None = {
-            "none": None,
-            "bf16": _in_bf16,
-            "powersgd": powerSGD_hook.powerSGD_hook,
-        }[section.gradient_compression]
-        if hook is not None:
-            state = (
-                powerSGD_hook.PowerSGDState(
-                    None,
-                    matrix_approximation_rank=_POWER_SGD_RANK,
-                    start_powerSGD_iter=_POWER_SGD_FIRST,
-                )
-                if section.gradient_compression == "powersgd"
-                else None
-            )
-            wrapped.register_comm_hook(state, hook)
+        if section.gradient_compression == "bf16":
+            wrapped.register_comm_hook(None, _in_bf16)
         return wrapped
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_tensor(self, values: Tensor) -> Tensor:
         """Return the sum over all processes, on the device; nothing waits for it there."""
         if self._connected:
             dist.all_reduce(values)
         return values
 
-    def total(self, *numbers: float) -> list[float]:
+    def all_reduce(self, *numbers: float) -> list[float]:
         """Return the sums of numbers over all processes: what each must know before it goes on."""
         if not self._connected:
             return list(numbers)
-        return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        return self.all_reduce_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
-    def each(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Return every process's tensor, all of one shape, on the CPU."""
         if not self._connected:
             return [tensor]
@@ -160,16 +145,18 @@ class Group:
         """Return the rows of all processes, (count, ...), each having those of its share."""
         shares = [Shard(number, self.size).columns(count) for number in range(self.size)]
         sizes = [share.stop - share.start for share in shares]
-        own = rows[: sizes[self.number]]
+        own = rows[: sizes[self.rank]]
         padded = torch.cat([own, own.new_zeros(max(sizes) - len(own), *rows.shape[1:])])
-        return torch.cat([part[:size] for part, size in zip(self.each(padded), sizes, strict=True)])
+        return torch.cat(
+            [part[:size] for part, size in zip(self.all_gather(padded), sizes, strict=True)]
+        )
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process has come so far."""
-        self.total(0)
+        self.all_reduce(0)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def lost_process_reported(self) -> Iterator[None]:
         """Tell in one line that another process is gone or does not answer.
 
         Raises:
@@ -182,7 +169,7 @@ class Group:
                 raise
             first = str(error).partition("\n")[0]
             raise GroupError(
-                f"process {self.number} of {self.size}: another one has ended, or not answered in time: {first:.200}; "
+                f"process {self.rank} of {self.size}: another one has ended, or not answered in time: {first:.200}; "
                 "look for its own message, then go on with --resume"
             ) from None
 
@@ -192,10 +179,10 @@ def _in_bf16(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     return default_hooks.bf16_compress_hook(state, bucket)
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
-def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether torchrun, or another launcher that speaks as it does, has started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
 

@@ -516,7 +516,9 @@ def _train(trial: optuna.Trial, experiment: Experiment, is_over: Callable[[], bo
                     raise DivergenceError(
                         f"step {state.step}: the validation loss is {event.score.loss_nats}"
                     )
-                evaluations = int(min(state.share(section), 1.0) * section.evaluations + 1e-9)
+                evaluations = int(
+                    min(state.fraction_done(section), 1.0) * section.evaluations + 1e-9
+                )
                 if (
                     evaluations > told
                 ):  # After a divergence a share comes again, and Optuna takes one loss of each.
@@ -527,7 +529,7 @@ def _train(trial: optuna.Trial, experiment: Experiment, is_over: Callable[[], bo
             elif (
                 isinstance(event, Finished)
                 and event.reason == "stopped"
-                and state.share(section) < 1
+                and state.fraction_done(section) < 1
             ):
                 return "unfinished"
     return "finished"

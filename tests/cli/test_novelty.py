@@ -9,6 +9,7 @@ from conftest import RECORDS, TEXT, small_config, train_all
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
+from charlm.trained_model import training_texts
 
 
 def ok(capfd, *arguments: object) -> str:
@@ -64,7 +65,7 @@ def test_records_are_compared_as_wholes(capfd, trained_records, tmp_path):
 
 
 def charlm_records(run) -> list[str]:
-    text = load(run)._own_texts()["train"]
+    text = training_texts(load(run).trained)["train"]
     return [block.decode() for block, _ in text.blocks()]
 
 

@@ -75,6 +75,18 @@ def test_a_minute_is_the_budget_where_none_is_given():
     assert load_config().training.minutes == 1.0
 
 
+def test_an_option_that_was_removed_is_refused_with_the_reason(tmp_path):
+    for key, value in (("gradient_compression", "powersgd"), ("shard_optimizer", "true")):
+        message = mistakes_of(tmp_path, f"training: {{{key}: {value}, step: 3}}")
+        assert f"training.{key}: {value} was removed, because" in message, key
+        assert "unknown key training.step " in message, key
+
+
+def test_the_default_of_an_option_that_was_removed_still_loads():
+    for change in ("gradient_compression=none", "shard_optimizer=false"):
+        assert load_config(None, [f"training.{change}"]) == load_config(), change
+
+
 def test_two_budgets_in_a_file_are_refused(tmp_path):
     assert "steps and epochs: give one" in mistakes_of(tmp_path, "training: {steps: 3, epochs: 2}")
 
@@ -251,7 +263,7 @@ def test_one_name_stands_for_a_list_of_one():
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [
-        ("{kind: lstn}", "model.cell.kind must be 'bag', 'elman', 'gru'"),
+        ("{kind: lstn}", "model.cell.kind 'lstn' is not registered (nearest: lstm; known: bag, "),
         ("{kind: lstm, peephole: [input]}", "model.cell.peephole (nearest: model.cell.peepholes)"),
         (
             "{activation: swish, kind: elman}",

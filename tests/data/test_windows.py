@@ -40,7 +40,8 @@ def same(first: Window, second: Window) -> bool:
     return (
         first.inputs.tolist() == second.inputs.tolist()
         and first.targets.tolist() == second.targets.tolist()
-        and (first.fresh, first.next, first.epochs) == (second.fresh, second.next, second.epochs)
+        and (first.resets_state, first.next, first.epochs)
+        == (second.resets_state, second.next, second.epochs)
     )
 
 
@@ -55,7 +56,7 @@ def sequences(windows: list[Window]) -> list[tuple[list[int], list[int]]]:
     found: list[list[tuple[list[int], list[int]]]] = []
     for window in windows:
         columns = list(zip(window.inputs.T.tolist(), window.targets.T.tolist(), strict=True))
-        if window.fresh:
+        if window.resets_state:
             found.append([([], []) for _ in columns])
         for (inputs, targets), (more_inputs, more_targets) in zip(found[-1], columns, strict=True):
             inputs += more_inputs
@@ -86,7 +87,7 @@ def test_two_streams_by_hand():
     assert first.targets.tolist() == [[2, 6], [3, 7]]
     assert second.inputs.tolist() == [[3, 7], [4, 8]]
     assert second.targets.tolist() == [[4, 8], [5, 9]]
-    assert (first.fresh, second.fresh, third.fresh) == (True, False, True)
+    assert (first.resets_state, second.resets_state, third.resets_state) == (True, False, True)
     assert (first.next, second.next) == (Position(0, 1), Position(1, 0))
     assert (first.epochs, second.epochs, third.epochs) == (0.5, 1.0, 1.5)
     assert third.inputs.tolist() == first.inputs.tolist()
@@ -117,7 +118,7 @@ def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count
         EOS,
         *ids[length - 1 : batch_size * length - 1 : length].tolist(),
     ]
-    assert [read.fresh for read in windows] == [True] + [False] * (per_epoch - 1) + [True]
+    assert [read.resets_state for read in windows] == [True] + [False] * (per_epoch - 1) + [True]
     assert all(read.inputs.shape == (window, batch_size) for read in windows)
     assert length - per_epoch * window < window
 
@@ -157,7 +158,7 @@ def test_a_record_longer_than_the_window_carries_on():
     )
     assert [window.inputs.T.tolist() for window in windows[:3]] == [[[EOS, 5]], [[6, 7]], [[8]]]
     assert [window.targets.T.tolist() for window in windows[:3]] == [[[5, 6]], [[7, 8]], [[EOS]]]
-    assert [window.fresh for window in windows] == [True, False, False, True]
+    assert [window.resets_state for window in windows] == [True, False, False, True]
     assert [window.next for window in windows[:3]] == [
         Position(0, 1),
         Position(0, 2),
@@ -258,12 +259,21 @@ def test_scoring_predicts_every_token_exactly_once(count, streams, window, warm_
         if target != PADDING
     ]
     assert sorted(targets) == ids.tolist()
+    assert_positions_are_those_of_the_targets(windows, ids)
     for read in windows:
         for before, target in zip(
             read.inputs.flatten().tolist(), read.targets.flatten().tolist(), strict=True
         ):
             assert target == PADDING or before == (EOS if target == 2 else target - 1)
-    assert [read.fresh for read in windows] == [True] * bool(windows) + [False] * (len(windows) - 1)
+    assert [read.resets_state for read in windows] == [True] * bool(windows) + [False] * (
+        len(windows) - 1
+    )
+
+
+def assert_positions_are_those_of_the_targets(windows: list[Window], ids: np.ndarray) -> None:
+    for read in windows:
+        expected = np.where(read.positions >= 0, ids[read.positions].astype(np.int64), PADDING)
+        assert read.targets.tolist() == expected.tolist()
 
 
 def test_one_stream_scores_the_text_in_order_and_needs_no_warm_up():
@@ -284,6 +294,9 @@ def test_scoring_reads_every_record_exactly_once(records, batch_size, window):
     windows = list(scoring_record_windows(as_ids(records), batch_size=batch_size, window=window))
     assert sorted(records_in(windows)) == sorted(records)
     assert sum(read.tokens for read in windows) == len(as_ids(records))
+    assert_positions_are_those_of_the_targets(windows, as_ids(records))
+    positions = np.concatenate([read.positions.flatten() for read in windows])
+    assert sorted(positions[positions >= 0].tolist()) == list(range(len(as_ids(records))))
 
 
 def test_no_records_are_no_windows():
@@ -327,7 +340,7 @@ def test_a_text_that_is_just_long_enough_is_read_with_varied_windows_too():
     windows = list(
         islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3)
     )
-    assert [(len(window.targets), window.fresh) for window in windows] == [(16, True)] * 3
+    assert [(len(window.targets), window.resets_state) for window in windows] == [(16, True)] * 3
 
 
 def test_shuffled_streams_begin_elsewhere_in_each_epoch_and_read_every_token():

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from reading import opened
 
 from charlm.data.tokenizer import UNK, learn_tokenizer
+from charlm.data.written_form import written_form
 from charlm.errors import CorpusError
 from charlm.evaluation.novelty import (
     Words,
-    as_written,
     held_out_like,
     measure_novelty,
     sentences,
@@ -254,6 +254,6 @@ def test_a_text_is_compared_as_the_model_writes_it(tmp_path, overrides, text, wr
     corpus = opened(config.corpus)
     tokenizer = learn_tokenizer([text], config.tokenizer)
     assert (
-        as_written(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode()
+        written_form(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode()
         == written
     )

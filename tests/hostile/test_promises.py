@@ -28,6 +28,7 @@ from charlm.config.load import load_config
 from charlm.data.fetching import extract_member
 from charlm.errors import CharlmError, CheckpointError, ConfigError, FetchError
 from charlm.evaluation.probes.agreement import read_pairs
+from charlm.model.language_model import named_weights
 from charlm.runs import prepare
 from charlm.storage.tensors import read_tensors
 from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml
@@ -192,8 +193,8 @@ def test_checking_the_size_of_a_model_draws_no_random_numbers():
 
 
 def test_weights_that_are_not_finite_numbers_are_refused(folder):
-    parameters = load(folder, device="cpu").model.named_parameters()
-    weights = {name: tensor.detach().clone() for name, tensor in parameters}
+    model = load(folder, device="cpu").model
+    weights = {name: tensor.detach().clone() for name, tensor in named_weights(model)}
     bias = weights["projection.bias"]
     changed = [bias.to(dtype) for dtype in (torch.float8_e5m2, torch.int64, torch.complex64)]
     changed += [bias.index_fill(0, torch.tensor(1), value) for value in (math.nan, math.inf)]

@@ -9,6 +9,7 @@ from conftest import small_config, train_all, unseal
 
 from charlm.config.schema import Training
 from charlm.errors import CheckpointError
+from charlm.model.language_model import named_weights
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Evaluated
@@ -39,7 +40,7 @@ def means_of(model, average, values):
     means = []
     for value in values:
         model.put(value)
-        average.add()
+        average.update()
         means.append(average.weights["weight"].item())
     return means
 
@@ -65,9 +66,9 @@ def test_the_triggered_mean_is_that_of_all_weights_since():
     model, average = average_of(averaging="triggered", trigger_evaluations=1)
     for value in (100.0, 200.0):
         model.put(value)
-        average.add()
+        average.update()
     for loss in (1.0, 2.0):
-        average.note(loss)
+        average.record_validation_loss(loss)
     assert average.weights == {}
     assert means_of(model, average, [1.0, 2.0, 6.0, 3.0]) == pytest.approx([1.0, 1.5, 3.0, 3.0])
 
@@ -93,8 +94,8 @@ def test_averaging_begins_when_validation_is_above_the_least_of_so_many_evaluati
     _, average = average_of(averaging="triggered", trigger_evaluations=evaluations)
     began = None
     for number, loss in enumerate(losses, start=1):
-        average.note(loss)
-        average.add()
+        average.record_validation_loss(loss)
+        average.update()
         began = began or (number if average.weights else None)
     assert began == begins
 
@@ -103,9 +104,9 @@ def test_averaging_begins_when_validation_is_above_the_least_of_so_many_evaluati
 def test_only_the_triggered_mean_heeds_validation(averaging):
     _, average = average_of(averaging=averaging, trigger_evaluations=1)
     for loss in (1.0, 2.0, 3.0):
-        average.note(loss)
+        average.record_validation_loss(loss)
     assert average.weights == {}
-    average.add()
+    average.update()
     assert list(average.weights) == (["weight"] if averaging == "exponential" else [])
 
 
@@ -113,7 +114,7 @@ def test_the_mean_stands_in_the_model_for_a_while_and_in_the_same_parameters():
     model, average = average_of(averaging="exponential", average_steps=2)
     means = means_of(model, average, [1.0, 5.0])
     parameter = model.weight
-    with average.in_model():
+    with average.applied():
         assert model.weight is parameter
         assert parameter.item() == means[-1] != 5.0
         assert not model.frozen.any()
@@ -123,15 +124,15 @@ def test_the_mean_stands_in_the_model_for_a_while_and_in_the_same_parameters():
 def test_the_model_has_its_own_weights_back_after_an_error():
     model, average = average_of(averaging="exponential")
     means_of(model, average, [1.0, 5.0])
-    with pytest.raises(KeyError), average.in_model():
+    with pytest.raises(KeyError), average.applied():
         raise KeyError
     assert model.weight.item() == 5.0
 
 
 def test_where_there_is_no_mean_the_model_stays_as_it_is():
     model, average = average_of(averaging="none")
-    average.add()
-    with average.in_model():
+    average.update()
+    with average.applied():
         model.put(3.0)
     assert model.weight.item() == 3.0
 
@@ -146,7 +147,7 @@ TRIGGERED = [
 
 
 def weights_of(model):
-    return {name: tensor.detach().double().clone() for name, tensor in model.named_parameters()}
+    return {name: tensor.detach().double().clone() for name, tensor in named_weights(model)}
 
 
 def assert_close(weights, expected):

@@ -16,7 +16,7 @@ from charlm.training import loop
 from charlm.training.loop import TrainingState, train
 from charlm.training.objective import Objective
 from charlm.training.optimizer import make_optimizer
-from charlm.training.process_group import ALONE
+from charlm.training.process_group import SINGLE_PROCESS
 
 IDS = np.random.default_rng(1).integers(2, 9, size=900)
 CPU = torch.device("cpu")
@@ -197,7 +197,7 @@ def test_nothing_that_can_be_captured_waits_for_the_device(overrides):
     batch = a_batch(model)
     for _ in range(2):
         with NeverWaits():
-            loop._descend(objective, model, config.training, batch, group=ALONE, scale=2.0)
+            loop._descend(objective, model, config.training, batch, group=SINGLE_PROCESS, scale=2.0)
             optimizer.step()
 
 
@@ -224,7 +224,9 @@ def test_the_rule_that_finds_what_waits_finds_it():
     model, _ = model_and_optimizer(config)
     objective = Objective(model, config.training, device=CPU, precision=torch.float32)
     with NeverWaits(), pytest.raises(AssertionError, match="waits for the device"):
-        loop._descend(objective, model, config.training, a_batch(model), group=ALONE, scale=1.0)
+        loop._descend(
+            objective, model, config.training, a_batch(model), group=SINGLE_PROCESS, scale=1.0
+        )
 
 
 @pytest.mark.parametrize("overrides", OPTIONS[:6])
@@ -239,7 +241,9 @@ def test_all_that_a_step_computes_is_on_one_device(overrides):
         targets=batch.targets.to("meta"),
         tokens=batch.tokens.to("meta"),
     )
-    descent = loop._descend(objective, model, config.training, on_meta, group=ALONE, scale=2.0)
+    descent = loop._descend(
+        objective, model, config.training, on_meta, group=SINGLE_PROCESS, scale=2.0
+    )
     told = [
         descent.loss,
         *(value for value in vars(descent.clipping).values() if value is not None),
@@ -253,7 +257,9 @@ def test_a_scaled_objective_has_the_same_gradient():
     for scale in (1.0, 64.0):
         model, _ = model_and_optimizer(config)
         objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-        loop._descend(objective, model, config.training, a_batch(model), group=ALONE, scale=scale)
+        loop._descend(
+            objective, model, config.training, a_batch(model), group=SINGLE_PROCESS, scale=scale
+        )
         gradients.append([tensor.grad for tensor in model.parameters()])
     for plain, scaled in zip(*gradients, strict=True):
         assert torch.equal(plain, scaled)
@@ -277,5 +283,5 @@ def test_only_a_gpu_in_half_precision_scales_and_by_a_power_of_two_no_less_than_
 def a_batch(model):
     ids = torch.from_numpy(IDS[: 16 * 8].reshape(16, 8))
     return captured.Batch(
-        ids, ids.roll(-1, 0), torch.tensor(ids.numel()), None, 8 // len(model.recurrences)
+        ids, ids.roll(-1, 0), torch.tensor(ids.numel()), None, 8 // len(model.encoder.recurrences)
     )

@@ -36,7 +36,7 @@ def steps_of(*overrides: str, seconds_a_step: float = 1.0):
 
 def test_a_budget_of_steps_takes_so_many():
     _, state, progress = steps_of("training.steps=7")
-    assert [round(fact.share * 7) for fact in progress] == [1, 2, 3, 4, 5, 6, 7]
+    assert [round(fact.fraction_done * 7) for fact in progress] == [1, 2, 3, 4, 5, 6, 7]
     assert (state.step, state.tokens) == (7, 7 * 4 * 16)
 
 

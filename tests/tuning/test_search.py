@@ -361,7 +361,7 @@ def test_a_share_that_is_evaluated_again_after_a_divergence_is_told_once(monkeyp
 
     def events(_, stop):
         for share in shares:
-            state.share = lambda section, share=share: share
+            state.fraction_done = lambda section, share=share: share
             yield Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
 
     monkeypatch.setattr(session, "run", events)

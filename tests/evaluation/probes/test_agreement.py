@@ -27,6 +27,7 @@ from charlm.evaluation.probes.agreement import (
     read_pairs,
 )
 from charlm.evaluation.sentences import log_probabilities
+from charlm.trained_model import text_to_score
 
 CPU = torch.device("cpu")
 IS_PLURAL = {noun.singular: False for noun in _NOUNS} | {noun.plural: True for noun in _NOUNS}
@@ -354,7 +355,7 @@ def test_a_run_is_asked_nothing_that_it_was_trained_on(run_folder, asked):
 
 def _records(run: Run) -> list[list[int]]:
     records: list[list[int]] = [[]]
-    for token in run._encoded(run._own_texts()["train"]).ids.tolist():
+    for token in text_to_score(run.trained, split="train").tokens.ids.tolist():
         records[-1].append(token) if token != EOS else records.append([])
     return records[:-1]
 

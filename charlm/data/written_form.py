@@ -1,0 +1,40 @@
+"""Text as a model writes it: normalized by the tokenizer, with the model's own document ends."""
+
+from charlm.data.corpus import Text
+from charlm.data.tokenizer import Tokenizer
+
+
+def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
+    """Return a text as a model of this tokenizer would write it: UTF-8, or any bytes at level byte.
+
+    The text is normalized by the tokenizer's rules. A record ends with a line end; between
+    documents of a stream stands what the model writes for <EOS>. If tokens are separated by spaces,
+    exactly one space stands between two of them.
+
+    Args:
+        text: Text as it was read.
+        tokenizer: Tokenizer of the model.
+        records: Whether the documents of the text are records.
+    """
+    spaced = tokenizer.separates_by_space
+    end = b"\n" if records or spaced or tokenizer.section.eos == "document" else b""
+    pieces = []
+    pending_end = b""
+    for block, ends in text.blocks():
+        piece = _spaced(block, tokenizer) if spaced else _normalized(block, tokenizer)
+        pieces += [pending_end, piece]
+        pending_end = end if ends and not (spaced and piece.endswith(end)) else b""
+    return b"".join([*pieces, pending_end if records else b""])
+
+
+def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:
+    normalizer = tokenizer.library.normalizer
+    if normalizer is None:
+        return text
+    normalized: str = normalizer.normalize_str(text.decode(errors="surrogateescape"))
+    return normalized.encode(errors="surrogateescape")
+
+
+def _spaced(text: bytes, tokenizer: Tokenizer) -> bytes:
+    # Line by line: this normalizer would take a line end for a token.
+    return b"\n".join(b" ".join(_normalized(line, tokenizer).split()) for line in text.split(b"\n"))
