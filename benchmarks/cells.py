@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
-from charlm.model.cells.make import make_cell
+from charlm.model.cells.registry import make_cell
 from charlm.model.recurrence import run
 from charlm.training.devices import autocast, choose_device
 
@@ -97,7 +97,8 @@ def report(
     cell = make_cell(CellSection(**CELLS[name]), INPUT, hidden).to(device)
     lstm = nn.LSTM(INPUT, hidden).to(device)
     state = tuple(
-        torch.zeros(given.batch, cell.hidden_size, device=device) for _ in range(cell.parts)
+        torch.zeros(given.batch, cell.hidden_size, device=device)
+        for _ in range(cell.num_state_tensors)
     )
     ours = step_of(lambda: run(cell, x, state)[0], cell, x, device, dtype)
     theirs = step_of(lambda: lstm(x)[0], lstm, x, device, dtype)

@@ -32,10 +32,14 @@ CHUNK = 50  # Tokens between two looks at the clock.
 @torch.inference_mode()
 def plain_loop(model: LanguageModel) -> Iterator[int]:
     """Write one token after another in the plain way, yielding how many were written."""
-    lstm, ids, state = model.recurrence.layers[0].kernel, torch.zeros(1, 1, dtype=torch.int64), None
+    lstm, ids, state = (
+        model.encoder.recurrence.layers[0].kernel,
+        torch.zeros(1, 1, dtype=torch.int64),
+        None,
+    )
     while True:
         for _ in range(CHUNK):
-            output, state = lstm(model.embedding(ids), state)
+            output, state = lstm(model.encoder.embedding(ids), state)
             ids = torch.multinomial(torch.softmax(model.projection(output[0]), dim=-1), 1)
         yield CHUNK
 

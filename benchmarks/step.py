@@ -195,8 +195,8 @@ def training_steps(
 
 
 def multiplications(model: LanguageModel) -> int:
-    """Count a token's multiplications by matrices of the recurrence, of the projection and of the bridge before it."""
-    parts = [*model.recurrences, model.bridge, model.projection]
+    """Count a token's multiplications by matrices of the recurrence, of the projection and of the output adapter before it."""
+    parts = [*model.encoder.recurrences, model.output_adapter, model.projection]
     return sum(weight.numel() for part in parts for weight in part.parameters() if weight.ndim == 2)
 
 

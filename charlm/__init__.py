@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.model.cells.registry import register_cell as register_cell
 
 __version__ = VERSION
 
@@ -31,8 +32,9 @@ _HOMES = {
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
+    "register_cell": "charlm.model.cells.registry",
 }
-__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "train"]
+__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "register_cell", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -308,9 +308,9 @@ def embed(token: int, model: dict, weights: Weights) -> Vector:
 
 
 def project(y: Vector, model: dict, weights: Weights) -> Vector:
-    """Tied: Press and Wolf 2017; a bridge where the layer's size is not the embedding's."""
-    if "bridge.weight" in weights:
-        y = weights["bridge.weight"] @ y
+    """Tied: Press and Wolf 2017; an output adapter where the layer's size is not the embedding's."""
+    if "output_adapter.weight" in weights:
+        y = weights["output_adapter.weight"] @ y
     return (
         weights["embedding.weight" if model["tied"] else "projection.weight"] @ y
         + weights["projection.bias"]

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from charlm.cli.main import run as charlm
 from charlm.config.load import check_config, load_config
-from charlm.config.schema import CELL_OPTIONS, Model
+from charlm.config.schema import CELL_KINDS, CELL_OPTIONS, Model
 from charlm.config.schema import Cell as CellSection
 from charlm.errors import ConfigError
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
-from charlm.model.cells.make import make_cell
+from charlm.model.cells.registry import make_cell
 from charlm.model.language_model import LanguageModel, count_parameters
 from charlm.model.recurrence import run_stepwise
 
@@ -119,7 +119,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 def multiplications(cell: Cell, input_size: int) -> int:
     """Count those of matrix products in one step."""
-    state = (torch.zeros(1, cell.hidden_size),) * cell.parts
+    state = (torch.zeros(1, cell.hidden_size),) * cell.num_state_tensors
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run_stepwise(cell, torch.zeros(1, 1, input_size), state)
     return counter.get_total_flops() // 2  # An addition comes with each.
@@ -139,7 +139,7 @@ def way(cell: Cell) -> str:
 
 
 def test_every_kind_of_the_configuration_has_a_row():
-    assert {section(row, SIZES[0]).kind for row in RECURRENCES} == set(choices("kind"))
+    assert {section(row, SIZES[0]).kind for row in RECURRENCES} == set(CELL_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_token_takes_the_multiplications_that_its_formula_says(row, sizes):
 @every_size
 def test_a_state_has_the_vectors_that_its_formula_says_and_runs_as_it_says(row, sizes):
     cell = make(section(row, sizes), sizes)
-    assert (value(row["state"], sizes), row["runs as"]) == (cell.parts, way(cell))
+    assert (value(row["state"], sizes), row["runs as"]) == (cell.num_state_tensors, way(cell))
 
 
 def lstm_variants() -> Iterator[CellSection]:
@@ -236,7 +236,7 @@ def test_every_mixture_of_lstm_options_has_the_sum_of_its_parts():
         counted = {
             "parameters": parameters(cell),
             "multiplications": multiplications(cell, sizes["m"]),
-            "state": cell.parts,
+            "state": cell.num_state_tensors,
         }
         assert {
             column: sum(value(PARTS[name][column], letters) for name in names) for column in counted

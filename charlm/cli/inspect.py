@@ -24,7 +24,7 @@ def inspect(
         emit_json({"run": str(loaded.folder), "parameters": total, "tensors": listed})
         return
     section, step = loaded.config.model, loaded.state["step"]
-    sizes = ", ".join(str(cell.hidden_size) for cell in loaded.model.recurrence.layers)
+    sizes = ", ".join(str(cell.hidden_size) for cell in loaded.model.encoder.recurrence.layers)
     emit(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
     width = max(len(name) for name, _, _ in rows)
     for name, shape, size in [*rows, ("all", (), total)]:

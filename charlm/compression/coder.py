@@ -33,7 +33,7 @@ class _Network:
 
     def __init__(self, model: LanguageModel, alphabet: Alphabet) -> None:
         """Copy a model to where it codes."""
-        self.model = copy.deepcopy(model.one_way()[0]).to("cpu", torch.float32).eval()
+        self.model = copy.deepcopy(model.split_directions()[0]).to("cpu", torch.float32).eval()
         self.direction = "backward" if model.direction == "backward" else "forward"
         self.alphabet = alphabet
 

@@ -46,7 +46,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.utf8 import count_characters
 from charlm.data.windows import in_direction, reverse, scoring_record_windows, scoring_windows
 from charlm.errors import CharlmError, CheckpointError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.storage.untrusted import one_line
 from charlm.training.loss import score
 from charlm.version import VERSION
@@ -229,7 +229,7 @@ def measure_compression(
 
 def cross_entropy_bits(ids: Ids, model: LanguageModel, alphabet: Alphabet) -> float:
     """Return the model's cross-entropy of a text, the state carried from its first token to its last."""
-    network = model.one_way()[0]
+    network = model.split_directions()[0]
     read = scoring_record_windows if alphabet.mode == "records" else scoring_windows
     direction = "backward" if model.direction == "backward" else "forward"
     windows = in_direction(direction, ids, mode=alphabet.mode, read=read)
@@ -280,7 +280,7 @@ def _facts(coder: Any, network: _Network, streams: int) -> list[bytes]:
     """Return the values of `_FACTS` here and now."""
     alphabet = network.alphabet
     weights = hashlib.sha256(network.direction.encode())
-    for name, tensor in network.model.named_parameters():
+    for name, tensor in named_weights(network.model):
         weights.update(name.encode())
         weights.update(tensor.detach().numpy().tobytes())
     rules = [

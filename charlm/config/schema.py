@@ -1,8 +1,11 @@
 """Sections of the configuration, with every field, default, range and description."""
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from charlm.errors import OptionError
 
 BUDGETS = ("minutes", "steps", "epochs")
 # Values of fields that are not given, if the corpus card does not give them either.
@@ -11,6 +14,7 @@ VALID_SHARE, TEST_SHARE = 0.1, 0.0
 # Upper limits, so that an untrusted configuration cannot exhaust memory.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
+CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
@@ -35,6 +39,33 @@ def as_list(value: object) -> object:
 def as_cell(value: object) -> object:
     """Accept `lstm` for `{kind: lstm}`."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+_registered_kinds: set[str] = set()
+
+
+def register_cell_kind(name: str) -> None:
+    """Allow `model.cell.kind=NAME` in this process; `charlm.register_cell` adds the cell itself.
+
+    Raises:
+        OptionError: The name is not an identifier, or is that of a cell of charlm.
+    """
+    if not name.isidentifier():
+        raise OptionError("name", "must be a Python identifier, such as my_cell", value=name)
+    if name in CELL_KINDS:
+        raise OptionError("name", "is a cell of charlm; choose another name", value=name)
+    _registered_kinds.add(name)
+
+
+def _check_cell_kind(kind: str) -> None:
+    known = (*CELL_KINDS, *sorted(_registered_kinds))
+    if kind not in known:
+        near = get_close_matches(kind, known, n=1)
+        hint = f"nearest: {near[0]}; " if near else ""
+        raise ValueError(
+            f"kind: {kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
+            "name, or call charlm.register_cell for it first"
+        )
 
 
 TextNames = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
@@ -226,10 +257,12 @@ class Cell(Section):
     Options of other kinds are rejected.
     """
 
-    kind: Literal[
-        "bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm"
-    ] = Field(
-        "lstm", description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm."
+    kind: str = Field(
+        "lstm",
+        description=(
+            "bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or a name "
+            "given to charlm.register_cell."
+        ),
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(
         "tanh", description="elman: activation function: tanh, relu, sigmoid."
@@ -292,6 +325,11 @@ class Cell(Section):
     def fields_shown(self) -> list[str]:
         """Return `kind` and the names of its options."""
         return ["kind", *self.options]
+
+    @model_validator(mode="after")
+    def _kind_is_registered(self) -> "Cell":
+        _check_cell_kind(self.kind)
+        return self
 
     @model_validator(mode="after")
     def _has_only_options_of_its_kind(self) -> "Cell":

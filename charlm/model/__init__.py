@@ -1,1 +1,1 @@
-"""From token ids and a state to logits and the next state."""
+"""The network: from token ids and a state to logits and the next state."""

@@ -1,45 +1,61 @@
-"""Dropout: of units, at each token or for a whole window, and of whole embeddings."""
+"""Dropout of units, per token or per window, and dropout of whole embeddings."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Dropout(nn.Module):
-    """Drops a share of units in training and scales up the rest (Srivastava et al. 2014)."""
+    """Dropout of units in training, with the remaining units scaled up (Srivastava et al. 2014).
 
-    def __init__(self, share: float, *, whole_window: bool = False) -> None:
-        """Make one.
+    Attributes:
+        p: Fraction of the units that is dropped.
+        whole_window: The same units are dropped at every token of a window, which is variational
+            dropout (Gal and Ghahramani 2016, arXiv:1512.05287); otherwise each token has its own
+            mask (Zaremba et al. 2014, arXiv:1409.2329).
+    """
 
-        Args:
-            share: Of the units, dropped.
-            whole_window: Drop the same units at every token of a window: variational dropout (Gal and Ghahramani
-                2016, arXiv:1512.05287). Otherwise others at each (Zaremba et al. 2014, arXiv:1409.2329).
-        """
+    def __init__(self, p: float, *, whole_window: bool = False) -> None:
+        """Create a layer; see the attributes of the class."""
         super().__init__()
-        self.share = share
+        self.p = p
         self.whole_window = whole_window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is left: (time, batch, units) → the same shape."""
-        if not (self.training and self.share):
+        """Drop units of x, (time, batch, units) → (time, batch, units)."""
+        if not (self.training and self.p):
             return x
         if not self.whole_window:
-            return functional.dropout(x, self.share)
-        return x * functional.dropout(x.new_ones(x.shape[1:]), self.share)
+            return functional.dropout(x, self.p)
+        return x * functional.dropout(x.new_ones(x.shape[1:]), self.p)
 
 
 class WordDropout(nn.Module):
-    """Drops the embeddings of a share of the vocabulary, whole, for a window (Gal and Ghahramani 2016)."""
+    """Dropout of whole embeddings: all occurrences of some ids in a window are zero.
 
-    def __init__(self, share: float, vocabulary_size: int) -> None:
-        """Make one for so many ids."""
+    Gal and Ghahramani 2016 (arXiv:1512.05287), section 4.2.
+
+    Attributes:
+        p: Fraction of the vocabulary that is dropped for a window.
+        vocabulary_size: Number of ids.
+    """
+
+    def __init__(self, p: float, vocabulary_size: int) -> None:
+        """Create a layer; see the attributes of the class."""
         super().__init__()
-        self.share = share
+        self.p = p
         self.vocabulary_size = vocabulary_size
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Return what is left of embedded `ids`, (time, batch): (time, batch, embedding) → the same shape."""
-        if not (self.training and self.share):
+        """Drop embeddings of some ids.
+
+        Args:
+            x: Embedded tokens, (time, batch, embedding).
+            ids: Ids of the tokens, (time, batch).
+
+        Returns:
+            Embedded tokens with the others scaled up, (time, batch, embedding).
+        """
+        if not (self.training and self.p):
             return x
-        kept = functional.dropout(x.new_ones(self.vocabulary_size), self.share)
-        return x * kept[ids].unsqueeze(-1)
+        scale = functional.dropout(x.new_ones(self.vocabulary_size), self.p)
+        return x * scale[ids].unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Token ids → vectors: learned, one-hot, or read from elsewhere."""
+"""Token ids to vectors: learned, one-hot, or read from a file of vectors."""
 
 from typing import cast
 
@@ -10,15 +10,20 @@ from charlm.config.schema import Model as ModelSection
 
 
 class OneHot(nn.Module):
-    """A token's unit vector, as wide as the vocabulary: the first layer's input matrix is then what is learnt of it."""
+    """The unit vector of a token, as wide as the vocabulary.
+
+    The first layer's input matrix then takes the place of the embedding.
+
+    Attributes:
+        embedding_dim: Number of ids, which is the width of a vector.
+    """
 
     def __init__(self, vocabulary_size: int) -> None:
-        """Make one for `vocabulary_size` ids."""
+        """Create an embedding of `vocabulary_size` ids."""
         super().__init__()
         self.embedding_dim = vocabulary_size
-        self.register_buffer(
-            "one", torch.ones(()), persistent=False
-        )  # Of the type that is asked for.
+        # It has the type and device that the module is moved to.
+        self.register_buffer("one", torch.ones(()), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return unit vectors: (...) → (..., vocabulary)."""
@@ -26,7 +31,10 @@ class OneHot(nn.Module):
 
 
 def make_embedding(section: ModelSection, vocabulary_size: int) -> nn.Embedding | OneHot:
-    """Return the embedding that `section` names; one that is pretrained is random until `put_vectors`."""
+    """Create the embedding that `section` describes.
+
+    A pretrained embedding is random until `put_vectors`.
+    """
     if section.embedding == "one_hot":
         return OneHot(vocabulary_size)
     embedding = nn.Embedding(vocabulary_size, section.embedding_size)
@@ -35,18 +43,18 @@ def make_embedding(section: ModelSection, vocabulary_size: int) -> nn.Embedding 
 
 
 @torch.no_grad()
-def put_vectors(embedding: nn.Embedding, rows: Tensor, found: Tensor) -> None:
-    """Put vectors read from elsewhere into an embedding.
+def put_vectors(embedding: nn.Embedding, vectors: Tensor, is_known: Tensor) -> None:
+    """Put vectors that were read from a file into an embedding.
 
-    Rows that were not found stay random, drawn anew with the mean and the spread of those that were, so that a network
-    cannot tell them by their size.
+    The other rows are drawn with the mean and the standard deviation of the known ones, so that a
+    network cannot recognize them by their size.
 
     Args:
-        embedding: Of the same shape as `rows`.
-        rows: (vocabulary, embedding).
-        found: Which of them are known, (vocabulary,).
+        embedding: Embedding of the same shape as `vectors`.
+        vectors: Vectors in the order of the ids, (vocabulary, embedding).
+        is_known: Whether the vector of an id is known, (vocabulary,).
     """
-    known = rows[found]
-    spread, mean = torch.std_mean(known, dim=0, correction=0)
-    drawn = torch.randn(rows.shape) * spread + mean
-    embedding.weight.copy_(torch.where(found[:, None], rows, drawn))
+    known = vectors[is_known]
+    deviation, mean = torch.std_mean(known, dim=0, correction=0)
+    drawn = torch.randn(vectors.shape) * deviation + mean
+    embedding.weight.copy_(torch.where(is_known[:, None], vectors, drawn))

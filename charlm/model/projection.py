@@ -1,6 +1,7 @@
-"""What the recurrence gives → logits over the vocabulary: a plain softmax's, a mixture's, or an adaptive one's.
+"""Features to logits over the vocabulary: a linear map, a mixture, or an adaptive softmax.
 
-A mixture and an adaptive softmax give log-probabilities, which are logits too: a softmax leaves them as they are.
+A mixture and an adaptive softmax return log-probabilities. These are logits as well: a softmax
+leaves them unchanged.
 """
 
 import torch
@@ -9,19 +10,27 @@ from torch import Tensor, nn
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError
 
-_CLUSTER_SHRINKAGE = 4.0  # Each cluster of rarer tokens reads a fourth of the units of the one before (Grave et al.).
+# Each cluster of rarer tokens uses a fourth of the units of the cluster before (Grave et al.).
+_CLUSTER_SHRINKAGE = 4.0
 
 
 class MixtureOfSoftmaxes(nn.Linear):
     """A mixture of softmaxes: Yang et al. 2018 (arXiv:1711.03953), equation 1.
 
-    p = Σ_k π_k softmax(W tanh(V_k h) + b), π = softmax(U h): of higher rank than one softmax can be.
+    p = Σ_k π_k softmax(W tanh(V_k h) + b), π = softmax(U h)
+
+    Its log-probabilities can have a higher rank than those of one softmax.
+
+    Attributes:
+        softmaxes: Number of softmaxes, K.
+        prior: Weights U of the mixture, (K, hidden).
+        latent: Weights V of all softmaxes, (K x inner, hidden).
     """
 
     def __init__(
         self, hidden_size: int, inner_size: int, vocabulary_size: int, softmaxes: int
     ) -> None:
-        """Make one of so many softmaxes over a shared matrix, (vocabulary, inner)."""
+        """Create `softmaxes` softmaxes that share the matrix W, (vocabulary, inner)."""
         super().__init__(inner_size, vocabulary_size)
         self.softmaxes = softmaxes
         self.prior = nn.Linear(hidden_size, softmaxes, bias=False)
@@ -33,34 +42,39 @@ class MixtureOfSoftmaxes(nn.Linear):
         latent = torch.tanh(self.latent(hidden)).view(
             *hidden.shape[:-1], self.softmaxes, self.in_features
         )
-        each = torch.log_softmax(super().forward(latent).float(), dim=-1)
-        return torch.logsumexp(prior.unsqueeze(-1) + each, dim=-2)
+        components = torch.log_softmax(super().forward(latent).float(), dim=-1)
+        return torch.logsumexp(prior.unsqueeze(-1) + components, dim=-2)
 
 
 class AdaptiveSoftmax(nn.Module):
-    """An adaptive softmax: Grave et al. 2017 (arXiv:1609.04309), by torch's module.
+    """The adaptive softmax of Grave et al. 2017 (arXiv:1609.04309), by torch's module.
 
-    Frequent tokens are scored at once, rarer ones in clusters, only where a target lies in them. Ids must be in the
-    order of frequency, as words' and subwords' are.
+    Frequent tokens are scored for every target; clusters of rarer tokens are scored only for the
+    targets in them. Ids must be in the order of frequency, as those of words and subwords are.
+
+    Attributes:
+        out_features: Number of ids.
+        layers: Head and clusters.
     """
 
     def __init__(self, hidden_size: int, vocabulary_size: int, cutoffs: tuple[int, ...]) -> None:
-        """Make one whose clusters begin at `cutoffs`.
+        """Create an adaptive softmax whose clusters begin at the ids `cutoffs`.
 
         Raises:
-            ConfigError: A cutoff is not below the vocabulary's size, or there are too many.
+            ConfigError: A cutoff is not below the last id, or there are too many cutoffs.
         """
         super().__init__()
         self.out_features = vocabulary_size
         if cutoffs[-1] >= vocabulary_size - 1:
             raise ConfigError(
-                f"model.adaptive_cutoffs: {cutoffs[-1]} is not below the vocabulary's last id, {vocabulary_size - 1}; "
-                "lower it, or leave adaptive_cutoffs out"
+                "model.adaptive_cutoffs: must be below the vocabulary's last id, "
+                f"{vocabulary_size - 1}, got {cutoffs[-1]}; lower it, or remove adaptive_cutoffs"
             )
         if hidden_size < _CLUSTER_SHRINKAGE ** len(cutoffs):
             raise ConfigError(
-                f"model.adaptive_cutoffs: {len(cutoffs)} are too many for {hidden_size} units, of which each cluster "
-                "reads a fourth of what the one before reads; give fewer, or a larger model.hidden_size"
+                "model.adaptive_cutoffs: each cluster uses a fourth of the units of the one "
+                f"before, so {hidden_size} units are too few for {len(cutoffs)} clusters; give "
+                "fewer cutoffs, or a larger model.hidden_size"
             )
         self.layers = nn.AdaptiveLogSoftmaxWithLoss(
             hidden_size,
@@ -72,27 +86,27 @@ class AdaptiveSoftmax(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
-        # Its products are small, and what it puts together must be of one type.
+        # The products are small, and torch's module needs results of one type.
         with torch.autocast(hidden.device.type, enabled=False):
-            found: Tensor = self.layers.log_prob(hidden.flatten(0, -2).float())
-        return found.view(*hidden.shape[:-1], -1)
+            log_p: Tensor = self.layers.log_prob(hidden.flatten(0, -2).float())
+        return log_p.view(*hidden.shape[:-1], -1)
 
     def target_log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return what the targets alone have, without the others: (tokens, hidden) and (tokens,) → (tokens,)."""
+        """Return log-probabilities of targets alone: (tokens, hidden), (tokens,) → (tokens,)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            found: Tensor = self.layers(hidden.float(), targets).output
-        return found
+            log_p: Tensor = self.layers(hidden.float(), targets).output
+        return log_p
 
 
 def make_projection(
     section: ModelSection, hidden_size: int, embedding_size: int, vocabulary_size: int
 ) -> nn.Linear | MixtureOfSoftmaxes | AdaptiveSoftmax:
-    """Return the projection that `section` names, with its initial weights.
+    """Create the projection that `section` describes, with its initial weights.
 
     Args:
-        section: Options.
-        hidden_size: Width of what it reads.
-        embedding_size: Width of a token's vector, and so of what a mixture's matrix reads.
+        section: Options of the network.
+        hidden_size: Width of the projection's input.
+        embedding_size: Width of an embedded token, and of the input of a mixture's matrix.
         vocabulary_size: Number of ids.
     """
     if section.adaptive_cutoffs:

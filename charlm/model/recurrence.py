@@ -1,4 +1,4 @@
-"""A cell over time, and layers of them: the fused kernel where torch has one, a scan or step by step elsewhere."""
+"""A cell over a window, and layers of cells."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -9,57 +9,60 @@ from torch import Tensor, nn
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
 from charlm.model.dropout import Dropout
 from charlm.model.fast.backpropagation import run_window
-from charlm.model.fast.products import thinned
+from charlm.model.fast.kernels import run_kernel
+from charlm.model.fast.products import weight_dropout
 from charlm.model.fast.scan import scan
 
-States = tuple[State, ...]  # A state for each layer.
-Run = Callable[[Cell, Tensor, State], tuple[Tensor, State]]
+States = tuple[State, ...]  # The state of each layer.
+Run = Callable[[Cell, Tensor, State], tuple[Tensor, State]]  # `run`, or a function in its place.
 
 
 def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run a cell over a window, in the fastest way that its equations allow.
+    """Run a cell over a window in the fastest way that its equations allow.
+
+    That is a kernel of torch, a parallel scan, or the traced step of `fast/backpropagation.py`.
 
     Args:
         cell: One layer.
         x: Inputs, (time, batch, input).
-        state: State before the window, each part (batch, hidden).
+        state: State before the window, each tensor (batch, hidden).
 
     Returns:
         Outputs, (time, batch, hidden), and the state after the window.
     """
     if isinstance(cell, FusedCell):
-        return cell.run(x, state)
+        return run_kernel(cell, x, state)
     if isinstance(cell, LinearCell):
         return _run_scan(cell, x, state)
     if not torch.is_grad_enabled():
         return run_stepwise(cell, x, state)
-    kind = x.device.type
+    device = x.device.type
     precision = (
-        torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else state[0].dtype
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else state[0].dtype
     )
     projected = cell.project(x).to(state[0].dtype)
-    with torch.autocast(kind, enabled=False):
+    with torch.autocast(device, enabled=False):
         return run_window(cell, projected, state, precision)
 
 
 def run_stepwise(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run a cell over a window, one `advance` a token: the equations as they stand. Arguments as for `run`."""
+    """Run a cell over a window by one `step` per token; arguments and result as for `run`."""
     outputs = []
     for projected in cell.project(x).to(state[0].dtype).unbind():
-        state = cell.advance(projected, state)
+        state = cell.step(projected, state)
         outputs.append(cell.output(state))
     return torch.stack(outputs), state
 
 
 def _run_scan(cell: LinearCell, x: Tensor, state: State) -> tuple[Tensor, State]:
     (hidden,) = state
-    kept, added = cell.coefficients(cell.project(x).to(hidden.dtype))
-    states = scan(kept, added, hidden)
+    decay, increment = cell.coefficients(cell.project(x).to(hidden.dtype))
+    states = scan(decay, increment, hidden)
     return states, (states[-1],)
 
 
 class Recurrence(nn.Module):
-    """Layers of cells with dropout between them, and normalization and skip connections around them."""
+    """Layers of cells with dropout between them, normalization and skip connections."""
 
     def __init__(
         self,
@@ -72,18 +75,18 @@ class Recurrence(nn.Module):
         whole_window: bool = False,
         weight_dropout: float = 0.0,
     ) -> None:
-        """Stack `cells`, first layer first.
+        """Stack `cells`.
 
         Args:
-            cells: The layers.
-            dropout: Share of units dropped between layers.
-            skip: `none`; `residual`: from the second layer on, the input is added to the output; `sum`: the outputs of
-                all layers are added up.
-            layer_norm: Normalize what a layer gives (Ba et al. 2016) before the next layer or the projection reads it,
-                outside any residual connection (pre-norm, Xiong et al. 2020).
-            learn_initial: The state before the first token is learnt, instead of zero.
+            cells: Layers, the first one first.
+            dropout: Fraction of the units that is dropped between layers.
+            skip: Skip connections. `none`; `residual`: from the second layer on, a layer's input is
+                added to its output; `sum`: the outputs of all layers are added.
+            layer_norm: Normalize the output of a layer (Ba et al. 2016) before the next layer or
+                the projection, outside residual connections (pre-norm, Xiong et al. 2020).
+            learn_initial: The state before the first token is learned instead of zero.
             whole_window: The same units are dropped at every token of a window.
-            weight_dropout: Share of the recurrent weights dropped for a window, in training.
+            weight_dropout: Fraction of the recurrent weights that is dropped for a window.
         """
         super().__init__()
         self.cells = nn.ModuleList(cells)
@@ -96,22 +99,21 @@ class Recurrence(nn.Module):
         self.initial = nn.ModuleList(
             nn.ParameterList(
                 nn.Parameter(torch.zeros(cell.hidden_size))
-                for _ in range(cell.parts * learn_initial)
+                for _ in range(cell.num_state_tensors * learn_initial)
             )
             for cell in cells
         )
-        self.register_buffer(
-            "zero", torch.zeros(()), persistent=False
-        )  # Of the type and on the device of the state.
+        # Gives the initial states the type and device that the module is moved to.
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     @property
     def layers(self) -> list[Cell]:
-        """The cells, first layer first."""
+        """The cells, the first layer first."""
         return cast(list[Cell], list(self.cells))
 
     @property
-    def learnt_states(self) -> list[nn.ParameterList]:
-        """The learnt state of each layer before the first token, in parts; empty where it is zero."""
+    def learned_states(self) -> list[nn.ParameterList]:
+        """The learned initial state of each layer, each tensor (hidden,); empty if it is zero."""
         return cast(list[nn.ParameterList], list(self.initial))
 
     def forward(self, x: Tensor, states: States, *, run: Run = run) -> tuple[Tensor, States]:
@@ -119,28 +121,30 @@ class Recurrence(nn.Module):
 
         Args:
             x: Inputs, (time, batch, input).
-            states: The state of every layer before the window.
-            run: How a cell goes over the window.
+            states: State of each layer before the window.
+            run: Function that runs a cell over the window.
 
         Returns:
             Outputs, (time, batch, hidden), and the states after the window.
         """
-        after, total = [], None
-        for number, (cell, state) in enumerate(zip(self.layers, states, strict=True)):
-            read = self.dropout(self.norms[number - 1](x)) if number else x
-            with thinned(cell.state_products(), self.weight_dropout if self.training else 0.0):
-                y, state = run(cell, read, state)
-            x = x + y if number and self.skip == "residual" else y
+        states_after: list[State] = []
+        total: Tensor | None = None
+        for layer, (cell, state) in enumerate(zip(self.layers, states, strict=True)):
+            layer_input = self.dropout(self.norms[layer - 1](x)) if layer else x
+            p = self.weight_dropout if self.training else 0.0
+            with weight_dropout(cell.state_products(), p):
+                y, state_after = run(cell, layer_input, state)
+            x = x + y if layer and self.skip == "residual" else y
             total = y if total is None or self.skip != "sum" else total + y
-            after.append(state)
-        return self.norms[-1](total if self.skip == "sum" else x), tuple(after)
+            states_after.append(state_after)
+        return self.norms[-1](total if self.skip == "sum" else x), tuple(states_after)
 
-    def initial_states(self, batch: int) -> States:
-        """Return the state of every layer before the first token."""
+    def initial_states(self, batch_size: int) -> States:
+        """Return the state of each layer before the first token, each tensor (batch, hidden)."""
         zero = cast(Tensor, self.zero)
         return tuple(
-            tuple(part.expand(batch, -1) for part in learned)
+            tuple(tensor.expand(batch_size, -1) for tensor in learned)
             if len(learned)
-            else (zero.new_zeros(batch, cell.hidden_size),) * cell.parts
-            for cell, learned in zip(self.layers, self.learnt_states, strict=True)
+            else (zero.new_zeros(batch_size, cell.hidden_size),) * cell.num_state_tensors
+            for cell, learned in zip(self.layers, self.learned_states, strict=True)
         )

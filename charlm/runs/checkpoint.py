@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from charlm.config.schema import Model as ModelSection
 from charlm.data.windows import Position
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.runs.verify import (
     _DAMAGED,
     _MOST_BYTES,
@@ -129,7 +129,7 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's weights by name; one that is shared comes once."""
-    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+    return {name: tensor.detach() for name, tensor in named_weights(model)}
 
 
 def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
@@ -140,7 +140,7 @@ def put_weights(model: nn.Module, weights: Tensors, folder: Path) -> None:
     """
     _check_shapes(model, weights, folder)
     with torch.no_grad():
-        for name, tensor in model.named_parameters():
+        for name, tensor in named_weights(model):
             tensor.copy_(weights[name])
 
 
@@ -372,7 +372,7 @@ def _extremes(tensor: Tensor) -> list[float]:
 
 
 def _check_shapes(model: nn.Module, weights: Tensors, folder: Path) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in named_weights(model)}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:
         odd = sorted(

@@ -10,7 +10,7 @@ import torch
 
 from charlm.config.schema import Training
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.runs.checkpoint import _write
 from charlm.runs.verify import _DAMAGED, _SAVE_REMEDY, _checked, _LineFacts
 from charlm.storage.atomic import append_line
@@ -62,7 +62,7 @@ class _Totals:
     """What steps told, summed up where it is, so that no step waits for the device."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.groups = [gradient_group(name) for name, _ in model.named_parameters()]
+        self.groups = [gradient_group(name) for name, _ in named_weights(model)]
         zero = next(model.parameters()).new_zeros((), dtype=torch.float64)
         self.loss = self.norm = self.norm_max = self.squares = self.by_norm = self.by_value = zero
         self.steps = 0

@@ -82,9 +82,9 @@ def begin(
     vectors = _read_vectors(config, tokenizer)
     torch.manual_seed(config.training.seed)
     experiment = _assemble(folder, config, encoded, device, lock_of(folder), group)
-    if vectors is not None and isinstance(experiment.model.embedding, nn.Embedding):
+    if vectors is not None and isinstance(experiment.model.encoder.embedding, nn.Embedding):
         put_vectors(
-            experiment.model.embedding,
+            experiment.model.encoder.embedding,
             torch.from_numpy(vectors.rows),
             torch.from_numpy(vectors.found),
         )

@@ -59,7 +59,7 @@ def fill(
     Returns:
         At most `count`; fewer where there are no more candidates.
     """
-    forward, backward = model.one_way()
+    forward, backward = model.split_directions()
     left = _written(forward, before, length, seed)
     right = _written(backward, [*reversed(after)], length, seed)
     candidates = [ids[:end] for ids in left for end in range(1, len(ids) + 1)]

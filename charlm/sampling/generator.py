@@ -337,7 +337,7 @@ def read_once(
     states = model.initial_states(1) if states is None else states
     for begin in range(0, len(ids), _READ_AT_ONCE):
         window = torch.tensor(ids[begin : begin + _READ_AT_ONCE], device=device)[:, None]
-        _, states = model.features(window, states)
+        _, states = model.encoder(window, states)
     return tuple(
         tuple(part.expand(batch, *part.shape[1:]).contiguous() for part in state)
         for state in states

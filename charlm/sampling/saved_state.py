@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.model.recurrence import States
 from charlm.storage.tensors import read_tensors
 from charlm.storage.untrusted import Count, StrictModel, one_line, parse_json
@@ -44,7 +44,7 @@ class GenerationState:
 
 def weights_checksum(model: nn.Module) -> str:
     """Return the SHA-256 of a model's weights, by name, type, shape and contents."""
-    return _checksum(dict(model.named_parameters()))
+    return _checksum(dict(named_weights(model)))
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> str:

@@ -14,22 +14,24 @@ class Stepper:
     """A model that reads one way, a token at a time.
 
     Embedding times the first layer's input matrix is one table of the vocabulary's rows, made once, where it is not too
-    large; a step is then that row and `Cell.advance`, without a kernel's work around it.
+    large; a step is then that row and `Cell.step`, without a kernel's work around it.
     """
 
     @torch.inference_mode()
     def __init__(self, model: LanguageModel) -> None:
         """Make one from the weights as they are now; `model` is in evaluation mode."""
-        self._recurrence = model.recurrence
-        self._first: Cell = model.recurrence.layers[0]
-        self._stands_alone = len(model.recurrence.layers) == 1 and isinstance(
-            model.recurrence.norms[0], nn.Identity
+        self._recurrence = model.encoder.recurrence
+        self._first: Cell = model.encoder.recurrence.layers[0]
+        self._stands_alone = len(model.encoder.recurrence.layers) == 1 and isinstance(
+            model.encoder.recurrence.norms[0], nn.Identity
         )
-        bridged = not isinstance(model.bridge, nn.Identity)
+        is_adapted = not isinstance(model.output_adapter, nn.Identity)
         self._project = (
-            nn.Sequential(model.bridge, model.projection) if bridged else model.projection
+            nn.Sequential(model.output_adapter, model.projection)
+            if is_adapted
+            else model.projection
         )
-        embedded = model.embedding(
+        embedded = model.encoder.embedding(
             torch.arange(model.vocabulary_size, device=next(model.parameters()).device)
         )
         width = self._first.project(embedded[:1]).shape[-1]
@@ -64,5 +66,5 @@ class Stepper:
 
     def _advance(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         projected = x if self._is_projected and cell is self._first else cell.project(x)
-        state = cell.advance(projected, state)
+        state = cell.step(projected, state)
         return cell.output(state), state

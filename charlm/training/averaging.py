@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.model.language_model import named_weights
 
 
 class Average:
@@ -31,7 +32,7 @@ class Average:
             section: Which mean.
         """
         self._parameters: dict[str, Tensor] = {
-            name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad
+            name: tensor for name, tensor in named_weights(model) if tensor.requires_grad
         }
         self._section = section
         self._running = section.averaging == "exponential"

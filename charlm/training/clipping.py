@@ -57,7 +57,7 @@ def gradient_group(name: str) -> str:
     Returns:
         `embedding`, its matrix where the projection shares it too; `layer_0` and so on, norms and initial states
         included; `backward_layer_0` and so on for a network that reads backward beside one that reads forward;
-        `projection`, with the bridge before it.
+        `projection`, with the output adapter before it.
     """
     layer = re.match(r"(backward_)?recurrence\.\w+\.(\d+)\.", name)
     if layer:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import Position, Shard, Window
 from charlm.errors import DivergenceError
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.model.recurrence import States
 from charlm.training.averaging import Average
 from charlm.training.clipping import Clipping, clip, gradient_group
@@ -182,7 +182,7 @@ def train(
         if _can_be_captured(objective, section, device)
         else None
     )
-    groups, before = [gradient_group(name) for name, _ in model.named_parameters()], None
+    groups, before = [gradient_group(name) for name, _ in named_weights(model)], None
     while (fraction_done := state.fraction_done(section)) < 1:
         began = clock()
         rate = learning_rate(
@@ -253,7 +253,7 @@ def _descend(
         group: The processes that do so together.
         scale: What J is multiplied by on the way back.
     """
-    networks, states = len(model.recurrences), batch.states
+    networks, states = len(model.encoder.recurrences), batch.states
     columns = batch.inputs.shape[1] // networks
     mine = group.shard.columns(batch.global_batch_size)
     parts = min(section.accumulation, columns)

@@ -12,13 +12,12 @@ from torch.nn import functional
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
-from charlm.training.devices import autocast
 
 _LOGITS_AT_ONCE = (
     2**22
 )  # 16 megabytes in fp32: more falls out of the caches between two operations.
-_SCORED_AT_ONCE = 2**20  # On a CPU, where nothing is summed up over chunks: what its caches hold.
 
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -81,7 +80,7 @@ def summed_loss(
         return _cross_entropy(projection, read, targets, smoothing)
 
     chunks = list(
-        _chunks(projection, read.flatten(0, 1), targets.flatten(), at_once=_LOGITS_AT_ONCE)
+        split_tokens(projection, read.flatten(0, 1), targets.flatten(), max_logits=_LOGITS_AT_ONCE)
     )
     if len(chunks) == 1:
         objective, nats = compute(*chunks[0])
@@ -130,18 +129,13 @@ def predictions(
         Logits in fp32, (tokens, vocabulary), and the targets that they predict, (tokens,); padding is left in.
     """
     was_training, states = model.training, None
-    at_once = _SCORED_AT_ONCE if device.type == "cpu" else _LOGITS_AT_ONCE
     model.eval()
     try:
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
-            with autocast(device, precision):
-                features, states = model.features(inputs, None if window.resets_state else states)
-                read = model.read(features).flatten(0, 1)
-            for rows, goals in _chunks(model.projection, read, targets.flatten(), at_once=at_once):
-                with autocast(device, precision):
-                    logits = model.projection(rows)
-                yield logits.float(), goals
+            states = None if window.resets_state else states
+            parts, states = predict_window(model, inputs, targets, states, precision=precision)
+            yield from parts
     finally:
         model.train(was_training)
 
@@ -174,15 +168,8 @@ def score(
         nats += functional.cross_entropy(tempered, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding is no id.
         tokens += (targets != PADDING).sum()
-    directions = len(model.recurrences)
+    directions = len(model.encoder.recurrences)
     return Score(float(nats) / directions, int(tokens) // directions, int(correct) / directions)
-
-
-def _chunks(projection: nn.Module, *rows: Tensor, at_once: int) -> Iterator[tuple[Tensor, ...]]:
-    """Return tensors, (tokens, ...), cut into as many tokens as have at most so many logits at once."""
-    width = getattr(projection, "out_features", 1) * getattr(projection, "softmaxes", 1)
-    tokens = max(1, at_once // width)
-    return zip(*(torch.split(tensor, tokens) for tensor in rows), strict=True)
 
 
 def _cross_entropy(

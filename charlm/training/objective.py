@@ -37,7 +37,9 @@ class Objective(nn.Module):
     def uses_every_parameter(self) -> bool:
         """Whether each has a gradient after every window: rare words' matrices, and learnt states, have not."""
         learnt = any(
-            len(layer) for network in self.model.recurrences for layer in network.learnt_states
+            len(layer)
+            for network in self.model.encoder.recurrences
+            for layer in network.learned_states
         )
         return not learnt and not isinstance(self.model.projection, AdaptiveSoftmax)
 
@@ -54,8 +56,8 @@ class Objective(nn.Module):
             counted: How many of these columns count as such.
         """
         with autocast(self.device, self.precision):
-            features, states = self.model.features(inputs, states)
-            read = self.model.read(features)
+            features, states = self.model.encoder(inputs, states)
+            read = self.model.adapt(features)
             objective, nats = summed_loss(
                 read,
                 targets,

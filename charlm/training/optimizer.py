@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.model.language_model import named_weights
 from charlm.training.muon import GatewiseMuon, Groups, gate_rows
 
 
@@ -26,7 +27,7 @@ def make_optimizer(
     ):
         parameters = [
             tensor
-            for name, tensor in model.named_parameters()
+            for name, tensor in named_weights(model)
             if _kind(name, tensor) == kind and tensor.requires_grad and tensor not in matrices
         ]
         groups.append(

@@ -286,7 +286,7 @@ def test_a_name_is_read_as_a_list_of_one_name():
 
 # Cells that are refused, and the message.
 WRONG_CELLS = {
-    "{kind: lstn}": "model.cell.kind: must be 'bag', 'elman', 'gru'",
+    "{kind: lstn}": "model.cell.kind: 'lstn' is not registered (nearest: lstm; known: bag, ",
     "{kind: lstm, peephole: [input]}": "model.cell.peephole (nearest: model.cell.peepholes)",
     "{activation: swish, kind: elman}": (
         "model.cell.activation: must be 'tanh', 'relu' or 'sigmoid', got 'swish'"

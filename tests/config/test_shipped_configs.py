@@ -37,7 +37,7 @@ def their_steps(model, windows, *, learning_rate, clip, weight_decay, activation
     """Take steps as word_language_model and awd-lstm-lm do: the loss is a mean over the window."""
     optimizer, states = SGD(model.parameters(), lr=learning_rate, weight_decay=weight_decay), None
     for window in windows:
-        hidden, states = model.features(window.inputs, None if states is None else detach(states))
+        hidden, states = model.encoder(window.inputs, None if states is None else detach(states))
         loss = functional.cross_entropy(
             model.projection(hidden).flatten(0, 1), window.targets.flatten()
         )

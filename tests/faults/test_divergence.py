@@ -68,7 +68,7 @@ def test_the_line_names_the_group_with_the_largest_gradient(text_file, tmp_path)
     )
     events = session.run(experiment)
     next(events), next(events)
-    experiment.model.recurrence.cells[1].kernel.weight_hh_l0.register_hook(
+    experiment.model.encoder.recurrence.cells[1].kernel.weight_hh_l0.register_hook(
         lambda gradient: gradient * math.inf
     )
     with pytest.raises(DivergenceError, match=r"the largest that of layer_1 with inf"):

@@ -26,6 +26,7 @@ from charlm.config.load import load_config
 from charlm.data.fetching import unpack
 from charlm.errors import CharlmError, CheckpointError, ConfigError, FetchError
 from charlm.evaluation.probes.agreement import read_pairs
+from charlm.model.language_model import named_weights
 from charlm.runs import prepare
 from charlm.storage.untrusted import MEGABYTE, one_line, parse_yaml
 from charlm.training.devices import check_size
@@ -182,7 +183,7 @@ def test_asking_for_the_size_of_a_network_draws_no_random_numbers():
 def test_weights_that_are_no_finite_numbers_are_refused(folder, value):
     weights = {
         name: tensor.detach().clone()
-        for name, tensor in load(folder, device="cpu").model.named_parameters()
+        for name, tensor in named_weights(load(folder, device="cpu").model)
     }
     bias = weights["projection.bias"]
     if isinstance(value, torch.dtype):

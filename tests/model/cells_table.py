@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, State
-from charlm.model.cells.make import make_cell
+from charlm.model.cells.registry import make_cell
 
 CELLS: dict[str, dict] = {
     "bag": {"kind": "bag"},
@@ -148,7 +148,7 @@ def window_of(
         )
 
     return random(time, batch, INPUT), tuple(
-        random(batch, cell.hidden_size) for _ in range(cell.parts)
+        random(batch, cell.hidden_size) for _ in range(cell.num_state_tensors)
     )
 
 
@@ -170,7 +170,7 @@ def weights_for(shape: tuple[int, ...], part: int) -> Tensor:
 
 def gradients_of(cell: Cell, loss: Tensor, x: Tensor, state: State, **how: bool) -> Gradients:
     """The gradients of inputs, state and weights under the reference's names."""
-    names = ["x", *(f"state.{part}" for part in range(cell.parts)), *weights_of(cell)]
+    names = ["x", *(f"state.{part}" for part in range(cell.num_state_tensors)), *weights_of(cell)]
     tensors = [x, *state, *cell.parameters()]
     gradients = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True, **how)
     return {
@@ -199,6 +199,7 @@ def assert_equal_gradients(actual: Gradients, expected: Gradients, tolerance: fl
 # The reference's side.
 
 RENAMED = [
+    (r"^encoder\.", ""),
     (r"peepholes\.(\w+)\.weight$", r"peephole_\1"),
     (r"(^|\.\d\.)input\.(weight|bias)$", r"\1\2_ih"),
     (r"recurrent\.weight$", "weight_hh"),

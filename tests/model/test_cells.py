@@ -19,10 +19,10 @@ from model.cells_table import (
     window_of,
 )
 
-from charlm.config.schema import CELL_OPTIONS
+from charlm.config.schema import CELL_KINDS, CELL_OPTIONS
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
-from charlm.model.cells.make import make_cell
+from charlm.model.cells.registry import make_cell
 from charlm.model.recurrence import run, run_stepwise
 
 both_ways = pytest.mark.parametrize("runner", [run, run_stepwise], ids=["run", "stepwise"])
@@ -60,9 +60,7 @@ def test_gradients_of_input_state_and_weights_are_those_of_the_reference(name, r
 
 def test_the_table_has_every_kind_and_every_value_of_every_option():
     sections = [CellSection(**section) for section in CELLS.values()]
-    assert {section.kind for section in sections} == set(
-        CellSection.model_fields["kind"].annotation.__args__
-    )
+    assert {section.kind for section in sections} == set(CELL_KINDS)
     seen = {
         (option, value)
         for section in sections
@@ -241,7 +239,7 @@ def count_weights(name: str) -> int:
 def test_a_cell_of_one_unit_and_one_input_can_be_made(name):
     cell = make_cell(CellSection(**CELLS[name]), 1, 1)
     y, after = run_stepwise(
-        cell, torch.ones(2, 1, 1), tuple(torch.zeros(1, 1) for _ in range(cell.parts))
+        cell, torch.ones(2, 1, 1), tuple(torch.zeros(1, 1) for _ in range(cell.num_state_tensors))
     )
     assert y.shape == (2, 1, 1) and all(part.shape == (1, 1) for part in after)
 

@@ -27,9 +27,9 @@ def test_the_first_layer_s_input_matrix_is_the_embedding_of_a_one_hot_model():
     """Its columns are the tokens' vectors: one-hot is the same model as a learned embedding before an identity."""
     torch.manual_seed(1)
     model = LanguageModel(Model(embedding="one_hot", hidden_size=3, cell="min_gru"), 4)
-    weights = model.recurrence.layers[0].input
+    weights = model.encoder.recurrence.layers[0].input
     ids = torch.tensor([[2, 0], [3, 1]])
-    projected = model.recurrence.layers[0].project(model.embedding(ids))
+    projected = model.encoder.recurrence.layers[0].project(model.encoder.embedding(ids))
     torch.testing.assert_close(projected, weights.weight.T[ids] + weights.bias)
 
 
@@ -49,10 +49,10 @@ def test_pretrained_vectors_are_trained_unless_frozen(freeze):
     )
     torch.manual_seed(1)
     model = LanguageModel(section, 4)
-    assert model.embedding.weight.requires_grad is not freeze
+    assert model.encoder.embedding.weight.requires_grad is not freeze
     model(torch.tensor([[2], [0]]))[0].sum().backward()
-    assert (model.embedding.weight.grad is None) is freeze
-    assert model.recurrence.layers[0].input.weight.grad.any()
+    assert (model.encoder.embedding.weight.grad is None) is freeze
+    assert model.encoder.recurrence.layers[0].input.weight.grad.any()
 
 
 def vectors(rows: int, found: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -310,12 +310,12 @@ def test_a_tied_model_has_one_matrix_less():
     untied, tied = make(embedding_size=6), make(embedding_size=6, tied=True)
     sizes = [sum(size for _, _, size in count_parameters(model)) for model in (untied, tied)]
     assert sizes[0] - sizes[1] == VOCABULARY * 6
-    assert tied.projection.weight is tied.embedding.weight
+    assert tied.projection.weight is tied.encoder.embedding.weight
 
 
 def test_a_tied_model_of_two_widths_has_a_bridge_between_them():
     model = make(tied=True)
-    assert model.bridge.weight.shape == (4, 6)
+    assert model.output_adapter.weight.shape == (4, 6)
     assert model(ids())[0].shape == (7, 3, VOCABULARY)
 
 
@@ -323,22 +323,24 @@ def test_residual_adds_what_goes_into_a_layer_to_what_comes_out():
     model = make(num_layers=2, skip="residual")
     plain = make(num_layers=2)
     plain.load_state_dict(model.state_dict())
-    x, states = model.embedding(ids()), model.recurrence.initial_states(3)
-    first, _ = model.recurrence.layers[0].kernel(x)
+    x, states = model.encoder.embedding(ids()), model.encoder.recurrence.initial_states(3)
+    first, _ = model.encoder.recurrence.layers[0].kernel(x)
     torch.testing.assert_close(
-        model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0]
+        model.encoder.recurrence(x, states)[0],
+        first + model.encoder.recurrence.layers[1].kernel(first)[0],
     )
     torch.testing.assert_close(
-        plain.recurrence(x, states)[0], model.recurrence.layers[1].kernel(first)[0]
+        plain.encoder.recurrence(x, states)[0], model.encoder.recurrence.layers[1].kernel(first)[0]
     )
 
 
 def test_sum_adds_up_the_outputs_of_all_layers():
     model = make(num_layers=2, skip="sum")
-    x, states = model.embedding(ids()), model.recurrence.initial_states(3)
-    first, _ = model.recurrence.layers[0].kernel(x)
+    x, states = model.encoder.embedding(ids()), model.encoder.recurrence.initial_states(3)
+    first, _ = model.encoder.recurrence.layers[0].kernel(x)
     torch.testing.assert_close(
-        model.recurrence(x, states)[0], first + model.recurrence.layers[1].kernel(first)[0]
+        model.encoder.recurrence(x, states)[0],
+        first + model.encoder.recurrence.layers[1].kernel(first)[0],
     )
 
 
@@ -363,28 +365,28 @@ def test_an_lstm_has_the_parameters_that_the_textbook_counts():
 
 def test_each_layer_may_have_a_size_of_its_own():
     model = make(hidden_size=[5, 7, 3], cell="gru")
-    assert [cell.hidden_size for cell in model.recurrence.layers] == [5, 7, 3]
+    assert [cell.hidden_size for cell in model.encoder.recurrence.layers] == [5, 7, 3]
     assert [tuple(state[0].shape) for state in model(ids())[1]] == [(3, 5), (3, 7), (3, 3)]
     assert model.projection.weight.shape == (VOCABULARY, 3)
 
 
 def test_a_bag_is_as_wide_as_the_embedding_in_every_layer():
     model = make(cell="bag", num_layers=2)
-    assert [cell.hidden_size for cell in model.recurrence.layers] == [4, 4]
+    assert [cell.hidden_size for cell in model.encoder.recurrence.layers] == [4, 4]
     assert model.projection.weight.shape == (VOCABULARY, 4)
-    assert isinstance(make(cell="bag", tied=True).bridge, torch.nn.Identity)
+    assert isinstance(make(cell="bag", tied=True).output_adapter, torch.nn.Identity)
 
 
 def test_the_gain_of_the_configuration_reaches_every_layer():
     model = make(cell={"kind": "gru", "reset": "none"}, num_layers=2, recurrent_gain=1.5)
-    for cell in model.recurrence.layers:
+    for cell in model.encoder.recurrence.layers:
         for block in cell.recurrent.weight.detach().split(6):
             torch.testing.assert_close(block @ block.T, 2.25 * torch.eye(6), atol=1e-5, rtol=0)
 
 
 def test_without_states_a_window_begins_with_the_learned_ones():
     model = make(cell="lstm", initial_state="learned", num_layers=2)
-    for part in model.recurrence.initial.parameters():
+    for part in model.encoder.recurrence.initial.parameters():
         torch.nn.init.normal_(part)
     given, _ = model(ids(), model.initial_states(3))
     assert model(ids())[0].equal(given)
@@ -393,7 +395,7 @@ def test_without_states_a_window_begins_with_the_learned_ones():
     )
     assert not model(ids(), zeros)[0].equal(given)
     model(ids())[0].sum().backward()
-    assert all(part.grad.any() for part in model.recurrence.initial.parameters())
+    assert all(part.grad.any() for part in model.encoder.recurrence.initial.parameters())
 
 
 def test_detached_states_are_the_same_without_a_gradient():
@@ -411,7 +413,7 @@ def test_how_a_cell_goes_over_the_window_is_the_caller_s_choice():
         return run(cell, x, state)
 
     assert model(ids(batch=4), run=watched)[0].equal(model(ids(batch=4))[0])
-    assert seen == [*model.recurrence.layers, *model.backward_recurrence.layers]
+    assert seen == [*model.encoder.recurrence.layers, *model.encoder.backward_recurrence.layers]
 
 
 # Two directions.
@@ -424,7 +426,7 @@ def test_two_directions_are_two_networks_over_the_halves_of_a_batch():
     assert len(states) == 4 and all(part.shape == (2, 6) for state in states for part in state)
     swapped, _ = model(window.roll(2, dims=1))
     assert not swapped.roll(2, dims=1).allclose(logits)  # Their weights differ,
-    model.backward_recurrence.load_state_dict(model.recurrence.state_dict())
+    model.encoder.backward_recurrence.load_state_dict(model.encoder.recurrence.state_dict())
     swapped, _ = model(window.roll(2, dims=1))  # and nothing else does.
     torch.testing.assert_close(swapped.roll(2, dims=1), model(window)[0])
 
@@ -453,22 +455,23 @@ def test_two_directions_share_embedding_and_projection():
         sum(size for _, _, size in count_parameters(make(direction=way)))
         for way in ("forward", "both")
     )
-    alone = sum(parameter.numel() for parameter in make().recurrence.parameters())
+    alone = sum(parameter.numel() for parameter in make().encoder.recurrence.parameters())
     assert both - one == alone
 
 
 def test_each_direction_is_a_model_of_one_way_that_shares_the_weights():
     model = make(direction="both", num_layers=2)
     logits, states = model(ids(batch=4))
-    forward, backward = model.one_way()
+    forward, backward = model.split_directions()
     torch.testing.assert_close(forward(ids(batch=4)[:, :2])[0], logits[:, :2])
     y, after = backward(ids(batch=4)[:, 2:])
     torch.testing.assert_close(y, logits[:, 2:])
     torch.testing.assert_close(after, states[2:])
     assert (
-        backward.recurrence is model.backward_recurrence and backward.embedding is model.embedding
+        backward.encoder.recurrence is model.encoder.backward_recurrence
+        and backward.encoder.embedding is model.encoder.embedding
     )
-    (alone,) = make().one_way()
+    (alone,) = make().split_directions()
     torch.testing.assert_close(alone(ids())[0], make()(ids())[0])
 
 
@@ -528,7 +531,7 @@ def test_the_configuration_s_mask_is_that_of_every_dropout(mask):
 )
 def test_dropped_recurrent_weights_are_dropped_in_the_step_and_have_no_gradient(name):
     model = make(cell=CELLS[name], weight_dropout=0.5).double().train()
-    cell = model.recurrence.layers[0]
+    cell = model.encoder.recurrence.layers[0]
     with torch.no_grad():
         for product in cell.products():
             product.weight += 0.1  # None is zero by chance.
@@ -547,7 +550,7 @@ def test_dropped_recurrent_weights_are_dropped_in_the_step_and_have_no_gradient(
         assert 0 < dropped.double().mean() < 1
         assert (product.weight.grad[dropped] == 0).all()
     assert (cell.input.weight.grad != 0).any(dim=1).double().mean() > 0.5
-    assert all(product.thinned is None for product in cell.products())
+    assert all(product.weight_after_dropout is None for product in cell.products())
 
 
 def test_a_model_that_drops_weights_scores_with_all_of_them():
@@ -560,20 +563,20 @@ def test_a_model_that_drops_weights_scores_with_all_of_them():
 
 def test_a_tied_mixture_needs_no_bridge():
     model = make(tied=True, mixture=3)
-    assert model.projection.weight is model.embedding.weight
-    assert not list(model.bridge.parameters())
+    assert model.projection.weight is model.encoder.embedding.weight
+    assert not list(model.output_adapter.parameters())
 
 
 def test_an_adaptive_softmax_whose_cutoff_is_beyond_the_vocabulary_is_refused():
     with pytest.raises(
         ConfigError,
-        match=r"adaptive_cutoffs: 10 is not below the vocabulary's last id, 10; lower it",
+        match=r"adaptive_cutoffs: must be below the vocabulary's last id, 10, got 10; lower it",
     ):
         make(adaptive_cutoffs=[3, 10])
 
 
 def test_more_clusters_than_there_are_units_for_are_refused():
-    with pytest.raises(ConfigError, match=r"adaptive_cutoffs: 2 are too many for 6 units"):
+    with pytest.raises(ConfigError, match=r"6 units are too few for 2 clusters; give fewer"):
         make(adaptive_cutoffs=[3, 5])
 
 

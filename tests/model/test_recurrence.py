@@ -31,7 +31,7 @@ def test_gradients_are_those_of_small_differences(name):
     x, state = window_of(cell)
 
     def window(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        y, after = run(cell, x, rest[: cell.parts])
+        y, after = run(cell, x, rest[: cell.num_state_tensors])
         return y, *after  # The weights among `rest` are the cell's own, moved in place.
 
     assert torch.autograd.gradcheck(window, (x, *state, *cell.parameters()), fast_mode=True)
@@ -142,7 +142,7 @@ def test_where_no_gradient_is_wanted_nothing_is_traced(name, monkeypatch):
 class Sum(Cell):
     """h ← h + x: whatever goes in can be read off what comes out."""
 
-    def advance(self, projected: torch.Tensor, state: State) -> State:
+    def step(self, projected: torch.Tensor, state: State) -> State:
         return (state[0] + projected,)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
@@ -233,7 +233,7 @@ def test_the_initial_state_is_zero_or_learned_and_one_for_the_whole_batch():
 def test_every_part_of_a_cell_s_state_can_be_learned(name):
     cell = cell_of(name)
     network = Recurrence([cell], dropout=0.0, skip="none", learn_initial=True).double()
-    assert len(network.initial[0]) == cell.parts
+    assert len(network.initial[0]) == cell.num_state_tensors
     x, _ = window_of(cell)
     network(x, network.initial_states(2))[0].sum().backward()
     cell.zero_grad()

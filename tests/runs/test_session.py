@@ -11,6 +11,7 @@ from conftest import small_config, train_all
 
 from charlm.data.windows import scoring_windows, stream_windows
 from charlm.errors import CheckpointError, CorpusError, DivergenceError
+from charlm.model.language_model import named_weights
 from charlm.runs import experiment as experiment_module
 from charlm.runs import prepare, save_schedule, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -276,7 +277,7 @@ def test_the_gradient_of_each_group_is_the_root_mean_square_over_steps(text_file
     norms = [
         event.clipping.norms for event in session.run(experiment) if isinstance(event, Progress)
     ]
-    names = [name for name, _ in experiment.model.named_parameters()]
+    names = [name for name, _ in named_weights(experiment.model)]
     embedding = torch.stack(norms)[:, names.index("embedding.weight")]
     (line,) = metrics_of(tmp_path / "run")
     assert line["gradient_norms"]["embedding"] == pytest.approx(

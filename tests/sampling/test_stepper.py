@@ -66,5 +66,5 @@ def test_a_vocabulary_too_large_for_a_table_is_stepped_through_without_one(monke
 def test_weights_that_changed_since_are_seen_by_a_new_one():
     model = make()
     with torch.no_grad():
-        model.embedding.weight += 1
+        model.encoder.embedding.weight += 1
     assert_steps_as_a_window(model)

@@ -9,6 +9,7 @@ from conftest import small_config, train_all, unseal
 
 from charlm.config.schema import Training
 from charlm.errors import CheckpointError
+from charlm.model.language_model import named_weights
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Evaluated
@@ -146,7 +147,7 @@ TRIGGERED = [
 
 
 def weights_of(model):
-    return {name: tensor.detach().double().clone() for name, tensor in model.named_parameters()}
+    return {name: tensor.detach().double().clone() for name, tensor in named_weights(model)}
 
 
 def assert_close(weights, expected):

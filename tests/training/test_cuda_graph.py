@@ -283,5 +283,5 @@ def test_only_a_gpu_in_half_precision_scales_and_by_a_power_of_two_no_less_than_
 def a_batch(model):
     ids = torch.from_numpy(IDS[: 16 * 8].reshape(16, 8))
     return captured.Batch(
-        ids, ids.roll(-1, 0), torch.tensor(ids.numel()), None, 8 // len(model.recurrences)
+        ids, ids.roll(-1, 0), torch.tensor(ids.numel()), None, 8 // len(model.encoder.recurrences)
     )

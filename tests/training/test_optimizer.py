@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from charlm.config.schema import Model, Training
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import LanguageModel, named_weights
 from charlm.training.clipping import clip, gradient_group
 from charlm.training.muon import gate_rows, orthogonalize
 from charlm.training.optimizer import make_optimizer
@@ -152,8 +152,8 @@ def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings
     )
     make_optimizer(model, section).step()
     assert (model.projection.weight < 1).all()
-    assert (model.recurrence.layers[0].recurrent.weight < 1).all()
-    assert (model.embedding.weight < 1).all() == embeddings
+    assert (model.encoder.recurrence.layers[0].recurrent.weight < 1).all()
+    assert (model.encoder.embedding.weight < 1).all() == embeddings
     assert (model.projection.bias < 1).all() == biases
 
 
@@ -161,7 +161,7 @@ def test_decay_shrinks_matrices_and_the_rest_only_if_asked(optimizer, embeddings
 def test_decay_is_the_rate_s_share_of_the_weight_whatever_the_gradients_were(optimizer):
     model = LanguageModel(Model(hidden_size=4, embedding_size=3), 5)
     section = Training(weight_decay=0.5, learning_rate=0.1, optimizer=optimizer)
-    matrices = [model.projection.weight, model.recurrence.layers[0].recurrent.weight]
+    matrices = [model.projection.weight, model.encoder.recurrence.layers[0].recurrent.weight]
     for tensor in model.parameters():
         torch.nn.init.ones_(tensor)
         tensor.grad = torch.zeros_like(tensor)
@@ -251,7 +251,7 @@ def test_muon_steps_as_its_equations_say_gate_by_gate():
     model = LanguageModel(Model(hidden_size=8, embedding_size=6), 5)
     section = Training(optimizer="muon", learning_rate=0.02, beta1=0.8, weight_decay=0.1)
     optimizer = make_optimizer(model, section)
-    layer = model.recurrence.layers[0]
+    layer = model.encoder.recurrence.layers[0]
     matrices = layer.recurrent.weight, layer.input.weight
     before = [gate.double() for matrix in matrices for gate in matrix.detach().clone().split(8)]
     expected, means = before, [torch.zeros_like(gate) for gate in before]
@@ -277,7 +277,7 @@ def test_muon_steps_as_its_equations_say_gate_by_gate():
 
 def test_muon_moves_every_gate_alike_however_small_its_gradient():
     model = LanguageModel(Model(hidden_size=8, embedding_size=6), 5)
-    recurrent = model.recurrence.layers[0].recurrent.weight
+    recurrent = model.encoder.recurrence.layers[0].recurrent.weight
     torch.nn.init.zeros_(recurrent)
     for tensor in model.parameters():
         tensor.grad = torch.randn_like(tensor)
@@ -306,7 +306,7 @@ def test_with_muon_all_but_the_recurrent_layers_matrices_moves_as_with_adamw(dec
             for tensor, gradient in zip(model.parameters(), gradients, strict=True):
                 tensor.grad = gradient.clone()
             optimizer.step()
-    pairs = zip(models[0].named_parameters(), models[1].parameters(), strict=True)
+    pairs = zip(named_weights(models[0]), models[1].parameters(), strict=True)
     differing = [name for (name, tensor), other in pairs if not torch.equal(tensor, other)]
     assert differing == [
         "recurrence.cells.0.kernel.weight_ih_l0",

@@ -291,7 +291,7 @@ def _recorded(trace: list[list[State]]) -> Run:
         state = tuple(part.detach().requires_grad_() for part in state)
         states = []
         for projected in cell.project(x).unbind():
-            state = cell.advance(projected, state)
+            state = cell.step(projected, state)
             states.append(state)
         trace.append(states)
         return torch.stack([cell.output(state) for state in states]), state

@@ -1,1 +1,1 @@
-"""One step of every recurrence: (x, state) → (y, state)."""
+"""The equations: one step of every recurrence, one file per family."""

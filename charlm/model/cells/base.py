@@ -1,103 +1,130 @@
-"""What every recurrence is: one step, (x, state) → (y, state).
+"""The interface of every recurrence: one step, (input, state) → state.
 
-A cell is the textbook's R and O (Goldberg 2017, ch. 14) with one addition for speed: `project` is what depends on the
-input alone, done for a whole window in one product; `advance` is the equation, R; `output` is O.
+A cell is the textbook's R and O (Goldberg 2017, ch. 14): `step` is R and `output` is O. One method
+is added for speed: `project` computes the part of the step that depends on the input alone, for all
+tokens of a window in one product.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from charlm.model.fast.products import Matrix, Product
 
-State = tuple[
-    Tensor, ...
-]  # Of a layer, each part (batch, hidden). Elman, GRU: (hidden,); LSTM: (hidden, cell).
+# The state of one layer. Each tensor is (batch, hidden). Elman, GRU: (hidden,);
+# LSTM: (hidden, memory).
+State = tuple[Tensor, ...]
 
 
 class Cell(nn.Module, ABC):
     """One layer of a recurrence.
 
+    A subclass defines `step`, and creates in its constructor the products that `step` uses.
+
     Attributes:
-        hidden_size: Units of each part of the state.
-        parts: Tensors in a state; the first is the hidden state, which `output` gives.
-        input: Weights of the input for all gates, (gates x hidden, input).
-        recurrent: Weights of the hidden state, (gates x hidden, hidden).
+        hidden_size: Number of units in each tensor of the state.
+        num_state_tensors: Number of tensors in a state. The first one is the hidden state, which
+            `output` returns.
+        input: Input weights of all gates, (gates x hidden, input).
+        recurrent: Recurrent weights of all gates, (gates x hidden, hidden).
     """
 
-    parts: int = 1
+    num_state_tensors: int = 1
     input: Matrix
     recurrent: Matrix
 
     def __init__(self, hidden_size: int) -> None:
-        """Make a layer of `hidden_size` units."""
+        """Create a layer of `hidden_size` units."""
         super().__init__()
         self.hidden_size = hidden_size
 
     @abstractmethod
-    def advance(self, projected: Tensor, state: State) -> State:
+    def step(self, projected: Tensor, state: State) -> State:
         """Advance the state by one token.
 
         Args:
-            projected: What `project` made of the embedded token, (batch, gates x hidden).
-            state: State before the token, each part (batch, hidden).
+            projected: Result of `project` for the token, (batch, gates x hidden).
+            state: State before the token, each tensor (batch, hidden).
 
         Returns:
-            State after the token.
+            State after the token, in the same shapes.
         """
 
     def project(self, x: Tensor) -> Tensor:
-        """Return what depends on the input alone: (time, batch, input) → (time, batch, gates x hidden)."""
+        """Compute what depends on the input alone.
+
+        Args:
+            x: Inputs of a window, (time, batch, input).
+
+        Returns:
+            Input contributions to all gates, (time, batch, gates x hidden).
+        """
         projected: Tensor = self.input(x)
         return projected
 
     def output(self, state: State) -> Tensor:
-        """Return what the next layer sees of a state, (batch, hidden)."""
+        """Return the layer's output for a state, (batch, hidden)."""
         return state[0]
 
     def products(self) -> Iterator[Product]:
-        """Yield the cell's products, each once."""
+        """Yield each product of the cell once."""
         return (module for module in self.modules() if isinstance(module, Product))
 
     def state_products(self) -> Iterator[Product]:
-        """Yield the products that make the recurrence: all but the input's."""
+        """Yield the products that make the recurrence: all except the input weights."""
         return (product for product in self.products() if product is not self.input)
 
     def initialize(self, gain: float = 1.0) -> None:
-        """Set the initial weights, gate by gate.
+        """Draw the initial weights.
 
-        Orthogonal for the state (Saxe et al. 2014), Glorot uniform for the input; biases are zero.
+        Recurrent matrices are orthogonal gate by gate (Saxe et al. 2014), input matrices are Glorot
+        uniform gate by gate (Glorot and Bengio 2010); biases and diagonal weights are zero. A cell
+        overrides this method where its source says otherwise.
 
         Args:
-            gain: What the recurrent matrices are multiplied by.
+            gain: Factor of the recurrent matrices.
         """
-        self.initialize_orthogonally(self.recurrent, gain)
-        self.initialize_uniformly(self.input)
+        self.initialize_gates(gain)
+        for product in self.state_products():
+            if product is not self.recurrent and product.weight.ndim == 2:
+                self.initialize_orthogonal(product, gain)
 
-    def blocks(self, product: Product) -> tuple[Tensor, ...]:
-        """Return each gate's rows of a matrix, (hidden, in), to be written to."""
+    def initialize_gates(self, gain: float) -> None:
+        """Draw the initial values of `recurrent` and `input`, and of no other product."""
+        self.initialize_orthogonal(self.recurrent, gain)
+        self.initialize_uniform(self.input)
+
+    def gate_blocks(self, product: Product) -> tuple[Tensor, ...]:
+        """Return the rows of each gate in a product's weight, each (hidden, in), for writing."""
         weight = product.weight.detach()
-        return weight.chunk(len(weight) // self.hidden_size)
+        return weight.chunk(max(1, len(weight) // self.hidden_size))
 
-    def initialize_orthogonally(self, product: Product, gain: float) -> None:
-        """Make each gate's block of a matrix orthogonal, times `gain`."""
-        for block in self.blocks(product):
+    def initialize_orthogonal(self, product: Product, gain: float) -> None:
+        """Make each gate's block orthogonal, times `gain`, and the bias zero."""
+        for block in self.gate_blocks(product):
             nn.init.orthogonal_(block, gain)
         if product.bias is not None:
             nn.init.zeros_(product.bias)
 
-    def initialize_uniformly(self, product: Product) -> None:
-        """Draw each gate's block of a matrix as Glorot and Bengio 2010 do."""
-        for block in self.blocks(product):
+    def initialize_uniform(self, product: Product) -> None:
+        """Draw each gate's block from Glorot's uniform distribution, and make the bias zero."""
+        for block in self.gate_blocks(product):
             nn.init.xavier_uniform_(block)
         if product.bias is not None:
             nn.init.zeros_(product.bias)
 
 
 class FusedCell(Cell):
-    """A cell for exactly whose equations torch has a kernel. It holds the weights, and the step reads them there."""
+    """A cell whose equations are exactly those of a kernel of torch.
+
+    The kernel's module holds the weights, and `step` uses the same ones. `fast/kernels.py` runs the
+    kernel over a window.
+
+    Attributes:
+        kernel: Layer of torch that holds the parameters.
+    """
 
     def __init__(self, kernel: nn.RNNBase) -> None:
         """Wrap torch's layer."""
@@ -108,53 +135,39 @@ class FusedCell(Cell):
             _parameter(kernel, "weight_hh_l0"), _parameter(kernel, "bias_hh_l0")
         )
 
-    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run the kernel over a window: inputs, (time, batch, input), and state to outputs and state."""
-        weights = [
-            self.input.weight,
-            self.recurrent.weight_read,
-            self.input.bias,
-            self.recurrent.bias,
-        ]
-        layered = tuple(
-            part.unsqueeze(0) for part in state
-        )  # torch's kernels want (layers, batch, hidden).
-        y, *after = _KERNELS[self.kernel.mode](
-            x,
-            layered if len(state) > 1 else layered[0],
-            weights,
-            True,
-            1,
-            0.0,
-            self.training,
-            False,
-            False,
-        )
-        return y, tuple(part.squeeze(0) for part in after)
-
 
 class LinearCell(Cell):
-    """A cell that is linear in its state, h ← a ⊙ h + b with a and b from the input alone: a window is one scan."""
+    """A cell that is linear in its state: h ← a ⊙ h + b, where a and b depend on the input alone.
+
+    A whole window is then one parallel scan (`fast/scan.py`).
+    """
 
     @abstractmethod
     def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a and b of what `project` gave, each (..., hidden)."""
+        """Return decay a and increment b, each (..., hidden), from the result of `project`."""
 
-    def advance(self, projected: Tensor, state: State) -> State:
-        """Advance the state by one token; see `Cell.advance`."""
+    def step(self, projected: Tensor, state: State) -> State:
+        """Advance the state by one token; see `Cell.step`."""
         (hidden,) = state
-        kept, added = self.coefficients(projected)
-        return (kept * hidden + added,)
+        decay, increment = self.coefficients(projected)
+        return (decay * hidden + increment,)
+
+    def initialize(self, gain: float = 1.0) -> None:
+        """Draw the input weights; there are no recurrent ones. See `Cell.initialize`."""
+        self.initialize_uniform(self.input)
 
 
 def input_weights(cell: Cell, input_size: int, gates: int) -> Matrix:
-    """Return weights of the input, with biases, for so many gates of `cell`."""
-    return Matrix.new(gates * cell.hidden_size, input_size, bias=True)
+    """Create input weights with biases for `gates` gates of `cell`, (gates x hidden, input)."""
+    return Matrix.zeros(gates * cell.hidden_size, input_size, bias=True)
 
 
 def recurrent_weights(cell: Cell, gates: int) -> Matrix:
-    """Return weights of the hidden state for so many gates of `cell`; the biases are the input's."""
-    return Matrix.new(gates * cell.hidden_size, cell.hidden_size)
+    """Create recurrent weights for `gates` gates of `cell`, (gates x hidden, hidden).
+
+    They have no biases: those of the input weights are enough.
+    """
+    return Matrix.zeros(gates * cell.hidden_size, cell.hidden_size)
 
 
 def sigmoids(*gates: Tensor) -> tuple[Tensor, ...]:
@@ -162,16 +175,8 @@ def sigmoids(*gates: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.sigmoid(gate) for gate in gates)
 
 
-# (input, state, weights, has biases, layers, dropout, training, bidirectional, batch first) → (outputs, *state).
-_KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "LSTM": torch.lstm,
-    "GRU": torch.gru,
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-}
-
-
 def _parameter(kernel: nn.RNNBase, name: str) -> nn.Parameter:
     parameter = getattr(kernel, name)
-    assert isinstance(parameter, nn.Parameter)
+    if not isinstance(parameter, nn.Parameter):
+        raise TypeError(f"{name} is not a parameter of {type(kernel).__name__}")
     return parameter

@@ -1,39 +1,55 @@
-"""The Mogrifier LSTM: input and hidden state gate one another before the step."""
+"""The Mogrifier LSTM: input and hidden state gate each other before the step."""
 
 import torch
 from torch import Tensor, nn
 
 from charlm.model.cells.base import Cell, State, input_weights, recurrent_weights, sigmoids
-from charlm.model.cells.lstm import open_gates
+from charlm.model.cells.lstm import set_gate_bias
 from charlm.model.fast.products import Matrix
 
 
 class MogrifierLSTM(Cell):
-    """Melis et al. 2020 (arXiv:1909.01792).
+    """The Mogrifier LSTM of Melis et al. 2020 (arXiv:1909.01792).
 
-    Rounds in turn: x ← 2σ(Q h) ⊙ x, h ← 2σ(R x) ⊙ h, then an LSTM's step. Nothing of it depends on the input alone.
+    In turn x ← 2σ(Q h) ⊙ x and h ← 2σ(R x) ⊙ h, in all r rounds, with new matrices in each round;
+    then the step of an LSTM. No part of the step depends on the input alone.
 
     Attributes:
-        mogrifier: Q, R, Q, R ... one a round.
+        mogrifier: Matrices Q, R, Q, R, ..., one per round: Q (input, hidden), R (hidden, input), or
+            the two factors of each.
     """
 
-    parts = 2
+    num_state_tensors = 2
 
     def __init__(self, input_size: int, hidden_size: int, *, rounds: int, rank: int | None) -> None:
-        """Make a layer of `hidden_size` units; matrices of the rounds have full rank if `rank` is None."""
+        """Create a layer.
+
+        Args:
+            input_size: Width of the input.
+            hidden_size: Number of units.
+            rounds: Number of rounds, r.
+            rank: Rank of the rounds' matrices; None for full rank.
+        """
         super().__init__(hidden_size)
-        self.input, self.recurrent = input_weights(self, input_size, 4), recurrent_weights(self, 4)
+        self.input = input_weights(self, input_size, gates=4)
+        self.recurrent = recurrent_weights(self, gates=4)
         shapes = [(input_size, hidden_size), (hidden_size, input_size)]
         self.mogrifier = nn.ModuleList(
-            _round(*shapes[number % 2], rank) for number in range(rounds)
+            _round_weights(*shapes[number % 2], rank) for number in range(rounds)
         )
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the input as it is, for the hidden state changes it first: a copy, which nobody else can write to."""
+        """Return a copy of the input, (time, batch, input): the hidden state gates it first.
+
+        It is a copy so that no change of the input in place reaches a recorded step.
+        """
         return x.clone()
 
-    def advance(self, projected: Tensor, state: State) -> State:
-        """Advance the state by one token; see `Cell.advance`. `projected` is x, (batch, input)."""
+    def step(self, projected: Tensor, state: State) -> State:
+        """Advance the state (hidden, memory) by one token; see `Cell.step`.
+
+        `projected` is the input x itself, (batch, input).
+        """
         x, (hidden, memory) = projected, state
         for number, product in enumerate(self.mogrifier):
             if number % 2 == 0:
@@ -46,15 +62,15 @@ class MogrifierLSTM(Cell):
         return output * torch.tanh(memory), memory
 
     def initialize(self, gain: float = 1.0) -> None:
-        """As every cell, the forget gate open; the matrices of the rounds as Glorot and Bengio 2010 do."""
-        super().initialize(gain)
-        open_gates(self.input, self.hidden_size, 1)
+        """Draw the initial weights of an LSTM; the rounds' matrices are Glorot uniform."""
+        self.initialize_gates(gain)
+        set_gate_bias(self.input, self.hidden_size, gate=1)
         for product in self.mogrifier.modules():
             if isinstance(product, Matrix):
                 nn.init.xavier_uniform_(product.weight)
 
 
-def _round(rows: int, columns: int, rank: int | None) -> nn.Module:
+def _round_weights(rows: int, columns: int, rank: int | None) -> nn.Module:
     if rank is None:
-        return Matrix.new(rows, columns)
-    return nn.Sequential(Matrix.new(rank, columns), Matrix.new(rows, rank))
+        return Matrix.zeros(rows, columns)
+    return nn.Sequential(Matrix.zeros(rank, columns), Matrix.zeros(rows, rank))

@@ -1,4 +1,4 @@
-"""A bag of tokens and the Elman network."""
+"""The bag of words and the Elman network."""
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,23 @@ from charlm.model.cells.base import (
 
 
 class Bag(LinearCell):
-    """s ← s + x: a bag of words written as a recurrence (Goldberg 2017, ch. 14). As wide as its input; no weights."""
+    """A bag of words written as a recurrence (Goldberg 2017, ch. 14).
+
+    s ← s + x
+
+    The state is as wide as the input, and there are no weights.
+    """
 
     def __init__(self, input_size: int) -> None:
-        """Make a layer as wide as its input."""
+        """Create a layer of `input_size` units."""
         super().__init__(input_size)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the input as it is."""
+        """Return the input unchanged, (time, batch, input)."""
         return x
 
     def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 and x."""
+        """Return decay 1 and increment x, each (..., hidden)."""
         return torch.ones_like(projected), projected
 
     def initialize(self, gain: float = 1.0) -> None:
@@ -33,28 +38,35 @@ class Bag(LinearCell):
 
 
 class Elman(FusedCell):
-    """h ← g(W_hx x + W_hh h + b), g one of tanh, relu (Elman 1990)."""
+    """The simple recurrent network of Elman 1990, with a choice of activation.
+
+    h ← g(W_hx x + W_hh h + b), g one of tanh and relu
+    """
 
     def __init__(self, input_size: int, hidden_size: int, activation: str) -> None:
-        """Make a layer of `hidden_size` units."""
+        """Create a layer of `hidden_size` units whose `activation` is tanh or relu."""
         super().__init__(nn.RNN(input_size, hidden_size, nonlinearity=activation))
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[activation]
 
-    def advance(self, projected: Tensor, state: State) -> State:
-        """Advance the state by one token; see `Cell.advance`."""
+    def step(self, projected: Tensor, state: State) -> State:
+        """Advance the state (hidden,) by one token; see `Cell.step`."""
         (hidden,) = state
         return (self.activation(projected + self.recurrent(hidden)),)
 
 
 class SigmoidElman(Cell):
-    """h ← σ(W_hx x + W_hh h + b) (Elman 1990), which torch has no kernel for."""
+    """The simple recurrent network of Elman 1990; torch has no kernel for it.
+
+    h ← σ(W_hx x + W_hh h + b)
+    """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        """Make a layer of `hidden_size` units."""
+        """Create a layer of `hidden_size` units."""
         super().__init__(hidden_size)
-        self.input, self.recurrent = input_weights(self, input_size, 1), recurrent_weights(self, 1)
+        self.input = input_weights(self, input_size, gates=1)
+        self.recurrent = recurrent_weights(self, gates=1)
 
-    def advance(self, projected: Tensor, state: State) -> State:
-        """Advance the state by one token; see `Cell.advance`."""
+    def step(self, projected: Tensor, state: State) -> State:
+        """Advance the state (hidden,) by one token; see `Cell.step`."""
         (hidden,) = state
         return (torch.sigmoid(projected + self.recurrent(hidden)),)

@@ -1,1 +1,1 @@
-"""Machinery that runs a cell's step fast over a window; skip it on a first reading."""
+"""The machinery that runs a step fast over a window. Skip it on a first reading."""

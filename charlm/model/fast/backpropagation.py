@@ -1,15 +1,17 @@
-"""Backpropagation through time for any cell, from its step alone.
+"""Backpropagation through time for any cell, derived from its step alone.
 
-Left to automatic differentiation, a loop over `Cell.advance` forms every weight's gradient anew at each token and adds
-them up. Here the step is traced once, together with its derivative, into two flat programs. A window runs the first
-from left to right and the second from right to left; the gradient of a weight is then one product over the whole
-window, of what the weight was multiplied with and the gradients of what came out (Werbos 1990).
+With automatic differentiation alone, a loop over `Cell.step` computes the gradient of every weight
+at each token and adds the results. Here the step is traced once, together with its derivative, into
+two flat programs. A window runs the forward program from the first token to the last and the
+backward program from the last to the first. The gradient of a weight is then one product over the
+whole window, of the vectors that the weight was multiplied with and the gradients of the results
+(Werbos 1990).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,34 +19,37 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from charlm.model.cells.base import Cell, State
-from charlm.model.fast.products import Product, Tape
+from charlm.model.fast.products import Product, Recorder
 
 Tensors = tuple[Tensor, ...]
-Places = tuple[int, ...]
+Indices = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A cell's step for one size of batch, and its derivative.
+    """A cell's step and its derivative, traced for one batch size.
+
+    A tensor that belongs to several products is stored once; `vectors` and `gradients` say which
+    one belongs to which product.
 
     Attributes:
-        products: The products of the step, in the order of their use; one may come several times.
-        parts: Tensors in a state.
-        forward: (projected, *state, *arguments of the products) →
-            (output, *state, *what products were multiplied with, *what `backward` needs).
-        backward: (*what it needs, gradient of the output, *of the state) →
-            gradients of (*state, projected, *what came out of products). Of these, as of what products were multiplied
-            with, what is the same tensor for several comes once.
-        vectors: For each product, which of the tensors it was multiplied with.
-        gradients: For each product, which of the gradients is that of what came out of it; the first is `projected`'s.
+        products: Products of the step in the order of their use; a product may occur several times.
+        num_state_tensors: Number of tensors in a state.
+        forward: Function (projected, *state, *operands of the products) →
+            (output, *state, *multiplied vectors, *intermediate results that `backward` needs).
+        backward: Function (*intermediate results, gradient of the output, *of the state) →
+            gradients of (*state, projected, *results of the products).
+        vectors: For each product, the index of its vector among the multiplied vectors.
+        gradients: For each product, the index of its result's gradient among the gradients after
+            those of the state; `projected` has index 0.
     """
 
     products: tuple[Product, ...]
-    parts: int
+    num_state_tensors: int
     forward: Callable[..., Tensors]
     backward: Callable[..., Tensors]
-    vectors: tuple[int, ...]
-    gradients: tuple[int, ...]
+    vectors: Indices
+    gradients: Indices
 
 
 def run_window(
@@ -54,9 +59,10 @@ def run_window(
 
     Args:
         cell: One layer.
-        projected: What `Cell.project` made of the inputs, (time, batch, ...).
-        state: State before the window, each part (batch, hidden).
-        precision: What matrix products are computed in; all else is computed in the type of `projected`.
+        projected: Result of `Cell.project` for the inputs, (time, batch, ...).
+        state: State before the window, each tensor (batch, hidden).
+        precision: Type in which matrix products are computed. All other operations are computed in
+            the type of `projected`.
 
     Returns:
         Outputs, (time, batch, hidden), and the state after the window.
@@ -66,80 +72,86 @@ def run_window(
     return outputs, tuple(after)
 
 
-class _Rows:
-    """Tensors of one shape, one a token, each copied into its place while it is still in the processor's cache."""
+class _TimeBuffer:
+    """Tensors of one shape, one per token, copied while they are in the processor's cache."""
 
     def __init__(self, time: int) -> None:
         self._time = time
-        self.all: Tensor | None = None
+        self._rows: Tensor | None = None
 
     def put(self, index: int, tensor: Tensor) -> None:
-        if self.all is None:
-            self.all = tensor.new_empty(self._time, *tensor.shape)
-        self.all[index].copy_(tensor)
-
-    @property
-    def flat(self) -> Tensor:
-        """All of them, (time x batch, ...)."""
-        return self.whole.flatten(0, 1)
+        if self._rows is None:
+            self._rows = tensor.new_empty(self._time, *tensor.shape)
+        self._rows[index].copy_(tensor)
 
     @property
     def whole(self) -> Tensor:
-        """All of them, (time, batch, ...)."""
-        return cast(Tensor, self.all)
+        """The tensors of all tokens, (time, batch, ...)."""
+        return cast(Tensor, self._rows)
+
+    @property
+    def flat(self) -> Tensor:
+        """The tensors of all tokens, (time x batch, ...)."""
+        return self.whole.flatten(0, 1)
 
 
 class _Window(torch.autograd.Function):
-    """The loop over a window, and the loop back."""
+    """The loop over the tokens of a window, and the loop back."""
 
     @staticmethod
     def forward(
         ctx: Any, program: Program, precision: torch.dtype, projected: Tensor, *rest: Tensor
     ) -> Tensors:
-        state = rest[: program.parts]
-        arguments = _arguments(program.products, precision)
-        given = max(program.vectors, default=-1) + 1
-        outputs, ctx.given, ctx.kept = (
-            _Rows(len(projected)),
-            [_Rows(len(projected)) for _ in range(given)],
-            [],
-        )
-        first, kept = 1 + program.parts, 1 + program.parts + given
+        state = rest[: program.num_state_tensors]
+        operands = _operands(program.products, precision)
+        outputs = _TimeBuffer(len(projected))
+        ctx.vectors = [_TimeBuffer(len(projected)) for _ in range(_count(program.vectors))]
+        ctx.intermediates = []
+        first_vector = 1 + program.num_state_tensors
+        first_intermediate = first_vector + len(ctx.vectors)
         for time, x in enumerate(projected.unbind()):
-            results = program.forward(x, *state, *arguments)
-            state = results[1:first]
+            results = program.forward(x, *state, *operands)
+            state = results[1:first_vector]
             outputs.put(time, results[0])
-            for rows, vector in zip(ctx.given, results[first:kept], strict=True):
-                rows.put(time, vector)
-            ctx.kept.append(results[kept:])
-        ctx.program, ctx.precision = program, precision
+            vectors = results[first_vector:first_intermediate]
+            for buffer, vector in zip(ctx.vectors, vectors, strict=True):
+                buffer.put(time, vector)
+            ctx.intermediates.append(results[first_intermediate:])
+        ctx.program = program
+        ctx.precision = precision
         ctx.save_for_backward(*rest)
-        # What is returned comes to refer to ctx: were it kept here too, neither would ever be freed.
-        return outputs.whole, *(part.clone() for part in state)
+        # The returned tensors refer to ctx: if ctx held them too, neither would ever be freed.
+        return outputs.whole, *(tensor.clone() for tensor in state)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         program: Program = ctx.program
-        _ = ctx.saved_tensors  # Raises if what the loop back reads again was changed since.
-        outputs, *state = gradients
-        found = [_Rows(len(outputs)) for _ in range(max(program.gradients, default=0) + 1)]
-        for time in reversed(range(len(outputs))):
-            results = program.backward(*ctx.kept[time], outputs[time], *state)
-            state = list(results[: program.parts])
-            for rows, gradient in zip(found, results[program.parts :], strict=True):
-                rows.put(time, gradient)
+        _ = ctx.saved_tensors  # Raises if state or weights were changed in place since.
+        output_gradients, *state = gradients
+        time = len(output_gradients)
+        buffers = [_TimeBuffer(time) for _ in range(_count(program.gradients, at_least=1))]
+        for token in reversed(range(time)):
+            results = program.backward(*ctx.intermediates[token], output_gradients[token], *state)
+            state = list(results[: program.num_state_tensors])
+            for buffer, gradient in zip(buffers, results[program.num_state_tensors :], strict=True):
+                buffer.put(token, gradient)
         pairs = [
-            (ctx.given[vector].flat, found[gradient].flat)
+            (ctx.vectors[vector].flat, buffers[gradient].flat)
             for vector, gradient in zip(program.vectors, program.gradients, strict=True)
         ]
         return (
             None,
             None,
-            found[0].whole,
+            buffers[0].whole,
             *state,
             *_weight_gradients(program.products, pairs, ctx.precision),
         )
+
+
+def _count(indices: Indices, *, at_least: int = 0) -> int:
+    """Return the number of tensors that the indices refer to."""
+    return max(at_least, max(indices, default=-1) + 1)
 
 
 def _weight_gradients(
@@ -148,9 +160,9 @@ def _weight_gradients(
     """Yield the gradient of each parameter, in the order of `_parameters`.
 
     Args:
-        products: In the order of their use.
-        pairs: For each use, what was multiplied and the gradient of what came out, (time x batch, ...).
-        precision: Of the products.
+        products: Products in the order of their use.
+        pairs: For each use, the vector and the gradient of the result, (time x batch, ...).
+        precision: Type in which matrix products are computed.
     """
     for product in dict.fromkeys(products):
         uses = [pair for pair, used in zip(pairs, products, strict=True) if used is product]
@@ -168,14 +180,14 @@ def _parameters(program: Program) -> list[Tensor]:
     return [
         parameter
         for product in dict.fromkeys(program.products)
-        for parameter in (product.weight_read, product.bias)
+        for parameter in (product.effective_weight, product.bias)
         if parameter is not None
     ]
 
 
-def _arguments(products: Sequence[Product], precision: torch.dtype) -> list[Tensor]:
+def _operands(products: Sequence[Product], precision: torch.dtype) -> list[Tensor]:
     return [
-        argument for product in dict.fromkeys(products) for argument in product.arguments(precision)
+        operand for product in dict.fromkeys(products) for operand in product.operands(precision)
     ]
 
 
@@ -189,7 +201,7 @@ def _program_of(cell: Cell, projected: Tensor, state: State, precision: torch.dt
     if key not in programs:
         with torch.autograd.grad_mode.set_grad_enabled(True):
             programs[key] = _trace(
-                cell, projected.detach(), [part.detach() for part in state], precision
+                cell, projected.detach(), [tensor.detach() for tensor in state], precision
             )
     return programs[key]
 
@@ -197,148 +209,191 @@ def _program_of(cell: Cell, projected: Tensor, state: State, precision: torch.dt
 def _trace(
     cell: Cell, projected: Tensor, state: Sequence[Tensor], precision: torch.dtype
 ) -> Program:
-    """Trace a step and its derivative, and part the two."""
+    """Trace a step with its derivative, and split the trace into two programs."""
+    products = _products_used(cell, projected, state)
+    arguments = (
+        projected,
+        *state,
+        *_operands(products, precision),
+        cell.output(tuple(state)),  # Stands for the gradient of the output.
+        *state,  # Stands for the gradients of the state.
+    )
+    # The tracer would take one tensor given twice as one input, so each argument is a copy.
+    joint = make_fx(_joint_step(cell, products, len(state)))(
+        *(argument.clone() for argument in arguments)
+    )
+    halves = _split(joint.graph, len(arguments) - 1 - len(state), len(state))
+    return Program(
+        products=tuple(products),
+        num_state_tensors=len(state),
+        forward=halves.forward.forward,
+        backward=halves.backward.forward,
+        vectors=halves.vectors,
+        gradients=halves.gradients[1:],
+    )
+
+
+def _products_used(cell: Cell, projected: Tensor, state: Sequence[Tensor]) -> list[Product]:
+    """Return the products of a step in the order of their use."""
     products: list[Product] = []
 
-    def note(product: Product, vector: Tensor) -> Tensor:
+    def record(product: Product, vector: Tensor) -> Tensor:
         products.append(product)
-        return product.plain(vector)
+        return product.multiply(vector)
 
-    with _tape(cell, note), torch.no_grad():
-        cell.advance(projected, tuple(state))
-    arguments = _arguments(products, precision)
-    # A tensor that comes in twice would be one input to the tracer: each gets its own.
-    tensors = [
-        tensor.clone()
-        for tensor in (projected, *state, *arguments, cell.output(tuple(state)), *state)
-    ]
-    joint = make_fx(_joint_step(cell, products, len(state)))(*tensors)
-    (forward, vectors), (backward, gradients) = _part(
-        joint.graph, len(tensors) - 1 - len(state), len(state)
-    )
-    return Program(
-        tuple(products), len(state), forward.forward, backward.forward, vectors, gradients[1:]
-    )
+    with _recording(cell, record), torch.no_grad():
+        cell.step(projected, tuple(state))
+    return products
 
 
-def _joint_step(cell: Cell, products: Sequence[Product], parts: int) -> Callable[..., Tensors]:
-    """Return the function of a step, its results and its gradients together."""
+def _joint_step(
+    cell: Cell, products: Sequence[Product], num_state_tensors: int
+) -> Callable[..., Tensors]:
+    """Return a function that computes a step's results and gradients together.
 
-    def step(*tensors: Tensor) -> Tensors:
-        leaves = [tensor.detach().requires_grad_() for tensor in tensors[: 1 + parts]]
-        rest = iter(tensors[1 + parts :])
-        arguments = {
-            product: [next(rest) for _ in product.arguments(torch.float32)]
+    Its arguments are (projected, *state, *operands, gradient of the output, *of the state), and its
+    results are (output, *state, *multiplied vectors, *gradients of the state, gradient of
+    projected, *gradients of the products' results).
+    """
+
+    def joint_step(*tensors: Tensor) -> Tensors:
+        first_operand = 1 + num_state_tensors
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors[:first_operand]]
+        rest = iter(tensors[first_operand:])
+        operands = {
+            product: [next(rest) for _ in product.operands(torch.float32)]
             for product in dict.fromkeys(products)
         }
         vectors: list[Tensor] = []
         probes: list[Tensor] = []
 
-        def note(product: Product, vector: Tensor) -> Tensor:
-            probe = product.multiply(vector.detach(), *arguments[product]).requires_grad_()
+        def record(product: Product, vector: Tensor) -> Tensor:
+            probe = product.multiply_by(vector.detach(), *operands[product]).requires_grad_()
             vectors.append(vector.detach())
             probes.append(probe)
-            result: Tensor = _Noted.apply(product, vector, probe, *arguments[product])  # type: ignore[no-untyped-call]
+            result: Tensor = _ProbedProduct.apply(product, vector, probe, *operands[product])  # type: ignore[no-untyped-call]
             return result
 
-        with _tape(cell, note):
-            state = cell.advance(leaves[0], tuple(leaves[1:]))
+        with _recording(cell, record):
+            state = cell.step(leaves[0], tuple(leaves[1:]))
         results = (cell.output(state), *state)
-        projected, *before = leaves
+        projected, *state_before = leaves
         gradients = torch.autograd.grad(
             results,
-            [*before, projected, *probes],
+            [*state_before, projected, *probes],
             list(rest),
             allow_unused=True,
             materialize_grads=True,
         )
         return (*(result.detach() for result in results), *vectors, *gradients)
 
-    return step
+    return joint_step
 
 
-class _Noted(torch.autograd.Function):
-    """A product whose result's gradient arrives at `probe` as well, from where it is read."""
+class _ProbedProduct(torch.autograd.Function):
+    """A product whose result's gradient also reaches `probe`, where it can be read."""
 
     @staticmethod
     def forward(
-        ctx: Any, product: Product, vector: Tensor, probe: Tensor, *arguments: Tensor
+        ctx: Any, product: Product, vector: Tensor, probe: Tensor, *operands: Tensor
     ) -> Tensor:
         ctx.product = product
-        ctx.save_for_backward(*arguments)
-        return product.multiply(vector, *arguments)
+        ctx.save_for_backward(*operands)
+        return product.multiply_by(vector, *operands)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        arguments = ctx.saved_tensors
+        operands = ctx.saved_tensors
         return (
             None,
-            ctx.product.pull_back(gradient, *arguments),
+            ctx.product.vector_gradient(gradient, *operands),
             gradient,
-            *(None for _ in arguments),
+            *(None for _ in operands),
         )
 
 
 @contextmanager
-def _tape(cell: Cell, tape: Tape) -> Iterator[None]:
-    """Lay a tape into the cell's products."""
+def _recording(cell: Cell, recorder: Recorder) -> Iterator[None]:
+    """Set the recorder of all products of a cell inside the context."""
     for product in cell.products():
-        product.tape = tape
+        product.recorder = recorder
     try:
         yield
     finally:
         for product in cell.products():
-            product.tape = None
+            product.recorder = None
 
 
-def _part(
-    joint: fx.Graph, inputs: int, parts: int
-) -> tuple[tuple[fx.GraphModule, Places], tuple[fx.GraphModule, Places]]:
-    """Part a traced step into what can be computed before any gradient is known, and the rest.
+class _Halves(NamedTuple):
+    """A traced step, split into forward and backward; `vectors` and `gradients` as in `Program`."""
+
+    forward: fx.GraphModule
+    vectors: Indices
+    backward: fx.GraphModule
+    gradients: Indices
+
+
+def _split(joint: fx.Graph, num_inputs: int, num_state_tensors: int) -> _Halves:
+    """Split a traced step into the part that needs no gradient and the part that does.
 
     Args:
-        joint: What `_joint_step` does.
-        inputs: How many of its inputs are the step's; the others are gradients.
-        parts: Tensors in a state.
-
-    Returns:
-        Forward and backward, each with the place in its results of every product's tensor, as in `Program`.
+        joint: Graph of the function that `_joint_step` returns.
+        num_inputs: Number of its inputs that are not gradients; they come first.
+        num_state_tensors: Number of tensors in a state.
     """
-    for node in joint.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
-        node.replace_all_uses_with(
-            node.all_input_nodes[0]
-        )  # No gradient is recorded here: a detour without effect.
-    joint.eliminate_dead_code()
+    _remove_detach(joint)
     *nodes, end = joint.nodes
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    products = (len(end.args[0]) - 2 * parts - 2) // 2
-    results, gradients = end.args[0][: 1 + parts + products], end.args[0][1 + parts + products :]
-    after = set(placeholders[inputs:])
+    num_products = (len(end.args[0]) - 2 * num_state_tensors - 2) // 2
+    first_vector = 1 + num_state_tensors
+    results = end.args[0][: first_vector + num_products]
+    gradients = end.args[0][first_vector + num_products :]
+    depends_on_gradient = _descendants(nodes, placeholders[num_inputs:])
+    backward_nodes = [node for node in nodes if node in depends_on_gradient]
+    forward_nodes = [node for node in nodes if node not in depends_on_gradient]
+    used = [source for node in backward_nodes for source in node.all_input_nodes]
+    intermediates = list(
+        dict.fromkeys(node for node in (*used, *gradients) if node not in depends_on_gradient)
+    )
+    vectors, vector_indices = _distinct(results[first_vector:])
+    outputs, gradient_indices = _distinct(gradients[num_state_tensors:])
+    return _Halves(
+        forward=_subgraph(
+            forward_nodes,
+            [*results[:first_vector], *vectors, *intermediates],
+            placeholders[:num_inputs],
+        ),
+        vectors=vector_indices,
+        backward=_subgraph(
+            backward_nodes,
+            [*gradients[:num_state_tensors], *outputs],
+            [*intermediates, *placeholders[num_inputs:]],
+        ),
+        gradients=gradient_indices,
+    )
+
+
+def _remove_detach(graph: fx.Graph) -> None:
+    """Remove calls of `detach`, which have no effect here: the programs record no gradients."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.all_input_nodes[0])
+    graph.eliminate_dead_code()
+
+
+def _descendants(nodes: Sequence[fx.Node], roots: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return `roots` and all nodes that depend on them; `nodes` are in topological order."""
+    descendants = set(roots)
     for node in nodes:
-        if any(source in after for source in node.all_input_nodes):
-            after.add(node)
-    # What no gradient reaches is computed before, also where a gradient alone wants it.
-    wanted = [source for node in nodes if node in after for source in node.all_input_nodes] + list(
-        gradients
-    )
-    needed = list(dict.fromkeys(source for source in wanted if source not in after))
-    given, vectors = _distinct(results[1 + parts :])
-    found, places = _distinct(gradients[parts:])
-    before = [node for node in nodes if node not in after]
-    forward = _subgraph(before, [*results[: 1 + parts], *given, *needed], placeholders[:inputs])
-    backward = _subgraph(
-        [node for node in nodes if node in after],
-        [*gradients[:parts], *found],
-        [*needed, *placeholders[inputs:]],
-    )
-    return (forward, vectors), (backward, places)
+        if any(source in descendants for source in node.all_input_nodes):
+            descendants.add(node)
+    return descendants
 
 
-def _distinct(nodes: Sequence[fx.Node]) -> tuple[list[fx.Node], Places]:
-    """Return each node once, and for all the place where it is."""
-    once = list(dict.fromkeys(nodes))
-    return once, tuple(once.index(node) for node in nodes)
+def _distinct(nodes: Sequence[fx.Node]) -> tuple[list[fx.Node], Indices]:
+    """Return the distinct nodes, and for each given node its index among them."""
+    distinct = list(dict.fromkeys(nodes))
+    return distinct, tuple(distinct.index(node) for node in nodes)
 
 
 def _subgraph(

@@ -1,7 +1,8 @@
-"""Products of recurrent weights with a state: all that a step of a recurrence learns, apart from its input's weights.
+"""Products of weights with vectors: everything that a step of a recurrence learns.
 
-Each is an ordinary layer. While a `tape` lies in it, the tape computes the product and notes what was multiplied, so
-that backpropagation through time can form a weight's gradient as one product over the whole window.
+Each product is an ordinary layer. While a `recorder` is set, it computes the product in place of
+the layer and records the vector, so that backpropagation through time can form the gradient of a
+weight as one product over the whole window.
 """
 
 from abc import ABC, abstractmethod
@@ -14,55 +15,62 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Tape(Protocol):
-    """What takes the place of a product while a step is traced."""
+class Recorder(Protocol):
+    """A function that replaces a product while a step is traced."""
 
     def __call__(self, product: "Product", vector: Tensor) -> Tensor:
-        """Return the product with `vector`, (batch, size), and take note of it."""
+        """Record the vector, (batch, in), and return its product, (batch, out)."""
 
 
 class Product(nn.Module, ABC):
-    """A weight times a vector, and a bias if it has one; with what backpropagation wants to know of it."""
+    """A weight times a vector, plus an optional bias, and the parts of its derivative.
+
+    Attributes:
+        weight: Trained weight.
+        bias: Trained bias, or None.
+        recorder: Function that replaces the product, or None.
+        weight_after_dropout: The weight after weight dropout, else None.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    tape: Tape | None = None
-    thinned: Tensor | None = None  # Stands in for the weight while some of it is dropped.
+    recorder: Recorder | None = None
+    weight_after_dropout: Tensor | None = None
 
     def forward(self, vector: Tensor) -> Tensor:
-        """Return the product, (..., in) → (..., out); noted on the tape if one lies in."""
-        return self.plain(vector) if self.tape is None else self.tape(self, vector)
+        """Return the product, (..., in) → (..., out); the recorder computes it if there is one."""
+        return self.multiply(vector) if self.recorder is None else self.recorder(self, vector)
 
     @property
-    def weight_read(self) -> Tensor:
-        """The weight as the product reads it."""
-        return self.weight if self.thinned is None else self.thinned
+    def effective_weight(self) -> Tensor:
+        """The weight that the product multiplies with: after weight dropout, if there is any."""
+        return self.weight if self.weight_after_dropout is None else self.weight_after_dropout
 
     @abstractmethod
-    def plain(self, vector: Tensor) -> Tensor:
-        """Return the product as automatic differentiation wants it."""
+    def multiply(self, vector: Tensor) -> Tensor:
+        """Return the product by differentiable operations, (..., in) → (..., out)."""
 
     @abstractmethod
-    def arguments(self, precision: torch.dtype) -> tuple[Tensor, ...]:
-        """Return the weights as `multiply` and `pull_back` want them, made once for a whole window."""
+    def operands(self, precision: torch.dtype) -> tuple[Tensor, ...]:
+        """Return the operands of `multiply_by` and `vector_gradient`, prepared once per window."""
 
     @staticmethod
     @abstractmethod
-    def multiply(vector: Tensor, *arguments: Tensor) -> Tensor:
+    def multiply_by(vector: Tensor, *operands: Tensor) -> Tensor:
         """Return the product, (batch, in) → (batch, out)."""
 
     @staticmethod
     @abstractmethod
-    def pull_back(gradient: Tensor, *arguments: Tensor) -> Tensor:
-        """Return the gradient of what was multiplied from that of the product, (batch, out) → (batch, in)."""
+    def vector_gradient(gradient: Tensor, *operands: Tensor) -> Tensor:
+        """Return the vector's gradient from the product's, (batch, out) → (batch, in)."""
 
     @abstractmethod
     def weight_gradient(self, vectors: Tensor, gradients: Tensor) -> Tensor:
         """Return the gradient of the weight over a window, in one product.
 
         Args:
-            vectors: What was multiplied, (time x batch, in).
-            gradients: Of the products, (time x batch, out).
+            vectors: Vectors that were multiplied, (time x batch, in).
+            gradients: Gradients of the products, (time x batch, out).
         """
 
 
@@ -76,20 +84,20 @@ class Matrix(Product):
         self.bias = bias
 
     @classmethod
-    def new(cls, rows: int, columns: int, *, bias: bool = False) -> "Matrix":
-        """Return a matrix of zeros, to be initialized."""
+    def zeros(cls, rows: int, columns: int, *, bias: bool = False) -> "Matrix":
+        """Create a matrix of zeros, to be initialized."""
         return cls(
             nn.Parameter(torch.zeros(rows, columns)),
             nn.Parameter(torch.zeros(rows)) if bias else None,
         )
 
-    def plain(self, vector: Tensor) -> Tensor:
+    def multiply(self, vector: Tensor) -> Tensor:
         """Return W v + b."""
-        return functional.linear(vector, self.weight_read, self.bias)
+        return functional.linear(vector, self.effective_weight, self.bias)
 
-    def arguments(self, precision: torch.dtype) -> tuple[Tensor, ...]:
-        """Return W, Wᵀ, each with its rows one after another in memory, which the products are faster with, and b."""
-        weight = self.weight_read.detach().to(precision)
+    def operands(self, precision: torch.dtype) -> tuple[Tensor, ...]:
+        """Return W, Wᵀ and b. Both matrices are contiguous, which makes their products faster."""
+        weight = self.effective_weight.detach().to(precision)
         return (
             weight,
             weight.t().contiguous(),
@@ -97,16 +105,16 @@ class Matrix(Product):
         )
 
     @staticmethod
-    def multiply(vector: Tensor, *arguments: Tensor) -> Tensor:
+    def multiply_by(vector: Tensor, *operands: Tensor) -> Tensor:
         """Return W v + b."""
-        _, transposed, *bias = arguments
+        _, transposed, *bias = operands
         product = torch.mm(vector.to(transposed.dtype), transposed).to(vector.dtype)
         return product + bias[0] if bias else product
 
     @staticmethod
-    def pull_back(gradient: Tensor, *arguments: Tensor) -> Tensor:
+    def vector_gradient(gradient: Tensor, *operands: Tensor) -> Tensor:
         """Return Wᵀ δ."""
-        weight = arguments[0]
+        weight = operands[0]
         return torch.mm(gradient.to(weight.dtype), weight).to(gradient.dtype)
 
     def weight_gradient(self, vectors: Tensor, gradients: Tensor) -> Tensor:
@@ -118,27 +126,28 @@ class Diagonal(Product):
     """A diagonal matrix, (size,): w ⊙ v."""
 
     def __init__(self, size: int) -> None:
-        """Make one of zeros, to be initialized."""
+        """Create a diagonal of zeros, to be initialized."""
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.zeros(size)), None
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.bias = None
 
-    def plain(self, vector: Tensor) -> Tensor:
+    def multiply(self, vector: Tensor) -> Tensor:
         """Return w ⊙ v."""
-        return self.weight_read * vector
+        return self.effective_weight * vector
 
-    def arguments(self, precision: torch.dtype) -> tuple[Tensor, ...]:
-        """Return w, in its own precision: a product by element gains nothing from a lower one."""
-        return (self.weight_read.detach(),)
+    def operands(self, precision: torch.dtype) -> tuple[Tensor, ...]:
+        """Return w in its own precision: an elementwise product gains nothing from a lower one."""
+        return (self.effective_weight.detach(),)
 
     @staticmethod
-    def multiply(vector: Tensor, *arguments: Tensor) -> Tensor:
+    def multiply_by(vector: Tensor, *operands: Tensor) -> Tensor:
         """Return w ⊙ v."""
-        return arguments[0] * vector
+        return operands[0] * vector
 
     @staticmethod
-    def pull_back(gradient: Tensor, *arguments: Tensor) -> Tensor:
+    def vector_gradient(gradient: Tensor, *operands: Tensor) -> Tensor:
         """Return w ⊙ δ."""
-        return arguments[0] * gradient
+        return operands[0] * gradient
 
     def weight_gradient(self, vectors: Tensor, gradients: Tensor) -> Tensor:
         """Return Σ_t δ_t ⊙ v_t."""
@@ -146,16 +155,20 @@ class Diagonal(Product):
 
 
 @contextmanager
-def thinned(products: Iterable[Product], share: float) -> Iterator[None]:
-    """Drop a share of the weights of `products`: what is left stands in for them, scaled to the same mean.
+def weight_dropout(products: Iterable[Product], p: float) -> Iterator[None]:
+    """Drop weights of `products` inside the context, and scale the others to keep the mean.
 
     Wan et al. 2013; Merity et al. 2018 (arXiv:1708.02182), section 2: one mask for a window.
+
+    Args:
+        products: Products whose weights are dropped; their biases stay.
+        p: Fraction of the weights that is dropped.
     """
-    products = list(products) if share else []
+    products = list(products) if p else []
     for product in products:
-        product.thinned = functional.dropout(product.weight, share)
+        product.weight_after_dropout = functional.dropout(product.weight, p)
     try:
         yield
     finally:
         for product in products:
-            product.thinned = None
+            product.weight_after_dropout = None

@@ -50,10 +50,10 @@ def one_unit(weight: float, activation: str = "relu") -> LanguageModel:
     """Return an Elman network of one unit that is never negative, its recurrent weight given."""
     model = make(cell={"kind": "elman", "activation": activation}, hidden_size=1)
     with torch.no_grad():
-        for tensor in model.recurrence.parameters():
+        for tensor in model.encoder.recurrence.parameters():
             tensor.zero_()
-        model.recurrence.layers[0].recurrent.weight.fill_(weight)
-        model.recurrence.layers[0].input.bias.fill_(1.0)
+        model.encoder.recurrence.layers[0].recurrent.weight.fill_(weight)
+        model.encoder.recurrence.layers[0].input.bias.fill_(1.0)
     return model
 
 
@@ -110,8 +110,8 @@ def unrolled(
 ) -> list:
     """Return ||dL_T / dh_t|| for each t, by what a number added to that state alone does to the loss."""
     model = copy.deepcopy(model).double().eval()
-    cells = model.recurrence.layers
-    states = list(model.recurrence.initial_states(1))
+    cells = model.encoder.recurrence.layers
+    states = list(model.encoder.recurrence.initial_states(1))
     with torch.no_grad():
         for token in warm_up:
             states = advanced(model, cells, states, token)
@@ -128,10 +128,10 @@ def unrolled(
 
 
 def advanced(model, cells, states, token, probe=None):
-    x = model.embedding(torch.tensor([[token]]))
+    x = model.encoder.embedding(torch.tensor([[token]]))
     after = []
     for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
-        state = cell.advance(cell.project(x)[0], state)
+        state = cell.step(cell.project(x)[0], state)
         if probe is not None and probe[0] == number:
             state = probed(cell, state, *probe[1:])
         after.append(state)
@@ -189,7 +189,9 @@ def test_every_cell_tells_each_layer_s_parts(cell, skip):
 def test_one_hot_tokens_are_read_as_their_rows_of_the_input_s_weights_are(cell):
     one_hot = make(cell=cell, embedding="one_hot")
     learned = make(cell=cell, embedding_size=VOCABULARY)
-    learned.load_state_dict(one_hot.state_dict() | {"embedding.weight": torch.eye(VOCABULARY)})
+    learned.load_state_dict(
+        one_hot.state_dict() | {"encoder.embedding.weight": torch.eye(VOCABULARY)}
+    )
     for curve, expected in zip(measured(one_hot).curves, measured(learned).curves, strict=True):
         np.testing.assert_allclose(means(curve), means(expected), rtol=1e-12)
 
@@ -256,12 +258,12 @@ def test_both_directions_are_told_side_by_side(mode):
     ids = TEXT if mode == "stream" else RECORDS_TEXT
     curves = {(curve.layer, curve.part): curve for curve in measured(both, ids, mode=mode).curves}
     for direction, prefix, network in (
-        ("forward", "", both.recurrence),
-        ("backward", "backward_", both.backward_recurrence),
+        ("forward", "", both.encoder.recurrence),
+        ("backward", "backward_", both.encoder.backward_recurrence),
     ):
         alone = make(cell="lstm", direction=direction, num_layers=2)
-        alone.recurrence.load_state_dict(network.state_dict())
-        alone.embedding.load_state_dict(both.embedding.state_dict())
+        alone.encoder.recurrence.load_state_dict(network.state_dict())
+        alone.encoder.embedding.load_state_dict(both.encoder.embedding.state_dict())
         alone.projection.load_state_dict(both.projection.state_dict())
         for curve in measured(alone, ids, mode=mode).curves:
             np.testing.assert_allclose(

@@ -72,7 +72,7 @@ def test_the_second_window_traces_nothing(name, monkeypatch):
 def test_only_the_gradient_of_the_state_may_be_asked_for(name):
     cell = cell_of(name)
     x, state = window_of(cell)
-    for part in range(cell.parts):
+    for part in range(cell.num_state_tensors):
         expected, actual = (
             torch.autograd.grad(loss_of(*runner(cell, x.detach(), state)), state[part])[0]
             for runner in (run_stepwise, run)
@@ -85,7 +85,7 @@ def test_a_loss_on_some_results_alone_gives_the_gradients_of_the_plain_loop(name
     """The outputs alone, and each part of the last state alone: the others' gradients are then zero."""
     cell = cell_of(name)
     x, state = window_of(cell)
-    for number in range(1 + cell.parts):
+    for number in range(1 + cell.num_state_tensors):
         results = [
             (y, *after)[number] for y, after in (run(cell, x, state), run_stepwise(cell, x, state))
         ]
@@ -210,7 +210,7 @@ def test_what_is_changed_in_place_after_a_window_is_refused_or_without_effect(
     x, state = window_of(cell)
     expected = gradients_of(cell, run_stepwise(cell, x, state)[0].sum(), x, state)
     weights = list(cell.parameters())
-    for number in range({"input": 1, "weights": len(weights)}.get(change, cell.parts)):
+    for number in range({"input": 1, "weights": len(weights)}.get(change, cell.num_state_tensors)):
         read, given = x.clone(), tuple(part.clone() for part in state)
         y, after = run(cell, read, given)
         tensor = {"input": [read], "first_state": given, "last_state": after, "weights": weights}[
@@ -274,16 +274,16 @@ def test_a_cell_is_freed_with_its_traced_steps():
 def test_no_tape_stays_in_a_cell_even_if_its_step_fails(name, monkeypatch):
     cell = cell_of(name)
     run(cell, *window_of(cell))
-    assert all(product.tape is None for product in cell.products())
+    assert all(product.recorder is None for product in cell.products())
 
     def fail(projected, state):
-        assert all(product.tape is not None for product in cell.products())
+        assert all(product.recorder is not None for product in cell.products())
         raise ValueError("here")
 
-    monkeypatch.setattr(cell, "advance", fail)
+    monkeypatch.setattr(cell, "step", fail)
     with pytest.raises(ValueError, match="here"):
         run(cell, *window_of(cell, batch=5))
-    assert all(product.tape is None for product in cell.products())
+    assert all(product.recorder is None for product in cell.products())
 
 
 # Cells that no textbook has, for what those of the textbook happen not to do.
@@ -292,24 +292,24 @@ def test_no_tape_stays_in_a_cell_even_if_its_step_fails(name, monkeypatch):
 class Toy(Cell):
     """A cell with two products, whose step is given."""
 
-    def __init__(self, advance, *, parts: int = 1, output: int = 0) -> None:
+    def __init__(self, equation, *, num_state_tensors: int = 1, output: int = 0) -> None:
         super().__init__(HIDDEN)
-        self.parts, self.part_given = parts, output
+        self.num_state_tensors, self.output_index = num_state_tensors, output
         self.input, self.recurrent = (
-            Matrix.new(HIDDEN, width, bias=True) for width in (INPUT, HIDDEN)
+            Matrix.zeros(HIDDEN, width, bias=True) for width in (INPUT, HIDDEN)
         )
         self.diagonal = Diagonal(HIDDEN)
-        self.step = advance
+        self.equation = equation
         torch.manual_seed(8)
         for weight in self.parameters():
             torch.nn.init.normal_(weight, std=0.7)
         self.double()
 
-    def advance(self, projected: torch.Tensor, state: State) -> State:
-        return self.step(self, projected, *state)
+    def step(self, projected: torch.Tensor, state: State) -> State:
+        return self.equation(self, projected, *state)
 
     def output(self, state: State) -> torch.Tensor:
-        return state[self.part_given]
+        return state[self.output_index]
 
 
 TOYS = {
@@ -327,20 +327,20 @@ TOYS = {
         lambda cell, x, h: (torch.sin(cell.recurrent(h)), cell.diagonal(x))[:1]
     ),
     "a_state_that_is_handed_on": Toy(
-        lambda cell, x, h, c: (torch.tanh(cell.recurrent(c) + x), h), parts=2
+        lambda cell, x, h, c: (torch.tanh(cell.recurrent(c) + x), h), num_state_tensors=2
     ),
     "a_state_that_stays": Toy(
-        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h) * c + x), c), parts=2
+        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h) * c + x), c), num_state_tensors=2
     ),
     "a_state_that_nothing_reads": Toy(
-        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h) + x), x), parts=2
+        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h) + x), x), num_state_tensors=2
     ),
     "two_states_that_are_one": Toy(
-        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h + 2 * c) + x),) * 2, parts=2
+        lambda cell, x, h, c: (torch.tanh(cell.recurrent(h + 2 * c) + x),) * 2, num_state_tensors=2
     ),
     "an_output_that_is_not_the_first_part": Toy(
         lambda cell, x, h, c: (torch.tanh(cell.recurrent(c) + x), torch.tanh(h + cell.diagonal(c))),
-        parts=2,
+        num_state_tensors=2,
         output=1,
     ),
     "an_input_that_is_not_read": Toy(lambda cell, x, h: (torch.tanh(cell.recurrent(h)),)),

@@ -7,8 +7,8 @@ from model.cells_table import relative_error
 from charlm.model.fast.products import Diagonal, Matrix, Product
 
 PRODUCTS = {
-    "matrix": lambda: Matrix.new(4, 3),
-    "matrix_with_bias": lambda: Matrix.new(4, 3, bias=True),
+    "matrix": lambda: Matrix.zeros(4, 3),
+    "matrix_with_bias": lambda: Matrix.zeros(4, 3, bias=True),
     "diagonal": lambda: Diagonal(3),
 }
 every_product = pytest.mark.parametrize("name", PRODUCTS)
@@ -32,7 +32,9 @@ def vector_of(rows: int = 5) -> torch.Tensor:
 def test_a_product_on_a_tape_is_the_product(name):
     product, vector = new_product(name), vector_of()
     assert (
-        relative_error(product.multiply(vector, *product.arguments(torch.float64)), product(vector))
+        relative_error(
+            product.multiply_by(vector, *product.operands(torch.float64)), product(vector)
+        )
         < 1e-15
     )
 
@@ -48,7 +50,9 @@ def test_gradients_written_by_hand_are_those_of_automatic_differentiation(name):
         result, [vector, *product.parameters()], gradient
     )
     assert (
-        relative_error(product.pull_back(gradient, *product.arguments(torch.float64)), of_vector)
+        relative_error(
+            product.vector_gradient(gradient, *product.operands(torch.float64)), of_vector
+        )
         < 1e-15
     )
     assert relative_error(product.weight_gradient(vector.detach(), gradient), of_weight) < 1e-15
@@ -57,28 +61,28 @@ def test_gradients_written_by_hand_are_those_of_automatic_differentiation(name):
 @every_product
 def test_a_product_in_bf16_gives_the_type_that_it_was_given(name):
     product, vector = new_product(name).float(), vector_of().detach().float()
-    arguments = product.arguments(torch.bfloat16)
-    result = product.multiply(vector, *arguments)
-    back = product.pull_back(result, *arguments)
+    arguments = product.operands(torch.bfloat16)
+    result = product.multiply_by(vector, *arguments)
+    back = product.vector_gradient(result, *arguments)
     assert result.dtype == back.dtype == torch.float32
     error = relative_error(result, product(vector))
     assert error == 0 if name == "diagonal" else 0 < error < 0.02
     if name == "matrix_with_bias":  # The bias is added in full precision.
-        zero = product.multiply(torch.zeros(1, 3), *arguments)
+        zero = product.multiply_by(torch.zeros(1, 3), *arguments)
         assert zero.equal(product.bias.detach()[None])
 
 
 @every_product
 def test_the_tape_is_asked_while_it_lies_in_a_product(name):
     product, vector = new_product(name), vector_of()
-    product.tape = lambda asked, given: (asked, given)
+    product.recorder = lambda asked, given: (asked, given)
     assert product(vector) == (product, vector)
-    product.tape = None
-    assert product(vector).equal(product.plain(vector))
+    product.recorder = None
+    assert product(vector).equal(product.multiply(vector))
 
 
 def test_arguments_do_not_remember_where_they_came_from():
     for name in PRODUCTS:
         assert not any(
-            argument.requires_grad for argument in new_product(name).arguments(torch.float64)
+            argument.requires_grad for argument in new_product(name).operands(torch.float64)
         )

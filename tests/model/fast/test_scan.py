@@ -5,7 +5,7 @@ import torch
 from model.cells_table import relative_error, window_of
 
 from charlm.config.schema import Cell as CellSection
-from charlm.model.cells.make import make_cell
+from charlm.model.cells.registry import make_cell
 from charlm.model.fast.scan import scan
 from charlm.model.recurrence import run, run_stepwise
 

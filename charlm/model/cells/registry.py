@@ -1,8 +1,9 @@
-"""From the configuration's `cell` to a layer."""
+"""The registry of cells: from the configuration's `model.cell` to a layer."""
 
 from collections.abc import Callable
 
 from charlm.config.schema import Cell as CellSection
+from charlm.config.schema import register_cell_kind
 from charlm.model.cells.base import Cell
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU
 from charlm.model.cells.lstm import LSTM, LSTMVariant
@@ -11,31 +12,70 @@ from charlm.model.cells.mogrifier import MogrifierLSTM
 from charlm.model.cells.nested import NestedLSTM
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
 
+CellFactory = Callable[[int, int], Cell]  # (input_size, hidden_size) → a layer.
+
 
 def make_cell(
     section: CellSection, input_size: int, hidden_size: int, *, gain: float = 1.0
 ) -> Cell:
-    """Return one layer of the recurrence that `section` names, with its initial weights.
+    """Create one layer of the recurrence that `section` describes, with its initial weights.
 
     Args:
         section: Kind and options.
-        input_size: Width of what goes in.
-        hidden_size: Width of what comes out; a bag's is that of its input.
-        gain: What the initial recurrent matrices are multiplied by.
+        input_size: Width of the input.
+        hidden_size: Number of units; a bag has as many as its input is wide.
+        gain: Factor of the initial recurrent matrices.
     """
     cell = _MAKERS[section.kind](section, input_size, hidden_size)
     cell.initialize(gain)
     return cell
 
 
+def register_cell(name: str, factory: CellFactory) -> None:
+    """Make a cell of your own available as `model.cell.kind=NAME` in this process.
+
+    The command line does not load code from files, so the cell can be trained, loaded and sampled
+    only by a program that registers it. A program that loads a run folder of the cell must register
+    it first, under the same name and with the same equations.
+
+        class Decay(Cell): ...  # See charlm/model/cells/base.py and docs/recurrences.md.
+
+        charlm.register_cell("decay", Decay)
+        run = charlm.train(charlm.load_config("configs/quickstart.yaml", ["model.cell=decay"]))
+
+    Args:
+        name: Name of the cell in configurations, a Python identifier. Registering a name again
+            replaces its factory; the names of charlm's own cells cannot be replaced.
+        factory: Function (input_size, hidden_size) → Cell, such as the class itself. `initialize`
+            is called on its result. The configuration has no options for it: put them into the
+            factory, as in `functools.partial(MyCell, depth=2)`.
+
+    Raises:
+        OptionError: The name is not an identifier, or is that of a cell of charlm.
+    """
+    register_cell_kind(name)
+
+    def make(section: CellSection, input_size: int, hidden_size: int) -> Cell:
+        cell = factory(input_size, hidden_size)
+        if not isinstance(cell, Cell):
+            raise TypeError(
+                f"register_cell({name!r}): the factory must return a charlm.model.cells.base.Cell, "
+                f"got {type(cell).__name__}"
+            )
+        return cell
+
+    _MAKERS[name] = make
+
+
 def _lstm(section: CellSection, input_size: int, hidden_size: int) -> Cell:
-    if not (
+    is_plain = not (
         section.peepholes
         or section.without
         or section.coupled
         or section.capped
         or section.full_gate_recurrence
-    ):
+    )
+    if is_plain:
         return LSTM(input_size, hidden_size)
     return LSTMVariant(
         input_size,
@@ -55,7 +95,7 @@ def _elman(section: CellSection, input_size: int, hidden_size: int) -> Cell:
     return Elman(input_size, hidden_size, section.activation)
 
 
-_GRUS: dict[str, Callable[[int, int], Cell]] = {
+_GRUS: dict[str, CellFactory] = {
     "after": GRU,
     "before": ResetBeforeGRU,
     "none": ResetFreeGRU,

@@ -1,0 +1,107 @@
+"""Embedding and recurrence: ids and states to features and the next states."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from charlm.config.schema import Model as ModelSection
+from charlm.model.cells.registry import make_cell
+from charlm.model.dropout import Dropout, WordDropout
+from charlm.model.embedding import make_embedding
+from charlm.model.recurrence import Recurrence, Run, States, run
+
+
+class Encoder(nn.Module):
+    """The part of a network that reads tokens. Its state is explicit: an argument and a result.
+
+    Attributes:
+        embedding_size: Width of an embedded token.
+        hidden_size: Width of the features.
+        embedding: Ids to vectors.
+        recurrence: Layers of cells.
+        backward_recurrence: Layers that read sequences from their end, in direction `both`; else
+            None.
+    """
+
+    def __init__(self, section: ModelSection, vocabulary_size: int) -> None:
+        """Create an encoder with initial weights from torch's global generator.
+
+        Args:
+            section: Sizes and options of the network.
+            vocabulary_size: Number of ids.
+        """
+        super().__init__()
+        self.embedding = make_embedding(section, vocabulary_size)
+        self.embedding_size = self.embedding.embedding_dim
+        self.recurrence = _make_recurrence(section, self.embedding_size)
+        self.backward_recurrence = (
+            _make_recurrence(section, self.embedding_size) if section.direction == "both" else None
+        )
+        self.hidden_size = self.recurrence.layers[-1].hidden_size
+        self.word_dropout = WordDropout(section.word_dropout, vocabulary_size)
+        self.embedding_dropout = Dropout(
+            section.embedding_dropout, whole_window=section.dropout_mask == "window"
+        )
+
+    def forward(
+        self, ids: Tensor, states: States | None = None, *, run: Run = run
+    ) -> tuple[Tensor, States]:
+        """Read a window.
+
+        Args:
+            ids: Ids of the window, (time, batch). In direction `both` the second half of the batch
+                belongs to the backward recurrence.
+            states: State of each layer before the window, those of the backward recurrence after
+                those of the forward one; None for the initial states.
+            run: Function that runs a cell over the window.
+
+        Returns:
+            Features, (time, batch, hidden), and the states after the window.
+        """
+        if states is None:
+            states = self.initial_states(ids.shape[1])
+        x = self.embedding_dropout(self.word_dropout(self.embedding(ids), ids))
+        recurrences = self.recurrences
+        num_layers = len(states) // len(recurrences)
+        outputs: list[Tensor] = []
+        states_after: list[States] = []
+        for number, (recurrence, columns) in enumerate(
+            zip(recurrences, x.chunk(len(recurrences), dim=1), strict=True)
+        ):
+            first = number * num_layers
+            y, after = recurrence(columns, states[first : first + num_layers], run=run)
+            outputs.append(y)
+            states_after.append(after)
+        features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return features, tuple(state for after in states_after for state in after)
+
+    @property
+    def recurrences(self) -> Sequence[Recurrence]:
+        """The recurrence of each direction, the forward one first."""
+        if self.backward_recurrence is None:
+            return [self.recurrence]
+        return [self.recurrence, self.backward_recurrence]
+
+    def initial_states(self, batch_size: int) -> States:
+        """Return the states before the first token; see `forward` for their order."""
+        columns = batch_size // len(self.recurrences)
+        return tuple(
+            state for recurrence in self.recurrences for state in recurrence.initial_states(columns)
+        )
+
+
+def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
+    cells = []
+    for hidden_size in section.hidden_sizes:
+        cells.append(make_cell(section.cell, input_size, hidden_size, gain=section.recurrent_gain))
+        input_size = cells[-1].hidden_size
+    return Recurrence(
+        cells,
+        dropout=section.dropout,
+        skip=section.skip,
+        layer_norm=section.layer_norm,
+        learn_initial=section.initial_state == "learned",
+        whole_window=section.dropout_mask == "window",
+        weight_dropout=section.weight_dropout,
+    )
