@@ -67,6 +67,8 @@ class Window:
         next: Where reading goes on after this window.
         epochs: Passes over the text when this window is done, a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
+        positions: Position in the ids of each target, (time, batch), -1 where there is none; None
+            in training.
     """
 
     inputs: Tensor
@@ -75,6 +77,7 @@ class Window:
     next: Position
     epochs: float
     global_batch_size: int
+    positions: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -180,6 +183,29 @@ def record_windows(
             )
 
 
+def windows_to_score(
+    ids: Ids, *, mode: str, direction: str = "forward", streams: int = 1, shard: Shard = ALL
+) -> Iterator[Window]:
+    """Read a text once in the mode and direction of a model, each token predicted once.
+
+    Args:
+        ids: Ids of the text, (tokens,).
+        mode: `stream`: the state is carried through the whole text; `records`: each record starts
+            from the initial state.
+        direction: `forward`, `backward` or `both`, as for `in_direction`.
+        streams: Number of pieces read side by side in stream mode. One is exact; of several, all
+            but the first read `WARM_UP` tokens unscored before their piece.
+        shard: Streams, or batches of records, that this process reads.
+    """
+
+    def read(ids: Ids) -> Iterator[Window]:
+        if mode == "records":
+            return scoring_record_windows(ids, shard=shard)
+        return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
+
+    return in_direction(direction, ids, mode=mode, read=read)
+
+
 def scoring_windows(
     ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, shard: Shard = ALL
 ) -> Iterator[Window]:
@@ -208,7 +234,13 @@ def scoring_windows(
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
         targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
         yield Window(
-            torch.from_numpy(inputs), torch.from_numpy(targets), first == 0, Position(), 0.0, count
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            resets_state=first == 0,
+            next=Position(),
+            epochs=0.0,
+            global_batch_size=count,
+            positions=torch.from_numpy(np.where(scored, at, -1)),
         )
 
 
@@ -228,9 +260,19 @@ def scoring_record_windows(
     for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
         batch = spans[order[begin : begin + batch_size]]
         size = window or max(1, _TOKENS_AT_ONCE // len(batch))
-        for first in range(0, int((batch[:, 1] - batch[:, 0]).max()), size):
+        longest = int((batch[:, 1] - batch[:, 0]).max())
+        for first in range(0, longest, size):
             inputs, targets = _padded(ids, batch, first, size)
-            yield Window(inputs, targets, first == 0, Position(), 0.0, len(batch))
+            at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
+            yield Window(
+                inputs,
+                targets,
+                resets_state=first == 0,
+                next=Position(),
+                epochs=0.0,
+                global_batch_size=len(batch),
+                positions=torch.from_numpy(np.where(at < batch[:, 1], at, -1)),
+            )
 
 
 def in_direction(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.utf8 import strip_line_end
 from charlm.errors import CharlmError
-from charlm.evaluation.adaptive.mixing import Floats
+from charlm.evaluation.adaptive.interpolation import Floats
 
 BLOCK_CHARACTERS, RESAMPLES, CONFIDENCE = 1000, 2000, 0.95
 _CELLS_AT_ONCE = 1 << 22

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, UNK, Decoder, Ids, Tokenizer
-from charlm.evaluation.adaptive.mixing import Floats
+from charlm.evaluation.adaptive.interpolation import Floats
 
 RARE = 5  # A word is rare that occurs in the training text at most so often.
 _APOSTROPHES = (ord("'"), ord("\u2019"))

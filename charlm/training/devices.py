@@ -13,6 +13,7 @@ import torch
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
 from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import autocast
 
 # Words of /proc/cpuinfo of processors that multiply bf16 matrices faster than fp32 ones: about five
 # times with AMX tiles, and AMD's AVX-512. Intel's AVX-512 without AMX has the instruction, but
@@ -86,11 +87,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bf16" if _is_faster_in_bf16(device) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Return the context in which a model computes."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 def _is_faster_in_bf16(device: torch.device) -> bool:

@@ -12,13 +12,11 @@ from torch.nn import functional
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
-from charlm.training.devices import autocast
 
 # Logits per chunk: 16 megabytes in fp32. More do not stay in the caches between two operations.
-_LOGITS_PER_CHUNK = 2**22
-# Logits per chunk in scoring on a CPU, where no gradients are summed over chunks.
-_SCORED_LOGITS_PER_CHUNK = 2**20
+_MAX_LOGITS = 2**22
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,13 @@ def summed_cross_entropy(
     def sum_loss(inputs: Tensor, targets: Tensor) -> CrossEntropy:
         return _cross_entropy(projection, inputs, targets, smoothing)
 
-    rows, targets_of_rows = inputs.flatten(0, 1), targets.flatten()
-    size = _tokens_per_chunk(projection, _LOGITS_PER_CHUNK)
-    if len(rows) <= size:
-        objective, nats = sum_loss(rows, targets_of_rows)
+    chunks = list(
+        split_tokens(projection, inputs.flatten(0, 1), targets.flatten(), max_logits=_MAX_LOGITS)
+    )
+    if len(chunks) == 1:
+        objective, nats = sum_loss(*chunks[0])
     else:
-        objective, nats = _sum_in_chunks(
-            sum_loss, rows, torch.split(targets_of_rows, size), projection
-        )
+        objective, nats = _sum_in_chunks(sum_loss, inputs.flatten(0, 1), chunks, projection)
     return CrossEntropy(objective=objective / (batch_size or targets.shape[1]), nats=nats)
 
 
@@ -123,9 +120,9 @@ def regularization(section: TrainingSection, features: Tensor, projected: Tensor
 
 
 @torch.inference_mode()
-def predictions(
+def predict_windows(
     model: LanguageModel, windows: Iterable[Window], *, device: torch.device, precision: torch.dtype
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Prediction]:
     """Predict the tokens of a text window by window, with the state carried between windows.
 
     Args:
@@ -138,20 +135,13 @@ def predictions(
         Logits in fp32, (tokens, vocabulary), and their targets, (tokens,), padding included.
     """
     was_training, states = model.training, None
-    logits_per_chunk = _SCORED_LOGITS_PER_CHUNK if device.type == "cpu" else _LOGITS_PER_CHUNK
-    size = _tokens_per_chunk(model.projection, logits_per_chunk)
     model.eval()
     try:
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
-            with autocast(device, precision):
-                features, states = model.encoder(inputs, None if window.resets_state else states)
-                rows = model.adapt(features).flatten(0, 1)
-            chunks = zip(torch.split(rows, size), torch.split(targets.flatten(), size), strict=True)
-            for chunk, targets_of_chunk in chunks:
-                with autocast(device, precision):
-                    logits = model.projection(chunk)
-                yield logits.float(), targets_of_chunk
+            states = None if window.resets_state else states
+            parts, states = predict_window(model, inputs, targets, states, precision=precision)
+            yield from parts
     finally:
         model.train(was_training)
 
@@ -179,7 +169,7 @@ def score(
     """
     nats = torch.zeros((), dtype=torch.float64, device=device)
     correct, tokens = torch.zeros((2,), dtype=torch.int64, device=device)
-    for logits, targets in predictions(model, windows, device=device, precision=precision):
+    for logits, targets in predict_windows(model, windows, device=device, precision=precision):
         scaled = logits if temperature == 1 else logits / temperature
         nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.
@@ -190,12 +180,6 @@ def score(
         tokens=int(tokens) // directions,
         correct=int(correct) / directions,
     )
-
-
-def _tokens_per_chunk(projection: nn.Module, logits_per_chunk: int) -> int:
-    """Return the number of tokens whose logits fit into a chunk."""
-    logits_per_token = getattr(projection, "out_features", 1) * getattr(projection, "softmaxes", 1)
-    return max(1, logits_per_chunk // logits_per_token)
 
 
 def _cross_entropy(
@@ -224,10 +208,18 @@ def _cross_entropy(
 
 
 def _sum_in_chunks(
-    sum_loss: _SumLoss, rows: Tensor, targets: Sequence[Tensor], projection: nn.Module
+    sum_loss: _SumLoss, rows: Tensor, chunks: Sequence[tuple[Tensor, ...]], projection: nn.Module
 ) -> CrossEntropy:
-    """Return the loss of all rows, computed with its gradients one chunk after another."""
+    """Return the loss of all rows, computed with its gradients one chunk after another.
+
+    Args:
+        sum_loss: Function that returns the loss of a chunk.
+        rows: Inputs of the projection, (tokens, width).
+        chunks: Rows and targets of each chunk.
+        projection: Module whose parameters have gradients.
+    """
     parameters = [parameter for parameter in projection.parameters() if parameter.requires_grad]
+    targets = [chunk_targets for _, chunk_targets in chunks]
     apply = cast(Callable[..., tuple[Tensor, Tensor]], _ChunkedLoss.apply)
     return CrossEntropy(*apply(sum_loss, rows, targets, *parameters))
 

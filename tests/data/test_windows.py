@@ -259,6 +259,7 @@ def test_scoring_predicts_every_token_exactly_once(count, streams, window, warm_
         if target != PADDING
     ]
     assert sorted(targets) == ids.tolist()
+    assert_positions_are_those_of_the_targets(windows, ids)
     for read in windows:
         for before, target in zip(
             read.inputs.flatten().tolist(), read.targets.flatten().tolist(), strict=True
@@ -267,6 +268,12 @@ def test_scoring_predicts_every_token_exactly_once(count, streams, window, warm_
     assert [read.resets_state for read in windows] == [True] * bool(windows) + [False] * (
         len(windows) - 1
     )
+
+
+def assert_positions_are_those_of_the_targets(windows: list[Window], ids: np.ndarray) -> None:
+    for read in windows:
+        expected = np.where(read.positions >= 0, ids[read.positions].astype(np.int64), PADDING)
+        assert read.targets.tolist() == expected.tolist()
 
 
 def test_one_stream_scores_the_text_in_order_and_needs_no_warm_up():
@@ -287,6 +294,9 @@ def test_scoring_reads_every_record_exactly_once(records, batch_size, window):
     windows = list(scoring_record_windows(as_ids(records), batch_size=batch_size, window=window))
     assert sorted(records_in(windows)) == sorted(records)
     assert sum(read.tokens for read in windows) == len(as_ids(records))
+    assert_positions_are_those_of_the_targets(windows, as_ids(records))
+    positions = np.concatenate([read.positions.flatten() for read in windows])
+    assert sorted(positions[positions >= 0].tolist()) == list(range(len(as_ids(records))))
 
 
 def test_no_records_are_no_windows():

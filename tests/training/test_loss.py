@@ -156,7 +156,7 @@ def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
         2**24,
         2 * VOCABULARY * 3,
     ):  # Two tokens of a mixture of three, six otherwise.
-        monkeypatch.setattr(loss_module, "_LOGITS_PER_CHUNK", logits_at_once)
+        monkeypatch.setattr(loss_module, "_MAX_LOGITS", logits_at_once)
         read, targets = window_to_predict()
         read = read.detach().float().requires_grad_()
         objective, nats = summed_cross_entropy(
@@ -169,7 +169,7 @@ def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
 
 
 def test_no_chunk_of_logits_is_larger_than_said(monkeypatch):
-    monkeypatch.setattr(loss_module, "_LOGITS_PER_CHUNK", 4 * VOCABULARY)
+    monkeypatch.setattr(loss_module, "_MAX_LOGITS", 4 * VOCABULARY)
     sizes = []
     projection = projection_of("plain").float()
     projection.register_forward_hook(lambda _, inputs, logits: sizes.append(logits.shape))
@@ -312,7 +312,7 @@ def test_a_temperature_divides_the_logits(model):
 
 def test_a_reader_that_stops_early_leaves_the_model_in_training_and_gradients_on(model):
     model.train()
-    reading = loss_module.predictions(
+    reading = loss_module.predict_windows(
         model, scoring_windows(ids(40), window=4), device=CPU, precision=torch.float32
     )
     next(reading)

@@ -17,12 +17,12 @@ from charlm.evaluation.adaptive.cache import cache_log_probabilities, fit_cache
 from charlm.evaluation.adaptive.dynamic import (
     DynamicSettings,
     dynamic_log_probabilities,
-    fit_rule,
+    fit_dynamic_settings,
     mean_squared_gradients,
 )
-from charlm.evaluation.adaptive.mixing import Floats, fit_weights, mix_all
+from charlm.evaluation.adaptive.interpolation import Floats, fit_weights, interpolate
 from charlm.model.language_model import LanguageModel
-from charlm.training.loss import predictions
+from charlm.training.loss import predict_windows
 
 Positions = npt.NDArray[np.int64]
 
@@ -176,7 +176,7 @@ def adapted_log_probabilities(
     weights = fit_weights(np.stack([predictor.fitted for predictor in predictors.values()]))
     used = [number for number, weight in enumerate(weights) if weight > 0]
     chosen = list(predictors.values())
-    found = mix_all(np.stack([chosen[number].predict(ids) for number in used]), weights[used])
+    found = interpolate(np.stack([chosen[number].predict(ids) for number in used]), weights[used])
     settings = {
         name: predictor.settings for name, predictor in predictors.items() if predictor.settings
     }
@@ -195,7 +195,7 @@ def _network(
     train_ids: Ids,
     fit_ids: Ids,
 ) -> _Predictor:
-    """Return the model as it is, or as it learns by a rule that is fitted."""
+    """Return the model as it is, or as it learns by a settings that is fitted."""
 
     def static(text: Ids) -> Floats:
         return _static(
@@ -213,17 +213,17 @@ def _network(
     squares = mean_squared_gradients(model, train_ids, segment=methods.segment, **options)
     tried: dict[DynamicSettings, Floats] = {}
 
-    def loss(rule: DynamicSettings) -> float:
-        tried[rule] = dynamic_log_probabilities(model, fit_ids, rule, squares, **options)
-        return -float(tried[rule].mean())
+    def loss(settings: DynamicSettings) -> float:
+        tried[settings] = dynamic_log_probabilities(model, fit_ids, settings, squares, **options)
+        return -float(tried[settings].mean())
 
-    rule = fit_rule(loss, -float(fitted.mean()), segment=methods.segment)
-    if not rule.learning_rate:
-        return _Predictor(asdict(rule), fitted, static)
+    settings = fit_dynamic_settings(loss, -float(fitted.mean()), segment=methods.segment)
+    if not settings.learning_rate:
+        return _Predictor(asdict(settings), fitted, static)
     return _Predictor(
-        asdict(rule),
-        tried[rule],
-        lambda text: dynamic_log_probabilities(model, text, rule, squares, **options),
+        asdict(settings),
+        tried[settings],
+        lambda text: dynamic_log_probabilities(model, text, settings, squares, **options),
     )
 
 
@@ -240,7 +240,7 @@ def _static(
     windows = (_window(ids, positions, fresh) for positions, fresh in at)
     found = [
         -cross_entropy(logits / temperature, targets, ignore_index=PADDING, reduction="none")
-        for logits, targets in predictions(model, windows, device=device, precision=precision)
+        for logits, targets in predict_windows(model, windows, device=device, precision=precision)
     ]
     log_p = np.full(len(ids), np.nan)
     asked = np.concatenate([positions.ravel() for positions, _ in at] or [np.zeros(0, np.int64)])
@@ -253,7 +253,6 @@ def _cache(
     model: LanguageModel, reading: ScoringOptions, fit_ids: Ids, log_p: Floats
 ) -> _Predictor:
     options: dict[str, Any] = {
-        "vocabulary_size": reading.vocabulary_size,
         "device": reading.device,
         "precision": reading.precision,
     }

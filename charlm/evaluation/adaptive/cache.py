@@ -1,10 +1,11 @@
-"""The neural cache: what was read lately is likely again where the hidden state is like the one it was read after.
+"""Neural cache: recent tokens are likely again where the hidden state is similar.
 
-After Grave et al. 2017 (arXiv:1612.04426), section 3. Nothing is trained.
+Grave et al. 2017 (arXiv:1612.04426), section 3. The cache has no trained parameters.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,63 +13,75 @@ from torch import Tensor
 
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import scoring_windows
-from charlm.evaluation.adaptive.mixing import Floats, fit_weight, mix
+from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import autocast
+from charlm.model.log_probabilities import autocast
 
-WINDOWS = (100, 500, 2000)  # Those of the paper's figures, for words.
-_SHARPNESS = (
-    0.0,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-)  # θ times the mean square length of a hidden state, so for any cell.
-_BLOCK = (
-    256  # Tokens that are compared with their windows at once: with window 2000, two megabytes.
-)
+WINDOWS = (100, 500, 2000)  # From the paper's figures, for words.
+# Candidates for θ times the mean squared norm of a hidden state, so that they suit any cell.
+_SCALED_FLATNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_BLOCK = 256  # Tokens compared with their windows together: two megabytes at window 2000.
 
 
 @dataclass(frozen=True)
-class Cache:
-    """The settings of a cache.
+class CacheSettings:
+    """Settings of a neural cache.
 
     Attributes:
-        window: Tokens that it holds.
-        flatness: θ: what the product of two hidden states is multiplied by; 0 counts all of the window alike.
+        window: Number of tokens in the cache.
+        flatness: θ, the factor of the product of two hidden states; with 0 all tokens of the
+            window have the same weight.
     """
 
     window: int
     flatness: float
 
 
+class _Block(NamedTuple):
+    """The caches of consecutive tokens, each (tokens, window), oldest token of a cache first.
+
+    Attributes:
+        scores: h_t · h_i.
+        is_present: Whether the cache holds a token i.
+        is_match: Whether token i equals the token to predict.
+    """
+
+    scores: Tensor
+    is_present: Tensor
+    is_match: Tensor
+
+    def log_probabilities(self, settings: CacheSettings) -> Tensor:
+        """Return log p of the tokens, (tokens,); NaN where the cache is empty."""
+        last = slice(-settings.window, None)
+        scaled = self.scores[:, last] * settings.flatness
+        matching = scaled.masked_fill(~self.is_match[:, last], -torch.inf).logsumexp(dim=1)
+        present = scaled.masked_fill(~self.is_present[:, last], -torch.inf).logsumexp(dim=1)
+        return matching - present
+
+
 def cache_log_probabilities(
     model: LanguageModel,
     ids: Ids,
-    cache: Cache,
+    settings: CacheSettings,
     *,
-    vocabulary_size: int,
     device: torch.device,
     precision: torch.dtype,
 ) -> Floats:
-    """Return log of the cache's probability of each token, (tokens,); minus infinity where it is not in the window.
+    """Return log p of each token by the cache, (tokens,); minus infinity for a token not in it.
 
-    p(w) ∝ Σ_i 1[w_i = w] exp(θ h_t · h_i), over the `window` tokens w_i before; h is what the projection reads of the
-    hidden state before the token (Grave et al. 2017, equation 3). With nothing in the window p is uniform.
+    p(w) ∝ Σ_i 1[w_i = w] exp(θ h_t · h_i) over the `window` tokens w_i before; h is the input of
+    the projection (Grave et al. 2017, equation 3). With an empty cache p is uniform.
 
     Args:
-        model: On `device`, in evaluation mode.
-        ids: The text, in the order of reading, (tokens,).
-        cache: Window and flatness.
-        vocabulary_size: Number of ids.
-        device: Where to compute.
-        precision: What the model's matrix products are computed in.
+        model: Model on `device`, in evaluation mode.
+        ids: Text in reading order, (tokens,).
+        settings: Window and flatness.
+        device: Device of the model.
+        precision: Type in which the model's matrix products are computed.
     """
-    blocks = _blocks(_read(model, ids, device, precision), ids, cache.window)
-    found = [_log_probabilities(*block, cache) for block in blocks]
-    return _from_first(found, vocabulary_size)
+    blocks = _blocks(_hidden_states(model, ids, device, precision), ids, settings.window)
+    parts = [block.log_probabilities(settings) for block in blocks]
+    return _concatenate(parts, model.vocabulary_size)
 
 
 def fit_cache(
@@ -76,53 +89,53 @@ def fit_cache(
     ids: Ids,
     log_p: Floats,
     *,
-    vocabulary_size: int,
     device: torch.device,
     precision: torch.dtype,
     windows: Sequence[int] = WINDOWS,
-) -> tuple[Cache, Floats]:
-    """Return the cache, of a grid, that predicts a text best when mixed with another predictor by the best weight.
+) -> tuple[CacheSettings, Floats]:
+    """Return the cache of a grid that predicts a text best, interpolated with another predictor.
 
     Args:
-        model: As for `cache_log_probabilities`, like what is not named here.
-        ids: The text.
-        log_p: What the other predictor gives each token.
-        vocabulary_size: Number of ids.
-        device: Where to compute.
-        precision: Of the model's matrix products.
-        windows: Sizes to choose from.
+        model: Model on `device`, in evaluation mode.
+        ids: Text in reading order, (tokens,).
+        log_p: log p of each token by the other predictor, (tokens,).
+        device: Device of the model.
+        precision: Type in which the model's matrix products are computed.
+        windows: Candidates for the number of tokens in the cache.
 
     Returns:
-        Its settings, and what it gives each token.
+        The settings of the cache, and log p of each token by it, (tokens,).
     """
-    read = list(_read(model, ids, device, precision))
-    square = float(torch.cat(read).square().sum(dim=1).mean()) if read else 0.0
-    caches = [
-        Cache(window, float(f"{sharpness / max(square, 1e-6):.3g}"))
+    states = list(_hidden_states(model, ids, device, precision))
+    grid = _grid(states, windows)
+    parts: dict[CacheSettings, list[Tensor]] = {settings: [] for settings in grid}
+    for block in _blocks(states, ids, max(windows)):
+        for settings in grid:
+            parts[settings].append(block.log_probabilities(settings))
+
+    def loss(settings: CacheSettings) -> float:
+        log_q = _concatenate(parts[settings], model.vocabulary_size)
+        return -float(interpolate_pair(log_p, log_q, fit_pair_weight(log_p, log_q)).sum())
+
+    best = min(grid, key=loss)
+    return best, _concatenate(parts[best], model.vocabulary_size)
+
+
+def _grid(states: list[Tensor], windows: Sequence[int]) -> list[CacheSettings]:
+    """Return all candidates, given the hidden states of the text, each (tokens, width)."""
+    square = float(torch.cat(states).square().sum(dim=1).mean()) if states else 0.0
+    return [
+        CacheSettings(window, float(f"{scaled / max(square, 1e-6):.3g}"))
         for window in windows
-        for sharpness in _SHARPNESS
+        for scaled in _SCALED_FLATNESSES
     ]
-    found: dict[Cache, list[Tensor]] = {cache: [] for cache in caches}
-    for scores, present, match in _blocks(iter(read), ids, max(windows)):
-        for cache in caches:
-            last = slice(-cache.window, None)
-            found[cache].append(
-                _log_probabilities(scores[:, last], present[:, last], match[:, last], cache)
-            )
-
-    def loss(cache: Cache) -> float:
-        log_q = _from_first(found[cache], vocabulary_size)
-        return -float(mix(log_p, log_q, fit_weight(log_p, log_q)).sum())
-
-    best = min(caches, key=loss)
-    return best, _from_first(found[best], vocabulary_size)
 
 
 @torch.inference_mode()
-def _read(
+def _hidden_states(
     model: LanguageModel, ids: Ids, device: torch.device, precision: torch.dtype
 ) -> Iterator[Tensor]:
-    """Yield what the projection reads before each token, a window at a time, (tokens, width), in fp32."""
+    """Yield the input of the projection before each token, (tokens, width), window by window."""
     states = None
     for window in scoring_windows(ids):
         with autocast(device, precision):
@@ -131,43 +144,35 @@ def _read(
 
 
 @torch.inference_mode()
-def _blocks(
-    read: Iterator[Tensor], ids: Ids, window: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield, for some tokens at a time, what the window before each holds, (tokens, window), oldest first.
+def _blocks(windows: Iterable[Tensor], ids: Ids, size: int) -> Iterator[_Block]:
+    """Yield the caches, of `size` tokens, before each token of a text.
 
-    Yields:
-        h_t · h_i; whether there is a token i; whether it is the one that comes now.
+    Args:
+        windows: Hidden states before each token of the text, each (tokens, width).
+        ids: The text, (tokens,).
+        size: Number of tokens in a cache.
     """
     keys = values = None
     first = 0
-    for states in (part for some in read for part in torch.split(some, _BLOCK)):
-        asked = torch.from_numpy(ids[first : first + len(states)].astype(np.int64)).to(
-            states.device
-        )
+    for states in (part for window in windows for part in torch.split(window, _BLOCK)):
+        block_ids = ids[first : first + len(states)].astype(np.int64)
+        targets = torch.from_numpy(block_ids).to(states.device)
         if keys is None or values is None:
-            keys, values = states.new_zeros(window, states.shape[1]), asked.new_full((window,), -1)
-        keys, values = torch.cat([keys, states]), torch.cat([values, asked])
-        held = values[:-1].unfold(0, window, 1)
-        products = (
-            states @ keys[:-1].T
-        )  # (tokens, window + tokens - 1): of token t, the window begins at column t.
-        scores = products.as_strided(held.shape, (products.shape[1] + 1, 1))
-        yield scores, held >= 0, held == asked[:, None]
-        keys, values, first = keys[-window:], values[-window:], first + len(states)
+            keys = states.new_zeros(size, states.shape[1])
+            values = targets.new_full((size,), -1)
+        keys = torch.cat([keys, states])
+        values = torch.cat([values, targets])
+        cached = values[:-1].unfold(0, size, 1)
+        # (tokens, size + tokens - 1): the cache of token t is the columns from t on.
+        products = states @ keys[:-1].T
+        scores = products.as_strided(cached.shape, (products.shape[1] + 1, 1))
+        yield _Block(scores, is_present=cached >= 0, is_match=cached == targets[:, None])
+        keys, values = keys[-size:], values[-size:]
+        first += len(states)
 
 
-def _log_probabilities(scores: Tensor, present: Tensor, match: Tensor, cache: Cache) -> Tensor:
-    """Return log p of the tokens of a block, (tokens,); not a number where the window is empty."""
-    scaled = scores * cache.flatness
-    some, all_ = (
-        scaled.masked_fill(~which, -torch.inf).logsumexp(dim=1) for which in (match, present)
-    )
-    return some - all_
-
-
-def _from_first(found: list[Tensor], vocabulary_size: int) -> Floats:
-    """Put the blocks together; before the first token there is nothing to remember."""
-    log_p: Floats = torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
+def _concatenate(parts: list[Tensor], vocabulary_size: int) -> Floats:
+    """Return log p of the whole text; the first token, with an empty cache, has 1 / V."""
+    log_p: Floats = torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
     log_p[:1] = -np.log(vocabulary_size)
     return log_p

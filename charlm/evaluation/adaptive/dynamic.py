@@ -1,13 +1,15 @@
-"""Dynamic evaluation: a model goes on learning from the text that it predicts, each token only once it is predicted.
+"""Dynamic evaluation: the model learns from each segment of a text after predicting it.
 
-After Krause et al. 2018 (arXiv:1709.07432), section 3 and 4: gradient steps scaled by the gradients' size on the
-training text, and a decay toward the trained weights.
+Krause et al. 2018 (arXiv:1709.07432), sections 3 and 4: gradient steps scaled by the size of the
+gradients on the training text, and a decay toward the trained weights.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,28 +19,29 @@ from torch.nn import functional
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans
-from charlm.evaluation.adaptive.mixing import Floats
+from charlm.evaluation.adaptive.interpolation import Floats
 from charlm.model.cells.base import FusedCell
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.projection import AdaptiveSoftmax
 
-_SEGMENTS, _PLACES = (
-    1000,
-    20,
-)  # Segments whose gradients are squared, and places of the training text they are read at.
-_FLOOR = 0.1  # ε, a share of the mean RMS: what was hardly ever seen in training must not leap.
-_RATE, _DECAY = 5e-4, 2e-3  # Where the search begins: near what fits tiny Shakespeare.
-_WALK = 6  # Most steps of the search in one direction.
+_MAX_SEGMENTS = 1000  # Segments of the training text whose gradients are squared.
+_PLACES = 20  # Places of the training text at which these segments are read.
+# ε as a fraction of the mean RMS: a weight that training hardly moved must not jump.
+_EPSILON = 0.1
+_FIRST_RATE, _FIRST_DECAY = 5e-4, 2e-3  # The search starts here, close to tiny Shakespeare's.
+_MAX_MOVES = 6  # Moves of the search in one direction.
 
 
 @dataclass(frozen=True)
 class DynamicSettings:
-    """How weights follow the text.
+    """Settings of dynamic evaluation.
 
     Attributes:
-        learning_rate: η: what a gradient of its usual size moves a weight by; 0 leaves the weights alone.
-        decay: λ: share by which a weight of mean gradient returns to its trained value at each step.
-        segment: Tokens that are predicted before the weights learn from them.
+        learning_rate: η, the change of a weight whose gradient has its usual size; with 0 the
+            weights stay as they are.
+        decay: λ, the fraction by which a weight of mean gradient returns to its trained value in
+            each step.
+        segment: Number of tokens predicted before each step.
     """
 
     learning_rate: float
@@ -46,47 +49,60 @@ class DynamicSettings:
     segment: int
 
 
+class _Span(NamedTuple):
+    """A segment of a text.
+
+    Attributes:
+        start: Position of the first token.
+        end: Position after the last token.
+        resets_state: Whether the state is the initial one at the first token.
+    """
+
+    start: int
+    end: int
+    resets_state: bool
+
+
 def dynamic_log_probabilities(
     model: LanguageModel,
     ids: Ids,
-    rule: DynamicSettings,
+    settings: DynamicSettings,
     squares: list[Tensor],
     *,
     mode: Mode,
     device: torch.device,
     temperature: float = 1.0,
 ) -> Floats:
-    """Return log p of each token, (tokens,), by a copy of the model that learns from each segment after predicting it.
+    """Return log p of each token, (tokens,), by a copy of the model that learns from the text.
 
-    θ ← θ + λ' (θ_0 - θ) - η g / (RMS + ε), element by element: g is the gradient of the segment's loss, RMS the root
-    of `squares`, λ' = min(λ RMS / mean RMS, 1) (Krause et al. 2018, section 4). Gradients stop at a segment's edge,
-    as in truncated backpropagation through time; the state is carried.
+    θ ← θ + λ' (θ_0 - θ) - η g / (RMS + ε), element by element: g is the gradient of the segment's
+    loss, RMS the square root of `squares`, λ' = min(λ RMS / mean RMS, 1) (Krause et al. 2018,
+    section 4). The state is carried; gradients stop at the beginning of a segment, as in truncated
+    backpropagation through time.
 
     Args:
-        model: Left as it is.
-        ids: The text, in the order of reading, (tokens,).
-        rule: Rate, decay and segment.
-        squares: From `mean_squared_gradients`, with the same segment.
-        mode: `stream`, or `records`: each starts from the initial state, the weights go on.
-        device: Where the model is.
-        temperature: What logits are divided by, while learning too.
+        model: Trained model; it is not changed.
+        ids: Text in reading order, (tokens,).
+        settings: Learning rate, decay and segment.
+        squares: Result of `mean_squared_gradients` for the same segment.
+        mode: `stream`, or `records`: each record starts from the initial state, while the weights
+            are carried on.
+        device: Device of the model.
+        temperature: Divisor of the logits, in learning as well.
     """
-    model = _copied(model)
-    weights = _learnt(model)
+    model = _trainable_copy(model)
+    weights = _trainable_weights(model)
     trained = [weight.detach().clone() for weight in weights]
-    rms = [square.sqrt() for square in squares]
-    mean = sum(float(part.sum()) for part in rms) / sum(part.numel() for part in rms)
-    mean = max(mean, torch.finfo(torch.float32).tiny)
-    rates = [rule.learning_rate / (part + _FLOOR * mean) for part in rms]
-    decays = [(rule.decay / mean * part).clamp(max=1) for part in rms]
-    found = []
-    for log_p in _segments(model, ids, _spans(ids, mode, rule.segment), device, temperature):
-        found.append(log_p.detach())
+    rates, decays = _step_sizes(settings, squares)
+    parts = []
+    spans = _spans(ids, mode, settings.segment)
+    for log_p in _predict_segments(model, ids, spans, device, temperature):
+        parts.append(log_p.detach())
         gradients = torch.autograd.grad(-log_p.sum(), weights, materialize_grads=True)
         with torch.no_grad():
             torch._foreach_lerp_(weights, trained, decays)
             torch._foreach_addcmul_(weights, gradients, rates, -1.0)
-    return torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
+    return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
 
 
 def mean_squared_gradients(
@@ -97,26 +113,27 @@ def mean_squared_gradients(
     segment: int,
     device: torch.device,
     temperature: float = 1.0,
-    segments: int = _SEGMENTS,
+    max_segments: int = _MAX_SEGMENTS,
 ) -> list[Tensor]:
-    """Return the mean square of a segment's gradient on the training text, of each tensor that is learnt.
+    """Return the mean square of a segment's gradient on the training text, for each weight tensor.
 
     Args:
-        model: Left as it is.
-        ids: The training text, in the order of reading; read at a few places, evenly over it.
+        model: Trained model; it is not changed.
+        ids: Training text in reading order; segments at a few evenly spaced places are read.
         mode: As for `dynamic_log_probabilities`.
-        segment: As in `DynamicSettings`.
-        device: Where the model is.
-        temperature: As for `dynamic_log_probabilities`.
-        segments: Most segments that are read.
+        segment: Number of tokens in a segment.
+        device: Device of the model.
+        temperature: Divisor of the logits.
+        max_segments: Largest number of segments.
     """
-    model = _copied(model)
-    weights = _learnt(model)
+    model = _trainable_copy(model)
+    weights = _trainable_weights(model)
     squares = [torch.zeros_like(weight) for weight in weights]
     count = 0
-    for place, warm_up in _places(ids, mode, segment, segments):
-        spans = _spans(place, mode, segment)
-        for number, log_p in enumerate(_segments(model, place, spans, device, temperature)):
+    for piece, warm_up in _training_pieces(ids, mode, segment, max_segments):
+        spans = _spans(piece, mode, segment)
+        predictions = _predict_segments(model, piece, spans, device, temperature)
+        for number, log_p in enumerate(predictions):
             if number < warm_up:
                 continue
             gradients = torch.autograd.grad(-log_p.sum(), weights, materialize_grads=True)
@@ -125,88 +142,107 @@ def mean_squared_gradients(
     return [square / max(count, 1) for square in squares]
 
 
-def fit_rule(
-    loss: Callable[[DynamicSettings], float], static: float, *, segment: int
+def fit_dynamic_settings(
+    loss: Callable[[DynamicSettings], float], static_loss: float, *, segment: int
 ) -> DynamicSettings:
-    """Return the rule of least loss that a search by steps finds: rate, then decay, then the rate again, finer.
+    """Return the settings of least loss found by a coordinate search.
+
+    The search changes the learning rate, then the decay, then the learning rate in smaller steps.
 
     Args:
-        loss: Of a rule, on held-out text; not a number where learning went astray.
-        static: Its loss where nothing is learnt: what a rule must beat, else the rate is zero.
-        segment: As in `DynamicSettings`.
+        loss: Loss on held-out text as a function of the settings; NaN where learning diverged.
+        static_loss: Loss without learning. If the search finds nothing better, the learning rate
+            is zero.
+        segment: Number of tokens in a segment.
     """
-    known: dict[DynamicSettings, float] = {}
 
-    def measured(rule: DynamicSettings) -> float:
-        if rule not in known:
-            nats = loss(rule)
-            known[rule] = nats if math.isfinite(nats) else math.inf
-        return known[rule]
+    @functools.cache
+    def finite_loss(settings: DynamicSettings) -> float:
+        nats = loss(settings)
+        return nats if math.isfinite(nats) else math.inf
 
-    def walk(
-        rule: DynamicSettings,
-        change: Callable[[DynamicSettings, float], DynamicSettings],
-        factor: float,
-        steps: int = _WALK,
-    ) -> DynamicSettings:
-        for ratio in (factor, 1 / factor):
-            for _ in range(steps):
-                next_ = change(rule, ratio)
-                if measured(next_) >= measured(rule):
-                    break
-                rule = next_
-        return rule
-
-    rule = walk(DynamicSettings(_RATE, _DECAY, segment), _other_rate, 2)
-    rule = walk(rule, _other_decay, 3)
-    rule = walk(rule, _other_rate, 2**0.5, 1)
-    return rule if measured(rule) < static else replace(rule, learning_rate=0.0)
+    settings = DynamicSettings(_FIRST_RATE, _FIRST_DECAY, segment)
+    settings = _descend(settings, finite_loss, _scale_rate, 2)
+    settings = _descend(settings, finite_loss, _scale_decay, 3)
+    settings = _descend(settings, finite_loss, _scale_rate, 2**0.5, max_moves=1)
+    if finite_loss(settings) < static_loss:
+        return settings
+    return replace(settings, learning_rate=0.0)
 
 
-def _other_rate(rule: DynamicSettings, ratio: float) -> DynamicSettings:
-    return replace(rule, learning_rate=_rounded(rule.learning_rate * ratio))
+def _descend(
+    settings: DynamicSettings,
+    loss: Callable[[DynamicSettings], float],
+    scale: Callable[[DynamicSettings, float], DynamicSettings],
+    factor: float,
+    max_moves: int = _MAX_MOVES,
+) -> DynamicSettings:
+    """Return the settings after scaling one of them, up and then down, while the loss falls."""
+    for ratio in (factor, 1 / factor):
+        for _ in range(max_moves):
+            candidate = scale(settings, ratio)
+            if loss(candidate) >= loss(settings):
+                break
+            settings = candidate
+    return settings
 
 
-def _other_decay(rule: DynamicSettings, ratio: float) -> DynamicSettings:
-    return replace(rule, decay=_rounded(min(rule.decay * ratio, 1.0)))
+def _scale_rate(settings: DynamicSettings, ratio: float) -> DynamicSettings:
+    return replace(settings, learning_rate=_round(settings.learning_rate * ratio))
 
 
-def _rounded(number: float) -> float:
-    """Return a number of three digits, to be told and given again."""
+def _scale_decay(settings: DynamicSettings, ratio: float) -> DynamicSettings:
+    return replace(settings, decay=_round(min(settings.decay * ratio, 1.0)))
+
+
+def _round(number: float) -> float:
+    """Return a number with three significant digits, short enough to print."""
     return float(f"{number:.3g}")
 
 
-def _copied(model: LanguageModel) -> LanguageModel:
-    """Return a copy in fp32 without dropout, whose fused kernels keep what their gradients need."""
+def _step_sizes(
+    settings: DynamicSettings, squares: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return η / (RMS + ε) and λ' for each weight tensor."""
+    rms = [square.sqrt() for square in squares]
+    mean = sum(float(part.sum()) for part in rms) / sum(part.numel() for part in rms)
+    mean = max(mean, torch.finfo(torch.float32).tiny)
+    rates = [settings.learning_rate / (part + _EPSILON * mean) for part in rms]
+    decays = [(settings.decay / mean * part).clamp(max=1) for part in rms]
+    return rates, decays
+
+
+def _trainable_copy(model: LanguageModel) -> LanguageModel:
+    """Return a copy in fp32 without dropout, whose fused kernels allow a backward pass."""
     model = copy.deepcopy(model).float().eval()
     for module in model.modules():
         if isinstance(module, FusedCell):
-            module.training = True  # cuDNN has no backward pass otherwise; what dropout is, the layers around say.
+            # cuDNN has no backward pass otherwise. Dropout is in the layers around the cell.
+            module.training = True
     return model
 
 
-def _learnt(model: nn.Module) -> list[Tensor]:
+def _trainable_weights(model: nn.Module) -> list[Tensor]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _segments(
+def _predict_segments(
     model: LanguageModel,
     ids: Ids,
-    spans: Iterator[tuple[int, int, bool]],
+    spans: Iterator[_Span],
     device: torch.device,
     temperature: float,
 ) -> Iterator[Tensor]:
-    """Yield log p of the tokens of each span, with its graph, by the weights as they are when it is asked for."""
+    """Yield log p of each segment's tokens, (tokens,), with its graph, by the current weights."""
     states = None
-    for first, end, fresh in spans:
-        before = [EOS] if first == 0 else ids[first - 1 : first]
-        asked = torch.from_numpy(np.concatenate([before, ids[first:end]]).astype(np.int64)).to(
-            device
-        )
+    for start, end, resets_state in spans:
+        before = [EOS] if start == 0 else ids[start - 1 : start]
+        segment_ids = np.concatenate([before, ids[start:end]]).astype(np.int64)
+        tokens = torch.from_numpy(segment_ids).to(device)
         with torch.enable_grad():
-            features, after = model.encoder(asked[:-1, None], None if fresh else states)
+            features, after = model.encoder(tokens[:-1, None], None if resets_state else states)
             read = model.adapt(features).flatten(0, 1)
-            log_p = _target_log_probabilities(model.projection, read, asked[1:], temperature)
+            log_p = _target_log_probabilities(model.projection, read, tokens[1:], temperature)
         yield log_p
         states = detach(after)
 
@@ -214,33 +250,38 @@ def _segments(
 def _target_log_probabilities(
     projection: nn.Module, read: Tensor, targets: Tensor, temperature: float
 ) -> Tensor:
-    """Return what the targets have: (tokens, width) and (tokens,) → (tokens,)."""
+    """Return log p of the targets: (tokens, width) and (tokens,) → (tokens,)."""
     if isinstance(projection, AdaptiveSoftmax) and temperature == 1:
         return projection.target_log_probabilities(read, targets)
     return -functional.cross_entropy(projection(read) / temperature, targets, reduction="none")
 
 
-def _spans(ids: Ids, mode: Mode, segment: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield each segment's first token, the one after its last, and whether the state is the initial one there."""
-    whole = record_spans(ids).tolist() if mode == "records" else [(0, len(ids))]
-    for begin, end in whole:
-        for first in range(begin, end, segment):
-            yield first, min(first + segment, end), first == begin
+def _spans(ids: Ids, mode: Mode, segment: int) -> Iterator[_Span]:
+    """Yield the segments of a text; in records mode no segment crosses the end of a record."""
+    texts = record_spans(ids).tolist() if mode == "records" else [(0, len(ids))]
+    for begin, end in texts:
+        for start in range(begin, end, segment):
+            yield _Span(start, min(start + segment, end), resets_state=start == begin)
 
 
-def _places(ids: Ids, mode: Mode, segment: int, segments: int) -> Iterator[tuple[Ids, int]]:
-    """Yield pieces of a text, evenly over it, each with how many segments only bring the state to where it would be."""
+def _training_pieces(
+    ids: Ids, mode: Mode, segment: int, max_segments: int
+) -> Iterator[tuple[Ids, int]]:
+    """Yield evenly spaced pieces of a text, each with its number of warm-up segments.
+
+    The warm-up segments bring the state to where reading from the beginning would have it.
+    """
     if mode == "records":
         spans = record_spans(ids)
-        for number in np.unique(
-            np.linspace(0, len(spans) - 1, min(segments, len(spans))).astype(np.int64)
-        ):
+        chosen = np.linspace(0, len(spans) - 1, min(max_segments, len(spans))).astype(np.int64)
+        for number in np.unique(chosen):
             yield ids[slice(*spans[number])], 0
         return
-    each, warm_up = -(-segments // _PLACES), -(-WARM_UP // segment)
-    length = (warm_up + each) * segment
+    segments_per_place = -(-max_segments // _PLACES)
+    warm_up = -(-WARM_UP // segment)
+    length = (warm_up + segments_per_place) * segment
     if len(ids) <= _PLACES * length:
-        yield ids[: segments * segment], 0
+        yield ids[: max_segments * segment], 0
         return
-    for begin in np.linspace(0, len(ids) - length, _PLACES).astype(np.int64):
-        yield ids[begin : begin + length], warm_up
+    for start in np.linspace(0, len(ids) - length, _PLACES).astype(np.int64):
+        yield ids[start : start + length], warm_up

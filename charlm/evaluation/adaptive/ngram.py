@@ -1,14 +1,14 @@
-"""The strongest model without a network: n-grams of token ids, smoothed after Kneser and Ney, exact.
+"""N-gram models of token ids with Kneser-Ney smoothing, computed exactly.
 
-An n-gram has one number, its place among the sorted n-grams of its length. Its key is the number of its suffix, one
-token shorter, and the token before that, so that whatever ends in the same suffix stands together. What is looked up is
-found by halving; there is no loop over tokens.
+The index of an n-gram is its rank among the sorted n-grams of its length. Its key combines the
+index of its suffix, one token shorter, with the token before the suffix, so that n-grams with the
+same suffix are neighbors. Look-ups use binary search on whole arrays; no loop runs over tokens.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,45 +16,65 @@ import numpy.typing as npt
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import ConfigError
 
-Numbers = npt.NDArray[np.int64]
-Discounts = tuple[float, float, float]  # Of what was counted once, twice, more often.
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Discounts = tuple[float, float, float]  # For n-grams counted once, twice, and more often.
 _UNSEEN = -1
-_NOTHING_LONGER = (np.zeros(0, dtype=np.int64),) * 3
-_FALLBACK = 0.75  # Where too few counts say what to take; Chen and Goodman found 0.7 to 0.8 near the best discount.
+# With few counts. Chen and Goodman found values from 0.7 to 0.8 close to the best discount.
+_FALLBACK_DISCOUNT = 0.75
+
+
+class _Counts(NamedTuple):
+    """The n-grams of one length in order of their keys.
+
+    Attributes:
+        keys: Index of the suffix x vocabulary size + first token, ascending, (n-grams,).
+        contexts: Index of the context, which is the n-gram without its last token, (n-grams,).
+        unextended: Number of occurrences that no longer n-gram contains, (n-grams,).
+    """
+
+    keys: Integers
+    contexts: Integers
+    unextended: Integers
+
+
+_NO_COUNTS = _Counts(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
 
 @dataclass(frozen=True)
-class _Length:
-    """What was seen of n-grams of one length, in order of their keys.
+class _Level:
+    """Smoothed counts of the n-grams of one length, in order of their keys.
 
     Attributes:
-        keys: Number of the suffix x vocabulary + first token, ascending, (n-grams,).
-        discounted: (count - discount) / count of all n-grams with that context, (n-grams,).
-        left: What the discounts left to shorter contexts, a share of one, by the context's number, (contexts,).
+        keys: As in `_Counts`, (n-grams,).
+        discounted: (count - discount) / count of all n-grams with the same context, (n-grams,).
+        backoff: Probability mass left to shorter contexts, by index of the context, (contexts,).
     """
 
-    keys: Numbers
-    discounted: npt.NDArray[np.float64]
-    left: npt.NDArray[np.float64]
+    keys: Integers
+    discounted: Floats
+    backoff: Floats
 
 
 class KneserNey:
-    """Interpolated Kneser-Ney, modified or not: Chen and Goodman 1998 (TR-10-98), sections 2.7 and 3.
+    """Interpolated Kneser-Ney, modified or not: Chen and Goodman 1998 (TR-10-98), sections 2.7, 3.
 
-    With a(hw) the count of a token w after its context h, and h' that context without its first token:
+    With a(hw) the count of a token w after its context h, and h' the context without its first
+    token:
 
         p(w | h) = (a(hw) - D(a(hw)) + p(w | h') Σ_v D(a(hv))) / Σ_v a(hv)
 
-    and p(w | h) = p(w | h') where h was not seen. The shortest context, of no token, is interpolated with 1 / V. For
-    n-grams of the greatest length a is how often they occur; for shorter ones, after how many different tokens, and
-    where nothing stands before one, as it begins the text, each occurrence counts. So Heafield et al. 2013 (P13-2121),
-    section 3.2, count what begins a sentence.
+    and p(w | h) = p(w | h') where h was not seen. The empty context is interpolated with 1 / V.
+    For n-grams of the greatest length, a is the number of occurrences. For shorter n-grams, a is
+    the number of different tokens before them; an occurrence at the beginning of the text, which
+    has no token before it, counts as one more, as in Heafield et al. 2013 (P13-2121), section 3.2.
 
-    The text begins after one <EOS>, a context that is not predicted itself. With `records` each record does.
+    The text begins after one <EOS>, which is context and is not predicted. With `records` every
+    record does.
 
     Attributes:
-        order: N: each token is predicted from the N - 1 before it.
-        discounts: D by length of the n-grams, 1 to N.
+        order: N: each token is predicted from the N - 1 tokens before it.
+        discounts: D by length of the n-grams, from 1 to N.
     """
 
     def __init__(
@@ -66,141 +86,144 @@ class KneserNey:
         records: bool = False,
         discounts: Literal["three", "one"] | float = "three",
     ) -> None:
-        """Count a text.
+        """Count the n-grams of a text.
 
         Args:
-            train_ids: The training text, (tokens,).
+            train_ids: Training text, (tokens,).
             order: Length of the longest n-grams, at least 1.
             vocabulary_size: V; all ids are smaller.
-            records: Whether contexts end at <EOS> instead of reaching over it.
-            discounts: `three`: for each length of n-grams one for what was counted once, twice and more often
-                (modified Kneser-Ney); `one`: one for each length (Kneser and Ney 1995); both are estimated from the
-                counts. Or a number for all lengths, above 0 and at most 1.
+            records: Whether contexts end at <EOS> instead of crossing it.
+            discounts: `three`: for each length of n-grams, one discount for counts of one, of two
+                and of more (modified Kneser-Ney); `one`: one discount for each length (Kneser and
+                Ney 1995). Both are estimated from the counts. A number is the discount of all
+                lengths, above 0 and at most 1.
 
         Raises:
-            ConfigError: The order or the discount is out of its range.
+            ConfigError: The order or the discount is out of range.
         """
         if order < 1:
-            raise ConfigError(f"the order of an n-gram model must be at least 1, got {order}")
+            raise ConfigError(f"n-gram model: order must be at least 1, got {order}")
         if isinstance(discounts, float | int) and not 0 < discounts <= 1:
             raise ConfigError(
-                f"the discount of an n-gram model must be above 0 and at most 1, got {discounts}"
+                f"n-gram model: discount must be above 0 and at most 1, got {discounts}"
             )
-        self.order, self._vocabulary_size, self._records = order, vocabulary_size, records
+        self.order = order
         self.discounts: list[Discounts] = []
-        self._lengths: list[_Length] = []
-        contexts_seen = 1  # The empty one.
-        counted = _count(*_begin(train_ids, order, records=records), order, vocabulary_size)
-        for (keys, contexts, unextended), (longer, *_) in pairwise(
-            chain(counted, [_NOTHING_LONGER])
-        ):
-            # Each longer n-gram is its suffix after one more token.
-            counts = unextended + np.bincount(longer // vocabulary_size, minlength=len(keys))
-            discount = _discounts(counts, discounts)
+        self._vocabulary_size = vocabulary_size
+        self._records = records
+        self._levels: list[_Level] = []
+        num_contexts = 1  # The empty context.
+        counts_by_length = _count(train_ids, order, vocabulary_size, records=records)
+        for ngrams, longer in pairwise(chain(counts_by_length, [_NO_COUNTS])):
+            counts = _add_extensions(ngrams, longer.keys // vocabulary_size)
+            discount = _estimate_discounts(counts, discounts)
             self.discounts.append(discount)
-            self._lengths.append(_smooth(keys, contexts, counts, contexts_seen, discount))
-            contexts_seen = len(keys)
+            self._levels.append(_smooth(ngrams, counts, num_contexts, discount))
+            num_contexts = len(ngrams.keys)
 
-    def log_probabilities(self, ids: Ids) -> npt.NDArray[np.float64]:
-        """Return the natural logarithm of each token's probability, given those before it in the text, (tokens,).
+    def log_probabilities(self, ids: Ids) -> Floats:
+        """Return the natural logarithm of each token's probability after its context, (tokens,).
 
         Args:
-            ids: A text, (tokens,); like the training text it begins after <EOS>.
+            ids: Text, (tokens,); like the training text it begins after <EOS>.
         """
-        tokens, reach = _begin(ids, self.order, records=self._records)
+        tokens, max_lengths = _begin(ids, self.order, records=self._records)
         p = np.full(len(ids), 1 / self._vocabulary_size)
-        numbers = np.zeros(len(tokens), dtype=np.int64)
-        for length, seen in enumerate(self._lengths, start=1):
-            contexts = numbers[:-1]
-            numbers = _find(seen.keys, numbers, tokens, reach, length, self._vocabulary_size)
-            known = np.flatnonzero((reach[1:] >= length) & (contexts != _UNSEEN))
-            p[known] *= seen.left[contexts[known]]
-            found = np.flatnonzero(numbers[1:] != _UNSEEN)
-            p[found] += seen.discounted[numbers[1:][found]]
-        log_p: npt.NDArray[np.float64] = np.log(p)
+        indices = np.zeros(len(tokens), dtype=np.int64)
+        for length, level in enumerate(self._levels, start=1):
+            contexts = indices[:-1]
+            candidates = np.flatnonzero((max_lengths >= length) & (indices != _UNSEEN))
+            keys = indices[candidates] * self._vocabulary_size + tokens[candidates - length + 1]
+            indices = np.full(len(tokens), _UNSEEN)
+            indices[candidates] = _look_up(level.keys, keys)
+            known = np.flatnonzero((max_lengths[1:] >= length) & (contexts != _UNSEEN))
+            p[known] *= level.backoff[contexts[known]]
+            seen = np.flatnonzero(indices[1:] != _UNSEEN)
+            p[seen] += level.discounted[indices[1:][seen]]
+        log_p: Floats = np.log(p)
         return log_p
 
 
-def _begin(ids: Ids, order: int, *, records: bool) -> tuple[Numbers, Numbers]:
-    """Return the text after its first <EOS>, and how long the longest n-gram is that ends at each token: 1 to order."""
-    tokens = np.concatenate([[EOS], ids]).astype(np.int64)
-    at = np.arange(len(tokens))
-    begins = np.zeros_like(at)
-    if records:
-        begins[1:] = np.maximum.accumulate(np.where(tokens == EOS, at, 0))[:-1]
-    return tokens, np.minimum(at - begins + 1, order)
+def _begin(ids: Ids, order: int, *, records: bool) -> tuple[Integers, Integers]:
+    """Return a text after one <EOS>, and the length of the longest n-gram that ends at each token.
 
-
-def _count(
-    tokens: Numbers, reach: Numbers, order: int, vocabulary_size: int
-) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
-    """Yield for each length the n-grams' keys, the numbers of their contexts, and how often each is not extended.
-
-    An occurrence is not extended if nothing stands before it, or if it has the greatest length.
+    Both have shape (1 + tokens,); lengths are from 1 to `order`.
     """
-    numbers = np.zeros(
-        len(tokens), dtype=np.int64
-    )  # Of the n-gram that ends at each token; the empty one is 0.
+    tokens = np.concatenate([[EOS], ids]).astype(np.int64)
+    positions = np.arange(len(tokens))
+    starts = np.zeros_like(positions)
+    if records:
+        starts[1:] = np.maximum.accumulate(np.where(tokens == EOS, positions, 0))[:-1]
+    return tokens, np.minimum(positions - starts + 1, order)
+
+
+def _count(train_ids: Ids, order: int, vocabulary_size: int, *, records: bool) -> Iterator[_Counts]:
+    """Yield the n-grams of each length, from 1 to `order`."""
+    tokens, max_lengths = _begin(train_ids, order, records=records)
+    # Index of the n-gram that ends at each token; the empty n-gram has index 0.
+    indices = np.zeros(len(tokens), dtype=np.int64)
     for length in range(1, order + 1):
-        ends = np.flatnonzero(reach >= length)
-        keys, found = np.unique(
-            numbers[ends] * vocabulary_size + tokens[ends - length + 1], return_inverse=True
+        ends = np.flatnonzero(max_lengths >= length)
+        keys, ranks = np.unique(
+            indices[ends] * vocabulary_size + tokens[ends - length + 1], return_inverse=True
         )
         contexts = np.empty(len(keys), dtype=np.int64)
-        contexts[found] = numbers[ends - 1]
-        # The <EOS> before the text was not predicted.
-        counts = np.bincount(found[(reach[ends] == length) & (ends > 0)], minlength=len(keys))
-        numbers = np.full(len(tokens), _UNSEEN)
-        numbers[ends] = found
-        yield keys, contexts, counts
+        contexts[ranks] = indices[ends - 1]
+        # An occurrence is not extended if it has no token before it or has the greatest length.
+        # The <EOS> before the text is not predicted, so it does not count.
+        is_unextended = (max_lengths[ends] == length) & (ends > 0)
+        unextended = np.bincount(ranks[is_unextended], minlength=len(keys))
+        indices = np.full(len(tokens), _UNSEEN)
+        indices[ends] = ranks
+        yield _Counts(keys, contexts, unextended)
 
 
-def _discounts(counts: Numbers, chosen: Literal["three", "one"] | float) -> Discounts:
-    """Return the discounts of n-grams of one length, from how many were counted once, twice, 3 and 4 times.
+def _add_extensions(ngrams: _Counts, suffixes: Integers) -> Integers:
+    """Return the counts of n-grams, given the suffix of each n-gram that is one token longer.
 
-    Chen and Goodman 1998, section 3; where a discount would not be above zero, as after too few counts, the one of
-    Kneser and Ney 1995; where that has no ground either, 0.75.
+    Every different token before an n-gram makes one longer n-gram, whose suffix it is.
     """
-    if isinstance(chosen, float | int):
-        return float(chosen), float(chosen), float(chosen)
-    once, twice, thrice, four_times = (
-        int(np.count_nonzero(counts == count)) for count in (1, 2, 3, 4)
-    )
-    if not once or not twice:
-        return _FALLBACK, _FALLBACK, _FALLBACK
-    y = once / (once + 2 * twice)
-    if chosen == "three" and thrice and four_times:
-        two, three = 2 - 3 * y * thrice / twice, 3 - 4 * y * four_times / thrice
-        if two > 0 and three > 0:
-            return y, two, three
+    extensions = np.bincount(suffixes, minlength=len(ngrams.keys))
+    counts: Integers = ngrams.unextended + extensions
+    return counts
+
+
+def _estimate_discounts(counts: Integers, kind: Literal["three", "one"] | float) -> Discounts:
+    """Return the discounts of the n-grams of one length.
+
+    Chen and Goodman 1998, section 3, from the numbers of n-grams counted 1, 2, 3 and 4 times. If
+    one of the three discounts would not be positive, the discount of Kneser and Ney 1995 replaces
+    them; if that is not defined either, 0.75.
+    """
+    if isinstance(kind, float | int):
+        return float(kind), float(kind), float(kind)
+    n1, n2, n3, n4 = (int(np.count_nonzero(counts == count)) for count in (1, 2, 3, 4))
+    if not n1 or not n2:
+        return _FALLBACK_DISCOUNT, _FALLBACK_DISCOUNT, _FALLBACK_DISCOUNT
+    y = n1 / (n1 + 2 * n2)
+    if kind == "three" and n3 and n4:
+        twice = 2 - 3 * y * n3 / n2
+        more = 3 - 4 * y * n4 / n3
+        if twice > 0 and more > 0:
+            return y, twice, more
     return y, y, y
 
 
-def _smooth(
-    keys: Numbers, contexts: Numbers, counts: Numbers, contexts_seen: int, discounts: Discounts
-) -> _Length:
+def _smooth(ngrams: _Counts, counts: Integers, num_contexts: int, discounts: Discounts) -> _Level:
     discount = np.array([0, *discounts])[np.minimum(counts, 3)]
-    totals = np.bincount(contexts, weights=counts, minlength=contexts_seen)
-    removed = np.bincount(contexts, weights=discount, minlength=contexts_seen)
-    # A context that nothing follows, as at the end of the text, leaves all to the shorter one.
-    left = np.divide(removed, totals, out=np.ones(contexts_seen), where=totals > 0)
-    return _Length(keys, (counts - discount) / np.maximum(totals[contexts], 1), left)
+    totals = np.bincount(ngrams.contexts, weights=counts, minlength=num_contexts)
+    removed = np.bincount(ngrams.contexts, weights=discount, minlength=num_contexts)
+    # A context that no token follows, as at the end of the text, leaves all mass to shorter ones.
+    backoff = np.divide(removed, totals, out=np.ones(num_contexts), where=totals > 0)
+    discounted = (counts - discount) / np.maximum(totals[ngrams.contexts], 1)
+    return _Level(ngrams.keys, discounted, backoff)
 
 
-def _find(
-    keys: Numbers,
-    suffixes: Numbers,
-    tokens: Numbers,
-    reach: Numbers,
-    length: int,
-    vocabulary_size: int,
-) -> Numbers:
-    """Return the number of the n-gram that ends at each token, from that of its suffix; -1 where it was not seen."""
-    ends = np.flatnonzero((reach >= length) & (suffixes != _UNSEEN))
-    wanted = suffixes[ends] * vocabulary_size + tokens[ends - length + 1]
-    at = np.searchsorted(keys, wanted)
-    inside = np.flatnonzero(at < len(keys))
-    same = inside[keys[at[inside]] == wanted[inside]]
-    numbers = np.full(len(tokens), _UNSEEN)
-    numbers[ends[same]] = at[same]
-    return numbers
+def _look_up(keys: Integers, wanted: Integers) -> Integers:
+    """Return the rank of each wanted key among sorted keys; -1 where there is no such key."""
+    ranks = np.searchsorted(keys, wanted)
+    inside = np.flatnonzero(ranks < len(keys))
+    same = inside[keys[ranks[inside]] == wanted[inside]]
+    found = np.full(len(wanted), _UNSEEN)
+    found[same] = ranks[same]
+    return found

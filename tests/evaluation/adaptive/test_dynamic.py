@@ -13,7 +13,7 @@ from charlm.evaluation.adaptive.adaptation import target_log_probabilities
 from charlm.evaluation.adaptive.dynamic import (
     DynamicSettings,
     dynamic_log_probabilities,
-    fit_rule,
+    fit_dynamic_settings,
     mean_squared_gradients,
 )
 from charlm.model.encoder import Encoder
@@ -22,7 +22,7 @@ from charlm.model.language_model import LanguageModel, detach
 CPU = torch.device("cpu")
 VOCABULARY = 12
 STREAM = {"mode": "stream", "device": CPU}
-RULE = DynamicSettings(learning_rate=3e-3, decay=0.2, segment=5)
+SETTINGS = DynamicSettings(learning_rate=3e-3, decay=0.2, segment=5)
 MODELS = {
     "lstm": {},
     "gru": {"cell": {"kind": "gru", "reset": "before"}},
@@ -74,7 +74,7 @@ def test_the_model_is_left_as_it_was(training):
     model = make(output_dropout=0.5).train(training)
     before = copy.deepcopy(model.state_dict())
     squares = mean_squared_gradients(model, text(40), segment=5, **STREAM)
-    dynamic_log_probabilities(model, text(40), RULE, squares, **STREAM)
+    dynamic_log_probabilities(model, text(40), SETTINGS, squares, **STREAM)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training == training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -87,14 +87,14 @@ def test_a_token_is_predicted_before_it_is_learnt_from(changed):
     other = ids.copy()
     other[changed:] = (other[changed:] - 2 + 3) % (VOCABULARY - 2) + 2
     one, two = (
-        dynamic_log_probabilities(model, each, RULE, squares, **STREAM) for each in (ids, other)
+        dynamic_log_probabilities(model, each, SETTINGS, squares, **STREAM) for each in (ids, other)
     )
     assert one[:changed] == pytest.approx(two[:changed], abs=1e-6)
     assert np.abs(one - two)[changed:].min() > 1e-5
 
 
 def by_the_equations(
-    model: LanguageModel, ids: np.ndarray, rule: DynamicSettings, squares: list[torch.Tensor]
+    model: LanguageModel, ids: np.ndarray, settings: DynamicSettings, squares: list[torch.Tensor]
 ) -> list[float]:
     """Return log p of each token, one weight tensor after the other, as the paper writes it, in float64."""
     model = copy.deepcopy(model).double().eval()
@@ -107,8 +107,8 @@ def by_the_equations(
         torch.from_numpy(ids.astype(int)),
     )
     found, states = [], None
-    for first in range(0, len(ids), rule.segment):
-        part = slice(first, first + rule.segment)
+    for first in range(0, len(ids), settings.segment):
+        part = slice(first, first + settings.segment)
         logits, states = model(inputs[part, None], states)
         states = detach(states)
         log_p = logits[:, 0].log_softmax(dim=-1)[torch.arange(len(targets[part])), targets[part]]
@@ -117,20 +117,20 @@ def by_the_equations(
         (-log_p.sum()).backward()
         with torch.no_grad():
             for weight, begun, scale in zip(weights, trained, rms, strict=True):
-                back = torch.minimum(rule.decay * scale / mean, torch.ones(()))
-                step = rule.learning_rate * weight.grad / (scale + 0.1 * mean)
+                back = torch.minimum(settings.decay * scale / mean, torch.ones(()))
+                step = settings.learning_rate * weight.grad / (scale + 0.1 * mean)
                 weight.copy_(weight + back * (begun - weight) - step)
     return found
 
 
 @pytest.mark.parametrize(
-    "rule", [RULE, DynamicSettings(1e-2, 0.0, 4), DynamicSettings(1e-2, 3.0, 7)]
+    "settings", [SETTINGS, DynamicSettings(1e-2, 0.0, 4), DynamicSettings(1e-2, 3.0, 7)]
 )
-def test_it_follows_the_equations(rule):
+def test_it_follows_the_equations(settings):
     model, ids = make(), text(38)
-    squares = mean_squared_gradients(model, text(60, seed=2), segment=rule.segment, **STREAM)
-    found = dynamic_log_probabilities(model, ids, rule, squares, **STREAM)
-    assert found == pytest.approx(by_the_equations(model, ids, rule, squares), abs=1e-4)
+    squares = mean_squared_gradients(model, text(60, seed=2), segment=settings.segment, **STREAM)
+    found = dynamic_log_probabilities(model, ids, settings, squares, **STREAM)
+    assert found == pytest.approx(by_the_equations(model, ids, settings, squares), abs=1e-4)
 
 
 def test_squares_are_the_mean_of_each_segment_s_own_gradient_squared():
@@ -163,12 +163,12 @@ def test_of_a_long_text_only_so_many_segments_are_read_and_the_warm_up_of_each_p
         "forward",
         lambda self, ids, *rest: read.append(ids[:, 0]) or original(self, ids, *rest),
     )
-    squares = mean_squared_gradients(make(), text(20_000), segment=64, segments=40, **STREAM)
+    squares = mean_squared_gradients(make(), text(20_000), segment=64, max_segments=40, **STREAM)
     assert len(read) == 20 * (256 // 64 + 2)  # 20 places, two segments of each counted.
     assert all(torch.isfinite(square).all() for square in squares)
     read.clear()
     mean_squared_gradients(
-        make(), of_records(200), mode="records", segment=64, device=CPU, segments=40
+        make(), of_records(200), mode="records", segment=64, device=CPU, max_segments=40
     )
     assert len(read) == 40
 
@@ -191,30 +191,41 @@ def test_what_training_left_alone_is_not_learnt():
     model.encoder.embedding.weight.requires_grad_(False)
     squares = mean_squared_gradients(model, text(30), segment=5, **STREAM)
     assert len(squares) == sum(weight.requires_grad for weight in model.parameters())
-    assert np.isfinite(dynamic_log_probabilities(model, text(30), RULE, squares, **STREAM)).all()
+    assert np.isfinite(
+        dynamic_log_probabilities(model, text(30), SETTINGS, squares, **STREAM)
+    ).all()
 
 
 def test_an_empty_text_has_no_probabilities():
     squares = mean_squared_gradients(make(), text(30), segment=5, **STREAM)
-    assert dynamic_log_probabilities(make(), text(0), RULE, squares, **STREAM).shape == (0,)
+    assert dynamic_log_probabilities(make(), text(0), SETTINGS, squares, **STREAM).shape == (0,)
 
 
 def test_the_search_comes_near_the_best_rule():
-    def loss(rule: DynamicSettings) -> float:
-        return 1 + math.log(rule.learning_rate / 3e-3) ** 2 + 0.1 * math.log(rule.decay / 1e-4) ** 2
+    def loss(settings: DynamicSettings) -> float:
+        return (
+            1
+            + math.log(settings.learning_rate / 3e-3) ** 2
+            + 0.1 * math.log(settings.decay / 1e-4) ** 2
+        )
 
-    rule = fit_rule(loss, 9.0, segment=7)
-    assert rule.segment == 7
-    assert 3e-3 / 1.3 < rule.learning_rate < 3e-3 * 1.3
-    assert 1e-4 / 2 < rule.decay < 1e-4 * 2
+    settings = fit_dynamic_settings(loss, 9.0, segment=7)
+    assert settings.segment == 7
+    assert 3e-3 / 1.3 < settings.learning_rate < 3e-3 * 1.3
+    assert 1e-4 / 2 < settings.decay < 1e-4 * 2
 
 
 def test_where_learning_never_helps_or_goes_astray_the_rate_is_zero():
-    assert fit_rule(lambda rule: 2.0 + rule.learning_rate, 1.9, segment=5).learning_rate == 0
-    assert fit_rule(lambda rule: math.nan, 1.9, segment=5).learning_rate == 0
     assert (
-        fit_rule(
-            lambda rule: math.nan if rule.learning_rate > 1e-3 else 1.0, 1.9, segment=5
+        fit_dynamic_settings(
+            lambda settings: 2.0 + settings.learning_rate, 1.9, segment=5
+        ).learning_rate
+        == 0
+    )
+    assert fit_dynamic_settings(lambda settings: math.nan, 1.9, segment=5).learning_rate == 0
+    assert (
+        fit_dynamic_settings(
+            lambda settings: math.nan if settings.learning_rate > 1e-3 else 1.0, 1.9, segment=5
         ).learning_rate
         > 0
     )

@@ -282,14 +282,12 @@ def test_every_type_of_ids_gives_the_same(kind):
 
 
 def test_orders_and_discounts_out_of_their_range_are_told_in_one_line():
-    with pytest.raises(
-        ConfigError, match=r"^the order of an n-gram model must be at least 1, got 0$"
-    ):
+    with pytest.raises(ConfigError, match=r"^n-gram model: order must be at least 1, got 0$"):
         KneserNey(ids_of(TEXT), 0, 5)
     for discount in (0.0, 1.5, math.nan):
         with pytest.raises(
             ConfigError,
-            match=r"^the discount of an n-gram model must be above 0 and at most 1, got ",
+            match=r"^n-gram model: discount must be above 0 and at most 1, got ",
         ):
             KneserNey(ids_of(TEXT), 2, 5, discounts=discount)
 

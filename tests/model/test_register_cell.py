@@ -1,0 +1,171 @@
+"""A cell that charlm does not have: the one of docs/add_a_cell.md, from its step to a sample."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_cells
+import torch
+from conftest import SMALL
+from model import cells_table
+from model.cells_table import (
+    assert_equal_gradients,
+    gradients_of,
+    loss_of,
+    new_cell,
+    reference_answers,
+    relative_error,
+    window_of,
+)
+
+import charlm
+from charlm.config import schema
+from charlm.config.schema import CELL_KINDS, Model
+from charlm.errors import CharlmError, ConfigError, OptionError
+from charlm.model.cells import registry
+from charlm.model.cells.base import Cell, FusedCell, LinearCell
+from charlm.model.fast import backpropagation
+from charlm.model.language_model import LanguageModel
+from charlm.model.recurrence import run, run_stepwise
+
+PAGE = Path(__file__).parents[2] / "docs" / "add_a_cell.md"
+
+
+def code_block(beginning: str) -> str:
+    """Return the page's block of Python that contains a line with this beginning."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if re.search(f"^{re.escape(beginning)}", block, re.M)]
+    return block
+
+
+@pytest.fixture(scope="module")
+def mgu() -> type[Cell]:
+    """The class on the page."""
+    names: dict = {}
+    exec(code_block("class MGU"), names)
+    return names["MGU"]
+
+
+@pytest.fixture
+def unregistered(monkeypatch) -> None:
+    """Undo the test's registrations at its end."""
+    monkeypatch.setattr(schema, "_registered_kinds", set())
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+
+
+@pytest.fixture
+def registered(unregistered, monkeypatch, mgu) -> None:
+    """Register the cell and its reference, both as the page says."""
+    charlm.register_cell("mgu", mgu)
+    names = {"np": np, **vars(reference_cells)}
+    exec(code_block("def mgu"), names)
+    monkeypatch.setitem(reference_cells.STEPS, "mgu", names["mgu"])
+    monkeypatch.setitem(cells_table.CELLS, "mgu", {"kind": "mgu"})
+
+
+@pytest.fixture
+def overrides(text_file) -> list[str]:
+    return [*SMALL, f"corpus.text={text_file}", "training.steps=12"]
+
+
+def test_the_cell_agrees_with_the_reference_and_its_window_with_its_step(registered):
+    cell = new_cell("mgu")
+    assert not isinstance(cell, FusedCell | LinearCell)
+    x, state = window_of(cell)
+    outputs, states_after, gradients = reference_answers("mgu")
+    stepwise, fast = run_stepwise(cell, x, state), run(cell, x, state)
+    assert cell in backpropagation._programs, "the window was not run by the traced step"
+    assert relative_error(stepwise[0], outputs) < 1e-12
+    assert relative_error(stepwise[1][0], states_after[0]) < 1e-12
+    assert relative_error(fast[0], stepwise[0]) < 1e-12
+    plain = gradients_of(cell, loss_of(*stepwise), x, state)
+    assert_equal_gradients(plain, gradients, 1e-7)
+    assert_equal_gradients(gradients_of(cell, loss_of(*fast), x, state), plain, 1e-12)
+
+
+def test_training_with_the_traced_step_is_training_with_automatic_differentiation(registered):
+    ids = torch.randint(7, (9, 3), generator=torch.Generator().manual_seed(1))
+    weights = []
+    for how in (run, run_stepwise):
+        torch.manual_seed(2)
+        section = Model(cell={"kind": "mgu"}, hidden_size=6, embedding_size=4, num_layers=2)
+        model = LanguageModel(section, 7).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            logits, _ = model(ids[:-1], run=how)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        weights.append(list(model.parameters()))
+    for traced, stepwise in zip(*weights, strict=True):
+        torch.testing.assert_close(traced, stepwise, rtol=1e-12, atol=1e-14)
+
+
+def test_every_recurrent_matrix_starts_orthogonal_times_the_gain(registered):
+    cell = registry.make_cell(schema.Cell(kind="mgu"), 3, 5, gain=1.5)
+    for weight in (cell.recurrent.weight, cell.candidate.weight):
+        torch.testing.assert_close(weight @ weight.T, 2.25 * torch.eye(5), atol=1e-5, rtol=0)
+    assert cell.input.weight.any() and not cell.input.bias.any()
+
+
+def test_the_program_on_the_page_trains_saves_loads_and_samples(
+    unregistered, mgu, overrides, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    program = code_block("charlm.register_cell").replace('"training.steps=300"', "*overrides")
+    names = {"MGU": mgu, "overrides": overrides}
+    exec(program, names)
+    assert len(capsys.readouterr().out) > 200
+    trained = names["run"]
+    assert isinstance(trained.model.encoder.recurrence.layers[0], mgu)
+    loaded = charlm.load(trained.folder)
+    samples = [each.sample(seed=3, length=40)[0].text for each in (trained, loaded)]
+    assert samples[0] == samples[1]
+    assert loaded.config.model.cell.kind == "mgu"
+
+
+def test_a_program_that_has_not_registered_the_cell_reads_what_to_do(
+    unregistered, mgu, overrides, tmp_path, monkeypatch
+):
+    charlm.register_cell("mgu", mgu)
+    config = charlm.load_config(None, [*overrides, "model.cell=mgu", "training.steps=1"])
+    charlm.train(config, out=tmp_path / "run")
+    schema._registered_kinds.clear()
+    with pytest.raises(CharlmError, match=r"^[^\n]*$") as caught:
+        charlm.load(tmp_path / "run")
+    message = str(caught.value)
+    assert "config.yaml: model.cell.kind: 'mgu' is not registered" in message
+    assert "call charlm.register_cell for it first" in message
+
+
+def test_a_registered_cell_has_no_options_and_is_known_to_the_error_for_another_name(registered):
+    with pytest.raises(ConfigError, match="depth: is an option of nested_lstm, not of mgu"):
+        charlm.load_config(None, ["model.cell={kind: mgu, depth: 3}"])
+    with pytest.raises(ConfigError, match=r"'mgru' is not registered \(nearest: mgu; known: bag,"):
+        charlm.load_config(None, ["model.cell=mgru"])
+
+
+def test_only_an_identifier_that_is_no_cell_of_charlm_can_be_registered(unregistered, mgu):
+    for name in ("", "my-cell", "1st", "a b", *CELL_KINDS):
+        with pytest.raises(OptionError, match=r"^name: [^\n]*$"):
+            charlm.register_cell(name, mgu)
+        assert name not in schema._registered_kinds, name
+    assert isinstance(registry.make_cell(schema.Cell(kind="lstm"), 2, 2), FusedCell)
+
+
+def test_a_name_registered_again_stands_for_the_new_factory(unregistered, mgu):
+    made = []
+    charlm.register_cell("mine", mgu)
+    charlm.register_cell("mine", lambda *sizes: made.append(sizes) or mgu(*sizes))
+    registry.make_cell(schema.Cell(kind="mine"), 3, 4)
+    assert made == [(3, 4)]
+
+
+def test_a_factory_must_return_a_cell(unregistered):
+    charlm.register_cell("wrong", torch.nn.Linear)
+    with pytest.raises(
+        TypeError, match=r"register_cell\('wrong'\): the factory must .* got Linear"
+    ):
+        registry.make_cell(schema.Cell(kind="wrong"), 3, 4)
