@@ -8,8 +8,6 @@ Each model is trained for so many minutes, into a folder of the disk that is to 
 import argparse
 import sys
 
-from charlm.runs import experiment as experiment_module
-
 sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import tempfile
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config.load import load_config
-from charlm.runs import prepare, session
+from charlm.runs import prepare, session, snapshot
 
 MODELS = {
     "quickstart": ("quickstart", []),
@@ -47,8 +45,8 @@ def measure(model: str, rule: str, minutes: float, folder: Path) -> dict[str, An
     """Train, and return what training and saving took."""
     config, overrides = MODELS[model]
     seconds: list[float] = []
-    save = experiment_module.save_checkpoint
-    experiment_module.save_checkpoint = timed(save, seconds)
+    save = snapshot.save_checkpoint
+    snapshot.save_checkpoint = timed(save, seconds)
     try:
         experiment = prepare.begin(
             load_config(config, [*overrides, *RULES[rule], f"training.minutes={minutes}"]), folder
@@ -56,7 +54,7 @@ def measure(model: str, rule: str, minutes: float, folder: Path) -> dict[str, An
         for _ in session.run(experiment):
             pass
     finally:
-        experiment_module.save_checkpoint = save
+        snapshot.save_checkpoint = save
     return {
         "parameters": sum(tensor.numel() for tensor in experiment.model.parameters()),
         "steps": experiment.state.step,

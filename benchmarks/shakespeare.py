@@ -46,7 +46,7 @@ PHASES: dict[str, tuple[tuple[Any, str], ...]] = {
     ),
     "model": ((prepare, "LanguageModel"), (prepare, "make_optimizer")),
     "validation": ((session, "validate"),),
-    "saving": ((prepare, "save"), (session, "save"), (save_schedule, "save")),
+    "saving": tuple((module, "save_snapshot") for module in (prepare, session, save_schedule)),
 }
 
 

@@ -21,7 +21,7 @@ from charlm.evaluation.sentences import Sentences
 from charlm.evaluation.surprisal import Surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
-from charlm.runs.checkpoint import Which
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import newest_run
 from charlm.sampling.text_stream import TextBatch
 from charlm.tracking import check_installed, tracked
@@ -48,7 +48,7 @@ class Run:
         return self.trained.origin.folder
 
     @property
-    def which(self) -> Which:
+    def which(self) -> CheckpointName:
         """The checkpoint, `best` or `last`."""
         return self.trained.origin.which
 
@@ -175,7 +175,9 @@ def train(
     return load(folder)
 
 
-def load(folder: str | Path | None = None, *, which: Which = "best", device: str = "auto") -> Run:
+def load(
+    folder: str | Path | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:

@@ -15,9 +15,11 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.errors import CharlmError, CheckpointError, TokenizerError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
+from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
@@ -36,7 +38,7 @@ class Origin:
     """
 
     folder: Path
-    which: Which
+    which: CheckpointName
     corpus: dict[str, Any]
     state: dict[str, Any]
 
@@ -92,7 +94,7 @@ class ScoredText(NamedTuple):
     name: str
 
 
-def load(folder: Path, which: Which, device: str) -> TrainedModel:
+def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
@@ -108,9 +110,9 @@ def load(folder: Path, which: Which, device: str) -> TrainedModel:
         which = "last"  # The training stopped before its first evaluation.
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     model = LanguageModel(config.model, tokenizer.vocabulary_size)
-    put_weights(model, saved.tensors["weights"], saved.folder)
+    load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),
         tokenizer=tokenizer,

@@ -110,8 +110,10 @@ class _View:
             f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
             f"{experiment.device} in {precision}; {experiment.folder}"
         )
-        if experiment.vectors_share is not None:
-            found = f"{experiment.vectors_share:.1%} of the vocabulary is in {config.model.vectors}"
+        if experiment.vectors_fraction is not None:
+            found = (
+                f"{experiment.vectors_fraction:.1%} of the vocabulary is in {config.model.vectors}"
+            )
             say(f"{found}; the rest starts at random")
 
     def _advance(self, progress: Progress) -> None:
@@ -143,7 +145,7 @@ class _View:
         self._shown_at = -math.inf
         facts = event.metrics
         say(
-            f"{event.why}; back to step {facts['step']:,}, on with a peak rate of {facts['learning_rate']:.2g}, halved "
+            f"{event.message}; back to step {facts['step']:,}, on with a peak rate of {facts['learning_rate']:.2g}, halved "
             f"{facts['halvings']} of at most {event.experiment.config.training.halvings} times",
             self._bar,
         )

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
-from charlm.runs.folder import lock_of
+from charlm.runs.folder import run_lock
 from charlm.storage.untrusted import one_line
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # Of a search in a database.
@@ -60,7 +60,7 @@ def in_folder(folder: Path) -> Iterator[Storage]:
             f"{path}: is damaged, or cannot be written: {text}; give another --out"
         )
 
-    lock = lock_of(folder)
+    lock = run_lock(folder)
 
     @contextmanager
     def alone() -> Iterator[None]:

@@ -109,7 +109,7 @@ def test_a_divergence_goes_back_to_the_last_good_evaluation_with_half_the_rate(t
     events = train_on(experiment, poison=at_step(15))
     (halved,) = [event for event in events if isinstance(event, Halved)]
     assert (halved.metrics["step"], halved.metrics["diverged_after_step"]) == (12, 15)
-    assert "step 16: the loss is nan" in halved.why
+    assert "step 16: the loss is nan" in halved.message
     at = events.index(halved)
     rates = {
         event.step: event.learning_rate for event in events[:at] if isinstance(event, Progress)
@@ -148,7 +148,7 @@ def test_a_wild_rate_is_halved_from_the_beginning_as_often_as_allowed(text_file,
         "training.halvings=2",
     ]
     experiment = prepare.begin(small_config(text_file, *changes), tmp_path / "run")
-    with pytest.raises(DivergenceError, match=r"\(the rate was halved 2 times already\)"):
+    with pytest.raises(DivergenceError, match=r"\(the learning rate was already halved 2 times\)"):
         train_on(experiment)
     assert [(line["step"], line["halvings"]) for line in metrics_of(tmp_path / "run")] == [
         (0, 1),

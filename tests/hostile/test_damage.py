@@ -15,8 +15,8 @@ import torch
 from charlm.api import load
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.folder import verify
-from charlm.runs.metrics import cut_metrics
+from charlm.runs.metrics import truncate_metrics
+from charlm.runs.verify import check_run_files
 
 WITHOUT_CHECKSUM = ("metrics.jsonl", ".lock")
 FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; no UTF-8 any more.
@@ -51,7 +51,7 @@ def is_told(path: Path, folder: Path) -> bool:
     """Read one file of a run folder as loading does; return whether it is refused."""
     try:
         if path.parent == folder:
-            verify(folder)
+            check_run_files(folder)
         else:
             load_checkpoint(
                 path.parent, only="training" if path.name.startswith("training") else "weights"
@@ -120,7 +120,7 @@ def test_metrics_that_are_damaged_anywhere_are_cut_where_they_are_whole(folder):
     lines = path.read_bytes().splitlines()
     for damaged in (b"\x80", b"[" * 5000, b'{"step": "x"}', b'{"step": NaN}', b"null", b'"' * 9):
         path.write_bytes(b"\n".join([lines[0], damaged, *lines[1:]]))
-        cut_metrics(folder, after_step=10**9, halvings=0)
+        truncate_metrics(folder, after_step=10**9, halvings=0)
         assert path.read_bytes().splitlines() == lines
 
 

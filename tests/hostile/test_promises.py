@@ -74,7 +74,7 @@ def peak_megabytes(act, *arguments) -> float:
 @pytest.mark.parametrize("name", ["model.pkl", "best/optimizer.PT", "last/x.pickle"])
 def test_a_pickle_in_a_run_folder_is_refused_by_its_name(folder, name):
     (folder / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    assert refusal(folder).startswith(f"{folder / name}: is a pickle by its name")
+    assert refusal(folder).startswith(f"{folder / name}: has the name of a pickle")
 
 
 def test_names_that_would_break_or_steer_the_line_are_escaped(folder):
@@ -84,7 +84,7 @@ def test_names_that_would_break_or_steer_the_line_are_escaped(folder):
     (folder / "a\x1b\n.lnk").symlink_to(folder / "config.yaml")
     assert r"a\x1b\n.lnk: is a link" in refusal(folder)
     (folder / "a\x1b\n.lnk").rename(folder / "a\x1b\n.pkl")
-    assert r"a\x1b\n.pkl: is a pickle" in refusal(folder)
+    assert r"a\x1b\n.pkl: has the name of a pickle" in refusal(folder)
 
 
 def test_files_that_charlm_does_not_know_are_left_alone(folder):
@@ -191,7 +191,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(folder, value):
     else:
         bias[1] = value
     put_weights(folder, safetensors.torch.save(weights))
-    assert "projection.bias holds what is no finite number" in refusal(folder)
+    assert "projection.bias has a value that is not a finite number" in refusal(folder)
 
 
 def test_a_model_whose_numbers_overflow_says_so(folder):
@@ -209,7 +209,7 @@ def test_files_of_another_run_are_told_before_they_are_read(tiny, tmp_path):
     change_json(copy / "tokenizer.json", decoder=None)
     with pytest.raises(
         CheckpointError,
-        match=r"tokenizer\.json: is not the one that best/ was saved with.*put the old",
+        match=r"tokenizer\.json: is not the file that best/ was saved with.*restore the original",
     ):
         load(copy, device="cpu")
     unseal(copy)
@@ -226,7 +226,7 @@ def test_a_configuration_that_is_changed_on_purpose_is_read_once_its_checksums_a
         config.replace("batch_size: 4 ", "batch_size: 2 "), encoding="utf-8"
     )
     with pytest.raises(
-        CheckpointError, match=r"config\.yaml: is not the one .* put the old one back"
+        CheckpointError, match=r"config\.yaml: is not the file .* restore the original"
     ):
         prepare.resume(copy)
     unseal(copy)
