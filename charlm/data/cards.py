@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from charlm.config.load import describe_mistakes, shipped
+from charlm.config.load import shipped
+from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
-from charlm.data.fetching import Report, check_sha256, fetch, unpack
+from charlm.data.fetching import Report, check_sha256, extract_member, fetch
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
@@ -163,7 +164,7 @@ def fetch_corpus(
         check_sha256(archive, card.sha256)
     for part, target in targets.items():
         if part in card.members:
-            unpack(archive, card.members[part], target)
+            extract_member(archive, card.members[part], target)
         else:
             with archive.open("rb") as copy, atomic_write(target) as file:
                 while block := copy.read(BLOCK_BYTES):

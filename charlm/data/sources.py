@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from charlm.config.schema import Corpus
 from charlm.data.cards import build_corpus, cache_folder, card_names, corpus_files, load_card
-from charlm.data.tables import documents, is_table, opened, suffixes
+from charlm.data.tables import format_suffixes, is_table, open_decompressed, read_documents
 from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
@@ -164,7 +164,9 @@ def _plain(path: Path, section: Corpus, raw: bool) -> PlainFile:
     """Return a file's text as a plain file, from the cache if it was unpacked, or checked, before."""
     with translate_read_errors(path):
         facts = path.stat()
-        in_place = not suffixes(path) and (raw or _is_utf8_without_mark(path, section.encoding))
+        in_place = not format_suffixes(path) and (
+            raw or _is_utf8_without_mark(path, section.encoding)
+        )
     recipe = [FORMAT, str(path.absolute()), facts.st_size, facts.st_mtime_ns, section.encoding, raw]
     recipe += [section.field, section.where] if is_table(path) else []
     beside = cache_folder() / "texts" / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
@@ -248,7 +250,7 @@ def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, boo
             yield from ((block, False) for block in _utf8_blocks(path, section.encoding, raw))
             return
         for number, text in enumerate(
-            documents(path, section.field or "text", section.where), start=1
+            read_documents(path, section.field or "text", section.where), start=1
         ):
             if "\0" in text:
                 raise CorpusError(
@@ -266,7 +268,7 @@ def _blocks(path: Path, section: Corpus, raw: bool) -> Iterator[tuple[bytes, boo
 def _utf8_blocks(path: Path, encoding: str, raw: bool) -> Iterator[bytes]:
     decoder = None if raw else codecs.getincrementaldecoder(_codec(encoding).name)()
     at = 0
-    with opened(path) as file:
+    with open_decompressed(path) as file:
         while True:
             block: bytes = file.read(BLOCK_BYTES)
             yield block if decoder is None else _as_utf8(decoder, block, path, at)

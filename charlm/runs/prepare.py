@@ -223,7 +223,7 @@ def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
     return replace(
         experiment,
         config=config.model_copy(update={"model": model}),
-        vectors_fraction=vectors.share,
+        vectors_fraction=vectors.fraction_found,
     )
 
 
@@ -251,4 +251,4 @@ def _override(
     training |= {name: value for name, value in changes.items() if value is not None}
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
-    return check_resolved(config.model_dump() | {"training": training}, "--resume")
+    return check_resolved(config.model_dump() | {"training": training}, "resume")

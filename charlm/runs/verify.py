@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from charlm.config.load import describe_mistakes
+from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights

@@ -155,7 +155,7 @@ def test_train_finds_what_is_encoded_and_does_not_encode_again(capfd, monkeypatc
     [
         (
             ["texts", "--set", "corpus.field=body"],
-            r"c.jsonl: line 1 has no text in field 'body', but NoneType (it has language, text); name another by --set",
+            "c.jsonl: line 1: field 'body' must be text, got NoneType (the fields are language, text); ",
         ),
         (["texts", "--set", "corpus.where={language: fr}"], "c.jsonl: holds no document"),
         (["empty"], "empty: holds no file; "),

@@ -18,7 +18,7 @@ from charlm.errors import CharlmError, CheckpointError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Prepared
-from charlm.runs.files import LOCK
+from charlm.runs.files import BEGIN_AGAIN, LOCK
 from charlm.runs.metrics import append_metrics, truncate_metrics
 from charlm.storage.atomic import remove_temporary_files
 
@@ -230,7 +230,7 @@ def test_a_disk_that_cannot_read_the_text_is_one_line(tmp_path, monkeypatch):
     text = opened(small_config(path).corpus).parts["train"]
     path.unlink()
     with pytest.raises(
-        CorpusError, match=r"text.txt: cannot be read: No such file or directory; put the text back"
+        CorpusError, match=r"text.txt: cannot be read: No such file or directory; restore the file"
     ):
         next(text.blocks())
 
@@ -244,7 +244,7 @@ def test_a_run_that_could_not_be_begun_can_be_begun_again(text_file, tmp_path):
             try:
                 prepare.begin(config, tmp_path / str(number)).lock.release()
             except CheckpointError as error:
-                remedy = "make the folder" if ".lock" in str(error) else "free disk space, or give"
+                remedy = "free the disk" if ".lock" in str(error) else BEGIN_AGAIN
                 assert f"No space left on device; {remedy}" in str(error)
                 prepare.begin(config, tmp_path / str(number))
 
