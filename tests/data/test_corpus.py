@@ -203,9 +203,7 @@ def test_another_encoding_is_read_where_it_is_named(encoding, tmp_path):
 @pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
 def test_an_unknown_encoding_is_refused(name, tmp_path):
     path = write(tmp_path / name, gzip.compress(b"some text"))
-    with pytest.raises(
-        CorpusError, match="Python knows no encoding 'utf-99'; try utf-8 or latin-1"
-    ):
+    with pytest.raises(CorpusError, match="Python has no encoding 'utf-99'; try utf-8 or latin-1"):
         whole(path, encoding="utf-99")
 
 
@@ -224,13 +222,13 @@ def test_raw_bytes_are_taken_as_they_are(tmp_path):
             b"caf\xe9 au lait",
             r"byte 3 \(0xe9\) is not utf-8; .*corpus\.encoding=latin-1.*tokenizer\.level=byte",
         ),
-        (b"ab\0cd", "holds a NUL character, so it is no text; .*tokenizer.level=byte"),
+        (b"ab\0cd", "has a NUL character, so it is not text; .*tokenizer.level=byte"),
         (b"caf\xc3", r"byte 3 \(0xc3\) is not utf-8"),
-        (b"", "is empty; a text to learn from"),
+        (b"", "is empty; a text needs"),
         (b"\xef\xbb\xbf", "is empty"),
-        (b"a", "holds a single character"),
-        ("é".encode(), "holds a single character"),
-        ("👩".encode(), "holds a single character"),
+        (b"a", "has a single character"),
+        ("é".encode(), "has a single character"),
+        ("👩".encode(), "has a single character"),
     ],
 )
 def test_what_is_no_text_is_told_in_one_line(data, message, tmp_path):
@@ -272,7 +270,7 @@ def test_a_missing_text_is_told_in_one_line(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         CorpusError,
-        match=f"{name.replace('*', '.')}: (no such text|holds no file); charlm corpus list",
+        match=f"{name.replace('*', '.')}: (no such text|contains no file); charlm corpus list",
     ):
         whole(tmp_path / name)
 
@@ -284,7 +282,7 @@ def test_a_damaged_gz_is_told_in_one_line(tmp_path):
 
 
 def test_what_is_no_file_is_refused():
-    with pytest.raises(CorpusError, match="/dev/null: is no regular file; pipe it in instead"):
+    with pytest.raises(CorpusError, match="/dev/null: is not a regular file; pipe it in instead"):
         whole("/dev/null")
 
 
@@ -539,7 +537,7 @@ def test_the_last_documents_are_held_out_whole(tmp_path):
 def test_a_plain_file_is_read_where_it_is_and_a_packed_one_is_unpacked_once(
     own_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "_WORTH_KEEPING", 10)
+    monkeypatch.setattr(sources, "_MIN_CACHED_BYTES", 10)
     path, packed = (
         write(tmp_path / "s.txt", STORY),
         write(tmp_path / "p.gz", gzip.compress(STORY.encode())),
