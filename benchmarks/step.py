@@ -195,7 +195,7 @@ def training_steps(
 
 
 def multiplications(model: LanguageModel) -> int:
-    """Count a token's multiplications by matrices of the recurrence, of the projection and of the output adapter before it."""
+    """Return the multiplications per token by matrices of recurrence, adapter and projection."""
     parts = [*model.encoder.recurrences, model.output_adapter, model.projection]
     return sum(weight.numel() for part in parts for weight in part.parameters() if weight.ndim == 2)
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from charlm.config.load import describe_mistakes, shipped
+from charlm.config.load import shipped
+from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, extract_member, fetch

@@ -266,4 +266,4 @@ def _with_training(
     }
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
-    return check_resolved(config.model_dump() | {"training": training}, "--resume")
+    return check_resolved(config.model_dump() | {"training": training}, "resume")
