@@ -128,7 +128,7 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
         model=experiment.model,
         tokenizer=experiment.tokenizer,
         config=experiment.config,
-        device=experiment.device,
+        device=experiment.hardware.device,
         origin=Origin(experiment.folder, "last", {}, {"step": experiment.state.step}),
     )
 

@@ -103,12 +103,12 @@ class _View:
             unknown = f"{counts.unknown_share:.2%} unknown"
             say(f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {unknown}")
         parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
-        precision = str(experiment.precision).removeprefix("torch.")
+        precision = str(experiment.hardware.precision).removeprefix("torch.")
         tokenizer, config = experiment.tokenizer, experiment.config
         say(
             f"{experiment.corpus.title} ({experiment.corpus.mode}) by {config.tokenizer.level}, vocabulary "
             f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
-            f"{experiment.device} in {precision}; {experiment.folder}"
+            f"{experiment.hardware.device} in {precision}; {experiment.folder}"
         )
         if experiment.vectors_fraction is not None:
             found = (

@@ -19,7 +19,7 @@ from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.resolve import card_of, resolve
 from charlm.data.utf8 import count_characters
 from charlm.runs.speed import Speed, measured_speed
-from charlm.training.devices import choose_device, choose_precision
+from charlm.training.devices import Hardware, choose_device, choose_precision
 
 _HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 4.5, "bpe": 3.0}
@@ -446,6 +446,5 @@ def _device_speed(training: TrainingSection, text: TextFacts) -> Speed:
     return measured_speed(
         fields,
         vocabulary_size=VOCABULARY_SIZES[text.level] or text.alphabet_size + 2,
-        device=device,
-        precision=choose_precision(training.precision, device),
+        hardware=Hardware(device, choose_precision(training.precision, device)),
     )

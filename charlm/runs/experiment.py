@@ -21,6 +21,7 @@ from charlm.data.windows import (
 from charlm.model.language_model import LanguageModel
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
+from charlm.training.devices import Hardware
 from charlm.training.loop import Progress, TrainingState
 from charlm.training.loss import Score
 from charlm.training.process_group import SINGLE_PROCESS, Group
@@ -51,13 +52,12 @@ class Experiment:
         corpus: Text by parts.
         tokenizer: Tokenizer, learned from the training part.
         tokens: Token ids by parts.
-        model: Model, on `device`.
+        model: Model, on the device of `hardware`.
         optimizer: Optimizer of the model's parameters.
         average: Average of the weights over the steps. If there is one, it is scored and saved as
             the best model, instead of the weights of the last step.
         state: Progress of the training, changed in place.
-        device: Device to compute on.
-        precision: Data type of matrix products.
+        hardware: Device and precision of the model.
         lock: Lock of the run folder. The first process of the group holds it from the beginning
             to the end of the training.
         group: Processes that train together, with this process as one of them.
@@ -74,8 +74,7 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     average: Average
     state: TrainingState
-    device: torch.device
-    precision: torch.dtype
+    hardware: Hardware
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None

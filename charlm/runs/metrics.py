@@ -18,8 +18,8 @@ from charlm.runs.files import CONTINUE, METRICS, write_file
 from charlm.runs.verify import PARSE_ERRORS, MetricsFacts, validate_facts
 from charlm.storage.atomic import append_line
 from charlm.storage.untrusted import parse_json
-from charlm.training.clipping import gradient_group
-from charlm.training.loop import Progress, group_norms
+from charlm.training.clipping import gradient_group, group_norms
+from charlm.training.loop import Progress
 from charlm.training.loss import Score
 
 

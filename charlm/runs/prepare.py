@@ -36,7 +36,7 @@ from charlm.runs.verify import check_weights
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
-from charlm.training.devices import check_size, choose_device, choose_precision
+from charlm.training.devices import Hardware, check_size, choose_device, choose_precision
 from charlm.training.loop import TrainingState
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
@@ -188,7 +188,7 @@ def _assemble(
     vocabulary_size = encoded.tokenizer.vocabulary_size
     check_size(config.model, vocabulary_size)
     model = LanguageModel(config.model, vocabulary_size).to(device)
-    precision = choose_precision(config.training.precision, device)
+    hardware = Hardware(device, choose_precision(config.training.precision, device))
     return Experiment(
         folder=folder,
         config=config,
@@ -196,11 +196,10 @@ def _assemble(
         tokenizer=encoded.tokenizer,
         tokens=encoded.tokens,
         model=model,
-        optimizer=make_optimizer(model, config.training, precision=precision),
+        optimizer=make_optimizer(model, config.training, precision=hardware.precision),
         average=Average(model, config.training),
         state=TrainingState(),
-        device=device,
-        precision=precision,
+        hardware=hardware,
         lock=lock,
         group=group,
     )

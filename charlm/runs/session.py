@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.errors import DivergenceError
@@ -26,9 +25,11 @@ from charlm.runs.metrics import StepMetrics, append_metrics, evaluation_metrics
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.validation import is_better_than_guessing, record_score, validate
+from charlm.training.clipping import group_norms
 from charlm.training.devices import fast_math
-from charlm.training.loop import REMEDY, Progress, group_norms, steady_clock, train
-from charlm.training.objective import Objective
+from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
+from charlm.training.objective import LanguageModelObjective
+from charlm.training.process_group import AnyObjective
 
 
 def run(
@@ -57,7 +58,7 @@ def run(
             acquired(experiment.lock) if group.is_first else nullcontext(),
             group.lost_process_reported(),
         ):
-            group.connect(experiment.device, timeout_seconds=section.timeout_seconds)
+            group.connect(experiment.hardware.device, timeout_seconds=section.timeout_seconds)
             yield from _run(experiment, stop, steady_clock(clock))
             group.leave()
     finally:
@@ -81,12 +82,10 @@ def _run(
     yield Finished(experiment, reason)
 
 
-def _make_objective(experiment: Experiment) -> nn.Module:
+def _make_objective(experiment: Experiment) -> AnyObjective:
     section = experiment.config.training
-    objective = Objective(
-        experiment.model, section, device=experiment.device, precision=experiment.precision
-    )
-    return experiment.group.wrap(objective, section, all_used=objective.uses_every_parameter)
+    objective = LanguageModelObjective(experiment.model, section, experiment.hardware)
+    return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Session:
     """
 
     experiment: Experiment
-    objective: nn.Module
+    objective: AnyObjective
     save_schedule: SaveSchedule
     stop: Callable[[], bool]
     clock: Callable[[], float]
@@ -171,16 +170,13 @@ class _Session:
     def _steps(self) -> Iterator[Progress]:
         experiment = self.experiment
         return train(
-            experiment.model,
+            self.objective,
             training_windows(experiment),
             experiment.optimizer,
             experiment.config.training,
             state=experiment.state,
             average=experiment.average,
             group=experiment.group,
-            objective=self.objective,
-            device=experiment.device,
-            precision=experiment.precision,
             clock=self.clock,
         )
 
@@ -260,5 +256,6 @@ def _check_finite(experiment: Experiment, progress: Progress) -> None:
         norms_by_group = group_norms(norms, progress.groups)
         group = max(norms_by_group, key=norms_by_group.__getitem__)
         raise DivergenceError(
-            f"step {progress.step}: the weights of {group} are no longer finite; {REMEDY}"
+            f"step {progress.step}: the weights of {group} are not finite any more; "
+            f"{DIVERGENCE_REMEDY}"
         )

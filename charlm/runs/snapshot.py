@@ -109,7 +109,7 @@ def training_tensors(experiment: Experiment) -> dict[str, Tensor]:
 def _recurrent_tensors(experiment: Experiment) -> dict[str, Tensor]:
     state, group = experiment.state, experiment.group
     return {
-        f"state.{layer}.{number}": group.gather(part, state.global_batch_size)
+        f"state.{layer}.{number}": group.gather_rows(part, state.global_batch_size)
         for layer, parts in enumerate(state.states or ())
         for number, part in enumerate(parts)
     }
@@ -117,8 +117,8 @@ def _recurrent_tensors(experiment: Experiment) -> dict[str, Tensor]:
 
 def _generator_tensors(experiment: Experiment) -> dict[str, Tensor]:
     generators = {"cpu": torch.get_rng_state()}
-    if experiment.device.type == "cuda":
-        generators["cuda"] = torch.cuda.get_rng_state(experiment.device)
+    if experiment.hardware.device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(experiment.hardware.device)
     return {
         _generator_name(kind, rank): tensor
         for kind, generator in generators.items()
@@ -166,7 +166,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> No
 
 
 def _restore_generators(experiment: Experiment, tensors: Tensors) -> None:
-    rank, device = experiment.group.rank, experiment.device
+    rank, device = experiment.group.rank, experiment.hardware.device
     name = _generator_name("cpu", rank)
     if name in tensors:
         torch.set_rng_state(tensors[name])
@@ -185,5 +185,5 @@ def _restore_recurrent_states(experiment: Experiment, tensors: Tensors) -> None:
         part = rows[experiment.group.shard.columns(len(rows))]
         # A process without a column of its own keeps one, for a batch has at least one.
         part = part if len(part) else rows[:1]
-        layers.setdefault(int(key.split(".")[1]), []).append(part.to(experiment.device))
+        layers.setdefault(int(key.split(".")[1]), []).append(part.to(experiment.hardware.device))
     state.states = tuple(tuple(layers[layer]) for layer in sorted(layers)) or None

@@ -12,8 +12,9 @@ from charlm.config.load import check_config
 from charlm.config.schema import Config
 from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import fast_math
+from charlm.training.devices import Hardware, fast_math
 from charlm.training.loop import Progress, TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 Speed = Callable[[int], float]  # From the hidden size to the tokens per second of training.
@@ -27,8 +28,7 @@ def measured_speed(
     training: Mapping[str, Any],
     *,
     vocabulary_size: int,
-    device: torch.device,
-    precision: torch.dtype,
+    hardware: Hardware,
 ) -> Speed:
     """Return the speed of a device.
 
@@ -38,8 +38,7 @@ def measured_speed(
     Args:
         training: Fields of the section `training`, such as `batch_size` and `window`.
         vocabulary_size: Number of tokens in the vocabulary.
-        device: Device to measure.
-        precision: Data type of matrix products.
+        hardware: Device to measure, and its precision.
     """
     measured: dict[int, float] = {}
 
@@ -48,7 +47,7 @@ def measured_speed(
             for size in _MEASURED_SIZES:
                 fields = {"model": {"hidden_size": size}, "training": training}
                 config = check_config(fields, "measured")
-                measured[size] = _measure(config, vocabulary_size, device, precision)
+                measured[size] = _measure(config, vocabulary_size, hardware)
         nearest = min(measured, key=lambda size: abs(math.log(size / hidden_size)))
         work = _multiplications(nearest, vocabulary_size)
         return measured[nearest] * work / _multiplications(hidden_size, vocabulary_size)
@@ -61,13 +60,11 @@ def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary_size
 
 
-def _measure(
-    config: Config, vocabulary_size: int, device: torch.device, precision: torch.dtype
-) -> float:
+def _measure(config: Config, vocabulary_size: int, hardware: Hardware) -> float:
     """Return the tokens per second of a training on random tokens."""
     section = config.training
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config.model, vocabulary_size).to(device)
+        model = LanguageModel(config.model, vocabulary_size).to(hardware.device)
         ids = torch.randint(vocabulary_size, (section.window + 1, section.batch_size))
     window = Window(
         inputs=ids[:-1],
@@ -78,13 +75,11 @@ def _measure(
         global_batch_size=section.batch_size,
     )
     steps = train(
-        model,
+        LanguageModelObjective(model, section, hardware),
         repeat(window),
-        make_optimizer(model, section, precision=precision),
+        make_optimizer(model, section, precision=hardware.precision),
         section,
         state=TrainingState(),
-        device=device,
-        precision=precision,
         clock=time.perf_counter,
     )
     with fast_math():

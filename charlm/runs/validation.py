@@ -5,7 +5,7 @@ import math
 from charlm.data.windows import windows_to_score
 from charlm.errors import DivergenceError
 from charlm.runs.experiment import Experiment
-from charlm.training.loop import REMEDY
+from charlm.training.loop import DIVERGENCE_REMEDY
 from charlm.training.loss import Score, score
 
 # Validation uses at most 64 streams of at least 1,024 tokens.
@@ -29,7 +29,8 @@ def validate(experiment: Experiment) -> Score | None:
         streams=max(1, min(_MAX_STREAMS, len(ids) // _MIN_TOKENS_PER_STREAM)),
         shard=experiment.group.shard,
     )
-    part = score(model, windows, device=experiment.device, precision=experiment.precision)
+    hardware = experiment.hardware
+    part = score(model, windows, device=hardware.device, precision=hardware.precision)
     nats, tokens, correct = experiment.group.all_reduce(part.nats, part.tokens, part.correct)
     return Score(nats=nats, tokens=int(tokens), correct=correct)
 
@@ -44,7 +45,7 @@ def record_score(experiment: Experiment, score: Score | None) -> bool:
     if score is not None:
         if not math.isfinite(score.loss_nats):
             raise DivergenceError(
-                f"step {state.step}: the validation loss is {score.loss_nats}; {REMEDY}"
+                f"step {state.step}: the validation loss is {score.loss_nats}; {DIVERGENCE_REMEDY}"
             )
         experiment.average.record_validation_loss(score.loss_nats)
     best = state.best_loss_nats

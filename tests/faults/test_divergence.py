@@ -71,18 +71,18 @@ def test_the_line_names_the_group_with_the_largest_gradient(text_file, tmp_path)
     experiment.model.encoder.recurrence.cells[1].kernel.weight_hh_l0.register_hook(
         lambda gradient: gradient * math.inf
     )
-    with pytest.raises(DivergenceError, match=r"the largest that of layer_1 with inf"):
+    with pytest.raises(DivergenceError, match=r"the largest in layer_1 with inf"):
         next(events)
 
 
 def test_where_no_group_is_finite_the_step_before_tells(text_file, tmp_path):
     experiment = prepare.begin(small_config(text_file), tmp_path / "run")
     with pytest.raises(
-        DivergenceError, match=r"step 4: .*the largest that of \w+ a step before with \d"
+        DivergenceError, match=r"step 4: .*the largest in \w+ one step before with \d"
     ):
         train_on(experiment, poison=at_step(3))
     first = prepare.begin(small_config(text_file), tmp_path / "first")
-    with pytest.raises(DivergenceError, match=r"step 1: .*in no group a finite number"):
+    with pytest.raises(DivergenceError, match=r"step 1: .*not finite in any group"):
         train_on(first, poison=at_step(0))
 
 
@@ -90,7 +90,7 @@ def test_where_no_group_is_finite_the_step_before_tells(text_file, tmp_path):
 def test_weights_that_a_step_broke_are_neither_scored_nor_saved(change, text_file, tmp_path):
     experiment = prepare.begin(small_config(text_file, change), tmp_path / "run")
     with pytest.raises(
-        DivergenceError, match="step 2: the weights of projection are no longer finite; lower"
+        DivergenceError, match="step 2: the weights of projection are not finite any more; lower"
     ):
         train_on(experiment, poison=at_step(2))
     assert saved(tmp_path / "run").state["step"] == 1

@@ -12,6 +12,7 @@ from charlm.config.schema import Config
 from charlm.errors import CharlmError
 from charlm.runs import automatic, speed
 from charlm.runs.automatic import choose
+from charlm.training.devices import Hardware
 
 PROSE = TEXT.replace("\n", "\n\n")
 NAMES = "".join(f"{name}{number % 7}\n" for number, name in enumerate((RECORDS * 3).split()))
@@ -186,8 +187,7 @@ def test_the_measured_speed_falls_with_the_hidden_size(text_of, monkeypatch):
     tokens_per_second = speed.measured_speed(
         {"steps": 10**9, "batch_size": 8, "window": 16},
         vocabulary_size=90,
-        device=torch.device("cpu"),
-        precision=torch.float32,
+        hardware=Hardware(torch.device("cpu")),
     )
     assert tokens_per_second(32) > tokens_per_second(256) > tokens_per_second(2048) > 0
     assert math.isfinite(tokens_per_second(64))
