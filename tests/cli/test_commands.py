@@ -551,7 +551,7 @@ def test_a_training_that_is_stopped_or_killed_goes_on_to_the_weights_of_one_that
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 0 and out == b"stopped\n"
-        assert b"go on: charlm train --resume stopped" in err
+        assert b"continue with: charlm train --resume stopped" in err
     assert 10 <= json.loads(Path("stopped/last/state.json").read_text())["step"] < 1500
     ok(capfd, "train", "--resume", "stopped")
     for name, tensor in weights(Path("stopped")).items():

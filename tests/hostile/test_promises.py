@@ -415,9 +415,10 @@ def test_pairs_of_nothing_but_line_ends_take_no_memory(tmp_path):
 
 def test_a_damaged_search_is_told(text_file, tmp_path):
     from charlm.tuning.search import resume, tune
+    from charlm.tuning.study import Budget
 
     config = small_config(text_file, "model.hidden_size=4", "training.steps=2")
-    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", trials=1)
+    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", budget=Budget(trials=1))
     path = tmp_path / "s" / "study.db"
     data = path.read_bytes()
     name = data.index(b"training.learning_rate")
@@ -429,4 +430,4 @@ def test_a_damaged_search_is_told(text_file, tmp_path):
         for left in (tmp_path / "s").glob("study.db*"):
             left.unlink()
         path.write_bytes(changed)
-        assert is_refused(lambda _: resume(tmp_path / "s", trials=1), b"")
+        assert is_refused(lambda _: resume(tmp_path / "s", budget=Budget(trials=1)), b"")
