@@ -93,7 +93,7 @@ def begin(
         )
         experiment = replace(
             experiment,
-            vectors_share=vectors.share,
+            vectors_share=vectors.fraction_found,
             config=experiment.config.model_copy(update={"model": kept}),
         )
     next(
