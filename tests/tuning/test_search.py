@@ -392,19 +392,20 @@ def test_optuna_prints_nothing_and_keeps_its_verbosity_afterwards(
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
-def test_an_evaluation_repeated_after_a_divergence_is_reported_once(monkeypatch):
-    shares, state = iter([0.25, 0.5, 0.5, 0.75, 1.0]), SimpleNamespace(step=1)
-    section, told = SimpleNamespace(evaluations=4), []
+def test_a_repeated_evaluation_is_reported_once_and_the_last_one_never_prunes(monkeypatch):
+    progress, state = iter([0.25, 0.5, 0.5, 0.75, 1.0]), SimpleNamespace(step=1)
+    section, reported = SimpleNamespace(evaluations=4), []
     experiment = SimpleNamespace(config=SimpleNamespace(training=section), state=state)
 
     def events(_, stop):
-        for share in shares:
-            state.fraction_done = lambda section, share=share: share
-            yield Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
+        for done in progress:
+            state.fraction_done = lambda section, done=done: done
+            yield Evaluated(experiment, Score(10 * (2 - done), 10, 0), {}, True)
 
     monkeypatch.setattr(session, "run", events)
     trial = SimpleNamespace(
-        report=lambda loss, step: told.append((step, loss)), should_prune=lambda: False
+        report=lambda loss, step: reported.append((step, loss)),
+        should_prune=lambda: reported[-1][0] == 1000,
     )
     assert tuning.train_trial(trial, experiment, lambda: False) == "finished"
-    assert told == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]
+    assert reported == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]
