@@ -21,7 +21,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term --durations=30
 
 # Trainings of eight kinds, killed 240 times and taken up again: a few minutes.
 faults: $(READY)

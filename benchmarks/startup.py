@@ -1,11 +1,11 @@
-"""What `charlm --help` costs beside `python -c pass`: medians of ten, run in turn.
+"""Measure the time of `charlm --help` and of `python -c pass`: medians of ten alternate runs.
 
 Usage: python benchmarks/startup.py
 """
 
 import sys
 
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
+sys.path.pop(0)  # This folder: its tokenize.py would hide that of the standard library.
 
 import statistics
 import subprocess
@@ -15,7 +15,7 @@ COMMANDS = {"python -c pass": ["-c", "pass"], "charlm --help": ["-m", "charlm", 
 
 
 def seconds(arguments: list[str]) -> float:
-    """Return how long a Python takes with these arguments."""
+    """Return the time that Python takes with these arguments, in seconds."""
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     return time.perf_counter() - began
@@ -24,7 +24,7 @@ def seconds(arguments: list[str]) -> float:
 def main() -> None:
     """Print both medians and their difference."""
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(11):  # The first of each only fills the disk's cache.
+    for _ in range(11):  # The first run only fills the disk cache.
         for name, arguments in COMMANDS.items():
             times[name].append(seconds(arguments))
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}

@@ -33,9 +33,7 @@ def check_installed() -> None:
     try:
         import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - it is used where it is needed.
     except ImportError:
-        raise CharlmError(
-            "--track tensorboard needs TensorBoard, which is not installed: pip install 'charlm[track]'"
-        ) from None
+        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
