@@ -37,9 +37,9 @@ from measuring import argument_parser, count_parameters, environment, seconds_of
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
-from charlm.training.objective import Objective
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import Group, join
 
@@ -296,21 +296,18 @@ def training_steps(
     """Return endless training steps on random ids, as `charlm train` takes them."""
     config, model = make_model(options, batch)
     section, precision = config.training, choose_precision(options.precision, device)
-    objective = Objective(model.to(device), section, device=device, precision=precision)
+    objective = LanguageModelObjective(model.to(device), section, Hardware(device, precision))
     ids = np.random.default_rng(1).integers(VOCABULARY_SIZE, size=batch * options.window * 64)
     windows = stream_windows(
         ids, batch_size=batch, window=options.window, start=Position(), shard=group.shard
     )
     return train(
-        model,
+        group.wrap(objective, compression=section.gradient_compression),
         windows,
         make_optimizer(model, section, precision=precision),
         section,
         state=TrainingState(),
         group=group,
-        objective=group.wrap(objective, section, all_used=objective.uses_every_parameter),
-        device=device,
-        precision=precision,
         clock=time.perf_counter,
     )
 

@@ -42,8 +42,9 @@ from measuring import (
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 WARM_UP_STEPS = 5  # They build kernels and allocate memory.
@@ -199,13 +200,11 @@ def training_steps(
     tokens_per_step = section.batch_size * section.window
     ids = np.random.default_rng(1).integers(vocabulary_size, size=tokens_per_step * 64)
     steps = train(
-        model,
+        LanguageModelObjective(model, section, Hardware(device, dtype)),
         stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),
         make_optimizer(model, section, precision=dtype),
         section,
         state=TrainingState(),
-        device=device,
-        precision=dtype,
         clock=time.perf_counter,
     )
     # Per multiplication: two operations forward, four backward.

@@ -26,7 +26,7 @@ from charlm.evaluation.adaptive.adaptation import (
 )
 from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.model.language_model import LanguageModel
-from charlm.training.loss import Score, predictions, score
+from charlm.training.loss import Score, predict_windows, score
 
 _STREAMS_TO_FIT = 32  # A temperature needs no carried state to the last token.
 
@@ -175,7 +175,7 @@ def fitted_temperature(
 
     def read() -> Iterator[tuple[Tensor, Tensor]]:
         windows = _windows(model, tokens, mode=mode, streams=_STREAMS_TO_FIT)
-        return predictions(model, windows, device=device, precision=precision)
+        return predict_windows(model, windows, device=device, precision=precision)
 
     return fit_temperature(read)
 

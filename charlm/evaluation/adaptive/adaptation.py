@@ -22,7 +22,7 @@ from charlm.evaluation.adaptive.dynamic import (
 )
 from charlm.evaluation.adaptive.interpolation import Floats, fit_weights, interpolate
 from charlm.model.language_model import LanguageModel
-from charlm.training.loss import predictions
+from charlm.training.loss import predict_windows
 
 Positions = npt.NDArray[np.int64]
 
@@ -240,7 +240,7 @@ def _static(
     windows = (_window(ids, positions, fresh) for positions, fresh in at)
     found = [
         -cross_entropy(logits / temperature, targets, ignore_index=PADDING, reduction="none")
-        for logits, targets in predictions(model, windows, device=device, precision=precision)
+        for logits, targets in predict_windows(model, windows, device=device, precision=precision)
     ]
     log_p = np.full(len(ids), np.nan)
     asked = np.concatenate([positions.ravel() for positions, _ in at] or [np.zeros(0, np.int64)])
