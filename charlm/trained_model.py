@@ -19,6 +19,7 @@ from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_we
 from charlm.runs.experiment import Experiment
 from charlm.runs.folder import load_run
 from charlm.training.devices import choose_device
+from charlm.version import VERSION
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
 
@@ -235,6 +236,21 @@ def original_bytes(
         source = training_texts(trained)[split]
     separator = source.separator.encode()
     return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+
+def provenance(trained: TrainedModel) -> dict[str, Any]:
+    """Return the facts about a trained model that each of its scores depends on."""
+    return {
+        "run": str(trained.folder),
+        "checkpoint": trained.origin.which,
+        "step": trained.origin.state["step"],
+        "level": trained.config.tokenizer.level,
+        "mode": trained.mode,
+        "direction": trained.model.direction,
+        "device": str(trained.device),
+        "training_seed": trained.config.training.seed,
+        "version": VERSION,
+    }
 
 
 def encode_prompt(
