@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell
+from charlm.model.log_probabilities import autocast
 from charlm.model.recurrence import run
-from charlm.training.devices import autocast, choose_device
+from charlm.training.devices import choose_device
 
 INPUT = 64
 CELLS = {

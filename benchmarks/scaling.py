@@ -37,9 +37,9 @@ import torch.distributed as dist
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
-from charlm.training.objective import Objective
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import Group, join
 
@@ -187,10 +187,10 @@ def training_steps(
     """Return training steps without end, on random ids, as `charlm train` takes them."""
     config, model = configured(given, batch)
     section, precision = config.training, choose_precision(given.precision, device)
-    plain = Objective(model.to(device), section, device=device, precision=precision)
+    objective = LanguageModelObjective(model.to(device), section, Hardware(device, precision))
     ids = np.random.default_rng(1).integers(VOCABULARY, size=batch * given.window * 64)
     return train(
-        model,
+        group.wrap(objective, compression="none"),
         stream_windows(
             ids, batch_size=batch, window=given.window, start=Position(), shard=group.shard
         ),
@@ -198,9 +198,6 @@ def training_steps(
         section,
         state=TrainingState(),
         group=group,
-        objective=group.wrap(plain, section, all_used=plain.uses_every_parameter),
-        device=device,
-        precision=precision,
         clock=time.perf_counter,
     )
 

@@ -29,8 +29,9 @@ import torch
 import charlm
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 WARM_UP = 5  # Steps before any is timed: kernels are built, memory is found.
@@ -182,20 +183,18 @@ def training_steps(
         vocabulary, size=section.batch_size * section.window * 64
     )
     steps = train(
-        model,
+        LanguageModelObjective(model, section, Hardware(device, computed_in)),
         stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),
         make_optimizer(model, section, precision=computed_in),
         section,
         state=TrainingState(),
-        device=device,
-        precision=computed_in,
         clock=time.perf_counter,
     )
     return steps, 6 * section.batch_size * section.window * multiplications(model) / 1e9
 
 
 def multiplications(model: LanguageModel) -> int:
-    """Count a token's multiplications by matrices of the recurrence, of the projection and of the output adapter before it."""
+    """Return the multiplications per token by matrices of recurrence, adapter and projection."""
     parts = [*model.encoder.recurrences, model.output_adapter, model.projection]
     return sum(weight.numel() for part in parts for weight in part.parameters() if weight.ndim == 2)
 

@@ -1,7 +1,7 @@
-"""Try every loader of files with bytes that reach ever more of its code, by atheris: `make fuzz`.
+"""Fuzz every loader of untrusted files with atheris: `make fuzz`.
 
-A loader accepts what it is given or refuses it in one plain line, within seconds and a few hundred megabytes; whatever
-else it does is a finding, and the bytes that made it do so are kept in fuzz/findings/.
+A loader must accept a file or refuse it with a one-line message, within 10 seconds and 4 GB of
+memory. Anything else is a finding, and the file that caused it is kept in fuzz/findings/.
 
 Try: make fuzz SECONDS=60 FUZZ=config
 """
@@ -15,32 +15,35 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FINDINGS = ROOT / "fuzz" / "findings"
-SECONDS_PER_FILE, MEGABYTES, LONGEST_BYTES = 10, 4096, 1 << 16
+SECONDS_PER_FILE = 10
+MEGABYTES = 4096
+LONGEST_BYTES = 1 << 16
 
 
 def main() -> int:
-    """Fuzz the loaders that are named, each in a process of its own; return 1 if there is a finding."""
+    """Fuzz one loader or all, each in its own process; return 1 if there is a finding."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("name", nargs="?", help="of one loader; by default all")
-    options.add_argument("--seconds", type=int, default=600, help="for each loader")
-    options.add_argument("--here", action="store_true", help="in this process, which ends with it")
-    given = options.parse_args()
+    options.add_argument("name", nargs="?", help="name of a loader; default: all")
+    options.add_argument("--seconds", type=int, default=600, help="seconds per loader")
+    options.add_argument(
+        "--here", action="store_true", help="fuzz in this process, which then exits"
+    )
+    arguments = options.parse_args()
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
-    if given.here:
-        fuzz(given.name, given.seconds)
+    if arguments.here:
+        fuzz(arguments.name, arguments.seconds)
     from hostile.loaders import NAMES
 
-    if given.name and given.name not in NAMES:
-        options.error(f"no loader {given.name!r}; there are {', '.join(NAMES)}")
-    found = [
-        name for name in ([given.name] if given.name else NAMES) if has_finding(name, given.seconds)
-    ]
-    print(f"findings in: {', '.join(found)}; see {FINDINGS}" if found else "no findings")
-    return bool(found)
+    if arguments.name and arguments.name not in NAMES:
+        options.error(f"no loader {arguments.name!r}; there are {', '.join(NAMES)}")
+    names = [arguments.name] if arguments.name else NAMES
+    failed = [name for name in names if has_finding(name, arguments.seconds)]
+    print(f"findings in: {', '.join(failed)}; see {FINDINGS}" if failed else "no findings")
+    return bool(failed)
 
 
 def has_finding(name: str, seconds: int) -> bool:
-    """Fuzz a loader in another process and print what it came to."""
+    """Fuzz a loader in another process, print the result, and return whether it failed."""
     command = [sys.executable, __file__, name, "--seconds", str(seconds), "--here"]
     ended = subprocess.run(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, check=False)
     lines = ended.stdout.decode(errors="replace").splitlines()
@@ -52,7 +55,7 @@ def has_finding(name: str, seconds: int) -> bool:
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Fuzz a loader until the time is over or there is a finding; never return."""
+    """Fuzz a loader until the time is over or it fails; this function never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["charlm"]):
@@ -69,19 +72,19 @@ def fuzz(name: str, seconds: int) -> None:
         small_config(text, "model.hidden_size=4", "model.embedding_size=2", "training.steps=4"),
         folder / "trained",
     )
-    for made in ("work", "seeds"):
-        (folder / made).mkdir()
+    (folder / "work").mkdir()
+    (folder / "seeds").mkdir()
     loader = loaders(folder / "work", folder / "trained")[name]
     for number, seed in enumerate(loader.seeds):
         (folder / "seeds" / str(number)).write_bytes(seed)
     FINDINGS.mkdir(exist_ok=True)
 
-    def try_one(data: bytes) -> None:
+    def fuzz_one(data: bytes) -> None:
         is_refused(loader.load, data)
-        if (resealed := loader.resealed(data)) != data:
-            is_refused(loader.load, resealed)
+        if (corrected := loader.with_valid_checksum(data)) != data:
+            is_refused(loader.load, corrected)
 
-    arguments = [
+    options = [
         sys.argv[0],
         f"-max_total_time={seconds}",
         f"-timeout={SECONDS_PER_FILE}",
@@ -91,7 +94,7 @@ def fuzz(name: str, seconds: int) -> None:
         "-print_final_stats=0",
         str(folder / "seeds"),
     ]
-    atheris.Setup(arguments, try_one)
+    atheris.Setup(options, fuzz_one)
     atheris.Fuzz()
 
 

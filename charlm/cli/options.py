@@ -14,7 +14,7 @@ MOST_PROCESSES = 1024  # On one machine.
 MOST_SEED = 2**63 - 1  # The largest that every generator takes.
 _Text = TypeVar("_Text", str, list[str])
 # Options of the command line that are not spelled as in Python.
-_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat"}
+_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}
 
 
 def flag(option: str) -> str:

@@ -20,7 +20,7 @@ from charlm.cli.options import (
     refuse_beside,
 )
 from charlm.cli.terminal import say
-from charlm.errors import ConfigError
+from charlm.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
     from charlm.config.schema import Config
@@ -229,11 +229,11 @@ def _launch(
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":
-    """Return a configuration with what options change of it.
+    """Return a configuration with the changes that options make.
 
     Raises:
-        ConfigError: There is no such file, or it has mistakes of its own.
-        BadParameter: It has not, so that the options are what is wrong with it.
+        ConfigError: The file is missing or has mistakes.
+        OptionError: The file has no mistakes, but one of the changes is wrong.
     """
     from charlm.config.load import load_config
 
@@ -241,7 +241,7 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         return load_config(config, changes)
     except ConfigError as error:
         load_config(config)
-        raise typer.BadParameter(str(error), param_hint="--set") from None
+        raise OptionError("overrides", str(error)) from None
 
 
 def named_folder(config: str | None, sources: list[str], *, before: str = "") -> Path:

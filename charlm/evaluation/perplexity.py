@@ -18,7 +18,7 @@ from charlm.evaluation.static_model import StaticModel
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, original_bytes, provenance, text_to_score
 from charlm.training.devices import choose_precision
-from charlm.training.loss import Score, predictions, score
+from charlm.training.loss import Score, predict_windows, score
 
 _STREAMS_TO_FIT = 32  # A temperature does not depend on a state carried to the last token.
 
@@ -186,7 +186,7 @@ def fitted_temperature(static: StaticModel, ids: Ids) -> float:
     """
     require_tokens(ids)
     return fit_temperature(
-        lambda: predictions(
+        lambda: predict_windows(
             static.model,
             windows_to_score(
                 ids,

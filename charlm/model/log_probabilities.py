@@ -34,6 +34,11 @@ class Prediction(NamedTuple):
     targets: Tensor
 
 
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return the context in which a model on `device` computes its products in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
 def predict_window(
     model: LanguageModel,
     inputs: Tensor,
@@ -57,7 +62,7 @@ def predict_window(
     Returns:
         Predictions, which together cover all tokens in order, and the states after the window.
     """
-    with _autocast(inputs.device, precision):
+    with autocast(inputs.device, precision):
         features, states = model.encoder(inputs, states)
         adapted = model.adapt(features).flatten(0, 1)
 
@@ -66,7 +71,7 @@ def predict_window(
         for rows, ids in split_tokens(
             model.projection, adapted, targets.flatten(), max_logits=max_logits
         ):
-            with _autocast(inputs.device, precision):
+            with autocast(inputs.device, precision):
                 logits = model.projection(rows)
             yield Prediction(logits.float(), ids)
 
@@ -221,7 +226,3 @@ def split_tokens(
     width = getattr(projection, "out_features", 1) * getattr(projection, "softmaxes", 1)
     tokens = max(1, max_logits // width)
     return zip(*(torch.split(tensor, tokens) for tensor in rows), strict=True)
-
-
-def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)

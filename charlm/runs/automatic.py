@@ -30,8 +30,9 @@ from charlm.data.resolve import card_of, resolve
 from charlm.data.utf8 import count_characters
 from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import choose_device, choose_precision, fast_math
+from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 Measure = Callable[
@@ -385,13 +386,11 @@ def _measure(
     window = Window(ids[:-1], ids[1:], False, Position(), 0.0, ids.shape[1])
     state, began = TrainingState(), time.perf_counter()
     steps = train(
-        model,
+        LanguageModelObjective(model, section, Hardware(device, precision)),
         repeat(window),
         make_optimizer(model, section, precision=precision),
         section,
         state=state,
-        device=device,
-        precision=precision,
         clock=time.perf_counter,
     )
     with fast_math():

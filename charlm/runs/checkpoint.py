@@ -172,7 +172,7 @@ def training_tensors(
     tensors: dict[str, Tensor] = {}
     for layer, parts in enumerate(state.states or ()):
         tensors |= {
-            f"state.{layer}.{number}": group.gather(part, state.global_batch_size)
+            f"state.{layer}.{number}": group.gather_rows(part, state.global_batch_size)
             for number, part in enumerate(parts)
         }
     generators = {"cpu": torch.get_rng_state()}

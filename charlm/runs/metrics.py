@@ -15,8 +15,8 @@ from charlm.runs.checkpoint import _write
 from charlm.runs.verify import _DAMAGED, _SAVE_REMEDY, _checked, _LineFacts
 from charlm.storage.atomic import append_line
 from charlm.storage.untrusted import parse_json
-from charlm.training.clipping import gradient_group
-from charlm.training.loop import Progress, group_norms
+from charlm.training.clipping import gradient_group, group_norms
+from charlm.training.loop import Progress
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ def begin(
         )
         experiment = replace(
             experiment,
-            vectors_share=vectors.share,
+            vectors_share=vectors.fraction_found,
             config=experiment.config.model_copy(update={"model": kept}),
         )
     next(
@@ -266,4 +266,4 @@ def _with_training(
     }
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
-    return check_resolved(config.model_dump() | {"training": training}, "--resume")
+    return check_resolved(config.model_dump() | {"training": training}, "resume")

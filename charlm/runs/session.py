@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import nn
 
 from charlm.config.schema import Training
 from charlm.errors import DivergenceError
@@ -27,9 +26,11 @@ from charlm.runs.metrics import _Totals, append_metrics
 from charlm.runs.prepare import _go_to, _held
 from charlm.runs.save_schedule import _Saves
 from charlm.runs.validation import validate
-from charlm.training.devices import fast_math
-from charlm.training.loop import REMEDY, Progress, group_norms, steady_clock, train
-from charlm.training.objective import Objective
+from charlm.training.clipping import group_norms
+from charlm.training.devices import Hardware, fast_math
+from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
+from charlm.training.objective import LanguageModelObjective
+from charlm.training.process_group import AnyObjective
 
 
 def run(
@@ -70,10 +71,11 @@ def _run(
     experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]
 ) -> Iterator[Event]:
     section, group = experiment.config.training, experiment.group
-    plain = Objective(
-        experiment.model, section, device=experiment.device, precision=experiment.precision
+    hardware = Hardware(experiment.device, experiment.precision)
+    objective = group.wrap(
+        LanguageModelObjective(experiment.model, section, hardware),
+        compression=section.gradient_compression,
     )
-    objective = group.wrap(plain, section, all_used=plain.uses_every_parameter)
     yield Prepared(experiment)
     saves, good = _Saves(experiment, clock), experiment.folder / "good"
     if group.is_first and not saves.keeps_good:
@@ -102,7 +104,7 @@ def _run(
 
 def _steps(
     experiment: Experiment,
-    objective: nn.Module,
+    objective: AnyObjective,
     saves: "_Saves",
     stop: Callable[[], bool],
     clock: Callable[[], float],
@@ -114,16 +116,13 @@ def _steps(
         _Totals(experiment.model),
     )
     for progress in train(
-        experiment.model,
+        objective,
         training_windows(experiment),
         experiment.optimizer,
         section,
         state=state,
         average=experiment.average,
         group=group,
-        objective=objective,
-        device=experiment.device,
-        precision=experiment.precision,
         clock=clock,
     ):
         yield progress
@@ -187,7 +186,7 @@ def _check(experiment: Experiment, progress: Progress) -> None:
         sizes_by_group = group_norms(sizes, progress.groups)
         group = max(sizes_by_group, key=sizes_by_group.__getitem__)
         raise DivergenceError(
-            f"step {progress.step}: the weights of {group} are no longer finite; {REMEDY}"
+            f"step {progress.step}: the weights of {group} are no longer finite; {DIVERGENCE_REMEDY}"
         )
 
 
@@ -207,7 +206,7 @@ def _evaluate(
     if scored is not None:
         if not math.isfinite(scored.loss_nats):
             raise DivergenceError(
-                f"step {state.step}: the validation loss is {scored.loss_nats}; {REMEDY}"
+                f"step {state.step}: the validation loss is {scored.loss_nats}; {DIVERGENCE_REMEDY}"
             )
         average.record_validation_loss(scored.loss_nats)
     is_best = (

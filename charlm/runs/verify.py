@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from charlm.config.load import describe_mistakes
+from charlm.config.mistakes import describe_mistakes
 from charlm.errors import CheckpointError
 from charlm.storage.untrusted import MEGABYTE, Count, StrictModel, one_line, parse_yaml
 

@@ -1,4 +1,4 @@
-"""Tensors from the bytes of a safetensors file that a stranger may have written."""
+"""Tensors from the bytes of an untrusted safetensors file."""
 
 import safetensors
 import safetensors.torch
@@ -8,10 +8,13 @@ from charlm.storage.untrusted import one_line
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, by name. What its header claims must be there: nothing is made larger.
+    """Return the tensors of a safetensors file by name.
+
+    The tensors never take more memory than the file has bytes, whatever its header claims.
 
     Raises:
-        ValueError: It is no such file, or holds what torch has no type for; in one line.
+        ValueError: The bytes are not a valid safetensors file, or have a type that torch lacks. The
+            message is one line.
     """
     try:
         return safetensors.torch.load(data)
@@ -23,4 +26,4 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
         RuntimeError,
         OverflowError,
     ) as error:
-        raise ValueError(one_line(f"is no safetensors file, or a damaged one: {error}")) from None
+        raise ValueError(one_line(f"not a valid safetensors file: {error}")) from None

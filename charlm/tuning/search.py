@@ -33,14 +33,21 @@ from charlm.config.load import check_config
 from charlm.config.schema import Config
 from charlm.data.corpus import open_corpus
 from charlm.data.resolve import resolve
-from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, DivergenceError
+from charlm.errors import (
+    CharlmError,
+    CheckpointError,
+    ConfigError,
+    CorpusError,
+    DivergenceError,
+    OptionError,
+)
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated, Experiment, Finished
 from charlm.runs.folder import check_new
 from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import MEGABYTE, StrictModel, parse_json, read_regular_file
 from charlm.tuning.results import NO_END, Outcome, Trial, Tuning, read_results, write_results
-from charlm.tuning.space import Choices, Range, as_it_stands, read_space, with_values
+from charlm.tuning.space import Choices, Range, configured_parameters, read_space, with_values
 from charlm.tuning.storage import NAME, Storage, at_url, first_line, in_folder, quiet_optuna
 from charlm.tuning.workers import Worker
 
@@ -294,14 +301,13 @@ def _facts(config: Config, search: Sequence[str]) -> dict[str, Any]:
     for text in search:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not (equals and values and "." in key):
-            raise ConfigError(
-                f"--search {text}: must be section.key=values, as in training.learning_rate=1e-3..3e-2"
-            )
+            problem = "must be section.key=values, as in training.learning_rate=1e-3..3e-2"
+            raise OptionError("search", problem, value=text)
         space[key] = values
         read_space(key, values, data)
     if not space:
-        raise ConfigError(
-            "--search: nothing to search; give a key, as in --search training.learning_rate=1e-3..3e-2"
+        raise OptionError(
+            "search", "nothing to search; give a key, as in training.learning_rate=1e-3..3e-2"
         )
     resolved = resolve(config)
     if resolved.tokenizer.level != config.tokenizer.level:  # The corpus card names the level.
@@ -440,7 +446,7 @@ def _begin(
     if (budget.minutes, budget.trials) != (None, None):
         study.set_user_attr("budget", [budget.minutes, budget.trials])
     if is_new:
-        study.enqueue_trial(as_it_stands(facts["config"], spaces))
+        study.enqueue_trial(configured_parameters(facts["config"], spaces))
         study.set_user_attr("identity", uuid.uuid4().hex)
         study.set_user_attr("facts", facts)
 

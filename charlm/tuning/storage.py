@@ -14,7 +14,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
+from charlm.errors import CharlmError, CheckpointError, OptionError, StorageError
 from charlm.runs.folder import lock_of
 from charlm.storage.untrusted import one_line
 
@@ -88,7 +88,7 @@ def at_url(text: str, name: str) -> Iterator[Storage]:
         name: Of the search in it.
 
     Raises:
-        ConfigError: The URL is none of a PostgreSQL database.
+        OptionError: The URL is none of a PostgreSQL database.
         CharlmError: The driver is not installed.
         StorageError: The database cannot be reached, or not be used.
     """
@@ -138,7 +138,7 @@ def without_password(text: str) -> str:
     """Return a URL as it may be shown and kept.
 
     Raises:
-        ConfigError: It is none of a PostgreSQL database.
+        OptionError: It is none of a PostgreSQL database.
     """
     url = _checked(text)
     query = {key: value for key, value in url.query.items() if key not in _secret(url)}
@@ -160,8 +160,8 @@ def _checked(text: str) -> sqlalchemy.URL:
         url = None
     kinds = ("postgresql", "postgresql+psycopg")
     if url is None or url.drivername not in kinds or not url.database or not text.isprintable():
-        raise ConfigError(
-            "--storage: must be a PostgreSQL database, as in postgresql://user@host/database"
+        raise OptionError(
+            "storage", "must be a PostgreSQL database, as in postgresql://user@host/database"
         )
     return url.set(drivername="postgresql+psycopg")
 

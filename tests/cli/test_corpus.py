@@ -141,7 +141,7 @@ def test_train_finds_what_is_encoded_and_does_not_encode_again(capfd, monkeypatc
     def encode(*_: object) -> None:
         raise AssertionError("what is in the cache is encoded again")
 
-    monkeypatch.setattr(tokens, "_encode", encode)
+    monkeypatch.setattr(tokens, "encode_to_file", encode)
     assert charlm(["train", "texts", *SETTINGS, "--steps", "2", "--out", "run"]) == 0
     assert "validation" in capfd.readouterr().err
     assert counted(capfd, "texts", *split)["documents"] == 5
@@ -155,10 +155,10 @@ def test_train_finds_what_is_encoded_and_does_not_encode_again(capfd, monkeypatc
     [
         (
             ["texts", "--set", "corpus.field=body"],
-            r"c.jsonl: line 1 has no text in field 'body', but NoneType (it has language, text); name another by --set",
+            "c.jsonl: line 1: field 'body' must be text, got NoneType (the fields are language, text); ",
         ),
         (["texts", "--set", "corpus.where={language: fr}"], "c.jsonl: holds no document"),
-        (["empty"], "empty: holds no file; "),
+        (["empty"], "empty: contains no file; "),
         (["texts/*.parquet"], "texts/*.parquet: no such text; "),
     ],
 )

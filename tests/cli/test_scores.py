@@ -220,12 +220,12 @@ def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, tmp_path):
     assert "cannot be read" in refused(
         capfd, 1, "compare", trained, trained, "--text", tmp_path / "no.txt"
     )
-    assert "has no test part" in refused(
-        capfd, 1, "compare", trained, trained, "--split", "test"
-    )
+    assert "has no test part" in refused(capfd, 1, "compare", trained, trained, "--split", "test")
     path = tmp_path / "text.txt"
     path.write_bytes(b"caf\xe9")
-    assert "byte 3 (0xe9) is not UTF-8" in refused(capfd, 1, "compare", trained, trained, "--text", path)
+    assert "byte 3 (0xe9) is not UTF-8" in refused(
+        capfd, 1, "compare", trained, trained, "--text", path
+    )
     path.write_bytes(b"")
     refused(capfd, 1, "compare", trained, trained, "--text", path)
     refused(capfd, 1, "tokens", trained, path)

@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(capfd, text_file):
         capfd, text_file, *SETTINGS, "--search", "model.hiden_size=1,2", "--trials", "1", status=2
     )
     assert (
-        "--search model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)"
+        "--search: model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)"
         in line
     )
     assert "holds no search" in refused(capfd, "--resume", "nothing")

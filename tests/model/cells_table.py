@@ -1,4 +1,4 @@
-"""A small cell of every kind and option, a window for it, and what the reference makes of the two."""
+"""A small cell of every kind and option, a window for it, and the reference's results for both."""
 
 import re
 from functools import cache
@@ -97,7 +97,7 @@ CELLS: dict[str, dict] = {
 FUSED = ["elman_tanh", "elman_relu", "gru_reset_after", "lstm"]
 SCANNED = ["bag", "min_gru", "min_lstm"]
 TRACED = [name for name in CELLS if name not in FUSED + SCANNED]
-# One of each way that a state, a product or a result can be used: where all of TRACED would add time and no proof.
+# Together these use states, products and results in every way that the cells of TRACED do.
 SOME_TRACED = [
     "elman_sigmoid",
     "lstm_full_peepholes",
@@ -105,17 +105,19 @@ SOME_TRACED = [
     "nested_lstm_depth_3",
     "mogrifier_lstm_2_rounds_rank_2",
 ]
+# One cell per way to run a window, and all of SOME_TRACED.
+SOME_CELLS = ["gru_reset_after", "lstm", "min_lstm", *SOME_TRACED]
 INPUT, HIDDEN, TIME, BATCH = 3, 4, 4, 2
-ENTRIES = 16  # Of a larger tensor so many, drawn by seed, are moved to measure its gradient.
+ENTRIES = 16  # Largest number of entries of a tensor whose gradient is measured; drawn by seed.
 Gradients = dict[str, np.ndarray]
 
 every_cell = pytest.mark.parametrize("name", CELLS)
-every_traced_cell = pytest.mark.parametrize("name", TRACED)
+some_cells = pytest.mark.parametrize("name", SOME_CELLS)
 some_traced_cells = pytest.mark.parametrize("name", SOME_TRACED)
 
 
 def new_cell(name: str, dtype: torch.dtype = torch.float64) -> Cell:
-    """A cell with random weights, biases and peepholes too: at zero a wrong one would not show."""
+    """Return a cell with random weights, biases and peepholes: zeros would hide a wrong one."""
     torch.manual_seed(1)
     cell = make_cell(CellSection(**CELLS[name]), INPUT, HIDDEN).double()
     for tensor in cell.parameters():
@@ -123,12 +125,10 @@ def new_cell(name: str, dtype: torch.dtype = torch.float64) -> Cell:
     return cell.to(dtype)
 
 
+@cache
 def cell_of(name: str, dtype: torch.dtype = torch.float64) -> Cell:
-    """The same, one for all tests that leave it as it is: its step is then traced once."""
-    return one_cell(name, dtype)
-
-
-one_cell = cache(new_cell)
+    """Return the cell that tests share which do not change it: its step is then traced once."""
+    return new_cell(name, dtype)
 
 
 def window_of(
@@ -139,7 +139,7 @@ def window_of(
     dtype: torch.dtype = torch.float64,
     seed: int = 2,
 ) -> tuple[Tensor, State]:
-    """Inputs and a state before them, of which gradients are wanted."""
+    """Return random inputs and a state, all of which require gradients."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -153,7 +153,7 @@ def window_of(
 
 
 def loss_of(y: Tensor, after: State) -> Tensor:
-    """A sum over outputs and last states in which each entry has another weight."""
+    """Return a sum over outputs and last state in which each entry has its own weight."""
     parts = [
         (part * weights_for(part.shape, number).to(part.dtype)).sum()
         for number, part in enumerate((y, *after))
@@ -169,7 +169,7 @@ def weights_for(shape: tuple[int, ...], part: int) -> Tensor:
 
 
 def gradients_of(cell: Cell, loss: Tensor, x: Tensor, state: State, **how: bool) -> Gradients:
-    """The gradients of inputs, state and weights under the reference's names."""
+    """Return the gradients of inputs, state and weights by the names of the reference."""
     names = ["x", *(f"state.{part}" for part in range(cell.num_state_tensors)), *weights_of(cell)]
     tensors = [x, *state, *cell.parameters()]
     gradients = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True, **how)
@@ -179,7 +179,7 @@ def gradients_of(cell: Cell, loss: Tensor, x: Tensor, state: State, **how: bool)
 
 
 def relative_error(actual: np.ndarray | Tensor, expected: np.ndarray | Tensor) -> float:
-    """The largest error, as a share of the largest value; what is expected to be NaN was not measured."""
+    """Return the largest error divided by the largest value, over entries not expected to be NaN."""
     actual, expected = (
         np.asarray(value.detach().double() if isinstance(value, Tensor) else value)
         for value in (actual, expected)
@@ -196,7 +196,7 @@ def assert_equal_gradients(actual: Gradients, expected: Gradients, tolerance: fl
     assert max(errors.values()) < tolerance, errors
 
 
-# The reference's side.
+# The reference.
 
 RENAMED = [
     (r"^encoder\.", ""),
@@ -211,7 +211,7 @@ RENAMED = [
 
 
 def reference_weights(module: torch.nn.Module, prefix: str = "") -> reference_cells.Weights:
-    """A module's weights as the reference names them, in the order of the module's parameters."""
+    """Return a module's weights by the names of the reference, in the module's order."""
     weights = {}
     for name, tensor in module.named_parameters(prefix):
         for pattern, replacement in RENAMED:
@@ -221,7 +221,7 @@ def reference_weights(module: torch.nn.Module, prefix: str = "") -> reference_ce
 
 
 def weights_of(cell: Cell) -> reference_cells.Weights:
-    """A cell's weights as the reference's `step` takes them."""
+    """Return a cell's weights by the names that the reference's `step` uses."""
     return {
         name.removeprefix("kernel.").removesuffix("_l0"): weight
         for name, weight in reference_weights(cell).items()
@@ -229,11 +229,10 @@ def weights_of(cell: Cell) -> reference_cells.Weights:
 
 
 def reference_run(name: str, given: reference_cells.Weights) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Outputs, (time, batch, hidden), and the last state, of inputs `x`, `state.0` ... and weights."""
+    """Return outputs, (time, batch, hidden), and last state for `x`, `state.0` ... and weights."""
     options = CellSection(**CELLS[name]).model_dump()
-    weights = {
-        "bias_hh": np.zeros(HIDDEN)
-    } | given  # torch's second bias, which a sigmoid Elman network has not.
+    # A sigmoid Elman network does not have torch's second bias.
+    weights = {"bias_hh": np.zeros(HIDDEN)} | given
     outputs, after = [], []
     for row in range(given["x"].shape[1]):
         state = [given[key][row] for key in given if key.startswith("state.")]
@@ -245,7 +244,7 @@ def reference_run(name: str, given: reference_cells.Weights) -> tuple[np.ndarray
 
 @cache
 def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], Gradients]:
-    """Outputs, last state and every gradient of `cell_of(name)` over `window_of` it: all that a test compares with."""
+    """Return outputs, last state and gradients of `cell_of(name)` over its `window_of`."""
     cell = new_cell(name)
     x, state = window_of(cell)
     given = {"x": x, **{f"state.{number}": part for number, part in enumerate(state)}}
@@ -270,6 +269,6 @@ def reference_answers(name: str) -> tuple[np.ndarray, list[np.ndarray], Gradient
 
 
 def entries_of(value: np.ndarray) -> list[tuple[int, ...]]:
-    """Places in an array: all of a small one, a sample of a larger one."""
+    """Return indices of an array: all of a small one, a sample of a larger one."""
     flat = np.random.default_rng(4).permutation(value.size)[:ENTRIES]
     return list(zip(*np.unravel_index(flat, value.shape), strict=True))

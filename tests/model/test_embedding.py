@@ -1,4 +1,4 @@
-"""Embeddings: one-hot, learned, and read from elsewhere."""
+"""Embeddings: one-hot, learned, and read from a file of vectors."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from charlm.model.embedding import OneHot, make_embedding, put_vectors
 from charlm.model.language_model import LanguageModel
 
 
-def test_a_one_hot_embedding_is_the_token_s_unit_vector():
+def test_a_one_hot_embedding_is_the_unit_vector_of_the_token():
     embedding = make_embedding(Model(embedding="one_hot"), 4)
     assert isinstance(embedding, OneHot) and embedding.embedding_dim == 4
     assert embedding(torch.tensor([[2, 0], [3, 1]])).tolist() == [
@@ -23,8 +23,8 @@ def test_a_one_hot_model_computes_in_the_type_of_its_weights():
     assert model(torch.tensor([[2], [0]]))[0].dtype == torch.float64
 
 
-def test_the_first_layer_s_input_matrix_is_the_embedding_of_a_one_hot_model():
-    """Its columns are the tokens' vectors: one-hot is the same model as a learned embedding before an identity."""
+def test_the_input_matrix_of_the_first_layer_takes_the_place_of_a_one_hot_embedding():
+    """Its columns are the vectors of the tokens."""
     torch.manual_seed(1)
     model = LanguageModel(Model(embedding="one_hot", hidden_size=3, cell="min_gru"), 4)
     weights = model.encoder.recurrence.layers[0].input
@@ -33,7 +33,7 @@ def test_the_first_layer_s_input_matrix_is_the_embedding_of_a_one_hot_model():
     torch.testing.assert_close(projected, weights.weight.T[ids] + weights.bias)
 
 
-def test_a_learned_embedding_has_the_size_asked_for_and_learns():
+def test_a_learned_embedding_has_the_given_size_and_is_trained():
     embedding = make_embedding(Model(embedding_size=5), 4)
     assert embedding.weight.shape == (4, 5) and embedding.weight.requires_grad
 
@@ -55,43 +55,48 @@ def test_pretrained_vectors_are_trained_unless_frozen(freeze):
     assert model.encoder.recurrence.layers[0].input.weight.grad.any()
 
 
-def vectors(rows: int, found: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of which the first are known, each unit with a mean and a spread of its own; the others are NaN."""
+def vectors(rows: int, num_known: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return vectors and whether each is known: first the known ones, then rows of NaN.
+
+    Each unit of the known ones has its own mean and standard deviation.
+    """
     torch.manual_seed(2)
-    known = torch.randn(found, 3) * torch.tensor([0.1, 1.0, 5.0]) + torch.tensor([7.0, 0.0, -20.0])
-    return torch.cat([known, torch.full((rows - found, 3), torch.nan)]), torch.arange(rows) < found
+    known = torch.randn(num_known, 3) * torch.tensor([0.1, 1.0, 5.0])
+    known += torch.tensor([7.0, 0.0, -20.0])
+    unknown = torch.full((rows - num_known, 3), torch.nan)
+    return torch.cat([known, unknown]), torch.arange(rows) < num_known
 
 
-def test_vectors_that_were_found_are_put_in_as_they_are():
+def test_known_vectors_are_put_in_unchanged():
     embedding = torch.nn.Embedding(6, 3)
-    rows, found = vectors(6, 4)
-    put_vectors(embedding, rows, found)
+    rows, is_known = vectors(6, 4)
+    put_vectors(embedding, rows, is_known)
     assert embedding.weight[:4].equal(rows[:4])
     assert embedding.weight.isfinite().all() and embedding.weight.requires_grad
 
 
-def test_rows_that_were_not_found_look_like_those_that_were():
+def test_unknown_vectors_have_the_mean_and_deviation_of_the_known_ones():
     embedding = torch.nn.Embedding(9000, 3)
-    rows, found = vectors(9000, 4000)
-    put_vectors(embedding, rows, found)
+    rows, is_known = vectors(9000, 4000)
+    put_vectors(embedding, rows, is_known)
     drawn, known = embedding.weight.detach()[4000:], rows[:4000]
-    spread = known.std(dim=0)
-    assert ((drawn.mean(dim=0) - known.mean(dim=0)).abs() < 0.05 * spread).all()
-    assert ((drawn.std(dim=0) / spread - 1).abs() < 0.05).all()
+    deviation = known.std(dim=0)
+    assert ((drawn.mean(dim=0) - known.mean(dim=0)).abs() < 0.05 * deviation).all()
+    assert ((drawn.std(dim=0) / deviation - 1).abs() < 0.05).all()
     assert len(drawn.unique(dim=0)) == 5000
 
 
-def test_one_vector_that_was_found_is_enough():
+def test_one_known_vector_is_enough():
     embedding = torch.nn.Embedding(6, 3)
     put_vectors(embedding, *vectors(6, 1))
     assert embedding.weight.isfinite().all()
 
 
-def test_rows_are_drawn_from_the_seed():
+def test_unknown_vectors_depend_on_the_seed():
     drawn = []
     for seed in (3, 3, 4):
-        embedding, (rows, found) = torch.nn.Embedding(6, 3), vectors(6, 4)
+        embedding, (rows, is_known) = torch.nn.Embedding(6, 3), vectors(6, 4)
         torch.manual_seed(seed)
-        put_vectors(embedding, rows, found)
+        put_vectors(embedding, rows, is_known)
         drawn.append(embedding.weight.detach())
     assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])

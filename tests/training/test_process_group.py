@@ -295,7 +295,7 @@ def test_a_run_goes_on_with_fewer_machines_when_one_is_lost(text_file, tmp_path)
         for process in (agents[1].pid, int(worker)):
             os.kill(process, signal.SIGKILL)
         _, err = agents[0].communicate(timeout=120)
-    assert agents[0].returncode == 0 and "process 0 of 2: another one has ended" in err
+    assert agents[0].returncode == 0 and "process 0 of 2: another process has ended" in err
     assert saved_step(tmp_path / "run") == 3000
 
 
@@ -311,8 +311,8 @@ def test_a_process_that_does_not_answer_is_told_in_one_line_when_its_time_is_ove
     *_, kept, told = err.splitlines()
     assert kept == f"the last good checkpoint is kept: {tmp_path}/run/last"
     assert re.fullmatch(
-        r"charlm: process 0 of 2: another one has ended, or not answered in time: .*5000 ?ms.*; look "
-        "for its own message, then go on with --resume",
+        r"charlm: process 0 of 2: another process has ended or has not answered in time: .*5000 ?ms.*; look "
+        "for its own message, then continue with --resume",
         told,
     )
     assert "Traceback" not in err
@@ -451,9 +451,7 @@ def test_under_torchrun_a_folder_must_be_named_and_its_number_of_processes_holds
 def test_another_process_that_is_gone_is_told_in_one_line():
     group = Group(1, 2)
     group._connected = True
-    told = (
-        r"process 1 of 2: another one has ended.*: \[gloo/pair.cc\] Connection closed by peer; look"
-    )
+    told = r"process 1 of 2: another process has ended.*: \[gloo/pair.cc\] Connection closed by peer; look"
     with pytest.raises(GroupError, match=told), group.lost_process_reported():
         raise RuntimeError("[gloo/pair.cc] Connection closed by peer\nmore")
     with pytest.raises(RuntimeError, match="shapes"), group.lost_process_reported():

@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from charlm.config.load import load_config
-from charlm.errors import CharlmError, CheckpointError, ConfigError, StorageError
+from charlm.errors import CharlmError, CheckpointError, OptionError, StorageError
 from charlm.storage.locks import ProcessLock
 from charlm.tuning import results, storage, workers
 from charlm.tuning import search as tuning
@@ -241,7 +241,7 @@ def test_a_url_is_shown_and_kept_without_its_password(url, shown):
     ],
 )
 def test_what_is_no_postgresql_database_is_refused_and_not_repeated(config, tmp_path, url):
-    with pytest.raises(ConfigError, match=r"^--storage: must be a PostgreSQL database") as error:
+    with pytest.raises(OptionError, match=r"^storage: must be a PostgreSQL database") as error:
         tune(config, [RATE], out=tmp_path / "tuned", trials=1, storage=url)
     assert "secret" not in str(error.value) and not (tmp_path / "tuned").exists()
 

@@ -1,4 +1,4 @@
-"""The traced window: the gradients of the plain loop, at every size, however it is used, and nothing left behind."""
+"""The traced window has the gradients of the plain loop at every size, and leaves nothing behind."""
 
 import copy
 import gc
@@ -12,7 +12,6 @@ from model.cells_table import (
     INPUT,
     assert_equal_gradients,
     cell_of,
-    every_traced_cell,
     gradients_of,
     loss_of,
     new_cell,
@@ -32,7 +31,7 @@ ERROR = 1e-12
 def assert_same(
     cell: Cell, *, time: int = 4, batch: int = 2, dtype: torch.dtype = torch.float64
 ) -> None:
-    """`run` and `run_stepwise` agree in outputs, states and gradients."""
+    """Check that `run` and `run_stepwise` agree in outputs, states and gradients."""
     x, state = window_of(cell, time=time, batch=batch, dtype=dtype)
     tolerance = ERROR if dtype == torch.float64 else 1e-4
     traced, stepwise = run(cell, x, state), run_stepwise(cell, x, state)
@@ -44,7 +43,7 @@ def assert_same(
 
 @pytest.fixture
 def changeable(name: str) -> Iterator[Cell]:
-    """A cell to be changed, which is put back afterwards: to trace a new one would take longer."""
+    """A shared cell that the test may change; it is restored, as tracing a new one is slow."""
     cell = cell_of(name)
     weights = copy.deepcopy(cell.state_dict())
     yield cell
@@ -53,23 +52,23 @@ def changeable(name: str) -> Iterator[Cell]:
 
 
 @some_traced_cells
-def test_another_size_of_batch_has_a_step_of_its_own_and_leaves_the_first_its(name):
+def test_each_batch_size_has_its_own_traced_step(name):
     for batch in (2, 1, 2):
         assert_same(cell_of(name), batch=batch)
 
 
 @some_traced_cells
-def test_the_second_window_traces_nothing(name, monkeypatch):
+def test_a_second_window_is_not_traced_again(name, monkeypatch):
     assert_same(cell_of(name))
     monkeypatch.setattr(backpropagation, "_trace", None)
     assert_same(cell_of(name), time=7)
 
 
-# However it is used.
+# Uses of autograd.
 
 
-@every_traced_cell
-def test_only_the_gradient_of_the_state_may_be_asked_for(name):
+@some_traced_cells
+def test_the_gradient_of_one_state_tensor_alone_can_be_computed(name):
     cell = cell_of(name)
     x, state = window_of(cell)
     for part in range(cell.num_state_tensors):
@@ -80,9 +79,9 @@ def test_only_the_gradient_of_the_state_may_be_asked_for(name):
         assert relative_error(actual, expected) < ERROR
 
 
-@every_traced_cell
-def test_a_loss_on_some_results_alone_gives_the_gradients_of_the_plain_loop(name):
-    """The outputs alone, and each part of the last state alone: the others' gradients are then zero."""
+@some_traced_cells
+def test_a_loss_on_one_result_alone_has_the_gradients_of_the_plain_loop(name):
+    """A loss on the outputs, or on one tensor of the last state: other gradients are zero."""
     cell = cell_of(name)
     x, state = window_of(cell)
     for number in range(1 + cell.num_state_tensors):
@@ -94,7 +93,7 @@ def test_a_loss_on_some_results_alone_gives_the_gradients_of_the_plain_loop(name
 
 
 @some_traced_cells
-def test_frozen_weights_get_no_gradient_and_leave_the_others_theirs(changeable):
+def test_a_frozen_weight_gets_no_gradient_and_does_not_change_the_others(changeable):
     cell = changeable
     window = window_of(cell)
     run_stepwise(cell, *window)[0].sum().backward()
@@ -111,7 +110,7 @@ def test_frozen_weights_get_no_gradient_and_leave_the_others_theirs(changeable):
 
 
 @some_traced_cells
-def test_weights_that_are_all_frozen_let_the_gradient_through_to_input_and_state(changeable):
+def test_input_and_state_have_gradients_if_all_weights_are_frozen(changeable):
     cell = changeable.requires_grad_(False)
     x, state = window_of(cell)
     expected, actual = (
@@ -123,8 +122,8 @@ def test_weights_that_are_all_frozen_let_the_gradient_through_to_input_and_state
 
 
 @pytest.mark.parametrize("name", ["elman_sigmoid", "lstm_peephole_input"])
-def test_a_step_traced_while_no_gradient_was_wanted_serves_where_one_is(name):
-    """The trace must not depend on the mode of the moment."""
+def test_a_step_traced_without_gradients_serves_a_window_with_gradients(name):
+    """The trace must not depend on the gradient mode at its time."""
     cell = new_cell(name).requires_grad_(False)
     x, state = window_of(cell)
     with torch.no_grad():
@@ -133,7 +132,7 @@ def test_a_step_traced_while_no_gradient_was_wanted_serves_where_one_is(name):
 
 
 @some_traced_cells
-def test_a_window_may_go_backward_twice(name):
+def test_backward_can_run_twice_over_a_window(name):
     cell = cell_of(name)
     x, state = window_of(cell)
     loss = loss_of(*run(cell, x, state))
@@ -143,7 +142,7 @@ def test_a_window_may_go_backward_twice(name):
 
 
 @some_traced_cells
-def test_two_windows_may_go_forward_before_either_goes_backward(name):
+def test_two_windows_can_run_forward_before_either_runs_backward(name):
     cell = cell_of(name)
     windows = [window_of(cell, seed=seed) for seed in (6, 7)]
     expected = [
@@ -155,7 +154,7 @@ def test_two_windows_may_go_forward_before_either_goes_backward(name):
 
 
 @some_traced_cells
-def test_weights_that_a_step_of_training_changed_are_those_of_the_next_window(changeable):
+def test_a_window_uses_the_weights_after_the_last_training_step(changeable):
     before = copy.deepcopy(changeable.state_dict())
     run(changeable, *window_of(changeable))[0].sum().backward()
     torch.optim.SGD(changeable.parameters(), lr=0.1).step()
@@ -164,7 +163,7 @@ def test_weights_that_a_step_of_training_changed_are_those_of_the_next_window(ch
 
 
 @pytest.mark.parametrize("name", ["elman_sigmoid", "gru_reset_before"])
-def test_a_copy_and_a_cast_cell_compute_with_their_own_weights(name, changeable):
+def test_a_copied_cell_and_a_cast_cell_use_their_own_weights(name, changeable):
     twin = copy.deepcopy(changeable)
     with torch.no_grad():
         for weight in twin.parameters():
@@ -176,7 +175,7 @@ def test_a_copy_and_a_cast_cell_compute_with_their_own_weights(name, changeable)
 
 
 @pytest.mark.parametrize("name", ["elman_sigmoid", "lstm_peepholes", "mogrifier_lstm_1_round"])
-def test_under_autocast_products_are_rounded_and_gradients_come_in_the_type_of_the_weights(name):
+def test_under_autocast_products_are_rounded_and_gradients_have_the_type_of_the_weights(name):
     cell = cell_of(name, torch.float32)
     x, state = window_of(cell, dtype=torch.float32)
     exact = run_stepwise(cell, x, state)
@@ -192,7 +191,7 @@ def test_under_autocast_products_are_rounded_and_gradients_come_in_the_type_of_t
 
 
 @some_traced_cells
-def test_a_second_derivative_is_refused_instead_of_wrong(name):
+def test_a_second_derivative_raises_an_error(name):
     cell = cell_of(name)
     x, state = window_of(cell)
     (gradient,) = torch.autograd.grad(run(cell, x, state)[0].square().sum(), x, create_graph=True)
@@ -201,36 +200,30 @@ def test_a_second_derivative_is_refused_instead_of_wrong(name):
 
 
 @some_traced_cells
-@pytest.mark.parametrize("change", ["input", "first_state", "last_state", "weights"])
-def test_what_is_changed_in_place_after_a_window_is_refused_or_without_effect(
-    name, change, changeable
-):
-    """As in all of torch: an error perhaps, a wrong gradient never."""
+def test_a_change_in_place_after_a_window_raises_an_error_or_has_no_effect(name, changeable):
+    """As everywhere in torch, it never leads to a wrong gradient."""
     cell = changeable
     x, state = window_of(cell)
     expected = gradients_of(cell, run_stepwise(cell, x, state)[0].sum(), x, state)
-    weights = list(cell.parameters())
-    for number in range({"input": 1, "weights": len(weights)}.get(change, cell.num_state_tensors)):
-        read, given = x.clone(), tuple(part.clone() for part in state)
-        y, after = run(cell, read, given)
-        tensor = {"input": [read], "first_state": given, "last_state": after, "weights": weights}[
-            change
-        ][number]
+    num_tensors = 1 + 2 * cell.num_state_tensors + len(list(cell.parameters()))
+    for number in range(num_tensors):
+        inputs, state_before = x.clone(), tuple(tensor.clone() for tensor in state)
+        y, state_after = run(cell, inputs, state_before)
+        tensor = [inputs, *state_before, *state_after, *cell.parameters()][number]
         old = tensor.detach().clone()
         with torch.no_grad():
             tensor.mul_(3.0)
-        actual = gradients_unless_refused(cell, y.sum(), x, state)
+        actual = gradients_or_none(cell, y.sum(), x, state)
         with torch.no_grad():
             tensor.copy_(old)
         assert (
             actual is None
             or max(relative_error(actual[key], expected[key]) for key in expected) < ERROR
-        )
+        ), f"tensor {number} of {num_tensors}"
 
 
-def gradients_unless_refused(
-    cell: Cell, loss: torch.Tensor, x: torch.Tensor, state: State
-) -> dict | None:
+def gradients_or_none(cell: Cell, loss: torch.Tensor, x: torch.Tensor, state: State) -> dict | None:
+    """Return the gradients, or None if autograd reports a change in place."""
     try:
         return gradients_of(cell, loss, x, state)
     except RuntimeError as error:
@@ -238,24 +231,24 @@ def gradients_unless_refused(
         return None
 
 
-# What is left behind.
+# Memory.
 
 
-@every_traced_cell
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_and_backward"])
-def test_a_window_is_freed_with_its_results(name, backward):
-    """At once: left to the garbage collector, or to nobody, a training run would grow by a window a step."""
+@some_traced_cells
+def test_a_window_is_freed_with_its_results_without_the_garbage_collector(name):
+    """Otherwise memory would grow by a window per step of training."""
     cell = cell_of(name)
     window = window_of(cell)
     gc.disable()
     try:
-        y, after = run(cell, *window)
-        if backward:
-            gradients_of(cell, loss_of(y, after), *window)
-        node = weakref.ref(y.grad_fn)
-        assert node() is not None
-        del y, after
-        assert node() is None
+        for runs_backward in (False, True):
+            y, after = run(cell, *window)
+            if runs_backward:
+                gradients_of(cell, loss_of(y, after), *window)
+            node = weakref.ref(y.grad_fn)
+            assert node() is not None
+            del y, after
+            assert node() is None, runs_backward
     finally:
         gc.enable()
 
@@ -271,7 +264,7 @@ def test_a_cell_is_freed_with_its_traced_steps():
 
 
 @some_traced_cells
-def test_no_tape_stays_in_a_cell_even_if_its_step_fails(name, monkeypatch):
+def test_a_cell_keeps_no_recorder_even_if_its_step_fails(name, monkeypatch):
     cell = cell_of(name)
     run(cell, *window_of(cell))
     assert all(product.recorder is None for product in cell.products())
@@ -286,11 +279,11 @@ def test_no_tape_stays_in_a_cell_even_if_its_step_fails(name, monkeypatch):
     assert all(product.recorder is None for product in cell.products())
 
 
-# Cells that no textbook has, for what those of the textbook happen not to do.
+# Artificial cells, for uses of products and states that no cell of charlm has.
 
 
 class Toy(Cell):
-    """A cell with two products, whose step is given."""
+    """A cell with two recurrent products and the given equation as its step."""
 
     def __init__(self, equation, *, num_state_tensors: int = 1, output: int = 0) -> None:
         super().__init__(HIDDEN)
@@ -338,7 +331,7 @@ TOYS = {
     "two_states_that_are_one": Toy(
         lambda cell, x, h, c: (torch.tanh(cell.recurrent(h + 2 * c) + x),) * 2, num_state_tensors=2
     ),
-    "an_output_that_is_not_the_first_part": Toy(
+    "an_output_that_is_not_the_first_state_tensor": Toy(
         lambda cell, x, h, c: (torch.tanh(cell.recurrent(c) + x), torch.tanh(h + cell.diagonal(c))),
         num_state_tensors=2,
         output=1,
@@ -356,8 +349,8 @@ def test_a_cell_of_any_equations_has_the_gradients_of_the_plain_loop(name):
     assert_same(TOYS[name])
 
 
-def test_a_tensor_that_several_products_share_is_stored_once():
-    """Where a product is added to the projected input, both have one gradient; two peepholes see one memory."""
+def test_a_tensor_shared_by_several_products_is_stored_once():
+    """A product added to the projected input has its gradient; two peepholes share a vector."""
     assert program_of(cell_of("gru_reset_none")).gradients == (
         0,
     )  # The first is the projected input's.

@@ -1,4 +1,4 @@
-"""Products of recurrent weights: what is computed by hand equals what automatic differentiation finds."""
+"""Products of weights: results and gradients by hand equal those of automatic differentiation."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def vector_of(rows: int = 5) -> torch.Tensor:
 
 
 @every_product
-def test_a_product_on_a_tape_is_the_product(name):
+def test_multiplying_by_prepared_operands_gives_the_product(name):
     product, vector = new_product(name), vector_of()
     assert (
         relative_error(
@@ -40,7 +40,7 @@ def test_a_product_on_a_tape_is_the_product(name):
 
 
 @every_product
-def test_gradients_written_by_hand_are_those_of_automatic_differentiation(name):
+def test_gradients_by_hand_are_those_of_automatic_differentiation(name):
     product, vector = new_product(name), vector_of()
     result = product(vector)
     gradient = torch.randn(
@@ -59,7 +59,7 @@ def test_gradients_written_by_hand_are_those_of_automatic_differentiation(name):
 
 
 @every_product
-def test_a_product_in_bf16_gives_the_type_that_it_was_given(name):
+def test_a_product_in_bf16_returns_the_type_of_its_vector(name):
     product, vector = new_product(name).float(), vector_of().detach().float()
     arguments = product.operands(torch.bfloat16)
     result = product.multiply_by(vector, *arguments)
@@ -73,15 +73,15 @@ def test_a_product_in_bf16_gives_the_type_that_it_was_given(name):
 
 
 @every_product
-def test_the_tape_is_asked_while_it_lies_in_a_product(name):
+def test_a_recorder_replaces_the_product(name):
     product, vector = new_product(name), vector_of()
-    product.recorder = lambda asked, given: (asked, given)
+    product.recorder = lambda *arguments: arguments
     assert product(vector) == (product, vector)
     product.recorder = None
     assert product(vector).equal(product.multiply(vector))
 
 
-def test_arguments_do_not_remember_where_they_came_from():
+def test_operands_are_detached_from_the_parameters():
     for name in PRODUCTS:
         assert not any(
             argument.requires_grad for argument in new_product(name).operands(torch.float64)
