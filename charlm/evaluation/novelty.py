@@ -1,15 +1,11 @@
-"""How new a text is: what of it stands in the training text, what of it repeats itself, how its words are spread.
+"""How new a text is: what of it stands in the training text, and what of it repeats itself.
 
 Texts are compared as the model writes them: UTF-8, normalized as its tokenizer normalizes, a line's end after each
 record. Words, subwords, characters and bytes are so compared alike. Everything is exact.
 """
 
-import functools
-import io
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,43 +46,6 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How lengths are spread.
-
-    Attributes:
-        count: How many.
-        mean: Of them.
-        quartiles: The least lengths that a quarter, half and three quarters of them do not exceed.
-    """
-
-    count: int
-    mean: float
-    quartiles: list[int]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The statistics of a text by itself.
-
-    Attributes:
-        words: Letters, marks, digits and _ in a row, joined by apostrophes; not folded.
-        distinct_words: Of them.
-        zipf_slope: Of the straight line with the least squares through (ln rank, ln count) of the words that occur
-            twice or more, the most frequent first; None where they have fewer than two ranks. Zipf's law says -1.
-        zipf: The words of rank 1, 2, 4, 8, ..., each with its count and share of all words.
-        word_lengths: In characters.
-        line_lengths: Of lines (records) that are not empty, in characters.
-    """
-
-    words: int
-    distinct_words: int
-    zipf_slope: float | None
-    zipf: list[dict[str, Any]]
-    word_lengths: Spread
-    line_lengths: Spread
-
-
-@dataclass(frozen=True)
 class Side:
     """What is said of the sample, and of the held-out text beside it.
 
@@ -112,7 +71,6 @@ class Side:
     longest_copy: Copy | None
     overlap: list[float | None]
     repeated_share: float | None
-    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -122,13 +80,11 @@ class Novelty:
     Attributes:
         sample: What a model wrote.
         held_out: Text that it was not trained on, as much of it as there is of the sample; None where there is none.
-        training: The whole training text's statistics.
         settings: What n-grams consist of, the sample's making and so on.
     """
 
     sample: Side
     held_out: Side | None
-    training: Shape
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -240,9 +196,7 @@ def measure_novelty(
         "repeated_ngram": _REPEATED[grams.unit],
         "repeated_within": most,
     }
-    return Novelty(
-        found[0], found[1] if len(found) > 1 else None, shape_of(io.BytesIO(training)), settings
-    )
+    return Novelty(found[0], found[1] if len(found) > 1 else None, settings)
 
 
 def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, most: int) -> Side:
@@ -263,7 +217,6 @@ def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, 
         _longest_copy(index, letters, copied),
         [_overlap(units, lengths, size) for size in range(1, LONGEST_GRAM + 1)],
         _repeated_share(units, _REPEATED[grams.unit], most),
-        shape_of(line for text in texts for line in io.BytesIO(text)),
     )
 
 
@@ -271,68 +224,6 @@ def sentences(text: bytes) -> list[bytes]:
     """Return the sentences of a text, without the spaces around them: up to a mark, or to the end of a line."""
     found = _SENTENCE.findall(_decoded(text))
     return [_encoded(sentence.strip()) for sentence in found if sentence.strip()]
-
-
-def shape_of(lines: Iterable[bytes]) -> Shape:
-    """Return the statistics of a text by its lines."""
-    words: Counter[str] = Counter()
-    lengths: Counter[int] = Counter()
-    for line in lines:
-        decoded = _decoded(line).removesuffix("\n")
-        words.update(_word().findall(decoded))
-        lengths[len(decoded)] += 1
-    del lengths[0]
-    by_length: Counter[int] = Counter()
-    for word, count in words.items():
-        by_length[len(word)] += count
-    # Of words that are as frequent, the first in the order of code points: the same text has the same table.
-    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
-    total = words.total()
-    ranks = [1 << power for power in range(len(ranked).bit_length())]
-    table = [
-        {
-            "rank": rank,
-            "word": ranked[rank - 1][0],
-            "count": ranked[rank - 1][1],
-            "share": ranked[rank - 1][1] / total,
-        }
-        for rank in ranks
-    ]
-    return Shape(
-        total,
-        len(ranked),
-        zipf_slope([count for _, count in ranked]),
-        table,
-        spread(by_length),
-        spread(lengths),
-    )
-
-
-def zipf_slope(counts: Sequence[int]) -> float | None:
-    """Return the slope of ln count over ln rank (Zipf 1949), by least squares, of the counts that are two or more.
-
-    What occurs once only makes a tail as long as the text is: with it, no two texts of different length would compare.
-
-    Args:
-        counts: Of words, the largest first.
-    """
-    kept = np.array([count for count in counts if count > 1], dtype=np.float64)
-    if len(kept) < 2:
-        return None
-    ranks, logs = np.log(np.arange(1, len(kept) + 1)), np.log(kept)
-    ranks -= ranks.mean()
-    return float((ranks * (logs - logs.mean())).sum() / (ranks * ranks).sum())
-
-
-def spread(counts: Counter[int]) -> Spread:
-    """Return mean and quartiles of lengths, given how often each occurs."""
-    lengths = np.array(sorted(counts), dtype=np.int64)
-    up_to = np.cumsum([counts[length] for length in lengths.tolist()])
-    if not len(lengths):
-        return Spread(0, 0.0, [0, 0, 0])
-    total = int(up_to[-1])
-    quartiles = [int(lengths[np.searchsorted(4 * up_to, quarter * total)]) for quarter in (1, 2, 3)]
-    return Spread(total, sum(length * count for length, count in counts.items()) / total, quartiles)
 
 
 def _overlap(
@@ -420,13 +311,3 @@ def _decoded(text: bytes) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
-
-
-@functools.cache
-def _word() -> re.Pattern[str]:
-    r"""Return what a word is. Python's \w lacks the marks that many scripts write within words."""
-    marks = "".join(
-        mark for mark in map(chr, range(0x110000)) if unicodedata.category(mark).startswith("M")
-    )
-    letters = rf"(?:\w+|(?![\x00-\x7f])[{marks}]+)+"  # To search the marks for each space would be ten times slower.
-    return re.compile(rf"{letters}(?:['’]{letters})*")

@@ -1,8 +1,5 @@
 """How new a text is: by hand, and against looking everywhere."""
 
-import math
-from collections import Counter
-
 import numpy as np
 import pytest
 from conftest import small_config
@@ -18,9 +15,6 @@ from charlm.evaluation.novelty import (
     held_out_like,
     measure_novelty,
     sentences,
-    shape_of,
-    spread,
-    zipf_slope,
 )
 
 TEXTS = st.text(alphabet="abé𝄞 .\n", max_size=40)
@@ -182,48 +176,6 @@ def test_sentences_end_at_marks_and_lines():
         "你好。",
         "再见。",
     ]
-
-
-def test_words_lengths_and_ranks_by_hand():
-    shape = shape_of([b"The cat's the cat's\n", b"\n", b"the x1 \xe0\xa4\xb9\xe0\xa4\xbf\n"])
-    assert (shape.words, shape.distinct_words) == (7, 5)
-    # cat's and the: two each, in the order of code points; the word of two code points is one.
-    assert [(row["rank"], row["word"], row["count"]) for row in shape.zipf] == [
-        (1, "cat's", 2),
-        (2, "the", 2),
-        (4, "x1", 1),
-    ]
-    assert shape.zipf[0]["share"] == 2 / 7
-    assert shape.word_lengths.mean == pytest.approx((3 + 5 + 3 + 5 + 3 + 2 + 2) / 7)
-    assert (shape.line_lengths.count, shape.line_lengths.quartiles) == (2, [9, 9, 19])
-
-
-def test_zipf_slope_of_a_pure_power_law_is_its_exponent():
-    assert zipf_slope([round(1e9 / rank) for rank in range(1, 50)]) == pytest.approx(-1, abs=1e-6)
-    assert zipf_slope([8, 4]) == pytest.approx(-1)
-    assert zipf_slope([4, 4, 1, 1, 1]) == 0  # What occurs once is left out.
-    assert zipf_slope([4, 1]) is None
-
-
-def test_zipf_slope_is_that_of_numpy():
-    counts = sorted(np.random.default_rng(1).integers(2, 900, 40).tolist(), reverse=True)
-    expected = np.polyfit(
-        [math.log(rank) for rank in range(1, 41)], [math.log(count) for count in counts], 1
-    )[0]
-    assert zipf_slope([*counts, 1, 1]) == pytest.approx(expected)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
-def test_quartiles_are_numpy_s_without_interpolation(lengths):
-    found = spread(Counter(lengths))
-    assert (
-        found.quartiles == np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
-    )
-    assert found.mean == pytest.approx(np.mean(lengths))
-
-
-def test_no_lengths_have_no_quartile():
-    assert spread(Counter()).count == 0
 
 
 def test_held_out_records_are_taken_evenly_and_text_from_the_beginning():
