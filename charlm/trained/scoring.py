@@ -13,10 +13,10 @@ from charlm.data.tokenizer import EOS
 from charlm.data.written_form import written_form
 from charlm.evaluation.novelty import (
     Novelty,
-    Words,
+    WordIds,
+    compare_with_training,
     held_out_like,
-    measure_novelty,
-    records_of,
+    split_records,
 )
 from charlm.trained.writing import Writer
 from charlm.trained_model import TrainedModel, encode, provenance, training_texts
@@ -61,12 +61,12 @@ class Scorer:
         words = None
         if self.trained.config.tokenizer.level == "word":
             ids = encode(self.trained, parts["train"]).ids
-            words = Words(
+            words = WordIds(
                 ids if self.trained.tokenizer.separates_by_space else ids[ids != EOS],
                 self.trained.tokenizer.encode,
             )
         held_out = held_out_like(texts, own.pop("valid", b""), records=records)
-        found = measure_novelty(texts, held_out, own["train"], records=records, words=words)
+        found = compare_with_training(texts, held_out, own["train"], records=records, words=words)
         held_out_part = {"held_out": "valid" if found.held_out else None}
         return replace(
             found, settings=provenance(self.trained) | made | held_out_part | found.settings
@@ -129,7 +129,7 @@ class Scorer:
         if path is not None:
             file = read_text([str(path)], self.trained.config)
             written = written_form(file, self.trained.tokenizer, records=records)
-            return records_of(written) if records else [written], {"sample": str(path)}
+            return split_records(written) if records else [written], {"sample": str(path)}
         if samples is not None:
             return [text.encode() for text in samples], {"sample": "given"}
         size = size or (1000 if records else 20_000)
