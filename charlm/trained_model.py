@@ -21,6 +21,7 @@ from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
+from charlm.version import VERSION
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
 
@@ -237,6 +238,21 @@ def original_bytes(
         source = training_texts(trained)[split]
     separator = source.separator.encode()
     return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+
+def provenance(trained: TrainedModel) -> dict[str, Any]:
+    """Return the facts about a trained model that each of its scores depends on."""
+    return {
+        "run": str(trained.folder),
+        "checkpoint": trained.origin.which,
+        "step": trained.origin.state["step"],
+        "level": trained.config.tokenizer.level,
+        "mode": trained.mode,
+        "direction": trained.model.direction,
+        "device": str(trained.device),
+        "training_seed": trained.config.training.seed,
+        "version": VERSION,
+    }
 
 
 def encode_prompt(
