@@ -1,11 +1,13 @@
-"""Tokens a second that are written: charlm beside a plain loop over torch.nn.LSTM with torch.multinomial, in one run.
+"""Speed of sampling in tokens per second, as a ratio to a plain loop over torch.nn.LSTM.
 
-Usage: python benchmarks/sampling.py [--hidden 512] [--vocabulary 65] [--seconds 3] [--rounds 5] [--threads N]
+Usage: python benchmarks/sampling.py [--hidden 512] [--vocabulary 65] [--seconds 3] [--rounds 5]
+    [--threads N]
 
-The network is new: speed does not depend on what it has learnt. The plain loop is what most scripts do: embed, run the
-layer for one token, project, softmax, draw. All ways are timed in turn, several rounds; the table tells medians, each
-as a ratio to the plain loop, and what share of the memory's bandwidth a text alone reaches: its weights are read once
-a token.
+The model is untrained, because the speed does not depend on the weights. The plain loop is that of
+most scripts: embed, run the layer for one token, project, softmax, torch.multinomial. All methods
+are timed in turn, for several rounds. The table shows medians, each with its ratio to the plain
+loop, and the fraction of the memory bandwidth that a single text reaches: it reads the weights once
+per token.
 """
 
 import sys
@@ -24,19 +26,18 @@ import torch
 import charlm
 from charlm.config.load import check_config
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.generator import Settings, generate
+from charlm.sampling.generator import GeneratorOptions, generate
+from charlm.sampling.options import Filters
 
-CHUNK = 50  # Tokens between two looks at the clock.
+CHUNK = 50  # Tokens between two readings of the clock.
 
 
 @torch.inference_mode()
 def plain_loop(model: LanguageModel) -> Iterator[int]:
-    """Write one token after another in the plain way, yielding how many were written."""
-    lstm, ids, state = (
-        model.encoder.recurrence.layers[0].kernel,
-        torch.zeros(1, 1, dtype=torch.int64),
-        None,
-    )
+    """Generate with a plain loop; yield the number of tokens per chunk."""
+    lstm = model.encoder.recurrence.layers[0].kernel
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    state = None
     while True:
         for _ in range(CHUNK):
             output, state = lstm(model.encoder.embedding(ids), state)
@@ -44,17 +45,9 @@ def plain_loop(model: LanguageModel) -> Iterator[int]:
         yield CHUNK
 
 
-def written(model: LanguageModel, batch: int, settings: Settings) -> Iterator[int]:
-    """Write one token after another by charlm, yielding how many were written."""
-    steps = generate(
-        model,
-        [],
-        numbers=range(batch),
-        length=10**9,
-        settings=settings,
-        seed=1,
-        stops_at_eos=False,
-    )
+def charlm_loop(model: LanguageModel, batch: int, filters: Filters) -> Iterator[int]:
+    """Generate with charlm; yield the number of tokens per chunk."""
+    steps = generate(model, [], GeneratorOptions(range(batch), 1, filters), length=10**9)
     while True:
         for _ in range(CHUNK):
             next(steps)
@@ -62,7 +55,7 @@ def written(model: LanguageModel, batch: int, settings: Settings) -> Iterator[in
 
 
 def rate(tokens: Iterator[int], seconds: float) -> float:
-    """Return tokens a second, after a first chunk that is not timed."""
+    """Return tokens per second, after a first chunk that is not timed."""
     next(tokens)
     began, total = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < seconds:
@@ -71,7 +64,7 @@ def rate(tokens: Iterator[int], seconds: float) -> float:
 
 
 def bandwidth(seconds: float) -> float:
-    """Return the bytes a second that a large vector is read with."""
+    """Return the bytes per second at which a large vector is read."""
     numbers = torch.ones(2**26)
 
     def reads() -> Iterator[int]:
@@ -82,72 +75,85 @@ def bandwidth(seconds: float) -> float:
     return rate(reads(), seconds)
 
 
-def main() -> None:
-    """Print a table, and the same as JSON."""
+def time_methods(
+    methods: dict[str, Callable[[], Iterator[int]]], *, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Return tokens per second of each method, by round."""
+    rates: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(rounds):
+        for name, method in methods.items():
+            rates[name].append(rate(method(), seconds))
+    return rates
+
+
+def summarize(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return a row per method: the median, and the median ratio to the plain loop."""
+    return [
+        {
+            "method": name,
+            "tokens_per_second": round(statistics.median(own)),
+            "to_plain_loop": statistics.median(
+                rate / plain for rate, plain in zip(own, rates["plain loop"], strict=True)
+            ),
+        }
+        for name, own in rates.items()
+    ]
+
+
+def bytes_per_token(model: LanguageModel) -> int:
+    """Return the bytes of the weights that a single text reads per token."""
+    return sum(
+        tensor.nbytes
+        for name, tensor in model.named_parameters()
+        if "weight_hh" in name or "projection" in name
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=65)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each way in each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per method and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="[torch's own choice]")
-    given = parser.parse_args()
+    parser.add_argument("--threads", type=int, help="[chosen by torch]")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print a table, and the same as JSON."""
+    given = parse_arguments()
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(1)
     torch.set_flush_denormal(True)
-    config = check_config(
-        {"model": {"hidden_size": given.hidden, "embedding_size": 64}}, "benchmark"
-    )
+    sizes = {"hidden_size": given.hidden, "embedding_size": 64}
+    config = check_config({"model": sizes}, "benchmark")
     model = LanguageModel(config.model, given.vocabulary).eval()
-    ways: dict[str, Callable[[], Iterator[int]]] = {
+    methods: dict[str, Callable[[], Iterator[int]]] = {
         "plain loop": lambda: plain_loop(model),
-        "one text": lambda: written(model, 1, Settings()),
-        "one text, top-p 0.9": lambda: written(model, 1, Settings(top_p=0.9)),
-        "64 texts": lambda: written(model, 64, Settings()),
+        "one text": lambda: charlm_loop(model, 1, Filters()),
+        "one text, top-p 0.9": lambda: charlm_loop(model, 1, Filters(top_p=0.9)),
+        "64 texts": lambda: charlm_loop(model, 64, Filters()),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, way in ways.items():
-            found[name].append(rate(way(), given.seconds))
-    medians = {name: statistics.median(rates) for name, rates in found.items()}
-    read = sum(
-        tensor.nbytes
-        for name, tensor in model.named_parameters()
-        if "weight_hh" in name or "projection" in name
-    )
-    share = medians["one text"] * read / bandwidth(given.seconds)
+    rows = summarize(time_methods(methods, rounds=given.rounds, seconds=given.seconds))
+    rates = {row["method"]: row["tokens_per_second"] for row in rows}
+    fraction = rates["one text"] * bytes_per_token(model) / bandwidth(given.seconds)
+    threads = torch.get_num_threads()
     print(
-        f"charlm {charlm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, hidden size "
-        f"{given.hidden}, vocabulary {given.vocabulary}"
+        f"charlm {charlm.__version__}, torch {torch.__version__}, {threads} threads, "
+        f"hidden size {given.hidden}, vocabulary {given.vocabulary}"
     )
-    rows: list[dict[str, Any]] = []
-    for name, median in medians.items():
-        ratios = [
-            rate / plain for rate, plain in zip(found[name], found["plain loop"], strict=True)
-        ]
-        rows.append(
-            {
-                "way": name,
-                "tokens_per_second": round(median),
-                "to_plain_loop": statistics.median(ratios),
-            }
-        )
+    for row in rows:
         print(
-            f"{name:<24} {median:>12,.0f} tokens/s {rows[-1]['to_plain_loop']:>8.2f} of the plain loop"
+            f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
+            f"{row['to_plain_loop']:>8.2f} of the plain loop"
         )
-    print(f"one text reads its weights at {share:.0%} of the memory's bandwidth")
-    print(
-        json.dumps(
-            {
-                "threads": torch.get_num_threads(),
-                "hidden_size": given.hidden,
-                "bandwidth_share": share,
-                "ways": rows,
-            }
-        )
-    )
+    print(f"one text reads its weights at {fraction:.0%} of the memory bandwidth")
+    facts = {"threads": threads, "hidden_size": given.hidden, "bandwidth_fraction": fraction}
+    print(json.dumps(facts | {"methods": rows}))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ from charlm.evaluation.sentences import Sentences, read_sentences, score_sentenc
 from charlm.evaluation.surprisal import RARE, Surprisal, count_words, summarize
 from charlm.evaluation.surprisal import Words as WordCounts
 from charlm.model.language_model import count_parameters
-from charlm.trained.writing import Writer
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
 from charlm.trained_model import (
     TrainedModel,
     encode,
@@ -644,8 +645,14 @@ class Scorer:
             "temperature": temperature,
             "seed": seed,
         }
-        written_now = Writer(self.trained).sample(
-            count=count, length=length, temperature=temperature, seed=seed
+        written_now = sample(
+            self.trained,
+            SampleOptions(
+                stop=StopCondition(length=length),
+                filters=Filters(temperature=temperature),
+                count=count,
+                seed=seed,
+            ),
         )
         return [one.text.encode() for one in written_now], made
 
