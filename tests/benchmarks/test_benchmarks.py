@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
 
 
 ablation, gpu, measuring, scaling, shakespeare, step, words = map(
-    load, ("ablation", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
+    load, ("ablation", "cuda", "measuring", "scaling", "shakespeare", "step", "words")
 )
 
 
@@ -217,9 +217,9 @@ def test_the_gpu_overrides_for_penn_treebank_are_valid():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "a.txt"])
+    monkeypatch.setattr(sys, "argv", ["cuda.py", "a.txt"])
     with pytest.raises(SystemExit, match="no CUDA GPU"):
-        gpu.main()
+        cuda.main()
 
 
 def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
