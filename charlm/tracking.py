@@ -15,7 +15,8 @@ from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
 from charlm.runs.files import CONTINUE, EVENT_FILES
 from charlm.runs.metrics import read_metrics
-from charlm.trained.writing import Writer
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def check_installed() -> None:
     try:
         import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - only checked here.
     except ImportError:
-        raise CharlmError(
-            "track: TensorBoard is not installed; run pip install 'charlm[track]'"
-        ) from None
+        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
@@ -129,19 +128,20 @@ def _sample(experiment: Experiment) -> str:
     model, trained = experiment.model, of_experiment(experiment)
     if model.direction == "both":
         return ""
+    options = SampleOptions(
+        stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
+        filters=Filters(temperature=_SAMPLE_TEMPERATURE),
+        count=_SAMPLE_RECORDS if trained.writes_records else 1,
+        seed=_SAMPLE_SEED,
+        scored=False,
+    )
     was_training = model.training
     model.eval()
     try:
-        samples = Writer(trained).sample(
-            length=_SAMPLE_LENGTH[experiment.tokenizer.section.level],
-            count=_SAMPLE_RECORDS if trained.writes_records else 1,
-            seed=_SAMPLE_SEED,
-            temperature=_SAMPLE_TEMPERATURE,
-            scored=False,
-        )
+        samples = sample(trained, options)
     finally:
         model.train(was_training)
-    return "\n".join(sample.text for sample in samples)
+    return "\n".join(written.text for written in samples)
 
 
 def _read_events(folder: Path) -> Counter[tuple[str, int]]:

@@ -296,7 +296,7 @@ def test_a_missing_extra_is_reported_before_a_folder_is_made(
     text_file, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(CharlmError, match=r"^track: .*pip install 'charlm\[track\]'$"):
+    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm\[track\]'$"):
         charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
     arguments = ["train", str(text_file), "--out", str(tmp_path / "run")]
     assert command([*arguments, "--track", "tensorboard"]) == 1

@@ -420,9 +420,10 @@ def test_a_file_of_empty_lines_takes_little_memory(tmp_path):
 
 def test_a_damaged_study_is_refused(text_file, tmp_path):
     from charlm.tuning.search import resume, tune
+    from charlm.tuning.study import Budget
 
     config = small_config(text_file, "model.hidden_size=4", "training.steps=2")
-    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", trials=1)
+    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", budget=Budget(trials=1))
     path = tmp_path / "s" / "study.db"
     data = path.read_bytes()
     name = data.index(b"training.learning_rate")
@@ -434,4 +435,4 @@ def test_a_damaged_study_is_refused(text_file, tmp_path):
         for file in (tmp_path / "s").glob("study.db*"):
             file.unlink()
         path.write_bytes(damaged)
-        assert is_refused(lambda _: resume(tmp_path / "s", trials=1), b"")
+        assert is_refused(lambda _: resume(tmp_path / "s", budget=Budget(trials=1)), b"")
