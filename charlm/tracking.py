@@ -15,8 +15,8 @@ from typing import Any
 
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.files import EVENT_FILES
 from charlm.runs.metrics import read_metrics
-from charlm.runs.verify import TRACKED
 from charlm.trained.writing import Writer
 from charlm.trained_model import of_experiment
 
@@ -108,7 +108,7 @@ class _EventFile:
         from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        self._folder = run_folder / TRACKED
+        self._folder = run_folder / EVENT_FILES
         lines = read_metrics(run_folder)
         own, held = Counter[int](line["step"] for line in lines), _steps_held(self._folder)
         # In metrics.jsonl alone: written untracked, or just before a crash. In event files alone: cut since.

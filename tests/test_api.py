@@ -91,12 +91,12 @@ def test_a_model_of_records_adapts_from_record_to_record_and_has_no_cache(traine
 @pytest.mark.parametrize("of_text", [False, True])
 def test_baselines_are_of_the_same_text(trained, of_text):
     score = charlm.load(trained).perplexity(TEXT if of_text else None, baselines=True)
-    names = [row["name"] for row in score.baselines]
+    names = [baseline.name for baseline in score.baselines]
     assert any("Kneser-Ney" in name for name in names) and any("lzma" in name for name in names)
-    (unigram,) = [row for row in score.baselines if row["name"].startswith("unigram")]
-    assert unigram["perplexity"] == pytest.approx(score.unigram_perplexity)
+    (unigram,) = [row for row in score.baselines if row.name.startswith("unigram")]
+    assert unigram.perplexity == pytest.approx(score.unigram_perplexity)
     bits = math.log2(score.unigram_perplexity) * score.tokens / score.characters
-    assert unigram["bits_per_character"] == pytest.approx(bits)
+    assert unigram.bits_per_character == pytest.approx(bits)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from charlm.cli.train import (
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics
     from charlm.data.tokens import Report
-    from charlm.runs.experiment import Encoded
+    from charlm.runs.experiment import EncodedCorpus
 
 app = typer.Typer(help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
@@ -230,7 +230,7 @@ def _table(facts: dict[str, Any]) -> Iterator[str]:
 
 def _encode(
     texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
-) -> "Encoded":
+) -> "EncodedCorpus":
     from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare

@@ -115,14 +115,14 @@ class _Display:
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
-        precision = str(experiment.precision).removeprefix("torch.")
+        precision = str(experiment.hardware.precision).removeprefix("torch.")
         say(
             f"model: {config.model.cell.kind}, {num_parameters:,} parameters; "
-            f"device {experiment.device}, precision {precision}"
+            f"device {experiment.hardware.device}, precision {precision}"
         )
-        if experiment.vectors_share is not None:
+        if experiment.vectors_fraction is not None:
             say(
-                f"vectors: {experiment.vectors_share:.1%} of the vocabulary is in "
+                f"vectors: {experiment.vectors_fraction:.1%} of the vocabulary is in "
                 f"{config.model.vectors}; the other embeddings start at random"
             )
         say(f"run folder: {experiment.folder}")
@@ -163,7 +163,7 @@ class _Display:
         self._refreshed_at = -math.inf
         metrics, limit = event.metrics, event.experiment.config.training.halvings
         say(
-            f"{event.why}; continuing from step {metrics['step']:,} with a peak learning rate of "
+            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate of "
             f"{metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
             self._bar,
         )

@@ -11,7 +11,7 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS
 from charlm.data.written_form import written_form
 from charlm.errors import CharlmError, CheckpointError
-from charlm.evaluation.sentences import log_probabilities
+from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.sampling.beam_search import beam_search, normalized
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import (
@@ -324,8 +324,11 @@ class Writer:
             temperature=temperature,
             seed=seed,
             fits=lambda ids: self.trained.tokenizer.decode(ids).startswith(space),
-            score=lambda texts: log_probabilities(
-                self.trained.model, [[*ids, *end] for ids in texts], device=self.trained.device
+            score=lambda texts: sequence_log_probabilities(
+                self.trained.model,
+                [[*ids, *end] for ids in texts],
+                eos=EOS,
+                device=self.trained.device,
             ),
         )
         gaps = [self.trained.tokenizer.decode(filling.ids) for filling in found]

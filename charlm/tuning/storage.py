@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from charlm.errors import CharlmError, CheckpointError, OptionError, StorageError
-from charlm.runs.folder import lock_of
+from charlm.runs.folder import run_lock
 from charlm.storage.untrusted import one_line
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -240,7 +240,7 @@ def _database_errors(problem: Callable[[str], CharlmError]) -> Iterator[None]:
 
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    lock = lock_of(folder)
+    lock = run_lock(folder)
     lock.acquire(
         error_type=CheckpointError, remedy="give another --out", wait_seconds=_LOCK_SECONDS
     )

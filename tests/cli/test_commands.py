@@ -455,9 +455,9 @@ def test_wrong_usage_is_one_line_with_status_two(capfd, arguments, problem):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["sample"], "holds no run"),
+        (["sample"], "contains no run"),
         (["sample", "nowhere"], "no such run folder"),
-        (["sample", "."], "is no run folder"),
+        (["sample", "."], "is not a run folder"),
         (["eval", "perplexity", "nowhere"], "no such run folder"),
         (["corpus", "show", "tinyshakspeare"], "did you mean"),
         (["corpus", "build", "ptb"], "charlm corpus fetch"),

@@ -217,7 +217,9 @@ def test_a_model_whose_logits_overflow_is_refused(folder):
 def test_a_file_of_another_run_is_refused_before_it_is_read(tiny, tmp_path):
     copy = Path(shutil.copytree(tiny, tmp_path / "run"))
     change_json(copy / "tokenizer.json", decoder=None)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*best/ was saved with.*the old"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json: .*best/ was saved with.*the original"
+    ):
         load(copy, device="cpu")
     unseal(copy)
     with pytest.raises(CheckpointError, match="not written by charlm"):
@@ -230,7 +232,7 @@ def test_a_configuration_changed_on_purpose_is_accepted_without_its_checksums(ti
     (copy / "config.yaml").write_text(
         config.replace("batch_size: 4 ", "batch_size: 2 "), encoding="utf-8"
     )
-    with pytest.raises(CheckpointError, match=r"config\.yaml: .*the old"):
+    with pytest.raises(CheckpointError, match=r"config\.yaml: .*the original"):
         prepare.resume(copy)
     unseal(copy)
     assert prepare.resume(copy).config.training.batch_size == 2
