@@ -177,7 +177,7 @@ def stats(
     emit_result(facts, _table(facts), as_json=as_json)
 
 
-def _statistics(encoded: "Encoded", statistics: "Statistics") -> dict[str, Any]:
+def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str, Any]:
     """Return the facts that `charlm corpus stats --json` prints."""
     from charlm.data.statistics import QUANTILES
 
