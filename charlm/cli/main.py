@@ -1,4 +1,4 @@
-"""The command `charlm`: parse, call one function, print. Results on stdout, everything else on stderr."""
+"""The command `charlm`: results go to stdout, everything else to stderr."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import typer
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
 from charlm.cli.options import flag
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError, ConfigError, OptionError
+from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
 
@@ -35,8 +35,8 @@ app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         emit(f"charlm {VERSION}")
         raise typer.Exit
 
@@ -46,26 +46,33 @@ def _charlm(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
         ),
     ] = False,
 ) -> None:
-    """Train a recurrent language model on any text, write new text with it, and score it honestly.
+    """Train a recurrent language model on any text, write new text with it, and score it.
 
-    charlm train --config quickstart, then charlm sample --temperature 0.8, then charlm eval perplexity
+    Try: charlm train --config quickstart, then charlm sample, then charlm eval perplexity
     """
 
 
 def main() -> None:
-    """Run the command line; a person's mistake is one line on stderr and status 1, wrong usage status 2."""
-    if isinstance(
-        sys.stdout, TextIOWrapper
-    ):  # The bytes of a file's name that are not UTF-8 go out as they came in.
+    """Run the command line.
+
+    The exit status is 0 for success, 1 for a user error, which is one line on stderr, and 2 for
+    wrong usage.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Print the bytes of a file name that are not UTF-8 unchanged.
         sys.stdout.reconfigure(errors="surrogateescape")
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        # The group was not left in order: torch's threads may wait for one that is gone, and abort an orderly end.
+        # After an error, the process group is still open. Its threads may wait for a process that
+        # has ended, and would abort a normal exit.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -78,25 +85,24 @@ def run(arguments: list[str]) -> int:
         status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
     except OptionError as error:
-        return _fail("charlm", error.message(flag), 2)
+        status = 1 if isinstance(error, UnsupportedOptionError) else 2
+        return _fail("charlm", error.message(flag), status)
     except CharlmError as error:
-        return _fail("charlm", str(error), _status(error))
+        return _fail("charlm", str(error), 1)
     except typer.TyperException as error:
         context: typer.Context | None = getattr(error, "ctx", None)
-        place = context.command_path if context else "charlm"
-        return _fail(place, f"{_usage(error)} (see {place} --help)", 2)
+        command = context.command_path if context else "charlm"
+        return _fail(command, f"{_describe_usage_error(error)} (see {command} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("charlm", "interrupted", 130)
-    except (
-        BrokenPipeError
-    ):  # Whoever read us, `head` say, has had enough: no word of it, as elsewhere.
+    except BrokenPipeError:
+        # The reader, such as `head`, has closed the pipe: end silently, as other programs do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UnicodeEncodeError as error:
-        odd = ascii(error.object[error.start])
-        return _fail(
-            "stdout", f"its encoding, {error.encoding}, has no {odd}; set PYTHONIOENCODING=utf-8", 1
-        )
+        character = ascii(error.object[error.start])
+        problem = f"cannot write {character} in the encoding {error.encoding}"
+        return _fail("stdout", f"{problem}; set PYTHONIOENCODING=utf-8", 1)
     except OSError as error:
         if error.filename is None:
             raise
@@ -104,23 +110,15 @@ def run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _status(error: CharlmError) -> int:
-    """Return 2 where an option is the place of a configuration's mistake: that is wrong usage."""
-    return 2 if isinstance(error, ConfigError) and str(error).startswith("--") else 1
-
-
-def _usage(error: typer.TyperException) -> str:
-    """Return what typer says is wrong, with the value that is; it leaves that out of what pydantic found."""
+def _describe_usage_error(error: typer.TyperException) -> str:
+    """Return typer's message; in place of pydantic's, ours, which names the value."""
     from pydantic import ValidationError
 
-    message = error.format_message().replace("Input should", "must").replace("Value error, ", "")
-    if not isinstance(error.__cause__, ValidationError):
-        return message.removesuffix(".")
-    given = [
-        detail["input"] for detail in error.__cause__.errors() if isinstance(detail["input"], str)
-    ]
-    told = "".join(f", got {value!r:.60}" for value in given[:1] if repr(value) not in message)
-    return f"{message.removesuffix('.')}{told}"
+    from charlm.config.mistakes import describe_problem
+
+    if isinstance(error.__cause__, ValidationError):
+        error.message = describe_problem(error.__cause__.errors(include_url=False)[0])
+    return error.format_message().removesuffix(".")
 
 
 def _fail(place: str, message: str, status: int) -> int:

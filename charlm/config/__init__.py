@@ -1,1 +1,1 @@
-"""The configuration: schema (every default), load (YAML and overrides), show (a commented YAML)."""
+"""The configuration: schema (every default), load (YAML and overrides), mistakes, show."""

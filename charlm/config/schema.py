@@ -3,24 +3,17 @@
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from charlm.errors import OptionError
 
 BUDGETS = ("minutes", "steps", "epochs")
-# What a field that is left empty becomes where neither the level nor a corpus card says otherwise.
+# Values of fields that are not given, if the corpus card does not give them either.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
-_MOST_UNITS = 1 << 20
-_MOST_LAYERS = 256
-_OF_WHOLE = {"tied": "the embedding's matrix", "mixture": "mixed"}
+# Upper limits, so that an untrusted configuration cannot exhaust memory.
+_MAX_UNITS = 1 << 20
+_MAX_LAYERS = 256
 CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
@@ -38,13 +31,13 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _as_list(value: object) -> object:
-    """Accept one name or number where a list of them is meant."""
+def as_list(value: object) -> object:
+    """Accept `a` for `[a]`."""
     return (value,) if isinstance(value, str | int | float) else value
 
 
-def _as_cell(value: object) -> object:
-    """Accept `cell: lstm` for `cell: {kind: lstm}`."""
+def as_cell(value: object) -> object:
+    """Accept `lstm` for `{kind: lstm}`."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -64,27 +57,26 @@ def register_cell_kind(name: str) -> None:
     _registered_kinds.add(name)
 
 
-def _check_cell_kind(kind: str) -> str:
+def _check_cell_kind(kind: str) -> None:
     known = (*CELL_KINDS, *sorted(_registered_kinds))
-    if kind in known:
-        return kind
-    near = get_close_matches(kind, known, n=1)
-    hint = f"nearest: {near[0]}; " if near else ""
-    raise ValueError(
-        f"{kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the name, or "
-        "call charlm.register_cell for it first"
-    )
+    if kind not in known:
+        near = get_close_matches(kind, known, n=1)
+        hint = f"nearest: {near[0]}; " if near else ""
+        raise ValueError(
+            f"kind: {kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
+            "name, or call charlm.register_cell for it first"
+        )
 
 
-TextNames = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+TextNames = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=_MOST_UNITS)], ...],
-    BeforeValidator(_as_list),
-    Field(min_length=1, max_length=_MOST_LAYERS),
+    tuple[Annotated[int, Field(ge=1, le=_MAX_UNITS)], ...],
+    BeforeValidator(as_list),
+    Field(min_length=1, max_length=_MAX_LAYERS),
 ]
-Cutoffs = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_as_list)]
-Gates = Annotated[tuple[Literal["input", "forget", "output"], ...], BeforeValidator(_as_list)]
+Cutoffs = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(as_list)]
+Gates = Annotated[tuple[Literal["input", "forget", "output"], ...], BeforeValidator(as_list)]
 LeftOut = Annotated[
     tuple[
         Literal[
@@ -92,7 +84,7 @@ LeftOut = Annotated[
         ],
         ...,
     ],
-    BeforeValidator(_as_list),
+    BeforeValidator(as_list),
 ]
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
@@ -100,64 +92,82 @@ Split = Literal["contiguous", "documents", "shuffled"]
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration that refuses what it does not know."""
+    """A frozen part of the configuration that rejects unknown keys.
+
+    Its validators raise `ValueError("FIELD: problem, got VALUE; remedy")`; the name of the section
+    is put before the field (charlm.config.mistakes).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def fields_shown(self) -> list[str]:
-        """Return the names of the fields that are written out: all of them."""
+        """Return the names of the fields that `charlm.config.show` writes."""
         return list(type(self).model_fields)
 
 
 class Corpus(Section):
-    """What is read. A field left empty is what the corpus card says, or else the default in brackets."""
+    """The text. A field that is null is set by the corpus card, else to the value in brackets."""
 
     text: TextNames = Field(
         ("python-docs",),
-        description="Name of a corpus (charlm corpus list), or files, folders, globs; .gz, .zst, .jsonl, .parquet.",
+        description=(
+            "Name of a corpus (see charlm corpus list), or files, folders and globs of "
+            "text; .gz, .zst, .jsonl and .parquet are read too."
+        ),
     )
     valid_text: TextNames | None = Field(
-        None, description="A separate text for validation, instead of a share."
+        None, description="Separate text for validation, instead of a part of `text`."
     )
     test_text: TextNames | None = Field(
-        None, description="A separate text for testing, instead of a share."
+        None, description="Separate text for testing, instead of a part of `text`."
     )
     mode: Mode | None = Field(
-        None, description="stream: one long text; records: a line is one sequence. [stream]"
+        None,
+        description=(
+            "stream: one long text; records: each line is an independent sequence. [stream]"
+        ),
     )
     valid_share: Fraction | None = Field(
-        None, description="Share of the text held out for validation. [0.1]"
+        None, description="Fraction of the text held out for validation. [0.1]"
     )
     test_share: Fraction | None = Field(
-        None, description="Share of the text held out for testing. [0]"
+        None, description="Fraction of the text held out for testing. [0]"
     )
     split: Split | None = Field(
         None,
-        description="contiguous: the end of the text is held out; documents: the last whole documents; shuffled: "
-        "documents or records drawn by seed. [contiguous in stream mode, shuffled in records mode]",
+        description=(
+            "Which part is held out: contiguous: the end of the text; documents: the "
+            "last whole documents; shuffled: documents or records chosen by "
+            "split_seed. [contiguous in stream mode, shuffled in records mode]"
+        ),
     )
     split_seed: int = Field(
         1,
         ge=0,
-        description="Seed of the shuffled split; apart from training.seed, so "
-        "that runs of several seeds share one held-out text.",
+        description=(
+            "Seed of the shuffled split. It is separate from training.seed, so that "
+            "runs with different seeds share one held-out text."
+        ),
     )
     separator: str | None = Field(
         None,
         min_length=1,
-        description="Text that stands between the documents of a file. [none: a file is "
-        "one document]",
+        description="Text between the documents of a file. [none: each file is one document]",
     )
-    encoding: str = Field("utf-8", description="Encoding of the files.")
+    encoding: str = Field("utf-8", description="Encoding of the text files.")
     field: str | None = Field(
         None,
         min_length=1,
-        description="Of .jsonl and .parquet: the field that holds each document's text. [text]",
+        description=(
+            ".jsonl and .parquet: name of the field that contains the text of a document. [text]"
+        ),
     )
     where: dict[str, str | int | float | bool | None] = Field(
         {},
-        description="Of .jsonl and .parquet: fields and what they must be, as in {language: en}; other documents "
-        "are passed over.",
+        description=(
+            ".jsonl and .parquet: read only documents whose fields have these values, "
+            "as in {language: en}."
+        ),
     )
 
 
@@ -167,7 +177,7 @@ def _described(name: str) -> Any:
 
 
 class ResolvedCorpus(Corpus):
-    """A corpus section in which no field is open: `charlm.data.resolve` makes it."""
+    """A corpus section in which every field has a value; made by `charlm.data.resolve`."""
 
     mode: Mode = _described("mode")
     valid_share: Fraction = _described("valid_share")
@@ -176,76 +186,107 @@ class ResolvedCorpus(Corpus):
 
 
 class Tokenizer(Section):
-    """How text becomes token ids. <EOS> is 0 and <UNK> is 1 at every level."""
+    """How text is divided into tokens. <EOS> is 0 and <UNK> is 1 at every level."""
 
     level: Level = Field(
         "char",
-        description="char, byte, word, or bpe (subwords). Not given, what the corpus card says.",
+        description=(
+            "Kind of token: char, byte, word, or bpe (subwords). If not given, the "
+            "corpus card decides."
+        ),
     )
     vocabulary_size: int | None = Field(
         None,
         ge=3,
-        le=_MOST_UNITS,
-        description="Most tokens kept, <EOS> and <UNK> among them. [char: all; word: "
-        "10000; bpe: 2048; byte: always 258]",
+        le=_MAX_UNITS,
+        description=(
+            "Maximum number of tokens, including <EOS> and <UNK>. [char: all "
+            "characters; word: 10000; bpe: 2048; byte: always 258]"
+        ),
     )
-    min_count: int = Field(1, ge=1, description="Times a character or word must occur to be known.")
-    lowercase: bool = Field(False, description="Read capital letters as small ones.")
+    min_count: int = Field(
+        1,
+        ge=1,
+        description=(
+            "Minimum number of times that a character or word must occur to be in the vocabulary."
+        ),
+    )
+    lowercase: bool = Field(False, description="Convert the text to lower case.")
     normalization: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] = Field(
-        "none", description="Unicode normalization; none gives back every text as it was."
+        "none",
+        description=(
+            "Unicode normalization. With none, decoding returns exactly the original text."
+        ),
     )
     eos: Literal["document", "line", "sentence", "none"] = Field(
-        "document", description="In stream mode, where <EOS> goes: after each of these."
+        "document",
+        description="stream mode: <EOS> follows each document, line or sentence, or nothing.",
     )
     words: Literal["words", "whitespace"] = Field(
         "words",
-        description="level word: words (any text, spacing kept) or whitespace (what stands between "
-        "spaces; the end of a line is <EOS>: the convention of published word-level tasks).",
+        description=(
+            "level word: words: any text, spaces are preserved; whitespace: words are "
+            "separated by spaces and each line ends with <EOS>, as in published "
+            "word-level tasks."
+        ),
     )
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "Tokenizer":
         if self.words == "whitespace" and self.level != "word":
-            raise ValueError(f"words: whitespace needs level: word, got {self.level}")
-        if self.words == "whitespace" and self.eos == "sentence":
-            raise ValueError("eos: with words: whitespace the end of a line is <EOS>; remove eos")
-        changed = [
-            name
-            for name in ("vocabulary_size", "min_count", "lowercase", "normalization")
-            if getattr(self, name) != type(self).model_fields[name].default
-        ]
-        if self.level == "byte" and changed:
             raise ValueError(
-                f"{changed[0]}: has no effect at level byte, which takes every byte as it is; remove it"
+                f"words: whitespace needs level: word, got level: {self.level}; "
+                "set tokenizer.level=word"
             )
+        if self.words == "whitespace" and self.eos == "sentence":
+            raise ValueError("eos: with words: whitespace, each line ends with <EOS>; remove eos")
+        if self.level == "byte":
+            self._check_no_effect_on_bytes()
         return self
+
+    def _check_no_effect_on_bytes(self) -> None:
+        for name in ("vocabulary_size", "min_count", "lowercase", "normalization"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: has no effect at level byte, got {value!r}; remove it")
 
 
 class Cell(Section):
-    """The recurrence. `cell: gru` is short for `cell: {kind: gru}`. An option of another kind is refused."""
+    """The recurrent cell. `cell: gru` is short for `cell: {kind: gru}`.
 
-    kind: Annotated[str, AfterValidator(_check_cell_kind)] = Field(
+    Options of other kinds are rejected.
+    """
+
+    kind: str = Field(
         "lstm",
-        description="bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or the name "
-        "given to charlm.register_cell.",
+        description=(
+            "bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or a name "
+            "given to charlm.register_cell."
+        ),
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(
-        "tanh", description="elman: tanh, relu, sigmoid."
+        "tanh", description="elman: activation function: tanh, relu, sigmoid."
     )
     reset: Literal["after", "before", "none"] = Field(
         "after",
-        description="gru: the reset gate acts after the recurrent product (the fastest), before it, or is none.",
+        description=(
+            "gru: the reset gate acts after the recurrent product (fastest), before "
+            "it, or is absent (none)."
+        ),
     )
     peepholes: Gates = Field(
-        (), description="lstm: gates that see the memory, of input, forget, output."
+        (), description="lstm: gates that also read the memory cell: any of input, forget, output."
     )
     peephole_weights: Literal["diagonal", "full"] = Field(
-        "diagonal", description="lstm: a weight a unit, or a matrix a peephole."
+        "diagonal",
+        description="lstm: diagonal: one weight per unit; full: one matrix per peephole.",
     )
     without: LeftOut = Field(
         (),
-        description="lstm: what is left out, of input_gate, forget_gate, output_gate, input_activation, "
-        "output_activation.",
+        description=(
+            "lstm: parts to leave out: any of input_gate, forget_gate, output_gate, "
+            "input_activation, output_activation."
+        ),
     )
     coupled: bool = Field(False, description="lstm: the forget gate is 1 - the input gate.")
     capped: bool = Field(
@@ -253,79 +294,93 @@ class Cell(Section):
         description="lstm: the input gate is at most 1 - the forget gate (Melis et al. 2018).",
     )
     full_gate_recurrence: bool = Field(
-        False, description="lstm: gates also see the gates of the token before."
+        False, description="lstm: the gates also read the gates of the previous token."
     )
-    depth: int = Field(2, ge=2, le=16, description="nested_lstm: LSTMs in one another.")
+    depth: int = Field(
+        2, ge=2, le=16, description="nested_lstm: number of LSTMs nested in one another, 2 to 16."
+    )
     rounds: int = Field(
         5,
         ge=1,
         le=64,
-        description="mogrifier_lstm: times that input and state gate each other, in turn.",
+        description=(
+            "mogrifier_lstm: number of times that the input and the state gate each "
+            "other, alternately, 1 to 64."
+        ),
     )
     rank: int | None = Field(
         32,
         ge=1,
-        le=_MOST_UNITS,
-        description="mogrifier_lstm: rank of those gates' matrices; null for full ones.",
+        le=_MAX_UNITS,
+        description=(
+            "mogrifier_lstm: rank of the matrices of these gates; null for full matrices."
+        ),
     )
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the options that this kind has."""
+        """Names of the options of this kind."""
         return CELL_OPTIONS.get(self.kind, ())
 
     def fields_shown(self) -> list[str]:
-        """Return what is written of a cell: its kind and the options of it."""
+        """Return `kind` and the names of its options."""
         return ["kind", *self.options]
 
     @model_validator(mode="after")
-    def _has_options_of_its_kind(self) -> "Cell":
-        owners = {option: kind for kind, options in CELL_OPTIONS.items() for option in options}
-        for name, owner in owners.items():
-            if (
-                name not in self.options
-                and getattr(self, name) != type(self).model_fields[name].default
-            ):
-                raise ValueError(
-                    f"{name}: is an option of {owner}; kind {self.kind} has none such; remove it"
-                )
+    def _kind_is_registered(self) -> "Cell":
+        _check_cell_kind(self.kind)
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Cell":
+    def _has_only_options_of_its_kind(self) -> "Cell":
+        owners = {option: kind for kind, options in CELL_OPTIONS.items() for option in options}
+        for name, owner in owners.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if name not in self.options and value != default:
+                raise ValueError(f"{name}: is an option of {owner}, not of {self.kind}; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _peepholes_belong_to_gates(self) -> "Cell":
         for name in self.peepholes:
             if f"{name}_gate" in self.without:
                 raise ValueError(
-                    f"peepholes: the {name} gate is left out, so nothing sees through its peephole; remove one"
+                    f"peepholes: there is no {name} gate, because without contains {name}_gate; "
+                    "remove one of the two"
                 )
-        if (
-            self.coupled and "forget" in self.peepholes
-        ):  # The two gates are one, and its weights are the input gate's.
-            if "input" in self.peepholes:
-                raise ValueError(
-                    "peepholes: with coupled the input and forget gate are one; name one of the two"
-                )
-            named = tuple("input" if name == "forget" else name for name in self.peepholes)
-            object.__setattr__(self, "peepholes", named)
-        if self.coupled and self.capped:
+        if self.coupled and {"input", "forget"} <= set(self.peepholes):
             raise ValueError(
-                "capped: with coupled the input gate is 1 - the forget gate already; remove one of the two"
+                "peepholes: with coupled, the input and the forget gate are the same; "
+                "name one of the two"
             )
-        for gate in ("input_gate", "forget_gate"):
-            option = "coupled" if self.coupled else "capped"
-            if (self.coupled or self.capped) and gate in self.without:
-                raise ValueError(
-                    f"{option}: joins input and forget gate, but {gate} is left out; remove one of the two"
-                )
         if self.peephole_weights == "full" and not self.peepholes:
             raise ValueError(
-                "peephole_weights: there are no peepholes; name them, as in peepholes: [input, forget, output]"
+                "peephole_weights: the cell has no peepholes; "
+                "add them, as in peepholes: [input, forget, output]"
             )
-        if self.full_gate_recurrence and {"input_gate", "forget_gate", "output_gate"} <= set(
-            self.without
-        ):
+        if self.coupled:  # The weights of the joined gate are those of the input gate.
+            joined = tuple("input" if name == "forget" else name for name in self.peepholes)
+            object.__setattr__(self, "peepholes", joined)
+        return self
+
+    @model_validator(mode="after")
+    def _combined_gates_exist(self) -> "Cell":
+        if self.coupled and self.capped:
             raise ValueError(
-                "full_gate_recurrence: every gate is left out, so there is none to recur; remove one"
+                "capped: with coupled, the input gate is already 1 - the forget gate; "
+                "remove one of the two"
+            )
+        for gate in ("input_gate", "forget_gate"):
+            if (self.coupled or self.capped) and gate in self.without:
+                raise ValueError(
+                    f"{'coupled' if self.coupled else 'capped'}: needs the input and the forget "
+                    f"gate, but without contains {gate}; remove one of the two"
+                )
+        gates = {"input_gate", "forget_gate", "output_gate"}
+        if self.full_gate_recurrence and gates <= set(self.without):
+            raise ValueError(
+                "full_gate_recurrence: there is no gate, because without contains all three; "
+                "remove one of the two"
             )
         return self
 
@@ -333,345 +388,466 @@ class Cell(Section):
 class Model(Section):
     """The network: embedding, recurrence, projection."""
 
-    cell: Annotated[Cell, BeforeValidator(_as_cell)] = Field(Cell(), description="The recurrence.")  # type: ignore[call-arg]
+    cell: Annotated[Cell, BeforeValidator(as_cell)] = Field(
+        Cell.model_validate({}), description="Recurrent cell."
+    )
     hidden_size: Sizes = Field(
         (512,),
-        description="Units of each layer, or a list, one a layer: 512 is what a minute of two cores can train. "
-        "A bag is as wide as its input.",
+        description=(
+            "Number of units of every layer, or a list with one number per layer. 512 "
+            "is what two cores can train in a minute. The cell bag always has the size "
+            "of its input."
+        ),
     )
     num_layers: int = Field(
         1,
         ge=1,
-        le=_MOST_LAYERS,
-        description="Layers: one wide layer beats two narrow ones in a minute.",
+        le=_MAX_LAYERS,
+        description=(
+            "Number of recurrent layers. In a run of one minute, one wide layer is "
+            "better than two narrow ones."
+        ),
     )
     embedding: Literal["learned", "one_hot", "pretrained"] = Field(
         "learned",
-        description="learned; one_hot: a token's unit vector, as wide as the vocabulary; pretrained: from vectors.",
+        description=(
+            "learned; one_hot: the unit vector of a token, as wide as the vocabulary; "
+            "pretrained: read from `vectors`."
+        ),
     )
     embedding_size: int = Field(
         64,
         ge=1,
-        le=_MOST_UNITS,
-        description="Units of a token's embedding; has no effect on one_hot.",
+        le=_MAX_UNITS,
+        description="Number of units of a token embedding; no effect with one_hot.",
     )
     vectors: str | None = Field(
         None,
         min_length=1,
-        description="pretrained: a text file of vectors, GloVe's or word2vec's, or .gz of one.",
+        description=(
+            "pretrained: text file of vectors in GloVe or word2vec format, optionally "
+            "compressed (.gz)."
+        ),
     )
-    freeze_embedding: bool = Field(False, description="pretrained: leave the vectors as they are.")
+    freeze_embedding: bool = Field(False, description="pretrained: do not train the vectors.")
     direction: Literal["forward", "backward", "both"] = Field(
         "forward",
-        description="backward: predicts each token from those after it; both: two networks that share "
-        "embedding and projection, to score a text or fill a gap from both sides.",
+        description=(
+            "forward: predict each token from those before it; backward: from those "
+            "after it; both: two networks that share embedding and projection, to "
+            "score a text or fill a gap from both sides."
+        ),
     )
     skip: Literal["none", "residual", "sum"] = Field(
         "none",
-        description="residual: a layer's input is added to its output, from the second layer on; "
-        "sum: the projection sees the sum of all layers' outputs.",
+        description=(
+            "none; residual: from the second layer on, a layer's input is added to its "
+            "output; sum: the projection reads the sum of the outputs of all layers."
+        ),
     )
-    layer_norm: bool = Field(
-        False, description="Normalize what each layer gives, before it is read."
-    )
+    layer_norm: bool = Field(False, description="Normalize the output of each layer.")
     initial_state: Literal["zero", "learned"] = Field(
-        "zero", description="State before the first token."
+        "zero", description="State before the first token: zero or learned."
     )
     recurrent_gain: float = Field(
         1.0,
         gt=0,
-        description="Gain of the recurrent matrices, orthogonal at first: above 1 "
-        "states and gradients can explode, below they vanish sooner.",
+        description=(
+            "Gain of the orthogonal initialization of the recurrent matrices. Above 1, "
+            "states and gradients can explode; below 1, they vanish sooner."
+        ),
     )
     tied: bool = Field(
-        False, description="Embedding and projection share one matrix (Press and Wolf 2017)."
+        False, description="Use one matrix for embedding and projection (Press and Wolf 2017)."
     )
     mixture: int = Field(
         1,
         ge=1,
         le=1000,
-        description="Softmaxes that are mixed (Yang et al. 2018): for words; 10 to 15 help.",
+        description=(
+            "Number of softmaxes in a mixture of softmaxes (Yang et al. 2018), 1 to "
+            "1000. For words, 10 to 15 help."
+        ),
     )
     adaptive_cutoffs: Cutoffs = Field(
         (),
-        description="Ids at which the vocabulary, frequent tokens first, is cut for an adaptive softmax (Grave et "
-        "al. 2017), as in [2000, 10000]: for vocabularies of tens of thousands.",
+        description=(
+            "Token ids that divide the vocabulary, which is ordered by frequency, into "
+            "the clusters of an adaptive softmax (Grave et al. 2017), as in [2000, "
+            "10000]. For vocabularies of tens of thousands of tokens."
+        ),
     )
     word_dropout: Fraction = Field(
         0.0,
-        description="Share of the vocabulary whose embeddings are dropped, whole, for a "
-        "window (Gal and Ghahramani 2016).",
+        description=(
+            "Fraction of the vocabulary whose whole embeddings are dropped during a "
+            "window (Gal and Ghahramani 2016)."
+        ),
     )
     embedding_dropout: Fraction = Field(
-        0.0, description="Share of the embedding's units dropped: the first layer's input."
+        0.0, description="Fraction of the embedding units dropped, before the first layer."
     )
     dropout: Fraction = Field(
-        0.0, description="Share of units dropped between layers (Zaremba et al. 2014)."
+        0.0, description="Fraction of units dropped between layers (Zaremba et al. 2014)."
     )
     output_dropout: Fraction = Field(
-        0.0, description="Share of units dropped before the projection."
+        0.0, description="Fraction of units dropped before the projection."
     )
     dropout_mask: Literal["token", "window"] = Field(
         "token",
-        description="token: other units are dropped at each token; window: the same ones for a whole window, "
-        "variational dropout (Gal and Ghahramani 2016).",
+        description=(
+            "token: a new mask for each token; window: one mask for a whole window, as "
+            "in variational dropout (Gal and Ghahramani 2016)."
+        ),
     )
     weight_dropout: Fraction = Field(
         0.0,
-        description="Share of the recurrent matrices' weights dropped for a window "
-        "(Merity et al. 2018).",
+        description=(
+            "Fraction of the recurrent weights dropped during a window (Merity et al. 2018)."
+        ),
     )
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """Units of every layer, the first layer first."""
+        """Number of units of each layer."""
         return self.hidden_size if len(self.hidden_size) > 1 else self.hidden_size * self.num_layers
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Model":
-        if len(self.hidden_size) > 1:
-            if "num_layers" in self.model_fields_set and self.num_layers != len(self.hidden_size):
+    def _layers_fit_together(self) -> "Model":
+        num_sizes = len(self.hidden_size)
+        if num_sizes > 1:
+            if "num_layers" in self.model_fields_set and self.num_layers != num_sizes:
                 raise ValueError(
-                    f"hidden_size: is a list of {len(self.hidden_size)}, but num_layers is {self.num_layers}; "
+                    f"hidden_size: has {num_sizes} entries, but num_layers is {self.num_layers}; "
                     "remove num_layers"
                 )
-            object.__setattr__(self, "num_layers", len(self.hidden_size))
+            object.__setattr__(self, "num_layers", num_sizes)
         if self.skip != "none" and len(set(self.hidden_sizes)) > 1:
             raise ValueError(
-                f"skip: {self.skip} adds layers up, so all of hidden_size must be equal, got "
-                f"{list(self.hidden_sizes)}"
+                f"skip: {self.skip} adds the outputs of layers, so all layers must have the same "
+                f"size, got {list(self.hidden_sizes)}; give one hidden_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_embedding_has_vectors(self) -> "Model":
         if self.embedding == "pretrained" and self.vectors is None:
             raise ValueError(
-                "embedding: pretrained needs vectors, a file of them: vectors: glove.6B.100d.txt"
+                "embedding: pretrained needs a file of vectors; "
+                "add it, as in vectors: glove.6B.100d.txt"
             )
         for name in ("vectors", "freeze_embedding"):
             if self.embedding != "pretrained" and getattr(self, name):
                 raise ValueError(
-                    f"{name}: is read with embedding: pretrained alone, got {self.embedding}"
+                    f"{name}: has an effect only with embedding: pretrained, got {self.embedding}; "
+                    "remove it"
                 )
         return self
 
     @model_validator(mode="after")
-    def _ends_fit_together(self) -> "Model":
-        if self.tied and (self.embedding == "one_hot" or self.freeze_embedding):
-            reason = (
-                "one_hot has no matrix to share"
-                if self.embedding == "one_hot"
-                else "freeze_embedding would freeze the projection with it"
+    def _embedding_fits_projection(self) -> "Model":
+        if self.tied and self.embedding == "one_hot":
+            raise ValueError("tied: one_hot has no matrix to share; remove one of the two")
+        if self.tied and self.freeze_embedding:
+            raise ValueError(
+                "tied: freeze_embedding would freeze the projection too; remove one of the two"
             )
-            raise ValueError(f"tied: {reason}; remove one of the two")
-        if self.adaptive_cutoffs:
-            for name, given in (("tied", self.tied), ("mixture", self.mixture > 1)):
-                if given:
-                    raise ValueError(
-                        f"adaptive_cutoffs: a projection in parts cannot be {_OF_WHOLE[name]}; remove {name}"
-                    )
-            if list(self.adaptive_cutoffs) != sorted(set(self.adaptive_cutoffs)):
-                raise ValueError(f"adaptive_cutoffs: must rise, got {list(self.adaptive_cutoffs)}")
         if self.embedding == "one_hot" and self.word_dropout:
             raise ValueError(
-                "word_dropout: one_hot has no embeddings to drop; use embedding_dropout"
+                "word_dropout: one_hot has no embeddings to drop; use embedding_dropout instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adaptive_softmax_is_possible(self) -> "Model":
+        if not self.adaptive_cutoffs:
+            return self
+        if self.tied:
+            raise ValueError(
+                "adaptive_cutoffs: an adaptive softmax cannot use the embedding's matrix; "
+                "remove tied"
+            )
+        if self.mixture > 1:
+            raise ValueError(
+                "adaptive_cutoffs: an adaptive softmax cannot be part of a mixture; remove mixture"
+            )
+        if list(self.adaptive_cutoffs) != sorted(set(self.adaptive_cutoffs)):
+            raise ValueError(
+                f"adaptive_cutoffs: must be increasing, got {list(self.adaptive_cutoffs)}"
             )
         return self
 
 
 class Training(Section):
-    """How the network is trained. The objective is cross-entropy summed over time, averaged over the batch."""
+    """How the network is trained.
 
-    minutes: float | None = Field(None, gt=0, description="Budget: minutes of training steps.")
-    steps: int | None = Field(None, ge=1, description="Budget: training steps.")
-    epochs: float | None = Field(None, gt=0, description="Budget: passes over the training text.")
+    The objective is the cross-entropy, summed over time and averaged over the batch.
+    """
+
+    minutes: float | None = Field(
+        None, gt=0, description="Budget: minutes of training steps. [1, if no budget is given]"
+    )
+    steps: int | None = Field(None, ge=1, description="Budget: number of training steps.")
+    epochs: float | None = Field(
+        None, gt=0, description="Budget: number of passes over the training text."
+    )
     batch_size: int = Field(
         16,
         ge=1,
-        description="Streams or records side by side in a step: small batches "
-        "take more steps, and steps are what a minute is short of.",
+        description=(
+            "Number of streams or records in a step. In a short run, small batches are "
+            "better because they allow more steps."
+        ),
     )
     accumulation: int = Field(
         1,
         ge=1,
         le=1 << 16,
-        description="Parts in which a batch is computed, one after the "
-        "other, for one step: the same gradient with less memory.",
+        description=(
+            "Number of parts into which a batch is divided to save memory; their "
+            "gradients are added before the step."
+        ),
     )
     window: int = Field(
-        64, ge=1, description="Tokens in a step of truncated backpropagation through time."
+        64, ge=1, description="Number of tokens per step of truncated backpropagation through time."
     )
     vary_window: bool = Field(
         False,
-        description="stream: windows of varying length, mostly `window`, so that they "
-        "end elsewhere in each epoch (Merity et al. 2018).",
+        description=(
+            "stream mode: vary the length of the windows around `window`, so that they "
+            "end at different places in each epoch (Merity et al. 2018)."
+        ),
     )
     partial_shuffle: bool = Field(
         False,
-        description="stream: each epoch begins elsewhere in each of the streams (Press 2019).",
+        description=(
+            "stream mode: each stream starts at a different place in each epoch (Press 2019)."
+        ),
     )
     optimizer: Literal["adamw", "adam", "nadam", "rmsprop", "sgd", "muon"] = Field(
         "adamw",
-        description="The optimizer; muon: Muon on the recurrent layers' matrices, gate by gate, AdamW on the "
-        "rest (Jordan et al. 2024).",
+        description=(
+            "muon: Muon for the recurrent matrices, one gate at a time, and AdamW for "
+            "all other parameters (Jordan et al. 2024)."
+        ),
     )
     learning_rate: float = Field(
         8.0e-3,
         gt=0,
-        description="Peak rate of the schedule: high, for a run of minutes with "
-        "a small batch; for hours or several layers, a quarter of it.",
+        description=(
+            "Peak learning rate of the schedule. The default suits a run of minutes "
+            "with a small batch; for hours or several layers, use a quarter of it."
+        ),
     )
     beta1: float = Field(
         0.9,
         ge=0,
         lt=1,
-        description="Decay of the mean of gradients; momentum for sgd and muon; 0 "
-        "for Adam without it (Melis et al. 2018).",
+        description=(
+            "Decay rate of the mean of the gradients; momentum for sgd and muon; 0 "
+            "gives Adam without momentum (Melis et al. 2018)."
+        ),
     )
     beta2: float = Field(
         0.99,
         ge=0,
         lt=1,
-        description="Decay of the mean of squared gradients: 0.99 adapts "
-        "within the few thousand steps of a short run.",
+        description=(
+            "Decay rate of the mean of the squared gradients. 0.99 adapts within the "
+            "few thousand steps of a short run."
+        ),
     )
     weight_decay: float = Field(
-        0.1, ge=0, description="Weight decay on the matrices: at high rates 0.1 to 0.2 beats 0.01."
+        0.1,
+        ge=0,
+        description=(
+            "Weight decay of the matrices. At high learning rates, 0.1 to 0.2 is better than 0.01."
+        ),
     )
-    decay_embeddings: bool = Field(False, description="Weight decay on embeddings too.")
-    decay_biases: bool = Field(False, description="Weight decay on biases too.")
+    decay_embeddings: bool = Field(False, description="Apply weight decay to embeddings too.")
+    decay_biases: bool = Field(False, description="Apply weight decay to biases too.")
     schedule: Literal["linear", "cosine", "constant", "trapezoid", "plateau"] = Field(
         "linear",
-        description="After the warm-up: fall to zero by a line or a cosine, stay constant, stay and fall "
-        "over the last fifth (trapezoid), or be quartered after each evaluation that is no new best (plateau).",
+        description=(
+            "Learning rate after the warm-up: linear or cosine decay to zero; "
+            "constant; trapezoid: constant, then linear decay in the last fifth; "
+            "plateau: divided by 4 after each evaluation without a new best."
+        ),
     )
-    warmup_steps: int = Field(100, ge=0, description="Steps in which the rate rises from zero.")
+    warmup_steps: int = Field(
+        100, ge=0, description="Number of steps in which the learning rate rises from zero."
+    )
     averaging: Literal["none", "exponential", "triggered"] = Field(
         "none",
-        description="Weights that are scored and kept: the last; their exponential mean; or, from where "
-        "validation stops falling, the mean of all since (NT-ASGD, Merity et al. 2018).",
+        description=(
+            "Weights that are scored and saved: none: the last weights; exponential: "
+            "their exponential moving average; triggered: from the time when the "
+            "validation loss stops falling, the mean of all weights since then "
+            "(NT-ASGD, Merity et al. 2018)."
+        ),
     )
     average_steps: float = Field(
         200.0,
         ge=1,
-        description="exponential: steps that the mean reaches back, about; its "
-        "decay is 1 - 1 / average_steps.",
+        description=(
+            "exponential: number of steps that the average covers; its decay rate is 1 "
+            "- 1 / average_steps."
+        ),
     )
     trigger_evaluations: int = Field(
         5,
         ge=1,
-        description="triggered: averaging begins when validation has not fallen "
-        "below what it was so many evaluations ago.",
+        description=(
+            "triggered: averaging starts when the validation loss is not below its "
+            "value N evaluations earlier."
+        ),
     )
     label_smoothing: Fraction = Field(
         0.0,
-        description="Share of the target's probability that is spread over the whole "
-        "vocabulary (Szegedy et al. 2016); not part of any score.",
+        description=(
+            "Fraction of the target's probability that is distributed over the whole "
+            "vocabulary (Szegedy et al. 2016). It affects training only, not scores."
+        ),
     )
     activation_regularization: float = Field(
         0.0,
         ge=0,
-        description="Weight of the mean square of what the projection reads (Merity et al. 2018: 2).",
+        description=(
+            "Weight of the mean square of the input of the projection (Merity et al. 2018: 2)."
+        ),
     )
     temporal_regularization: float = Field(
         0.0,
         ge=0,
-        description="Weight of the mean square of the output's change from token to token (Merity et al. "
-        "2018: 1).",
+        description=(
+            "Weight of the mean square of the change of the output from one token to "
+            "the next (Merity et al. 2018: 1)."
+        ),
     )
     clipnorm: float | None = Field(
         64.0,
         gt=0,
-        description="Largest norm of the gradient of the sum over "
-        "time; about the window times what one would give for a mean.",
+        description=(
+            "Maximum norm of the gradient of the loss, which is summed over time. It "
+            "is about `window` times the value for a mean loss."
+        ),
     )
     clipvalue: float | None = Field(
-        None, gt=0, description="Largest size of a component of that gradient."
+        None, gt=0, description="Maximum absolute value of a component of this gradient."
     )
-    seed: int = Field(1, ge=0, description="Seed of weights, dropout and order.")
+    seed: int = Field(1, ge=0, description="Seed of the initial weights, dropout and data order.")
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N."
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the device is faster in it, fp32 elsewhere."
+        "auto", description="auto: bf16 if it is faster on the device, else fp32."
     )
     cuda_graph: bool = Field(
         False,
-        description="On a GPU, record a step once and launch it as one from then on: with "
-        "adamw, adam or muon, one process, no adaptive softmax or learnt initial states; else it "
-        "does nothing. Not tried on a GPU yet.",
+        description=(
+            "GPU: record one step as a CUDA graph and replay it. It needs adamw, adam "
+            "or muon, one process, no adaptive softmax and no learned initial state; "
+            "otherwise it has no effect. Not yet tested on a GPU."
+        ),
     )
     evaluations: int = Field(
         5,
         ge=1,
-        description="Evaluations on the validation split, evenly over the "
-        "budget, the last at its end.",
+        description=(
+            "Number of evaluations on the validation split, at equal distances over "
+            "the budget; the last is at its end."
+        ),
     )
     patience: int | None = Field(
-        None, ge=1, description="Stop after so many evaluations with no new best."
+        None, ge=1, description="Stop after N evaluations without a new best."
     )
     on_divergence: Literal["stop", "halve"] = Field(
         "stop",
-        description="When the loss is no longer finite: stop, or go back to the last good evaluation with half "
-        "the rate.",
+        description=(
+            "If the loss is not finite: stop: end the run; halve: return to the last "
+            "good evaluation and halve the learning rate."
+        ),
     )
-    halvings: int = Field(3, ge=1, le=100, description="halve: at most so often; then it stops.")
+    halvings: int = Field(
+        3, ge=1, le=100, description="halve: maximum number of times; after that, the run ends."
+    )
     gradient_compression: Literal["none", "bf16"] = Field(
         "none",
-        description="Several processes: none exchanges gradients in fp32, bf16 in half the bytes.",
+        description=(
+            "Several processes: exchange gradients in fp32 (none) or in half the bytes (bf16)."
+        ),
     )
     timeout_seconds: float = Field(
         300.0,
         gt=0,
         le=86400,
-        description="Several processes: for how long one may keep the others waiting.",
+        description=(
+            "Several processes: seconds that a process waits for the others before it "
+            "ends with an error."
+        ),
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Training":
+    def _has_one_budget(self) -> "Training":
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"has {' and '.join(given)}: give one of minutes, steps, epochs")
-        if not given:  # A minute shows any text's first results.
+            raise ValueError(
+                f"{' and '.join(given)}: only one budget is possible; keep one of them"
+            )
+        if not given:
             object.__setattr__(self, "minutes", 1.0)
         return self
 
 
 class Checkpoint(Section):
-    """What is kept on disk."""
+    """When checkpoints are saved."""
 
     save_seconds: float = Field(
         30.0,
         gt=0,
-        description="Seconds between saves of last/, beside those at each "
-        "evaluation: the most that a crash can cost.",
+        description=(
+            "Seconds between two saves of last/, in addition to the save at each "
+            "evaluation. A crash loses at most this time."
+        ),
     )
     save_share: float | None = Field(
         0.03,
         gt=0,
         lt=1,
-        description="Most that saving may take of training's time: until then a save is put off, but "
-        "for the last. Empty: none is.",
+        description=(
+            "Maximum fraction of the training time spent on saving; saves are delayed "
+            "to stay below it, except the last one. null: no limit."
+        ),
     )
 
 
 class Config(Section):
-    """A whole experiment. Frozen; `load_config` makes one from a file and overrides."""
+    """The configuration of an experiment; `load_config` makes one from a file and overrides."""
 
-    corpus: Corpus = Field(Corpus(), description="What is read.")  # type: ignore[call-arg]
-    tokenizer: Tokenizer = Field(Tokenizer(), description="How text becomes token ids.")  # type: ignore[call-arg]
-    model: Model = Field(Model(), description="The network.")  # type: ignore[call-arg]
-    training: Training = Field(Training(), description="How it is trained.")  # type: ignore[call-arg]
-    checkpoint: Checkpoint = Field(Checkpoint(), description="What is kept.")  # type: ignore[call-arg]
+    corpus: Corpus = Field(Corpus.model_validate({}), description="The text.")
+    tokenizer: Tokenizer = Field(
+        Tokenizer.model_validate({}), description="How text is divided into tokens."
+    )
+    model: Model = Field(Model.model_validate({}), description="The network.")
+    training: Training = Field(
+        Training.model_validate({}), description="How the network is trained."
+    )
+    checkpoint: Checkpoint = Field(
+        Checkpoint.model_validate({}), description="When checkpoints are saved."
+    )
 
     @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> "Config":
+    def _has_training_text(self) -> "Config":
         held_out = (self.corpus.valid_share or 0) + (self.corpus.test_share or 0)
         if held_out >= 1:
             raise ValueError(
-                f"corpus.valid_share and corpus.test_share leave nothing to train on: {held_out}"
+                "corpus.valid_share and corpus.test_share: leave no training text; "
+                f"their sum must be less than 1, got {held_out}"
             )
         return self
 
 
 class ResolvedConfig(Config):
-    """A configuration in which no field of the corpus is open: what a run is made from."""
+    """A configuration in which every field of the corpus has a value; a run is made from it."""
 
-    corpus: ResolvedCorpus = Field(description="What is read.")
+    corpus: ResolvedCorpus = Field(description="The text.")

@@ -8,22 +8,24 @@ from charlm.config.schema import Config, Section
 
 
 def dump(config: Config) -> str:
-    """Return `config` as YAML with a comment a field, ready to be saved and used."""
+    """Return `config` as YAML with one comment per field; `load_config` reads it back."""
     return "\n".join(_lines(config, depth=0)) + "\n"
 
 
 def _lines(section: Section, depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name in section.fields_shown():
-        value, field = getattr(section, name), type(section).model_fields[name]
+        value = getattr(section, name)
+        comment = type(section).model_fields[name].description
         if isinstance(value, Section):
-            yield f"{indent}{name}:  # {field.description}"
+            yield f"{indent}{name}:  # {comment}"
             yield from _lines(value, depth + 1)
         else:
-            yield f"{indent}{name}: {_scalar(value)}  # {field.description}"
+            yield f"{indent}{name}: {_to_yaml(value)}  # {comment}"
 
 
-def _scalar(value: object) -> str:
+def _to_yaml(value: object) -> str:
+    """Return a value as YAML in one line; a list of one element as the element."""
     plain = list(value) if isinstance(value, tuple) else value
     if isinstance(plain, list) and len(plain) == 1:
         (plain,) = plain

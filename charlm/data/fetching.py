@@ -1,7 +1,7 @@
 """Downloads that resume, checksums, and single members of archives.
 
-A download grows in `NAME.part` beside its destination and is renamed when it is whole and checked, so that
-whatever bears the destination's name is complete.
+A download is written to `NAME.part` beside its destination and renamed once it is complete and
+verified, so that a file with the destination's name is always complete.
 """
 
 import hashlib
@@ -22,23 +22,24 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from charlm.errors import FetchError
+from charlm.storage.atomic import atomic_write
 
-Report = Callable[
-    [int, int | None], None
-]  # (bytes so far, bytes in all or None where the server does not say)
+# Called with the bytes so far and the total, or None if the server does not tell the total.
+Report = Callable[[int, int | None], None]
 
 _BLOCK_BYTES = 1 << 16
-_GET_IT_YOURSELF = "get the file another way and pass --from FILE"
-_MEMBERS_NAMED = 8  # in the message about a missing member
-_MOST_GROWTH = 1032  # What deflate can reach; bzip2 and xz make far more of zeros.
+_REMEDY = "download the file another way and pass --from FILE"
+_WRITE_REMEDY = "free some space, or choose another folder"
+_NUM_LISTED_MEMBERS = 8  # Members listed in the message about a missing one.
+_MAX_GROWTH = 1032  # Largest ratio of deflate; bzip2 and xz pack zeros far better than any text.
 _BROKEN_ARCHIVE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    RuntimeError,  # zipfile: a compression that it does not know, or a password that it was not given
-    ValueError,  # zipfile: a name that is no text
+    RuntimeError,  # zipfile: an unknown compression, or an encrypted member.
+    ValueError,  # zipfile: a member name that cannot be decoded.
     struct.error,
 )
 
@@ -51,24 +52,23 @@ def fetch(
     report: Report | None = None,
     timeout_seconds: float = 30.0,
 ) -> None:
-    """Download a file, going on from where an earlier attempt stopped.
+    """Download a file, resuming an earlier attempt.
 
     Args:
-        url: Where the file is published; http or https.
-        destination: Where it goes, replacing what is there; its folder is made.
-        sha256: Digest that the file must have, in hexadecimal; None accepts any.
-        report: Called with the bytes so far and the bytes in all (None where the server does not say), first
-            when the download begins and then after every block.
-        timeout_seconds: How long the server may stay silent.
+        url: Address of the file, http or https.
+        destination: File to write; an existing file is replaced, missing folders are created.
+        sha256: Expected digest in hexadecimal; None accepts any file.
+        report: Called when the download begins and after every block.
+        timeout_seconds: Longest time to wait for the server to answer or to send more.
 
     Raises:
-        FetchError: The URL is not http(s), its server cannot be reached or refuses, the download broke off
-            (what came stays, and the next call resumes it), the digest differs (what came is deleted), or the
-            file cannot be written.
+        FetchError: The URL is not http(s); the server cannot be reached or refuses; the connection
+            was lost (the next call resumes the download); the digest differs (the download is
+            deleted); or the file cannot be written.
     """
     _require_http(url)
     part = _beside(destination, ".part")
-    with _writing(destination):
+    with _translate_write_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         _download(
             url, part, is_checked=sha256 is not None, report=report, timeout_seconds=timeout_seconds
@@ -80,57 +80,54 @@ def fetch(
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file's digest with the one that it must have.
+    """Check the digest of a file.
 
     Args:
         path: The file.
-        expected: SHA-256 in hexadecimal.
+        expected: Expected SHA-256 in hexadecimal.
 
     Raises:
-        FetchError: They differ, or the file cannot be read.
+        FetchError: The digest differs, or the file cannot be read.
     """
     actual = _sha256(path)
     if actual != expected.lower():
         raise FetchError(
-            f"{path}: sha256 is {actual}, expected {expected.lower()}; get the file again, "
-            "or correct sha256 in the card if the publisher changed it"
+            f"{path}: sha256 is {actual}, expected {expected.lower()}; download the file again, "
+            "or correct sha256 in the card if the publisher changed the file"
         )
 
 
-def unpack(archive: Path, member: str, destination: Path) -> None:
-    """Extract one file of an archive to a place of our own choosing.
+def extract_member(archive: Path, member: str, destination: Path) -> None:
+    """Extract one file of an archive.
 
-    The member's name only finds it: nothing is ever written where the archive says.
+    The paths inside the archive never decide where a file is written.
 
     Args:
-        archive: A zip, or a tar that is plain or compressed by gzip, bzip2 or xz.
-        member: Path inside the archive; a leading "./" makes no difference.
-        destination: Where the file goes, replacing what is there; its folder is made.
+        archive: A zip file, or a tar file, plain or compressed with gzip, bzip2 or xz.
+        member: Path inside the archive; a leading "./" is ignored.
+        destination: File to write; an existing file is replaced, missing folders are created.
 
     Raises:
-        FetchError: The archive cannot be read, has no such member, or the member is a link, a folder, encrypted or so
-            much larger than the archive that it is no text; or the destination cannot be written.
+        FetchError: The archive cannot be read or has no such member; the member is a link, a folder
+            or encrypted, or too much larger than the archive to be text; or the destination cannot
+            be written.
     """
-    with _writing(destination), _opened_member(archive, member) as source:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _beside(destination, ".unpacking")
-        try:
-            with unfinished.open("wb") as target:
-                for block in _blocks_of_member(archive, source):
-                    target.write(block)
-            unfinished.replace(destination)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with (
+        _open_archive_member(archive, member) as source,
+        atomic_write(destination, error_type=FetchError, remedy=_WRITE_REMEDY) as target,
+    ):
+        for block in _blocks_of_member(archive, source):
+            target.write(block)
 
 
 def _require_http(url: str) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise FetchError(f"{url}: not a URL ({error}); correct url in the card") from error
+        raise FetchError(f"{url}: not a valid URL ({error}); correct url in the card") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise FetchError(
-            f"{url}: only http and https are fetched, got scheme {parts.scheme!r}; {_GET_IT_YOURSELF}"
+            f"{url}: the scheme must be http or https, got {parts.scheme!r}; {_REMEDY}"
         )
 
 
@@ -139,25 +136,23 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _validator_file(part: Path) -> Path:
-    """Return where the server's mark of the version in `part` is kept."""
+    """Return the file that records which version of the published file `part` belongs to."""
     return _beside(part, ".version")
 
 
 @contextmanager
-def _writing(destination: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error of one line."""
+def _translate_write_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FetchError(
-            f"{destination}: cannot be written ({error.strerror or error}); free some space or choose another folder"
-        ) from error
+        reason = error.strerror or error
+        raise FetchError(f"{destination}: cannot be written: {reason}; {_WRITE_REMEDY}") from error
 
 
 def _download(
     url: str, part: Path, *, is_checked: bool, report: Report | None, timeout_seconds: float
 ) -> None:
-    """Bring `part` to its full length, appending to what it holds where the server agrees."""
+    """Download the rest of `part`, or the whole file if the server cannot send the rest."""
     response, offset = _request(url, part, is_checked=is_checked, timeout_seconds=timeout_seconds)
     with response:
         length = response.headers.get("Content-Length", "")
@@ -171,48 +166,48 @@ def _download(
 def _request(
     url: str, part: Path, *, is_checked: bool, timeout_seconds: float
 ) -> tuple[http.client.HTTPResponse, int]:
-    """Ask for the rest of `part`, or for all of the file where the rest cannot be had.
+    """Request the rest of `part`, or the whole file if the server cannot send the rest.
 
     Args:
-        url: Where the file is published.
-        part: What an earlier attempt left, if any.
-        is_checked: Whether the digest of the whole will be checked.
-        timeout_seconds: How long the server may stay silent.
+        url: Address of the file.
+        part: File of an earlier attempt; it may not exist.
+        is_checked: Whether the digest of the complete file will be checked.
+        timeout_seconds: Longest time to wait for the server.
 
     Returns:
-        The open response, and the byte at which it begins: the end of `part`, or 0.
+        The open response, and the offset at which it begins: the size of `part`, or 0.
 
     Raises:
         FetchError: The server cannot be reached or refuses.
     """
     offset = _resumable_bytes(part, is_checked=is_checked)
-    if offset:
-        try:
-            response = _open(url, _range_headers(part, offset), timeout_seconds)
-        except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise _refusal(url, error) from error
-            error.close()
-        else:
-            if response.status != HTTPStatus.PARTIAL_CONTENT:
-                return response, 0
-            if response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                return response, offset
-            response.close()
-    # Nothing came earlier, or it is no beginning of the file as it is now.
+    if not offset:
+        return _open_whole(url, timeout_seconds), 0
+    try:
+        response = _open(url, _range_headers(part, offset), timeout_seconds)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _refusal(url, error) from error
+        error.close()
+        return _open_whole(url, timeout_seconds), 0
+    if response.status != HTTPStatus.PARTIAL_CONTENT:
+        return response, 0
+    if response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        return response, offset
+    response.close()  # The server sent another range than the one that was asked for.
     return _open_whole(url, timeout_seconds), 0
 
 
 def _resumable_bytes(part: Path, *, is_checked: bool) -> int:
-    """Count the bytes of `part` that a download may build upon."""
-    # With neither a version nor a digest, parts of two files could be joined and nobody would know.
+    """Return the number of bytes of `part` that a download may continue."""
+    # Without a version or a digest, parts of two different files could be joined unnoticed.
     if part.exists() and (is_checked or _validator_file(part).exists()):
         return part.stat().st_size
     return 0
 
 
 def _range_headers(part: Path, offset: int) -> dict[str, str]:
-    """Ask for the bytes from `offset`, provided that the file is still the one that `part` began."""
+    """Return headers that ask for the bytes from `offset` if the published file is unchanged."""
     headers = {"Range": f"bytes={offset}-"}
     validator = _validator_file(part)
     if validator.exists():
@@ -221,7 +216,7 @@ def _range_headers(part: Path, offset: int) -> dict[str, str]:
 
 
 def _save_validator(part: Path, response: http.client.HTTPResponse) -> None:
-    """Keep the server's mark of this version; If-Range wants a strong ETag or a date (RFC 9110, 13.1.5)."""
+    """Save the version of the file; If-Range needs a strong ETag or a date (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag", "")
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if validator:
@@ -231,7 +226,7 @@ def _save_validator(part: Path, response: http.client.HTTPResponse) -> None:
 
 
 def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> http.client.HTTPResponse:
-    """Send a request and return the open response; a status that is an error raises `HTTPError`."""
+    """Send a request and return the open response; an error status raises `HTTPError`."""
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "charlm", **headers})
         response: http.client.HTTPResponse = urllib.request.urlopen(
@@ -241,7 +236,7 @@ def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> http.cli
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise FetchError(f"{url}: cannot be reached ({reason}); {_GET_IT_YOURSELF}") from error
+        raise FetchError(f"{url}: cannot be reached ({reason}); {_REMEDY}") from error
     return response
 
 
@@ -254,11 +249,9 @@ def _open_whole(url: str, timeout_seconds: float) -> http.client.HTTPResponse:
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> FetchError:
     error.close()
-    missing = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-    problem = (
-        "is no longer published there" if error.code in missing else "was refused by its server"
-    )
-    return FetchError(f"{url}: {problem}, status {error.code} ({error.reason}); {_GET_IT_YOURSELF}")
+    is_missing = error.code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+    problem = "no longer published at this address" if is_missing else "the server refused"
+    return FetchError(f"{url}: {problem}, status {error.code} ({error.reason}); {_REMEDY}")
 
 
 def _blocks_of_response(
@@ -268,17 +261,17 @@ def _blocks_of_response(
     done: int,
     total: int | None,
 ) -> Iterator[bytes]:
-    """Yield the body of a response, reporting as it comes.
+    """Yield the body of a response block by block and report the progress.
 
     Args:
-        url: For messages.
+        url: Address of the file, for messages.
         response: The open response.
         report: As in `fetch`.
-        done: Bytes that earlier attempts brought.
-        total: Bytes of the whole file, None where the server does not say.
+        done: Bytes that earlier attempts downloaded.
+        total: Bytes of the whole file, or None if the server does not tell.
 
     Raises:
-        FetchError: The body broke off.
+        FetchError: The connection was lost.
     """
     while True:
         if report is not None:
@@ -286,20 +279,20 @@ def _blocks_of_response(
         try:
             block = response.read(_BLOCK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise _broken_off(url, done, total, str(error)) from error
+            raise _interruption(url, done, total, str(error)) from error
         if not block:
             break
         done += len(block)
         yield block
     if total is not None and done < total:
-        raise _broken_off(url, done, total, "the server closed the connection")
+        raise _interruption(url, done, total, "the server closed the connection")
 
 
-def _broken_off(url: str, done: int, total: int | None, reason: str) -> FetchError:
+def _interruption(url: str, done: int, total: int | None, reason: str) -> FetchError:
     of_total = "" if total is None else f" of {total}"
     return FetchError(
         f"{url}: the download was truncated after {done}{of_total} bytes ({reason}); "
-        "run the same command again: it resumes where the server allows it"
+        "run the same command again: it resumes the download if the server allows it"
     )
 
 
@@ -309,8 +302,8 @@ def _require_sha256(url: str, part: Path, expected: str) -> None:
         part.unlink()
         _validator_file(part).unlink(missing_ok=True)
         raise FetchError(
-            f"{url}: sha256 is {actual}, expected {expected.lower()}, and what came was deleted; "
-            "run the same command again, or correct sha256 in the card if the publisher changed the file"
+            f"{url}: sha256 is {actual}, expected {expected.lower()}; the download was deleted: "
+            "run the command again, or correct sha256 in the card if the publisher changed the file"
         )
 
 
@@ -319,95 +312,93 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> FetchError:
-    reason = " ".join(
-        str(getattr(error, "strerror", None) or error).split()
-    )  # some take several lines
-    return FetchError(f"{path}: cannot be read ({reason}); name a file that is whole and readable")
+def _read_error(path: Path, error: Exception) -> FetchError:
+    message = str(getattr(error, "strerror", None) or error)
+    reason = " ".join(message.split())  # Some messages have several lines.
+    return FetchError(f"{path}: cannot be read: {reason}; give a complete and readable file")
 
 
 @contextmanager
-def _reading(archive: Path) -> Iterator[None]:
-    """Turn whatever a damaged archive raises into an error of one line."""
+def _translate_archive_errors(archive: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, *_BROKEN_ARCHIVE) as error:
-        raise _unreadable(archive, error) from error
+        raise _read_error(archive, error) from error
 
 
 @contextmanager
-def _opened_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """Open one file of an archive, whatever the archive's kind."""
+def _open_archive_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
-        with _reading(archive):
+        with _translate_archive_errors(archive):
             source = stack.enter_context(_open_member(stack, archive, member))
         yield source
 
 
 def _open_member(stack: ExitStack, archive: Path, member: str) -> IO[bytes]:
-    # The tar first: one that holds a zip may pass for a zip, never the other way round.
+    # Tar is tried first: a tar file that contains a zip file can look like a zip file.
     if tarfile.is_tarfile(archive):
         return _open_tar_member(stack.enter_context(tarfile.open(archive)), archive, member)
     if zipfile.is_zipfile(archive):
         return _open_zip_member(stack.enter_context(zipfile.ZipFile(archive)), archive, member)
-    raise FetchError(f"{archive}: neither a zip nor a tar archive; remove it and get it again")
+    raise FetchError(f"{archive}: not a zip or tar archive; remove it and download it again")
 
 
 def _open_tar_member(opened: tarfile.TarFile, archive: Path, member: str) -> IO[bytes]:
     names = []
-    for entry in opened:  # by and by: a whole listing would decompress the rest of the archive
+    for entry in opened:  # A complete listing would decompress the rest of the archive.
         names.append(entry.name)
         if _is_same_name(entry.name, member):
             source = opened.extractfile(entry) if entry.isfile() else None
             if source is None:
-                raise _no_file(archive, member)
+                raise _not_a_file(archive, member)
             return source
-    raise _no_member(archive, member, names)
+    raise _missing_member(archive, member, names)
 
 
 def _open_zip_member(opened: zipfile.ZipFile, archive: Path, member: str) -> IO[bytes]:
     for entry in opened.infolist():
         if _is_same_name(entry.filename, member):
-            # The upper half holds the Unix mode, or nothing if another system wrote the archive.
-            kind = stat.S_IFMT(entry.external_attr >> 16)
+            # The upper half is the Unix mode, or 0 if another system wrote the archive.
+            file_type = stat.S_IFMT(entry.external_attr >> 16)
             is_encrypted = bool(entry.flag_bits & 1)
-            if entry.is_dir() or is_encrypted or kind not in {0, stat.S_IFREG}:
-                raise _no_file(archive, member)
+            if entry.is_dir() or is_encrypted or file_type not in {0, stat.S_IFREG}:
+                raise _not_a_file(archive, member)
             return opened.open(entry)
-    raise _no_member(archive, member, opened.namelist())
+    raise _missing_member(archive, member, opened.namelist())
 
 
 def _is_same_name(name: str, member: str) -> bool:
     return name.removeprefix("./").rstrip("/") == member.removeprefix("./").rstrip("/")
 
 
-def _no_file(archive: Path, member: str) -> FetchError:
+def _not_a_file(archive: Path, member: str) -> FetchError:
     return FetchError(
-        f"{archive}: member {member!r} is a link, a folder or encrypted; name a plain file of the archive"
+        f"{archive}: member {member!r} is a link, a folder or encrypted; "
+        "name a regular file of the archive"
     )
 
 
-def _no_member(archive: Path, member: str, names: list[str]) -> FetchError:
-    inside = ", ".join(repr(name) for name in names[:_MEMBERS_NAMED])
-    more = f" and {len(names) - _MEMBERS_NAMED} more" if len(names) > _MEMBERS_NAMED else ""
-    return FetchError(
-        f"{archive}: no member {member!r}; name one of those inside: {inside or 'none'}{more}"
-    )
+def _missing_member(archive: Path, member: str, names: list[str]) -> FetchError:
+    listed = ", ".join(repr(name) for name in names[:_NUM_LISTED_MEMBERS]) or "none"
+    num_others = len(names) - _NUM_LISTED_MEMBERS
+    others = f" and {num_others} more" if num_others > 0 else ""
+    return FetchError(f"{archive}: no member {member!r}; the members are {listed}{others}")
 
 
 def _blocks_of_member(archive: Path, source: IO[bytes]) -> Iterator[bytes]:
-    left = _MOST_GROWTH * archive.stat().st_size
+    bytes_left = _MAX_GROWTH * archive.stat().st_size
     while True:
-        with _reading(archive):
+        with _translate_archive_errors(archive):
             block = source.read(_BLOCK_BYTES)
         if not block:
             return
-        left -= len(block)
-        if left < 0:
+        bytes_left -= len(block)
+        if bytes_left < 0:
             raise FetchError(
-                f"{archive}: unpacks to more than {_MOST_GROWTH} times its size, which no text does; get it again"
+                f"{archive}: unpacks to more than {_MAX_GROWTH} times its size, "
+                "which no text does; download it again"
             )
         yield block

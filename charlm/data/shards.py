@@ -1,4 +1,4 @@
-"""Ids in several files, read as if they were in one."""
+"""Ids in several files, read as if they were one array."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,9 @@ from charlm.data.tokenizer import Ids
 
 
 class ShardedIds(np.lib.mixins.NDArrayOperatorsMixin):
-    """Ids one after another, (tokens,): what is asked for is read, and nothing else, but by functions of numpy.
+    """The ids of several arrays in sequence, (tokens,).
+
+    Indexing reads only the indexed ids. Functions and operators of numpy load all of them.
 
     >>> ids = ShardedIds([np.array([3, 1]), np.array([4, 1, 5])])
     >>> len(ids), ids[-1].item(), ids[1:4].tolist(), ids[np.array([[0, 4], [2, 1]])].tolist()
@@ -19,49 +21,54 @@ class ShardedIds(np.lib.mixins.NDArrayOperatorsMixin):
     [False, True, False, True, False]
     """
 
-    def __init__(self, parts: Sequence[Ids]) -> None:
-        """Put parts of one type in a row."""
-        self.parts = list(parts)
-        self.dtype = parts[0].dtype
-        self._ends = np.cumsum([len(part) for part in parts])
-        self._starts = self._ends - [len(part) for part in parts]
+    def __init__(self, shards: Sequence[Ids]) -> None:
+        """Concatenate arrays of one type without copying them."""
+        self.shards = list(shards)
+        self.dtype = shards[0].dtype
+        lengths = [len(shard) for shard in shards]
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of ids."""
         return int(self._ends[-1])
 
-    def __getitem__(self, at: Any) -> Any:
-        """Return what stands at an index, a slice, or each of an array of indices."""
-        if isinstance(at, slice):
-            first, stop, step = at.indices(len(self))
-            if step != 1:
-                return np.asarray(self)[at]
-            here = zip(self.parts, self._starts, strict=True)
-            pieces = [part[max(first - begin, 0) : max(stop - begin, 0)] for part, begin in here]
-            filled = [piece for piece in pieces if len(piece)]
-            return filled[0] if len(filled) == 1 else np.concatenate([pieces[0][:0], *filled])
-        places = np.asarray(at)
+    def __getitem__(self, index: Any) -> Any:
+        """Return the ids at an index, a slice, or an array of indices or booleans."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._slice(start, stop) if step == 1 else np.asarray(self)[index]
+        places = np.asarray(index)
         if places.dtype == bool:
             return np.asarray(self)[places]
-        places = np.where(places < 0, places + len(self), places)
-        number = np.searchsorted(self._ends, places, side="right")
-        found = np.empty(places.shape, dtype=self.dtype)
-        for each in np.unique(number).tolist():
-            chosen = number == each
-            found[chosen] = self.parts[each][places[chosen] - self._starts[each]]
-        return found if found.ndim else found[()]
+        return self._take(np.where(places < 0, places + len(self), places))
+
+    def _slice(self, start: int, stop: int) -> npt.NDArray[Any]:
+        pieces = [
+            shard[max(start - begin, 0) : max(stop - begin, 0)]
+            for shard, begin in zip(self.shards, self._starts.tolist(), strict=True)
+        ]
+        filled = [piece for piece in pieces if len(piece)]
+        return filled[0] if len(filled) == 1 else np.concatenate([pieces[0][:0], *filled])
+
+    def _take(self, places: npt.NDArray[np.int64]) -> Any:
+        shard_of = np.searchsorted(self._ends, places, side="right")
+        ids = np.empty(places.shape, dtype=self.dtype)
+        for number in np.unique(shard_of).tolist():
+            is_here = shard_of == number
+            ids[is_here] = self.shards[number][places[is_here] - self._starts[number]]
+        return ids if ids.ndim else ids[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Return all of it, in memory."""
-        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
+        """Return all ids in memory."""
+        return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        """Compare and compute with all of it, in memory."""
-        return getattr(ufunc, method)(
-            *(np.asarray(one) if one is self else one for one in inputs), **options
-        )
+        """Apply a numpy function to all ids in memory."""
+        arrays = (np.asarray(value) if value is self else value for value in inputs)
+        return getattr(ufunc, method)(*arrays, **options)
 
 
 def split_by_file(ids: Ids | ShardedIds) -> list[Ids]:
-    """Return ids by the files that they are in."""
-    return ids.parts if isinstance(ids, ShardedIds) else [ids]
+    """Return the ids of each file."""
+    return ids.shards if isinstance(ids, ShardedIds) else [ids]

@@ -1,4 +1,4 @@
-"""What a text is like: documents, characters, alphabet, lengths, duplicates."""
+"""Statistics of a text: documents, characters, alphabet, lengths, duplicates."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,21 +9,23 @@ import numpy.typing as npt
 from charlm.data.corpus import Text
 from charlm.storage.results import Result
 
-_CODE_POINTS = 0x110000
+_NUM_CODE_POINTS = 0x110000
+# With ten million documents, two different ones have the same digest with a probability of 10^-5.
+_DIGEST_BYTES = 8
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
 class Statistics(Result):
-    """What was counted in a text, of which some may be held out.
+    """Statistics of a text with all its parts.
 
     Attributes:
-        documents: How many; of a text of records, the lines that are not empty.
-        characters: Of all documents; of a text read as bytes, bytes.
-        bytes: UTF-8 bytes.
-        alphabet: How often each character occurs, the most frequent first.
-        lengths: Characters of a document, at the shares `QUANTILES` of documents in order of length.
-        duplicates: Documents that are the same as an earlier one.
+        documents: Number of documents; in records mode, of lines that are not empty.
+        characters: Number of characters; of bytes for a text read as bytes.
+        bytes: Number of UTF-8 bytes.
+        alphabet: Number of occurrences of each character, the most frequent first.
+        lengths: Quantiles `QUANTILES` of the documents' lengths in characters.
+        duplicates: Number of documents that equal an earlier document.
     """
 
     documents: int
@@ -35,39 +37,40 @@ class Statistics(Result):
 
 
 def compute_statistics(*parts: Text) -> Statistics:
-    """Read the parts of a text once and count what is in them."""
-    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
+    """Read the parts of a text once and compute their statistics."""
+    counts = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []
     seen: set[bytes] = set()
-    length, digest = (
-        0,
-        blake2b(digest_size=8),
-    )  # Of ten million documents two are alike by chance once in 10^5.
+    length, digest = 0, blake2b(digest_size=_DIGEST_BYTES)
     for text in parts:
-        for block, ends in text.blocks():  # A document that is cut goes on in the next part.
-            points = _points(block, text.raw)
-            found = np.bincount(points)
-            counts[: len(found)] += found
+        for block, ends in text.blocks():  # A cut document continues in the next part.
+            points = _code_points(block, text.raw)
+            block_counts = np.bincount(points)
+            counts[: len(block_counts)] += block_counts
             length += len(points)
             digest.update(block)
             if ends:
                 lengths.append(length)
                 seen.add(digest.digest())
-                length, digest = 0, blake2b(digest_size=8)
-    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    in_order = np.sort(lengths) if lengths else np.zeros(1, dtype=np.int64)
+                length, digest = 0, blake2b(digest_size=_DIGEST_BYTES)
+    most_frequent = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     return Statistics(
-        len(lengths),
-        int(counts.sum()),
-        sum(text.size for text in parts),
-        {chr(point): int(counts[point]) for point in order},
-        tuple(int(in_order[round(share * (len(in_order) - 1))]) for share in QUANTILES),
-        len(lengths) - len(seen),
+        documents=len(lengths),
+        characters=int(counts.sum()),
+        bytes=sum(text.size for text in parts),
+        alphabet={chr(point): int(counts[point]) for point in most_frequent},
+        lengths=_quantiles(lengths),
+        duplicates=len(lengths) - len(seen),
     )
 
 
-def _points(block: bytes, raw: bool) -> npt.NDArray[np.integer]:
-    """Return the code points of a block; its bytes where they are no text, or are one each."""
+def _quantiles(lengths: list[int]) -> tuple[int, ...]:
+    in_order = np.sort(lengths) if lengths else np.zeros(1, dtype=np.int64)
+    return tuple(int(in_order[round(q * (len(in_order) - 1))]) for q in QUANTILES)
+
+
+def _code_points(block: bytes, raw: bool) -> npt.NDArray[np.integer]:
+    """Return the code points of a block, or its bytes if it is read as bytes."""
     if raw or block.isascii():
         return np.frombuffer(block, dtype=np.uint8)
     return np.frombuffer(block.decode().encode("utf-32-le"), dtype=np.uint32)

@@ -1,8 +1,8 @@
-"""What of a text occurs in another: exact, by the array of its sorted suffixes.
+"""Exact search for substrings of a text, with its suffix array.
 
-The array comes from pydivsufsort (Mori's divsufsort), in C and in place: five bytes stand in memory for each byte of
-text, the text itself among them. To look something up is a binary search (Manber and Myers 1993), about log2(bytes)
-comparisons; texts are compared as bytes, and UTF-8 orders and finds whole characters as it does their bytes.
+The suffix array comes from pydivsufsort (Mori's divsufsort), in C and in place; with the text it
+takes five bytes of memory per byte of text. A search is a binary search (Manber and Myers 1993)
+with about log2(bytes) comparisons. Texts are compared as bytes, which finds whole characters.
 
     >>> from charlm.data.utf8 import character_bounds
     >>> index = SuffixIndex(b"to be or not to be")
@@ -26,30 +26,32 @@ Bytes = bytes | bytearray
 
 
 class SuffixIndex:
-    """The sorted suffixes of a text; those alone that begin at a multiple of `width` bytes."""
+    """The sorted suffixes of a text; with `width` > 1 those that begin at a multiple of it."""
 
     def __init__(self, text: bytes, *, width: int = 1) -> None:
         """Sort the suffixes of a text.
 
         Args:
-            text: Bytes: UTF-8, or symbols of more bytes each, the highest first.
-            width: Bytes of a symbol.
+            text: UTF-8, or symbols of several bytes each, big-endian.
+            width: Bytes per symbol.
 
         Raises:
             CharlmError: pydivsufsort is not installed.
         """
         self.text = text
-        self._order = _sorted_suffixes(
-            text, width
-        ).data  # Its items are Python's numbers, at half the cost.
+        # A memoryview returns Python integers, at half the cost of numpy's.
+        self._order = _sorted_suffixes(text, width).data
 
     def interval(self, pattern: Bytes, low: int = 0, high: int | None = None) -> tuple[int, int]:
-        """Return the first, and the one after the last, of the sorted suffixes that begin with a pattern.
+        """Return the range of sorted suffixes that begin with a pattern.
 
         Args:
-            pattern: Bytes; all suffixes begin with none.
-            low: An interval known to hold those looked for: its first,
-            high: and the one after its last; None is all.
+            pattern: Bytes to search for; all suffixes begin with the empty pattern.
+            low: Start of a range known to contain the result.
+            high: End of that range; None is the end of all suffixes.
+
+        Returns:
+            The first suffix of the range, and the one after its last.
         """
         text, length = self.text, len(pattern)
         high = len(self._order) if high is None else high
@@ -58,25 +60,26 @@ class SuffixIndex:
         return low, high
 
     def occurs(self, pattern: Bytes) -> bool:
-        """Return whether a pattern stands anywhere in the text, the empty one always."""
+        """Return whether the text contains a pattern; it always contains the empty one."""
         text, length, order = self.text, len(pattern), self._order
         at = bisect_left(order, pattern, key=lambda at: text[at : at + length])
         return length == 0 or (at < len(order) and text[order[at] : order[at] + length] == pattern)
 
     def positions(self, low: int, high: int) -> npt.NDArray[np.int64]:
-        """Return where the suffixes of an interval begin, in bytes, in the order of the text."""
+        """Return the byte offsets of the suffixes of a range, in ascending order."""
         return np.sort(np.asarray(self._order[low:high], dtype=np.int64))
 
     def earliest_start(self, query: Bytes, bounds: Sequence[int], first: int, last: int) -> int:
-        """Return the smallest start from `first` on such that the query from there to `last` occurs in the text.
+        """Return the start of the longest part of the query, up to `last`, that the text contains.
 
-        What occurs has all its endings occur too, so that steps of 1, 2, 4, ... and then halves find it.
+        If the text contains a string, it contains all its endings too, so
+        steps of 1, 2, 4, ... and then bisection find the start.
 
         Args:
-            query: Any text.
-            bounds: Where its units begin, in bytes; then where the last ends.
-            first: A unit.
-            last: Number of the bound at which to end.
+            query: Text to search for.
+            bounds: Byte offset of each unit of the query, then of its end.
+            first: Number of the first unit to try.
+            last: Number of the bound at which the part ends.
         """
         low, step = first, 1
         while low < last and not self.occurs(query[bounds[low] : bounds[last]]):
@@ -86,9 +89,9 @@ class SuffixIndex:
         )
 
     def match_lengths(self, query: Bytes, bounds: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return of each unit of a query the length of the longest text that ends with it and occurs in this one.
+        """Return for each unit of a query the longest string of the text that ends with it.
 
-        Known as matching statistics (Chang and Lawler 1994), here by ends.
+        These are the matching statistics of Chang and Lawler (1994), by ends instead of starts.
 
         Args:
             query: Any text.
@@ -109,12 +112,12 @@ def _sorted_suffixes(text: bytes, width: int) -> npt.NDArray[Any]:
         from pydivsufsort import divsufsort  # type: ignore[import-untyped]  # It has no types.
     except ImportError:
         raise CharlmError(
-            "looking for copies needs pydivsufsort, which is not installed: pip install 'charlm[eval]'"
+            "the search for copies needs pydivsufsort, which is not installed: "
+            "pip install 'charlm[eval]'"
         ) from None
     if not text:
         return np.zeros(0, dtype=np.int32)
     order: npt.NDArray[Any] = divsufsort(text)
-    order = order.view(
-        np.dtype(f"i{order.itemsize}")
-    )  # The library's own type is one that no memoryview reads.
+    # A memoryview cannot read the type that the library returns.
+    order = order.view(np.dtype(f"i{order.itemsize}"))
     return order if width == 1 else order[order % width == 0]

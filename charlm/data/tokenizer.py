@@ -1,7 +1,8 @@
 r"""Text ↔ token ids, at the level of characters, bytes, words or subwords.
 
-The file of record is Hugging Face's `tokenizer.json`: loaded with that library alone it gives the same ids.
-Characters and bytes are encoded in bulk by a lookup table instead, to the same ids at memory speed.
+A tokenizer is saved as Hugging Face's `tokenizer.json`; loaded with that library alone, the file
+gives the same ids. Characters and bytes are encoded with a lookup table instead of the library: the
+ids are the same, and the speed is that of memory.
 
     >>> from charlm.config.schema import Tokenizer as Section
     >>> tokenizer = learn_tokenizer(["to be or not to be"], Section(level="char"))
@@ -32,25 +33,33 @@ Ids = npt.NDArray[np.integer[Any]]
 EOS, UNK = 0, 1
 EOS_TEXT, UNK_TEXT = "<EOS>", "<UNK>"
 
-# A word with the one space before it; a mark with the one space before it; the end of a line; other spaces, the last
-# of which is left to the word it precedes. Nothing reaches over a line's end, so that a text can be cut there.
-_WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['\u2019][\p{L}\p{M}\p{N}_]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\n|[^\S\n]+(?!\S)|[^\S\n]"
-_CODE_POINTS = 0x110000
-_CHUNK = 1 << 14  # Characters.
-_PART = 1 << 12  # Bytes.
+_LETTER = r"[\p{L}\p{M}\p{N}_]"
+# No token crosses a line end, so a text can be cut there.
+_WORDS = "|".join(
+    [
+        rf" ?{_LETTER}+(?:['\u2019]{_LETTER}+)*",  # A word with one space before it.
+        r" ?[^\s\p{L}\p{M}\p{N}_]",  # A punctuation mark with one space before it.
+        r"\n",
+        r"[^\S\n]+(?!\S)",  # Other spaces; the last one belongs to the word after it.
+        r"[^\S\n]",
+    ]
+)
+_NUM_CODE_POINTS = 0x110000
+_CHUNK_CHARACTERS = 1 << 14
+_PART_BYTES = 1 << 12
 
 
 class Tokenizer:
-    """A tokenizer of one level, learnt from a text or loaded from `tokenizer.json`.
+    """A tokenizer of one level, learned from a text or loaded from `tokenizer.json`.
 
     Attributes:
-        library: The Hugging Face tokenizer: what `tokenizer.json` holds.
-        section: Its configuration.
-        vocabulary_size: Number of ids, <EOS> and <UNK> among them.
+        library: Hugging Face tokenizer that `tokenizer.json` contains.
+        section: Tokenizer section of the configuration.
+        vocabulary_size: Number of ids, including <EOS> and <UNK>.
     """
 
     def __init__(self, library: HuggingFaceTokenizer, section: TokenizerSection) -> None:
-        """Wrap what the Hugging Face library has learnt or loaded."""
+        """Wrap a Hugging Face tokenizer."""
         self.library = library
         self.section = section
         self.vocabulary_size: int = library.get_vocab_size()
@@ -59,62 +68,56 @@ class Tokenizer:
         """Return the ids of `text`, (tokens,).
 
         Raises:
-            TokenizerError: The text has lone surrogates, so that it is not Unicode.
+            TokenizerError: The text has lone surrogates, so it is not Unicode.
         """
-        return self.encode_pieces([_as_utf8(text)], [False])
+        return self.encode_pieces([_to_utf8(text)], [False])
 
     def encode_pieces(self, pieces: Sequence[bytes], ends: Sequence[bool]) -> Ids:
-        """Return the ids of pieces of text, one after another, with <EOS> after those that end something.
+        """Return the ids of several pieces of text, concatenated, (tokens,).
 
         Args:
-            pieces: UTF-8; at level `byte`, any bytes.
-            ends: Whether <EOS> follows, for each piece.
+            pieces: UTF-8 text; at level `byte`, any bytes.
+            ends: For each piece, whether <EOS> follows it.
         """
         if self._table is not None:
-            return self._bulk(self._table, pieces, np.asarray(ends))
-        parts, last = [], []
-        for piece, end in zip(pieces, ends, strict=True):
-            cut = list(_cut_at_lines(piece))
-            parts += cut
-            last += [False] * (len(cut) - 1) + [end]
-        eos = np.array([EOS])
-        encodings = self.library.encode_batch_fast(
-            [part.decode() for part in parts], add_special_tokens=False
-        )
-        encoded = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        return np.concatenate(
-            [
-                ids
-                for piece, end in zip(encoded, last, strict=True)
-                for ids in (piece, eos[: int(end)])
-            ]
-            or [eos[:0]]
-        )
+            return self._encode_by_table(self._table, pieces, np.asarray(ends))
+        return self._encode_by_library(pieces, ends)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`; bytes that form no character become U+FFFD."""
+        """Return the text of `ids`; bytes that are not valid UTF-8 become U+FFFD."""
         decoder = Decoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.flush()
 
     def find_unknown(self, text: str) -> list[str]:
-        """Return the characters or words of `text` that the tokenizer does not know, each once, in order.
+        """Return the distinct characters or words of `text` without an id, in order.
 
         Raises:
-            TokenizerError: The text has lone surrogates, so that it is not Unicode.
+            TokenizerError: The text has lone surrogates, so it is not Unicode.
         """
-        normal = self._normalized(_as_utf8(text).decode())
+        normalized = self.normalize(_to_utf8(text).decode())
+        unknown: Iterable[str] = []  # Bytes and subwords represent every text.
         if self.section.level == "word":
-            ids = ((piece, self.library.token_to_id(piece)) for piece in self._pre_tokenize(normal))
-            return list(
-                dict.fromkeys(
-                    piece.strip(" ") or piece for piece, index in ids if index in (None, UNK)
-                )
+            unknown = (
+                word.strip(" ") or word
+                for word in self.pre_tokenize(normalized)
+                if self.library.token_to_id(word) in (None, UNK)
             )
-        if self.section.level == "char" and self._table is not None:
-            return list(
-                dict.fromkeys(letter for letter in normal if self._table[ord(letter)] == UNK)
-            )
-        return []  # Bytes and subwords know every text.
+        elif self.section.level == "char" and self._table is not None:
+            table = self._table
+            unknown = (character for character in normalized if table[ord(character)] == UNK)
+        return list(dict.fromkeys(unknown))
+
+    def normalize(self, text: str) -> str:
+        """Return the text after the tokenizer's normalization: Unicode form, case, markers."""
+        normalizer = self.library.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def pre_tokenize(self, text: str) -> list[str]:
+        """Return the words of a normalized text."""
+        splitter = self.library.pre_tokenizer
+        if splitter is None:
+            return [text]
+        return [word for word, _ in splitter.pre_tokenize_str(text)]
 
     def to_json(self) -> str:
         """Return the contents of `tokenizer.json`."""
@@ -122,14 +125,14 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The UTF-8 bytes that each id stands for; none for <EOS>, the marker itself for <UNK>."""
-        texts = [self.library.id_to_token(index) or "" for index in range(self.vocabulary_size)]
+        """UTF-8 bytes of each id; empty for <EOS>, and the marker "<UNK>" for <UNK>."""
+        texts = [self.library.id_to_token(index) or "" for index in range(2, self.vocabulary_size)]
         if self.section.level in ("byte", "bpe"):
-            letters = _byte_letters()
-            found = [bytes(letters[letter] for letter in text) for text in texts[2:]]
+            byte_of = _byte_alphabet()
+            tokens = [bytes(byte_of[letter] for letter in text) for text in texts]
         else:
-            found = [text.encode() for text in texts[2:]]
-        return [b"", UNK_TEXT.encode(), *found]
+            tokens = [text.encode() for text in texts]
+        return [b"", UNK_TEXT.encode(), *tokens]
 
     def token_texts(self, *, eos: bytes | None = None, unknown: bytes = b"") -> list[bytes]:
         """Return the UTF-8 bytes that each id adds to a text when it follows another on a line.
@@ -149,33 +152,32 @@ class Tokenizer:
 
     @property
     def separates_by_space(self) -> bool:
-        """Whether tokens are what stood between spaces, and <EOS> is the end of a line."""
+        """Whether a token is whatever stands between spaces, and <EOS> is the end of a line."""
         return self.section.level == "word" and self.section.words == "whitespace"
 
     @cached_property
     def _table(self) -> npt.NDArray[Any] | None:
-        """Id of each code point (char) or byte (byte), in the smallest type; None at the other levels."""
-        kind = id_dtype(self.vocabulary_size)
+        """Id of each code point (char) or byte (byte), in the smallest type; else None."""
+        dtype = id_dtype(self.vocabulary_size)
         if self.section.level == "byte":
-            return np.arange(2, 258).astype(kind)
+            return np.arange(2, 258).astype(dtype)
         if self.section.level == "char":
-            table = np.full(_CODE_POINTS, UNK, dtype=kind)
+            table = np.full(_NUM_CODE_POINTS, UNK, dtype=dtype)
             for token, index in self.library.get_vocab().items():
                 if index not in (EOS, UNK):
                     table[ord(token)] = index
             return table
         return None
 
-    def _bulk(
+    def _encode_by_table(
         self, table: npt.NDArray[Any], pieces: Sequence[bytes], ends: npt.NDArray[np.bool_]
     ) -> Ids:
-        """Encode by table, all pieces in one."""
         if self.library.normalizer is not None:
-            pieces = [self._normalized(piece.decode()).encode() for piece in pieces]
+            pieces = [self.normalize(piece.decode()).encode() for piece in pieces]
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         ids: Ids
         if self.section.level == "byte":
-            # The table of bytes is 2, 3, 4, ...; in its type before the sum, or the last two would wrap around.
+            # The table is 2, 3, 4, ...; convert before the sum, or the last two bytes would wrap.
             ids = np.frombuffer(joined, dtype=np.uint8).astype(table.dtype) + table[0]
         elif table.itemsize == 1 and joined.isascii():
             ids = np.frombuffer(joined.translate(table[:256].tobytes()), dtype=table.dtype)
@@ -185,43 +187,48 @@ class Tokenizer:
             return ids
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         if len(ids) != len(joined):
-            lengths = _in_characters(joined, lengths)
+            lengths = _lengths_in_characters(joined, lengths)
         return np.insert(ids, np.cumsum(lengths)[ends], EOS)
 
-    def _normalized(self, text: str) -> str:
-        normalizer = self.library.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
-
-    def _pre_tokenize(self, text: str) -> list[str]:
-        splitter = self.library.pre_tokenizer
-        return (
-            [text] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(text)]
-        )
+    def _encode_by_library(self, pieces: Sequence[bytes], ends: Sequence[bool]) -> Ids:
+        parts: list[str] = []
+        eos_after: list[bool] = []
+        for piece, end in zip(pieces, ends, strict=True):
+            cut = [part.decode() for part in _cut_at_lines(piece)]
+            parts += cut
+            eos_after += [False] * (len(cut) - 1) + [end]
+        encodings = self.library.encode_batch_fast(parts, add_special_tokens=False)
+        arrays = [np.zeros(0, dtype=np.int64)]
+        for encoding, end in zip(encodings, eos_after, strict=True):
+            arrays.append(np.array(encoding.ids, dtype=np.int64))
+            if end:
+                arrays.append(np.array([EOS]))
+        return np.concatenate(arrays)
 
 
 class Decoder:
-    """Ids → text, one at a time: for printing a text while it is written."""
+    """Ids → text, one id at a time, to print a text while it is generated."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Begin at the start of a text."""
-        self._bytes = tokenizer.token_bytes
-        self._spaced = tokenizer.separates_by_space
-        # Where the end of a line is kept in the text, <EOS> after it says nothing more; documents it sets apart.
-        self._eos = "\n" if self._spaced or tokenizer.section.eos == "document" else ""
+        self._token_bytes = tokenizer.token_bytes
+        self._adds_spaces = tokenizer.separates_by_space
+        # After a line <EOS> adds nothing, because the text has its own line end.
+        self._eos = "\n" if self._adds_spaces or tokenizer.section.eos == "document" else ""
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._line_starts = True
+        self._starts_line = True
 
     def feed(self, token: int) -> str:
-        """Return the text that `token` adds, less any bytes that wait for the rest of their character."""
+        """Return the text that `token` adds, without an incomplete character at its end."""
         if token == EOS:
-            self._line_starts = True
+            self._starts_line = True
             return self.flush() + self._eos
-        space = "" if self._line_starts or not self._spaced else " "
-        self._line_starts = False
-        return space + self._utf8.decode(self._bytes[token])
+        space = " " if self._adds_spaces and not self._starts_line else ""
+        self._starts_line = False
+        return space + self._utf8.decode(self._token_bytes[token])
 
     def flush(self) -> str:
-        """Return what still waits for the rest of its character."""
+        """Return the incomplete character at the end of the text, as U+FFFD."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -229,104 +236,121 @@ def learn_tokenizer(blocks: Iterable[str], section: TokenizerSection) -> Tokeniz
     """Learn a vocabulary from a text.
 
     Args:
-        blocks: The training split, in blocks that end at line ends.
+        blocks: Training part, in blocks that end at line ends.
         section: Level and options.
 
     Raises:
-        TokenizerError: The vocabulary cannot be as small as asked for.
+        TokenizerError: The vocabulary size is too small.
     """
-    file = _BLANK[section.level](section)
+    library = _NEW_LIBRARY[section.level](section)
     if section.level == "char":
-        file.model = _word_level(_character_vocabulary(file, blocks, section))
+        library.model = _word_level(_character_vocabulary(library, blocks, section))
     elif section.level == "word":
-        file = _learn_words(file, blocks, section)
+        library = _learn_words(library, blocks, section)
     elif section.level == "bpe":
-        file = _learn_bpe(file, blocks, section)
-    return Tokenizer(file, section)
+        library = _learn_subwords(library, blocks, section)
+    return Tokenizer(library, section)
 
 
 def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
-    """Read the contents of a `tokenizer.json`.
+    """Load a tokenizer from the contents of an untrusted `tokenizer.json`.
+
+    Only the vocabulary and the merges are taken from the file. Everything else must be what charlm
+    writes for `section`, because a regular expression of an attacker could run without end.
+
+    Args:
+        text: Contents of the file.
+        section: Level and options.
 
     Raises:
-        TokenizerError: It is damaged, or not one that charlm wrote.
+        TokenizerError: The file is damaged, or was not written by charlm.
     """
     try:
-        facts = parse_json(text)
-        model = facts["model"]
-        vocabulary, merges = model["vocab"], [_pair(merge) for merge in model.get("merges", [])]
+        saved = parse_json(text)
+        vocabulary = saved["model"]["vocab"]
+        merges = [_merge_pair(merge) for merge in saved["model"].get("merges", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(one_line(f"tokenizer.json: cannot be read: {error!r}")) from None
-    if problem := _problem_of(vocabulary, section):
-        raise TokenizerError(f"tokenizer.json: {problem}; charlm did not write this file")
-    # Built anew from words alone: what a file says of how text is cut and changed could do anything, and never ends.
+    if problem := _vocabulary_problem(vocabulary, section):
+        raise TokenizerError(f"tokenizer.json: {problem}; it was not written by charlm")
     try:
-        made = (
-            models.BPE(vocabulary, merges)
-            if section.level in ("byte", "bpe")
-            else _word_level(vocabulary)
-        )
-        file = _with_model(section, made)
-        agrees = _agree(facts, file)
+        library = _library_of(section, vocabulary, merges)
+        is_ours = _has_same_parts(saved, library)
     except Exception as error:  # The library raises nothing narrower.
         raise TokenizerError(one_line(f"tokenizer.json: cannot be read: {error}")) from None
-    if not agrees:
+    if not is_ours:
         raise TokenizerError(
-            f"tokenizer.json: is not one of level {section.level} as the configuration has it, or charlm did not write "
-            "it; take both from one run"
+            f"tokenizer.json: does not match level {section.level} of the configuration, or was "
+            "not written by charlm; take both files from one run"
         )
-    return Tokenizer(file, section)
+    return Tokenizer(library, section)
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """Return the smallest unsigned type that holds every id."""
+    """Return the smallest unsigned integer type that can represent every id."""
     return np.min_scalar_type(vocabulary_size - 1)
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """Return the two parts of a merge, which older files have in one text."""
+def decode_blocks(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
+    """Yield the text of blocks of UTF-8, as `Text.blocks` yields them."""
+    return (block.decode() for block, _ in blocks)
+
+
+def _merge_pair(merge: Any) -> tuple[str, str]:
+    """Return the two parts of a merge, which older files write as one string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
-def _problem_of(vocabulary: Any, section: TokenizerSection) -> str:
-    """Return what is wrong with a vocabulary that was read; nothing, if it is one of this section."""
+def _vocabulary_problem(vocabulary: Any, section: TokenizerSection) -> str:
+    """Return why a vocabulary is invalid; an empty text if it is valid."""
     if not isinstance(vocabulary, dict) or {type(index) for index in vocabulary.values()} != {int}:
-        return "its vocabulary must give each token a number"
+        return "the vocabulary must give every token an integer id"
     if (vocabulary.get(EOS_TEXT), vocabulary.get(UNK_TEXT)) != (EOS, UNK):
         return "<EOS> must be 0 and <UNK> must be 1"
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        return "its tokens must be numbered from 0, without a gap"
+        return "the ids must be 0, 1, 2, ... without a gap"
     tokens = vocabulary.keys() - {EOS_TEXT, UNK_TEXT}
     if section.level == "char" and any(len(token) != 1 for token in tokens):
-        return "at level char each token must be one character"
-    letters = set(_byte_letters())
+        return "at level char every token must be one character"
+    letters = set(_byte_alphabet())
     if section.level == "byte" and (tokens != letters or vocabulary != _byte_vocabulary()):
         return "at level byte the tokens must be the bytes, in order"
     if section.level == "bpe" and not (
         letters <= tokens and all(letters.issuperset(token) for token in tokens)
     ):
-        return "at level bpe the tokens must be bytes, all of them, and what is merged of them"
+        return "at level bpe the tokens must be all bytes, and merges of them"
     return ""
 
 
-def _agree(facts: dict[str, Any], file: HuggingFaceTokenizer) -> bool:
-    """Return whether a tokenizer that was read has the parts that charlm gives it, vocabulary and merges apart.
+def _library_of(
+    section: TokenizerSection, vocabulary: dict[str, int], merges: list[tuple[str, str]]
+) -> HuggingFaceTokenizer:
+    """Return a Hugging Face tokenizer for a vocabulary and merges."""
+    if section.level in ("byte", "bpe"):
+        return _with_model(section, models.BPE(vocabulary, merges))
+    return _with_model(section, _word_level(vocabulary))
 
-    A later version of the library may write a part in another way, so that the library reads what was not as expected.
+
+def _has_same_parts(saved: dict[str, Any], library: HuggingFaceTokenizer) -> bool:
+    """Return whether a saved tokenizer equals `library`, apart from vocabulary and merges.
+
+    Another version of the library may write a part differently, so a difference is checked again
+    after the library has read and rewritten the file.
     """
-    expected, found = (_without_words(each) for each in (json.loads(file.to_str()), facts))
-    return (
-        found == expected
-        or json.loads(HuggingFaceTokenizer.from_str(json.dumps(found)).to_str()) == expected
-    )
+    expected = _without_vocabulary(json.loads(library.to_str()))
+    actual = _without_vocabulary(saved)
+    if actual == expected:
+        return True
+    rewritten = HuggingFaceTokenizer.from_str(json.dumps(actual)).to_str()
+    return bool(json.loads(rewritten) == expected)
 
 
-def _without_words(facts: dict[str, Any]) -> dict[str, Any]:
-    empty: dict[str, Any] = {"vocab": {EOS_TEXT: EOS, UNK_TEXT: UNK}} | (
-        {"merges": []} if "merges" in facts["model"] else {}
-    )
-    return facts | {"model": facts["model"] | empty}
+def _without_vocabulary(data: dict[str, Any]) -> dict[str, Any]:
+    empty: dict[str, Any] = {"vocab": {EOS_TEXT: EOS, UNK_TEXT: UNK}}
+    if "merges" in data["model"]:
+        empty["merges"] = []
+    return data | {"model": data["model"] | empty}
 
 
 def _word_level(vocabulary: dict[str, int]) -> Any:
@@ -334,20 +358,20 @@ def _word_level(vocabulary: dict[str, int]) -> Any:
 
 
 def _learn_words(
-    file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
+    library: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
 ) -> HuggingFaceTokenizer:
-    size = _size(section) or 0
+    size = _vocabulary_size(section)
     trainer = trainers.WordLevelTrainer(
         vocab_size=size, min_frequency=section.min_count, show_progress=False
     )
-    file.train_from_iterator(blocks, trainer)
-    return _with_model(section, _word_level(_numbered(file, size)))
+    library.train_from_iterator(blocks, trainer)
+    return _with_model(section, _word_level(_learned_vocabulary(library, size)))
 
 
-def _learn_bpe(
-    file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
+def _learn_subwords(
+    library: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
 ) -> HuggingFaceTokenizer:
-    size = _size(section) or 0
+    size = _vocabulary_size(section)
     if size < 258:
         raise TokenizerError(
             f"tokenizer.vocabulary_size must be at least 258 for bpe (all bytes), got {size}"
@@ -358,90 +382,94 @@ def _learn_bpe(
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    file.train_from_iterator(blocks, trainer)
-    merges = [tuple(pair) for pair in json.loads(file.to_str())["model"]["merges"]]
-    return _with_model(section, models.BPE(_numbered(file, size), merges))
+    library.train_from_iterator(blocks, trainer)
+    merges = [tuple(pair) for pair in json.loads(library.to_str())["model"]["merges"]]
+    return _with_model(section, models.BPE(_learned_vocabulary(library, size), merges))
 
 
 def _with_model(section: TokenizerSection, model: Any) -> HuggingFaceTokenizer:
-    """Return a fresh tokenizer with this model: what a trainer leaves in the old one would be saved too."""
-    file = _BLANK[section.level](section)
-    file.model = model
-    return file
+    """Return a new tokenizer with this model, without the settings that a trainer leaves."""
+    library = _NEW_LIBRARY[section.level](section)
+    library.model = model
+    return library
 
 
-def _numbered(file: HuggingFaceTokenizer, size: int) -> dict[str, int]:
-    """Return the learnt vocabulary in its order, numbered after <EOS> and <UNK>.
+def _learned_vocabulary(library: HuggingFaceTokenizer, size: int) -> dict[str, int]:
+    """Return the learned tokens in order, with ids after those of <EOS> and <UNK>.
 
-    Those two are no special tokens to the library, or it would look for their names in the text itself.
+    <EOS> and <UNK> are not special tokens of the library, which would search the text for them.
     """
-    learnt = sorted(file.get_vocab().items(), key=lambda item: item[1])
-    tokens = [token for token, _ in learnt if token not in (EOS_TEXT, UNK_TEXT)][: size - 2]
+    learned = sorted(library.get_vocab().items(), key=lambda item: item[1])
+    tokens = [token for token, _ in learned if token not in (EOS_TEXT, UNK_TEXT)][: size - 2]
     return {token: index for index, token in enumerate([EOS_TEXT, UNK_TEXT, *tokens])}
 
 
-def _size(section: TokenizerSection) -> int | None:
-    return section.vocabulary_size or VOCABULARY_SIZES[section.level]
+def _vocabulary_size(section: TokenizerSection) -> int:
+    return section.vocabulary_size or VOCABULARY_SIZES[section.level] or 0
 
 
 def _character_vocabulary(
-    file: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
+    library: HuggingFaceTokenizer, blocks: Iterable[str], section: TokenizerSection
 ) -> dict[str, int]:
     """Return the most frequent characters, in the order of their code points."""
-    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
+    counts = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)
     for block in blocks:
-        text = block if file.normalizer is None else file.normalizer.normalize_str(block)
-        found = np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32))
-        counts[: len(found)] += found
+        text = block if library.normalizer is None else library.normalizer.normalize_str(block)
+        block_counts = np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32))
+        counts[: len(block_counts)] += block_counts
     known = np.flatnonzero(counts >= section.min_count)
     if section.vocabulary_size is not None:
         frequent_first = np.argsort(-counts[known], kind="stable")
         known = np.sort(known[frequent_first[: section.vocabulary_size - 2]])
-    return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {
-        chr(point): 2 + rank for rank, point in enumerate(known)
-    }
+    characters = {chr(point): 2 + rank for rank, point in enumerate(known)}
+    return {EOS_TEXT: EOS, UNK_TEXT: UNK} | characters
 
 
-def _blank_char(section: TokenizerSection) -> HuggingFaceTokenizer:
-    file = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
-    file.normalizer = _normalizer(section)
-    file.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    file.decoder = decoders.Fuse()
-    return file
+def _new_character_library(section: TokenizerSection) -> HuggingFaceTokenizer:
+    library = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
+    library.normalizer = _normalizer(section)
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    library.decoder = decoders.Fuse()
+    return library
 
 
-def _blank_word(section: TokenizerSection) -> HuggingFaceTokenizer:
-    file = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
+def _new_word_library(section: TokenizerSection) -> HuggingFaceTokenizer:
+    library = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
     if section.words == "words":
-        file.normalizer = _normalizer(section)
-        file.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-        file.decoder = decoders.Fuse()
-        return file
-    own_unknown = normalizers.Replace(Regex(r"(?<!\S)<unk>(?!\S)"), UNK_TEXT)
-    line_end = normalizers.Replace("\n", f" {EOS_TEXT} ")
-    file.normalizer = _normalizer(section, own_unknown, line_end)
-    file.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return file
+        library.normalizer = _normalizer(section)
+        library.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+        library.decoder = decoders.Fuse()
+        return library
+    # Corpora such as the Penn Treebank write unknown words as <unk>.
+    unknown_words = normalizers.Replace(Regex(r"(?<!\S)<unk>(?!\S)"), UNK_TEXT)
+    line_ends = normalizers.Replace("\n", f" {EOS_TEXT} ")
+    library.normalizer = _normalizer(section, unknown_words, line_ends)
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return library
 
 
-def _blank_bytes(section: TokenizerSection) -> HuggingFaceTokenizer:
-    """Return a tokenizer of single bytes: subwords with nothing merged."""
-    file = HuggingFaceTokenizer(models.BPE(_byte_vocabulary(), []))
-    file.normalizer = _normalizer(section) if section.level == "bpe" else None
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+def _new_byte_library(section: TokenizerSection) -> HuggingFaceTokenizer:
+    """Return a tokenizer of single bytes, which is one of subwords without merges."""
+    library = HuggingFaceTokenizer(models.BPE(_byte_vocabulary(), []))
+    library.normalizer = _normalizer(section) if section.level == "bpe" else None
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    file.pre_tokenizer = (
-        whole if section.level == "byte" else pre_tokenizers.Sequence([words, whole])
-    )
-    file.decoder = decoders.ByteLevel()
-    return file
+    is_byte = section.level == "byte"
+    library.pre_tokenizer = to_bytes if is_byte else pre_tokenizers.Sequence([words, to_bytes])
+    library.decoder = decoders.ByteLevel()
+    return library
 
 
-_BLANK = {"char": _blank_char, "word": _blank_word, "byte": _blank_bytes, "bpe": _blank_bytes}
+_NEW_LIBRARY = {
+    "char": _new_character_library,
+    "word": _new_word_library,
+    "byte": _new_byte_library,
+    "bpe": _new_byte_library,
+}
 
 
 def _normalizer(section: TokenizerSection, *more: Any) -> Any:
-    """Return what changes a text before it is split, or None where nothing does."""
+    """Return the normalization before a text is split, or None without one."""
     forms = {
         "nfc": normalizers.NFC,
         "nfd": normalizers.NFD,
@@ -454,10 +482,11 @@ def _normalizer(section: TokenizerSection, *more: Any) -> Any:
     return normalizers.Sequence(steps) if steps else None
 
 
-def _byte_letters() -> dict[str, int]:
-    """Return the byte that each letter of the byte-level alphabet stands for (Radford et al. 2019).
+def _byte_alphabet() -> dict[str, int]:
+    """Return the byte of each letter of the byte-level alphabet (Radford et al. 2019).
 
-    Printable bytes of Latin-1 stand for themselves, the others for the code points from 256 on, in order.
+    The printable bytes of Latin-1 are their own letters; the others are the code points from 256
+    on, in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -467,43 +496,43 @@ def _byte_letters() -> dict[str, int]:
 
 
 def _byte_vocabulary() -> dict[str, int]:
-    letters = sorted(_byte_letters().items(), key=lambda item: item[1])
+    letters = sorted(_byte_alphabet().items(), key=lambda item: item[1])
     return {EOS_TEXT: EOS, UNK_TEXT: UNK} | {letter: 2 + byte for letter, byte in letters}
 
 
 def _cut_at_lines(piece: bytes) -> Iterator[bytes]:
-    """Yield a text in parts that end at a line's end where they can: the library is slower on what is longer."""
+    """Yield a text in parts that end at line ends, because the library is slow on long texts."""
     start = 0
-    while len(piece) - start > _PART and (found := piece.find(b"\n", start + _PART)) >= 0:
-        yield piece[start : found + 1]
-        start = found + 1
+    while len(piece) - start > _PART_BYTES:
+        line_end = piece.find(b"\n", start + _PART_BYTES)
+        if line_end < 0:
+            break
+        yield piece[start : line_end + 1]
+        start = line_end + 1
     yield piece[start:]
 
 
 def _look_up(table: npt.NDArray[Any], text: str) -> Ids:
-    """Return the table's entry for each code point, in chunks that stay in the processor's cache."""
-    chunks = (text[at : at + _CHUNK].encode("utf-32-le") for at in range(0, len(text), _CHUNK))
-    found = [table.take(np.frombuffer(chunk, dtype=np.int32), mode="clip") for chunk in chunks]
-    return np.concatenate(found) if found else table[:0]
+    """Return the table's entry for each code point, in chunks that fit the processor's cache."""
+    ids = [table[:0]]
+    for start in range(0, len(text), _CHUNK_CHARACTERS):
+        chunk = text[start : start + _CHUNK_CHARACTERS].encode("utf-32-le")
+        ids.append(table.take(np.frombuffer(chunk, dtype=np.int32), mode="clip"))
+    return np.concatenate(ids)
 
 
-def _in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the lengths of adjoining pieces of UTF-8 in characters, given in bytes."""
-    before = np.concatenate([[0], np.cumsum(starts_character(joined))])
-    seams: npt.NDArray[np.int64] = before[np.concatenate([[0], np.cumsum(lengths)])]
-    return np.diff(seams)
+def _lengths_in_characters(joined: bytes, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the lengths of adjacent pieces of UTF-8 in characters, given those in bytes."""
+    characters_before = np.concatenate([[0], np.cumsum(starts_character(joined))])
+    bounds: npt.NDArray[np.int64] = characters_before[np.concatenate([[0], np.cumsum(lengths)])]
+    return np.diff(bounds)
 
 
-def _as_utf8(text: str) -> bytes:
+def _to_utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"character {error.start} of the text ({error.object[error.start]!r}) is not "
-            "Unicode; give it in UTF-8"
+            "Unicode; give the text in UTF-8"
         ) from None
-
-
-def decode_blocks(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
-    """Return blocks of UTF-8 as text."""
-    return (block.decode() for block, _ in blocks)

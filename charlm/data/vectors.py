@@ -1,8 +1,9 @@
-r"""Pretrained vectors of words, from text files of GloVe, word2vec and fastText.
+r"""Pretrained word vectors from text files of GloVe, word2vec and fastText.
 
-A line is a token and its numbers, separated by single spaces. word2vec and fastText put `count size` before the first;
-GloVe has tokens with spaces inside (". . ."), so that the numbers are the last fields of a line. Such files are larger
-than memory: they are read line by line, and only the numbers of known tokens are parsed.
+A line is a token and its numbers, separated by single spaces. Files of word2vec and fastText begin
+with a line `count size`. GloVe has tokens that contain spaces (". . ."), so the numbers are the
+last fields of a line. The files are larger than memory: they are read line by line, and only the
+numbers of known tokens are parsed.
 """
 
 import codecs
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,113 +26,116 @@ from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES
 
-_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZIP_MAGIC = b"PK\x03\x04"
 _HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})")
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+_NEEDS_TEXT_FILE = "model.vectors must name a text file of GloVe or word2vec vectors"
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of the tokens that a file has.
+    """The vectors of a vocabulary.
 
     Attributes:
-        rows: Vector of each token, (vocabulary, size), float32; zeros where the file has none.
-        found: Whether the file has one, (vocabulary,).
+        rows: Vector of each token, (vocabulary, size), float32; zeros for a token without one.
+        found: Whether the file has a vector for each token, (vocabulary,).
     """
 
     rows: npt.NDArray[np.float32]
     found: npt.NDArray[np.bool_]
 
     @property
-    def share(self) -> float:
-        """Share of the vocabulary, <EOS> and <UNK> left out, that was found."""
+    def fraction_found(self) -> float:
+        """Fraction of the vocabulary, without <EOS> and <UNK>, that has a vector."""
         words = self.found[UNK + 1 :]
         return int(np.count_nonzero(words)) / max(len(words), 1)
+
+
+class _Entry(NamedTuple):
+    """A line with a vector: its number from 1, its token, and the whole line."""
+
+    number: int
+    token: bytes
+    line: bytes
 
 
 def read_vectors(path: Path, tokenizer: Tokenizer, *, size: int) -> Vectors:
     """Read the vectors of a tokenizer's vocabulary.
 
-    The vector of "the" goes to the tokens "the" and " the", that of "</s>" to <EOS>, that of "<unk>" to <UNK>. Where a
-    file has a token twice, the first counts.
+    The vector of "the" is that of the tokens "the" and " the"; that of "</s>" is for <EOS>, that of
+    "<unk>" for <UNK>. If a token occurs twice in the file, its first vector counts.
 
     Args:
-        path: A text file, in UTF-8, of GloVe or word2vec; packed by gzip or not, whatever its name.
-        tokenizer: Says which tokens are wanted.
-        size: Numbers in a vector.
+        path: Text file of GloVe or word2vec in UTF-8, compressed with gzip or not, with any name.
+        tokenizer: Tokenizer with the vocabulary.
+        size: Numbers per vector.
 
     Raises:
-        CorpusError: The file cannot be read, is no such text, is damaged or cut short, has vectors of another size, or
-            has none of the vocabulary.
+        CorpusError: The file cannot be read, is not such a file, is damaged or truncated, has
+            vectors of another size, or has none of the vocabulary.
     """
-    wanted = _tokens_by_key(tokenizer)
+    wanted = _ids_by_key(tokenizer)
     rows = np.zeros((tokenizer.vocabulary_size, size), dtype=np.float32)
     found = np.zeros(tokenizer.vocabulary_size, dtype=np.bool_)
-    for number, key, line in _entries(path, size):
+    for number, key, line in _read_entries(path, size):
         if key in wanted:
             tokens = wanted.pop(key)
-            rows[tokens] = _numbers(line.rsplit(b" ", size)[1:], f"{path}:{number}", key)
+            rows[tokens] = _parse_vector(line.rsplit(b" ", size)[1:], f"{path}:{number}", key)
             found[tokens] = True
     if not found[UNK + 1 :].any():
-        raise CorpusError(f"{path}: has no vector of the vocabulary, {_mismatch(tokenizer)}")
+        raise CorpusError(f"{path}: has no vector of the vocabulary; {_mismatch_remedy(tokenizer)}")
     return Vectors(rows, found)
 
 
-def _tokens_by_key(tokenizer: Tokenizer) -> dict[bytes, list[int]]:
-    """Return the ids that the vector of each key of a file goes to."""
-    tokens: defaultdict[bytes, list[int]] = defaultdict(list, {b"</s>": [EOS], b"<unk>": [UNK]})
+def _ids_by_key(tokenizer: Tokenizer) -> dict[bytes, list[int]]:
+    """Return the ids that share the vector of each key of a file."""
+    ids: defaultdict[bytes, list[int]] = defaultdict(list, {b"</s>": [EOS], b"<unk>": [UNK]})
     for index, token in enumerate(tokenizer.token_bytes):
         if index not in (EOS, UNK):
-            tokens[token.removeprefix(b" ") or token].append(index)
-    return dict(tokens)
+            ids[token.removeprefix(b" ") or token].append(index)
+    return dict(ids)
 
 
-def _entries(path: Path, size: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield number, key and whole of each line that holds a vector; it has at least `size` fields after its key."""
+def _read_entries(path: Path, size: int) -> Iterator[_Entry]:
+    """Yield the lines with a vector; each has at least `size` fields after its token."""
     number, header = 0, None
-    for number, line in _lines(path):
+    for number, line in _read_lines(path):
         if number == 1 and (header := _HEADER.fullmatch(line)):
             _check_size(int(header[2]), size, f"{path}:1")
             continue
-        spaces = line.count(b" ")
-        if spaces != size and number == (2 if header else 1):
-            _check_size(_width(line), size, f"{path}:{number}")
-        if spaces < size:
+        num_spaces = line.count(b" ")
+        if num_spaces != size and number == (2 if header else 1):
+            _check_size(_vector_size(line), size, f"{path}:{number}")
+        if num_spaces < size:
             raise CorpusError(
-                f"{path}:{number}: has {spaces} numbers, not {size}: the file is damaged or cut short; "
-                "download it again"
+                f"{path}:{number}: has {num_spaces} numbers instead of {size}: the file is damaged "
+                "or truncated; download it again"
             )
-        yield (
-            number,
-            line.partition(b" ")[0] if spaces == size else line.rsplit(b" ", size)[0],
-            line,
-        )
+        key = line.partition(b" ")[0] if num_spaces == size else line.rsplit(b" ", size)[0]
+        yield _Entry(number, key, line)
     if number == 0:
-        raise CorpusError(
-            f"{path}: is empty; model.vectors must name a text file of GloVe or word2vec vectors"
-        )
+        raise CorpusError(f"{path}: is empty; {_NEEDS_TEXT_FILE}")
     if header and number - 1 < int(header[1]):
         raise CorpusError(
-            f"{path}:{number}: the file is cut short: it ends after {number - 1} of the "
-            f"{int(header[1])} vectors that its first line promises; download it again"
+            f"{path}:{number}: the file is truncated: it has {number - 1} of the {int(header[1])} "
+            "vectors that its first line announces; download it again"
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers, from 1: UTF-8, checked, without what ends them."""
+def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers from 1: valid UTF-8, without the line end."""
     number, has_header = 0, False
     try:
         with path.open("rb") as file:
-            stream: BufferedIOBase = (
-                gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
-            )
-            # Without a limit, a file that has no line ends would stand in memory whole.
+            is_gzip = file.peek(2)[:2] == _GZIP_MAGIC
+            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
+            # Without a limit, a file without line ends would be read into memory whole.
             while line := stream.readline(BLOCK_BYTES):
                 number += 1
-                if problem := _why_no_text(line):
-                    raise CorpusError(
-                        f"{path}:{number}: {problem}; {_remedy(line, number, has_header)}"
-                    )
+                if problem := _line_problem(line):
+                    remedy = _line_remedy(line, number, has_header)
+                    raise CorpusError(f"{path}:{number}: {problem}; {remedy}")
                 # word2vec leaves a space after the last number. Other white space can be a token.
                 stripped = line.rstrip(b" \r\n")
                 if number == 1:
@@ -142,83 +147,79 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             f"{path}:{number + 1}: the gzip file is damaged: {error}; download it again"
         ) from None
     except OSError as error:
-        raise CorpusError(
-            f"{path}: cannot be read: {error.strerror or error}; model.vectors must name a text file of "
-            "GloVe or word2vec vectors"
-        ) from None
+        reason = error.strerror or error
+        raise CorpusError(f"{path}: cannot be read: {reason}; {_NEEDS_TEXT_FILE}") from None
 
 
-def _why_no_text(line: bytes) -> str:
-    """Return what shows that a line is no line of text; nothing, if it is one."""
+def _line_problem(line: bytes) -> str:
+    """Return why a line is not a line of text; an empty string if it is one."""
     if b"\0" in line:
-        return "is not UTF-8 text: it holds a NUL character"
+        return "is not UTF-8 text: it contains a NUL character"
     try:
         line.decode()
     except UnicodeDecodeError as error:
         return f"is not UTF-8 text: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
-    return (
-        f"has no line end in {BLOCK_BYTES} bytes"
-        if len(line) == BLOCK_BYTES and line[-1:] != b"\n"
-        else ""
-    )
+    if len(line) == BLOCK_BYTES and line[-1:] != b"\n":
+        return f"has no line end in {BLOCK_BYTES} bytes"
+    return ""
 
 
-def _remedy(line: bytes, number: int, has_header: bool) -> str:
+def _line_remedy(line: bytes, number: int, has_header: bool) -> str:
     if has_header and number == 2:
         return (
             "this seems to be word2vec's binary format: save it as text, with gensim: "
             "KeyedVectors.load_word2vec_format(OLD, binary=True).save_word2vec_format(NEW)"
         )
     if number == 1:
-        packed = (
-            "unpack the zip file first" if line.startswith(_ZIP) else "no binary format is read"
-        )
-        return f"model.vectors must name a text file of GloVe or word2vec vectors: {packed}"
+        is_zip = line.startswith(_ZIP_MAGIC)
+        hint = "unpack the zip file first" if is_zip else "binary formats are not supported"
+        return f"{_NEEDS_TEXT_FILE}: {hint}"
     return "convert the file to UTF-8, or remove the line"
 
 
-def _check_size(width: int, size: int, place: str) -> None:
-    if width == 0:
+def _check_size(actual: int, size: int, place: str) -> None:
+    if actual == 0:
         raise CorpusError(
-            f"{place}: is no token with numbers after it, separated by spaces; model.vectors must name "
-            "a text file of GloVe or word2vec vectors"
+            f"{place}: is not a token with numbers after it, separated by spaces; "
+            f"{_NEEDS_TEXT_FILE}"
         )
-    if width != size:
+    if actual != size:
         raise CorpusError(
-            f"{place}: has {width} numbers a line, model.embedding_size is {size}; "
-            f"set model.embedding_size={width}"
+            f"{place}: has {actual} numbers per line, but model.embedding_size is {size}; "
+            f"set model.embedding_size={actual}"
         )
 
 
-def _width(line: bytes) -> int:
-    """Return how many of the last fields are numbers; the first field is a token, even if it is one."""
+def _vector_size(line: bytes) -> int:
+    """Return how many of the last fields are numbers; the first field is always a token."""
     fields = line.split(b" ")[1:]
-    return sum(1 for _ in takewhile(math.isfinite, map(_as_number, reversed(fields))))
+    return sum(1 for _ in takewhile(math.isfinite, map(_to_float, reversed(fields))))
 
 
-def _numbers(fields: Sequence[bytes], place: str, key: bytes) -> list[float]:
-    """Return the vector that the fields spell."""
-    numbers = [_as_number(field) for field in fields]
+def _parse_vector(fields: Sequence[bytes], place: str, key: bytes) -> list[float]:
+    numbers = [_to_float(field) for field in fields]
     for field, number in zip(fields, numbers, strict=True):
-        if not abs(number) <= _LARGEST:  # Nor is NaN.
+        if not abs(number) <= _MAX_FLOAT32:  # This refuses NaN as well.
             raise CorpusError(
-                f"{place}: the vector of {key.decode()!r} holds {field.decode()!r}, which is no finite "
-                "number; mend or remove the line"
+                f"{place}: the vector of {key.decode()!r} must be finite numbers, got "
+                f"{field.decode()!r}; correct or remove the line"
             )
     return numbers
 
 
-def _as_number(field: bytes) -> float:
+def _to_float(field: bytes) -> float:
     try:
         return float(field)
     except ValueError:
         return math.nan
 
 
-def _mismatch(tokenizer: Tokenizer) -> str:
+def _mismatch_remedy(tokenizer: Tokenizer) -> str:
     section = tokenizer.section
     if section.level != "word":
-        return f"which is of level {section.level}; vectors of words need tokenizer.level=word"
+        return f"the level is {section.level}: word vectors need tokenizer.level=word"
     if not section.lowercase:
-        return "which is of words with capital letters; if the file has none, set tokenizer.lowercase=true"
-    return "which is of words in small letters; give vectors of the language that the text is in"
+        return (
+            "the vocabulary has capital letters: if the file has none, set tokenizer.lowercase=true"
+        )
+    return "the vocabulary is in small letters: use vectors of the language of the text"

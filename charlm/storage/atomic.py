@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
-_LEFTOVER = re.compile(r"\..+\.\w{8}")  # What `atomic_write` names a file until it is whole.
+_TEMPORARY_NAME = re.compile(r"\..+\.\w{8}")  # Name that `atomic_write` gives an unfinished file.
 
 
 @contextmanager
@@ -20,54 +20,65 @@ def atomic_write(
     error_type: type[CharlmError] = CorpusError,
     remedy: str = "set CHARLM_CACHE to a folder that can be written",
 ) -> Iterator[BinaryIO]:
-    """Write a file beside `target`, flush it to disk, and rename it when it is whole: no half of one is ever read.
+    """Write a temporary file beside `target`, flush it to disk, and rename it once it is complete.
+
+    No reader ever sees a part of the file. If the block raises, `target` stays as it was.
 
     Args:
-        target: The file; folders above it are made.
-        error_type: Of the error, where the file cannot be written.
-        remedy: What its message advises.
+        target: The file to write; missing parent folders are created.
+        error_type: Class of the error raised if the file cannot be written.
+        remedy: What the user can do then.
+
+    Yields:
+        The temporary file, open for writing.
 
     Raises:
-        CharlmError: Of that kind: the folder cannot be written, or the disk is full.
+        CharlmError: The folder is not writable, or the disk is full.
     """
-    beside: str | None = None
+    temporary: Path | None = None
     try:
         make_folder(target.parent)
-        handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(target)
-        _flush_folder(target.parent)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
-        raise error_type(f"{target}: cannot be written: {error.strerror}; {remedy}") from None
+        raise _write_error(target, error, error_type, remedy) from None
     finally:
-        if beside is not None:
-            with suppress(OSError):  # Why it could not be written is told already.
-                Path(beside).unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):  # The error above already says why nothing can be written.
+                temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what `atomic_write` left in a folder when its process was killed; only where no other process writes."""
+    """Remove the files that `atomic_write` left behind when its process was killed.
+
+    Call it only while no other process writes into the folder.
+    """
     for path in folder.glob(".*"):
-        if _LEFTOVER.fullmatch(path.name):
+        if _TEMPORARY_NAME.fullmatch(path.name):
             with suppress(OSError):  # The next call tries again.
                 path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy: str) -> None:
-    """Add a line to a file and flush it to disk. A crash, or a full disk, may leave a part of the line.
+    """Append a line to a file and flush it to disk.
+
+    A crash or a full disk may leave a part of the line.
 
     Args:
-        path: The file, made if it is not there; never one that a link leads to.
-        line: Without its end.
-        error_type: Of the error, where the file cannot be written.
-        remedy: What its message advises.
+        path: The file, created if it does not exist. A symbolic link is refused.
+        line: The line without its line end.
+        error_type: Class of the error raised if the file cannot be written.
+        remedy: What the user can do then.
 
     Raises:
-        CharlmError: Of that kind.
+        CharlmError: The file cannot be written.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -76,32 +87,42 @@ def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise error_type(f"{path}: cannot be written: {error.strerror}; {remedy}") from None
+        raise _write_error(path, error, error_type, remedy) from None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are not there, to last through a power cut."""
+    """Create a folder and its missing parents so that they survive a power failure."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _flush_folder(made.parent)
+    for created in missing:
+        _sync_folder(created.parent)
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Give a file on disk a second name, to last through a power cut; folders above it are made.
+    """Create a hard link to a file so that it survives a power failure.
+
+    Args:
+        source: The existing file.
+        target: Its second name; missing parent folders are created.
 
     Raises:
-        OSError: The file system has no such links, or cannot be written.
+        OSError: The file system has no hard links, or is not writable.
     """
     make_folder(target.parent)
     target.hardlink_to(source)
-    _flush_folder(target.parent)
+    _sync_folder(target.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_error(
+    path: Path, error: OSError, error_type: type[CharlmError], remedy: str
+) -> CharlmError:
+    return error_type(f"{path}: cannot be written: {error.strerror}; {remedy}")

@@ -1,4 +1,4 @@
-"""Memory maps of large text files, and reading them in blocks."""
+"""Memory maps of large text files, read block by block."""
 
 import mmap
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from charlm.errors import CorpusError
 
-BLOCK_BYTES = 1 << 20  # What is read from a file at once.
+BLOCK_BYTES = 1 << 20  # Bytes read from a file at once.
 
 
 @contextmanager
 def map_file(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file that is not empty into memory, to be read.
+    """Map a file, which must not be empty, into memory for reading.
 
     Raises:
-        CorpusError: It cannot be read, or is not there any more.
+        CorpusError: The file cannot be read, or no longer exists.
     """
     with translate_read_errors(path), path.open("rb") as file:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -24,28 +24,28 @@ def map_file(path: Path) -> Iterator[mmap.mmap]:
 
 
 def release_pages(view: mmap.mmap, start: int, stop: int) -> None:
-    """Give back the memory of what has been read of a mapped file, so that it does not grow with the file.
+    """Release the memory of the pages already read, so that it does not grow with the file.
 
     Args:
-        view: The file.
-        start: First byte.
-        stop: The byte after the last.
+        view: Memory map of the file.
+        start: Offset of the first byte read.
+        stop: Offset after the last byte read.
     """
-    begin = start - start % mmap.PAGESIZE
-    if begin < stop:
-        view.madvise(mmap.MADV_DONTNEED, begin, stop - begin)
+    first_page = start - start % mmap.PAGESIZE
+    if first_page < stop:
+        view.madvise(mmap.MADV_DONTNEED, first_page, stop - first_page)
 
 
 @contextmanager
 def translate_read_errors(path: Path) -> Iterator[None]:
-    """Tell in one line what keeps a text from being read.
+    """Translate an operating system error in the block into an error about the text file.
 
     Raises:
-        CorpusError: It is gone, or the disk cannot read it.
+        CorpusError: The file no longer exists, or the disk cannot read it.
     """
     try:
         yield
     except OSError as error:
         raise CorpusError(
-            f"{path}: cannot be read: {error.strerror}; put the text back, or take a copy of it"
+            f"{path}: cannot be read: {error.strerror}; restore the file, or use a copy of it"
         ) from None

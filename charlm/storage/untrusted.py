@@ -1,7 +1,7 @@
-"""Reading what a stranger may have written: bounded in size, as data and nothing else, told in one line if wrong.
+"""Reading untrusted files: as plain data, with a limit on their size, and one-line errors.
 
-A file that is parsed takes more memory than it has bytes, up to about thirty times as much, so that each has a size
-that it may not exceed: far more than ours ever have, and no more than a laptop can hold.
+Parsing a file takes up to about thirty times as much memory as the file has bytes. So each kind of
+file has a maximum size: far more than our own files have, and small enough for a laptop.
 """
 
 import errno
@@ -15,55 +15,54 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 MEGABYTE = 1 << 20
-# More than any message of ours has, and not so much that the rest of a terminal's lines are lost.
-_MOST_CHARACTERS = 4_000
-_MOST_YAML_VALUES, _MOST_YAML_CHARACTERS, _MOST_YAML_DIGITS = 20_000, 10_000, 100
-
+# Longer than any message of ours, and short enough to leave the rest of the terminal readable.
+_MAX_MESSAGE_CHARACTERS = 4_000
+_MAX_YAML_VALUES = 20_000
+_MAX_YAML_CHARACTERS = 10_000
+_MAX_YAML_DIGITS = 100
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class StrictModel(BaseModel):
-    """What the JSON of a file must be like where it has a field; others are left alone."""
+    """Types that the fields of an untrusted JSON object must have; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
-    """Return what a file holds; never wait for it, as one would for a pipe.
+    """Return the contents of a regular file; never wait, as one would for a pipe.
 
     Args:
         path: The file.
-        max_bytes: Largest size that is accepted, in bytes.
+        max_bytes: Largest size that is accepted.
 
     Raises:
-        OSError: It cannot be read, or is a pipe or a device.
-        ValueError: It is larger.
+        OSError: The file cannot be read, or is a folder, a pipe or a device.
+        ValueError: The file is larger than `max_bytes`.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(
-                errno.EINVAL, "it is no file, but a folder, a pipe or a device", str(path)
+                errno.EINVAL, "not a regular file, but a folder, a pipe or a device", str(path)
             )
-        if found.st_size > max_bytes:
-            raise ValueError(
-                f"it has {found.st_size} bytes, and more than {max_bytes} are never read"
-            )
+        if status.st_size > max_bytes:
+            raise ValueError(f"it has {status.st_size} bytes, but at most {max_bytes} are accepted")
         with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read()
-    except OSError as error:  # A disk that fails while it reads does not say in which file.
+    except OSError as error:  # A disk that fails during a read does not name the file.
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(handle)
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Return the value of a JSON text, in UTF-8.
+    """Return the value of a JSON text in UTF-8.
 
     Raises:
-        ValueError: It is none, in one line.
+        ValueError: The text is not valid JSON. The message is one line.
     """
     try:
         return json.loads(data.decode() if isinstance(data, bytes) else data)
@@ -74,17 +73,17 @@ def parse_json(data: bytes | str) -> Any:
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text of plain values, lists and mappings.
 
-    Tags, such as `!!python/object`, are refused, and so are anchors and aliases, by which a short text becomes an
-    endless value.
+    Tags such as `!!python/object` are refused. So are anchors and aliases, with which a short text
+    can stand for an enormous value.
 
     Raises:
-        ValueError: It is no such text, in one line.
+        ValueError: The text is not such YAML. The message is one line.
     """
     try:
         return yaml.load(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
-        where = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
-        raise ValueError(one_line(f"{error.problem or error.context}{where}")) from None
+        place = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
+        raise ValueError(one_line(f"{error.problem or error.context}{place}")) from None
     except yaml.YAMLError as error:
         raise ValueError(one_line(" ".join(str(error).split()))) from None
     except RecursionError:
@@ -94,46 +93,54 @@ def parse_yaml(text: str) -> Any:
 
 
 def one_line(text: str) -> str:
-    """Return a message that quotes a file, line ends and control characters escaped and the midst of a long one cut."""
-    if len(text) > _MOST_CHARACTERS:
-        text = f"{text[: _MOST_CHARACTERS // 2]} [...] {text[-_MOST_CHARACTERS // 2 :]}"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """Return a message that quotes a file as one line.
+
+    Line ends and control characters are escaped, and the middle of a long message is cut.
+    """
+    if len(text) > _MAX_MESSAGE_CHARACTERS:
+        half = _MAX_MESSAGE_CHARACTERS // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without what a configuration never needs, and what could be used to run or to exhaust something."""
+    """A YAML loader for plain values only: nothing can be run, and no short text becomes huge."""
 
-    values = 0
+    num_values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a value, unless it has a tag or an anchor, or is an alias of one."""
+        """Compose a value, unless it is tagged, is an anchor or an alias, or is too large."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        self.values += 1
-        problem = next(
-            (problem for name, problem in _REFUSED.items() if getattr(event, name, None)), None
-        )
-        if self.values > _MOST_YAML_VALUES:
-            problem = f"has more than {_MOST_YAML_VALUES} values"
-        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_YAML_CHARACTERS:
-            problem = f"a value has more than {_MOST_YAML_CHARACTERS} characters"
-        if problem is not None:
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self.num_values += 1
+        _refuse(self._problem_of(event), event)
         node = super().compose_node(parent, index)
-        if (
-            node is not None
-            and node.tag == "tag:yaml.org,2002:int"
-            and len(node.value) > _MOST_YAML_DIGITS
-        ):
-            problem = f"a number has more than {_MOST_YAML_DIGITS} digits"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        if node is not None and node.tag == "tag:yaml.org,2002:int":
+            is_long = len(node.value) > _MAX_YAML_DIGITS
+            _refuse(f"a number has more than {_MAX_YAML_DIGITS} digits" if is_long else "", event)
         return node
+
+    def _problem_of(self, event: Any) -> str:
+        """Return why a value is refused; an empty text if it is accepted."""
+        if self.num_values > _MAX_YAML_VALUES:
+            return f"has more than {_MAX_YAML_VALUES} values"
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MAX_YAML_CHARACTERS:
+            return f"a value has more than {_MAX_YAML_CHARACTERS} characters"
+        refused = (problem for name, problem in _REFUSED.items() if getattr(event, name, None))
+        return next(refused, "")
+
+
+def _refuse(problem: str, event: Any) -> None:
+    if problem:
+        raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
 
 _REFUSED = {
-    "tag": "tags, such as !!python/object, are never read: write the plain value",
-    "anchor": "anchors (&) and aliases (*) are never read: write the value out",
+    "tag": "tags such as !!python/object are not accepted: write the plain value",
+    "anchor": "anchors (&) and aliases (*) are not accepted: repeat the value",
 }
-# A date stays the text that it is, so that no text looks like one and is none.
+# A date stays a string, so that a malformed date is no error of its own.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

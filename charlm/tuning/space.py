@@ -1,4 +1,4 @@
-"""What is searched: text such as `1e-3..3e-2` or `256,512` → a range or choices, checked against the configuration."""
+"""Search spaces: text such as `1e-3..3e-2` or `256,512` becomes a range or choices."""
 
 import json
 import re
@@ -11,15 +11,16 @@ import yaml
 
 from charlm.config.load import check_config
 from charlm.config.schema import BUDGETS
-from charlm.errors import ConfigError
+from charlm.errors import ConfigError, OptionError
 
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
-_LOG_FACTOR = 10  # A range whose ends are so far apart is searched by its logarithm.
+_LOG_FACTOR = 10  # A range with this ratio of its ends is searched on a logarithmic scale.
 _NOT_SEARCHED = {
-    "corpus": "losses on different texts do not compare; tune on each text apart",
-    "tokenizer": "losses a token of different tokenizers do not compare; tune with each apart, by --set",
+    "corpus": "losses on different texts are not comparable; run one search per text",
+    "tokenizer": "losses per token of different tokenizers are not comparable; "
+    "run one search per tokenizer",
     **{
-        f"training.{name}": "a trial's budget is the same for all; give it by --set"
+        f"training.{name}": "all trials have the same budget; set it in the configuration"
         for name in BUDGETS
     },
 }
@@ -27,7 +28,12 @@ _NOT_SEARCHED = {
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two, both of them included; whole ones where both are."""
+    """Numbers between two limits, both included; integers if both limits are integers.
+
+    Attributes:
+        low: Lowest value.
+        high: Highest value.
+    """
 
     low: float
     high: float
@@ -42,94 +48,134 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """One of several values."""
+    """One of several values.
 
-    texts: tuple[str, ...]  # JSON: Optuna's choices are plain, and hold 1 and true for the same.
+    Attributes:
+        texts: The values as JSON, because Optuna's choices are scalars and 1 equals true there.
+    """
+
+    texts: tuple[str, ...]
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
         """Return the value of `key` for a trial."""
         return json.loads(trial.suggest_categorical(key, self.texts))
 
 
-def read_space(key: str, text: str, data: Mapping[str, Any]) -> Range | Choices:
-    """Return what `text` says is searched for `key`, its ends or choices checked."""
-    place = f"--search {key}={text}"
+Space = Range | Choices
+
+
+def parse_search(text: str) -> tuple[str, str]:
+    """Return the key and the values of `section.key=values`.
+
+    Raises:
+        OptionError: The text is not of this form.
+    """
+    key, equals, values = (part.strip() for part in text.partition("="))
+    if not (equals and values and "." in key):
+        problem = "must be section.key=values, as in training.learning_rate=1e-3..3e-2"
+        raise OptionError("search", problem, value=text)
+    return key, values
+
+
+def read_space(key: str, text: str, data: Mapping[str, Any]) -> Space:
+    """Return the range or the choices that `text` describes.
+
+    Args:
+        key: Setting to search, as in `model.hidden_size`.
+        text: Values, as in `1e-3..3e-2` or `256,512`.
+        data: Configuration in which the limits or choices must be valid.
+
+    Raises:
+        OptionError: The key cannot be searched, or a value is not valid.
+    """
+    place = f"{key}={text}"
     for name, reason in _NOT_SEARCHED.items():
         if key == name or key.startswith(f"{name}."):
-            raise ConfigError(f"{place}: cannot be searched: {reason}")
+            raise OptionError("search", f"{place}: cannot be searched: {reason}")
 
     def check(value: Any) -> None:
-        check_config(with_values(data, {key: value}), place)
+        try:
+            check_config(with_values(data, {key: value}), place)
+        except ConfigError as error:
+            raise OptionError("search", str(error)) from None
 
     if match := re.fullmatch(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})", text):
-        low, high = map(_number, match.groups())
-        if not low < high:
-            raise ConfigError(f"{place}: must rise from its first number to its second")
-        check(low)
-        check(high)
-        if isinstance(low, int) and isinstance(high, int):
-            try:  # Does the field take whole numbers alone?
-                check(low + 0.5)
-            except ConfigError:
-                return Range(low, high)
-        return Range(float(low), float(high))
-    return _choices(text, place, check)
+        low, high = map(_to_number, match.groups())
+        return _read_range(low, high, place, check)
+    return _read_choices(text, place, check)
 
 
-def _choices(text: str, place: str, check: Callable[[Any], object]) -> Choices:
+def _read_range(low: float, high: float, place: str, check: Callable[[Any], None]) -> Range:
+    if not low < high:
+        raise OptionError("search", f"{place}: the first number must be less than the second")
+    check(low)
+    check(high)
+    if isinstance(low, int) and isinstance(high, int):
+        try:
+            check(low + 0.5)
+        except OptionError:  # The field accepts only integers.
+            return Range(low, high)
+    return Range(float(low), float(high))
+
+
+def _read_choices(text: str, place: str, check: Callable[[Any], None]) -> Choices:
     try:
-        read = yaml.safe_load(f"[{text}]")
+        items = yaml.safe_load(f"[{text}]")
     except yaml.YAMLError:
-        raise ConfigError(
-            f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512"
+        raise OptionError(
+            "search", f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512"
         ) from None
+    # YAML reads 1e-3 as text.
     values = [
-        _number(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value) else value
-        for value in read
+        _to_number(item) if isinstance(item, str) and re.fullmatch(_NUMBER, item) else item
+        for item in items
     ]
     for value in values:
         check(value)
     texts = tuple(dict.fromkeys(map(json.dumps, values)))
     if len(texts) < 2:
-        raise ConfigError(
-            f"{place}: is one value; give a range or several choices, or fix it by --set"
+        raise OptionError(
+            "search",
+            f"{place}: is one value; give a range or several choices, "
+            "or set the value in the configuration",
         )
     return Choices(texts)
 
 
-def _number(text: str) -> float:
+def _to_number(text: str) -> float:
     return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
 
 def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `data` with each dotted key's value put in its place."""
+    """Return `data` with the values of dotted keys replaced."""
     data = dict(data)
     for dotted, value in values.items():
         key, _, rest = dotted.partition(".")
-        inner = data.get(key)
-        data[key] = (
-            with_values(inner if isinstance(inner, dict) else {}, {rest: value}) if rest else value
-        )
+        if rest:
+            inner = data.get(key)
+            value = with_values(inner if isinstance(inner, dict) else {}, {rest: value})
+        data[key] = value
     return data
 
 
-def as_it_stands(data: Mapping[str, Any], spaces: Mapping[str, Range | Choices]) -> dict[str, Any]:
-    """Return the configuration's own values as Optuna's parameters, where they lie within what is searched."""
-
-    def value(key: str, **changes: Any) -> Any:
-        found: Any = check_config(with_values(data, changes), key).model_dump(mode="json")
-        for part in key.split("."):
-            found = found[part]
-        return (
-            found[0] if isinstance(found, list) and len(found) == 1 else found
-        )  # [512] is written 512.
-
+def configured_parameters(data: Mapping[str, Any], spaces: Mapping[str, Space]) -> dict[str, Any]:
+    """Return the configured values that lie in the search spaces, as Optuna's parameters."""
     parameters: dict[str, Any] = {}
     for key, space in spaces.items():
-        own = value(key)
+        value = _configured_value(data, key)
         if isinstance(space, Range):
-            if isinstance(own, int | float) and space.low <= own <= space.high:
-                parameters[key] = own
-        elif same := [text for text in space.texts if value(key, **{key: json.loads(text)}) == own]:
-            parameters[key] = same[0]
+            if isinstance(value, int | float) and space.low <= value <= space.high:
+                parameters[key] = value
+            continue
+        for text in space.texts:
+            if _configured_value(with_values(data, {key: json.loads(text)}), key) == value:
+                parameters[key] = text
+                break
     return parameters
+
+
+def _configured_value(data: Mapping[str, Any], key: str) -> Any:
+    value: Any = check_config(data, key).model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value[0] if isinstance(value, list) and len(value) == 1 else value  # [512] means 512.

@@ -1,4 +1,4 @@
-"""The shipped configurations that re-create others' recipes take the steps that those take."""
+"""Shipped configurations that reproduce published recipes take the same steps as these."""
 
 import copy
 from itertools import islice
@@ -12,11 +12,13 @@ from torch.optim import SGD
 from charlm.config.load import load_config
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel, count_parameters, detach
+from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 VOCABULARY, STEPS = 13, 3
-# What draws numbers is left out. Few steps: their rates are so high that roundings grow.
+# No random numbers. Few steps, because the learning rates are so high that rounding errors grow.
 SMALL = [
     "model.hidden_size=6",
     "model.num_layers=2",
@@ -34,7 +36,7 @@ SMALL = [
 
 
 def their_steps(model, windows, *, learning_rate, clip, weight_decay, activation, temporal):
-    """Take steps as word_language_model and awd-lstm-lm do: on the mean over the window's tokens."""
+    """Take steps as word_language_model and awd-lstm-lm do: the loss is a mean over the window."""
     optimizer, states = SGD(model.parameters(), lr=learning_rate, weight_decay=weight_decay), None
     for window in windows:
         hidden, states = model.encoder(window.inputs, None if states is None else detach(states))
@@ -48,7 +50,7 @@ def their_steps(model, windows, *, learning_rate, clip, weight_decay, activation
         )
         optimizer.zero_grad()
         loss.backward()
-        # Without the 1e-6 that torch adds to the norm: beside a clip of 0.25 it would show here.
+        # Without the 1e-6 that torch adds to the norm: it is not negligible with a clip of 0.25.
         gradients = [weight.grad for weight in model.parameters()]
         norm = torch.nn.utils.get_total_norm(gradients)
         torch._foreach_mul_(gradients, min(1.0, clip / float(norm)))
@@ -87,7 +89,7 @@ def their_steps(model, windows, *, learning_rate, clip, weight_decay, activation
         ),
     ],
 )
-def test_the_steps_are_those_of_the_recipe_whose_loss_is_a_mean(name, window, theirs):
+def test_the_steps_equal_those_of_a_recipe_whose_loss_is_a_mean(name, window, theirs):
     config = load_config(name, SMALL)
     assert config.training.window == window
     torch.manual_seed(1)
@@ -98,13 +100,11 @@ def test_the_steps_are_those_of_the_recipe_whose_loss_is_a_mean(name, window, th
         islice(stream_windows(ids, batch_size=3, window=window, start=Position()), STEPS)
     )
     steps = train(
-        model,
+        LanguageModelObjective(model, config.training, Hardware(torch.device("cpu"))),
         iter(windows),
         make_optimizer(model, config.training),
         config.training,
         state=TrainingState(),
-        device=torch.device("cpu"),
-        precision=torch.float32,
         clock=lambda: 0.0,
     )
     clipped = [bool(step.clipping.by_norm) for step in steps]
@@ -125,7 +125,9 @@ def test_the_steps_are_those_of_the_recipe_whose_loss_is_a_mean(name, window, th
         ("ptb-small", 10_000, 4.3),
     ],
 )
-def test_a_network_has_the_size_that_its_header_tells(name, vocabulary_size, millions):
+def test_a_network_has_the_number_of_parameters_stated_in_the_header(
+    name, vocabulary_size, millions
+):
     with torch.device("meta"):
         model = LanguageModel(load_config(name).model, vocabulary_size)
     assert sum(size for _, _, size in count_parameters(model)) / 1e6 == pytest.approx(

@@ -1,4 +1,4 @@
-"""What is counted in a text, by examples that a person can count."""
+"""Statistics of texts, by examples that can be counted by hand."""
 
 from pathlib import Path
 
@@ -25,51 +25,47 @@ def count(path: Path, text: str, **fields: object) -> Statistics:
 
 
 def test_documents_characters_bytes_and_alphabet_are_counted(tmp_path):
-    found = count(tmp_path / "a.txt", "añb|日a|a", separator="|")
-    assert (found.documents, found.characters, found.bytes) == (3, 6, 9)
-    assert found.alphabet == {"a": 3, "b": 1, "ñ": 1, "日": 1}
-    assert list(found.alphabet) == [
-        "a",
-        "b",
-        "ñ",
-        "日",
-    ]  # Of those that are as frequent, the lower code point first.
+    statistics = count(tmp_path / "a.txt", "añb|日a|a", separator="|")
+    assert (statistics.documents, statistics.characters, statistics.bytes) == (3, 6, 9)
+    assert statistics.alphabet == {"a": 3, "b": 1, "ñ": 1, "日": 1}
+    # Equally frequent characters are in the order of their code points.
+    assert list(statistics.alphabet) == ["a", "b", "ñ", "日"]
 
 
-def test_a_document_that_has_been_there_is_a_duplicate_each_further_time(tmp_path):
+def test_every_repetition_of_a_document_is_a_duplicate(tmp_path):
     assert count(tmp_path / "a.txt", "ab|c|ab|abc|ab|c", separator="|").duplicates == 3
     assert count(tmp_path / "b.txt", "ab\n\nab\r\nAB\n", mode="records").duplicates == 1
 
 
-def test_lengths_are_those_at_shares_of_the_documents_in_order(tmp_path):
-    found = count(
+def test_lengths_are_quantiles(tmp_path):
+    statistics = count(
         tmp_path / "a.txt", "|".join("日" * length for length in range(21, 0, -1)), separator="|"
     )
     assert QUANTILES == (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    assert found.lengths == (1, 2, 6, 11, 16, 20, 21)
+    assert statistics.lengths == (1, 2, 6, 11, 16, 20, 21)
     assert count(tmp_path / "b.txt", "only").lengths == (4,) * 7
 
 
-def test_a_document_that_is_cut_between_parts_is_counted_once(tmp_path):
+def test_a_document_cut_between_two_parts_is_counted_once(tmp_path):
     text = "one|two|a long document, which is cut|two"
     parts = parts_of(
         tmp_path / "a.txt", text.encode(), separator="|", valid_share=0.3, test_share=0.3
     )
     assert [len(part.spans) for part in parts] == [3, 1, 2] and parts[0].is_cut and parts[1].is_cut
-    found = compute_statistics(*parts)
-    assert found == count(tmp_path / "a.txt", text, separator="|")
-    assert (found.documents, found.duplicates, found.lengths[-1]) == (4, 1, 29)
+    statistics = compute_statistics(*parts)
+    assert statistics == count(tmp_path / "a.txt", text, separator="|")
+    assert (statistics.documents, statistics.duplicates, statistics.lengths[-1]) == (4, 1, 29)
 
 
-def test_bytes_that_are_no_text_are_counted_as_they_are(tmp_path):
-    found = compute_statistics(
+def test_a_text_read_as_bytes_is_counted_in_bytes(tmp_path):
+    statistics = compute_statistics(
         *parts_of(tmp_path / "a.bin", b"\xff\x00\xff\xc3", raw=True, valid_share=0.0)
     )
-    assert (found.documents, found.characters, found.bytes) == (1, 4, 4)
-    assert found.alphabet == {"\xff": 2, "\0": 1, "\xc3": 1}
+    assert (statistics.documents, statistics.characters, statistics.bytes) == (1, 4, 4)
+    assert statistics.alphabet == {"\xff": 2, "\0": 1, "\xc3": 1}
 
 
-def test_a_document_in_many_blocks_is_one(tmp_path, monkeypatch):
+def test_a_document_read_in_many_blocks_is_one_document(tmp_path, monkeypatch):
     text = "ein Satz\nnoch ein Sätzchen\n"
     whole = count(tmp_path / "a.txt", text + "|" + text, separator="|")
     monkeypatch.setattr(Text.blocks, "__defaults__", (3,))

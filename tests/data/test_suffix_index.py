@@ -1,4 +1,4 @@
-"""What occurs in a text, against looking everywhere."""
+"""The suffix index, compared with a search at every position."""
 
 import builtins
 
@@ -16,14 +16,16 @@ TEXTS = st.text(alphabet="abéè\u0939𝄞\n", max_size=40)
 
 
 @given(text=TEXTS, pattern=st.text(alphabet="abéè", max_size=3))
-def test_a_pattern_occurs_where_it_is_found_by_looking(text, pattern):
-    index, sought = SuffixIndex(text.encode()), pattern.encode()
+def test_positions_are_those_of_a_search_at_every_position(text, pattern):
+    index, pattern_bytes = SuffixIndex(text.encode()), pattern.encode()
     places = [
-        at for at in range(len(index.text) + 1) if index.text[at : at + len(sought)] == sought
+        at
+        for at in range(len(index.text) + 1)
+        if index.text[at : at + len(pattern_bytes)] == pattern_bytes
     ]
-    assert index.occurs(sought) is (pattern in text)
-    if sought:
-        assert index.positions(*index.interval(sought)).tolist() == places
+    assert index.occurs(pattern_bytes) is (pattern in text)
+    if pattern_bytes:
+        assert index.positions(*index.interval(pattern_bytes)).tolist() == places
 
 
 def longest_at_each_end(query: str, text: str) -> list[int]:
@@ -34,7 +36,7 @@ def longest_at_each_end(query: str, text: str) -> list[int]:
 
 
 @given(text=TEXTS, query=TEXTS)
-def test_copied_lengths_are_those_of_trying_every_length(text, query):
+def test_match_lengths_are_those_of_trying_every_length(text, query):
     data = query.encode()
     assert SuffixIndex(text.encode()).match_lengths(
         data, character_bounds(data)
@@ -46,7 +48,7 @@ def test_copied_lengths_are_those_of_trying_every_length(text, query):
     query=st.lists(st.integers(0, 300), max_size=12),
     width=st.sampled_from([2, 4]),
 )
-def test_symbols_of_several_bytes_are_found_as_wholes(text, query, width):
+def test_symbols_of_several_bytes_match_as_a_whole(text, query, width):
     def data(symbols):
         return np.array(
             [symbol % 3 * 128 + symbol // 100 for symbol in symbols], dtype=f">u{width}"
@@ -56,20 +58,20 @@ def test_symbols_of_several_bytes_are_found_as_wholes(text, query, width):
         "".join(chr(256 + symbol % 3 * 128 + symbol // 100) for symbol in symbols)
         for symbols in (query, text)
     ]
-    found = SuffixIndex(data(text), width=width).match_lengths(
+    lengths = SuffixIndex(data(text), width=width).match_lengths(
         data(query), range(0, width * len(query) + 1, width)
     )
-    assert found.tolist() == longest_at_each_end(*as_letters)
+    assert lengths.tolist() == longest_at_each_end(*as_letters)
 
 
-def test_a_match_between_two_symbols_is_none():
+def test_a_pattern_that_begins_inside_a_symbol_does_not_occur():
     index = SuffixIndex(bytes([1, 2, 3, 4]), width=2)
     assert index.occurs(bytes([1, 2]))
     assert index.occurs(bytes([3, 4]))
     assert not index.occurs(bytes([2, 3]))
 
 
-def test_nothing_occurs_in_an_empty_text_but_nothing():
+def test_an_empty_text_contains_only_the_empty_pattern():
     index = SuffixIndex(b"")
     assert index.occurs(b"")
     assert not index.occurs(b"a")
@@ -77,13 +79,13 @@ def test_nothing_occurs_in_an_empty_text_but_nothing():
     assert index.match_lengths(b"", [0]).tolist() == []
 
 
-def test_a_copy_of_the_whole_text_takes_no_longer_than_its_length_asks():
+def test_match_lengths_of_a_long_copy_are_its_lengths():
     text = bytes(np.random.default_rng(1).integers(97, 99, 5000).tolist())
-    found = SuffixIndex(text).match_lengths(text + text, range(2 * len(text) + 1))
-    assert found[: len(text)].tolist() == list(range(1, len(text) + 1))
+    lengths = SuffixIndex(text).match_lengths(text + text, range(2 * len(text) + 1))
+    assert lengths[: len(text)].tolist() == list(range(1, len(text) + 1))
 
 
-def test_without_the_library_one_line_says_what_to_install(monkeypatch):
+def test_the_error_of_a_missing_library_has_the_command_that_installs_it(monkeypatch):
     real = builtins.__import__
 
     def no_library(name, *rest, **named):

@@ -1,4 +1,4 @@
-"""Documents out of lines of JSON, rows of Parquet and packed files; what is wrong with them, in one line."""
+"""Documents from JSON lines, Parquet and compressed files, and the errors about bad files."""
 
 import gzip
 import json
@@ -26,8 +26,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
 
 
-def packed(path: Path, data: bytes) -> Path:
-    """Write data as the name says that it is packed."""
+def write_compressed(path: Path, data: bytes) -> Path:
+    """Write data, compressed as the suffix of the path says."""
     if path.suffix == ".zst":
         with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
             file.write(data)
@@ -36,11 +36,11 @@ def packed(path: Path, data: bytes) -> Path:
     return path
 
 
-def table(path: Path) -> Path:
+def write_table(path: Path) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
         return path
-    return packed(path, "\n".join(json.dumps(row) for row in ROWS).encode())
+    return write_compressed(path, "\n".join(json.dumps(row) for row in ROWS).encode())
 
 
 def documents(path: Path, **fields: object) -> list[str]:
@@ -52,25 +52,27 @@ def documents(path: Path, **fields: object) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
-def test_a_row_is_a_document(name, tmp_path):
-    path = table(tmp_path / name)
+def test_every_row_is_a_document(name, tmp_path):
+    path = write_table(tmp_path / name)
     assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"]
     assert documents(path, where={"language": "en"}) == ["One,\ntwo.", "日本語 🚀"]
     assert documents(path, where={"language": "en", "id": 4}) == ["日本語 🚀"]
     assert documents(path, field="language") == ["en", "de", "en", "en"]
+    with pytest.raises(CorpusError, match="holds no document"):
+        documents(path, where={"no such field": 1})
     assert documents(path, mode="records") == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
     assert documents(path, separator=", ") == ["One,\ntwo.", "Eins", "zwei.", "日本語 🚀"]
 
 
-def test_a_text_packed_by_zstandard_is_the_text(tmp_path):
-    assert documents(packed(tmp_path / "a.txt.zst", b"Ein Text." * 400_000)) == [
+def test_a_text_compressed_with_zstandard_is_read(tmp_path):
+    assert documents(write_compressed(tmp_path / "a.txt.zst", b"Ein Text." * 400_000)) == [
         "Ein Text." * 400_000
     ]
 
 
-def test_documents_of_tables_and_texts_stand_together_in_a_stable_order(tmp_path):
-    table(tmp_path / "b.jsonl")
-    table(tmp_path / "c.parquet")
+def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
+    write_table(tmp_path / "b.jsonl")
+    write_table(tmp_path / "c.parquet")
     (tmp_path / "a.txt").write_text("first", encoding="utf-8")
     assert documents(tmp_path / "[abc].*", where={"id": 2}) == [
         "first",
@@ -82,61 +84,61 @@ def test_documents_of_tables_and_texts_stand_together_in_a_stable_order(tmp_path
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b'{"text": "a"}\n{"text"', "line 2 is no JSON: "),
-        (b'{"text": "a"}\n\n[1]\n', "line 3 is list, not a JSON object; "),
+        (b'{"text": "a"}\n{"text"', "line 2 is not JSON: "),
+        (b'{"text": "a"}\n\n[1]\n', "line 3 must be a JSON object, got list; "),
         (
             b'{"text": "a"}\n{"text": 1}',
-            r"line 2 has no text in field 'text', but int \(it has text\); name another by ",
+            r"line 2: field 'text' must be text, got int \(the fields are text\); name another ",
         ),
         (
             b'{"body": "a"}',
-            r"line 1 has no text in field 'text', but NoneType \(it has body\); name another by ",
+            r"line 1: field 'text' must be text, got NoneType \(the fields are body\); ",
         ),
-        (b'{"text": "a\\u0000"}', "document 1 holds a NUL character"),
-        (b"\xff", "line 1 is no JSON: "),
-        (b"[" * 100_000, "line 1 is no JSON: "),
+        (b'{"text": "a\\u0000"}', "document 1 has a NUL character"),
+        (b"\xff", "line 1 is not JSON: "),
+        (b"[" * 100_000, "line 1 is not JSON: "),
         (b"\n", "holds no document; "),
     ],
 )
-def test_a_bad_line_is_told_in_one_line(data, problem, tmp_path):
-    path = packed(tmp_path / "a.jsonl", data)
+def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
+    path = write_compressed(tmp_path / "a.jsonl", data)
     with pytest.raises(CorpusError, match=rf"^{path}: {problem}[^\n]*$"):
         documents(path)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.txt.zst", "a.jsonl.zst"])
-@pytest.mark.parametrize("data", [b"", b"no such thing", b"PAR1" * 9, b"(\xb5/\xfd" + b"x" * 40])
-def test_a_damaged_file_is_told_in_one_line(name, data, tmp_path):
+def test_a_damaged_file_is_an_error_of_one_line(name, tmp_path):
     path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(CorpusError, match=rf"^{path}: [^\n]+$"):
-        documents(path)
+    for data in (b"", b"no such thing", b"PAR1" * 9, b"(\xb5/\xfd" + b"x" * 40):
+        path.write_bytes(data)
+        with pytest.raises(CorpusError, match=rf"^{path}: [^\n]+$"):
+            documents(path)
 
 
-def test_a_column_whose_name_is_no_text_is_told_in_one_line(tmp_path):
-    path = table(tmp_path / "a.parquet")
+def test_a_column_name_that_is_not_utf_8_is_an_error_of_one_line(tmp_path):
+    path = write_table(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes().replace(b"text", b"t\xfcxt"))
     with pytest.raises(CorpusError, match=rf"^{path}: cannot be read as Parquet: [^\n]+$"):
         documents(path)
 
 
-def test_half_a_character_is_no_character(tmp_path):
-    assert documents(packed(tmp_path / "a.jsonl", b'{"text": "a\\ud83d."}')) == ["a?."]
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    assert documents(write_compressed(tmp_path / "a.jsonl", b'{"text": "a\\ud83d."}')) == ["a?."]
 
 
-def test_a_field_that_parquet_has_not_is_told_with_those_it_has(tmp_path):
-    path = table(tmp_path / "a.parquet")
+def test_the_error_of_a_missing_field_lists_the_fields_of_the_file(tmp_path):
+    path = write_table(tmp_path / "a.parquet")
     with pytest.raises(
         CorpusError,
-        match=r"row 1 has no text in field 'body', but NoneType \(it has id, language, text\)",
+        match=r"row 1: field 'body' must be text, .* \(the fields are id, language, text\)",
     ):
         documents(path, field="body")
 
 
-def test_what_is_missing_is_told_with_the_command_that_installs_it(tmp_path, monkeypatch):
-    path = table(tmp_path / "a.parquet")
+def test_the_error_of_a_missing_library_has_the_command_that_installs_it(tmp_path, monkeypatch):
+    path = write_table(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        CorpusError, match=r"a\.parquet: needs pyarrow .*: pip install 'charlm\[corpora\]'$"
+        CorpusError, match=r"a\.parquet: needs pyarrow, which.*: pip install 'charlm\[corpora\]'$"
     ):
         documents(path)

@@ -1,4 +1,4 @@
-"""A run folder that is small enough to damage every byte of it."""
+"""A run folder small enough to damage every byte of it."""
 
 import pytest
 from conftest import small_config, train_all
@@ -6,7 +6,7 @@ from conftest import small_config, train_all
 
 @pytest.fixture(scope="session")
 def tiny(text_file, tmp_path_factory, cache):
-    """A run folder of about twenty thousand bytes."""
+    """A run folder of about 20,000 bytes."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
     train_all(
         small_config(

@@ -1,6 +1,6 @@
-"""Every loader of files that a stranger may have written: what it does with bytes, and files that it accepts.
+"""A table of every loader of untrusted files: a function that loads bytes, and files it accepts.
 
-The tests here and `make fuzz` go through this one table.
+The tests of this folder and `make fuzz` share it.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from charlm.config.load import load_config
 from charlm.config.schema import Corpus
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
-from charlm.data.fetching import unpack
+from charlm.data.fetching import extract_member
 from charlm.data.sources import open_plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
@@ -35,12 +35,13 @@ from charlm.errors import CharlmError
 from charlm.evaluation.probes.agreement import read_pairs
 from charlm.evaluation.sentences import read_sentences
 from charlm.runs import prepare
-from charlm.runs.checkpoint import check_weights, load_checkpoint
+from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
 
 LEVELS = ("char", "word", "byte", "bpe")
-# Each use of these loads a model or takes up a training.
+# These load a model or resume a training at every use.
 SLOW = (
     "tokenizer.json",
     "run's config.yaml",
@@ -55,7 +56,7 @@ NAMES = (
     "config",
     "card",
     *(f"tokenizer of {level}" for level in LEVELS),
-    "place",
+    "generation state",
     "vectors",
     "pairs",
     "sentences",
@@ -74,27 +75,31 @@ DOCUMENTS = [{"text": "To be,\nor not", "id": 1}, {"text": "to be.", "id": 2}]
 
 @dataclass(frozen=True)
 class Loader:
-    """What reads a file.
+    """A loader of one kind of file.
 
     Attributes:
-        load: Reads and, where it is accepted, uses a file of these bytes.
-        seeds: Files that it accepts.
-        resealed: Makes the checksums right that a damaged file has wrong, so that what is behind them is reached.
+        load: Loads a file with the given bytes and, if it is accepted, uses it.
+        seeds: Valid files.
+        with_valid_checksum: Corrects the checksum of a damaged file, so that the code behind the
+            check is reached.
     """
 
     load: Callable[[bytes], object]
     seeds: list[bytes]
-    resealed: Callable[[bytes], bytes] = bytes
+    with_valid_checksum: Callable[[bytes], bytes] = bytes
 
 
 def is_refused(load: Callable[[bytes], object], data: bytes) -> bool:
-    """Load a file; return whether it was refused. Whatever but a refusal in one plain line is raised."""
+    """Load a file and return whether it was refused.
+
+    Any exception other than a `CharlmError` with a printable one-line message is raised.
+    """
     try:
         load(data)
     except CharlmError as error:
         message = str(error)
         if not message.isprintable() or len(message) > 5_000:
-            raise AssertionError(f"the message is no plain line: {message[:500]!r}") from error
+            raise AssertionError(f"not one printable line: {message[:500]!r}") from error
         return True
     return False
 
@@ -103,8 +108,8 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
     """Return every loader by name.
 
     Args:
-        folder: Where files are written.
-        trained: A run folder, which is copied.
+        folder: Folder for the files to load.
+        trained: Run folder; a copy of it is used.
     """
     original = load(trained, device="cpu")
     run_folder = folder / "run"
@@ -132,19 +137,19 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
         return Loader(load_bytes, [whole])
 
-    state_out = folder / "place.safetensors"
+    state_out = folder / "state.safetensors"
     original.sample(prompt="T", length=8, state_out=state_out)
     text = folder / "text.txt"
     text.write_bytes(MEMBER_TEXT)
     corpus = load_config(None, [f"corpus.text={text}", "corpus.valid_share=0"]).corpus
     part = opened(corpus).parts["train"]
-    learnt = {level: _learnt(level) for level in LEVELS}
+    tokenizers = {level: _learn(level) for level in LEVELS}
     cache = folder / "cache"
-    encode = lambda: encode_text(part, learnt["char"], mode="stream", cache=cache)  # noqa: E731
+    encode = lambda: encode_text(part, tokenizers["char"], mode="stream", cache=cache)  # noqa: E731
     expected = encode().ids.copy()
 
-    def read_cache(kind: str) -> Loader:
-        (path,) = cache.glob(f"*{kind}")
+    def in_cache(suffix: str) -> Loader:
+        (path,) = cache.glob(f"*{suffix}")
 
         def load_bytes(data: bytes) -> None:
             path.write_bytes(data)
@@ -160,25 +165,25 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "card": Loader(in_file("card.yaml", read_card), [_CARD]),
         **{
             f"tokenizer of {level}": Loader(
-                _use_tokenizer(level), [learnt[level].to_json().encode()]
+                _use_tokenizer(level), [tokenizers[level].to_json().encode()]
             )
             for level in LEVELS
         },
-        "tokenizer.json": in_run("tokenizer.json", _write_some),
-        "run's config.yaml": in_run("config.yaml", _write_some),
+        "tokenizer.json": in_run("tokenizer.json", _sample),
+        "run's config.yaml": in_run("config.yaml", _sample),
         "corpus.json": in_run(
-            "corpus.json", lambda run_folder: _opened(run_folder).perplexity("The cat sat.")
+            "corpus.json", lambda run_folder: _load_run(run_folder).perplexity("The cat sat.")
         ),
-        "state.json": in_run("best/state.json", _write_some),
+        "state.json": in_run("best/state.json", _sample),
         "state.json to resume from": in_run("last/state.json", _resume),
         "metrics.jsonl": in_run("metrics.jsonl", _resume),
         "weights": Loader(_in_checkpoint(run_folder, weights), [weights.read_bytes()]),
-        "place": Loader(
-            in_file("place", lambda path: original.sample(prompt="", length=4, state_in=path)),
+        "generation state": Loader(
+            in_file("state", lambda path: original.sample(prompt="", length=4, state_in=path)),
             [state_out.read_bytes()],
         ),
         "vectors": Loader(
-            in_file("vectors", lambda path: read_vectors(path, learnt["word"], size=2)),
+            in_file("vectors", lambda path: read_vectors(path, tokenizers["word"], size=2)),
             [b"2 2\nto 0.5 1\nbe 1e-3 -2\n", gzip.compress(b"to 1 2\nbe 3 4\n", mtime=0)],
         ),
         "pairs": Loader(in_file("pairs", read_pairs), [b"the cat is\tthe cat are\r\n\na b\ta c\n"]),
@@ -186,7 +191,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "compressed": Loader(
             original.decompress,
             [original.compress(b"The cat sat on the mat."), original.compress(bytes(300))],
-            _sealed,
+            with_checksum,
         ),
         "text.gz": Loader(in_file("text.gz", _read_text), [gzip.compress(MEMBER_TEXT, mtime=0)]),
         "text.zst": Loader(
@@ -194,15 +199,15 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         ),
         "documents.jsonl": Loader(
             in_file("documents.jsonl", _read_text),
-            [b"\n".join(json.dumps(each).encode() for each in DOCUMENTS)],
+            [b"\n".join(json.dumps(document).encode() for document in DOCUMENTS)],
         ),
         "documents.parquet": Loader(in_file("documents.parquet", _read_text), [_parquet()]),
         "archive": Loader(
-            in_file("archive", lambda path: unpack(path, MEMBER, folder / "unpacked.txt")),
+            in_file("archive", lambda path: extract_member(path, MEMBER, folder / "unpacked.txt")),
             list(_archives()),
         ),
-        "token cache": read_cache("ids"),
-        "token cache's facts": read_cache("json"),
+        "token cache": in_cache("ids"),
+        "token cache's facts": in_cache("json"),
     }
 
 
@@ -218,37 +223,37 @@ def _parquet() -> bytes:
     return file.getvalue()
 
 
-def _opened(run_folder: Path) -> Run:
+def _load_run(run_folder: Path) -> Run:
     return load(run_folder, device="cpu")
 
 
-def _write_some(run_folder: Path) -> object:
-    return _opened(run_folder).sample(length=5)
+def _sample(run_folder: Path) -> object:
+    return _load_run(run_folder).sample(length=5)
 
 
 def _resume(run_folder: Path) -> None:
-    """Take up a training, and take a step if there is one left."""
+    """Resume a training and read its next window, if one is left."""
     config, tokenizer, _ = load_run(run_folder)
     saved = load_checkpoint(run_folder / "last")
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     experiment = prepare.resume(run_folder)
     next(training_windows(experiment))
     experiment.lock.release()
 
 
-def _learnt(level: str):
+def _learn(level: str):
     options = {"vocabulary_size": 262} if level == "bpe" else {}
     return learn_tokenizer([MEMBER_TEXT.decode()], TokenizerSection(level=level, **options))
 
 
 def _use_tokenizer(level: str) -> Callable[[bytes], object]:
-    section = _learnt(level).section
+    section = _learn(level).section
 
     def load_bytes(data: bytes) -> None:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            return  # Whoever reads the file tells so.
+            return  # The reader of the file refuses it.
         tokenizer = load_tokenizer(text, section)
         ids = tokenizer.encode("to be, or <EOS> \u2603\n")
         assert all(0 <= index < tokenizer.vocabulary_size for index in ids.tolist())
@@ -264,7 +269,7 @@ def _weights_of(run_folder: Path) -> Path:
 
 
 def _in_checkpoint(run_folder: Path, weights: Path) -> Callable[[bytes], object]:
-    """Return what loads a run with weights of these bytes, whose checksum is right."""
+    """Return a function that loads a run with other weights and a valid checksum."""
     path, whole = run_folder / "best" / "state.json", weights.read_bytes()
     state = json.loads(path.read_text(encoding="utf-8"))
 
@@ -274,7 +279,7 @@ def _in_checkpoint(run_folder: Path, weights: Path) -> Callable[[bytes], object]
         weights.write_bytes(data)
         path.write_text(json.dumps(state), encoding="utf-8")
         try:
-            return _write_some(run_folder)
+            return _sample(run_folder)
         finally:
             weights.write_bytes(whole)
             path.write_bytes(before)
@@ -282,8 +287,8 @@ def _in_checkpoint(run_folder: Path, weights: Path) -> Callable[[bytes], object]
     return load_bytes
 
 
-def _sealed(data: bytes) -> bytes:
-    """Return a compressed file with the checksum of what it holds."""
+def with_checksum(data: bytes) -> bytes:
+    """Return a compressed file with a valid checksum of its contents."""
     head = len(MAGIC) + 5
     return MAGIC + bytes([FORMAT]) + zlib.crc32(data[head:]).to_bytes(4, "little") + data[head:]
 

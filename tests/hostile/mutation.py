@@ -1,4 +1,4 @@
-"""Ways in which a file is damaged, or made by someone who means harm."""
+"""Random damage to files, and values that an attacker would write into them."""
 
 import json
 import math
@@ -79,7 +79,7 @@ _VALUES = [
 
 @st.composite
 def damaged(draw, seeds: list[bytes]) -> bytes:
-    """Draw a file: bytes at random; or one of `seeds` with pieces cut out, put in or replaced, or with other values."""
+    """Draw a file: random bytes, or one of `seeds` with bytes or JSON values replaced."""
     kind = draw(st.sampled_from(["random", "edited", "edited", "valued", "valued"]))
     if kind == "random":
         return draw(st.binary(max_size=200))
@@ -87,7 +87,7 @@ def damaged(draw, seeds: list[bytes]) -> bytes:
     if kind == "valued" and (parts := _as_values(seed)) is not None:
         head, value, tail = parts
         for _ in range(draw(st.integers(1, 2))):
-            value = draw(_with_another_value(value))
+            value = draw(_changed(value))
         text = json.dumps(value).encode()
         return (struct.pack("<Q", len(text)) if head else b"") + text + tail
     data = bytearray(seed)
@@ -99,7 +99,11 @@ def damaged(draw, seeds: list[bytes]) -> bytes:
 
 
 def _as_values(data: bytes) -> tuple[bool, Any, bytes] | None:
-    """Return the mapping that a file is or begins with: whether its length stands before it, itself, what is after."""
+    """Return the mapping of a YAML or JSON file, or of a safetensors header.
+
+    Returns:
+        Whether the length of the mapping precedes it, the mapping, and the bytes after it.
+    """
     size = struct.unpack("<Q", data[:8])[0] if len(data) > 8 else 0
     try:
         if 0 < size <= len(data) - 8:
@@ -111,20 +115,20 @@ def _as_values(data: bytes) -> tuple[bool, Any, bytes] | None:
 
 
 @st.composite
-def _with_another_value(draw, value: Any) -> Any:
-    """Draw what differs from `value` in one place, at whatever depth: another value, one less, or one more."""
+def _changed(draw, value: Any) -> Any:
+    """Draw a value that differs from `value` in one place, at any depth."""
     if isinstance(value, dict) and value and draw(st.integers(0, 9)):
         key = draw(st.sampled_from(list(value)))
         change = draw(st.sampled_from(["within", "within", "within", "removed", "added"]))
-        rest = {name: each for name, each in value.items() if name != key}
+        rest = {name: item for name, item in value.items() if name != key}
         if change == "removed":
             return rest
         if change == "added":
             return value | {
                 draw(st.sampled_from(["x", "", "a\nb", "\ud800", "format"])): value[key]
             }
-        return value | {key: draw(_with_another_value(value[key]))}
+        return value | {key: draw(_changed(value[key]))}
     if isinstance(value, list) and value and draw(st.integers(0, 9)):
         at = draw(st.integers(0, len(value) - 1))
-        return [*value[:at], draw(_with_another_value(value[at])), *value[at + 1 :]]
+        return [*value[:at], draw(_changed(value[at])), *value[at + 1 :]]
     return draw(st.sampled_from(_VALUES))

@@ -1,7 +1,8 @@
-"""A run folder with any one byte changed, or any file cut at any length: it is told, or it changes no output.
+"""A run folder with any byte changed, or any file truncated, is refused or gives the same outputs.
 
-All but two files have a checksum, which is checked before anything is parsed, so that a look at the checkpoints is all
-that damage gets to. The two are metrics.jsonl, from whose lines nothing is computed, and the lock.
+All files but two have a checksum that is verified before anything is parsed, so damage reaches only
+the reading of the checkpoints. The two are metrics.jsonl, from which nothing is computed, and the
+lock file.
 """
 
 import os
@@ -15,12 +16,15 @@ import torch
 from charlm.api import load
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.folder import verify
-from charlm.runs.metrics import cut_metrics
+from charlm.runs.metrics import truncate_metrics
+from charlm.runs.verify import check_run_files
 
 WITHOUT_CHECKSUM = ("metrics.jsonl", ".lock")
-FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; no UTF-8 any more.
-LARGE = 1200  # Bytes; larger files are damaged here and there, and at every byte with -m slow.
+BIT_FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; invalid UTF-8.
+SMALL_BYTES = 1200  # Smaller files are damaged at every byte.
+# Strides in larger files. Reading a damaged config.yaml is slow, as its comments have no checksum.
+STRIDES = {"config.yaml": 97}
+DEFAULT_STRIDE = 11
 
 
 @pytest.fixture
@@ -33,44 +37,43 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def outputs(folder: Path) -> list[torch.Tensor]:
-    """Return the ids of a text and what the model of each checkpoint makes of them."""
-    found = []
+    """Return the ids of a text and the logits of each checkpoint's model."""
+    tensors = []
     for which in ("best", "last"):
-        loaded = load(folder, which=which, device="cpu")
-        ids = torch.tensor(loaded.tokenizer.encode("The cat sat on the roof.").tolist())[:, None]
+        run = load(folder, which=which, device="cpu")
+        ids = torch.tensor(run.tokenizer.encode("The cat sat on the roof.").tolist())[:, None]
         with torch.inference_mode():
-            found += [ids, loaded.model(ids)[0]]
-    return found
+            tensors += [ids, run.model(ids)[0]]
+    return tensors
 
 
-def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+def are_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def is_told(path: Path, folder: Path) -> bool:
-    """Read one file of a run folder as loading does; return whether it is refused."""
+def is_refused(path: Path, folder: Path) -> bool:
+    """Read one file of a run folder as `load` does; return whether it is refused."""
     try:
         if path.parent == folder:
-            verify(folder)
+            check_run_files(folder)
         else:
-            load_checkpoint(
-                path.parent, only="training" if path.name.startswith("training") else "weights"
-            )
+            part = "training" if path.name.startswith("training") else "weights"
+            load_checkpoint(path.parent, only=part)
     except CheckpointError:
         return True
     return False
 
 
 def damages(path: Path, stride: int) -> Iterator[None]:
-    """Change a file in place, each byte in turn, then cut it shorter and shorter; it is left whole."""
+    """Change the bytes of a file in place one by one, then truncate it step by step; restore it."""
     data = path.read_bytes()
-    stride = stride if len(data) > LARGE else 1
     handle = os.open(path, os.O_RDWR)
-    for at in range(0, len(data), stride):
-        for flip in FLIPS if stride == 1 and len(data) > LARGE else FLIPS[at % 3 :][:1]:
-            os.pwrite(handle, bytes([data[at] ^ flip]), at)
+    for offset in range(0, len(data), stride):
+        flips = BIT_FLIPS if stride == 1 and len(data) > SMALL_BYTES else [BIT_FLIPS[offset % 3]]
+        for flip in flips:
+            os.pwrite(handle, bytes([data[offset] ^ flip]), offset)
             yield
-        os.pwrite(handle, data[at : at + 1], at)
+        os.pwrite(handle, data[offset : offset + 1], offset)
     for length in reversed(range(0, len(data), stride)):
         os.ftruncate(handle, length)
         yield
@@ -78,7 +81,7 @@ def damages(path: Path, stride: int) -> Iterator[None]:
     os.close(handle)
 
 
-def test_the_files_of_a_run_folder_are_those_that_are_damaged_here(folder):
+def test_every_file_of_a_run_folder_is_damaged_here(folder):
     assert {path.name.split("-")[0] for path in files_of(folder)} == {
         "config.yaml",
         "tokenizer.json",
@@ -90,55 +93,56 @@ def test_the_files_of_a_run_folder_are_those_that_are_damaged_here(folder):
     }
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
-def test_whatever_byte_is_changed_and_wherever_a_file_is_cut_it_is_told_or_changes_nothing(
-    folder, stride
-):
-    whole, told, harmless = outputs(folder), 0, 0
+@pytest.mark.parametrize("every_byte", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_any_damaged_byte_or_truncation_is_refused_or_harmless(folder, every_byte):
+    expected = outputs(folder)
+    num_refused = num_harmless = 0
     for path in files_of(folder):
-        for _ in damages(path, stride) if path.name not in WITHOUT_CHECKSUM else ():
-            if is_told(path, folder):
-                told += 1
+        if path.name in WITHOUT_CHECKSUM:
+            continue
+        is_small = path.stat().st_size <= SMALL_BYTES
+        stride = 1 if every_byte or is_small else STRIDES.get(path.name, DEFAULT_STRIDE)
+        for _ in damages(path, stride):
+            if is_refused(path, folder):
+                num_refused += 1
             else:
-                assert same(outputs(folder), whole), path
-                harmless += path.name != "config.yaml"
-    assert same(outputs(folder), whole)
-    # Of all bytes, those alone are harmless that name the checksum: the rest of state.json is then as it was. And of
-    # config.yaml, comments and where its texts are.
-    assert told > 1000 and harmless <= 2 * len("sha256")
+                assert are_equal(outputs(folder), expected), path
+                num_harmless += path.name != "config.yaml"
+    assert are_equal(outputs(folder), expected)
+    assert num_refused > 1000
+    # Harmless are the comments and text paths of config.yaml, and the bytes of the key that names a
+    # checksum: without that key state.json is what earlier versions wrote.
+    assert num_harmless <= 2 * len("sha256")
 
 
-def test_files_without_a_checksum_change_nothing(folder):
-    whole = outputs(folder)
+def test_files_without_a_checksum_change_no_output(folder):
+    expected = outputs(folder)
     for name in WITHOUT_CHECKSUM:
         (folder / name).unlink()
-    assert same(outputs(folder), whole)
+    assert are_equal(outputs(folder), expected)
 
 
-def test_metrics_that_are_damaged_anywhere_are_cut_where_they_are_whole(folder):
+def test_damaged_lines_of_metrics_are_removed(folder):
     path = folder / "metrics.jsonl"
     lines = path.read_bytes().splitlines()
-    for damaged in (b"\x80", b"[" * 5000, b'{"step": "x"}', b'{"step": NaN}', b"null", b'"' * 9):
-        path.write_bytes(b"\n".join([lines[0], damaged, *lines[1:]]))
-        cut_metrics(folder, after_step=10**9, halvings=0)
-        assert path.read_bytes().splitlines() == lines
+    for line in (b"\x80", b"[" * 5000, b'{"step": "x"}', b'{"step": NaN}', b"null", b'"' * 9):
+        path.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
+        truncate_metrics(folder, after_step=10**9, halvings=0)
+        assert path.read_bytes().splitlines() == lines, line
 
 
-def test_what_loading_says_of_damage_is_one_plain_line(folder):
+def test_the_message_about_a_damaged_file_is_one_line_with_its_path_and_a_remedy(folder):
     for path in files_of(folder):
         data = path.read_bytes()
-        for changed in (
-            data[:-1],
-            b"",
-            data[: len(data) // 2] + b"\x80" + data[len(data) // 2 + 1 :],
-        ):
-            path.write_bytes(changed)
+        middle = len(data) // 2
+        for damaged in (data[:-1], b"", data[:middle] + b"\x80" + data[middle + 1 :]):
+            path.write_bytes(damaged)
             try:
                 outputs(folder)
             except CharlmError as error:
-                assert str(error).isprintable() and str(path) in str(error) and "; " in str(error)
+                message = str(error)
+                assert message.isprintable() and str(path) in message and "; " in message, message
             else:
-                assert path.name in (*WITHOUT_CHECKSUM, "config.yaml") or path.name.startswith(
-                    "training"
-                )
+                is_checked = path.name not in (*WITHOUT_CHECKSUM, "config.yaml")
+                assert not is_checked or path.name.startswith("training"), path
         path.write_bytes(data)
