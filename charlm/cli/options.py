@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -103,20 +103,21 @@ def known_device(value: str | None) -> str | None:
     return value
 
 
-def refuse_beside(option: str, others: Sequence[str], reason: str) -> None:
+def refuse_beside(option: str, others: Mapping[str, object], reason: str) -> None:
     """Refuse options that conflict with another one.
 
     Args:
         option: The option with which they conflict.
-        others: Names of the conflicting options that were given.
+        others: Values of the conflicting options by name; None or [] if not given.
         reason: Relative clause about `option`.
 
     Raises:
-        BadParameter: `others` is not empty.
+        BadParameter: One of `others` was given.
     """
-    if others:
+    given = [name for name, value in others.items() if value is not None and value != []]
+    if given:
         raise typer.BadParameter(
-            f"cannot be combined with {option}, {reason}", param_hint=", ".join(others)
+            f"cannot be combined with {option}, {reason}", param_hint=", ".join(given)
         )
 
 

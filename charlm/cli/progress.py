@@ -163,8 +163,8 @@ class _Display:
         self._refreshed_at = -math.inf
         metrics, limit = event.metrics, event.experiment.config.training.halvings
         say(
-            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate of "
-            f"{metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
+            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
+            f"of {metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
             self._bar,
         )
 

@@ -1,7 +1,7 @@
 """The command `charlm train`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -164,16 +164,9 @@ def train(
     changes = _Changes(_one_budget(minutes, steps, epochs), device, on_divergence)
     sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
-        given = {
-            "TEXT": texts,
-            "--corpus": corpus,
-            "--config": config,
-            "--set": overrides,
-            "--out": out,
-            "--seed": seed,
-        }
-        names = [name for name, value in given.items() if value]
-        refuse_beside("--resume", names, "which continues the run with its own settings")
+        others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
+        others |= {"--set": overrides, "--out": out, "--seed": seed}
+        refuse_beside("--resume", others, "which continues the run with its own settings")
     if track is not None:
         check_installed()
     group = SINGLE_PROCESS
@@ -189,15 +182,15 @@ def train(
         run = resume
         preparation = _Preparation(lambda group: changes.resume(run, group))
     else:
-        settings = [*(overrides or []), *_to_overrides({**changes.given(), "seed": seed})]
-        settings += text_override(sources)
+        settings = [
+            *(overrides or []),
+            *training_overrides({**changes.given(), "seed": seed}),
+            *text_override(sources),
+        ]
         preparation = _prepare_new_run(config, settings, out or new_folder(config, sources))
     if processes is None or processes == 1:
-        follow(
-            lambda: preparation.prepare(group),
-            first_lines=preparation.lines,
-            track=track is not None,
-        )
+        prepare, lines = preparation
+        follow(lambda: prepare(group), first_lines=lines, track=track is not None)
     else:
         _launch_processes(preparation, processes, {**changes.given(), "track": track})
 
@@ -214,7 +207,8 @@ def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) 
     return budget
 
 
-def _to_overrides(settings: dict[str, object]) -> list[str]:
+def training_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Return the overrides of the training section, without those that are None."""
     return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
 
 

@@ -27,6 +27,7 @@ from charlm.cli.train import (
     checked_config,
     new_folder,
     text_override,
+    training_overrides,
 )
 from charlm.errors import CharlmError
 
@@ -106,62 +107,57 @@ def tune(
         raise typer.BadParameter(
             "names a search in a database; add --storage", param_hint="--study"
         )
-    sources = [*(corpus or []), *(texts or [])]
-    num_reported = 0
-
-    def count_and_report(trial: "Trial", best: "Trial | None") -> None:
-        nonlocal num_reported
-        num_reported += 1
-        say(f"{_describe(trial)}{', the best so far' if trial == best else ''}")
-
+    reported: list[Trial] = []
     with stop_requests() as stop:
         options: dict[str, Any] = {
             "storage": storage,
             "budget": Budget(minutes=minutes, trials=trials),
-            "callbacks": _make_callbacks(stop, count_and_report),
+            "callbacks": _make_callbacks(stop, reported),
         }
         if resume is not None:
-            given = {
-                "TEXT": texts,
-                "--corpus": corpus,
-                "--config": config,
+            others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
+            others |= {
                 "--set": overrides,
                 "--search": search,
                 "--out": out,
                 "--seed": seed,
                 "--study": study,
             }
-            names = [name for name, value in given.items() if value]
-            refuse_beside("--resume", names, "which continues the search unchanged")
+            refuse_beside("--resume", others, "which continues the search unchanged")
             results = resume_search(resume, **options)
         else:
-            changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
-            results = begin_search(
-                checked_config(config, [*changes, *text_override(sources)]),
-                search or [],
-                out=out or new_folder(config, sources, prefix="tune-"),
-                study=study,
-                **options,
-            )
+            sources = [*(corpus or []), *(texts or [])]
+            changes = [*(overrides or []), *training_overrides({"seed": seed})]
+            checked = checked_config(config, [*changes, *text_override(sources)])
+            folder = out or new_folder(config, sources, prefix="tune-")
+            results = begin_search(checked, search or [], out=folder, study=study, **options)
         is_stopped = stop()
-    if is_stopped:
-        say(f"stopped; continue with: charlm tune --resume {results.folder}")
-    elif results.exhausted:
-        say("no values are left to try: the search ends before its budget")
-    elif not num_reported:
-        say("the budget is spent; to continue, give a larger one, such as --trials 100")
+    _print_end(results, is_stopped=is_stopped, has_trials=bool(reported))
     _print_results(results, as_json)
 
 
-def _make_callbacks(
-    stop: Callable[[], bool], report: "Callable[[Trial, Trial | None], None]"
-) -> "Callbacks":
+def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callbacks":
+    """Return callbacks that print each trial and add it to `reported`."""
     from charlm.tuning.search import Callbacks
+
+    def report(trial: "Trial", best: "Trial | None") -> None:
+        reported.append(trial)
+        say(f"{_describe(trial)}{', the best so far' if trial == best else ''}")
 
     def say_waiting(num_running: int) -> None:
         say(f"nothing is left to begin; waiting for {num_running} trials of other processes")
 
     return Callbacks(stop=stop, report=report, wait=say_waiting)
+
+
+def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None:
+    """Print why the search ended, unless it used its budget."""
+    if is_stopped:
+        say(f"stopped; continue with: charlm tune --resume {results.folder}")
+    elif results.exhausted:
+        say("no values are left to try: the search ends before its budget")
+    elif not has_trials:
+        say("the budget is spent; to continue, give a larger one, such as --trials 100")
 
 
 def _print_results(results: "Tuning", as_json: bool) -> None:

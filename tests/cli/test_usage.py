@@ -280,6 +280,7 @@ TOGETHER = {
         for option in ("--corpus", "--config", "--set", "--out")
     },
     "train --resume=run --seed=3": "--seed",
+    "train --resume=run --seed=0": "--seed",
     "tune text.txt --resume=run": "TEXT",
     **{
         f"tune --resume=run {option}=names": option
