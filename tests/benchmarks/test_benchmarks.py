@@ -219,7 +219,7 @@ def test_the_gpu_overrides_for_penn_treebank_are_valid():
 def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cuda.py", "a.txt"])
     with pytest.raises(SystemExit, match="no CUDA GPU"):
-        cuda.main()
+        gpu.main()
 
 
 def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
