@@ -1,4 +1,4 @@
-"""Corpora with names: what their cards say, where their files are, how they come to be there."""
+"""Named corpora: their cards, their files, and how the files are built or downloaded."""
 
 import difflib
 import os
@@ -22,12 +22,12 @@ Part = Literal["train", "valid", "test"]
 
 
 class Card(Section):
-    """What `corpora/NAME.yaml` says of a corpus."""
+    """The corpus card `corpora/NAME.yaml`."""
 
     title: str
     language: str
     licence: str
-    source: str = Field(description="Where the text comes from.")
+    source: str = Field(description="Origin of the text.")
     kind: Literal["file", "url", "python"]
     mode: Mode = "stream"
     builder: str | None = None
@@ -35,7 +35,7 @@ class Card(Section):
     url: str | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     members: dict[Part, str] = Field(
-        {}, description="Of an archive: the member that holds each part."
+        {}, description="Member of the archive that contains each part."
     )
     separator: str | None = None
     valid_share: Fraction | None = None
@@ -43,35 +43,35 @@ class Card(Section):
     level: Level = "char"
 
     @model_validator(mode="after")
-    def _kind_has_what_it_needs(self) -> "Card":
+    def _check_kind(self) -> "Card":
         if self.kind == "python" and self.builder not in BUILDERS:
             raise ValueError(f"builder: must be one of {', '.join(BUILDERS)}, got {self.builder!r}")
         if self.kind == "url" and not self.url:
-            raise ValueError("url: missing, and kind is url")
+            raise ValueError("url: must be given for kind url")
         return self
 
 
 def cache_folder() -> Path:
-    """Return where built and fetched texts and encoded ids are kept: $CHARLM_CACHE, or the user's cache folder."""
+    """Return the folder of built and downloaded texts and ids: $CHARLM_CACHE, or the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(os.environ.get("CHARLM_CACHE") or Path(home) / "charlm")
 
 
 def card_names() -> list[str]:
-    """Return the names of the cards that charlm ships."""
+    """Return the names of the shipped corpora."""
     return sorted(path.stem for path in shipped("corpora").glob("*.yaml"))
 
 
 def load_card(name: str) -> Card:
-    """Read the card of a corpus.
+    """Read the card of a shipped corpus.
 
     Raises:
-        CorpusError: There is no such card, or it has mistakes: all of them are told.
+        CorpusError: There is no such card, or it has mistakes; the message lists all of them.
     """
     path = shipped("corpora") / f"{name}.yaml"
     if name not in card_names():
-        near = difflib.get_close_matches(name, card_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "charlm corpus list shows the names"
+        similar = difflib.get_close_matches(name, card_names(), n=1)
+        hint = f"did you mean {similar[0]}?" if similar else "charlm corpus list shows the names"
         raise CorpusError(f"{name}: no such corpus; {hint}")
     return read_card(path)
 
@@ -80,7 +80,7 @@ def read_card(path: Path) -> Card:
     """Read a corpus card.
 
     Raises:
-        CorpusError: It cannot be read, is no YAML, or has mistakes: all of them are told.
+        CorpusError: The card cannot be read, is not YAML, or has mistakes; the message lists all.
     """
     try:
         return Card.model_validate(parse_yaml(read_regular_file(path, max_bytes=MEGABYTE).decode()))
@@ -88,14 +88,14 @@ def read_card(path: Path) -> Card:
         raise CorpusError(f"{path}: {describe_mistakes(error, Card)}") from None
     except (OSError, ValueError) as error:
         raise CorpusError(
-            f"{path}: cannot be read: {error}; put back the card that charlm came with"
+            f"{path}: cannot be read: {error}; restore the card from charlm's installation"
         ) from None
 
 
 def corpus_files(name: str, card: Card) -> dict[Part, Path]:
-    """Return the file of each part that comes as a file of its own, whether it is there yet or not."""
+    """Return the file of each part that has its own file; it may not exist yet."""
     folder = cache_folder() / "corpora"
-    if card.kind == "python":  # Another Python carries another text.
+    if card.kind == "python":  # The text depends on the version of Python.
         return {"train": folder / f"{name}-{platform.python_version()}.txt"}
     if len(card.members) > 1:
         return {part: folder / f"{name}.{part}.txt" for part in card.members}
@@ -105,25 +105,26 @@ def corpus_files(name: str, card: Card) -> dict[Part, Path]:
 def build_corpus(
     name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None
 ) -> Path:
-    """Build a corpus from what this Python installation carries; return its file.
+    """Build a corpus from this Python installation and return its file.
 
     Args:
-        name: A card of kind `python`.
-        to: The file to write; by default the one in the cache that `train` reads.
-        parameters: The builder's keyword arguments, over those of the card; only with `to`.
+        name: Name of a corpus of kind `python`.
+        to: File to write; by default the file in the cache that `train` reads.
+        parameters: Keyword arguments of the builder, which override the card's; only with `to`.
 
     Raises:
-        CorpusError: The card is of another kind, or a parameter is wrong.
+        CorpusError: The corpus is of another kind, or a parameter is invalid.
     """
     if parameters and to is None:
         raise CorpusError(
-            f"{name}: parameters need a file of their own; give --to, and train on that file"
+            f"{name}: a corpus with other parameters needs its own file; add --to FILE, and train "
+            "on that file"
         )
     card = load_card(name)
     if card.kind != "python" or card.builder is None:
-        raise CorpusError(f"{name}: is not built but downloaded; run: charlm corpus fetch {name}")
+        raise CorpusError(f"{name}: is downloaded, not built; run: charlm corpus fetch {name}")
     target = to or corpus_files(name, card)["train"]
-    joint = (card.separator or "\n").encode()
+    separator = (card.separator or "\n").encode()
     try:
         documents = BUILDERS[card.builder](**card.parameters | (parameters or {}))
     except TypeError as error:
@@ -132,41 +133,51 @@ def build_corpus(
         ) from None
     with atomic_write(target) as file:
         for number, document in enumerate(documents):
-            file.write(joint * (number > 0) + document.encode())
+            file.write(separator * (number > 0) + document.encode())
     return target
 
 
 def fetch_corpus(
     name: str, *, source: Path | None = None, report: Report | None = None
 ) -> list[Path]:
-    """Download a corpus, check it, unpack it; return its files.
+    """Download, verify and unpack a corpus, and return its files.
 
     Args:
-        name: A card of kind `url`.
-        source: A copy of the download that the user already has: nothing is downloaded then.
-        report: Called with bytes so far and bytes in all, where the server tells.
+        name: Name of a corpus of kind `url`.
+        source: The user's own copy of the download; nothing is downloaded then.
+        report: Called with the bytes so far and the total, or None if the server does not tell it.
 
     Raises:
-        CorpusError: The card is of another kind, or the copy or an archive's member is missing.
-        FetchError: The download failed, or what came is not what the card promises.
+        CorpusError: The corpus is of another kind, or the copy does not exist.
+        FetchError: The download failed, or its checksum or its members differ from the card.
     """
     card = load_card(name)
     if card.kind != "url" or card.url is None:
         raise CorpusError(f"{name}: has nothing to download; run: charlm corpus build {name}")
-    targets = corpus_files(name, card)
-    archive = source
-    if archive is None:
+    if source is None:
         archive = cache_folder() / "downloads" / f"{name}-{card.url.rsplit('/', 1)[-1]}"
         fetch(card.url, archive, sha256=card.sha256, report=report)
-    elif not archive.is_file():
-        raise CorpusError(f"{archive}: no such file to take {name} from")
-    elif card.sha256:
-        check_sha256(archive, card.sha256)
+    else:
+        archive = source
+        _check_copy(name, card, archive)
+    targets = corpus_files(name, card)
     for part, target in targets.items():
         if part in card.members:
             extract_member(archive, card.members[part], target)
         else:
-            with archive.open("rb") as copy, atomic_write(target) as file:
-                while block := copy.read(BLOCK_BYTES):
-                    file.write(block)
+            _copy_file(archive, target)
     return list(targets.values())
+
+
+def _check_copy(name: str, card: Card, copy: Path) -> None:
+    """Check the user's own copy of a download."""
+    if not copy.is_file():
+        raise CorpusError(f"{copy}: no such file; give a copy of the download of {name}")
+    if card.sha256:
+        check_sha256(copy, card.sha256)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as file, atomic_write(target) as copy:
+        while block := file.read(BLOCK_BYTES):
+            copy.write(block)

@@ -1,12 +1,12 @@
-"""A text by its documents, split into parts.
+"""A corpus: a text by its documents, split into parts.
 
-Every source is plain files and the byte offsets of the documents in them, so that a text is read in blocks from memory
-maps and never stands in memory whole. A record (one line) is a small document.
+A text is a list of plain files and the byte offsets of its documents in them. It is read block by
+block through memory maps and never held in memory as a whole. A record (a line) is a document.
 """
 
 import hashlib
 import mmap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,28 +20,31 @@ from charlm.data.sources import PlainFile, open_plain_files
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
+Spans = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, in order, of plain files.
+    """The documents of plain files, in order.
 
     Attributes:
-        files: Those that hold them.
-        spans: Number of the file, first byte and byte after the last of each document, (documents, 3).
-        raw: Whether any bytes will do; else they are UTF-8, already checked.
-        separator: What stands after each document in the original: the end of a record's line, say.
-        is_cut: Whether the last document goes on in the next part, so that it does not end here.
+        files: Files that contain the documents.
+        spans: Number of the file, offset of the first byte, and offset after the last byte of each
+            document, (documents, 3).
+        raw: Whether the text is any bytes; else it is checked UTF-8.
+        separator: Text after each document in the original, such as the line end of a record.
+        is_cut: Whether the last document continues in the next part, so that it does not end here.
     """
 
     files: tuple[PlainFile, ...]
-    spans: npt.NDArray[np.int64]
+    spans: Spans
     raw: bool
     separator: str = ""
     is_cut: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of the documents and where they begin."""
+        """Checksum of the documents and of their positions."""
         digest = hashlib.sha256(np.ascontiguousarray(self.spans).tobytes() + bytes([self.is_cut]))
         for file in self.files:
             digest.update(file.sha256.encode())
@@ -49,79 +52,73 @@ class Text:
 
     @cached_property
     def size(self) -> int:
-        """Bytes of the documents."""
-        return int((self.spans[:, 2] - self.spans[:, 1]).sum())
+        """Number of bytes of the documents."""
+        return _num_bytes(self.spans)
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[tuple[bytes, bool]]:
-        """Yield the documents in blocks, each with whether it ends its document.
+        """Yield blocks of about `size` bytes, each with whether its document ends with it.
 
-        A block ends after a line's end where there is one within reach, else between two characters, so that no
-        tokenizer sees the seam: no token of ours reaches over a line's end.
+        A block ends after a line end if one is near, else between two characters. As no token
+        crosses a line end, the tokenizer does not see where blocks were cut.
         """
         number = 0
-        for of_file in _by_file(self.spans):
-            with map_file(self.files[of_file[0, 0]].path) as file:
-                for _, start, stop in of_file.tolist():
+        for file_spans in _spans_by_file(self.spans):
+            with map_file(self.files[file_spans[0, 0]].path) as file:
+                for _, start, stop in file_spans.tolist():
                     number += 1
-                    ends = not (self.is_cut and number == len(self.spans))
-                    while start < stop:
-                        cut = (
-                            _seam(file, start + size, stop, self.raw)
-                            if stop - start > size
-                            else stop
-                        )
-                        yield file[start:cut], ends and cut == stop
-                        release_pages(file, start, cut)
-                        start = cut
+                    is_complete = not (self.is_cut and number == len(self.spans))
+                    for block_start, block_stop in _block_bounds(file, start, stop, size, self.raw):
+                        yield file[block_start:block_stop], is_complete and block_stop == stop
+                        release_pages(file, block_start, block_stop)
 
     def slices(self, size: int) -> list["Text"]:
-        """Return the text in slices of about `size` bytes, which put together are the text.
+        """Return the text in consecutive slices of about `size` bytes.
 
-        Whole files are gathered until they are so many bytes; a larger file is cut, where `blocks` might be cut, in its
-        own slices. So a file that joins or leaves the others changes no more slices than those near it.
+        Small files are collected until they have `size` bytes; a larger file is cut into slices of
+        its own, where `blocks` may cut it. So adding or removing a file changes only the slices
+        near it.
         """
-        found: list[Text] = []
-        gathered: list[npt.NDArray[np.int64]] = []
-        for of_file in _by_file(self.spans):
-            if gathered and sum(map(_bytes, gathered)) + _bytes(of_file) > size:
-                found.append(self._slice(gathered))
-                gathered = []
-            if _bytes(of_file) <= size:
-                gathered.append(of_file)
+        slices: list[Text] = []
+        collected: list[Spans] = []
+        for file_spans in _spans_by_file(self.spans):
+            num_bytes = _num_bytes(file_spans)
+            if collected and sum(map(_num_bytes, collected)) + num_bytes > size:
+                slices.append(self._with_spans(collected))
+                collected = []
+            if num_bytes <= size:
+                collected.append(file_spans)
             else:
-                found += self._cut(of_file, size)
-        found += [self._slice(gathered)] if gathered else []
-        if found and self.is_cut:
-            found[-1] = replace(found[-1], is_cut=True)
-        return found
+                slices += self._cut_file(file_spans, size)
+        if collected:
+            slices.append(self._with_spans(collected))
+        if slices and self.is_cut:
+            slices[-1] = replace(slices[-1], is_cut=True)
+        return slices
 
-    def _slice(self, spans: list[npt.NDArray[np.int64]], *, is_cut: bool = False) -> "Text":
-        """Return documents as a text of its own, which knows of no file but theirs."""
-        numbers = [int(of_file[0, 0]) for of_file in spans]
-        own = np.concatenate(spans)
-        own[:, 0] = np.searchsorted(numbers, own[:, 0])
-        return replace(
-            self, files=tuple(self.files[number] for number in numbers), spans=own, is_cut=is_cut
-        )
+    def _with_spans(self, spans_by_file: list[Spans], *, is_cut: bool = False) -> "Text":
+        """Return a text of these documents and of only the files that contain them."""
+        numbers = [int(file_spans[0, 0]) for file_spans in spans_by_file]
+        spans = np.concatenate(spans_by_file)
+        spans[:, 0] = np.searchsorted(numbers, spans[:, 0])
+        files = tuple(self.files[number] for number in numbers)
+        return replace(self, files=files, spans=spans, is_cut=is_cut)
 
-    def _cut(self, spans: npt.NDArray[np.int64], size: int) -> Iterator["Text"]:
-        """Yield the documents of one file in slices, cut inside a document where it is large."""
+    def _cut_file(self, spans: Spans, size: int) -> Iterator["Text"]:
+        """Yield the documents of one file in slices; a large document is cut."""
         with map_file(self.files[spans[0, 0]].path) as file:
-            while _bytes(spans) > size:
-                ends = np.cumsum(spans[:, 2] - spans[:, 1])
-                last = int(
-                    np.searchsorted(ends, size)
-                )  # The document in which so many bytes are full.
+            while _num_bytes(spans) > size:
+                ends = np.cumsum(_lengths(spans))
+                last = int(np.searchsorted(ends, size))  # The document in which the slice ends.
                 stop = int(spans[last, 2])
-                cut = _seam(file, stop - int(ends[last]) + size, stop, self.raw)
-                here = spans[: last + 1].copy()
-                here[-1, 2] = cut
-                yield self._slice([here], is_cut=cut < stop)
+                cut = _find_cut(file, stop - int(ends[last]) + size, stop, self.raw)
+                head = spans[: last + 1].copy()
+                head[-1, 2] = cut
+                yield self._with_spans([head], is_cut=cut < stop)
                 spans = spans[last:].copy()
                 spans[0, 1] = cut
-                spans = spans[spans[:, 1] < spans[:, 2]]
+                spans = _without_empty(spans)
         if len(spans):
-            yield self._slice([spans])
+            yield self._with_spans([spans])
 
 
 @dataclass(frozen=True)
@@ -147,42 +144,23 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.
     """
-    section, raw = config.corpus, config.tokenizer.level == "byte"
+    section = config.corpus
     card = card_of(section)
-    separator = section.separator.encode() if section.separator else None
-
-    def read(names: Sequence[str]) -> Text:
-        files = open_plain_files(names, section, raw)
-        of_each = [
-            _record_spans(file) if section.mode == "records" else _document_spans(file, separator)
-            for file in files
-        ]
-        spans = np.concatenate(
-            [np.insert(spans, 0, number, axis=1) for number, spans in enumerate(of_each)]
-        )
-        if len(spans) == 0:
-            what = "empty lines" if section.mode == "records" else "separators"
-            raise CorpusError(
-                f"{', '.join(names)}: holds nothing but {what}; give a text to learn from"
-            )
-        return Text(
-            tuple(files), spans, raw, "\n" if section.mode == "records" else section.separator or ""
-        )
-
-    train = read(section.text)
+    train = _open_text(section.text, config)
     parts: dict[Part, Text] = {}
     if section.valid_text:
-        parts["valid"] = read(section.valid_text)
+        parts["valid"] = _open_text(section.valid_text, config)
     if section.test_text:
-        parts["test"] = read(section.test_text)
-    parts |= _split(train, section, has=parts)
+        parts["test"] = _open_text(section.test_text, config)
+    parts |= _split(train, section)
     parts = {part: text for part, text in parts.items() if len(text.spans)}
     if "train" not in parts:
         raise CorpusError(
-            f"{', '.join(section.text)}: is so short that its split leaves nothing to train on; give a longer text, or "
-            "lower corpus.valid_share and corpus.test_share"
+            f"{', '.join(section.text)}: too short: its split leaves nothing to train on; give a "
+            "longer text, or lower corpus.valid_share and corpus.test_share"
         )
-    return Corpus(card.title if card else ", ".join(section.text), section.mode, parts)
+    title = card.title if card else ", ".join(section.text)
+    return Corpus(title=title, mode=section.mode, parts=parts)
 
 
 def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -194,122 +172,172 @@ def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     return open_corpus(texts_like(config, tuple(names))).parts["train"]
 
 
-def _by_file(spans: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Return the spans of each file, in order."""
-    return np.split(spans, np.flatnonzero(np.diff(spans[:, 0])) + 1) if len(spans) else []
-
-
-def _bytes(spans: npt.NDArray[np.int64]) -> int:
-    return int((spans[:, 2] - spans[:, 1]).sum())
-
-
-def _document_spans(plain: PlainFile, separator: bytes | None) -> npt.NDArray[np.int64]:
-    """Return where each document begins and ends; without a separator a file, or a row of a table, is one document."""
-    if separator is None:
-        return _filled(
-            np.stack(
-                [np.concatenate([np.zeros(1, dtype=np.int64), plain.ends[:-1]]), plain.ends], axis=1
-            )
-        )
-    spans, start = [], 0
-    with map_file(plain.path) as file:
-        for stop in plain.ends.tolist():
-            while (found := file.find(separator, start, stop)) >= 0:
-                spans.append((start, found))
-                release_pages(file, start, found)
-                start = found + len(separator)
-            spans.append((start, stop))
-            start = stop
-    return _filled(np.array(spans, dtype=np.int64))
-
-
-def _filled(spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the spans that hold something."""
-    filled: npt.NDArray[np.int64] = spans[spans[:, 0] < spans[:, 1]]
-    return filled
-
-
-def _record_spans(plain: PlainFile) -> npt.NDArray[np.int64]:
-    """Return where each line that is not empty begins and ends, its line end left out; a document's end ends a line."""
-    data = np.memmap(plain.path, dtype=np.uint8, mode="r")
-    found = np.concatenate(
-        [
-            np.flatnonzero(data[at : at + BLOCK_BYTES] == ord("\n")) + at
-            for at in range(0, len(data), BLOCK_BYTES)
-        ]
+def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
+    """Return the documents or records of the named texts, without a split."""
+    section = config.corpus
+    is_raw = config.tokenizer.level == "byte"
+    has_records = section.mode == "records"
+    separator = section.separator or ""
+    files = open_plain_files(names, section, is_raw)
+    spans = [
+        _record_spans(file) if has_records else _document_spans(file, separator.encode())
+        for file in files
+    ]
+    numbered = [np.insert(bounds, 0, number, axis=1) for number, bounds in enumerate(spans)]
+    text = Text(
+        files=tuple(files),
+        spans=np.concatenate(numbered),
+        raw=is_raw,
+        separator="\n" if has_records else separator,
     )
-    ends = np.concatenate([plain.ends, found]).astype(np.int64)
-    order = np.argsort(
-        ends, kind="stable"
-    )  # A line that is empty may end where the document before it does.
-    after = np.concatenate([plain.ends, found + 1]).astype(np.int64)[order]
-    ends, starts = ends[order], np.concatenate([np.zeros(1, dtype=np.int64), after[:-1]])
-    ends = ends - ((ends > starts) & (data[np.maximum(ends, 1) - 1] == ord("\r")))
-    return _filled(np.stack([starts, ends], axis=1))
+    if len(text.spans) == 0:
+        contents = "empty lines" if has_records else "separators"
+        raise CorpusError(
+            f"{', '.join(names)}: contains nothing but {contents}; give a text to learn from"
+        )
+    return text
 
 
-def _split(text: Text, section: ResolvedCorpus, *, has: Collection[Part]) -> dict[Part, Text]:
-    """Return the parts that are shares of `text`; `has` names those that are texts of their own."""
-    shares: dict[Part, float] = {
+def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:
+    """Return the parts that are fractions of `text`: those without a text of their own."""
+    fractions: dict[Part, float] = {
         "train": 1.0,
-        "valid": 0.0 if "valid" in has else section.valid_share,
-        "test": 0.0 if "test" in has else section.test_share,
+        "valid": 0.0 if section.valid_text else section.valid_share,
+        "test": 0.0 if section.test_text else section.test_share,
     }
-    shares["train"] -= shares["valid"] + shares["test"]
+    fractions["train"] -= fractions["valid"] + fractions["test"]
+    cuts_documents = section.mode == "stream" and section.split == "contiguous"
     order = np.arange(len(text.spans))
     if section.split == "shuffled":
         order = np.random.default_rng(section.split_seed).permutation(order)
     parts: dict[Part, Text] = {}
-    taken = 0.0
-    for part, share in shares.items():
-        if share:
-            if section.mode == "stream" and section.split == "contiguous":
-                parts[part] = _cut_bytes(text, taken, taken + share)
-            else:
-                parts[part] = _cut_documents(text, order, taken, taken + share)
-        taken += share
+    start = 0.0
+    for part, fraction in fractions.items():
+        stop = start + fraction
+        if fraction and cuts_documents:
+            parts[part] = _cut_bytes(text, start, stop)
+        elif fraction:
+            parts[part] = _select_documents(text, order, start, stop)
+        start = stop
     return parts
 
 
-def _cut_documents(text: Text, order: npt.NDArray[np.int64], first: float, last: float) -> Text:
-    """Return the documents between two shares of `order`, in reading order."""
-    chosen = order[round(first * len(order)) : round(last * len(order))]
-    return replace(text, spans=text.spans[np.sort(chosen)])
+def _select_documents(text: Text, order: npt.NDArray[np.int64], start: float, stop: float) -> Text:
+    """Return the documents between two fractions of `order`, in reading order."""
+    selected = order[round(start * len(order)) : round(stop * len(order))]
+    return replace(text, spans=text.spans[np.sort(selected)])
 
 
-def _cut_bytes(text: Text, first: float, last: float) -> Text:
-    """Return what lies between two shares of the bytes, cut between characters, inside documents where it falls so."""
-    lengths = text.spans[:, 2] - text.spans[:, 1]
+def _cut_bytes(text: Text, start: float, stop: float) -> Text:
+    """Return what lies between two fractions of the bytes, cut between characters."""
+    lengths = _lengths(text.spans)
     ends = np.cumsum(lengths)
-    # Rounded first: the sum of shares is not exact, and must not lose a byte.
-    low, high = (int(round(share * int(ends[-1]), 6)) for share in (first, last))
-    starts = ends - lengths
+    # Rounded first: the sum of fractions is not exact, and must not lose a byte.
+    low, high = (int(round(fraction * int(ends[-1]), 6)) for fraction in (start, stop))
     spans = text.spans.copy()
-    spans[:, 1] += np.clip(low - starts, 0, lengths)
+    spans[:, 1] += np.clip(low - (ends - lengths), 0, lengths)
     spans[:, 2] += np.clip(high - ends, -lengths, 0)
-    kept = spans[:, 1] < spans[:, 2]
-    whole, spans = text.spans[kept], spans[kept]
-    for row, column in ((0, 1), (-1, 2)) if len(spans) else ():
+    is_filled = spans[:, 1] < spans[:, 2]
+    whole, spans = text.spans[is_filled], spans[is_filled]
+    if len(spans) == 0:
+        return replace(text, spans=spans, is_cut=False)
+    for row, column in ((0, 1), (-1, 2)):
         with map_file(text.files[spans[row, 0]].path) as file:
-            spans[row, column] = _character_start(
-                file, int(spans[row, column]), int(whole[row, 2]), text.raw
-            )
-    is_cut = bool(len(spans)) and bool(spans[-1, 2] < whole[-1, 2])
-    # A cut inside a document's last character leaves nothing of it behind.
-    return replace(text, spans=spans[spans[:, 1] < spans[:, 2]], is_cut=is_cut)
+            offset, limit = int(spans[row, column]), int(whole[row, 2])
+            spans[row, column] = _next_character(file, offset, limit, text.raw)
+    is_cut = bool(spans[-1, 2] < whole[-1, 2])
+    # A cut inside the last character of a document leaves an empty rest.
+    return replace(text, spans=_without_empty(spans), is_cut=is_cut)
 
 
-def _seam(file: mmap.mmap, near: int, stop: int, raw: bool) -> int:
-    """Return a place at or after `near` to cut a block: after a line's end, or the document's, if it comes soon."""
-    reach = min(stop, near + BLOCK_BYTES)
-    found = file.find(b"\n", near - 1, reach)
-    if found >= 0:
-        return found + 1
-    return stop if reach == stop else _character_start(file, near, stop, raw)
+def _document_spans(file: PlainFile, separator: bytes) -> npt.NDArray[np.int64]:
+    """Return start and stop of each document that is not empty, (documents, 2).
+
+    Without a separator, a file, or a row of a table, is one document.
+    """
+    if not separator:
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), file.ends[:-1]])
+        return _without_empty(np.stack([starts, file.ends], axis=1))
+    spans, start = [], 0
+    with map_file(file.path) as view:
+        for end in file.ends.tolist():
+            while (stop := view.find(separator, start, end)) >= 0:
+                spans.append((start, stop))
+                release_pages(view, start, stop)
+                start = stop + len(separator)
+            spans.append((start, end))
+            start = end
+    return _without_empty(np.array(spans, dtype=np.int64))
 
 
-def _character_start(file: mmap.mmap, at: int, stop: int, raw: bool) -> int:
-    """Return the first place from `at` where a UTF-8 character begins."""
-    while not raw and at < stop and file[at] & 0xC0 == 0x80:
-        at += 1
-    return at
+def _record_spans(file: PlainFile) -> npt.NDArray[np.int64]:
+    """Return start and stop of each line that is not empty, without its line end, (records, 2).
+
+    Line ends are those of `charlm.data.utf8`; the end of a document also ends a line.
+    """
+    data = np.memmap(file.path, dtype=np.uint8, mode="r")
+    line_feeds = [
+        np.flatnonzero(data[start : start + BLOCK_BYTES] == ord("\n")) + start
+        for start in range(0, len(data), BLOCK_BYTES)
+    ]
+    found = np.concatenate(line_feeds)
+    stops = np.concatenate([file.ends, found]).astype(np.int64)
+    # Stable, because an empty line may end where the document before it ends.
+    order = np.argsort(stops, kind="stable")
+    next_starts = np.concatenate([file.ends, found + 1]).astype(np.int64)[order]
+    stops = stops[order]
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), next_starts[:-1]])
+    has_carriage_return = data[np.maximum(stops, 1) - 1] == ord("\r")
+    stops = stops - ((stops > starts) & has_carriage_return)
+    return _without_empty(np.stack([starts, stops], axis=1))
+
+
+def _spans_by_file(spans: Spans) -> list[Spans]:
+    """Return the spans of each file, in order."""
+    return np.split(spans, np.flatnonzero(np.diff(spans[:, 0])) + 1) if len(spans) else []
+
+
+def _lengths(spans: Spans) -> npt.NDArray[np.int64]:
+    """Return the number of bytes of each document, (documents,)."""
+    lengths: npt.NDArray[np.int64] = spans[:, 2] - spans[:, 1]
+    return lengths
+
+
+def _num_bytes(spans: Spans) -> int:
+    return int(_lengths(spans).sum())
+
+
+def _without_empty(spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the spans that are not empty; start and stop are the last two columns."""
+    filled: npt.NDArray[np.int64] = spans[spans[:, -2] < spans[:, -1]]
+    return filled
+
+
+def _block_bounds(
+    file: mmap.mmap, start: int, stop: int, size: int, raw: bool
+) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of the blocks of a document."""
+    while start < stop:
+        cut = _find_cut(file, start + size, stop, raw) if stop - start > size else stop
+        yield start, cut
+        start = cut
+
+
+def _find_cut(file: mmap.mmap, near: int, stop: int, raw: bool) -> int:
+    """Return an offset from `near` on at which a document can be cut.
+
+    It is after the next line end or at the end of the document, if one is near, else at the start
+    of a character.
+    """
+    limit = min(stop, near + BLOCK_BYTES)
+    line_feed = file.find(b"\n", near - 1, limit)
+    if line_feed >= 0:
+        return line_feed + 1
+    return stop if limit == stop else _next_character(file, near, stop, raw)
+
+
+def _next_character(file: mmap.mmap, offset: int, stop: int, raw: bool) -> int:
+    """Return the first offset from `offset` on at which a UTF-8 character starts."""
+    while not raw and offset < stop and file[offset] & 0xC0 == 0x80:
+        offset += 1
+    return offset

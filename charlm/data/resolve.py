@@ -17,7 +17,7 @@ from charlm.data.sources import absolute_names
 def resolve(config: Config) -> ResolvedConfig:
     """Return the configuration with every open field of the corpus and the tokenizer decided.
 
-    A field that is set stays as it is. Paths become absolute_names, and standard input becomes a file, so
+    A field that is set stays as it is. Paths become absolute, and standard input becomes a file, so
     that the result names the same text from any folder. Resolving twice changes nothing.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Text → token ids on disk: encoded once per text and tokenizer, kept with a checksum, read through memory maps.
+"""Text → token ids on disk, encoded once per text and tokenizer, and read through memory maps.
 
-A large text is encoded in slices, each into a file of its own, by one process or several: what was encoded before a
-stop is not encoded again, nor are other files of a text of which one has changed.
+The files have checksums. A large text is encoded in slices, each into its own file, by one or
+several processes. An interrupted encoding continues with the missing slices, and if one file of a
+text changes, only its slices are encoded again.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,22 +45,23 @@ from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json
 
 FORMAT = 2
-SLICE_BYTES = 1 << 25  # Of a text, encoded into one file.
+SLICE_BYTES = 1 << 25  # Bytes of text per file of ids.
 Report = Callable[[int], None]
-_PIECES_AT_ONCE = 1 << 16
-# A sentence ends after its mark, the quotes and brackets that close it, and one space; or after a full-width mark.
+_BATCH_PIECES = 1 << 16
+# A sentence ends after its mark, closing quotes or brackets, and one space; or after a full-width
+# mark, which no space follows.
 _SENTENCE = re.compile(rb"""[.!?]["')\]]*\s|(?:\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f)""")
 
 
 @dataclass(frozen=True)
 class Counts(Result):
-    """What was counted while a text was encoded.
+    """Counts of an encoded text.
 
     Attributes:
-        tokens: Ids, <EOS> included.
-        unknown: How many of them are <UNK>.
-        characters: Characters of the original text, line ends included.
-        bytes: Its UTF-8 bytes.
+        tokens: Number of ids, including <EOS>.
+        unknown: Number of ids that are <UNK>.
+        characters: Number of characters of the original text, including line ends.
+        bytes: Number of UTF-8 bytes of the original text.
     """
 
     tokens: int
@@ -69,39 +71,52 @@ class Counts(Result):
 
     @property
     def unknown_share(self) -> float:
-        """Share of tokens that are <UNK>."""
+        """Fraction of the tokens that are <UNK>."""
         return self.unknown / max(self.tokens, 1)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as ids, (tokens,), in memory maps that are only read; those of a large text are `ShardedIds`."""
+    """An encoded text: read-only memory maps of its ids, (tokens,), and its counts.
+
+    The ids of a large text are `ShardedIds`.
+    """
 
     ids: Ids
     counts: Counts
 
 
+class _Task(NamedTuple):
+    """A text, or a slice of one, to encode into a file."""
+
+    text: Text
+    mode: Mode
+    path: Path
+
+
 def learn_or_load_tokenizer(text: Text, section: TokenizerSection, *, cache: Path) -> Tokenizer:
-    """Return a tokenizer learnt from a text; that of a large text from the cache if it is there and whole.
+    """Return a tokenizer learned from a text; for a large text, it is kept in the cache.
+
+    Args:
+        text: Training text.
+        section: Level and options.
+        cache: Folder of the cache.
 
     Raises:
-        TokenizerError: The vocabulary cannot be as small as asked for.
-        CorpusError: The text cannot be read, or the cache not be written.
+        TokenizerError: The vocabulary size is too small.
+        CorpusError: The text cannot be read, or the cache cannot be written.
     """
     if text.size < SLICE_BYTES:
         return learn_tokenizer(decode_blocks(text.blocks()), section)
-    path = cache / f"{_name([FORMAT, text.fingerprint, section.model_dump()])}.tokenizer.json"
-    try:
-        kept, digest = path.read_bytes()[:-64], path.read_bytes()[-64:]
-        if hashlib.sha256(kept).hexdigest().encode() == digest:
-            return load_tokenizer(kept.decode(), section)
-    except (OSError, ValueError, TokenizerError):
-        pass  # Learn it again.
-    learnt = learn_tokenizer(decode_blocks(text.blocks()), section)
+    key = _cache_key([FORMAT, text.fingerprint, section.model_dump()])
+    path = cache / f"{key}.tokenizer.json"
+    if (known := _load_cached_tokenizer(path, section)) is not None:
+        return known
+    learned = learn_tokenizer(decode_blocks(text.blocks()), section)
+    data = learned.to_json().encode()
     with atomic_write(path) as file:
-        data = learnt.to_json().encode()
         file.write(data + hashlib.sha256(data).hexdigest().encode())
-    return learnt
+    return learned
 
 
 def encode_text(
@@ -113,78 +128,83 @@ def encode_text(
     workers: int = 1,
     report: Report | None = None,
 ) -> Tokens:
-    """Return a text's ids, from the cache if they are there and whole.
+    """Encode a text, or return its ids from the cache.
 
     Args:
-        text: What to encode.
-        tokenizer: Says, besides the ids, where <EOS> goes in `stream` mode; in `records` mode it ends each record.
-        mode: How the text is read.
-        cache: Folder in which ids are kept.
-        workers: Processes that encode the slices of a large text. They are started anew: a script that asks for more
-            than one must be one that can be imported.
-        report: Called with the bytes of each slice that is there.
+        text: Text to encode.
+        tokenizer: Tokenizer, which also decides where <EOS> is in `stream` mode.
+        mode: How the text is read; in `records` mode <EOS> ends every record.
+        cache: Folder of the cache.
+        workers: Number of processes that encode the slices of a large text. They are spawned, so a
+            script with more than one must be importable.
+        report: Called with the bytes of the cached slices, then with those of each encoded slice.
 
     Raises:
         CorpusError: The cache cannot be written, or a process was killed.
     """
-    how = _name([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
-    slices = text.slices(SLICE_BYTES) or [text]
-    paths = [cache / f"{_name([how, one.fingerprint, one.raw])}.ids" for one in slices]
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(_kept, paths))
-    missing = [number for number, counts in enumerate(found) if counts is None]
     report = report or (lambda _: None)
-    report(sum(one.size for one, counts in zip(slices, found, strict=True) if counts))
-    tasks = [(slices[number], mode, paths[number]) for number in missing]
-    for number, counts in zip(
-        missing, _encode_all(tasks, tokenizer, min(workers, len(tasks))), strict=True
-    ):
-        found[number] = counts
-        report(slices[number].size)
-    counted = [counts for counts in found if counts]
-    kind = id_dtype(tokenizer.vocabulary_size)
-    parts = [
-        np.memmap(path, dtype=kind, mode="r")
-        for path, counts in zip(paths, counted, strict=True)
-        if counts.tokens
+    key = _cache_key([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
+    slices = text.slices(SLICE_BYTES) or [text]
+    tasks = [
+        _Task(part, mode, cache / f"{_cache_key([key, part.fingerprint, part.raw])}.ids")
+        for part in slices
     ]
-    total = Counts(*(sum(column) for column in zip(*map(astuple, counted), strict=True)))
-    if len(parts) > 1:
-        return Tokens(
-            cast(Ids, ShardedIds(parts)), total
-        )  # It answers to what the readers of ids ask.
-    return Tokens(parts[0] if parts else np.zeros(0, dtype=kind), total)
+    with ThreadPoolExecutor() as pool:
+        counts = dict(enumerate(pool.map(_load_counts, [task.path for task in tasks])))
+    missing = [number for number in counts if counts[number] is None]
+    report(text.size - sum(slices[number].size for number in missing))
+    encoded = _encode_all([tasks[number] for number in missing], tokenizer, workers)
+    for number, slice_counts in zip(missing, encoded, strict=True):
+        counts[number] = slice_counts
+        report(slices[number].size)
+    return _open_ids(
+        [task.path for task in tasks],
+        [slice_counts for slice_counts in counts.values() if slice_counts],
+        id_dtype(tokenizer.vocabulary_size),
+    )
 
 
-_Task = tuple[Text, Mode, Path]
+def _open_ids(paths: Sequence[Path], counts: Sequence[Counts], dtype: np.dtype[Any]) -> Tokens:
+    """Return the ids of encoded slices as one array, and the sum of their counts."""
+    shards = [
+        np.memmap(path, dtype=dtype, mode="r")
+        for path, slice_counts in zip(paths, counts, strict=True)
+        if slice_counts.tokens
+    ]
+    total = Counts(*(sum(column) for column in zip(*map(astuple, counts), strict=True)))
+    if len(shards) > 1:
+        return Tokens(cast(Ids, ShardedIds(shards)), total)  # It has the methods that readers use.
+    return Tokens(shards[0] if shards else np.zeros(0, dtype=dtype), total)
 
 
-def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, workers: int) -> Iterator[Counts]:
+def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, max_workers: int) -> Iterator[Counts]:
+    """Encode slices in order, with several processes if there are several slices."""
+    workers = min(max_workers, len(tasks))
     if workers < 2:
-        yield from (_encode(text, tokenizer, mode, path) for text, mode, path in tasks)
+        yield from (encode_to_file(*task, tokenizer) for task in tasks)
         return
     threads = max(1, available_cores() // workers)
     pool = ProcessPoolExecutor(
         workers,
         multiprocessing.get_context("spawn"),
-        _begin_worker,
+        _initialize_worker,
         (tokenizer.to_json(), tokenizer.section, threads),
     )
     try:
-        yield from pool.map(_encode_task, tasks)
+        yield from pool.map(_run_task, tasks)
     except BrokenProcessPool:
         raise CorpusError(
-            "a process that encoded was killed, for want of memory perhaps; try fewer workers: what is "
-            "encoded so far is kept"
+            "an encoding process was killed, perhaps because memory ran out; try fewer workers: "
+            "the finished slices are kept"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(tokenizer: str, section: TokenizerSection, threads: int) -> None:
-    """Make a process one that encodes: it has the tokenizer, and ends with the process that started it."""
-    global _tokenizer  # What a process of the pool has for all its tasks has no other place.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it.
+def _initialize_worker(tokenizer: str, section: TokenizerSection, threads: int) -> None:
+    """Load the tokenizer in a worker process, which ends with the process that started it."""
+    global _tokenizer  # A worker process has no other place for what all its tasks share.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent process handles Ctrl-C.
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     _tokenizer = load_tokenizer(tokenizer, section)
     parent = multiprocessing.parent_process()
@@ -195,61 +215,96 @@ def _begin_worker(tokenizer: str, section: TokenizerSection, threads: int) -> No
 _tokenizer: Tokenizer
 
 
-def _encode_task(task: _Task) -> Counts:
-    text, mode, path = task
-    return _encode(text, _tokenizer, mode, path)
+def _run_task(task: _Task) -> Counts:
+    return encode_to_file(*task, _tokenizer)
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _name(recipe: Iterable[Any]) -> str:
-    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
-
-
-def _kept(path: Path) -> Counts | None:
-    """Return the counts of ids that are in the cache and have the checksum they were written with."""
-    try:
-        facts: dict[str, Any] = parse_json(path.with_suffix(".json").read_bytes())
-        expected = facts.pop("sha256")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        digest.update(json.dumps(facts).encode())
-        if digest.hexdigest() == expected:
-            return Counts(**facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # Whatever is wrong with it, it is only a copy: encode again.
-    return None
-
-
-def _encode(text: Text, tokenizer: Tokenizer, mode: Mode, path: Path) -> Counts:
-    """Write the ids of a text, or of a slice of one, and beside them what was counted."""
-    digest, kind = hashlib.sha256(), id_dtype(tokenizer.vocabulary_size)
+def encode_to_file(text: Text, mode: Mode, path: Path, tokenizer: Tokenizer) -> Counts:
+    """Write the ids of a text, or of a slice of one, and beside them their counts and checksum."""
+    digest = hashlib.sha256()
+    dtype = id_dtype(tokenizer.vocabulary_size)
     tokens = unknown = 0
-    separators = (len(text.spans) - text.is_cut) * text.separator
-    characters, bytes_ = len(separators), len(separators.encode())
     with atomic_write(path) as file:
         for pieces, ends in _batches(text, tokenizer, mode):
-            ids = tokenizer.encode_pieces(pieces, ends).astype(kind)
-            tokens, unknown = tokens + len(ids), unknown + int(np.count_nonzero(ids == UNK))
+            ids = tokenizer.encode_pieces(pieces, ends).astype(dtype)
+            tokens += len(ids)
+            unknown += int(np.count_nonzero(ids == UNK))
             digest.update(ids.tobytes())
             file.write(ids.tobytes())
-    for block, _ in text.blocks():
-        bytes_ += len(block)
-        characters += count_characters(block)
-    counts = Counts(tokens, unknown, characters, bytes_)
+    characters, num_bytes = _size_of(text)
+    counts = Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
     digest.update(json.dumps(counts.to_json()).encode())
     with atomic_write(path.with_suffix(".json")) as file:
         file.write(json.dumps(counts.to_json() | {"sha256": digest.hexdigest()}).encode())
     return counts
 
 
+def split_sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+    """Yield the sentences of a block, each with whether it is complete.
+
+    Args:
+        block: UTF-8 text.
+        ends_document: Whether the document, and so its last sentence, ends with the block.
+    """
+    start = 0
+    for match in _SENTENCE.finditer(block):
+        yield block[start : match.end()], True
+        start = match.end()
+    if start < len(block):
+        yield block[start:], ends_document
+
+
+def _cache_key(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _load_cached_tokenizer(path: Path, section: TokenizerSection) -> Tokenizer | None:
+    """Return a tokenizer of the cache; None if it is missing or its checksum does not match."""
+    try:
+        contents = path.read_bytes()
+        data, digest = contents[:-64], contents[-64:]
+        if hashlib.sha256(data).hexdigest().encode() == digest:
+            return load_tokenizer(data.decode(), section)
+    except (OSError, ValueError, TokenizerError):
+        pass  # A damaged cache is ignored: the tokenizer is learned again.
+    return None
+
+
+def _load_counts(path: Path) -> Counts | None:
+    """Return the counts of cached ids; None if they are missing or a checksum does not match."""
+    try:
+        saved: dict[str, Any] = parse_json(path.with_suffix(".json").read_bytes())
+        expected = saved.pop("sha256")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(json.dumps(saved).encode())
+        if digest.hexdigest() == expected:
+            return Counts(**saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # A damaged cache is ignored: the text is encoded again.
+    return None
+
+
+def _size_of(text: Text) -> tuple[int, int]:
+    """Return the number of characters and of bytes of a text, separators included."""
+    separators = (len(text.spans) - text.is_cut) * text.separator
+    characters = len(separators)
+    num_bytes = len(separators.encode())
+    for block, _ in text.blocks():
+        characters += count_characters(block)
+        num_bytes += len(block)
+    return characters, num_bytes
+
+
 def _batches(
     text: Text, tokenizer: Tokenizer, mode: Mode
 ) -> Iterator[tuple[list[bytes], list[bool]]]:
-    """Gather pieces until they are worth a call."""
+    """Yield the pieces of a text in batches that are large enough to encode at once."""
     pieces: list[bytes] = []
     ends: list[bool] = []
     size = 0
@@ -257,7 +312,7 @@ def _batches(
         pieces.append(piece)
         ends.append(end)
         size += len(piece)
-        if size >= BLOCK_BYTES or len(pieces) >= _PIECES_AT_ONCE:
+        if size >= BLOCK_BYTES or len(pieces) >= _BATCH_PIECES:
             yield pieces, ends
             pieces, ends, size = [], [], 0
     if pieces:
@@ -269,9 +324,8 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     eos = "document" if mode == "records" else tokenizer.section.eos
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
-            yield from (
-                (line.removesuffix(b"\n"), ends) for line, ends in _lines(block, ends_document)
-            )
+            for line, ends in _lines(block, ends_document):
+                yield line.removesuffix(b"\n"), ends
         elif eos == "line":
             yield from _lines(block, ends_document)
         elif eos == "sentence":
@@ -281,29 +335,18 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
 
 
 def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
-    """Return the lines of a block with their ends, and whether each is over; only a line feed ends a line."""
-    # Only the last can lack its end: it goes on in the next block, unless the document ends with it.
+    """Yield the lines of a block, each with whether it is complete."""
+    # Only the last line can be incomplete: it continues in the next block of the document.
     return ((line, line.endswith(b"\n") or ends_document) for line in split_lines(block))
 
 
-def split_sentences(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
-    """Yield a block's sentences, and after each whether it ends; the last one does where the document does."""
-    start = 0
-    for match in _SENTENCE.finditer(block):
-        yield block[start : match.end()], True
-        start = match.end()
-    if start < len(block):
-        yield block[start:], ends_document
-
-
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:
-    """Return how often each id occurs, (vocabulary,)."""
+    """Return the number of occurrences of each id, (vocabulary,)."""
     counts: npt.NDArray[np.int64] = np.zeros(vocabulary_size, dtype=np.int64)
-    for part in split_by_file(ids):
-        for at in range(0, len(part), BLOCK_BYTES):
-            counts += np.bincount(part[at : at + BLOCK_BYTES], minlength=vocabulary_size)
-            if isinstance(part.base, mmap.mmap):
-                release_pages(
-                    part.base, at * part.itemsize, min(at + BLOCK_BYTES, len(part)) * part.itemsize
-                )
+    for shard in split_by_file(ids):
+        for start in range(0, len(shard), BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, len(shard))
+            counts += np.bincount(shard[start:stop], minlength=vocabulary_size)
+            if isinstance(shard.base, mmap.mmap):
+                release_pages(shard.base, start * shard.itemsize, stop * shard.itemsize)
     return counts

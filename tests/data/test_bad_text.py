@@ -121,7 +121,7 @@ REFUSED = {
         "nothing but empty lines",
     ),
     **{
-        f"encoding {name!r}": (b"abc", {"encoding": name}, "Python knows no encoding")
+        f"encoding {name!r}": (b"abc", {"encoding": name}, "Python has no encoding")
         for name in ("zlib", "rot13", "hex", "undefined", "utf\0", "", "no-such")
     },
 }

@@ -94,7 +94,7 @@ def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
             b'{"body": "a"}',
             r"line 1: field 'text' must be text, got NoneType \(the fields are body\); ",
         ),
-        (b'{"text": "a\\u0000"}', "document 1 holds a NUL character"),
+        (b'{"text": "a\\u0000"}', "document 1 has a NUL character"),
         (b"\xff", "line 1 is not JSON: "),
         (b"[" * 100_000, "line 1 is not JSON: "),
         (b"\n", "holds no document; "),

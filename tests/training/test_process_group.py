@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, small_config, train_all
@@ -26,6 +27,7 @@ from charlm.data.windows import (
     PADDING,
     Position,
     Shard,
+    Window,
     record_windows,
     scoring_record_windows,
     scoring_windows,
@@ -33,8 +35,9 @@ from charlm.data.windows import (
 )
 from charlm.errors import ConfigError, GroupError
 from charlm.runs import session
-from charlm.runs.experiment import save, training_windows
+from charlm.runs.experiment import training_windows
 from charlm.runs.prepare import begin, resume
+from charlm.runs.snapshot import save_snapshot
 from charlm.training.process_group import Group, is_launched
 
 HANG_SECONDS = 120  # Far more than any step of a test takes.
@@ -242,17 +245,14 @@ def test_a_killed_process_is_started_again_and_the_result_is_the_same(
 
 
 @pytest.mark.parametrize(("mode", "batch_size"), [("stream", 5), ("records", 4)])
-def test_each_token_of_an_epoch_is_read_once_by_one_process_then_two_then_three_then_one(
+def test_each_token_of_an_epoch_is_read_once_while_the_number_of_processes_changes(
     mode, batch_size, tmp_path
 ):
     sizes = [*range(1, 10)] * 9
-    letters = "".join(
-        chr(0x4E00 + number) for number in range(sum(sizes))
-    )  # No two tokens are alike.
+    letters = "".join(chr(0x4E00 + number) for number in range(sum(sizes)))  # All are different.
     lines = [letters[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    (tmp_path / "text.txt").write_text(
-        ("" if mode == "stream" else "\n").join(lines), encoding="utf-8"
-    )
+    text = ("" if mode == "stream" else "\n").join(lines)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     overrides = [
         f"corpus.mode={mode}",
         f"training.batch_size={batch_size}",
@@ -262,34 +262,34 @@ def test_each_token_of_an_epoch_is_read_once_by_one_process_then_two_then_three_
     ]
     alone = begin(small_config(tmp_path / "text.txt", *overrides), tmp_path / "run")
     alone.lock.release()
-    whole, position, read = (
-        training_windows(alone),
-        Position(),
-        defaultdict[int, Counter[int]](Counter),
-    )
+    windows_of_one = training_windows(alone)
+    position = Position()
+    counts = defaultdict[int, Counter[int]](Counter)  # By epoch.
     for processes, steps in ((1, 7), (2, 9), (3, 30), (1, 60)):
         members = [
-            resume(tmp_path / "run", group=Group(number, processes)) for number in range(processes)
+            resume(tmp_path / "run", group=Group(rank, processes)) for rank in range(processes)
         ]
-        parts = [training_windows(member) for member in members]
+        windows_of_members = [training_windows(member) for member in members]
         for _ in range(steps):
-            windows = [next(part) for part in parts]
-            found = Counter(torch.cat([window.targets.flatten() for window in windows]).tolist())
-            del found[PADDING]
-            wanted = next(whole).targets
-            assert found == Counter(wanted[wanted != PADDING].tolist())
-            read[position.epoch] += found
+            windows = [next(member) for member in windows_of_members]
+            read = count_targets(windows)
+            assert read == count_targets([next(windows_of_one)])
+            counts[position.epoch] += read
             position = windows[0].next
         members[0].state.position = position
-        save(members[0], "last")
+        save_snapshot(members[0], "last")
         members[0].lock.release()
     assert position.epoch >= 2
-    left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
+    most_left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
     for epoch in range(position.epoch):
-        del read[epoch][EOS]
-        assert set(read[epoch].values()) == {1} and len(letters) - left_out <= len(
-            read[epoch]
-        ) <= len(letters)
+        del counts[epoch][EOS]
+        assert set(counts[epoch].values()) == {1}
+        assert len(letters) - most_left_out <= len(counts[epoch]) <= len(letters)
+
+
+def count_targets(windows: Sequence[Window]) -> Counter[int]:
+    targets = torch.cat([window.targets.flatten() for window in windows])
+    return Counter(targets[targets != PADDING].tolist())
 
 
 def test_a_process_that_does_not_answer_in_time_is_reported_in_one_line(text_file, tmp_path):
@@ -314,7 +314,7 @@ def test_a_process_that_does_not_answer_in_time_is_reported_in_one_line(text_fil
     assert "Traceback" not in err
 
 
-ABORTED_AT_ITS_END = """
+ABORT_AT_EXIT = """
 import atexit, os, sys
 import torch.distributed as dist
 from charlm.cli import main
@@ -326,145 +326,119 @@ main.main()
 """
 
 
-def test_a_process_whose_group_is_not_left_in_order_ends_with_its_status_whatever_torch_does_at_its_end():
-    done = subprocess.run(
-        [sys.executable, "-c", ABORTED_AT_ITS_END], capture_output=True, text=True
-    )
+def test_a_process_that_fails_in_a_group_exits_with_its_status_even_if_torch_aborts_at_exit():
+    done = subprocess.run([sys.executable, "-c", ABORT_AT_EXIT], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("charlm: nowhere")
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_fewer_machines_when_one_is_lost(text_file, tmp_path):
-    changes = [
-        part for change in [*SETTINGS, "checkpoint.save_seconds=0.2"] for part in ("--set", change)
-    ]
-    agent = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "1:2",
-        "--nproc-per-node",
-        "1",
-        "--max-restarts",
-        "3",
-        "--rdzv-id",
-        "test",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        f"localhost:{free_port()}",
-        "--rdzv-conf",
-        "last_call_timeout=10,keep_alive_interval=1",
-        "-m",
-        "charlm",
-        "train",
-        "--config",
-        "quickstart",
-        str(text_file),
-        *changes,
-        "--steps",
-        "3000",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+def test_a_run_continues_with_fewer_machines_when_one_is_lost(text_file, tmp_path):
+    folder = tmp_path / "run"
+    rendezvous = {
+        "--nnodes": "1:2",
+        "--nproc-per-node": "1",
+        "--max-restarts": "3",
+        "--rdzv-id": "test",
+        "--rdzv-backend": "c10d",
+        "--rdzv-endpoint": f"localhost:{free_port()}",
+        "--rdzv-conf": "last_call_timeout=10,keep_alive_interval=1",
+    }
+    arguments = [part for option in rendezvous.items() for part in option]
+    command = train_arguments(text_file, folder, "checkpoint.save_seconds=0.2", steps=3000)
+    agent = [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "charlm", *command]
     with ExitStack() as stack:
         agents = []
         for _ in range(2):
-            agents.append(
-                stack.enter_context(subprocess.Popen(agent, stderr=subprocess.PIPE, text=True))
-            )
-            stack.callback(agents[-1].kill)
-            time.sleep(1)  # The first one keeps what they tell each other.
-        until = time.monotonic() + 120
-        while saved_step(tmp_path / "run") == 0:
+            process = subprocess.Popen(agent, stderr=subprocess.PIPE, text=True)
+            agents.append(stack.enter_context(process))
+            stack.callback(process.kill)
+            time.sleep(1)  # The first agent becomes the one that holds the store.
+        until = time.monotonic() + HANG_SECONDS
+        while saved_step(folder) == 0:
             assert time.monotonic() < until
             time.sleep(0.02)
-        worker = subprocess.run(
-            ["pgrep", "-P", str(agents[1].pid)], capture_output=True, text=True, check=True
-        ).stdout
-        for process in (agents[1].pid, int(worker)):
-            os.kill(process, signal.SIGKILL)
-        _, err = agents[0].communicate(timeout=120)
+        children = ["pgrep", "-P", str(agents[1].pid)]
+        worker = subprocess.run(children, capture_output=True, text=True, check=True).stdout
+        for pid in (agents[1].pid, int(worker)):
+            os.kill(pid, signal.SIGKILL)
+        _, err = agents[0].communicate(timeout=HANG_SECONDS)
     assert agents[0].returncode == 0 and "process 0 of 2: another process has ended" in err
-    assert saved_step(tmp_path / "run") == 3000
+    assert saved_step(folder) == 3000
 
 
-def test_shares_make_up_the_whole_and_the_first_have_more():
+def test_the_columns_of_all_shards_are_the_batch_and_the_first_shards_have_one_more():
     for count in range(9):
-        columns = [list(range(count))[Shard(number, 4).columns(count)] for number in range(4)]
-        assert [column for part in columns for column in part] == list(range(count))
-        assert max(map(len, columns)) - min(map(len, columns)) <= 1 and columns[0] == max(
-            columns, key=len
-        )
+        columns = [list(range(count))[Shard(rank, 4).columns(count)] for rank in range(4)]
+        assert [column for shard in columns for column in shard] == list(range(count)), count
+        sizes = [len(shard) for shard in columns]
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1, count
+
+
+def random_ids(size: int, *, low: int, eos_every: int) -> np.ndarray:
+    ids = np.random.default_rng(1).integers(low, 9, size=size)
+    ids[::eos_every] = EOS
+    return ids
 
 
 def test_the_windows_of_all_processes_are_those_of_one():
-    ids = torch.randint(2, 9, (403,), generator=torch.Generator().manual_seed(1)).numpy()
-    ids[::7] = 0
+    ids = random_ids(403, low=2, eos_every=7)
 
-    def readers(shard):
-        yield stream_windows(
-            ids, batch_size=5, window=8, start=Position(), vary=True, shuffle=True, shard=shard
-        )
-        yield record_windows(ids, batch_size=4, window=3, seed=1, start=Position(), shard=shard)
+    def readers(shard: Shard) -> list[Iterator[Window]]:
+        return [
+            stream_windows(
+                ids, batch_size=5, window=8, start=Position(), vary=True, shuffle=True, shard=shard
+            ),
+            record_windows(ids, batch_size=4, window=3, seed=1, start=Position(), shard=shard),
+        ]
 
-    for whole, *parts in zip(
-        readers(Shard()), *(readers(Shard(number, 3)) for number in range(3)), strict=True
+    for whole, *shards in zip(
+        readers(Shard()), *(readers(Shard(rank, 3)) for rank in range(3)), strict=True
     ):
         for _ in range(60):
-            window, own = next(whole), [next(part) for part in parts]
-            targets = torch.cat(
-                [part.targets[:, (part.targets != -100).any(dim=0)] for part in own], dim=1
-            )
-            wanted = window.targets[:, (window.targets != -100).any(dim=0)]
-            assert torch.equal(targets, wanted)
-            assert {part.global_batch_size for part in own} == {window.global_batch_size} and {
-                part.next for part in own
-            } == {window.next}
+            window, parts = next(whole), [next(shard) for shard in shards]
+            targets = torch.cat([without_padding_columns(part.targets) for part in parts], dim=1)
+            assert torch.equal(targets, without_padding_columns(window.targets))
+            assert {part.global_batch_size for part in parts} == {window.global_batch_size}
+            assert {part.next for part in parts} == {window.next}
 
 
-def test_the_processes_score_each_token_once():
-    ids = torch.randint(1, 9, (101,), generator=torch.Generator().manual_seed(1)).numpy()
-    ids[::5] = 0
+def without_padding_columns(targets: torch.Tensor) -> torch.Tensor:
+    return targets[:, (targets != PADDING).any(dim=0)]
+
+
+def test_all_processes_together_score_each_token_once():
+    ids = random_ids(101, low=1, eos_every=5)
     for read in (
         lambda shard: scoring_windows(ids, streams=3, warm_up=4, shard=shard),
         lambda shard: scoring_record_windows(ids, batch_size=4, shard=shard),
     ):
-        found = sum(window.tokens for number in range(5) for window in read(Shard(number, 5)))
-        assert found == sum(window.tokens for window in read(Shard()))
+        scored = sum(window.tokens for rank in range(5) for window in read(Shard(rank, 5)))
+        assert scored == sum(window.tokens for window in read(Shard()))
 
 
 def test_more_processes_than_streams_are_refused_before_there_is_a_folder(text_file, tmp_path):
-    with pytest.raises(
-        ConfigError, match="batch_size: 4 is less than a stream or record for each of 9 processes"
-    ):
+    with pytest.raises(ConfigError, match=r"training\.batch_size: .*at least 9.*got 4"):
         begin(small_config(text_file), tmp_path / "run", group=Group(size=9))
     assert not (tmp_path / "run").exists()
 
 
-def test_under_torchrun_a_folder_must_be_named_and_its_number_of_processes_holds(
+def test_under_torchrun_a_folder_must_be_named_and_processes_must_not(
     monkeypatch, text_file, capsys
 ):
-    for name, value in {
-        "RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": "1",
-    }.items():
+    for name, value in launch_variables(rank=0, port=1).items():
         monkeypatch.setenv(name, value)
     assert is_launched()
     assert charlm(["train", str(text_file)]) == 2
     assert "--out" in capsys.readouterr().err
     assert charlm(["train", str(text_file), "--out", "x", "--processes", "2"]) == 2
-    assert "torchrun says how many" in capsys.readouterr().err
+    assert "--processes: torchrun" in capsys.readouterr().err
 
 
-def test_another_process_that_is_gone_is_told_in_one_line():
+def test_the_end_of_another_process_is_reported_in_one_line():
     group = Group(1, 2)
     group._connected = True
-    told = r"process 1 of 2: another process has ended.*: \[gloo/pair.cc\] Connection closed by peer; look"
-    with pytest.raises(GroupError, match=told), group.lost_process_reported():
+    line = r"process 1 of 2: .*: \[gloo/pair.cc\] Connection closed by peer; look .* --resume$"
+    with pytest.raises(GroupError, match=line), group.lost_process_reported():
         raise RuntimeError("[gloo/pair.cc] Connection closed by peer\nmore")
     with pytest.raises(RuntimeError, match="shapes"), group.lost_process_reported():
         raise RuntimeError("shapes do not fit")
