@@ -27,7 +27,8 @@ from measuring import (
 
 import charlm
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.generator import Settings, generate
+from charlm.sampling.generator import GeneratorOptions, generate
+from charlm.sampling.options import Filters
 
 CHUNK = 50  # Tokens between two readings of the clock.
 PLAIN_LOOP, ONE_TEXT = "plain loop", "one text"
@@ -90,9 +91,9 @@ def measurements(model: LanguageModel, seconds: float) -> dict[str, Callable[[],
     """Return, for each method, a function that measures its tokens per second."""
     methods: dict[str, Callable[[], Iterator[int]]] = {
         PLAIN_LOOP: lambda: plain_loop(model),
-        ONE_TEXT: lambda: sample(model, 1, Settings()),
-        "one text, top-p 0.9": lambda: sample(model, 1, Settings(top_p=0.9)),
-        "64 texts": lambda: sample(model, 64, Settings()),
+        ONE_TEXT: lambda: sample(model, 1, Filters()),
+        "one text, top-p 0.9": lambda: sample(model, 1, Filters(top_p=0.9)),
+        "64 texts": lambda: sample(model, 64, Filters()),
     }
 
     def measure(method: Callable[[], Iterator[int]]) -> float:
@@ -113,17 +114,10 @@ def plain_loop(model: LanguageModel) -> Iterator[int]:
         yield CHUNK
 
 
-def sample(model: LanguageModel, num_texts: int, settings: Settings) -> Iterator[int]:
+def sample(model: LanguageModel, num_texts: int, filters: Filters) -> Iterator[int]:
     """Sample texts side by side by charlm; yield the number of tokens after each chunk."""
-    steps = generate(
-        model,
-        [],
-        numbers=range(num_texts),
-        length=10**9,
-        settings=settings,
-        seed=1,
-        stops_at_eos=False,
-    )
+    options = GeneratorOptions(range(num_texts), 1, filters)
+    steps = generate(model, [], options, length=10**9)
     while True:
         for _ in range(CHUNK):
             next(steps)

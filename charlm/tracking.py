@@ -17,7 +17,8 @@ from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
 from charlm.runs.files import EVENT_FILES
 from charlm.runs.metrics import read_metrics
-from charlm.trained.writing import Writer
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
 SAMPLE = "sample"
@@ -84,13 +85,14 @@ def _sample(experiment: Experiment) -> str:
     was_training = model.training
     model.eval()
     try:
-        samples = Writer(trained).sample(
-            length=_SAMPLE_LENGTH[experiment.tokenizer.section.level],
+        options = SampleOptions(
+            stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
+            filters=Filters(temperature=_SAMPLE_TEMPERATURE),
             count=_SAMPLE_RECORDS if trained.writes_records else 1,
             seed=_SAMPLE_SEED,
-            temperature=_SAMPLE_TEMPERATURE,
             scored=False,
         )
+        samples = sample(trained, options)
     finally:
         model.train(was_training)
     return "\n".join(sample.text for sample in samples)

@@ -13,9 +13,9 @@ from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
-from charlm.sampling.generator import Settings
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import stream
 from charlm.tracking import tracked
-from charlm.trained.writing import Writer
 from charlm.trained_model import of_experiment
 from charlm.training.loop import Progress
 
@@ -183,10 +183,9 @@ class _Display:
         """Return a sample in one line."""
         model = self._experiment.model
         model.eval()
-        pieces = Writer(of_experiment(self._experiment)).stream(
-            length=_SAMPLE_LENGTH[self._experiment.tokenizer.section.level],
-            settings=Settings(temperature=_SAMPLE_TEMPERATURE),
-        )
+        length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
+        options = SampleOptions(stop=StopCondition(length=length), filters=Filters(temperature=0.8))
+        pieces = stream(of_experiment(self._experiment), options)
         text = "".join(pieces)
         model.train()
         return "".join(letter if letter.isprintable() else " " for letter in text).strip()

@@ -13,7 +13,7 @@ import pytest
 import typer  # noqa: TID251 - it walks the command tree
 from conftest import TEXT, small_config, train_all
 
-from charlm.cli import main, sample
+from charlm.cli import main
 
 TREE = typer.main.get_command(main.app)
 NOT_UTF8, TOO_LONG = (
@@ -244,8 +244,32 @@ def test_every_entry_belongs_to_an_existing_option():
 
 # A valid value by type.
 VALID = {int: "3", float: "0.5", str: "a", list[str]: "a", Path: "file"}
-CONFLICTS = [(one, other) for one, others in sample._CONFLICTS.items() for other in others]
-# Conflicting options, and the name in the message.
+FILTERS = (
+    *("top_k", "top_p", "min_p", "typical", "epsilon", "eta"),
+    *("repetition_penalty", "repetition_window"),
+)
+STATES = ("state_in", "state_out")
+# Options of `charlm sample`, and those that cannot be used together with them.
+CONFLICTS = {
+    "fill": (
+        *(*FILTERS, "no_repeat_ngram", "ban", "beams", "best_of", "length_penalty", "prompt"),
+        *("prompt_file", "characters", "until", "novel", "max_copy", "matching", *STATES),
+        "interactive",
+    ),
+    "beams": (
+        *("temperature", *FILTERS, "best_of", "novel", "max_copy", "matching", *STATES),
+        *("interactive", "seed"),
+    ),
+    "interactive": (
+        *("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt"),
+        *("prompt_file", *STATES),
+    ),
+    "state_in": ("count", "best_of", "novel", "max_copy"),
+    "state_out": ("count", "best_of", "novel", "max_copy"),
+    "matching": ("characters", "until", "max_copy", *STATES),
+    "prompt_file": ("prompt",),
+}
+# What cannot stand together, and what the line names.
 TOGETHER = {
     "train --steps=3 --minutes=1": "--minutes and --steps",
     "train --steps=3 --epochs=1": "--steps and --epochs",
@@ -282,13 +306,12 @@ def test_conflicting_options_are_reported_in_one_line_that_names_one(refused):
 
 def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(refused):
     options = {parameter.name: parameter for parameter in COMMANDS["sample"].params}
-    for pair in CONFLICTS:
-        values = [options[name] for name in pair]
-        given = [
-            label(one)
-            if one.type_descriptor.annotation is bool
-            else f"{label(one)}={VALID[one.type_descriptor.annotation]}"
-            for one in values
-        ]
-        line = refused(["sample", "run", *given], 2)
-        assert label(values[1]) in line, line
+
+    def argument(name: str) -> str:
+        kind = options[name].type_descriptor.annotation
+        return label(options[name]) + ("" if kind is bool else f"={VALID[kind]}")
+
+    for option, others in CONFLICTS.items():
+        for other in others:
+            line = refused(["sample", "run", argument(option), argument(other)], 2)
+            assert label(options[other]) in line, line
