@@ -9,7 +9,13 @@ from typing import Any, Literal
 import torch
 
 from charlm import trained_model
-from charlm.compression.container import Compression
+from charlm.compression.compress import (
+    Compression,
+    alphabet_of,
+    compress,
+    decompress,
+    measure_compression,
+)
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.evaluation.comparison import Comparison, compare
@@ -142,16 +148,18 @@ class Run:
         return Scorer(self.trained).novelty(samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
-        """Compress bytes with the model's probabilities."""
-        return Scorer(self.trained).compress(data, **options)
+        """Compress bytes with the model's probabilities; options as in `compress`."""
+        return compress(data, self.model, alphabet_of(self.trained), **options)
 
     def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
-        """Compress bytes, and compare the size with other compressors."""
-        return Scorer(self.trained).measure_compression(data, **options)
+        """Compress bytes, and compare the size with other compressors; options as in `compress`."""
+        facts = trained_model.provenance(self.trained)
+        alphabet = alphabet_of(self.trained)
+        return measure_compression(data, self.model, alphabet, provenance=facts, **options)
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
-        return Scorer(self.trained).decompress(data, **options)
+        return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
 def train(

@@ -5,9 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charlm.compression.coder import Report, silent
-from charlm.compression.container import Compression, compress, decompress, measure_compression
-from charlm.compression.literals import Alphabet
 from charlm.data.corpus import read_text
 from charlm.data.tokenizer import EOS
 from charlm.data.written_form import written_form
@@ -72,50 +69,6 @@ class Scorer:
             found, settings=provenance(self.trained) | made | held_out_part | found.settings
         )
 
-    def compress(
-        self, data: bytes, *, streams: int | None = None, report: Report = silent
-    ) -> bytes:
-        """Make a file smaller: the arithmetic coding of its tokens by the model's probabilities.
-
-        Args:
-            data: Any bytes: what has no token is carried beside.
-            streams: Pieces coded side by side: fewer are smaller, more are faster. By default by length.
-            report: Told how many tokens are done, of how many.
-
-        Raises:
-            CharlmError: constriction is not installed, or the model has diverged.
-        """
-        return compress(data, self.trained.model, self._alphabet(), streams=streams, report=report)
-
-    def measure_compression(
-        self, data: bytes, *, streams: int | None = None, report: Report = silent
-    ) -> tuple[Compression, bytes]:
-        """Compress a file, and compare its size with the model's cross-entropy and with other compressors.
-
-        Arguments as for `compress`.
-
-        Returns:
-            The comparison, and the compressed file.
-        """
-        found, compressed = measure_compression(
-            data, self.trained.model, self._alphabet(), streams=streams, report=report
-        )
-        return replace(found, settings=provenance(self.trained) | found.settings), compressed
-
-    def decompress(self, data: bytes, *, name: str = "the file", report: Report = silent) -> bytes:
-        """Give back what `compress` of the same run made smaller.
-
-        Args:
-            data: The compressed file.
-            name: Of that file, for messages.
-            report: As for `compress`.
-
-        Raises:
-            CheckpointError: It was compressed with another model, or where other numbers are computed.
-            CharlmError: It is damaged, or no compressed file; or constriction is not installed.
-        """
-        return decompress(data, self.trained.model, self._alphabet(), name=name, report=report)
-
     def _samples_to_measure(
         self,
         samples: Sequence[str] | None,
@@ -143,7 +96,3 @@ class Scorer:
             count=count, length=length, temperature=temperature, seed=seed
         )
         return [one.text.encode() for one in written_now], made
-
-    def _alphabet(self) -> Alphabet:
-        corpus = self.trained.config.corpus
-        return Alphabet(self.trained.tokenizer, corpus.mode, corpus.separator or "")
