@@ -15,7 +15,8 @@ from charlm.evaluation.novelty import (
     held_out_like,
     split_records,
 )
-from charlm.trained.writing import Writer
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
 from charlm.trained_model import TrainedModel, encode, provenance, training_texts
 
 
@@ -92,7 +93,13 @@ class Scorer:
             "temperature": temperature,
             "seed": seed,
         }
-        written_now = Writer(self.trained).sample(
-            count=count, length=length, temperature=temperature, seed=seed
+        written_now = sample(
+            self.trained,
+            SampleOptions(
+                stop=StopCondition(length=length),
+                filters=Filters(temperature=temperature),
+                count=count,
+                seed=seed,
+            ),
         )
         return [one.text.encode() for one in written_now], made
