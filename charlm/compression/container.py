@@ -44,7 +44,7 @@ from charlm.compression.coder import (
 from charlm.compression.literals import Alphabet, Coded, to_bytes, to_tokens
 from charlm.data.tokenizer import Ids
 from charlm.data.utf8 import count_characters
-from charlm.data.windows import in_direction, reverse, scoring_record_windows, scoring_windows
+from charlm.data.windows import read_in_direction, reverse, scoring_record_windows, scoring_windows
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
 from charlm.storage.untrusted import one_line
@@ -232,7 +232,7 @@ def cross_entropy_bits(ids: Ids, model: LanguageModel, alphabet: Alphabet) -> fl
     network = model.split_directions()[0]
     read = scoring_record_windows if alphabet.mode == "records" else scoring_windows
     direction = "backward" if model.direction == "backward" else "forward"
-    windows = in_direction(direction, ids, mode=alphabet.mode, read=read)
+    windows = read_in_direction(direction, ids, mode=alphabet.mode, read=read)
     device = next(model.parameters()).device
     return score(network, windows, device=device, precision=torch.float32).bits_per(1)
 

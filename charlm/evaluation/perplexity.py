@@ -14,7 +14,7 @@ from charlm.data.tokens import Tokens, count_ids
 from charlm.data.windows import (
     WARM_UP,
     Window,
-    in_direction,
+    read_in_direction,
     scoring_record_windows,
     scoring_windows,
 )
@@ -190,7 +190,7 @@ def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) 
             else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
         )
 
-    return in_direction(model.direction, tokens.ids, mode=mode, read=read)
+    return read_in_direction(model.direction, tokens.ids, mode=mode, read=read)
 
 
 def _check_not_empty(tokens: Tokens) -> None:
