@@ -10,10 +10,6 @@ scored once with the state carried, by the best checkpoint. An option that diver
     python benchmarks/ablation.py wikitext2-test.txt --valid wikitext2-valid.txt --task words --epochs 5 --only mixture
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import statistics

@@ -6,10 +6,6 @@ word between subject and verb tells the number, so a network that does not remem
     python benchmarks/agreement.py elman gru lstm --hidden 64 --steps 2000
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import tempfile

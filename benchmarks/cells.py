@@ -8,10 +8,6 @@ recurrence with more of it than an LSTM is compared by that.
     python benchmarks/cells.py --hidden 256 --hidden 512 --precision fp32 --precision bf16
 """
 
-import sys
-
-sys.path.pop(0)  # This folder has a tokenize.py, which would stand in for the standard library's.
-
 import argparse
 import statistics
 import time

@@ -6,12 +6,6 @@ Each model is trained for so many minutes, into a folder of the disk that is to 
 """
 
 import argparse
-import sys
-
-from charlm.runs import experiment as experiment_module
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config.load import load_config
+from charlm.runs import experiment as experiment_module
 from charlm.runs import prepare, session
 
 MODELS = {

@@ -6,10 +6,6 @@ PATH is a text to read instead of the corpus that the configuration names (which
 are those of training steps alone; what else a run takes stands beside them.
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import platform

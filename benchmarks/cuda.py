@@ -8,12 +8,9 @@ and then JSON. Steps are timed launched kernel by kernel and as one captured gra
     python benchmarks/cuda.py tinyshakespeare.txt --ptb ptb-train.txt ptb-valid.txt
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 
 import torch

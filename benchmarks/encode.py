@@ -1,19 +1,13 @@
-"""How fast a text in many files becomes ids on disk, by several processes, and in how much memory.
+"""Speed and memory of encoding a text in many files with several processes.
 
-Files are made of the corpus python-source, over and over. Encoding is timed from the opened corpus on, the vocabulary
-learnt from the first file; what opening and checking the files takes is told beside it. Subwords are compared with
-Hugging Face's tokenizers alone on as many threads, which reads the same files and keeps nothing; the two in turn.
+The files are made from the corpus python-source, repeated, and the vocabulary is learned from the
+first file. The encoding is timed after the corpus has been opened; the time to open and check the
+files is printed as well. Words and subwords are compared with Hugging Face's tokenizers alone on as
+many threads, which read the same files and keep nothing; the two are timed in turn.
 
     python benchmarks/encode.py --gigabytes 2 --files 100 --workers 2
     python benchmarks/encode.py --level bpe --gigabytes 0.2 --files 20 --workers 2
 """
-
-import sys
-
-from charlm.config.schema import Config
-from charlm.data.resolve import resolve
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
@@ -26,65 +20,44 @@ import time
 from pathlib import Path
 
 from charlm.config.load import load_config
-from charlm.config.schema import Corpus
+from charlm.config.schema import Config, Corpus
 from charlm.data.cards import build_corpus
-from charlm.data.corpus import open_corpus
+from charlm.data.corpus import Text, open_corpus
+from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
-from charlm.data.tokens import encode_text
+from charlm.data.tokens import Counts, encode_text
 
 POLL_SECONDS = 0.05
-DOCUMENT_BYTES = (
-    1 << 12
-)  # What the library alone is given: it is slower on longer ones, and on shorter ones.
+DOCUMENT_BYTES = 1 << 12  # The library is slower on longer and on shorter documents.
 
 
 def main() -> None:
-    """Make the files, encode them, print a table and all as JSON."""
-    given = arguments()
-    os.environ["RAYON_NUM_THREADS"] = str(
-        given.workers
-    )  # Before the library begins: of this process.
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+    """Make the files, encode them, and print a table and all numbers as JSON."""
+    arguments = parse_arguments()
+    # Set before the library's threads of this process start.
+    os.environ["RAYON_NUM_THREADS"] = str(arguments.workers)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        files = make(folder / "texts", round(given.gigabytes * 1e9 / given.files), given.files)
-        section = load_config(None, [f"tokenizer.level={given.level}"]).tokenizer
-        first = files[0].read_text(encoding="utf-8")
-        tokenizer = learn_tokenizer([first], section)
-        began = time.perf_counter()
-        text = open_corpus(
-            resolve(Config(corpus=Corpus(text=(str(folder / "texts"),), valid_share=0.0)))
-        ).parts["train"]
-        opened = time.perf_counter() - began
+        file_bytes = round(arguments.gigabytes * 1e9 / arguments.files)
+        files = make_files(folder / "texts", file_bytes, arguments.files)
+        section = load_config(None, [f"tokenizer.level={arguments.level}"]).tokenizer
+        tokenizer = learn_tokenizer([files[0].read_text(encoding="utf-8")], section)
+        start = time.perf_counter()
+        text = open_text(folder / "texts")
+        opened_seconds = time.perf_counter() - start
         rows = []
-        for number in range(given.repeats):
-            with Memory() as memory:
-                began = time.perf_counter()
-                counts = encode_text(
-                    text,
-                    tokenizer,
-                    mode="stream",
-                    cache=folder / f"ids-{number}",
-                    workers=given.workers,
-                ).counts
-                seconds = time.perf_counter() - began
-            row = {
-                "seconds": seconds,
-                "megabytes_a_second": text.size / seconds / 1e6,
-                "peak_bytes": memory.peak,
-            }
-            if given.level in ("bpe", "word"):
-                row["library_megabytes_a_second"] = (
-                    text.size / library_alone(tokenizer, files) / 1e6
-                )
+        for _ in range(arguments.repeats):
+            row, counts = measure(text, tokenizer, folder / "ids", arguments.workers)
+            if arguments.level in ("bpe", "word"):
+                library_seconds = encode_with_library(tokenizer, files)
+                row["library_megabytes_per_second"] = text.size / library_seconds / 1e6
             rows.append(row)
             print(" ".join(f"{name} {value:,.1f}" for name, value in row.items()), flush=True)
-            for file in (folder / f"ids-{number}").iterdir():
-                file.unlink()
-    report(given, text.size, counts.tokens, opened, rows)
+    report(arguments, text.size, counts.tokens, opened_seconds, rows)
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,101 +66,126 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where there is room for twice the text")
+    parser.add_argument("--folder", type=Path, help="folder with room for twice the text")
     return parser.parse_args()
 
 
-def make(folder: Path, size: int, count: int) -> list[Path]:
-    """Write files of about `size` bytes, none of which is like another."""
+def make_files(folder: Path, size: int, count: int) -> list[Path]:
+    """Write `count` distinct files of about `size` bytes."""
     source = build_corpus("python-source", to=folder.parent / "source.txt").read_bytes()
-    whole = source * (size // len(source) + 2)
+    repeated = source * (size // len(source) + 2)
     folder.mkdir()
     files = []
     for number in range(count):
-        start = whole.index(b"\n", number * len(source) // count) + 1
+        start = repeated.index(b"\n", number * len(source) // count) + 1
+        stop = repeated.index(b"\n", start + size - 100) + 1
         files.append(folder / f"{number:04}.txt")
-        files[-1].write_bytes(whole[start : whole.index(b"\n", start + size - 100) + 1])
+        files[-1].write_bytes(repeated[start:stop])
     return files
 
 
-def library_alone(tokenizer: Tokenizer, files: list[Path]) -> float:
-    """Return the seconds that the library takes for the texts, given to it in documents."""
-    began = time.perf_counter()
+def open_text(folder: Path) -> Text:
+    """Return the text of all files of a folder."""
+    corpus = Corpus(text=(str(folder),), valid_share=0.0)
+    return open_corpus(resolve(Config(corpus=corpus))).parts["train"]
+
+
+def measure(
+    text: Text, tokenizer: Tokenizer, cache: Path, workers: int
+) -> tuple[dict[str, float], Counts]:
+    """Encode a text once, and return seconds, speed and memory, and the text's counts."""
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        tokens = encode_text(text, tokenizer, mode="stream", cache=cache, workers=workers)
+        seconds = time.perf_counter() - start
+    for file in cache.iterdir():
+        file.unlink()
+    row = {
+        "seconds": seconds,
+        "megabytes_per_second": text.size / seconds / 1e6,
+        "peak_bytes": memory.peak,
+    }
+    return row, tokens.counts
+
+
+def encode_with_library(tokenizer: Tokenizer, files: list[Path]) -> float:
+    """Return the seconds that the library alone takes for the files, split into documents."""
+    start = time.perf_counter()
     for file in files:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         documents, size = [[]], 0
-        for line in lines:
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
             if size >= DOCUMENT_BYTES:
                 documents.append([])
                 size = 0
             documents[-1].append(line)
             size += len(line)
         tokenizer.library.encode_batch_fast(list(map("".join, documents)), add_special_tokens=False)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-class Memory:
-    """The most memory that this process and those that it starts hold at once, looked at now and then."""
+class PeakMemory:
+    """The peak memory of this process and its child processes together, sampled regularly."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin with zero bytes."""
         self.peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> "Memory":
-        """Begin to look."""
+    def __enter__(self) -> "PeakMemory":
+        """Begin to sample."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more."""
-        self._over.set()
+        """Stop sampling."""
+        self._stopped.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
+    def _sample(self) -> None:
+        while not self._stopped.wait(POLL_SECONDS):
             processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-            self.peak = max(self.peak, sum(map(resident, processes)))
+            self.peak = max(self.peak, sum(map(proportional_bytes, processes)))
 
 
-def resident(process: int | None) -> int:
-    """Return the bytes that a process holds, its share of what several do counted once."""
+def proportional_bytes(process: int | None) -> int:
+    """Return the memory of a process in bytes, with its share of memory used by several."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
-        return 0  # It is over.
+        return 0  # The process has ended.
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def report(
-    given: argparse.Namespace, size: int, tokens: int, opened: float, rows: list[dict[str, float]]
+    arguments: argparse.Namespace,
+    size: int,
+    tokens: int,
+    opened_seconds: float,
+    rows: list[dict[str, float]],
 ) -> None:
-    """Print the medians."""
+    """Print the medians, and all rows as JSON."""
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     print(
-        f"\n{given.level}, {given.files} files, {size / 1e9:.2f} GB, {tokens:,} tokens, {given.workers} processes: "
-        f"{median['megabytes_a_second']:.0f} MB/s, at most {median['peak_bytes'] / 1e9:.2f} GB of memory; "
-        f"opened and checked in {opened:.1f} s"
+        f"\n{arguments.level}, {arguments.files} files, {size / 1e9:.2f} GB, {tokens:,} tokens, "
+        f"{arguments.workers} processes: {median['megabytes_per_second']:.0f} MB/s, at most "
+        f"{median['peak_bytes'] / 1e9:.2f} GB of memory; opened and checked in "
+        f"{opened_seconds:.1f} s"
     )
-    if "library_megabytes_a_second" in median:
-        share = median["megabytes_a_second"] / median["library_megabytes_a_second"]
-        print(
-            f"the library alone: {median['library_megabytes_a_second']:.1f} MB/s; charlm: {share:.2f} of it"
-        )
-    print(
-        json.dumps(
-            {
-                "level": given.level,
-                "bytes": size,
-                "files": given.files,
-                "workers": given.workers,
-                "tokens": tokens,
-                "opened_seconds": opened,
-                "runs": rows,
-            }
-        )
-    )
+    if "library_megabytes_per_second" in median:
+        library = median["library_megabytes_per_second"]
+        ratio = median["megabytes_per_second"] / library
+        print(f"the library alone: {library:.1f} MB/s; charlm has {ratio:.2f} of its speed")
+    facts = {
+        "level": arguments.level,
+        "bytes": size,
+        "files": arguments.files,
+        "workers": arguments.workers,
+        "tokens": tokens,
+        "opened_seconds": opened_seconds,
+        "runs": rows,
+    }
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,6 @@ as a ratio to the plain loop, and what share of the memory's bandwidth a text al
 a token.
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import statistics

@@ -13,16 +13,13 @@ other machines, of whose links and rate of computing nothing was measured here, 
     python benchmarks/scaling.py --parameters 1e9 --tokens 65536 --teraflops 200 --gradient-bytes 2
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import os
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack

@@ -12,17 +12,12 @@ the seconds of training.
     python benchmarks/shakespeare.py tinyshakespeare.txt --seconds 24 --time-to 1.886 1.6
 """
 
-import sys
-
-from charlm.runs import prepare, save_schedule, session
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +29,7 @@ from unittest import mock
 import torch
 
 import charlm
+from charlm.runs import prepare, save_schedule, session
 
 IMPORT = "import time; began = time.perf_counter(); import charlm.cli.main, charlm.api; print(time.perf_counter() - began)"
 FIRST_BUDGET = 3.0  # Seconds, of those that are doubled to look for the time to a loss.

@@ -8,10 +8,6 @@ that diverges, or ends worse than guessing, begins again with a quarter of the r
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import math

@@ -3,12 +3,9 @@
 Usage: python benchmarks/startup.py
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import statistics
 import subprocess
+import sys
 import time
 
 COMMANDS = {"python -c pass": ["-c", "pass"], "charlm --help": ["-m", "charlm", "--help"]}

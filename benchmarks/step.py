@@ -10,14 +10,11 @@ round by round, and medians are given: a machine whose speed drifts slows all al
     python benchmarks/step.py --batches 64 --system-defaults
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext

@@ -8,10 +8,6 @@ as in the recipe: how many epochs the time is worth is measured first, in a twen
     python benchmarks/words.py wikitext2-test.txt wikitext2-valid.txt --minutes 10
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import statistics
