@@ -1,11 +1,11 @@
-"""Memory of training, encoding, scoring and sampling with a text that is larger than memory.
+"""Memory use of training, encoding and scoring on a text larger than memory, command by command.
 
-Linux only. A text in a file is read through a memory map. The system counts its pages as memory of
-the process (`ru_maxrss` does), but takes them back whenever it needs room. The process's own memory
-is `RssAnon` of /proc/PID/status, sampled every 10 ms; the exit status is 1 if it exceeds the limit.
-The folder needs room for twice the text; by default it is a temporary one, removed at the end.
+A file is read through a memory map. The system counts its pages as memory of the process (as
+`ru_maxrss` does), although it takes them back when it needs memory. The memory of the process
+itself is `RssAnon` in /proc/PID/status, which is polled every 10 ms. The exit status is 1 if it
+exceeds --limit. Linux only.
 
-    python benchmarks/memory.py [--gigabytes 2] [--levels char byte] [--folder DIR] [--limit 1.5]
+    python benchmarks/memory.py --gigabytes 2 --levels char byte --limit 1.5
 """
 
 import argparse
@@ -18,58 +18,51 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from measuring import argument_parser, override_arguments, process_bytes
 
-GIGABYTE = 10**9
-MEGABYTE = 10**6
-_DISTINCT_MEGABYTES = 16  # The text repeats after this size.
-_SETTINGS = ["training.precision=fp32", "training.evaluations=1", "corpus.valid_share=0.0001"]
+GIGABYTE, MEGABYTE = 10**9, 10**6
+DISTINCT_MEGABYTES = 16  # The text repeats after them.
+POLL_SECONDS = 0.01
+SETTINGS = ["training.precision=fp32", "training.evaluations=1", "corpus.valid_share=0.0001"]
 
 
-class Measurement(NamedTuple):
-    """Peak memory of a command without and with pages of files, in bytes, and its seconds."""
+class Usage(NamedTuple):
+    """Resources of a command: peak memory in bytes, without and with file pages, and seconds."""
 
     own_bytes: int
-    total_bytes: int
+    bytes_with_file_pages: int
     seconds: float
 
 
 def main() -> None:
-    """Print a table."""
-    arguments = parse_arguments()
-    peak = 0
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    """Run all commands and print a table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        text = folder / "text.txt"
-        write_text(text, int(arguments.gigabytes * GIGABYTE))
-        (folder / "defaults.yaml").write_text("", encoding="utf-8")
-        print(f"a text of {text.stat().st_size / GIGABYTE:.1f} GB")
-        columns = f"{'own memory, GB':>16}{'with file pages':>17}{'seconds':>10}"
-        print(f"{'level':<6}{'command':<18}{columns}")
-        for level in arguments.levels:
-            for title, command in commands_of(folder, text, level).items():
-                result = measure(command, folder / "cache")
-                peak = max(peak, result.own_bytes)
-                print(f"{level:<6}{title:<18}{format_row(result)}", flush=True)
-            for file in (folder / "cache" / "tokens").iterdir():
-                file.unlink()
-    print(f"the peak is {peak / GIGABYTE:.2f} GB; the limit is {arguments.limit} GB")
-    sys.exit(peak > arguments.limit * GIGABYTE)
+        write_text(folder / "text.txt", int(options.gigabytes * GIGABYTE))
+        print(f"a text of {(folder / 'text.txt').stat().st_size / GIGABYTE:.1f} GB")
+        print(f"{'level':<6}{'command':<18}{'own, GB':>16}{'with file pages':>17}{'seconds':>10}")
+        peak = max(measure_level(level, folder) for level in options.levels)
+    print(f"highest: {peak / GIGABYTE:.2f} GB, limit {options.limit} GB")
+    sys.exit(peak > options.limit * GIGABYTE)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Return the arguments of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text [2]")
+    parser.add_argument(
+        "--levels", nargs="+", default=["char", "byte"], help="levels of tokens [char byte]"
     )
-    parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--levels", nargs="+", default=["char", "byte"])
-    parser.add_argument("--folder", type=Path, help="folder for the text and its ids")
-    parser.add_argument("--limit", type=float, default=1.5, help="gigabytes")
+    parser.add_argument(
+        "--folder", type=Path, help="folder with space for twice the text [the system's]"
+    )
+    parser.add_argument("--limit", type=float, default=1.5, help="gigabytes [1.5]")
     return parser.parse_args()
 
 
 def write_text(path: Path, size: int) -> None:
-    """Write `size` bytes of lines of words whose frequencies follow Zipf's law."""
+    """Write about `size` bytes of lines of words whose frequencies follow Zipf's law."""
     random = np.random.default_rng(1)
     lengths = random.integers(1, 12, size=20_000)
     words = [
@@ -77,34 +70,53 @@ def write_text(path: Path, size: int) -> None:
         for length in lengths
     ]
     pieces = []
-    for _ in range(_DISTINCT_MEGABYTES):
+    for _ in range(DISTINCT_MEGABYTES):
         ranks = random.zipf(1.2, size=MEGABYTE // 4).tolist()
-        drawn = (words[rank % len(words)] for rank in ranks)
         pieces.append(
-            "".join(word + (" " if number % 12 else ".\n") for number, word in enumerate(drawn, 1))
+            "".join(
+                words[rank % len(words)] + (" " if number % 12 else ".\n")
+                for number, rank in enumerate(ranks, 1)
+            )
         )
     with path.open("w", encoding="ascii") as file:
-        for number in range(size // MEGABYTE):
-            file.write(pieces[number % _DISTINCT_MEGABYTES][:MEGABYTE])
+        for index in range(size // MEGABYTE):
+            file.write(pieces[index % DISTINCT_MEGABYTES][:MEGABYTE])
 
 
-def commands_of(folder: Path, text: Path, level: str) -> dict[str, list[str]]:
-    """Return the commands to measure, with their titles."""
+def measure_level(level: str, folder: Path) -> int:
+    """Run all commands on one level of tokens, print their lines, return the highest own memory."""
+    peak = 0
+    cache = folder / "cache"
+    for title, command in commands(level, folder).items():
+        usage = measure(command, cache)
+        peak = max(peak, usage.own_bytes)
+        print(
+            f"{level:<6}{title:<18}{usage.own_bytes / GIGABYTE:>16.2f}"
+            f"{usage.bytes_with_file_pages / GIGABYTE:>17.2f}{usage.seconds:>10.1f}",
+            flush=True,
+        )
+    for file in (cache / "tokens").iterdir():
+        file.unlink()
+    return peak
+
+
+def commands(level: str, folder: Path) -> dict[str, list[str]]:
+    """Return the commands of charlm to be measured."""
+    defaults = folder / "defaults.yaml"  # An empty configuration: without one, charlm chooses.
+    defaults.write_text("", encoding="utf-8")
     run = str(folder / f"run-{level}")
-    cpu = ["--device", "cpu"]
-    settings = []
-    for change in (*_SETTINGS, f"tokenizer.level={level}"):
-        settings += ["--set", change]
-    train = ["train", str(text), "--config", str(folder / "defaults.yaml"), *settings]
+    train = ["train", str(folder / "text.txt"), "--config", str(defaults)]
+    settings = override_arguments([*SETTINGS, f"tokenizer.level={level}"])
+    device = ["--device", "cpu"]
     return {
-        "encode and train": [*train, "--steps", "20", "--out", run, *cpu],
-        "score a part": ["eval", "perplexity", run, "--streams", "16", *cpu],
-        "sample": ["sample", run, *cpu],
+        "encode and train": [*train, *settings, "--steps", "20", *device, "--out", run],
+        "score a part": ["eval", "perplexity", run, "--streams", "16", *device],
+        "sample": ["sample", run, *device],
     }
 
 
-def measure(command: list[str], cache: Path) -> Measurement:
-    """Run a command of charlm and return its peak memory and its seconds."""
+def measure(command: list[str], cache: Path) -> Usage:
+    """Run a command of charlm and poll its memory until it ends."""
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
         [sys.executable, "-m", "charlm", *command],
@@ -115,27 +127,12 @@ def measure(command: list[str], cache: Path) -> Measurement:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:
             break
-        peak = max(peak, anonymous_bytes(process.pid))
-        time.sleep(0.01)
+        peak = max(peak, process_bytes(process.pid, "status", "RssAnon"))
+        time.sleep(POLL_SECONDS)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"charlm {' '.join(command)}: exit status {process.returncode}")
-    return Measurement(peak, usage.ru_maxrss * 1024, time.perf_counter() - start)
-
-
-def anonymous_bytes(process: int) -> int:
-    """Return the memory of a process that is not a page of a file; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
-
-
-def format_row(result: Measurement) -> str:
-    """Return the numbers of a row of the table."""
-    own, total = result.own_bytes / GIGABYTE, result.total_bytes / GIGABYTE
-    return f"{own:>16.2f}{total:>17.2f}{result.seconds:>10.1f}"
+    return Usage(peak, usage.ru_maxrss * 1024, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

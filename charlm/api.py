@@ -9,27 +9,41 @@ from typing import Any, Literal
 import torch
 
 from charlm import trained_model
-from charlm.compression.container import Compression
+from charlm.compression.compress import (
+    Compression,
+    alphabet_of,
+    compress,
+    decompress,
+    measure_compression,
+)
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.evaluation.comparison import Comparison
+from charlm.errors import CheckpointError
+from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty
-from charlm.evaluation.perplexity import Perplexity
-from charlm.evaluation.probes.agreement import Agreement
-from charlm.evaluation.probes.gradients import Gradients
-from charlm.evaluation.sentences import Sentences
-from charlm.evaluation.surprisal import Surprisal
+from charlm.evaluation.options import ScoringOptions
+from charlm.evaluation.perplexity import Perplexity, perplexity
+from charlm.evaluation.probes.agreement import Agreement, measure_agreement
+from charlm.evaluation.probes.gradients import Gradients, measure_gradients
+from charlm.evaluation.sentences import Sentences, score_sentences
+from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
-from charlm.runs.checkpoint import Which
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import newest_run
-from charlm.sampling.text_stream import TextBatch
+from charlm.sampling.fill import Fill as Fill
+from charlm.sampling.fill import fill
+from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
+from charlm.sampling.sample import Sample as Sample
+from charlm.sampling.sample import sample, stream
+from charlm.sampling.saved_state import GenerationState, state_to_bytes
+from charlm.sampling.search import search
+from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
 from charlm.trained.scoring import Scorer
-from charlm.trained.writing import Fill as Fill
-from charlm.trained.writing import Sample as Sample
-from charlm.trained.writing import Writer
 from charlm.trained_model import TrainedModel
+
+Name = str | Path
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class Run:
         return self.trained.origin.folder
 
     @property
-    def which(self) -> Which:
+    def which(self) -> CheckpointName:
         """The checkpoint, `best` or `last`."""
         return self.trained.origin.which
 
@@ -87,72 +101,76 @@ class Run:
         """Whether the model ends a text with <EOS>."""
         return self.trained.writes_records
 
-    def sample(self, **options: Any) -> list[Sample]:
-        """Write texts; see `charlm sample --help` for the options."""
-        return Writer(self.trained).sample(**options)
+    def sample(self, *, state_out: Name | None = None, **options: Any) -> list[Sample]:
+        """Write texts; options as in `SampleOptions` and the options within it.
+
+        `state_in` and `state_out` are files: the text continues from the state in the first, and
+        its state is written to the second.
+        """
+        return sample_to_file(self.trained, _sample_options(options, state_out), state_out)
+
+    def stream(self, *, state_out: Name | None = None, **options: Any) -> Iterator[str]:
+        """Write one text, yielding the prompt and then each piece; options as for `sample`."""
+        return stream_to_file(self.trained, _sample_options(options, state_out), state_out)
 
     def search(self, **options: Any) -> list[Sample]:
-        """Search for the most probable texts by beam search."""
-        return Writer(self.trained).search(**options)
+        """Search for the most probable texts; options as in `SearchOptions`."""
+        return search(self.trained, build_options(SearchOptions, options))
 
     def fill(self, text: str, **options: Any) -> list[Fill]:
-        """Fill the gap in a text with a model of direction `both`."""
-        return Writer(self.trained).fill(text, **options)
-
-    def stream(self, **options: Any) -> Iterator[str]:
-        """Write one text, yielding the prompt and then each piece as it is produced."""
-        return Writer(self.trained).stream(**options)
-
-    def begin_text(self, **options: Any) -> TextBatch:
-        """Return one text that has its prompt and is yet to be written."""
-        return Writer(self.trained).begin_text(**options)
+        """Fill the gap, ____, in a text; options as in `FillOptions`."""
+        return fill(self.trained, build_options(FillOptions, {"text": text} | options))
 
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
-        """Score a text: perplexity, bits per character, accuracy."""
-        return Scorer(self.trained).perplexity(text, **options)
+        """Score a text; options as in `ScoringOptions`."""
+        return perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
-        """Score sentences, each by itself."""
-        return Scorer(self.trained).sentences(sentences, **options)
+        """Score sentences, each by itself; options as in `score_sentences`."""
+        return score_sentences(self.trained, sentences, **options)
 
     def surprise(self, text: str | None = None, **options: Any) -> Surprisal:
-        """Measure the surprisal of each token of a text."""
-        return Scorer(self.trained).surprise(text, **options)
+        """Measure the surprisal of each token of a text; options as in `measure_surprisal`."""
+        return measure_surprisal(self.trained, text, **options)
 
     def compare(
         self, others: Sequence["Run"], text: str | None = None, **options: Any
     ) -> Comparison:
-        """Score this run and others on the same text."""
-        scorers = [Scorer(run.trained) for run in others]
-        return Scorer(self.trained).compare(scorers, text, **options)
+        """Score this run and others on the same text; options as in `compare`."""
+        return compare([self.trained, *(run.trained for run in others)], text, **options)
 
     def agreement(self, pairs: str | Path | None = None, **options: Any) -> Agreement:
-        """Measure subject-verb agreement on minimal pairs."""
-        return Scorer(self.trained).agreement(pairs, **options)
+        """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
+        return measure_agreement(self.trained, pairs, **options)
 
     def gradients(self, text: str | None = None, **options: Any) -> Gradients:
-        """Measure how the gradient of a token's loss decays over the tokens before it."""
-        return Scorer(self.trained).gradients(text, **options)
+        """Measure the gradient of a token's loss over the tokens before it.
+
+        Options as in `measure_gradients`.
+        """
+        return measure_gradients(self.trained, text, **options)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
         """Measure how much of sampled texts is copied from the training text."""
         return Scorer(self.trained).novelty(samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
-        """Compress bytes with the model's probabilities."""
-        return Scorer(self.trained).compress(data, **options)
+        """Compress bytes with the model's probabilities; options as in `compress`."""
+        return compress(data, self.model, alphabet_of(self.trained), **options)
 
     def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
-        """Compress bytes, and compare the size with other compressors."""
-        return Scorer(self.trained).measure_compression(data, **options)
+        """Compress bytes, and compare the size with other compressors; options as in `compress`."""
+        facts = trained_model.provenance(self.trained)
+        alphabet = alphabet_of(self.trained)
+        return measure_compression(data, self.model, alphabet, provenance=facts, **options)
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
-        return Scorer(self.trained).decompress(data, **options)
+        return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
 def train(
-    config: Config, *, out: str | Path | None = None, track: Literal["tensorboard"] | None = None
+    config: Config, *, out: Name | None = None, track: Literal["tensorboard"] | None = None
 ) -> Run:
     """Train a model and return the best checkpoint of the run.
 
@@ -175,7 +193,9 @@ def train(
     return load(folder)
 
 
-def load(folder: str | Path | None = None, *, which: Which = "best", device: str = "auto") -> Run:
+def load(
+    folder: Name | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
@@ -190,6 +210,34 @@ def load(folder: str | Path | None = None, *, which: Which = "best", device: str
     return Run(trained_model.load(folder, which, device))
 
 
+def sample_to_file(
+    trained: TrainedModel, options: SampleOptions, state_out: Name | None
+) -> list[Sample]:
+    """Write texts; write the state of the text to a file if it may be continued later.
+
+    Raises:
+        CheckpointError: The file cannot be written, or the saved state cannot be read.
+        CharlmError: As for `charlm.sampling.sample.sample`.
+    """
+    samples = sample(trained, options)
+    if state_out is not None and samples[0].state is not None:
+        _write_state(Path(state_out), samples[0].state, trained)
+    return samples
+
+
+def stream_to_file(
+    trained: TrainedModel, options: SampleOptions, state_out: Name | None
+) -> Iterator[str]:
+    """Yield the pieces of one text; then write its state to a file if it may be continued later.
+
+    Raises:
+        CharlmError: As for `sample_to_file`.
+    """
+    state = yield from stream(trained, options)
+    if state_out is not None:
+        _write_state(Path(state_out), state, trained)
+
+
 def new_run_folder(name: str) -> Path:
     """Return a folder under `runs/` that does not exist yet, named NAME-DATE-TIME."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -199,3 +247,16 @@ def new_run_folder(name: str) -> Path:
         folder = Path("runs") / f"{stem}-{number}"
         number += 1
     return folder
+
+
+def _sample_options(options: dict[str, Any], state_out: Name | None) -> SampleOptions:
+    values = options | {"state_out": state_out is not None}
+    if isinstance(options.get("state_in"), str):
+        values["state_in"] = Path(options["state_in"])
+    return build_options(SampleOptions, values)
+
+
+def _write_state(path: Path, state: GenerationState, trained: TrainedModel) -> None:
+    remedy = "name another file with --state-out"
+    with atomic_write(path, error_type=CheckpointError, remedy=remedy) as file:
+        file.write(state_to_bytes(state, trained.model))

@@ -17,7 +17,8 @@ class OptionError(CharlmError):
 
     Attributes:
         option: Name of the option in Python.
-        problem: What is wrong and what to do; `{}` stands for the name of another option.
+        problem: What is wrong and what to do; `{}` stands for the name of another option and must
+            come before any text that a user wrote.
         value: The value given, or None if the message does not show it.
         others: Names of the other options that the problem mentions.
     """
@@ -34,9 +35,15 @@ class OptionError(CharlmError):
 
     def message(self, spell: Callable[[str], str] = str) -> str:
         """Return the message, in which `spell` writes the name of an option."""
-        problem = self.problem.format(*map(spell, self.others)) if self.others else self.problem
+        problem = self.problem
+        for other in self.others:  # One by one: what a user wrote may contain braces, too.
+            problem = problem.replace("{}", spell(other), 1)
         value = "" if self.value is None else f", got {self.value!r:.60}"
         return f"{spell(self.option)}: {problem}{value}"
+
+
+class UnsupportedOptionError(OptionError):
+    """An option that is valid, but not for this model or this text."""
 
 
 class ConfigError(CharlmError):

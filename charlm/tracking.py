@@ -15,9 +15,10 @@ from typing import Any
 
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.files import EVENT_FILES
 from charlm.runs.metrics import read_metrics
-from charlm.runs.verify import TRACKED
-from charlm.trained.writing import Writer
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
 SAMPLE = "sample"
@@ -33,9 +34,7 @@ def check_installed() -> None:
     try:
         import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - it is used where it is needed.
     except ImportError:
-        raise CharlmError(
-            "--track tensorboard needs TensorBoard, which is not installed: pip install 'charlm[track]'"
-        ) from None
+        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
@@ -86,13 +85,14 @@ def _sample(experiment: Experiment) -> str:
     was_training = model.training
     model.eval()
     try:
-        samples = Writer(trained).sample(
-            length=_SAMPLE_LENGTH[experiment.tokenizer.section.level],
+        options = SampleOptions(
+            stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
+            filters=Filters(temperature=_SAMPLE_TEMPERATURE),
             count=_SAMPLE_RECORDS if trained.writes_records else 1,
             seed=_SAMPLE_SEED,
-            temperature=_SAMPLE_TEMPERATURE,
             scored=False,
         )
+        samples = sample(trained, options)
     finally:
         model.train(was_training)
     return "\n".join(sample.text for sample in samples)
@@ -110,7 +110,7 @@ class _EventFile:
         from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-        self._folder = run_folder / TRACKED
+        self._folder = run_folder / EVENT_FILES
         lines = read_metrics(run_folder)
         own, held = Counter[int](line["step"] for line in lines), _steps_held(self._folder)
         # In metrics.jsonl alone: written untracked, or just before a crash. In event files alone: cut since.

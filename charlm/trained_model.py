@@ -13,12 +13,15 @@ from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
-from charlm.errors import CharlmError, CheckpointError, TokenizerError
+from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
+from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
+from charlm.version import VERSION
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
 
@@ -36,7 +39,7 @@ class Origin:
     """
 
     folder: Path
-    which: Which
+    which: CheckpointName
     corpus: dict[str, Any]
     state: dict[str, Any]
 
@@ -92,7 +95,7 @@ class ScoredText(NamedTuple):
     name: str
 
 
-def load(folder: Path, which: Which, device: str) -> TrainedModel:
+def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
@@ -108,9 +111,9 @@ def load(folder: Path, which: Which, device: str) -> TrainedModel:
         which = "last"  # The training stopped before its first evaluation.
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     model = LanguageModel(config.model, tokenizer.vocabulary_size)
-    put_weights(model, saved.tensors["weights"], saved.folder)
+    load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),
         tokenizer=tokenizer,
@@ -126,7 +129,7 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
         model=experiment.model,
         tokenizer=experiment.tokenizer,
         config=experiment.config,
-        device=experiment.device,
+        device=experiment.hardware.device,
         origin=Origin(experiment.folder, "last", {}, {"step": experiment.state.step}),
     )
 
@@ -237,8 +240,23 @@ def original_bytes(
     return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
 
 
+def provenance(trained: TrainedModel) -> dict[str, Any]:
+    """Return the facts about a trained model that each of its scores depends on."""
+    return {
+        "run": str(trained.folder),
+        "checkpoint": trained.origin.which,
+        "step": trained.origin.state["step"],
+        "level": trained.config.tokenizer.level,
+        "mode": trained.mode,
+        "direction": trained.model.direction,
+        "device": str(trained.device),
+        "training_seed": trained.config.training.seed,
+        "version": VERSION,
+    }
+
+
 def encode_prompt(
-    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "--prompt"
+    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "prompt"
 ) -> list[int]:
     """Return the token ids of a prompt.
 
@@ -246,18 +264,19 @@ def encode_prompt(
         trained: The model that reads the prompt.
         prompt: Text without <EOS>.
         allow_unknown: Whether characters or words that the model does not know are read as <UNK>.
-        option: Option that the prompt came from, for the error message.
+        option: Name of the option that the prompt came from, for the error message.
 
     Raises:
-        TokenizerError: The prompt has unknown characters or words, and that is not allowed.
+        UnsupportedOptionError: The prompt has unknown characters or words, and that is not allowed.
     """
     unknown = trained.tokenizer.find_unknown(prompt)
     if unknown and not allow_unknown:
         kind = "word" if trained.tokenizer.section.level == "word" else "character"
         listed = ", ".join(map(repr, unknown[:_LISTED])) + ", ..." * (len(unknown) > _LISTED)
-        raise TokenizerError(
-            f"{option}: the training text has no {kind} {listed}; leave unknown {kind}s out, or "
-            "pass --allow-unknown to read them as <UNK>"
+        raise UnsupportedOptionError(
+            option,
+            f"use only {kind}s of the training text, or pass {{}}; it has no {kind} {listed}",
+            others=["allow_unknown"],
         )
     ids: list[int] = trained.tokenizer.encode(prompt).tolist()
     return ids

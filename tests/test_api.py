@@ -1,6 +1,7 @@
-"""What a command does, one call does."""
+"""Each command is one call in Python."""
 
 import math
+import shutil
 
 import pytest
 from conftest import TEXT, small_config
@@ -29,7 +30,7 @@ def test_several_streams_score_about_as_one(trained):
     )
 
 
-def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_split_and_is_told(
+def test_a_fitted_temperature_scores_best_on_the_validation_split_and_is_reported(
     trained,
 ):
     run = charlm.load(trained)
@@ -44,7 +45,7 @@ def test_a_fitted_temperature_is_the_one_that_scores_best_on_the_validation_spli
     assert run.perplexity(TEXT, temperature="fit").settings["temperature"] == temperature
 
 
-def test_an_adapted_score_stands_beside_the_static_one_with_what_was_fitted(trained, text_file):
+def test_an_adapted_score_comes_with_the_static_score_and_the_fitted_values(trained, text_file):
     run = charlm.load(trained)
     static = run.perplexity(TEXT[:600])
     assert static.adapted is None and static.baselines is None
@@ -68,7 +69,7 @@ def test_an_adapted_score_stands_beside_the_static_one_with_what_was_fitted(trai
     )
 
 
-def test_what_is_fitted_on_the_scored_split_itself_says_so_and_another_text_changes_nothing_of_it(
+def test_a_fit_on_the_scored_split_says_so_and_does_not_depend_on_the_text(
     trained,
 ):
     run = charlm.load(trained)
@@ -80,7 +81,7 @@ def test_what_is_fitted_on_the_scored_split_itself_says_so_and_another_text_chan
     assert own == other
 
 
-def test_a_model_of_records_adapts_from_record_to_record_and_has_no_cache(trained_records):
+def test_a_model_of_records_adapts_between_records_and_has_no_cache(trained_records):
     run = charlm.load(trained_records)
     adapted = run.perplexity(dynamic=True, mix_ngram=2, segment=10, fit_tokens=60).adapted
     assert adapted.loss_nats < run.perplexity().loss_nats
@@ -88,23 +89,38 @@ def test_a_model_of_records_adapts_from_record_to_record_and_has_no_cache(traine
         run.perplexity(cache=True)
 
 
-@pytest.mark.parametrize("of_text", [False, True])
-def test_baselines_are_of_the_same_text(trained, of_text):
-    score = charlm.load(trained).perplexity(TEXT if of_text else None, baselines=True)
-    names = [row["name"] for row in score.baselines]
-    assert any("Kneser-Ney" in name for name in names) and any("lzma" in name for name in names)
-    (unigram,) = [row for row in score.baselines if row["name"].startswith("unigram")]
-    assert unigram["perplexity"] == pytest.approx(score.unigram_perplexity)
-    bits = math.log2(score.unigram_perplexity) * score.tokens / score.characters
-    assert unigram["bits_per_character"] == pytest.approx(bits)
+def test_baselines_score_the_same_text(trained):
+    for text in (TEXT, None):
+        score = charlm.load(trained).perplexity(text, baselines=True)
+        names = [baseline.name for baseline in score.baselines]
+        assert any("Kneser-Ney" in name for name in names) and any("lzma" in name for name in names)
+        (unigram,) = [row for row in score.baselines if row.name.startswith("unigram")]
+        assert unigram.perplexity == pytest.approx(score.unigram_perplexity)
+        bits = math.log2(score.unigram_perplexity) * score.tokens / score.characters
+        assert unigram.bits_per_character == pytest.approx(bits), text
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 1.5}]
-)
-def test_a_setting_out_of_its_range_is_told(trained, wrong):
-    with pytest.raises(CharlmError, match=f"{next(iter(wrong))} must"):
-        charlm.load(trained).sample(**wrong)
+def test_a_value_out_of_its_range_is_refused_with_the_name_of_its_option(trained):
+    run = charlm.load(trained)
+    for option, value in (("temperature", -1), ("top_k", 0), ("max_copy", 0), ("count", 0)):
+        for call in (run.sample, run.stream):
+            with pytest.raises(CharlmError, match=f"^{option}: must be at least"):
+                call(**{option: value})
+    with pytest.raises(CharlmError, match=r"^seed: cannot be used with beams"):
+        run.search(beams=2, seed=1)
+
+
+def test_stream_yields_the_text_that_sample_returns(trained, tmp_path):
+    run = charlm.load(trained)
+    (sample,) = run.sample(prompt="The ", length=30, temperature=0.7, seed=4)
+    pieces = list(run.stream(prompt="The ", length=30, temperature=0.7, seed=4))
+    assert pieces[0] == "The " and "".join(pieces) == sample.text
+    state = tmp_path / "state"
+    first = "".join(
+        run.stream(prompt="The ", length=20, temperature=0.7, seed=4, state_out=str(state))
+    )
+    (rest,) = run.sample(state_in=str(state), length=10, temperature=0.7)
+    assert first + rest.text == sample.text
 
 
 def test_best_and_last_are_two_checkpoints(trained):
@@ -112,7 +128,13 @@ def test_best_and_last_are_two_checkpoints(trained):
     assert charlm.load(trained, which="last").state["step"] == 60
 
 
-def test_a_corpus_that_has_changed_is_told_before_it_is_scored(tmp_path):
+def test_a_run_without_a_best_checkpoint_loads_the_last_one(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(folder / "best")
+    assert charlm.load(folder).which == "last"
+
+
+def test_a_corpus_that_has_changed_is_refused_before_it_is_scored(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("A text that will change. " * 60)
     run = charlm.train(small_config(path), out=tmp_path / "run")
@@ -121,36 +143,36 @@ def test_a_corpus_that_has_changed_is_told_before_it_is_scored(tmp_path):
         run.perplexity()
 
 
-def test_a_word_the_model_never_saw_is_told_as_a_word(text_file, tmp_path):
+def test_an_unknown_word_is_named_as_a_word(text_file, tmp_path):
     run = charlm.train(small_config(text_file, "tokenizer.level=word"), out=tmp_path / "run")
     with pytest.raises(CharlmError, match="word 'zebra'"):
         run.sample(prompt="The zebra sat")
 
 
-@pytest.mark.parametrize("fixture", ["trained", "trained_records"])
-def test_no_longer_run_than_allowed_is_copied_from_the_training_text(fixture, request, monkeypatch):
-    run = charlm.load(request.getfixturevalue(fixture))
-    train = training_texts(run.trained)["train"]
-    lines = b"".join(
-        block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()
-    ).decode()
-
-    def longest(text: str) -> int:
-        return max(
-            size
-            for size in range(len(text) + 1)
-            if any(text[at : at + size] in lines for at in range(len(text) - size + 1))
-        )
-
-    free = run.sample(length=60, count=12, seed=3, temperature=0.7)
-    copied = max(longest(sample.text) for sample in free)
-    limited = run.sample(length=60, count=12, seed=3, temperature=0.7, max_copy=copied - 1)
-    assert max(longest(sample.text) for sample in limited) == copied - 1
-    assert all(len(one.tokens) == len(one.log_probabilities) for one in limited)
-    assert limited == run.sample(length=60, count=12, seed=3, temperature=0.7, max_copy=copied - 1)
+def longest_copy(text: str, training_text: str) -> int:
+    return max(
+        size
+        for size in range(len(text) + 1)
+        if any(text[start : start + size] in training_text for start in range(len(text) - size + 1))
+    )
 
 
-def test_a_text_without_long_copies_stops_where_it_should(trained):
+def test_no_longer_run_than_allowed_is_copied_from_the_training_text(trained, trained_records):
+    for folder in (trained, trained_records):
+        run = charlm.load(folder)
+        train = training_texts(run.trained)["train"]
+        lines = b"".join(
+            block + b"\n" * (ends and run.writes_records) for block, ends in train.blocks()
+        ).decode()
+        options = {"length": 60, "count": 12, "seed": 3, "temperature": 0.7}
+        copied = max(longest_copy(sample.text, lines) for sample in run.sample(**options))
+        limited = run.sample(**options, max_copy=copied - 1)
+        assert max(longest_copy(sample.text, lines) for sample in limited) == copied - 1, folder
+        assert all(len(sample.tokens) == len(sample.log_probabilities) for sample in limited)
+        assert limited == run.sample(**options, max_copy=copied - 1)
+
+
+def test_a_text_with_a_copy_limit_stops_where_it_should(trained):
     run = charlm.load(trained)
     (sample,) = run.sample(characters=17, seed=3, max_copy=6)
     assert len(sample.text) == 17

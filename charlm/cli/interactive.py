@@ -1,79 +1,90 @@
-r"""`charlm sample --interactive`: the person writes a line, the model goes on, they edit, it goes on.
+r"""`charlm sample --interactive`: the user writes a line, and the model continues it, in turns.
 
-What it says of itself goes to stderr; the text alone to stdout.
+Messages go to stderr, the text to stdout.
 """
 
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
 
 if TYPE_CHECKING:  # They import torch.
-    from charlm.api import Run
-    from charlm.sampling.generator import Settings
     from charlm.sampling.saved_state import GenerationState
-    from charlm.sampling.text_stream import StopCondition
+    from charlm.trained_model import TrainedModel
 
 _HELP = """\
-A line of yours, and the model goes on from it; an empty line, and it just goes on. \\n in a line breaks it.
-  /r               write the last turn again, otherwise
-  /u               undo the last turn, your line and what followed
+Type a line, and the model continues it. After an empty line the model continues its own text.
+\\n in a line is a line break.
+  /r               write the last turn again with another seed
+  /u               undo the last turn, your line and its continuation
   /t               show the whole text
   /s               show the settings
-  /NAME VALUE      change one, such as /temperature 0.7, /length 100, /until ., /top-p off
+  /NAME VALUE      change a setting: /temperature 0.7, /length 100, /until ., /top-p off
   /q or Ctrl-D     quit
   //...            a line that begins with a slash
 Ctrl-C stops the writing."""
 _WHOLE_NUMBERS = ("top_k", "repetition_window", "no_repeat_ngram", "length", "characters")
 _LINE_BREAK = "\\n"
-_TAIL = 300  # Characters of the text that undoing shows.
+_TAIL_LENGTH = 300  # Characters of the text that /u shows.
 
 
 @dataclass(frozen=True)
 class _Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        line: Line of the user.
+        text: Line and continuation.
+        before: State before the line; None at the beginning of a text.
+        after: State after the continuation.
+    """
+
     line: str
-    text: str  # The line and what the model added.
+    text: str
     before: "GenerationState | None"
     after: "GenerationState"
 
 
 class Conversation:
-    """A text that a person and a model write in turns."""
+    """A text that the user and a model write in turns.
 
-    def __init__(
-        self,
-        run: "Run",
-        *,
-        settings: "Settings",
-        ending: "StopCondition",
-        ban: Sequence[str],
-        seed: int,
-        allow_unknown: bool,
-        raw: bool,
-    ) -> None:
-        """Begin with no text; arguments as for `Run.begin_text`, and `raw`: whether a terminal takes orders of it."""
-        self._run, self._settings, self._ending, self._ban = run, settings, ending, ban
-        self._seed, self._allow_unknown, self._raw = seed, allow_unknown, raw
+    Attributes:
+        options: How the next turn is sampled.
+    """
+
+    def __init__(self, trained: "TrainedModel", options: SampleOptions, *, raw: bool) -> None:
+        """Begin with no text.
+
+        Args:
+            trained: Model that writes.
+            options: How the first turn is sampled, with a seed.
+            raw: Whether control characters are printed unescaped on a terminal.
+        """
+        self.options = options
+        self._trained = trained
+        self._raw = raw
         self._turns: list[_Turn] = []
         self._commands: dict[str, Callable[[], None]] = {
             "/r": self._retry,
             "/u": self._undo,
-            "/t": self._tell,
-            "/s": self._tell_settings,
-            "/h": _help,
+            "/t": self._show_text,
+            "/s": self._show_settings,
+            "/h": _show_help,
         }
 
     def take(self, line: str) -> bool:
-        """Do what a line asks for; return whether to go on.
+        """Execute a command, or continue a line; return whether the conversation goes on.
 
         Raises:
-            CharlmError: A value is out of its range, the line is not of the model's alphabet, or nothing can follow.
+            CharlmError: The command or its value is wrong, the line has unknown characters, or no
+                token may follow it.
         """
         if line in ("/q", "/quit"):
             return False
@@ -82,84 +93,80 @@ class Conversation:
         elif line in self._commands:
             self._commands[line]()
         else:
-            self._set(*line[1:].partition(" ")[::2])
+            name, _, value = line[1:].partition(" ")
+            self._set(name, value)
         return True
 
     def _write(self, line: str) -> None:
+        from charlm.sampling.sample import begin_text
+
         before = self._turns[-1].after if self._turns else None
         if before is not None and before.ended:
-            before = None  # The next record.
-        texts = self._run.begin_text(
-            prompt=line,
-            ending=self._ending,
-            ban=self._ban,
-            settings=self._settings,
-            seed=self._seed,
-            allow_unknown=self._allow_unknown,
-            place=before,
-        )
-        (telling,) = texts.tellings
-        self._print(telling.new())
+            before = None  # The line begins the next record.
+        texts = begin_text(self._trained, replace(self.options, prompt=line, state_in=before))
+        (stream,) = texts.streams
+        self._print(stream.new_text())
         with _interruptions() as interrupted:
-            while not interrupted() and texts.advance():
-                self._print(telling.new())
+            while not interrupted() and texts.step():
+                self._print(stream.new_text())
         emit()
-        self._turns.append(
-            _Turn(line, telling.chapter, before, texts.writing.place(len(telling.text)))
-        )
+        after = texts.generator.generation_state(len(stream.text))
+        self._turns.append(_Turn(line, stream.continuation, before, after))
 
     def _retry(self) -> None:
-        if self._dropped():
-            self._seed += 1
-            self._write(self._last.line)
+        turn = self._drop_turn()
+        if turn is not None:
+            seed = self.options.seed
+            self.options = replace(self.options, seed=1 if seed is None else seed + 1)
+            self._write(turn.line)
 
     def _undo(self) -> None:
-        if self._dropped():
-            self._tell(_TAIL)
+        if self._drop_turn() is not None:
+            self._show_text(_TAIL_LENGTH)
 
-    def _dropped(self) -> bool:
+    def _drop_turn(self) -> _Turn | None:
         if not self._turns:
-            say("there is no turn yet; write a line")
-            return False
-        self._last = self._turns.pop()
-        return True
+            say("there is no turn yet; type a line")
+            return None
+        return self._turns.pop()
 
-    def _tell(self, tail: int = 0) -> None:
+    def _show_text(self, max_length: int | None = None) -> None:
         text = "".join(
             ("\n" if turn.before is None and number else "") + turn.text
             for number, turn in enumerate(self._turns)
         )
-        self._print(("..." if tail and len(text) > tail else "") + text[-tail:] + "\n")
+        if max_length is not None and len(text) > max_length:
+            text = f"...{text[-max_length:]}"
+        self._print(f"{text}\n")
 
-    def _tell_settings(self) -> None:
-        known = asdict(self._settings) | asdict(self._ending)
+    def _show_settings(self) -> None:
+        settings = asdict(self.options.filters) | asdict(self.options.stop)
         say(
             ", ".join(
                 f"{name.replace('_', '-')} {value}"
-                for name, value in known.items()
+                for name, value in settings.items()
                 if value not in (None, ())
             )
         )
 
     def _set(self, option: str, value: str) -> None:
         name = option.replace("-", "_")
-        owner = next(
-            (one for one in ("_settings", "_ending") if name in _names(getattr(self, one))), None
-        )
-        if owner is None:
-            raise CharlmError(f"/{option}: no such command or setting; /h lists them")
-        setattr(self, owner, replace(getattr(self, owner), **{name: _value(name, value)}))
-        self._tell_settings()
+        change: dict[str, Any] = {name: _value(name, value)}
+        if name in _names(Filters):
+            self.options = replace(self.options, filters=replace(self.options.filters, **change))
+        else:
+            self.options = replace(self.options, stop=replace(self.options.stop, **change))
+        self._show_settings()
 
     def _print(self, text: str) -> None:
         emit(text, end="", raw=self._raw)
 
 
 def converse(conversation: Conversation) -> None:
-    """Take lines from stdin until there are no more, or /q."""
+    """Take lines from stdin until its end, or /q."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - what makes a line of `input` one that can be edited
-    say("write a line, and the model goes on; /h is help, /q or Ctrl-D quits")
+        import readline  # noqa: F401 - it lets the user edit a line of `input`.
+    say("type a line, and the model continues it; /h is help, /q or Ctrl-D quits")
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -172,30 +179,44 @@ def converse(conversation: Conversation) -> None:
         try:
             if not conversation.take(line):
                 return
+        except OptionError as error:
+            say(error.message(_command))
         except CharlmError as error:
             say(str(error))
 
 
 @contextlib.contextmanager
 def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C into a request to stop after the token."""
-    asked: list[int] = []
+    """Turn Ctrl-C into a request to stop after the next token."""
+    requests: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def request(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, request)
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requests)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _names(settings: "Settings | StopCondition") -> set[str]:
-    return {field.name for field in fields(settings)}
+def _names(kind: type[Filters | StopCondition]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _command(option: str) -> str:
+    """Return an option as a command: `/top-p` for `top_p`."""
+    return f"/{option.replace('_', '-')}"
 
 
 def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
+    """Return the value of a setting.
+
+    Raises:
+        CharlmError: There is no such setting, or it is no number.
+    """
+    if name not in _names(Filters) | _names(StopCondition):
+        raise CharlmError(f"{_command(name)}: no such command or setting; /h lists them")
     if name == "until":
         return () if text in ("", "off") else (text.replace(_LINE_BREAK, "\n"),)
     if text in ("off", "none"):
@@ -203,10 +224,8 @@ def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
     try:
         return int(text) if name in _WHOLE_NUMBERS else float(text)
     except ValueError:
-        raise CharlmError(
-            f"/{name.replace('_', '-')}: must be a number, or off; got {text!r}"
-        ) from None
+        raise OptionError(name, "must be a number, or off", value=text) from None
 
 
-def _help() -> None:
+def _show_help() -> None:
     say(_HELP)

@@ -10,7 +10,7 @@ import typer
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
 from charlm.cli.options import flag
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
 
@@ -85,7 +85,8 @@ def run(arguments: list[str]) -> int:
         status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
     except OptionError as error:
-        return _fail("charlm", error.message(flag), 2)
+        status = 1 if isinstance(error, UnsupportedOptionError) else 2
+        return _fail("charlm", error.message(flag), status)
     except CharlmError as error:
         return _fail("charlm", str(error), 1)
     except typer.TyperException as error:

@@ -1,8 +1,9 @@
 """`charlm sample`."""
 
+import secrets
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,73 +20,35 @@ from charlm.cli.options import (
     as_target,
     at_most,
     finite,
-    flag,
     some_text,
     unicode_text,
 )
 from charlm.cli.terminal import emit, emit_json
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
+from charlm.sampling.options import (
+    DEFAULT_LENGTH,
+    ConstraintOptions,
+    FillOptions,
+    Filters,
+    SampleOptions,
+    SearchOptions,
+    build_options,
+)
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run, Sample
 
-_FILTERS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical",
-    "epsilon",
-    "eta",
-    "repetition_penalty",
-    "repetition_window",
-    "no_repeat_ngram",
+# Options that --interactive has no use for, besides those of the command line only.
+_NOT_INTERACTIVE = (
+    "best_of",
+    "novel",
+    "max_copy",
+    "matching",
+    "prompt",
+    "state_in",
+    "state_out",
+    "beams",
 )
-_STATES = ("state_in", "state_out")
-# Options that one another would not heed.
-_CONFLICTS: Mapping[str, tuple[str, ...]] = {
-    "fill": (
-        *_FILTERS[1:],
-        "ban",
-        "beams",
-        "best_of",
-        "length_penalty",
-        "prompt",
-        "prompt_file",
-        "characters",
-        "until",
-        "novel",
-        "max_copy",
-        "matching",
-        *_STATES,
-        "interactive",
-    ),
-    "beams": (
-        *_FILTERS[:-1],
-        "best_of",
-        "novel",
-        "max_copy",
-        "matching",
-        *_STATES,
-        "interactive",
-        "seed",
-    ),
-    "interactive": (
-        "count",
-        "best_of",
-        "novel",
-        "max_copy",
-        "matching",
-        "as_json",
-        "prompt",
-        "prompt_file",
-        *_STATES,
-    ),
-    "state_in": ("count", "best_of", "novel", "max_copy"),
-    "state_out": ("count", "best_of", "novel", "max_copy"),
-    "matching": ("characters", "until", "max_copy", *_STATES),
-    "prompt_file": ("prompt",),
-}
 
 
 def sample(
@@ -93,7 +56,9 @@ def sample(
     temperature: Annotated[
         float | None,
         typer.Option(
-            min=0, callback=finite, help="0 takes the most probable; above 1 is wilder. [1]"
+            min=0,
+            callback=finite,
+            help="Below 1 is more predictable, above 1 less; 0 takes the most probable token. [1]",
         ),
     ] = None,
     top_k: Annotated[
@@ -105,7 +70,10 @@ def sample(
     top_p: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, callback=finite, help="Draw from the most probable that sum to this."
+            min=0,
+            max=1,
+            callback=finite,
+            help="Draw from the most probable tokens whose probabilities sum to this.",
         ),
     ] = None,
     min_p: Annotated[
@@ -114,23 +82,31 @@ def sample(
             min=0,
             max=1,
             callback=finite,
-            help="Only tokens of this share of the most probable one's.",
+            help="Draw from tokens with at least this fraction of the highest probability.",
         ),
     ] = None,
     typical: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, callback=finite, help="Draw from the most typical that sum to this."
+            min=0,
+            max=1,
+            callback=finite,
+            help="Draw from the most typical tokens whose probabilities sum to this.",
         ),
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(min=0, max=1, callback=finite, help="Only tokens more probable than this."),
+        typer.Option(
+            min=0, max=1, callback=finite, help="Draw from tokens more probable than this."
+        ),
     ] = None,
     eta: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, callback=finite, help="The same, but laxer where all are improbable."
+            min=0,
+            max=1,
+            callback=finite,
+            help="Like --epsilon, but lower where the distribution is flat.",
         ),
     ] = None,
     repetition_penalty: Annotated[
@@ -138,7 +114,7 @@ def sample(
         typer.Option(
             min=1e-6,
             callback=finite,
-            help="Above 1: what the text has already becomes less probable.",
+            help="Above 1: tokens that the text already has become less probable.",
         ),
     ] = None,
     repetition_window: Annotated[
@@ -146,7 +122,7 @@ def sample(
         typer.Option(
             min=1,
             callback=at_most(MOST),
-            help="Tokens back that the penalty looks. [the whole text]",
+            help="Number of last tokens that the penalty applies to. [the whole text]",
         ),
     ] = None,
     no_repeat_ngram: Annotated[
@@ -156,12 +132,12 @@ def sample(
             min=1,
             callback=at_most(MOST),
             metavar="N",
-            help="Never N tokens in a row twice.",
+            help="Never write the same N tokens in a row twice.",
         ),
     ] = None,
     ban: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", callback=some_text, help="Never write TEXT; again for more."),
+        typer.Option(metavar="TEXT", callback=some_text, help="Never write TEXT; repeatable."),
     ] = None,
     beams: Annotated[
         int | None,
@@ -169,7 +145,7 @@ def sample(
             min=1,
             callback=at_most(MOST_BESIDE),
             metavar="N",
-            help="Search for the most probable text, N side by side.",
+            help="Beam search: find the most probable text with N beams.",
         ),
     ] = None,
     best_of: Annotated[
@@ -178,7 +154,7 @@ def sample(
             min=1,
             callback=at_most(MOST_BESIDE),
             metavar="N",
-            help="Write N for each text and keep the most probable.",
+            help="Write N candidates per text and keep the most probable.",
         ),
     ] = 1,
     length_penalty: Annotated[
@@ -186,14 +162,12 @@ def sample(
         typer.Option(
             min=0,
             callback=finite,
-            help="Of --beams and --best-of: above 0 favours longer texts. [0.6]",
+            help="For --beams and --best-of: higher favours longer texts. [0.6]",
         ),
     ] = None,
     prompt: Annotated[
         str,
-        typer.Option(
-            callback=unicode_text, help="What the text begins with; - reads it from stdin."
-        ),
+        typer.Option(callback=unicode_text, help="Beginning of the text; - reads it from stdin."),
     ] = "",
     prompt_file: Annotated[
         Path | None,
@@ -206,7 +180,7 @@ def sample(
         typer.Option(
             metavar="TEXT",
             callback=some_text,
-            help="Fill the gap, ____, of a text; for a model of direction both.",
+            help="Fill the gap, ____, in TEXT, with a model of direction both.",
         ),
     ] = None,
     length: Annotated[
@@ -214,24 +188,24 @@ def sample(
         typer.Option(
             min=1,
             callback=at_most(MOST),
-            help="Most tokens to write. [500; in a gap 16]",
+            help="Maximum number of tokens. [500; in a gap 16]",
             show_default=False,
         ),
     ] = None,
     characters: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Characters to write, cut exactly."),
+        typer.Option(min=1, callback=at_most(MOST), help="Number of characters to write, exactly."),
     ] = None,
     until: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT", callback=some_text, help="Stop once TEXT is written; again for more."
+            metavar="TEXT", callback=some_text, help="Stop when TEXT is written; repeatable."
         ),
     ] = None,
     count: Annotated[
         int,
         typer.Option(
-            min=1, callback=at_most(MOST_BESIDE), help="How many texts, written side by side."
+            min=1, callback=at_most(MOST_BESIDE), help="Number of texts, written side by side."
         ),
     ] = 1,
     seed: Annotated[
@@ -239,11 +213,11 @@ def sample(
         typer.Option(
             min=0,
             callback=at_most(MOST_SEED),
-            help="The same seed writes the same texts. [a new one]",
+            help="The same seed writes the same texts. [a new seed]",
         ),
     ] = None,
     novel: Annotated[
-        bool, typer.Option("--novel", help="Only texts not in the corpus, without repeats.")
+        bool, typer.Option("--novel", help="Only texts that are not in the corpus, each once.")
     ] = False,
     max_copy: Annotated[
         int | None,
@@ -259,13 +233,13 @@ def sample(
         typer.Option(
             metavar="REGEX",
             callback=unicode_text,
-            help="Only texts that match as a whole; those of no records end there.",
+            help="Only texts that match as a whole; without records a text ends with the match.",
         ),
     ] = None,
     allow_unknown: Annotated[
         bool,
         typer.Option(
-            "--allow-unknown", help="Read what the model never saw in the prompt as <UNK>."
+            "--allow-unknown", help="Read unknown characters and words of the prompt as <UNK>."
         ),
     ] = False,
     state_out: Annotated[
@@ -273,213 +247,222 @@ def sample(
         typer.Option(
             metavar="FILE",
             parser=as_target,
-            help="Keep where the text stands, to go on with --state-in.",
+            help="Save the state of the text, to continue it with --state-in.",
         ),
     ] = None,
     state_in: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", parser=as_path, help="Go on from there; prints what is new."),
+        typer.Option(
+            metavar="FILE",
+            parser=as_path,
+            help="Continue the text of --state-out; prints only new text.",
+        ),
     ] = None,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="Write in turns: a line of yours, then the model.")
+        bool,
+        typer.Option(
+            "--interactive", help="Write in turns with the model: type a line, and it continues."
+        ),
     ] = False,
     raw: Annotated[
         bool,
-        typer.Option(
-            "--raw", help="On a terminal, print control characters as they are, not escaped."
-        ),
+        typer.Option("--raw", help="Print control characters unescaped on a terminal."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a text, one a line.")
+        bool, typer.Option("--json", help="Print each text as a JSON object on one line.")
     ] = False,
     which: Which = "best",
     device: Device = "auto",
 ) -> None:
     """Write new text with a trained model.
 
-    A model of records (a line each) ends its texts by itself; others write --length tokens. Whatever of it is given is
-    applied in this order: bans, repetition penalty, no-repeat, temperature, top k, top p, min p, typical, epsilon, eta.
+    A model of records (one per line) ends its texts itself; others write --length tokens. Filters
+    apply in this order: banned texts, repetition penalty, no-repeat, temperature, top k, top p,
+    min p, typical, epsilon, eta.
 
     Try: charlm sample --temperature 0.8 --prompt "The "
     """
-    given = dict(locals())
-    _refuse_conflicts(given)
-    import secrets
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given |= {"min_p": min_p, "typical": typical, "epsilon": epsilon, "eta": eta}
+    given |= {"repetition_penalty": repetition_penalty, "repetition_window": repetition_window}
+    given |= {"no_repeat_ngram": no_repeat_ngram, "ban": ban or None, "max_copy": max_copy}
+    given |= {"matching": matching, "novel": novel or None, "prompt": prompt or None}
+    given |= {"length": length, "characters": characters, "until": until or None}
+    given |= {"count": count, "best_of": best_of if best_of > 1 else None, "seed": seed}
+    given |= {"beams": beams, "length_penalty": length_penalty, "text": fill}
+    given |= {"allow_unknown": allow_unknown, "state_in": state_in}
+    given |= {"state_out": None if state_out is None else True}
+    if prompt_file is not None:
+        _refuse_with("prompt_file", {"prompt": given["prompt"], "fill": fill})
+    if interactive:
+        others = {name: given[name] for name in _NOT_INTERACTIVE}
+        others |= {"count": count if count > 1 else None, "fill": fill}
+        others |= {"as_json": as_json or None, "prompt_file": prompt_file}
+        _refuse_with("interactive", others)
+    options = _options(given)
 
     from charlm.api import load
 
-    loaded = load(run, which=which, device=device)
-    if seed is None and state_in is None:
-        given["seed"] = secrets.randbelow(2**31)
-    given["prompt"] = _prompt(prompt, prompt_file)
-    way = next(
-        (
-            way
-            for name, way in _WAYS.items()
-            if given[name] is not None and given[name] is not False
-        ),
-        _write,
-    )
-    way(loaded, given)
-
-
-def _refuse_conflicts(given: Mapping[str, Any]) -> None:
-    """Refuse options that would have no effect beside another."""
-    used = {
-        name
-        for name, value in given.items()
-        if value is not None and value is not False and value not in ("", [])
-    }
-    used -= {name for name in ("count", "best_of") if given[name] == 1}
-    for name, others in _CONFLICTS.items():
-        odd = [flag(other) for other in others if other in used]
-        if name in used and odd:
-            raise typer.BadParameter(
-                f"has no effect with {flag(name)}; leave one out", param_hint=", ".join(odd)
-            )
-    for name, needed in {
-        "repetition_window": ["repetition_penalty"],
-        "length_penalty": ["beams", "best_of"],
-    }.items():
-        if name in used and not used & set(needed):
-            remedy = f"has no effect without {' or '.join(map(flag, needed))}"
-            raise typer.BadParameter(remedy, param_hint=flag(name))
-
-
-def _taken(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return options by name, those that were not given left out."""
-    return {name: given[name] for name in names if given[name] is not None}
-
-
-def _fill(run: "Run", given: Mapping[str, Any]) -> None:
-    names = ("length", "count", "temperature", "seed", "allow_unknown")
-    for one in run.fill(given["fill"], **_taken(given, *names)):
-        _emit_text(one.text, asdict(one), given)
-
-
-def _interactive(run: "Run", given: Mapping[str, Any]) -> None:
-    from charlm.cli.interactive import Conversation, converse
-    from charlm.sampling.filters import Settings
-    from charlm.sampling.text_stream import StopCondition
-
-    if run.model.direction != "forward":
-        raise CharlmError(
-            f"--interactive: the model reads {run.model.direction}, and cannot go on from a line"
-        )
-    ending = StopCondition(given["length"], given["characters"], tuple(given["until"] or ()))
-    converse(
-        Conversation(
-            run,
-            settings=Settings(**_taken(given, *_FILTERS)),
-            ending=ending,
-            ban=given["ban"] or (),
-            seed=given["seed"],
-            allow_unknown=given["allow_unknown"],
-            raw=given["raw"],
-        )
-    )
-
-
-def _search(run: "Run", given: Mapping[str, Any]) -> None:
-    names = (*_SHAPE, "beams", "count", "length_penalty", "no_repeat_ngram")
-    _print_texts(run, run.search(**_taken(given, *names)), given)
-
-
-def _write(run: "Run", given: Mapping[str, Any]) -> None:
-    if given["count"] == given["best_of"] == 1 and not (
-        given["as_json"] or given["novel"] or given["max_copy"]
-    ):
-        _stream(run, given)
-        return
-    names = (
-        *_SHAPE,
-        *_FILTERS,
-        *_STATES,
-        "count",
-        "best_of",
-        "length_penalty",
-        "seed",
-        "novel",
-        "max_copy",
-        "matching",
-    )
-    _print_texts(run, run.sample(**_taken(given, *names), scored=given["as_json"]), given)
-
-
-def _stream(run: "Run", given: Mapping[str, Any]) -> None:
-    from charlm.sampling.filters import Settings
-
-    settings = Settings(**_taken(given, *_FILTERS))
-    for piece in run.stream(
-        **_taken(given, *_SHAPE, *_STATES, "seed", "matching"), settings=settings
-    ):
-        emit(piece, end="", raw=given["raw"])
-    if given["state_out"] is None or sys.stdout.isatty():  # Else chapters in a row are one text.
-        emit()
-
-
-def _print_texts(run: "Run", texts: "list[Sample]", given: Mapping[str, Any]) -> None:
-    belongs = {"run": str(run.folder), "step": run.state["step"], "settings": _settings(given)}
-    for number, text in enumerate(texts):
-        last = run.writes_records or number == len(texts) - 1
-        _emit_text(text.text if last else f"{text.text}\n\n---\n", asdict(text) | belongs, given)
-
-
-def _emit_text(text: str, facts: dict[str, Any], given: Mapping[str, Any]) -> None:
-    if given["as_json"]:
-        emit_json(facts, in_ascii=False, raw=given["raw"])
+    output = _Output(load(run, which=which, device=device), as_json=as_json, raw=raw)
+    if isinstance(options, FillOptions):
+        output.fill(options)
+    elif isinstance(options, SearchOptions):
+        output.search(replace(options, prompt=_read_prompt(prompt, prompt_file)))
+    elif interactive:
+        output.converse(options)
     else:
-        emit(text, raw=given["raw"])
+        output.sample(replace(options, prompt=_read_prompt(prompt, prompt_file)), state_out)
 
 
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the texts belong to."""
-    names = (
-        *_FILTERS,
-        "ban",
-        "beams",
-        "best_of",
-        "length_penalty",
-        "length",
-        "characters",
-        "until",
-        "novel",
-        "max_copy",
-        "matching",
-    )
-    settings = {name: given[name] for name in names}
-    if given["beams"] is None and settings["temperature"] is None:
-        settings["temperature"] = 1.0
-    if settings["length"] is None and settings["characters"] is None:
-        settings["length"] = 500
-    if settings["length_penalty"] is None and (given["beams"] or given["best_of"] > 1):
-        settings["length_penalty"] = 0.6
-    return settings | {
-        "state_in": None if given["state_in"] is None else str(given["state_in"]),
-        "log_probabilities": "nats, of the model itself: at temperature 1, before filters, bans and constraints",
+def _refuse_with(option: str, others: Mapping[str, Any]) -> None:
+    """Refuse options that are given, but cannot be used together with another one."""
+    for other, value in others.items():
+        if value is not None:
+            raise OptionError(other, "cannot be used with {}; leave one out", others=[option])
+
+
+def _options(given: Mapping[str, Any]) -> SampleOptions | SearchOptions | FillOptions:
+    if given["beams"] is not None and given["text"] is None:
+        return build_options(SearchOptions, given)
+    seed = given["seed"]
+    if seed is None and given["state_in"] is None:
+        seed = secrets.randbelow(2**31)
+    given = {**given, "seed": seed}
+    if given["text"] is not None:
+        return build_options(FillOptions, given)
+    return build_options(SampleOptions, given)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """How the texts of a run are printed.
+
+    Attributes:
+        run: Run that writes the texts.
+        as_json: Whether each text is a JSON object on one line.
+        raw: Whether control characters are printed unescaped on a terminal.
+    """
+
+    run: "Run"
+    as_json: bool
+    raw: bool
+
+    def fill(self, options: FillOptions) -> None:
+        """Print texts whose gap is filled."""
+        from charlm.sampling.fill import fill
+
+        for filled in fill(self.run.trained, options):
+            self._print(filled.text, filled.to_json())
+
+    def search(self, options: SearchOptions) -> None:
+        """Print the most probable texts."""
+        from charlm.sampling.search import search
+
+        self._print_samples(search(self.run.trained, options), options)
+
+    def converse(self, options: SampleOptions) -> None:
+        """Write a text in turns with the user."""
+        from charlm.cli.interactive import Conversation, converse
+
+        direction = self.run.model.direction
+        if direction != "forward":
+            problem = f"the model reads {direction} and cannot continue a line"
+            raise UnsupportedOptionError("interactive", problem)
+        converse(Conversation(self.run.trained, options, raw=self.raw))
+
+    def sample(self, options: SampleOptions, state_out: Path | None) -> None:
+        """Print sampled texts; a single text is printed while it is written."""
+        from charlm.api import sample_to_file, stream_to_file
+
+        constraints = options.constraints
+        is_batch = options.count > 1 or options.best_of > 1
+        if is_batch or self.as_json or constraints.novel or constraints.max_copy is not None:
+            options = replace(options, scored=self.as_json)
+            samples = sample_to_file(self.run.trained, options, state_out)
+            self._print_samples(samples, options)
+            return
+        for piece in stream_to_file(self.run.trained, options, state_out):
+            emit(piece, end="", raw=self.raw)
+        if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
+            emit()
+
+    def _print_samples(
+        self, samples: "Sequence[Sample]", options: SampleOptions | SearchOptions
+    ) -> None:
+        facts = {
+            "run": str(self.run.folder),
+            "step": self.run.state["step"],
+            "settings": _settings(options),
+        }
+        for number, sample in enumerate(samples):
+            is_last = self.run.writes_records or number == len(samples) - 1
+            text = sample.text if is_last else f"{sample.text}\n\n---\n"
+            self._print(text, sample.to_json() | facts)
+
+    def _print(self, text: str, facts: Mapping[str, Any]) -> None:
+        if self.as_json:
+            emit_json(facts, in_ascii=False, raw=self.raw)
+        else:
+            emit(text, raw=self.raw)
+
+
+def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:
+    """Return the settings of a text under the names of the command's options."""
+    if isinstance(options, SearchOptions):
+        filters: dict[str, Any] = dict.fromkeys(asdict(Filters()))
+        filters["no_repeat_ngram"] = options.no_repeat_ngram
+        constraints = ConstraintOptions(ban=options.ban)
+        ranking: dict[str, Any] = {
+            "beams": options.beams,
+            "best_of": 1,
+            "length_penalty": options.length_penalty,
+        }
+        state_in = None
+    else:
+        filters = asdict(options.filters)
+        constraints = options.constraints
+        length_penalty = options.ranking_penalty if options.best_of > 1 else None
+        ranking = {
+            "beams": None,
+            "best_of": options.best_of,
+            "length_penalty": length_penalty,
+        }
+        state_in = None if options.state_in is None else str(options.state_in)
+    stop = options.stop
+    default_length = DEFAULT_LENGTH if stop.characters is None else None
+    return {
+        **filters,
+        "ban": list(constraints.ban) or None,
+        **ranking,
+        "length": default_length if stop.length is None else stop.length,
+        "characters": stop.characters,
+        "until": list(stop.until) or None,
+        "novel": constraints.novel,
+        "max_copy": constraints.max_copy,
+        "matching": constraints.matching,
+        "state_in": state_in,
+        "log_probabilities": "nats, of the model itself: at temperature 1, before filters, banned "
+        "texts and constraints",
     }
 
 
-def _prompt(prompt: str, file: Path | None) -> str:
-    """Return the prompt, from where it is."""
+def _read_prompt(prompt: str, file: Path | None) -> str:
+    """Return the prompt: an argument, standard input, or the contents of a file."""
     if prompt == "-" or file == Path("-"):
-        return _decoded(sys.stdin.buffer.read(), "stdin")
+        return _decode(sys.stdin.buffer.read(), "stdin")
     if file is None:
         return prompt
     try:
-        return _decoded(file.read_bytes(), str(file))
+        return _decode(file.read_bytes(), str(file))
     except OSError as error:
-        raise CharlmError(f"--prompt-file: {file}: cannot be read: {error.strerror}") from None
+        problem = f"{file}: cannot be read: {error.strerror}; name another file"
+        raise UnsupportedOptionError("prompt_file", problem) from None
 
 
-def _decoded(data: bytes, name: str) -> str:
+def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise CharlmError(
-            f"{name}: byte {error.start} of the prompt is not UTF-8; give it in UTF-8"
+            f"{name}: byte {error.start} of the prompt is not UTF-8; save the prompt as UTF-8"
         ) from None
-
-
-_SHAPE = ("prompt", "length", "characters", "until", "ban", "allow_unknown")
-_WAYS = {"fill": _fill, "interactive": _interactive, "beams": _search}

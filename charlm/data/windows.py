@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,6 @@ class Window:
         next: Position after this window.
         epochs: Number of passes over the text after this window, with a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
-        positions: Position in the ids of each target, (time, batch), -1 where there is none; None
-            in training.
     """
 
     inputs: Tensor
@@ -81,12 +79,25 @@ class Window:
     next: Position
     epochs: float
     global_batch_size: int
-    positions: Tensor | None = None
 
     @property
     def tokens(self) -> int:
         """Number of predicted targets."""
         return int((self.targets != PADDING).sum())
+
+
+@dataclass(frozen=True)
+class ScoringWindow(Window):
+    """A window of a text that is read once.
+
+    Attributes:
+        positions: Position in the ids of each target, (time, batch); -1 where there is none.
+    """
+
+    positions: Tensor
+
+
+AnyWindow = TypeVar("AnyWindow", bound=Window)
 
 
 def stream_windows(
@@ -196,7 +207,7 @@ def record_windows(
 
 def windows_to_score(
     ids: Ids, *, mode: str, direction: str = "forward", streams: int = 1, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read a text once in the mode and direction of a model, each token predicted once.
 
     Args:
@@ -209,7 +220,7 @@ def windows_to_score(
         shard: Streams, or batches of records, that this process reads.
     """
 
-    def read(ids: Ids) -> Iterator[Window]:
+    def read(ids: Ids) -> Iterator[ScoringWindow]:
         if mode == "records":
             return scoring_record_windows(ids, shard=shard)
         return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
@@ -219,7 +230,7 @@ def windows_to_score(
 
 def scoring_windows(
     ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read a text once, each token predicted once.
 
     Args:
@@ -246,7 +257,7 @@ def scoring_windows(
         scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
         known = np.minimum(at, len(ids) - 1)
         targets = np.where(scored, ids[known].astype(np.int64), PADDING)
-        yield Window(
+        yield ScoringWindow(
             inputs=torch.from_numpy(_tokens_before(ids, at)),
             targets=torch.from_numpy(targets),
             resets_state=first == 0,
@@ -259,7 +270,7 @@ def scoring_windows(
 
 def scoring_record_windows(
     ids: Ids, *, batch_size: int = 64, window: int | None = None, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read every record once from the zero state, records of similar length together.
 
     Args:
@@ -278,7 +289,7 @@ def scoring_record_windows(
         for first in range(0, longest, size):
             inputs, targets = _padded(ids, batch, first, size)
             at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
-            yield Window(
+            yield ScoringWindow(
                 inputs=inputs,
                 targets=targets,
                 resets_state=first == 0,
@@ -290,8 +301,8 @@ def scoring_record_windows(
 
 
 def read_in_direction(
-    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]
-) -> Iterator[Window]:
+    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[AnyWindow]]
+) -> Iterator[AnyWindow]:
     """Read a text in the direction of a model.
 
     Args:
@@ -333,7 +344,7 @@ def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     return np.stack([starts, stops], axis=1).astype(np.int64)
 
 
-def _side_by_side(forward: Window, backward: Window) -> Window:
+def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
     inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
     targets = torch.cat([forward.targets, backward.targets], dim=1)
     return replace(forward, inputs=inputs, targets=targets)

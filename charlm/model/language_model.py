@@ -12,6 +12,7 @@ from charlm.model.embedding import OneHot
 from charlm.model.encoder import Encoder
 from charlm.model.projection import make_projection
 from charlm.model.recurrence import Run, States, run
+from charlm.storage.tensors import tensors_checksum
 
 # Beginning of a parameter's name in the module → beginning of its name in files.
 _NAMES_IN_FILES = {"encoder.": "", "output_adapter.": "bridge."}
@@ -111,6 +112,11 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             if name.startswith(module_prefix):
                 name = file_prefix + name.removeprefix(module_prefix)
         yield name, parameter
+
+
+def weights_checksum(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights in hexadecimal: names, types, shapes and values."""
+    return tensors_checksum(dict(named_weights(model)))
 
 
 def detach(states: States) -> States:

@@ -3,7 +3,7 @@
 Targets are padded with −100, the index that torch's cross-entropy ignores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from charlm.model.recurrence import States
 # 16 MB on a GPU.
 _MAX_LOGITS_CPU = 2**20
 _MAX_LOGITS_GPU = 2**22
+_PADDING = -100
+_TOKENS_PER_WINDOW = 4096  # Of all sequences of a batch together.
 
 
 class Prediction(NamedTuple):
@@ -30,6 +32,11 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     targets: Tensor
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return the context in which a model on `device` computes its products in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 def predict_window(
@@ -55,7 +62,7 @@ def predict_window(
     Returns:
         Predictions, which together cover all tokens in order, and the states after the window.
     """
-    with _autocast(inputs.device, precision):
+    with autocast(inputs.device, precision):
         features, states = model.encoder(inputs, states)
         adapted = model.adapt(features).flatten(0, 1)
 
@@ -64,7 +71,7 @@ def predict_window(
         for rows, ids in split_tokens(
             model.projection, adapted, targets.flatten(), max_logits=max_logits
         ):
-            with _autocast(inputs.device, precision):
+            with autocast(inputs.device, precision):
                 logits = model.projection(rows)
             yield Prediction(logits.float(), ids)
 
@@ -120,6 +127,86 @@ def differentiable_log_probabilities(
     return log_p.view_as(targets), states
 
 
+@torch.inference_mode()
+def sequence_log_probabilities(
+    model: LanguageModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    eos: int,
+    device: torch.device,
+    batch_size: int = 64,
+) -> list[float]:
+    """Return the natural logarithm of each sequence's probability, each token predicted once.
+
+    Every sequence is read from the initial state with <EOS> as the first input, as a record is. A
+    `backward` model reads it from its last token to its first; an <EOS> at the end stays there.
+    With `both` the result is the sum of both directions: a score to rank by, not a probability.
+
+    Args:
+        model: Model on `device`; it is put into evaluation mode and back.
+        sequences: Ids of each sequence, with <EOS> at the end if the end is to be predicted too.
+        eos: Id of <EOS>.
+        device: Device of the model.
+        batch_size: Number of sequences read side by side; they are sorted by length.
+
+    Returns:
+        Nats, at most zero, in the order of `sequences`; zero for an empty sequence.
+    """
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    totals = [0.0] * len(sequences)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        columns = _directed(model.direction, [sequences[number] for number in batch], eos)
+        sums = _column_log_probabilities(model, columns, eos, device)
+        # (directions x batch) → (batch,)
+        for number, nats in zip(batch, sums.view(-1, len(batch)).sum(dim=0).tolist(), strict=True):
+            totals[number] = nats
+    model.train(was_training)
+    return totals
+
+
+def _directed(direction: str, sequences: list[Sequence[int]], eos: int) -> list[Sequence[int]]:
+    """Return the sequences in reading order; with `both`, all forward ones, then all backward."""
+    forward = sequences if direction != "backward" else []
+    backward = [_reverse(ids, eos) for ids in sequences] if direction != "forward" else []
+    return [*forward, *backward]
+
+
+def _reverse(ids: Sequence[int], eos: int) -> Sequence[int]:
+    end = len(ids) - 1 if len(ids) and ids[-1] == eos else len(ids)
+    return [*ids[:end][::-1], *ids[end:]]
+
+
+def _column_log_probabilities(
+    model: LanguageModel, columns: list[Sequence[int]], eos: int, device: torch.device
+) -> Tensor:
+    """Return the log-probability of each column, (columns,), in float64."""
+    inputs, targets = _pad(columns, eos)
+    # In float64, because a long sum of small terms loses digits in fp32.
+    sums = torch.zeros(len(columns), dtype=torch.float64, device=device)
+    states = None
+    size = max(1, _TOKENS_PER_WINDOW // len(columns))
+    for first in range(0, len(targets), size):
+        window = slice(first, first + size)
+        log_p, states = target_log_probabilities(
+            model, inputs[window].to(device), targets[window].to(device), states
+        )
+        sums += log_p.double().sum(dim=0)
+    return sums
+
+
+def _pad(columns: list[Sequence[int]], eos: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets, (time, columns), padded at the end."""
+    targets = torch.full((max(map(len, columns)), len(columns)), _PADDING)
+    for number, ids in enumerate(columns):
+        targets[: len(ids), number] = torch.tensor(ids, dtype=torch.int64)
+    inputs = targets.roll(1, dims=0)
+    inputs[:1] = eos
+    return inputs.masked_fill(targets == _PADDING, eos), targets
+
+
 def log_probabilities_of(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the targets' log-probabilities: (tokens, vocabulary), (tokens,) → (tokens,).
 
@@ -139,7 +226,3 @@ def split_tokens(
     width = getattr(projection, "out_features", 1) * getattr(projection, "softmaxes", 1)
     tokens = max(1, max_logits // width)
     return zip(*(torch.split(tensor, tokens) for tensor in rows), strict=True)
-
-
-def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)

@@ -1,8 +1,8 @@
-"""Search for probable texts: beams, and what texts of unlike length are compared by."""
+"""Beam search: the most probable texts, compared by normalized log-probability."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,21 +16,38 @@ from charlm.sampling.stepper import Stepper
 
 
 class SearchConstraint(Constraint, Protocol):
-    """A constraint whose sequences can go on from one another."""
+    """A constraint whose sequences can continue one another."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Let sequence i go on from what was sequence rows[i]; their number may change."""
+        """Let sequence i continue what was sequence rows[i]; their number may change."""
         ...
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """A text that may be the most probable one.
+class BeamOptions:
+    """Extent of a beam search.
 
     Attributes:
-        ids: Its tokens.
-        log_probabilities: Of each of them, in nats.
-        ended: Whether it came to its end before the greatest length.
+        beams: Number of texts that are extended side by side.
+        length: Maximum number of tokens per text.
+        length_penalty: Exponent of the length normalization, see `normalize`; at least 0.
+        no_repeat_ngram: Length of the n-grams that may not occur twice, in tokens; None is off.
+    """
+
+    beams: int
+    length: int
+    length_penalty: float
+    no_repeat_ngram: int | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A candidate for the most probable text.
+
+    Attributes:
+        ids: Tokens.
+        log_probabilities: Log-probability of each token, in nats.
+        ended: Whether the text ended before the maximum length.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -38,19 +55,20 @@ class Hypothesis:
     ended: bool = False
 
     def score(self, length_penalty: float) -> float:
-        """Return its normalized log-probability."""
-        return normalized(sum(self.log_probabilities), len(self.ids), length_penalty)
+        """Return the normalized log-probability."""
+        return normalize(sum(self.log_probabilities), len(self.ids), length_penalty)
 
 
-def normalized(log_probability: float, length: int, length_penalty: float) -> float:
-    """Return a log-probability by which texts of unlike length can be compared.
+def normalize(log_probability: float, length: int, length_penalty: float) -> float:
+    """Return a log-probability by which texts of different lengths can be compared.
 
-    Wu et al. 2016 (arXiv:1609.08144), equation 14 without its coverage: log P / ((5 + length) / 6)^alpha.
+    Wu et al. 2016 (arXiv:1609.08144), equation 14 without its coverage penalty:
+    log P / ((5 + length) / 6)^alpha.
 
     Args:
-        log_probability: Of the text, in nats.
-        length: Its tokens, <EOS> among them.
-        length_penalty: Alpha; 0 is the log-probability itself, 1 nearly that of a token.
+        log_probability: Log-probability of the text, in nats.
+        length: Number of tokens, with <EOS>.
+        length_penalty: Exponent alpha; 0 returns the log-probability, 1 nearly that per token.
     """
     return float(log_probability / ((5 + length) / 6) ** length_penalty)
 
@@ -59,125 +77,138 @@ def normalized(log_probability: float, length: int, length_penalty: float) -> fl
 def beam_search(
     model: LanguageModel,
     prompt: Sequence[int],
+    options: BeamOptions,
     *,
-    beams: int,
-    length: int,
-    length_penalty: float,
     is_end: Callable[[list[int]], bool],
-    no_repeat_ngram: int | None = None,
     constraints: Sequence[SearchConstraint] = (),
     step: Step | None = None,
 ) -> list[Hypothesis]:
-    """Search for the texts of highest normalized log-probability.
+    """Return the texts of highest normalized log-probability that the search finds.
 
-    At each token the `beams` most probable continuations live on; those among them that end are kept aside, and the
-    search is over when no text that lives can become better than the `beams` best of these.
+    Each step extends the beams by the most probable tokens. Texts that end are set aside. The
+    search ends when no beam can become better than the best of these.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         prompt: Ids that every text begins with; the model reads <EOS> before them.
-        beams: How many texts live.
-        length: Most tokens of each.
-        length_penalty: Of `normalized`; 0 or more.
-        is_end: Whether written ids are a whole text.
-        no_repeat_ngram: As for `Settings`.
-        constraints: What may be written, each holding the state of one sequence.
-        step: What advances the batch by a token; by default a `Stepper` of the model.
+        options: Extent of the search.
+        is_end: Whether new ids are a complete text.
+        constraints: Rules on what may be written, each with the state of one sequence.
+        step: Function that advances the batch by a token; by default a `Stepper` of the model.
 
     Returns:
-        At most `beams`, the best first.
+        At most `options.beams` texts, the best first.
 
     Raises:
-        CharlmError: Bans and constraints leave nothing to write.
+        CharlmError: The constraints leave nothing to write.
     """
-    step = step or Stepper(model)
-    read = [EOS, *prompt]
-    states = read_once(model, read[:-1], None, 1)
-    ids = torch.tensor(read[-1:], device=next(model.parameters()).device)
-    living, ended = [Hypothesis()], list[Hypothesis]()
-    for _ in range(length):
+    step = Stepper(model) if step is None else step
+    context = [EOS, *prompt]
+    states = read_once(model, context[:-1], None, 1)
+    ids = torch.tensor(context[-1:], device=next(model.parameters()).device)
+    beams = [Hypothesis()]
+    ended = list[Hypothesis]()
+    for _ in range(options.length):
         logits, states = step(ids, states)
-        totals = torch.tensor(
-            [sum(one.log_probabilities) for one in living], dtype=torch.float64, device=ids.device
-        )
-        model_s = logits.double().log_softmax(dim=-1)
-        history = torch.tensor(
-            [[*prompt, *one.ids] for one in living], dtype=torch.int64, device=ids.device
-        )
-        forbidden = _allowed(logits, history, no_repeat_ngram, constraints) == -torch.inf
-        rows, going_on, stopped = _best(living, model_s, totals, forbidden, beams, is_end)
-        ended = sorted([*ended, *stopped], key=lambda one: -one.score(length_penalty))[:beams]
-        living = going_on
-        if not living or _decided(living, ended, beams, length, length_penalty):
+        forbidden = _forbidden(logits, prompt, beams, options, constraints)
+        extended = _extend(beams, logits, forbidden, options.beams, is_end)
+        beams = extended.beams
+        ended = _best([*ended, *extended.ended], options)
+        if not beams or _is_decided(beams, ended, options):
             break
         for constraint in constraints:
-            constraint.select(rows)
-            constraint.advance([one.ids[-1] for one in living])
-        states = tuple(tuple(part[rows] for part in state) for state in states)
-        ids = torch.tensor([one.ids[-1] for one in living], device=ids.device)
-    found = sorted(
-        [*ended, *(one for one in living if one.ids)], key=lambda one: -one.score(length_penalty)
-    )
-    if not found:
+            constraint.select(extended.rows)
+            constraint.update([beam.ids[-1] for beam in beams])
+        states = tuple(tuple(part[extended.rows] for part in state) for state in states)
+        ids = torch.tensor([beam.ids[-1] for beam in beams], device=ids.device)
+    texts = _best([*ended, *(beam for beam in beams if beam.ids)], options)
+    if not texts:
         raise CharlmError(
-            "the bans and constraints leave the beams nothing to write; ask for less, or for more beams"
+            "the banned texts and constraints leave the beams no token to write; relax them, or "
+            "use more beams"
         )
-    return found[:beams]
+    return texts
 
 
-def _allowed(
-    logits: Tensor, history: Tensor, no_repeat_ngram: int | None, constraints: Sequence[Constraint]
+class _Extended(NamedTuple):
+    """The most probable continuations of all beams.
+
+    Attributes:
+        beams: Those that go on.
+        rows: Number of the beam that each of them continues.
+        ended: Those that end.
+    """
+
+    beams: list[Hypothesis]
+    rows: list[int]
+    ended: list[Hypothesis]
+
+
+def _forbidden(
+    logits: Tensor,
+    prompt: Sequence[int],
+    beams: Sequence[Hypothesis],
+    options: BeamOptions,
+    constraints: Sequence[Constraint],
 ) -> Tensor:
+    """Return which tokens may not continue each beam, (beams, vocabulary)."""
     allowed = without_unknown(logits)
     for constraint in constraints:
         allowed = constraint.mask(allowed)
-    return (
-        allowed
-        if no_repeat_ngram is None
-        else forbid_repeated_ngrams(allowed, history, no_repeat_ngram)
-    )
+    if options.no_repeat_ngram is not None:
+        rows = [[*prompt, *beam.ids] for beam in beams]
+        history = torch.tensor(rows, dtype=torch.int64, device=logits.device)
+        allowed = forbid_repeated_ngrams(allowed, history, options.no_repeat_ngram)
+    return allowed == -torch.inf
 
 
-def _best(
-    living: Sequence[Hypothesis],
-    log_probabilities: Tensor,
-    totals: Tensor,
+def _extend(
+    beams: Sequence[Hypothesis],
+    logits: Tensor,
     forbidden: Tensor,
-    beams: int,
+    max_beams: int,
     is_end: Callable[[list[int]], bool],
-) -> tuple[list[int], list[Hypothesis], list[Hypothesis]]:
-    """Return the most probable continuations: whose they are, those that go on, and those that end.
+) -> _Extended:
+    """Return the most probable continuations.
 
-    Twice as many as there are beams are looked at, so that those that end do not leave the beams empty; but only one
-    that stands among the first `beams` has ended.
+    Twice as many continuations as beams are considered, so that continuations that end do not leave
+    the beams empty; but a continuation only ends if it is among the first `max_beams`.
     """
-    continued = (totals[:, None] + log_probabilities).masked_fill(forbidden, -torch.inf).flatten()
-    values, places = continued.topk(min(2 * beams, len(continued)))
-    rows, going_on, stopped = list[int](), list[Hypothesis](), list[Hypothesis]()
-    for rank, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
-        if value == -torch.inf or len(going_on) == beams:
+    log_probabilities = logits.double().log_softmax(dim=-1)
+    totals = torch.tensor(
+        [sum(beam.log_probabilities) for beam in beams], dtype=torch.float64, device=logits.device
+    )
+    scores = (totals[:, None] + log_probabilities).masked_fill(forbidden, -torch.inf).flatten()
+    values, indices = scores.topk(min(2 * max_beams, len(scores)))
+    extended = _Extended([], [], [])
+    for rank, (value, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
+        if value == -torch.inf or len(extended.beams) == max_beams:
             break
-        row, token = divmod(place, log_probabilities.shape[-1])
-        ids = [*living[row].ids, token]
-        each = [*living[row].log_probabilities, float(log_probabilities[row, token])]
+        row, token = divmod(index, log_probabilities.shape[-1])
+        ids = [*beams[row].ids, token]
+        scored = [*beams[row].log_probabilities, float(log_probabilities[row, token])]
         if not is_end(ids):
-            rows.append(row)
-            going_on.append(Hypothesis(ids, each))
-        elif rank < beams:
-            stopped.append(Hypothesis(ids, each, ended=True))
-    return rows, going_on, stopped
+            extended.rows.append(row)
+            extended.beams.append(Hypothesis(ids, scored))
+        elif rank < max_beams:
+            extended.ended.append(Hypothesis(ids, scored, ended=True))
+    return extended
 
 
-def _decided(
-    living: Sequence[Hypothesis],
-    ended: Sequence[Hypothesis],
-    beams: int,
-    length: int,
-    length_penalty: float,
+def _best(texts: Sequence[Hypothesis], options: BeamOptions) -> list[Hypothesis]:
+    """Return at most `options.beams` texts, the best first."""
+    return sorted(texts, key=lambda text: -text.score(options.length_penalty))[: options.beams]
+
+
+def _is_decided(
+    beams: Sequence[Hypothesis], ended: Sequence[Hypothesis], options: BeamOptions
 ) -> bool:
-    """Return whether none that lives can become better than those that have ended."""
-    if len(ended) < beams:
+    """Return whether no beam can become better than the texts that have ended."""
+    if len(ended) < options.beams:
         return False
-    # A log-probability only falls, and its divisor is largest at the greatest length.
-    hope = max(normalized(sum(one.log_probabilities), length, length_penalty) for one in living)
-    return hope <= ended[-1].score(length_penalty)
+    # A log-probability can only fall, and its divisor is largest at the maximum length.
+    bound = max(
+        normalize(sum(beam.log_probabilities), options.length, options.length_penalty)
+        for beam in beams
+    )
+    return bound <= ended[-1].score(options.length_penalty)

@@ -1,10 +1,11 @@
-"""Logits → tokens: the generation loop."""
+"""Generation: from a model's logits to tokens, one token of every sequence per step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,180 +13,211 @@ from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
-from charlm.sampling.filters import Settings as Settings
 from charlm.sampling.filters import apply_filters
+from charlm.sampling.options import Filters
 from charlm.sampling.saved_state import GenerationState
 from charlm.sampling.stepper import Stepper
 
-# Ids, (batch,), and the states before them → logits, (batch, vocabulary), and the states after them.
+# Ids, (batch,), and the states before them → logits, (batch, vocabulary), and the states after.
 Step = Callable[[Tensor, States], tuple[Tensor, States]]
-_READ_AT_ONCE = 1024  # Tokens of a prompt.
-_DRAWN_AT_ONCE = 64  # Random numbers of a sequence.
+_PROMPT_WINDOW = 1024  # Tokens of a prompt that are read in one forward pass.
+_RANDOM_BLOCK = 64  # Random numbers of a sequence that are drawn at once.
 _BELOW_ONE = 1 - 2.0**-52
 
 
 class Constraint(Protocol):
-    """What may be written, where that depends on the text so far. It holds the state of every sequence of a batch."""
+    """A rule on what may be written, given the text so far; it keeps a state per sequence."""
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Return logits, (batch, vocabulary), with those of forbidden tokens minus infinity."""
+        """Return logits, (batch, vocabulary), minus infinity for forbidden tokens."""
         ...
 
-    def advance(self, tokens: list[int | None]) -> None:
-        """Learn the next token of each sequence, None for one that has ended."""
+    def update(self, tokens: list[int | None]) -> None:
+        """Take in the next token of each sequence, None for a sequence that has ended."""
         ...
 
 
 @runtime_checkable
 class ReversibleConstraint(Constraint, Protocol):
-    """A constraint that can go back to where it was."""
+    """A constraint whose state can be saved and restored."""
 
-    def mark(self) -> Any:
-        """Return what `back` needs to come back to this place."""
+    def save(self) -> Any:
+        """Return the state, for `restore`."""
         ...
 
-    def back(self, mark: Any) -> None:
-        """Go back to a place."""
+    def restore(self, saved: Any) -> None:
+        """Return to a saved state."""
         ...
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Where a sequence stood: what `Writing.back` needs."""
+class GeneratorOptions:
+    """How a batch of sequences is generated.
+
+    Attributes:
+        numbers: Number of each sequence. Sequence number k of a seed gets the same random numbers
+            whichever other sequences are in the batch.
+        seed: Seed of the random numbers.
+        filters: How a token is drawn.
+        stops_at_eos: Whether <EOS> ends a sequence.
+        scored: Whether the log-probability of each token is kept.
+    """
+
+    numbers: Sequence[int]
+    seed: int
+    filters: Filters
+    stops_at_eos: bool = False
+    scored: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a generator of one sequence, for `Generator.restore`.
+
+    Attributes:
+        states: States of the model.
+        last: Last token, which the model has not read yet, (1,).
+        num_tokens: Number of new tokens.
+        is_running: Whether the sequence goes on.
+        constraints: Saved states of the constraints.
+    """
 
     states: States
-    next: Tensor
-    tokens: int
-    running: bool
+    last: Tensor
+    num_tokens: int
+    is_running: bool
     constraints: list[Any]
 
 
 class Generator:
-    """Sequences that a model writes side by side.
-
-    Sequence number k of a seed draws the same random numbers whichever others are written beside it. <UNK> is never
-    drawn: it stands for what the model cannot write.
+    """A batch of sequences that a model generates side by side; <UNK> is never drawn.
 
     Attributes:
-        ids: Tokens that were there before the first one written: what a place had, then the prompt.
-        written: Tokens of each sequence.
+        context: Tokens before the first new one: those of the saved state, then the prompt.
+        tokens: New tokens of each sequence.
         running: Which sequences go on, (batch,).
-        scored: Whether log-probabilities are kept.
-        seed: Of the random numbers.
+        options: How the sequences are generated.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         prompt: Sequence[int],
+        options: GeneratorOptions,
         *,
-        numbers: Sequence[int],
-        settings: Settings,
-        seed: int,
-        stops_at_eos: bool,
         constraints: Sequence[Constraint] = (),
-        place: GenerationState | None = None,
-        scored: bool = False,
+        state: GenerationState | None = None,
         step: Step | None = None,
     ) -> None:
-        """Read the prompt, but for its last token.
+        """Read the prompt without its last token.
 
         Args:
-            model: In evaluation mode.
-            prompt: Ids that every sequence begins with, or goes on with from `place`. A text begins with <EOS>, which
-                is not part of it.
-            numbers: Numbers of the sequences.
-            settings: How a token is drawn.
-            seed: Of the random numbers.
-            stops_at_eos: Whether <EOS> ends a sequence.
-            constraints: What may be written; their masks come before all filters, in this order.
-            place: Where a text that goes on stands; then one number alone.
-            scored: Keep the log-probability of each token.
-            step: What advances the batch by a token; by default a `Stepper` of the model.
+            model: Model in evaluation mode.
+            prompt: Ids that every sequence begins with, or with which it continues from `state`. A
+                text begins after an <EOS> that is not part of it.
+            options: How the sequences are generated; with a state there is only one sequence.
+            constraints: Rules on what may be written; they apply in this order, before all filters.
+            state: State that the text continues from.
+            step: Function that advances the batch by a token; by default a `Stepper` of the model.
         """
         device = next(model.parameters()).device
-        batch = len(numbers)
-        self._step = step or Stepper(model)
-        self._numbers, self.seed = numbers, seed
-        self._settings, self._stops_at_eos, self._constraints = settings, stops_at_eos, constraints
-        self.ids = [*(place.ids if place else []), *prompt]
-        self.written: list[list[int]] = [[] for _ in numbers]
-        self.running = np.ones(batch, dtype=bool)
-        self.scored = scored
+        batch = len(options.numbers)
+        earlier = [] if state is None else state.ids
+        num_drawn = state.num_drawn if state is not None and state.seed == options.seed else 0
+        unread = [*(earlier[-1:] or [EOS]), *prompt]
+        self.context = [*earlier, *prompt]
+        self.tokens: list[list[int]] = [[] for _ in options.numbers]
+        self.running: npt.NDArray[np.bool_] = np.ones(batch, dtype=bool)
+        self.options = options
+        self._step = Stepper(model) if step is None else step
+        self._constraints = constraints
         self._scores: list[Tensor] = []
-        self._drawn = place.drawn if place and place.seed == seed else 0
-        self._randoms = [_generator(seed, number, self._drawn) for number in numbers]
-        self._uniform: Iterator[Tensor] = iter(())
-        unread = [*(place.ids[-1:] if place and place.ids else [EOS]), *prompt]
-        self._states = read_once(model, unread[:-1], place.states if place else None, batch)
-        self._next = torch.tensor(unread[-1:], device=device).expand(batch)
-        self._history = _History(self.ids, batch, device) if settings.reads_history else None
+        self._random = _RandomNumbers(options.seed, options.numbers, num_drawn, device)
+        self._states = read_once(model, unread[:-1], None if state is None else state.states, batch)
+        self._last = torch.tensor(unread[-1:], device=device).expand(batch)
+        self._history = _History(
+            self.context if options.filters.reads_history else [], batch, device
+        )
 
     @torch.inference_mode()
-    def advance(self) -> list[int | None]:
-        """Write the next token of each sequence and return it, None for one that has ended.
+    def step(self) -> list[int | None]:
+        """Return the next token of each sequence, None for a sequence that has ended.
 
         Raises:
-            CharlmError: Bans and constraints leave a sequence nothing to write, or the model's numbers overflow.
+            CharlmError: The constraints forbid every token of a sequence, or the model's
+                probabilities are not finite.
         """
-        logits, self._states = self._step(self._next, self._states)
-        history = (
-            self._next.new_empty((len(logits), 0)) if self._history is None else self._history.ids
-        )
-        chosen = choose(self._allowed(logits), self._random_numbers(), self._settings, history)
-        tokens: list[int] = chosen.tolist()
-        if max(tokens) >= logits.shape[-1]:  # So it is where probabilities are no numbers.
+        filters = self.options.filters
+        logits, self._states = self._step(self._last, self._states)
+        chosen = choose(self._allowed(logits), self._random.draw(), filters, self._history.ids)
+        ids: list[int] = chosen.tolist()
+        if max(ids) >= logits.shape[-1]:  # The search fails if probabilities are not numbers.
             raise CharlmError(
-                f"after {len(self.written[0])} tokens the model's probabilities are no finite numbers: its training "
-                "has diverged; train it again"
+                f"after {len(self.tokens[0])} tokens the model's probabilities are not finite: "
+                "the training has diverged; train the model again"
             )
-        if self.scored:
-            self._scores.append(
-                logits.double().log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0]
-            )
-        if self._history is not None:
-            self._history.add(chosen)
-        self._next = chosen
-        return self._tell(tokens)
+        if self.options.scored:
+            log_probabilities = logits.double().log_softmax(dim=-1)
+            self._scores.append(log_probabilities.gather(-1, chosen[:, None])[:, 0])
+        if filters.reads_history:
+            self._history.append(chosen)
+        self._last = chosen
+        return self._record(ids)
 
-    def mark(self) -> Mark:
-        """Return where the only sequence stands; its constraints must be reversible, and its states not overwritten."""
-        marks = [one.mark() for one in self._constraints if isinstance(one, ReversibleConstraint)]
-        return Mark(self._states, self._next, len(self.written[0]), bool(self.running[0]), marks)
+    def save(self) -> Snapshot:
+        """Return the state of the only sequence; its constraints must be reversible."""
+        return Snapshot(
+            states=self._states,
+            last=self._last,
+            num_tokens=len(self.tokens[0]),
+            is_running=bool(self.running[0]),
+            constraints=[
+                constraint.save()
+                for constraint in self._constraints
+                if isinstance(constraint, ReversibleConstraint)
+            ],
+        )
 
-    def back(self, mark: Mark) -> None:
-        """Take back what the only sequence has written since `mark`, but go on in its random numbers.
+    def restore(self, saved: Snapshot) -> None:
+        """Remove what the only sequence has written since `save`, but not reuse random numbers.
 
-        A `GenerationState` after it still tells the whole truth: it counts the random numbers, not the tokens.
+        A later `generation_state` is still correct: it counts random numbers, not tokens.
         """
-        taken_back = len(self.written[0]) - mark.tokens
-        del self.written[0][mark.tokens :], self._scores[mark.tokens :]
-        self._states, self._next, self.running[0] = mark.states, mark.next, mark.running
-        if self._history is not None:
-            self._history.drop(taken_back)
-        for constraint, known in zip(self._constraints, mark.constraints, strict=True):
+        self._history.drop(len(self.tokens[0]) - saved.num_tokens)
+        del self.tokens[0][saved.num_tokens :]
+        del self._scores[saved.num_tokens :]
+        self._states = saved.states
+        self._last = saved.last
+        self.running[0] = saved.is_running
+        for constraint, state in zip(self._constraints, saved.constraints, strict=True):
             if isinstance(constraint, ReversibleConstraint):
-                constraint.back(known)
+                constraint.restore(state)
 
     def stop(self, row: int) -> None:
-        """End a sequence after what it has written."""
+        """End a sequence after its last token."""
         self.running[row] = False
 
     def log_probabilities(self) -> list[list[float]]:
-        """Return the log-probability of each token written, in nats: the model's own, before any filter or mask."""
-        columns = (
-            torch.stack(self._scores, dim=1).tolist()
-            if self._scores
-            else [[] for _ in self.written]
-        )
-        return [column[: len(ids)] for column, ids in zip(columns, self.written, strict=True)]
+        """Return the log-probability of each new token, in nats.
 
-    def place(self, told: int = 0) -> GenerationState:
-        """Return where the only sequence stands."""
-        ids = [*self.ids, *self.written[0]]
-        ended = self._stops_at_eos and ids[-1:] == [EOS]
+        They are the model's own, at temperature 1, before all filters and constraints.
+        """
+        if not self._scores:
+            return [[] for _ in self.tokens]
+        rows = torch.stack(self._scores, dim=1).tolist()
+        return [row[: len(ids)] for row, ids in zip(rows, self.tokens, strict=True)]
+
+    def generation_state(self, num_shown: int = 0) -> GenerationState:
+        """Return the state of the only sequence, of whose text `num_shown` characters are shown."""
+        ids = [*self.context, *self.tokens[0]]
         return GenerationState(
-            ids, self._states, self.seed, self._numbers[0], self._drawn, told, ended
+            ids=ids,
+            states=self._states,
+            seed=self.options.seed,
+            number=self.options.numbers[0],
+            num_drawn=self._random.num_drawn,
+            num_shown=num_shown,
+            ended=self.options.stops_at_eos and ids[-1:] == [EOS],
         )
 
     def _allowed(self, logits: Tensor) -> Tensor:
@@ -193,40 +225,60 @@ class Generator:
         for constraint in self._constraints:
             logits = constraint.mask(logits)
         if self._constraints:
-            empty = logits.amax(dim=-1) == -torch.inf
-            if (empty.cpu().numpy() & self.running).any():
+            is_empty = logits.amax(dim=-1) == -torch.inf
+            if (is_empty.cpu().numpy() & self.running).any():
                 raise CharlmError(
-                    f"after {len(self.written[0])} tokens the bans and constraints leave nothing to write; ask for less"
+                    f"after {len(self.tokens[0])} tokens the banned texts and constraints leave "
+                    "no token to write; relax them"
                 )
-            logits[empty, EOS] = (
-                0.0  # Of a sequence that has ended: what is drawn there is not looked at.
-            )
+            # Only sequences that have ended: the token drawn for them is ignored.
+            logits[is_empty, EOS] = 0.0
         return logits
 
-    def _random_numbers(self) -> Tensor:
-        """Return the next random number of each sequence, in [0, 1), float64, (batch,)."""
-        self._drawn += 1
-        found = next(self._uniform, None)
-        if found is None:
-            block = np.stack([random.random(_DRAWN_AT_ONCE) for random in self._randoms])
-            self._uniform = iter(torch.from_numpy(block).to(self._next.device).unbind(dim=1))
-            found = next(self._uniform)
-        return found
-
-    def _tell(self, tokens: list[int]) -> list[int | None]:
-        told = [token if alive else None for token, alive in zip(tokens, self.running, strict=True)]
-        for column, token in zip(self.written, told, strict=True):
+    def _record(self, ids: list[int]) -> list[int | None]:
+        tokens = [token if runs else None for token, runs in zip(ids, self.running, strict=True)]
+        for column, token in zip(self.tokens, tokens, strict=True):
             if token is not None:
                 column.append(token)
         for constraint in self._constraints:
-            constraint.advance(told)
-        if self._stops_at_eos:
-            self.running &= np.array(tokens) != EOS
-        return told
+            constraint.update(tokens)
+        if self.options.stops_at_eos:
+            self.running &= np.array(ids) != EOS
+        return tokens
+
+
+class _RandomNumbers:
+    """The random numbers of a batch of sequences.
+
+    Attributes:
+        num_drawn: How many random numbers each sequence has used.
+    """
+
+    def __init__(
+        self, seed: int, numbers: Sequence[int], num_drawn: int, device: torch.device
+    ) -> None:
+        self.num_drawn = num_drawn
+        # The bit generator and seeds of `numpy.random.default_rng([seed, number])`.
+        self._generators = [
+            np.random.Generator(np.random.PCG64([seed, number]).advance(num_drawn))
+            for number in numbers
+        ]
+        self._device = device
+        self._block: Iterator[Tensor] = iter(())
+
+    def draw(self) -> Tensor:
+        """Return the next random number of each sequence, in [0, 1), float64, (batch,)."""
+        self.num_drawn += 1
+        uniform = next(self._block, None)
+        if uniform is None:
+            block = np.stack([generator.random(_RANDOM_BLOCK) for generator in self._generators])
+            self._block = iter(torch.from_numpy(block).to(self._device).unbind(dim=1))
+            uniform = next(self._block)
+        return uniform
 
 
 class _History:
-    """The text so far of every sequence, in a buffer that doubles."""
+    """The ids of every sequence so far, in a buffer that doubles."""
 
     def __init__(self, ids: Sequence[int], batch: int, device: torch.device) -> None:
         self._length = len(ids)
@@ -235,71 +287,56 @@ class _History:
 
     @property
     def ids(self) -> Tensor:
-        """(batch, tokens)."""
+        """Ids so far, (batch, tokens)."""
         return self._buffer[:, : self._length]
 
-    def add(self, chosen: Tensor) -> None:
-        """Take the next token of each sequence, (batch,)."""
+    def append(self, chosen: Tensor) -> None:
+        """Add the next token of each sequence, (batch,)."""
         if self._length == self._buffer.shape[1]:
             self._buffer = torch.cat([self._buffer, torch.zeros_like(self._buffer)], dim=1)
         self._buffer[:, self._length] = chosen
         self._length += 1
 
     def drop(self, tokens: int) -> None:
-        """Take back so many tokens."""
-        self._length -= tokens
+        """Remove the last tokens; without effect on a history that is not kept."""
+        self._length = max(0, self._length - tokens)
 
 
 def generate(
     model: LanguageModel,
     prompt: Sequence[int],
+    options: GeneratorOptions,
     *,
-    numbers: Sequence[int],
     length: int,
-    settings: Settings,
-    seed: int,
-    stops_at_eos: bool,
     constraints: Sequence[Constraint] = (),
     step: Step | None = None,
 ) -> Iterator[list[int | None]]:
-    """Write sequences side by side, yielding the next token of each, None for one that has ended.
+    """Yield the next token of each sequence, None for a sequence that has ended.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         prompt: Ids that every sequence begins with; the model reads <EOS> before them.
-        numbers: Numbers of the sequences.
-        length: Most tokens of each, the prompt not counted.
-        settings: How a token is drawn.
-        seed: Of the random numbers.
-        stops_at_eos: Whether <EOS> ends a sequence.
-        constraints: What may be written.
-        step: What advances the batch by a token; by default a `Stepper` of the model.
+        options: How the sequences are generated.
+        length: Maximum number of new tokens per sequence.
+        constraints: Rules on what may be written.
+        step: Function that advances the batch by a token; by default a `Stepper` of the model.
     """
-    writing = Generator(
-        model,
-        prompt,
-        numbers=numbers,
-        settings=settings,
-        seed=seed,
-        stops_at_eos=stops_at_eos,
-        constraints=constraints,
-        step=step,
-    )
+    generator = Generator(model, prompt, options, constraints=constraints, step=step)
     for _ in range(length):
-        if not writing.running.any():
+        if not generator.running.any():
             return
-        yield writing.advance()
+        yield generator.step()
 
 
 def draw(
-    logits: Tensor, uniform: Tensor, settings: Settings, history: Tensor | None = None
+    logits: Tensor, uniform: Tensor, filters: Filters, history: Tensor | None = None
 ) -> Tensor:
     """Draw a token of each row by inverting the cumulative distribution; never <UNK>.
 
     Args:
-        logits: (batch, vocabulary).
-        uniform: A number in [0, 1) a row, float64, (batch,).
-        settings: Filters.
+        logits: Logits, (batch, vocabulary).
+        uniform: Random number of each row in [0, 1), float64, (batch,).
+        filters: Filters to apply.
         history: Ids of the text so far, (batch, tokens).
 
     Returns:
@@ -307,22 +344,23 @@ def draw(
     """
     if history is None:
         history = torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
-    return choose(without_unknown(logits), uniform, settings, history)
+    return choose(without_unknown(logits), uniform, filters, history)
 
 
-def choose(logits: Tensor, uniform: Tensor, settings: Settings, history: Tensor) -> Tensor:
-    """Draw from float64 logits of what may be written; arguments as for `draw`."""
-    logits = apply_filters(logits, history, settings)
-    if settings.temperature == 0:
+def choose(logits: Tensor, uniform: Tensor, filters: Filters, history: Tensor) -> Tensor:
+    """Draw from float64 logits without <UNK>; arguments as for `draw`."""
+    logits = apply_filters(logits, history, filters)
+    if filters.temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
-    # The sum is 1 but for rounding; below it, so that no token of probability zero is ever reached.
+    # The sum is 1 up to rounding; the target stays below it, so that no token of probability zero
+    # is ever reached.
     target = uniform[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 
 def without_unknown(logits: Tensor) -> Tensor:
-    """Return a copy in float64 in which <UNK> cannot be drawn."""
+    """Return a copy in float64 from which <UNK> is never drawn."""
     logits = logits.to(torch.float64, copy=True)
     logits.select(-1, UNK).fill_(-torch.inf)
     return logits
@@ -332,19 +370,23 @@ def without_unknown(logits: Tensor) -> Tensor:
 def read_once(
     model: LanguageModel, ids: Sequence[int], states: States | None, batch: int
 ) -> States:
-    """Read what every sequence begins with, once; return the states of the batch after it."""
+    """Read ids that all sequences begin with.
+
+    Args:
+        model: Model in evaluation mode.
+        ids: Ids to read.
+        states: States before them, of a batch of one; None for the initial states.
+        batch: Number of sequences.
+
+    Returns:
+        States after them, of the batch.
+    """
     device = next(model.parameters()).device
     states = model.initial_states(1) if states is None else states
-    for begin in range(0, len(ids), _READ_AT_ONCE):
-        window = torch.tensor(ids[begin : begin + _READ_AT_ONCE], device=device)[:, None]
+    for begin in range(0, len(ids), _PROMPT_WINDOW):
+        window = torch.tensor(ids[begin : begin + _PROMPT_WINDOW], device=device)[:, None]
         _, states = model.encoder(window, states)
     return tuple(
         tuple(part.expand(batch, *part.shape[1:]).contiguous() for part in state)
         for state in states
     )
-
-
-def _generator(seed: int, number: int, drawn: int) -> np.random.Generator:
-    """Return the random numbers of a sequence, after so many that it has used."""
-    bits = np.random.PCG64([seed, number])  # What `default_rng` takes.
-    return np.random.Generator(bits.advance(drawn))

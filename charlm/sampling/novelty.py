@@ -1,4 +1,4 @@
-"""Which texts are new: not in the text that the model learnt from, and not written before."""
+"""Novelty: whether a text is neither in a corpus nor a repetition."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,14 +10,15 @@ from charlm.storage.memory_maps import BLOCK_BYTES
 
 
 class NoveltyFilter:
-    """Tells what is neither in a corpus nor a repeat. Compares ids: what the model saw, as it saw it."""
+    """Recognizes texts that are in a corpus or were seen before, by their ids."""
 
     def __init__(self, parts: Iterable[Ids], *, records: bool) -> None:
-        """Take the corpus.
+        """Index the corpus.
 
         Args:
-            parts: The ids of its parts.
-            records: Whether a text is compared with whole records, or looked for anywhere in the text.
+            parts: Ids of each part of the corpus.
+            records: Whether a text is compared with whole records; else it is searched for
+                anywhere in the corpus.
         """
         parts = list(parts)
         self._type = parts[0].dtype if parts else np.dtype(np.int64)
@@ -26,32 +27,32 @@ class NoveltyFilter:
             if records
             else None
         )
-        self._texts = [] if records else parts
+        self._parts = [] if records else parts
         self._seen: set[bytes] = set()
 
     def is_novel(self, ids: Sequence[int]) -> bool:
         """Return whether a text is new, and remember it."""
-        # Records are compared without their <EOS>; in a long text it stands between documents like any token.
-        kept = ids if self._records is None else [token for token in ids if token != EOS]
-        data = np.array(kept, dtype=self._type).tobytes()
-        known = data in self._seen or (
-            data in self._records if self._records is not None else self._occurs(data)
-        )
+        if self._records is not None:  # Records are compared without their <EOS>.
+            ids = [token for token in ids if token != EOS]
+        data = np.array(ids, dtype=self._type).tobytes()
+        is_known = data in self._seen or self._is_in_corpus(data)
         self._seen.add(data)
-        return not known
+        return not is_known
 
-    def _occurs(self, data: bytes) -> bool:
+    def _is_in_corpus(self, data: bytes) -> bool:
+        if self._records is not None:
+            return data in self._records
         size = len(data) // self._type.itemsize
-        # Read from the map in blocks that overlap, so that a large text never stands in memory.
+        # Overlapping blocks of the memory map, so that a large text is never in memory as a whole.
         return any(
-            self._in_block(ids[at : at + BLOCK_BYTES + size].tobytes(), data)
-            for ids in self._texts
-            for at in range(0, len(ids), BLOCK_BYTES)
+            self._is_in_block(ids[start : start + BLOCK_BYTES + size].tobytes(), data)
+            for ids in self._parts
+            for start in range(0, len(ids), BLOCK_BYTES)
         )
 
-    def _in_block(self, block: bytes, data: bytes) -> bool:
-        at = -1
-        while (at := block.find(data, at + 1)) >= 0:
-            if at % self._type.itemsize == 0:  # Else it begins in the middle of an id.
+    def _is_in_block(self, block: bytes, data: bytes) -> bool:
+        start = -1
+        while (start := block.find(data, start + 1)) >= 0:
+            if start % self._type.itemsize == 0:  # Else the match begins within an id.
                 return True
         return False

@@ -1,4 +1,4 @@
-"""One token of a model after another: what the generation loop asks for, as fast as the equations allow."""
+"""One token per step: the model of one direction as a fast function of ids and states."""
 
 import torch
 from torch import Tensor, nn
@@ -7,52 +7,49 @@ from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
 
-_LARGEST_TABLE = 2**24  # Entries: 64 megabytes in fp32, a vocabulary of 8,000 for an LSTM of 512.
+# Number of entries: 64 MiB in fp32, a vocabulary of 8,000 for an LSTM of hidden size 512.
+_MAX_TABLE_SIZE = 2**24
 
 
 class Stepper:
-    """A model that reads one way, a token at a time.
+    """A model of one direction that reads one token per call.
 
-    Embedding times the first layer's input matrix is one table of the vocabulary's rows, made once, where it is not too
-    large; a step is then that row and `Cell.step`, without a kernel's work around it.
+    The product of the embedding and the first layer's input matrix is computed once, as a table
+    with a row per token, unless it would be too large. A step is then a row of that table and
+    `Cell.step`, without the overhead of a kernel for whole windows.
     """
 
     @torch.inference_mode()
     def __init__(self, model: LanguageModel) -> None:
-        """Make one from the weights as they are now; `model` is in evaluation mode."""
-        self._recurrence = model.encoder.recurrence
-        self._first: Cell = model.encoder.recurrence.layers[0]
-        self._stands_alone = len(model.encoder.recurrence.layers) == 1 and isinstance(
-            model.encoder.recurrence.norms[0], nn.Identity
+        """Compute the table from the present weights; `model` is in evaluation mode."""
+        encoder = model.encoder
+        self._recurrence = encoder.recurrence
+        self._first: Cell = encoder.recurrence.layers[0]
+        self._is_single_layer = len(encoder.recurrence.layers) == 1 and isinstance(
+            encoder.recurrence.norms[0], nn.Identity
         )
-        is_adapted = not isinstance(model.output_adapter, nn.Identity)
-        self._project = (
-            nn.Sequential(model.output_adapter, model.projection)
-            if is_adapted
-            else model.projection
-        )
-        embedded = model.encoder.embedding(
-            torch.arange(model.vocabulary_size, device=next(model.parameters()).device)
-        )
+        self._project: nn.Module = model.projection
+        if not isinstance(model.output_adapter, nn.Identity):
+            self._project = nn.Sequential(model.output_adapter, model.projection)
+        device = next(model.parameters()).device
+        embedded = encoder.embedding(torch.arange(model.vocabulary_size, device=device))
         width = self._first.project(embedded[:1]).shape[-1]
-        self._is_projected = width * len(embedded) <= _LARGEST_TABLE
+        self._is_projected = width * len(embedded) <= _MAX_TABLE_SIZE
         self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
 
     def __call__(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
-        """Read a token of each sequence.
+        """Read the next token of each sequence.
 
         Args:
-            ids: (batch,).
-            states: Of every layer.
+            ids: Ids of the tokens, (batch,).
+            states: State of each layer before the tokens.
 
         Returns:
-            Logits of the token after it, (batch, vocabulary), and the states.
+            Logits of the tokens that follow, (batch, vocabulary), and the states after the tokens.
         """
         rows = self._rows[ids]
-        if (
-            self._stands_alone
-        ):  # The way of nearly every model, without what others have around their layers.
-            output, state = self._advance(self._first, rows, states[0])
+        if self._is_single_layer:  # Faster: most models have nothing around their only layer.
+            output, state = self._step(self._first, rows, states[0])
             states = (state,)
         else:
             features, states = self._recurrence(rows[None], states, run=self._run)
@@ -61,10 +58,10 @@ class Stepper:
         return logits, states
 
     def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-        output, state = self._advance(cell, x[0], state)
+        output, state = self._step(cell, x[0], state)
         return output[None], state
 
-    def _advance(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _step(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         projected = x if self._is_projected and cell is self._first else cell.project(x)
         state = cell.step(projected, state)
         return cell.output(state), state

@@ -1,141 +1,129 @@
-"""Ids → the texts that are shown: what each token adds, and where a text ends."""
+"""From ids to the text that is shown: what each token adds, and where the text ends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from charlm.data.tokenizer import EOS, Decoder, Tokenizer
 from charlm.sampling.generator import Generator
-
-_LENGTH = 500  # Tokens, where nothing else is asked for.
-
-
-@dataclass(frozen=True)
-class StopCondition:
-    """Where a text ends, whichever comes first.
-
-    Attributes:
-        length: Most tokens to write; None for 500 or, with `characters`, as many as those take.
-        characters: Characters to write, to be cut at exactly.
-        until: Texts to end with.
-    """
-
-    length: int | None = None
-    characters: int | None = None
-    until: tuple[str, ...] = ()
-
-    @property
-    def most_tokens(self) -> int:
-        """Tokens after which to give up, however few characters they make."""
-        if self.length is not None:
-            return self.length
-        # A character has at most four bytes, a token of <EOS> perhaps no text: a sound model stays far below.
-        return _LENGTH if self.characters is None else 8 * self.characters + 1000
+from charlm.sampling.options import StopCondition
 
 
 class TextStream:
-    """Follows one text while it is written.
+    """The text of one sequence while it is generated.
 
     Attributes:
-        text: All of it so far, cut at its end.
-        ended: Whether it has come to its end, by a stop string or by its characters.
+        text: Text so far, cut at its end.
+        ended: Whether a stop string or the number of characters has ended the text.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         prompt: Sequence[int],
-        ending: StopCondition,
+        stop: StopCondition,
         *,
         before: Sequence[int] = (),
-        told: int = 0,
+        num_shown: int = 0,
     ) -> None:
-        """Begin.
+        """Decode the prompt.
 
         Args:
-            tokenizer: Of the model.
-            prompt: Ids that it begins or goes on with.
-            ending: Where it ends.
-            before: Ids of a text that goes on.
-            told: How many characters of that have been shown.
+            tokenizer: Tokenizer of the model.
+            prompt: Ids that the text begins or continues with.
+            stop: Where the text ends.
+            before: Ids of the text that is continued.
+            num_shown: Number of characters of that text that were shown.
         """
         self._decoder = Decoder(tokenizer)
-        self._until = ending.until
-        self._begin = self._shown = told
+        self._until = stop.until
+        self._start = num_shown
+        self._num_shown = num_shown
         self.ended = False
         text = "".join(map(self._decoder.feed, [*before, *prompt]))
-        # What was not shown of the last token before counts as written, unless a prompt stands between.
-        self.text = text if prompt or not before else text[:told]
-        self._most = None if ending.characters is None else len(self.text) + ending.characters
-        self._add(text[len(self.text) :])
+        # Characters of the last earlier token that were not shown count as new, unless a prompt
+        # follows them.
+        self.text = text if prompt or not before else text[:num_shown]
+        self._max_characters = None if stop.characters is None else len(self.text) + stop.characters
+        self._append(text[len(self.text) :])
 
     def feed(self, token: int) -> None:
-        """Add the text of a token."""
-        self._add(self._decoder.feed(token))
+        """Append the text of a token."""
+        self._append(self._decoder.feed(token))
 
     def flush(self) -> None:
-        """Add what still waits for the rest of its character: the text does not go on."""
-        self._add(self._decoder.flush())
+        """Append the bytes of an incomplete character: no token follows."""
+        self._append(self._decoder.flush())
 
-    def new(self) -> str:
-        """Return what has come since the last call; the first time, with the prompt."""
-        new = self.text[self._shown :]
-        self._shown = len(self.text)
+    def new_text(self) -> str:
+        """Return the text since the last call; the first call includes the prompt."""
+        new = self.text[self._num_shown :]
+        self._num_shown = len(self.text)
         return new
 
     @property
-    def chapter(self) -> str:
-        """The text but for what had been shown before it began: prompt and what was written."""
-        return self.text[self._begin :]
+    def continuation(self) -> str:
+        """Prompt and new text, without the earlier text that was shown before."""
+        return self.text[self._start :]
 
-    def _add(self, piece: str) -> None:
+    def _append(self, piece: str) -> None:
         if self.ended or not piece:
             return
-        looked = len(self.text)
+        searched = len(self.text)
         self.text += piece
-        found = [
-            (self.text.find(stop, max(0, looked - len(stop) + 1)), len(stop))
-            for stop in self._until
-        ]
-        ends = [at + size for at, size in found if at >= 0]
-        if self._most is not None and len(self.text) >= self._most:
-            ends.append(self._most)
+        ends = []
+        for stop in self._until:
+            start = self.text.find(stop, max(0, searched - len(stop) + 1))
+            if start >= 0:
+                ends.append(start + len(stop))
+        if self._max_characters is not None and len(self.text) >= self._max_characters:
+            ends.append(self._max_characters)
         if ends:
-            self.text, self.ended = self.text[: min(ends)], True
+            self.text = self.text[: min(ends)]
+            self.ended = True
 
 
 class TextBatch:
-    """Texts that are written side by side, each to its end.
+    """Texts that are generated side by side, each to its end.
 
     Attributes:
-        writing: Their tokens.
-        tellings: Their texts.
+        generator: Tokens of the texts.
+        streams: Text of each sequence.
     """
 
     def __init__(
-        self,
-        writing: Generator,
-        tellings: Sequence[TextStream],
-        ending: StopCondition,
-        *,
-        stops_at_eos: bool,
+        self, generator: Generator, streams: Sequence[TextStream], *, max_tokens: int
     ) -> None:
-        """Begin with the prompt; `stops_at_eos` as for `Generator`: that <EOS> is no text."""
-        self.writing, self.tellings = writing, tellings
-        self._left, self._silent = ending.most_tokens, EOS if stops_at_eos else None
-        for row, telling in enumerate(tellings):
-            if telling.ended:
-                writing.stop(row)
+        """Stop the texts that end within their prompt.
 
-    def advance(self) -> bool:
-        """Write a token of each text; return False, having written none, where all have ended."""
-        if not self._left or not self.writing.running.any():
+        Args:
+            generator: Generator of the sequences.
+            streams: Text of each sequence, with its prompt.
+            max_tokens: Maximum number of new tokens per text.
+        """
+        self.generator = generator
+        self.streams = streams
+        self._tokens_left = max_tokens
+        for row, stream in enumerate(streams):
+            if stream.ended:
+                generator.stop(row)
+
+    def step(self) -> bool:
+        """Generate a token of each text; return False, without a token, if all have ended."""
+        if not self._tokens_left or not self.generator.running.any():
             return False
-        self._left -= 1
-        for row, (telling, token) in enumerate(
-            zip(self.tellings, self.writing.advance(), strict=True)
-        ):
-            if token is not None and token != self._silent:
-                telling.feed(token)
-                if telling.ended:
-                    self.writing.stop(row)
+        self._tokens_left -= 1
+        for row, token in enumerate(self.generator.step()):
+            if token is not None:
+                self._feed(row, token)
         return True
+
+    def finish(self) -> None:
+        """Generate all texts to their ends."""
+        while self.step():
+            pass
+
+    def _feed(self, row: int, token: int) -> None:
+        if token == EOS and self.generator.options.stops_at_eos:
+            return  # It is not part of the text.
+        self.streams[row].feed(token)
+        if self.streams[row].ended:
+            self.generator.stop(row)

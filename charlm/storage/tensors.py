@@ -1,7 +1,13 @@
-"""Tensors from the bytes of an untrusted safetensors file."""
+"""Tensors: read from an untrusted safetensors file, and their checksum."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from charlm.storage.untrusted import one_line
@@ -27,3 +33,13 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
         OverflowError,
     ) as error:
         raise ValueError(one_line(f"not a valid safetensors file: {error}")) from None
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> str:
+    """Return the SHA-256 of named tensors, and of facts that belong to them, in hexadecimal."""
+    digest = hashlib.sha256(b"" if facts is None else json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Gradient clipping, and the gradient norm of each parameter group."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +11,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Clipping:
-    """What the gradient of J was before clipping, and what clipping did to it.
+    """Norms of the gradient of J before clipping, and the effect of clipping.
 
-    All are tensors on the device: reading one waits for the device.
+    Every value is a tensor on the device. Reading a value synchronizes with the device.
 
     Attributes:
-        norm: Of the whole gradient, a scalar.
-        norms: Of each parameter tensor's gradient, (tensors,), in the order they were given; zero where there is none.
-        by_value: Whether a component exceeded `clipvalue`; None if there is no such limit.
-        by_norm: Whether the gradient was scaled down to `clipnorm`; None if there is no such limit.
+        norm: Norm of the whole gradient, a scalar.
+        norms: Norm of the gradient of each parameter, (parameters,), in the order of the
+            parameters; zero for a parameter without a gradient.
+        by_value: Whether a component exceeded `clipvalue`; None without such a limit.
+        by_norm: Whether the gradient was scaled down to `clipnorm`; None without such a limit.
     """
 
     norm: Tensor
@@ -30,34 +32,39 @@ class Clipping:
 def clip(
     parameters: Iterable[Tensor], *, clipnorm: float | None, clipvalue: float | None
 ) -> Clipping:
-    """Clip the gradient of J in place: first each component by `clipvalue`, then the whole by `clipnorm`."""
+    """Clip the gradient of J in place: each component to `clipvalue`, then the norm to `clipnorm`.
+
+    Args:
+        parameters: Parameters whose gradients are clipped together.
+        clipnorm: Largest norm of the whole gradient; None for no limit.
+        clipvalue: Largest absolute value of a component; None for no limit.
+    """
     parameters = list(parameters)
     norms = _gradient_norms(parameters)
-    norm = clipped = torch.linalg.vector_norm(norms)
+    norm = remaining_norm = torch.linalg.vector_norm(norms)
     by_value = by_norm = None
     if clipvalue is not None:
         nn.utils.clip_grad_value_(parameters, clipvalue)
-        norms_left = _gradient_norms(parameters)
-        clipped = torch.linalg.vector_norm(norms_left)
-        by_value = (
-            norms_left < norms
-        ).any()  # No other component changes a norm: no pass to look for them.
+        remaining_norms = _gradient_norms(parameters)
+        remaining_norm = torch.linalg.vector_norm(remaining_norms)
+        # Clipping a component lowers the norm of its parameter: no search through all components.
+        by_value = (remaining_norms < norms).any()
     if clipnorm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, clipnorm, clipped)
-        by_norm = clipped > clipnorm
-    return Clipping(norm, norms, by_value, by_norm)
+        nn.utils.clip_grads_with_norm_(parameters, clipnorm, remaining_norm)
+        by_norm = remaining_norm > clipnorm
+    return Clipping(norm=norm, norms=norms, by_value=by_value, by_norm=by_norm)
 
 
 def gradient_group(name: str) -> str:
-    """Return the group that a parameter's gradient is told with.
+    """Return the parameter group under which a parameter's gradient norm is reported.
 
     Args:
-        name: Of the parameter, such as `recurrence.cells.0.kernel.weight_ih_l0`.
+        name: Name of the parameter in files, such as `recurrence.cells.0.kernel.weight_ih_l0`.
 
     Returns:
-        `embedding`, its matrix where the projection shares it too; `layer_0` and so on, norms and initial states
-        included; `backward_layer_0` and so on for a network that reads backward beside one that reads forward;
-        `projection`, with the output adapter before it.
+        `embedding`, also for a matrix that the projection shares; `layer_0` and so on, with the
+        norms and initial states of the layer; `backward_layer_0` and so on for the backward
+        recurrence of direction `both`; `projection`, with the output adapter before it.
     """
     layer = re.match(r"(backward_)?recurrence\.\w+\.(\d+)\.", name)
     if layer:
@@ -65,14 +72,24 @@ def gradient_group(name: str) -> str:
     return "embedding" if name.startswith("embedding.") else "projection"
 
 
+def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
+    """Return the norm of each group's gradient; infinity if it is not finite.
+
+    Args:
+        norms: Norm of each parameter's gradient, (parameters,).
+        groups: Group of each parameter.
+    """
+    finite_or_inf = norms.nan_to_num(nan=math.inf, posinf=math.inf).tolist()
+    squares = dict.fromkeys(groups, 0.0)
+    for group, norm in zip(groups, finite_or_inf, strict=True):
+        squares[group] += norm**2
+    return {group: math.sqrt(square) for group, square in squares.items()}
+
+
 def _gradient_norms(parameters: list[Tensor]) -> Tensor:
-    """Return the norm of each parameter's gradient, (tensors,): one launch on a GPU, nothing waits for it."""
+    """Return the norm of each parameter's gradient, (parameters,), without synchronizing."""
     norms = iter(
         torch._foreach_norm([tensor.grad for tensor in parameters if tensor.grad is not None])
     )
-    return torch.stack(
-        [
-            parameters[0].new_zeros(()) if tensor.grad is None else next(norms)
-            for tensor in parameters
-        ]
-    )
+    zero = parameters[0].new_zeros(())
+    return torch.stack([zero if tensor.grad is None else next(norms) for tensor in parameters])

@@ -1,6 +1,7 @@
-"""A step of training as one CUDA graph: recorded once for each shape of window, and launched as one ever after.
+"""A training step as one CUDA graph: recorded once per shape of window, then launched as a whole.
 
-A small network's step is hundreds of kernels of microseconds each, and a GPU waits for Python to launch them.
+A step of a small network is hundreds of kernels of a few microseconds, and a GPU waits while Python
+launches them one by one.
 """
 
 from collections import Counter
@@ -8,159 +9,133 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from charlm.model.recurrence import States
-from charlm.training.clipping import Clipping
+from charlm.training.step import Batch, StepResult
 
-_STEPS_BEFORE = (
-    3  # Of a shape, taken as ever before it is recorded: kernels are chosen, and optimizers begin.
-)
-_SHAPES = 16  # Recorded at most: each keeps the memory of a step.
-OPTIMIZERS = (
-    "adamw",
-    "adam",
-    "muon",
-)  # Those that read their rate and count their steps on the device.
+# Steps of a shape before it is recorded: libraries choose kernels, and optimizers create state.
+_STEPS_BEFORE_RECORDING = 3
+_MAX_GRAPHS = 16  # Each graph keeps the memory of a step.
+# Optimizers that read the learning rate and count their steps on the device.
+OPTIMIZERS = ("adamw", "adam", "muon")
+
+ForwardBackward = Callable[[Batch], StepResult]
+Launch = Callable[[], None]
+Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Launch]]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a step is taken on, on the device.
+def record_graph(work: Callable[[], StepResult]) -> tuple[StepResult, Launch]:
+    """Record the kernels of `work` as a CUDA graph, without running them.
 
-    Attributes:
-        inputs: Ids, (time, batch).
-        targets: The ids to be predicted, (time, batch).
-        tokens: How many of them are asked for, a scalar.
-        states: Before the window; None for the initial ones.
-        global_batch_size: Number of streams or records in the batches of all processes together.
+    Returns:
+        The result, which has values after a launch, and the function that launches the graph.
     """
-
-    inputs: Tensor
-    targets: Tensor
-    tokens: Tensor
-    states: States | None
-    global_batch_size: int
-
-    def tensors(self) -> list[Tensor]:
-        """Return all of it, in one order."""
-        return [
-            self.inputs,
-            self.targets,
-            self.tokens,
-            *(part for layer in self.states or () for part in layer),
-        ]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What comes of a batch, beside the gradient, on the device.
-
-    Attributes:
-        loss: Nats per token.
-        clipping: Of the gradient.
-        states: After the window.
-    """
-
-    loss: Tensor
-    clipping: Clipping
-    states: States
-
-    def copied(self) -> "StepResult":
-        """Return it in memory of its own, but for the states."""
-        told = {
-            name: value.clone() for name, value in vars(self.clipping).items() if value is not None
-        }
-        return replace(self, loss=self.loss.clone(), clipping=replace(self.clipping, **told))
-
-
-Descend = Callable[[Batch], StepResult]
-Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Callable[[], None]]]
-
-
-def record_graph(work: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
-    """Record what some work launches as a CUDA graph, without doing it; return what it comes to, and its launch."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = work()
     return result, graph.replay
 
 
-class CapturedStep:
-    """Descends and lets the optimizer step, in one launch for every shape that came up a few times."""
+@dataclass(frozen=True)
+class _RecordedStep:
+    """A recorded step.
+
+    Attributes:
+        batch: Memory from which the graph reads its batch, and where it leaves the states.
+        result: Memory in which the graph leaves its result.
+        launch: Function that runs the graph.
+    """
+
+    batch: Batch
+    result: StepResult
+    launch: Launch
+
+
+class CudaGraphStep:
+    """Takes training steps, optimizer included: one launch for every shape that came up before."""
 
     def __init__(
         self,
-        descend: Descend,
+        forward_backward: ForwardBackward,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         *,
         record: Record = record_graph,
     ) -> None:
-        """Record nothing yet.
+        """Create a step without graphs.
 
         Args:
-            descend: Leaves the gradient of a batch in the parameters, clipped. It must not wait for the device.
-            optimizer: One of `OPTIMIZERS`; it reads its rate on the device from now on.
-            device: Where all of it is.
-            record: Notes what some work launches, without doing it; returns what it will come to, and what does it.
+            forward_backward: Function that leaves the clipped gradient of a batch in the
+                parameters. It must not wait for the device.
+            optimizer: One of `OPTIMIZERS`. From now on it reads its learning rate on the device.
+            device: Device of the model.
+            record: Function that records work, as `record_graph` does.
         """
-        self._descend, self._optimizer = descend, optimizer
+        self._forward_backward = forward_backward
+        self._optimizer = optimizer
         self._record = record
-        self._rate = torch.zeros((), device=device)
-        self._seen: Counter[torch.Size] = Counter()
-        self._recorded: dict[torch.Size, tuple[Batch, StepResult, Callable[[], None]]] = {}
+        self._learning_rate = torch.zeros((), device=device)
+        self._steps_of_shape: Counter[torch.Size] = Counter()
+        self._recorded: dict[torch.Size, _RecordedStep] = {}
         for options in optimizer.param_groups:
-            options["lr"] = self._rate
+            options["lr"] = self._learning_rate
 
-    def __call__(self, batch: Batch, rate: float) -> StepResult:
-        """Take a step; its states are written over by the next one.
+    def __call__(self, batch: Batch, learning_rate: float) -> StepResult:
+        """Take a step.
 
         Args:
-            batch: With states, none of them None.
-            rate: The learning rate.
+            batch: A batch with states.
+            learning_rate: Learning rate of the step.
+
+        Returns:
+            The result; the next step overwrites its states.
         """
-        self._rate.fill_(rate)
+        self._learning_rate.fill_(learning_rate)
         shape = batch.inputs.shape
-        self._seen[shape] += 1
+        self._steps_of_shape[shape] += 1
         if shape not in self._recorded:
-            if self._seen[shape] <= _STEPS_BEFORE or len(self._recorded) == _SHAPES:
-                return self._take(batch)
+            is_early = self._steps_of_shape[shape] <= _STEPS_BEFORE_RECORDING
+            if is_early or len(self._recorded) == _MAX_GRAPHS:
+                return self._take_step(batch)
             self._recorded[shape] = self._record_step(batch)
-        own, descent, launch = self._recorded[shape]
-        for mine, given in zip(own.tensors(), batch.tensors(), strict=True):
-            if mine is not given:
-                mine.copy_(given)
-        launch()
-        return replace(descent.copied(), states=own.states or ())
+        return _replay(self._recorded[shape], batch)
 
-    def _take(self, batch: Batch) -> StepResult:
-        descent = self._descend(batch)
+    def _take_step(self, batch: Batch) -> StepResult:
+        result = self._forward_backward(batch)
         self._optimizer.step()
-        return descent
+        return result
 
-    def _record_step(self, batch: Batch) -> tuple[Batch, StepResult, Callable[[], None]]:
-        states = tuple(tuple(part.clone() for part in layer) for layer in batch.states or ())
-        own = Batch(
-            batch.inputs.clone(),
-            batch.targets.clone(),
-            batch.tokens.clone(),
-            states,
-            batch.global_batch_size,
+    def _record_step(self, batch: Batch) -> _RecordedStep:
+        states = tuple(tuple(tensor.clone() for tensor in layer) for layer in batch.states or ())
+        own_batch = Batch(
+            inputs=batch.inputs.clone(),
+            targets=batch.targets.clone(),
+            tokens=batch.tokens.clone(),
+            states=states,
+            global_batch_size=batch.global_batch_size,
         )
 
-        def take() -> StepResult:
-            descent = self._take(own)
-            for layer, after in zip(states, descent.states, strict=True):
-                for part, advanced in zip(layer, after, strict=True):
-                    part.copy_(advanced)
-            return descent
+        def take_step_in_place() -> StepResult:
+            result = self._take_step(own_batch)
+            for before, after in zip(states, result.states, strict=True):
+                for tensor, new in zip(before, after, strict=True):
+                    tensor.copy_(new)
+            return result
 
+        self._set_capturable(True)
+        result, launch = self._record(take_step_in_place)
+        self._set_capturable(False)
+        return _RecordedStep(batch=own_batch, result=result, launch=launch)
+
+    def _set_capturable(self, capturable: bool) -> None:
+        """Set the option that torch requires while it records, and warns about at other times."""
         for options in self._optimizer.param_groups:
-            options["capturable"] = (
-                True  # What torch asks for where a graph is recorded, and warns of elsewhere.
-            )
-        descent, launch = self._record(take)
-        for options in self._optimizer.param_groups:
-            options["capturable"] = False
-        return own, descent, launch
+            options["capturable"] = capturable
+
+
+def _replay(recorded: _RecordedStep, batch: Batch) -> StepResult:
+    """Copy a batch into the memory of a recorded step, and launch the step."""
+    for own, given in zip(recorded.batch.tensors(), batch.tensors(), strict=True):
+        if own is not given:
+            own.copy_(given)
+    recorded.launch()
+    return replace(recorded.result.copy_metrics(), states=recorded.batch.states or ())

@@ -1,10 +1,11 @@
-"""Where to compute, and in which precision."""
+"""Devices, precisions, and process-wide settings for speed."""
 
 import ctypes
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,13 +13,45 @@ import torch
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
 from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import autocast
 
-# Where a processor multiplies bf16 matrices faster than fp32 ones: AMX tiles, about five times; AVX-512 on AMD. Intel's
-# AVX-512 without AMX has the instruction, at 0.6 of the speed of fp32; without any, bf16 is a hundred times slower.
+# Words of /proc/cpuinfo of processors that multiply bf16 matrices faster than fp32 ones: about five
+# times with AMX tiles, and AMD's AVX-512. Intel's AVX-512 without AMX has the instruction, but
+# reaches 0.6 of the speed of fp32. Without any of these, bf16 is a hundred times slower.
 _AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
-# Of glibc's malloc.h: what is freed at the heap's end is given back beyond so many bytes; how many pieces have pages of
-# their own, which are given back as they are freed.
+# Parameters of `mallopt` in glibc's malloc.h: number of free bytes at the end of the heap that are
+# returned to the system; number of allocations with their own pages, which are returned when freed.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where, and in which precision, a model computes.
+
+    Attributes:
+        device: Device of the model.
+        precision: Type of the matrix products; weights and sums are fp32.
+    """
+
+    device: torch.device
+    precision: torch.dtype = torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model computes."""
+        return autocast(self.device, self.precision)
+
+    def loss_scale(self, batch_size: int) -> float:
+        """Return the factor of J before the backward pass, by which gradients are divided after it.
+
+        On a GPU cuDNN's recurrent layers compute in fp16 under any autocast, where numbers below
+        6e-8 are lost. J is a mean over the batch; multiplied by about the batch size, the gradient
+        of a token is of the order of one. The factor is a power of two, so it rounds nothing.
+
+        Args:
+            batch_size: Number of streams or records that J is a mean over.
+        """
+        computes_in_fp16 = self.device.type == "cuda" and self.precision != torch.float32
+        return 2.0 ** math.ceil(math.log2(batch_size)) if computes_in_fp16 else 1.0
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
@@ -26,10 +59,11 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
 
     Args:
         name: `auto`, `cpu`, `cuda` or `cuda:N`.
-        local_rank: Rank of this process on its machine: where no GPU is named, each takes its own.
+        local_rank: Rank of this process on its machine, and number of its GPU unless `name` has
+            one.
 
     Raises:
-        DeviceError: CUDA is asked for and not there.
+        DeviceError: The CUDA device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,31 +76,17 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"training.device: there is no {name}, but {torch.cuda.device_count()} GPU(s) from cuda:0 on"
+            f"training.device: there is no {name}, only {torch.cuda.device_count()} GPU(s); "
+            "use one from cuda:0 on"
         )
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type that matrix products are computed in: weights and sums stay fp32."""
+    """Return the type of matrix products; `auto` takes bf16 on a device that is faster in it."""
     if name == "auto":
         name = "bf16" if _is_faster_in_bf16(device) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Return the context in which the model runs."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
-
-
-def loss_scale(device: torch.device, precision: torch.dtype, columns: int) -> float:
-    """Return what J, a mean over so many columns, is multiplied by on the way back, and its gradient divided by.
-
-    On a GPU cuDNN's recurrent layers compute in fp16 under any autocast, and what is below 6e-8 is lost there. With
-    the mean undone a token's gradient is of the order of one. A power of two changes no digit.
-    """
-    in_half = device.type == "cuda" and precision != torch.float32
-    return 2.0 ** math.ceil(math.log2(columns)) if in_half else 1.0
 
 
 def _is_faster_in_bf16(device: torch.device) -> bool:
@@ -81,11 +101,12 @@ def _is_faster_in_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def fast_math() -> Iterator[None]:
-    """Compute without denormal numbers, and with memory that is kept when it is freed, as long as the process lives.
+    """Compute without denormal numbers, with TF32 on a GPU, and keep freed memory in the process.
 
-    Denormal numbers are many times slower, and as good as zero here. A window's activations are freed before the next
-    one's are asked for: pieces beyond 32 megabytes glibc would give back to the system each time, which fills them with
-    zeros page by page when they are wanted again. That can take a third of all the time. A GPU multiplies fp32 as TF32.
+    Denormal numbers are many times slower than others, and here as good as zero. The activations of
+    a window are freed before those of the next one are allocated. By default glibc returns blocks
+    above 32 megabytes to the system, which then clears them page by page for the next window. That
+    can take a third of the time. The setting of memory stays until the process ends.
     """
     torch.set_flush_denormal(True)
     before = torch.get_float32_matmul_precision()
@@ -102,18 +123,19 @@ def fast_math() -> Iterator[None]:
 
 
 def check_size(section: ModelSection, vocabulary_size: int) -> None:
-    """Make sure that this machine can hold a model's weights, before they are made.
+    """Check that the weights of a model fit into the memory of this machine, without creating them.
 
     Raises:
-        ConfigError: It has not so much memory.
+        ConfigError: The memory is too small.
     """
     with torch.device("meta"):  # Shapes without memory.
-        weights = sum(
-            tensor.numel() for tensor in LanguageModel(section, vocabulary_size).parameters()
-        )
-    needed, there = 4 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+        model = LanguageModel(section, vocabulary_size)
+    weights = sum(tensor.numel() for tensor in model.parameters())
+    needed = 4 * weights
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         raise ConfigError(
-            f"model: has {weights:,} weights, which take {needed / 1e9:,.0f} GB, and this machine has "
-            f"{there / 1e9:,.0f} GB; lower model.hidden_size, model.num_layers or tokenizer.vocabulary_size"
+            f"model: {weights:,} weights need {needed / 1e9:,.0f} GB, and this machine has "
+            f"{available / 1e9:,.0f} GB; lower model.hidden_size, model.num_layers or "
+            "tokenizer.vocabulary_size"
         )

@@ -1,9 +1,9 @@
-"""Cross-entropy summed over time; what a model scores on a text."""
+"""Cross-entropy summed over time, and the score of a text."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,11 @@ from torch.nn import functional
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.language_model import LanguageModel
-from charlm.model.log_probabilities import predict_window, split_tokens
+from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
 
-_LOGITS_AT_ONCE = (
-    2**22
-)  # 16 megabytes in fp32: more falls out of the caches between two operations.
-
-Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Logits per chunk: 16 megabytes in fp32. More do not stay in the caches between two operations.
+_MAX_LOGITS = 2**22
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,9 @@ class Score:
     """Sums over the predicted tokens of a text.
 
     Attributes:
-        nats: Cross-entropy, summed.
-        tokens: Predicted tokens, <EOS> included.
-        correct: How many of them were the most probable.
+        nats: Cross-entropy, summed over the tokens.
+        tokens: Number of predicted tokens, <EOS> included.
+        correct: Number of tokens that were the most probable ones.
     """
 
     nats: float
@@ -47,86 +44,95 @@ class Score:
         return math.exp(self.loss_nats) if self.loss_nats < 700 else math.inf
 
     def bits_per(self, units: int) -> float:
-        """Return bits per character or byte of the original text, of which there are `units`."""
+        """Return bits per unit, where `units` is the text's number of characters or bytes."""
         return self.nats / (math.log(2) * max(units, 1))
 
 
-def summed_loss(
-    read: Tensor,
+class CrossEntropy(NamedTuple):
+    """The cross-entropy of some tokens.
+
+    Attributes:
+        objective: What is minimized: with label smoothing, and with a gradient.
+        nats: The plain cross-entropy, summed over the tokens, without a gradient.
+    """
+
+    objective: Tensor
+    nats: Tensor
+
+
+# Inputs of the projection, (tokens, width), and targets, (tokens,) → their cross-entropy.
+_SumLoss = Callable[[Tensor, Tensor], CrossEntropy]
+
+
+def summed_cross_entropy(
+    inputs: Tensor,
     targets: Tensor,
     *,
     projection: nn.Module,
     smoothing: float = 0.0,
-    columns: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return J = Σ_t L_t, the cross-entropy summed over time and averaged over the batch, and the window's nats.
+    batch_size: float | None = None,
+) -> CrossEntropy:
+    """Return J = Σ_t L_t, the cross-entropy summed over time and averaged over the batch.
 
-    Where all logits together would be large they are computed some rows at a time, and so are their gradients: none of
-    (time, batch, vocabulary) is ever in memory.
+    Large logits are computed in chunks of tokens together with their gradients, so that no tensor
+    of shape (time, batch, vocabulary) is ever in memory.
 
     Args:
-        read: What the projection reads, (time, batch, width).
-        targets: (time, batch); padding is not counted.
-        projection: To logits or log-probabilities.
-        smoothing: Share of a target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016,
-            arXiv:1512.00567, section 7). An adaptive softmax has none.
-        columns: Of the batch that is averaged over, where these are a part of it; by default theirs.
-
-    Returns:
-        J, and the plain cross-entropy summed over time and batch, which has no gradient.
+        inputs: Inputs of the projection, (time, batch, width).
+        targets: Target ids, (time, batch); padding does not count.
+        projection: Module that returns logits or log-probabilities.
+        smoothing: Part of a target's probability that is spread evenly over the vocabulary (Szegedy
+            et al. 2016, arXiv:1512.00567, section 7). An adaptive softmax ignores it.
+        batch_size: Size of the batch that these columns are a part of; by default their number.
     """
 
-    def compute(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return _cross_entropy(projection, read, targets, smoothing)
+    def sum_loss(inputs: Tensor, targets: Tensor) -> CrossEntropy:
+        return _cross_entropy(projection, inputs, targets, smoothing)
 
     chunks = list(
-        split_tokens(projection, read.flatten(0, 1), targets.flatten(), max_logits=_LOGITS_AT_ONCE)
+        split_tokens(projection, inputs.flatten(0, 1), targets.flatten(), max_logits=_MAX_LOGITS)
     )
     if len(chunks) == 1:
-        objective, nats = compute(*chunks[0])
+        objective, nats = sum_loss(*chunks[0])
     else:
-        parameters = [parameter for parameter in projection.parameters() if parameter.requires_grad]
-        found = _InChunks.apply(
-            compute, read.flatten(0, 1), [goals for _, goals in chunks], *parameters
-        )  # type: ignore[no-untyped-call]
-        objective, nats = found
-    return objective / (columns or targets.shape[1]), nats
+        objective, nats = _sum_in_chunks(sum_loss, inputs.flatten(0, 1), chunks, projection)
+    return CrossEntropy(objective=objective / (batch_size or targets.shape[1]), nats=nats)
 
 
-def regularization(section: TrainingSection, features: Tensor, read: Tensor) -> Tensor | float:
-    """Return what is added to J for activations that are large, or that change much: AR and TAR of Merity et al. 2018.
+def regularization(section: TrainingSection, features: Tensor, projected: Tensor) -> Tensor | float:
+    """Return the penalty on large and on changing activations: AR and TAR of Merity et al. 2018.
 
-    arXiv:1708.02182, section 4.6, there for a mean over tokens: here times the window, as J is a sum over it.
+    arXiv:1708.02182, section 4.6. There it is added to a mean over tokens; here it is multiplied by
+    the window, because J is a sum over the window.
 
     Args:
-        section: The weights of the two.
-        features: What the recurrence gave, (time, batch, hidden).
-        read: What the projection reads of it, dropout included, (time, batch, width).
+        section: Weights of AR and TAR.
+        features: Output of the recurrence, (time, batch, hidden).
+        projected: Inputs of the projection, after dropout, (time, batch, width).
     """
-    total: Tensor | float = 0.0
+    penalty: Tensor | float = 0.0
     if section.activation_regularization:
-        total = total + section.activation_regularization * read.float().square().mean()
+        penalty = penalty + section.activation_regularization * projected.float().square().mean()
     if section.temporal_regularization and len(features) > 1:
-        total = (
-            total + section.temporal_regularization * features.float().diff(dim=0).square().mean()
-        )
-    return len(features) * total
+        change = features.float().diff(dim=0)
+        penalty = penalty + section.temporal_regularization * change.square().mean()
+    return len(features) * penalty
 
 
 @torch.inference_mode()
-def predictions(
+def predict_windows(
     model: LanguageModel, windows: Iterable[Window], *, device: torch.device, precision: torch.dtype
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read a text window by window, the state carried between them, in evaluation mode and without gradients.
+) -> Iterator[Prediction]:
+    """Predict the tokens of a text window by window, with the state carried between windows.
 
     Args:
-        model: Put into evaluation mode, and back.
-        windows: The text, once.
-        device: Where the model is.
-        precision: What matrix products are computed in.
+        model: Model, in evaluation mode during the iteration.
+        windows: Windows of the text.
+        device: Device of the model.
+        precision: Type of the matrix products.
 
     Yields:
-        Logits in fp32, (tokens, vocabulary), and the targets that they predict, (tokens,); padding is left in.
+        Logits in fp32, (tokens, vocabulary), and their targets, (tokens,), padding included.
     """
     was_training, states = model.training, None
     model.eval()
@@ -152,82 +158,107 @@ def score(
     """Score a text, each token once.
 
     Args:
-        model: As for `predictions`.
-        windows: As for `predictions`.
-        device: As for `predictions`.
-        precision: As for `predictions`.
-        temperature: What logits are divided by.
+        model: Model, in evaluation mode during the call.
+        windows: Windows of the text.
+        device: Device of the model.
+        precision: Type of the matrix products.
+        temperature: Divisor of the logits.
 
     Returns:
-        The sums; of a model that reads both ways, the mean of its two directions.
+        Sums over the tokens; for a model of both directions, the mean of the two directions.
     """
     nats = torch.zeros((), dtype=torch.float64, device=device)
     correct, tokens = torch.zeros((2,), dtype=torch.int64, device=device)
-    for logits, targets in predictions(model, windows, device=device, precision=precision):
-        tempered = logits if temperature == 1 else logits / temperature
-        nats += functional.cross_entropy(tempered, targets, ignore_index=PADDING, reduction="sum")
-        correct += (logits.argmax(dim=-1) == targets).sum()  # Padding is no id.
+    for logits, targets in predict_windows(model, windows, device=device, precision=precision):
+        scaled = logits if temperature == 1 else logits / temperature
+        nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
+        correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.
         tokens += (targets != PADDING).sum()
     directions = len(model.encoder.recurrences)
-    return Score(float(nats) / directions, int(tokens) // directions, int(correct) / directions)
+    return Score(
+        nats=float(nats) / directions,
+        tokens=int(tokens) // directions,
+        correct=int(correct) / directions,
+    )
 
 
 def _cross_entropy(
-    projection: nn.Module, read: Tensor, targets: Tensor, smoothing: float
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the (smoothed) cross-entropy over tokens, and that of the plain one, without gradient.
+    projection: nn.Module, inputs: Tensor, targets: Tensor, smoothing: float
+) -> CrossEntropy:
+    """Return the cross-entropy summed over tokens, with and without smoothing.
 
     Args:
-        projection: As for `summed_loss`.
-        read: (tokens, width).
-        targets: (tokens,).
-        smoothing: As for `summed_loss`.
+        projection: Module that returns logits or log-probabilities.
+        inputs: Inputs of the projection, (tokens, width).
+        targets: Target ids, (tokens,).
+        smoothing: Part of a target's probability that is spread over the vocabulary.
     """
     if isinstance(projection, AdaptiveSoftmax):
         present = targets != PADDING
-        nats = -projection.target_log_probabilities(read[present], targets[present]).sum()
-        return nats, nats.detach()
-    logits = projection(read).float()
+        nats = -projection.target_log_probabilities(inputs[present], targets[present]).sum()
+        return CrossEntropy(objective=nats, nats=nats.detach())
+    logits = projection(inputs).float()
     nats = functional.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
     if not smoothing:
-        return nats, nats.detach()
+        return CrossEntropy(objective=nats, nats=nats.detach())
     smoothed = functional.cross_entropy(
         logits, targets, ignore_index=PADDING, reduction="sum", label_smoothing=smoothing
     )
-    return smoothed, nats.detach()
+    return CrossEntropy(objective=smoothed, nats=nats.detach())
 
 
-class _InChunks(torch.autograd.Function):
-    """A sum over rows with its gradients, formed chunk by chunk on the way forward."""
+def _sum_in_chunks(
+    sum_loss: _SumLoss, rows: Tensor, chunks: Sequence[tuple[Tensor, ...]], projection: nn.Module
+) -> CrossEntropy:
+    """Return the loss of all rows, computed with its gradients one chunk after another.
+
+    Args:
+        sum_loss: Function that returns the loss of a chunk.
+        rows: Inputs of the projection, (tokens, width).
+        chunks: Rows and targets of each chunk.
+        projection: Module whose parameters have gradients.
+    """
+    parameters = [parameter for parameter in projection.parameters() if parameter.requires_grad]
+    targets = [chunk_targets for _, chunk_targets in chunks]
+    apply = cast(Callable[..., tuple[Tensor, Tensor]], _ChunkedLoss.apply)
+    return CrossEntropy(*apply(sum_loss, rows, targets, *parameters))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """A loss summed over chunks of rows. The forward pass also computes the gradients.
+
+    The gradients of a chunk are computed as soon as its loss, and its logits are freed before the
+    next chunk.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, compute: Compute, rows: Tensor, targets: Sequence[Tensor], *parameters: Tensor
+        ctx: Any, sum_loss: _SumLoss, rows: Tensor, targets: Sequence[Tensor], *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         objective = nats = torch.zeros((), device=rows.device)
-        ctx.found = [
-            torch.empty_like(rows),
-            *(torch.zeros_like(parameter) for parameter in parameters),
-        ]
-        sizes = [len(goals) for goals in targets]
-        for part, place, goals in zip(
-            torch.split(rows, sizes), torch.split(ctx.found[0], sizes), targets, strict=True
+        row_gradients = torch.empty_like(rows)
+        parameter_gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        sizes = [len(chunk) for chunk in targets]
+        for chunk, chunk_gradient, chunk_targets in zip(
+            torch.split(rows, sizes), torch.split(row_gradients, sizes), targets, strict=True
         ):
             with torch.enable_grad():
-                leaf = part.detach().requires_grad_()
-                added, added_nats = compute(leaf, goals)
-                gradient, *others = torch.autograd.grad(
-                    added, [leaf, *parameters], materialize_grads=True
+                leaf = chunk.detach().requires_grad_()
+                loss = sum_loss(leaf, chunk_targets)
+                gradient, *increments = torch.autograd.grad(
+                    loss.objective, [leaf, *parameters], materialize_grads=True
                 )
-            place.copy_(gradient)
-            torch._foreach_add_(ctx.found[1:], others)
-            objective, nats = objective + added.detach(), nats + added_nats
+            chunk_gradient.copy_(gradient)
+            torch._foreach_add_(parameter_gradients, increments)
+            objective = objective + loss.objective.detach()
+            nats = nats + loss.nats
+        ctx.gradients = [row_gradients, *parameter_gradients]
         ctx.mark_non_differentiable(nats)
         return objective, nats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        found, ctx.found = ctx.found, None  # Scaled in place: they are not needed again.
-        rows, *parameters = (tensor.mul_(gradient) for tensor in found)
+        gradients, ctx.gradients = ctx.gradients, None  # Used once, so they are scaled in place.
+        rows, *parameters = (tensor.mul_(gradient) for tensor in gradients)
         return None, rows, None, *parameters

@@ -9,96 +9,102 @@ from torch import Tensor, nn
 from charlm.config.schema import Training as TrainingSection
 from charlm.model.cells.base import Cell
 
-Groups = list[
-    dict[str, Any]
-]  # Parameters and the options that they share, as torch's optimizers take them.
+# Parameters with the options that they share, in the form of torch's optimizers.
+ParameterGroups = list[dict[str, Any]]
 
-_UPDATE_SIZE = 0.2
-# Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by descent for all three together: singular
-# values from 0.01 to 1 come to lie between 0.68 and 1.23. Jordan's own, (3.4445, -4.7750, 2.0315) at each step, leave
-# 0.40 of 0.01 after three, and want five.
+_UPDATE_RMS = 0.2
+# Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by gradient descent on all
+# three together: singular values from 0.01 to 1 are mapped into 0.68 to 1.23. Jordan's (3.4445,
+# -4.7750, 2.0315) in every step map 0.01 to 0.40 after three steps, and need five.
 _NEWTON_SCHULZ = ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.7559, -5.9734, 3.0276))
 
 
 def gate_rows(model: nn.Module) -> dict[Tensor, int]:
-    """Return the matrices of a model's recurrent layers, each with the number of rows that one gate has of it.
+    """Return each matrix of the recurrent layers with its number of rows per gate.
 
-    A matrix that is not gates one below the other, as the Mogrifier's are not, is one block.
+    A matrix that does not consist of gates one below the other, as those of the Mogrifier, is one
+    block.
     """
     rows: dict[Tensor, int] = {}
     for cell in model.modules():
-        if isinstance(cell, Cell):
-            for name, tensor in cell.named_parameters():
-                if tensor.ndim == 2:
-                    stacked = len(tensor) % cell.hidden_size == 0 and not name.startswith(
-                        "mogrifier."
-                    )
-                    rows[tensor] = cell.hidden_size if stacked else len(tensor)
+        if not isinstance(cell, Cell):
+            continue
+        for name, tensor in cell.named_parameters():
+            if tensor.ndim == 2:
+                is_mogrifier = name.startswith("mogrifier.")
+                has_gates = len(tensor) % cell.hidden_size == 0 and not is_mogrifier
+                rows[tensor] = cell.hidden_size if has_gates else len(tensor)
     return rows
 
 
 class GatewiseMuon(torch.optim.AdamW):
     """Muon on the matrices of recurrent layers, gate by gate; AdamW on everything else.
 
-    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): the mean of a matrix's gradients is replaced by an
-    orthogonal matrix near it. Here a matrix is a gate's rows, for what torch lays one below the other are separate
-    maps. An update's root mean square is brought to 0.2, about AdamW's (Liu et al. 2025, arXiv:2502.16982, section
-    2.2), so that one learning rate serves both.
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): the mean of a matrix's
+    gradients is replaced by an orthogonal matrix near it. Here each gate's rows are a matrix of
+    their own, because torch stores separate maps one below the other. The root mean square of an
+    update is scaled to 0.2, about that of AdamW (Liu et al. 2025, arXiv:2502.16982, section 2.2),
+    so that one learning rate serves both.
 
-    torch.optim.Muon is the same, but multiplies in bf16 whatever the device, which many processors are slow in.
+    torch.optim.Muon does the same, but always multiplies in bf16, which is slow on many processors.
     """
 
     def __init__(
         self,
         matrices: dict[Tensor, int],
-        others: Groups,
+        others: ParameterGroups,
         section: TrainingSection,
         precision: torch.dtype,
     ) -> None:
-        """Take the parameters.
+        """Create the optimizer.
 
         Args:
-            matrices: Those of recurrent layers, each with the rows of a gate.
-            others: All others, for AdamW.
-            section: Rate, decay of the means, `beta1` being Muon's momentum, and weight decay.
-            precision: What matrices are made orthogonal in.
+            matrices: Matrices of recurrent layers, each with its number of rows per gate.
+            others: Groups of all other parameters, for AdamW.
+            section: Learning rate, weight decay, and decay of the means; `beta1` is also the
+                momentum of Muon.
+            precision: Type of the products that make a matrix orthogonal.
         """
-        own = {"params": list(matrices), "weight_decay": section.weight_decay}
+        group = {"params": list(matrices), "weight_decay": section.weight_decay}
         betas = (section.beta1, section.beta2)
-        super().__init__([own, *others], lr=section.learning_rate, betas=betas, fused=True)
-        self._rows, self._precision = matrices, precision
+        super().__init__([group, *others], lr=section.learning_rate, betas=betas, fused=True)
+        self._rows = matrices
+        self._precision = precision
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Change the parameters by their gradients."""
-        own = self.param_groups[0]
-        gradients = {matrix: matrix.grad for matrix in own["params"] if matrix.grad is not None}
+        """Update the parameters by their gradients."""
+        options = self.param_groups[0]
+        gradients = {matrix: matrix.grad for matrix in options["params"] if matrix.grad is not None}
         for matrix in gradients:
-            matrix.grad = None  # AdamW leaves alone what has no gradient.
+            matrix.grad = None  # AdamW skips parameters without a gradient.
         super().step()
         for matrix, gradient in gradients.items():
-            self._orthogonal_step(matrix, gradient, own["lr"], own["weight_decay"], own["betas"][0])
+            self._orthogonal_step(matrix, gradient, options)
             matrix.grad = gradient
 
-    def _orthogonal_step(
-        self, matrix: Tensor, gradient: Tensor, rate: float | Tensor, decay: float, momentum: float
-    ) -> None:
+    def _orthogonal_step(self, matrix: Tensor, gradient: Tensor, options: dict[str, Any]) -> None:
+        """Update a matrix by its orthogonalized Nesterov momentum."""
+        rate, momentum = options["lr"], options["betas"][0]
         state = self.state[matrix]
         if not state:
-            # The name that AdamW gives the mean; the count, of no use here, is asked for when it takes up a state.
+            # AdamW's names: `load_state_dict` expects the mean and, though unused here, the step.
             state |= {"exp_avg": torch.zeros_like(matrix), "step": torch.zeros(())}
         state["exp_avg"].lerp_(gradient, 1 - momentum)
-        ahead = gradient.lerp(state["exp_avg"], momentum)  # Nesterov's.
-        gates = ahead.view(-1, self._rows[matrix], matrix.shape[1])
-        scale = _UPDATE_SIZE * math.sqrt(max(gates.shape[1:]))
+        nesterov = gradient.lerp(state["exp_avg"], momentum)
+        gates = nesterov.view(-1, self._rows[matrix], matrix.shape[1])
+        scale = _UPDATE_RMS * math.sqrt(max(gates.shape[1:]))
         update = orthogonalize(gates.to(self._precision)).reshape(matrix.shape).to(matrix.dtype)
-        matrix.mul_(1 - rate * decay).sub_(update * (rate * scale))
+        matrix.mul_(1 - rate * options["weight_decay"]).sub_(update * (rate * scale))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring the singular values of each matrix, (matrices, rows, columns), near 1, most of them to 0.7 to 1.2.
+    """Return matrices with singular values near 1, most between 0.7 and 1.2.
 
-    Newton-Schulz iterations, as Jordan's, with other coefficients.
+    Newton-Schulz iterations as in Jordan et al. 2024, with other coefficients.
+
+    Args:
+        matrices: Matrices, (matrices, rows, columns).
     """
     x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,72 +1,136 @@
-"""The training objective J of a window."""
+"""The training objective: what the loop needs of a model, and the objective of a language model."""
 
-import torch
+from typing import NamedTuple, Protocol
+
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
-from charlm.training.devices import autocast
-from charlm.training.loss import regularization, summed_loss
+from charlm.training.devices import Hardware
+from charlm.training.loss import regularization, summed_cross_entropy
 
 
-class Objective(nn.Module):
-    """J of a window: what is differentiated."""
+class ObjectiveValue(NamedTuple):
+    """The objective of some columns of a window.
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        section: TrainingSection,
-        *,
-        device: torch.device,
-        precision: torch.dtype,
-    ) -> None:
-        """Take a model.
+    Attributes:
+        objective: J, a scalar with a gradient.
+        nats: Cross-entropy summed over the predicted tokens, a scalar without a gradient.
+        states: States after the window, without a gradient.
+    """
 
-        Args:
-            model: On `device`.
-            section: Label smoothing and the regularization of activations.
-            device: Where to compute.
-            precision: What matrix products are computed in.
-        """
-        super().__init__()
-        self.model, self.section, self.device, self.precision = model, section, device, precision
+    objective: Tensor
+    nats: Tensor
+    states: States
+
+
+class Objective(Protocol):
+    """A model and the objective J of its task: all that `train` knows of them.
+
+    An implementation is an `nn.Module`, so that several processes can share it (`Group.wrap`).
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """The model whose parameters are trained."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """Device and precision of the model."""
+
+    @property
+    def num_networks(self) -> int:
+        """Number of networks whose columns stand side by side in a batch: 2 for two directions."""
 
     @property
     def uses_every_parameter(self) -> bool:
-        """Whether each has a gradient after every window: rare words' matrices, and learnt states, have not."""
-        learnt = any(
-            len(layer)
-            for network in self.model.encoder.recurrences
-            for layer in network.learned_states
-        )
-        return not learnt and not isinstance(self.model.projection, AdaptiveSoftmax)
+        """Whether every parameter has a gradient after every window."""
 
-    def forward(
-        self, inputs: Tensor, targets: Tensor, states: States | None, columns: float, counted: float
-    ) -> tuple[Tensor, Tensor, States]:
-        """Return J, the window's nats, and the states after it.
+    def initial_states(self, batch_size: int) -> States:
+        """Return the states before the first token of `batch_size` columns."""
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        states: States | None,
+        batch_size: float,
+        num_valid_columns: int,
+    ) -> ObjectiveValue:
+        """Compute J for some columns of a window.
 
         Args:
-            inputs: Ids, (time, batch).
-            targets: The ids to be predicted, (time, batch).
-            states: Before the window.
-            columns: Of the batch that J is averaged over, of which these are a part.
-            counted: How many of these columns count as such.
+            inputs: Ids, (time, columns).
+            targets: Targets of the ids, (time, columns).
+            states: States before the window; None for the initial states.
+            batch_size: Number of columns that J is a mean over; these columns are a part of them.
+            num_valid_columns: Number of these columns that are not padding.
         """
-        with autocast(self.device, self.precision):
+
+
+class LanguageModelObjective(nn.Module):
+    """J of a language model: cross-entropy summed over time, and the regularization.
+
+    Attributes:
+        model: The language model, on the device of `hardware`.
+        section: Label smoothing and regularization of activations.
+        hardware: Device and precision of the model.
+    """
+
+    model: LanguageModel
+
+    def __init__(self, model: LanguageModel, section: TrainingSection, hardware: Hardware) -> None:
+        """Create the objective of a model."""
+        super().__init__()
+        self.model = model
+        self.section = section
+        self.hardware = hardware
+
+    @property
+    def num_networks(self) -> int:
+        """Number of directions of the model."""
+        return len(self.model.encoder.recurrences)
+
+    @property
+    def uses_every_parameter(self) -> bool:
+        """Whether every parameter has a gradient after every window.
+
+        The matrices of rare words in an adaptive softmax and learned initial states have none where
+        a window has no rare word, or does not start a text.
+        """
+        learns_states = any(
+            len(layer)
+            for recurrence in self.model.encoder.recurrences
+            for layer in recurrence.learned_states
+        )
+        return not learns_states and not isinstance(self.model.projection, AdaptiveSoftmax)
+
+    def initial_states(self, batch_size: int) -> States:
+        """Return the states before the first token."""
+        return self.model.initial_states(batch_size)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        states: States | None,
+        batch_size: float,
+        num_valid_columns: int,
+    ) -> ObjectiveValue:
+        """Compute J for some columns of a window; see `Objective`."""
+        with self.hardware.autocast():
             features, states = self.model.encoder(inputs, states)
-            read = self.model.adapt(features)
-            objective, nats = summed_loss(
-                read,
+            projected = self.model.adapt(features)
+            objective, nats = summed_cross_entropy(
+                projected,
                 targets,
                 projection=self.model.projection,
                 smoothing=self.section.label_smoothing,
-                columns=columns,
+                batch_size=batch_size,
             )
-            objective = objective + regularization(self.section, features, read) * (
-                counted / columns
-            )
-        # Gradients stop at the window's edge: truncated backpropagation through time (Williams and Peng 1990).
-        return objective, nats, detach(states)
+            penalty = regularization(self.section, features, projected)
+            objective = objective + penalty * (num_valid_columns / batch_size)
+        # Gradients stop at the window's edge: truncated BPTT (Williams and Peng 1990).
+        return ObjectiveValue(objective=objective, nats=nats, states=detach(states))

@@ -1,4 +1,4 @@
-"""Make the optimizer of a configuration, with its parameter groups."""
+"""The optimizer of a configuration, with its parameter groups."""
 
 from collections.abc import Callable
 
@@ -7,32 +7,25 @@ from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.model.language_model import named_weights
-from charlm.training.muon import GatewiseMuon, Groups, gate_rows
+from charlm.training.muon import GatewiseMuon, ParameterGroups, gate_rows
 
 
 def make_optimizer(
     model: nn.Module, section: TrainingSection, *, precision: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that `section` names, with weight decay on matrices and, if asked for, on the rest.
+    """Create the optimizer that `section` names.
 
-    Muon multiplies in `precision`. NAdam is Dozat's (2016), its weight decay apart from the gradient as AdamW's
-    (Loshchilov and Hutter 2019).
+    NAdam is Dozat's (2016), with weight decay apart from the gradient as in AdamW (Loshchilov and
+    Hutter 2019).
+
+    Args:
+        model: Model whose parameters are trained.
+        section: Optimizer, learning rate, decay of the means, and weight decay: on matrices, and if
+            configured on embeddings and biases.
+        precision: Type of Muon's matrix products.
     """
-    matrices = gate_rows(model) if section.optimizer == "muon" else {}
-    groups: Groups = []
-    for kind, decayed in (
-        ("matrix", True),
-        ("embedding", section.decay_embeddings),
-        ("bias", section.decay_biases),
-    ):
-        parameters = [
-            tensor
-            for name, tensor in named_weights(model)
-            if _kind(name, tensor) == kind and tensor.requires_grad and tensor not in matrices
-        ]
-        groups.append(
-            {"params": parameters, "weight_decay": section.weight_decay if decayed else 0.0}
-        )
+    recurrent = gate_rows(model) if section.optimizer == "muon" else {}
+    groups = _parameter_groups(model, section, except_for=recurrent)
     rate, betas = section.learning_rate, (section.beta1, section.beta2)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True),
@@ -42,9 +35,28 @@ def make_optimizer(
         ),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr=rate, alpha=section.beta2),
         "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=section.beta1, fused=True),
-        "muon": lambda: GatewiseMuon(matrices, groups, section, precision),
+        "muon": lambda: GatewiseMuon(recurrent, groups, section, precision),
     }
     return makers[section.optimizer]()
+
+
+def _parameter_groups(
+    model: nn.Module, section: TrainingSection, *, except_for: dict[Tensor, int]
+) -> ParameterGroups:
+    """Return the groups of matrices, embeddings and biases, each with its weight decay."""
+    is_decayed = {
+        "matrix": True,
+        "embedding": section.decay_embeddings,
+        "bias": section.decay_biases,
+    }
+    parameters: dict[str, list[Tensor]] = {kind: [] for kind in is_decayed}
+    for name, tensor in named_weights(model):
+        if tensor.requires_grad and tensor not in except_for:
+            parameters[_kind(name, tensor)].append(tensor)
+    return [
+        {"params": parameters[kind], "weight_decay": section.weight_decay if decayed else 0.0}
+        for kind, decayed in is_decayed.items()
+    ]
 
 
 def _kind(name: str, tensor: Tensor) -> str:

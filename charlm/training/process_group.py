@@ -1,6 +1,7 @@
-"""Processes that train together, each on its share of every batch; alone, nothing of it happens.
+"""Data-parallel training. With one process every call is a no-op.
 
-They are started by torchrun, or by `charlm train --processes`, and speak through torch.distributed.
+Processes are started by torchrun or by `charlm train --processes`, and communicate through
+torch.distributed. Each one computes the gradient of its columns of every batch.
 """
 
 import os
@@ -8,11 +9,11 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,26 +22,32 @@ from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import Shard
 from charlm.errors import GroupError
+from charlm.training.objective import Objective
 
-_DAY, _LOOK_SECONDS = (
-    timedelta(days=1),
-    0.05,
-)  # While one process prepares, the others wait: a large text takes time.
-_RESTARTS = 10
-# What torch 2.13 calls that buffers are not sent around before each step; before it had another name.
-_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
+# While one process prepares the text, the others wait: a large text takes hours.
+_RENDEZVOUS_TIMEOUT = timedelta(days=1)
+_POLL_SECONDS = 0.05
+_MAX_RESTARTS = 10
+# The argument that stops DDP from sending buffers before each step has a new name in torch 2.13,
+# which still accepts the old one, with a warning.
+_BUFFER_ARGUMENTS = ("forward_sync_buffers", "broadcast_buffers")
+_DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {
-    next(name for name in _BUFFERS if name in signature(DistributedDataParallel).parameters): False
+    next(name for name in _BUFFER_ARGUMENTS if name in _DDP_ARGUMENTS): False
 }
-# How gloo and NCCL begin what they say of a process that is gone or silent.
-_OF_COLLECTIVE = re.compile(r"gloo|nccl|collective|timed? ?out|connection|barrier", re.IGNORECASE)
+# Words in the errors of gloo and NCCL about a process that has ended or does not answer.
+_COLLECTIVE_ERROR = re.compile(
+    r"gloo|nccl|collective|timed? ?out|connection|barrier", re.IGNORECASE
+)
+
+# An objective, or what `Group.wrap` returned for it.
+AnyObjective = Objective | DistributedDataParallel
 
 
 class Group:
-    """One process among those that train together.
+    """This process among the processes that train together.
 
     Attributes:
         rank: Rank of this process, from 0.
@@ -51,43 +58,53 @@ class Group:
     def __init__(
         self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None
     ) -> None:
-        """Know of the others, without speaking to them yet: see `connect`."""
-        self.rank, self.size, self.local_rank = rank, size, local_rank
-        self._store, self._connected = store, False
+        """Create a group; `connect` lets its processes communicate.
+
+        Args:
+            rank: Rank of this process, from 0.
+            size: Number of processes.
+            local_rank: Rank of this process on its own machine.
+            store: Key-value store that the processes share; None for a single process.
+        """
+        self.rank = rank
+        self.size = size
+        self.local_rank = local_rank
+        self._store = store
+        self._connected = False
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that prints, saves and tells the time."""
+        """Whether this process prints, saves and measures the time."""
         return self.rank == 0
 
     @property
     def shard(self) -> Shard:
-        """Its share of every batch."""
+        """The columns of this process in every batch."""
         return Shard(self.rank, self.size)
 
     def publish(self, name: str, value: str) -> None:
-        """Tell the others something, before `connect`."""
+        """Store a value for the other processes; works before `connect`."""
         if self._store is not None:
             self._store.set(name, value)
 
     def wait_for(self, name: str) -> str:
-        """Wait for what another process tells."""
+        """Wait for a value that another process publishes, and return it."""
         if self._store is None:
-            raise GroupError(f"{name}: there is no other process to tell it")
-        return _told(self._store, name)
+            raise GroupError(f"{name}: no other process can publish it; start with torchrun")
+        return _wait_for_key(self._store, name)
 
     def connect(self, device: torch.device, *, timeout_seconds: float) -> None:
-        """Wait until every process has come so far, and make it possible to speak to them.
+        """Wait for every process, and let them communicate.
 
         Args:
-            device: Where this process computes.
-            timeout_seconds: For how long a process may keep the others waiting from then on.
+            device: Device of this process.
+            timeout_seconds: Seconds after which a process that does not answer is an error.
         """
         if self._store is None or self.size == 1:
             return
         self.publish(f"here/{self.rank}", "yes")
-        for number in range(self.size):
-            _told(self._store, f"here/{number}")
+        for rank in range(self.size):
+            _wait_for_key(self._store, f"here/{rank}")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("group", self._store),
@@ -98,163 +115,190 @@ class Group:
         self._connected = True
 
     def leave(self) -> None:
-        """Speak to the others no more, as soon as all have come so far."""
+        """Wait for every process, and end the communication."""
         if self._connected:
             self.barrier()
             self._connected = False
             dist.destroy_process_group()
 
-    def wrap(self, module: nn.Module, section: TrainingSection, *, all_used: bool) -> nn.Module:
-        """Return a module whose gradients are the mean over all processes.
+    def wrap(self, objective: Objective, *, compression: str) -> AnyObjective:
+        """Return an objective whose gradients are averaged over all processes.
 
         Args:
-            module: The same in each of them.
-            section: How gradients are compressed on their way.
-            all_used: Whether every parameter has a gradient after every window.
+            objective: An objective that is the same in every process.
+            compression: `none` exchanges gradients in fp32, `bf16` in bf16.
         """
         if not self._connected:
-            return module
+            return objective
         wrapped = DistributedDataParallel(
-            module, find_unused_parameters=not all_used, gradient_as_bucket_view=True, **_NO_BUFFERS
+            cast(nn.Module, objective),
+            find_unused_parameters=not objective.uses_every_parameter,
+            gradient_as_bucket_view=True,
+            **_NO_BUFFERS,
         )
-        if section.gradient_compression == "bf16":
-            wrapped.register_comm_hook(None, _in_bf16)
+        if compression == "bf16":
+            wrapped.register_comm_hook(None, _compress_to_bf16)
         return wrapped
 
     def all_reduce_tensor(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes, on the device; nothing waits for it there."""
+        """Return the sum over all processes, on the device and without waiting for it."""
         if self._connected:
             dist.all_reduce(values)
         return values
 
     def all_reduce(self, *numbers: float) -> list[float]:
-        """Return the sums of numbers over all processes: what each must know before it goes on."""
+        """Return the sum of each number over all processes."""
         if not self._connected:
             return list(numbers)
         return self.all_reduce_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return every process's tensor, all of one shape, on the CPU."""
+        """Return the tensor of every process, all of one shape, on the CPU."""
         if not self._connected:
             return [tensor]
-        found = [torch.empty_like(tensor, device="cpu") for _ in range(self.size)]
-        dist.all_gather(found, tensor.cpu().contiguous())
-        return found
+        gathered = [torch.empty_like(tensor, device="cpu") for _ in range(self.size)]
+        dist.all_gather(gathered, tensor.cpu().contiguous())
+        return gathered
 
-    def gather(self, rows: Tensor, count: int) -> Tensor:
-        """Return the rows of all processes, (count, ...), each having those of its share."""
-        shares = [Shard(number, self.size).columns(count) for number in range(self.size)]
-        sizes = [share.stop - share.start for share in shares]
-        own = rows[: sizes[self.rank]]
-        padded = torch.cat([own, own.new_zeros(max(sizes) - len(own), *rows.shape[1:])])
-        return torch.cat(
-            [part[:size] for part, size in zip(self.all_gather(padded), sizes, strict=True)]
-        )
+    def gather_rows(self, rows: Tensor, count: int) -> Tensor:
+        """Return the rows of all processes, (count, ...), from those of each process's shard."""
+        shards = [Shard(rank, self.size).columns(count) for rank in range(self.size)]
+        sizes = [shard.stop - shard.start for shard in shards]
+        rows = rows[: sizes[self.rank]]
+        padding = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
+        gathered = self.all_gather(torch.cat([rows, padding]))
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
     def barrier(self) -> None:
-        """Wait until every process has come so far."""
+        """Wait until every process has called this."""
         self.all_reduce(0)
 
     @contextmanager
     def lost_process_reported(self) -> Iterator[None]:
-        """Tell in one line that another process is gone or does not answer.
+        """Turn torch's error about another process into an error of one line.
 
         Raises:
-            GroupError: It is so.
+            GroupError: Another process has ended, or does not answer.
         """
         try:
             yield
         except RuntimeError as error:
-            if not self._connected or not _OF_COLLECTIVE.search(str(error)):
+            if not self._connected or not _COLLECTIVE_ERROR.search(str(error)):
                 raise
-            first = str(error).partition("\n")[0]
+            first_line = str(error).partition("\n")[0]
             raise GroupError(
-                f"process {self.rank} of {self.size}: another one has ended, or not answered in time: {first:.200}; "
-                "look for its own message, then go on with --resume"
+                f"process {self.rank} of {self.size}: another process has ended or has not "
+                f"answered in time: {first_line:.200}; look for its own message, then continue "
+                "with --resume"
             ) from None
-
-
-def _in_bf16(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    # Under its own name torch takes this hook with NCCL alone; gloo does it as well.
-    return default_hooks.bf16_compress_hook(state, bucket)
 
 
 SINGLE_PROCESS = Group()
 
 
+def unwrap(objective: AnyObjective) -> Objective:
+    """Return the objective inside what `Group.wrap` returned."""
+    return (
+        cast(Objective, objective.module)
+        if isinstance(objective, DistributedDataParallel)
+        else objective
+    )
+
+
+def unsynchronized(objective: AnyObjective) -> AbstractContextManager[None]:
+    """Return the context in which gradients add up without being exchanged."""
+    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext()
+
+
+def _compress_to_bf16(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    # Under its own name torch accepts this hook for NCCL only; gloo can run it too.
+    return default_hooks.bf16_compress_hook(state, bucket)
+
+
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether torchrun, or another launcher that speaks as it does, has started this process."""
+    """Return whether torchrun, or a launcher with the same variables, has started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
 
 
 def join() -> Group:
-    """Return this process's place among those that the launcher has started.
+    """Join the processes that the launcher has started.
 
     Raises:
-        GroupError: The others cannot be reached.
+        GroupError: The other processes cannot be reached.
     """
     try:
-        store, number, size = next(rendezvous("env://", timeout=_DAY))
+        store, rank, size = next(rendezvous("env://", timeout=_RENDEZVOUS_TIMEOUT))
     except (RuntimeError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise GroupError(f"torchrun: the other processes cannot be reached: {first:.200}") from None
-    meeting = _meet(store, number, size)
+        first_line = str(error).partition("\n")[0]
+        raise GroupError(
+            f"torchrun: cannot reach the other processes: {first_line:.200}; check "
+            "--rdzv-endpoint, or MASTER_ADDR and MASTER_PORT"
+        ) from None
+    prefix = _agree_on_prefix(store, rank, size)
     return Group(
-        number, size, int(os.environ.get("LOCAL_RANK", number)), PrefixStore(meeting, store)
+        rank=rank,
+        size=size,
+        local_rank=int(os.environ.get("LOCAL_RANK", rank)),
+        store=PrefixStore(prefix, store),
     )
 
 
-def _meet(store: Store, number: int, size: int) -> str:
-    """Return a name that these processes alone share: the launcher's store still holds what earlier ones have told.
+def _agree_on_prefix(store: Store, rank: int, size: int) -> str:
+    """Return a name that only these processes know.
 
-    The first process asks, each other one answers with a number of its own, and waits to hear that number back: only a
-    process that is there now can know it.
+    The launcher's store still holds the values of processes that it started earlier. The first
+    process publishes a random question; every other one answers with the question and a random
+    number of its own, and waits until the first one repeats this answer. Only a process that runs
+    now can repeat it.
     """
-    own = uuid.uuid4().hex
-
-    def told(name: str) -> str:
-        return str(store.get(name).decode()) if store.check([name]) else ""
-
-    if number == 0:
-        store.set("question", own)
+    own_number = uuid.uuid4().hex
+    if rank == 0:
+        store.set("question", own_number)
         for other in range(1, size):
-            _wait(lambda other=other: told(f"answer/{other}").startswith(own))  # type: ignore[misc]
-            store.set(f"heard/{other}", told(f"answer/{other}"))
-        return own
+            answer = _wait_for_answer(store, other, question=own_number)
+            store.set(f"heard/{other}", answer)
+        return own_number
     answer = ""
-
-    def is_heard() -> bool:
-        nonlocal answer
-        if not answer.startswith(question := told("question") or " "):  # What is asked now.
-            answer = f"{question} {own}"
-            store.set(f"answer/{number}", answer)
-        return told(f"heard/{number}") == answer
-
-    _wait(is_heard)
+    while not answer or _value(store, f"heard/{rank}") != answer:
+        question = _value(store, "question")
+        if question and not answer.startswith(question):  # The first process asks again.
+            answer = f"{question} {own_number}"
+            store.set(f"answer/{rank}", answer)
+        time.sleep(_POLL_SECONDS)
     return answer.partition(" ")[0]
 
 
-def _told(store: Store, name: str) -> str:
-    """Wait for what another process tells."""
-    _wait(lambda: store.check([name]))
-    return str(store.get(name).decode())
+def _wait_for_answer(store: Store, rank: int, *, question: str) -> str:
+    """Wait until a process has answered this question, and return its answer."""
+    while not (answer := _value(store, f"answer/{rank}")).startswith(question):
+        time.sleep(_POLL_SECONDS)
+    return answer
 
 
-def _wait(until: Callable[[], bool]) -> None:
-    """Wait, however long: in Python, so that a signal is heard."""
-    while not until():
-        time.sleep(_LOOK_SECONDS)
+def _value(store: Store, name: str) -> str:
+    """Return a value of the store; empty if there is none."""
+    return str(store.get(name).decode()) if store.check([name]) else ""
+
+
+def _wait_for_key(store: Store, name: str) -> str:
+    """Wait for a value, in Python so that signals are handled, and return it."""
+    while not store.check([name]):
+        time.sleep(_POLL_SECONDS)
+    return _value(store, name)
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Start charlm several times on this machine, as torchrun does, and again all of them when one has ended badly.
+    """Start charlm in several processes on this machine, as torchrun does.
+
+    When one process fails, all of them are started again.
 
     Args:
-        processes: How many.
-        arguments: Of each: a command that goes on from where it was, as `train --resume RUN` does.
+        processes: Number of processes.
+        arguments: Arguments of charlm: a command that continues where it stopped, such as
+            `train --resume RUN`.
 
     Raises:
-        GroupError: They ended badly, as often as they were started.
+        GroupError: The processes failed each time.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -268,19 +312,15 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=_RESTARTS,
+        max_restarts=_MAX_RESTARTS,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "charlm", *arguments)
     except ChildFailedError as error:
-        number, failure = error.get_first_failure()
+        rank, failure = error.get_first_failure()
         raise GroupError(
-            f"process {number} of {processes}: ended with status {failure.exitcode}; its own message is above"
+            f"process {rank} of {processes}: ended with status {failure.exitcode}; its own message "
+            "is above"
         ) from None
     except SignalException:
         raise KeyboardInterrupt from None
-
-
-def unsynchronized(module: nn.Module) -> AbstractContextManager[None]:
-    """Return the context in which gradients add up in this process alone."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

@@ -5,33 +5,39 @@ from collections.abc import Callable
 
 from charlm.config.schema import Training as TrainingSection
 
-_FINAL_DECAY = 0.2  # Share of the budget over which a trapezoid falls (Hägele et al. 2024).
+_FINAL_DECAY = 0.2  # Fraction of the budget over which a trapezoid falls (Hägele et al. 2024).
 
 
 def learning_rate(
-    section: TrainingSection, *, step: int, fraction_done: float, stalls: int = 0
+    section: TrainingSection,
+    *,
+    step: int,
+    fraction_done: float,
+    stalls: int = 0,
+    halvings: int = 0,
 ) -> float:
-    """Return the rate of a step.
+    """Return the learning rate of a step.
 
     Args:
         section: Peak rate, warm-up and schedule.
-        step: Steps taken before this one.
+        step: Number of steps before this one.
         fraction_done: Fraction of the budget (time, steps or epochs) spent before this step.
-        stalls: Evaluations before this one that were no new best: each quarters the rate of a plateau, the rule of
-            PyTorch's example word_language_model.
+        stalls: Number of evaluations so far without a new best. With schedule `plateau` each one
+            quarters the rate, as in PyTorch's example word_language_model.
+        halvings: Number of times that the rate was halved after a divergence.
     """
-    warmth = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
-    fall = (
-        4.0**-stalls
-        if section.schedule == "plateau"
-        else _falls[section.schedule](min(fraction_done, 1.0))
-    )
-    return section.learning_rate * warmth * fall
+    warm_up = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
+    if section.schedule == "plateau":
+        decay = 4.0**-stalls
+    else:
+        decay = _DECAYS[section.schedule](min(fraction_done, 1.0))
+    return section.learning_rate * warm_up * decay * 0.5**halvings
 
 
-_falls: dict[str, Callable[[float], float]] = {
-    "linear": lambda fraction_done: 1 - fraction_done,
-    "cosine": lambda fraction_done: (1 + math.cos(math.pi * fraction_done)) / 2,
-    "constant": lambda fraction_done: 1.0,
-    "trapezoid": lambda fraction_done: min(1.0, (1 - fraction_done) / _FINAL_DECAY),
+# Fraction of the budget that is spent → fraction of the peak rate.
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+    "trapezoid": lambda done: min(1.0, (1 - done) / _FINAL_DECAY),
 }

@@ -8,28 +8,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import charlm
 from charlm.cli.interactive import Conversation
 from charlm.errors import CharlmError
-from charlm.sampling.generator import Settings
-from charlm.sampling.text_stream import StopCondition
+from charlm.sampling.options import SampleOptions, StopCondition
 
 CONTROL_C, CONTROL_D = b"\x03", b"\x04"
 
 
 def _as_in_a_terminal() -> None:
     os.close(os.open(os.ttyname(0), os.O_RDWR))
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ignored, where the tests themselves run in the background.
+    # The tests may run in the background, where SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-class Person:
-    """Someone at a terminal, who waits for the prompt and types."""
+class User:
+    """A user at a terminal, who waits for the prompt and types."""
 
     def __init__(self, *arguments: object) -> None:
         self._ours, theirs = pty.openpty()
@@ -45,30 +43,31 @@ class Person:
         )
         os.close(theirs)
 
-    def sees(self, ending: str, seconds: float = 60, pressing: bytes = b"") -> str:
-        """Return what has come once it ends so; while nothing comes, a key is pressed every second."""
+    def wait_for(self, ending: str, seconds: float = 60, pressing: bytes = b"") -> str:
+        """Return the output once it ends so; press a key every second while there is none."""
         seen, deadline, pressed = "", time.monotonic() + seconds, -1.0
         while not seen.endswith(ending):
             assert time.monotonic() < deadline, seen
             if pressing and not seen and time.monotonic() > pressed + 1:
-                self.presses(pressing)
+                self.press(pressing)
                 pressed = time.monotonic()
             if select.select([self._ours], [], [], 0.2)[0]:
                 try:
                     seen += os.read(self._ours, 4096).decode(errors="replace").replace("\r\n", "\n")
                 except OSError:
-                    pytest.fail(f"it ended: {seen}")
+                    pytest.fail(f"the program ended: {seen}")
         return seen
 
-    def types(self, line: str, end: str = "\n") -> str:
-        """Type a line; return what comes until the next prompt, the echo left out."""
-        os.write(self._ours, (line + end).encode())
-        return self.sees("\n> ").split("\n", 1)[1].removesuffix("> ")
+    def type(self, line: str) -> str:
+        """Type a line; return the output until the next prompt, without the echo."""
+        self.press(f"{line}\n".encode())
+        return self.wait_for("\n> ").split("\n", 1)[1].removesuffix("> ")
 
-    def presses(self, key: bytes) -> None:
-        os.write(self._ours, key)
+    def press(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
 
-    def leaves(self) -> int:
+    def exit_status(self) -> int:
+        """Read to the end of the output; return the exit status."""
         with contextlib.suppress(OSError):
             while os.read(self._ours, 4096):
                 pass
@@ -78,57 +77,46 @@ class Person:
 
 
 @pytest.fixture
-def person(trained) -> Iterator[Person]:
-    someone = Person(trained, "--seed", 1, "--length", 30)
+def user(trained) -> Iterator[User]:
+    someone = User(trained, "--seed", 1, "--length", 30)
     yield someone
     with contextlib.suppress(ProcessLookupError):
         someone.process.kill()
     someone.process.wait()
 
 
-def test_a_person_writes_the_model_goes_on_they_edit_and_go_on(person):
-    assert "/h is help" in person.sees("> ")
-    first = person.types("The cat")
+def test_a_user_writes_in_turns_interrupts_and_quits(user):
+    assert "/h is help" in user.wait_for("> ")
+    first = user.type("The cat")
     assert first.startswith("The cat") and len(first) == len("The cat") + 30 + 1
-    second = person.types("/r")
-    assert second.startswith("The cat") and second != first
-    third = person.types("The dog")
-    assert third.startswith("The dog")
-    assert person.types("/t") == second[:-1] + third
-    assert person.types("/u") == second
-    assert "length 5" in person.types("/length 5")
-    assert len(person.types("")) == 6
-    assert "top_p must lie from 0 to 1, got 7" in person.types("/top-p 7")
-    assert "no such command" in person.types("/nonsense")
-    assert "'Ž'" in person.types("Žebra")
-    person.presses(b"/q\n")
-    assert person.leaves() == 0
-
-
-def test_ctrl_c_stops_the_writing_and_ctrl_d_the_program(person):
-    person.sees("> ")
-    person.types("/length 1000000")
-    person.presses(b"The cat\n")
+    assert "/top-p: must be between 0 and 1, got 7" in user.type("/top-p 7")
+    assert "no such command" in user.type("/nonsense")
+    assert "'Ž'" in user.type("Žebra")
+    user.type("/length 1000000")
+    user.press(b"The cat\n")
     time.sleep(1)
-    person.presses(CONTROL_C)
-    stopped = person.sees("\n> ")
-    assert "The cat" in stopped
-    person.types("/length 4")
-    assert len(person.types("The")) == len("The") + 4 + 1
-    # Python does not hear a Ctrl-C in the instant between prompt and waiting: a person presses it again.
-    seen = person.sees("\n> ", pressing=CONTROL_C)
-    assert "quits" in seen
-    person.presses(CONTROL_D)
-    assert person.leaves() == 0
+    user.press(CONTROL_C)
+    assert "The cat" in user.wait_for("\n> ")
+    assert "length 4" in user.type("/length 4")
+    assert len(user.type("The")) == len("The") + 4 + 1
+    # Python misses a Ctrl-C in the instant between prompt and waiting: a user presses it again.
+    assert "quits" in user.wait_for("\n> ", pressing=CONTROL_C)
+    user.press(CONTROL_D)
+    assert user.exit_status() == 0
 
 
-# The conversation itself.
+# The conversation without a terminal
+
+
+def begin(folder) -> Conversation:
+    options = SampleOptions(stop=StopCondition(20), seed=3)
+    return Conversation(charlm.load(folder).trained, options, raw=False)
 
 
 @pytest.fixture
-def talk(trained, capfd):
-    """A conversation, and what a line makes it print."""
-    conversation = begun(trained)
+def take(trained, capfd) -> Callable[[str], str]:
+    """A function that gives a line to a conversation and returns what is printed on stdout."""
+    conversation = begin(trained)
 
     def take(line: str) -> str:
         assert conversation.take(line)
@@ -137,71 +125,71 @@ def talk(trained, capfd):
     return take
 
 
-def begun(folder) -> Conversation:
-    return Conversation(
-        charlm.load(folder),
-        settings=Settings(),
-        ending=StopCondition(20),
-        ban=(),
-        seed=3,
-        allow_unknown=False,
-        raw=False,
-    )
+def test_turns_continue_one_another_as_one_text(take, trained):
+    text = take("The cat")[:-1] + take("")[:-1] + take("")[:-1]
+    assert text == charlm.load(trained).sample(prompt="The cat", length=60, seed=3)[0].text
+    assert take("/t") == text + "\n"
 
 
-def test_turns_go_on_from_one_another_as_one_text(talk, trained):
-    told = talk("The cat")[:-1] + talk("")[:-1] + talk("")[:-1]
-    assert told == charlm.load(trained).sample(prompt="The cat", length=60, seed=3)[0].text
-    assert talk("/t") == told + "\n"
+def test_undoing_a_turn_leaves_no_trace(take):
+    first = take("The cat")
+    second = take("The dog")
+    assert take("/u") == first
+    assert take("The dog") == second
+    assert take("/t") == first[:-1] + second
 
 
-def test_undoing_leaves_no_trace(talk, trained):
-    first = talk("The cat")
-    second = talk("The dog")
-    assert talk("/u") == first
-    assert talk("The dog") == second
-
-
-def test_retrying_keeps_the_line(talk):
-    texts = {talk("The cat"), talk("/r"), talk("/r")}
+def test_a_retry_keeps_the_line_and_changes_the_seed(take):
+    texts = {take("The cat"), take("/r"), take("/r")}
     assert len(texts) == 3 and all(text.startswith("The cat") for text in texts)
 
 
-def test_settings_are_changed_and_turned_off(talk, capfd):
-    talk("/temperature 0")
-    assert talk("The ") == talk("/r")
-    talk("/until .")
-    talk("/length off")
-    assert talk("The").endswith(".\n")
-    talk("/until off")
-    talk("/characters 3")
-    assert len(talk("The")) == 7
-    conversation_says = talk("/s")
-    assert conversation_says == ""  # On stderr.
+def test_settings_are_changed_and_turned_off(take):
+    take("/temperature 0")
+    assert take("The ") == take("/r")
+    take("/until .")
+    take("/length off")
+    assert take("The").endswith(".\n")
+    take("/until off")
+    take("/characters 3")
+    assert len(take("The")) == 7
+    assert take("/s") == ""  # The settings go to stderr.
 
 
-def test_lines_hold_breaks_and_may_begin_with_a_slash(talk, trained):
-    assert talk("The cat.\\nThe").startswith("The cat.\nThe")
-    with pytest.raises(CharlmError, match="'/'"):  # It reaches the model, which never saw one.
-        talk("//t")
+def test_lines_may_contain_line_breaks_and_begin_with_a_slash(take):
+    assert take("The cat.\\nThe").startswith("The cat.\nThe")
+    with pytest.raises(CharlmError, match="'/'"):  # The model gets the slash, and it is unknown.
+        take("//t")
 
 
-def test_nothing_to_undo_is_told(talk, capfd):
-    assert talk("/u") == talk("/r") == ""
+def test_there_is_nothing_to_undo_or_retry_at_the_beginning(take, capfd):
+    assert take("/u") == take("/r") == ""
 
 
-@pytest.mark.parametrize(
-    "line", ["/temperature hot", "/temperature -1", "/top-k 0", "/nothing 3", "/length x", "/"]
-)
-def test_a_wrong_setting_is_told_and_changes_nothing(trained, line):
-    conversation = begun(trained)
-    with pytest.raises(CharlmError):
-        conversation.take(line)
-    assert conversation._settings == Settings() and conversation._ending == StopCondition(20)
+def test_q_ends_the_conversation(trained):
+    assert not begin(trained).take("/q")
 
 
-def test_a_new_record_begins_where_one_has_ended(trained_records, capfd):
-    conversation = begun(trained_records)
+def test_a_wrong_setting_is_refused_and_changes_nothing(trained):
+    conversation = begin(trained)
+    before = conversation.options
+    lines = (
+        "temperature hot",
+        "temperature -1",
+        "top-k 0",
+        "nothing 3",
+        "length x",
+        "length 0",
+        "",
+    )
+    for line in lines:
+        with pytest.raises(CharlmError):
+            conversation.take(f"/{line}")
+        assert conversation.options == before, line
+
+
+def test_a_new_record_begins_when_one_has_ended(trained_records, capfd):
+    conversation = begin(trained_records)
     conversation.take("ba")
     conversation.take("mu")
     conversation.take("/t")

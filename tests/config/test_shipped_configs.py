@@ -12,7 +12,9 @@ from torch.optim import SGD
 from charlm.config.load import load_config
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel, count_parameters, detach
+from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 VOCABULARY, STEPS = 13, 3
@@ -98,13 +100,11 @@ def test_the_steps_equal_those_of_a_recipe_whose_loss_is_a_mean(name, window, th
         islice(stream_windows(ids, batch_size=3, window=window, start=Position()), STEPS)
     )
     steps = train(
-        model,
+        LanguageModelObjective(model, config.training, Hardware(torch.device("cpu"))),
         iter(windows),
         make_optimizer(model, config.training),
         config.training,
         state=TrainingState(),
-        device=torch.device("cpu"),
-        precision=torch.float32,
         clock=lambda: 0.0,
     )
     clipped = [bool(step.clipping.by_norm) for step in steps]

@@ -1,8 +1,7 @@
-"""A token at a time, from a table: the same predictions as those of a window."""
+"""One token per step, from a table, predicts the same as a window."""
 
-import pytest
 import torch
-from model.cells_table import CELLS, every_cell
+from model.cells_table import CELLS
 
 from charlm.config.schema import Model
 from charlm.model.language_model import LanguageModel
@@ -13,7 +12,7 @@ VOCABULARY, BATCH = 9, 3
 AROUND = {
     "residual_norm": {"num_layers": 3, "skip": "residual", "layer_norm": True},
     "sum_learned_state": {"num_layers": 2, "skip": "sum", "initial_state": "learned"},
-    "tied_bridge": {"tied": True},
+    "tied_adapter": {"tied": True},
     "one_hot": {"embedding": "one_hot"},
     "mixture": {"mixture": 2},
     "backward": {"direction": "backward"},
@@ -33,38 +32,41 @@ def make(**fields: object) -> LanguageModel:
     ).eval()
 
 
-def assert_steps_as_a_window(model: LanguageModel) -> None:
+def assert_steps_equal_a_window(model: LanguageModel, name: str = "") -> None:
+    def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(actual, expected, msg=lambda message: f"{name}: {message}")
+
     ids = torch.randint(VOCABULARY, (6, BATCH), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected, states_after = model(ids)
         step, states = Stepper(model), model.initial_states(BATCH)
-        for row, logits in zip(ids, expected, strict=True):
-            found, states = step(row, states)
-            torch.testing.assert_close(found, logits)
-    for state, after in zip(states, states_after, strict=True):
-        for part, wanted in zip(state, after, strict=True):
-            torch.testing.assert_close(part, wanted)
+        for row, expected_row in zip(ids, expected, strict=True):
+            logits, states = step(row, states)
+            close(logits, expected_row)
+    for state, state_after in zip(states, states_after, strict=True):
+        for part, expected_part in zip(state, state_after, strict=True):
+            close(part, expected_part)
 
 
-@every_cell
-def test_every_recurrence_steps_as_over_a_window(name):
-    assert_steps_as_a_window(make(cell=CELLS[name]))
+def test_steps_of_every_cell_predict_the_same_as_a_window():
+    for name, section in CELLS.items():
+        assert_steps_equal_a_window(make(cell=section), name)
 
 
-@pytest.mark.parametrize("fields", AROUND.values(), ids=AROUND)
-def test_what_stands_around_a_recurrence_is_there_in_a_step(fields):
-    assert_steps_as_a_window(make(**fields))
+def test_steps_include_all_that_surrounds_the_cells():
+    for name, fields in AROUND.items():
+        assert_steps_equal_a_window(make(**fields), name)
 
 
-def test_a_vocabulary_too_large_for_a_table_is_stepped_through_without_one(monkeypatch):
-    monkeypatch.setattr(stepper, "_LARGEST_TABLE", 10)
+def test_a_vocabulary_too_large_for_a_table_works_without_one(monkeypatch):
+    monkeypatch.setattr(stepper, "_MAX_TABLE_SIZE", 10)
     model = make(num_layers=2)
     assert Stepper(model)._rows is not None and not Stepper(model)._is_projected
-    assert_steps_as_a_window(model)
+    assert_steps_equal_a_window(model)
 
 
-def test_weights_that_changed_since_are_seen_by_a_new_one():
+def test_a_new_stepper_uses_the_present_weights():
     model = make()
     with torch.no_grad():
         model.encoder.embedding.weight += 1
-    assert_steps_as_a_window(model)
+    assert_steps_equal_a_window(model)

@@ -10,6 +10,7 @@ import charlm
 from charlm.runs import prepare, session
 from charlm.runs.experiment import training_windows
 from charlm.training.loop import Progress, train
+from charlm.training.objective import LanguageModelObjective
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -100,13 +101,15 @@ def test_each_step_in_a_graph_drops_other_units(text_file, tmp_path):
     losses = [
         float(step.loss)
         for step in train(
-            experiment.model,
+            LanguageModelObjective(
+                experiment.model,
+                config.training,
+                experiment.hardware,
+            ),
             itertools.repeat(first),
             experiment.optimizer,
             config.training,
             state=experiment.state,
-            device=experiment.device,
-            precision=experiment.precision,
             clock=lambda: 0.0,
         )
     ]

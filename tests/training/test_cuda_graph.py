@@ -1,4 +1,4 @@
-"""A step as one CUDA graph: all but the graph itself, which only a GPU has (see test_cuda.py)."""
+"""A step as one CUDA graph: everything except the graph, which only a GPU has (test_cuda.py)."""
 
 from dataclasses import replace
 
@@ -10,17 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from charlm.data.windows import Position, stream_windows
 from charlm.model.language_model import LanguageModel
-from charlm.training import cuda_graph as captured
-from charlm.training import devices as hardware
-from charlm.training import loop
+from charlm.training import cuda_graph, loop
+from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train
-from charlm.training.objective import Objective
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS
+from charlm.training.step import Batch, StepResult, forward_backward
 
 IDS = np.random.default_rng(1).integers(2, 9, size=900)
 CPU = torch.device("cpu")
-WAITS = {
+# Operations whose result Python reads, so that a GPU must finish first.
+SYNCHRONIZING = {
     "_local_scalar_dense",
     "nonzero",
     "masked_select",
@@ -31,14 +32,15 @@ WAITS = {
 }
 
 
-def model_and_optimizer(config):
+def make_objective(config, device=CPU):
     torch.manual_seed(1)
     model = LanguageModel(config.model, 9)
-    return model, make_optimizer(model, config.training)
+    return LanguageModelObjective(model, config.training, Hardware(device))
 
 
-def weights_after(config, **options):
-    model, optimizer = model_and_optimizer(config)
+def weights_and_losses(config):
+    """Train on the CPU; return the weights at the end and the loss of each step."""
+    objective = make_objective(config)
     windows = stream_windows(
         IDS,
         batch_size=4,
@@ -47,39 +49,36 @@ def weights_after(config, **options):
         vary=config.training.vary_window,
         shuffle=config.training.partial_shuffle,
     )
-    steps = list(
-        train(
-            model,
-            windows,
-            optimizer,
-            config.training,
-            state=TrainingState(),
-            device=CPU,
-            precision=torch.float32,
-            clock=lambda: 0.0,
-            **options,
-        )
+    optimizer = make_optimizer(objective.model, config.training)
+    steps = train(
+        objective,
+        windows,
+        optimizer,
+        config.training,
+        state=TrainingState(),
+        clock=lambda: 0.0,
     )
-    return [tensor.detach() for tensor in model.parameters()], [float(step.loss) for step in steps]
+    losses = [float(step.loss) for step in list(steps)]
+    return [tensor.detach() for tensor in objective.model.parameters()], losses
 
 
-def recorder(tensors, records):
-    """Return a recorder that, as a GPU's does, leaves everything as it was until the launch."""
+def make_recorder(tensors, recorded):
+    """Return a recorder that, as a GPU's does, changes nothing until the launch."""
 
     def record(work):
-        kept = [(tensor, tensor.clone()) for tensor in tensors()]
+        before = [(tensor, tensor.clone()) for tensor in tensors()]
         generator = torch.get_rng_state()
         result = work()
         torch.set_rng_state(generator)
         with torch.no_grad():
-            for tensor, before in kept:
-                tensor.copy_(before)
-        records.append(result)
+            for tensor, value in before:
+                tensor.copy_(value)
+        recorded.append(result)
 
         def launch():
-            again = work()
-            result.loss.copy_(again.loss)
-            for name, value in vars(again.clipping).items():
+            new = work()
+            result.loss.copy_(new.loss)
+            for name, value in vars(new.clipping).items():
                 if value is not None:
                     getattr(result.clipping, name).copy_(value)
 
@@ -89,73 +88,99 @@ def recorder(tensors, records):
 
 
 @pytest.fixture
-def capturing(monkeypatch):
-    """Let `train` capture its steps on the CPU; yield what was recorded."""
-    records: list[object] = []
-    made = captured.CapturedStep
+def recorded(monkeypatch) -> list[StepResult]:
+    """Let `train` record its steps on the CPU; return the results of the recorded steps."""
+    results: list[StepResult] = []
 
-    def make(descend, optimizer, device):
+    def make_step(compute, optimizer, device):
         def tensors():
             yield from (tensor for group in optimizer.param_groups for tensor in group["params"])
             yield from (value for state in optimizer.state.values() for value in state.values())
 
-        return made(descend, optimizer, device, record=recorder(tensors, records))
+        return cuda_graph.CudaGraphStep(
+            compute, optimizer, device, record=make_recorder(tensors, results)
+        )
 
-    monkeypatch.setattr(loop, "CapturedStep", make)
-    monkeypatch.setattr(loop, "_can_be_captured", lambda *_: True)
-    return records
+    monkeypatch.setattr(loop, "CudaGraphStep", make_step)
+    monkeypatch.setattr(loop, "can_use_cuda_graph", lambda *_: True)
+    return results
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("steps", "overrides"),
     [
-        ["training.optimizer=adamw"],
-        ["training.optimizer=adam", "training.clipvalue=0.1"],
-        ["training.optimizer=muon", "model.embedding_dropout=0.2", "model.output_dropout=0.2"],
-        ["model.weight_dropout=0.2", "model.word_dropout=0.1", "training.accumulation=2"],
-        [
-            "model.cell=gru",
-            "model.num_layers=2",
-            "model.dropout=0.2",
-            "training.averaging=exponential",
-        ],
-        ["model.cell={kind: lstm, peepholes: [output]}", "model.layer_norm=true"],
-        ["training.vary_window=true", "training.partial_shuffle=true"],
+        (
+            12,
+            [
+                "training.clipvalue=0.1",
+                "model.cell={kind: lstm, peepholes: [output]}",
+                "model.layer_norm=true",
+            ],
+        ),
+        (
+            40,
+            [
+                "training.optimizer=adam",
+                "training.vary_window=true",
+                "training.partial_shuffle=true",
+            ],
+        ),
+        (
+            12,
+            [
+                "training.optimizer=muon",
+                "training.accumulation=2",
+                "model.embedding_dropout=0.2",
+                "model.output_dropout=0.2",
+                "model.weight_dropout=0.2",
+                "model.word_dropout=0.1",
+            ],
+        ),
+        (
+            12,
+            [
+                "model.cell=gru",
+                "model.num_layers=2",
+                "model.dropout=0.2",
+                "training.averaging=exponential",
+            ],
+        ),
     ],
+    ids=["adamw", "adam", "muon", "gru"],
 )
-def test_captured_steps_are_the_steps_that_are_not(overrides, capturing, monkeypatch):
-    config = small_config("x", "training.steps=40", "training.warmup_steps=5", *overrides)
-    weights, losses = weights_after(config)
-    assert capturing, "nothing was captured"
+def test_recorded_steps_equal_eager_steps(steps, overrides, recorded, monkeypatch):
+    config = small_config("x", f"training.steps={steps}", "training.warmup_steps=5", *overrides)
+    weights, losses = weights_and_losses(config)
+    assert recorded, "no step was recorded"
     monkeypatch.undo()
-    expected_weights, expected_losses = weights_after(config)
+    expected_weights, expected_losses = weights_and_losses(config)
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for tensor, expected in zip(weights, expected_weights, strict=True):
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_shape_is_captured_when_it_comes_the_fourth_time_and_at_most_sixteen_are(
-    capturing, monkeypatch
+def test_a_shape_is_recorded_when_it_comes_the_fourth_time_and_at_most_sixteen_are(
+    recorded, monkeypatch
 ):
-    config = small_config("x", "training.steps=3")
-    weights_after(config)
-    assert not capturing
-    weights_after(small_config("x", "training.steps=4"))
-    assert len(capturing) == 1
-    monkeypatch.setattr(captured, "_SHAPES", 2)
-    weights_after(small_config("x", "training.steps=400", "training.vary_window=true"))
-    assert len(capturing) == 3
+    weights_and_losses(small_config("x", "training.steps=3"))
+    assert not recorded
+    weights_and_losses(small_config("x", "training.steps=4"))
+    assert len(recorded) == 1
+    assert cuda_graph._MAX_GRAPHS == 16
+    monkeypatch.setattr(cuda_graph, "_MAX_GRAPHS", 2)
+    weights_and_losses(small_config("x", "training.steps=100", "training.vary_window=true"))
+    assert len(recorded) == 3
 
 
-class NeverWaits(TorchDispatchMode):
-    """Refuses what a GPU's answer must be waited for."""
+class RefuseSynchronization(TorchDispatchMode):
+    """Fails at an operation that waits for a GPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        masks = name in ("index", "index_put_") and any(
+        indexes_by_mask = name in ("index", "index_put_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        assert name not in WAITS and not masks, f"{func} waits for the device"
+        assert name not in SYNCHRONIZING and not indexes_by_mask, f"{func} waits for the device"
         return func(*args, **(kwargs or {}))
 
 
@@ -188,100 +213,93 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("overrides", OPTIONS)
-def test_nothing_that_can_be_captured_waits_for_the_device(overrides):
-    config = small_config("x", *overrides)
-    model, optimizer = model_and_optimizer(config)
-    objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-    assert objective.uses_every_parameter
-    batch = a_batch(model)
-    for _ in range(2):
-        with NeverWaits():
-            loop._descend(objective, model, config.training, batch, group=SINGLE_PROCESS, scale=2.0)
-            optimizer.step()
+def make_batch(objective):
+    ids = torch.from_numpy(IDS[: 16 * 8].reshape(16, 8))
+    return Batch(
+        inputs=ids,
+        targets=ids.roll(-1, 0),
+        tokens=torch.tensor(ids.numel()),
+        states=None,
+        global_batch_size=8 // objective.num_networks,
+    )
 
 
-def test_what_waits_for_the_device_is_not_captured():
-    for overrides in (
-        ["model.adaptive_cutoffs=[4]"],
-        ["model.initial_state=learned"],
-        ["training.optimizer=sgd"],
+def compute(objective, batch, *, loss_scale=1.0):
+    return forward_backward(
+        objective, objective.section, batch, group=SINGLE_PROCESS, loss_scale=loss_scale
+    )
+
+
+def test_a_step_that_can_be_recorded_never_waits_for_the_device():
+    for overrides in OPTIONS:
+        config = small_config("x", *overrides)
+        objective = make_objective(config)
+        assert objective.uses_every_parameter, overrides
+        optimizer = make_optimizer(objective.model, config.training)
+        for _ in range(2):
+            try:
+                with RefuseSynchronization():
+                    compute(objective, make_batch(objective), loss_scale=2.0)
+                    optimizer.step()
+            except AssertionError as error:
+                raise AssertionError(f"{overrides}: {error}") from None
+
+
+def test_an_operation_that_waits_for_the_device_is_recognized():
+    objective = make_objective(small_config("x", "model.adaptive_cutoffs=[4]"))
+    with RefuseSynchronization(), pytest.raises(AssertionError, match="waits for the device"):
+        compute(objective, make_batch(objective))
+
+
+def test_a_step_that_waits_for_the_device_is_not_recorded():
+    cuda = torch.device("cuda")
+    for overrides, device, can_be_recorded in (
+        ([], cuda, True),
+        ([], CPU, False),
+        (["training.cuda_graph=false"], cuda, False),
+        (["model.adaptive_cutoffs=[4]"], cuda, False),
+        (["model.initial_state=learned"], cuda, False),
+        (["training.optimizer=sgd"], cuda, False),
     ):
         config = small_config("x", "training.cuda_graph=true", *overrides)
-        model, _ = model_and_optimizer(config)
-        objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-        assert not loop._can_be_captured(objective, config.training, torch.device("cuda"))
-    config = small_config("x", "training.cuda_graph=true")
-    objective = Objective(
-        model_and_optimizer(config)[0], config.training, device=CPU, precision=torch.float32
-    )
-    assert loop._can_be_captured(objective, config.training, torch.device("cuda"))
-    assert not loop._can_be_captured(objective, config.training, CPU)
+        objective = make_objective(config, device)
+        found = loop.can_use_cuda_graph(objective, config.training)
+        assert found == can_be_recorded, (overrides, device)
 
 
-def test_the_rule_that_finds_what_waits_finds_it():
-    config = small_config("x", "model.adaptive_cutoffs=[4]")
-    model, _ = model_and_optimizer(config)
-    objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-    with NeverWaits(), pytest.raises(AssertionError, match="waits for the device"):
-        loop._descend(
-            objective, model, config.training, a_batch(model), group=SINGLE_PROCESS, scale=1.0
+def test_every_result_of_a_step_is_on_the_device_of_the_model():
+    for overrides in OPTIONS[:6]:
+        objective = make_objective(small_config("x", *overrides))
+        objective.model.to("meta")
+        batch = make_batch(objective)
+        result = compute(
+            objective,
+            replace(
+                batch,
+                inputs=batch.inputs.to("meta"),
+                targets=batch.targets.to("meta"),
+                tokens=batch.tokens.to("meta"),
+            ),
+            loss_scale=2.0,
         )
-
-
-@pytest.mark.parametrize("overrides", OPTIONS[:6])
-def test_all_that_a_step_computes_is_on_one_device(overrides):
-    config = small_config("x", *overrides)
-    model = LanguageModel(config.model, 9).to("meta")
-    objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-    batch = a_batch(model)
-    on_meta = replace(
-        batch,
-        inputs=batch.inputs.to("meta"),
-        targets=batch.targets.to("meta"),
-        tokens=batch.tokens.to("meta"),
-    )
-    descent = loop._descend(
-        objective, model, config.training, on_meta, group=SINGLE_PROCESS, scale=2.0
-    )
-    told = [
-        descent.loss,
-        *(value for value in vars(descent.clipping).values() if value is not None),
-    ]
-    assert {tensor.device.type for tensor in told} == {"meta"}
+        values = [result.loss, *vars(result.clipping).values()]
+        devices = {value.device.type for value in values if value is not None}
+        assert devices == {"meta"}, overrides
 
 
 def test_a_scaled_objective_has_the_same_gradient():
-    config = small_config("x", "model.output_dropout=0")
     gradients = []
-    for scale in (1.0, 64.0):
-        model, _ = model_and_optimizer(config)
-        objective = Objective(model, config.training, device=CPU, precision=torch.float32)
-        loop._descend(
-            objective, model, config.training, a_batch(model), group=SINGLE_PROCESS, scale=scale
-        )
-        gradients.append([tensor.grad for tensor in model.parameters()])
+    for loss_scale in (1.0, 64.0):
+        objective = make_objective(small_config("x"))
+        compute(objective, make_batch(objective), loss_scale=loss_scale)
+        gradients.append([tensor.grad for tensor in objective.model.parameters()])
     for plain, scaled in zip(*gradients, strict=True):
         assert torch.equal(plain, scaled)
 
 
-def test_only_a_gpu_in_half_precision_scales_and_by_a_power_of_two_no_less_than_the_batch():
+def test_only_a_gpu_in_bf16_scales_the_objective_by_a_power_of_two_of_at_least_the_batch_size():
     cuda = torch.device("cuda")
-    assert [hardware.loss_scale(cuda, torch.bfloat16, columns) for columns in (1, 2, 5, 64)] == [
-        1,
-        2,
-        8,
-        64,
-    ]
-    assert (
-        hardware.loss_scale(cuda, torch.float32, 64)
-        == hardware.loss_scale(CPU, torch.bfloat16, 64)
-        == 1
-    )
-
-
-def a_batch(model):
-    ids = torch.from_numpy(IDS[: 16 * 8].reshape(16, 8))
-    return captured.Batch(
-        ids, ids.roll(-1, 0), torch.tensor(ids.numel()), None, 8 // len(model.encoder.recurrences)
-    )
+    in_bf16 = Hardware(cuda, torch.bfloat16)
+    assert [in_bf16.loss_scale(size) for size in (1, 2, 5, 64)] == [1, 2, 8, 64]
+    assert Hardware(cuda, torch.float32).loss_scale(64) == 1
+    assert Hardware(CPU, torch.bfloat16).loss_scale(64) == 1

@@ -10,7 +10,9 @@ from conftest import small_config
 from charlm.data.windows import Position, stream_windows
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
+from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train
+from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
 IDS = torch.randint(2, 9, (400,), generator=torch.Generator().manual_seed(1)).numpy()
@@ -22,13 +24,11 @@ def steps_of(*overrides: str, seconds_a_step: float = 1.0):
     model, state = LanguageModel(config.model, 9), TrainingState()
     ticks = itertools.count(0, seconds_a_step)  # The clock is read before and after each step.
     progress = train(
-        model,
+        LanguageModelObjective(model, config.training, Hardware(torch.device("cpu"))),
         stream_windows(IDS, batch_size=4, window=16, start=Position()),
         make_optimizer(model, config.training),
         config.training,
         state=state,
-        device=torch.device("cpu"),
-        precision=torch.float32,
         clock=lambda: next(ticks),
     )
     return model, state, progress

@@ -13,7 +13,7 @@ from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING, scoring_record_windows, scoring_windows
 from charlm.model.language_model import LanguageModel
 from charlm.training import loss as loss_module
-from charlm.training.loss import Score, regularization, score
+from charlm.training.loss import Score, regularization, score, summed_cross_entropy
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
@@ -49,7 +49,7 @@ def random_logits(time: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return loss_module.summed_loss(logits, targets, projection=torch.nn.Identity())[0]
+    return summed_cross_entropy(logits, targets, projection=torch.nn.Identity())[0]
 
 
 # The objective
@@ -138,7 +138,7 @@ def test_the_loss_of_targets_is_the_one_of_all_log_probabilities(name):
     read, targets = window_to_predict()
     everything = torch.log_softmax(projection(read.float()), dim=-1)
     torch.testing.assert_close(everything.exp().sum(dim=-1), torch.ones(7, 3))
-    objective, nats = loss_module.summed_loss(read.float(), targets, projection=projection)
+    objective, nats = summed_cross_entropy(read.float(), targets, projection=projection)
     rows = zip(everything.flatten(0, 1), targets.flatten().tolist(), strict=True)
     expected = -sum(row[target] for row, target in rows if target != PADDING)
     torch.testing.assert_close(nats, expected.detach())
@@ -156,10 +156,10 @@ def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
         2**24,
         2 * VOCABULARY * 3,
     ):  # Two tokens of a mixture of three, six otherwise.
-        monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", logits_at_once)
+        monkeypatch.setattr(loss_module, "_MAX_LOGITS", logits_at_once)
         read, targets = window_to_predict()
         read = read.detach().float().requires_grad_()
-        objective, nats = loss_module.summed_loss(
+        objective, nats = summed_cross_entropy(
             read, targets, projection=projection, smoothing=smoothing
         )
         gradients = torch.autograd.grad(2.5 * objective, [read, *projection.parameters()])
@@ -169,18 +169,18 @@ def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
 
 
 def test_no_chunk_of_logits_is_larger_than_said(monkeypatch):
-    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
+    monkeypatch.setattr(loss_module, "_MAX_LOGITS", 4 * VOCABULARY)
     sizes = []
     projection = projection_of("plain").float()
     projection.register_forward_hook(lambda _, inputs, logits: sizes.append(logits.shape))
     read, targets = window_to_predict()
-    loss_module.summed_loss(read.float(), targets, projection=projection)
+    summed_cross_entropy(read.float(), targets, projection=projection)
     assert sizes == [(4, VOCABULARY)] * 5 + [(1, VOCABULARY)]
 
 
 def test_smoothing_spreads_a_share_of_the_target_over_the_vocabulary():
     logits, targets = random_logits(4, 3)
-    objective, nats = loss_module.summed_loss(
+    objective, nats = summed_cross_entropy(
         logits, targets, projection=torch.nn.Identity(), smoothing=0.3
     )
     wanted = 0.7 * torch.nn.functional.one_hot(targets, VOCABULARY) + 0.3 / VOCABULARY
@@ -312,7 +312,7 @@ def test_a_temperature_divides_the_logits(model):
 
 def test_a_reader_that_stops_early_leaves_the_model_in_training_and_gradients_on(model):
     model.train()
-    reading = loss_module.predictions(
+    reading = loss_module.predict_windows(
         model, scoring_windows(ids(40), window=4), device=CPU, precision=torch.float32
     )
     next(reading)

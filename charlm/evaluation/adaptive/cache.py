@@ -15,7 +15,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.windows import scoring_windows
 from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
 from charlm.model.language_model import LanguageModel
-from charlm.training.devices import autocast
+from charlm.model.log_probabilities import autocast
 
 WINDOWS = (100, 500, 2000)  # From the paper's figures, for words.
 # Candidates for θ times the mean squared norm of a hidden state, so that they suit any cell.

@@ -1,1 +1,1 @@
-"""Constraints on sampled text: banned text, a limit on copying, a regular expression."""
+"""Constraints on generated text: banned text, a limit on copying, a regular expression."""

@@ -1,8 +1,9 @@
-"""No long copies: what may be written so that no run of characters longer than so many is in the training text.
+"""A limit on copying: no run of more than N characters of the text is in the training text.
 
-The limit is kept by forbidding, token by token, what would make a run too long. Where that leaves little of what the
-model holds probable, going on would force it into odd letters: `without_long_copies` goes back some tokens instead and
-draws again, with other random numbers, so that the text leaves the copied passage where there was a choice.
+The limit forbids, token by token, what would make a run too long. If little of the model's
+probability remains, masking would force the text into improbable letters:
+`generate_without_long_copies` then removes some tokens and draws again with other random numbers,
+so that the text leaves the copied passage at a position where the model had a choice.
 """
 
 import codecs
@@ -18,292 +19,308 @@ from torch import Tensor
 
 from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CharlmError
+from charlm.errors import UnsupportedOptionError
 
-_ENOUGH = 0.1  # Of the probability must be left, or the text goes back.
-_FARTHEST = 32  # Tokens to go back at once; 1, then 2, 4, ... where a place is reached again.
-_DROPPED_PER_TOKEN = (
-    2  # Tokens dropped, for each one kept, after which the text takes what is left.
-)
+_MIN_PROBABILITY = 0.1  # Of the allowed tokens together; below it, the text backtracks.
+_MAX_BACKTRACK = 32  # Tokens removed at once: 1, then 2, 4, ... if a position is reached again.
+# Tokens removed per token that stays. If more are removed, the text takes what the mask leaves.
+_MAX_REMOVED_PER_TOKEN = 2
 
 
 @dataclass(frozen=True)
-class _End:
+class _Tail:
     """The end of a text.
 
     Attributes:
-        tail: Its last characters, as many as a run may have.
-        begun: Bytes after them that are no whole character yet.
-        copied: How many of the last characters are in the training text as they stand.
+        text: Last characters, at most as many as a run may have.
+        partial: Bytes of an incomplete character after them.
+        copied: Length of the longest run of last characters that is in the training text.
     """
 
-    tail: str = ""
-    begun: bytes = b""
+    text: str = ""
+    partial: bytes = b""
     copied: int = 0
 
 
 class CopyLimit:
-    """Forbids each token that would end a run of characters, longer than so many, that is in the training text.
+    """Forbids each token that would end a too long run of characters of the training text.
 
-    A constraint of `generate`. A run may begin in the prompt, but must end in what is written. A character counts when
-    its last byte is written. A row's state is never changed but replaced, so that `mark` costs nothing.
+    A constraint of `generate`. A run may begin in the prompt, but must end in new text. A character
+    counts when its last byte is written. The state of a row is replaced, never changed in place, so
+    that `save` costs nothing.
 
     Attributes:
-        most: Characters that a run may have.
-        left: Of each row, the share of the probability that the last mask left, (batch,).
+        max_copy: Maximum number of characters in a run.
+        remaining: Probability of the tokens that the last mask allowed, (batch,).
     """
 
     def __init__(
         self,
         index: SuffixIndex,
         token_texts: Sequence[bytes],
-        most: int,
+        max_copy: int,
         *,
         before: bytes = b"",
         batch: int = 1,
     ) -> None:
-        """Begin.
+        """Compute what does not depend on the text.
 
         Args:
-            index: Of the training text.
-            token_texts: The bytes that each id adds to a text; none for what adds nothing.
-            most: Characters that a run may have.
+            index: Index of the training text.
+            token_texts: Bytes that each id adds to a text; empty for an id that adds nothing.
+            max_copy: Maximum number of characters in a run, at least 1.
             before: The text so far: the prompt.
-            batch: Sequences that go on from it.
-
-        Raises:
-            CharlmError: `most` is less than 1.
+            batch: Number of sequences that continue it.
         """
-        if most < 1:
-            raise CharlmError(f"--max-copy must be 1 or more, got {most}")
-        self.most = most
-        self.left: npt.NDArray[np.float64] = np.ones(batch)
-        self._index, self._texts = index, token_texts
-        whole = [_whole_characters(text)[0] for text in token_texts]
-        self._longest = max(map(len, whole), default=0)
-        # A window that lies within one token is copied wherever that token is written.
+        self.max_copy = max_copy
+        self.remaining: npt.NDArray[np.float64] = np.ones(batch)
+        self._index = index
+        self._texts = token_texts
+        characters = [_decode(text)[0] for text in token_texts]
+        self._max_characters = max(map(len, characters), default=0)
+        # A run within a single token is copied wherever that token is written.
         self._never = {
             token
-            for token, text in enumerate(whole)
-            if any(
-                index.occurs(_encoded(text[at : at + most + 1])) for at in range(len(text) - most)
-            )
+            for token, text in enumerate(characters)
+            if any(index.occurs(_encode(run)) for run in _windows(text, max_copy + 1))
         }
-        self._beginnings = _beginnings(whole, most)
-        self._ends = [self._after(_End(), before)] * batch
-        self._known: tuple[_End, npt.NDArray[np.int64]] | None = None
+        self._prefixes = _tokens_by_prefix(characters, max_copy)
+        self._tails = [self._extend(_Tail(), before)] * batch
+        self._cached: tuple[_Tail, npt.NDArray[np.int64]] | None = None
 
     def forbidden(self, row: int = 0) -> npt.NDArray[np.int64]:
-        """Return the ids that may not come next in a row, in order."""
-        end = self._ends[row]
-        if self._known is None or self._known[0] is not end:
-            self._known = end, np.array(sorted(self._never | self._too_long(end)), dtype=np.int64)
-        return self._known[1]
+        """Return the sorted ids that may not come next in a row."""
+        tail = self._tails[row]
+        if self._cached is None or self._cached[0] is not tail:
+            ids = sorted(self._never | self._too_long_after(tail))
+            self._cached = tail, np.array(ids, dtype=np.int64)
+        return self._cached[1]
 
     def is_stuck(self, row: int = 0) -> bool:
-        """Return whether no token may come next, but for <UNK>, which is never drawn."""
+        """Return whether no token may come next, except <UNK>, which is never drawn."""
         return len(self.forbidden(row)) >= len(self._texts) - 1
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Return logits, (batch, vocabulary), with those of forbidden tokens minus infinity."""
+        """Return logits, (batch, vocabulary), minus infinity for forbidden tokens."""
         masked = logits.clone()
         for row in range(len(logits)):
             masked[row, torch.from_numpy(self.forbidden(row)).to(logits.device)] = -torch.inf
-        left = (masked.double().logsumexp(dim=-1) - logits.double().logsumexp(dim=-1)).exp()
-        self.left = left.cpu().numpy()
+        log_remaining = masked.double().logsumexp(dim=-1) - logits.double().logsumexp(dim=-1)
+        self.remaining = log_remaining.exp().cpu().numpy()
         return masked
 
-    def advance(self, tokens: Sequence[int | None]) -> None:
-        """Learn the next token of each row, None for one that has ended."""
-        self._ends = [
-            end if token is None else self._after(end, self._texts[token])
-            for end, token in zip(self._ends, tokens, strict=True)
+    def update(self, tokens: Sequence[int | None]) -> None:
+        """Take in the next token of each row, None for a row that has ended."""
+        self._tails = [
+            tail if token is None else self._extend(tail, self._texts[token])
+            for tail, token in zip(self._tails, tokens, strict=True)
         ]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Let row i go on from what was row rows[i]."""
-        self._ends = [self._ends[row] for row in rows]
+        """Let row i continue what was row rows[i]."""
+        self._tails = [self._tails[row] for row in rows]
 
-    def mark(self) -> list[_End]:
-        """Return what `back` needs to come back to this place."""
-        return self._ends
+    def save(self) -> list[_Tail]:
+        """Return the state, for `restore`."""
+        return self._tails
 
-    def back(self, mark: list[_End]) -> None:
-        """Go back to a place."""
-        self._ends = mark
+    def restore(self, saved: list[_Tail]) -> None:
+        """Return to a saved state."""
+        self._tails = saved
 
-    def _after(self, end: _End, added: bytes) -> _End:
-        characters, begun = _whole_characters(end.begun + added)
-        tail, copied = end.tail, end.copied
+    def _extend(self, tail: _Tail, added: bytes) -> _Tail:
+        characters, partial = _decode(tail.partial + added)
+        text = tail.text
+        copied = tail.copied
         for character in characters:
-            tail = (tail + character)[-self.most :]
-            data = _encoded(tail)
-            bounds = _bounds(tail)
+            text = (text + character)[-self.max_copy :]
+            bounds = _character_bounds(text)
             last = len(bounds) - 1
-            copied = last - self._index.earliest_start(
-                data, bounds, max(0, last - copied - 1), last
-            )
-        return _End(tail, begun, copied)
+            # A run can be at most one character longer than the run before it.
+            first = max(0, last - copied - 1)
+            copied = last - self._index.earliest_start(_encode(text), bounds, first, last)
+        return _Tail(text, partial, copied)
 
-    def _too_long(self, end: _End) -> set[int]:
-        if end.begun:
-            return {token for token, text in enumerate(self._texts) if self._is_too_long(end, text)}
-        found: set[int] = set()
-        for kept in range(max(1, self.most + 1 - self._longest), end.copied + 1):
-            found.update(
-                self._continuing(_encoded(end.tail[len(end.tail) - kept :]), self.most + 1 - kept)
-            )
-        return found
+    def _too_long_after(self, tail: _Tail) -> set[int]:
+        if tail.partial:
+            return {
+                token for token, text in enumerate(self._texts) if self._is_too_long(tail, text)
+            }
+        tokens: set[int] = set()
+        for size in range(max(1, self.max_copy + 1 - self._max_characters), tail.copied + 1):
+            run = _encode(tail.text[len(tail.text) - size :])
+            tokens.update(self._tokens_that_continue(run, self.max_copy + 1 - size))
+        return tokens
 
-    def _is_too_long(self, end: _End, added: bytes) -> bool:
-        characters, _ = _whole_characters(end.begun + added)
-        text = end.tail + characters
-        if end.copied + len(characters) <= self.most:
+    def _is_too_long(self, tail: _Tail, added: bytes) -> bool:
+        characters, _ = _decode(tail.partial + added)
+        text = tail.text + characters
+        if tail.copied + len(characters) <= self.max_copy:
             return False
-        lasts = range(max(len(end.tail) + 1, self.most + 1), len(text) + 1)
-        return any(
-            self._index.occurs(_encoded(text[last - self.most - 1 : last])) for last in lasts
-        )
+        # Only runs that end in what is added.
+        first = max(len(tail.text) + 1, self.max_copy + 1) - (self.max_copy + 1)
+        runs = _windows(text[first:], self.max_copy + 1)
+        return any(self._index.occurs(_encode(run)) for run in runs)
 
-    def _continuing(self, context: bytes, characters: int) -> Iterator[int]:
-        """Yield the tokens whose first characters, so many, follow a context somewhere in the training text."""
-        beginnings = self._beginnings.get(characters, {})
-        low, high = self._index.interval(context)
-        if high - low > len(beginnings):  # Look for the fewer: what follows, or what may follow.
-            for beginning, tokens in beginnings.items():
-                first, last = self._index.interval(context + beginning, low, high)
+    def _tokens_that_continue(self, run: bytes, length: int) -> Iterator[int]:
+        """Yield the tokens whose first `length` characters follow a run in the training text."""
+        prefixes = self._prefixes.get(length, {})
+        low, high = self._index.interval(run)
+        if high - low > len(prefixes):  # Search for whichever are fewer: prefixes or occurrences.
+            for prefix, tokens in prefixes.items():
+                first, last = self._index.interval(run + prefix, low, high)
                 if first < last:
                     yield from tokens
             return
         text = self._index.text
-        for at in self._index.positions(low, high).tolist():
-            begin = at + len(context)
-            following, _ = _whole_characters(
-                text[begin : begin + 4 * characters]
-            )  # A character has up to 4 bytes.
-            yield from beginnings.get(_encoded(following[:characters]), ())
+        for position in self._index.positions(low, high).tolist():
+            start = position + len(run)
+            following, _ = _decode(text[start : start + 4 * length])  # At most 4 bytes each.
+            yield from prefixes.get(_encode(following[:length]), ())
 
 
-class Reversible(Protocol):
-    """One sequence that is being written, and can go back to where it was.
+class ReversibleGenerator(Protocol):
+    """The part of `Generator` that backtracking needs, for one sequence.
 
     Attributes:
-        written: Its tokens, in a list of one.
-        running: Whether it goes on, of length one.
+        tokens: New tokens, in a list of one.
+        running: Whether the sequence goes on, (1,).
     """
 
-    written: list[list[int]]
+    tokens: list[list[int]]
     running: npt.NDArray[np.bool_]
 
-    def advance(self) -> Any:
-        """Write the next token: draw it with the next random number, and tell the constraints."""
+    def step(self) -> Any:
+        """Generate the next token with the next random number; update the constraints."""
         ...
 
-    def mark(self) -> Any:
-        """Return what `back` needs to come back to this place."""
+    def save(self) -> Any:
+        """Return the state, for `restore`."""
         ...
 
-    def back(self, mark: Any) -> None:
-        """Go back to a place, its constraints too, but on in the random numbers."""
+    def restore(self, saved: Any) -> None:
+        """Return to a saved state, constraints included, but not in the random numbers."""
         ...
 
 
-class Retreats:
-    """Decides when a text goes back, and how far. What it takes in all is bounded, so that every text ends."""
+class Backtracking:
+    """Decides when a text backtracks, and how far; the total is bounded, so that texts end."""
 
     def __init__(self) -> None:
-        """Begin with a text of no tokens."""
-        self._deepest = -1
-        self._step = 1
-        self._dropped = 0
+        """Start with no tokens."""
+        self._furthest = -1
+        self._distance = 1
+        self._removed = 0
 
-    def tokens_back(self, position: int, left: float, most: int) -> int:
-        """Return how many tokens before this place to drop; 0 to go on.
+    def tokens_to_remove(self, position: int, remaining: float, most: int) -> int:
+        """Return the number of tokens to remove before a position; 0 to go on.
 
         Args:
-            position: Tokens written before the one that was drawn now.
-            left: Share of the probability that it was drawn from.
-            most: How many tokens can be dropped.
+            position: Number of tokens before the one that was just drawn.
+            remaining: Probability of the tokens that it was drawn from.
+            most: Number of tokens that can be removed.
         """
-        if left >= _ENOUGH:
+        if remaining >= _MIN_PROBABILITY:
             return 0
-        if position > self._deepest:
-            self._deepest, self._step = position, 1
-        back = min(self._step, most)
-        if self._step > _FARTHEST or self._dropped + back > _DROPPED_PER_TOKEN * (
-            position + _FARTHEST
-        ):
+        if position > self._furthest:
+            self._furthest = position
+            self._distance = 1
+        count = min(self._distance, most)
+        max_removed = _MAX_REMOVED_PER_TOKEN * (position + _MAX_BACKTRACK)
+        if self._distance > _MAX_BACKTRACK or self._removed + count > max_removed:
             return 0
-        self._step *= 2
-        self._dropped += back
-        return back
+        self._distance *= 2
+        self._removed += count
+        return count
 
 
-def without_long_copies(writing: Reversible, limit: CopyLimit, *, length: int) -> Iterator[int]:
-    """Write one sequence to its end, going back from dead ends; yield each token when it is sure to stay.
+def generate_without_long_copies(
+    generator: ReversibleGenerator, limit: CopyLimit, *, length: int
+) -> Iterator[int]:
+    """Generate one sequence to its end, backtracking from dead ends.
+
+    Yields each token when it can no longer be removed.
 
     Args:
-        writing: The sequence; `limit` is one of its constraints.
-        limit: Of batch one.
-        length: Most tokens.
+        generator: Generator of one sequence, with `limit` among its constraints.
+        limit: Copy limit of a batch of one.
+        length: Maximum number of tokens.
 
     Raises:
-        CharlmError: No token may come next, and going back has not helped.
+        UnsupportedOptionError: No token may come next, and backtracking has not helped.
     """
-    retreats, marks, told = Retreats(), deque[Any](maxlen=_FARTHEST + 1), 0
-    while writing.running[0] and len(writing.written[0]) < length:
-        position = len(writing.written[0])
-        marks.append(writing.mark())
-        stuck = limit.is_stuck()
-        if not stuck:
-            writing.advance()
-        back = retreats.tokens_back(
-            position, 0.0 if stuck else float(limit.left[0]), len(marks) - 1
-        )
-        if back:
-            writing.back(marks[-1 - back])
-            for _ in range(back + 1):
-                marks.pop()
-        elif stuck:
-            raise CharlmError(
-                f"--max-copy {limit.most}: after {position} tokens every token goes on with a copy; allow longer ones"
+    backtracking = Backtracking()
+    saved = deque[Any](maxlen=_MAX_BACKTRACK + 1)
+    tokens = generator.tokens[0]
+    num_yielded = 0
+    while generator.running[0] and len(tokens) < length:
+        position = len(tokens)
+        saved.append(generator.save())
+        is_stuck = limit.is_stuck()
+        if not is_stuck:
+            generator.step()
+        remaining = 0.0 if is_stuck else float(limit.remaining[0])
+        count = backtracking.tokens_to_remove(position, remaining, len(saved) - 1)
+        if count:
+            generator.restore(saved[-1 - count])
+            for _ in range(count + 1):
+                saved.pop()
+        elif is_stuck:
+            raise UnsupportedOptionError(
+                "max_copy",
+                f"after {position} tokens every token continues a copy; allow longer copies",
+                value=limit.max_copy,
             )
-        while told < len(writing.written[0]) - _FARTHEST:
-            yield writing.written[0][told]
-            told += 1
-    yield from writing.written[0][told:]
+        while num_yielded < len(tokens) - _MAX_BACKTRACK:
+            yield tokens[num_yielded]
+            num_yielded += 1
+    yield from tokens[num_yielded:]
 
 
 def text_to_index(written: bytes, tokenizer: Tokenizer) -> bytes:
-    """Return the training text so that the texts of `Tokenizer.token_texts` in a row are found in it.
+    """Return the training text in the form in which joined token texts can be found in it.
+
+    If tokens are separated by spaces, each token text begins with a space, also at the start of a
+    line. A line end then counts as two characters, so that a run is never longer than it counts.
 
     Args:
-        written: As a model writes it.
-        tokenizer: Where tokens are what stands between spaces, each has the space before it, a line's first too: a
-            line's end counts as two characters there, so that a run is never longer than it is said to be.
+        written: Training text as the model writes it.
+        tokenizer: Tokenizer of the model, for `Tokenizer.token_texts`.
     """
     return b" " + written.replace(b"\n", b"\n ") if tokenizer.separates_by_space else written
 
 
-def _beginnings(texts: Sequence[str], most: int) -> Mapping[int, Mapping[bytes, list[int]]]:
-    """Return by length, up to `most`, the beginnings of texts, each with the texts that have it."""
-    found: dict[int, dict[bytes, list[int]]] = {}
-    for number, text in enumerate(texts):
-        for length in range(1, min(len(text), most) + 1):
-            found.setdefault(length, {}).setdefault(_encoded(text[:length]), []).append(number)
-    return found
+def _tokens_by_prefix(
+    texts: Sequence[str], max_length: int
+) -> Mapping[int, dict[bytes, list[int]]]:
+    """Return, by length up to `max_length`, each prefix with the ids of the texts that have it."""
+    prefixes: dict[int, dict[bytes, list[int]]] = {}
+    for token, text in enumerate(texts):
+        for length in range(1, min(len(text), max_length) + 1):
+            by_prefix = prefixes.setdefault(length, {})
+            by_prefix.setdefault(_encode(text[:length]), []).append(token)
+    return prefixes
 
 
-def _whole_characters(data: bytes) -> tuple[str, bytes]:
-    """Return the characters that are whole, and the bytes that begin another; a byte that is no UTF-8 is one."""
+def _windows(text: str, size: int) -> Iterator[str]:
+    """Yield every run of `size` characters of a text."""
+    for start in range(len(text) - size + 1):
+        yield text[start : start + size]
+
+
+def _decode(data: bytes) -> tuple[str, bytes]:
+    """Return the complete characters, and the bytes of an incomplete one.
+
+    A byte that is not UTF-8 is a character.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
     return decoder.decode(data), decoder.getstate()[0]
 
 
-def _bounds(text: str) -> list[int]:
-    """Return where the characters of a text begin, in bytes, and where the last ends."""
-    return [0, *np.cumsum([len(_encoded(character)) for character in text]).tolist()]
+def _character_bounds(text: str) -> list[int]:
+    """Return the byte offset of each character, and the end of the text."""
+    return [0, *np.cumsum([len(_encode(character)) for character in text]).tolist()]
 
 
-def _encoded(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode(errors="surrogateescape")

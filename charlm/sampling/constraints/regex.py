@@ -1,9 +1,10 @@
-"""Texts that match a regular expression, whatever the tokens are made of.
+"""Texts that match a regular expression as a whole, for any tokenizer.
 
-The expression becomes a finite automaton over bytes (outlines-core, on Rust's regex-automata), and that an automaton
-over the model's tokens: Willard and Louf 2023 (arXiv:2307.09702), section 3. Beyond the paper, each token is told how
-many more a text needs after it at the least, so that no text comes to a place from which it cannot match, or not in
-the tokens that are left to it.
+The expression becomes a finite automaton over bytes (by outlines-core, which uses Rust's
+regex-automata), and that becomes an automaton over the model's tokens: Willard and Louf 2023
+(arXiv:2307.09702), section 3. Beyond the paper, the automaton holds for each token the minimum
+number of tokens that a text needs after it. A text can therefore never reach a state from which it
+cannot match, or cannot match in the tokens that are left.
 """
 
 import re
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,102 +20,111 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
-from charlm.errors import CharlmError
+from charlm.errors import UnsupportedOptionError
 
-Numbers = npt.NDArray[np.int32]
-_DEAD, _FAR = 0, 2**30
-# A noncharacter that stands for the text's end: automata of the library take the first alternative that matches, so
-# that of a|ab, had it no end, they would leave ab out.
+Table = npt.NDArray[np.int32]
+_DEAD = 0
+_NEVER = 2**30
+# A noncharacter that marks the end of the text. The library's automata prefer the first alternative
+# that matches: without an end mark they would never match the second alternative of a|ab.
 _END = "\U0010ffff"
-_MOST_ENTRIES = 2**26  # Of the table of states and tokens: 4 bytes each, two tables.
+_MAX_ENTRIES = 2**26  # Of each of two tables of states and tokens, at 4 bytes per entry.
 
 
 @dataclass(frozen=True)
 class Automaton:
-    """What tokens may follow one another in a text that matches. State 0 is dead, 1 is where a text begins.
+    """An automaton over tokens. State 0 is dead; a text begins in state 1.
 
     Attributes:
-        following: State after each token, (states, vocabulary).
-        needed: Tokens that a text needs after that token at the least, to match, (states, vocabulary); where it can
-            never match, 2^30.
-        shortest: Tokens of the shortest text that matches.
+        next_state: State after each token, (states, vocabulary).
+        tokens_needed: Minimum number of tokens that a text needs after the token to match,
+            (states, vocabulary); 2^30 if it can no longer match.
+        min_tokens: Number of tokens of the shortest text that matches.
     """
 
-    following: Numbers
-    needed: Numbers
-    shortest: int
+    next_state: Table
+    tokens_needed: Table
+    min_tokens: int
 
 
 class RegexConstraint:
-    """Forbids each token after which a text cannot match any more, or not in the tokens left to it.
+    """Forbids each token after which a text cannot match, or not in the tokens that are left.
 
-    A constraint of `generate`. What is written matches as a whole; the prompt does not count. Of records, <EOS> may
-    come where the text matches. Any other text ends where it matches and nothing more may come: `tell_ends`.
+    A constraint of `generate`. New text matches as a whole; the prompt does not count. A record may
+    end with <EOS> where it matches. Other text ends where it matches and no token may follow; see
+    `on_end`.
     """
 
     def __init__(
         self, automaton: Automaton, *, length: int, batch: int, device: torch.device
     ) -> None:
-        """Begin.
+        """Begin all sequences in the first state.
 
         Args:
-            automaton: Of the expression and the model's tokens.
-            length: Most tokens of a text.
-            batch: Sequences.
-            device: Of the logits.
+            automaton: Automaton of the expression over the model's tokens.
+            length: Maximum number of tokens of a text.
+            batch: Number of sequences.
+            device: Device of the logits.
 
         Raises:
-            CharlmError: The shortest text that matches is longer.
+            UnsupportedOptionError: Even the shortest text that matches has more tokens.
         """
-        if automaton.shortest > length:
-            raise CharlmError(
-                f"--matching: the shortest text that matches has {automaton.shortest} tokens; got --length {length}"
+        if automaton.min_tokens > length:
+            raise UnsupportedOptionError(
+                "matching",
+                f"the shortest text that matches has {automaton.min_tokens} tokens; raise {{}}, "
+                f"which is {length}",
+                others=["length"],
             )
-        self._following = torch.from_numpy(automaton.following).to(device)
-        self._needed = torch.from_numpy(automaton.needed).to(device)
-        self._least = self._needed.amin(dim=-1)
+        self._next_state = torch.from_numpy(automaton.next_state).to(device)
+        self._tokens_needed = torch.from_numpy(automaton.tokens_needed).to(device)
+        self._min_needed = self._tokens_needed.amin(dim=-1)
         self._states = torch.ones(batch, dtype=torch.int64, device=device)
-        self._left = length
-        self._stop: Callable[[int], None] | None = None
+        self._tokens_left = length
+        self._on_end: Callable[[int], None] | None = None
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Return logits, (batch, vocabulary), with those of forbidden tokens minus infinity."""
-        return logits.masked_fill(self._needed[self._states] >= self._left, -torch.inf)
-
-    def advance(self, tokens: Sequence[int | None]) -> None:
-        """Learn the next token of each sequence, None for one that has ended."""
-        ids = torch.tensor(
-            [UNK if token is None else token for token in tokens], device=self._states.device
+        """Return logits, (batch, vocabulary), minus infinity for forbidden tokens."""
+        return logits.masked_fill(
+            self._tokens_needed[self._states] >= self._tokens_left, -torch.inf
         )
-        self._states = self._following[self._states, ids].long()
-        self._left -= 1
-        self._tell()
 
-    def tell_ends(self, stop: Callable[[int], None]) -> None:
-        """Have `stop` called with the number of each sequence that ends by itself, now and later."""
-        self._stop = stop
-        self._tell()
+    def update(self, tokens: Sequence[int | None]) -> None:
+        """Take in the next token of each sequence, None for a sequence that has ended."""
+        ids = [UNK if token is None else token for token in tokens]
+        columns = torch.tensor(ids, device=self._states.device)
+        self._states = self._next_state[self._states, columns].long()
+        self._tokens_left -= 1
+        self._report_ends()
+
+    def on_end(self, stop: Callable[[int], None]) -> None:
+        """Call `stop`, now and later, with the row of each sequence that no token may follow."""
+        self._on_end = stop
+        self._report_ends()
 
     def select(self, rows: Sequence[int]) -> None:
-        """Let sequence i go on from what was sequence rows[i]."""
+        """Let sequence i continue what was sequence rows[i]."""
         self._states = self._states[torch.tensor(rows, device=self._states.device)]
 
-    def mark(self) -> tuple[Tensor, int]:
-        """Return what `back` needs to come back to this place."""
-        return self._states, self._left
+    def save(self) -> tuple[Tensor, int]:
+        """Return the state, for `restore`."""
+        return self._states, self._tokens_left
 
-    def back(self, mark: tuple[Tensor, int]) -> None:
-        """Go back to a place."""
-        self._states, self._left = mark
+    def restore(self, saved: tuple[Tensor, int]) -> None:
+        """Return to a saved state."""
+        self._states, self._tokens_left = saved
 
-    def _tell(self) -> None:
-        if self._stop is not None:
-            # A state that needs more than is left is never reached: where nothing may come, the text matches.
-            for row in (self._least[self._states] >= self._left).nonzero()[:, 0].tolist():
-                self._stop(row)
+    def _report_ends(self) -> None:
+        if self._on_end is None:
+            return
+        # A text always matches where no token may follow, because a state that needs more tokens
+        # than are left is never reached.
+        ended = self._min_needed[self._states] >= self._tokens_left
+        for row in ended.nonzero()[:, 0].tolist():
+            self._on_end(row)
 
 
-def automaton_of(
+def build_automaton(
     pattern: str,
     tokenizer: Tokenizer,
     *,
@@ -122,187 +132,259 @@ def automaton_of(
     before: Sequence[int] = (),
     ban: Sequence[str] = (),
 ) -> Automaton:
-    r"""Return the automaton of an expression over a model's tokens.
+    r"""Return the automaton of a regular expression over a model's tokens.
 
     Args:
-        pattern: In the syntax of Rust's regex crate: Python's without look-around and references, with classes such as
-            `\p{Lu}`, and `\w` with combining marks; a ^ that begins it and a $ that ends it change nothing.
-        tokenizer: Of the model.
-        records: Whether <EOS> ends a text; else it is a token like others, where it adds any text.
+        pattern: Expression in the syntax of Rust's regex crate: that of Python without look-around
+            and backreferences, with classes such as `\p{Lu}`, and with combining marks in `\w`. A
+            leading ^ and a trailing $ change nothing.
+        tokenizer: Tokenizer of the model.
+        records: Whether <EOS> ends a text; else it is a token like others, if it adds any text.
         before: Ids of the prompt.
-        ban: What `BannedText` forbids, so that no text comes to a place where only that could follow.
+        ban: Texts that `BannedText` forbids, so that no text reaches a state that only they leave.
 
     Raises:
-        CharlmError: The expression is none, or no text of these tokens matches, or the table would be too large.
+        UnsupportedOptionError: The pattern is no regular expression, or cannot be an automaton, or
+            no text of these tokens matches, or the table would be too large, or outlines-core is
+            not installed.
     """
-    bytewise, begin, ends = _bytewise(pattern)
-    spaced = tokenizer.separates_by_space
-    texts = tokenizer.token_texts(eos=b"" if records else None)
-    # By whether a line begins: there a token that stands between spaces has none before it.
-    walks = [
-        _Walk(bytewise, texts),
-        _Walk(bytewise, [text.removeprefix(b" ") if spaced else text for text in texts]),
-    ]
-    starts = np.zeros(len(texts), dtype=np.int32)
-    starts[EOS] = spaced
-    told = tokenizer.token_texts()
-    banned, at = _banned([text.encode() for text in ban], b"".join(told[token] for token in before))
-    ban_walk = _Walk(banned, told)
-    unbanned = np.stack([ban_walk.after(state) for state in range(len(banned))])
-    line_starts = spaced and (not before or before[-1] == EOS)
-    # Three numbers in one: the state of the expression, whether a line begins, the state of the bans.
-    rows: dict[int, Numbers] = {}
-    new = [(2 * begin + line_starts) * len(banned) + at]
+    product = _Product(_byte_automaton(pattern), tokenizer, records=records, before=before, ban=ban)
+    rows: dict[int, Table] = {}
+    new = [product.first]
     while new:
-        if (len(rows) + len(new)) * len(texts) > _MOST_ENTRIES:
-            raise CharlmError(
-                f"--matching: {pattern!r} has too many states for {len(texts)} tokens; use smaller counts in braces"
+        if (len(rows) + len(new)) * product.vocabulary_size > _MAX_ENTRIES:
+            raise UnsupportedOptionError(
+                "matching",
+                f"{pattern!r} has too many states for {product.vocabulary_size} tokens; use "
+                "smaller counts in braces",
             )
         for state in new:
-            place, at = divmod(state, len(banned))
-            to = walks[place % 2].after(place // 2)
-            dead = (to == _DEAD) | (unbanned[at] == _DEAD)
-            rows[state] = np.where(dead, _DEAD, (2 * to + starts) * len(banned) + unbanned[at])
-        new = sorted(
-            {int(to) for state in new for to in np.unique(rows[state])} - rows.keys() - {_DEAD}
+            rows[state] = product.next_states(state)
+        reached = {int(state) for source in new for state in np.unique(rows[source])}
+        new = sorted(reached - rows.keys() - {_DEAD})
+    accepts = [product.accepts(state) for state in rows]
+    automaton = _renumber(rows, accepts, records=records)
+    if automaton.min_tokens == _NEVER:
+        raise UnsupportedOptionError(
+            "matching",
+            f"no text that this model can write matches {pattern!r}; use only characters and words "
+            "of its training text",
         )
-    may_end = (unbanned[:, EOS] != _DEAD) | (not records or not told[EOS])
-    accepting = [
-        state // len(banned) // 2 in ends and bool(may_end[state % len(banned)]) for state in rows
-    ]
-    return _numbered(pattern, rows, accepting, records=records)
+    return automaton
+
+
+class _ByteAutomaton(NamedTuple):
+    """An automaton over bytes, whose state 0 is dead.
+
+    Attributes:
+        table: State after each byte, (states, 256).
+        first: State in which a text begins.
+        final: States of texts that match.
+    """
+
+    table: Table
+    first: int
+    final: frozenset[int]
+
+
+class _Product:
+    """The product of three automata: the expression, line starts, and the banned texts.
+
+    A state of the product is a number made from a state of the expression, whether a line starts,
+    and a state of the banned texts. A token that is separated by spaces has none at the start of a
+    line.
+    """
+
+    def __init__(
+        self,
+        expression: _ByteAutomaton,
+        tokenizer: Tokenizer,
+        *,
+        records: bool,
+        before: Sequence[int],
+        ban: Sequence[str],
+    ) -> None:
+        spaced = tokenizer.separates_by_space
+        texts = tokenizer.token_texts(eos=b"" if records else None)
+        all_texts = tokenizer.token_texts()
+        prompt = b"".join(all_texts[token] for token in before)
+        banned, banned_state = _banned_automaton([text.encode() for text in ban], prompt)
+        banned_walk = _Walk(banned, all_texts)
+        self.vocabulary_size = len(texts)
+        self._final = expression.final
+        # Within a line, then at the start of a line.
+        self._walks = [
+            _Walk(expression.table, texts),
+            _Walk(
+                expression.table, [text.removeprefix(b" ") if spaced else text for text in texts]
+            ),
+        ]
+        self._starts_line = np.zeros(len(texts), dtype=np.int32)
+        self._starts_line[EOS] = spaced
+        self._after_banned = np.stack([banned_walk.after(state) for state in range(len(banned))])
+        ends_freely = not records or not all_texts[EOS]
+        self._may_end = (self._after_banned[:, EOS] != _DEAD) | ends_freely
+        line_starts = spaced and (not before or before[-1] == EOS)
+        self.first = self._number(expression.first, line_starts, banned_state)
+
+    def _number(self, state: Any, starts_line: Any, banned_state: Any) -> Any:
+        return (2 * state + starts_line) * len(self._after_banned) + banned_state
+
+    def next_states(self, number: int) -> Table:
+        """Return the state after each token, (vocabulary,)."""
+        rest, banned_state = divmod(number, len(self._after_banned))
+        state, starts_line = divmod(rest, 2)
+        after = self._walks[starts_line].after(state)
+        after_banned = self._after_banned[banned_state]
+        is_dead = (after == _DEAD) | (after_banned == _DEAD)
+        numbers: Table = np.where(
+            is_dead, _DEAD, self._number(after, self._starts_line, after_banned)
+        )
+        return numbers
+
+    def accepts(self, number: int) -> bool:
+        """Return whether a text may end in a state."""
+        rest, banned_state = divmod(number, len(self._after_banned))
+        return rest // 2 in self._final and bool(self._may_end[banned_state])
 
 
 class _Walk:
-    """Goes over the bytes of all tokens at once."""
+    """Follows an automaton over the bytes of all tokens at once."""
 
-    def __init__(self, bytewise: Numbers, texts: Sequence[bytes]) -> None:
-        """Begin; what adds nothing to a text leads nowhere."""
-        self._bytewise, self._vocabulary_size = bytewise, len(texts)
-        order = sorted(
-            (token for token in range(len(texts)) if texts[token]),
-            key=lambda token: len(texts[token]),
-        )
+    def __init__(self, table: Table, texts: Sequence[bytes]) -> None:
+        """Group the tokens by length; a token that adds no text leads nowhere."""
+        self._table = table
+        self._vocabulary_size = len(texts)
+
+        def size(token: int) -> int:
+            return len(texts[token])
+
+        tokens = sorted((token for token in range(len(texts)) if texts[token]), key=size)
+        groups = [list(group) for _, group in groupby(tokens, key=size)]
         self._groups = [
-            (np.array(tokens), np.array([list(texts[token]) for token in tokens]))
-            for tokens in (
-                list(group) for _, group in groupby(order, key=lambda token: len(texts[token]))
-            )
+            (np.array(group), np.array([list(texts[token]) for token in group])) for group in groups
         ]
 
-    def after(self, state: int) -> Numbers:
+    def after(self, state: int) -> Table:
         """Return the state after each token, (vocabulary,)."""
-        found = np.zeros(self._vocabulary_size, dtype=np.int32)
+        result = np.zeros(self._vocabulary_size, dtype=np.int32)
         for tokens, columns in self._groups:
-            at = np.full(len(tokens), state, dtype=np.int32)
+            states = np.full(len(tokens), state, dtype=np.int32)
             for column in columns.T:
-                at = self._bytewise[at, column]
-            found[tokens] = at
-        return found
+                states = self._table[states, column]
+            result[tokens] = states
+        return result
 
 
-def _numbered(
-    pattern: str, rows: dict[int, Numbers], accepts: Sequence[bool], *, records: bool
-) -> Automaton:
-    """Return an automaton whose states are numbered as they were found, the dead one first."""
+def _renumber(rows: dict[int, Table], accepts: Sequence[bool], *, records: bool) -> Automaton:
+    """Return an automaton with consecutive states in the order of `rows`, the dead state first."""
     numbers = np.zeros(max(rows) + 1, dtype=np.int32)
     numbers[list(rows)] = np.arange(1, len(rows) + 1)
-    following = numbers[np.stack([np.zeros_like(next(iter(rows.values()))), *rows.values()])]
+    dead_row = np.zeros_like(next(iter(rows.values())))
+    next_state = numbers[np.stack([dead_row, *rows.values()])]
     accepting = np.array([False, *accepts])
-    distance = _distances(following, accepting)
-    if distance[1] == _FAR:
-        raise CharlmError(
-            f"--matching: no text that this model can write matches {pattern!r}; ask for what its text has"
-        )
-    needed = distance[following]
+    distance = _distances(next_state, accepting)
+    tokens_needed = distance[next_state]
     if records:
-        needed[:, EOS] = np.where(accepting, 0, _FAR)
-    return Automaton(following, needed, int(distance[1]))
+        tokens_needed[:, EOS] = np.where(accepting, 0, _NEVER)
+    return Automaton(next_state, tokens_needed, int(distance[1]))
 
 
-def _banned(texts: Sequence[bytes], before: bytes) -> tuple[Numbers, int]:
-    """Return an automaton over bytes that dies where a text ends, (states, 256), and its state after a prompt.
+def _banned_automaton(texts: Sequence[bytes], before: bytes) -> tuple[Table, int]:
+    """Return an automaton over bytes that dies where a banned text ends, and its state.
 
-    Aho and Corasick 1975: a state is the longest end of what was read that begins a text. What a prompt has whole does
-    not count.
+    Aho and Corasick 1975: a state is the longest end of the text so far that is a proper prefix of
+    a banned text. A banned text within the prompt does not count.
+
+    Args:
+        texts: Banned texts.
+        before: The prompt.
+
+    Returns:
+        State after each byte, (states, 256), and the state after the prompt.
     """
-    begun = sorted({text[:size] for text in texts for size in range(len(text))} | {b""}, key=len)
-    number = {beginning: at for at, beginning in enumerate(begun, 1)}
+    prefixes = sorted({text[:size] for text in texts for size in range(len(text))} | {b""}, key=len)
+    states = {prefix: state for state, prefix in enumerate(prefixes, 1)}
 
     def longest_end(data: bytes) -> int:
-        return next(number[data[at:]] for at in range(len(data) + 1) if data[at:] in number)
+        ends = (data[start:] for start in range(len(data) + 1))
+        return next(states[end] for end in ends if end in states)
 
-    table = np.zeros((len(begun) + 1, 256), dtype=np.int32)
-    for beginning, state in number.items():
+    table = np.zeros((len(prefixes) + 1, 256), dtype=np.int32)
+    for prefix, state in states.items():
         for byte in range(256):
-            read = beginning + bytes([byte])
-            table[state, byte] = _DEAD if read.endswith(tuple(texts)) else longest_end(read)
-    longest = max(map(len, begun))
+            text = prefix + bytes([byte])
+            table[state, byte] = _DEAD if text.endswith(tuple(texts)) else longest_end(text)
+    longest = max(map(len, prefixes))
     return table, longest_end(before[len(before) - min(longest, len(before)) :])
 
 
-def _distances(following: Numbers, accepting: npt.NDArray[np.bool_]) -> Numbers:
-    """Return how many tokens each state is from one that accepts, (states,); breadth first, backwards."""
-    before: list[set[int]] = [set() for _ in following]
-    for state, row in enumerate(following):
-        for to in np.unique(row):
-            before[to].add(state)
-    distance = np.where(accepting, 0, _FAR).astype(np.int32)
-    layer, depth = set(np.flatnonzero(accepting).tolist()), 0
+def _distances(next_state: Table, accepting: npt.NDArray[np.bool_]) -> Table:
+    """Return each state's distance in tokens from an accepting state, (states,).
+
+    Breadth-first search, backward from the accepting states.
+    """
+    sources: list[set[int]] = [set() for _ in next_state]
+    for state, row in enumerate(next_state):
+        for target in np.unique(row):
+            sources[target].add(state)
+    distance = np.where(accepting, 0, _NEVER).astype(np.int32)
+    layer = set(np.flatnonzero(accepting).tolist())
+    depth = 0
     while layer:
         depth += 1
-        layer = {state for to in layer for state in before[to] if distance[state] == _FAR}
+        reached = {state for target in layer for state in sources[target]}
+        layer = {state for state in reached if distance[state] == _NEVER}
         distance[list(layer)] = depth
     return distance
 
 
-def _bytewise(pattern: str) -> tuple[Numbers, int, set[int]]:
-    """Return an automaton over bytes, (states, 256), where it begins, and the states of texts that match."""
+def _byte_automaton(pattern: str) -> _ByteAutomaton:
     inner = pattern.removeprefix("^")
-    if re.search(r"(?<!\\)(?:\\\\)*\$\Z", inner):
+    if re.search(r"(?<!\\)(?:\\\\)*\$\Z", inner):  # A $ at the end that is not escaped.
         inner = inner[:-1]
     if _python_problem(inner):
-        _index(inner, pattern)  # By itself: a)|(b would be sound in parentheses.
-    index = _index(f"(?:{inner}){_END}", pattern)
+        _compile(inner, pattern)  # Alone, because a)|(b would be valid within parentheses.
+    index = _compile(f"(?:{inner}){_END}", pattern)
     if index is None:
-        raise CharlmError(f"--matching: no text at all matches {pattern!r}, or a part of it")
+        raise UnsupportedOptionError(
+            "matching", f"no text at all matches {pattern!r}, or a part of it"
+        )
     transitions: dict[int, dict[int, int]] = index.get_transitions()
-    states = {state for state in transitions} | {
-        to for row in transitions.values() for to in row.values()
-    }
-    number = {state: at for at, state in enumerate(sorted(states), 1)}
-    table = np.zeros((len(states) + 1, 256), dtype=np.int32)
+    targets = {target for row in transitions.values() for target in row.values()}
+    numbers = {state: number for number, state in enumerate(sorted(targets | set(transitions)), 1)}
+    table = np.zeros((len(numbers) + 1, 256), dtype=np.int32)
     for state, row in transitions.items():
-        taken = [(byte, number[to]) for byte, to in row.items() if byte < 256]
-        table[number[state], [byte for byte, _ in taken]] = [to for _, to in taken]
-    after = np.arange(len(table), dtype=np.int32)
+        by_byte = {byte: numbers[target] for byte, target in row.items() if byte < 256}
+        table[numbers[state], list(by_byte)] = list(by_byte.values())
+    after_end = np.arange(len(table), dtype=np.int32)
     for byte in _END.encode():
-        after = table[after, byte]
-    final = [number[state] for state in index.get_final_states()]
-    return (
-        table,
-        number[index.get_initial_state()],
-        set(np.flatnonzero(np.isin(after, final)).tolist()),
+        after_end = table[after_end, byte]
+    final = np.isin(after_end, [numbers[state] for state in index.get_final_states()])
+    return _ByteAutomaton(
+        table=table,
+        first=numbers[index.get_initial_state()],
+        final=frozenset(np.flatnonzero(final).tolist()),
     )
 
 
-def _index(expression: str, pattern: str) -> Any:
-    """Return the library's automaton over single bytes; None where nothing matches."""
+def _compile(expression: str, pattern: str) -> Any:
+    """Return the library's automaton over single bytes; None if nothing matches."""
     try:
         import outlines_core  # type: ignore[import-untyped]  # It has no types.
     except ImportError:
-        raise CharlmError(
-            "--matching needs outlines-core, which is not installed: pip install 'charlm[sample]'"
+        raise UnsupportedOptionError(
+            "matching",
+            "needs outlines-core, which is not installed: pip install 'charlm[sample]'",
         ) from None
     try:
-        one_by_one = outlines_core.Vocabulary(
-            256, {bytes([byte]): [byte] for byte in range(256)}
-        )  # 256 is its <EOS>.
-        return outlines_core.Index(expression, one_by_one)
+        # Id 256 is the library's <EOS>.
+        vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+        return outlines_core.Index(expression, vocabulary)
     except ValueError as error:
-        if "incompatible with the regex" in str(error):  # A place from which no byte leads on.
+        if "incompatible with the regex" in str(error):  # A state that no byte leaves.
             return None
-        raise CharlmError(f"--matching: {_problem(pattern)}") from None
+        raise UnsupportedOptionError("matching", _problem(pattern)) from None
 
 
 def _problem(pattern: str) -> str:
@@ -310,13 +392,13 @@ def _problem(pattern: str) -> str:
     if problem:
         return f"{pattern!r} is no regular expression: {problem}"
     return (
-        f"{pattern!r} asks for more than a finite automaton can keep; leave out look-around, references, \\b, and ^ or "
-        "$ within it"
+        f"{pattern!r} needs more than a finite automaton; leave out look-around, backreferences, "
+        "\\b, and ^ or $ within the expression"
     )
 
 
 def _python_problem(pattern: str) -> str | None:
-    """Return what Python's `re` says of an expression, None if it is sound; the library says no more than no."""
+    """Return what Python's `re` finds wrong with an expression; the library gives no reason."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

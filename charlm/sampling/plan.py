@@ -1,0 +1,209 @@
+"""What the texts of one call have in common: prompt, saved state and constraints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from charlm.errors import CheckpointError, UnsupportedOptionError
+from charlm.sampling.constraints.banned_text import BannedText
+from charlm.sampling.constraints.copy_limit import CopyLimit
+from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
+from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
+from charlm.sampling.options import SampleOptions
+from charlm.sampling.saved_state import GenerationState, state_from_bytes
+from charlm.sampling.text_stream import TextBatch, TextStream
+from charlm.trained_model import TrainedModel, encode_prompt, require_one_direction
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the texts of one call have in common.
+
+    Attributes:
+        trained: Model that writes.
+        options: Options of the call.
+        prompt_ids: Ids of the prompt, in the order of the text.
+        state: State that the text continues from, or None.
+        automaton: Automaton of the regular expression, or None.
+    """
+
+    trained: TrainedModel
+    options: SampleOptions
+    prompt_ids: list[int]
+    state: GenerationState | None
+    automaton: Automaton | None
+
+    @property
+    def first_number(self) -> int:
+        """Number of the first sequence."""
+        return 0 if self.state is None else self.state.number
+
+    @property
+    def seed(self) -> int:
+        """Seed of the random numbers."""
+        if self.options.seed is not None:
+            return self.options.seed
+        return 1 if self.state is None else self.state.seed
+
+    def begin(self, numbers: Sequence[int], copy_limit: CopyLimit | None = None) -> TextBatch:
+        """Return texts that have their prompts and are not written yet.
+
+        Args:
+            numbers: Number of each sequence.
+            copy_limit: Copy limit of this batch.
+        """
+        trained = self.trained
+        prompt = in_reading_order(trained, self.prompt_ids)
+        regex = self._regex_constraint(len(numbers))
+        generator = Generator(
+            trained.model,
+            prompt,
+            GeneratorOptions(
+                numbers=numbers,
+                seed=self.seed,
+                filters=self.options.filters,
+                stops_at_eos=trained.writes_records,
+                scored=self.options.scored or self.options.best_of > 1,
+            ),
+            constraints=[
+                *self._banned_text(prompt, len(numbers)),
+                *([] if copy_limit is None else [copy_limit]),
+                *([] if regex is None else [regex]),
+            ],
+            state=self.state,
+        )
+        if regex is not None and not trained.writes_records:
+            regex.on_end(generator.stop)
+        streams = [self._stream() for _ in numbers]
+        return TextBatch(generator, streams, max_tokens=self.options.stop.max_tokens)
+
+    def _banned_text(self, prompt: list[int], batch: int) -> Sequence[Constraint]:
+        earlier = [] if self.state is None else self.state.ids
+        return banned_text(
+            self.trained, self.options.constraints.ban, [*earlier, *prompt], batch=batch
+        )
+
+    def _regex_constraint(self, batch: int) -> RegexConstraint | None:
+        if self.automaton is None:
+            return None
+        return RegexConstraint(
+            self.automaton,
+            length=self.options.stop.max_tokens,
+            batch=batch,
+            device=self.trained.device,
+        )
+
+    def _stream(self) -> TextStream:
+        return TextStream(
+            self.trained.tokenizer,
+            self.prompt_ids,
+            self.options.stop,
+            before=[] if self.state is None else self.state.ids,
+            num_shown=0 if self.state is None else self.state.num_shown,
+        )
+
+
+def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
+    """Return what the texts of one call have in common.
+
+    Raises:
+        UnsupportedOptionError: An option does not suit the model.
+        CheckpointError: The saved state cannot be read, or belongs to another model.
+        CharlmError: The model reads in both directions.
+    """
+    constraints = options.constraints
+    require_one_direction(trained)
+    refuse_if_backward(
+        trained,
+        characters=options.stop.characters is not None,
+        until=bool(options.stop.until),
+        state_in=options.state_in is not None,
+        state_out=options.state_out,
+        matching=constraints.matching is not None,
+        max_copy=constraints.max_copy is not None,
+    )
+    prompt_ids = encode_prompt(trained, options.prompt, allow_unknown=options.allow_unknown)
+    automaton = None
+    if constraints.matching is not None:
+        automaton = build_automaton(
+            constraints.matching,
+            trained.tokenizer,
+            records=trained.writes_records,
+            before=prompt_ids,
+            ban=constraints.ban,
+        )
+    return Plan(
+        trained=trained,
+        options=options,
+        prompt_ids=prompt_ids,
+        state=_initial_state(trained, options),
+        automaton=automaton,
+    )
+
+
+def refuse_if_backward(trained: TrainedModel, **given: bool) -> None:
+    """Refuse options that need a model which writes from the beginning of a text.
+
+    Args:
+        trained: Model that writes.
+        given: Whether the option of this name is given.
+
+    Raises:
+        UnsupportedOptionError: An option is given, and the model reads backward.
+    """
+    for option, is_given in given.items():
+        if is_given and not trained.is_forward:
+            raise UnsupportedOptionError(
+                option,
+                f"the model of {trained.folder} writes from the end to the beginning of a text; "
+                "leave the option out",
+            )
+
+
+def banned_text(
+    trained: TrainedModel, ban: Sequence[str], before: Sequence[int], *, batch: int
+) -> list[BannedText]:
+    """Return the constraint that banned texts make, or none.
+
+    Args:
+        trained: Model that writes.
+        ban: Banned texts.
+        before: Ids of the text so far, in reading order.
+        batch: Number of sequences that continue it.
+    """
+    if not ban:
+        return []
+    constraint = BannedText(
+        trained.tokenizer,
+        ban,
+        before,
+        batch=batch,
+        device=trained.device,
+        backward=not trained.is_forward,
+    )
+    return [constraint]
+
+
+def in_reading_order(trained: TrainedModel, ids: list[int]) -> list[int]:
+    """Return ids of a text in the order in which the model reads them."""
+    return ids if trained.is_forward else ids[::-1]
+
+
+def in_text_order(trained: TrainedModel, prompt_ids: list[int], ids: list[int]) -> list[int]:
+    """Return the ids of prompt and new text in the order of the text."""
+    return [*prompt_ids, *ids] if trained.is_forward else [*reversed(ids), *prompt_ids]
+
+
+def _initial_state(trained: TrainedModel, options: SampleOptions) -> GenerationState | None:
+    source = options.state_in
+    if source is None or isinstance(source, GenerationState):
+        return source
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{source}: cannot be read: {error.strerror}; name a file that --state-out wrote"
+        ) from None
+    state = state_from_bytes(data, trained.model, str(source))
+    if state.ended:
+        raise CheckpointError(f"{source}: the model has ended this text; begin another one")
+    return state

@@ -1,0 +1,69 @@
+"""Texts end where they should, whatever their tokens are, and continue without a trace."""
+
+from sampling.tokenizers import TOKENIZERS, generate_texts
+
+from charlm.config.schema import Tokenizer as Section
+from charlm.data.tokenizer import learn_tokenizer
+from charlm.sampling.options import StopCondition
+from charlm.sampling.text_stream import TextStream
+
+
+def test_a_text_is_cut_exactly_at_its_number_of_characters():
+    for level, tokenizer in TOKENIZERS.items():
+        prompt_length = len(tokenizer.decode(tokenizer.encode("the ")))
+        for characters in (1, 7, 100):
+            texts = generate_texts(tokenizer, "the ", StopCondition(characters=characters))
+            lengths = {len(stream.text) for stream in texts.streams}
+            assert lengths == {prompt_length + characters}, (level, characters)
+
+
+def test_a_text_ends_with_the_first_of_its_stop_strings():
+    for level, tokenizer in TOKENIZERS.items():
+        for until in (("e",), ("th", "at"), ("cat",), ("t e",)):
+            stop = StopCondition(length=400, until=until)
+            streams = generate_texts(tokenizer, "the ca", stop).streams
+            for stream in streams:
+                written = stream.text[len("the ca") :]
+                assert not any(text in written[:-1] for text in until), (level, until)
+                assert not stream.ended or stream.text.endswith(until), (level, until)
+            assert until != ("e",) or any(stream.ended for stream in streams), level
+
+
+def test_the_end_of_one_text_leaves_the_others_unchanged():
+    for level, tokenizer in TOKENIZERS.items():
+        stop = StopCondition(length=60, until=("e",))
+        together = generate_texts(tokenizer, "", stop)
+        for number, stream in enumerate(together.streams):
+            (alone,) = generate_texts(tokenizer, "", stop, numbers=(number,)).streams
+            assert alone.text == stream.text, (level, number)
+
+
+def test_a_text_in_two_parts_is_the_text_at_once_whatever_a_token_is():
+    for level, tokenizer in TOKENIZERS.items():
+        (whole,) = generate_texts(
+            tokenizer, "the éc", StopCondition(length=80), numbers=(0,)
+        ).streams
+        whole.flush()
+        for length in (1, 2, 3, 10, 37):
+            first = generate_texts(tokenizer, "the éc", StopCondition(length=length), numbers=(0,))
+            text = first.streams[0].text
+            state = first.generator.generation_state(num_shown=len(text))
+            stop = StopCondition(length=80 - length)
+            (rest,) = generate_texts(tokenizer, "", stop, numbers=(0,), state=state).streams
+            rest.flush()
+            assert text + rest.continuation == whole.text, (level, length)
+
+
+def test_characters_of_a_token_that_were_not_shown_begin_the_next_part():
+    tokenizer = learn_tokenizer(["cat dog owl " * 30], Section(level="word"))
+    cat, dog = tokenizer.encode("cat dog").tolist()
+    first = TextStream(tokenizer, [], StopCondition(characters=5))
+    first.feed(cat)
+    first.feed(dog)
+    assert first.text == "cat d" and first.ended
+    stop = StopCondition(characters=4)
+    second = TextStream(tokenizer, [], stop, before=[cat, dog], num_shown=5)
+    assert second.new_text() == "og"
+    second.feed(dog)
+    assert second.new_text() == " d"
+    assert second.continuation == "og d" and second.ended
