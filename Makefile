@@ -1,5 +1,13 @@
-# make demo: set up, train on an embedded corpus, print novel text.    make test: set up, run the tests.
-# make check: what CI runs.    Python 3.11 or later is all that must be there: PYTHON names another than the first found.
+# make demo    train a model on a text that Python contains, and sample from it
+# make test    run the tests
+# make check   run everything that CI runs: format, lint, types, tests with coverage
+# make docs    generate the reference pages and the folder map
+# make faults  kill trainings at random points and compare the resumed runs: a few minutes
+# make fuzz    fuzz the loaders of untrusted files: SECONDS for each loader, FUZZ for one loader
+# make clean   delete the environment and all caches
+#
+# Each target first creates the virtual environment .venv. The only requirement is Python 3.11 or
+# later with venv. The first one found is used; PYTHON selects another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -21,13 +29,13 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term --durations=30
 
-# Trainings of eight kinds, killed 240 times and taken up again: a few minutes.
+# Eight kinds of training, killed and resumed 240 times in total.
 faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py --kills 240
 
-# Each loader of files for so many seconds; FUZZ names one of them.
+# Time for each loader.
 SECONDS = 600
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
@@ -40,9 +48,9 @@ docs: $(READY)
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# Made again whenever what it was made from has changed.
+# The environment is updated when the dependencies have changed.
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later with venv found; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: cannot find Python 3.11 or later with venv; on Debian, run apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -1,18 +1,16 @@
-"""What each option buys on a text: a base, and the base with one thing changed, for equal time, steps or epochs.
+"""Effect of each option: a base configuration, and the base with one option changed.
 
-Each seed trains the base and every option in turn, so that a machine whose speed drifts slows all alike; it must have
-nothing else to do, or the budget be --steps. The base is the shipped config `shakespeare` for characters, `words` with
-tokens between spaces for words; --plain takes its dropout away. An option that the base has already is left out unless
-it is named. Losses are of the whole validation split, each token
-scored once with the state carried, by the best checkpoint. An option that diverges is said to.
+All runs have the same training time, number of epochs or number of steps. For each seed, the base
+and every option are trained in turn, so that drift of the machine's speed affects all alike. With
+--seconds or --epochs the machine must be idle otherwise; with --steps it need not be. The base is
+the configuration `shakespeare` for characters, and `words` for words, with tokens between spaces;
+--plain removes its dropout. An option that the base already has is left out, unless it is named.
+The loss is that of the best checkpoint on the whole validation split: each token is predicted once,
+and the state is carried. Runs that diverge are marked.
 
     python benchmarks/ablation.py tinyshakespeare.txt --seconds 60 --seeds 1 2 3
-    python benchmarks/ablation.py wikitext2-test.txt --valid wikitext2-valid.txt --task words --epochs 5 --only mixture
+    python benchmarks/ablation.py wikitext2-test.txt --valid wikitext2-valid.txt --task words
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
@@ -21,7 +19,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from measuring import (
+    add_overrides,
+    argument_parser,
+    environment,
+    print_environment,
+    text_override,
+)
 
 import charlm
 from charlm.errors import DivergenceError
@@ -31,7 +35,7 @@ BASE = "base"
 BASES = {"characters": "shakespeare", "words": "words"}
 TASKS = {
     "characters": ["tokenizer.level=char", "corpus.valid_share=0.1"],
-    # Without what the table takes up by itself.
+    # Word dropout, label smoothing and partial shuffle are off: they are options of the table.
     "words": [
         "tokenizer.level=word",
         "tokenizer.words=whitespace",
@@ -41,7 +45,7 @@ TASKS = {
         "training.partial_shuffle=false",
     ],
 }
-PLAIN = [
+NO_DROPOUT = [
     "model.word_dropout=0",
     "model.embedding_dropout=0",
     "model.dropout=0",
@@ -49,12 +53,12 @@ PLAIN = [
     "model.weight_dropout=0",
 ]
 OPTIONS: dict[str, list[str]] = {
-    "no dropout": PLAIN,
+    "no dropout": NO_DROPOUT,
     "embedding dropout 0.2": ["model.embedding_dropout=0.2"],
     "output dropout 0.2": ["model.output_dropout=0.2"],
     "output dropout 0.4": ["model.output_dropout=0.4"],
     "both 0.2": ["model.embedding_dropout=0.2", "model.output_dropout=0.2"],
-    "both 0.2, one mask a window": [
+    "both 0.2, one mask per window": [
         "model.embedding_dropout=0.2",
         "model.output_dropout=0.2",
         "model.dropout_mask=window",
@@ -106,179 +110,177 @@ OPTIONS: dict[str, list[str]] = {
     "coupled": ["model.cell={kind: lstm, coupled: true}"],
     "layer norm": ["model.layer_norm=true"],
 }
-OF_WORDS: dict[str, list[str]] = {
+WORD_OPTIONS: dict[str, list[str]] = {
     "mixture of 5": ["model.mixture=5"],
     "adaptive softmax": ["model.tied=false", "model.adaptive_cutoffs=[2000]"],
 }
 
 
 def main() -> None:
-    """Train all in turn; print a line a run, then a table, and all as JSON."""
-    given = arguments()
-    table = options(given.task)
-    base = configure(BASE, 0, given)
-    names = [BASE, *(given.only or [name for name in table if configure(name, 0, given) != base])]
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.config}, {' '.join(given.budget)}"
-    )
+    """Train all runs; print one line per run, a table, and all as JSON."""
+    options = arguments()
+    table = option_table(options.task)
+    names = [BASE, *(options.only or changed_options(options))]
+    print_environment(options.config, *options.budget)
     runs = []
-    for seed in given.seeds:
+    for seed in options.seeds:
         for name in names:
-            runs.append({"option": name, "seed": seed, **measure(configure(name, seed, given))})
-            print(line_of(runs[-1]), flush=True)
+            result = measure(configure(name, seed, options))
+            runs.append({"option": name, "seed": seed, **result})
+            print(format_run(runs[-1]), flush=True)
     rows = summarize(runs, names)
-    print(f"\n{'option':<40} {'nats':>8} {'lowest':>8} {'highest':>8} {'to base':>8} {'steps':>8}")
+    columns = ["nats", "lowest", "highest", "change", "steps"]
+    print(f"\n{'option':<40}" + "".join(f" {column:>8}" for column in columns))
     for row in rows:
-        print(table_line(row))
-    print(
-        json.dumps(
-            {
-                "task": given.task,
-                "config": given.config,
-                "budget": given.budget,
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "overrides": given.overrides,
-                "options": {name: table.get(name, []) for name in names},
-                "runs": runs,
-                "summary": rows,
-            }
-        )
-    )
+        print(format_row(row))
+    results = {
+        "task": options.task,
+        "config": options.config,
+        "budget": options.budget,
+        **environment(),
+        "overrides": options.overrides,
+        "options": {name: table.get(name, []) for name in names},
+        "runs": runs,
+        "summary": rows,
+    }
+    print(json.dumps(results))
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text", type=Path)
+    """Return the parsed command line, with the base and the budget filled in."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("text", type=Path, help="training text")
+    parser.add_argument("--valid", type=Path, help="validation text [the end of TEXT]")
     parser.add_argument(
-        "--valid", type=Path, help="a text to validate on, instead of the end of TEXT"
+        "--task", choices=list(BASES), default="characters", help="kind of tokens [characters]"
     )
-    parser.add_argument("--task", choices=list(BASES), default="characters")
-    parser.add_argument("--config", help="another base [shakespeare, words]")
-    parser.add_argument("--plain", action="store_true", help="a base without any dropout")
+    parser.add_argument("--config", help="base configuration [shakespeare or words]")
+    parser.add_argument("--plain", action="store_true", help="remove all dropout from the base")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--seconds", type=float, help="of training [60]")
-    budget.add_argument("--epochs", type=float)
-    budget.add_argument("--steps", type=int, help="for a machine whose speed drifts")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    budget.add_argument("--seconds", type=float, help="training time of a run [60]")
+    budget.add_argument("--epochs", type=float, help="passes over the text, instead of --seconds")
+    budget.add_argument("--steps", type=int, help="training steps, instead of --seconds")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="some options, named as in the table"
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run of each option [1 2 3]"
     )
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        help="for the base, and so for all",
+        "--only", nargs="+", metavar="NAME", help="options to try, named as in the table [all]"
     )
-    given = parser.parse_args()
-    given.config = given.config or BASES[given.task]
-    given.budget = (
-        [f"training.steps={given.steps}"]
-        if given.steps
-        else [f"training.epochs={given.epochs}"]
-        if given.epochs
-        else [f"training.minutes={(given.seconds or 60) / 60}"]
-    )
-    unknown = [name for name in given.only or [] if name not in options(given.task)]
+    add_overrides(parser, "override a setting of the base, and so of all runs; can be repeated")
+    options = parser.parse_args()
+    options.config = options.config or BASES[options.task]
+    options.budget = [budget_override(options)]
+    names = option_table(options.task)
+    unknown = [name for name in options.only or [] if name not in names]
     if unknown:
-        parser.error(
-            f"--only {unknown[0]!r}: is no option of {given.task}; known: {'; '.join(options(given.task))}"
-        )
-    return given
+        parser.error(f"--only: must be one of {'; '.join(names)}, got {unknown[0]!r}")
+    return options
 
 
-def options(task: str) -> dict[str, list[str]]:
-    """Return the table of a task: what each option changes in the base."""
-    return OPTIONS | OF_WORDS if task == "words" else OPTIONS
+def budget_override(options: argparse.Namespace) -> str:
+    """Return the override that limits the training of a run."""
+    if options.steps is not None:
+        return f"training.steps={options.steps}"
+    if options.epochs is not None:
+        return f"training.epochs={options.epochs}"
+    seconds = 60 if options.seconds is None else options.seconds
+    return f"training.minutes={seconds / 60}"
 
 
-def configure(name: str, seed: int, given: argparse.Namespace) -> charlm.Config:
+def option_table(task: str) -> dict[str, list[str]]:
+    """Return the overrides of each option of a task."""
+    return OPTIONS | WORD_OPTIONS if task == "words" else OPTIONS
+
+
+def changed_options(options: argparse.Namespace) -> list[str]:
+    """Return the options that the base does not have already."""
+    base = configure(BASE, 0, options)
+    return [name for name in option_table(options.task) if configure(name, 0, options) != base]
+
+
+def configure(name: str, seed: int, options: argparse.Namespace) -> charlm.Config:
     """Return the configuration of one run."""
-    valid = [f"corpus.valid_text={json.dumps([str(given.valid)])}"] if given.valid else []
-    plain = PLAIN if given.plain else []
-    settings = [
-        f"corpus.text={json.dumps([str(given.text)])}",
-        *valid,
-        *TASKS[given.task],
-        *given.budget,
-        f"training.seed={seed}",
-        *plain,
-        *given.overrides,
-    ]
-    return charlm.load_config(given.config, [*settings, *options(given.task).get(name, [])])
+    return charlm.load_config(
+        options.config,
+        [
+            text_override(options.text),
+            *([text_override(options.valid, "corpus.valid_text")] if options.valid else []),
+            *TASKS[options.task],
+            *options.budget,
+            f"training.seed={seed}",
+            *(NO_DROPOUT if options.plain else []),
+            *options.overrides,
+            *option_table(options.task).get(name, []),
+        ],
+    )
 
 
 def measure(config: charlm.Config) -> dict[str, Any]:
-    """Train and score one run; return what came of it, without a loss where it diverged."""
+    """Train and score one run; the loss is None if it diverged."""
     with tempfile.TemporaryDirectory() as folder:
         experiment = prepare.begin(config, Path(folder) / "run")
-        state = experiment.state
+        score = None
         try:
             for _ in session.run(experiment):
                 pass
+            score = charlm.load(Path(folder) / "run").perplexity()
         except DivergenceError:
-            return {
-                "steps": state.step,
-                "seconds": state.seconds,
-                "epochs": state.epochs,
-                "loss_nats": None,
-            }
-        score = charlm.load(Path(folder) / "run").perplexity()
+            pass
+    state = experiment.state
     return {
         "steps": state.step,
         "seconds": round(state.seconds, 2),
         "epochs": round(state.epochs, 3),
-        "loss_nats": score.loss_nats,
-        "perplexity": score.perplexity,
-        "bits_per_character": score.bits_per_character,
+        "loss_nats": score.loss_nats if score else None,
+        "perplexity": score.perplexity if score else None,
+        "bits_per_character": score.bits_per_character if score else None,
     }
 
 
 def summarize(runs: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """Return a row an option: median and spread over the seeds, and the median of the differences to the base.
+    """Return one row per option, over its seeds.
 
-    Differences are those within a seed: what a seed does to all alike is not the option's doing.
+    `difference` is the median of the differences between option and base with the same seed: this
+    removes the part of the spread that a seed causes in all runs.
     """
     base = {run["seed"]: run["loss_nats"] for run in runs if run["option"] == BASE}
-    rows = []
-    for name in names:
-        found = [run for run in runs if run["option"] == name]
-        losses = [run["loss_nats"] for run in found if run["loss_nats"] is not None]
-        pairs = [(run["loss_nats"], base[run["seed"]]) for run in found]
-        differences = [
-            ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None
-        ]
-        rows.append(
-            {
-                "option": name,
-                "diverged": len(found) - len(losses),
-                "median": statistics.median(losses) if losses else None,
-                "lowest": min(losses, default=None),
-                "highest": max(losses, default=None),
-                "difference": statistics.median(differences) if differences else None,
-                "steps": round(statistics.median(run["steps"] for run in found)),
-            }
-        )
-    return rows
+    return [
+        summarize_option([run for run in runs if run["option"] == name], base) for name in names
+    ]
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """Return a run's line."""
-    loss = "diverged" if row["loss_nats"] is None else f"{row['loss_nats']:.4f}"
-    return f"seed {row['seed']}  {row['option']:<40} {loss:>8} {row['steps']:>8,} steps {row['seconds']:>7.1f} s"
+def summarize_option(runs: list[dict[str, Any]], base: dict[int, float | None]) -> dict[str, Any]:
+    """Return the row of one option from its runs and the base's loss with each seed."""
+    losses = [run["loss_nats"] for run in runs if run["loss_nats"] is not None]
+    differences = [
+        run["loss_nats"] - base[run["seed"]]
+        for run in runs
+        if run["loss_nats"] is not None and base[run["seed"]] is not None
+    ]
+    return {
+        "option": runs[0]["option"],
+        "diverged": len(runs) - len(losses),
+        "median": statistics.median(losses) if losses else None,
+        "lowest": min(losses, default=None),
+        "highest": max(losses, default=None),
+        "difference": statistics.median(differences) if differences else None,
+        "steps": round(statistics.median(run["steps"] for run in runs)),
+    }
 
 
-def table_line(row: dict[str, Any]) -> str:
-    """Return an option's line."""
-    numbers = "".join(
-        " " * 9 if row[key] is None else f" {row[key]:>8.4f}"
-        for key in ("median", "lowest", "highest")
+def format_run(run: dict[str, Any]) -> str:
+    """Return the line of one run."""
+    loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f}"
+    return (
+        f"seed {run['seed']}  {run['option']:<40} {loss:>8} {run['steps']:>8,} steps "
+        f"{run['seconds']:>7.1f} s"
     )
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """Return the table's line of one option."""
+    losses = [row[key] for key in ("median", "lowest", "highest")]
+    numbers = "".join(" " * 9 if loss is None else f" {loss:>8.4f}" for loss in losses)
     difference = " " * 9 if row["difference"] is None else f" {row['difference']:>+8.4f}"
     diverged = f"  {row['diverged']} diverged" if row["diverged"] else ""
     return f"{row['option']:<40}{numbers}{difference} {row['steps']:>8,}{diverged}"

@@ -1,23 +1,28 @@
-"""Tokens per second of every recurrence while it trains, as a ratio to `torch.nn.LSTM` at the same size and precision.
+"""Training speed of every recurrence, relative to `torch.nn.LSTM` of the same size and precision.
 
-One layer, inputs of 64: forward, loss, backward over a window, as in training, without embedding, projection and
-optimizer, which are the same for all. Each recurrence is timed in turn with nn.LSTM, round by round, and the median of
-the ratios is given: a machine whose speed drifts slows both. The rate is that of the arithmetic in matrix products: a
-recurrence with more of it than an LSTM is compared by that.
+Timed are the forward pass, the loss and the backward pass of one layer over a window, with inputs
+of 64. Embedding, projection and optimizer are left out, because they are the same for all. Each
+recurrence is timed in turn with nn.LSTM, round by round, and the median of the ratios is printed,
+so that drift of the machine's speed does not matter. The columns:
+
+    tokens/s    tokens per second of the recurrence
+    ratio       tokens per second relative to nn.LSTM
+    arithmetic  multiplications in matrix products per token, relative to an LSTM
+    rate        multiplications per second relative to nn.LSTM: for recurrences with more of them
+    bare        tokens per second relative to torch's own layer, for fused recurrences
 
     python benchmarks/cells.py --hidden 256 --hidden 512 --precision fp32 --precision bf16
 """
 
-import sys
-
-sys.path.pop(0)  # This folder has a tokenize.py, which would stand in for the standard library's.
-
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from measuring import argument_parser, measure_in_turn, print_environment, seconds_of
 from torch import Tensor, nn
 
 from charlm.config.schema import Cell as CellSection
@@ -27,8 +32,10 @@ from charlm.model.log_probabilities import autocast
 from charlm.model.recurrence import run
 from charlm.training.devices import choose_device
 
-INPUT = 64
-CELLS = {
+INPUT_SIZE = 64
+WARM_UP_ROUNDS = 3
+PEEPHOLES = ["input", "forget", "output"]
+CELLS: dict[str, dict[str, Any]] = {
     "bag": {"kind": "bag"},
     "elman": {"kind": "elman"},
     "elman, sigmoid": {"kind": "elman", "activation": "sigmoid"},
@@ -36,12 +43,8 @@ CELLS = {
     "gru, reset before": {"kind": "gru", "reset": "before"},
     "gru, reset none": {"kind": "gru", "reset": "none"},
     "lstm": {"kind": "lstm"},
-    "lstm, peepholes": {"kind": "lstm", "peepholes": ["input", "forget", "output"]},
-    "lstm, full peepholes": {
-        "kind": "lstm",
-        "peepholes": ["input", "forget", "output"],
-        "peephole_weights": "full",
-    },
+    "lstm, peepholes": {"kind": "lstm", "peepholes": PEEPHOLES},
+    "lstm, full peepholes": {"kind": "lstm", "peepholes": PEEPHOLES, "peephole_weights": "full"},
     "lstm, no input gate": {"kind": "lstm", "without": ["input_gate"]},
     "lstm, no forget gate": {"kind": "lstm", "without": ["forget_gate"]},
     "lstm, no output gate": {"kind": "lstm", "without": ["output_gate"]},
@@ -54,122 +57,154 @@ CELLS = {
     "min gru": {"kind": "min_gru"},
     "min lstm": {"kind": "min_lstm"},
 }
-BARE = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+BARE_LAYERS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes and precision of one table.
+
+    Attributes:
+        hidden: Hidden size.
+        batch: Number of sequences.
+        window: Number of tokens per sequence.
+        rounds: Number of timed rounds.
+        precision: Type of the matrix products.
+        device: Device of the computation.
+    """
+
+    hidden: int
+    batch: int
+    window: int
+    rounds: int
+    precision: torch.dtype
+    device: torch.device
 
 
 def main() -> None:
-    """Time all and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "cells", nargs="*", help="names from the table, such as 'nested lstm' [all]"
-    )
-    parser.add_argument("--hidden", type=int, action="append", help="[256 and 512]")
-    parser.add_argument("--precision", action="append", choices=["fp32", "bf16"], help="[fp32]")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--device", default="auto")
-    given = parser.parse_args()
-    device = choose_device(given.device)
+    """Time all recurrences and print a table per hidden size and precision."""
+    options = arguments()
+    device = choose_device(options.device)
     torch.set_flush_denormal(True)
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
-        f"batch {given.batch}, window {given.window}"
-    )
-    for precision in given.precision or ["fp32"]:
-        for hidden in given.hidden or [256, 512]:
+    print_environment(str(device), f"batch {options.batch}, window {options.window}")
+    for precision in options.precision or ["fp32"]:
+        for hidden in options.hidden or [256, 512]:
+            setting = Setting(
+                hidden=hidden,
+                batch=options.batch,
+                window=options.window,
+                rounds=options.rounds,
+                precision=PRECISIONS[precision],
+                device=device,
+            )
             print(f"\nhidden {hidden}, {precision}; nn.LSTM = 1")
             print(
                 f"{'recurrence':<27} {'runs as':<8} {'tokens/s':>9} {'ratio':>6} "
                 f"{'arithmetic':>10} {'rate':>6} {'bare':>6}"
             )
-            for name in given.cells or CELLS:
-                report(name, hidden, precision, device, given)
+            for name in options.cells or CELLS:
+                report(name, setting)
 
 
-def report(
-    name: str, hidden: int, precision: str, device: torch.device, given: argparse.Namespace
-) -> None:
-    """Time one recurrence beside nn.LSTM and, if it is fused, beside torch's bare layer."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x = torch.randn(given.window, given.batch, INPUT, device=device, requires_grad=True)
-    cell = make_cell(CellSection(**CELLS[name]), INPUT, hidden).to(device)
-    lstm = nn.LSTM(INPUT, hidden).to(device)
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "cells", nargs="*", metavar="CELL", help=f"one of: {'; '.join(CELLS)} [all]"
+    )
+    parser.add_argument(
+        "--hidden", type=int, action="append", help="hidden size; can be repeated [256 and 512]"
+    )
+    parser.add_argument(
+        "--precision", action="append", choices=PRECISIONS, help="can be repeated [fp32]"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="sequences [32]")
+    parser.add_argument("--window", type=int, default=64, help="tokens per sequence [64]")
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+    options = parser.parse_args()
+    unknown = [name for name in options.cells if name not in CELLS]
+    if unknown:
+        parser.error(f"CELL: must be one of {'; '.join(CELLS)}, got {unknown[0]!r}")
+    return options
+
+
+def report(name: str, setting: Setting) -> None:
+    """Time one recurrence beside nn.LSTM and, if it is fused, beside torch's own layer."""
+    x = torch.randn(
+        setting.window, setting.batch, INPUT_SIZE, device=setting.device, requires_grad=True
+    )
+    cell = make_cell(CellSection(**CELLS[name]), INPUT_SIZE, setting.hidden).to(setting.device)
     state = tuple(
-        torch.zeros(given.batch, cell.hidden_size, device=device)
+        torch.zeros(setting.batch, cell.hidden_size, device=setting.device)
         for _ in range(cell.num_state_tensors)
     )
-    ours = step_of(lambda: run(cell, x, state)[0], cell, x, device, dtype)
-    theirs = step_of(lambda: lstm(x)[0], lstm, x, device, dtype)
-    ratio, seconds = compare(ours, theirs, given.rounds)
-    arithmetic = products(cell) / products_of_lstm(hidden)
+    step = training_step(lambda: run(cell, x, state)[0], cell, x, setting)
+    lstm = torch_step(nn.LSTM, x, setting)
+    ratio, seconds = compare(step, lstm, setting.rounds, setting.device)
     bare = ""
-    if name in BARE:
-        layer = BARE[name](INPUT, hidden).to(device)
-        bare = f"{compare(ours, step_of(lambda: layer(x)[0], layer, x, device, dtype), 2 * given.rounds)[0]:.2f}"
-    way = (
-        "fused"
-        if isinstance(cell, FusedCell)
-        else "scan"
-        if isinstance(cell, LinearCell)
-        else "steps"
-    )
-    tokens = given.window * given.batch / seconds
+    if name in BARE_LAYERS:
+        layer = torch_step(BARE_LAYERS[name], x, setting)
+        bare = f"{compare(step, layer, 2 * setting.rounds, setting.device)[0]:.2f}"
+    arithmetic = multiplications(cell) / lstm_multiplications(setting.hidden)
     print(
-        f"{name:<27} {way:<8} {tokens:>9,.0f} {ratio:>6.2f} {arithmetic:>10.2f} {ratio * arithmetic:>6.2f} {bare:>6}",
+        f"{name:<27} {execution(cell):<8} {setting.window * setting.batch / seconds:>9,.0f} "
+        f"{ratio:>6.2f} {arithmetic:>10.2f} {ratio * arithmetic:>6.2f} {bare:>6}",
         flush=True,
     )
 
 
-def step_of(
-    forward: Callable[[], Tensor],
-    module: nn.Module,
-    x: Tensor,
-    device: torch.device,
-    precision: torch.dtype,
+def training_step(
+    forward: Callable[[], Tensor], module: nn.Module, x: Tensor, setting: Setting
 ) -> Callable[[], None]:
-    """Return a function that takes one training step, without the optimizer's part."""
+    """Return a function that takes one training step without the optimizer."""
 
     def step() -> None:
         module.zero_grad(set_to_none=True)
         x.grad = None
-        with autocast(device, precision):
+        with autocast(setting.device, setting.precision):
             y = forward()
         y.float().square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
 
     return step
 
 
+def torch_step(kind: type[nn.RNNBase], x: Tensor, setting: Setting) -> Callable[[], None]:
+    """Return a training step of a layer of torch."""
+    layer = kind(INPUT_SIZE, setting.hidden).to(setting.device)
+    return training_step(lambda: layer(x)[0], layer, x, setting)
+
+
 def compare(
-    ours: Callable[[], None], theirs: Callable[[], None], rounds: int
+    ours: Callable[[], None], theirs: Callable[[], None], rounds: int, device: torch.device
 ) -> tuple[float, float]:
-    """Return the median of their seconds / our seconds over rounds of one step each, and our median seconds."""
-    for _ in range(3):
-        ours()
-        theirs()
-    times = [(seconds_of(ours), seconds_of(theirs)) for _ in range(rounds)]
-    return statistics.median(b / a for a, b in times), statistics.median(a for a, _ in times)
+    """Return the median over the rounds of their seconds / our seconds, and our median seconds."""
+    steps = {
+        "ours": partial(seconds_of, ours, device),
+        "theirs": partial(seconds_of, theirs, device),
+    }
+    measure_in_turn(steps, WARM_UP_ROUNDS)
+    seconds = measure_in_turn(steps, rounds)
+    ratios = [b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    return statistics.median(ratios), statistics.median(seconds["ours"])
 
 
-def seconds_of(step: Callable[[], None]) -> float:
-    """Time a step."""
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+def execution(cell: Cell) -> str:
+    """Return how a recurrence is computed over a window."""
+    if isinstance(cell, FusedCell):
+        return "fused"
+    return "scan" if isinstance(cell, LinearCell) else "steps"
 
 
-def products(cell: Cell) -> int:
-    """Count the multiplications of a token's matrix products."""
+def multiplications(cell: Cell) -> int:
+    """Count the multiplications in the matrix products of one token."""
     return sum(weight.numel() for weight in cell.parameters() if weight.ndim == 2)
 
 
-def products_of_lstm(hidden: int) -> int:
-    """Count an LSTM's."""
-    return 4 * hidden * (INPUT + hidden)
+def lstm_multiplications(hidden: int) -> int:
+    """Count the multiplications in the matrix products of one token of an LSTM."""
+    return 4 * hidden * (INPUT_SIZE + hidden)
 
 
 if __name__ == "__main__":

@@ -1,90 +1,89 @@
-"""What saving costs beside training at default settings, and what it would cost if no save were ever put off.
+"""Time spent on saving beside the time of training, at default settings.
 
-Usage: python benchmarks/checkpoint.py [--minutes 1] [--folder .] [--models quickstart twenty-million]
+Each model is trained twice for N minutes, into a folder on the disk to be measured: with the
+default limit on the time spent on saving, and without a limit. The minutes are those of training
+alone; saving comes on top.
 
-Each model is trained for so many minutes, into a folder of the disk that is to be measured; saving is on top of them.
+    python benchmarks/checkpoint.py --minutes 1 --folder . --models quickstart twenty-million
 """
 
-import argparse
-import sys
-
-from charlm.runs import experiment as experiment_module
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from measuring import argument_parser, count_parameters, seconds_of, train
 
 from charlm.config.load import load_config
-from charlm.runs import prepare, session
+from charlm.runs import snapshot
 
 MODELS = {
     "quickstart": ("quickstart", []),
-    # Little to validate on, for that is neither training nor saving.
+    # The validation split is small, because validation is neither training nor saving.
     "twenty-million": (
         None,
         ["model.hidden_size=2048", "model.embedding_size=256", "corpus.valid_share=0.001"],
     ),
 }
-RULES = {"default": [], "never put off": ["checkpoint.save_share=null"]}
-
-
-def timed(call: Callable[..., None], seconds: list[float]) -> Callable[..., None]:
-    """Return a function that does the same, and adds to a list how long it took."""
-
-    def measured(*arguments: Any) -> None:
-        began = time.perf_counter()
-        call(*arguments)
-        seconds.append(time.perf_counter() - began)
-
-    return measured
-
-
-def measure(model: str, rule: str, minutes: float, folder: Path) -> dict[str, Any]:
-    """Train, and return what training and saving took."""
-    config, overrides = MODELS[model]
-    seconds: list[float] = []
-    save = experiment_module.save_checkpoint
-    experiment_module.save_checkpoint = timed(save, seconds)
-    try:
-        experiment = prepare.begin(
-            load_config(config, [*overrides, *RULES[rule], f"training.minutes={minutes}"]), folder
-        )
-        for _ in session.run(experiment):
-            pass
-    finally:
-        experiment_module.save_checkpoint = save
-    return {
-        "parameters": sum(tensor.numel() for tensor in experiment.model.parameters()),
-        "steps": experiment.state.step,
-        "seconds": experiment.state.seconds,
-        "saves": len(seconds),
-        "saving": sum(seconds),
-        "longest": max(seconds),
-    }
+LIMITS = {"default": [], "unlimited": ["checkpoint.save_share=null"]}
 
 
 def main() -> None:
-    """Print a line a model and rule."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, default=Path())
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    given = parser.parse_args()
-    print(
-        f"{'model':<16}{'saves':<16}{'parameters':>12}{'training':>10}{'files':>7}{'saving':>9}{'longest':>9}{'share':>8}"
+    """Print one line per model and limit."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="training time of a run [1]")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="folder on the disk to be measured [.]"
     )
-    for model in given.models:
-        for rule in RULES:
-            with tempfile.TemporaryDirectory(dir=given.folder) as place:
-                told = measure(model, rule, given.minutes, Path(place) / "run")
-            print(
-                f"{model:<16}{rule:<16}{told['parameters']:>12,}{told['seconds']:>8.1f} s{told['saves']:>7}"
-                f"{told['saving']:>7.2f} s{told['longest']:>7.2f} s{told['saving'] / told['seconds']:>8.2%}"
-            )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    options = parser.parse_args()
+    print(
+        f"{'model':<16}{'limit':<12}{'parameters':>12}{'training':>11}{'saves':>7}"
+        f"{'saving':>9}{'longest':>9}{'ratio':>8}"
+    )
+    for model in options.models:
+        for limit in LIMITS:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                row = measure(model, limit, options.minutes, Path(folder) / "run")
+            print(format_row(model, limit, row), flush=True)
+
+
+def measure(model: str, limit: str, minutes: float, folder: Path) -> dict[str, Any]:
+    """Train one model; return the seconds of training and of saving."""
+    name, overrides = MODELS[model]
+    config = load_config(name, [*overrides, *LIMITS[limit], f"training.minutes={minutes}"])
+    seconds: list[float] = []
+    save = record_seconds(snapshot.save_checkpoint, seconds)
+    with mock.patch.object(snapshot, "save_checkpoint", save):
+        experiment = train(config, folder)
+    return {
+        "parameters": count_parameters(experiment.model),
+        "training_seconds": experiment.state.seconds,
+        "saves": len(seconds),
+        "saving_seconds": sum(seconds),
+        "longest_seconds": max(seconds),
+    }
+
+
+def record_seconds(function: Callable[..., None], seconds: list[float]) -> Callable[..., None]:
+    """Return a function that does the same and appends its seconds to a list."""
+
+    def call(*arguments: Any, **options: Any) -> None:
+        seconds.append(seconds_of(partial(function, *arguments, **options)))
+
+    return call
+
+
+def format_row(model: str, limit: str, row: dict[str, Any]) -> str:
+    """Return the table's line of one run."""
+    ratio = row["saving_seconds"] / row["training_seconds"]
+    return (
+        f"{model:<16}{limit:<12}{row['parameters']:>12,}{row['training_seconds']:>9.1f} s"
+        f"{row['saves']:>7}{row['saving_seconds']:>7.2f} s{row['longest_seconds']:>7.2f} s"
+        f"{ratio:>8.2%}"
+    )
 
 
 if __name__ == "__main__":

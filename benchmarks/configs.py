@@ -1,82 +1,76 @@
-"""What the shipped configurations reach: trains each, scores its validation split exactly, prints a table and JSON.
+"""Scores that the shipped configurations reach.
 
-Usage: python benchmarks/configs.py quickstart words shakespeare=PATH names=PATH [--set SECTION.KEY=VALUE]...
+Each configuration is trained, and its whole validation split is scored. PATH is a text that
+replaces the corpus of the configuration (which may have to be fetched first). The training seconds
+are those of the training steps alone; all other time of the run is in the column beside them.
 
-PATH is a text to read instead of the corpus that the configuration names (which may have to be fetched first). Seconds
-are those of training steps alone; what else a run takes stands beside them.
+    python benchmarks/configs.py quickstart words shakespeare=PATH names=PATH
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
-import argparse
 import json
 import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
+from measuring import add_overrides, argument_parser, print_environment, text_override
 
 import charlm
 
+COLUMNS = [
+    "config",
+    "steps",
+    "training_seconds",
+    "other_seconds",
+    "tokens_per_second",
+    "loss_nats",
+    "perplexity",
+    "bits_per_character",
+    "unigram_perplexity",
+]
 
-def measure(name: str, text: str, overrides: list[str]) -> dict[str, object]:
-    """Train and score one configuration."""
-    config = charlm.load_config(
-        name, [*([f"corpus.text={json.dumps([text])}"] if text else []), *overrides]
+
+def main() -> None:
+    """Train all configurations; print a table, and the same as JSON."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "configs", nargs="+", metavar="NAME[=PATH]", help="configuration, with a text of your own"
     )
-    began = time.perf_counter()
+    add_overrides(parser)
+    options = parser.parse_args()
+    rows = [measure(*pair.partition("=")[::2], options.overrides) for pair in options.configs]
+    print_environment(f"Python {platform.python_version()}")
+    print("  ".join(f"{column:>18}" for column in COLUMNS))
+    for row in rows:
+        print("  ".join(f"{format_value(row[column]):>18}" for column in COLUMNS))
+    print(json.dumps(rows))
+
+
+def measure(name: str, text: str, overrides: list[str]) -> dict[str, Any]:
+    """Train and score one configuration."""
+    texts = [text_override(text)] if text else []
+    config = charlm.load_config(name, [*texts, *overrides])
     with tempfile.TemporaryDirectory() as folder:
-        run = charlm.train(config, out=Path(folder) / name)
-        seconds = time.perf_counter() - began
+        start = time.perf_counter()
+        run = charlm.train(config, out=Path(folder) / "run")
+        seconds = time.perf_counter() - start
         score = run.perplexity()
-    state, trained = run.state, run.state["seconds"]
+    state = run.state
     return {
         "config": name,
         "steps": state["step"],
         "epochs": round(state["epochs"], 2),
-        "training_seconds": round(trained, 1),
-        "other_seconds": round(seconds - trained, 1),
-        "tokens_per_second": round(state["tokens"] / trained),
+        "training_seconds": round(state["seconds"], 1),
+        "other_seconds": round(seconds - state["seconds"], 1),
+        "tokens_per_second": round(state["tokens"] / state["seconds"]),
         **score.to_json(),
     }
 
 
-def main() -> None:
-    """Print a table, and the same as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configs", nargs="+", metavar="NAME[=PATH]")
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
-    )
-    arguments = parser.parse_args()
-    rows = [measure(*pair.partition("=")[::2], arguments.overrides) for pair in arguments.configs]
-    columns = [
-        "config",
-        "steps",
-        "training_seconds",
-        "other_seconds",
-        "tokens_per_second",
-        "loss_nats",
-        "perplexity",
-        "bits_per_character",
-        "unigram_perplexity",
-    ]
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
-    )
-    print("  ".join(f"{column:>18}" for column in columns))
-    for row in rows:
-        shown = (
-            f"{row[column]:.4f}" if isinstance(row[column], float) else str(row[column])
-            for column in columns
-        )
-        print("  ".join(f"{text:>18}" for text in shown))
-    print(json.dumps(rows))
+def format_value(value: object) -> str:
+    """Return a table's entry."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

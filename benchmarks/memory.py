@@ -1,33 +1,68 @@
-"""How much memory a text takes that is larger than memory: training, encoding and scoring, as commands do them.
+"""Memory use of training, encoding and scoring on a text larger than memory, command by command.
 
-Usage: python benchmarks/memory.py [--gigabytes 2] [--levels char byte] [--folder DIR] [--limit 1.5]. Linux. The folder
-needs room for twice the text, and is emptied at the end; a new one by default.
+A file is read through a memory map. The system counts its pages as memory of the process (as
+`ru_maxrss` does), although it takes them back when it needs memory. The memory of the process
+itself is `RssAnon` in /proc/PID/status, which is polled every 10 ms. The exit status is 1 if it
+exceeds --limit. Linux only.
 
-A text in a file is read through a memory map, whose pages the system counts as the process's (`ru_maxrss` does) though
-it takes them back whenever it needs room. What a process itself holds is `RssAnon` of /proc/PID/status, read here every
-10 ms; that is held against the limit. The exit status is 1 where it is exceeded.
+    python benchmarks/memory.py --gigabytes 2 --levels char byte --limit 1.5
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from measuring import argument_parser, override_arguments, process_bytes
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
-_MADE_APART = 16  # Megabytes that differ; then they come again.
-_SETTINGS = ["training.precision=fp32", "training.evaluations=1", "corpus.valid_share=0.0001"]
+DISTINCT_MEGABYTES = 16  # The text repeats after them.
+POLL_SECONDS = 0.01
+SETTINGS = ["training.precision=fp32", "training.evaluations=1", "corpus.valid_share=0.0001"]
+
+
+class Usage(NamedTuple):
+    """Resources of a command: peak memory in bytes, without and with file pages, and seconds."""
+
+    own_bytes: int
+    bytes_with_file_pages: int
+    seconds: float
+
+
+def main() -> None:
+    """Run all commands and print a table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        write_text(folder / "text.txt", int(options.gigabytes * GIGABYTE))
+        print(f"a text of {(folder / 'text.txt').stat().st_size / GIGABYTE:.1f} GB")
+        print(f"{'level':<6}{'command':<18}{'own, GB':>16}{'with file pages':>17}{'seconds':>10}")
+        peak = max(measure_level(level, folder) for level in options.levels)
+    print(f"highest: {peak / GIGABYTE:.2f} GB, limit {options.limit} GB")
+    sys.exit(peak > options.limit * GIGABYTE)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text [2]")
+    parser.add_argument(
+        "--levels", nargs="+", default=["char", "byte"], help="levels of tokens [char byte]"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder with space for twice the text [the system's]"
+    )
+    parser.add_argument("--limit", type=float, default=1.5, help="gigabytes [1.5]")
+    return parser.parse_args()
 
 
 def write_text(path: Path, size: int) -> None:
-    """Write lines of words whose frequencies follow Zipf's law, `size` bytes of them."""
+    """Write about `size` bytes of lines of words whose frequencies follow Zipf's law."""
     random = np.random.default_rng(1)
     lengths = random.integers(1, 12, size=20_000)
     words = [
@@ -35,30 +70,56 @@ def write_text(path: Path, size: int) -> None:
         for length in lengths
     ]
     pieces = []
-    for _ in range(_MADE_APART):
-        drawn = (words[rank % len(words)] for rank in random.zipf(1.2, size=MEGABYTE // 4).tolist())
+    for _ in range(DISTINCT_MEGABYTES):
+        ranks = random.zipf(1.2, size=MEGABYTE // 4).tolist()
         pieces.append(
-            "".join(word + (" " if number % 12 else ".\n") for number, word in enumerate(drawn, 1))
+            "".join(
+                words[rank % len(words)] + (" " if number % 12 else ".\n")
+                for number, rank in enumerate(ranks, 1)
+            )
         )
     with path.open("w", encoding="ascii") as file:
-        for number in range(size // MEGABYTE):
-            file.write(pieces[number % _MADE_APART][:MEGABYTE])
+        for index in range(size // MEGABYTE):
+            file.write(pieces[index % DISTINCT_MEGABYTES][:MEGABYTE])
 
 
-def anonymous_bytes(process: int) -> int:
-    """Return what memory a process holds that is no page of a file; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+def measure_level(level: str, folder: Path) -> int:
+    """Run all commands on one level of tokens, print their lines, return the highest own memory."""
+    peak = 0
+    cache = folder / "cache"
+    for title, command in commands(level, folder).items():
+        usage = measure(command, cache)
+        peak = max(peak, usage.own_bytes)
+        print(
+            f"{level:<6}{title:<18}{usage.own_bytes / GIGABYTE:>16.2f}"
+            f"{usage.bytes_with_file_pages / GIGABYTE:>17.2f}{usage.seconds:>10.1f}",
+            flush=True,
+        )
+    for file in (cache / "tokens").iterdir():
+        file.unlink()
+    return peak
 
 
-def measured(arguments: list[str], cache: Path) -> tuple[int, int, float]:
-    """Run a command of charlm; return the most memory of its own, that with pages of files, and seconds."""
-    began, peak = time.perf_counter(), 0
+def commands(level: str, folder: Path) -> dict[str, list[str]]:
+    """Return the commands of charlm to be measured."""
+    defaults = folder / "defaults.yaml"  # An empty configuration: without one, charlm chooses.
+    defaults.write_text("", encoding="utf-8")
+    run = str(folder / f"run-{level}")
+    train = ["train", str(folder / "text.txt"), "--config", str(defaults)]
+    settings = override_arguments([*SETTINGS, f"tokenizer.level={level}"])
+    device = ["--device", "cpu"]
+    return {
+        "encode and train": [*train, *settings, "--steps", "20", *device, "--out", run],
+        "score a part": ["eval", "perplexity", run, "--streams", "16", *device],
+        "sample": ["sample", run, *device],
+    }
+
+
+def measure(command: list[str], cache: Path) -> Usage:
+    """Run a command of charlm and poll its memory until it ends."""
+    start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "charlm", *arguments],
+        [sys.executable, "-m", "charlm", *command],
         env=os.environ | {"CHARLM_CACHE": str(cache)},
         stdout=subprocess.DEVNULL,
     )
@@ -66,76 +127,12 @@ def measured(arguments: list[str], cache: Path) -> tuple[int, int, float]:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:
             break
-        peak = max(peak, anonymous_bytes(process.pid))
-        time.sleep(0.01)
+        peak = max(peak, process_bytes(process.pid, "status", "RssAnon"))
+        time.sleep(POLL_SECONDS)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"charlm {' '.join(arguments)}: ended with status {process.returncode}")
-    return peak, usage.ru_maxrss * 1024, time.perf_counter() - began
-
-
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--levels", nargs="+", default=["char", "byte"])
-    parser.add_argument(
-        "--folder", type=Path, help="Where the text and its ids are kept meanwhile."
-    )
-    parser.add_argument("--limit", type=float, default=1.5, help="Gigabytes.")
-    given = parser.parse_args()
-    most = 0
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        folder = Path(name)
-        write_text(folder / "text.txt", int(given.gigabytes * GIGABYTE))
-        (folder / "defaults.yaml").write_text("", encoding="utf-8")
-        print(f"a text of {(folder / 'text.txt').stat().st_size / GIGABYTE:.1f} GB")
-        print(
-            f"{'level':<6}{'command':<18}{'own memory, GB':>16}{'with file pages':>17}{'seconds':>10}"
-        )
-        for level in given.levels:
-            run, cache = folder / f"run-{level}", folder / "cache"
-            changes = [
-                part
-                for change in (*_SETTINGS, f"tokenizer.level={level}")
-                for part in ("--set", change)
-            ]
-            commands = {
-                "encode and train": [
-                    "train",
-                    f"{folder}/text.txt",
-                    "--config",
-                    f"{folder}/defaults.yaml",
-                    *changes,
-                    "--steps",
-                    "20",
-                    "--device",
-                    "cpu",
-                    "--out",
-                    str(run),
-                ],
-                "score a part": [
-                    "eval",
-                    "perplexity",
-                    str(run),
-                    "--streams",
-                    "16",
-                    "--device",
-                    "cpu",
-                ],
-                "sample": ["sample", str(run), "--device", "cpu"],
-            }
-            for title, arguments in commands.items():
-                own, whole, seconds = measured(arguments, cache)
-                most = max(most, own)
-                row = f"{own / GIGABYTE:>16.2f}{whole / GIGABYTE:>17.2f}{seconds:>10.1f}"
-                print(f"{level:<6}{title:<18}{row}", flush=True)
-            for file in (cache / "tokens").iterdir():
-                file.unlink()
-    print(f"the most: {most / GIGABYTE:.2f} GB of at most {given.limit} GB")
-    sys.exit(most > given.limit * GIGABYTE)
+        sys.exit(f"charlm {' '.join(command)}: exit status {process.returncode}")
+    return Usage(peak, usage.ru_maxrss * 1024, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

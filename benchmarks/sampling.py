@@ -1,43 +1,112 @@
-"""Speed of sampling in tokens per second, as a ratio to a plain loop over torch.nn.LSTM.
+"""Sampling speed of charlm, relative to a plain loop over torch.nn.LSTM in the same run.
 
-Usage: python benchmarks/sampling.py [--hidden 512] [--vocabulary 65] [--seconds 3] [--rounds 5]
-    [--threads N]
+The model is untrained, because the speed does not depend on what it has learned. The plain loop is
+what most scripts do: embed, run the layer for one token, project, softmax, torch.multinomial. All
+methods are timed in turn, in several rounds. The table shows medians of tokens per second, and
+medians of the ratio to the plain loop. The last line is the fraction of the memory bandwidth that
+sampling one text uses: the weights are read once per token.
 
-The model is untrained, because the speed does not depend on the weights. The plain loop is that of
-most scripts: embed, run the layer for one token, project, softmax, torch.multinomial. All methods
-are timed in turn, for several rounds. The table shows medians, each with its ratio to the plain
-loop, and the fraction of the memory bandwidth that a single text reaches: it reads the weights once
-per token.
+    python benchmarks/sampling.py --hidden 512 --vocabulary 65 --rounds 5
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import torch
+from measuring import (
+    argument_parser,
+    environment,
+    measure_in_turn,
+    medians,
+    print_environment,
+)
 
 import charlm
-from charlm.config.load import check_config
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import Filters
 
 CHUNK = 50  # Tokens between two readings of the clock.
+PLAIN_LOOP, ONE_TEXT = "plain loop", "one text"
+
+
+def main() -> None:
+    """Time all methods; print a table, and the same as JSON."""
+    options = arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(1)
+    torch.set_flush_denormal(True)
+    sizes = [f"model.hidden_size={options.hidden}", "model.embedding_size=64"]
+    model = LanguageModel(charlm.load_config(None, sizes).model, options.vocabulary).eval()
+    rates = measure_in_turn(measurements(model, options.seconds), options.rounds)
+    rows = [
+        {
+            "method": name,
+            "tokens_per_second": round(median),
+            "ratio_to_plain_loop": median_ratio(rates[name], rates[PLAIN_LOOP]),
+        }
+        for name, median in medians(rates).items()
+    ]
+    read_bytes = bytes_per_token(model) * statistics.median(rates[ONE_TEXT])
+    fraction = read_bytes / bandwidth(options.seconds)
+    print_environment(
+        f"charlm {charlm.__version__}",
+        f"hidden size {options.hidden}",
+        f"vocabulary {options.vocabulary}",
+    )
+    for row in rows:
+        print(
+            f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
+            f"{row['ratio_to_plain_loop']:>8.2f} of the plain loop"
+        )
+    print(f"one text reads its weights at {fraction:.0%} of the memory bandwidth")
+    results = {
+        **environment(),
+        "hidden_size": options.hidden,
+        "bandwidth_fraction": fraction,
+        "methods": rows,
+    }
+    print(json.dumps(results))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--hidden", type=int, default=512, help="hidden size [512]")
+    parser.add_argument("--vocabulary", type=int, default=65, help="number of tokens [65]")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="time of each method in each round [3]"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds [5]")
+    parser.add_argument("--threads", type=int, help="number of threads [torch's default]")
+    return parser.parse_args()
+
+
+def measurements(model: LanguageModel, seconds: float) -> dict[str, Callable[[], float]]:
+    """Return, for each method, a function that measures its tokens per second."""
+    methods: dict[str, Callable[[], Iterator[int]]] = {
+        PLAIN_LOOP: lambda: plain_loop(model),
+        ONE_TEXT: lambda: sample(model, 1, Filters()),
+        "one text, top-p 0.9": lambda: sample(model, 1, Filters(top_p=0.9)),
+        "64 texts": lambda: sample(model, 64, Filters()),
+    }
+
+    def measure(method: Callable[[], Iterator[int]]) -> float:
+        return rate(method(), seconds)
+
+    return {name: partial(measure, method) for name, method in methods.items()}
 
 
 @torch.inference_mode()
 def plain_loop(model: LanguageModel) -> Iterator[int]:
-    """Generate with a plain loop; yield the number of tokens per chunk."""
+    """Sample in the plain way; yield the number of tokens after each chunk."""
     lstm = model.encoder.recurrence.layers[0].kernel
-    ids = torch.zeros(1, 1, dtype=torch.int64)
-    state = None
+    ids, state = torch.zeros(1, 1, dtype=torch.int64), None
     while True:
         for _ in range(CHUNK):
             output, state = lstm(model.encoder.embedding(ids), state)
@@ -45,22 +114,37 @@ def plain_loop(model: LanguageModel) -> Iterator[int]:
         yield CHUNK
 
 
-def charlm_loop(model: LanguageModel, batch: int, filters: Filters) -> Iterator[int]:
-    """Generate with charlm; yield the number of tokens per chunk."""
-    steps = generate(model, [], GeneratorOptions(range(batch), 1, filters), length=10**9)
+def sample(model: LanguageModel, num_texts: int, filters: Filters) -> Iterator[int]:
+    """Sample texts side by side by charlm; yield the number of tokens after each chunk."""
+    options = GeneratorOptions(range(num_texts), 1, filters)
+    steps = generate(model, [], options, length=10**9)
     while True:
         for _ in range(CHUNK):
             next(steps)
-        yield CHUNK * batch
+        yield CHUNK * num_texts
 
 
-def rate(tokens: Iterator[int], seconds: float) -> float:
-    """Return tokens per second, after a first chunk that is not timed."""
-    next(tokens)
-    began, total = time.perf_counter(), 0
-    while (spent := time.perf_counter() - began) < seconds:
-        total += next(tokens)
-    return total / spent
+def rate(counts: Iterator[int], seconds: float) -> float:
+    """Return the sum of the counts per second, after a first chunk that is not timed."""
+    next(counts)
+    start, total = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        total += next(counts)
+    return total / elapsed
+
+
+def median_ratio(rates: list[float], reference: list[float]) -> float:
+    """Return the median over the rounds of a rate relative to a reference."""
+    return statistics.median(ours / theirs for ours, theirs in zip(rates, reference, strict=True))
+
+
+def bytes_per_token(model: LanguageModel) -> int:
+    """Return the bytes of the weights that one token reads: recurrent matrix and projection."""
+    return sum(
+        weight.nbytes
+        for name, weight in model.named_parameters()
+        if "weight_hh" in name or "projection" in name
+    )
 
 
 def bandwidth(seconds: float) -> float:
@@ -73,87 +157,6 @@ def bandwidth(seconds: float) -> float:
             yield numbers.nbytes
 
     return rate(reads(), seconds)
-
-
-def time_methods(
-    methods: dict[str, Callable[[], Iterator[int]]], *, rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Return tokens per second of each method, by round."""
-    rates: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(rounds):
-        for name, method in methods.items():
-            rates[name].append(rate(method(), seconds))
-    return rates
-
-
-def summarize(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return a row per method: the median, and the median ratio to the plain loop."""
-    return [
-        {
-            "method": name,
-            "tokens_per_second": round(statistics.median(own)),
-            "to_plain_loop": statistics.median(
-                rate / plain for rate, plain in zip(own, rates["plain loop"], strict=True)
-            ),
-        }
-        for name, own in rates.items()
-    ]
-
-
-def bytes_per_token(model: LanguageModel) -> int:
-    """Return the bytes of the weights that a single text reads per token."""
-    return sum(
-        tensor.nbytes
-        for name, tensor in model.named_parameters()
-        if "weight_hh" in name or "projection" in name
-    )
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Return the arguments of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocabulary", type=int, default=65)
-    parser.add_argument("--seconds", type=float, default=3.0, help="per method and round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="[chosen by torch]")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Print a table, and the same as JSON."""
-    given = parse_arguments()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    torch.manual_seed(1)
-    torch.set_flush_denormal(True)
-    sizes = {"hidden_size": given.hidden, "embedding_size": 64}
-    config = check_config({"model": sizes}, "benchmark")
-    model = LanguageModel(config.model, given.vocabulary).eval()
-    methods: dict[str, Callable[[], Iterator[int]]] = {
-        "plain loop": lambda: plain_loop(model),
-        "one text": lambda: charlm_loop(model, 1, Filters()),
-        "one text, top-p 0.9": lambda: charlm_loop(model, 1, Filters(top_p=0.9)),
-        "64 texts": lambda: charlm_loop(model, 64, Filters()),
-    }
-    rows = summarize(time_methods(methods, rounds=given.rounds, seconds=given.seconds))
-    rates = {row["method"]: row["tokens_per_second"] for row in rows}
-    fraction = rates["one text"] * bytes_per_token(model) / bandwidth(given.seconds)
-    threads = torch.get_num_threads()
-    print(
-        f"charlm {charlm.__version__}, torch {torch.__version__}, {threads} threads, "
-        f"hidden size {given.hidden}, vocabulary {given.vocabulary}"
-    )
-    for row in rows:
-        print(
-            f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
-            f"{row['to_plain_loop']:>8.2f} of the plain loop"
-        )
-    print(f"one text reads its weights at {fraction:.0%} of the memory bandwidth")
-    facts = {"threads": threads, "hidden_size": given.hidden, "bandwidth_fraction": fraction}
-    print(json.dumps(facts | {"methods": rows}))
 
 
 if __name__ == "__main__":

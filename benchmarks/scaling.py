@@ -1,21 +1,19 @@
-"""What several processes that train together gain, and what a model of a step's time says of more of them.
+"""Speed of data-parallel training with two processes, and a prediction for more.
 
-On CPUs each process has one core and one thread. The same whole batch is trained on by one process, by one that is
-a group of its own (what the machinery costs), and by two; all are started once and take turns, and medians are given.
-Efficiency is the tokens per second of two over twice those of one. On a GPU there is the first pair alone.
+Measured on CPUs, with one core and one thread per process: training steps with the same global
+batch in one process, in a process group of one (the overhead of the group), and in a group of two.
+All processes are started once and take turns; medians are printed. The efficiency is the tokens
+per second of two processes over twice those of one. On a GPU only the first two are measured.
 
-Then the parts of a step are timed: computing, by columns of the batch, and an all-reduce between two processes, by
-bytes. Lines are fitted to both, by least squares of the relative errors, and step = computing + communication is
-compared with the steps of two processes. The last table is a prediction, not a measurement: a step's time on
-other machines, of whose links and rate of computing nothing was measured here, where every worker has the same share.
+Then the parts of a step are timed: computation by columns of the batch, and an all-reduce between
+two processes by bytes. Lines are fitted to both, by least squares of the relative errors, and
+step = computation + communication is compared with the measured steps of two processes. The last
+table is a prediction, not a measurement: the efficiency on other machines, whose links and rates
+are assumed, with the same number of tokens for every worker.
 
     python benchmarks/scaling.py --batch 128
     python benchmarks/scaling.py --parameters 1e9 --tokens 65536 --teraflops 200 --gradient-bytes 2
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
@@ -23,16 +21,18 @@ import os
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from measuring import argument_parser, count_parameters, environment, seconds_of
 
 import charlm
 from charlm.data.windows import Position, stream_windows
@@ -43,25 +43,27 @@ from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import Group, join
 
-TIMEOUT_SECONDS, VOCABULARY = 600.0, 67
-REDUCED = [1 << size for size in range(12, 26, 2)]  # Bytes.
+TIMEOUT_SECONDS = 600.0
+VOCABULARY_SIZE = 67
+MESSAGE_BYTES = [1 << power for power in range(12, 26, 2)]
 WORKERS = [2**power for power in range(1, 10)]
 
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two workers that are neighbours in a ring.
+    """Connection between two neighbours in a ring of workers.
 
     Attributes:
-        bytes_per_second: One way.
-        hop_seconds: What a message takes besides.
+        bytes_per_second: Bandwidth in one direction.
+        hop_seconds: Latency of a message.
     """
 
     bytes_per_second: float
     hop_seconds: float
 
 
-# Of data sheets and rules of thumb: 10 and 100 Gbit/s, and 450 GB/s one way, as between eight H100.
+# From data sheets and rules of thumb: 10 and 100 Gbit/s, and 450 GB/s in one direction, as between
+# eight H100.
 LINKS = {
     "Ethernet, 10 Gbit/s": Link(1.25e9, 50e-6),
     "Ethernet, 100 Gbit/s": Link(12.5e9, 20e-6),
@@ -69,131 +71,239 @@ LINKS = {
 }
 
 
-def all_reduce_seconds(size: float, workers: int, link: Link) -> float:
-    """Return how long a ring of workers takes to sum so many bytes: 2(n - 1) hops, an n-th of the bytes each."""
-    hops = 2 * (workers - 1)
-    return hops * (size / workers / link.bytes_per_second + link.hop_seconds)
+class Line(NamedTuple):
+    """Seconds as a linear function of an amount of work."""
+
+    constant: float
+    slope: float
 
 
-def efficiency(compute_seconds: float, size: float, workers: int, link: Link) -> float:
-    """Return the share of a step that is computing, where it does not overlap with communication."""
-    return compute_seconds / (compute_seconds + all_reduce_seconds(size, workers, link))
+class Task(NamedTuple):
+    """One thing to time.
 
+    Attributes:
+        group: Size of the process group; 0 for one process without a process group.
+        kind: `step` (a training step) or `reduce` (an all-reduce).
+        amount: Columns of the global batch, or bytes.
+    """
 
-def fit(amounts: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Return the constant, and the seconds of one more, of the line with the least squares of relative errors."""
-    taken = np.asarray(seconds)
-    rows = np.stack([np.ones_like(taken), np.asarray(amounts)], axis=1) / taken[:, None]
-    constant, slope = np.linalg.lstsq(rows, np.ones_like(taken), rcond=None)[0].tolist()
-    return constant, slope
+    group: int
+    kind: str
+    amount: int
 
 
 def main() -> None:
-    """Time all, print tables, and all as JSON."""
-    given = arguments()
-    if given.work is not None:
-        work(given)
+    """Time all tasks; print tables, and all as JSON."""
+    options = arguments()
+    if options.worker_group is not None:
+        run_worker(options)
         return
-    asked_for = {name: value for name, value in vars(given).items() if value is not None}
-    found = asked_for | {
-        "torch": torch.__version__,
-        "device": str(choose_device(given.device)),
-        **measure(given),
+    settings = {name: value for name, value in vars(options).items() if value is not None}
+    results = {
+        **settings,
+        **environment(),
+        "device": str(choose_device(options.device)),
+        **measure(options),
+        "prediction": predict(options),
     }
-    found["prediction"] = predict(given)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=128, help="columns of the whole batch [128]")
-    parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--steps", type=int, default=4, help="steps a round [4]")
-    parser.add_argument("--device", default="auto")
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--hidden", type=int, default=512, help="hidden size [512]")
+    parser.add_argument("--batch", type=int, default=128, help="columns of the global batch [128]")
+    parser.add_argument("--window", type=int, default=64, help="tokens per column [64]")
     parser.add_argument(
-        "--cores", type=int, nargs=2, help="one for each process: not two threads of one core"
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="precision of the steps [auto]",
     )
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
     parser.add_argument(
-        "--parameters", type=float, default=50e6, help="of the model that is predicted for [5e7]"
+        "--cores",
+        type=int,
+        nargs=2,
+        help="one core per process; they must not be two threads of the same core",
     )
-    parser.add_argument(
-        "--tokens", type=float, default=16384, help="of a worker's share of a batch [16384]"
+    add_prediction(parser)
+    # Arguments with which this program starts itself as a worker: size of the group, and core.
+    parser.add_argument("--worker-group", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--worker-core", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def add_prediction(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the predicted model and of its workers."""
+    prediction = parser.add_argument_group("prediction")
+    prediction.add_argument(
+        "--parameters", type=float, default=50e6, help="parameters of the model [5e7]"
     )
-    parser.add_argument(
-        "--teraflops", type=float, default=50, help="that a worker reaches in training [50]"
+    prediction.add_argument(
+        "--tokens", type=float, default=16384, help="tokens per worker and step [16384]"
     )
-    parser.add_argument(
+    prediction.add_argument(
+        "--teraflops", type=float, default=50, help="rate of a worker in training, TFLOP/s [50]"
+    )
+    prediction.add_argument(
         "--gradient-bytes",
         type=int,
         choices=[2, 4],
         default=4,
-        help="2: with training.gradient_compression=bf16 [4]",
+        help="bytes per number; 2 with training.gradient_compression=bf16 [4]",
     )
-    for name in (
-        "--work",
-        "--core",
-    ):  # With which this program starts itself: for a group of so many; where.
-        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
-def work(given: argparse.Namespace) -> None:
-    """Be one process: read what to do, line by line, and tell the seconds that it took."""
-    device = choose_device(given.device)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time all tasks in turn; print and return the results."""
+    cores = options.cores or sorted(os.sched_getaffinity(0))
+    has_two = choose_device(options.device).type == "cpu" and len(cores) > 1
+    columns = [options.batch * eighths // 8 for eighths in (1, 2, 4, 6, 8)]
+    times = time_tasks(make_tasks(columns, has_two=has_two), options, cores)
+    seconds = {task: statistics.median(series) for task, series in times.items()}
+    alone = seconds[Task(0, "step", options.batch)]
+    grouped = seconds[Task(1, "step", options.batch)]
+    computation = fit_line(columns, [seconds[Task(0, "step", count)] for count in columns])
+    overhead = grouped / alone - 1
+    print(
+        f"one process: {alone * 1e3:.2f} ms per step; in a group of one {grouped * 1e3:.2f} ms, "
+        f"{overhead:+.1%}"
+    )
+    print(
+        f"computation: {computation.constant * 1e3:.3f} ms + "
+        f"{computation.slope * 1e3:.4f} ms per column"
+    )
+    results = {
+        "computation": computation,
+        "overhead_of_group": overhead,
+        "seconds": [[*task, seconds[task], series] for task, series in times.items()],
+    }
+    return results | (compare_two(options, seconds, computation) if has_two else {})
+
+
+def make_tasks(columns: Sequence[int], *, has_two: bool) -> list[Task]:
+    """Return all tasks; the last number of columns is the global batch."""
+    tasks = [Task(group, "step", columns[-1]) for group in ((0, 1, 2) if has_two else (0, 1))]
+    tasks += [Task(0, "step", count) for count in columns[:-1]]
+    if has_two:
+        tasks += [Task(2, "reduce", size) for size in MESSAGE_BYTES]
+    return tasks
+
+
+def time_tasks(
+    tasks: Sequence[Task], options: argparse.Namespace, cores: Sequence[int]
+) -> dict[Task, tuple[float, ...]]:
+    """Start all workers, let them do every task once per round; return the seconds by round."""
+    with ExitStack() as stack:
+        groups = {
+            size: start_workers(size, cores, stack)
+            for size in sorted({task.group for task in tasks})
+        }
+        rounds = [
+            [do_task(groups[task.group], task) for task in tasks] for _ in range(options.rounds + 1)
+        ]
+    # The first round is a warm-up.
+    return dict(zip(tasks, zip(*rounds[1:], strict=True), strict=True))
+
+
+def start_workers(
+    group: int, cores: Sequence[int], stack: ExitStack
+) -> list[subprocess.Popen[str]]:
+    """Start the processes of a group; the exit of the stack kills them.
+
+    Args:
+        group: Size of the process group; 0 starts one process without a process group.
+        cores: A core for each process.
+        stack: Receives the callbacks that kill the processes.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(max(group, 1)):
+        variables = {"OMP_NUM_THREADS": "1"}
+        if group > 1:
+            variables |= {
+                "RANK": str(rank),
+                "WORLD_SIZE": str(group),
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(port),
+            }
+        worker = ["--worker-group", str(group), "--worker-core", str(cores[rank])]
+        process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], *worker],
+            env=os.environ | variables,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        processes.append(process)
+        stack.callback(stop_worker, process)
+    return processes
+
+
+def stop_worker(process: subprocess.Popen[str]) -> None:
+    """Kill a worker and close its pipes."""
+    process.kill()
+    process.communicate()
+
+
+def do_task(processes: Sequence[subprocess.Popen[str]], task: Task) -> float:
+    """Let the processes of a group do a task; return the seconds of the slowest."""
+    for process in processes:
+        print(task.kind, task.amount, file=process.stdin, flush=True)
+    return max(float(process.stdout.readline()) for process in processes)
+
+
+def run_worker(options: argparse.Namespace) -> None:
+    """Do the tasks that standard input names, line by line; print the seconds of each."""
+    device = choose_device(options.device)
     if device.type == "cpu":
-        os.sched_setaffinity(0, {given.core})
+        os.sched_setaffinity(0, {options.worker_core})
         torch.set_num_threads(1)
-    group = join() if given.work > 1 else Group()
-    group.connect(device, timeout_seconds=TIMEOUT_SECONDS)
-    if given.work == 1:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        group._connected = True  # `connect` does nothing for a process that has no other.
+    group = connect(options.worker_group, device)
     tasks: dict[str, Callable[[int], Callable[[], object]]] = {
-        "step": cache(lambda batch: partial(next, training_steps(given, batch, group, device))),
+        "step": cache(lambda batch: partial(next, training_steps(options, batch, group, device))),
         "reduce": cache(lambda size: partial(group.all_reduce_tensor, torch.zeros(size // 4))),
     }
     with fast_math():
         for line in sys.stdin:
-            task, amount = line.split()
-            do = tasks[task](int(amount))
-            do()
+            kind, amount = line.split()
+            work = tasks[kind](int(amount))
+            work()
             group.barrier()
-            print(seconds_of(do, given.steps, device), flush=True)
+            print(mean_seconds(work, options.steps, device), flush=True)
 
 
-def configured(given: argparse.Namespace, batch: int) -> tuple[charlm.Config, LanguageModel]:
-    """Return what is trained, and how."""
-    overrides = [
-        f"model.hidden_size={given.hidden}",
-        f"training.batch_size={batch}",
-        "training.steps=1000000000",
-        f"training.window={given.window}",
-    ]
-    config = charlm.load_config(None, overrides)
-    torch.manual_seed(1)
-    return config, LanguageModel(config.model, VOCABULARY)
+def connect(size: int, device: torch.device) -> Group:
+    """Return this worker's process group; of size 0 without, of size 1 with torch.distributed."""
+    group = join() if size > 1 else Group()
+    group.connect(device, timeout_seconds=TIMEOUT_SECONDS)
+    if size == 1:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        group._connected = True  # `connect` does nothing in a single process.
+    return group
 
 
 def training_steps(
-    given: argparse.Namespace, batch: int, group: Group, device: torch.device
+    options: argparse.Namespace, batch: int, group: Group, device: torch.device
 ) -> Iterator[object]:
-    """Return training steps without end, on random ids, as `charlm train` takes them."""
-    config, model = configured(given, batch)
-    section, precision = config.training, choose_precision(given.precision, device)
+    """Return endless training steps on random ids, as `charlm train` takes them."""
+    config, model = make_model(options, batch)
+    section, precision = config.training, choose_precision(options.precision, device)
     objective = LanguageModelObjective(model.to(device), section, Hardware(device, precision))
-    ids = np.random.default_rng(1).integers(VOCABULARY, size=batch * given.window * 64)
+    ids = np.random.default_rng(1).integers(VOCABULARY_SIZE, size=batch * options.window * 64)
+    windows = stream_windows(
+        ids, batch_size=batch, window=options.window, start=Position(), shard=group.shard
+    )
     return train(
-        group.wrap(objective, compression="none"),
-        stream_windows(
-            ids, batch_size=batch, window=given.window, start=Position(), shard=group.shard
-        ),
+        group.wrap(objective, compression=section.gradient_compression),
+        windows,
         make_optimizer(model, section, precision=precision),
         section,
         state=TrainingState(),
@@ -202,138 +312,98 @@ def training_steps(
     )
 
 
-def seconds_of(do: Callable[[], object], count: int, device: torch.device) -> float:
-    """Do something so often, to its end on the device; return the seconds of once."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    for _ in range(count):
-        do()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / count
-
-
-def started(number: int, cores: Sequence[int], stack: ExitStack) -> list[subprocess.Popen[str]]:
-    """Start a group of so many processes, or, for 0, one that is no group; what is on the stack ends them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = {
-            "WORLD_SIZE": number,
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": free.getsockname()[1],
-        }
-    processes = []
-    for rank in range(max(number, 1)):
-        own = {"OMP_NUM_THREADS": 1, **({"RANK": rank, **place} if number > 1 else {})}
-        command = [
-            sys.executable,
-            __file__,
-            *sys.argv[1:],
-            "--work",
-            str(number),
-            "--core",
-            str(cores[rank]),
-        ]
-        environment = os.environ | {name: str(value) for name, value in own.items()}
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        )
-        stack.callback(lambda process: (process.kill(), process.communicate()), processes[-1])
-    return processes
-
-
-def asked(processes: Sequence[subprocess.Popen[str]], task: str, amount: int) -> float:
-    """Let processes do something together; return the seconds of the slowest."""
-    for process in processes:
-        print(task, amount, file=process.stdin, flush=True)
-    return max(float(process.stdout.readline()) for process in processes)
-
-
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Time all that can be timed here, in turn; print it."""
-    cores = given.cores or sorted(os.sched_getaffinity(0))
-    numbers = (0, 1, 2) if choose_device(given.device).type == "cpu" and len(cores) > 1 else (0, 1)
-    columns = [given.batch * share // 8 for share in (1, 2, 4, 6, 8)]
-    tasks = [(number, "step", given.batch) for number in numbers] + [
-        (0, "step", count) for count in columns[:-1]
+def make_model(options: argparse.Namespace, batch: int) -> tuple[charlm.Config, LanguageModel]:
+    """Return the configuration of the steps and a new model."""
+    overrides = [
+        f"model.hidden_size={options.hidden}",
+        f"training.batch_size={batch}",
+        "training.steps=1000000000",
+        f"training.window={options.window}",
     ]
-    tasks += [(2, "reduce", size) for size in REDUCED] if 2 in numbers else []
-    with ExitStack() as stack:
-        groups = {number: started(number, cores, stack) for number in numbers}
-        rounds = [
-            [asked(groups[number], *task) for number, *task in tasks]
-            for _ in range(given.rounds + 1)
-        ]
-    taken = dict(zip(tasks, zip(*rounds[1:], strict=True), strict=True))  # The first is a warm-up.
-    seconds = {task: statistics.median(each) for task, each in taken.items()}
-    alone, grouped = seconds[0, "step", given.batch], seconds[1, "step", given.batch]
-    computing = fit(columns, [seconds[0, "step", count] for count in columns])
-    overhead = grouped / alone - 1
-    print(
-        f"one process: {alone * 1e3:.2f} ms a step; as a group of one {grouped * 1e3:.2f} ms, {overhead:+.1%}"
-    )
-    print(f"computing = {computing[0] * 1e3:.3f} ms + {computing[1] * 1e3:.4f} ms a column")
-    found = {
-        "compute": computing,
-        "overhead_of_group": overhead,
-        "seconds": [[*task, seconds[task], each] for task, each in taken.items()],
-    }
-    return found | (of_two(given, seconds, computing) if 2 in numbers else {})
+    config = charlm.load_config(None, overrides)
+    torch.manual_seed(1)
+    return config, LanguageModel(config.model, VOCABULARY_SIZE)
 
 
-def of_two(
-    given: argparse.Namespace,
-    seconds: dict[tuple[int, str, int], float],
-    computing: tuple[float, float],
+def mean_seconds(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Return the mean seconds of N calls, including their work on the device."""
+
+    def repeat() -> None:
+        for _ in range(count):
+            work()
+
+    return seconds_of(repeat, device) / count
+
+
+def compare_two(
+    options: argparse.Namespace, seconds: dict[Task, float], computation: Line
 ) -> dict[str, Any]:
-    """Tell how efficient two processes are, and what the model says of them."""
-    constant, of_byte = fit(REDUCED, [seconds[2, "reduce", size] for size in REDUCED])
-    link = Link(1 / of_byte, constant / 2)  # Between two: all bytes once, in two hops.
-    size = sum(4 * parameter.numel() for parameter in configured(given, 1)[1].parameters())
-    expected = computing[0] + computing[1] * given.batch / 2 + all_reduce_seconds(size, 2, link)
-    alone, two, tokens = (
-        seconds[0, "step", given.batch],
-        seconds[2, "step", given.batch],
-        given.batch * given.window,
+    """Print and return the efficiency of two processes, measured and by the fitted lines."""
+    reduce = fit_line(MESSAGE_BYTES, [seconds[Task(2, "reduce", size)] for size in MESSAGE_BYTES])
+    # In a ring of two, all bytes are sent once, in two hops.
+    link = Link(bytes_per_second=1 / reduce.slope, hop_seconds=reduce.constant / 2)
+    size = 4 * count_parameters(make_model(options, 1)[1])
+    columns = options.batch / 2
+    expected = computation.constant + computation.slope * columns
+    expected += all_reduce_seconds(size, 2, link)
+    alone, two = (seconds[Task(group, "step", options.batch)] for group in (0, 2))
+    tokens = options.batch * options.window
+    print(
+        f"all-reduce of two: {reduce.constant * 1e3:.3f} ms + {reduce.slope * 1e9:.3f} ms per MB; "
+        f"the gradient of a step has {size / 1e6:.1f} MB"
     )
     print(
-        f"all-reduce of two = {constant * 1e3:.3f} ms + {of_byte * 1e9:.3f} ms a MB; of a step {size / 1e6:.1f} MB"
-    )
-    print(
-        f"two processes: {two * 1e3:.2f} ms a step, modelled {expected * 1e3:.2f} ms; {tokens / two:,.0f} tokens/s, "
-        f"twice one's {2 * tokens / alone:,.0f}; efficiency {alone / two / 2:.3f}"
+        f"two processes: {two * 1e3:.2f} ms per step, by the lines {expected * 1e3:.2f} ms; "
+        f"{tokens / two:,.0f} tokens/s, twice one process {2 * tokens / alone:,.0f}; "
+        f"efficiency {alone / two / 2:.3f}"
     )
     return {
-        "all_reduce": (constant, of_byte),
+        "all_reduce": reduce,
         "link": asdict(link),
-        "reduced_bytes": size,
+        "gradient_bytes_per_step": size,
         "expected_seconds": expected,
         "efficiency": alone / two / 2,
     }
 
 
-def predict(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print, and return, the efficiency of more workers by the model: a prediction."""
-    size = given.parameters * given.gradient_bytes
-    seconds = (
-        6 * given.parameters * given.tokens / (given.teraflops * 1e12)
-    )  # Two multiply-adds back, one forward.
+def fit_line(amounts: Sequence[float], seconds: Sequence[float]) -> Line:
+    """Return the line with the least squares of relative errors."""
+    measured = np.asarray(seconds)
+    rows = np.stack([np.ones_like(measured), np.asarray(amounts)], axis=1) / measured[:, None]
+    return Line(*np.linalg.lstsq(rows, np.ones_like(measured), rcond=None)[0].tolist())
+
+
+def all_reduce_seconds(size: float, workers: int, link: Link) -> float:
+    """Return the seconds in which a ring of n workers sums N bytes.
+
+    There are 2(n - 1) hops, and each sends the n-th part of the bytes.
+    """
+    hops = 2 * (workers - 1)
+    return hops * (size / workers / link.bytes_per_second + link.hop_seconds)
+
+
+def efficiency(compute_seconds: float, size: float, workers: int, link: Link) -> float:
+    """Return the fraction of a step that is computation, without overlap of communication."""
+    return compute_seconds / (compute_seconds + all_reduce_seconds(size, workers, link))
+
+
+def predict(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print and return the efficiency of more workers: a prediction, not a measurement."""
+    size = options.parameters * options.gradient_bytes
+    # Per parameter and token: one multiply-add forward, two backward.
+    seconds = 6 * options.parameters * options.tokens / (options.teraflops * 1e12)
     print(
-        f"\nPREDICTION of efficiency, nothing of it measured: {given.parameters / 1e6:,.0f} million parameters, "
-        f"{size / 1e6:,.0f} MB of gradient; {given.tokens:,.0f} tokens a worker and step at {given.teraflops:g} "
-        f"TFLOP/s, {seconds * 1e3:.1f} ms, and no communication meanwhile"
+        f"\nPREDICTION of efficiency, not a measurement: {options.parameters / 1e6:,.0f} million "
+        f"parameters, {size / 1e6:,.0f} MB of gradient;\n{options.tokens:,.0f} tokens per worker "
+        f"and step at {options.teraflops:g} TFLOP/s, {seconds * 1e3:.1f} ms, without overlap of "
+        "communication"
     )
     print(f"{'workers':<22}" + "".join(f"{workers:>7}" for workers in WORKERS))
     rows = []
     for name, link in LINKS.items():
-        shares = [efficiency(seconds, size, workers, link) for workers in WORKERS]
-        print(f"{name:<22}" + "".join(f"{share:>7.2f}" for share in shares))
-        rows.append(
-            {"link": name, **asdict(link), "efficiency": dict(zip(WORKERS, shares, strict=True))}
-        )
+        values = {workers: efficiency(seconds, size, workers, link) for workers in WORKERS}
+        print(f"{name:<22}" + "".join(f"{value:>7.2f}" for value in values.values()))
+        rows.append({"link": name, **asdict(link), "efficiency": values})
     return rows
 
 

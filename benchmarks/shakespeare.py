@@ -1,28 +1,28 @@
-"""What a minute makes of a text: the loss after given seconds of training, and where the rest of the time goes.
+"""Loss after N seconds of training on a text, and where the rest of the time is spent.
 
-For every number of seconds each seed trains a run of its own, for the schedule falls over the whole budget: a loss
-half-way through a longer run would be another thing. Seeds and budgets take turns, so that a machine whose speed drifts
-slows all alike; it must have nothing else to do. Losses are of the whole validation split, each token scored once with
-the state carried, by the best checkpoint and after the training. Every run is a process of its own and reads and
-encodes the text anew, as a first one does. The table's seconds: reading and encoding; making model and optimizer;
-validating and saving while it trains; what else there was; and all of that with the import of charlm and torch, beside
-the seconds of training.
+For every number of seconds, each seed trains a separate run, because the schedule falls over the
+whole budget: the loss in the middle of a longer run would be different. Seeds and budgets take
+turns, so that drift of the machine's speed affects all alike; the machine must be idle otherwise.
+The loss is that of the best checkpoint on the whole validation split, scored after the training:
+each token is predicted once, and the state is carried. Every run is a process of its own, which
+reads and encodes the text anew, as a first run does. The columns after the loss are seconds in
+addition to the training:
+
+    reading     reading and encoding the text
+    model       creating model and optimizer
+    validation  validation during training
+    saving      saving during training
+    other       the rest
+    total       sum of these, and of the import of charlm and torch
 
     python benchmarks/shakespeare.py tinyshakespeare.txt --at 3 10 30 60 --seeds 1 2 3
     python benchmarks/shakespeare.py tinyshakespeare.txt --seconds 24 --time-to 1.886 1.6
 """
 
-import sys
-
-from charlm.runs import prepare, save_schedule, session
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +31,27 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
+from measuring import (
+    add_overrides,
+    argument_parser,
+    environment,
+    override_arguments,
+    print_environment,
+    run_python,
+    text_override,
+    train,
+)
 
 import charlm
+from charlm.runs import prepare, save_schedule, session
 
-IMPORT = "import time; began = time.perf_counter(); import charlm.cli.main, charlm.api; print(time.perf_counter() - began)"
-FIRST_BUDGET = 3.0  # Seconds, of those that are doubled to look for the time to a loss.
+IMPORT = """
+import time
+start = time.perf_counter()
+import charlm.cli.main, charlm.api
+print(time.perf_counter() - start)
+"""
+FIRST_BUDGET = 3.0  # Seconds. It is doubled to find the time to a loss.
 # Phases of a run besides training, and the functions (module, name) whose time each one sums.
 PHASES: dict[str, tuple[tuple[Any, str], ...]] = {
     "reading": (
@@ -46,148 +61,136 @@ PHASES: dict[str, tuple[tuple[Any, str], ...]] = {
     ),
     "model": ((prepare, "LanguageModel"), (prepare, "make_optimizer")),
     "validation": ((session, "validate"),),
-    "saving": ((prepare, "save"), (session, "save"), (save_schedule, "save")),
+    "saving": tuple((module, "save_snapshot") for module in (prepare, session, save_schedule)),
 }
 
 
 def main() -> None:
-    """Train all in turn; print a line a run, what is between the seeds, and all as JSON."""
-    given = arguments()
-    if given.alone:
-        print(json.dumps(measure(given, given.seconds, given.seeds[0])))
+    """Train all runs; print one line per run, a summary over the seeds, and all as JSON."""
+    options = arguments()
+    if options.alone:
+        print(json.dumps(measure(options, options.seconds, options.seeds[0])))
         return
-    budgets = sorted(
-        {*(given.at or [given.seconds]), *(doubling(given.seconds) if given.time_to else [])}
-    )
+    budgets = all_budgets(options)
     imports = import_seconds()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.config}; import {imports:.2f} s"
-    )
-    columns = ["steps", "tokens/s", "nats", *PHASES, "other", "beside"]
+    print_environment(options.config, f"import {imports:.2f} s")
+    columns = ["steps", "tokens/s", "nats", *PHASES, "other", "total"]
     print(f"{'seconds':>8} {'seed':>5}" + "".join(f"{column:>11}" for column in columns))
     rows = []
-    for seed in given.seeds:
+    for seed in options.seeds:
         for seconds in budgets:
-            rows.append(in_fresh_python(given, seconds, seed) | {"import_seconds": imports})
-            show(rows[-1])
-            if given.prototype:
-                print(
-                    f"{given.prototype.name}, {seconds:g} s: {prototype(given, seconds)}",
-                    flush=True,
-                )
-    summary = [between_seeds(rows, seconds) for seconds in budgets]
-    print(
-        f"\n{'seconds':>8} {'median':>8} {'lowest':>8} {'highest':>8}  nats, of {len(given.seeds)} seeds"
-    )
-    for line in summary:
-        print(
-            f"{line['seconds']:>8g} {line['median']:>8.4f} {line['lowest']:>8.4f} {line['highest']:>8.4f}"
-        )
-    reached = {loss: shortest(summary, loss) for loss in given.time_to}
-    for loss, seconds in reached.items():
-        told = (
-            "not reached"
-            if seconds is None
-            else f"{seconds:g} s of training, the shortest of the budgets above"
-        )
-        print(f"median at most {loss:g}: {told}")
-    print(
-        json.dumps(
-            {
-                "config": given.config,
-                "overrides": given.overrides,
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "runs": rows,
-                "summary": summary,
-                "time_to": reached,
-            }
-        )
-    )
+            row = measure_in_fresh_python(options, seconds, seed)
+            rows.append(row | {"import_seconds": imports})
+            print_run(rows[-1])
+            if options.prototype:
+                line = run_prototype(options, seconds)
+                print(f"{options.prototype.name}, {seconds:g} s: {line}", flush=True)
+    summary = [summarize(rows, seconds) for seconds in budgets]
+    times = {loss: shortest_budget(summary, loss) for loss in options.time_to}
+    print_summary(summary, times, len(options.seeds))
+    results = {
+        "config": options.config,
+        "overrides": options.overrides,
+        **environment(),
+        "runs": rows,
+        "summary": summary,
+        "time_to": times,
+    }
+    print(json.dumps(results))
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text", type=Path)
-    parser.add_argument("--config", default="shakespeare")
-    parser.add_argument("--seconds", type=float, default=60, help="of training [60]")
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("text", type=Path, help="training text")
+    parser.add_argument("--config", default="shakespeare", help="configuration [shakespeare]")
+    parser.add_argument("--seconds", type=float, default=60, help="training time of a run [60]")
     parser.add_argument(
         "--at",
         type=float,
         nargs="+",
         metavar="SECONDS",
-        help="several budgets, instead of --seconds",
+        help="several training times, instead of --seconds",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run each [1 2 3]"
+    )
     parser.add_argument(
         "--time-to",
         type=float,
         nargs="+",
         default=[],
         metavar="LOSS",
-        help="the shortest budget whose median is at most this; 3, 6, 12, ... up to --seconds are "
-        "tried too",
+        help="find the shortest training time whose median loss is at most LOSS; also runs 3, 6, "
+        "12, ... seconds, up to --seconds",
     )
     parser.add_argument(
         "--prototype",
         type=Path,
         metavar="FILE",
-        help="a program that is run in turn, as FILE TEXT SECONDS, to compare with",
+        help="Python program to compare with, run in turn as FILE TEXT SECONDS",
     )
+    add_overrides(parser)
     parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
-    )
-    parser.add_argument(
-        "--alone", action="store_true", help="one run, the first seed's, and its JSON alone"
+        "--alone", action="store_true", help="one run with the first seed; print only its JSON"
     )
     return parser.parse_args()
 
 
-def in_fresh_python(given: argparse.Namespace, seconds: float, seed: int) -> dict[str, Any]:
-    """Measure one run in a process of its own: what torch loads when it is first used is part of what a run takes."""
-    command = [
-        sys.executable,
+def all_budgets(options: argparse.Namespace) -> list[float]:
+    """Return the training times of the runs in seconds, in ascending order."""
+    budgets = options.at or [options.seconds]
+    return sorted({*budgets, *(doubling_budgets(options.seconds) if options.time_to else [])})
+
+
+def doubling_budgets(longest: float) -> list[float]:
+    """Return training times from the first, each twice the one before, up to `longest`."""
+    budgets = [FIRST_BUDGET]
+    while budgets[-1] * 2 <= longest:
+        budgets.append(budgets[-1] * 2)
+    return budgets
+
+
+def measure_in_fresh_python(
+    options: argparse.Namespace, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Measure one run in a new process, so that it includes what torch loads on first use."""
+    output = run_python(
         __file__,
-        given.text,
+        options.text,
         "--config",
-        given.config,
+        options.config,
         "--seconds",
         str(seconds),
         "--seeds",
         str(seed),
         "--alone",
-    ]
-    command += [argument for override in given.overrides for argument in ("--set", override)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        *override_arguments(options.overrides),
+    )
+    row: dict[str, Any] = json.loads(output)
+    return row
 
 
-def measure(given: argparse.Namespace, seconds: float, seed: int) -> dict[str, Any]:
-    """Train one run, then score it; return what came of it and where its time went."""
+def measure(options: argparse.Namespace, seconds: float, seed: int) -> dict[str, Any]:
+    """Train and score one run; return its loss and the seconds of its phases."""
     overrides = [
-        f"corpus.text={json.dumps([str(given.text)])}",
+        text_override(options.text),
         f"training.minutes={seconds / 60}",
         f"training.seed={seed}",
-        *given.overrides,
+        *options.overrides,
     ]
-    config = charlm.load_config(given.config, overrides)
+    config = charlm.load_config(options.config, overrides)
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, CHARLM_CACHE=f"{folder}/cache"),
     ):
-        with timed(PHASES) as spent:
-            began = time.perf_counter()
-            experiment = prepare.begin(config, Path(folder) / "run")
-            for _ in session.run(experiment):
-                pass
-            wall = time.perf_counter() - began
+        with time_phases(PHASES) as phase_seconds:
+            start = time.perf_counter()
+            experiment = train(config, Path(folder) / "run")
+            total = time.perf_counter() - start
         score = charlm.load(Path(folder) / "run").perplexity()
     state = experiment.state
-    beside = wall - state.seconds
+    additional = total - state.seconds
     return {
         "seconds": seconds,
         "seed": seed,
@@ -197,54 +200,49 @@ def measure(given: argparse.Namespace, seconds: float, seed: int) -> dict[str, A
         "loss_nats": score.loss_nats,
         "bits_per_character": score.bits_per_character,
         "training_seconds": round(state.seconds, 2),
-        "spent_seconds": {phase: round(taken, 3) for phase, taken in spent.items()},
-        "other_seconds": round(beside - sum(spent.values()), 3),
-        "beside_seconds": round(beside, 3),
+        "phase_seconds": {phase: round(taken, 3) for phase, taken in phase_seconds.items()},
+        "other_seconds": round(additional - sum(phase_seconds.values()), 3),
+        "additional_seconds": round(additional, 3),
     }
 
 
 @contextmanager
-def timed(phases: dict[str, tuple[tuple[Any, str], ...]]) -> Iterator[dict[str, float]]:
+def time_phases(phases: dict[str, tuple[tuple[Any, str], ...]]) -> Iterator[dict[str, float]]:
     """Yield the seconds of each phase; they grow while the functions of a phase run."""
-    spent = dict.fromkeys(phases, 0.0)
+    seconds = dict.fromkeys(phases, 0.0)
 
-    def stopwatch(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 return function(*arguments, **options)
             finally:
-                spent[phase] += time.perf_counter() - began
+                seconds[phase] += time.perf_counter() - start
 
         return call
 
     with ExitStack() as patches:
         for phase, functions in phases.items():
             for module, name in functions:
-                patches.enter_context(
-                    mock.patch.object(module, name, stopwatch(phase, getattr(module, name)))
-                )
-        yield spent
+                function = timed(phase, getattr(module, name))
+                patches.enter_context(mock.patch.object(module, name, function))
+        yield seconds
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print a run's line."""
-    numbers = [
-        f"{row['steps']:,}",
-        f"{row['tokens_per_second']:,}",
-        f"{row['loss_nats']:.4f}",
-        *(f"{taken:.2f}" for taken in row["spent_seconds"].values()),
-        f"{row['other_seconds']:.2f}",
-        f"{row['beside_seconds'] + row['import_seconds']:.2f}",
-    ]
-    print(
-        f"{row['seconds']:>8g} {row['seed']:>5}" + "".join(f"{number:>11}" for number in numbers),
-        flush=True,
-    )
+def import_seconds() -> float:
+    """Return the seconds in which a fresh Python imports charlm with torch, the median of three."""
+    times = [float(run_python("-c", IMPORT)) for _ in range(3)]
+    return round(statistics.median(times), 3)
 
 
-def between_seeds(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
-    """Return median and spread of the runs of one budget."""
+def run_prototype(options: argparse.Namespace, seconds: float) -> str:
+    """Run the program to compare with; return the last line that it prints."""
+    output = run_python(options.prototype, options.text, f"{seconds:g}")
+    return (output.strip().splitlines() or ["(no output)"])[-1]
+
+
+def summarize(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+    """Return median, lowest and highest loss of the runs with one training time."""
     losses = [row["loss_nats"] for row in rows if row["seconds"] == seconds]
     return {
         "seconds": seconds,
@@ -254,35 +252,41 @@ def between_seeds(rows: list[dict[str, Any]], seconds: float) -> dict[str, float
     }
 
 
-def doubling(longest: float) -> list[float]:
-    """Return budgets from the first, each twice the one before, up to `longest`."""
-    budgets = [FIRST_BUDGET]
-    while budgets[-1] * 2 <= longest:
-        budgets.append(budgets[-1] * 2)
-    return budgets
-
-
-def shortest(summary: list[dict[str, float]], loss: float) -> float | None:
-    """Return the shortest budget whose median is at most `loss`."""
+def shortest_budget(summary: list[dict[str, float]], loss: float) -> float | None:
+    """Return the shortest training time whose median is at most `loss`, or None."""
     return next((line["seconds"] for line in summary if line["median"] <= loss), None)
 
 
-def import_seconds() -> float:
-    """Return what a fresh Python takes to import charlm with torch, the median of three."""
-    times = [
-        subprocess.run(
-            [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True
-        ).stdout
-        for _ in range(3)
+def print_run(row: dict[str, Any]) -> None:
+    """Print the line of one run."""
+    numbers = [
+        f"{row['steps']:,}",
+        f"{row['tokens_per_second']:,}",
+        f"{row['loss_nats']:.4f}",
+        *(f"{seconds:.2f}" for seconds in row["phase_seconds"].values()),
+        f"{row['other_seconds']:.2f}",
+        f"{row['additional_seconds'] + row['import_seconds']:.2f}",
     ]
-    return round(statistics.median(map(float, times)), 3)
+    columns = "".join(f"{number:>11}" for number in numbers)
+    print(f"{row['seconds']:>8g} {row['seed']:>5}{columns}", flush=True)
 
 
-def prototype(given: argparse.Namespace, seconds: float) -> str:
-    """Run the other program; return the last line that it prints."""
-    command = [sys.executable, given.prototype, given.text, f"{seconds:g}"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return (done.stdout.strip().splitlines() or ["(printed nothing)"])[-1]
+def print_summary(
+    summary: list[dict[str, float]], times: dict[float, float | None], num_seeds: int
+) -> None:
+    """Print the losses over the seeds, and the times to given losses."""
+    print(
+        f"\n{'seconds':>8} {'median':>8} {'lowest':>8} {'highest':>8}  "
+        f"nats per token, seeds: {num_seeds}"
+    )
+    for line in summary:
+        print(
+            f"{line['seconds']:>8g} {line['median']:>8.4f} {line['lowest']:>8.4f} "
+            f"{line['highest']:>8.4f}"
+        )
+    for loss, seconds in times.items():
+        time_to_loss = "not reached" if seconds is None else f"{seconds:g} s of training"
+        print(f"median at most {loss:g}: {time_to_loss}")
 
 
 if __name__ == "__main__":

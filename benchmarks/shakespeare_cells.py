@@ -1,152 +1,159 @@
-"""What each recurrence makes of tiny Shakespeare in equal time with equal parameters.
+"""Loss of every recurrence on tiny Shakespeare, with equal time and equal numbers of parameters.
 
-Every network is the one of configs/shakespeare.yaml but for its recurrence and its size, which is chosen so that all
-have as many parameters as an LSTM of --hidden units, within three in a hundred. Each trains for --seconds on its own,
-so the machine must have nothing else to do; the loss is of the whole validation split, scored exactly afterwards. One
-that diverges, or ends worse than guessing, begins again with a quarter of the rate; the table shows the rate.
+Each network has the configuration `shakespeare`, except for its recurrence and its size. The size
+is chosen so that the number of parameters is that of an LSTM with --hidden units, within 3 %. The
+networks train one after another, for --seconds each, so the machine must be idle otherwise. The
+loss is that of the whole validation split. If a training diverges, or ends with a loss worse than
+that of a uniform guess, it starts again with a quarter of the learning rate, which is printed.
 
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
+from cells import CELLS as TIMED_CELLS
+from measuring import (
+    add_overrides,
+    argument_parser,
+    count_parameters,
+    print_environment,
+    text_override,
+)
 
 import charlm
-from charlm.config.schema import Model
 from charlm.errors import DivergenceError
+from charlm.evaluation.perplexity import Perplexity
 from charlm.model.language_model import LanguageModel
 
-CELLS = {
-    "bag": "{kind: bag}",
-    "elman, tanh": "{kind: elman}",
-    "elman, relu": "{kind: elman, activation: relu}",
-    "elman, sigmoid": "{kind: elman, activation: sigmoid}",
-    "gru, reset after": "{kind: gru}",
-    "gru, reset before": "{kind: gru, reset: before}",
-    "gru, reset none": "{kind: gru, reset: none}",
-    "lstm": "{kind: lstm}",
-    "lstm, peepholes": "{kind: lstm, peepholes: [input, forget, output]}",
-    "lstm, full peepholes": "{kind: lstm, peepholes: [input, forget, output], peephole_weights: full}",
-    "lstm, no input gate": "{kind: lstm, without: input_gate}",
-    "lstm, no forget gate": "{kind: lstm, without: forget_gate}",
-    "lstm, no output gate": "{kind: lstm, without: output_gate}",
-    "lstm, no input activation": "{kind: lstm, without: input_activation}",
-    "lstm, no output activation": "{kind: lstm, without: output_activation}",
-    "lstm, coupled": "{kind: lstm, coupled: true}",
-    "lstm, full gate recurrence": "{kind: lstm, full_gate_recurrence: true}",
-    "nested lstm": "{kind: nested_lstm}",
-    "mogrifier lstm": "{kind: mogrifier_lstm}",
-    "min gru": "{kind: min_gru}",
-    "min lstm": "{kind: min_lstm}",
-}
+BASE = "shakespeare"
+CELLS = TIMED_CELLS | {"elman, relu": {"kind": "elman", "activation": "relu"}}
 TOLERANCE = 0.03
+MAX_SIZE = 1 << 14
 
 
 def main() -> None:
-    """Train all in turn; print a line each, and all as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text")
-    parser.add_argument("cells", nargs="*", metavar="CELL", help=f"of: {'; '.join(CELLS)} [all]")
-    parser.add_argument(
-        "--hidden", type=int, default=256, help="units of the LSTM whose parameters all have"
-    )
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
-    )
-    given = parser.parse_args()
-    vocabulary = len(set(Path(given.text).read_text(encoding="utf-8"))) + 2
-    target = parameters(CELLS["lstm"], given.hidden, vocabulary)
+    """Train all recurrences; print one line each, and the same as JSON."""
+    options = arguments()
+    vocabulary_size = len(set(options.text.read_text(encoding="utf-8"))) + 2  # <EOS> and <UNK>.
+    target = parameters_of("lstm", options.hidden, vocabulary_size)
+    print_environment(f"{target:,} parameters", f"{options.seconds:g} s each")
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {target:,} parameters, {given.seconds:g} s each"
+        f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} "
+        f"{'nats':>7} {'bits':>6}"
     )
-    print(
-        f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} {'nats':>7} {'bits':>6}"
-    )
-    rows = [measure(name, target, vocabulary, given) for name in given.cells or CELLS]
+    rows = []
+    for name in options.cells or CELLS:
+        size = fitting_size(name, target, vocabulary_size)
+        row = {"parameters": parameters_of(name, size, vocabulary_size)}
+        rows.append(row | measure(name, size, vocabulary_size, options))
+        print_row(rows[-1])
     print(json.dumps(rows))
 
 
-def measure(
-    name: str, target: int, vocabulary: int, given: argparse.Namespace
-) -> dict[str, object]:
-    """Train one recurrence; print and return what came of it."""
-    size = fitting_size(CELLS[name], target, vocabulary)
-    overrides = [
-        f"corpus.text={json.dumps([given.text])}",
-        f"training.minutes={given.seconds / 60}",
-        "training.evaluations=1",
-        *settings(CELLS[name], size),
-        *given.overrides,
-    ]
-    rate = charlm.load_config("shakespeare", overrides).training.learning_rate
-    while True:
-        config = charlm.load_config("shakespeare", [*overrides, f"training.learning_rate={rate}"])
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                run = charlm.train(config, out=Path(folder) / "run")
-                score = run.perplexity()
-            if score.loss_nats < math.log(vocabulary):  # Of guessing.
-                break
-        except DivergenceError:
-            pass
-        rate /= 4
-    count = parameters(CELLS[name], size, vocabulary)
-    print(
-        f"{name:<27} {size:>6} {count:>10,} {run.state['step']:>6,} {rate:>8.2g} {score.loss_nats:>7.4f} "
-        f"{score.bits_per_character:>6.3f}",
-        flush=True,
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("text", type=Path, help="file with tiny Shakespeare")
+    parser.add_argument(
+        "cells", nargs="*", metavar="CELL", help=f"one of: {'; '.join(CELLS)} [all]"
     )
+    parser.add_argument(
+        "--hidden", type=int, default=256, help="units of the LSTM that sets the parameters [256]"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="training time of each [60]")
+    add_overrides(parser)
+    options = parser.parse_args()
+    unknown = [name for name in options.cells if name not in CELLS]
+    if unknown:
+        parser.error(f"CELL: must be one of {'; '.join(CELLS)}, got {unknown[0]!r}")
+    return options
+
+
+def measure(
+    name: str, size: int, vocabulary_size: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one recurrence, with a lower learning rate where it fails, and score it."""
+    overrides = [
+        text_override(options.text),
+        f"training.minutes={options.seconds / 60}",
+        "training.evaluations=1",
+        *model_overrides(name, size),
+        *options.overrides,
+    ]
+    rate = charlm.load_config(BASE, overrides).training.learning_rate
+    while True:
+        steps, score = train_and_score([*overrides, f"training.learning_rate={rate}"])
+        if score is not None and score.loss_nats < math.log(vocabulary_size):
+            break
+        rate /= 4
     return {
         "recurrence": name,
         "size": size,
-        "parameters": count,
-        "steps": run.state["step"],
-        "rate": rate,
+        "steps": steps,
+        "learning_rate": rate,
         "loss_nats": score.loss_nats,
         "bits_per_character": score.bits_per_character,
     }
 
 
-def settings(cell: str, size: int) -> list[str]:
-    """Return the overrides for a recurrence of `size` units; a bag is as wide as its embedding, its sum normalized."""
-    width = (
-        [f"model.embedding_size={size}", "model.layer_norm=true"]
-        if "bag" in cell
-        else [f"model.hidden_size={size}"]
+def train_and_score(overrides: list[str]) -> tuple[int, Perplexity | None]:
+    """Return the number of steps and the score; the score is None if the training diverged."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run = charlm.train(charlm.load_config(BASE, overrides), out=Path(folder) / "run")
+        except DivergenceError:
+            return 0, None
+        return run.state["step"], run.perplexity()
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """Print the line of one recurrence."""
+    print(
+        f"{row['recurrence']:<27} {row['size']:>6} {row['parameters']:>10,} {row['steps']:>6,} "
+        f"{row['learning_rate']:>8.2g} {row['loss_nats']:>7.4f} {row['bits_per_character']:>6.3f}",
+        flush=True,
     )
-    return [f"model.cell={cell}", *width]
 
 
-def parameters(cell: str, size: int, vocabulary: int) -> int:
-    """Count the parameters of the network with `size` units."""
-    section: Model = charlm.load_config("shakespeare", settings(cell, size)).model
+def model_overrides(name: str, size: int) -> list[str]:
+    """Return the overrides for a recurrence with N units.
+
+    The hidden size of a bag is its embedding size, and its sum needs normalization.
+    """
+    sizes = [f"model.hidden_size={size}"]
+    if name == "bag":
+        sizes = [f"model.embedding_size={size}", "model.layer_norm=true"]
+    return [f"model.cell={json.dumps(CELLS[name])}", *sizes]
+
+
+def parameters_of(name: str, size: int, vocabulary_size: int) -> int:
+    """Count the parameters of the network whose recurrence has N units."""
+    section = charlm.load_config(BASE, model_overrides(name, size)).model
     with torch.device("meta"):
-        return sum(tensor.numel() for tensor in LanguageModel(section, vocabulary).parameters())
+        return count_parameters(LanguageModel(section, vocabulary_size))
 
 
-def fitting_size(cell: str, target: int, vocabulary: int) -> int:
-    """Return the size whose parameters are nearest to `target`, by bisection."""
-    low, high = 1, 1 << 14
+def fitting_size(name: str, target: int, vocabulary_size: int) -> int:
+    """Return the size whose number of parameters is nearest to a target, by bisection."""
+    low, high = 1, MAX_SIZE
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (middle, high) if parameters(cell, middle, vocabulary) <= target else (low, middle)
-        )
-    size = min((low, high), key=lambda size: abs(parameters(cell, size, vocabulary) - target))
-    if abs(parameters(cell, size, vocabulary) - target) > TOLERANCE * target:
-        raise SystemExit(f"{cell}: no size comes within {TOLERANCE:.0%} of {target:,} parameters")
+        if parameters_of(name, middle, vocabulary_size) <= target:
+            low = middle
+        else:
+            high = middle
+    distances = {
+        size: abs(parameters_of(name, size, vocabulary_size) - target) for size in (low, high)
+    }
+    size = min(distances, key=distances.__getitem__)
+    if distances[size] > TOLERANCE * target:
+        raise SystemExit(f"{name}: no size has {target:,} parameters within {TOLERANCE:.0%}")
     return size
 
 

@@ -1,36 +1,28 @@
-"""What `charlm --help` costs beside `python -c pass`: medians of ten, run in turn.
+"""Time of `charlm --help` beside the time of `python -c pass`: medians of ten, run in turn.
 
-Usage: python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
-import sys
+from functools import partial
 
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
+from measuring import argument_parser, measure_in_turn, medians, run_python, seconds_of
 
-import statistics
-import subprocess
-import time
-
-COMMANDS = {"python -c pass": ["-c", "pass"], "charlm --help": ["-m", "charlm", "--help"]}
-
-
-def seconds(arguments: list[str]) -> float:
-    """Return how long a Python takes with these arguments."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    return time.perf_counter() - began
+COMMANDS = {"python -c pass": ("-c", "pass"), "charlm --help": ("-m", "charlm", "--help")}
+ROUNDS = 10
 
 
 def main() -> None:
     """Print both medians and their difference."""
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(11):  # The first of each only fills the disk's cache.
-        for name, arguments in COMMANDS.items():
-            times[name].append(seconds(arguments))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-    for name, median in medians.items():
+    argument_parser(__doc__).parse_args()
+    measurements = {
+        name: partial(seconds_of, partial(run_python, *arguments))
+        for name, arguments in COMMANDS.items()
+    }
+    measure_in_turn(measurements, 1)  # Reads the files into the page cache of the system.
+    seconds = medians(measure_in_turn(measurements, ROUNDS))
+    for name, median in seconds.items():
         print(f"{name:<16} {median:.3f} s")
-    print(f"{'difference':<16} {medians['charlm --help'] - medians['python -c pass']:.3f} s")
+    print(f"{'difference':<16} {seconds['charlm --help'] - seconds['python -c pass']:.3f} s")
 
 
 if __name__ == "__main__":

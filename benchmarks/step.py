@@ -1,30 +1,43 @@
-"""What share of the rate of a large matrix product a whole training step reaches, everything included.
+"""Arithmetic rate of a whole training step, relative to that of a large matrix product.
 
-A step is all that `charlm.training.loop.train` does for one: reading a window, embedding, recurrence, projection, loss,
-backward, clipping, optimizer. Its arithmetic is counted from the shapes alone: 2 x multiply-adds of the recurrent
-layers' and the projection's matrices on the way forward, twice that on the way back; what is looked up, pointwise or in
-the optimizer counts nothing. The product of two square matrices in fp32 and in bf16 and the steps are timed in turn,
-round by round, and medians are given: a machine whose speed drifts slows all alike.
+A step is everything that `charlm.training.loop.train` does in one step: reading a window,
+embedding, recurrence, projection, loss, backward pass, clipping, optimizer. Its arithmetic is
+counted from the shapes alone: 2 x multiply-adds of the matrices of the recurrent layers and the
+projection in the forward pass, and twice that in the backward pass. Look-ups, pointwise operations
+and the optimizer count as nothing. The product of two square matrices in fp32 and in bf16 and the
+steps are timed in turn, round by round, and medians are printed, so that drift of the machine's
+speed affects all alike. The columns after tokens/s:
+
+    step           GFLOP/s of the step
+    fp32, bf16     GFLOP/s of the matrix product in each precision
+    of same        step relative to the product in the precision of the step
+    of bf16        step relative to the product in bf16
 
     python benchmarks/step.py --hidden 512 --batches 16 32 64 --precisions fp32 bf16
     python benchmarks/step.py --batches 64 --system-defaults
 """
 
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
-
 import argparse
 import itertools
 import json
-import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from measuring import (
+    add_overrides,
+    argument_parser,
+    environment,
+    measure_in_turn,
+    medians,
+    print_environment,
+    seconds_of,
+)
 
 import charlm
 from charlm.data.windows import Position, stream_windows
@@ -34,163 +47,174 @@ from charlm.training.loop import TrainingState, train
 from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
 
-WARM_UP = 5  # Steps before any is timed: kernels are built, memory is found.
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WARM_UP_STEPS = 5  # They build kernels and allocate memory.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAUNCHES = ("eager", "graph")
+COLUMNS = [
+    "hidden",
+    "batch",
+    "precision",
+    "launch",
+    "ms",
+    "tokens/s",
+    "step",
+    "fp32",
+    "bf16",
+    "of same",
+    "of bf16",
+]
+
+
+class Setting(NamedTuple):
+    """Sizes, precision and launch of the steps of one row."""
+
+    hidden: int
+    batch: int
+    precision: str
+    launch: str
 
 
 def main() -> None:
-    """Time all; print a line each, and all as JSON."""
-    given = arguments()
-    device = choose_device(given.device)
-    if "graph" in given.launches and device.type != "cuda":
-        sys.exit(f"step.py: --launches graph: needs a CUDA GPU, and this is {device}; take eager")
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, window {given.window}, vocabulary "
-        f"{given.vocabulary}, product of {given.square} x {given.square}; GFLOP/s"
+    """Time all settings; print one line each, and all as JSON."""
+    options = arguments()
+    device = choose_device(options.device)
+    if "graph" in options.launches and device.type != "cuda":
+        sys.exit(f"step.py: --launches graph: needs a CUDA GPU, got {device}; use eager")
+    print_environment(
+        str(device),
+        f"window {options.window}",
+        f"vocabulary {options.vocabulary}",
+        f"product of {options.square} x {options.square}",
     )
-    columns = [
-        "hidden",
-        "batch",
-        "precision",
-        "launch",
-        "ms",
-        "tokens/s",
-        "step",
-        "fp32",
-        "bf16",
-        "of same",
-        "of bf16",
-    ]
-    print("".join(f"{column:>10}" for column in columns))
+    print("".join(f"{column:>10}" for column in COLUMNS))
+    settings = itertools.starmap(
+        Setting,
+        itertools.product(options.hidden, options.batches, options.precisions, options.launches),
+    )
     rows = []
-    with nullcontext() if given.system_defaults else fast_math():
-        for sizes in itertools.product(
-            given.hidden, given.batches, given.precisions, given.launches
-        ):
-            rows.append(measure(*sizes, device, given))
-            show(rows[-1])
-    print(
-        json.dumps(
-            {
-                "device": str(device),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "system_defaults": given.system_defaults,
-                "overrides": given.overrides,
-                "rows": rows,
-            }
-        )
-    )
+    with nullcontext() if options.system_defaults else fast_math():
+        for setting in settings:
+            rows.append(measure(setting, device, options))
+            print_row(rows[-1])
+    results = {
+        "device": str(device),
+        **environment(),
+        "system_defaults": options.system_defaults,
+        "overrides": options.overrides,
+        "rows": rows,
+    }
+    print(json.dumps(results))
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[512], help="hidden sizes [512]")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[16, 32, 64], help="batch sizes [16 32 64]"
     )
-    parser.add_argument("--hidden", type=int, nargs="+", default=[512])
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=list(TYPES))
+    parser.add_argument("--window", type=int, default=64, help="tokens per sequence [64]")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=list(PRECISIONS),
+        default=list(PRECISIONS),
+        help="precisions of the steps [fp32 bf16]",
+    )
     parser.add_argument(
         "--launches",
         nargs="+",
         choices=LAUNCHES,
         default=["eager"],
         metavar="LAUNCH",
-        help="eager, or graph: a GPU's step as one captured CUDA graph [eager]",
+        help="eager, or graph: the step as one captured CUDA graph, on a GPU [eager]",
     )
-    parser.add_argument("--vocabulary", type=int, default=67, help="ids [67, tiny Shakespeare's]")
     parser.add_argument(
-        "--square", type=int, default=2048, help="rows of the matrices that are multiplied [2048]"
+        "--vocabulary", type=int, default=67, help="tokens [67, as in tiny Shakespeare]"
     )
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--steps", type=int, default=4, help="steps a round [4]")
+    parser.add_argument(
+        "--square", type=int, default=2048, help="rows of the matrices of the product [2048]"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
     parser.add_argument(
         "--system-defaults",
         action="store_true",
-        help="let the C library give freed memory back, and "
-        "the processor compute denormal numbers, as a training does not",
+        help="return freed memory to the system and compute denormal numbers; training does "
+        "neither",
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
-    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+    add_overrides(parser)
     return parser.parse_args()
 
 
-def measure(
-    hidden: int,
-    batch: int,
-    precision: str,
-    launch: str,
-    device: torch.device,
-    given: argparse.Namespace,
-) -> dict[str, Any]:
-    """Time one size of step beside the products."""
-    overrides = [
-        f"model.hidden_size={hidden}",
-        f"training.batch_size={batch}",
-        f"training.window={given.window}",
-        "training.steps=1000000000",
-        f"training.cuda_graph={launch == 'graph'}",
-        *given.overrides,
-    ]
-    config = charlm.load_config(None, overrides)
-    steps, gigaflop = training_steps(config, precision, given.vocabulary, device)
+def measure(setting: Setting, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """Time the steps of one setting beside the matrix products."""
+    config = configure(setting, options)
+    steps, gigaflop = training_steps(config, setting.precision, options.vocabulary, device)
 
-    def take_steps() -> None:
-        for _ in range(given.steps):
-            next(steps)
+    def step_seconds() -> float:
+        return seconds_of(lambda: take_steps(steps, options.steps), device) / options.steps
 
-    products = {name: product(given.square, dtype, device) for name, dtype in TYPES.items()}
-    for _ in range(WARM_UP):
-        next(steps)
-    for multiply in products.values():
-        multiply()
-    times: dict[str, list[float]] = {"step": [], **{name: [] for name in products}}
-    for _ in range(given.rounds):
-        times["step"].append(seconds_of(take_steps, device) / given.steps)
-        for name, multiply in products.items():
-            times[name].append(seconds_of(multiply, device))
-    seconds = {name: statistics.median(taken) for name, taken in times.items()}
-    rates = {name: 2 * given.square**3 / 1e9 / seconds[name] for name in products}
+    products = {
+        name: partial(seconds_of, matrix_product(options.square, dtype, device), device)
+        for name, dtype in PRECISIONS.items()
+    }
+    take_steps(steps, WARM_UP_STEPS)
+    measure_in_turn(products, 1)
+    seconds = medians(measure_in_turn({"step": step_seconds, **products}, options.rounds))
+    product_rates = {name: 2 * options.square**3 / 1e9 / seconds[name] for name in products}
     rate = gigaflop / seconds["step"]
     return {
-        "hidden": hidden,
-        "batch": batch,
-        "precision": precision,
-        "launch": launch,
+        **setting._asdict(),
         "seconds": seconds["step"],
         "gigaflop": gigaflop,
-        "tokens_per_second": given.window * batch / seconds["step"],
+        "tokens_per_second": options.window * setting.batch / seconds["step"],
         "gigaflop_per_second": rate,
-        "product_gigaflop_per_second": rates,
-        "share_of_same_precision": rate / rates[precision],
-        "share_of_bf16": rate / rates["bf16"],
+        "product_gigaflop_per_second": product_rates,
+        "ratio_to_same_precision": rate / product_rates[setting.precision],
+        "ratio_to_bf16": rate / product_rates["bf16"],
     }
 
 
+def configure(setting: Setting, options: argparse.Namespace) -> charlm.Config:
+    """Return the configuration of the steps of one setting."""
+    overrides = [
+        f"model.hidden_size={setting.hidden}",
+        f"training.batch_size={setting.batch}",
+        f"training.window={options.window}",
+        "training.steps=1000000000",
+        f"training.cuda_graph={setting.launch == 'graph'}",
+        *options.overrides,
+    ]
+    return charlm.load_config(None, overrides)
+
+
 def training_steps(
-    config: charlm.Config, precision: str, vocabulary: int, device: torch.device
+    config: charlm.Config, precision: str, vocabulary_size: int, device: torch.device
 ) -> tuple[Iterator[object], float]:
-    """Return training steps without end, on random ids, and the GFLOP of one."""
-    section, computed_in = config.training, choose_precision(precision, device)
+    """Return endless training steps on random ids, and the GFLOP of one step."""
+    section, dtype = config.training, choose_precision(precision, device)
     torch.manual_seed(section.seed)
-    model = LanguageModel(config.model, vocabulary).to(device)
-    ids = np.random.default_rng(1).integers(
-        vocabulary, size=section.batch_size * section.window * 64
-    )
+    model = LanguageModel(config.model, vocabulary_size).to(device)
+    tokens_per_step = section.batch_size * section.window
+    ids = np.random.default_rng(1).integers(vocabulary_size, size=tokens_per_step * 64)
     steps = train(
-        LanguageModelObjective(model, section, Hardware(device, computed_in)),
+        LanguageModelObjective(model, section, Hardware(device, dtype)),
         stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),
-        make_optimizer(model, section, precision=computed_in),
+        make_optimizer(model, section, precision=dtype),
         section,
         state=TrainingState(),
         clock=time.perf_counter,
     )
-    return steps, 6 * section.batch_size * section.window * multiplications(model) / 1e9
+    # Per multiplication: two operations forward, four backward.
+    return steps, 6 * tokens_per_step * multiplications(model) / 1e9
+
+
+def take_steps(steps: Iterator[object], count: int) -> None:
+    """Take N training steps."""
+    for _ in range(count):
+        next(steps)
 
 
 def multiplications(model: LanguageModel) -> int:
@@ -199,28 +223,25 @@ def multiplications(model: LanguageModel) -> int:
     return sum(weight.numel() for part in parts for weight in part.parameters() if weight.ndim == 2)
 
 
-def product(square: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+def matrix_product(
+    square: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
     """Return a function that multiplies two square matrices."""
     a, b = (torch.randn(square, square, device=device).to(dtype) for _ in range(2))
     return lambda: a @ b
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Time some work, to its end on the device."""
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
-
-
-def show(row: dict[str, Any]) -> None:
-    """Print a line."""
-    rates = row["product_gigaflop_per_second"]
-    sizes = f"{row['hidden']:>10} {row['batch']:>9} {row['precision']:>9} {row['launch']:>9}"
-    speed = f"{row['seconds'] * 1e3:>9.2f} {row['tokens_per_second']:>9,.0f} {row['gigaflop_per_second']:>9.0f}"
-    shares = f"{row['share_of_same_precision']:>9.1%} {row['share_of_bf16']:>9.1%}"
-    print(f"{sizes} {speed} {rates['fp32']:>9.0f} {rates['bf16']:>9.0f} {shares}", flush=True)
+def print_row(row: dict[str, Any]) -> None:
+    """Print the line of one setting."""
+    product_rates = row["product_gigaflop_per_second"]
+    print(
+        f"{row['hidden']:>10}{row['batch']:>10}{row['precision']:>10}{row['launch']:>10}"
+        f"{row['seconds'] * 1e3:>10.2f}{row['tokens_per_second']:>10,.0f}"
+        f"{row['gigaflop_per_second']:>10.0f}{product_rates['fp32']:>10.0f}"
+        f"{product_rates['bf16']:>10.0f}{row['ratio_to_same_precision']:>10.1%}"
+        f"{row['ratio_to_bf16']:>10.1%}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

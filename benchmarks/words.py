@@ -1,16 +1,16 @@
-"""Configurations compared on one text by words, for equal time: by default with PyTorch's word_language_model recipe.
+"""Perplexity by words of several configurations, trained for equal time on the same text.
 
-All read the same tokens: what stands between spaces, <EOS> at each line's end, every word of TRAIN in the vocabulary; a
-word of VALID that TRAIN has not is <UNK>. Perplexities are of the whole of VALID, each token scored once with the state
-carried. Where the rate is quartered when validation stops falling (schedule: plateau) there is an evaluation an epoch,
-as in the recipe: how many epochs the time is worth is measured first, in a twentieth of it.
+The default compares `words` with `word-language-model`, PyTorch's example. All configurations read
+the same tokens: the text between spaces, and <EOS> at the end of each line. The vocabulary contains
+every word of TRAIN; other words of VALID are <UNK>. The perplexity is that of the whole of VALID:
+each token is predicted once, and the state is carried.
+
+The schedule `plateau` quarters the learning rate when the validation loss stops falling. Like the
+example, it needs one evaluation per epoch. The number of epochs in the given time is measured
+first, in a twentieth of that time.
 
     python benchmarks/words.py wikitext2-test.txt wikitext2-valid.txt --minutes 10
 """
-
-import sys
-
-sys.path.pop(0)  # This folder: its tokenize.py would hide the standard library's.
 
 import argparse
 import json
@@ -19,13 +19,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+import measuring
+from measuring import (
+    add_overrides,
+    argument_parser,
+    count_parameters,
+    environment,
+    print_environment,
+    text_override,
+)
 
 import charlm
-from charlm.runs import prepare, session
 
-PROBE = 20  # The probe's share of the time is one in so many.
-TOKENS = [
+PROBE_FRACTION = 1 / 20  # Part of the time that measures the number of epochs.
+TOKENIZER = [
     "tokenizer.level=word",
     "tokenizer.words=whitespace",
     "tokenizer.vocabulary_size=1000000",
@@ -34,78 +41,65 @@ TOKENS = [
 
 
 def main() -> None:
-    """Train all in turn; print a line a run, a table, and all as JSON."""
-    given = arguments()
+    """Train all configurations; print one line per run, a table, and all as JSON."""
+    options = arguments()
+    print_environment(f"{options.minutes:g} minutes each")
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.minutes:g} minutes each"
+        f"{'config':<22} {'seed':>4} {'parameters':>11} {'steps':>8} {'epochs':>7} {'tokens/s':>9} "
+        f"{'perplexity':>11}"
     )
-    print(
-        f"{'config':<22} {'seed':>4} {'parameters':>11} {'steps':>8} {'epochs':>7} {'tokens/s':>9} {'perplexity':>11}"
-    )
-    rows = [measure(name, seed, given) for seed in given.seeds for name in given.configs]
-    medians = {
+    rows = [measure(name, seed, options) for seed in options.seeds for name in options.configs]
+    perplexities = {
         name: statistics.median(row["perplexity"] for row in rows if row["config"] == name)
-        for name in given.configs
+        for name in options.configs
     }
-    first = medians[given.configs[0]]
-    print(f"\n{'config':<22} {'perplexity':>11} {'of the first':>13}")
-    for name, perplexity in medians.items():
-        print(f"{name:<22} {perplexity:>11.2f} {perplexity / first:>13.3f}")
-    print(
-        json.dumps(
-            {
-                "minutes": given.minutes,
-                "overrides": given.overrides,
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "runs": rows,
-                "ratios": {name: perplexity / first for name, perplexity in medians.items()},
-            }
-        )
-    )
+    first = perplexities[options.configs[0]]
+    print(f"\n{'config':<22} {'perplexity':>11} {'ratio':>7}")
+    for name, perplexity in perplexities.items():
+        print(f"{name:<22} {perplexity:>11.2f} {perplexity / first:>7.3f}")
+    results = {
+        "minutes": options.minutes,
+        "overrides": options.overrides,
+        **environment(),
+        "runs": rows,
+        "ratios": {name: perplexity / first for name, perplexity in perplexities.items()},
+    }
+    print(json.dumps(results))
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("train", type=Path)
-    parser.add_argument("valid", type=Path)
-    parser.add_argument("--minutes", type=float, default=10)
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("train", type=Path, help="training text")
+    parser.add_argument("valid", type=Path, help="validation text")
+    parser.add_argument("--minutes", type=float, default=10, help="training time of a run [10]")
     parser.add_argument(
         "--configs",
         nargs="+",
         default=["word-language-model", "words"],
         metavar="NAME",
-        help="shipped ones or files; the others are compared with the first",
+        help="shipped configurations or files; ratios are to the first [word-language-model words]",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run each [1]")
+    add_overrides(parser)
     return parser.parse_args()
 
 
-def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Train and score one configuration; print and return what came of it."""
-    config = configure(name, seed, given.minutes, given)
+def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and score one configuration; print and return the result."""
+    config = configure(name, seed, options.minutes, options)
     if config.training.schedule == "plateau":
-        epochs = (
-            train(configure(name, seed, given.minutes / PROBE, given, "training.evaluations=1"))[
-                "epochs"
-            ]
-            * PROBE
-        )
-        # After the others: it says how often, not whether, to evaluate.
-        config = configure(
-            name, seed, given.minutes, given, f"training.evaluations={max(1, round(epochs))}"
-        )
+        probe_minutes = options.minutes * PROBE_FRACTION
+        probe = configure(name, seed, probe_minutes, options, "training.evaluations=1")
+        epochs = train_and_score(probe)["epochs"] / PROBE_FRACTION
+        # The last override wins: one evaluation per epoch, whatever the options say.
+        evaluations = f"training.evaluations={max(1, round(epochs))}"
+        config = configure(name, seed, options.minutes, options, evaluations)
     row = {
         "config": name,
         "seed": seed,
         "evaluations": config.training.evaluations,
-        **train(config),
+        **train_and_score(config),
     }
     print(
         f"{name:<22} {seed:>4} {row['parameters']:>11,} {row['steps']:>8,} {row['epochs']:>7.2f} "
@@ -116,27 +110,31 @@ def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def configure(
-    name: str, seed: int, minutes: float, given: argparse.Namespace, *more: str
+    name: str, seed: int, minutes: float, options: argparse.Namespace, *overrides: str
 ) -> charlm.Config:
-    """Return a configuration with this task's text and time in place of its own."""
-    texts = [
-        f"corpus.text={json.dumps([str(given.train)])}",
-        f"corpus.valid_text={json.dumps([str(given.valid)])}",
-    ]
-    budget = [f"training.minutes={minutes}", f"training.seed={seed}"]
-    return charlm.load_config(name, [*texts, *TOKENS, *budget, *given.overrides, *more])
+    """Return a configuration with the texts, tokens, time and seed of this comparison."""
+    return charlm.load_config(
+        name,
+        [
+            text_override(options.train),
+            text_override(options.valid, "corpus.valid_text"),
+            *TOKENIZER,
+            f"training.minutes={minutes}",
+            f"training.seed={seed}",
+            *options.overrides,
+            *overrides,
+        ],
+    )
 
 
-def train(config: charlm.Config) -> dict[str, Any]:
-    """Train and score; return what came of it."""
+def train_and_score(config: charlm.Config) -> dict[str, Any]:
+    """Train one run; return its size, its time and its score."""
     with tempfile.TemporaryDirectory() as folder:
-        experiment = prepare.begin(config, Path(folder) / "run")
-        for _ in session.run(experiment):
-            pass
+        experiment = measuring.train(config, Path(folder) / "run")
         score = charlm.load(Path(folder) / "run").perplexity()
     state = experiment.state
     return {
-        "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
+        "parameters": count_parameters(experiment.model),
         "vocabulary_size": experiment.tokenizer.vocabulary_size,
         "steps": state.step,
         "epochs": round(state.epochs, 3),

@@ -9,20 +9,27 @@ from typing import Any, Literal
 import torch
 
 from charlm import trained_model
-from charlm.compression.container import Compression
+from charlm.compression.compress import (
+    Compression,
+    alphabet_of,
+    compress,
+    decompress,
+    measure_compression,
+)
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CheckpointError
-from charlm.evaluation.comparison import Comparison
+from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty
-from charlm.evaluation.perplexity import Perplexity
-from charlm.evaluation.probes.agreement import Agreement
-from charlm.evaluation.probes.gradients import Gradients
-from charlm.evaluation.sentences import Sentences
-from charlm.evaluation.surprisal import Surprisal
+from charlm.evaluation.options import ScoringOptions
+from charlm.evaluation.perplexity import Perplexity, perplexity
+from charlm.evaluation.probes.agreement import Agreement, measure_agreement
+from charlm.evaluation.probes.gradients import Gradients, measure_gradients
+from charlm.evaluation.sentences import Sentences, score_sentences
+from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
-from charlm.runs.checkpoint import Which
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import newest_run
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
@@ -55,7 +62,7 @@ class Run:
         return self.trained.origin.folder
 
     @property
-    def which(self) -> Which:
+    def which(self) -> CheckpointName:
         """The checkpoint, `best` or `last`."""
         return self.trained.origin.which
 
@@ -115,47 +122,51 @@ class Run:
         return fill(self.trained, build_options(FillOptions, {"text": text} | options))
 
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
-        """Score a text: perplexity, bits per character, accuracy."""
-        return Scorer(self.trained).perplexity(text, **options)
+        """Score a text; options as in `ScoringOptions`."""
+        return perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
-        """Score sentences, each by itself."""
-        return Scorer(self.trained).sentences(sentences, **options)
+        """Score sentences, each by itself; options as in `score_sentences`."""
+        return score_sentences(self.trained, sentences, **options)
 
     def surprise(self, text: str | None = None, **options: Any) -> Surprisal:
-        """Measure the surprisal of each token of a text."""
-        return Scorer(self.trained).surprise(text, **options)
+        """Measure the surprisal of each token of a text; options as in `measure_surprisal`."""
+        return measure_surprisal(self.trained, text, **options)
 
     def compare(
         self, others: Sequence["Run"], text: str | None = None, **options: Any
     ) -> Comparison:
-        """Score this run and others on the same text."""
-        scorers = [Scorer(run.trained) for run in others]
-        return Scorer(self.trained).compare(scorers, text, **options)
+        """Score this run and others on the same text; options as in `compare`."""
+        return compare([self.trained, *(run.trained for run in others)], text, **options)
 
     def agreement(self, pairs: str | Path | None = None, **options: Any) -> Agreement:
-        """Measure subject-verb agreement on minimal pairs."""
-        return Scorer(self.trained).agreement(pairs, **options)
+        """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
+        return measure_agreement(self.trained, pairs, **options)
 
     def gradients(self, text: str | None = None, **options: Any) -> Gradients:
-        """Measure how the gradient of a token's loss decays over the tokens before it."""
-        return Scorer(self.trained).gradients(text, **options)
+        """Measure the gradient of a token's loss over the tokens before it.
+
+        Options as in `measure_gradients`.
+        """
+        return measure_gradients(self.trained, text, **options)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
         """Measure how much of sampled texts is copied from the training text."""
         return Scorer(self.trained).novelty(samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
-        """Compress bytes with the model's probabilities."""
-        return Scorer(self.trained).compress(data, **options)
+        """Compress bytes with the model's probabilities; options as in `compress`."""
+        return compress(data, self.model, alphabet_of(self.trained), **options)
 
     def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
-        """Compress bytes, and compare the size with other compressors."""
-        return Scorer(self.trained).measure_compression(data, **options)
+        """Compress bytes, and compare the size with other compressors; options as in `compress`."""
+        facts = trained_model.provenance(self.trained)
+        alphabet = alphabet_of(self.trained)
+        return measure_compression(data, self.model, alphabet, provenance=facts, **options)
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
-        return Scorer(self.trained).decompress(data, **options)
+        return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
 def train(
@@ -182,7 +193,9 @@ def train(
     return load(folder)
 
 
-def load(folder: Name | None = None, *, which: Which = "best", device: str = "auto") -> Run:
+def load(
+    folder: Name | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:

@@ -1,209 +1,182 @@
-"""A training as TensorBoard shows it: the numbers of metrics.jsonl, and what the model writes at each evaluation.
+"""Write a training for TensorBoard: the numbers of metrics.jsonl, and a sample at each evaluation.
 
-Each metric has the name that docs/tracking.md tells. An event file repeats metrics.jsonl: where the two differ when a
-training is taken up, what the event files hold from there on is declared void and written again.
+docs/train.md lists the names. Event files repeat metrics.jsonl. If the two differ when a training
+is resumed, the events from the first difference on are purged and written again.
 """
 
-import re
 import textwrap
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.files import CONTINUE, EVENT_FILES
 from charlm.runs.metrics import read_metrics
-from charlm.runs.verify import TRACKED
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 SAMPLE = "sample"
-# Tokens that make a few hundred characters; of records, which are short, several texts.
-_SAMPLE_LENGTH, _SAMPLE_RECORDS = {"char": 400, "byte": 400, "word": 80, "bpe": 130}, 10
-_SAMPLE_SEED, _SAMPLE_TEMPERATURE = 1, 0.8
-_VERSION = "brain.Event:2"  # Of the format in which `SessionLog.START` makes void what has its step or a later one.
-_NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\..+")
+# Tokens of a few hundred characters. Records are short, so several are sampled.
+_SAMPLE_LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
+_SAMPLE_RECORDS = 10
+_SAMPLE_SEED = 1
+_SAMPLE_TEMPERATURE = 0.8
 
 
 def check_installed() -> None:
-    """Raise CharlmError where TensorBoard, an extra, is not installed."""
+    """Raise CharlmError if TensorBoard, which is an extra, is not installed."""
     try:
-        import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - it is used where it is needed.
+        import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - only checked here.
     except ImportError:
-        raise CharlmError(
-            "--track tensorboard needs TensorBoard, which is not installed: pip install 'charlm[track]'"
-        ) from None
+        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
-    """Pass on what happens in a training, each evaluation written to `RUN/tensorboard` first.
+    """Yield the events of a training, after writing evaluations and halvings to event files.
 
     Args:
-        experiment: From `begin` or `resume`, of the group's first process.
-        events: From `session.run` of it.
+        experiment: Training run of the group's first process.
+        events: Its events, from `session.run`.
 
     Raises:
-        CheckpointError: The event file cannot be written, or one that is there is damaged.
+        CheckpointError: An event file cannot be written, or an existing one is damaged.
     """
-    log = _EventFile(experiment.folder)
+    with _write_errors_reported(experiment.folder / EVENT_FILES):
+        writer = _open_writer(experiment.folder)
     try:
         for event in events:
-            if isinstance(event, Evaluated | Halved):
-                log.add(event.metrics, _sample(experiment) if isinstance(event, Evaluated) else "")
+            with _write_errors_reported(experiment.folder / EVENT_FILES):
+                if isinstance(event, Evaluated):
+                    _write_evaluation(writer, event)
+                elif isinstance(event, Halved):
+                    # Purges the evaluations that the training has undone.
+                    writer.close()
+                    writer = _open_writer(experiment.folder)
             yield event
     finally:
-        log.close()
+        with _write_errors_reported(experiment.folder / EVENT_FILES):
+            writer.close()
 
 
-def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a line of metrics.jsonl by name, such as `loss_nats` or `gradient_norms/layer_0`."""
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of metrics.jsonl by name.
+
+    >>> scalars({"step": 6, "gradient_norms": {"layer_0": 0.5}, "is_best": True})
+    {'step': 6.0, 'gradient_norms/layer_0': 0.5}
+    """
     flat: dict[str, Any] = {}
-    for name, value in line.items():
-        inner = value if isinstance(value, dict) else None
-        flat |= (
-            {name: value}
-            if inner is None
-            else {f"{name}/{key}": each for key, each in inner.items()}
-        )
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}/{key}": number for key, number in value.items()}
+        else:
+            flat[name] = value
     return {
         name: float(value) for name, value in flat.items() if _is_number(value) and name.isascii()
     }
 
 
 def _is_number(value: object) -> bool:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-    return is_whole or isinstance(value, float)
+    is_integer = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return is_integer or isinstance(value, float)
+
+
+def _open_writer(run_folder: Path) -> "SummaryWriter":
+    """Return a writer to a new event file, after which the event files agree with metrics.jsonl."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    lines = read_metrics(run_folder)
+    written = _read_events(run_folder / EVENT_FILES)
+    expected = Counter((name, line["step"]) for line in lines for name in scalars(line))
+    # Only in metrics.jsonl: not tracked, or lost in a crash. Only in event files: undone since.
+    differences = [step for name, step in (expected - written) + (written - expected)]
+    purge_step = min(differences, default=None)
+    writer = SummaryWriter(str(run_folder / EVENT_FILES), purge_step=purge_step)
+    for line in lines:
+        if purge_step is not None and line["step"] >= purge_step:
+            _add_scalars(writer, line)
+    writer.flush()
+    return writer
+
+
+def _write_evaluation(writer: "SummaryWriter", event: Evaluated) -> None:
+    _add_scalars(writer, event.metrics)
+    text = _sample(event.experiment)
+    if text:
+        # TensorBoard shows Markdown: an indented text stays as it is.
+        markdown = textwrap.indent(text, "    ", lambda line: True)
+        writer.add_text(SAMPLE, markdown, event.metrics["step"])
+    writer.flush()
+
+
+def _add_scalars(writer: "SummaryWriter", metrics: Mapping[str, Any]) -> None:
+    for name, value in scalars(metrics).items():
+        writer.add_scalar(name, value, metrics["step"])
 
 
 def _sample(experiment: Experiment) -> str:
-    """Return a few hundred characters that the model writes, the same ones for the same weights; "" if it cannot."""
+    """Return a few hundred characters from the model, always with the same seed.
+
+    A model of direction `both` cannot sample; then the result is empty.
+    """
     model, trained = experiment.model, of_experiment(experiment)
     if model.direction == "both":
         return ""
+    options = SampleOptions(
+        stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
+        filters=Filters(temperature=_SAMPLE_TEMPERATURE),
+        count=_SAMPLE_RECORDS if trained.writes_records else 1,
+        seed=_SAMPLE_SEED,
+        scored=False,
+    )
     was_training = model.training
     model.eval()
     try:
-        options = SampleOptions(
-            stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
-            filters=Filters(temperature=_SAMPLE_TEMPERATURE),
-            count=_SAMPLE_RECORDS if trained.writes_records else 1,
-            seed=_SAMPLE_SEED,
-            scored=False,
-        )
         samples = sample(trained, options)
     finally:
         model.train(was_training)
-    return "\n".join(sample.text for sample in samples)
+    return "\n".join(written.text for written in samples)
 
 
-class _EventFile:
-    """A new event file of a run folder, which goes on from those that are there. A line of metrics.jsonl is a record.
-
-    Not torch's SummaryWriter: it writes from a thread, whose error comes late and as a traceback, and a record for
-    each number, so that a crash leaves a part of a line.
-    """
-
-    def __init__(self, run_folder: Path) -> None:
-        """Write what metrics.jsonl holds, and the event files do not."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
-        self._folder = run_folder / TRACKED
-        lines = read_metrics(run_folder)
-        own, held = Counter[int](line["step"] for line in lines), _steps_held(self._folder)
-        # In metrics.jsonl alone: written untracked, or just before a crash. In event files alone: cut since.
-        since = min((step for step in own | held if own[step] != held[step]), default=None)
-        with self._told():
-            self._folder.mkdir(exist_ok=True)
-            self._file = _next_name(self._folder).open("xb")
-            self._records = RecordWriter(self._file)
-            self._write(file_version=_VERSION)
-        if since is not None and held:
-            with self._told():
-                self._write(step=since, session_log=SessionLog(status=SessionLog.START))
-        for line in lines:
-            if since is not None and line["step"] >= since:
-                self.add(line)
-
-    def add(self, line: Mapping[str, Any], sample: str = "") -> None:
-        """Write a line of metrics.jsonl, and a text if there is one."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-        from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
-
-        summary = Summary(
-            value=[
-                Summary.Value(tag=name, simple_value=value) for name, value in scalars(line).items()
-            ]
-        )
-        if sample:  # Shown as Markdown: indented, it stands as it is.
-            summary.MergeFrom(text_pb(SAMPLE, textwrap.indent(sample, "    ", lambda line: True)))
-        with self._told():
-            self._write(step=line["step"], summary=summary)
-
-    def close(self) -> None:
-        """Write no more."""
-        with self._told():
-            self._file.close()
-
-    def _write(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self._file.flush()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._folder}: cannot be written: {error.strerror}; free the disk or mend the folder, then go on "
-                "with --resume"
-            ) from None
-
-
-def _event_files(folder: Path) -> list[Path]:
-    """Return the event files of a folder in the order in which TensorBoard reads them: by name."""
-    return sorted(
-        path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.is_file()
-    )
-
-
-def _next_name(folder: Path) -> Path:
-    """Return a name that comes after those of the files that are there, whatever the clock says."""
-    numbers = [int(path.name.split(".")[3]) for path in _event_files(folder)]
-    return (
-        folder
-        / f"events.out.tfevents.{max([int(time.time()), *(number + 1 for number in numbers)]):010d}.charlm"
-    )
-
-
-def _steps_held(folder: Path) -> Counter[int]:
-    """Return how many lines of each step the event files hold, without those that are void.
+def _read_events(folder: Path) -> Counter[tuple[str, int]]:
+    """Count the numbers in the event files by name and step, without purged ones.
 
     Raises:
-        CheckpointError: One holds what is no event.
+        CheckpointError: A file is damaged.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
         LegacyEventFileLoader,
     )
 
-    held: Counter[int] = Counter()
-    for path in _event_files(folder):
+    counts: Counter[tuple[str, int]] = Counter()
+    for path in sorted(folder.glob("*tfevents*")):  # TensorBoard reads them in this order.
         try:
             for event in LegacyEventFileLoader(str(path)).Load():
                 if event.HasField("session_log"):
-                    held = Counter(
-                        {step: count for step, count in held.items() if step < event.step}
-                    )
-                held[event.step] += any(value.tag == "step" for value in event.summary.value)
+                    counts = Counter({key: n for key, n in counts.items() if key[1] < event.step})
+                for value in event.summary.value:
+                    counts[value.tag, event.step] += value.HasField("simple_value")
         except (OSError, DecodeError, MemoryError, OverflowError):
             raise CheckpointError(
-                f"{path}: damaged: no event file; remove {folder}, and its numbers are written again from metrics.jsonl"
+                f"{path}: damaged, not an event file; remove {folder}, and its numbers are written "
+                "again from metrics.jsonl"
             ) from None
-    return +held
+    return +counts
+
+
+@contextmanager
+def _write_errors_reported(folder: Path) -> Iterator[None]:
+    """Turn an error while writing event files into a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written: {error.strerror}; {CONTINUE}"
+        ) from None

@@ -15,10 +15,13 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import Which, check_weights, load_checkpoint, put_weights
+from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
+from charlm.version import VERSION
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
 
@@ -36,7 +39,7 @@ class Origin:
     """
 
     folder: Path
-    which: Which
+    which: CheckpointName
     corpus: dict[str, Any]
     state: dict[str, Any]
 
@@ -92,7 +95,7 @@ class ScoredText(NamedTuple):
     name: str
 
 
-def load(folder: Path, which: Which, device: str) -> TrainedModel:
+def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
@@ -108,9 +111,9 @@ def load(folder: Path, which: Which, device: str) -> TrainedModel:
         which = "last"  # The training stopped before its first evaluation.
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     model = LanguageModel(config.model, tokenizer.vocabulary_size)
-    put_weights(model, saved.tensors["weights"], saved.folder)
+    load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),
         tokenizer=tokenizer,
@@ -126,7 +129,7 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
         model=experiment.model,
         tokenizer=experiment.tokenizer,
         config=experiment.config,
-        device=experiment.device,
+        device=experiment.hardware.device,
         origin=Origin(experiment.folder, "last", {}, {"step": experiment.state.step}),
     )
 
@@ -235,6 +238,21 @@ def original_bytes(
         source = training_texts(trained)[split]
     separator = source.separator.encode()
     return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+
+def provenance(trained: TrainedModel) -> dict[str, Any]:
+    """Return the facts about a trained model that each of its scores depends on."""
+    return {
+        "run": str(trained.folder),
+        "checkpoint": trained.origin.which,
+        "step": trained.origin.state["step"],
+        "level": trained.config.tokenizer.level,
+        "mode": trained.mode,
+        "direction": trained.model.direction,
+        "device": str(trained.device),
+        "training_seed": trained.config.training.seed,
+        "version": VERSION,
+    }
 
 
 def encode_prompt(

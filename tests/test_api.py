@@ -92,12 +92,12 @@ def test_a_model_of_records_adapts_between_records_and_has_no_cache(trained_reco
 def test_baselines_score_the_same_text(trained):
     for text in (TEXT, None):
         score = charlm.load(trained).perplexity(text, baselines=True)
-        names = [row["name"] for row in score.baselines]
+        names = [baseline.name for baseline in score.baselines]
         assert any("Kneser-Ney" in name for name in names) and any("lzma" in name for name in names)
-        (unigram,) = [row for row in score.baselines if row["name"].startswith("unigram")]
-        assert unigram["perplexity"] == pytest.approx(score.unigram_perplexity)
+        (unigram,) = [row for row in score.baselines if row.name.startswith("unigram")]
+        assert unigram.perplexity == pytest.approx(score.unigram_perplexity)
         bits = math.log2(score.unigram_perplexity) * score.tokens / score.characters
-        assert unigram["bits_per_character"] == pytest.approx(bits), text
+        assert unigram.bits_per_character == pytest.approx(bits), text
 
 
 def test_a_value_out_of_its_range_is_refused_with_the_name_of_its_option(trained):

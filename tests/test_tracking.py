@@ -1,4 +1,4 @@
-"""TensorBoard's own reader finds what metrics.jsonl tells, however the training went, and training does not notice."""
+"""TensorBoard reads what metrics.jsonl contains, and tracking does not change a training."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import SMALL, small_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 import charlm
@@ -21,9 +22,11 @@ from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Experiment
 from charlm.tracking import scalars, tracked
-from charlm.training import process_group as group
+from charlm.training import process_group
+from charlm.training.loss import Score
 
 DOCS = Path(__file__).parents[1] / "docs"
+SAMPLE = "sample/text_summary"
 HALVE = [
     "training.on_divergence=halve",
     "training.steps=24",
@@ -38,48 +41,52 @@ DROPOUT = [
 ]
 
 
-def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(autouse=True)
+def files_in_order(monkeypatch):
+    """Give event files of the same second names in the order in which they are made."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
-def told(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What metrics.jsonl tells: by name, each step and number, as single precision has it."""
+def lines_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def expected(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the numbers of metrics.jsonl in single precision, with their steps, by name."""
     numbers: dict[str, list[tuple[int, float]]] = {}
-    for line in lines_of(folder):
+    for line in lines_of(run):
         for name, value in line.items():
-            inner = (
-                {f"{name}/{key}": each for key, each in value.items()}
-                if isinstance(value, dict)
-                else {name: value}
-            )
-            for tag, each in inner.items():
-                if type(each) in (int, float):
-                    numbers.setdefault(tag, []).append((line["step"], float(np.float32(each))))
+            inner = value if isinstance(value, dict) else {"": value}
+            for key, number in inner.items():
+                if type(number) in (int, float):
+                    tag = f"{name}/{key}" if key else name
+                    numbers.setdefault(tag, []).append((line["step"], float(np.float32(number))))
     return numbers
 
 
-def reader(folder: Path) -> EventAccumulator:
-    return EventAccumulator(
-        str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0}
-    ).Reload()
+def reader(run: Path) -> EventAccumulator:
+    guidance = {"scalars": 0, "tensors": 0}  # Keep all events.
+    return EventAccumulator(str(run / "tensorboard"), size_guidance=guidance).Reload()
 
 
-def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard finds."""
-    found = reader(folder)
+def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the numbers that TensorBoard reads, with their steps, by name."""
+    events = reader(run)
     return {
-        tag: [(event.step, event.value) for event in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
-def samples_of(folder: Path) -> dict[int, str]:
-    found = reader(folder)
-    if "sample" not in found.Tags()["tensors"]:
+def samples_of(run: Path) -> dict[int, str]:
+    """Return the samples that TensorBoard reads, by step."""
+    events = reader(run)
+    if SAMPLE not in events.Tags()["tensors"]:
         return {}
-    events = found.Tensors("sample")
-    assert found.SummaryMetadata("sample").plugin_data.plugin_name == "text"
-    return {event.step: event.tensor_proto.string_val[0].decode() for event in events}
+    assert events.SummaryMetadata(SAMPLE).plugin_data.plugin_name == "text"
+    return {
+        event.step: event.tensor_proto.string_val[0].decode() for event in events.Tensors(SAMPLE)
+    }
 
 
 def train(experiment: Experiment, *, stop_at: int = 10**9, track: bool = True) -> None:
@@ -88,168 +95,166 @@ def train(experiment: Experiment, *, stop_at: int = 10**9, track: bool = True) -
         pass
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor
-        for each in ("weights", "training")
-        for name, tensor in load_checkpoint(folder / "last").tensors[each].items()
-    }
+def train_poisoned(experiment: Experiment, step: int) -> None:
+    """Train with tracking; after a step, a weight is not finite the first time."""
+    for _ in tracked(experiment, session.run(experiment)):
+        if experiment.state.step == step and not experiment.state.halvings:
+            with torch.no_grad():
+                experiment.model.projection.bias[0] = math.nan
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """All but the seconds, which no two trainings share."""
-    clocks = ("seconds", "evaluation_seconds")
-    for line, expected in zip(lines_of(one), lines_of(other), strict=True):
-        assert {k: v for k, v in line.items() if k not in clocks} == {
-            k: v for k, v in expected.items() if k not in clocks
-        }
-    assert all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
-
-
-@pytest.mark.parametrize("overrides", [[], ["corpus.mode=records", "model.direction=backward"]])
-def test_tensorboard_s_own_reader_finds_every_metric_and_a_sample_of_each_evaluation(
-    overrides, text_file, records_file, tmp_path
+def test_tensorboard_reads_every_metric_and_a_sample_of_each_evaluation(
+    text_file, records_file, tmp_path
 ):
-    text = records_file if overrides else text_file
-    charlm.train(small_config(text, *overrides), out=tmp_path / "run", track="tensorboard")
-    assert len(told(tmp_path / "run")["loss_nats"]) == 2
-    assert shown(tmp_path / "run") == told(tmp_path / "run")
-    samples = samples_of(tmp_path / "run")
-    assert list(samples) == [step for step, _ in told(tmp_path / "run")["loss_nats"]]
-    assert len(set(samples.values())) == 2
+    for name, text, overrides in (
+        ("stream", text_file, []),
+        ("records", records_file, ["corpus.mode=records", "model.direction=backward"]),
+    ):
+        run = tmp_path / name
+        charlm.train(small_config(text, *overrides), out=run, track="tensorboard")
+        assert [step for step, _ in expected(run)["loss_nats"]] == [6, 12]
+        assert shown(run) == expected(run), name
+        assert list(samples_of(run)) == [6, 12], name
+        assert len(set(samples_of(run).values())) == 2, name
 
 
-def test_the_sample_is_what_the_scored_model_writes(text_file, tmp_path):
-    run_of_two = charlm.train(
-        small_config(text_file, *DROPOUT), out=tmp_path / "run", track="tensorboard"
-    )
-    (written,) = run_of_two.sample(length=400, seed=1, temperature=0.8)
-    assert run_of_two.state["step"] == 12
+def test_the_sample_is_that_of_the_scored_model(text_file, tmp_path):
+    config = small_config(text_file, *DROPOUT)
+    trained = charlm.train(config, out=tmp_path / "run", track="tensorboard")
+    assert trained.state["step"] == 12
+    (sample,) = trained.sample(length=400, seed=1, temperature=0.8)
     text = samples_of(tmp_path / "run")[12]
-    assert all(line.startswith("    ") for line in text.split("\n"))  # Markdown shows it as it is.
-    assert re.sub("^    ", "", text, flags=re.MULTILINE) == written.text
+    assert all(line.startswith("    ") for line in text.split("\n"))  # Markdown keeps it as it is.
+    assert re.sub("^    ", "", text, flags=re.MULTILINE) == sample.text
 
 
-def test_a_model_that_reads_both_ways_is_tracked_without_a_sample(text_file, tmp_path):
+def test_a_model_of_both_directions_is_tracked_without_samples(text_file, tmp_path):
     config = small_config(text_file, "model.direction=both")
     charlm.train(config, out=tmp_path / "run", track="tensorboard")
-    assert shown(tmp_path / "run") == told(tmp_path / "run")
+    assert shown(tmp_path / "run") == expected(tmp_path / "run")
     assert samples_of(tmp_path / "run") == {}
 
 
-def test_a_tracked_training_equals_one_that_is_not_to_the_bit(text_file, tmp_path):
-    for name, track in (("plain", False), ("tracked", True)):
-        for stop_at in (7, 10**9):
-            begun = (tmp_path / name).exists()
-            config = small_config(text_file, *DROPOUT)
-            train(
-                prepare.resume(tmp_path / name)
-                if begun
-                else prepare.begin(config, tmp_path / name),
-                stop_at=stop_at,
-                track=track,
-            )
-    assert_same(tmp_path / "tracked", tmp_path / "plain")
-    assert shown(tmp_path / "tracked") == told(tmp_path / "tracked")
-
-
-def test_steps_that_a_crash_has_undone_are_not_shown(text_file, tmp_path):
-    folder = tmp_path / "run"
-    train(prepare.begin(small_config(text_file, "training.evaluations=4"), folder), stop_at=7)
-    shutil.copytree(folder / "last", tmp_path / "kept")
-    train(prepare.resume(folder))
-    undone = samples_of(folder)
-    shutil.rmtree(folder / "last")
-    shutil.copytree(tmp_path / "kept", folder / "last")
-    train(prepare.resume(folder, budget={"steps": 16}))
-    assert [step for step, _ in shown(folder)["loss_nats"]] == [3, 6, 8, 12, 16]
-    assert shown(folder) == told(folder)
-    assert {step: text for step, text in undone.items() if step <= 6}.items() <= samples_of(
-        folder
-    ).items()
-
-
-def test_what_was_trained_without_tracking_is_shown_once_it_is_tracked(text_file, tmp_path):
-    folder = tmp_path / "run"
-    config = small_config(text_file, "training.evaluations=6")
-    for stop_at, track in ((3, False), (5, True), (9, False), (11, True), (13, True)):
+def test_a_tracked_training_equals_an_untracked_one(text_file, tmp_path):
+    for name, track in (("untracked", False), ("tracked", True)):
         train(
-            prepare.resume(folder) if folder.exists() else prepare.begin(config, folder),
-            stop_at=stop_at,
+            prepare.begin(small_config(text_file, *DROPOUT), tmp_path / name),
+            stop_at=7,
             track=track,
         )
+        train(prepare.resume(tmp_path / name), track=track)
+    tensors, others = (
+        load_checkpoint(tmp_path / name / "last").tensors for name in ("untracked", "tracked")
+    )
+    for file, group in tensors.items():
+        for key, tensor in group.items():
+            assert torch.equal(tensor, others[file][key]), f"{file}: {key}"
+    for line, other in zip(
+        lines_of(tmp_path / "untracked"), lines_of(tmp_path / "tracked"), strict=True
+    ):
+        for clock in ("seconds", "evaluation_seconds"):
+            del line[clock], other[clock]
+        assert line == other
+    assert shown(tmp_path / "tracked") == expected(tmp_path / "tracked")
+
+
+def test_steps_undone_by_a_crash_are_not_shown(text_file, tmp_path):
+    run = tmp_path / "run"
+    train(prepare.begin(small_config(text_file, "training.evaluations=4"), run), stop_at=7)
+    shutil.copytree(run / "last", tmp_path / "copy")
+    train(prepare.resume(run))
+    samples = samples_of(run)
+    shutil.rmtree(run / "last")
+    shutil.copytree(tmp_path / "copy", run / "last")
+    train(prepare.resume(run, budget={"steps": 16}))
+    assert [step for step, _ in shown(run)["loss_nats"]] == [3, 6, 8, 12, 16]
+    assert shown(run) == expected(run)
+    for step in (3, 6):
+        assert samples_of(run)[step] == samples[step]
+
+
+def test_steps_trained_without_tracking_are_added_when_it_is_resumed_with_tracking(
+    text_file, tmp_path
+):
+    run = tmp_path / "run"
+    train(
+        prepare.begin(small_config(text_file, "training.evaluations=6"), run),
+        stop_at=3,
+        track=False,
+    )
+    for stop_at, track in ((5, True), (9, False), (11, True), (13, True)):
+        train(prepare.resume(run), stop_at=stop_at, track=track)
         if track:
-            assert shown(folder) == told(folder)
-    assert [step for step, _ in shown(folder)["loss_nats"]] == [2, 4, 6, 8, 10, 12]
-    assert list(samples_of(folder)) == [4, 10, 12]
+            assert shown(run) == expected(run), stop_at
+    assert [step for step, _ in shown(run)["loss_nats"]] == [2, 4, 6, 8, 10, 12]
+    assert list(samples_of(run)) == [4, 10, 12]
 
 
-@pytest.mark.parametrize("lost_bytes", [1, 200, 1500])
-def test_a_line_that_a_crash_has_cut_short_is_shown_after_resuming(lost_bytes, text_file, tmp_path):
-    folder = tmp_path / "run"
-    train(prepare.begin(small_config(text_file, "training.evaluations=4"), folder), stop_at=7)
-    (path,) = (folder / "tensorboard").iterdir()
-    path.write_bytes(path.read_bytes()[:-lost_bytes])
-    train(prepare.resume(folder))
-    assert shown(folder) == told(folder)
+def test_numbers_lost_from_an_event_file_in_a_crash_are_added_when_it_is_resumed(
+    text_file, tmp_path
+):
+    train(
+        prepare.begin(small_config(text_file, "training.evaluations=4"), tmp_path / "run"),
+        stop_at=7,
+    )
+    for lost_bytes in (1, 200, 700, 1500):
+        run = tmp_path / str(lost_bytes)
+        shutil.copytree(tmp_path / "run", run)
+        (path,) = (run / "tensorboard").iterdir()
+        assert path.stat().st_size > lost_bytes
+        path.write_bytes(path.read_bytes()[:-lost_bytes])
+        train(prepare.resume(run))
+        assert shown(run) == expected(run), lost_bytes
 
 
-def test_a_divergence_that_is_gone_back_from_is_shown(text_file, tmp_path):
-    folder = tmp_path / "run"
-    experiment = prepare.begin(small_config(text_file, *HALVE), folder)
-    for _ in tracked(experiment, session.run(experiment)):
-        if experiment.state.step == 14 and not experiment.state.halvings:
-            with torch.no_grad():
-                experiment.model.projection.bias[0] = math.nan
-    assert shown(folder)["halvings"] == [(12, 1.0)]
-    assert shown(folder) == told(folder)
-    train(prepare.resume(folder, budget={"steps": 30}))
-    assert shown(folder) == told(folder)
+def test_a_halving_is_shown_and_the_evaluations_that_it_undoes_are_not(
+    text_file, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    train_poisoned(prepare.begin(small_config(text_file, *HALVE), run), 14)
+    assert shown(run)["halvings"] == [(12, 1.0)]
+    assert shown(run) == expected(run)
+    train(prepare.resume(run, budget={"steps": 30}))
+    assert shown(run) == expected(run)
+    losses = {6: 1.0, 12: 9.0, 18: 1.0, 24: 1.0}  # Step 12 is worse than guessing.
+    monkeypatch.setattr(
+        session,
+        "validate",
+        lambda experiment: Score(losses[experiment.state.step] * 10, 10, 0),
+    )
+    run = tmp_path / "undone"
+    train_poisoned(prepare.begin(small_config(text_file, *HALVE), run), 15)
+    assert shown(run)["halvings"] == [(6, 1.0)]
+    assert [step for step, _ in shown(run)["loss_nats"]] == [6, 12, 18, 24]
+    assert shown(run) == expected(run)
 
 
-def test_a_clock_that_goes_back_hides_nothing(text_file, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    for stop_at, clock in ((7, 2e9), (10**9, 1e9)):
-        monkeypatch.setattr("charlm.tracking.time.time", lambda clock=clock: clock)
-        train(
-            prepare.resume(folder)
-            if folder.exists()
-            else prepare.begin(small_config(text_file), folder),
-            stop_at=stop_at,
-        )
-    assert shown(folder) == told(folder)
-
-
-def test_a_tracked_run_folder_loads_and_is_inspected(text_file, tmp_path, capfd):
-    charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
-    assert charlm.load(tmp_path / "run").sample(length=3)
-    assert command(["inspect", str(tmp_path / "run")]) == 0
-
-
-def test_a_link_among_the_event_files_is_refused(text_file, tmp_path):
-    charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
-    link = tmp_path / "run" / "tensorboard" / "events.out.tfevents.9000000000.x"
+def test_a_tracked_run_folder_loads_unless_an_event_file_is_a_link(text_file, tmp_path, capfd):
+    run = tmp_path / "run"
+    charlm.train(small_config(text_file), out=run, track="tensorboard")
+    assert charlm.load(run).sample(length=3)
+    assert command(["inspect", str(run)]) == 0
+    link = run / "tensorboard" / "events.out.tfevents.9000000000.x"
     link.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=re.escape(f"{link}: is a link")):
-        prepare.resume(tmp_path / "run")
+        prepare.resume(run)
 
 
-def test_an_event_file_that_holds_no_event_is_told_with_the_way_out(text_file, tmp_path):
-    folder = tmp_path / "run"
-    train(prepare.begin(small_config(text_file), folder), stop_at=7)
-    (path,) = (folder / "tensorboard").iterdir()
+def test_a_damaged_event_file_is_refused_with_a_remedy(text_file, tmp_path):
+    run = tmp_path / "run"
+    train(prepare.begin(small_config(text_file), run), stop_at=7)
+    (path,) = (run / "tensorboard").iterdir()
     with path.open("ab") as file:
         RecordWriter(file).write(b"\xff" * 9)
-    with pytest.raises(
-        CheckpointError, match=r"tfevents.*: damaged: .*; remove .*tensorboard, and"
-    ):
-        train(prepare.resume(folder))
-    shutil.rmtree(folder / "tensorboard")
-    train(prepare.resume(folder))
-    assert shown(folder) == told(folder)
+    pattern = rf"{re.escape(str(path))}: damaged, .*; remove .*tensorboard, and"
+    with pytest.raises(CheckpointError, match=pattern):
+        train(prepare.resume(run))
+    shutil.rmtree(run / "tensorboard")
+    train(prepare.resume(run))
+    assert shown(run) == expected(run)
 
 
-def test_numbers_of_a_stranger_s_line_that_no_event_can_hold_are_left_out():
+def test_values_of_an_untrusted_line_that_no_event_can_hold_are_left_out():
     line = {
         "step": 1,
         "huge": 10**400,
@@ -262,78 +267,87 @@ def test_numbers_of_a_stranger_s_line_that_no_event_can_hold_are_left_out():
     assert scalars(line) == {"step": 1.0}
 
 
-def test_what_stands_in_the_way_of_the_event_files_is_one_line(text_file, tmp_path):
+# TensorBoard writes from a thread, whose traceback is printed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_event_files_that_cannot_be_written_end_the_training_with_one_line(
+    text_file, tmp_path, monkeypatch
+):
+    pattern = r"run/tensorboard: cannot be written: [\w ]+; .*continue with --resume$"
     experiment = prepare.begin(small_config(text_file), tmp_path / "run")
-    (tmp_path / "run" / "tensorboard").write_text("in the way")
-    with pytest.raises(
-        CheckpointError, match=r"run/tensorboard: cannot be written: .*; free the disk"
-    ):
+    (tmp_path / "run" / "tensorboard").write_text("a file instead of a folder")
+    with pytest.raises(CheckpointError, match=pattern):
+        train(experiment)
+    experiment.lock.release()
+    (tmp_path / "run" / "tensorboard").unlink()
+    write, writes = RecordWriter.write, iter(range(10**9))
+
+    def fail_at_the_tenth(self, data):
+        if next(writes) == 9:
+            raise OSError(28, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", fail_at_the_tenth)
+    experiment = prepare.resume(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=pattern):
         train(experiment)
 
 
-def test_a_missing_extra_is_told_before_anything_is_made(text_file, tmp_path, monkeypatch, capfd):
+def test_a_missing_extra_is_reported_before_a_folder_is_made(
+    text_file, tmp_path, monkeypatch, capfd
+):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    pattern = r"^--track tensorboard needs TensorBoard, .*: pip install 'charlm\[track\]'$"
-    with pytest.raises(CharlmError, match=pattern):
+    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm\[track\]'$"):
         charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
-    assert (
-        command(["train", str(text_file), "--out", str(tmp_path / "run"), "--track", "tensorboard"])
-        == 1
-    )
+    arguments = ["train", str(text_file), "--out", str(tmp_path / "run")]
+    assert command([*arguments, "--track", "tensorboard"]) == 1
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and "pip install 'charlm[track]'" in err
     assert not (tmp_path / "run").exists()
 
 
-def arguments(text: Path, folder: Path, *more: str) -> list[str]:
-    settings = [part for override in [*SMALL, "training.steps=12"] for part in ("--set", override)]
-    return ["train", str(text), "--config", "quickstart", *settings, "--out", str(folder), *more]
+def train_arguments(text: Path, run: Path, *more: str) -> list[str]:
+    overrides = [*SMALL, "training.steps=12"]
+    settings = [part for override in overrides for part in ("--set", override)]
+    return ["train", str(text), "--config", "quickstart", *settings, "--out", str(run), *more]
 
 
-def test_the_command_tracks_a_training_and_goes_on_with_it(text_file, tmp_path, capfd):
-    folder = tmp_path / "run"
-    assert command(arguments(text_file, folder, "--track", "tensorboard")) == 0
-    assert shown(folder) == told(folder)
-    assert (
-        command(["train", "--resume", str(folder), "--steps", "20", "--track", "tensorboard"]) == 0
+def test_the_command_tracks_a_training_if_asked_to_and_continues_tracking_it(
+    text_file, tmp_path, capfd
+):
+    run = tmp_path / "run"
+    assert command(train_arguments(text_file, run)) == 0
+    assert not (run / "tensorboard").exists()
+    shutil.rmtree(run)
+    assert command(train_arguments(text_file, run, "--track", "tensorboard")) == 0
+    assert shown(run) == expected(run)
+    resume = ["train", "--resume", str(run), "--steps", "20", "--track", "tensorboard"]
+    assert command(resume) == 0
+    assert len(shown(run)["loss_nats"]) == len(samples_of(run)) > 2
+    assert shown(run) == expected(run)
+
+
+def test_processes_that_are_launched_get_the_option_to_track(text_file, tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr(
+        process_group, "launch", lambda processes, arguments: launched.append(arguments)
     )
-    assert len(shown(folder)["loss_nats"]) == len(samples_of(folder)) > 2
-    assert shown(folder) == told(folder)
+    run = tmp_path / "run"
+    options = ["--processes", "2", "--track", "tensorboard"]
+    assert command(train_arguments(text_file, run, *options)) == 0
+    assert launched == [["train", "--resume", str(run), "--track", "tensorboard"]]
 
 
-def test_without_track_nothing_is_written_for_tensorboard(text_file, tmp_path, capfd):
-    assert command(arguments(text_file, tmp_path / "run")) == 0
-    assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_processes_are_told_to_track(text_file, tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(group, "launch", lambda processes, given: started.append(given))
-    assert (
-        command(
-            arguments(text_file, tmp_path / "run", "--processes", "2", "--track", "tensorboard")
-        )
-        == 0
-    )
-    assert started == [["train", "--resume", str(tmp_path / "run"), "--track", "tensorboard"]]
-
-
-def test_every_metric_that_a_run_writes_is_in_the_documentation(text_file, tmp_path):
-    experiment = prepare.begin(
-        small_config(text_file, *HALVE, "training.clipvalue=1"), tmp_path / "run"
-    )
-    for _ in session.run(experiment):
-        if experiment.state.step == 14 and not experiment.state.halvings:
-            with torch.no_grad():
-                experiment.model.projection.bias[0] = math.nan
+def test_the_documentation_lists_every_metric(text_file, tmp_path):
+    run = tmp_path / "run"
+    config = small_config(text_file, *HALVE, "training.clipvalue=1")
+    train_poisoned(prepare.begin(config, run), 14)
     fields = {
         name if not isinstance(value, dict) else f"{name}/GROUP"
-        for line in lines_of(tmp_path / "run")
+        for line in lines_of(run)
         for name, value in line.items()
     }
-    page = (DOCS / "train.md").read_text(encoding="utf-8")
-    page = page.split("### metrics.jsonl")[1]
+    page = (DOCS / "train.md").read_text(encoding="utf-8").split("### metrics.jsonl")[1]
     names = re.findall(r"^\| `([\w/]+)` \|", page, flags=re.MULTILINE)
-    assert sorted([*fields, "sample"]) == sorted(names)
-    groups = set(re.findall(r"`(\w+)`", page.split("| `gradient_norms/GROUP` |")[1].split("\n")[0]))
-    assert set(lines_of(tmp_path / "run")[0]["gradient_norms"]) <= groups
+    assert sorted([*fields, SAMPLE]) == sorted(names)
+    groups = re.findall(r"`(\w+)`", page.split("| `gradient_norms/GROUP` |")[1].split("\n")[0])
+    assert set(lines_of(run)[0]["gradient_norms"]) <= set(groups)

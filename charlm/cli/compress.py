@@ -14,7 +14,7 @@ from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.compression.coder import Report
-    from charlm.compression.container import Compression
+    from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]

@@ -1,4 +1,4 @@
-"""`charlm config`."""
+"""The command `charlm config`."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from charlm.cli.options import not_empty
 from charlm.cli.terminal import emit
 from charlm.cli.train import Overrides, checked_config
 
-app = typer.Typer(help="Look at configurations.", rich_markup_mode=None)
+app = typer.Typer(help="Print configurations.", rich_markup_mode=None)
 
 
 @app.callback()
 def _config() -> None:
-    """Look at configurations."""
+    """Print configurations."""
 
 
 @app.command("show")
@@ -23,12 +23,12 @@ def show(
         typer.Argument(
             metavar="FILE",
             callback=not_empty,
-            help="A YAML file, or the name of a shipped one. [the defaults]",
+            help="YAML file, or the name of a shipped configuration. [the defaults]",
         ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print a whole configuration with a comment a field, ready to be saved and used.
+    """Print a whole configuration with a comment per setting, to save, edit and train with.
 
     Try: charlm config show quickstart > my.yaml
     """

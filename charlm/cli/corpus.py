@@ -1,4 +1,4 @@
-"""`charlm corpus`."""
+"""The command `charlm corpus`."""
 
 import json
 import sys
@@ -11,18 +11,27 @@ import typer
 
 from charlm.cli.options import MOST_PROCESSES, as_path, as_target, at_most, not_empty
 from charlm.cli.terminal import emit, emit_result
-from charlm.cli.train import ConfigName, Overrides, TextArguments, checked_config
+from charlm.cli.train import (
+    ConfigName,
+    Overrides,
+    TextArguments,
+    checked_config,
+    text_override,
+)
 
 if TYPE_CHECKING:
+    from charlm.data.statistics import Statistics
     from charlm.data.tokens import Report
-    from charlm.runs.experiment import Encoded
+    from charlm.runs.experiment import EncodedCorpus
 
-app = typer.Typer(help="List, build, fetch, encode and count corpora.", rich_markup_mode=None)
+app = typer.Typer(help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, callback=at_most(MOST_PROCESSES), help="Processes that encode. [a core each]"
+        min=1,
+        callback=at_most(MOST_PROCESSES),
+        help="Number of processes that encode. [number of cores]",
     ),
 ]
 _LETTERS_SHOWN = 100
@@ -30,12 +39,12 @@ _LETTERS_SHOWN = 100
 
 @app.callback()
 def _corpus() -> None:
-    """List, build, fetch, encode and count corpora."""
+    """List, build, fetch, encode and describe corpora."""
 
 
 @app.command("list")
 def list_() -> None:
-    """List the corpora that have names, and which are on this machine.
+    """List the corpora that charlm knows by name, and which of them are on this machine.
 
     Try: charlm corpus list
     """
@@ -44,15 +53,13 @@ def list_() -> None:
     for name in card_names():
         card = load_card(name)
         here = all(path.is_file() for path in corpus_files(name, card).values())
-        state = (
-            "here" if here else "built when needed" if card.kind == "python" else "to be fetched"
-        )
+        state = "here" if here else "built when needed" if card.kind == "python" else "not fetched"
         emit(f"{name:<16} {card.mode:<8} {state:<18} {card.title}")
 
 
 @app.command("show")
 def show(name: Name) -> None:
-    """Print what is known of a corpus.
+    """Print the card of a corpus: title, language, licence, source; and its files.
 
     Try: charlm corpus show python-docs
     """
@@ -62,7 +69,7 @@ def show(name: Name) -> None:
     for key, value in card.model_dump(exclude_defaults=True).items():
         emit(f"{key}: {value!r}" if key == "separator" else f"{key}: {value}")
     for part, path in corpus_files(name, card).items():
-        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not here yet"
+        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not on this machine"
         emit(f"{part} file: {path} ({size})")
 
 
@@ -72,15 +79,19 @@ def build_corpus(
     to: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", parser=as_target, help="File to write. [the one that train reads]"
+            metavar="FILE", parser=as_target, help="File to write. [the file that train reads]"
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PARAMETER=VALUE", help="A builder's parameter; with --to."),
+        typer.Option(
+            "--set",
+            metavar="PARAMETER=VALUE",
+            help="Parameter of the builder; needs --to. Repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Build a corpus from what this Python installation carries; print its file.
+    """Build a corpus from files of this Python installation, and print its path.
 
     Try: charlm corpus build agreement --set sentences=1000 --to agreement.txt
     """
@@ -98,11 +109,13 @@ def fetch(
             "--from",
             metavar="FILE",
             parser=as_path,
-            help="A copy of the download that you already have.",
+            help="Copy of the download, instead of a download.",
         ),
     ] = None,
 ) -> None:
-    """Download a corpus, check it, unpack it; print its files. The only command that uses the network.
+    """Download a corpus, check and unpack it, and print its files.
+
+    No other command uses the network.
 
     Try: charlm corpus fetch tinyshakespeare
     """
@@ -128,9 +141,10 @@ def encode(
     overrides: Overrides = None,
     workers: Workers = None,
 ) -> None:
-    """Encode a text ahead of time, as train would on first use; print how many tokens each part has.
+    """Encode a text before the training, and print the number of tokens of each part.
 
-    What is encoded stays in the cache: after a stop the same command goes on from there, and train finds it.
+    The result is kept in the cache, where train finds it. If the command is interrupted, it
+    continues there the next time.
 
     Try: charlm corpus encode texts/ --set tokenizer.level=bpe --workers 8
     """
@@ -149,57 +163,64 @@ def stats(
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Count a text: documents, characters, alphabet, lengths, duplicates, and what its vocabulary does not know.
+    """Print statistics of a text: documents, duplicates, characters, lengths, unknown tokens.
 
-    A line is a document with --set corpus.mode=records. The vocabulary is learnt from the training part.
+    With --set corpus.mode=records, each line is a document. The vocabulary is learned from the
+    training part.
 
     Try: charlm corpus stats my.txt --set tokenizer.level=word
     """
-    from charlm.data.statistics import QUANTILES, compute_statistics
+    from charlm.data.statistics import compute_statistics
 
     encoded = _encode(texts, config, overrides, workers)
-    found = compute_statistics(*encoded.corpus.parts.values())
-    parts = {
-        part: {
-            "documents": len(encoded.corpus.parts[part].spans),
-            **tokens.counts.to_json(),
-            "unknown_share": tokens.counts.unknown_share,
-        }
-        for part, tokens in encoded.tokens.items()
-    }
-    lengths = {
-        f"{share:.0%}": length for share, length in zip(QUANTILES, found.lengths, strict=True)
-    }
-    facts = {
-        "title": encoded.corpus.title,
-        "mode": encoded.corpus.mode,
-        **found.to_json(),
-        "lengths": lengths,
-        "level": encoded.tokenizer.section.level,
-        "vocabulary_size": encoded.tokenizer.vocabulary_size,
-        "parts": parts,
-    }
+    facts = _statistics(encoded, compute_statistics(*encoded.corpus.parts.values()))
     emit_result(facts, _table(facts), as_json=as_json)
 
 
-def _table(facts: dict[str, Any]) -> "Iterator[str]":
-    """Yield the lines of statistics for people."""
+def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str, Any]:
+    """Return the facts that `charlm corpus stats --json` prints."""
+    from charlm.data.statistics import QUANTILES
+
+    lengths = zip(QUANTILES, statistics.lengths, strict=True)
+    return {
+        "title": encoded.corpus.title,
+        "mode": encoded.corpus.mode,
+        **statistics.to_json(),
+        "lengths": {f"{quantile:.0%}": length for quantile, length in lengths},
+        "level": encoded.tokenizer.section.level,
+        "vocabulary_size": encoded.tokenizer.vocabulary_size,
+        "parts": {
+            part: {
+                "documents": len(encoded.corpus.parts[part].spans),
+                **tokens.counts.to_json(),
+                "unknown_share": tokens.counts.unknown_share,
+            }
+            for part, tokens in encoded.tokens.items()
+        },
+    }
+
+
+def _table(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of statistics."""
     letters = json.dumps("".join(list(facts["alphabet"])[:_LETTERS_SHOWN]), ensure_ascii=False)
     yield f"{facts['title']} ({facts['mode']})"
     rows = [
         ("documents", f"{facts['documents']:,}"),
-        ("the same as an earlier one", f"{facts['duplicates']:,}"),
+        ("duplicates", f"{facts['duplicates']:,}"),
         ("characters", f"{facts['characters']:,}"),
         ("bytes", f"{facts['bytes']:,}"),
         ("alphabet", f"{len(facts['alphabet']):,} characters; the most frequent: {letters}"),
         (
-            "characters of a document",
+            "characters per document",
             "; ".join(f"{share} {length:,}" for share, length in facts["lengths"].items()),
         ),
         ("vocabulary", f"{facts['vocabulary_size']:,} ({facts['level']})"),
     ]
     yield from (f"{name:<28}{value}" for name, value in rows)
-    yield f"{'part':<6} {'documents':>12} {'tokens':>14} {'characters':>14} {'bytes':>14} {'unknown':>9}"
+    yield (
+        f"{'part':<6} {'documents':>12} {'tokens':>14} {'characters':>14} "
+        f"{'bytes':>14} {'unknown':>9}"
+    )
     for name, part in facts["parts"].items():
         yield (
             f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
@@ -209,20 +230,19 @@ def _table(facts: dict[str, Any]) -> "Iterator[str]":
 
 def _encode(
     texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
-) -> "Encoded":
+) -> "EncodedCorpus":
     from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare
 
-    changes = [*(overrides or []), *([f"corpus.text={json.dumps(texts)}"] if texts else [])]
-    checked = checked_config(config, changes)
-    with _bar("encoding") as report:
+    checked = checked_config(config, [*(overrides or []), *text_override(texts or [])])
+    with _byte_bar("encoding") as report:
         return prepare.encode(resolve(checked), workers=workers or available_cores(), report=report)
 
 
 @contextmanager
-def _bar(name: str) -> "Iterator[Report]":
-    """Show bytes as they are done, on a terminal."""
+def _byte_bar(name: str) -> "Iterator[Report]":
+    """Show the number of bytes done, on a terminal."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty()) as bar:
@@ -240,6 +260,6 @@ def _parameters(overrides: list[str]) -> dict[str, object]:
     for key, equals, _ in pairs:
         if not equals:
             raise typer.BadParameter(
-                f"{key}: must be PARAMETER=VALUE, as in sentences=1000", param_hint="--set"
+                f"must be PARAMETER=VALUE, as in sentences=1000, got {key!r}", param_hint="--set"
             )
     return {key: yaml.safe_load(value) for key, _, value in pairs}

@@ -23,6 +23,7 @@ from charlm.cli.options import (
 from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
+    from charlm.evaluation.baselines import Baseline
     from charlm.evaluation.perplexity import Perplexity
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Gradients
@@ -141,7 +142,8 @@ def _perplexity_table(score: "Perplexity") -> Iterator[str]:
         yield from _baselines_table(score.baselines)
 
 
-def _baselines_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
+    rows = [baseline.to_json() for baseline in baselines]
     width = max(len(row["name"]) for row in rows)
     yield f"\n{'baselines':<{width}}" + "".join(
         f" {name:>18}" for name in rows[0] if name != "name"

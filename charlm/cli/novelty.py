@@ -10,10 +10,10 @@ from charlm.cli.options import MOST, MOST_SEED, Device, Json, Which, at_most, fi
 from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.novelty import Novelty, Shape, Side
+    from charlm.evaluation.novelty import Novelty, Side
 
 _SHOWN = 72  # Characters of a copy.
-_COUNT, _SHARE, _NUMBER = ",", ".2%", ".2f"
+_COUNT, _SHARE = ",", ".2%"
 
 
 def novelty(
@@ -51,8 +51,7 @@ def novelty(
 ) -> None:
     """See how new a model's texts are: what they copy from the training text, beside what held-out text shares with it.
 
-    Records or sentences that are new, the longest copy and where it is from, n-grams in common, self-repetition, Zipf's
-    law and lengths. Of a file of samples, or of samples that the run writes now.
+    Records or sentences that are new, the longest copy and where it is from, n-grams in common, self-repetition. Of a file of samples, or of samples that the run writes now.
 
     Try: charlm eval novelty --temperature 0.8
     """
@@ -81,7 +80,7 @@ def _run_then_file(arguments: list[str]) -> tuple[Path | None, str | None]:
 def _table(found: "Novelty") -> Iterator[str]:
     sides = [found.sample, found.held_out]
     unit, size = found.settings["ngrams_of"], found.settings["repeated_ngram"]
-    yield _row("", ["sample", "held out", "training"])
+    yield _row("", ["sample", "held out"])
     yield _row("characters", _each(sides, _COUNT, lambda side: side.characters))
     yield _row(found.settings["pieces"], _each(sides, _COUNT, lambda side: side.pieces))
     yield _row("  not in the training text", _each(sides, _SHARE, lambda side: side.novel_share))
@@ -96,35 +95,11 @@ def _table(found: "Novelty") -> Iterator[str]:
         f"{size}-grams of {unit} written before",
         _each(sides, _SHARE, lambda side: side.repeated_share),
     )
-    yield from _shapes([None if side is None else side.shape for side in sides] + [found.training])
     if copy := found.sample.longest_copy:
         text = copy.text if len(copy.text) <= _SHOWN else f"{copy.text[:_SHOWN]}..."
         place = f"character {copy.training_character:,} (line {copy.training_line:,})"
         yield f"the longest copy is {text!r}, from {place} of the training text"
     yield ", ".join(f"{name} {value}" for name, value in found.settings.items())
-
-
-def _shapes(shapes: "list[Shape | None]") -> Iterator[str]:
-    yield _row("words", _each(shapes, _COUNT, lambda shape: shape.words))
-    yield _row("distinct words", _each(shapes, _COUNT, lambda shape: shape.distinct_words))
-    yield _row("Zipf's slope", _each(shapes, _NUMBER, lambda shape: shape.zipf_slope))
-    for place in range(max(len(shape.zipf) for shape in shapes if shape)):
-        ranked = [
-            shape.zipf[place] if shape and place < len(shape.zipf) else None for shape in shapes
-        ]
-        yield _row(
-            f"  share of the word of rank {1 << place}",
-            _each(ranked, _SHARE, lambda row: row["share"]),
-        )
-    lengths = {
-        "word": [shape and shape.word_lengths for shape in shapes],
-        "line": [shape and shape.line_lengths for shape in shapes],
-    }
-    for name, spreads in lengths.items():
-        yield _row(f"{name} length, mean", _each(spreads, _NUMBER, lambda spread: spread.mean))
-        for place, label in enumerate(("a quarter", "half", "three quarters")):
-            row = _each(spreads, _COUNT, lambda spread, at=place: spread.quartiles[at])
-            yield _row(f"  {label} have at most", row)
 
 
 def _each(sides: Sequence[Any], style: str, fact: Callable[..., float | None]) -> list[str]:

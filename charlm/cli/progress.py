@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar, a line and a short sample at each evaluation. All on stderr."""
+"""The progress of a training: a bar, and a line and a short sample per evaluation, on stderr."""
 
 import math
 import signal
@@ -19,54 +19,59 @@ from charlm.tracking import tracked
 from charlm.trained_model import of_experiment
 from charlm.training.loop import Progress
 
-_SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}
+_SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}  # In tokens.
+_SAMPLE_TEMPERATURE = 0.8
 _REFRESH_SECONDS = 0.2
 
 
 def follow(
-    prepare: Callable[[], Experiment], *, first: Sequence[str] = (), track: bool = False
+    prepare: Callable[[], Experiment], *, first_lines: Sequence[str] = (), track: bool = False
 ) -> None:
-    """Prepare and run a training, show it, and print its run folder on stdout.
+    """Prepare a training, run it, show its progress, and print its run folder on stdout.
 
-    Of several processes that train together the first one shows it.
+    If several processes train together, only the first one prints.
 
     Args:
         prepare: Returns the experiment.
-        first: Lines to be said as soon as it is prepared.
-        track: Write it for TensorBoard, too.
+        first_lines: Lines to print when it is prepared.
+        track: Whether to write metrics for TensorBoard too.
     """
     experiment = prepare()
     if not experiment.group.is_first:
-        with stop_requests(patient=True) as stop_requested:
+        with stop_requests(ignore_second=True) as stop_requested:
             for _ in session.run(experiment, stop=stop_requested):
                 pass
         return
-    for line in first:
+    for line in first_lines:
         say(line)
     if experiment.state.fraction_done(experiment.config.training) >= 1:
-        say("its budget is spent already; give a larger one to go on, such as --epochs 10")
-    with stop_requests(patient=experiment.group.size > 1) as stop_requested:
-        view = _View(experiment)
-        try:
-            events = session.run(experiment, stop=stop_requested)
-            for event in tracked(experiment, events) if track else events:
-                view.show(event)
-        except CharlmError:
-            view.close()
-            if (experiment.folder / "last" / "state.json").is_file():
-                say(f"the last good checkpoint is kept: {experiment.folder}/last")
-            raise
-        finally:
-            view.close()
+        say("the budget is spent; to continue, give a larger one, such as --epochs 10")
+    with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
+        _show_events(experiment, stop_requested, track=track)
     emit(str(experiment.folder))
 
 
-class _View:
-    """Shows events as they come."""
+def _show_events(experiment: Experiment, stop: Callable[[], bool], *, track: bool) -> None:
+    display = _Display(experiment)
+    try:
+        events = session.run(experiment, stop=stop)
+        for event in tracked(experiment, events) if track else events:
+            display.show(event)
+    except CharlmError:
+        display.close()
+        if (experiment.folder / "last" / "state.json").is_file():
+            say(f"the last good checkpoint is kept: {experiment.folder}/last")
+        raise
+    finally:
+        display.close()
+
+
+class _Display:
+    """Shows the events of a training."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        # A bar is for eyes: where stderr is a file, only the lines of evaluations are written.
+        # If stderr is not a terminal, only the lines are printed.
         self._bar = tqdm(
             total=100,
             unit="%",
@@ -75,80 +80,107 @@ class _View:
             mininterval=_REFRESH_SECONDS,
             bar_format="{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]",
         )
-        self._shown_at = -math.inf
+        self._refreshed_at = -math.inf
 
     def show(self, event: Event) -> None:
         """Show one event."""
         match event:
             case Prepared():
-                self._introduce()
+                self._show_experiment()
             case Progress():
-                self._advance(event)
+                self._show_progress(event)
             case Evaluated():
-                self._evaluated(event)
+                self._show_evaluation(event)
             case Halved():
-                self._halved(event)
+                self._show_halving(event)
             case Finished():
                 self.close()
-                self._finished(event)
+                self._show_end(event)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
-    def _introduce(self) -> None:
+    def _show_experiment(self) -> None:
         experiment = self._experiment
+        config, num_tokens = experiment.config, experiment.tokenizer.vocabulary_size
         for part, tokens in experiment.tokens.items():
             counts = tokens.counts
-            unknown = f"{counts.unknown_share:.2%} unknown"
-            say(f"{part}: {counts.tokens:,} tokens of {counts.characters:,} characters, {unknown}")
-        parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
-        precision = str(experiment.precision).removeprefix("torch.")
-        tokenizer, config = experiment.tokenizer, experiment.config
+            say(
+                f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
+                f"{counts.unknown_share:.2%} unknown"
+            )
         say(
-            f"{experiment.corpus.title} ({experiment.corpus.mode}) by {config.tokenizer.level}, vocabulary "
-            f"{tokenizer.vocabulary_size:,}; {config.model.cell.kind} with {parameters:,} parameters on "
-            f"{experiment.device} in {precision}; {experiment.folder}"
+            f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
+            f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
-        if experiment.vectors_share is not None:
-            found = f"{experiment.vectors_share:.1%} of the vocabulary is in {config.model.vectors}"
-            say(f"{found}; the rest starts at random")
+        num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
+        precision = str(experiment.hardware.precision).removeprefix("torch.")
+        say(
+            f"model: {config.model.cell.kind}, {num_parameters:,} parameters; "
+            f"device {experiment.hardware.device}, precision {precision}"
+        )
+        if experiment.vectors_fraction is not None:
+            say(
+                f"vectors: {experiment.vectors_fraction:.1%} of the vocabulary is in "
+                f"{config.model.vectors}; the other embeddings start at random"
+            )
+        say(f"run folder: {experiment.folder}")
 
-    def _advance(self, progress: Progress) -> None:
-        if self._bar.disable or progress.state.seconds - self._shown_at < _REFRESH_SECONDS:
+    def _show_progress(self, progress: Progress) -> None:
+        state = progress.state
+        if self._bar.disable or state.seconds - self._refreshed_at < _REFRESH_SECONDS:
             return
-        self._shown_at = progress.state.seconds
-        loss = float(progress.loss)
+        self._refreshed_at = state.seconds
+        loss_nats = float(progress.loss)
         counts = self._experiment.tokens["train"].counts
-        bits = loss * counts.tokens / (math.log(2) * max(counts.characters, 1))
-        speed = progress.state.tokens / max(progress.state.seconds, 1e-9)
+        bits = loss_nats * counts.tokens / (math.log(2) * max(counts.characters, 1))
+        tokens_per_second = state.tokens / max(state.seconds, 1e-9)
         self._bar.n = 100 * min(progress.fraction_done, 1.0)
         self._bar.set_description_str(
-            f"loss {loss:.3f}, {bits:.3f} bits/character, {speed:,.0f} tokens/s", refresh=False
+            f"loss {loss_nats:.3f}, {bits:.3f} bits/character, {tokens_per_second:,.0f} tokens/s",
+            refresh=False,
         )
         self._bar.refresh()
 
-    def _evaluated(self, event: Evaluated) -> None:
+    def _show_evaluation(self, event: Evaluated) -> None:
         metrics = event.metrics
-        line = f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, {metrics['seconds']:.0f} s: training "
-        line += f"{metrics['training_loss_nats']:.4f}"
+        line = (
+            f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, "
+            f"{metrics['seconds']:.0f} s: training loss {metrics['training_loss_nats']:.4f}"
+        )
         if event.score is not None:
-            line += f", validation {metrics['loss_nats']:.4f} nats/token, {metrics['bits_per_character']:.3f} "
-            line += f"bits/character{', best' if event.is_best else ''}"
+            line += (
+                f", validation loss {metrics['loss_nats']:.4f} nats/token, "
+                f"{metrics['bits_per_character']:.3f} bits/character"
+            )
+            line += ", best" if event.is_best else ""
         say(line, self._bar)
         if not self._bar.disable and event.experiment.model.direction != "both":
             say(f"  {self._short_sample()}", self._bar)
 
-    def _halved(self, event: Halved) -> None:
-        self._shown_at = -math.inf
-        facts = event.metrics
+    def _show_halving(self, event: Halved) -> None:
+        self._refreshed_at = -math.inf
+        metrics, limit = event.metrics, event.experiment.config.training.halvings
         say(
-            f"{event.why}; back to step {facts['step']:,}, on with a peak rate of {facts['learning_rate']:.2g}, halved "
-            f"{facts['halvings']} of at most {event.experiment.config.training.halvings} times",
+            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
+            f"of {metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
             self._bar,
         )
 
+    def _show_end(self, event: Finished) -> None:
+        experiment = event.experiment
+        if event.reason == "stopped":
+            say(
+                f"stopped and saved at step {experiment.state.step:,}; "
+                f"continue with: charlm train --resume {experiment.folder}"
+            )
+        elif event.reason == "patience":
+            patience = experiment.config.training.patience
+            say(f"stopped early: no new best in {patience} evaluations")
+
     def _short_sample(self) -> str:
+        """Return a sample in one line."""
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
@@ -158,34 +190,28 @@ class _View:
         model.train()
         return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
-    def _finished(self, event: Finished) -> None:
-        folder = event.experiment.folder
-        if event.reason == "stopped":
-            say(
-                f"stopped and saved at step {event.experiment.state.step:,}; go on: charlm train --resume {folder}"
-            )
-        elif event.reason == "patience":
-            say(
-                f"no new best in {event.experiment.config.training.patience} evaluations: stopped early"
-            )
-
 
 @contextmanager
-def stop_requests(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
+def stop_requests(*, ignore_second: bool = False) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step.
 
-    `patient`: it does not. What has started several processes hands on the first Ctrl-C, that they have heard already.
+    Args:
+        ignore_second: Whether a second Ctrl-C is ignored; otherwise it interrupts at once. A
+            launcher of several processes passes on a Ctrl-C that they have received already.
+
+    Yields:
+        A function that returns whether to stop.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT and not patient:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT and not ignore_second:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

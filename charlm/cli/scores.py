@@ -84,7 +84,7 @@ def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator
             f"  {row.text}{unknown}"
         )
         for token in row.explained or []:
-            yield f"{'':>6}{token['log_probability']:>12.4f}{token['probability']:>12.2%}{'':>8}  {token['text']!r}"
+            yield f"{'':>6}{token.log_probability:>12.4f}{token.probability:>12.2%}{'':>8}  {token.text!r}"
     yield told_settings(found.settings)
 
 

@@ -1,10 +1,10 @@
-"""`charlm train`."""
+"""The command `charlm train`."""
 
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -15,6 +15,7 @@ from charlm.cli.options import (
     above_zero,
     as_path,
     at_most,
+    flag,
     known_device,
     not_empty,
     refuse_beside,
@@ -29,19 +30,63 @@ if TYPE_CHECKING:
 
 TextArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - ."),
+    typer.Argument(
+        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
+    ),
 ]
 ConfigName = Annotated[
-    str | None, typer.Option(callback=not_empty, help="A YAML file, or the name of a shipped one.")
+    str | None,
+    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
 ]
 Corpora = Annotated[
     list[str] | None,
-    typer.Option(callback=not_empty, help="Name of a corpus, or a text's path; again for several."),
+    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field; again for more."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
 ]
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Settings that options change, also in a run that is resumed.
+
+    Attributes:
+        budget: Number of minutes, steps or epochs, by name; empty to keep the budget.
+        device: Device, or None to keep it.
+        on_divergence: What to do after a divergence, or None to keep it.
+    """
+
+    budget: dict[str, float]
+    device: str | None
+    on_divergence: str | None
+
+    def given(self) -> dict[str, object]:
+        """Return the options that were given, by name."""
+        options = {"device": self.device, "on_divergence": self.on_divergence}
+        return {**self.budget, **{name: given for name, given in options.items() if given}}
+
+    def resume(self, folder: Path, group: "Group") -> "Experiment":
+        """Prepare to resume the run in a folder."""
+        from charlm.data.tokens import available_cores
+        from charlm.runs import prepare
+
+        return prepare.resume(
+            folder,
+            budget=self.budget,
+            device=self.device,
+            on_divergence=self.on_divergence,
+            group=group,
+            workers=available_cores() if group.is_first else 1,
+        )
+
+
+class _Preparation(NamedTuple):
+    """A function that prepares an experiment, and lines to print when it has been called."""
+
+    prepare: "Callable[[Group], Experiment]"
+    lines: Sequence[str] = ()
 
 
 def train(
@@ -51,21 +96,27 @@ def train(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=as_path, help="Run folder to make. [runs/CONFIG-TIME]"),
+        typer.Option(
+            metavar="DIR", parser=as_path, help="Run folder to create. [runs/CONFIG-TIME]"
+        ),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, callback=at_most(MOST), help="Budget: training steps.")
+        int | None,
+        typer.Option(min=1, callback=at_most(MOST), help="Budget: number of training steps."),
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(callback=above_zero, help="Budget: passes over the text.")
+        float | None,
+        typer.Option(callback=above_zero, help="Budget: number of passes over the text."),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, callback=at_most(MOST_SEED), help="Seed of weights, dropout and order."
+            min=0,
+            callback=at_most(MOST_SEED),
+            help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
     device: Annotated[
@@ -73,159 +124,149 @@ def train(
     ] = None,
     on_divergence: Annotated[
         Literal["stop", "halve"] | None,
-        typer.Option(help="halve: go back to the last good evaluation, with half the rate. [stop]"),
+        typer.Option(
+            help="If the loss is not finite: stop, or halve the learning rate and go back. [stop]"
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to go on with.")
+        Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to resume.")
     ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
             min=1,
             callback=at_most(MOST_PROCESSES),
-            help="Processes that share the work on this machine.",
+            help="Number of processes on this machine that train together.",
         ),
     ] = None,
     track: Annotated[
         Literal["tensorboard"] | None,
-        typer.Option(help="Also write metrics and samples for TensorBoard, to RUN/tensorboard."),
+        typer.Option(help="Also write metrics and samples to RUN/tensorboard, for TensorBoard."),
     ] = None,
 ) -> None:
-    """Train a model on a text; print its run folder.
+    """Train a model on a text, and print its run folder.
 
-    Without --config, what fits the text, the device and the budget is chosen, and told.
+    Without --config, charlm chooses settings that suit the text, the device and the budget, and
+    prints them.
 
-    Ctrl-C finishes the step and saves; --resume goes on from there as if nothing had been.
+    Ctrl-C finishes the step and saves. --resume continues from there, with the same result as if
+    the training had never stopped.
 
-    On several GPUs or machines: --processes, or torchrun ... -m charlm train ... --out DIR; see docs/scale.md.
+    For several GPUs or machines, use --processes, or torchrun ... -m charlm train ... --out DIR;
+    see docs/scale.md.
 
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
     from charlm.tracking import check_installed
-    from charlm.training.process_group import SINGLE_PROCESS, Group, is_launched, join
+    from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
-    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
-    budget = {name: value for name, value in budgets.items() if value is not None}
-    if len(budget) > 1:
-        raise typer.BadParameter(
-            "give one of them", param_hint=" and ".join(f"--{name}" for name in budget)
-        )
+    changes = _Changes(_one_budget(minutes, steps, epochs), device, on_divergence)
     sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
-        given = {
-            "TEXT": texts,
-            "--corpus": corpus,
-            "--config": config,
-            "--set": overrides,
-            "--out": out,
-            "--seed": seed,
-        }
-        refuse_beside(
-            "--resume",
-            [name for name, value in given.items() if value],
-            "which goes on with the run's own",
-        )
-    together = is_launched()
-    if together:
-        _check_launched(out or resume, processes)
-        resume = resume or (out if out and (out / "config.yaml").is_file() else None)
+        others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
+        others |= {"--set": overrides, "--out": out, "--seed": seed}
+        refuse_beside("--resume", others, "which continues the run with its own settings")
     if track is not None:
         check_installed()
-
-    def go_on(folder: Path, group: Group) -> "Experiment":
-        from charlm.data.tokens import available_cores
-        from charlm.runs import prepare
-
-        workers = available_cores() if group.is_first else 1
-        return prepare.resume(
-            folder,
-            budget=budget,
-            device=device,
-            on_divergence=on_divergence,
-            group=group,
-            workers=workers,
-        )
-
-    group = join() if together else SINGLE_PROCESS
-    first: list[str] = []
+    group = SINGLE_PROCESS
+    if is_launched():
+        _check_torchrun_options(out or resume, processes)
+        # torchrun restarts the same command when a process has ended.
+        resume = resume or (out if out and (out / "config.yaml").is_file() else None)
+        group = join()
     if not group.is_first:
-        follow(lambda: go_on(Path(group.wait_for("folder")), group))
+        follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
         return
-    prepare: Callable[[Group], Experiment]
     if resume is not None:
-        prepare = partial(go_on, resume)
+        run = resume
+        preparation = _Preparation(lambda group: changes.resume(run, group))
     else:
-        short = budget | {"seed": seed, "device": device, "on_divergence": on_divergence}
-        changes = [
+        settings = [
             *(overrides or []),
-            *(f"training.{name}={given}" for name, given in short.items() if given is not None),
+            *training_overrides({**changes.given(), "seed": seed}),
+            *text_override(sources),
         ]
-        changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-        prepare, first = _beginning(config, changes, out or named_folder(config, sources))
+        preparation = _prepare_new_run(config, settings, out or new_folder(config, sources))
     if processes is None or processes == 1:
-        follow(lambda: prepare(group), first=first, track=track is not None)
+        prepare, lines = preparation
+        follow(lambda: prepare(group), first_lines=lines, track=track is not None)
     else:
-        _launch(
-            prepare,
-            first,
-            processes,
-            budget | {"device": device, "on-divergence": on_divergence, "track": track},
+        _launch_processes(preparation, processes, {**changes.given(), "track": track})
+
+
+def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) -> dict[str, float]:
+    """Return the budget that was given, by name; raise BadParameter if there are several."""
+    options = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    budget = {name: value for name, value in options.items() if value is not None}
+    if len(budget) > 1:
+        raise typer.BadParameter(
+            "only one budget is possible; keep one of them",
+            param_hint=" and ".join(map(flag, budget)),
         )
+    return budget
 
 
-def _beginning(
-    config: str | None, changes: list[str], folder: Path
-) -> "tuple[Callable[[Group], Experiment], list[str]]":
-    """Return what begins a run, once the configuration is found good, and what to say then."""
+def training_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Return the overrides of the training section, without those that are None."""
+    return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
+
+
+def text_override(sources: Sequence[str]) -> list[str]:
+    """Return the override that sets the text, or nothing if no text was given."""
+    return [f"corpus.text={json.dumps(sources)}"] if sources else []
+
+
+def _prepare_new_run(config: str | None, overrides: list[str], folder: Path) -> _Preparation:
+    """Check the configuration, or choose one, and return what begins the run."""
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare
     from charlm.runs.automatic import choose
     from charlm.runs.folder import check_new
 
-    check_new(folder)  # Before what takes seconds.
-    checked, first = checked_config(config, changes), []
+    check_new(folder)
+    checked = checked_config(config, overrides)
+    lines: list[str] = []
     if config is None:
-        choice = choose(changes)
-        kept = f"all of it: {folder}/config.yaml, to be edited and trained with --config"
-        checked, first = choice.config, [*choice.reasons, kept]
-    return lambda group: prepare.begin(
-        checked, folder, group=group, workers=available_cores()
-    ), first
+        choice = choose(overrides)
+        checked = choice.config
+        path = folder / "config.yaml"
+        lines = [
+            *choice.reasons,
+            f"settings saved to {path}; edit the file and train with --config",
+        ]
+
+    def begin(group: "Group") -> "Experiment":
+        return prepare.begin(checked, folder, group=group, workers=available_cores())
+
+    return _Preparation(begin, lines)
 
 
-def _check_launched(folder: Path | None, processes: int | None) -> None:
+def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
     if processes is not None:
         raise typer.BadParameter(
-            "torchrun says how many there are; remove it", param_hint="--processes"
+            "torchrun sets the number of processes; remove it", param_hint="--processes"
         )
     if folder is None:
         raise typer.BadParameter(
-            "is needed under torchrun, which starts again where a process has ended",
+            "is needed under torchrun, so that a process that is restarted finds the run",
             param_hint="--out",
         )
 
 
-def _launch(
-    prepare: "Callable[[Group], Experiment]",
-    first: list[str],
-    processes: int,
-    changes: dict[str, object],
+def _launch_processes(
+    preparation: _Preparation, processes: int, options: dict[str, object]
 ) -> None:
-    """Begin here, where a mistake is told once, and go on in several processes."""
+    """Begin the run here, where an error is printed once, and resume it in several processes."""
     from charlm.training.process_group import Group, launch
 
-    experiment = prepare(Group(size=processes))
+    experiment = preparation.prepare(Group(size=processes))
     experiment.lock.release()
-    for line in first:
+    for line in preparation.lines:
         say(line)
-    given = [
-        part
-        for name, value in changes.items()
-        if value is not None
-        for part in (f"--{name}", str(value))
-    ]
-    launch(processes, ["train", "--resume", str(experiment.folder), *given])
+    given = {name: value for name, value in options.items() if value is not None}
+    arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
+    launch(processes, ["train", "--resume", str(experiment.folder), *arguments])
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":
@@ -244,9 +285,9 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         raise OptionError("overrides", str(error)) from None
 
 
-def named_folder(config: str | None, sources: list[str], *, before: str = "") -> Path:
-    """Return a new run folder, named after the config or else the first text, with something put before it."""
+def new_folder(config: str | None, sources: Sequence[str], *, prefix: str = "") -> Path:
+    """Return the path of a new run folder, named after the configuration or the first text."""
     from charlm.api import new_run_folder
 
-    named = config or (sources[0] if sources else "run")
-    return new_run_folder(before + ("stdin" if named == "-" else Path(named).stem or "run"))
+    name = config or (sources[0] if sources else "run")
+    return new_run_folder(prefix + ("stdin" if name == "-" else Path(name).stem or "run"))

@@ -1,6 +1,7 @@
-"""`charlm tune`."""
+"""The command `charlm tune`."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +25,15 @@ from charlm.cli.train import (
     Overrides,
     TextArguments,
     checked_config,
-    named_folder,
+    new_folder,
+    text_override,
+    training_overrides,
 )
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
     from charlm.tuning.results import Trial, Tuning
+    from charlm.tuning.search import Callbacks
 
 
 def tune(
@@ -41,15 +45,15 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="SECTION.KEY=VALUES",
-            help="A range, low..high, or choices, a,b,c; again for more keys.",
+            help="Key and values: a range, low..high, or choices, a,b,c. Repeatable.",
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(callback=above_zero, help="Budget of the search: minutes.")
+        float | None, typer.Option(callback=above_zero, help="Budget of the search, in minutes.")
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: trials."),
+        typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: number of trials."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -65,140 +69,160 @@ def tune(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to go on with."),
+        typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to continue."),
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             callback=some_text,
-            help="For workers on several machines: postgresql://user@host/database.",
+            help="Database for workers on several machines: postgresql://user@host/database.",
         ),
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", callback=study_name, help="The search's name there. [charlm]"),
+        typer.Option(
+            metavar="NAME", callback=study_name, help="Name of the search in it. [charlm]"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Search for the settings with the lowest validation loss; print a table, write a config and keep the best run.
+    """Find the settings with the lowest validation loss: a table, a configuration and the best run.
 
-    A trial's own budget is the configuration's: --set training.minutes=2. Trials that fall behind are given up. Ctrl-C
-    ends the search with what it has; --resume, or the same command, goes on. Given while the search is running, it
-    joins in: the processes share its budget, and a trial whose process dies is tried again by another. With --storage
-    the same command joins in on other machines too, each with a folder and a copy of the text of its own.
+    The budget of one trial is that of the configuration: --set training.minutes=2. A trial that is
+    worse than the others is stopped early. Ctrl-C ends the search and shows its results; --resume,
+    or the same command, continues it. If the search is still running, the new process joins it:
+    the processes share the budget, and the trial of a process that is killed is tried again. With
+    --storage, processes on other machines can join too, each with its own folder and a copy of the
+    text.
 
-    Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --search model.hidden_size=256,512 --minutes 30
+    Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --minutes 30
     """
     from charlm.cli.progress import stop_requests
-    from charlm.tuning import search as tuning
-
-    sources, told = [*(corpus or []), *(texts or [])], 0
-
-    def report(trial: "Trial", best: "Trial | None") -> None:
-        nonlocal told
-        told += 1
-        say(f"{_line(trial)}{', the best so far' if trial == best else ''}")
-
-    def waiting(running: int) -> None:
-        say(f"nothing is left to begin; waiting for what other workers are trying ({running})")
+    from charlm.tuning.search import resume as resume_search
+    from charlm.tuning.search import tune as begin_search
+    from charlm.tuning.study import Budget
 
     if study is not None and storage is None and resume is None:
         raise typer.BadParameter(
-            "names a search in a database: give --storage too", param_hint="--study"
+            "names a search in a database; add --storage", param_hint="--study"
         )
+    reported: list[Trial] = []
     with stop_requests() as stop:
-        shared: dict[str, Any] = {
+        options: dict[str, Any] = {
             "storage": storage,
-            "minutes": minutes,
-            "trials": trials,
-            "stop": stop,
-            "report": report,
-            "waiting": waiting,
+            "budget": Budget(minutes=minutes, trials=trials),
+            "callbacks": _make_callbacks(stop, reported),
         }
         if resume is not None:
-            given = {
-                "TEXT": texts,
-                "--corpus": corpus,
-                "--config": config,
+            others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
+            others |= {
                 "--set": overrides,
                 "--search": search,
                 "--out": out,
                 "--seed": seed,
                 "--study": study,
             }
-            names = [name for name, value in given.items() if value]
-            refuse_beside("--resume", names, "which goes on with the search's own")
-            found = tuning.resume(resume, **shared)
+            refuse_beside("--resume", others, "which continues the search unchanged")
+            results = resume_search(resume, **options)
         else:
-            changes = [*(overrides or []), *([] if seed is None else [f"training.seed={seed}"])]
-            changes += [f"corpus.text={json.dumps(sources)}"] if sources else []
-            folder = out or named_folder(config, sources, before="tune-")
-            found = tuning.tune(
-                checked_config(config, changes), search or [], out=folder, study=study, **shared
-            )
-        stopped = stop()
-    if stopped:
-        say(f"stopped; go on: charlm tune --resume {found.folder}")
-    elif found.exhausted:
-        say("there is nothing left to try: the search ends before its budget")
-    elif not told:
-        say("its budget is spent already; give a larger one to go on, such as --trials 100")
-    _show(found, as_json)
+            sources = [*(corpus or []), *(texts or [])]
+            changes = [*(overrides or []), *training_overrides({"seed": seed})]
+            checked = checked_config(config, [*changes, *text_override(sources)])
+            folder = out or new_folder(config, sources, prefix="tune-")
+            results = begin_search(checked, search or [], out=folder, study=study, **options)
+        is_stopped = stop()
+    _print_end(results, is_stopped=is_stopped, has_trials=bool(reported))
+    _print_results(results, as_json)
 
 
-def _show(found: "Tuning", as_json: bool) -> None:
-    best, config = found.best, found.folder / "best.yaml"
+def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callbacks":
+    """Return callbacks that print each trial and add it to `reported`."""
+    from charlm.tuning.search import Callbacks
+
+    def report(trial: "Trial", best: "Trial | None") -> None:
+        reported.append(trial)
+        say(f"{_describe(trial)}{', the best so far' if trial == best else ''}")
+
+    def say_waiting(num_running: int) -> None:
+        say(f"nothing is left to begin; waiting for {num_running} trials of other processes")
+
+    return Callbacks(stop=stop, report=report, wait=say_waiting)
+
+
+def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None:
+    """Print why the search ended, unless it used its budget."""
+    if is_stopped:
+        say(f"stopped; continue with: charlm tune --resume {results.folder}")
+    elif results.exhausted:
+        say("no values are left to try: the search ends before its budget")
+    elif not has_trials:
+        say("the budget is spent; to continue, give a larger one, such as --trials 100")
+
+
+def _print_results(results: "Tuning", as_json: bool) -> None:
+    """Print the trials and the place of the best one; raise CharlmError if no trial has a loss."""
+    best, config = results.best, results.folder / "best.yaml"
     if as_json:
-        whole = (
-            {"loss_nats": best.loss_nats, "config": str(config), "run": str(found.best_run)}
-            if best
-            else {}
-        )
-        whole |= {"host": found.best_host} if found.best_host else {}
-        trials = [asdict(trial) for trial in found.trials]
-        emit_json(
-            whole
-            | {"best": trials[0] if best else None, "trials": trials, "settings": found.settings}
-        )
+        emit_json(_to_json(results))
     else:
-        rows = [
-            ["trial", "outcome", "loss_nats", "seconds", *found.space],
-            *(_row(found, trial) for trial in found.trials),
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            emit(
-                "  ".join(
-                    text.ljust(width) for text, width in zip(row, widths, strict=True)
-                ).rstrip()
-            )
+        for line in _table(results):
+            emit(line)
     if best is None:
-        why = next((f" ({trial.note})" for trial in found.trials if trial.note), "")
+        note = next((f" ({trial.note})" for trial in results.trials if trial.note), "")
         raise CharlmError(
-            f"{found.folder}: no trial reached an evaluation{why}; give more --minutes, or trials a smaller budget"
+            f"{results.folder}: no trial reached an evaluation{note}; increase --minutes, or "
+            "reduce the budget of a trial"
         )
-    say(f"{config} holds the settings of trial {best.number}; its model: {found.use}")
+    say(f"{config}: settings of trial {best.number}; use its model with: {results.use}")
 
 
-def _row(found: "Tuning", trial: "Trial") -> list[str]:
+def _to_json(results: "Tuning") -> dict[str, Any]:
+    best = results.best
+    facts: dict[str, Any] = {}
+    if best is not None:
+        facts = {
+            "loss_nats": best.loss_nats,
+            "config": str(results.folder / "best.yaml"),
+            "run": str(results.best_run),
+        }
+    if results.best_host:
+        facts["host"] = results.best_host
+    trials = [asdict(trial) for trial in results.trials]
+    return {
+        **facts,
+        "best": trials[0] if best else None,
+        "trials": trials,
+        "settings": results.settings,
+    }
+
+
+def _table(results: "Tuning") -> Iterator[str]:
+    """Yield the lines of a table with one row per trial."""
+    rows = [["trial", "outcome", "loss_nats", "seconds", *results.space]]
+    rows += [_row(trial, list(results.space)) for trial in results.trials]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _row(trial: "Trial", keys: Sequence[str]) -> list[str]:
     loss = "-" if trial.loss_nats is None else f"{trial.loss_nats:.4f}"
     seconds = "-" if trial.seconds is None else f"{trial.seconds:.1f}"
-    values = [_value(trial.values[key]) if key in trial.values else "-" for key in found.space]
+    values = [_format_value(trial.values[key]) if key in trial.values else "-" for key in keys]
     return [str(trial.number), trial.outcome, loss, seconds, *values]
 
 
-def _line(trial: "Trial") -> str:
+def _describe(trial: "Trial") -> str:
+    """Return a line for a trial that has ended."""
     loss = "no loss yet" if trial.loss_nats is None else f"{trial.loss_nats:.4f} nats"
-    values = ", ".join(f"{key}={_value(value)}" for key, value in trial.values.items())
-    return f"trial {trial.number}: {loss}, {trial.outcome}; {values}{f' ({trial.note})' if trial.note else ''}"
+    values = ", ".join(f"{key}={_format_value(value)}" for key, value in trial.values.items())
+    note = f" ({trial.note})" if trial.note else ""
+    return f"trial {trial.number}: {loss}, {trial.outcome}; {values}{note}"
 
 
-def _value(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+def _format_value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +67,6 @@ class Window:
         next: Where reading goes on after this window.
         epochs: Passes over the text when this window is done, a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
-        positions: Position in the ids of each target, (time, batch), -1 where there is none; None
-            in training.
     """
 
     inputs: Tensor
@@ -77,12 +75,25 @@ class Window:
     next: Position
     epochs: float
     global_batch_size: int
-    positions: Tensor | None = None
 
     @property
     def tokens(self) -> int:
         """Number of targets that are asked for."""
         return int((self.targets != PADDING).sum())
+
+
+@dataclass(frozen=True)
+class ScoringWindow(Window):
+    """A window of a text that is read once.
+
+    Attributes:
+        positions: Position in the ids of each target, (time, batch); -1 where there is none.
+    """
+
+    positions: Tensor
+
+
+AnyWindow = TypeVar("AnyWindow", bound=Window)
 
 
 def stream_windows(
@@ -185,7 +196,7 @@ def record_windows(
 
 def windows_to_score(
     ids: Ids, *, mode: str, direction: str = "forward", streams: int = 1, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read a text once in the mode and direction of a model, each token predicted once.
 
     Args:
@@ -198,7 +209,7 @@ def windows_to_score(
         shard: Streams, or batches of records, that this process reads.
     """
 
-    def read(ids: Ids) -> Iterator[Window]:
+    def read(ids: Ids) -> Iterator[ScoringWindow]:
         if mode == "records":
             return scoring_record_windows(ids, shard=shard)
         return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
@@ -208,7 +219,7 @@ def windows_to_score(
 
 def scoring_windows(
     ids: Ids, *, streams: int = 1, window: int | None = None, warm_up: int = 0, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read a text once, each token predicted once.
 
     Args:
@@ -233,7 +244,7 @@ def scoring_windows(
         scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
         inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
         targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
-        yield Window(
+        yield ScoringWindow(
             torch.from_numpy(inputs),
             torch.from_numpy(targets),
             resets_state=first == 0,
@@ -246,7 +257,7 @@ def scoring_windows(
 
 def scoring_record_windows(
     ids: Ids, *, batch_size: int = 64, window: int | None = None, shard: Shard = ALL
-) -> Iterator[Window]:
+) -> Iterator[ScoringWindow]:
     """Read every record once, each from the zero state, those of like length together.
 
     Args:
@@ -264,7 +275,7 @@ def scoring_record_windows(
         for first in range(0, longest, size):
             inputs, targets = _padded(ids, batch, first, size)
             at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
-            yield Window(
+            yield ScoringWindow(
                 inputs,
                 targets,
                 resets_state=first == 0,
@@ -276,8 +287,8 @@ def scoring_record_windows(
 
 
 def in_direction(
-    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[Window]]
-) -> Iterator[Window]:
+    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[AnyWindow]]
+) -> Iterator[AnyWindow]:
     """Read a text forward, backward, or both: each forward window then has the backward one beside it in the batch.
 
     Args:
@@ -306,7 +317,7 @@ def reverse(ids: Ids, *, mode: str) -> Ids:
     return ids[::-1]
 
 
-def _side_by_side(forward: Window, backward: Window) -> Window:
+def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
     inputs, targets = (
         torch.cat([getattr(forward, name), getattr(backward, name)], dim=1)
         for name in ("inputs", "targets")

@@ -1,49 +1,69 @@
-"""Scores of several models on the same text, and how sure their differences are.
+"""Scores of several models on the same text, with confidence intervals of their differences.
 
-Differences are told with an interval by the bootstrap over blocks of the text, which all models share (blocks:
-Carlstein 1986; pairs of systems on the same pieces: Koehn 2004, "Statistical Significance Tests for Machine
-Translation Evaluation"; percentiles: Efron & Tibshirani 1993, chapter 13). The interval knows of the choice of the
-text, not of the chance in training: another seed is another model.
+The intervals come from the bootstrap over blocks of the text, which all models share (blocks:
+Carlstein 1986; pairs of systems on the same pieces: Koehn 2004, "Statistical Significance Tests for
+Machine Translation Evaluation"; percentiles: Efron & Tibshirani 1993, chapter 13). They cover the
+choice of the text, not the randomness of training: another seed is another model.
 """
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
-from charlm.data.utf8 import strip_line_end
-from charlm.errors import CharlmError
-from charlm.evaluation.adaptive.interpolation import Floats
+from charlm.data.tokens import Tokens
+from charlm.data.utf8 import split_lines, strip_line_end
+from charlm.errors import CharlmError, CheckpointError
+from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.static_model import Floats, Integers, of_trained
+from charlm.evaluation.text_files import decode_utf8, read_text_file
+from charlm.model.language_model import count_parameters
+from charlm.storage.results import Result
+from charlm.trained_model import (
+    TrainedModel,
+    encode_string,
+    original_bytes,
+    provenance,
+    training_texts,
+)
+from charlm.version import VERSION
 
-BLOCK_CHARACTERS, RESAMPLES, CONFIDENCE = 1000, 2000, 0.95
-_CELLS_AT_ONCE = 1 << 22
+if TYPE_CHECKING:
+    from charlm.data.cards import Part
 
-Integers = npt.NDArray[np.int64]
+BLOCK_CHARACTERS = 1000
+_MIN_BLOCKS = 20  # A short text has smaller blocks, so that there are about this many.
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+_MAX_CELLS = 1 << 22  # Resamples x blocks drawn together.
+_MAX_EXPONENT = 700.0  # exp(700) is still a finite number.
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One model's score on the text.
+class Compared(Result):
+    """The score of one model on the text.
 
     Attributes:
-        run: Its folder.
-        bits_per_character: All nats / (ln 2 x characters of the text): what compares across tokenizers.
-        bits_per_byte: The same by UTF-8 bytes.
+        run: Run folder.
+        bits_per_character: Total nats / (ln 2 x characters of the text), comparable across
+            tokenizers.
+        bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the text).
         loss_nats: Nats per token.
-        perplexity: The exponential of it; it compares where the tokens are the same.
-        tokens: Predicted, each once.
-        unknown_share: Share of tokens that are <UNK>: the cheaper the text, the more there are.
-        parameters: Of the model.
-        step: Optimisation steps taken.
-        training_seconds: That training took up to that step.
-        seconds: That scoring took.
-        tokens_per_second: While scoring.
-        characters_per_second: While scoring.
-        settings: Checkpoint, level, mode, direction, training seed, device.
+        perplexity: exp(loss_nats), comparable between runs with the same tokens.
+        tokens: Number of predicted tokens; each is predicted once.
+        unknown_share: Fraction of tokens that are <UNK>. The more there are, the lower the score.
+        parameters: Number of parameters of the model.
+        step: Number of optimization steps.
+        training_seconds: Training time up to that step.
+        seconds: Time of scoring.
+        tokens_per_second: Tokens scored per second.
+        characters_per_second: Characters scored per second.
+        settings: Checkpoint, tokenizer level, mode, direction, training seed, device and so on.
     """
 
     run: str
@@ -63,15 +83,15 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Bits per character of a run less those of another: negative where it is better.
+class Difference(Result):
+    """Bits per character of a run minus those of another; negative if the run is better.
 
     Attributes:
-        run: The one.
-        against: The other.
-        bits_per_character: The difference on the whole text.
-        low: Of the interval; None where the text is too short for two blocks.
-        high: Of the interval.
+        run: Run folder.
+        against: Run folder of the other run.
+        bits_per_character: Difference on the whole text.
+        low: Lower end of the confidence interval; None if the text has fewer than two blocks.
+        high: Upper end of the confidence interval, or None.
     """
 
     run: str
@@ -82,12 +102,12 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Scores side by side.
+class Comparison(Result):
+    """Scores of several runs.
 
     Attributes:
-        runs: In the order given.
-        differences: Of each run but the first against the first.
+        runs: Scores in the order of the runs.
+        differences: Difference of each run but the first from the first.
         settings: Text, characters, blocks, resamples, confidence, seed, precision, version.
     """
 
@@ -95,59 +115,145 @@ class Comparison:
     differences: list[Difference]
     settings: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON's types."""
-        return asdict(self)
+
+class _Scored(NamedTuple):
+    """The score of a model, and the nats that each line of the text costs it, (lines,)."""
+
+    score: Compared
+    nats: Floats
+
+
+def compare(
+    models: Sequence[TrainedModel],
+    text: str | None = None,
+    *,
+    path: str | Path | None = None,
+    split: "Part" = "valid",
+    block_characters: int | None = None,
+    seed: int = 1,
+) -> Comparison:
+    """Score models on the same text, with a confidence interval of each difference from the first.
+
+    Args:
+        models: Models with any tokenizers.
+        text: String to score.
+        path: File to score, instead of `text`; `-` is standard input.
+        split: Part of the first model's own corpus to score, if neither of the two is given.
+        block_characters: Least number of characters in a block of the bootstrap; a block consists
+            of whole lines. None means 1000, or a twentieth of a short text.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        CharlmError: The text cannot be read or has no token, or a model reads in both directions
+            or has no token for a line end.
+    """
+    if len(models) < 2:
+        raise CharlmError(
+            f"a comparison needs two runs at least, got {len(models)}; name another run folder"
+        )
+    name = "a string"
+    if text is None:
+        name = split if path is None else str(path)
+        text = _read_text(models[0], path, split)
+    lines = split_lines(text)
+    scored = [_score_lines(model, text, lines) for model in models]
+    if block_characters is None:
+        block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // _MIN_BLOCKS))
+    starts = np.flatnonzero(np.diff(block_of_lines(lines, block_characters), prepend=-1))
+    lengths = np.array([len(line) for line in lines], dtype=np.float64)
+    runs = [model.score for model in scored]
+    return Comparison(
+        runs=runs,
+        differences=differences(
+            runs,
+            nats=np.add.reduceat(np.stack([model.nats for model in scored]), starts, axis=1),
+            characters=np.add.reduceat(lengths, starts),
+            seed=seed,
+        ),
+        settings={
+            "text": name,
+            "of": str(models[0].folder),
+            "characters": len(text),
+            "blocks": len(starts),
+            "block_characters": block_characters,
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+            "seed": seed,
+            "precision": "fp32",
+            "version": VERSION,
+        },
+    )
 
 
 def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> Integers:
-    """Return the block that each line is in, (lines,): whole lines, gathered until a block has so many characters.
+    """Return the block of each line, (lines,): consecutive lines of at least `characters` together.
 
-    What is left over at the end belongs to the last block.
+    Lines that are left over at the end belong to the last block.
 
     >>> block_of_lines(["ab", "cd", "ef", "gh", "i"], 4).tolist()
     [0, 0, 1, 1, 1]
     """
-    found, block, size = [], 0, 0
+    blocks = []
+    block = size = 0
     for line in lines:
-        found.append(block)
+        blocks.append(block)
         size += len(line)
         if size >= characters:
-            block, size = block + 1, 0
-    return np.minimum(np.array(found, dtype=np.int64), max(block - 1, 0))
+            block += 1
+            size = 0
+    return np.minimum(np.array(blocks, dtype=np.int64), max(block - 1, 0))
 
 
 def nats_of_lines(
     ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence[str], *, records: bool
 ) -> Floats:
-    """Return the nats that a model paid for each line of a text, (lines,).
+    """Return the nats that each line of a text costs a model, (lines,).
 
-    No token reaches over a line's end, whatever the tokenizer, so that lines are the same text to all models.
+    No token of any tokenizer crosses the end of a line, so lines are the same text to all models.
 
     Args:
         ids: The text, (tokens,).
-        log_p: The natural logarithm of what the model gave each token, (tokens,).
-        tokenizer: The model's.
-        lines: The text, by lines.
-        records: Whether the model reads records: it does not see empty lines.
+        log_p: Natural logarithm of each token's probability, (tokens,).
+        tokenizer: Tokenizer of the model.
+        lines: Lines of the text.
+        records: Whether the model reads records, so that it does not see empty lines.
 
     Raises:
-        CharlmError: The tokens do not have the lines of the text: no token of the model stands for a line's end.
+        CharlmError: The tokens have fewer lines than the text: no token is a line end.
     """
-    by_eos = records or tokenizer.separates_by_space
-    at_end = ids == (EOS if by_eos else _newline(tokenizer))
-    line = np.cumsum(at_end) - at_end
-    if not by_eos:  # An <EOS> after a line's end belongs to that line.
-        line[1:] -= (ids[1:] == EOS) & at_end[:-1]
-    seen = [number for number, one in enumerate(lines) if not records or strip_line_end(one)]
-    if (int(line[-1]) + 1 if len(line) else 0) != len(seen):
+    ends_by_eos = records or tokenizer.separates_by_space
+    is_end = ids == (EOS if ends_by_eos else _newline_id(tokenizer))
+    token_lines = np.cumsum(is_end) - is_end
+    if not ends_by_eos:  # An <EOS> after a line end belongs to that line.
+        token_lines[1:] -= (ids[1:] == EOS) & is_end[:-1]
+    read = [number for number, line in enumerate(lines) if not records or strip_line_end(line)]
+    num_token_lines = int(token_lines[-1]) + 1 if len(ids) else 0
+    if num_token_lines != len(read):
         raise CharlmError(
-            f"the text has {len(seen):,} lines and the tokens of one model have {int(line.max(initial=-1)) + 1:,}, so "
-            "that its blocks cannot be paired; compare models that know the line's end"
+            f"the text has {len(read):,} lines and the tokens of one model have "
+            f"{num_token_lines:,}, so that blocks cannot be paired; compare models whose "
+            "tokenizers know the line end"
         )
-    found = np.zeros(len(lines))
-    np.add.at(found, np.array(seen, dtype=np.int64)[line], -log_p)
-    return found
+    nats = np.zeros(len(lines))
+    np.add.at(nats, np.array(read, dtype=np.int64)[token_lines], -log_p)
+    return nats
+
+
+def differences(
+    runs: Sequence[Compared], nats: Floats, characters: Floats, *, seed: int
+) -> list[Difference]:
+    """Return the difference of each run from the first; arguments as for `difference_intervals`."""
+    intervals = difference_intervals(nats, characters, seed=seed)
+    return [
+        Difference(
+            run=run.run,
+            against=runs[0].run,
+            bits_per_character=run.bits_per_character - runs[0].bits_per_character,
+            low=None if interval is None else interval[0],
+            high=None if interval is None else interval[1],
+        )
+        for run, interval in zip(runs[1:], intervals, strict=True)
+    ]
 
 
 def difference_intervals(
@@ -158,55 +264,87 @@ def difference_intervals(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> list[tuple[float, float] | None]:
-    """Return an interval of each model's bits per character less the first's, by the bootstrap over blocks.
+    """Return bootstrap intervals of each model's bits per character minus those of the first.
 
-    Blocks are drawn with replacement, the same ones for all models; a resample scores its nats over its characters.
+    Blocks are drawn with replacement, the same ones for all models. The score of a resample is its
+    nats divided by its own characters.
 
     Args:
-        nats: (models, blocks).
-        characters: (blocks,).
-        seed: Of the draws.
-        resamples: How many texts to draw.
-        confidence: Share of them that the interval holds.
+        nats: Nats of each block, (models, blocks).
+        characters: Number of characters of each block, (blocks,).
+        seed: Seed of the draws.
+        resamples: Number of resamples.
+        confidence: Fraction of resamples inside the interval.
 
     Returns:
-        Low and high for each model but the first; None where there are fewer than two blocks.
+        Lower and upper end for each model but the first; None if there are fewer than two blocks.
     """
-    count = len(characters)
-    if count < 2:
+    num_blocks = len(characters)
+    if num_blocks < 2:
         return [None] * (len(nats) - 1)
     random = np.random.default_rng(seed)
-    found = []
-    at_once = max(1, _CELLS_AT_ONCE // count)
-    for first in range(0, resamples, at_once):
-        size = min(at_once, resamples - first)
-        drawn = random.multinomial(
-            count, np.full(count, 1 / count), size=size
-        )  # (resamples, blocks)
-        found.append(
-            (drawn @ (nats[1:] - nats[:1]).T) / (drawn @ characters)[:, None] / math.log(2)
-        )
+    batch = max(1, _MAX_CELLS // num_blocks)
+    parts = []
+    for first in range(0, resamples, batch):
+        size = min(batch, resamples - first)
+        # How often each resample has each block, (resamples, blocks).
+        counts = random.multinomial(num_blocks, np.full(num_blocks, 1 / num_blocks), size=size)
+        nats_difference = counts @ (nats[1:] - nats[:1]).T
+        parts.append(nats_difference / (counts @ characters)[:, None] / math.log(2))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def differences(
-    runs: Sequence[Compared], nats: Floats, characters: Floats, *, seed: int
-) -> list[Difference]:
-    """Return the difference of each run from the first; arguments as for `difference_intervals`."""
-    intervals = difference_intervals(nats, characters, seed=seed)
-    return [
-        Difference(
-            one.run,
-            runs[0].run,
-            one.bits_per_character - runs[0].bits_per_character,
-            *(interval or (None, None)),
-        )
-        for one, interval in zip(runs[1:], intervals, strict=True)
-    ]
-
-
-def _newline(tokenizer: Tokenizer) -> int:
-    """Return the id of a line's end, -1 where there is none."""
+def _newline_id(tokenizer: Tokenizer) -> int:
+    """Return the id of the line feed, -1 if there is none."""
     return tokenizer.token_bytes.index(b"\n") if b"\n" in tokenizer.token_bytes else -1
+
+
+def _read_text(trained: TrainedModel, path: str | Path | None, split: "Part") -> str:
+    """Return the text of a file, or of a part of the model's own corpus as its file has it."""
+    if path is not None:
+        return read_text_file(path, remedy="name a file of text")
+    if split not in training_texts(trained):
+        raise CheckpointError(
+            f"{trained.folder}: the corpus has no {split} part; name a text to score"
+        )
+    name = f"{trained.folder}: the {split} part"
+    return decode_utf8(original_bytes(trained, split=split), name)
+
+
+def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Scored:
+    """Score a text and its lines; separators between documents are read as text."""
+    tokens = encode_string(trained, text, splits_documents=False)
+    require_tokens(tokens.ids)
+    started = time.perf_counter()
+    log_p = of_trained(trained).log_probabilities(tokens.ids)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    nats = nats_of_lines(
+        tokens.ids, log_p, trained.tokenizer, lines, records=trained.writes_records
+    )
+    return _Scored(_summarize(trained, text, tokens, log_p, seconds), nats)
+
+
+def _summarize(
+    trained: TrainedModel, text: str, tokens: Tokens, log_p: Floats, seconds: float
+) -> Compared:
+    nats = -float(log_p.sum())
+    loss_nats = nats / len(log_p)
+    state = trained.origin.state
+    return Compared(
+        run=str(trained.folder),
+        bits_per_character=nats / math.log(2) / len(text),
+        bits_per_byte=nats / math.log(2) / len(text.encode()),
+        loss_nats=loss_nats,
+        perplexity=math.exp(min(loss_nats, _MAX_EXPONENT)),
+        tokens=len(log_p),
+        unknown_share=tokens.counts.unknown_share,
+        parameters=sum(size for _, _, size in count_parameters(trained.model)),
+        step=state["step"],
+        training_seconds=round(state["seconds"], 3),
+        seconds=round(seconds, 3),
+        tokens_per_second=len(log_p) / seconds,
+        characters_per_second=len(text) / seconds,
+        settings=provenance(trained) | {"precision": "fp32"},
+    )

@@ -1,16 +1,13 @@
-"""How new a text is: what of it stands in the training text, what of it repeats itself, how its words are spread.
+"""Novelty of a text: how much of it is in the training text, and how much of it repeats itself.
 
-Texts are compared as the model writes them: UTF-8, normalized as its tokenizer normalizes, a line's end after each
-record. Words, subwords, characters and bytes are so compared alike. Everything is exact.
+Texts are compared as the model writes them: in UTF-8, normalized like the tokenizer normalizes,
+with a line end after each record. Models of words, subwords, characters and bytes are thus compared
+alike. All figures are exact.
 """
 
-import functools
-import io
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,25 +17,28 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.utf8 import character_bounds, count_characters
 from charlm.errors import CorpusError
+from charlm.storage.results import Result
 
-LONGEST_GRAM = 16
-_REPEATED = {"characters": 16, "words": 4}  # Units of an n-gram whose repetition is counted.
-# A sentence ends after its mark and the quotes and brackets that close it, where a space or the end follows; after a
-# full-width mark; and at the end of its line.
-_SENTENCE = re.compile(r"""[^\n]*?(?:[.!?]["'”’)\]]*(?=\s|$)|[。！？]|$)""", re.MULTILINE)  # noqa: RUF001  They are meant.
+MAX_NGRAM = 16
+_REPEATED_NGRAM = {"characters": 16, "words": 4}  # Length of the n-grams that repetition counts.
+# A sentence ends after its mark and the closing quotes and brackets after it, if a space or the end
+# follows; after a full-width mark; and at the end of its line.
+_SENTENCE = re.compile(r"""[^\n]*?(?:[.!?]["'”’)\]]*(?=\s|$)|[。！？]|$)""", re.MULTILINE)  # noqa: RUF001  # Full-width marks.
+
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Copy:
-    """A stretch of a sample that stands in the training text, letter for letter.
+class Copy(Result):
+    """A passage of a sample that is in the training text, character by character.
 
     Attributes:
-        characters: Its length.
-        text: It.
-        sample: Number of the record or text that holds it, from 0.
-        sample_character: Where it begins there, in characters from 0.
-        training_character: Where it first begins in the training text.
-        training_line: On which line of it, from 1.
+        characters: Length of the passage.
+        text: The passage.
+        sample: Number of the record or text that has it, from 0.
+        sample_character: Position of its first character there, from 0.
+        training_character: Position of its first occurrence in the training text, from 0.
+        training_line: Line of that occurrence, from 1.
     """
 
     characters: int
@@ -50,58 +50,22 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How lengths are spread.
+class Side(Result):
+    """Figures of the sample, or of the held-out text beside it.
 
     Attributes:
-        count: How many.
-        mean: Of them.
-        quartiles: The least lengths that a quarter, half and three quarters of them do not exceed.
-    """
-
-    count: int
-    mean: float
-    quartiles: list[int]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The statistics of a text by itself.
-
-    Attributes:
-        words: Letters, marks, digits and _ in a row, joined by apostrophes; not folded.
-        distinct_words: Of them.
-        zipf_slope: Of the straight line with the least squares through (ln rank, ln count) of the words that occur
-            twice or more, the most frequent first; None where they have fewer than two ranks. Zipf's law says -1.
-        zipf: The words of rank 1, 2, 4, 8, ..., each with its count and share of all words.
-        word_lengths: In characters.
-        line_lengths: Of lines (records) that are not empty, in characters.
-    """
-
-    words: int
-    distinct_words: int
-    zipf_slope: float | None
-    zipf: list[dict[str, Any]]
-    word_lengths: Spread
-    line_lengths: Spread
-
-
-@dataclass(frozen=True)
-class Side:
-    """What is said of the sample, and of the held-out text beside it.
-
-    Attributes:
-        texts: Records, or long texts, that are not empty.
-        characters: In them.
-        pieces: Records, or sentences of long texts: up to a mark or a line's end.
-        novel_share: Share of the pieces that are not in the training text: as a whole record, or anywhere in a text;
-            None if there is no piece, but spaces alone.
-        distinct_share: Share of the pieces that are not like one before.
-        longest_copy: The longest stretch of one text that is in the training text; None if not a character is.
-        overlap: For n = 1 to 16, the share of its n-grams that occur in the training text, each place counted, none
-            over two texts; None where there are none.
-        repeated_share: Share of its n-grams that begin anew what began before, in this text or one before; over the
-            first so many units that both sides have.
+        texts: Number of records, or of long texts, that are not empty.
+        characters: Number of characters in them.
+        pieces: Number of records, or of sentences of long texts. A sentence ends at a mark or at
+            the end of a line.
+        novel_share: Fraction of the pieces that are not in the training text: as a whole record,
+            or anywhere in a long text. None without pieces.
+        distinct_share: Fraction of the pieces that do not repeat an earlier piece.
+        longest_copy: Longest passage of one text that is in the training text, or None.
+        overlap: For n = 1 to 16, fraction of the n-grams that are in the training text, counted at
+            every position, never across two texts. None where there are no n-grams.
+        repeated_share: Fraction of the n-grams that repeat an earlier one, in the same text or one
+            before it, over as many units as both sides have.
     """
 
     texts: int
@@ -112,37 +76,31 @@ class Side:
     longest_copy: Copy | None
     overlap: list[float | None]
     repeated_share: float | None
-    shape: Shape
 
 
 @dataclass(frozen=True)
-class Novelty:
-    """How new a sample is, beside what honest text of its kind is.
+class Novelty(Result):
+    """Novelty of a sample, beside that of held-out text of the same kind.
 
     Attributes:
-        sample: What a model wrote.
-        held_out: Text that it was not trained on, as much of it as there is of the sample; None where there is none.
-        training: The whole training text's statistics.
-        settings: What n-grams consist of, the sample's making and so on.
+        sample: Figures of the text that a model wrote.
+        held_out: Figures of text that the model was not trained on, about as much as the sample;
+            None if there is none.
+        settings: Unit of the n-grams, origin of the sample, run and so on.
     """
 
     sample: Side
     held_out: Side | None
-    training: Shape
     settings: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all as JSON's types."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
-class Words:
-    """What n-grams of words are made of: with an n-gram that holds <UNK> nothing is compared.
+class WordIds:
+    """Words as the units of n-grams; n-grams with <UNK> do not count.
 
     Attributes:
-        training: Ids of the training text.
-        encode: From a text to its ids.
+        training: Ids of the training text, (tokens,).
+        encode: Function from a text to its ids.
     """
 
     training: Ids
@@ -151,72 +109,79 @@ class Words:
 
 @dataclass(frozen=True)
 class _Units:
-    """A text as a row of units. `run[i]`: how many units in a row, up to unit i, an n-gram may hold."""
+    """A text as a sequence of units.
+
+    Attributes:
+        data: Bytes of all units.
+        bounds: Byte offset of every unit, then that of the end.
+        known_lengths: Number of units, up to each unit, without <UNK>: the longest n-gram that may
+            end there, (units,).
+    """
 
     data: bytes
     bounds: list[int]
-    run: npt.NDArray[np.int64]
+    known_lengths: Integers
 
     def __len__(self) -> int:
-        return len(self.run)
+        return len(self.known_lengths)
 
 
 @dataclass(frozen=True)
-class _Grams:
-    """What n-grams consist of: how a text is cut into units, and the training text's index by such units."""
+class _NgramKind:
+    """The kind of units that n-grams consist of.
+
+    Attributes:
+        unit: Name of the units.
+        index: Index of the training text in these units.
+        split: Function that splits a text into units.
+    """
 
     unit: str
     index: SuffixIndex
-    cut: Callable[[bytes], _Units]
+    split: Callable[[bytes], _Units]
 
 
-def records_of(written: bytes) -> list[bytes]:
-    """Return the records of a text from `written_form`."""
+def split_records(written: bytes) -> list[bytes]:
+    """Return the records of a text in written form."""
     return [record for record in written.split(b"\n") if record]
 
 
 def held_out_like(sample: Sequence[bytes], written: bytes, *, records: bool) -> list[bytes]:
-    """Return as much of a held-out text as there is of the sample, or all.
+    """Return about as much held-out text as the sample has, or all of it.
 
     Args:
         sample: Records or texts.
-        written: The held-out text, from `written_form`.
-        records: Whether they are records: as many are then taken, evenly over all; else as many characters, from the
-            beginning.
+        written: Held-out text in written form.
+        records: Whether they are records: then the same number of records is taken, evenly spaced;
+            otherwise the same number of characters, from the beginning.
     """
     if not records:
         bounds = character_bounds(written)
-        return [
-            written[
-                : bounds[
-                    min(sum(len(character_bounds(text)) - 1 for text in sample), len(bounds) - 1)
-                ]
-            ]
-        ]
-    found, size = records_of(written), sum(1 for record in sample if record)
-    return (
-        [found[number * len(found) // size] for number in range(size)]
-        if size < len(found)
-        else found
-    )
+        length = sum(len(character_bounds(text)) - 1 for text in sample)
+        return [written[: bounds[min(length, len(bounds) - 1)]]]
+    held_out = split_records(written)
+    count = sum(1 for record in sample if record)
+    if count >= len(held_out):
+        return held_out
+    return [held_out[number * len(held_out) // count] for number in range(count)]
 
 
-def measure_novelty(
+def compare_with_training(
     sample: Sequence[bytes],
     held_out: Sequence[bytes],
     training: bytes,
     *,
     records: bool,
-    words: Words | None = None,
+    words: WordIds | None = None,
 ) -> Novelty:
-    """Compare a sample with the text that its writer learnt from.
+    """Compare a sample with the training text of the model that wrote it.
 
     Args:
-        sample: Records or texts, each UTF-8 as the model writes it.
-        held_out: As much text that the model was not trained on; may be none.
-        training: The training text, from `written_form`.
-        records: Whether sample and training text are records: each is then compared as a whole too.
-        words: With it n-grams are of words; without, of characters.
+        sample: Records or texts, in UTF-8 as the model writes them.
+        held_out: About as much text that the model was not trained on; may be empty.
+        training: Training text in written form.
+        records: Whether sample and training text are records, which are also compared as wholes.
+        words: Words, if n-grams consist of words; None means that they consist of characters.
 
     Raises:
         CorpusError: The sample has no character.
@@ -225,208 +190,148 @@ def measure_novelty(
     sides = [[text for text in texts if text] for texts in (sample, held_out)]
     if not sides[0]:
         raise CorpusError(
-            "the sample has no character; give a text that is not empty, or have more written"
+            "the sample has no character; give a text that is not empty, or let more be written"
         )
-    by_word = (
-        _of_words(words) if words else None
-    )  # The larger for a while: before there is another.
+    # The index of words, the larger one while it is built, comes before the other takes memory.
+    word_kind = None if words is None else _words(words)
     index = SuffixIndex(training)
-    grams = by_word or _Grams("characters", index, _characters)
-    most = min(sum(len(grams.cut(text)) for text in texts) for texts in sides if texts)
-    found = [_side(texts, index, grams, records, most) for texts in sides if texts]
-    settings = {
-        "pieces": "records" if records else "sentences",
-        "ngrams_of": grams.unit,
-        "repeated_ngram": _REPEATED[grams.unit],
-        "repeated_within": most,
-    }
-    return Novelty(
-        found[0], found[1] if len(found) > 1 else None, shape_of(io.BytesIO(training)), settings
-    )
-
-
-def _side(texts: list[bytes], index: SuffixIndex, grams: _Grams, records: bool, most: int) -> Side:
-    letters = [_characters(text) for text in texts]
-    copied = [index.match_lengths(text.data, text.bounds) for text in letters]
-    units, lengths = letters, copied
-    if grams.index is not index:
-        units = [grams.cut(text) for text in texts]
-        lengths = [grams.index.match_lengths(text.data, text.bounds) for text in units]
-    pieces = texts if records else [piece for text in texts for piece in sentences(text)]
-    known = [_stands_alone(piece, index) if records else index.occurs(piece) for piece in pieces]
-    return Side(
-        len(texts),
-        sum(map(len, letters)),
-        len(pieces),
-        _share(known.count(False), len(pieces)),
-        _share(len(set(pieces)), len(pieces)),
-        _longest_copy(index, letters, copied),
-        [_overlap(units, lengths, size) for size in range(1, LONGEST_GRAM + 1)],
-        _repeated_share(units, _REPEATED[grams.unit], most),
-        shape_of(line for text in texts for line in io.BytesIO(text)),
-    )
-
-
-def sentences(text: bytes) -> list[bytes]:
-    """Return the sentences of a text, without the spaces around them: up to a mark, or to the end of a line."""
-    found = _SENTENCE.findall(_decoded(text))
-    return [_encoded(sentence.strip()) for sentence in found if sentence.strip()]
-
-
-def shape_of(lines: Iterable[bytes]) -> Shape:
-    """Return the statistics of a text by its lines."""
-    words: Counter[str] = Counter()
-    lengths: Counter[int] = Counter()
-    for line in lines:
-        decoded = _decoded(line).removesuffix("\n")
-        words.update(_word().findall(decoded))
-        lengths[len(decoded)] += 1
-    del lengths[0]
-    by_length: Counter[int] = Counter()
-    for word, count in words.items():
-        by_length[len(word)] += count
-    # Of words that are as frequent, the first in the order of code points: the same text has the same table.
-    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
-    total = words.total()
-    ranks = [1 << power for power in range(len(ranked).bit_length())]
-    table = [
-        {
-            "rank": rank,
-            "word": ranked[rank - 1][0],
-            "count": ranked[rank - 1][1],
-            "share": ranked[rank - 1][1] / total,
-        }
-        for rank in ranks
+    kind = word_kind or _NgramKind("characters", index, _split_characters)
+    repeated_within = min(sum(len(kind.split(text)) for text in texts) for texts in sides if texts)
+    results = [
+        _measure_side(texts, index, kind, records, repeated_within) for texts in sides if texts
     ]
-    return Shape(
-        total,
-        len(ranked),
-        zipf_slope([count for _, count in ranked]),
-        table,
-        spread(by_length),
-        spread(lengths),
+    return Novelty(
+        sample=results[0],
+        held_out=results[1] if len(results) > 1 else None,
+        settings={
+            "pieces": "records" if records else "sentences",
+            "ngrams_of": kind.unit,
+            "repeated_ngram": _REPEATED_NGRAM[kind.unit],
+            "repeated_within": repeated_within,
+        },
     )
 
 
-def zipf_slope(counts: Sequence[int]) -> float | None:
-    """Return the slope of ln count over ln rank (Zipf 1949), by least squares, of the counts that are two or more.
-
-    What occurs once only makes a tail as long as the text is: with it, no two texts of different length would compare.
-
-    Args:
-        counts: Of words, the largest first.
-    """
-    kept = np.array([count for count in counts if count > 1], dtype=np.float64)
-    if len(kept) < 2:
-        return None
-    ranks, logs = np.log(np.arange(1, len(kept) + 1)), np.log(kept)
-    ranks -= ranks.mean()
-    return float((ranks * (logs - logs.mean())).sum() / (ranks * ranks).sum())
+def split_sentences(text: bytes) -> list[bytes]:
+    """Return the sentences of a text without the spaces around them."""
+    decoded = text.decode(errors="surrogateescape")
+    sentences = [sentence.strip() for sentence in _SENTENCE.findall(decoded)]
+    return [sentence.encode(errors="surrogateescape") for sentence in sentences if sentence]
 
 
-def spread(counts: Counter[int]) -> Spread:
-    """Return mean and quartiles of lengths, given how often each occurs."""
-    lengths = np.array(sorted(counts), dtype=np.int64)
-    up_to = np.cumsum([counts[length] for length in lengths.tolist()])
-    if not len(lengths):
-        return Spread(0, 0.0, [0, 0, 0])
-    total = int(up_to[-1])
-    quartiles = [int(lengths[np.searchsorted(4 * up_to, quarter * total)]) for quarter in (1, 2, 3)]
-    return Spread(total, sum(length * count for length, count in counts.items()) / total, quartiles)
+def _measure_side(
+    texts: list[bytes], index: SuffixIndex, kind: _NgramKind, records: bool, repeated_within: int
+) -> Side:
+    """Return the figures of texts, given the index of the training text in characters."""
+    characters = [_split_characters(text) for text in texts]
+    copied = [index.match_lengths(text.data, text.bounds) for text in characters]
+    units, matches = characters, copied
+    if kind.index is not index:
+        units = [kind.split(text) for text in texts]
+        matches = [kind.index.match_lengths(text.data, text.bounds) for text in units]
+    pieces = texts if records else [piece for text in texts for piece in split_sentences(text)]
+    is_known = [_is_record(piece, index) if records else index.occurs(piece) for piece in pieces]
+    return Side(
+        texts=len(texts),
+        characters=sum(map(len, characters)),
+        pieces=len(pieces),
+        novel_share=_fraction(is_known.count(False), len(pieces)),
+        distinct_share=_fraction(len(set(pieces)), len(pieces)),
+        longest_copy=_longest_copy(index, characters, copied),
+        overlap=[_overlap(units, matches, length) for length in range(1, MAX_NGRAM + 1)],
+        repeated_share=_repeated_share(units, _REPEATED_NGRAM[kind.unit], repeated_within),
+    )
 
 
 def _overlap(
-    texts: Sequence[_Units], lengths: Sequence[npt.NDArray[np.int64]], size: int
+    texts: Sequence[_Units], match_lengths: Sequence[Integers], length: int
 ) -> float | None:
-    """Return the share of n-grams, each place counted, that occur where `lengths` was measured."""
-    whole = sum(int((text.run >= size).sum()) for text in texts)
-    found = sum(
-        int((np.minimum(copied, text.run) >= size).sum())
-        for text, copied in zip(texts, lengths, strict=True)
+    """Return the fraction of n-grams that are in the training text.
+
+    Args:
+        texts: Texts whose n-grams count.
+        match_lengths: For each text, the length of the longest match that ends at each unit.
+        length: Length of the n-grams.
+    """
+    total = sum(int((text.known_lengths >= length).sum()) for text in texts)
+    known = sum(
+        int((np.minimum(matches, text.known_lengths) >= length).sum())
+        for text, matches in zip(texts, match_lengths, strict=True)
     )
-    return _share(found, whole)
+    return _fraction(known, total)
 
 
-def _repeated_share(texts: Sequence[_Units], size: int, most: int) -> float | None:
-    """Return the share of n-grams in the first `most` units that occur before, over all texts."""
+def _repeated_share(texts: Sequence[_Units], length: int, num_units: int) -> float | None:
+    """Return the fraction of n-grams among the first units of all texts that occur before."""
     seen: set[bytes] = set()
-    whole = repeated = 0
+    total = repeated = 0
     for text in texts:
-        for last in np.flatnonzero(text.run[:most] >= size).tolist():
-            gram = text.data[text.bounds[last + 1 - size] : text.bounds[last + 1]]
-            whole, repeated = whole + 1, repeated + (gram in seen)
-            seen.add(gram)
-        most = max(0, most - len(text))
-    return _share(repeated, whole)
+        for last in np.flatnonzero(text.known_lengths[:num_units] >= length).tolist():
+            ngram = text.data[text.bounds[last + 1 - length] : text.bounds[last + 1]]
+            total += 1
+            repeated += ngram in seen
+            seen.add(ngram)
+        num_units = max(0, num_units - len(text))
+    return _fraction(repeated, total)
 
 
 def _longest_copy(
-    index: SuffixIndex, texts: Sequence[_Units], copied: Sequence[npt.NDArray[np.int64]]
+    index: SuffixIndex, texts: Sequence[_Units], copied: Sequence[Integers]
 ) -> Copy | None:
-    number = max(range(len(texts)), key=lambda text: int(copied[text].max(initial=0)))
+    """Return the longest passage of a text that is in the training text.
+
+    Args:
+        index: Index of the training text in characters.
+        texts: Texts in characters.
+        copied: For each text, the length of the longest copy that ends at each character.
+    """
+    number = max(range(len(texts)), key=lambda number: int(copied[number].max(initial=0)))
     text, end = texts[number], int(copied[number].argmax())
     characters = int(copied[number][end])
     if not characters:
         return None
     start = end + 1 - characters
-    found = text.data[text.bounds[start] : text.bounds[end + 1]]
-    before = index.text[: int(index.positions(*index.interval(found))[0])]
+    passage = text.data[text.bounds[start] : text.bounds[end + 1]]
+    before = index.text[: int(index.positions(*index.interval(passage))[0])]
     return Copy(
-        characters,
-        found.decode(errors="replace"),
-        number,
-        start,
-        count_characters(before),
-        before.count(b"\n") + 1,
+        characters=characters,
+        text=passage.decode(errors="replace"),
+        sample=number,
+        sample_character=start,
+        training_character=count_characters(before),
+        training_line=before.count(b"\n") + 1,
     )
 
 
-def _stands_alone(record: bytes, index: SuffixIndex) -> bool:
-    """Return whether a record is one of the training text, which ends each with a line's end."""
-    line = record + b"\n"
+def _is_record(text: bytes, index: SuffixIndex) -> bool:
+    """Return whether a text is a record of the training text, where each ends with a line end."""
+    line = text + b"\n"
     return index.text.startswith(line) or index.occurs(b"\n" + line)
 
 
-def _characters(text: bytes) -> _Units:
+def _split_characters(text: bytes) -> _Units:
     bounds = character_bounds(text)
     return _Units(text, bounds, np.arange(1, len(bounds)))
 
 
-def _of_words(words: Words) -> _Grams:
-    kind = words.training.dtype.newbyteorder(
-        ">"
-    )  # The highest byte first, so that bytes sort as ids do.
+def _words(words: WordIds) -> _NgramKind:
+    # The highest byte comes first, so that the order of the bytes is that of the ids.
+    dtype = words.training.dtype.newbyteorder(">")
 
-    def cut(text: bytes) -> _Units:
+    def split(text: bytes) -> _Units:
         ids = words.encode(text.decode(errors="replace"))
         unknown = np.flatnonzero(ids == UNK)
-        places = np.arange(len(ids))
-        before = np.concatenate([[-1], unknown])[np.searchsorted(unknown, places, side="right")]
-        data = ids.astype(kind).tobytes()
-        return _Units(data, [*range(0, len(data) + 1, kind.itemsize)], places - before)
+        positions = np.arange(len(ids))
+        last_unknown = np.concatenate([[-1], unknown])[
+            np.searchsorted(unknown, positions, side="right")
+        ]
+        data = ids.astype(dtype).tobytes()
+        bounds = [*range(0, len(data) + 1, dtype.itemsize)]
+        return _Units(data, bounds, positions - last_unknown)
 
-    return _Grams(
-        "words", SuffixIndex(words.training.astype(kind).tobytes(), width=kind.itemsize), cut
-    )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+    index = SuffixIndex(words.training.astype(dtype).tobytes(), width=dtype.itemsize)
+    return _NgramKind("words", index, split)
 
 
-def _decoded(text: bytes) -> str:
-    return text.decode(errors="surrogateescape")
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
-
-
-@functools.cache
-def _word() -> re.Pattern[str]:
-    r"""Return what a word is. Python's \w lacks the marks that many scripts write within words."""
-    marks = "".join(
-        mark for mark in map(chr, range(0x110000)) if unicodedata.category(mark).startswith("M")
-    )
-    letters = rf"(?:\w+|(?![\x00-\x7f])[{marks}]+)+"  # To search the marks for each space would be ten times slower.
-    return re.compile(rf"{letters}(?:['’]{letters})*")
+def _fraction(part: int, total: int) -> float | None:
+    return part / total if total else None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # It imports pydantic.
 
 SEGMENT = 20
 FIT_TOKENS = 20_000
+RARE = 5  # Words that occur at most this often in the training text are rare.
 
 
 @dataclass(frozen=True)

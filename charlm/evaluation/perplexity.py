@@ -1,56 +1,72 @@
-"""The score of a model on a text, with all that the score belongs to."""
+"""Perplexity and bits per character of a model on a text, with all that the score depends on."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import math
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from charlm.config.schema import Mode
+from charlm.data.sources import absolute_names
 from charlm.data.tokenizer import Ids
-from charlm.data.tokens import Tokens, count_ids
-from charlm.data.windows import (
-    WARM_UP,
-    Window,
-    in_direction,
-    scoring_record_windows,
-    scoring_windows,
-)
+from charlm.data.tokens import Tokens
+from charlm.data.windows import WARM_UP, windows_to_score
 from charlm.errors import CorpusError
-from charlm.evaluation.adaptive.adaptation import (
-    AdaptationOptions,
-    ScoringOptions,
-    adapted_log_probabilities,
-)
+from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, check_adaptation
 from charlm.evaluation.adaptive.temperature import fit_temperature
-from charlm.model.language_model import LanguageModel
+from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_nats
+from charlm.evaluation.options import AdaptationOptions, ScoringOptions
+from charlm.evaluation.static_model import StaticModel
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, original_bytes, provenance, text_to_score
+from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
 
-_STREAMS_TO_FIT = 32  # A temperature needs no carried state to the last token.
+_STREAMS_TO_FIT = 32  # A temperature does not depend on a state carried to the last token.
 
 
 @dataclass(frozen=True)
-class Perplexity:
-    """A score and what it belongs to.
+class Adapted(Result):
+    """The score of a model that adapts while it reads, or is interpolated with other predictors.
 
     Attributes:
         loss_nats: Nats per predicted token, <EOS> included.
-        perplexity: The exponential of it.
-        bits_per_character: All nats / (ln 2 x characters of the original text, line ends included).
-        bits_per_byte: The same by its UTF-8 bytes.
-        accuracy: Share of tokens that were the model's most probable.
-        unknown_share: Share of tokens that are <UNK>.
-        unigram_perplexity: Of the frequencies of tokens in the training text, one added to each: what a model that has
-            learnt no more than those would score.
-        tokens: Predicted tokens, each once.
-        characters: Of the original text.
-        bytes: Of the original text.
-        seconds: That scoring took.
-        settings: Split or text, tokenizer level, mode, how the state was carried, seed, version and so on.
-        adapted: The score of the model and what it was helped by; all else is of the model as it was trained.
-        baselines: What models without a network score on the same text.
+        perplexity: exp(loss_nats).
+        bits_per_character: Total bits / characters of the original text.
+        bits_per_byte: Total bits / UTF-8 bytes of the original text.
+        seconds: Time of fitting and scoring.
+        settings: Fitted settings, the text they were fitted on, and weights of the interpolation.
+    """
+
+    loss_nats: float
+    perplexity: float
+    bits_per_character: float
+    bits_per_byte: float
+    seconds: float
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Perplexity(Result):
+    """The score of a model on a text.
+
+    Attributes:
+        loss_nats: Nats per predicted token, <EOS> included.
+        perplexity: exp(loss_nats).
+        bits_per_character: Total nats / (ln 2 x characters of the original text), line ends
+            included.
+        bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the original text).
+        accuracy: Fraction of tokens that the model gave the highest probability.
+        unknown_share: Fraction of tokens that are <UNK>.
+        unigram_perplexity: Perplexity of the token frequencies of the training text, with one
+            added to each count: the score of a model that learned nothing else.
+        tokens: Number of predicted tokens; each is predicted once.
+        characters: Number of characters of the original text.
+        bytes: Number of UTF-8 bytes of the original text.
+        seconds: Time of scoring.
+        settings: Run, text or split, tokenizer level, mode, state handling, seed, version, and the
+            other facts that the score depends on.
+        adapted: Score of the model that adapts; all other fields concern the model as it was
+            trained. None if no adaptation was asked for.
+        baselines: Scores of methods without a network on the same text, or None.
     """
 
     loss_nats: float
@@ -65,141 +81,184 @@ class Perplexity:
     bytes: int
     seconds: float
     settings: dict[str, Any]
-    adapted: "Adapted | None" = None
-    baselines: list[dict[str, Any]] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the score as JSON's types."""
-        return asdict(self)
+    adapted: Adapted | None = None
+    baselines: list[Baseline] | None = None
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """A score of a model that adapts while it reads, or is mixed with others.
-
-    Attributes:
-        loss_nats: As in `Perplexity`, like the next three.
-        perplexity: The exponential of it.
-        bits_per_character: By characters.
-        bits_per_byte: By bytes.
-        seconds: That fitting and scoring took.
-        settings: What was fitted, on what, and the weights of what was mixed.
-    """
-
-    loss_nats: float
-    perplexity: float
-    bits_per_character: float
-    bits_per_byte: float
-    seconds: float
-    settings: dict[str, Any]
-
-
-def measure_adapted(
-    model: LanguageModel,
-    tokens: Tokens,
-    methods: AdaptationOptions,
-    reading: ScoringOptions,
-    *,
-    train: Tokens,
-    valid: Tokens,
-    clock: Callable[[], float],
-) -> Adapted:
-    """Score a text by a model that adapts.
-
-    Args:
-        model: On the device of `reading`.
-        tokens: The text.
-        methods: What the model is helped by.
-        reading: How it reads.
-        train: The run's training text: gradients and n-grams are counted there.
-        valid: The run's validation text: all that is fitted is fitted there.
-        clock: Seconds, such as `time.perf_counter`.
+def perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
+    """Score a trained model on a text: each token is predicted once, with the state carried.
 
     Raises:
-        CharlmError: A method is not defined for this model, or a text has no token.
+        CharlmError: The text cannot be read or has no token, there is nothing to fit on, or an
+            option is not defined for this model.
     """
-    _check_not_empty(tokens)
-    began = clock()
-    log_p, settings = adapted_log_probabilities(
-        model, tokens.ids, methods, reading, train_ids=train.ids, valid_ids=valid.ids
-    )
-    found = Score(-float(log_p.sum()), len(log_p), 0)
-    counts = tokens.counts
-    return Adapted(
-        found.loss_nats,
-        found.perplexity,
-        found.bits_per(counts.characters),
-        found.bits_per(counts.bytes),
-        round(clock() - began, 3),
-        settings,
+    check_adaptation(trained.model, options.adaptation, trained.mode)
+    if options.baselines:
+        # The text is read twice, but standard input can be read only once, so it is kept.
+        paths = absolute_names([str(path) for path in options.paths])
+        options = replace(options, paths=paths or ())
+    tokens, name = text_to_score(trained, options.text, options.paths, options.split)
+    started = time.perf_counter()
+    static = _static_model(trained, options)
+    measured = measure(static, tokens.ids, streams=options.streams)
+    seconds = round(time.perf_counter() - started, 3)
+    unigram_loss = unigram_loss_nats(trained.origin.corpus["train_token_counts"], tokens.ids)
+    return Perplexity(
+        loss_nats=measured.loss_nats,
+        perplexity=measured.perplexity,
+        bits_per_character=measured.bits_per(tokens.counts.characters),
+        bits_per_byte=measured.bits_per(tokens.counts.bytes),
+        accuracy=measured.correct / measured.tokens,
+        unknown_share=tokens.counts.unknown_share,
+        unigram_perplexity=math.exp(unigram_loss),
+        tokens=measured.tokens,
+        characters=tokens.counts.characters,
+        bytes=tokens.counts.bytes,
+        seconds=seconds,
+        settings=provenance(trained) | {"text": name} | _settings(static, options),
+        adapted=_score_adapted(trained, static, tokens, options),
+        baselines=_score_baselines(trained, tokens.ids, options) if options.baselines else None,
     )
 
 
-def measure(
-    model: LanguageModel,
-    tokens: Tokens,
-    *,
-    mode: Mode,
-    streams: int,
-    device: torch.device,
-    precision: torch.dtype,
-    temperature: float = 1.0,
-) -> Score:
+def measure(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
     """Score a text.
 
     Args:
-        model: On `device`.
-        tokens: The text.
-        mode: `stream`: the state is carried through the whole text; `records`: each record starts from the zero state.
-        streams: In stream mode, pieces read side by side; 1 is exact, more are faster.
-        device: Where to compute.
-        precision: What matrix products are computed in.
-        temperature: What logits are divided by.
+        static: The model, with any direction.
+        ids: Text in its own order, (tokens,).
+        streams: Number of pieces read side by side in stream mode; one is exact, more are faster.
 
     Raises:
         CorpusError: The text has no token.
     """
-    windows = _windows(model, tokens, mode=mode, streams=streams)
-    return score(model, windows, device=device, precision=precision, temperature=temperature)
+    require_tokens(ids)
+    return score(
+        static.model,
+        windows_to_score(ids, mode=static.mode, direction=static.model.direction, streams=streams),
+        device=static.device,
+        precision=static.precision,
+        temperature=static.temperature,
+    )
 
 
-def fitted_temperature(
-    model: LanguageModel,
+def measure_adapted(
+    static: StaticModel,
     tokens: Tokens,
+    options: AdaptationOptions,
     *,
-    mode: Mode,
-    device: torch.device,
-    precision: torch.dtype,
-) -> float:
-    """Return the temperature at which the model predicts a text best; arguments as for `measure`."""
+    train_ids: Ids,
+    valid_ids: Ids,
+) -> Adapted:
+    """Score a text by a model that adapts.
 
-    def read() -> Iterator[tuple[Tensor, Tensor]]:
-        windows = _windows(model, tokens, mode=mode, streams=_STREAMS_TO_FIT)
-        return predict_windows(model, windows, device=device, precision=precision)
+    Args:
+        static: Model without adaptation.
+        tokens: Text to score.
+        options: Methods of adaptation.
+        train_ids: Training text of the run, (tokens,): gradients and n-grams are counted there.
+        valid_ids: Validation text of the run, (tokens,): all settings are fitted there.
 
-    return fit_temperature(read)
+    Raises:
+        CharlmError: A method is not defined for this model, or a text has no token.
+    """
+    require_tokens(tokens.ids)
+    started = time.perf_counter()
+    log_p, settings = adapted_log_probabilities(
+        static, tokens.ids, options, train_ids=train_ids, valid_ids=valid_ids
+    )
+    total = Score(-float(log_p.sum()), len(log_p), 0)
+    return Adapted(
+        loss_nats=total.loss_nats,
+        perplexity=total.perplexity,
+        bits_per_character=total.bits_per(tokens.counts.characters),
+        bits_per_byte=total.bits_per(tokens.counts.bytes),
+        seconds=round(time.perf_counter() - started, 3),
+        settings=settings,
+    )
 
 
-def _windows(model: LanguageModel, tokens: Tokens, *, mode: Mode, streams: int) -> Iterator[Window]:
-    _check_not_empty(tokens)
+def fitted_temperature(static: StaticModel, ids: Ids) -> float:
+    """Return the temperature at which a model predicts a text best.
 
-    def read(ids: Ids) -> Iterator[Window]:
-        return (
-            scoring_record_windows(ids)
-            if mode == "records"
-            else scoring_windows(ids, streams=streams, warm_up=WARM_UP)
+    Raises:
+        CorpusError: The text has no token.
+    """
+    require_tokens(ids)
+    return fit_temperature(
+        lambda: predict_windows(
+            static.model,
+            windows_to_score(
+                ids,
+                mode=static.mode,
+                direction=static.model.direction,
+                streams=_STREAMS_TO_FIT,
+            ),
+            device=static.device,
+            precision=static.precision,
         )
-
-    return in_direction(model.direction, tokens.ids, mode=mode, read=read)
-
-
-def _check_not_empty(tokens: Tokens) -> None:
-    if tokens.counts.tokens == 0:
-        raise CorpusError("the text to score has no token; give one that is not empty")
+    )
 
 
-def unigram_loss_nats(train_counts: list[int], tokens: Tokens) -> float:
-    """Return nats per token of the training text's frequencies, one added to each so that none is zero."""
-    counts = np.array(train_counts, dtype=np.float64) + 1
-    found = count_ids(tokens.ids, len(counts))
-    return float(-(found * np.log(counts / counts.sum())).sum() / max(len(tokens.ids), 1))
+def require_tokens(ids: Ids) -> None:
+    """Raise CorpusError if a text to score has no token."""
+    if len(ids) == 0:
+        raise CorpusError("the text to score has no token; give a text that is not empty")
+
+
+def _static_model(trained: TrainedModel, options: ScoringOptions) -> StaticModel:
+    static = StaticModel(
+        trained.model,
+        trained.mode,
+        trained.device,
+        precision=choose_precision(options.precision, trained.device),
+    )
+    if options.temperature == "fit":
+        valid = text_to_score(trained, split="valid").tokens
+        return replace(static, temperature=fitted_temperature(static, valid.ids))
+    return replace(static, temperature=options.temperature)
+
+
+def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
+    """Return the facts that a score depends on, in addition to those of the trained model."""
+    if static.mode == "records":
+        state = "zero at each record"
+    elif options.streams == 1:
+        state = "carried through the whole text"
+    else:
+        state = f"{options.streams} streams, each warmed up on {WARM_UP} tokens"
+    fitted_on = {"temperature_fitted_on": "valid"} if options.temperature == "fit" else {}
+    return {
+        "state": state,
+        "temperature": round(static.temperature, 4),
+        **fitted_on,
+        "precision": options.precision,
+    }
+
+
+def _score_adapted(
+    trained: TrainedModel, static: StaticModel, tokens: Tokens, options: ScoringOptions
+) -> Adapted | None:
+    if options.adaptation.is_static:
+        return None
+    adapted = measure_adapted(
+        static,
+        tokens,
+        options.adaptation,
+        train_ids=text_to_score(trained, split="train").tokens.ids,
+        valid_ids=text_to_score(trained, split="valid").tokens.ids,
+    )
+    is_own_valid = options.text is None and not options.paths and options.split == "valid"
+    settings = adapted.settings | {"fitted_on_the_scored_text": is_own_valid}
+    return replace(adapted, settings=settings)
+
+
+def _score_baselines(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> list[Baseline]:
+    return score_baselines(
+        text_to_score(trained, split="train").tokens.ids,
+        ids,
+        vocabulary_size=trained.tokenizer.vocabulary_size,
+        records=trained.writes_records,
+        text_bytes=original_bytes(trained, options.text, options.paths, options.split),
+        train_bytes=original_bytes(trained, split="train"),
+    )

@@ -1,47 +1,61 @@
-"""How much each token of a text surprises a model, and which kinds of token surprise it.
+"""Surprisal of each token of a text, and of each class of tokens.
 
-The surprise of a token is -log2 p of it, in bits (Shannon 1948; surprisal in Hale 2001): a token of probability one
-eighth has three.
+The surprisal of a token is -log2 p, in bits (Shannon 1948; Hale 2001): a token of probability one
+eighth has a surprisal of three bits.
 """
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, UNK, Decoder, Ids, Tokenizer
-from charlm.evaluation.adaptive.interpolation import Floats
+from charlm.data.written_form import written_form
+from charlm.errors import CharlmError
+from charlm.evaluation.options import RARE
+from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.static_model import Floats, Integers, of_trained
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, provenance, text_to_score, training_texts
 
-RARE = 5  # A word is rare that occurs in the training text at most so often.
+if TYPE_CHECKING:
+    from charlm.data.cards import Part
+
 _APOSTROPHES = (ord("'"), ord("\u2019"))
 _CLASSES = ("letters", "digits", "spaces", "punctuation", "rare words", "unknown", "ends")
 _LETTERS, _DIGITS, _SPACES, _PUNCTUATION, _RARE, _UNKNOWN, _ENDS = range(len(_CLASSES))
-_POSITIONS = (1, 2, 3, 4, 5, 6, 8, 12)  # Each reaches to the next one; in characters, from 1.
-_DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # In tokens.
+# Lower bounds of the rows of a table; a row ends where the next one begins.
+_POSITIONS = (1, 2, 3, 4, 5, 6, 8, 12)  # Characters from the beginning of the word, from 1.
+_DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # Tokens.
 
-Integers = npt.NDArray[np.int64]
-Words = Mapping[str, int]
+WordCounts = Mapping[str, int]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Surprisal:
-    """The surprise of a text's tokens, and what it belongs to.
+class Surprisal(Result):
+    """Surprisal of the tokens of a text.
+
+    A token is classified by its first character that is not a space.
 
     Attributes:
         loss_nats: Nats per token.
         surprise_bits: Bits per token.
-        tokens: How many.
-        each: Of each of the tokens to be shown its id, its text (where a character has several tokens, at the last of
-            them) and its surprise in bits.
-        by_class: By what the token, or its first character that is no space, is. A row has `tokens`, their `share`,
-            `surprise_bits` per token, and the `share_of_surprise` that is theirs.
-        by_position: By where in its word that character stands, from 1; words are letters, digits, inner apostrophes.
-        by_distance: By how many tokens ago the same token stood, with a row for those that are the first.
-        settings: Run, text, level, version and so on.
+        tokens: Number of tokens.
+        each: For each token to be shown: `token`, its id; `text` (of a character with several
+            tokens, at the last of them); and `surprise_bits`.
+        by_class: One row per class of tokens, with `tokens`, their `share` of all tokens,
+            `surprise_bits` per token, and their `share_of_surprise`.
+        by_position: The same by position of the character in its word, from 1. Words are letters,
+            digits and the apostrophes between them.
+        by_distance: The same by number of tokens since the last occurrence of the same token, with
+            one row for first occurrences.
+        settings: Run, text, tokenizer level, version and so on.
     """
 
     loss_nats: float
@@ -53,17 +67,61 @@ class Surprisal:
     by_distance: list[dict[str, Any]]
     settings: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON's types."""
-        return asdict(self)
-
 
 class _Characters(NamedTuple):
-    """Of each character of a text: its class, where it begins in bytes, and its place in its word, -1 outside one."""
+    """The characters of a text, each attribute (characters,).
 
-    kinds: Integers
-    starts: Integers
-    places: Integers
+    Attributes:
+        classes: Class of the character.
+        offsets: Byte at which the character starts.
+        positions: Position in its word, from 0; -1 outside of words.
+    """
+
+    classes: Integers
+    offsets: Integers
+    positions: Integers
+
+
+def measure_surprisal(
+    trained: TrainedModel,
+    text: str | None = None,
+    *,
+    paths: Sequence[str | Path] = (),
+    split: "Part" = "valid",
+    rare: int = RARE,
+    show: int | None = None,
+) -> Surprisal:
+    """Measure the surprisal of each token of a text, and of each class of tokens.
+
+    Args:
+        trained: The model.
+        text: String to score.
+        paths: Files, folders or names of corpora to score, instead of `text`.
+        split: Part of the run's own corpus to score, if neither of the two is given.
+        rare: Words that occur at most this often in the training text are rare.
+        show: Number of tokens, from the first, to return one by one; None returns all.
+
+    Raises:
+        CharlmError: The text cannot be read or has no token, or the model reads in both directions.
+    """
+    tokens, name = text_to_score(trained, text, paths, split)
+    require_tokens(tokens.ids)
+    word_counts = _count_training_words(trained)
+    surprisal = summarize(
+        tokens.ids,
+        of_trained(trained).log_probabilities(tokens.ids),
+        trained.tokenizer,
+        records=trained.writes_records,
+        word_counts=word_counts,
+        rare=rare,
+        show=show,
+    )
+    if word_counts is None:
+        rare_words = "unknown: no training text"
+    else:
+        rare_words = f"at most {rare} times in the training text"
+    settings = {"precision": "fp32", "text": name, "rare_words": rare_words}
+    return replace(surprisal, settings=provenance(trained) | settings)
 
 
 def summarize(
@@ -72,70 +130,92 @@ def summarize(
     tokenizer: Tokenizer,
     *,
     records: bool,
-    words: Words | None,
+    word_counts: WordCounts | None,
     rare: int = RARE,
     show: int | None = None,
 ) -> Surprisal:
-    """Return the surprise of a text's tokens, each and by kinds.
+    """Return the surprisal of a text's tokens, one by one and by class.
 
     Args:
         ids: The text, (tokens,), not empty.
-        log_p: The natural logarithm of what the model gave each, (tokens,).
-        tokenizer: The model's.
+        log_p: Natural logarithm of each token's probability, (tokens,).
+        tokenizer: Tokenizer of the model.
         records: Whether <EOS> ends a line.
-        words: How often each word occurs in the training text; without it no word is rare.
-        rare: A word is rare that occurs there at most so often.
-        show: How many of the first tokens to tell of one by one; all, if None.
+        word_counts: Number of occurrences of each word in the training text; None means that no
+            word is rare.
+        rare: Words that occur at most this often in the training text are rare.
+        show: Number of tokens, from the first, to return one by one; None returns all.
     """
     bits = -log_p / np.log(2)
-    pieces = list(_pieces(ids, tokenizer, records))
-    text = b"".join(pieces).decode("utf-8", "surrogateescape")
-    characters = _characters(text)
-    kinds = characters.kinds.copy()
-    if words is not None:
-        for begin, end in _word_spans(characters.places):
-            if words.get(text[begin:end], 0) <= rare:
-                kinds[begin:end] = _RARE
-    at = _anchors(pieces, characters)
-    classes = np.where(at >= 0, np.append(kinds, _ENDS)[at], _ENDS)
-    classes = np.where(ids == UNK, _UNKNOWN, np.where(ids == EOS, _ENDS, classes))
-    places = np.where((at >= 0) & (ids != UNK), np.append(characters.places, -1)[at], -1) + 1
+    classes, positions = _classify(ids, tokenizer, records, word_counts, rare)
     return Surprisal(
-        -float(log_p.mean()),
-        float(bits.mean()),
-        len(ids),
-        list(_each(ids[:show], bits[:show], tokenizer, records)),
-        _by_class(classes, bits),
-        _by_bucket("position", places, _POSITIONS, bits),
-        _by_bucket("distance", distances(ids), _DISTANCES, bits, rest="first"),
-        {},
+        loss_nats=-float(log_p.mean()),
+        surprise_bits=float(bits.mean()),
+        tokens=len(ids),
+        each=list(_each(ids[:show], bits[:show], tokenizer, records)),
+        by_class=_by_class(classes, bits),
+        by_position=_by_range("position", positions, _POSITIONS, bits),
+        by_distance=_by_range("distance", distances(ids), _DISTANCES, bits, zeros="first"),
+        settings={},
     )
 
 
 def count_words(text: str) -> Counter[str]:
-    """Return how often each word occurs: letters, digits and marks in a row, with the apostrophes between them.
+    """Return the number of occurrences of each word.
+
+    A word consists of letters, digits, marks and _, and of the apostrophes between them.
 
     >>> sorted(count_words("It's so, so-so.").items())
     [("It's", 1), ('so', 3)]
     """
-    return Counter(text[begin:end] for begin, end in _word_spans(_characters(text).places))
+    return Counter(text[start:end] for start, end in _word_spans(_characters(text).positions))
 
 
 def distances(ids: Ids) -> Integers:
-    """Return how many tokens ago the same token stood, (tokens,); 0 for the first of its kind.
+    """Return the number of tokens since the last occurrence of the same token, 0 if there is none.
 
     >>> distances(np.array([5, 7, 5, 5, 7])).tolist()
     [0, 0, 2, 1, 3]
     """
     order = np.argsort(ids, kind="stable")
-    found: Integers = np.zeros(len(ids), dtype=np.int64)
-    same = ids[order[1:]] == ids[order[:-1]]
-    found[order[1:][same]] = (order[1:] - order[:-1])[same]
-    return found
+    result: Integers = np.zeros(len(ids), dtype=np.int64)
+    is_repeated = ids[order[1:]] == ids[order[:-1]]
+    result[order[1:][is_repeated]] = (order[1:] - order[:-1])[is_repeated]
+    return result
+
+
+def _count_training_words(trained: TrainedModel) -> WordCounts | None:
+    """Return the word counts of the training text; None if the text is not available any more."""
+    try:
+        text = training_texts(trained)["train"]
+    except CharlmError:
+        return None
+    written = written_form(text, trained.tokenizer, records=trained.writes_records)
+    return count_words(written.decode("utf-8", "surrogateescape"))
+
+
+def _classify(
+    ids: Ids, tokenizer: Tokenizer, records: bool, word_counts: WordCounts | None, rare: int
+) -> tuple[Integers, Integers]:
+    """Return the class of each token and its position in a word, from 1, 0 outside of words."""
+    pieces = list(_pieces(ids, tokenizer, records))
+    text = b"".join(pieces).decode("utf-8", "surrogateescape")
+    characters = _characters(text)
+    character_classes = characters.classes.copy()
+    if word_counts is not None:
+        for start, end in _word_spans(characters.positions):
+            if word_counts.get(text[start:end], 0) <= rare:
+                character_classes[start:end] = _RARE
+    anchors = _anchors(pieces, characters)
+    classes = np.where(anchors >= 0, np.append(character_classes, _ENDS)[anchors], _ENDS)
+    classes = np.where(ids == UNK, _UNKNOWN, np.where(ids == EOS, _ENDS, classes))
+    is_known = (anchors >= 0) & (ids != UNK)
+    positions = np.where(is_known, np.append(characters.positions, -1)[anchors], -1) + 1
+    return classes, positions
 
 
 def _pieces(ids: Ids, tokenizer: Tokenizer, records: bool) -> Iterator[bytes]:
-    """Yield the bytes that each token adds to the text; what <UNK> stands for is one unknown character."""
+    """Yield the bytes that each token adds to the text; <UNK> adds one replacement character."""
     texts = tokenizer.token_texts(
         eos=b"\n" if records else None, unknown="\N{REPLACEMENT CHARACTER}".encode()
     )
@@ -149,89 +229,103 @@ def _pieces(ids: Ids, tokenizer: Tokenizer, records: bool) -> Iterator[bytes]:
 
 def _characters(text: str) -> _Characters:
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    known, inverse = np.unique(points, return_inverse=True)
-    kinds = np.array([_kind(chr(point)) for point in known], dtype=np.int64)[inverse]
-    is_word = (kinds == _LETTERS) | (kinds == _DIGITS) | (points == ord("_"))
-    between = np.zeros_like(is_word)
-    between[1:-1] = is_word[:-2] & is_word[2:]
-    is_word |= between & np.isin(points, _APOSTROPHES)
-    at = np.arange(len(points))
-    begins = is_word & ~np.append(False, is_word[:-1])[: len(points)]
-    places = np.where(is_word, at - np.maximum.accumulate(np.where(begins, at, 0)), -1)
+    distinct, inverse = np.unique(points, return_inverse=True)
+    classes = np.array([_class_of(chr(point)) for point in distinct], dtype=np.int64)[inverse]
     sizes = np.where(
         (points >= 0xDC80) & (points <= 0xDCFF),
-        1,  # A byte that is no UTF-8.
+        1,  # A byte that is not UTF-8, decoded with surrogateescape.
         1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000),
     )
-    return _Characters(kinds, np.cumsum(sizes) - sizes, places)
+    return _Characters(classes, np.cumsum(sizes) - sizes, _positions_in_words(points, classes))
 
 
-def _kind(character: str) -> int:
+def _positions_in_words(points: npt.NDArray[np.uint32], classes: Integers) -> Integers:
+    """Return the position of each character in its word, from 0; -1 outside of words."""
+    is_word = (classes == _LETTERS) | (classes == _DIGITS) | (points == ord("_"))
+    is_between = np.zeros_like(is_word)
+    is_between[1:-1] = is_word[:-2] & is_word[2:]
+    is_word |= is_between & np.isin(points, _APOSTROPHES)
+    indices = np.arange(len(points))
+    is_start = is_word & ~np.append(False, is_word[:-1])[: len(points)]
+    starts = np.maximum.accumulate(np.where(is_start, indices, 0))
+    return np.where(is_word, indices - starts, -1)
+
+
+def _class_of(character: str) -> int:
     if character.isspace():
         return _SPACES
-    return {"L": _LETTERS, "M": _LETTERS, "N": _DIGITS}.get(
-        unicodedata.category(character)[0], _PUNCTUATION
-    )
+    category = unicodedata.category(character)[0]
+    return {"L": _LETTERS, "M": _LETTERS, "N": _DIGITS}.get(category, _PUNCTUATION)
 
 
-def _word_spans(places: Integers) -> Iterator[tuple[int, int]]:
-    """Yield where each word begins and ends."""
-    begins = np.flatnonzero(places == 0)
-    outside = np.append(np.flatnonzero(places < 0), len(places))
-    after_outside = outside[np.searchsorted(outside, begins)]
-    yield from zip(begins.tolist(), after_outside.tolist(), strict=True)
+def _word_spans(positions: Integers) -> Iterator[tuple[int, int]]:
+    """Yield the first character of each word and the character after its last."""
+    starts = np.flatnonzero(positions == 0)
+    outside = np.append(np.flatnonzero(positions < 0), len(positions))
+    ends = outside[np.searchsorted(outside, starts)]
+    yield from zip(starts.tolist(), ends.tolist(), strict=True)
 
 
 def _anchors(pieces: list[bytes], characters: _Characters) -> Integers:
-    """Return the character that each token is judged by, (tokens,): its first that is no space; -1 if it has no text.
+    """Return the character that decides the class of each token, (tokens,); -1 without text.
 
-    A byte within a character is judged by that character.
+    It is the first character that is not a space. A byte within a character belongs to it.
     """
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     ends = np.cumsum(lengths)
-    first = np.searchsorted(characters.starts, ends - lengths, side="right") - 1
-    last = np.searchsorted(characters.starts, ends, side="left") - 1
-    solid = np.flatnonzero(characters.kinds != _SPACES)
-    following = np.append(solid, len(characters.kinds))[np.searchsorted(solid, first)]
-    return np.where(lengths == 0, -1, np.where(following <= last, following, first))
+    first = np.searchsorted(characters.offsets, ends - lengths, side="right") - 1
+    last = np.searchsorted(characters.offsets, ends, side="left") - 1
+    solid = np.flatnonzero(characters.classes != _SPACES)
+    next_solid = np.append(solid, len(characters.classes))[np.searchsorted(solid, first)]
+    return np.where(lengths == 0, -1, np.where(next_solid <= last, next_solid, first))
 
 
 def _each(ids: Ids, bits: Floats, tokenizer: Tokenizer, records: bool) -> Iterator[dict[str, Any]]:
     decoder = Decoder(tokenizer)
-    for token, surprise in zip(ids.tolist(), bits.tolist(), strict=True):
+    for token, surprisal in zip(ids.tolist(), bits.tolist(), strict=True):
         text = decoder.feed(token)
         if records and token == EOS:
             text = text.removesuffix("\n") + "\n"
-        yield {"token": token, "text": text, "surprise_bits": surprise}
+        yield {"token": token, "text": text, "surprise_bits": surprisal}
 
 
 def _by_class(classes: Integers, bits: Floats) -> list[dict[str, Any]]:
-    return list(
-        _rows(bits, [({"class": name}, classes == number) for number, name in enumerate(_CLASSES)])
-    )
+    groups = [({"class": name}, classes == number) for number, name in enumerate(_CLASSES)]
+    return list(_rows(bits, groups))
 
 
-def _by_bucket(
-    name: str, numbers: Integers, buckets: tuple[int, ...], bits: Floats, *, rest: str | None = None
+def _by_range(
+    name: str,
+    numbers: Integers,
+    bounds: tuple[int, ...],
+    bits: Floats,
+    *,
+    zeros: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a row for numbers from each bucket to the next, the last open; and one for zeros, called `rest`."""
-    chosen: list[tuple[dict[str, Any], npt.NDArray[np.bool_]]] = []
-    for begin, after in zip(buckets, (*buckets[1:], None), strict=True):
-        to = None if after is None else after - 1
-        inside = (numbers >= begin) & (numbers <= (numbers if to is None else to))
-        chosen.append(({name: begin, f"{name}_to": to}, inside))
-    if rest is not None:
-        chosen.append(({name: None, f"{name}_to": None, "note": rest}, numbers == 0))
-    return list(_rows(bits, chosen))
+    """Return a row for the tokens between two bounds, and one for zeros if they have a name.
+
+    Args:
+        name: Name of the column with the lower bound.
+        numbers: The number of each token, (tokens,).
+        bounds: Lower bounds of the rows; the last row has no upper bound.
+        bits: Surprisal of each token, (tokens,).
+        zeros: Note in the row of the tokens whose number is 0, or None for no such row.
+    """
+    groups: list[tuple[dict[str, Any], Mask]] = []
+    for low, next_low in zip(bounds, (*bounds[1:], None), strict=True):
+        high = None if next_low is None else next_low - 1
+        is_inside = (numbers >= low) & (numbers <= (numbers if high is None else high))
+        groups.append(({name: low, f"{name}_to": high}, is_inside))
+    if zeros is not None:
+        groups.append(({name: None, f"{name}_to": None, "note": zeros}, numbers == 0))
+    return list(_rows(bits, groups))
 
 
-def _rows(
-    bits: Floats, chosen: list[tuple[dict[str, Any], npt.NDArray[np.bool_]]]
-) -> Iterator[dict[str, Any]]:
-    """Yield the facts on each choice of tokens that is not empty."""
-    for labels, inside in chosen:
-        if count := int(np.count_nonzero(inside)):
-            total = float(bits[inside].sum())
+def _rows(bits: Floats, groups: list[tuple[dict[str, Any], Mask]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per group of tokens that is not empty, given its labels and its tokens."""
+    for labels, is_inside in groups:
+        if count := int(np.count_nonzero(is_inside)):
+            total = float(bits[is_inside].sum())
             yield labels | {
                 "tokens": count,
                 "share": count / len(bits),

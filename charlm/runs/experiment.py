@@ -1,9 +1,9 @@
-"""Everything a training run needs, and the events that it yields."""
+"""A training run in memory, and the events that it yields."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,34 +19,50 @@ from charlm.data.windows import (
     stream_windows,
 )
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import save_checkpoint, state_facts, training_tensors, weights_of
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
+from charlm.training.devices import Hardware
 from charlm.training.loop import Progress, TrainingState
 from charlm.training.loss import Score
 from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Everything that a training needs, made or loaded.
+class EncodedCorpus:
+    """A corpus, its tokenizer, and its token ids.
 
     Attributes:
-        folder: The run folder.
-        config: Resolved: nothing in it is left open.
-        corpus: The text by parts.
-        tokenizer: Learnt from its training part.
-        tokens: Its parts, encoded.
-        model: On `device`.
-        optimizer: Of the model's parameters.
-        average: Of the model's weights over its steps; where there is one, it is what is scored and kept as the best.
-        state: Where the training stands; advanced by it.
-        device: Where to compute.
-        precision: What matrix products are computed in.
-        lock: Of the run folder: held from the beginning until the training that `run` does is over, by the group's
-            first process.
-        group: The processes that train together, this one among them.
-        vectors_share: Share of the vocabulary that a file of vectors had; None where there is none, or it is not known.
+        corpus: Text by parts.
+        tokenizer: Tokenizer, learned from the training part.
+        tokens: Token ids by parts.
+    """
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokens: dict[Part, Tokens]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a training run needs.
+
+    Attributes:
+        folder: Run folder.
+        config: Resolved configuration.
+        corpus: Text by parts.
+        tokenizer: Tokenizer, learned from the training part.
+        tokens: Token ids by parts.
+        model: Model, on the device of `hardware`.
+        optimizer: Optimizer of the model's parameters.
+        average: Average of the weights over the steps. If there is one, it is scored and saved as
+            the best model, instead of the weights of the last step.
+        state: Progress of the training, changed in place.
+        hardware: Device and precision of the model.
+        lock: Lock of the run folder. The first process of the group holds it from the beginning
+            to the end of the training.
+        group: Processes that train together, with this process as one of them.
+        vectors_fraction: Fraction of the vocabulary for which the file of vectors had a vector;
+            None without such a file and after resuming.
     """
 
     folder: Path
@@ -58,29 +74,35 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     average: Average
     state: TrainingState
-    device: torch.device
-    precision: torch.dtype
+    hardware: Hardware
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
-    vectors_share: float | None = None
+    vectors_fraction: float | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Training is about to begin."""
+    """Training is about to begin.
+
+    Attributes:
+        experiment: The training run.
+    """
 
     experiment: Experiment
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The model was scored on the validation split. It is saved as soon as saving does not take more than its share.
+    """The model was scored on the validation split.
+
+    It is saved as soon as saving takes no more than its fraction of the time.
 
     Attributes:
-        experiment: With the model as it was scored until training goes on: with averaged weights, where they are.
-        score: On the validation split; None if there is none.
-        metrics: The line that was added to metrics.jsonl.
-        is_best: Whether it is the best so far, and kept as such.
+        experiment: The training run. Until training continues, its model has the weights that were
+            scored: the averaged ones, if there are any.
+        score: Score on the validation split; None without a validation split.
+        metrics: The line added to metrics.jsonl.
+        is_best: Whether the model is the best so far.
     """
 
     experiment: Experiment
@@ -91,26 +113,26 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Halved:
-    """Training diverged; it goes on from the last good evaluation, or the beginning, with half the rate.
+    """Training diverged and continues from the last good evaluation with half the learning rate.
 
     Attributes:
-        experiment: As it was there.
-        why: What the error would have said.
-        metrics: The line that was added to metrics.jsonl.
+        experiment: The training run, as it was at that evaluation, or at the beginning.
+        message: Message of the divergence.
+        metrics: The line added to metrics.jsonl.
     """
 
     experiment: Experiment
-    why: str
+    message: str
     metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Training is over and saved.
+    """Training has ended and is saved.
 
     Attributes:
-        experiment: With the model as it was left.
-        reason: `budget` (spent), `patience` (no new best) or `stopped` (asked to).
+        experiment: The training run.
+        reason: `budget` (spent), `patience` (no new best) or `stopped` (on request).
     """
 
     experiment: Experiment
@@ -120,54 +142,29 @@ class Finished:
 Event = Prepared | Progress | Evaluated | Halved | Finished
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A corpus, the tokenizer learnt from its training part, and the ids of its parts."""
-
-    corpus: Corpus
-    tokenizer: Tokenizer
-    tokens: dict[Part, Tokens]
-
-
 def training_windows(experiment: Experiment) -> Iterator[Window]:
-    """Return the training text's windows from where the training stands, without end."""
+    """Return the windows of the training text from the current position on, without end."""
     section, ids = experiment.config.training, experiment.tokens["train"].ids
-    size, window, start = section.batch_size, section.window, experiment.state.position
-    shard = experiment.group.shard
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
             return record_windows(
-                ids, batch_size=size, window=window, seed=section.seed, start=start, shard=shard
+                ids,
+                batch_size=section.batch_size,
+                window=section.window,
+                seed=section.seed,
+                start=experiment.state.position,
+                shard=experiment.group.shard,
             )
         return stream_windows(
             ids,
-            batch_size=size,
-            window=window,
-            start=start,
+            batch_size=section.batch_size,
+            window=section.window,
+            start=experiment.state.position,
             seed=section.seed,
             vary=section.vary_window,
             shuffle=section.partial_shuffle,
-            shard=shard,
+            shard=experiment.group.shard,
         )
 
     return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
-
-
-def save(experiment: Experiment, which: Literal["last", "good"]) -> None:
-    """Write a checkpoint of all that training goes on from; several processes call it together, the first writes."""
-    model, average, state, group = (
-        experiment.model,
-        experiment.average,
-        experiment.state,
-        experiment.group,
-    )
-    training = training_tensors(
-        model, experiment.optimizer, average, state, experiment.device, group
-    )
-    if group.is_first:
-        save_checkpoint(
-            experiment.folder / which,
-            state_facts(state, average),
-            {"weights": weights_of(model) | average.weights, "training": training},
-        )

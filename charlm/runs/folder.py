@@ -1,168 +1,169 @@
-"""The run folder: config, tokenizer, weights, optimizer, generator states, position. Nothing in it is ever executed.
-
-    runs/NAME/config.yaml       the resolved configuration
-    runs/NAME/tokenizer.json    Hugging Face's format
-    runs/NAME/corpus.json       what the parts of the corpus hold, and how often each token occurs in training
-    runs/NAME/metrics.jsonl     a line an evaluation
-    runs/NAME/best/, last/      state.json and the safetensors files that it names, each with its checksum
-    runs/NAME/good/             the like: where a training that halves its rate goes back to when it diverges
-    runs/NAME/tensorboard/      what metrics.jsonl tells, and samples, where a training is tracked
-    runs/NAME/.lock             held by the process that trains
-
-`state.json` holds the checksums of its own contents, of the tensors and of the first three files, which belong to them.
-A checkpoint's files are named by their contents, and `state.json` is replaced last and in one step: at any instant it
-names a whole checkpoint.
-"""
+"""A run folder: create, lock, load, find. Its files are listed in charlm/runs/files.py."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
 from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError
-from charlm.runs.checkpoint import _read_state, _write, forget_checkpoint
+from charlm.runs.checkpoint import remove_checkpoint
+from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, write_file
 from charlm.runs.verify import (
-    _DAMAGED,
-    _MOST_BYTES,
-    _REMEDY,
-    _RUN_FILES,
-    _SAVE_REMEDY,
-    LOCK,
-    Kept,
-    _check_contents,
-    _check_run,
-    _checked,
-    _CorpusFacts,
+    MAX_BYTES,
+    CorpusFacts,
+    check_contents,
+    check_run_files,
+    validate_facts,
 )
 from charlm.storage.locks import ProcessLock
 from charlm.storage.untrusted import parse_json, read_regular_file
 
 
-def start_run(
-    folder: Path, config: ResolvedConfig, tokenizer: Tokenizer, corpus: Mapping[str, Any]
-) -> None:
-    """Make a run folder of one that holds a checkpoint: config.yaml comes last, so that what has one is whole.
+class RunFiles(NamedTuple):
+    """The files of a run that belong to every checkpoint.
 
-    Raises:
-        CheckpointError: The folder cannot be written.
+    Attributes:
+        config: The resolved configuration.
+        tokenizer: The tokenizer.
+        corpus: Facts about the corpus: title, fingerprints, sizes, and token counts.
     """
-    for name, text in (
-        ("tokenizer.json", tokenizer.to_json()),
-        ("corpus.json", json.dumps(corpus)),
-        ("config.yaml", dump(config)),
-    ):
-        _write(folder / name, text.encode())
+
+    config: ResolvedConfig
+    tokenizer: Tokenizer
+    corpus: dict[str, Any]
 
 
 def check_new(folder: Path) -> None:
     """Raise CheckpointError if `folder` cannot become a new run folder."""
-    if folder.exists() and (
-        not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())
-    ):
-        going_on = (
-            f", or go on with it: charlm train --resume {folder}"
-            if (folder / "config.yaml").is_file()
-            else ""
-        )
+    if not folder.exists():
+        return
+    if folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()):
+        return
+    remedy = "give another --out"
+    if (folder / "config.yaml").is_file():
+        remedy += f", or continue the run with charlm train --resume {folder}"
+    raise CheckpointError(f"{folder}: exists and is not empty; {remedy}")
+
+
+def check_exists(folder: Path) -> None:
+    """Raise CheckpointError if a run folder has disappeared, which saving would create anew."""
+    if not (folder / "config.yaml").is_file():
         raise CheckpointError(
-            f"{folder}: is there already and not empty; give another --out{going_on}"
+            f"{folder}: is not a run folder any more, so nothing was saved; restore it, then "
+            "continue with --resume"
         )
+
+
+def write_run_files(
+    folder: Path, config: ResolvedConfig, tokenizer: Tokenizer, corpus: Mapping[str, Any]
+) -> None:
+    """Make a folder with a checkpoint a run folder.
+
+    config.yaml is written last: a folder that contains it is complete.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    contents = {
+        "tokenizer.json": tokenizer.to_json(),
+        "corpus.json": json.dumps(corpus),
+        "config.yaml": dump(config),
+    }
+    for name, text in contents.items():
+        write_file(folder / name, text.encode(), remedy=BEGIN_AGAIN)
 
 
 @contextmanager
-def beginning(folder: Path) -> Iterator[None]:
-    """Leave nothing in a run folder that cannot be begun, so that the same command can be given again."""
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the files of a run that could not be begun, so that the command can be repeated."""
     try:
         yield
-    except CheckpointError as error:
-        forget_checkpoint(folder / "last")
-        for name in _RUN_FILES:
+    except CheckpointError:
+        remove_checkpoint(folder / "last")
+        for name in RUN_FILES:
             with suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
-        raise CheckpointError(
-            str(error).replace(_SAVE_REMEDY, "free the disk, or give another --out")
-        ) from None
+        raise
 
 
-def lock_of(folder: Path) -> ProcessLock:
-    """Return the lock of a run folder, not taken yet."""
+def run_lock(folder: Path) -> ProcessLock:
+    """Return the lock of a run folder, not acquired yet."""
     return ProcessLock(folder / LOCK)
 
 
-def check_there(folder: Path) -> None:
-    """Raise CheckpointError if a run folder that was there is not any more: it would be made anew without a config."""
-    if not (folder / "config.yaml").is_file():
-        raise CheckpointError(
-            f"{folder}: is no run folder any more, so nothing was saved; put it back, then --resume"
-        )
+@contextmanager
+def acquired(lock: ProcessLock) -> Iterator[None]:
+    """Acquire the lock of a run folder. It stays acquired after the block, unless an error occurs.
+
+    Raises:
+        CheckpointError: Another process trains in the folder.
+    """
+    lock.acquire(
+        error_type=CheckpointError, remedy="wait until it ends, or give another run folder"
+    )
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
 
 
-def load_run(folder: Path) -> tuple[ResolvedConfig, Tokenizer, dict[str, Any]]:
+def load_run(folder: Path) -> RunFiles:
     """Return configuration, tokenizer and corpus facts of a run folder.
 
     Raises:
-        CheckpointError: It is no run folder, or damaged.
+        CheckpointError: The folder is not a run folder, or is damaged.
     """
     if not (folder / "config.yaml").is_file():
-        problem = (
-            "is no run folder (it has no config.yaml)" if folder.is_dir() else "no such run folder"
-        )
-        raise CheckpointError(f"{folder}: {problem}; charlm train makes them under runs/")
+        is_folder = folder.is_dir()
+        problem = "is not a run folder: no config.yaml" if is_folder else "no such run folder"
+        raise CheckpointError(f"{folder}: {problem}; make one with charlm train")
     try:
-        _check_contents(folder)
-        verify(folder)
-        config = load_resolved(folder / "config.yaml")
-        text = read_regular_file(
-            folder / "tokenizer.json", max_bytes=_MOST_BYTES["tokenizer.json"]
-        ).decode()
-        tokenizer = load_tokenizer(text, config.tokenizer)
-        data = read_regular_file(folder / "corpus.json", max_bytes=_MOST_BYTES["corpus.json"])
-        corpus = _checked(parse_json(data), _CorpusFacts)
-        counts = len(corpus["train_token_counts"])
-        if counts != tokenizer.vocabulary_size:
-            raise ValueError(
-                f"corpus.json counts {counts} tokens, tokenizer.json has {tokenizer.vocabulary_size}"
-            )
+        check_contents(folder)
+        check_run_files(folder)
+        return _read_run_files(folder)
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename}: cannot be read: {error.strerror}; the run folder is damaged"
+            f"{error.filename}: cannot be read: {error.strerror}; {RESTORE}"
         ) from None
     except CheckpointError:
         raise
     except (ValueError, CharlmError) as error:
-        raise CheckpointError(f"{folder}: damaged: {error}; {_REMEDY}") from None
-    return config, tokenizer, corpus
+        raise CheckpointError(f"{folder}: damaged: {error}; {RESTORE}") from None
 
 
 def newest_run(root: Path) -> Path:
     """Return the run under `root` whose checkpoint was saved last.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no run with a checkpoint.
     """
-    found = (path for path in root.glob("*/last/state.json") if path.is_file())
-    states = sorted(found, key=lambda path: path.stat().st_mtime)
+    states = [path for path in root.glob("*/last/state.json") if path.is_file()]
     if not states:
         raise CheckpointError(
-            f"{root}/: holds no run with a checkpoint; train one: charlm train --config quickstart"
+            f"{root}/: contains no run with a checkpoint; train one: charlm train --config "
+            "quickstart"
         )
-    return states[-1].parent.parent
+    return max(states, key=lambda path: path.stat().st_mtime).parent.parent
 
 
-def verify(folder: Path) -> None:
-    """Raise CheckpointError if a run's files are not those that its checkpoints belong to: before they are parsed.
+def _read_run_files(folder: Path) -> RunFiles:
+    config = load_resolved(folder / "config.yaml")
+    tokenizer = load_tokenizer(_read(folder, "tokenizer.json").decode(), config.tokenizer)
+    corpus = validate_facts(parse_json(_read(folder, "corpus.json")), CorpusFacts)
+    counts = len(corpus["train_token_counts"])
+    if counts != tokenizer.vocabulary_size:
+        raise ValueError(
+            f"corpus.json counts {counts} tokens, but tokenizer.json has "
+            f"{tokenizer.vocabulary_size}"
+        )
+    return RunFiles(config=config, tokenizer=tokenizer, corpus=corpus)
 
-    A checkpoint that is damaged itself says nothing here; whoever loads it is told.
-    """
-    for kept in get_args(Kept):
-        with suppress(OSError, *_DAMAGED, CheckpointError):
-            state = _read_state(folder / kept)
-            break
-    else:
-        return
-    _check_run(folder / kept, state.get("run", {}))
+
+def _read(folder: Path, name: str) -> bytes:
+    return read_regular_file(folder / name, max_bytes=MAX_BYTES[name])

@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.jsonl`, and the sums of step metrics between two evaluations."""
+"""The metrics of a run: metrics.jsonl, and sums of step metrics between two evaluations."""
 
 import json
 from collections.abc import Mapping
@@ -7,88 +7,158 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from charlm.config.schema import Training
+from charlm.config.schema import Training as TrainingSection
+from charlm.data.tokens import Counts
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
-from charlm.runs.checkpoint import _write
-from charlm.runs.verify import _DAMAGED, _SAVE_REMEDY, _checked, _LineFacts
+from charlm.runs.experiment import Experiment
+from charlm.runs.files import CONTINUE, METRICS, write_file
+from charlm.runs.verify import PARSE_ERRORS, MetricsFacts, validate_facts
 from charlm.storage.atomic import append_line
 from charlm.storage.untrusted import parse_json
 from charlm.training.clipping import gradient_group, group_norms
 from charlm.training.loop import Progress
+from charlm.training.loss import Score
 
 
-def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to `metrics.jsonl`.
-
-    Raises:
-        CheckpointError: It cannot be written.
-    """
-    append_line(
-        folder / "metrics.jsonl", json.dumps(line), error_type=CheckpointError, remedy=_SAVE_REMEDY
-    )
-
-
-def cut_metrics(folder: Path, *, after_step: int, halvings: int) -> None:
-    """Drop the lines of steps, and of halvings, after those that training resumes from: they will come again."""
-    path = folder / "metrics.jsonl"
-    if path.is_file():
-        lines = path.read_bytes().split(b"\n")
-        kept = [line for line in lines if _is_of(line, after_step, halvings)]
-        _write(path, b"".join(line + b"\n" for line in kept))
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of `metrics.jsonl`; those that are damaged are left out."""
-    path, lines = folder / "metrics.jsonl", []
-    if path.is_file():
-        for line in path.read_bytes().split(b"\n"):
-            with suppress(*_DAMAGED):
-                lines.append(_checked(parse_json(line), _LineFacts))
-    return lines
-
-
-def _is_of(line: bytes, last_step: int, halvings: int) -> bool:
-    """Return whether a line was written by these steps and halvings; not if a crash cut it short, or it is damaged."""
-    try:
-        facts = parse_json(line)
-        return bool(facts["step"] <= last_step and facts.get("halvings", 0) <= halvings)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-class _Totals:
-    """What steps told, summed up where it is, so that no step waits for the device."""
+class StepMetrics:
+    """Sums of step metrics, kept on the device to avoid synchronizing."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.groups = [gradient_group(name) for name, _ in named_weights(model)]
+        """Start with no steps.
+
+        Args:
+            model: The model that is trained.
+        """
         zero = next(model.parameters()).new_zeros((), dtype=torch.float64)
-        self.loss = self.norm = self.norm_max = self.squares = self.by_norm = self.by_value = zero
-        self.steps = 0
+        self._groups = [gradient_group(name) for name, _ in named_weights(model)]
+        self._steps = 0
+        self._loss = zero
+        self._norm = zero
+        self._max_norm = zero
+        self._squared_norms: Tensor = zero  # (tensors,) after the first step.
+        self._clipped_by_norm = zero
+        self._clipped_by_value = zero
 
     def add(self, progress: Progress) -> None:
         """Add a step."""
         clipping = progress.clipping
-        self.loss = self.loss + progress.loss
-        self.norm = self.norm + clipping.norm
-        self.norm_max = torch.maximum(self.norm_max, clipping.norm)
-        self.squares = self.squares + clipping.norms.double().square()  # Of each parameter tensor.
+        self._steps += 1
+        self._loss = self._loss + progress.loss
+        self._norm = self._norm + clipping.norm
+        self._max_norm = torch.maximum(self._max_norm, clipping.norm)
+        self._squared_norms = self._squared_norms + clipping.norms.double().square()
         if clipping.by_norm is not None:
-            self.by_norm = self.by_norm + clipping.by_norm
+            self._clipped_by_norm = self._clipped_by_norm + clipping.by_norm
         if clipping.by_value is not None:
-            self.by_value = self.by_value + clipping.by_value
-        self.steps += 1
+            self._clipped_by_value = self._clipped_by_value + clipping.by_value
 
-    def metrics(self, section: Training) -> dict[str, Any]:
-        """Return what a line of metrics.jsonl tells of the steps; a share is None where nothing limits."""
+    def summary(self, section: TrainingSection) -> dict[str, Any]:
+        """Return the fields of a line of metrics.jsonl that describe the steps.
+
+        A fraction of clipped steps is None if `section` sets no such limit.
+        """
+        by_norm = float(self._clipped_by_norm) / self._steps
+        by_value = float(self._clipped_by_value) / self._steps
         return {
-            "training_loss_nats": float(self.loss) / self.steps,
-            "gradient_norm": float(self.norm) / self.steps,
-            "gradient_norm_max": float(self.norm_max),
-            "clipped_share": None if section.clipnorm is None else float(self.by_norm) / self.steps,
-            "clipped_by_value_share": None
-            if section.clipvalue is None
-            else float(self.by_value) / self.steps,
-            "gradient_norms": group_norms((self.squares / self.steps).sqrt(), self.groups),
+            "training_loss_nats": float(self._loss) / self._steps,
+            "gradient_norm": float(self._norm) / self._steps,
+            "gradient_norm_max": float(self._max_norm),
+            "clipped_share": None if section.clipnorm is None else by_norm,
+            "clipped_by_value_share": None if section.clipvalue is None else by_value,
+            "gradient_norms": group_norms((self._squared_norms / self._steps).sqrt(), self._groups),
         }
+
+
+def evaluation_metrics(
+    experiment: Experiment,
+    progress: Progress,
+    step_metrics: StepMetrics,
+    score: Score | None,
+    *,
+    evaluation_seconds: float,
+    is_best: bool,
+) -> dict[str, Any]:
+    """Return the line of metrics.jsonl about an evaluation.
+
+    Args:
+        experiment: The training run.
+        progress: The last step.
+        step_metrics: The steps since the previous evaluation.
+        score: Score on the validation split; None without one.
+        evaluation_seconds: Duration of the evaluation.
+        is_best: Whether the model is the best so far.
+    """
+    state = experiment.state
+    metrics = {
+        "step": state.step,
+        "epochs": round(state.epochs, 4),
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "evaluation_seconds": round(evaluation_seconds, 3),
+        "learning_rate": progress.learning_rate,
+        **step_metrics.summary(experiment.config.training),
+        "is_best": is_best,
+    }
+    if score is not None:
+        metrics |= _score_metrics(score, experiment.tokens["valid"].counts)
+    return metrics
+
+
+def _score_metrics(score: Score, counts: Counts) -> dict[str, float]:
+    return {
+        "loss_nats": score.loss_nats,
+        "perplexity": score.perplexity,
+        "bits_per_character": score.bits_per(counts.characters),
+        "bits_per_byte": score.bits_per(counts.bytes),
+    }
+
+
+def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Append a line to metrics.jsonl.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    append_line(folder / METRICS, json.dumps(metrics), error_type=CheckpointError, remedy=CONTINUE)
+
+
+def truncate_metrics(folder: Path, *, after_step: int, halvings: int) -> None:
+    """Remove the lines of steps and halvings that training is about to repeat, and damaged lines.
+
+    Args:
+        folder: Run folder.
+        after_step: Step from which training continues.
+        halvings: Number of halvings at that step.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    path = folder / METRICS
+    if path.is_file():
+        lines = path.read_bytes().split(b"\n")
+        kept = [line for line in lines if _is_within(line, after_step, halvings)]
+        write_file(path, b"".join(line + b"\n" for line in kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without damaged ones."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    metrics = []
+    for line in path.read_bytes().split(b"\n"):
+        with suppress(*PARSE_ERRORS):
+            metrics.append(validate_facts(parse_json(line), MetricsFacts))
+    return metrics
+
+
+def _is_within(line: bytes, last_step: int, halvings: int) -> bool:
+    """Return whether a line is complete and was written within these steps and halvings."""
+    try:
+        metrics = parse_json(line)
+        return bool(metrics["step"] <= last_step and metrics.get("halvings", 0) <= halvings)
+    except PARSE_ERRORS:
+        return False

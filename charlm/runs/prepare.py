@@ -1,12 +1,10 @@
-"""Begin a new run or resume an existing one."""
+"""Begin a new run, or resume an existing one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,55 +19,41 @@ from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
-from charlm.runs import checkpoint
-from charlm.runs.checkpoint import Checkpoint, check_weights, load_checkpoint
-from charlm.runs.experiment import Encoded, Experiment, save, training_windows
-from charlm.runs.folder import beginning, check_new, load_run, lock_of, start_run
-from charlm.runs.metrics import cut_metrics
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.experiment import EncodedCorpus, Experiment, training_windows
+from charlm.runs.files import BEGIN_AGAIN
+from charlm.runs.folder import (
+    RunFiles,
+    acquired,
+    check_new,
+    load_run,
+    removed_on_failure,
+    run_lock,
+    write_run_files,
+)
+from charlm.runs.snapshot import rewind, save_snapshot
+from charlm.runs.verify import check_weights
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
-from charlm.training.devices import check_size, choose_device, choose_precision
+from charlm.training.devices import Hardware, check_size, choose_device, choose_precision
 from charlm.training.loop import TrainingState
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
-def encode(config: ResolvedConfig, *, workers: int = 1, report: Report | None = None) -> Encoded:
-    """Read, learn and encode what a configuration names: it is in the cache then, for every run that reads the same.
-
-    Args:
-        config: Its corpus and its tokenizer count.
-        workers: Processes that encode a large text.
-        report: Called with bytes that are encoded, as they come.
-
-    Raises:
-        CharlmError: The corpus cannot be used, or the cache not be written.
-    """
-    corpus = open_corpus(config)
-    tokenizer = learn_or_load_tokenizer(
-        corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
-    )
-    return Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers, report))
-
-
-def _tokens(
-    corpus: Corpus, tokenizer: Tokenizer, workers: int, report: Report | None = None
-) -> dict[Part, Tokens]:
-    mode, cache = corpus.mode, cache_folder() / "tokens"
-    return {
-        part: encode_text(text, tokenizer, mode=mode, cache=cache, workers=workers, report=report)
-        for part, text in corpus.parts.items()
-    }
-
-
 def begin(
     config: Config, folder: Path, *, group: Group = SINGLE_PROCESS, workers: int = 1
 ) -> Experiment:
-    """Read and encode the corpus, make the model, and start the run folder, with a checkpoint of the first step.
+    """Encode the corpus, make the model, and create the run folder with a first checkpoint.
 
-    Of several processes the first one begins, and the others resume what it has begun. A large text is encoded by so
-    many `workers`.
+    In a group, the first process calls this and the other processes call `resume`.
+
+    Args:
+        config: Configuration, not resolved yet.
+        folder: Run folder to create.
+        group: Processes that train together.
+        workers: Number of processes that encode a large text.
 
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used.
@@ -78,32 +62,17 @@ def begin(
     config = resolve(config)
     device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = encode(config, workers=workers)
-    tokenizer = encoded.tokenizer
-    vectors = _read_vectors(config, tokenizer)
+    vectors = _read_vectors(config, encoded.tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, encoded, device, lock_of(folder), group)
-    if vectors is not None and isinstance(experiment.model.encoder.embedding, nn.Embedding):
-        put_vectors(
-            experiment.model.encoder.embedding,
-            torch.from_numpy(vectors.rows),
-            torch.from_numpy(vectors.found),
-        )
-        kept = config.model.model_copy(
-            update={"vectors": str(Path(config.model.vectors or "").absolute())}
-        )
-        experiment = replace(
-            experiment,
-            vectors_share=vectors.fraction_found,
-            config=experiment.config.model_copy(update={"model": kept}),
-        )
-    next(
-        training_windows(experiment)
-    )  # A text too small for its window is told before a folder is made.
-    with _held(experiment.lock):
-        check_new(folder)  # Another may have begun there while this one read the text.
-        with beginning(folder):
-            save(experiment, "last")
-            start_run(folder, experiment.config, tokenizer, _facts(experiment))
+    experiment = _assemble(folder, config, encoded, device, run_lock(folder), group)
+    if vectors is not None:
+        experiment = _with_vectors(experiment, vectors)
+    next(training_windows(experiment))  # A text that is too small fails before a folder is made.
+    with acquired(experiment.lock):
+        check_new(folder)  # Another process may have begun there in the meantime.
+        with removed_on_failure(folder):
+            save_snapshot(experiment, "last", remedy=BEGIN_AGAIN)
+            write_run_files(folder, experiment.config, encoded.tokenizer, _corpus_facts(experiment))
     group.publish("folder", str(folder))
     return experiment
 
@@ -117,122 +86,122 @@ def resume(
     group: Group = SINGLE_PROCESS,
     workers: int = 1,
 ) -> Experiment:
-    """Take up a run where its last checkpoint left it.
+    """Continue a run from its last checkpoint.
+
+    Every process of a group calls this. Their number may differ from that of the saved training.
 
     Args:
-        folder: The run folder.
-        budget: Another budget than the run's, such as {"minutes": 10}: all of it, what is spent included.
-        device: Another device than the run's.
-        on_divergence: Another way than the run's, such as `halve`.
-        group: The processes that train together, as many as before or not; each of them calls this.
-        workers: Processes that encode a large text, if it is not in the cache any more.
+        folder: Run folder.
+        budget: Total budget instead of the run's own, such as {"minutes": 10}.
+        device: Device instead of the run's own.
+        on_divergence: Value of `training.on_divergence` instead of the run's own.
+        group: Processes that train together.
+        workers: Number of processes that encode a large text, if it is not in the cache any more.
 
     Raises:
-        CheckpointError: The folder is no run, is damaged, is being trained in, or its corpus is not what it was.
+        CheckpointError: The folder is not a run folder, is damaged, or is in use, or the text has
+            changed.
     """
-    config, tokenizer, facts = load_run(folder)
-    lock = lock_of(folder)
-    with _held(lock) if group.is_first else nullcontext():
-        config = _with_training(config, budget, {"device": device, "on_divergence": on_divergence})
-        experiment = _resumed(folder, config, tokenizer, facts, lock, group, workers)
+    run = load_run(folder)
+    lock = run_lock(folder)
+    with acquired(lock) if group.is_first else nullcontext():
+        config = _override(run.config, budget, device=device, on_divergence=on_divergence)
+        experiment = _load(folder, run._replace(config=config), lock, group, workers)
     if group.is_first:
         group.publish("folder", str(folder))
     return experiment
 
 
-def _resumed(
-    folder: Path,
-    config: ResolvedConfig,
-    tokenizer: Tokenizer,
-    facts: dict[str, Any],
-    lock: ProcessLock,
-    group: Group,
-    workers: int,
-) -> Experiment:
-    saved = load_checkpoint(folder / "last")
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+def encode(
+    config: ResolvedConfig, *, workers: int = 1, report: Report | None = None
+) -> EncodedCorpus:
+    """Read and encode a corpus, and keep the result in the cache for later runs.
+
+    Args:
+        config: Configuration, of which the corpus and the tokenizer are used.
+        workers: Number of processes that encode a large text.
+        report: Function that receives the number of bytes encoded since its last call.
+
+    Raises:
+        CharlmError: The corpus cannot be used, or the cache cannot be written.
+    """
     corpus = open_corpus(config)
-    if _fingerprints(corpus) != facts["fingerprints"]:
+    tokenizer = learn_or_load_tokenizer(
+        corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
+    )
+    tokens = _encode_parts(corpus, tokenizer, workers, report)
+    return EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
+
+
+def _encode_parts(
+    corpus: Corpus, tokenizer: Tokenizer, workers: int, report: Report | None = None
+) -> dict[Part, Tokens]:
+    return {
+        part: encode_text(
+            text,
+            tokenizer,
+            mode=corpus.mode,
+            cache=cache_folder() / "tokens",
+            workers=workers,
+            report=report,
+        )
+        for part, text in corpus.parts.items()
+    }
+
+
+def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
+    """Return the experiment of an existing run, as it was at its last checkpoint."""
+    config, tokenizer = run.config, run.tokenizer
+    saved = load_checkpoint(folder / "last")
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
+    corpus = open_corpus(config)
+    if _fingerprints(corpus) != run.corpus["fingerprints"]:
         raise CheckpointError(
-            f"{folder}: the text it was trained on has changed since: {', '.join(config.corpus.text)}; put the old "
-            "text back, or begin a new run"
+            f"{folder}: its text has changed since it was trained: "
+            f"{', '.join(config.corpus.text)}; restore the text, or begin a new run"
         )
     device = choose_device(config.training.device, local_rank=group.local_rank)
-    encoded = Encoded(corpus, tokenizer, _tokens(corpus, tokenizer, workers))
+    encoded = EncodedCorpus(
+        corpus=corpus, tokenizer=tokenizer, tokens=_encode_parts(corpus, tokenizer, workers)
+    )
     experiment = _assemble(folder, config, encoded, device, lock, group)
-    _go_to(experiment, saved)
+    rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
     return experiment
 
 
-def _go_to(experiment: Experiment, saved: Checkpoint) -> None:
-    """Go to where a checkpoint was written."""
-    state, group = experiment.state, experiment.group
-    if not group.is_first:  # What is dropped here is not what is dropped elsewhere.
-        torch.manual_seed(
-            np.random.SeedSequence((experiment.config.training.seed, group.rank)).generate_state(1)[
-                0
-            ]
-        )
-    checkpoint.restore(
-        saved,
-        experiment.model,
-        experiment.optimizer,
-        experiment.average,
-        state,
-        experiment.device,
-        group,
-    )
-    if group.is_first:
-        cut_metrics(experiment.folder, after_step=state.step, halvings=state.halvings)
-
-
-@contextmanager
-def _held(lock: ProcessLock) -> Iterator[None]:
-    """Take a run folder's lock, and keep it unless something goes wrong."""
-    lock.acquire(
-        error_type=CheckpointError, remedy="wait until it ends, or give another run folder"
-    )
-    try:
-        yield
-    except BaseException:
-        lock.release()
-        raise
-
-
 def _assemble(
     folder: Path,
     config: ResolvedConfig,
-    encoded: Encoded,
+    encoded: EncodedCorpus,
     device: torch.device,
     lock: ProcessLock,
     group: Group,
 ) -> Experiment:
-    """Make a new model and optimizer; weights come from torch's global generator."""
+    """Make a new model and optimizer; the weights come from torch's global random generator."""
     if config.training.batch_size < group.size:
         raise ConfigError(
-            f"training.batch_size: {config.training.batch_size} is less than a stream or record for each of "
-            f"{group.size} processes; give at least {group.size}"
+            f"training.batch_size: must be at least {group.size}, one stream or record for each "
+            f"process, got {config.training.batch_size}"
         )
-    corpus, tokenizer = encoded.corpus, encoded.tokenizer
-    check_size(config.model, tokenizer.vocabulary_size)
-    model = LanguageModel(config.model, tokenizer.vocabulary_size).to(device)
-    precision = choose_precision(config.training.precision, device)
+    vocabulary_size = encoded.tokenizer.vocabulary_size
+    check_size(config.model, vocabulary_size)
+    model = LanguageModel(config.model, vocabulary_size).to(device)
+    hardware = Hardware(device, choose_precision(config.training.precision, device))
     return Experiment(
-        folder,
-        config,
-        corpus,
-        tokenizer,
-        encoded.tokens,
-        model,
-        make_optimizer(model, config.training, precision=precision),
-        Average(model, config.training),
-        TrainingState(),
-        device,
-        precision,
-        lock,
-        group,
+        folder=folder,
+        config=config,
+        corpus=encoded.corpus,
+        tokenizer=encoded.tokenizer,
+        tokens=encoded.tokens,
+        model=model,
+        optimizer=make_optimizer(model, config.training, precision=hardware.precision),
+        average=Average(model, config.training),
+        state=TrainingState(),
+        hardware=hardware,
+        lock=lock,
+        group=group,
     )
 
 
@@ -242,14 +211,29 @@ def _read_vectors(config: ResolvedConfig, tokenizer: Tokenizer) -> Vectors | Non
     return read_vectors(Path(config.model.vectors), tokenizer, size=config.model.embedding_size)
 
 
-def _facts(experiment: Experiment) -> dict[str, Any]:
-    """Return what the run folder keeps of its corpus: it may be sent to where the corpus is not."""
+def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
+    """Put pretrained vectors into the embedding, and make their path in the config absolute."""
+    embedding, config = experiment.model.encoder.embedding, experiment.config
+    if not isinstance(embedding, nn.Embedding):
+        return experiment
+    put_vectors(embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
+    path = str(Path(config.model.vectors or "").absolute())
+    model = config.model.model_copy(update={"vectors": path})
+    return replace(
+        experiment,
+        config=config.model_copy(update={"model": model}),
+        vectors_fraction=vectors.fraction_found,
+    )
+
+
+def _corpus_facts(experiment: Experiment) -> dict[str, Any]:
+    """Return the contents of corpus.json, which replaces the corpus where that is not available."""
     vocabulary_size = experiment.tokenizer.vocabulary_size
     return {
         "title": experiment.corpus.title,
         "fingerprints": _fingerprints(experiment.corpus),
         "parts": {part: tokens.counts.to_json() for part, tokens in experiment.tokens.items()},
-        "vectors_share": experiment.vectors_share,
+        "vectors_share": experiment.vectors_fraction,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
     }
 
@@ -258,12 +242,12 @@ def _fingerprints(corpus: Corpus) -> dict[str, str]:
     return {part: text.fingerprint for part, text in corpus.parts.items()}
 
 
-def _with_training(
-    config: ResolvedConfig, budget: dict[str, float] | None, changes: dict[str, str | None]
+def _override(
+    config: ResolvedConfig, budget: dict[str, float] | None, **changes: str | None
 ) -> ResolvedConfig:
-    training = config.training.model_dump() | {
-        name: value for name, value in changes.items() if value is not None
-    }
+    """Return a configuration with another budget and other training fields that are not None."""
+    training = config.training.model_dump()
+    training |= {name: value for name, value in changes.items() if value is not None}
     if budget:
         training |= dict.fromkeys(BUDGETS) | budget
     return check_resolved(config.model_dump() | {"training": training}, "resume")

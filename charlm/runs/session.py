@@ -1,16 +1,16 @@
-"""Train, evaluate and save: the stream of events of a run."""
+"""Train, evaluate and save a run: a generator of events."""
 
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from charlm.config.schema import Training
+from charlm.config.schema import Training as TrainingSection
 from charlm.errors import DivergenceError
-from charlm.runs.checkpoint import forget_checkpoint, load_checkpoint
+from charlm.runs.checkpoint import load_checkpoint, remove_checkpoint
 from charlm.runs.experiment import (
     Evaluated,
     Event,
@@ -18,16 +18,15 @@ from charlm.runs.experiment import (
     Finished,
     Halved,
     Prepared,
-    save,
     training_windows,
 )
-from charlm.runs.folder import check_there
-from charlm.runs.metrics import _Totals, append_metrics
-from charlm.runs.prepare import _go_to, _held
-from charlm.runs.save_schedule import _Saves
-from charlm.runs.validation import validate
+from charlm.runs.folder import acquired, check_exists
+from charlm.runs.metrics import StepMetrics, append_metrics, evaluation_metrics
+from charlm.runs.save_schedule import SaveSchedule
+from charlm.runs.snapshot import rewind, save_snapshot
+from charlm.runs.validation import is_better_than_guessing, record_score, validate
 from charlm.training.clipping import group_norms
-from charlm.training.devices import Hardware, fast_math
+from charlm.training.devices import fast_math
 from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
 from charlm.training.objective import LanguageModelObjective
 from charlm.training.process_group import AnyObjective
@@ -39,28 +38,27 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Event]:
-    """Train, evaluate and save until the budget is spent, yielding what happens.
+    """Train until the budget is spent, evaluate and save, and yield every event.
 
     Args:
-        experiment: From `begin` or `resume`.
-        stop: Asked after every step; when true, the step is saved and training ends.
-        clock: Seconds.
+        experiment: Training run from `prepare.begin` or `prepare.resume`.
+        stop: Function that is called after every step. If it returns True, the step is saved and
+            training ends.
+        clock: Function that returns seconds.
 
     Raises:
-        DivergenceError: The loss is no longer finite; the last good checkpoint is kept.
+        DivergenceError: The loss is not finite; the last good checkpoint is kept.
         CheckpointError: A checkpoint cannot be written, or another process trains in the folder.
-        GroupError: A process of the group has ended, or does not answer.
+        GroupError: Another process of the group has ended, or does not answer.
     """
-    group = experiment.group
+    group, section = experiment.group, experiment.config.training
     try:
         with (
             fast_math(),
-            _held(experiment.lock) if group.is_first else nullcontext(),
+            acquired(experiment.lock) if group.is_first else nullcontext(),
             group.lost_process_reported(),
         ):
-            group.connect(
-                experiment.device, timeout_seconds=experiment.config.training.timeout_seconds
-            )
+            group.connect(experiment.hardware.device, timeout_seconds=section.timeout_seconds)
             yield from _run(experiment, stop, steady_clock(clock))
             group.leave()
     finally:
@@ -70,183 +68,194 @@ def run(
 def _run(
     experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]
 ) -> Iterator[Event]:
-    section, group = experiment.config.training, experiment.group
-    hardware = Hardware(experiment.device, experiment.precision)
-    objective = group.wrap(
-        LanguageModelObjective(experiment.model, section, hardware),
-        compression=section.gradient_compression,
-    )
+    objective = _make_objective(experiment)
     yield Prepared(experiment)
-    saves, good = _Saves(experiment, clock), experiment.folder / "good"
-    if group.is_first and not saves.keeps_good:
-        forget_checkpoint(good)  # Not to be gone back to by a later training from far ahead.
-    if saves.keeps_good and any(
-        group.all_reduce(group.is_first and not (good / "state.json").is_file())
-    ):
-        save(experiment, "good")
-    while True:
-        try:
-            reason = yield from _steps(experiment, objective, saves, stop, clock)
-            break
-        except (
-            GeneratorExit
-        ):  # Whoever asked for events has had enough, and may load the best next.
-            saves.write_best()
-            raise
-        except DivergenceError as error:
-            saves.write_best()
-            diverged = error
-        yield _halve(experiment, diverged)
-    if saves.asked:
-        saves.write()
+    session = _Session(
+        experiment=experiment,
+        objective=objective,
+        save_schedule=SaveSchedule(experiment, clock),
+        stop=stop,
+        clock=clock,
+    )
+    session.prepare_good_checkpoint()
+    reason = yield from session.train()
     yield Finished(experiment, reason)
 
 
-def _steps(
-    experiment: Experiment,
-    objective: AnyObjective,
-    saves: "_Saves",
-    stop: Callable[[], bool],
-    clock: Callable[[], float],
-) -> Generator[Event, None, str]:
-    """Train on, evaluating and saving; return why it ended."""
-    section, state, group = experiment.config.training, experiment.state, experiment.group
-    evaluated, totals = (
-        _evaluations_due(state.fraction_done(section), section),
-        _Totals(experiment.model),
-    )
-    for progress in train(
-        objective,
-        training_windows(experiment),
-        experiment.optimizer,
-        section,
-        state=state,
-        average=experiment.average,
-        group=group,
-        clock=clock,
-    ):
-        yield progress
-        totals.add(progress)
-        # One that is asked to stop stops all; the first one's clock says when to save.
-        due = _evaluations_due(progress.fraction_done, section)
-        stopping, saving = group.all_reduce(
-            stop(), group.is_first and due == evaluated and saves.are_due()
-        )
-        if due > evaluated:
-            evaluated = due
-            event = _evaluate(experiment, progress, totals, clock, saves)
-            with experiment.average.applied():
-                yield event
-            totals = _Totals(experiment.model)
-            if section.patience is not None and state.evaluations_since_best >= section.patience:
-                return "patience"
-        elif stopping or saving:
-            _check(experiment, progress)
-            saves.write()
-        if stopping:
-            return "stopped"
-    return "budget"
+def _make_objective(experiment: Experiment) -> AnyObjective:
+    section = experiment.config.training
+    objective = LanguageModelObjective(experiment.model, section, experiment.hardware)
+    return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 
-def _halve(experiment: Experiment, error: DivergenceError) -> Halved:
-    """Go back to the last good evaluation, to go on with half the rate.
+@dataclass(frozen=True)
+class _Session:
+    """A training in progress.
 
-    Raises:
-        DivergenceError: That is not asked for, or was done as often as is allowed.
+    Attributes:
+        experiment: The training run.
+        objective: Training objective of the model, wrapped for the processes of the group.
+        save_schedule: Schedule of the checkpoints.
+        stop: Function that returns True to end the training after the current step.
+        clock: Function that returns seconds.
     """
-    section, state = experiment.config.training, experiment.state
-    if section.on_divergence == "stop":
-        raise error
-    if state.halvings >= section.halvings:
-        raise DivergenceError(f"{error} (the rate was halved {state.halvings} times already)")
-    halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
-    experiment.group.barrier()  # The first one may still be writing what all go back to.
-    _go_to(experiment, load_checkpoint(experiment.folder / "good"))
-    state.halvings, state.seconds = halvings, seconds  # What was spent is spent.
-    metrics = {
-        "step": state.step,
-        "halvings": halvings,
-        "diverged_after_step": diverged_at,
-        "seconds": round(seconds, 3),
-        "learning_rate": section.learning_rate * 0.5**halvings,
-    }
-    experiment.group.barrier()  # Now all have read it.
-    if experiment.group.is_first:
-        append_metrics(experiment.folder, metrics)
-    save(experiment, "last")
-    save(experiment, "good")
-    return Halved(experiment, str(error), metrics)
 
+    experiment: Experiment
+    objective: AnyObjective
+    save_schedule: SaveSchedule
+    stop: Callable[[], bool]
+    clock: Callable[[], float]
 
-def _check(experiment: Experiment, progress: Progress) -> None:
-    """Raise DivergenceError if the loss, its gradient or the weights that came of them are not finite."""
-    progress.check_finite()
-    sizes = torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))
-    if not sizes.isfinite().all():
-        sizes_by_group = group_norms(sizes, progress.groups)
-        group = max(sizes_by_group, key=sizes_by_group.__getitem__)
-        raise DivergenceError(
-            f"step {progress.step}: the weights of {group} are no longer finite; {DIVERGENCE_REMEDY}"
+    def prepare_good_checkpoint(self) -> None:
+        """Make sure that a training that halves its rate has a checkpoint to return to.
+
+        Another training removes it. Otherwise a later one would return to an old state.
+        """
+        group, good = self.experiment.group, self.experiment.folder / "good"
+        if group.is_first and not self.save_schedule.keeps_good:
+            remove_checkpoint(good)
+        is_missing = group.is_first and not (good / "state.json").is_file()
+        if self.save_schedule.keeps_good and any(group.all_reduce(is_missing)):
+            save_snapshot(self.experiment, "good")
+
+    def train(self) -> Generator[Event, None, str]:
+        """Train to the end, halving the rate after divergences; return the reason of the end."""
+        while True:
+            try:
+                reason = yield from self._train_to_divergence()
+                break
+            except GeneratorExit:  # The caller may load the best model next.
+                self.save_schedule.save_best()
+                raise
+            except DivergenceError as error:
+                self.save_schedule.save_best()
+                divergence = error
+            yield self._halve(divergence)
+        if self.save_schedule.is_pending:
+            self.save_schedule.save()
+        return reason
+
+    def _train_to_divergence(self) -> Generator[Event, None, str]:
+        """Train, evaluate and save until the end or a divergence; return the reason of the end."""
+        section, state, group = (
+            self.experiment.config.training,
+            self.experiment.state,
+            self.experiment.group,
+        )
+        evaluations = _evaluations_due(state.fraction_done(section), section)
+        step_metrics = StepMetrics(self.experiment.model)
+        for progress in self._steps():
+            yield progress
+            step_metrics.add(progress)
+            due = _evaluations_due(progress.fraction_done, section)
+            # A process that is asked to stop stops all; the clock of the first decides on saves.
+            is_stopping, is_saving = group.all_reduce(
+                self.stop(), group.is_first and due == evaluations and self.save_schedule.is_due()
+            )
+            if due > evaluations:
+                evaluations = due
+                event = self._evaluate(progress, step_metrics)
+                with self.experiment.average.applied():
+                    yield event
+                step_metrics = StepMetrics(self.experiment.model)
+                if _is_out_of_patience(self.experiment):
+                    return "patience"
+            elif is_stopping or is_saving:
+                _check_finite(self.experiment, progress)
+                self.save_schedule.save()
+            if is_stopping:
+                return "stopped"
+        return "budget"
+
+    def _steps(self) -> Iterator[Progress]:
+        experiment = self.experiment
+        return train(
+            self.objective,
+            training_windows(experiment),
+            experiment.optimizer,
+            experiment.config.training,
+            state=experiment.state,
+            average=experiment.average,
+            group=experiment.group,
+            clock=self.clock,
         )
 
+    def _evaluate(self, progress: Progress, step_metrics: StepMetrics) -> Evaluated:
+        """Score the model, add a line to metrics.jsonl, and save the model or schedule its save."""
+        experiment = self.experiment
+        _check_finite(experiment, progress)
+        began = self.clock()
+        with experiment.average.applied():
+            score = validate(experiment)
+        is_best = record_score(experiment, score)
+        metrics = evaluation_metrics(
+            experiment,
+            progress,
+            step_metrics,
+            score,
+            evaluation_seconds=self.clock() - began,
+            is_best=is_best,
+        )
+        if experiment.group.is_first:
+            check_exists(experiment.folder)
+            # Before saving: a step without its line is trained again.
+            append_metrics(experiment.folder, metrics)
+        self.save_schedule.after_evaluation(
+            is_best=is_best, is_good=is_better_than_guessing(experiment, score)
+        )
+        return Evaluated(experiment=experiment, score=score, metrics=metrics, is_best=is_best)
 
-def _evaluate(
-    experiment: Experiment,
-    progress: Progress,
-    totals: _Totals,
-    clock: Callable[[], float],
-    saves: _Saves,
-) -> Evaluated:
-    """Score the model, note it in metrics.jsonl and have it saved, also as the best if it is."""
-    _check(experiment, progress)
-    began = clock()
-    state, average = experiment.state, experiment.average
-    with average.applied():
-        scored = validate(experiment)
-    if scored is not None:
-        if not math.isfinite(scored.loss_nats):
+    def _halve(self, divergence: DivergenceError) -> Halved:
+        """Return to the last good evaluation, to continue with half the learning rate.
+
+        Raises:
+            DivergenceError: The configuration does not ask for it, or not so often.
+        """
+        experiment = self.experiment
+        section, state, group = experiment.config.training, experiment.state, experiment.group
+        if section.on_divergence == "stop":
+            raise divergence
+        if state.halvings >= section.halvings:
             raise DivergenceError(
-                f"step {state.step}: the validation loss is {scored.loss_nats}; {DIVERGENCE_REMEDY}"
+                f"{divergence} (the learning rate was already halved {state.halvings} times)"
             )
-        average.record_validation_loss(scored.loss_nats)
-    is_best = (
-        scored is None or state.best_loss_nats is None or scored.loss_nats < state.best_loss_nats
-    )
-    state.evaluations_since_best = 0 if is_best else state.evaluations_since_best + 1
-    state.stalls += not is_best
-    if is_best:
-        state.best_loss_nats = scored.loss_nats if scored else None
-    # No worse than guessing: what to go back to.
-    good = scored is None or scored.loss_nats <= math.log(experiment.tokenizer.vocabulary_size)
-    saves.note_evaluation(best=is_best, good=good)
-    metrics: dict[str, Any] = {
-        "step": state.step,
-        "epochs": round(state.epochs, 4),
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "evaluation_seconds": round(clock() - began, 3),
-        "learning_rate": progress.learning_rate,
-        **totals.metrics(experiment.config.training),
-        "is_best": is_best,
-    }
-    if scored is not None:
-        counts = experiment.tokens["valid"].counts
-        metrics |= {
-            "loss_nats": scored.loss_nats,
-            "perplexity": scored.perplexity,
-            "bits_per_character": scored.bits_per(counts.characters),
-            "bits_per_byte": scored.bits_per(counts.bytes),
+        halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
+        group.barrier()  # The first process may still be writing the checkpoint.
+        rewind(experiment, load_checkpoint(experiment.folder / "good"))
+        state.halvings, state.seconds = halvings, seconds  # The time stays spent.
+        metrics = {
+            "step": state.step,
+            "halvings": halvings,
+            "diverged_after_step": diverged_at,
+            "seconds": round(seconds, 3),
+            "learning_rate": section.learning_rate * 0.5**halvings,
         }
-    group = experiment.group
-    if group.is_first:
-        check_there(experiment.folder)
-        append_metrics(
-            experiment.folder, metrics
-        )  # Before the save: what has none then comes again.
-    if any(group.all_reduce(group.is_first and saves.are_due())):
-        saves.write()
-    return Evaluated(experiment, scored, metrics, is_best)
+        group.barrier()  # Every process has read the checkpoint.
+        if group.is_first:
+            append_metrics(experiment.folder, metrics)
+        save_snapshot(experiment, "last")
+        save_snapshot(experiment, "good")
+        return Halved(experiment=experiment, message=str(divergence), metrics=metrics)
 
 
-def _evaluations_due(share: float, section: Training) -> int:
-    return int(min(share, 1.0) * section.evaluations + 1e-9)
+def _evaluations_due(fraction_done: float, section: TrainingSection) -> int:
+    """Return the number of evaluations that belong to a spent fraction of the budget."""
+    return int(min(fraction_done, 1.0) * section.evaluations + 1e-9)
+
+
+def _is_out_of_patience(experiment: Experiment) -> bool:
+    patience = experiment.config.training.patience
+    return patience is not None and experiment.state.evaluations_since_best >= patience
+
+
+def _check_finite(experiment: Experiment, progress: Progress) -> None:
+    """Raise DivergenceError if the loss, its gradient or the weights are not finite."""
+    progress.check_finite()
+    norms = torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))
+    if not norms.isfinite().all():
+        norms_by_group = group_norms(norms, progress.groups)
+        group = max(norms_by_group, key=norms_by_group.__getitem__)
+        raise DivergenceError(
+            f"step {progress.step}: the weights of {group} are not finite any more; "
+            f"{DIVERGENCE_REMEDY}"
+        )

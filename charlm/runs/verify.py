@@ -1,57 +1,73 @@
-"""Checks of a run folder that may come from an untrusted source."""
+"""Checks of a run folder that may come from an untrusted source.
+
+A file is compared with its checksum before it is parsed, is never larger than a limit, and has the
+fields and types that charlm reads. Weights have the names and shapes of the model in the
+configuration before that model is made. A folder with pickles or links is refused.
+"""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+import torch
 from pydantic import Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlm.config.mistakes import describe_mistakes
+from charlm.config.schema import Model as ModelSection
 from charlm.errors import CheckpointError
-from charlm.storage.untrusted import MEGABYTE, Count, StrictModel, one_line, parse_yaml
+from charlm.model.language_model import LanguageModel, named_weights
+from charlm.runs.files import CHECKPOINTS, EVENT_FILES, RESTORE, RUN_FILES, Tensors
+from charlm.storage.tensors import read_tensors
+from charlm.storage.untrusted import (
+    MEGABYTE,
+    Count,
+    StrictModel,
+    one_line,
+    parse_json,
+    parse_yaml,
+    read_regular_file,
+)
 
-# What belongs to every checkpoint of a run, and the most bytes that a file may have: what is parsed takes many times so
-# much memory.
-_RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")
-_MOST_BYTES = {
+FORMAT = 2
+# Fields that the next format added, with the values that continue an older checkpoint.
+_ADDED_FIELDS: dict[int, dict[str, Any]] = {
+    1: {"average": {"running": False, "count": 0, "losses": []}, "stalls": 0, "halvings": 0}
+}
+# Parsing a file takes many times as much memory as the file has bytes.
+MAX_BYTES = {
     "tokenizer.json": 256 * MEGABYTE,
     "corpus.json": 64 * MEGABYTE,
     "state.json": 16 * MEGABYTE,
     "safetensors": 1 << 40,
 }
-_PATHS = ("text", "valid_text", "test_text")
-_DAMAGED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)  # What JSON of another shape leads to.
+# Errors that JSON of an unexpected shape leads to.
+PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_TEXT_PATHS = ("text", "valid_text", "test_text")
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
-Kept = Literal["best", "last", "good"]
-Tensors = Mapping[str, Tensor]
-LOCK, TRACKED = ".lock", "tensorboard"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class _CorpusFacts(StrictModel):
-    """What corpus.json is like."""
+class CorpusFacts(StrictModel):
+    """Fields of corpus.json that charlm reads."""
 
     title: str = ""
     fingerprints: dict[str, str]
     train_token_counts: list[Count]
 
 
-class _LineFacts(StrictModel):
-    """What a line of metrics.jsonl is like."""
+class MetricsFacts(StrictModel):
+    """Fields of a line of metrics.jsonl that charlm reads."""
 
     step: Count
 
 
-class _File(StrictModel):
+class _FileFacts(StrictModel):
     """A file that state.json names."""
 
     file: str
@@ -59,7 +75,7 @@ class _File(StrictModel):
 
 
 class _StateFacts(StrictModel):
-    """What state.json is like."""
+    """Fields of state.json that charlm reads."""
 
     format: int
     step: Count = 0
@@ -72,82 +88,227 @@ class _StateFacts(StrictModel):
     halvings: Count = 0
     position: dict[str, Count] = Field({})
     run: dict[str, str] = Field({})
-    files: dict[str, _File]
+    files: dict[str, _FileFacts]
 
 
-_REMEDY = "train again, or take the folder from a backup"
-_SAVE_REMEDY = (
-    "the checkpoint before is whole; free the disk or mend the folder, then go on with --resume"
-)
-
-
-def _check_contents(folder: Path) -> None:
-    """Raise CheckpointError where a run folder has what charlm never writes there and a stranger would."""
-    inner = (*get_args(Kept), TRACKED)
-    for path in (
-        *folder.iterdir(),
-        *(path for name in inner for path in (folder / name).glob("*")),
-    ):
+def check_contents(folder: Path) -> None:
+    """Raise CheckpointError if a run folder contains a pickle or a link; charlm writes none."""
+    inner = (path for name in (*CHECKPOINTS, EVENT_FILES) for path in (folder / name).glob("*"))
+    for path in (*folder.iterdir(), *inner):
         if path.suffix.lower() in _PICKLES:
             raise CheckpointError(
-                f"{one_line(str(path))}: is a pickle by its name, which can run anything when it is opened, and charlm "
-                "writes none; remove it if you trust the rest"
+                f"{one_line(str(path))}: has the name of a pickle, which can execute code when it "
+                "is opened; charlm writes no pickles; remove it if you trust the other files"
             )
         if path.is_symlink():
             raise CheckpointError(
-                f"{one_line(str(path))}: is a link, and may lead out of the run folder; copy in what it leads to"
+                f"{one_line(str(path))}: is a link, which can lead out of the run folder; replace "
+                "it by a copy of the file"
             )
 
 
-def _checked(facts: dict[str, Any], kind: type[StrictModel]) -> dict[str, Any]:
-    """Return what was read; raise ValueError unless it is of that kind."""
+def check_run_files(folder: Path) -> None:
+    """Check config.yaml, tokenizer.json and corpus.json before they are parsed.
+
+    The first checkpoint that can be read has their checksums. A damaged checkpoint is not reported
+    here, but when it is loaded.
+
+    Raises:
+        CheckpointError: A file is not the one that the checkpoint was saved with.
+    """
+    for name in CHECKPOINTS:
+        with suppress(OSError, *PARSE_ERRORS, CheckpointError):
+            state = read_state(folder / name)
+            break
+    else:
+        return
+    check_run_checksums(folder / name, state)
+
+
+def check_run_checksums(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Check that the files of a run are those that a checkpoint was saved with.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        state: Its state; checkpoints of early versions have no checksums of the run's files.
+
+    Raises:
+        CheckpointError: A file is damaged, changed, or of another run.
+    """
+    folder, saved = checkpoint.parent, state.get("run", {})
+    current = run_checksums(folder) if saved else {}
+    for name in RUN_FILES:
+        if saved.get(name) != current.get(name):
+            fields = ", ".join(f"corpus.{field}" for field in _TEXT_PATHS)
+            raise CheckpointError(
+                f"{folder / name}: is not the file that {checkpoint.name}/ was saved with: it is "
+                "damaged, changed, or of another run; restore the original (in config.yaml, only "
+                f"{fields} may change, because a text may be moved)"
+            )
+
+
+def run_checksums(folder: Path) -> dict[str, str]:
+    """Return the checksums of the files of a run folder that belong to every checkpoint."""
+    checksums = {}
+    for name in RUN_FILES:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if "config.yaml" in checksums:
+        checksums["config.yaml"] = _settings_checksum((folder / "config.yaml").read_bytes())
+    return checksums
+
+
+def check_weights(
+    weights: Tensors, section: ModelSection, vocabulary_size: int, *, place: Path
+) -> None:
+    """Check weights before the model is made, whose size an untrusted configuration states.
+
+    Args:
+        weights: Weights of a checkpoint.
+        section: Configuration of the model.
+        vocabulary_size: Number of tokens in the vocabulary.
+        place: Folder of the checkpoint, for error messages.
+
+    Raises:
+        CheckpointError: Names or shapes differ from those of the model, or a weight is not finite.
+    """
+    layers = len(section.hidden_sizes)
+    if section.cell.kind != "bag" and layers > len(weights):
+        raise CheckpointError(
+            f"{place}: the weights do not fit config.yaml: {len(weights)} tensors are too few for "
+            f"{layers} layers; use the files of one run"
+        )
+    with torch.device("meta"):  # Shapes without memory.
+        check_shapes(LanguageModel(section, vocabulary_size), weights, place)
+    for name, tensor in weights.items():
+        if tensor.dtype not in _FLOATS or not all(map(math.isfinite, _extremes(tensor))):
+            raise CheckpointError(
+                f"{place}: {one_line(name)} has a value that is not a finite number: the training "
+                "diverged, or the file is not from charlm; train again"
+            )
+
+
+def check_shapes(model: nn.Module, weights: Tensors, place: Path) -> None:
+    """Raise CheckpointError if names or shapes of weights differ from those of a model."""
+    expected = {name: tuple(tensor.shape) for name, tensor in named_weights(model)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    names = sorted(expected.keys() | shapes.keys())
+    wrong = next((name for name in names if expected.get(name) != shapes.get(name)), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{place}: the weights do not fit config.yaml: the shape of {one_line(wrong)} is "
+            f"{shapes.get(wrong)}, expected {expected.get(wrong)}; use the files of one run"
+        )
+
+
+def validate_facts(facts: dict[str, Any], model: type[StrictModel]) -> dict[str, Any]:
+    """Return parsed JSON unchanged; raise ValueError if a field of `model` is missing or wrong."""
     try:
-        kind.model_validate(facts)
+        model.model_validate(facts)
     except ValidationError as error:
-        raise ValueError(describe_mistakes(error, kind)) from None
+        raise ValueError(describe_mistakes(error, model)) from None
     return facts
 
 
-def _sealed(facts: Mapping[str, Any]) -> bytes:
+def seal_state(facts: Mapping[str, Any]) -> bytes:
     """Return the contents of state.json, with their own checksum."""
     plain = json.loads(json.dumps(facts))
-    return json.dumps(plain | {"sha256": _digest(plain)}, indent=1).encode()
+    return json.dumps(plain | {"sha256": _checksum(plain)}, indent=1).encode()
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the contents of state.json in the current format.
+
+    The checksum is verified. Checkpoints of early versions have none.
+
+    Raises:
+        OSError: The file cannot be read.
+        CheckpointError: The format is newer than this version, or unknown.
+        One of PARSE_ERRORS: The file is damaged.
+    """
+    path = checkpoint / "state.json"
+    facts = parse_json(read_regular_file(path, max_bytes=MAX_BYTES["state.json"]))
+    checksum = facts.pop("sha256", None)
+    state = _migrate(facts, checkpoint)
+    if checksum is not None and checksum != _checksum(facts):
+        raise ValueError("its checksum is not the one that it was saved with")
+    return validate_facts(state, _StateFacts)
+
+
+def read_tensor_file(checkpoint: Path, file: str, sha256: str) -> dict[str, Tensor]:
+    """Return the tensors of a file that state.json names.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        file: Name of the file; folders in it are ignored, so that it cannot lead out of the folder.
+        sha256: Expected checksum.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The name is not printable.
+        CheckpointError: The file is damaged, or too large for the memory.
+    """
+    if not file.isprintable():
+        raise ValueError(f"it names a file {file!r}")
+    path = checkpoint / Path(file).name
+    try:
+        data = read_regular_file(path, max_bytes=MAX_BYTES["safetensors"])
+    except MemoryError:
+        raise CheckpointError(f"{path}: is larger than the free memory; {RESTORE}") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(
+            f"{path}: damaged or cut short: its checksum is not the one that it was saved with; "
+            f"{RESTORE}"
+        )
+    try:
+        return read_tensors(data)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; {RESTORE}") from None
+
+
+def _migrate(state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint in the current format.
+
+    Raises:
+        CheckpointError: The format is newer than this version, or unknown.
+    """
+    saved = state["format"]
+    if saved not in (*_ADDED_FIELDS, FORMAT):
+        if isinstance(saved, int) and saved > FORMAT:
+            remedy = "update charlm"
+        else:
+            version = f"{state.get('charlm', 'unknown')!s:.40}"
+            remedy = f"continue with the version of charlm that wrote it, {version}"
+        raise CheckpointError(
+            f"{checkpoint}: has checkpoint format {saved!r:.40}, but this version of charlm reads "
+            f"formats {min(_ADDED_FIELDS)} to {FORMAT}; {remedy}"
+        )
+    for older in range(saved, FORMAT):
+        state = _ADDED_FIELDS[older] | state | {"format": older + 1}
+    return state
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _run_checksums(folder: Path) -> dict[str, str]:
-    """Return the checksums of the files that belong to every checkpoint of a run folder."""
-    found = {}
-    for name in _RUN_FILES:
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    if "config.yaml" in found:
-        found["config.yaml"] = _settings_checksum((folder / "config.yaml").read_bytes())
-    return found
-
-
-@lru_cache(maxsize=8)  # Read again and again: by each checkpoint, at each save.
+@lru_cache(maxsize=8)  # Each checkpoint needs it, at each save.
 def _settings_checksum(data: bytes) -> str:
-    """Return the checksum of a configuration but for where its texts are, for they may be moved."""
+    """Return the checksum of a configuration without the paths of its texts, which may be moved."""
     try:
         values = parse_yaml(data.decode())
-        corpus = {name: value for name, value in values["corpus"].items() if name not in _PATHS}
-        return _digest(values | {"corpus": corpus})
-    except _DAMAGED:
+        corpus = {
+            name: value for name, value in values["corpus"].items() if name not in _TEXT_PATHS
+        }
+        return _checksum(values | {"corpus": corpus})
+    except PARSE_ERRORS:
         return hashlib.sha256(data).hexdigest()
 
 
-def _check_run(folder: Path, saved: Mapping[str, str]) -> None:
-    """Raise CheckpointError unless configuration, tokenizer and corpus facts are those that a checkpoint belongs to."""
-    found = _run_checksums(folder.parent) if saved else {}
-    for name in _RUN_FILES:
-        if saved.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{folder.parent / name}: is not the one that {folder.name}/ was saved with: damaged, changed, or of "
-                f"another run; put the old one back (of config.yaml, {', '.join(f'corpus.{name}' for name in _PATHS)} "
-                "may change: a text may be moved)"
-            )
+def _extremes(tensor: Tensor) -> list[float]:
+    """Return the smallest and the largest value, NaN if there is one.
+
+    Unlike `isfinite`, this makes no copy of the tensor.
+    """
+    return [float(value) for value in tensor.aminmax()] if tensor.numel() else []

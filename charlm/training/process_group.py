@@ -30,10 +30,12 @@ from charlm.training.objective import Objective
 _RENDEZVOUS_TIMEOUT = timedelta(days=1)
 _POLL_SECONDS = 0.05
 _MAX_RESTARTS = 10
-# The argument that stops DDP from sending buffers before each step has a new name in torch 2.13.
+# The argument that stops DDP from sending buffers before each step has a new name in torch 2.13,
+# which still accepts the old one, with a warning.
+_BUFFER_ARGUMENTS = ("forward_sync_buffers", "broadcast_buffers")
 _DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {
-    name: False for name in ("forward_sync_buffers", "broadcast_buffers") if name in _DDP_ARGUMENTS
+    next(name for name in _BUFFER_ARGUMENTS if name in _DDP_ARGUMENTS): False
 }
 # Words in the errors of gloo and NCCL about a process that has ended or does not answer.
 _COLLECTIVE_ERROR = re.compile(

@@ -1,4 +1,4 @@
-"""A search for settings on Optuna, which is an extra."""
+"""Search for settings with Optuna, an optional dependency (extra `tune`)."""
 
 from charlm.errors import CharlmError
 

@@ -1,13 +1,14 @@
-"""What a search has found: its trials, their table, and the best one's configuration."""
+"""Results of a search: its trials, their table, and the configuration of the best one."""
 
 import csv
 import io
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,13 +21,21 @@ from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import one_line, parse_json
 from charlm.tuning.space import with_values
 from charlm.tuning.storage import Storage
-from charlm.tuning.workers import TrialFacts, damaged_trial, facts_of
+from charlm.tuning.study import StudyFacts
+from charlm.tuning.workers import TrialFacts, damaged_trial, read_facts
 from charlm.version import VERSION
 
-NO_END = ("unfinished", "failed", "running")
 Outcome = Literal[
     "finished", "pruned", "diverged", "impossible", "unfinished", "failed", "repeated", "running"
 ]
+NOT_ENDED = ("unfinished", "failed", "running")
+
+
+class Period(NamedTuple):
+    """Start and end of a trial, in seconds of the storage's clock."""
+
+    began: float
+    ended: float
 
 
 @dataclass(frozen=True)
@@ -34,16 +43,16 @@ class Trial:
     """One training of the search.
 
     Attributes:
-        number: Its run folder is `trials/NUMBER`.
-        outcome: finished; pruned: worse than the median at an evaluation; diverged; impossible: its values do not go
-            together, or are too large for text or memory; unfinished: the search was stopped; failed: its worker
-            ended in the midst of it; running: another worker is at it.
-        loss_nats: Lowest validation loss, nats a token; None before its first evaluation.
-        seconds: That it took, reading, evaluating and saving included; None where that is not known.
-        values: By key.
-        note: Why it is diverged or impossible.
-        host: The machine that tried it.
-        folder: That of the search there.
+        number: Number of the trial; its run folder is `trials/NUMBER`.
+        outcome: finished; pruned: worse than the median at an evaluation; diverged; impossible:
+            the values contradict each other, or need too much text or memory; unfinished: the
+            search was stopped; failed: the worker was lost; running: a worker is training it.
+        loss_nats: Lowest validation loss, in nats per token; None before the first evaluation.
+        seconds: Duration, including reading, evaluations and saves; None if it is not known.
+        values: Searched values by key.
+        note: Reason, if the trial diverged or is impossible.
+        host: Name of the machine that trained it.
+        folder: Folder of the search on that machine.
     """
 
     number: int
@@ -55,18 +64,24 @@ class Trial:
     host: str = ""
     folder: str = ""
 
+    @property
+    def rank(self) -> tuple[bool, bool, float, int]:
+        """Sort key: finished trials first, running ones last, the lowest loss first."""
+        loss_nats = math.inf if self.loss_nats is None else self.loss_nats
+        return self.outcome != "finished", self.outcome == "running", loss_nats, self.number
+
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a search has found.
+    """Results of a search.
 
     Attributes:
-        folder: Of the search.
+        folder: Folder of the search.
         space: What was searched: text by key.
-        trials: Finished ones first, the lowest loss first.
-        config: What every trial has in common.
-        spent_seconds: For how long at least one trial was running.
-        exhausted: Whether it ended since there was nothing left to try.
+        trials: Trials: finished ones first, and the lowest loss first.
+        config: What all trials have in common.
+        spent_seconds: Time in which at least one trial was running, in seconds.
+        exhausted: Whether the search ended because no values were left to try.
     """
 
     folder: Path
@@ -78,17 +93,16 @@ class Tuning:
 
     @property
     def best(self) -> Trial | None:
-        """The finished trial of lowest loss; an unfinished one where none is finished; None where none has a loss."""
-        first = self.trials[0] if self.trials else None
-        return (
-            None
-            if first is None or first.loss_nats is None or first.outcome == "running"
-            else first
-        )
+        """The finished trial with the lowest loss; if there is none, an unfinished one, or None."""
+        if not self.trials:
+            return None
+        first = self.trials[0]
+        has_result = first.loss_nats is not None and first.outcome != "running"
+        return first if has_result else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the losses belong to."""
+        """Facts that belong to the losses."""
         training = self.config.training
         return {
             "split": "valid",
@@ -100,156 +114,164 @@ class Tuning:
         }
 
     @property
-    def ended(self) -> int:
-        """How many trials came to an end of their own."""
-        return sum(trial.outcome not in NO_END for trial in self.trials)
+    def num_ended(self) -> int:
+        """Number of trials that ended by themselves."""
+        return sum(trial.outcome not in NOT_ENDED for trial in self.trials)
 
     @property
-    def running(self) -> int:
-        """How many trials are being trained."""
+    def num_running(self) -> int:
+        """Number of trials that are running."""
         return sum(trial.outcome == "running" for trial in self.trials)
 
     @property
     def best_run(self) -> Path | None:
-        """The run folder of the best trial, on `best_host`."""
+        """Run folder of the best trial, on `best_host`."""
         if self.best is None:
             return None
-        return (
-            (Path(self.best.folder) if self.best_host else self.folder)
-            / "trials"
-            / str(self.best.number)
-        )
+        folder = Path(self.best.folder) if self.best_host else self.folder
+        return folder / "trials" / str(self.best.number)
 
     @property
     def best_host(self) -> str:
-        """The machine that has the best trial's run; empty where this folder has it."""
-        best = self.best
-        return (
-            ""
-            if best is None or (self.folder / "trials" / str(best.number)).is_dir()
-            else best.host
-        )
+        """Machine with the run folder of the best trial; empty if it is in this folder."""
+        if self.best is None or (self.folder / "trials" / str(self.best.number)).is_dir():
+            return ""
+        return self.best.host
 
     @property
     def use(self) -> str:
-        """How to use the best trial's model, and where."""
-        return f"{f'on {self.best_host}: ' if self.best_host else ''}charlm sample {self.best_run}"
+        """Command that samples from the best model, and the machine on which it works."""
+        place = f"on {self.best_host}: " if self.best_host else ""
+        return f"{place}charlm sample {self.best_run}"
 
 
-def read_results(
-    folder: Path, study: optuna.Study, storage: Storage, facts: Mapping[str, Any]
-) -> Tuning:
-    """Return what all workers have found so far.
+def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: StudyFacts) -> Tuning:
+    """Return the results of all workers so far.
 
     Raises:
-        CharlmError: The storage holds what no worker writes.
+        CharlmError: The storage contains a trial that charlm cannot have written.
     """
-    trials, periods, now = [], [], None
-    for known in study.get_trials(deepcopy=False):
-        if known.state != TrialState.WAITING:
-            found = facts_of(known, storage)
-            trials.append(_record(known, found, damaged_trial(known, storage), facts["space"]))
-            if known.state == TrialState.RUNNING:
-                now = storage.clock() if now is None else now
-                periods.append((now if found.began is None else found.began, now))
-            elif known.state != TrialState.FAIL:
-                periods.append(_period(known, found))
-    trials = sorted((trial for trial in trials if trial.outcome != "repeated"), key=_rank)
+    trials, periods = [], []
+    now = None  # One time for all running trials.
+    for stored in study.get_trials(deepcopy=False):
+        if stored.state == TrialState.WAITING:
+            continue
+        trial_facts = read_facts(stored, storage)
+        trials.append(_read_trial(stored, trial_facts, storage, facts))
+        if stored.state == TrialState.RUNNING:
+            now = storage.clock() if now is None else now
+            periods.append(Period(now if trial_facts.began is None else trial_facts.began, now))
+        elif stored.state != TrialState.FAIL:
+            periods.append(_period(stored, trial_facts))
     return Tuning(
-        folder, facts["space"], trials, check_config(facts["config"], str(folder)), _spent(periods)
+        folder=folder,
+        space=facts.space,
+        trials=sorted(
+            (trial for trial in trials if trial.outcome != "repeated"),
+            key=lambda trial: trial.rank,
+        ),
+        config=check_config(facts.config, str(folder)),
+        spent_seconds=covered_seconds(periods),
     )
 
 
-def write_results(tuning: Tuning, facts: Mapping[str, Any]) -> None:
-    """Write what is found into the folder; the weights of this folder's trials are removed but for the best."""
-    best, folder = tuning.best, tuning.folder
+def write_results(tuning: Tuning, facts: StudyFacts) -> None:
+    """Write trials.csv and best.yaml; remove the weights of all trials here except the best."""
     if not tuning.trials:
         return
-    _write(folder / "trials.csv", _table(tuning))
+    _write(tuning.folder / "trials.csv", _format_table(tuning))
+    best = tuning.best
     if best is not None:
-        own = folder / "trials" / str(best.number) / "config.yaml"
-        if own.is_file():
-            text = own.read_text(encoding="utf-8")
-        else:  # It stands in another's folder: the same settings, for the text as it is called here.
-            text = dump(
-                check_config(with_values(facts["config"], best.values), f"trial {best.number}")
-            )
-        _write(folder / "best.yaml", _header(tuning) + text)
+        _write(
+            tuning.folder / "best.yaml", _format_header(tuning) + _best_config(tuning, best, facts)
+        )
     for trial in tuning.trials:
-        for which in ("best", "last") if trial != best and trial.outcome != "running" else ():
-            shutil.rmtree(folder / "trials" / str(trial.number) / which, ignore_errors=True)
+        if trial != best and trial.outcome != "running":
+            for checkpoint in ("best", "last"):
+                run = tuning.folder / "trials" / str(trial.number)
+                shutil.rmtree(run / checkpoint, ignore_errors=True)
 
 
-def _rank(trial: Trial) -> tuple[bool, bool, float, int]:
-    return (
-        trial.outcome != "finished",
-        trial.outcome == "running",
-        _or_infinite(trial.loss_nats),
-        trial.number,
-    )
-
-
-def _record(
-    known: FrozenTrial, found: TrialFacts, damage: CharlmError, space: Mapping[str, Any]
-) -> Trial:
-    outcome = found.outcome or "failed"
-    if outcome not in get_args(Outcome) or not known.params.keys() <= space.keys():
-        raise damage
-    if known.state == TrialState.RUNNING:
-        outcome = "running"
-    elif known.state == TrialState.FAIL and outcome != "repeated":
-        outcome = "failed"  # Its worker may have ended just before it could tell the study what came of it.
-    try:
-        values = {
-            key: parse_json(value) if isinstance(value, str) else value
-            for key, value in known.params.items()
-        }
-    except ValueError:
-        raise damage from None
-    losses = [loss for loss in known.intermediate_values.values() if math.isfinite(loss)]
-    seconds = None  # Of a running one; and how long one ran before a crash, nobody wrote down.
-    if known.state not in (TrialState.RUNNING, TrialState.FAIL):
-        began, ended = _period(known, found)
-        seconds = ended - began
-    places = (
-        [] if found.worker is None else [one_line(found.worker.host), one_line(found.worker.folder)]
-    )
-    return Trial(
-        known.number,
-        outcome,  # type: ignore[arg-type]
-        min(losses, default=None),
-        seconds,
-        values,
-        one_line(found.note),
-        *places,
-    )
-
-
-def _period(known: FrozenTrial, found: TrialFacts) -> tuple[float, float]:
-    """Return when a trial began and ended, in seconds of the clock that all workers have in common."""
-    began, ended = [
-        0.0 if time is None else time.timestamp()
-        for time in (known.datetime_start, known.datetime_complete)
-    ]
-    return (
-        began if found.began is None else found.began,
-        ended if found.ended is None else found.ended,
-    )
-
-
-def _spent(periods: Iterable[tuple[float, float]]) -> float:
-    """Return for how many seconds at least one trial was running."""
-    spent, until = 0.0, -math.inf
+def covered_seconds(periods: Iterable[Period]) -> float:
+    """Return the time in which at least one trial was running, in seconds."""
+    covered, until = 0.0, -math.inf
     for began, ended in sorted(periods):
-        spent, until = spent + max(0.0, ended - max(began, until)), max(until, ended)
-    return spent
+        covered += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return covered
 
 
-def _or_infinite(loss_nats: float | None) -> float:
-    return math.inf if loss_nats is None else loss_nats
+def _best_config(tuning: Tuning, best: Trial, facts: StudyFacts) -> str:
+    """Return the configuration of the best trial as YAML."""
+    path = tuning.folder / "trials" / str(best.number) / "config.yaml"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    # The run is in the folder of another worker. Use the path of the text in this folder.
+    data = with_values(facts.config, best.values)
+    return dump(check_config(data, f"trial {best.number}"))
 
 
-def _table(tuning: Tuning) -> str:
+def _read_trial(
+    stored: FrozenTrial, trial_facts: TrialFacts, storage: Storage, facts: StudyFacts
+) -> Trial:
+    """Return a trial of Optuna as ours; raise CharlmError if charlm cannot have written it."""
+    damaged = damaged_trial(stored, storage)
+    outcome = _outcome(stored, trial_facts, damaged)
+    if not stored.params.keys() <= facts.space.keys():
+        raise damaged
+    try:
+        values = {key: _read_value(value) for key, value in stored.params.items()}
+    except ValueError:
+        raise damaged from None
+    losses = [loss for loss in stored.intermediate_values.values() if math.isfinite(loss)]
+    seconds = None  # Not known for a lost trial.
+    if stored.state not in (TrialState.RUNNING, TrialState.FAIL):
+        period = _period(stored, trial_facts)
+        seconds = period.ended - period.began
+    worker = trial_facts.worker
+    return Trial(
+        number=stored.number,
+        outcome=outcome,
+        loss_nats=min(losses, default=None),
+        seconds=seconds,
+        values=values,
+        note=one_line(trial_facts.note),
+        host="" if worker is None else one_line(worker.host),
+        folder="" if worker is None else one_line(worker.folder),
+    )
+
+
+def _outcome(stored: FrozenTrial, trial_facts: TrialFacts, damaged: CharlmError) -> Outcome:
+    outcome = trial_facts.outcome
+    if outcome is not None and outcome not in get_args(Outcome):
+        raise damaged
+    if stored.state == TrialState.RUNNING:
+        return "running"
+    # A worker may have been lost after it wrote the outcome and before it told Optuna.
+    if outcome is None or (stored.state == TrialState.FAIL and outcome != "repeated"):
+        return "failed"
+    return outcome  # type: ignore[return-value]
+
+
+def _read_value(parameter: Any) -> Any:
+    """Return a value from a parameter of Optuna, which is JSON if it is a choice."""
+    return parse_json(parameter) if isinstance(parameter, str) else parameter
+
+
+def _period(stored: FrozenTrial, trial_facts: TrialFacts) -> Period:
+    """Return the period of a trial; Optuna's times come from the clocks of the workers."""
+    began, ended = trial_facts.began, trial_facts.ended
+    return Period(
+        _timestamp(stored.datetime_start) if began is None else began,
+        _timestamp(stored.datetime_complete) if ended is None else ended,
+    )
+
+
+def _timestamp(time: datetime | None) -> float:
+    return 0.0 if time is None else time.timestamp()
+
+
+def _format_table(tuning: Tuning) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
@@ -257,26 +279,26 @@ def _table(tuning: Tuning) -> str:
     )
     for trial in tuning.trials:
         values = [trial.values.get(key) for key in tuning.space]
-        row = [trial.number, trial.outcome, trial.loss_nats, trial.seconds, *values, trial.note]
-        table.writerow([*row, trial.host, trial.folder])
+        facts = [trial.number, trial.outcome, trial.loss_nats, trial.seconds]
+        table.writerow([*facts, *values, trial.note, trial.host, trial.folder])
     return text.getvalue()
 
 
-def _header(tuning: Tuning) -> str:
+def _format_header(tuning: Tuning) -> str:
+    """Return the comments at the top of best.yaml."""
     best, training = tuning.trials[0], tuning.config.training
-    finished = sum(trial.outcome == "finished" for trial in tuning.trials)
-    budget = next(
-        f"{getattr(training, name):g} {name}"
-        for name in BUDGETS
-        if getattr(training, name) is not None
-    )
+    num_finished = sum(trial.outcome == "finished" for trial in tuning.trials)
+    given = [name for name in BUDGETS if getattr(training, name) is not None]
+    budget = f"{getattr(training, given[0]):g} {given[0]}"
+    outcome = "" if best.outcome == "finished" else f", {best.outcome}"
     lines = [
         f"charlm train --config {tuning.folder / 'best.yaml'}",
         tuning.use,
         "",
-        f"{best.loss_nats:.4f} nats a token on the validation split as training scores it (seed {training.seed}), "
-        f"{'' if best.outcome == 'finished' else best.outcome + ', '}a trial having {budget}.",
-        f"The best of {len(tuning.trials)} trials, {finished} of them finished, by charlm {VERSION}:",
+        f"Validation loss during training: {best.loss_nats:.4f} nats per token "
+        f"(seed {training.seed}, {budget} per trial{outcome}).",
+        f"The best of {len(tuning.trials)} trials, {num_finished} of them finished; "
+        f"charlm {VERSION}:",
         "charlm tune " + " ".join(f"--search {key}={text}" for key, text in tuning.space.items()),
     ]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
@@ -284,6 +306,8 @@ def _header(tuning: Tuning) -> str:
 
 def _write(path: Path, text: str) -> None:
     with atomic_write(
-        path, error_type=CheckpointError, remedy="make room, then charlm tune --resume"
+        path,
+        error_type=CheckpointError,
+        remedy="free the disk, then continue with charlm tune --resume",
     ) as file:
         file.write(text.encode())

@@ -159,7 +159,7 @@ def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def configured_parameters(data: Mapping[str, Any], spaces: Mapping[str, Space]) -> dict[str, Any]:
-    """Return the values of the configuration that lie in the search spaces, as Optuna parameters."""
+    """Return the configured values that lie in the search spaces, as Optuna's parameters."""
     parameters: dict[str, Any] = {}
     for key, space in spaces.items():
         value = _configured_value(data, key)

@@ -1,54 +1,85 @@
-"""Where a search is kept: SQLite in its folder, or, for workers on several machines, PostgreSQL by its URL."""
+"""The storage of a search: SQLite in its folder, or PostgreSQL for workers on several machines."""
 
 import hashlib
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from charlm.errors import CharlmError, CheckpointError, OptionError, StorageError
-from charlm.runs.folder import lock_of
+from charlm.runs.folder import run_lock
 from charlm.storage.untrusted import one_line
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # Of a search in a database.
-_PATIENCE_SECONDS = 60  # What workers do one at a time takes milliseconds.
-_REMEDY = "is it running, and are address, user and password right (--storage, else PGPASSWORD or ~/.pgpass)?"
+STUDY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60  # A trial without a heartbeat for this time is lost.
+MAX_ATTEMPTS = 3  # Values that lost their worker 3 times are given up: they may be the cause.
+_LOCK_SECONDS = 60  # Longest wait for another worker, which holds the lock for milliseconds.
+_DRIVERS = ("postgresql", "postgresql+psycopg")
+_REMEDY = (
+    "check that it is running, and address, user and password (--storage, else PGPASSWORD or "
+    "~/.pgpass)"
+)
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put the parameters of a failed trial back into the queue, unless they failed too often."""
+    trial.user_attrs = {}  # They describe the failed attempt.
+    RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1)(study, trial)
+
+
+_HEARTBEAT_OPTIONS: dict[str, Any] = {
+    "heartbeat_interval": HEARTBEAT_SECONDS,
+    "grace_period": GRACE_SECONDS,
+    "heartbeat_stale_trial_callback": retry,
+}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What keeps a search.
+    """An open storage.
 
     Attributes:
         backend: Optuna's storage.
-        place: What messages call it; no password is in it.
-        name: Of the search there.
-        is_shared: Whether other machines may work at the search too, each in a folder of its own.
-        alone: Keeps the other workers of the search waiting; a worker decides what to do next within it.
-        clock: Seconds, the same for all workers.
-        damage: What contents that no worker writes are told as.
+        place: Name of the storage in messages, without a password.
+        name: Name of the search in the storage.
+        is_shared: Whether several machines can use it, each with its own folder.
+        lock: Context in which no other worker decides anything.
+        clock: Time in seconds, the same for all workers.
+        problem: Error for contents that charlm does not write, given a description.
     """
 
-    backend: optuna.storages.BaseStorage
+    backend: BaseStorage
     place: str
     name: str
     is_shared: bool
-    alone: Callable[[], AbstractContextManager[None]]
+    lock: Callable[[], AbstractContextManager[None]]
     clock: Callable[[], float]
-    damage: Callable[[str], CharlmError]
+    problem: Callable[[str], CharlmError]
+
+    def record_heartbeat(self, study_name: str, number: int) -> None:
+        """Record a heartbeat of a trial, if the storage has heartbeats."""
+        if isinstance(self.backend, optuna.storages.RDBStorage):
+            study_id = self.backend.get_study_id_from_name(study_name)
+            trial_id = self.backend.get_trial_id_from_study_id_trial_number(study_id, number)
+            self.backend.record_heartbeat(trial_id)
 
 
 @contextmanager
-def in_folder(folder: Path) -> Iterator[Storage]:
-    """Open or make the storage of a search whose workers are all on one machine.
+def open_in_folder(folder: Path) -> Iterator[Storage]:
+    """Open, or create, the storage of a search whose workers use one folder.
 
     Raises:
         CheckpointError: It is damaged, or cannot be written.
@@ -60,143 +91,175 @@ def in_folder(folder: Path) -> Iterator[Storage]:
             f"{path}: is damaged, or cannot be written: {text}; give another --out"
         )
 
-    lock = lock_of(folder)
-
-    @contextmanager
-    def alone() -> Iterator[None]:
-        lock.acquire(
-            error_type=CheckpointError, remedy="give another --out", wait_seconds=_PATIENCE_SECONDS
-        )
-        try:
-            yield
-        finally:
-            lock.release()
-
+    lock = partial(_folder_lock, folder)
     with ExitStack() as stack:
-        stack.enter_context(_told(problem))
-        with alone():
-            backend = stack.enter_context(_sqlite(path, problem))
-        yield Storage(backend, str(path), "charlm", False, alone, time.time, problem)
+        stack.enter_context(_database_errors(problem))
+        with lock():
+            backend = stack.enter_context(_open_sqlite(path, problem))
+        yield Storage(
+            backend,
+            str(path),
+            "charlm",
+            is_shared=False,
+            lock=lock,
+            clock=time.time,
+            problem=problem,
+        )
 
 
 @contextmanager
-def at_url(text: str, name: str) -> Iterator[Storage]:
-    """Open a PostgreSQL database; Optuna's tables are made in it where it has none.
+def open_at_url(text: str, name: str) -> Iterator[Storage]:
+    """Open a PostgreSQL database and create Optuna's tables in it if they are missing.
 
     Args:
-        text: postgresql://user:password@host:port/database
-        name: Of the search in it.
+        text: URL: postgresql://user:password@host:port/database
+        name: Name of the search in the database.
 
     Raises:
-        OptionError: The URL is none of a PostgreSQL database.
+        OptionError: The URL is not that of a PostgreSQL database.
         CharlmError: The driver is not installed.
-        StorageError: The database cannot be reached, or not be used.
+        StorageError: The database cannot be reached or used.
     """
-    url = _checked(text)
-    place, secrets = (
-        without_password(text),
-        [url.password, *(url.query[key] for key in _secret(url))],
-    )
-
-    def problem(message: str, remedy: str = _REMEDY) -> CharlmError:
-        for secret in filter(None, secrets):
-            message = message.replace(str(secret), "***")
-        return StorageError(f"{place}: cannot be used: {message}; {remedy}")
-
+    url = _parse_url(text)
+    place = without_password(text)
+    problem = partial(_postgresql_problem, url, place)
     options = {
         "pool_pre_ping": True,
         "connect_args": {"connect_timeout": 10, "keepalives_idle": 30},
     }
     with ExitStack() as stack:
-        stack.enter_context(_told(problem))
-        try:
-            engine = sqlalchemy.create_engine(url, pool_size=2, **options)
-        except ImportError:
-            raise CharlmError(
-                "charlm tune: --storage needs psycopg, which is not installed: pip install 'charlm[tune-postgresql]'"
-            ) from None
+        stack.enter_context(_database_errors(problem))
+        engine = _create_engine(url, options)
         stack.callback(engine.dispose)
-        # Two that make the same tables at once would fail.
-        with _alone_in(engine, "charlm: making tables"):
-            whole = _template(url.render_as_string(hide_password=False))
-            backend = optuna.storages.RDBStorage(whole, engine_kwargs=options)
+        # Two workers that create the tables at the same time would fail.
+        with _advisory_lock(engine, "charlm: making tables"):
+            backend = optuna.storages.RDBStorage(
+                _without_placeholders(url.render_as_string(hide_password=False)),
+                engine_kwargs=options,
+                **_HEARTBEAT_OPTIONS,
+            )
         stack.callback(backend.engine.dispose)
         stack.callback(backend.remove_session)
-
         yield Storage(
             backend,
             place,
             name,
-            True,
-            partial(_alone_in, engine, f"charlm: {name}"),
-            partial(_now, engine),
-            partial(problem, remedy="give another --study"),
+            is_shared=True,
+            lock=partial(_advisory_lock, engine, f"charlm: {name}"),
+            clock=partial(_server_time, engine),
+            problem=partial(problem, remedy="give another --study"),
         )
 
 
 def without_password(text: str) -> str:
-    """Return a URL as it may be shown and kept.
+    """Return a URL without its password, for messages and files.
 
     Raises:
-        OptionError: It is none of a PostgreSQL database.
+        OptionError: The URL is not that of a PostgreSQL database.
     """
-    url = _checked(text)
-    query = {key: value for key, value in url.query.items() if key not in _secret(url)}
+    url = _parse_url(text)
+    query = {key: value for key, value in url.query.items() if key not in _password_keys(url)}
     shown = sqlalchemy.URL.create(
-        "postgresql", url.username, None, url.host, url.port, url.database, query
+        "postgresql",
+        username=url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+        query=query,
     )
     return shown.render_as_string()
 
 
-def _secret(url: sqlalchemy.URL) -> list[str]:
+def describe_error(error: BaseException) -> str:
+    """Return the first line of a database's message, without the text of Optuna and SQLAlchemy."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else None
+    message = str(getattr(cause or error, "orig", None) or cause or error).strip()
+    return one_line(message.partition("\n")[0])
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log, and its warnings about heartbeats."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # We call `Study.ask`, and record the heartbeats ourselves.
+            warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _password_keys(url: sqlalchemy.URL) -> list[str]:
     return [key for key in url.query if "password" in key.lower()]
 
 
-def _checked(text: str) -> sqlalchemy.URL:
-    """Return a URL for the driver that we use; it is not quoted where it is wrong, as a password may be in it."""
+def _parse_url(text: str) -> sqlalchemy.URL:
+    """Return a URL for our driver. The message does not quote it, because of its password."""
     try:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError):
         url = None
-    kinds = ("postgresql", "postgresql+psycopg")
-    if url is None or url.drivername not in kinds or not url.database or not text.isprintable():
+    if url is None or url.drivername not in _DRIVERS or not url.database or not text.isprintable():
         raise OptionError(
             "storage", "must be a PostgreSQL database, as in postgresql://user@host/database"
         )
     return url.set(drivername="postgresql+psycopg")
 
 
+def _create_engine(url: sqlalchemy.URL, options: dict[str, Any]) -> sqlalchemy.Engine:
+    try:
+        return sqlalchemy.create_engine(url, pool_size=2, **options)
+    except ImportError:
+        raise CharlmError(
+            "charlm tune: --storage needs psycopg, which is not installed: "
+            "pip install 'charlm[tune-postgresql]'"
+        ) from None
+
+
+def _postgresql_problem(
+    url: sqlalchemy.URL, place: str, message: str, *, remedy: str = _REMEDY
+) -> CharlmError:
+    """Return the error for a message of the database, in which passwords are masked."""
+    secrets = [url.password, *(url.query[key] for key in _password_keys(url))]
+    pattern = "|".join(re.escape(str(secret)) for secret in secrets if secret)
+    masked = re.sub(pattern, "***", message) if pattern else message
+    return StorageError(f"{place}: cannot be used: {masked}; {remedy}")
+
+
 @contextmanager
-def _told(problem: Callable[[str], CharlmError]) -> Iterator[None]:
-    """Tell in one line what keeps a database from being used, whenever that happens."""
+def _database_errors(problem: Callable[[str], CharlmError]) -> Iterator[None]:
+    """Turn errors of the database into user errors."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise problem(first_line(error)) from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return what a database said, without what Optuna and SQLAlchemy make of it."""
-    cause = (
-        error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    )
-    said = str(getattr(cause, "orig", None) or cause).strip()
-    return one_line(said.partition("\n")[0])
+        raise problem(describe_error(error)) from None
 
 
 @contextmanager
-def _sqlite(
-    path: Path, problem: Callable[[str], CharlmError]
-) -> Iterator[optuna.storages.BaseStorage]:
+def _folder_lock(folder: Path) -> Iterator[None]:
+    lock = run_lock(folder)
+    lock.acquire(
+        error_type=CheckpointError, remedy="give another --out", wait_seconds=_LOCK_SECONDS
+    )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _open_sqlite(path: Path, problem: Callable[[str], CharlmError]) -> Iterator[BaseStorage]:
     try:
         storage = optuna.storages.RDBStorage(
-            _template(f"sqlite:///{path.absolute()}"),
-            engine_kwargs={"connect_args": {"timeout": _PATIENCE_SECONDS}},
+            _without_placeholders(f"sqlite:///{path.absolute()}"),
+            engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}},
+            **_HEARTBEAT_OPTIONS,
         )
-    except (
-        Exception
-    ) as error:  # SQLite, SQLAlchemy and Optuna each have errors of their own for damage.
-        raise problem(first_line(error)) from None
+    except Exception as error:  # SQLite, SQLAlchemy and Optuna raise various errors for damage.
+        raise problem(describe_error(error)) from None
     try:
         yield storage
     finally:
@@ -204,36 +267,22 @@ def _sqlite(
         storage.engine.dispose()
 
 
-def _template(url: str) -> str:
-    """Return a URL in which Optuna finds nothing to fill in."""
-    return url.replace("{", "{{").replace("}", "}}")
+def _without_placeholders(url: str) -> str:
+    """Return a URL whose braces Optuna does not take for placeholders."""
+    return re.sub(r"([{}])", r"\1\1", url)
 
 
 @contextmanager
-def _alone_in(engine: sqlalchemy.Engine, what: str) -> Iterator[None]:
-    """Hold a lock in the database; the server takes it from a process that ends, however it ends."""
-    key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+def _advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
+    """Hold a lock in the database; the server releases it when the process ends."""
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_PATIENCE_SECONDS}s'"))
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         yield
 
 
-def _now(engine: sqlalchemy.Engine) -> float:
+def _server_time(engine: sqlalchemy.Engine) -> float:
+    query = sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")
     with engine.connect() as connection:
-        return float(
-            connection.execute(
-                sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")
-            ).scalar_one()
-        )
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from logging."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
+        return float(connection.execute(query).scalar_one())

@@ -1,4 +1,4 @@
-"""What the benchmarks set and count. They are programs, not a package: each is loaded from its file."""
+"""Settings and calculations of the benchmarks. Each is loaded from its file, as a program is."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
-    """Return a benchmark's module; loaded as a program is, with its folder first in the path, which it takes away."""
+    """Return a benchmark's module, loaded with its folder first in the path, as for a program."""
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     path = sys.path[:]
@@ -28,14 +28,13 @@ def load(name: str) -> ModuleType:
     return module
 
 
-ablation, cuda, scaling, shakespeare, step, words = map(
-    load, ("ablation", "cuda", "scaling", "shakespeare", "step", "words")
+ablation, gpu, measuring, scaling, shakespeare, step, words = map(
+    load, ("ablation", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
 )
-TASK_OPTIONS = [(task, name) for task in ablation.BASES for name in ablation.options(task)]
 
 
-def asked(task: str, *overrides: str) -> argparse.Namespace:
-    """Return what the command line would give."""
+def ablation_options(task: str, *overrides: str) -> argparse.Namespace:
+    """Return what the command line of the ablation would return."""
     return argparse.Namespace(
         text=Path("a.txt"),
         valid=None,
@@ -47,38 +46,50 @@ def asked(task: str, *overrides: str) -> argparse.Namespace:
     )
 
 
-@pytest.mark.parametrize(("task", "name"), TASK_OPTIONS)
-def test_every_option_of_the_ablation_is_a_valid_configuration(task, name):
-    config = ablation.configure(name, 3, asked(task))
-    assert (config.training.seed, config.training.steps) == (3, 5)
-    assert config.tokenizer.level == ("char" if task == "characters" else "word")
+def words_options(**options) -> argparse.Namespace:
+    """Return what the command line of the comparison by words would return."""
+    defaults = {"train": Path("a.txt"), "valid": Path("b.txt"), "overrides": [], "minutes": 10}
+    return argparse.Namespace(**defaults | options)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ablation.options("words") if name != "no dropout"]
-)
-def test_every_option_of_the_ablation_changes_something_in_one_of_the_bases(name):
-    tasks = [task for task in ablation.BASES if name in ablation.options(task)]
-    given = [asked(task, "model.tied=false") for task in tasks] + [
-        asked(task, "model.tied=true") for task in tasks
-    ]
-    assert any(
-        ablation.configure(name, 1, each) != ablation.configure("base", 1, each) for each in given
-    )
+def test_no_benchmark_hides_a_module_of_python_or_torch():
+    # Python puts the folder of a program first in its path; torch imports cuda.bindings.
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    assert not names & {*sys.stdlib_module_names, "cuda", "tokenizers"}
 
 
-def test_no_option_of_the_ablation_says_what_another_says():
-    for task in ablation.BASES:
-        given = asked(task, "model.output_dropout=0.3", "model.embedding_dropout=0.3")
-        configs = [
-            ablation.configure(name, 1, given)
-            for name in ablation.options(task)
-            if "tied" not in name
+def test_every_option_of_the_ablation_is_a_valid_configuration():
+    for task, level in (("characters", "char"), ("words", "word")):
+        for name in ablation.option_table(task):
+            config = ablation.configure(name, 3, ablation_options(task))
+            assert (config.training.seed, config.training.steps) == (3, 5), name
+            assert config.tokenizer.level == level, name
+
+
+def test_every_option_of_the_ablation_changes_at_least_one_base():
+    for name in set(ablation.option_table("words")) - {"no dropout"}:
+        tasks = [task for task in ablation.BASES if name in ablation.option_table(task)]
+        bases = [
+            ablation_options(task, f"model.tied={tied}")
+            for task in tasks
+            for tied in ("false", "true")
         ]
-        assert all(config not in configs[:number] for number, config in enumerate(configs))
+        assert any(
+            ablation.configure(name, 1, base) != ablation.configure("base", 1, base)
+            for base in bases
+        ), name
 
 
-def test_the_difference_to_the_base_is_within_seeds_and_leaves_out_what_diverged():
+def test_no_two_options_of_the_ablation_give_the_same_configuration():
+    for task in ablation.BASES:
+        options = ablation_options(task, "model.output_dropout=0.3", "model.embedding_dropout=0.3")
+        names = [name for name in ablation.option_table(task) if "tied" not in name]
+        configs = [ablation.configure(name, 1, options) for name in names]
+        for index, config in enumerate(configs):
+            assert config not in configs[:index], names[index]
+
+
+def test_the_difference_to_the_base_is_taken_within_seeds_and_without_diverged_runs():
     runs = [
         {"option": name, "seed": seed, "steps": 10, "loss_nats": loss}
         for name, losses in {"base": [1.0, 2.0, 4.0], "better": [0.5, 1.9, None]}.items()
@@ -87,7 +98,7 @@ def test_the_difference_to_the_base_is_within_seeds_and_leaves_out_what_diverged
     base, better = ablation.summarize(runs, ["base", "better"])
     assert (base["median"], base["difference"], base["diverged"]) == (2.0, 0.0, 0)
     assert (better["lowest"], better["highest"], better["diverged"]) == (0.5, 1.9, 1)
-    assert better["difference"] == pytest.approx(-0.3)  # Of -0.5 and -0.1.
+    assert better["difference"] == pytest.approx(-0.3)  # The median of -0.5 and -0.1.
 
 
 def test_an_option_that_diverged_with_every_seed_has_no_number():
@@ -97,31 +108,25 @@ def test_an_option_that_diverged_with_every_seed_has_no_number():
     ]
     row = ablation.summarize(runs, ["base", "x"])[1]
     assert row["median"] is row["difference"] is None
-    assert "diverged" in ablation.table_line(row)
+    assert "diverged" in ablation.format_row(row)
 
 
-def test_the_arithmetic_of_a_step_is_that_of_its_products():
-    model = LanguageModel(
-        load_config(None, ["model.hidden_size=5", "model.embedding_size=3"]).model, 11
-    )
+def test_the_arithmetic_of_a_step_is_that_of_its_matrix_products():
+    sizes = ["model.hidden_size=5", "model.embedding_size=3"]
+    model = LanguageModel(load_config(None, sizes).model, 11)
     assert step.multiplications(model) == 4 * 5 * (3 + 5) + 5 * 11
-    tied = [
-        "model.hidden_size=5",
-        "model.embedding_size=3",
-        "model.tied=true",
-        "model.num_layers=2",
-    ]
+    tied = [*sizes, "model.tied=true", "model.num_layers=2"]
     model = LanguageModel(load_config(None, tied).model, 11)
     assert step.multiplications(model) == 4 * 5 * (3 + 5) + 4 * 5 * (5 + 5) + 5 * 3 + 3 * 11
 
 
-def test_a_graph_is_not_timed_where_there_is_none(monkeypatch):
+def test_timing_a_graph_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["step.py", "--device", "cpu", "--launches", "graph"])
-    with pytest.raises(SystemExit, match="--launches graph: needs a CUDA GPU"):
+    with pytest.raises(SystemExit, match="--launches graph: needs a CUDA GPU, got cpu; use eager"):
         step.main()
 
 
-def test_the_step_that_is_timed_trains():
+def test_the_timed_step_trains():
     config = load_config(
         None,
         [
@@ -138,34 +143,45 @@ def test_the_step_that_is_timed_trains():
     assert gigaflop == pytest.approx(6 * 2 * 4 * (4 * 8 * (64 + 8) + 8 * 11) / 1e9)
 
 
-def test_time_is_counted_for_the_phase_whose_function_took_it(monkeypatch):
+def test_measurements_take_turns_and_the_median_is_over_the_rounds():
+    calls = []
+
+    def measurement(name: str, values: list[float]):
+        def measure() -> float:
+            calls.append(name)
+            return values.pop(0)
+
+        return measure
+
+    measurements = {"a": measurement("a", [1, 9, 2]), "b": measurement("b", [5, 4, 6])}
+    values = measuring.measure_in_turn(measurements, 3)
+    assert calls == ["a", "b"] * 3
+    assert values == {"a": [1, 9, 2], "b": [5, 4, 6]}
+    assert measuring.medians(values) == {"a": 2, "b": 5}
+
+
+def test_time_is_counted_for_the_phase_of_the_function(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(shakespeare, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def take(seconds: float) -> float:
+    def work(seconds: float) -> float:
         clock[0] += seconds
         return seconds
 
-    module = SimpleNamespace(save=take, validate=take, unmeasured=take)
-    with shakespeare.timed(
-        {"saving": ((module, "save"),), "validation": ((module, "validate"),)}
-    ) as spent:
-        assert (
-            module.save(1.0)
-            + module.validate(seconds=4.0)
-            + module.save(2.0)
-            + module.unmeasured(8.0)
-            == 15
-        )
+    module = SimpleNamespace(save=work, validate=work, unmeasured=work)
+    phases = {"saving": ((module, "save"),), "validation": ((module, "validate"),)}
+    with shakespeare.time_phases(phases) as phase_seconds:
+        returned = [module.save(1.0), module.validate(seconds=4.0)]
+        returned += [module.save(2.0), module.unmeasured(8.0)]
     module.save(16.0)
-    assert spent == {"saving": 3.0, "validation": 4.0}
+    assert returned == [1.0, 4.0, 2.0, 8.0]
+    assert phase_seconds == {"saving": 3.0, "validation": 4.0}
 
 
-def test_the_functions_whose_time_is_taken_are_there():
-    for module, name in [
-        function for functions in shakespeare.PHASES.values() for function in functions
-    ]:
-        assert callable(getattr(module, name))
+def test_the_functions_of_all_phases_exist():
+    for functions in shakespeare.PHASES.values():
+        for module, name in functions:
+            assert callable(getattr(module, name, None)), name
 
 
 def test_time_to_a_loss_is_the_shortest_budget_that_reaches_it():
@@ -174,46 +190,42 @@ def test_time_to_a_loss_is_the_shortest_budget_that_reaches_it():
         for seconds, losses in {3: [2.0, 1.8, 1.7], 6: [1.5, 1.6, 1.9], 12: [1.4, 1.3, 1.2]}.items()
         for loss in losses
     ]
-    summary = [shakespeare.between_seeds(rows, seconds) for seconds in (3, 6, 12)]
+    summary = [shakespeare.summarize(rows, seconds) for seconds in (3, 6, 12)]
     assert [line["median"] for line in summary] == [1.8, 1.6, 1.3]
-    assert [shakespeare.shortest(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)] == [
-        3,
-        6,
-        12,
-        None,
-    ]
+    budgets = [shakespeare.shortest_budget(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)]
+    assert budgets == [3, 6, 12, None]
 
 
 def test_budgets_double_up_to_the_longest():
-    assert shakespeare.doubling(24) == [3, 6, 12, 24]
-    assert shakespeare.doubling(23.9) == [3, 6, 12]
+    assert shakespeare.doubling_budgets(24) == [3, 6, 12, 24]
+    assert shakespeare.doubling_budgets(23.9) == [3, 6, 12]
 
 
-@pytest.mark.parametrize("name", ["word-language-model", "words", "ptb"])
-def test_configurations_are_compared_on_the_same_tokens_and_time(name):
-    given = argparse.Namespace(train=Path("a.txt"), valid=Path("b.txt"), overrides=[])
-    config = words.configure(name, 2, 7, given)
-    assert (config.corpus.text, config.corpus.valid_text) == (("a.txt",), ("b.txt",))
-    assert (config.training.minutes, config.training.epochs, config.training.seed) == (7, None, 2)
-    assert (config.tokenizer.words, config.tokenizer.vocabulary_size) == ("whitespace", 1_000_000)
+def test_configurations_are_compared_on_the_same_tokens_and_time():
+    for name in ("word-language-model", "words", "ptb"):
+        config = words.configure(name, 2, 7, words_options())
+        corpus, training, tokenizer = config.corpus, config.training, config.tokenizer
+        assert (corpus.text, corpus.valid_text) == (("a.txt",), ("b.txt",)), name
+        assert (training.minutes, training.epochs, training.seed) == (7, None, 2), name
+        assert (tokenizer.words, tokenizer.vocabulary_size) == ("whitespace", 1_000_000), name
 
 
-def test_what_ten_minutes_of_a_gpu_are_given_fits_the_configuration():
-    config = load_config("ptb", [*cuda.PTB_IN_MINUTES, "training.minutes=10"])
+def test_the_gpu_overrides_for_penn_treebank_are_valid():
+    config = load_config("ptb", [*gpu.PTB_IN_MINUTES, "training.minutes=10"])
     assert (config.training.optimizer, config.training.epochs) == ("adamw", None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_the_gpu_s_benchmark_says_that_there_is_none(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cuda.py", "a.txt"])
+def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "a.txt"])
     with pytest.raises(SystemExit, match="no CUDA GPU"):
-        cuda.main()
+        gpu.main()
 
 
-def test_a_plateau_s_evaluations_are_as_many_as_the_epochs_that_fit(monkeypatch):
+def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
     trained = []
 
-    def train(config):
+    def train_and_score(config):
         trained.append(config.training)
         return {
             "epochs": 0.6,
@@ -223,12 +235,11 @@ def test_a_plateau_s_evaluations_are_as_many_as_the_epochs_that_fit(monkeypatch)
             "perplexity": 2.0,
         }
 
-    monkeypatch.setattr(words, "train", train)
-    given = argparse.Namespace(train=Path("a.txt"), valid=Path("b.txt"), overrides=[], minutes=10)
-    words.measure("word-language-model", 1, given)
+    monkeypatch.setattr(words, "train_and_score", train_and_score)
+    words.measure("word-language-model", 1, words_options())
     assert [section.minutes for section in trained] == [0.5, 10]
     assert trained[1].evaluations == 12
-    words.measure("words", 1, given)
+    words.measure("words", 1, words_options())
     assert trained[2].minutes == 10 and len(trained) == 3
 
 
@@ -243,10 +254,10 @@ def test_a_compared_run_is_scored_on_the_validation_text(tmp_path):
         "model.num_layers=1",
         "training.device=cpu",
     ]
-    given = argparse.Namespace(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=small)
-    row = words.train(words.configure("word-language-model", 1, 0.005, given))
+    options = words_options(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=small)
+    row = words.train_and_score(words.configure("word-language-model", 1, 0.005, options))
     assert row["vocabulary_size"] == 2 + 4
-    assert row["unknown_share"] == 1 / 20  # One owl; four tokens a line, <EOS> among them.
+    assert row["unknown_share"] == 1 / 20  # "owl"; each line has four tokens, with <EOS>.
     assert 1 < row["perplexity"] < 1000 and row["epochs"] > 0 and row["steps"] > 0
 
 
@@ -257,29 +268,25 @@ def test_a_ring_of_two_sends_all_bytes_once_in_two_hops():
     assert scaling.all_reduce_seconds(4e6, 1, link) == 0
 
 
-def test_efficiency_falls_with_workers_and_is_the_share_of_computing():
+def test_efficiency_is_the_fraction_of_computation_and_falls_with_the_workers():
     link = scaling.Link(bytes_per_second=1e6, hop_seconds=0)
     assert scaling.efficiency(4, 4e6, 2, link) == pytest.approx(0.5)
-    for each in scaling.LINKS.values():
-        shares = [scaling.efficiency(0.1, 2e8, workers, each) for workers in (1, *scaling.WORKERS)]
-        assert shares[0] == 1 and shares == sorted(shares, reverse=True)
-    slow, fast, fastest = (scaling.efficiency(0.1, 2e8, 8, each) for each in scaling.LINKS.values())
+    for name, link in scaling.LINKS.items():
+        values = [scaling.efficiency(0.1, 2e8, workers, link) for workers in (1, *scaling.WORKERS)]
+        assert values[0] == 1 and values == sorted(values, reverse=True), name
+    slow, fast, fastest = (scaling.efficiency(0.1, 2e8, 8, link) for link in scaling.LINKS.values())
     assert slow < fast < fastest
 
 
-def test_a_line_is_fitted_to_small_and_large_alike():
+def test_a_line_fits_small_and_large_amounts_alike():
     amounts = [2.0**power for power in range(10, 26)]
-    assert scaling.fit(amounts, [3e-4 + 2e-9 * amount for amount in amounts]) == pytest.approx(
-        (3e-4, 2e-9)
-    )
-    shaken = [
-        (3e-4 + 2e-9 * amount) * (1.1 if number % 2 else 0.9)
-        for number, amount in enumerate(amounts)
-    ]
-    assert scaling.fit(amounts, shaken) == pytest.approx((3e-4, 2e-9), rel=0.1)
+    exact = [3e-4 + 2e-9 * amount for amount in amounts]
+    assert scaling.fit_line(amounts, exact) == pytest.approx((3e-4, 2e-9))
+    noisy = [value * (1.1 if index % 2 else 0.9) for index, value in enumerate(exact)]
+    assert scaling.fit_line(amounts, noisy) == pytest.approx((3e-4, 2e-9), rel=0.1)
 
 
-def test_the_steps_that_processes_share_train_on_their_columns():
-    given = argparse.Namespace(hidden=8, window=4, precision="fp32")
-    steps = scaling.training_steps(given, 5, scaling.Group(1, 2), torch.device("cpu"))
-    assert next(steps).state.tokens == 2 * 4  # The second of two has two of five columns.
+def test_each_process_of_a_group_trains_on_its_columns():
+    options = argparse.Namespace(hidden=8, window=4, precision="fp32")
+    steps = scaling.training_steps(options, 5, scaling.Group(1, 2), torch.device("cpu"))
+    assert next(steps).state.tokens == 2 * 4  # The second of two processes has two of five columns.

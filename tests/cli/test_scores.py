@@ -82,8 +82,8 @@ def test_sentences_need_one_file(capfd, trained, tmp_path):
     assert "one file of sentences, or - for stdin; got 0" in refused(capfd, 2, "sentences", trained)
     path = tmp_path / "empty.txt"
     path.write_bytes(b"")
-    assert "holds no sentence" in refused(capfd, 1, "sentences", trained, path)
-    with pytest.raises(CharlmError, match="none to score"):
+    assert "has no sentence" in refused(capfd, 1, "sentences", trained, path)
+    with pytest.raises(CharlmError, match="no sentence to score"):
         load(trained).sentences()
 
 
@@ -220,12 +220,12 @@ def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, tmp_path):
     assert "cannot be read" in refused(
         capfd, 1, "compare", trained, trained, "--text", tmp_path / "no.txt"
     )
-    assert "test part is not there" in refused(
-        capfd, 1, "compare", trained, trained, "--split", "test"
-    )
+    assert "has no test part" in refused(capfd, 1, "compare", trained, trained, "--split", "test")
     path = tmp_path / "text.txt"
     path.write_bytes(b"caf\xe9")
-    assert "byte 3 is not UTF-8" in refused(capfd, 1, "compare", trained, trained, "--text", path)
+    assert "byte 3 (0xe9) is not UTF-8" in refused(
+        capfd, 1, "compare", trained, trained, "--text", path
+    )
     path.write_bytes(b"")
     refused(capfd, 1, "compare", trained, trained, "--text", path)
     refused(capfd, 1, "tokens", trained, path)

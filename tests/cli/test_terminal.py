@@ -1,4 +1,4 @@
-"""No text gives a terminal orders: what a model writes, what a file is called, what a message quotes."""
+"""No control character reaches a terminal: from a model's text, a file name or a message."""
 
 import ast
 import json
@@ -13,35 +13,45 @@ from conftest import small_config, train_all
 from charlm.cli import terminal
 from charlm.cli.main import run as charlm
 
-# Colours that are meant, of `charlm eval tokens`.
+# The colours of `charlm eval tokens` are intended.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-ORDERS = "\x1b[31m\x1b]0;title\x07 \x9b2J \x08\r\x7f \u202egnp.\u202c \u2066a\u2069 "
+CONTROLS = "\x1b[31m\x1b]0;title\x07 \x9b2J \x08\r\x7f \u202egnp.\u202c \u2066a\u2069 "
 
 
-TURNS = {"RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI"}  # Unicode's classes, UAX 9.
+DIRECTION_CLASSES = {
+    "RLO",
+    "LRO",
+    "RLE",
+    "LRE",
+    "PDF",
+    "RLI",
+    "LRI",
+    "FSI",
+    "PDI",
+}  # Unicode's classes, UAX 9.
 
 
-def orders_in(text: str) -> set[str]:
+def controls_in(text: str) -> set[str]:
     return {
         letter
         for letter in text
         if unicodedata.category(letter) in ("Cc", "Zl", "Zp")
-        or unicodedata.bidirectional(letter) in TURNS
+        or unicodedata.bidirectional(letter) in DIRECTION_CLASSES
     } - {"\t", "\n"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a run of a model that writes little but orders, and a text of them."""
+    """A folder with a run of a model that writes control characters, and its text."""
     folder = tmp_path_factory.mktemp("terminal")
-    (folder / "text.txt").write_text(f"{ORDERS}a b c.\n" * 60, encoding="utf-8", newline="")
+    (folder / "text.txt").write_text(f"{CONTROLS}a b c.\n" * 60, encoding="utf-8", newline="")
     train_all(small_config(folder / "text.txt", "training.steps=8"), folder / "run\x1b[2J")
     return folder
 
 
 @pytest.fixture
 def on_a_terminal(folder, capsys, monkeypatch):
-    """Run a command where stdout is, or is not, a terminal; return its status and what it printed."""
+    """Return a function that runs a command with stdout as a terminal, or not."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("NO_COLOR", raising=False)
 
@@ -53,9 +63,9 @@ def on_a_terminal(folder, capsys, monkeypatch):
     return run
 
 
-def test_every_character_that_gives_orders_is_escaped_and_no_other_changes():
+def test_every_control_character_is_escaped_and_no_other_changes():
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
-    odd = orders_in(everything)
+    odd = controls_in(everything)
     plain = everything.translate(dict.fromkeys(map(ord, odd)))
     assert terminal.printable(plain) == plain
     assert all(
@@ -85,38 +95,38 @@ COMMANDS = [
 @pytest.mark.parametrize(
     "arguments", COMMANDS, ids=lambda arguments: " ".join(map(str, arguments)).replace(RUN, "RUN")
 )
-def test_a_terminal_gets_no_orders(on_a_terminal, arguments):
+def test_a_terminal_receives_no_control_characters(on_a_terminal, arguments):
     status, out, err = on_a_terminal(*arguments)
     assert status == 0 and out, err
-    assert not orders_in(COLOURS.sub("", out))
-    assert not orders_in(err)
+    assert not controls_in(COLOURS.sub("", out))
+    assert not controls_in(err)
 
 
-def test_a_pipe_gets_the_text_itself_and_so_does_a_terminal_that_is_to_have_it_raw(on_a_terminal):
+def test_a_pipe_and_a_terminal_with_raw_receive_the_text_unchanged(on_a_terminal):
     arguments = ["sample", RUN, "--length", 200, "--seed", 1]
     _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
     _, raw, _ = on_a_terminal(*arguments, "--raw")
     _, shown, _ = on_a_terminal(*arguments)
-    assert orders_in(piped) and raw == piped and shown == terminal.printable(piped) != piped
+    assert controls_in(piped) and raw == piped and shown == terminal.printable(piped) != piped
 
 
-def test_json_is_json_on_a_terminal_too_with_the_same_text(on_a_terminal):
+def test_json_on_a_terminal_is_json_with_the_same_text(on_a_terminal):
     arguments = ["sample", RUN, "--length", 200, "--seed", 1, "--json"]
     _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
     _, shown, _ = on_a_terminal(*arguments)
-    assert json.loads(shown) == json.loads(piped) and orders_in(json.loads(shown)["text"])
+    assert json.loads(shown) == json.loads(piped) and controls_in(json.loads(shown)["text"])
 
 
 @pytest.mark.parametrize("name", ["no\x1b[2J\nsuch", "no\u202esuch", "no\udcffsuch"])
 @pytest.mark.parametrize("command", ["train", "sample", "inspect"])
-def test_a_message_takes_one_line_whatever_name_it_quotes(on_a_terminal, command, name):
+def test_a_message_is_one_line_whatever_name_it_quotes(on_a_terminal, command, name):
     status, out, err = on_a_terminal(command, name)
     assert (status, out) == (1, "")
-    assert err.count("\n") == 1 and "such" in err and not orders_in(err)
+    assert err.count("\n") == 1 and "such" in err and not controls_in(err)
     err.encode("utf-8", "backslashreplace")
 
 
-def test_nothing_is_printed_past_the_one_place_that_escapes():
+def test_only_the_module_that_escapes_prints():
     places = [
         path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"
     ]

@@ -1,4 +1,4 @@
-"""`charlm tune` as a person types it."""
+"""The command `charlm tune`."""
 
 import json
 import os
@@ -19,19 +19,19 @@ SEARCH = ["--search", "training.learning_rate=1e-3..1e-1", "--search", "model.hi
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
-    """Run each command in an empty folder of its own."""
+    """Run each command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
 
 def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must be refused in one line on stderr; return the line."""
+    """Run a command that must fail with one line on stderr; return the line."""
     assert charlm(["tune", *map(str, arguments)]) == status
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1, err
     return err
 
 
-def test_tune_then_resume_then_train_with_what_it_found(capfd, text_file):
+def test_tune_then_resume_then_train_with_the_best_settings(capfd, text_file):
     assert (
         charlm(
             [
@@ -68,7 +68,7 @@ def test_tune_then_resume_then_train_with_what_it_found(capfd, text_file):
     )
     assert (
         lines[-1]
-        == f"tuned/best.yaml holds the settings of trial {rows[0][0]}; its model: charlm sample "
+        == f"tuned/best.yaml: settings of trial {rows[0][0]}; use its model with: charlm sample "
         f"tuned/trials/{rows[0][0]}"
     )
     assert charlm(["tune", "--resume", "tuned", "--trials", "3", "--json"]) == 0
@@ -78,18 +78,18 @@ def test_tune_then_resume_then_train_with_what_it_found(capfd, text_file):
     assert whole["loss_nats"] == min(trial["loss_nats"] for trial in whole["trials"])
     assert whole["settings"]["seed"] == 5 and whole["settings"]["split"] == "valid"
     assert charlm(["tune", "--resume", "tuned"]) == 0
-    assert "its budget is spent already" in capfd.readouterr().err
+    assert "the budget is spent" in capfd.readouterr().err
     assert charlm(["train", "--config", whole["config"], "--out", "trained"]) == 0
     assert charlm(["sample", whole["run"], "--length", "5"]) == 0
 
 
-def test_without_a_folder_a_new_one_is_named_under_runs(capfd, text_file):
+def test_the_default_folder_is_a_new_one_in_runs(capfd, text_file):
     assert charlm(["tune", str(text_file), *SETTINGS, *SEARCH, "--trials", "1"]) == 0
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("tune-text-") and (folder / "best.yaml").is_file()
 
 
-def test_ctrl_c_ends_the_search_with_a_table_and_a_config(text_file):
+def test_ctrl_c_ends_the_search_with_a_table_and_a_configuration(text_file):
     endless = ["--set", "training.steps=100000", "--set", "training.evaluations=10000"]
     process = subprocess.Popen(
         [
@@ -120,11 +120,12 @@ def test_ctrl_c_ends_the_search_with_a_table_and_a_config(text_file):
     assert process.returncode == 0, err
     assert out.splitlines()[1].split()[:2] == ["0", "unfinished"]
     assert (
-        "stopped; go on: charlm tune --resume tuned\n" in err and Path("tuned/best.yaml").is_file()
+        "stopped; continue with: charlm tune --resume tuned\n" in err
+        and Path("tuned/best.yaml").is_file()
     )
 
 
-def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
+def test_a_search_without_any_score_states_the_reason(capfd, text_file):
     changes = ["--set", "training.learning_rate=1e30", "--set", "training.clipnorm=null"]
     search = ["--search", "training.learning_rate=1e30..1e31"]
     assert (
@@ -148,7 +149,7 @@ def test_a_search_in_which_nothing_could_be_scored_says_why(capfd, text_file):
     assert "no trial reached an evaluation (step " in err.splitlines()[-1]
 
 
-def test_mistakes_are_one_line(capfd, text_file):
+def test_mistakes_are_reported_in_one_line(capfd, text_file):
     assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1", status=2)
     assert "give --minutes or --trials" in refused(capfd, text_file, *SETTINGS, *SEARCH)
     line = refused(
@@ -158,8 +159,8 @@ def test_mistakes_are_one_line(capfd, text_file):
         "--search: model.hiden_size=1,2: unknown key model.hiden_size (nearest: model.hidden_size)"
         in line
     )
-    assert "holds no search" in refused(capfd, "--resume", "nothing")
-    assert "--search: cannot be given with --resume" in refused(
+    assert "contains no search" in refused(capfd, "--resume", "nothing")
+    assert "--search: cannot be combined with --resume" in refused(
         capfd, "--resume", "nothing", *SEARCH, status=2
     )
     unreachable = ["--storage", "postgresql://me:secret@127.0.0.1:1/data", "--study", "mine"]
@@ -168,7 +169,7 @@ def test_mistakes_are_one_line(capfd, text_file):
     assert not list(Path().iterdir())
 
 
-def test_without_optuna_it_says_how_to_get_it(capfd, text_file, monkeypatch):
+def test_a_missing_optuna_is_reported_with_its_installation(capfd, text_file, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("charlm.tuning")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("charlm.tuning", raising=False)

@@ -1,8 +1,8 @@
-"""Every option and argument of every command, given what is wrong: one line that names it, and nothing done.
+"""Wrong values of every option and argument: one line that names the option, and nothing written.
 
-The cases come from the command tree, so that a new option is tried by itself. What is wrong with a number, a choice or
-a flag follows from its type and range; what is wrong with a text or a path stands in `WRONG`, and a test tells which
-of them it lacks.
+The cases come from the command tree, so that a new option is tested automatically. Wrong numbers,
+choices and flags follow from type and range; wrong texts and paths are in `WRONG`, and a test fails
+if an option is missing there.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ TREE = typer.main.get_command(main.app)
 NOT_UTF8, TOO_LONG = (
     "\udcff",
     "x" * 300,
-)  # As Python hands on a byte that is no UTF-8; longer than a file's name can be.
+)  # A byte that is not UTF-8, as Python passes it; a name that is too long for a file.
 NUMBERS = {
     int: ["", "x", "1.5", "nan", "inf", "9" * 30],
     float: ["", "x", "nan", "inf", "-inf", "1e400", "-1"],
 }
-# What stands beside an option, so that nothing but the option is wrong.
+# Other arguments that make the command valid except for the tested option.
 BESIDE = {
     "train": ["text.txt"],
     "train --resume": [],
@@ -40,8 +40,8 @@ BESIDE = {
     "corpus fetch": ["names"],
     "config show": [],
 }
-# Of texts and paths: what is wrong, and the status: 2 for what no file or run could make right, else 1. An entry with
-# the command's name goes before one without.
+# Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
+# entry with the name of a command takes precedence over one without.
 FILE = {"": 2, "missing": 1, "folder": 1, TOO_LONG: 1}
 TARGET = {"": 2, "folder": 2, "file/x": 2, TOO_LONG: 1}
 RUN = {"": 2, "missing": 1, "file": 1, "folder": 1, TOO_LONG: 1}
@@ -124,7 +124,7 @@ def commands(
 
 
 def label(parameter) -> str:
-    """What a person calls a parameter: an option by its name, an argument by what stands for it in the help."""
+    """Return the name of an option, or the placeholder of an argument in the help."""
     first = parameter.opts[0]
     return first if first.startswith("-") else parameter.metavar or first.upper()
 
@@ -138,7 +138,7 @@ PARAMETERS = {
 
 
 def derived(parameter) -> dict[str, int] | None:
-    """What is wrong with a value by its type and range, and the status; None where those do not tell."""
+    """Return wrong values by type and range, with the status; None if they say nothing."""
     kind = parameter.type_descriptor.annotation
     if get_origin(kind) is Literal:
         return dict.fromkeys(["", "nonsense", get_args(kind)[0].upper()], 2)
@@ -169,7 +169,7 @@ def arguments(name: str, parameter, value: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a run, a text, a file that is neither, and a folder with nothing in it."""
+    """A folder with a run, a text, a file that is neither, and an empty folder."""
     folder = tmp_path_factory.mktemp("usage")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     for name in ("file", "small.charlm"):
@@ -186,9 +186,9 @@ def everything_in(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture
 def refused(folder, capfd, monkeypatch):
-    """Run a command that must be refused in one line on stderr, with nothing written; return the line."""
+    """Run a command that must fail with one line and write nothing; return the line."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(main, "app", TREE)  # Else it is built anew for each.
+    monkeypatch.setattr(main, "app", TREE)  # Otherwise it is built for each command.
     before = everything_in(folder)
 
     def run(arguments: list[str], status: int) -> str:
@@ -203,25 +203,30 @@ def refused(folder, capfd, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(("name", "called"), PARAMETERS, ids=map(" ".join, PARAMETERS))
-def test_a_wrong_value_is_one_line_that_names_the_option_or_the_place(refused, name, called):
-    parameter = PARAMETERS[name, called]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_value_is_reported_in_one_line_that_names_the_option_or_the_place(refused, name):
+    for parameter in COMMANDS[name].params:
+        check_wrong_values(refused, name, parameter)
+
+
+def check_wrong_values(refused, name: str, parameter) -> None:
+    called = label(parameter)
     if parameter.type_descriptor.annotation is bool:
         assert called in refused([*name.split(), f"{called}=1"], 2)
         return
     cases = wrong(name, parameter)
-    assert cases, f"what is wrong with {called}? add it to WRONG"
+    assert cases, f"no wrong values for {called} of {name}: add them to WRONG"
     for value, status in cases.items():
         line = refused(arguments(name, parameter, value), status)
         is_place = bool(value) and (status == 1 or not called.startswith("-"))
         named = [called, value] if is_place else [called]
         assert any(text.encode("utf-8", "backslashreplace").decode() in line for text in named), (
-            f"{value!r}: {line}"
+            f"{name} {called} {value!r}: {line}"
         )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_option_and_one_without_its_value_are_told(refused, name):
+def test_an_unknown_option_and_a_missing_value_are_reported(refused, name):
     assert "--nonsense" in refused([*name.split(), "--nonsense"], 2)
     for parameter in COMMANDS[name].params:
         called = label(parameter)
@@ -229,7 +234,7 @@ def test_an_unknown_option_and_one_without_its_value_are_told(refused, name):
             assert called in refused([*name.split(), called], 2)
 
 
-def test_every_entry_is_of_an_option_that_there_is():
+def test_every_entry_belongs_to_an_existing_option():
     labels = {called for _, called in PARAMETERS} | {
         f"{name} {called}" for name, called in PARAMETERS
     }
@@ -237,7 +242,7 @@ def test_every_entry_is_of_an_option_that_there_is():
     assert set(BESIDE) <= labels | set(COMMANDS)
 
 
-# A value that is right by itself.
+# A valid value by type.
 VALID = {int: "3", float: "0.5", str: "a", list[str]: "a", Path: "file"}
 FILTERS = (
     *("top_k", "top_p", "min_p", "typical", "epsilon", "eta"),
@@ -275,6 +280,7 @@ TOGETHER = {
         for option in ("--corpus", "--config", "--set", "--out")
     },
     "train --resume=run --seed=3": "--seed",
+    "train --resume=run --seed=0": "--seed",
     "tune text.txt --resume=run": "TEXT",
     **{
         f"tune --resume=run {option}=names": option
@@ -293,12 +299,12 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("command", TOGETHER)
-def test_what_cannot_stand_together_is_one_line_that_names_it(refused, command):
-    assert TOGETHER[command] in refused(command.split(), 2)
+def test_conflicting_options_are_reported_in_one_line_that_names_one(refused):
+    for command, name in TOGETHER.items():
+        assert name in refused(command.split(), 2), command
 
 
-def test_every_conflict_of_sample_is_one_line_that_names_the_option(refused):
+def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(refused):
     options = {parameter.name: parameter for parameter in COMMANDS["sample"].params}
 
     def argument(name: str) -> str:

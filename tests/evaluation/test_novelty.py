@@ -1,12 +1,9 @@
-"""How new a text is: by hand, and against looking everywhere."""
-
-import math
-from collections import Counter
+"""Novelty of a text: by hand, and against a search for every n-gram."""
 
 import numpy as np
 import pytest
 from conftest import small_config
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import opened
 
@@ -14,25 +11,27 @@ from charlm.data.tokenizer import UNK, learn_tokenizer
 from charlm.data.written_form import written_form
 from charlm.errors import CorpusError
 from charlm.evaluation.novelty import (
-    Words,
+    Novelty,
+    WordIds,
+    compare_with_training,
     held_out_like,
-    measure_novelty,
-    sentences,
-    shape_of,
-    spread,
-    zipf_slope,
+    split_sentences,
 )
 
 TEXTS = st.text(alphabet="abé𝄞 .\n", max_size=40)
 
 
-def stream(sample: str, training: str, held_out: str = ""):
-    return measure_novelty([sample.encode()], [held_out.encode()], training.encode(), records=False)
+def compare_stream(sample: str, training: str, held_out: str = "") -> Novelty:
+    return compare_with_training(
+        [sample.encode()], [held_out.encode()], training.encode(), records=False
+    )
 
 
-def record_novelty(sample, training, held_out=()):
+def compare_records(
+    sample: list[str], training: list[str], held_out: tuple[str, ...] = ()
+) -> Novelty:
     text = "".join(f"{record}\n" for record in training)
-    return measure_novelty(
+    return compare_with_training(
         [record.encode() for record in sample],
         [record.encode() for record in held_out],
         text.encode(),
@@ -40,15 +39,16 @@ def record_novelty(sample, training, held_out=()):
     )
 
 
+@settings(max_examples=60)
 @given(sample=TEXTS.filter(len), training=TEXTS)
-def test_the_longest_copy_is_that_of_trying_every_stretch(sample, training):
+def test_the_longest_copy_is_that_of_trying_every_passage(sample, training):
     lengths = [
-        b - a
-        for a in range(len(sample))
-        for b in range(a + 1, len(sample) + 1)
-        if sample[a:b] in training
+        end - start
+        for start in range(len(sample))
+        for end in range(start + 1, len(sample) + 1)
+        if sample[start:end] in training
     ]
-    copy = stream(sample, training).sample.longest_copy
+    copy = compare_stream(sample, training).sample.longest_copy
     assert (copy.characters if copy else 0) == max(lengths, default=0)
     if copy:
         assert sample[copy.sample_character :].startswith(copy.text)
@@ -57,123 +57,125 @@ def test_the_longest_copy_is_that_of_trying_every_stretch(sample, training):
         assert len(copy.text) == copy.characters
 
 
+@settings(max_examples=60)
 @given(sample=TEXTS.filter(len), training=TEXTS)
 def test_overlap_is_that_of_counting_every_ngram(sample, training):
-    overlap = stream(sample, training).sample.overlap
+    overlap = compare_stream(sample, training).sample.overlap
     assert len(overlap) == 16
-    for size, share in enumerate(overlap, start=1):
-        grams = [sample[at : at + size] for at in range(len(sample) - size + 1)]
-        assert share == (sum(gram in training for gram in grams) / len(grams) if grams else None)
+    for length, fraction in enumerate(overlap, start=1):
+        ngrams = [sample[start : start + length] for start in range(len(sample) - length + 1)]
+        known = sum(ngram in training for ngram in ngrams)
+        assert fraction == (known / len(ngrams) if ngrams else None)
 
 
+@settings(max_examples=40)
 @given(sample=TEXTS.filter(len), held_out=TEXTS)
-def test_repetition_is_that_of_counting_ngrams_over_the_size_of_both(sample, held_out):
-    found = stream(sample * 3, "", held_out * 4)
-    most = min(len(sample * 3), len(held_out * 4)) if held_out else len(sample * 3)
-    for side, text in ((found.sample, sample * 3), (found.held_out, held_out * 4)):
+def test_repetition_is_that_of_counting_ngrams_in_as_much_text_as_both_sides_have(sample, held_out):
+    sample, held_out = sample * 3, held_out * 4
+    result = compare_stream(sample, "", held_out)
+    size = min(len(sample), len(held_out)) if held_out else len(sample)
+    for side, text in ((result.sample, sample), (result.held_out, held_out)):
         if side is None:
             assert not text
             continue
-        grams = [text[:most][at : at + 16] for at in range(most - 15)]
-        again = sum(gram in grams[:at] for at, gram in enumerate(grams))
-        assert side.repeated_share == (again / len(grams) if grams else None)
+        ngrams = [text[:size][start : start + 16] for start in range(size - 15)]
+        repeated = sum(ngram in ngrams[:number] for number, ngram in enumerate(ngrams))
+        assert side.repeated_share == (repeated / len(ngrams) if ngrams else None)
 
 
-def test_repetition_is_counted_over_texts_and_only_as_far_as_the_held_out_text_goes():
-    once, other = "abcdefghijklmnop", "qrstuvwxyz012345"
-    found = record_novelty([once, once, once], [], held_out=[once, other])
-    # Both have 32 characters that count: of the sample's two 16-grams one is a repeat, of the held-out text's none.
-    assert found.settings["repeated_within"] == 32
-    assert (found.sample.repeated_share, found.held_out.repeated_share) == (1 / 2, 0)
+def test_repetition_is_counted_across_texts_as_far_as_the_held_out_text_goes():
+    first, second = "abcdefghijklmnop", "qrstuvwxyz012345"
+    result = compare_records([first, first, first], [], held_out=(first, second))
+    # 32 characters of both count: of the sample's two 16-grams one repeats, of the held-out ones none.
+    assert result.settings["repeated_within"] == 32
+    assert (result.sample.repeated_share, result.held_out.repeated_share) == (1 / 2, 0)
 
 
-def test_ngrams_by_hand():
-    found = stream("abxab", "ab ba", "bax")
+def test_overlap_by_hand():
+    result = compare_stream("abxab", "ab ba", "bax")
     # a, b, a, b of five; ab twice of ab bx xa ab; none of three; held out: b a of three, ba of two.
-    assert found.sample.overlap[:3] == [4 / 5, 2 / 4, 0]
-    assert found.sample.overlap[5] is None
-    assert found.held_out.overlap[:4] == [2 / 3, 1 / 2, 0, None]
+    assert result.sample.overlap[:3] == [4 / 5, 2 / 4, 0]
+    assert result.sample.overlap[5] is None
+    assert result.held_out.overlap[:4] == [2 / 3, 1 / 2, 0, None]
 
 
-def test_a_sentence_is_novel_if_it_stands_nowhere_in_the_text():
-    found = stream(
-        "The cat sat. A dog ran!\nThe cat sat.\n", "Then: The cat sat. Then it ran.\n"
-    ).sample
-    assert (found.pieces, found.novel_share, found.distinct_share) == (3, 1 / 3, 2 / 3)
+def test_a_sentence_is_novel_if_it_is_nowhere_in_the_training_text():
+    sample = "The cat sat. A dog ran!\nThe cat sat.\n"
+    side = compare_stream(sample, "Then: The cat sat. Then it ran.\n").sample
+    assert (side.pieces, side.novel_share, side.distinct_share) == (3, 1 / 3, 2 / 3)
 
 
-def test_a_record_is_novel_if_it_is_no_whole_record():
-    found = record_novelty(["anna", "ann", "nna", "bob", "bob"], ["anna", "bob", "joanna"]).sample
-    # anna and both bobs are known; ann and nna stand only within a record.
-    assert (found.pieces, found.novel_share, found.distinct_share) == (5, 2 / 5, 4 / 5)
-    assert (found.longest_copy.text, found.longest_copy.training_line) == ("anna", 1)
+def test_a_record_is_novel_if_it_is_not_a_whole_record_of_the_training_text():
+    side = compare_records(["anna", "ann", "nna", "bob", "bob"], ["anna", "bob", "joanna"]).sample
+    # anna and both bobs are known; ann and nna are only parts of records.
+    assert (side.pieces, side.novel_share, side.distinct_share) == (5, 2 / 5, 4 / 5)
+    assert (side.longest_copy.text, side.longest_copy.training_line) == ("anna", 1)
 
 
-def test_nothing_is_compared_over_the_end_of_a_record():
-    found = record_novelty(["ab", "cd"], ["abcd"])
-    assert found.sample.longest_copy.characters == 2
-    assert found.sample.overlap[:3] == [1, 1, None]
-    assert record_novelty(["xab", "cd"], ["ab", "cdx"]).sample.longest_copy.characters == 2
+def test_nothing_is_compared_across_the_end_of_a_record():
+    side = compare_records(["ab", "cd"], ["abcd"]).sample
+    assert side.longest_copy.characters == 2
+    assert side.overlap[:3] == [1, 1, None]
+    assert compare_records(["xab", "cd"], ["ab", "cdx"]).sample.longest_copy.characters == 2
 
 
-def test_held_out_text_is_measured_as_the_sample_is():
-    found = record_novelty(["zz"], ["anna", "bob"], held_out=["anna", "eve"])
-    assert (found.sample.novel_share, found.held_out.novel_share) == (1, 1 / 2)
-    assert found.held_out.longest_copy.text == "anna"
-    assert found.sample.longest_copy is None
+def test_held_out_text_is_measured_like_the_sample():
+    result = compare_records(["zz"], ["anna", "bob"], held_out=("anna", "eve"))
+    assert (result.sample.novel_share, result.held_out.novel_share) == (1, 1 / 2)
+    assert result.held_out.longest_copy.text == "anna"
+    assert result.sample.longest_copy is None
+    assert compare_stream("abc", "abc").held_out is None
 
 
-def test_without_held_out_text_there_is_none_beside():
-    assert stream("abc", "abc").held_out is None
-
-
-@pytest.mark.parametrize("sample", [[], [b""], [b"", b""]])
-def test_a_sample_of_no_character_is_refused(sample):
-    with pytest.raises(CorpusError, match="has no character"):
-        measure_novelty(sample, [], b"text", records=True)
+def test_a_sample_without_characters_is_refused():
+    for sample in ([], [b""], [b"", b""]):
+        with pytest.raises(CorpusError, match="has no character"):
+            compare_with_training(sample, [], b"text", records=True)
 
 
 def test_a_sample_of_spaces_has_no_sentence():
-    found = stream(" \n", "text").sample
-    assert (found.pieces, found.novel_share, found.distinct_share) == (0, None, None)
+    side = compare_stream(" \n", "text").sample
+    assert (side.pieces, side.novel_share, side.distinct_share) == (0, None, None)
 
 
-def words(training: str):
+def test_ngrams_of_words_consist_of_whole_words():
+    training = " a cat saw a dog\n"
     section = small_config("x", "tokenizer.level=word").tokenizer
     tokenizer = learn_tokenizer([training], section)
-    return Words(tokenizer.encode(training), tokenizer.encode)
-
-
-def test_ngrams_of_words_are_whole_words():
-    training = " a cat saw a dog\n"
-    found = measure_novelty(
-        [b"x\n a cat saw"], [b" saw a do"], training.encode(), records=False, words=words(training)
+    result = compare_with_training(
+        [b"x\n a cat saw"],
+        [b" saw a do"],
+        training.encode(),
+        records=False,
+        words=WordIds(tokenizer.encode(training), tokenizer.encode),
     )
-    assert found.settings["ngrams_of"] == "words"
-    # x is <UNK>, and n-grams with it are not counted: the end of the line, " a", " cat", " saw".
-    assert found.sample.overlap[:5] == [1, 2 / 3, 1 / 2, 0, None]
-    # " do" is no word, though " saw a do" stands in the text.
-    assert found.held_out.overlap[:3] == [1, 1, None]
-    assert found.held_out.longest_copy.characters == 9
+    assert result.settings["ngrams_of"] == "words"
+    # x is <UNK>, and n-grams with it do not count: the end of the line, " a", " cat", " saw".
+    assert result.sample.overlap[:5] == [1, 2 / 3, 1 / 2, 0, None]
+    # " do" is no word, though " saw a do" is in the text.
+    assert result.held_out.overlap[:3] == [1, 1, None]
+    assert result.held_out.longest_copy.characters == 9
 
 
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([UNK, 2, 3, 4]), min_size=1, max_size=20),
     st.lists(st.sampled_from([UNK, 2, 3, 4]), max_size=20),
 )
-def test_overlap_of_words_is_that_of_counting(ids, training):
-    kept = Words(np.array(training, dtype=np.uint16), lambda text: np.array(ids))
-    overlap = measure_novelty([b"any"], [], b"any", records=False, words=kept).sample.overlap
-    for size, share in enumerate(overlap, start=1):
-        grams = [ids[at : at + size] for at in range(len(ids) - size + 1)]
-        grams = [gram for gram in grams if UNK not in gram]
-        places = [training[at : at + size] for at in range(len(training) - size + 1)]
-        assert share == (sum(gram in places for gram in grams) / len(grams) if grams else None)
+def test_overlap_of_words_is_that_of_counting_ngrams_without_unknown_words(ids, training):
+    words = WordIds(np.array(training, dtype=np.uint16), lambda text: np.array(ids))
+    result = compare_with_training([b"any"], [], b"any", records=False, words=words)
+    for length, fraction in enumerate(result.sample.overlap, start=1):
+        ngrams = [ids[start : start + length] for start in range(len(ids) - length + 1)]
+        ngrams = [ngram for ngram in ngrams if UNK not in ngram]
+        known = [training[start : start + length] for start in range(len(training) - length + 1)]
+        expected = sum(ngram in known for ngram in ngrams) / len(ngrams) if ngrams else None
+        assert fraction == expected
 
 
 def test_sentences_end_at_marks_and_lines():
     text = 'He said "No." Then: 3.5 and e.g. this\nO! (Yes.) \n\n你好。再见。'
-    assert [sentence.decode() for sentence in sentences(text.encode())] == [
+    assert [sentence.decode() for sentence in split_sentences(text.encode())] == [
         'He said "No."',
         "Then: 3.5 and e.g.",
         "this",
@@ -184,49 +186,7 @@ def test_sentences_end_at_marks_and_lines():
     ]
 
 
-def test_words_lengths_and_ranks_by_hand():
-    shape = shape_of([b"The cat's the cat's\n", b"\n", b"the x1 \xe0\xa4\xb9\xe0\xa4\xbf\n"])
-    assert (shape.words, shape.distinct_words) == (7, 5)
-    # cat's and the: two each, in the order of code points; the word of two code points is one.
-    assert [(row["rank"], row["word"], row["count"]) for row in shape.zipf] == [
-        (1, "cat's", 2),
-        (2, "the", 2),
-        (4, "x1", 1),
-    ]
-    assert shape.zipf[0]["share"] == 2 / 7
-    assert shape.word_lengths.mean == pytest.approx((3 + 5 + 3 + 5 + 3 + 2 + 2) / 7)
-    assert (shape.line_lengths.count, shape.line_lengths.quartiles) == (2, [9, 9, 19])
-
-
-def test_zipf_slope_of_a_pure_power_law_is_its_exponent():
-    assert zipf_slope([round(1e9 / rank) for rank in range(1, 50)]) == pytest.approx(-1, abs=1e-6)
-    assert zipf_slope([8, 4]) == pytest.approx(-1)
-    assert zipf_slope([4, 4, 1, 1, 1]) == 0  # What occurs once is left out.
-    assert zipf_slope([4, 1]) is None
-
-
-def test_zipf_slope_is_that_of_numpy():
-    counts = sorted(np.random.default_rng(1).integers(2, 900, 40).tolist(), reverse=True)
-    expected = np.polyfit(
-        [math.log(rank) for rank in range(1, 41)], [math.log(count) for count in counts], 1
-    )[0]
-    assert zipf_slope([*counts, 1, 1]) == pytest.approx(expected)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
-def test_quartiles_are_numpy_s_without_interpolation(lengths):
-    found = spread(Counter(lengths))
-    assert (
-        found.quartiles == np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
-    )
-    assert found.mean == pytest.approx(np.mean(lengths))
-
-
-def test_no_lengths_have_no_quartile():
-    assert spread(Counter()).count == 0
-
-
-def test_held_out_records_are_taken_evenly_and_text_from_the_beginning():
+def test_held_out_records_are_evenly_spaced_and_text_is_taken_from_the_beginning():
     records = b"".join(b"%d\n" % number for number in range(10))
     assert held_out_like([b"a", b"", b"b"], records, records=True) == [b"0", b"5"]
     assert len(held_out_like([b"a"] * 20, records, records=True)) == 10
@@ -235,9 +195,9 @@ def test_held_out_records_are_taken_evenly_and_text_from_the_beginning():
     assert held_out_like([b"any"], b"", records=False) == [b""]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "text", "written"),
-    [
+def test_a_text_is_compared_in_the_form_in_which_the_model_writes_it(tmp_path):
+    path = tmp_path / "text.txt"
+    for overrides, text, written in [
         ([], "Ab\n\nc", "Ab\n\nc"),
         (["tokenizer.eos=line"], "Ab\nc\n", "Ab\nc\n"),
         (["corpus.separator=XX"], "AbXXc", "Ab\nc"),
@@ -245,15 +205,11 @@ def test_held_out_records_are_taken_evenly_and_text_from_the_beginning():
         (["corpus.mode=records"], "Ab\n\nc", "Ab\nc\n"),
         (["tokenizer.lowercase=true"], "ÀB\n", "àb\n"),
         (["tokenizer.level=word", "tokenizer.words=whitespace"], " a  b \n\nc", "a b\n\nc"),
-    ],
-)
-def test_a_text_is_compared_as_the_model_writes_it(tmp_path, overrides, text, written):
-    path = tmp_path / "text.txt"
-    path.write_text(text, encoding="utf-8")
-    config = small_config(path, "corpus.valid_share=0", *overrides)
-    corpus = opened(config.corpus)
-    tokenizer = learn_tokenizer([text], config.tokenizer)
-    assert (
-        written_form(corpus.parts["train"], tokenizer, records=corpus.mode == "records").decode()
-        == written
-    )
+    ]:
+        path.write_text(text, encoding="utf-8")
+        config = small_config(path, "corpus.valid_share=0", *overrides)
+        corpus = opened(config.corpus)
+        tokenizer = learn_tokenizer([text], config.tokenizer)
+        records = corpus.mode == "records"
+        form = written_form(corpus.parts["train"], tokenizer, records=records)
+        assert form.decode() == written, overrides

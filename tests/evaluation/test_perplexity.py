@@ -1,115 +1,108 @@
-"""The score of a text, with what it is compared with."""
+"""The score of a text, with all that the score depends on."""
 
 import json
 import math
 
 import numpy as np
 import pytest
-import torch
+from small_models import CPU, VOCABULARY, log_p_at_once, make_model
 
-from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS
-from charlm.data.tokens import Counts, Tokens
-from charlm.errors import CorpusError
-from charlm.evaluation.perplexity import Perplexity, measure, unigram_loss_nats
+from charlm.errors import CorpusError, OptionError
+from charlm.evaluation.options import ScoringOptions
+from charlm.evaluation.perplexity import Perplexity, measure
+from charlm.evaluation.static_model import StaticModel
 from charlm.model.language_model import LanguageModel
-
-CPU = torch.device("cpu")
-VOCABULARY = 8
+from charlm.training.loss import Score
 
 
-def text(ids: list[int], *, characters: int = 0) -> Tokens:
-    return Tokens(
-        np.array(ids, dtype=np.uint8),
-        Counts(len(ids), ids.count(1), characters or len(ids), len(ids)),
-    )
+def score_of(
+    model: LanguageModel, ids: list[int], *, mode: str = "stream", streams: int = 1
+) -> Score:
+    return measure(StaticModel(model, mode, CPU), np.array(ids, dtype=np.uint8), streams=streams)
 
 
-def make(*, uniform: bool) -> LanguageModel:
-    torch.manual_seed(1)
-    model = LanguageModel(Model(hidden_size=8, embedding_size=4), VOCABULARY).eval()
-    with torch.no_grad():
-        model.projection.weight *= 0 if uniform else 4
-    return model
+def random_text(tokens: int) -> list[int]:
+    return np.random.default_rng(1).integers(0, VOCABULARY, tokens).tolist()
 
 
-def score_of(model: LanguageModel, tokens: Tokens, *, mode: str = "stream", streams: int = 1):
-    return measure(model, tokens, mode=mode, streams=streams, device=CPU, precision=torch.float32)
-
-
-@pytest.mark.parametrize("mode", ["stream", "records"])
-def test_uniform_model_over_eight_tokens_scores_three_bits(mode):
-    tokens = text([2, 3, EOS, 7, 7, 5, 4, EOS])
-    score = score_of(make(uniform=True), tokens, mode=mode)
-    assert score.tokens == 8
-    assert score.bits_per(tokens.counts.characters) == pytest.approx(3, rel=1e-6)
+def test_uniform_model_over_eight_tokens_scores_three_bits():
+    for mode in ("stream", "records"):
+        score = score_of(make_model(sharpness=0), [2, 3, EOS, 7, 7, 5, 4, EOS], mode=mode)
+        assert score.tokens == 8
+        assert score.bits_per(8) == pytest.approx(3, rel=1e-6), mode
 
 
 def test_bits_per_character_by_hand():
     # Ten tokens of three bits each for a text of 40 characters: 30 / 40.
-    tokens = text([2, 3, 4, 5, 6, 7, 2, 3, 4, EOS], characters=40)
-    score = score_of(make(uniform=True), tokens)
-    assert score.bits_per(tokens.counts.characters) == pytest.approx(0.75, rel=1e-6)
+    score = score_of(make_model(sharpness=0), [2, 3, 4, 5, 6, 7, 2, 3, 4, EOS])
+    assert score.bits_per(40) == pytest.approx(0.75, rel=1e-6)
 
 
 def test_the_state_is_carried_through_a_text_longer_than_a_window():
-    model = make(uniform=False)
-    ids = np.random.default_rng(1).integers(0, VOCABULARY, 1100)
-    with torch.no_grad():
-        logits, _ = model(torch.from_numpy(np.concatenate([[EOS], ids[:-1]]))[:, None])
-    expected = torch.nn.functional.cross_entropy(
-        logits[:, 0], torch.from_numpy(ids), reduction="sum"
-    )
-    assert score_of(model, text(ids.tolist())).nats == pytest.approx(float(expected), rel=1e-5)
+    ids = random_text(1100)
+    expected = -log_p_at_once(make_model(), np.array(ids)).sum()
+    assert score_of(make_model(), ids).nats == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_record_forgets_the_one_before_it_and_a_stream_does_not():
-    model = make(uniform=False)
+def test_the_state_is_reset_between_records_and_carried_in_a_stream():
+    model = make_model()
     first, second = [3, 4, 5, EOS], [6, 7, EOS]
-    alone = sum(score_of(model, text(record)).nats for record in (first, second))
-    assert score_of(model, text(first + second), mode="records").nats == pytest.approx(
-        alone, rel=1e-6
-    )
-    assert score_of(model, text(first + second)).nats != pytest.approx(alone, rel=1e-3)
+    alone = sum(score_of(model, record).nats for record in (first, second))
+    records = score_of(model, first + second, mode="records")
+    assert records.nats == pytest.approx(alone, rel=1e-6)
+    assert score_of(model, first + second).nats != pytest.approx(alone, rel=1e-3)
 
 
 def test_several_streams_predict_each_token_once_and_nearly_as_well():
-    model = make(uniform=False)
-    tokens = text(np.random.default_rng(1).integers(0, VOCABULARY, 1500).tolist())
-    exact, fast = score_of(model, tokens), score_of(model, tokens, streams=4)
+    ids = random_text(1500)
+    exact, fast = (score_of(make_model(), ids, streams=streams) for streams in (1, 4))
     assert fast.tokens == exact.tokens == 1500
     assert fast.nats == pytest.approx(exact.nats, rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["stream", "records"])
-def test_a_text_without_tokens_is_told_in_one_line(mode):
-    with pytest.raises(CorpusError, match=r"^the text to score has no token; [^\n]+$"):
-        score_of(make(uniform=True), text([]), mode=mode)
+def test_a_text_without_tokens_is_refused():
+    for mode in ("stream", "records"):
+        with pytest.raises(CorpusError, match=r"^the text to score has no token; [^\n]+$"):
+            score_of(make_model(), [], mode=mode)
 
 
-def test_the_perplexity_of_unigrams_by_hand():
-    # With one added to each, four tokens were seen 1, 1, 4 and 2 times: of eight.
-    nats = unigram_loss_nats([0, 0, 3, 1], text([2, 2, 3, 0]))
-    assert math.exp(nats) == pytest.approx((2 * 2 * 4 * 8) ** (1 / 4))
+def test_each_option_out_of_range_and_each_conflict_names_the_option():
+    for option, value in {
+        "streams": 0,
+        "precision": "fp16",
+        "temperature": 0.0,
+        "mix_ngram": 0,
+        "segment": 0,
+        "fit_tokens": -1,
+    }.items():
+        with pytest.raises(OptionError, match=rf"^{option}: must be [^\n]+, got {value!r}$"):
+            ScoringOptions(**{option: value})
+    for temperature in (math.nan, math.inf, -1.0, "high"):
+        with pytest.raises(OptionError, match=r"^temperature: must be a number above 0, or fit"):
+            ScoringOptions(temperature=temperature)
+    with pytest.raises(OptionError, match=r"^paths: cannot be combined with text$"):
+        ScoringOptions("a text", paths=["a.txt"])
+    assert ScoringOptions(temperature="fit").adaptation.is_static
 
 
-def test_unigrams_that_were_never_seen_are_uniform():
-    assert math.exp(unigram_loss_nats([0] * 8, text([2, 5, 7]))) == pytest.approx(8)
-    assert unigram_loss_nats([0] * 8, text([])) == 0
-
-
-def test_a_score_travels_as_json_with_all_that_it_belongs_to():
-    perplexity = Perplexity(
-        1.0, math.e, 1.4, 1.3, 0.5, 0.0, 9.0, 10, 12, 13, 0.1, {"level": "char", "seed": 1}
+def test_a_score_becomes_json_with_all_its_fields():
+    score = Perplexity(
+        loss_nats=1.0,
+        perplexity=math.e,
+        bits_per_character=1.4,
+        bits_per_byte=1.3,
+        accuracy=0.5,
+        unknown_share=0.0,
+        unigram_perplexity=9.0,
+        tokens=10,
+        characters=12,
+        bytes=13,
+        seconds=0.1,
+        settings={"level": "char", "seed": 1},
     )
-    data = json.loads(json.dumps(perplexity.to_json()))
+    data = json.loads(json.dumps(score.to_json()))
     assert data["loss_nats"] == 1.0
     assert data["settings"] == {"level": "char", "seed": 1}
-    assert {
-        "perplexity",
-        "bits_per_character",
-        "bits_per_byte",
-        "tokens",
-        "characters",
-        "bytes",
-    } <= set(data)
+    names = "perplexity bits_per_character bits_per_byte tokens characters bytes"
+    assert set(names.split()) <= set(data)

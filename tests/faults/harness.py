@@ -31,7 +31,7 @@ from faults.injection import at_call, kill_self, watched
 from charlm.cli import main as command_line
 from charlm.cli import progress  # noqa: F401 - what each child would import, and then do for the first time
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.verify import LOCK
+from charlm.runs.files import LOCK
 
 VARIANTS = [
     "-".join(names) for names in product(("stream", "records"), ("char", "word"), ("elman", "lstm"))

@@ -18,8 +18,8 @@ from charlm.errors import CharlmError, CheckpointError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Prepared
-from charlm.runs.metrics import append_metrics, cut_metrics
-from charlm.runs.verify import LOCK
+from charlm.runs.files import BEGIN_AGAIN, LOCK
+from charlm.runs.metrics import append_metrics, truncate_metrics
 from charlm.storage.atomic import remove_temporary_files
 
 FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
@@ -64,7 +64,7 @@ def test_a_process_that_dies_before_any_call_of_a_save_leaves_whole_checkpoints(
         with watched(at_call(number, die, again=True)), pytest.raises(Died):
             save(folder, 2)
         found.append(steps_saved(folder))
-        cut_metrics(folder, after_step=1, halvings=0)
+        truncate_metrics(folder, after_step=1, halvings=0)
         save(folder, 3)
         assert steps_saved(folder) == [3, 3]
         assert (
@@ -93,7 +93,7 @@ def test_a_save_that_fails_at_any_call_is_told_in_one_line_and_leaves_whole_chec
             with watched(at_call(number, what, again=again)):
                 save(folder, 2)
         except CheckpointError as error:
-            assert "\n" not in str(error) and "the checkpoint before is whole" in str(error)
+            assert "\n" not in str(error) and "the previous checkpoint is complete" in str(error)
         except KeyboardInterrupt:
             assert what is interrupt
         assert steps_saved(folder) in ([1, 1], [2, 1], [2, 2])
@@ -140,7 +140,7 @@ def test_a_full_disk_while_a_training_saves_is_one_line_and_it_goes_on_from_ther
     with watched(at_call(40, fail(FULL), again=True)), pytest.raises(CheckpointError) as caught:
         for _ in session.run(experiment):
             pass
-    assert "No space left on device" in str(caught.value) and "go on with --resume" in str(
+    assert "No space left on device" in str(caught.value) and "continue with --resume" in str(
         caught.value
     )
     for _ in session.run(prepare.resume(tmp_path / "run")):
@@ -156,7 +156,7 @@ def test_a_file_system_that_is_full_is_told(text_file, tmp_path):
         pytest.skip("needs the right to mount")
     try:
         with pytest.raises(
-            CheckpointError, match=r"No space left on device; the checkpoint before is whole"
+            CheckpointError, match=r"No space left on device; the previous checkpoint is complete"
         ):
             train_all(small_config(text_file), tmp_path / "run")
     finally:
@@ -244,13 +244,14 @@ def test_a_run_that_could_not_be_begun_can_be_begun_again(text_file, tmp_path):
             try:
                 prepare.begin(config, tmp_path / str(number)).lock.release()
             except CheckpointError as error:
-                assert "No space left on device; free the disk, " in str(error)
+                remedy = "free the disk" if ".lock" in str(error) else BEGIN_AGAIN
+                assert f"No space left on device; {remedy}" in str(error)
                 prepare.begin(config, tmp_path / str(number))
 
 
 def test_a_run_folder_that_vanishes_is_told_and_not_made_anew(text_file, tmp_path):
     experiment = prepare.begin(small_config(text_file), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="no run folder any more"):
+    with pytest.raises(CheckpointError, match="is not a run folder any more"):
         for event in session.run(experiment):
             if isinstance(event, Prepared):
                 shutil.rmtree(tmp_path / "run")

@@ -50,7 +50,7 @@ def test_two_trainings_that_begin_in_one_folder_are_one(text_file, tmp_path, mon
     with pytest.raises(CheckpointError, match="is at work in this folder"):
         prepare.begin(config, tmp_path / "run")
     first.lock.release()
-    with pytest.raises(CheckpointError, match="not empty; give another --out, or go on with it"):
+    with pytest.raises(CheckpointError, match="not empty; give another --out, or continue the run"):
         prepare.begin(config, tmp_path / "run")
 
 
@@ -65,7 +65,7 @@ def test_a_resumption_that_fails_lets_go_of_the_folder(tmp_path):
     (tmp_path / "text.txt").write_text("A text that has changed. " * 60)
     for _ in range(2):
         with pytest.raises(
-            CheckpointError, match=r"has changed since.*put the old text back, or begin a new run"
+            CheckpointError, match=r"has changed since.*restore the text, or begin a new run"
         ):
             prepare.resume(tmp_path / "run")
 

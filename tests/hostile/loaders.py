@@ -35,9 +35,10 @@ from charlm.errors import CharlmError
 from charlm.evaluation.probes.agreement import read_pairs
 from charlm.evaluation.sentences import read_sentences
 from charlm.runs import prepare
-from charlm.runs.checkpoint import check_weights, load_checkpoint
+from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
 
 LEVELS = ("char", "word", "byte", "bpe")
 # These load a model or resume a training at every use.
@@ -234,7 +235,7 @@ def _resume(run_folder: Path) -> None:
     """Resume a training and read its next window, if one is left."""
     config, tokenizer, _ = load_run(run_folder)
     saved = load_checkpoint(run_folder / "last")
-    check_weights(config.model, tokenizer.vocabulary_size, saved)
+    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     experiment = prepare.resume(run_folder)
     next(training_windows(experiment))
     experiment.lock.release()

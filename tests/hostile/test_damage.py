@@ -16,8 +16,8 @@ import torch
 from charlm.api import load
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.folder import verify
-from charlm.runs.metrics import cut_metrics
+from charlm.runs.metrics import truncate_metrics
+from charlm.runs.verify import check_run_files
 
 WITHOUT_CHECKSUM = ("metrics.jsonl", ".lock")
 BIT_FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; invalid UTF-8.
@@ -55,7 +55,7 @@ def is_refused(path: Path, folder: Path) -> bool:
     """Read one file of a run folder as `load` does; return whether it is refused."""
     try:
         if path.parent == folder:
-            verify(folder)
+            check_run_files(folder)
         else:
             part = "training" if path.name.startswith("training") else "weights"
             load_checkpoint(path.parent, only=part)
@@ -127,7 +127,7 @@ def test_damaged_lines_of_metrics_are_removed(folder):
     lines = path.read_bytes().splitlines()
     for line in (b"\x80", b"[" * 5000, b'{"step": "x"}', b'{"step": NaN}', b"null", b'"' * 9):
         path.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
-        cut_metrics(folder, after_step=10**9, halvings=0)
+        truncate_metrics(folder, after_step=10**9, halvings=0)
         assert path.read_bytes().splitlines() == lines, line
 
 

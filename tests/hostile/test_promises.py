@@ -217,7 +217,9 @@ def test_a_model_whose_logits_overflow_is_refused(folder):
 def test_a_file_of_another_run_is_refused_before_it_is_read(tiny, tmp_path):
     copy = Path(shutil.copytree(tiny, tmp_path / "run"))
     change_json(copy / "tokenizer.json", decoder=None)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*best/ was saved with.*the old"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json: .*best/ was saved with.*the original"
+    ):
         load(copy, device="cpu")
     unseal(copy)
     with pytest.raises(CheckpointError, match="not written by charlm"):
@@ -230,7 +232,7 @@ def test_a_configuration_changed_on_purpose_is_accepted_without_its_checksums(ti
     (copy / "config.yaml").write_text(
         config.replace("batch_size: 4 ", "batch_size: 2 "), encoding="utf-8"
     )
-    with pytest.raises(CheckpointError, match=r"config\.yaml: .*the old"):
+    with pytest.raises(CheckpointError, match=r"config\.yaml: .*the original"):
         prepare.resume(copy)
     unseal(copy)
     assert prepare.resume(copy).config.training.batch_size == 2
@@ -418,9 +420,10 @@ def test_a_file_of_empty_lines_takes_little_memory(tmp_path):
 
 def test_a_damaged_study_is_refused(text_file, tmp_path):
     from charlm.tuning.search import resume, tune
+    from charlm.tuning.study import Budget
 
     config = small_config(text_file, "model.hidden_size=4", "training.steps=2")
-    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", trials=1)
+    tune(config, ["training.learning_rate=1e-3..3e-2"], out=tmp_path / "s", budget=Budget(trials=1))
     path = tmp_path / "s" / "study.db"
     data = path.read_bytes()
     name = data.index(b"training.learning_rate")
@@ -432,4 +435,4 @@ def test_a_damaged_study_is_refused(text_file, tmp_path):
         for file in (tmp_path / "s").glob("study.db*"):
             file.unlink()
         path.write_bytes(damaged)
-        assert is_refused(lambda _: resume(tmp_path / "s", trials=1), b"")
+        assert is_refused(lambda _: resume(tmp_path / "s", budget=Budget(trials=1)), b"")

@@ -329,6 +329,13 @@ def test_a_tied_model_of_two_widths_has_an_output_adapter():
     assert model(ids())[0].shape == (7, 3, VOCABULARY)
 
 
+def test_a_tied_matrix_starts_with_one_over_the_embedding_size_as_its_variance():
+    """So that the logits start small: their variance is that of the hidden state."""
+    torch.manual_seed(1)
+    model = LanguageModel(Model(tied=True, hidden_size=64, embedding_size=64), 500)
+    assert model.projection.weight.std().item() == pytest.approx(1 / 8, rel=0.02)
+
+
 def test_residual_adds_the_input_of_a_layer_to_its_output():
     model = make(num_layers=2, skip="residual")
     plain = make(num_layers=2)

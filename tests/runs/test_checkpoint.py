@@ -49,7 +49,7 @@ def test_a_save_that_fails_leaves_the_one_before_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr("charlm.storage.atomic.os.fsync", full_disk)
     with pytest.raises(
-        CheckpointError, match=r"No space left on device; the checkpoint before is whole"
+        CheckpointError, match=r"No space left on device; the previous checkpoint is complete"
     ):
         save_checkpoint(tmp_path, {"step": 2}, {"weights": {"a": torch.zeros(2)}})
     monkeypatch.undo()
@@ -103,7 +103,7 @@ def test_a_missing_file_is_one_clear_line(folder, name):
 def test_a_checkpoint_of_a_newer_format_is_refused_by_name(folder):
     path = folder / "best" / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(CheckpointError, match="format 99; this charlm reads 1 to 2: update it"):
+    with pytest.raises(CheckpointError, match=r"format 99, .* reads formats 1 to 2; update charlm"):
         load_checkpoint(folder / "best")
 
 
@@ -134,7 +134,7 @@ def test_a_folder_with_files_in_it_is_not_overwritten(tmp_path, text_file):
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match="contains no run"):
         newest_run(tmp_path)
     for name in ("one", "two"):
         save_checkpoint(tmp_path / name / "last", {"step": 1}, {})
@@ -167,14 +167,15 @@ def test_a_checkpoint_of_the_first_format_is_taken_up(folder):
 def test_a_checkpoint_of_an_unknown_format_is_refused_with_who_wrote_it(folder, number):
     in_format(folder, number)
     with pytest.raises(
-        CheckpointError, match=r"this charlm reads 1 to 2: go on with the charlm that wrote it, \d"
+        CheckpointError,
+        match=r"reads formats 1 to 2; continue with the version of charlm that wrote it, \d",
     ):
         prepare.resume(folder)
 
 
 def test_a_newer_format_is_refused_at_resuming_too(folder):
     in_format(folder, FORMAT + 1)
-    with pytest.raises(CheckpointError, match=r"format 3; this charlm reads 1 to 2: update it"):
+    with pytest.raises(CheckpointError, match=r"format 3, .* reads formats 1 to 2; update charlm"):
         prepare.resume(folder)
 
 
@@ -188,7 +189,7 @@ def test_a_text_may_be_moved_and_config_yaml_told_so_but_nothing_else_in_it(tmp_
     assert load(tmp_path / "run").perplexity(split="train").characters > 0
     path.write_text(path.read_text("utf-8").replace("window: ", "window: 1"), encoding="utf-8")
     with pytest.raises(
-        CheckpointError, match=r"config\.yaml: is not the one .* corpus\.text, .* may change"
+        CheckpointError, match=r"config\.yaml: is not the file .* corpus\.text, .* may change"
     ):
         load(tmp_path / "run")
 

@@ -12,8 +12,7 @@ from conftest import small_config, train_all
 from charlm.data.windows import scoring_windows, stream_windows
 from charlm.errors import CheckpointError, CorpusError, DivergenceError
 from charlm.model.language_model import named_weights
-from charlm.runs import experiment as experiment_module
-from charlm.runs import prepare, save_schedule, session
+from charlm.runs import prepare, save_schedule, session, snapshot
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
 from charlm.runs.experiment import Evaluated, training_windows
 from charlm.training.loop import Progress
@@ -418,11 +417,11 @@ def saves_of(text_file, folder, monkeypatch, *overrides, seconds_a_save):
     """Return what was saved when in a training with slow saves, and their share of its time; a step is seconds long."""
     now, saves, write = 0.0, [], save_checkpoint
 
-    def slow(place, state, tensors):
+    def slow(place, state, tensors, **options):
         nonlocal now
         now += seconds_a_save
         saves.append((place.name, state["step"]))
-        write(place, state, tensors)
+        write(place, state, tensors, **options)
 
     def clock():
         nonlocal now
@@ -432,7 +431,7 @@ def saves_of(text_file, folder, monkeypatch, *overrides, seconds_a_save):
     experiment = prepare.begin(
         small_config(text_file, "checkpoint.save_share=0.03", *overrides), folder
     )
-    for module in (experiment_module, save_schedule):
+    for module in (snapshot, save_schedule):
         monkeypatch.setattr(module, "save_checkpoint", slow)
     for _ in session.run(experiment, clock=clock):
         pass

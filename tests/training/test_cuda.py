@@ -9,7 +9,6 @@ from conftest import small_config, train_all
 import charlm
 from charlm.runs import prepare, session
 from charlm.runs.experiment import training_windows
-from charlm.training.devices import Hardware
 from charlm.training.loop import Progress, train
 from charlm.training.objective import LanguageModelObjective
 
@@ -105,7 +104,7 @@ def test_each_step_in_a_graph_drops_other_units(text_file, tmp_path):
             LanguageModelObjective(
                 experiment.model,
                 config.training,
-                Hardware(experiment.device, experiment.precision),
+                experiment.hardware,
             ),
             itertools.repeat(first),
             experiment.optimizer,

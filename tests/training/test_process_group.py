@@ -32,8 +32,9 @@ from charlm.data.windows import (
     stream_windows,
 )
 from charlm.errors import ConfigError, GroupError
-from charlm.runs.experiment import save, training_windows
+from charlm.runs.experiment import training_windows
 from charlm.runs.prepare import begin, resume
+from charlm.runs.snapshot import save_snapshot
 from charlm.training.process_group import Group, is_launched
 
 SETTINGS = [*SMALL, "training.batch_size=5", "training.clipnorm=2"]
@@ -171,7 +172,7 @@ def test_each_token_of_an_epoch_is_read_once_by_one_process_then_two_then_three_
             read[position.epoch] += found
             position = windows[0].next
         members[0].state.position = position
-        save(members[0], "last")
+        save_snapshot(members[0], "last")
         members[0].lock.release()
     assert position.epoch >= 2
     left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
@@ -424,9 +425,7 @@ def test_the_processes_score_each_token_once():
 
 
 def test_more_processes_than_streams_are_refused_before_there_is_a_folder(text_file, tmp_path):
-    with pytest.raises(
-        ConfigError, match="batch_size: 4 is less than a stream or record for each of 9 processes"
-    ):
+    with pytest.raises(ConfigError, match=r"batch_size: must be at least 9, .*, got 4"):
         begin(small_config(text_file), tmp_path / "run", group=Group(size=9))
     assert not (tmp_path / "run").exists()
 

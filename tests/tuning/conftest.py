@@ -1,4 +1,4 @@
-"""What is searched, where it is kept, and a PostgreSQL server of the tests' own."""
+"""A configuration to tune, storage in memory, and a PostgreSQL server for the tests."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def config(text_file):
 
 @pytest.fixture
 def in_memory(monkeypatch):
-    """Spare SQLite, which takes half a second to open, where what is kept is not what is tested."""
+    """Replace SQLite, which takes half a second to open, where the storage is not tested."""
     kept = {}
 
     @contextmanager
@@ -34,12 +34,12 @@ def in_memory(monkeypatch):
         path.touch()
         yield kept.setdefault(path, optuna.storages.InMemoryStorage())
 
-    monkeypatch.setattr(storage, "_sqlite", sqlite)
+    monkeypatch.setattr(storage, "_open_sqlite", sqlite)
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server listens: on a socket in a folder, and nowhere else."""
+    """A server that listens only on a socket in a folder."""
 
     folder: Path
 
@@ -55,7 +55,7 @@ def binaries() -> Path | None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """Start a server, which refuses to be root's, as postgres; skip where there is none to start."""
+    """Start a server, as the user postgres if we are root; skip if none is installed."""
     psycopg = pytest.importorskip("psycopg")
     programs = binaries()
     if programs is None:
@@ -65,7 +65,7 @@ def server() -> Iterator[Server]:
     )
     with tempfile.TemporaryDirectory(
         prefix="charlm-", ignore_cleanup_errors=True
-    ) as above:  # A socket's path is short.
+    ) as above:  # The path of a socket must be short.
         folder = Path(above)
         (folder / "password").write_text(PASSWORD)
         if user:

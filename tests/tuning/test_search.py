@@ -1,4 +1,4 @@
-"""The search for settings: what is tried, what is given up, what is kept, and that it goes on where it stood."""
+"""The search for settings: values, pruning, results, and continuation."""
 
 import csv
 from itertools import count
@@ -15,40 +15,42 @@ from charlm.runs import session
 from charlm.runs.experiment import Evaluated
 from charlm.training.loss import Score
 from charlm.tuning import search as tuning
-from charlm.tuning.search import tune
+from charlm.tuning.search import Callbacks, tune
+from charlm.tuning.study import Budget
 
 RATE = "training.learning_rate=1e-3..1e-1"
 
 
-def tried(found) -> list[tuple]:
-    """Return what was tried and found, in its order."""
-    trials = sorted(found.trials, key=lambda trial: trial.number)
+def tried(results) -> list[tuple]:
+    """Return the trials in their order."""
+    trials = sorted(results.trials, key=lambda trial: trial.number)
     return [(trial.number, trial.outcome, trial.loss_nats, trial.values) for trial in trials]
 
 
-def tuned_over(config, search, folder, **options) -> list:
-    """Return each value that a search of one key tries."""
-    options = {"trials": 9} | options
+def tuned_over(config, search, folder, trials=9) -> list:
+    """Return the values that a search of one key tries."""
     return [
         value
-        for *_, values in tried(tune(config, [search], out=folder, **options))
+        for *_, values in tried(tune(config, [search], out=folder, budget=Budget(trials=trials)))
         for value in values.values()
     ]
 
 
 @pytest.fixture
 def untrained(monkeypatch, in_memory):
-    """Let every trial finish at once."""
+    """Let every trial finish immediately."""
 
-    def report(trial, experiment, is_over):
+    def report(trial, experiment, is_stopped):
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "_train", report)
+    monkeypatch.setattr(tuning, "train_trial", report)
 
 
 def test_a_search_ends_in_a_table_and_a_config_that_trains_to_the_best_loss(config, tmp_path):
-    found = tune(config, [RATE, "model.hidden_size=8,16"], out=tmp_path / "tuned", trials=3)
+    found = tune(
+        config, [RATE, "model.hidden_size=8,16"], out=tmp_path / "tuned", budget=Budget(trials=3)
+    )
     best = found.best
     assert best.loss_nats == min(trial.loss_nats for trial in found.trials)
     assert found.trials == sorted(found.trials, key=lambda trial: trial.loss_nats)
@@ -65,20 +67,20 @@ def test_a_search_ends_in_a_table_and_a_config_that_trains_to_the_best_loss(conf
     assert study.best_value == best.loss_nats and study.best_trial.number == best.number
     header = (tmp_path / "tuned/best.yaml").read_text().split("corpus:")[0]
     assert (
-        f"{best.loss_nats:.4f} nats" in header
+        f"{best.loss_nats:.4f} nats per token" in header
         and "The best of 3 trials" in header
         and f"--search {RATE}" in header
     )
 
 
-def test_weights_are_kept_of_the_best_trial_alone(config, in_memory, tmp_path):
-    found = tune(config, [RATE], out=tmp_path / "tuned", trials=3)
+def test_only_the_best_trial_keeps_its_weights(config, in_memory, tmp_path):
+    found = tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=3))
     kept = {path.parents[1].name for path in (tmp_path / "tuned/trials").glob("*/*/*.safetensors")}
     assert kept == {str(found.best.number)}
     assert len(list((tmp_path / "tuned/trials").glob("*/metrics.jsonl"))) == 3
 
 
-def test_the_first_trial_is_the_config_as_it_stands(text_file, untrained, tmp_path):
+def test_the_first_trial_has_the_values_of_the_configuration(text_file, untrained, tmp_path):
     config = small_config(
         text_file, "training.steps=2", "training.learning_rate=0.0123", "model.cell=gru"
     )
@@ -88,7 +90,7 @@ def test_the_first_trial_is_the_config_as_it_stands(text_file, untrained, tmp_pa
         "model.cell=lstm,gru,elman,min_gru",
         "model.output_dropout=0..0.5",
     ]
-    found = tune(config, search, out=tmp_path / "tuned", trials=1)
+    found = tune(config, search, out=tmp_path / "tuned", budget=Budget(trials=1))
     assert found.best.values == {
         "training.learning_rate": 0.0123,
         "model.hidden_size": 16,
@@ -97,13 +99,15 @@ def test_the_first_trial_is_the_config_as_it_stands(text_file, untrained, tmp_pa
     }
 
 
-def test_a_value_of_the_config_outside_of_what_is_searched_is_left_out(config, untrained, tmp_path):
+def test_a_configured_value_outside_the_search_space_is_not_tried(config, untrained, tmp_path):
     search = ["training.batch_size=6..9", "model.hidden_size=8,16"]
-    values = tune(config, search, out=tmp_path / "tuned", trials=1).best.values
+    values = tune(config, search, out=tmp_path / "tuned", budget=Budget(trials=1)).best.values
     assert 6 <= values["training.batch_size"] <= 9 and values["model.hidden_size"] == 16
 
 
-def test_a_range_over_a_factor_of_ten_is_searched_by_its_logarithm(config, untrained, tmp_path):
+def test_a_range_over_a_factor_of_ten_is_searched_on_a_logarithmic_scale(
+    config, untrained, tmp_path
+):
     values = tuned_over(config, "training.learning_rate=1e-9..1", tmp_path / "log")
     assert sum(value < 1e-3 for value in values) >= 4
     values = tuned_over(config, "training.weight_decay=1..9", tmp_path / "linear")
@@ -112,24 +116,27 @@ def test_a_range_over_a_factor_of_ten_is_searched_by_its_logarithm(config, untra
     )
 
 
-def test_a_field_of_whole_numbers_is_searched_in_whole_numbers(config, untrained, tmp_path):
+def test_an_integer_setting_is_searched_in_integers(config, untrained, tmp_path):
     values = tuned_over(config, "training.batch_size=1..3", tmp_path / "tuned")
     assert set(values) == {1, 2, 3} and all(isinstance(value, int) for value in values)
 
 
-def test_choices_may_be_numbers_names_lists_and_nothing(config, untrained, tmp_path):
+def test_choices_can_be_numbers_lists_and_null(config, untrained, tmp_path):
     values = tuned_over(config, "training.clipnorm=null,1e1,3", tmp_path / "a")
     assert set(values) == {None, 10.0, 3}
     values = tuned_over(config, "model.hidden_size=8,[16,8]", tmp_path / "b")
     assert {str(value) for value in values} == {"8", "[16, 8]"}
 
 
-def test_resuming_equals_never_having_stopped(config, tmp_path):
+def test_a_resumed_search_equals_an_uninterrupted_one(config, in_memory, tmp_path):
     search = [RATE, "model.hidden_size=8,16,24"]
-    whole = tune(config, search, out=tmp_path / "whole", trials=4)
-    tune(config, search, out=tmp_path / "parts", trials=2)
-    assert tried(tune(config, search, out=tmp_path / "parts", trials=3)) == tried(whole)[:3]
-    assert tried(tuning.resume(tmp_path / "parts", trials=4)) == tried(whole)
+    whole = tune(config, search, out=tmp_path / "whole", budget=Budget(trials=4))
+    tune(config, search, out=tmp_path / "parts", budget=Budget(trials=2))
+    assert (
+        tried(tune(config, search, out=tmp_path / "parts", budget=Budget(trials=3)))
+        == tried(whole)[:3]
+    )
+    assert tried(tuning.resume(tmp_path / "parts", budget=Budget(trials=4))) == tried(whole)
     assert len({str(values) for *_, values in tried(whole)}) == 4
 
 
@@ -143,26 +150,28 @@ def test_another_seed_tries_other_values(text_file, untrained, tmp_path):
     assert values[0] != values[1]
 
 
-def test_a_trial_that_falls_behind_is_pruned(config, in_memory, tmp_path):
+def test_a_trial_worse_than_the_median_is_pruned(config, in_memory, tmp_path):
     search = ["training.learning_rate=1e-9,1e-8,1e-7,5e-2,7e-2,9e-2"]
-    found = tune(config, search, out=tmp_path / "tuned", trials=6)
+    found = tune(config, search, out=tmp_path / "tuned", budget=Budget(trials=6))
     pruned = [trial for trial in found.trials if trial.outcome == "pruned"]
     assert pruned and found.best.values["training.learning_rate"] > 1e-2
     for trial in pruned:
         assert trial.number >= 3 and trial.loss_nats > found.best.loss_nats
         lines = (tmp_path / f"tuned/trials/{trial.number}/metrics.jsonl").read_text()
-        assert lines.count("\n") == 1  # Of two evaluations.
+        assert lines.count("\n") == 1  # Two evaluations were planned.
 
 
-def test_nothing_is_tried_twice_and_a_search_ends_where_nothing_is_left_to_try(
+def test_no_values_are_tried_twice_and_a_search_ends_when_none_are_left(
     config, untrained, tmp_path
 ):
-    found = tune(config, ["model.hidden_size=8,16,24"], out=tmp_path / "tuned", trials=9)
+    found = tune(
+        config, ["model.hidden_size=8,16,24"], out=tmp_path / "tuned", budget=Budget(trials=9)
+    )
     assert sorted(trial.values["model.hidden_size"] for trial in found.trials) == [8, 16, 24]
     assert found.exhausted
 
 
-def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
+def test_a_trial_that_diverges_is_reported_and_the_search_continues(
     config, in_memory, tmp_path, monkeypatch
 ):
     begun = session.run
@@ -173,7 +182,7 @@ def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
         return begun(experiment, **options)
 
     monkeypatch.setattr(session, "run", diverge_at_first)
-    found = tune(config, [RATE], out=tmp_path / "tuned", trials=2)
+    found = tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=2))
     assert [trial.outcome for trial in found.trials] == ["finished", "diverged"]
     assert found.trials[1].note == "step 1: the loss is nan" and found.best.number == 1
 
@@ -186,31 +195,33 @@ def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
         ("model.hidden_size=8,16", "needs more memory"),
     ],
 )
-def test_values_that_do_not_go_together_or_are_too_large_cost_their_trial_alone(
+def test_impossible_values_end_only_their_own_trial(
     text_file, in_memory, tmp_path, monkeypatch, search, note
 ):
-    train = tuning._train
+    train = tuning.train_trial
 
     def short_of_memory(trial, experiment, is_over):
         if experiment.config.model.hidden_size == (8,):
             raise torch.OutOfMemoryError
         return train(trial, experiment, is_over)
 
-    monkeypatch.setattr(tuning, "_train", short_of_memory)
+    monkeypatch.setattr(tuning, "train_trial", short_of_memory)
     config = small_config(text_file, "training.steps=2", "model.embedding_size=16")
     also = (
         ["model.tied=true,false", "model.embedding=learned,one_hot"]
         if "embedding" in search
         else []
     )
-    found = tune(config, [search, *also], out=tmp_path / "tuned", trials=8 if also else 4)
+    found = tune(
+        config, [search, *also], out=tmp_path / "tuned", budget=Budget(trials=8 if also else 4)
+    )
     notes = [trial.note for trial in found.trials if trial.outcome == "impossible"]
     assert notes and note in notes[0]
     assert found.best.outcome == "finished"
 
 
 class Ticks:
-    """A clock that advances by a second whenever it is read."""
+    """A clock that advances by one second whenever it is read."""
 
     def __init__(self):
         self.ticks = count()
@@ -219,21 +230,31 @@ class Ticks:
         return float(next(self.ticks))
 
 
-def test_no_trial_begins_after_the_minutes_and_the_running_one_is_stopped(
-    config, in_memory, tmp_path
-):
-    # A trial reads the clock once before it and once after each of its 6 steps.
-    found = tune(config, [RATE], out=tmp_path / "tuned", minutes=17 / 60, trials=5, clock=Ticks())
+def test_the_minutes_stop_the_running_trial_and_no_other_begins(config, in_memory, tmp_path):
+    # A trial reads the clock once before its first step and once after each of its 6 steps.
+    found = tune(
+        config,
+        [RATE],
+        out=tmp_path / "tuned",
+        budget=Budget(minutes=17 / 60, trials=5),
+        callbacks=Callbacks(clock=Ticks()),
+    )
     assert [trial.outcome for trial in found.trials] == ["finished", "finished", "unfinished"]
     assert found.best.number in (0, 1)
 
 
-def test_an_unfinished_trial_is_crowned_only_where_none_is_finished_and_is_the_next_to_be_taken_up(
+def test_an_unfinished_trial_is_tried_again_and_is_the_best_only_if_none_is_finished(
     config, in_memory, tmp_path
 ):
     stopped = count()
-    # Asked before the trial and after each step; the fifth time is after the first of two evaluations.
-    found = tune(config, [RATE], out=tmp_path / "tuned", trials=2, stop=lambda: next(stopped) == 4)
+    # Called before the trial and after each step: the fifth time after the first of two evaluations.
+    found = tune(
+        config,
+        [RATE],
+        out=tmp_path / "tuned",
+        budget=Budget(trials=2),
+        callbacks=Callbacks(stop=lambda: next(stopped) == 4),
+    )
     assert [trial.outcome for trial in found.trials][-1] == "unfinished"
     first = found.trials[-1]
     assert first.number == 0 and first.loss_nats is not None and found.best.outcome == "finished"
@@ -243,43 +264,55 @@ def test_an_unfinished_trial_is_crowned_only_where_none_is_finished_and_is_the_n
     )
 
 
-def test_what_an_only_trial_reached_is_kept_and_told_as_unfinished(config, in_memory, tmp_path):
+def test_an_unfinished_trial_that_is_the_only_one_keeps_its_results(config, in_memory, tmp_path):
     asked = count()
-    found = tune(config, [RATE], out=tmp_path / "tuned", trials=2, stop=lambda: next(asked) >= 4)
+    found = tune(
+        config,
+        [RATE],
+        out=tmp_path / "tuned",
+        budget=Budget(trials=2),
+        callbacks=Callbacks(stop=lambda: next(asked) >= 4),
+    )
     assert [trial.outcome for trial in found.trials] == [
         "unfinished"
     ] and found.best == found.trials[0]
     assert "unfinished" in (tmp_path / "tuned/best.yaml").read_text().split("corpus:")[0]
     went_on = tuning.resume(tmp_path / "tuned")
     assert [trial.outcome for trial in went_on.trials] == ["finished", "finished", "unfinished"]
-    assert tried(went_on)[1][3] == tried(went_on)[0][3]  # The stopped trial's values, again.
+    assert tried(went_on)[1][3] == tried(went_on)[0][3]  # The values of the stopped trial.
 
 
-def test_a_trial_that_a_crash_left_running_is_marked_failed(config, tmp_path, monkeypatch):
-    train = tuning._train
+def test_a_trial_that_ends_in_an_error_is_marked_failed_and_tried_again(
+    config, tmp_path, monkeypatch
+):
+    train = tuning.train_trial
 
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "_train", crash)
+    monkeypatch.setattr(tuning, "train_trial", crash)
     with pytest.raises(KeyboardInterrupt):
-        tune(config, [RATE], out=tmp_path / "tuned", trials=2)
-    monkeypatch.setattr(tuning, "_train", train)
+        tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=2))
+    monkeypatch.setattr(tuning, "train_trial", train)
     found = tuning.resume(tmp_path / "tuned")
     assert [trial.outcome for trial in found.trials] == ["finished", "finished", "failed"]
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/tuned/study.db")
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_minutes_of_a_search_count_those_before_a_resumption(config, untrained, tmp_path):
-    before = tune(config, [RATE], out=tmp_path / "tuned", trials=2)
+def test_the_minutes_before_a_resumption_count(config, untrained, tmp_path):
+    before = tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=2))
     spent = sum(trial.seconds for trial in before.trials)
-    again = tuning.resume(tmp_path / "tuned", minutes=spent / 60, trials=4, clock=lambda: 0.0)
+    again = tuning.resume(
+        tmp_path / "tuned",
+        budget=Budget(minutes=spent / 60, trials=4),
+        callbacks=Callbacks(clock=lambda: 0.0),
+    )
     assert again.trials == before.trials
 
 
 @pytest.mark.parametrize(
-    ("search", "told"),
+    ("search", "problem"),
     [
         (
             "training.learning_rat=1..2",
@@ -298,17 +331,19 @@ def test_minutes_of_a_search_count_those_before_a_resumption(config, untrained, 
         ("corpus.text=a,b", "are not comparable"),
     ],
 )
-def test_an_impossible_search_is_told_before_anything_is_made(config, tmp_path, search, told):
+def test_an_impossible_search_is_refused_before_anything_is_written(
+    config, tmp_path, search, problem
+):
     with pytest.raises(OptionError) as error:
-        tune(config, [search], out=tmp_path / "tuned", trials=1)
-    assert str(error.value).startswith("search: ") and told in str(error.value)
+        tune(config, [search], out=tmp_path / "tuned", budget=Budget(trials=1))
+    assert str(error.value).startswith("search: ") and problem in str(error.value)
     assert search in str(error.value)
     assert not (tmp_path / "tuned").exists()
 
 
-def test_a_search_needs_a_key_an_end_and_a_validation_split(config, text_file, tmp_path):
+def test_a_search_needs_a_key_a_budget_and_a_validation_split(config, text_file, tmp_path):
     with pytest.raises(OptionError, match="nothing to search"):
-        tune(config, [], out=tmp_path / "tuned", trials=1)
+        tune(config, [], out=tmp_path / "tuned", budget=Budget(trials=1))
     with pytest.raises(ConfigError, match="give --minutes or --trials"):
         tune(config, [RATE], out=tmp_path / "tuned")
     with pytest.raises(CorpusError, match=r"no validation split .* set corpus.valid_share"):
@@ -316,7 +351,7 @@ def test_a_search_needs_a_key_an_end_and_a_validation_split(config, text_file, t
             small_config(text_file, "corpus.valid_share=0"),
             [RATE],
             out=tmp_path / "tuned",
-            trials=1,
+            budget=Budget(trials=1),
         )
     assert not (tmp_path / "tuned").exists()
 
@@ -325,49 +360,52 @@ def test_a_folder_of_another_search_is_refused(config, untrained, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("abc " * 200)
     folder, changed = tmp_path / "tuned", small_config(text)
-    tune(changed, [RATE], out=folder, trials=1)
-    with pytest.raises(CheckpointError, match="what is searched changed since"):
-        tune(changed, ["training.learning_rate=1e-3..1"], out=folder, trials=2)
+    tune(changed, [RATE], out=folder, budget=Budget(trials=1))
+    with pytest.raises(CheckpointError, match="the search space changed since"):
+        tune(changed, ["training.learning_rate=1e-3..1"], out=folder, budget=Budget(trials=2))
     with pytest.raises(CheckpointError, match="the configuration changed since"):
-        tune(small_config(text, "model.hidden_size=8"), [RATE], out=folder, trials=2)
+        tune(small_config(text, "model.hidden_size=8"), [RATE], out=folder, budget=Budget(trials=2))
     text.write_text("abd " * 200)
-    with pytest.raises(CheckpointError, match="holds another search: the text changed since"):
-        tuning.resume(folder, trials=2)
+    with pytest.raises(CheckpointError, match="contains another search: the text changed since"):
+        tuning.resume(folder, budget=Budget(trials=2))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     with pytest.raises(CheckpointError, match="already and not empty"):
-        tune(config, [RATE], out=tmp_path / "full", trials=1)
-    with pytest.raises(CheckpointError, match="holds no search"):
+        tune(config, [RATE], out=tmp_path / "full", budget=Budget(trials=1))
+    with pytest.raises(CheckpointError, match="contains no search"):
         tuning.resume(tmp_path / "full")
 
 
-def test_a_damaged_study_is_told(tmp_path):
+def test_a_damaged_study_is_refused(tmp_path):
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/study.db").write_bytes(b"no database at all")
     with pytest.raises(CheckpointError, match=r"study.db: is damaged"):
         tuning.resume(tmp_path / "tuned")
 
 
-def test_optuna_says_nothing_and_is_left_as_loud_as_it_was(config, untrained, tmp_path, capfd):
-    tune(config, [RATE], out=tmp_path / "tuned", trials=1)
-    tuning.resume(tmp_path / "tuned", trials=2)
+def test_optuna_prints_nothing_and_keeps_its_verbosity_afterwards(
+    config, untrained, tmp_path, capfd
+):
+    tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=1))
+    tuning.resume(tmp_path / "tuned", budget=Budget(trials=2))
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
-def test_a_share_that_is_evaluated_again_after_a_divergence_is_told_once(monkeypatch):
-    shares, state = iter([0.25, 0.5, 0.5, 0.75, 1.0]), SimpleNamespace(step=1)
-    section, told = SimpleNamespace(evaluations=4), []
+def test_a_repeated_evaluation_is_reported_once_and_the_last_one_never_prunes(monkeypatch):
+    progress, state = iter([0.25, 0.5, 0.5, 0.75, 1.0]), SimpleNamespace(step=1)
+    section, reported = SimpleNamespace(evaluations=4), []
     experiment = SimpleNamespace(config=SimpleNamespace(training=section), state=state)
 
     def events(_, stop):
-        for share in shares:
-            state.fraction_done = lambda section, share=share: share
-            yield Evaluated(experiment, Score(10 * (2 - share), 10, 0), {}, True)
+        for done in progress:
+            state.fraction_done = lambda section, done=done: done
+            yield Evaluated(experiment, Score(10 * (2 - done), 10, 0), {}, True)
 
     monkeypatch.setattr(session, "run", events)
     trial = SimpleNamespace(
-        report=lambda loss, step: told.append((step, loss)), should_prune=lambda: False
+        report=lambda loss, step: reported.append((step, loss)),
+        should_prune=lambda: reported[-1][0] == 1000,
     )
-    assert tuning._train(trial, experiment, lambda: False) == "finished"
-    assert told == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]
+    assert tuning.train_trial(trial, experiment, lambda: False) == "finished"
+    assert reported == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]

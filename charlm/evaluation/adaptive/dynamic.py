@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Ids
@@ -22,7 +21,7 @@ from charlm.data.windows import WARM_UP, record_spans
 from charlm.evaluation.adaptive.interpolation import Floats
 from charlm.model.cells.base import FusedCell
 from charlm.model.language_model import LanguageModel, detach
-from charlm.model.projection import AdaptiveSoftmax
+from charlm.model.log_probabilities import differentiable_log_probabilities
 
 _MAX_SEGMENTS = 1000  # Segments of the training text whose gradients are squared.
 _PLACES = 20  # Places of the training text at which these segments are read.
@@ -238,22 +237,17 @@ def _predict_segments(
     for start, end, resets_state in spans:
         before = [EOS] if start == 0 else ids[start - 1 : start]
         segment_ids = np.concatenate([before, ids[start:end]]).astype(np.int64)
-        tokens = torch.from_numpy(segment_ids).to(device)
+        tokens = torch.from_numpy(segment_ids)[:, None].to(device)
         with torch.enable_grad():
-            features, after = model.encoder(tokens[:-1, None], None if resets_state else states)
-            read = model.adapt(features).flatten(0, 1)
-            log_p = _target_log_probabilities(model.projection, read, tokens[1:], temperature)
-        yield log_p
+            log_p, after = differentiable_log_probabilities(
+                model,
+                tokens[:-1],
+                tokens[1:],
+                None if resets_state else states,
+                temperature=temperature,
+            )
+        yield log_p.flatten()
         states = detach(after)
-
-
-def _target_log_probabilities(
-    projection: nn.Module, read: Tensor, targets: Tensor, temperature: float
-) -> Tensor:
-    """Return log p of the targets: (tokens, width) and (tokens,) → (tokens,)."""
-    if isinstance(projection, AdaptiveSoftmax) and temperature == 1:
-        return projection.target_log_probabilities(read, targets)
-    return -functional.cross_entropy(projection(read) / temperature, targets, reduction="none")
 
 
 def _spans(ids: Ids, mode: Mode, segment: int) -> Iterator[_Span]:

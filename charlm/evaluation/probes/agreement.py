@@ -1,28 +1,34 @@
-"""What a model remembers: whether it holds the verb that agrees with a subject far back more probable than the other.
+"""Subject-verb agreement over a distance: what a model remembers of the subject at the verb.
 
-The measure is that of Linzen et al. 2016 (arXiv:1611.01368), on sentences of a small grammar instead of Wikipedia's;
-or on minimal pairs from a file, as in Marvin and Linzen 2018 (arXiv:1808.09031).
+The measure of Linzen et al. 2016 (arXiv:1611.01368) on sentences of a small grammar instead of
+Wikipedia, or on minimal pairs from a file, as in Marvin and Linzen 2018 (arXiv:1808.09031). A
+minimal pair is a right sentence and a wrong one that differ in one word. The model is right if it
+gives the right sentence the higher probability.
 """
 
 import codecs
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from charlm.data.builders import AgreementSentence, agreement_sentences
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import strip_line_end
-from charlm.errors import CorpusError, TokenizerError
-from charlm.evaluation.sentences import log_probabilities
+from charlm.errors import CharlmError, CorpusError, TokenizerError
 from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import sequence_log_probabilities
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, provenance, training_texts
 
-_MOST_PAIRS, _MOST_BYTES = 1_000_000, 1 << 20  # In a file of pairs; in a line of it.
-# Words between subject and verb, from and to: about a phrase of 3 to 6 words each; None is without end.
+_MAX_PAIRS = 1_000_000  # In a file.
+_MAX_LINE_BYTES = 1 << 20
+# First and last distance of each row of the table by distance: about a phrase of 3 to 6 words
+# each; None means no upper bound.
 _DISTANCES: list[tuple[int, int | None]] = [
     (0, 0),
     (1, 3),
@@ -34,21 +40,27 @@ _DISTANCES: list[tuple[int, int | None]] = [
     (21, None),
 ]
 
+Pair = tuple[str, str]  # The right sentence and the wrong one.
+Judged = Sequence[tuple[AgreementSentence, bool]]  # Sentences, and whether the model is right.
+
 
 @dataclass(frozen=True)
-class Agreement:
-    """How often a model holds the right of two sentences more probable, and what that belongs to.
+class Agreement(Result):
+    """Accuracy of a model on minimal pairs.
 
     Attributes:
-        accuracy: Share of pairs in which it does; a tie counts as wrong.
-        count: Pairs.
-        unknown_pairs: How many of them are the same tokens to the model: ties.
-        unknown_share: Share of tokens that are <UNK>.
-        by_distance: The grammar's sentences by words between subject and verb: `distance_from`, `distance_to` (None is
-            without end), `count`, `accuracy`. Empty for pairs from a file, as are the next two.
-        by_nouns: By nouns between subject and verb: `nouns`, `count`, `accuracy`.
-        by_attractors: By those of them that are not of the subject's number: `attractors`, `count`, `accuracy`.
-        settings: What was compared, the grammar's parameters, seed, run, version and so on.
+        accuracy: Fraction of pairs in which the right sentence is more probable; a tie is wrong.
+        count: Number of pairs.
+        unknown_pairs: Number of pairs whose sentences are the same tokens to the model: ties.
+        unknown_share: Fraction of tokens that are <UNK>.
+        by_distance: Accuracy by number of words between subject and verb: `distance_from`,
+            `distance_to` (None means no upper bound), `count`, `accuracy`. Empty for pairs from a
+            file, as are the next two.
+        by_nouns: Accuracy by number of nouns between subject and verb: `nouns`, `count`,
+            `accuracy`.
+        by_attractors: Accuracy by number of those nouns whose number is not the subject's:
+            `attractors`, `count`, `accuracy`.
+        settings: What was compared, parameters of the grammar, seed, run, version and so on.
     """
 
     accuracy: float
@@ -60,37 +72,95 @@ class Agreement:
     by_attractors: list[dict[str, Any]]
     settings: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON's types."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class _Judgments:
+    """The model's answers to minimal pairs.
+
+    Attributes:
+        is_right: Whether the model is right about each pair.
+        unknown_pairs: Number of pairs whose sentences are the same tokens.
+        unknown_share: Fraction of tokens that are <UNK>.
+    """
+
+    is_right: list[bool]
+    unknown_pairs: int
+    unknown_share: float
+
+
+def measure_agreement(
+    trained: TrainedModel,
+    pairs: str | Path | None = None,
+    *,
+    sentences: int = 2000,
+    seed: int = 2,
+    longest: int = 4,
+    most_nouns: int = 3,
+) -> Agreement:
+    """Measure the accuracy of a model on minimal pairs.
+
+    Args:
+        trained: The model.
+        pairs: File of minimal pairs, one per line: the right sentence, a tab, the wrong one. None
+            draws sentences from the grammar of the corpus agreement.
+        sentences: Number of sentences to draw, half of them with a plural subject. None of them is
+            in the training text of the run.
+        seed: Seed of the grammar's choices.
+        longest: Largest number of phrases between subject and verb, of 3 to 6 words each; the
+            corpus has at most 4.
+        most_nouns: Largest number of nouns between subject and verb; the corpus has at most 3.
+
+    Raises:
+        CharlmError: The file has no pairs, a parameter is out of range, or the model knows none of
+            the verbs.
+    """
+    context: dict[str, Any] = {"records": trained.writes_records, "device": trained.device}
+    if pairs is not None:
+        settings: dict[str, Any] = {"pairs": str(pairs)}
+        agreement = score_pairs(trained.model, trained.tokenizer, read_pairs(pairs), **context)
+    else:
+        settings = {
+            "sentences": sentences,
+            "seed": seed,
+            "longest": longest,
+            "most_nouns": most_nouns,
+        }
+        seen = _training_sentences(trained)
+        drawn, left_out = draw_sentences(
+            sentences, seed=seed, longest=longest, most_nouns=most_nouns, seen=seen or frozenset()
+        )
+        settings["left_out_as_seen"] = None if seen is None else left_out
+        agreement = score_verbs(trained.model, trained.tokenizer, drawn, **context)
+    return replace(agreement, settings=provenance(trained) | settings | agreement.settings)
 
 
 def draw_sentences(
     count: int, *, seed: int, longest: int, most_nouns: int, seen: Collection[str] = frozenset()
 ) -> tuple[list[AgreementSentence], int]:
-    """Draw sentences two by two, alike but for the number of subject and verb.
+    """Draw sentences in twos that differ only in the number of subject and verb.
 
-    Whatever does not read the subject is right in at most one of the two, so that 50 % is the best it can do.
+    A model that ignores the subject is right about at most one of the two, so that its accuracy is
+    at most 50 %.
 
     Args:
-        count: How many sentences, an even number.
-        seed: Of the grammar's choices.
-        longest: Most phrases between subject and verb, 0 to 16.
-        most_nouns: Most nouns between subject and verb, 0 to 16.
-        seen: Sentences not to be asked: if one of two is among them, neither is.
+        count: Number of sentences, even.
+        seed: Seed of the grammar's choices.
+        longest: Largest number of phrases between subject and verb, 0 to 16.
+        most_nouns: Largest number of nouns between subject and verb, 0 to 16.
+        seen: Sentences to leave out: if one of the two is among them, so is the other.
 
     Returns:
-        The sentences, a singular subject and then the plural one in turn, and how many were left out as seen.
+        The sentences, singular and plural subjects in turn, and the number of those left out.
 
     Raises:
-        CorpusError: A parameter is out of its range, or the grammar has not so many sentences.
+        CorpusError: A parameter is out of range, or the grammar has too few sentences.
     """
     if count < 2 or count % 2:
         raise CorpusError(
-            f"sentences must be even and at least 2, got {count}: each is asked with a singular and a plural subject"
+            f"sentences must be even and at least 2, got {count}: every sentence is used with a "
+            "singular and a plural subject"
         )
-
-    # Each of those seen takes at most one of the twos.
+    # Each sentence that was seen removes at most one of the twos.
     singular, plural = (
         agreement_sentences(
             sentences=count // 2 + len(seen),
@@ -113,7 +183,7 @@ def draw_sentences(
     return drawn, left_out
 
 
-def ask_sentences(
+def score_verbs(
     model: LanguageModel,
     tokenizer: Tokenizer,
     sentences: Sequence[AgreementSentence],
@@ -121,123 +191,139 @@ def ask_sentences(
     records: bool,
     device: torch.device,
 ) -> Agreement:
-    """Ask a model for the verb of each sentence.
+    """Measure the accuracy of a model on the verbs of sentences.
 
-    A model that reads forward is asked for the text up to the verb, so that nothing after the verb counts; one that
-    reads backward, or both ways, for the whole sentence, since what it knows of the verb stands after it.
+    For a model that reads forward, the text up to the verb is compared, so that nothing after the
+    verb counts. For the other models whole sentences are compared, because what they know about
+    the verb stands after it.
 
     Args:
-        model: On `device`.
-        tokenizer: The model's.
-        sentences: From `draw_sentences`.
-        records: Whether <EOS> ends a whole sentence, as where the model was trained on records.
-        device: Where to compute.
+        model: Model on `device`.
+        tokenizer: Tokenizer of the model.
+        sentences: Sentences of `draw_sentences`.
+        records: Whether <EOS> ends a whole sentence, as in training on records.
+        device: Device of the model.
 
     Raises:
-        TokenizerError: It knows none of the verbs.
+        TokenizerError: The model knows none of the verbs.
     """
-    unknown = _unknown_verbs(tokenizer, sentences)
-    whole = model.direction != "forward"
-    texts = [
-        (each.text, each.wrong_text)
-        if whole
-        else (f"{each.prefix} {each.verb}", f"{each.prefix} {each.wrong_verb}")
-        for each in sentences
-    ]
-    is_right, facts = _ask(model, tokenizer, texts, ends=records and whole, device=device)
-    asked = list(zip(sentences, is_right, strict=True))
+    unknown_verbs = _unknown_verbs(tokenizer, sentences)
+    is_whole = model.direction != "forward"
+    pairs = [_pair_of(sentence, is_whole) for sentence in sentences]
+    judgments = _judge(model, tokenizer, pairs, ends=records and is_whole, device=device)
+    judged = list(zip(sentences, judgments.is_right, strict=True))
     return Agreement(
-        **_share(is_right),
-        **facts,
-        by_distance=_by_distance(asked),
-        by_nouns=_by("nouns", lambda sentence: sentence.nouns, asked),
-        by_attractors=_by("attractors", lambda sentence: sentence.attractors, asked),
+        **_accuracy(judgments.is_right),
+        unknown_pairs=judgments.unknown_pairs,
+        unknown_share=judgments.unknown_share,
+        by_distance=_by_distance(judged),
+        by_nouns=_by_number("nouns", lambda sentence: sentence.nouns, judged),
+        by_attractors=_by_number("attractors", lambda sentence: sentence.attractors, judged),
         settings={
-            "compared": _whole(records) if whole else "texts up to the verb",
-            "unknown_verbs": unknown,
+            "compared": _whole_sentences(records) if is_whole else "texts up to the verb",
+            "unknown_verbs": unknown_verbs,
         },
     )
 
 
-def ask_pairs(
+def score_pairs(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     *,
     records: bool,
     device: torch.device,
 ) -> Agreement:
-    """Ask a model which of two whole sentences is more probable.
+    """Measure the accuracy of a model on minimal pairs of whole sentences.
 
     Args:
-        model: On `device`.
-        tokenizer: The model's; what it does not know is read as <UNK>.
-        pairs: The right sentence and the wrong one.
-        records: Whether <EOS> ends a sentence, as where the model was trained on records.
-        device: Where to compute.
+        model: Model on `device`.
+        tokenizer: Tokenizer of the model; it reads unknown words and characters as <UNK>.
+        pairs: The right sentence and the wrong one of each pair.
+        records: Whether <EOS> ends a sentence, as in training on records.
+        device: Device of the model.
     """
-    is_right, facts = _ask(model, tokenizer, pairs, ends=records, device=device)
+    judgments = _judge(model, tokenizer, pairs, ends=records, device=device)
     return Agreement(
-        **_share(is_right),
-        **facts,
+        **_accuracy(judgments.is_right),
+        unknown_pairs=judgments.unknown_pairs,
+        unknown_share=judgments.unknown_share,
         by_distance=[],
         by_nouns=[],
         by_attractors=[],
-        settings={"compared": _whole(records)},
+        settings={"compared": _whole_sentences(records)},
     )
 
 
-def read_pairs(file: str | Path) -> list[tuple[str, str]]:
-    """Read minimal pairs: the right sentence, a tab, the wrong one; a pair a line, in UTF-8. Empty lines are skipped.
+def read_pairs(file: str | Path) -> list[Pair]:
+    """Read a UTF-8 file of minimal pairs, one per line; empty lines are left out.
 
     Args:
-        file: Its path; `-` is standard input.
+        file: Path of the file; `-` is standard input.
 
     Raises:
-        CorpusError: The file cannot be read, a line is no such pair, or there is none.
+        CorpusError: The file cannot be read, a line is not a pair, or there is none.
     """
     name = "standard input" if str(file) == "-" else str(file)
-    pairs = []
     try:
         with nullcontext(sys.stdin.buffer) if str(file) == "-" else Path(file).open("rb") as lines:
-            # One by one: a file of nothing but line ends would take many times its size.
-            for number, line in enumerate(iter(lambda: lines.readline(_MOST_BYTES), b""), start=1):
-                if line.strip():
-                    pairs.append(
-                        _pair(
-                            line.removeprefix(codecs.BOM_UTF8 * (number == 1)), f"{name}:{number}"
-                        )
-                    )
-                if len(pairs) > _MOST_PAIRS or len(line) == _MOST_BYTES:
-                    raise CorpusError(
-                        f"{name}:{number}: has more than {_MOST_PAIRS} pairs, or a line of more than "
-                        f"{_MOST_BYTES} bytes; give a part of it"
-                    )
+            pairs = list(_parse_pairs(lines, name))
     except OSError as error:
         raise CorpusError(
-            f"{name}: cannot be read: {error.strerror}; give a file of pairs, right TAB wrong, or none to ask for the "
-            "grammar's sentences"
+            f"{name}: cannot be read: {error.strerror}; name a file of pairs, right TAB wrong, or "
+            "none to use sentences of the grammar"
         ) from None
     if not pairs:
         raise CorpusError(
-            f"{name}: holds no pair; write the right sentence, a tab, the wrong one, a pair a line"
+            f"{name}: has no pair; write the right sentence, a tab and the wrong one on each line"
         )
     return pairs
 
 
-def _pair(line: bytes, place: str) -> tuple[str, str]:
+def _training_sentences(trained: TrainedModel) -> frozenset[str] | None:
+    """Return the sentences of the grammar in the training text; None if that is not available."""
+    try:
+        text = training_texts(trained)["train"]
+    except CharlmError:
+        return None
+    # All sentences of the grammar begin so; the other lines of a large text would take memory.
+    return frozenset(
+        line.decode(errors="replace")
+        for block, _ in text.blocks()
+        for line in block.splitlines()
+        if line.startswith(b"The ")
+    )
+
+
+def _parse_pairs(lines: IO[bytes], name: str) -> Iterator[Pair]:
+    """Yield the pairs of a file, line by line: millions of empty lines must not fill memory."""
+    count = 0
+    read_line = iter(lambda: lines.readline(_MAX_LINE_BYTES), b"")
+    for number, line in enumerate(read_line, start=1):
+        if line.strip():
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            yield _parse_pair(text, f"{name}:{number}")
+            count += 1
+        if count > _MAX_PAIRS or len(line) == _MAX_LINE_BYTES:
+            raise CorpusError(
+                f"{name}:{number}: more than {_MAX_PAIRS} pairs, or a line of more than "
+                f"{_MAX_LINE_BYTES} bytes; split the file"
+            )
+
+
+def _parse_pair(line: bytes, place: str) -> Pair:
     try:
         text = strip_line_end(line).decode()
     except UnicodeDecodeError as error:
-        value = f"0x{line[error.start]:02x}"
+        byte = f"0x{line[error.start]:02x}"
         raise CorpusError(
-            f"{place}: byte {error.start} ({value}) is not UTF-8; save the file as UTF-8"
+            f"{place}: byte {error.start} ({byte}) is not UTF-8; save the file as UTF-8"
         ) from None
     sentences = text.split("\t")
     if len(sentences) != 2:
         raise CorpusError(
-            f"{place}: must have one tab, between the right sentence and the wrong one, got {len(sentences) - 1}: "
-            f"{text!r:.60}"
+            f"{place}: must have one tab between the right sentence and the wrong one, got "
+            f"{len(sentences) - 1}: {text!r:.60}"
         )
     right, wrong = sentences
     if not (right.strip() and wrong.strip()):
@@ -246,80 +332,88 @@ def _pair(line: bytes, place: str) -> tuple[str, str]:
         )
     if right == wrong:
         raise CorpusError(
-            f"{place}: the two sentences are the same, {right!r:.60}; the second must be the wrong one"
+            f"{place}: both sentences are the same, {right!r:.60}; the second must be the wrong one"
         )
     return right, wrong
 
 
+def _pair_of(sentence: AgreementSentence, is_whole: bool) -> Pair:
+    if is_whole:
+        return sentence.text, sentence.wrong_text
+    return f"{sentence.prefix} {sentence.verb}", f"{sentence.prefix} {sentence.wrong_verb}"
+
+
 def _unknown_verbs(tokenizer: Tokenizer, sentences: Sequence[AgreementSentence]) -> list[str]:
-    """Return the verbs that the tokenizer does not know, unless it is all of them."""
+    """Return the verbs that the tokenizer does not know.
+
+    Raises:
+        TokenizerError: It knows none of them.
+    """
     verbs = sorted(
         {verb for sentence in sentences for verb in (sentence.verb, sentence.wrong_verb)}
     )
-    # With the space before it, which belongs to the word's token.
+    # With the space before the word, which belongs to its token.
     unknown = [verb for verb in verbs if tokenizer.find_unknown(f" {verb}")]
     if len(unknown) == len(verbs):
         raise TokenizerError(
-            f"agreement: the model knows none of the verbs {', '.join(verbs)}; train on the corpus agreement, or give "
-            "a file of pairs"
+            f"agreement: the model knows none of the verbs {', '.join(verbs)}; train on the corpus "
+            "agreement, or name a file of pairs"
         )
     return unknown
 
 
-def _ask(
+def _judge(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    texts: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     *,
     ends: bool,
     device: torch.device,
-) -> tuple[list[bool], dict[str, Any]]:
-    """Return whether each first text is more probable than its second, and what the tokenizer did not know."""
+) -> _Judgments:
+    """Compare the probabilities of the two texts of each pair, with <EOS> at their ends or not."""
     last = [EOS] if ends else []
-    # Each beside its other, so that the two are read in one batch and their common beginning is the same number.
+    # Both texts of a pair in a row, so that they are in one batch and the probability of their
+    # common beginning is the same number.
     ids: list[list[int]] = [
-        [*tokenizer.encode(text).tolist(), *last] for pair in texts for text in pair
+        [*tokenizer.encode(text).tolist(), *last] for pair in pairs for text in pair
     ]
-    nats = log_probabilities(model, ids, device=device)
+    nats = sequence_log_probabilities(model, ids, eos=EOS, device=device)
     is_tie = [right == wrong for right, wrong in zip(ids[::2], ids[1::2], strict=True)]
-    # Two readings of the same ids may differ in the last digit.
+    # A tie is decided by the ids: the probabilities of equal ids may differ in the last digit.
     is_right = [
         right > wrong and not tie
         for right, wrong, tie in zip(nats[::2], nats[1::2], is_tie, strict=True)
     ]
     unknown = sum(sequence.count(UNK) for sequence in ids)
-    return is_right, {
-        "unknown_pairs": sum(is_tie),
-        "unknown_share": unknown / max(sum(map(len, ids)), 1),
-    }
+    return _Judgments(is_right, sum(is_tie), unknown / max(sum(map(len, ids)), 1))
 
 
-def _whole(records: bool) -> str:
+def _whole_sentences(records: bool) -> str:
     return "whole sentences, each with its <EOS>" if records else "whole sentences"
 
 
-def _share(is_right: Sequence[bool]) -> dict[str, Any]:
+def _accuracy(is_right: Sequence[bool]) -> dict[str, Any]:
     return {"count": len(is_right), "accuracy": sum(is_right) / len(is_right)}
 
 
-def _by(
-    name: str,
-    number: Callable[[AgreementSentence], int],
-    asked: Sequence[tuple[AgreementSentence, bool]],
+def _by_number(
+    name: str, number_of: Callable[[AgreementSentence], int], judged: Judged
 ) -> list[dict[str, Any]]:
-    found: dict[int, list[bool]] = {}
-    for sentence, right in asked:
-        found.setdefault(number(sentence), []).append(right)
-    return [{name: value} | _share(found[value]) for value in sorted(found)]
+    """Return the accuracy by a number, one row for each of its values."""
+    groups: dict[int, list[bool]] = {}
+    for sentence, is_right in judged:
+        groups.setdefault(number_of(sentence), []).append(is_right)
+    return [{name: number} | _accuracy(groups[number]) for number in sorted(groups)]
 
 
-def _by_distance(asked: Sequence[tuple[AgreementSentence, bool]]) -> list[dict[str, Any]]:
+def _by_distance(judged: Judged) -> list[dict[str, Any]]:
     rows = []
     for low, high in _DISTANCES:
-        found = [
+        is_right = [
             right
-            for sentence, right in asked
+            for sentence, right in judged
             if low <= sentence.distance and (high is None or sentence.distance <= high)
         ]
-        rows += [{"distance_from": low, "distance_to": high} | _share(found)] if found else []
+        if is_right:
+            rows.append({"distance_from": low, "distance_to": high} | _accuracy(is_right))
     return rows

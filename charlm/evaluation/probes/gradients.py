@@ -1,17 +1,17 @@
-"""How far back a loss reaches: its gradient, by the tokens between it and an earlier state.
+"""Gradients over time: the norm of a loss's gradient by the distance to an earlier state.
 
-Whether gradients vanish or explode over time is what Bengio et al. 1994 and Pascanu et al. 2013 (arXiv:1211.5063) ask;
-the measure is theirs, ||dL_T / dh_t||, on a trained network and a text.
+Whether gradients vanish or explode over time is the question of Bengio et al. 1994 and Pascanu et
+al. 2013 (arXiv:1211.5063). The measure is theirs, ||dL_T / dh_t||, on a trained network and a text.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,31 +19,38 @@ from torch.nn import functional
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans, reverse
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CorpusError, OptionError
+from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
-from charlm.model.recurrence import Run
+from charlm.model.recurrence import Run, States
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, provenance, text_to_score
 
-SHORTEST_WINDOW, _SHORTEST_RECORD = (
-    3,
-    4,
-)  # Tokens: a line through distances 1 and 2, and through 1 to 3.
-_PARTS = ("hidden", "memory")  # What the first two parts of a state are; others are not told.
-_TOKENS_AT_ONCE = 2048  # Their states, gates and logits in float64 take a few hundred megabytes.
-_FLAT = 1e-9  # Decay a token that is none: the rounding of a gradient that stays as it is.
+if TYPE_CHECKING:
+    from charlm.data.cards import Part
+
+MIN_WINDOW = 3  # Tokens: the half-life is the slope of a line through distances 1 and 2.
+_MIN_RECORD = 4  # Tokens: a line through distances 1 to 3.
+_PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
+# Windows read together have at most this many tokens: their states, gates and logits in float64
+# take a few hundred megabytes.
+_MAX_TOKENS = 2048
+_MIN_DECAY = 1e-9  # Per token. A slower decay is the rounding of a constant gradient.
 
 
 @dataclass(frozen=True)
-class AtDistance:
-    """Norms of the gradient with respect to states so many tokens before the loss.
+class NormsAtDistance(Result):
+    """Norms of the gradient with respect to the state at one distance before the loss.
 
     Attributes:
-        distance: Tokens between: T - t; 0 is the state that the loss's own prediction is made from.
-        mean: Of the norms.
-        quantile_10: A tenth of the norms are smaller.
-        quantile_50: Their median.
-        quantile_90: A tenth of them are larger.
-        count: Windows that reach so far back.
+        distance: Number of tokens T - t; the state at distance 0 makes the prediction that the
+            loss scores.
+        mean: Mean of the norms.
+        quantile_10: 10 % quantile of the norms.
+        quantile_50: Median of the norms.
+        quantile_90: 90 % quantile of the norms.
+        count: Number of windows that reach so far back.
     """
 
     distance: int
@@ -55,36 +62,38 @@ class AtDistance:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """How the gradient changes with distance.
+class Curve(Result):
+    """Norms of the gradient by distance.
 
     Attributes:
-        layer: `layer_0` and so on, first layer first; `backward_layer_0` for the second network of direction `both`.
-        part: `hidden`, or `memory` where the cell has one beside it.
-        half_life_tokens: Tokens over which it halves; infinite if it does not fall, 0 if it is gone beyond distance 0.
-        distances: From 0 on.
+        layer: `layer_0` and so on, first layer first; `backward_layer_0` and so on for the
+            backward recurrence of direction `both`.
+        part: `hidden`, or `memory` for the memory cell of an LSTM.
+        half_life_tokens: Number of tokens over which the norm halves; infinite if it does not
+            fall, 0 if it is zero beyond distance 0.
+        distances: Norms at distance 0, 1 and so on.
     """
 
     layer: str
     part: str
     half_life_tokens: float
-    distances: list[AtDistance]
+    distances: list[NormsAtDistance]
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """How far back the loss of a token reaches, and what that belongs to.
+class Gradients(Result):
+    """Norms of the gradient of a token's loss with respect to earlier states.
 
     Attributes:
-        curves: Of every layer and part.
-        settings: Window, windows, how the state began, run, version and so on.
+        curves: One curve for every layer and part of its state.
+        settings: Window, number of windows, initial state, run, version and so on.
     """
 
     curves: list[Curve]
     settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON's types; a half-life without end is None."""
+        """Return the fields as values that JSON can hold; an infinite half-life becomes None."""
         data = asdict(self)
         for curve in data["curves"]:
             if math.isinf(curve["half_life_tokens"]):
@@ -94,71 +103,134 @@ class Gradients:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Windows of a text: their first tokens, (windows,), lengths, (windows,), and tokens to be read before each."""
+    """Windows of a text.
 
-    starts: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    Attributes:
+        starts: Position of each first token, (windows,).
+        lengths: Number of tokens of each window, (windows,).
+        warm_up: Number of tokens read before each window.
+    """
+
+    starts: Integers
+    lengths: Integers
     warm_up: int
 
 
-def measure_gradients(
-    model: LanguageModel, ids: Ids, *, mode: Mode, window: int, windows: int, device: torch.device
-) -> Gradients:
-    """Measure the norm of the total derivative of a window's last loss with respect to each earlier state.
+class _Batch(NamedTuple):
+    """Windows read side by side.
 
-    That is ||dL_T / dh_t||, with all that h_t does to later states, in float64 (the norms soon leave float32's range)
-    and without dropout. In stream mode windows lie evenly over the text, and the state of each is that after reading
-    `WARM_UP` tokens before it. In records mode a window is a record from its start, at most `window` tokens of it.
+    Attributes:
+        inputs: Ids, (warm-up + time, batch).
+        targets: Id that follows each window, (batch,).
+        last: Position T of the last input in its window, (batch,).
+    """
+
+    inputs: Integers
+    targets: Integers
+    last: Integers
+
+
+def measure_gradients(
+    trained: TrainedModel,
+    text: str | None = None,
+    *,
+    paths: Sequence[str | Path] = (),
+    split: "Part" = "valid",
+    window: int = 64,
+    windows: int = 64,
+) -> Gradients:
+    """Measure the norm of the gradient of a token's loss by the distance to earlier states.
 
     Args:
-        model: On `device`; left as it is.
-        ids: The text. A backward model reads it from its end, as in training.
-        mode: `stream` or `records`.
-        window: Tokens in a window: distances reach from 0 to one less.
-        windows: How many; fewer where the text has not so many.
-        device: Where to compute.
+        trained: The model.
+        text: String to read.
+        paths: Files, folders or names of corpora to read, instead of `text`.
+        split: Part of the run's own corpus to read, if neither of the two is given.
+        window: Number of tokens in a window; the loss is that of its last token.
+        windows: Number of windows, evenly spaced over the text.
 
     Raises:
-        CharlmError: A number is too small, or the text has no such window.
+        CharlmError: The text cannot be read, or is too short for a window.
     """
-    if window < SHORTEST_WINDOW or windows < 1:
-        raise CharlmError(
-            f"window must be at least {SHORTEST_WINDOW} and windows 1, got {window} and {windows}"
-        )
+    tokens, name = text_to_score(trained, text, paths, split)
+    gradients = measure_gradient_norms(
+        trained.model,
+        tokens.ids,
+        mode=trained.mode,
+        window=window,
+        windows=windows,
+        device=trained.device,
+    )
+    settings = provenance(trained) | {"text": name} | gradients.settings
+    return replace(gradients, settings=settings)
+
+
+def measure_gradient_norms(
+    model: LanguageModel, ids: Ids, *, mode: Mode, window: int, windows: int, device: torch.device
+) -> Gradients:
+    """Measure the total derivative of a window's last loss with respect to each earlier state.
+
+    The norm ||dL_T / dh_t||, with all effects of h_t on later states, is computed in float64,
+    because small norms underflow in fp32, and without dropout. In stream mode the windows are
+    evenly spaced, and the state before each window is that after reading the `WARM_UP` tokens
+    before it. In records mode a window is the beginning of a record.
+
+    Args:
+        model: Model on `device`; it is not changed.
+        ids: Text in its own order, (tokens,); a backward model reads it from its end.
+        mode: `stream` or `records`.
+        window: Number of tokens in a window; distances are from 0 to `window` - 1.
+        windows: Number of windows; fewer if the text has fewer.
+        device: Device of the model.
+
+    Raises:
+        OptionError: `window` or `windows` is too small.
+        CorpusError: The text has no such window.
+    """
+    if window < MIN_WINDOW:
+        raise OptionError("window", f"must be at least {MIN_WINDOW}", value=window)
+    if windows < 1:
+        raise OptionError("windows", "must be at least 1", value=windows)
     model = copy.deepcopy(model).double().eval()
     texts = [ids] if model.direction != "backward" else []
     texts += [reverse(ids, mode=mode)] if model.direction != "forward" else []
-    chosen = _choose(
-        ids, mode, window, windows
-    )  # Reversed, a text is as long, and each record where it was.
-    batches = [
-        _by_distance(model, texts, some, window, device)
-        for some in _in_batches(chosen, window * len(texts))
+    # A reversed text has the same length, and each of its records the same position.
+    chosen = _choose_windows(ids, mode, window, windows)
+    norms = [
+        _norms_by_distance(model, texts, batch, window, device)
+        for batch in _split(chosen, window * len(texts))
     ]
-    curves = [_curve(*name, [batch[name] for batch in batches]) for name in batches[0]]
+    if mode == "records":
+        state = "initial at each record"
+    else:
+        state = f"carried over {chosen.warm_up} tokens before each window"
     return Gradients(
-        curves,
-        {
+        curves=[
+            _curve(layer, part, np.concatenate([batch[layer, part] for batch in norms], axis=1))
+            for layer, part in norms[0]
+        ],
+        settings={
             "mode": mode,
             "direction": model.direction,
             "window": window,
             "windows": len(chosen.starts),
-            "state": "initial at each record"
-            if mode == "records"
-            else f"carried over {chosen.warm_up} tokens before each window",
+            "state": state,
             "precision": "fp64",
         },
     )
 
 
 def half_life_tokens(means: Sequence[float]) -> float:
-    """Return ln 2 / rate, with the rate of the least-squares line through log(mean norm) over distance.
+    """Return ln 2 / rate, where -rate is the slope of log(mean norm) over distance.
+
+    The slope is that of the least-squares line.
 
     Args:
-        means: At distance 0, 1, ...; distance 0, which no recurrence lies in, and means of zero are left out.
+        means: Mean norm at distance 0, 1, ...; distance 0, which has no recurrence, and means of
+            zero are left out.
 
     Returns:
-        Tokens; infinite if the line does not fall, 0 if less than two means are left.
+        Number of tokens; infinite if the line does not fall, 0 if fewer than two means are left.
     """
     points = [
         (distance, math.log(mean)) for distance, mean in enumerate(means) if distance and mean > 0
@@ -166,129 +238,136 @@ def half_life_tokens(means: Sequence[float]) -> float:
     if len(points) < 2:
         return 0.0
     distances, logs = np.array(points).T
-    centred = distances - distances.mean()
-    rate = -float((centred * (logs - logs.mean())).sum() / (centred**2).sum())
-    return math.log(2) / rate if rate > _FLAT else math.inf
+    centered = distances - distances.mean()
+    rate = -float((centered * (logs - logs.mean())).sum() / (centered**2).sum())
+    return math.log(2) / rate if rate > _MIN_DECAY else math.inf
 
 
-def _choose(ids: Ids, mode: Mode, window: int, windows: int) -> _Windows:
-    """Return windows that lie evenly over the text."""
+def _choose_windows(ids: Ids, mode: Mode, window: int, windows: int) -> _Windows:
+    """Return windows that are evenly spaced over a text."""
     if mode == "records":
         spans = record_spans(ids)
-        spans = spans[spans[:, 1] - spans[:, 0] >= _SHORTEST_RECORD]
+        spans = spans[spans[:, 1] - spans[:, 0] >= _MIN_RECORD]
         if len(spans) == 0:
             raise CorpusError(
-                f"the text has no record of {_SHORTEST_RECORD} tokens, <EOS> included; give one with longer records"
+                f"the text has no record of {_MIN_RECORD} tokens, <EOS> included; give a text with "
+                "longer records"
             )
-        spans = spans[_evenly(0, len(spans) - 1, windows)]
-        return _Windows(spans[:, 0], np.minimum(spans[:, 1] - spans[:, 0], window), 0)
+        spans = spans[_evenly_spaced(0, len(spans) - 1, windows)]
+        lengths = np.minimum(spans[:, 1] - spans[:, 0], window)
+        return _Windows(spans[:, 0], lengths, warm_up=0)
     last = len(ids) - window
     if last < 0:
         raise CorpusError(
-            f"the text has {len(ids)} tokens, less than a window of {window}; lower --window"
+            f"the text has {len(ids)} tokens, fewer than a window of {window}; use a smaller "
+            "window, or a longer text"
         )
     warm_up = min(WARM_UP, last)
-    starts = _evenly(warm_up, last, windows)
+    starts = _evenly_spaced(warm_up, last, windows)
     return _Windows(starts, np.full_like(starts, window), warm_up)
 
 
-def _evenly(first: int, last: int, count: int) -> npt.NDArray[np.int64]:
+def _evenly_spaced(first: int, last: int, count: int) -> Integers:
     return np.unique(np.linspace(first, last, count).round().astype(np.int64))
 
 
-def _in_batches(windows: _Windows, tokens: int) -> Iterator[_Windows]:
-    """Yield windows, of so many tokens each, as many as are read at once."""
-    size = max(1, _TOKENS_AT_ONCE // tokens)
+def _split(windows: _Windows, tokens: int) -> Iterator[_Windows]:
+    """Yield batches of windows that are read together, given the tokens of one window."""
+    size = max(1, _MAX_TOKENS // tokens)
     for first in range(0, len(windows.starts), size):
-        some = slice(first, first + size)
-        yield _Windows(windows.starts[some], windows.lengths[some], windows.warm_up)
+        batch = slice(first, first + size)
+        yield _Windows(windows.starts[batch], windows.lengths[batch], windows.warm_up)
 
 
-def _by_distance(
+def _norms_by_distance(
     model: LanguageModel, texts: list[Ids], windows: _Windows, window: int, device: torch.device
-) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
-    """Return the norms by layer and part, each (window, batch): by distance, NaN beyond a record."""
-    read = [_read(ids, windows) for ids in texts]
-    inputs, targets = (np.concatenate(each, axis=-1) for each in zip(*read, strict=True))
+) -> dict[tuple[str, str], Floats]:
+    """Return the norms of each layer and part, (window, batch), by distance; NaN before a record.
+
+    Args:
+        model: Model in float64.
+        texts: Text in reading order, for each direction of the model.
+        windows: Windows to read together.
+        window: Largest number of tokens in a window.
+        device: Device of the model.
+    """
+    batches = [_read(ids, windows) for ids in texts]
+    batch = _Batch(*(np.concatenate(arrays, axis=-1) for arrays in zip(*batches, strict=True)))
+    norms = _norms(model, batch, device, warm_up=windows.warm_up, window=window)
     last = windows.lengths - 1
-    norms = _norms(
-        model,
-        *(
-            torch.from_numpy(each).to(device)
-            for each in (inputs, targets, np.tile(last, len(texts)))
-        ),
-        warm_up=windows.warm_up,
-        window=window,
+    positions = last - np.arange(window)[:, None]  # (window, batch)
+    num_layers = len(norms) // len(texts)
+    by_distance = {}
+    for number, parts in enumerate(norms):
+        layer = f"{'backward_' * (number // num_layers)}layer_{number % num_layers}"
+        for part, values in zip(_PARTS, parts, strict=False):
+            reversed_values = np.take_along_axis(values, np.maximum(positions, 0), axis=0)
+            by_distance[layer, part] = np.where(positions >= 0, reversed_values, np.nan)
+    return by_distance
+
+
+def _read(ids: Ids, windows: _Windows) -> _Batch:
+    """Return the windows of one text."""
+    time = np.arange(-windows.warm_up, windows.lengths.max())[:, None]
+    positions = windows.starts + time  # (warm-up + time, batch)
+    before = ids[np.clip(positions - 1, 0, len(ids) - 1)].astype(np.int64)
+    return _Batch(
+        inputs=np.where(positions > 0, before, EOS),
+        targets=ids[windows.starts + windows.lengths - 1].astype(np.int64),
+        last=windows.lengths - 1,
     )
-    at = last - np.arange(window)[:, None]  # (window, batch)
-    layers = len(norms) // len(texts)
-    return {
-        (f"{'backward_' * (number // layers)}layer_{number % layers}", part): np.where(
-            at >= 0, np.take_along_axis(values, np.maximum(at, 0), axis=0), np.nan
-        )
-        for number, parts in enumerate(norms)
-        for part, values in zip(_PARTS, parts, strict=False)
-    }
-
-
-def _read(ids: Ids, windows: _Windows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return what windows of a text read, (warm-up + time, batch), and the last token that each predicts, (batch,)."""
-    at = windows.starts + np.arange(-windows.warm_up, windows.lengths.max())[:, None]
-    before = ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64)
-    return np.where(at > 0, before, EOS), ids[windows.starts + windows.lengths - 1].astype(np.int64)
 
 
 def _norms(
-    model: LanguageModel,
-    inputs: Tensor,
-    targets: Tensor,
-    last: Tensor,
-    *,
-    warm_up: int,
-    window: int,
-) -> list[list[npt.NDArray[np.float64]]]:
-    """Return ||dL_T / dh_t|| of every layer and of the parts of its state, each (time, batch).
+    model: LanguageModel, batch: _Batch, device: torch.device, *, warm_up: int, window: int
+) -> list[list[Floats]]:
+    """Return ||dL_T / dh_t|| of every layer and part of its state, each (time, batch).
 
     Args:
-        model: In float64.
-        inputs: Ids, (warm-up + time, batch); of several networks side by side.
-        targets: The id that follows the last of each window, (batch,).
-        last: Number of that last in its window, T, (batch,).
-        warm_up: Inputs before the windows.
-        window: Of those, so many at once.
+        model: Model in float64.
+        batch: Windows of all directions side by side.
+        device: Device of the model.
+        warm_up: Number of inputs before the windows.
+        window: Number of these inputs that are read together.
     """
+    inputs, targets, last = (torch.from_numpy(array).to(device) for array in batch)
+    states = _warm_up(model, inputs[:warm_up], window)
+    trace: list[list[State]] = []
+    logits, _ = model(inputs[warm_up:], states, run=_record_states(trace))
+    columns = torch.arange(len(targets), device=device)
+    # Windows are independent: the gradient of the sum consists of the gradients of the windows.
+    loss = functional.cross_entropy(logits[last, columns], targets, reduction="sum")
+    # By layer, then by part of the state, then by time.
+    layers = [list(zip(*states, strict=True))[: len(_PARTS)] for states in trace]
+    states_in_a_row = [state for parts in layers for part in parts for state in part]
+    gradients = iter(torch.autograd.grad(loss, states_in_a_row))
+    return [[_stack_norms([next(gradients) for _ in part]) for part in parts] for parts in layers]
+
+
+def _warm_up(model: LanguageModel, inputs: Tensor, window: int) -> States | None:
+    """Return the states after the inputs, (time, batch); None for the initial states."""
     states = None
     with torch.no_grad():
-        for first in range(0, warm_up, window):
-            _, states = model(inputs[first : min(first + window, warm_up)], states)
-    trace: list[list[State]] = []
-    logits, _ = model(inputs[warm_up:], states, run=_recorded(trace))
-    columns = torch.arange(len(targets), device=targets.device)
-    # No window knows of another: the gradient of the sum holds that of each.
-    loss = functional.cross_entropy(logits[last, columns], targets, reduction="sum")
-    layers = [
-        list(zip(*states, strict=True))[: len(_PARTS)] for states in trace
-    ]  # Of parts, of states over time.
-    gradients = iter(
-        torch.autograd.grad(loss, [state for parts in layers for part in parts for state in part])
-    )
-    return [
-        [
-            torch.stack([torch.linalg.vector_norm(next(gradients), dim=-1) for _ in part])
-            .cpu()
-            .numpy()
-            for part in parts
-        ]
-        for parts in layers
-    ]
+        for first in range(0, len(inputs), window):
+            _, states = model.encoder(inputs[first : first + window], states)
+    return states
 
 
-def _recorded(trace: list[list[State]]) -> Run:
-    """Return the plain loop over a window, which notes the states after each token, a list a layer."""
+def _stack_norms(gradients: Sequence[Tensor]) -> Floats:
+    """Return the norm of each gradient, (time, batch), from gradients of shape (batch, hidden)."""
+    norms: Floats = torch.stack(
+        [torch.linalg.vector_norm(gradient, dim=-1) for gradient in gradients]
+    ).numpy(force=True)
+    return norms
+
+
+def _record_states(trace: list[list[State]]) -> Run:
+    """Return a plain loop over a window that appends each layer's states over time to `trace`."""
 
     def run_stepwise(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-        # So that states have a gradient even where nothing before them is learnt: a bag of one-hot tokens.
-        state = tuple(part.detach().requires_grad_() for part in state)
+        # The states need gradients even if nothing before them is trained, as in a bag of one-hot
+        # tokens.
+        state = tuple(tensor.detach().requires_grad_() for tensor in state)
         states = []
         for projected in cell.project(x).unbind():
             state = cell.step(projected, state)
@@ -299,14 +378,21 @@ def _recorded(trace: list[list[State]]) -> Run:
     return run_stepwise
 
 
-def _curve(layer: str, part: str, batches: list[npt.NDArray[np.float64]]) -> Curve:
-    """Return the statistics of norms by distance, of windows in batches, each (window, batch)."""
+def _curve(layer: str, part: str, norms: Floats) -> Curve:
+    """Return the statistics of norms, (distance, windows), NaN where a window is shorter."""
     distances = []
-    for distance, norms in enumerate(np.concatenate(batches, axis=1)):
-        reached = norms[~np.isnan(norms)]
+    for distance, row in enumerate(norms):
+        reached = row[~np.isnan(row)]
         if len(reached):
             low, median, high = np.quantile(reached, [0.1, 0.5, 0.9]).tolist()
             distances.append(
-                AtDistance(distance, float(reached.mean()), low, median, high, len(reached))
+                NormsAtDistance(
+                    distance=distance,
+                    mean=float(reached.mean()),
+                    quantile_10=low,
+                    quantile_50=median,
+                    quantile_90=high,
+                    count=len(reached),
+                )
             )
-    return Curve(layer, part, half_life_tokens([each.mean for each in distances]), distances)
+    return Curve(layer, part, half_life_tokens([row.mean for row in distances]), distances)

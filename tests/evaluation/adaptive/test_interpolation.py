@@ -1,4 +1,4 @@
-"""Predictors mixed, and the weights that suit a text best."""
+"""Linear interpolation of predictors, and the weights that fit a text best."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def two(seed: int, tokens: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.log(random.beta(0.5, 1.5, size=(2, tokens)) + 1e-9))
 
 
-def test_a_mixture_by_hand():
+def test_an_interpolation_by_hand():
     log_p, log_q = np.log([0.5, 0.2]), np.log([0.1, 0.6])
     assert np.exp(interpolate_pair(log_p, log_q, 0.25)) == pytest.approx([0.4, 0.3])
 
@@ -36,17 +36,18 @@ def test_a_weight_by_hand():
     ) == pytest.approx(2 / 3)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_the_fitted_weight_is_the_best_of_a_fine_grid(seed):
     log_p, log_q = two(seed)
-    grid = np.linspace(0, 1, 10_001)[:, None]
+    grid = np.linspace(0, 1, 5_001)[:, None]
     best = grid[np.argmax(np.log((1 - grid) * np.exp(log_p) + grid * np.exp(log_q)).sum(axis=1)), 0]
-    assert fit_pair_weight(log_p, log_q) == pytest.approx(best, abs=1e-4)
+    assert fit_pair_weight(log_p, log_q) == pytest.approx(best, abs=2e-4)
 
 
+@settings(max_examples=20)
 @given(SEEDS)
-def test_no_weight_is_given_to_what_is_always_worse(seed):
+def test_a_predictor_that_is_always_worse_has_weight_zero(seed):
     log_p, _ = two(seed)
     assert fit_pair_weight(log_p, log_p - 0.1) == 0
     assert fit_pair_weight(log_p - 0.1, log_p) == 1
@@ -54,7 +55,7 @@ def test_no_weight_is_given_to_what_is_always_worse(seed):
     assert interpolate_pair(log_p, log_p - 0.1, 0.0) == pytest.approx(log_p)
 
 
-def test_what_both_rule_out_stays_out_and_spoils_nothing():
+def test_a_token_that_both_rule_out_changes_no_weight():
     log_p, log_q = two(1)
     weight = fit_pair_weight(log_p, log_q)
     ruled_out = np.append(log_p, -np.inf), np.append(log_q, -np.inf)
@@ -67,7 +68,7 @@ def test_what_both_rule_out_stays_out_and_spoils_nothing():
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_the_weights_of_three_are_no_worse_than_any_of_a_grid_and_have_sum_one(seed):
+def test_three_weights_have_sum_one_and_are_as_good_as_the_best_of_a_grid(seed):
     log_probabilities = np.log(np.random.default_rng(seed).beta(0.5, 1.5, size=(3, 30)) + 1e-9)
     weights = fit_weights(log_probabilities)
     assert weights.sum() == pytest.approx(1)
@@ -79,7 +80,7 @@ def test_the_weights_of_three_are_no_worse_than_any_of_a_grid_and_have_sum_one(s
     assert interpolate(log_probabilities, weights).mean() > best - 1e-4
 
 
-def test_two_are_weighed_as_two_and_one_alone_has_it_all():
+def test_two_predictors_have_the_weights_of_a_pair_and_a_single_one_has_all():
     log_p, log_q = two(3)
     weight = fit_pair_weight(log_p, log_q)
     assert fit_weights(np.stack([log_p, log_q])) == pytest.approx([1 - weight, weight])

@@ -1,4 +1,4 @@
-"""Kneser-Ney by hand, against the equations written out slowly, and what any distribution must obey."""
+"""Kneser-Ney by hand, against the plain equations, and the laws of any distribution."""
 
 import math
 import tracemalloc
@@ -31,8 +31,8 @@ def last_probability(model: KneserNey, ids: list[int]) -> float:
     return probabilities(model, ids)[-1]
 
 
-class Slow:
-    """The equations, in fractions and dictionaries, a token at a time."""
+class Reference:
+    """The equations in fractions and dictionaries, one token at a time."""
 
     def __init__(
         self,
@@ -170,22 +170,19 @@ def test_three_discounts_by_hand():
     assert probabilities(model, [2, 6, 9, 1]) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("text", "discount"),
-    [
+def test_with_few_counts_all_discounts_are_equal():
+    for text, discount in [
         ([2, 2, 3, 3], 0.75),  # None once.
         ([2, 3, 4], 0.75),  # None twice.
         ([2, 3, 4, 4], 0.5),  # None three times: 2 / (2 + 2 * 1).
         ([2, 3, 4, 4, 5, 5, 5], 0.5),  # None four times.
         # 1, 1, 2, 3, 3, 3, 4 times: D2 would be 2 - 3 * 0.5 * 3 / 1, below zero.
         ([2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 8], 0.5),
-    ],
-)
-def test_too_few_counts_give_one_discount_or_three_quarters(text, discount):
-    assert KneserNey(ids_of(text), 1, 9).discounts == [(discount, discount, discount)]
+    ]:
+        assert KneserNey(ids_of(text), 1, 9).discounts == [(discount, discount, discount)], text
 
 
-def test_the_first_token_of_a_record_is_predicted_from_how_often_it_begins_one():
+def test_the_first_token_of_a_record_is_predicted_from_its_count_at_beginnings():
     # Records "ab", "ab", "ba": after <EOS>, a twice and b once, though only one thing, nothing, stands before them.
     text = [A, B, EOS, A, B, EOS, B, A, EOS]
     model = KneserNey(ids_of(text), 3, 4, records=True, discounts=0.5)
@@ -206,30 +203,30 @@ ids_lists = st.lists(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4]), max_size=60)
     records=st.booleans(),
     discounts=st.sampled_from(["three", "one", Fraction(1, 4), Fraction(1)]),
 )
-def test_it_is_what_the_equations_say(train, ids, order, records, discounts):
+def test_the_model_follows_the_equations(train, ids, order, records, discounts):
     chosen = float(discounts) if isinstance(discounts, Fraction) else discounts
-    fast = KneserNey(ids_of(train), order, 6, records=records, discounts=chosen)
-    slow = Slow(train, order, 6, records=records, discounts=discounts)
+    model = KneserNey(ids_of(train), order, 6, records=records, discounts=chosen)
+    reference = Reference(train, order, 6, records=records, discounts=discounts)
     np.testing.assert_allclose(
-        fast.discounts, np.array(slow.discounts, dtype=np.float64), rtol=1e-12
+        model.discounts, np.array(reference.discounts, dtype=np.float64), rtol=1e-12
     )
-    assert probabilities(fast, ids) == pytest.approx(
-        [float(p) for p in slow.probabilities(ids)], rel=1e-9
+    assert probabilities(model, ids) == pytest.approx(
+        [float(p) for p in reference.probabilities(ids)], rel=1e-9
     )
 
 
-def test_it_is_what_the_equations_say_where_all_three_discounts_are_estimated():
+def test_the_model_follows_the_equations_with_three_estimated_discounts():
     train, ids = (
         np.random.default_rng(seed).zipf(1.3, 1000).clip(max=60).tolist() for seed in (1, 2)
     )
-    fast = KneserNey(ids_of(train), 3, 64)
-    slow = Slow(train, 3, 64, records=False, discounts="three")
-    assert all(len(set(discounts)) == 3 for discounts in fast.discounts)
+    model = KneserNey(ids_of(train), 3, 64)
+    reference = Reference(train, 3, 64, records=False, discounts="three")
+    assert all(len(set(discounts)) == 3 for discounts in model.discounts)
     np.testing.assert_allclose(
-        fast.discounts, np.array(slow.discounts, dtype=np.float64), rtol=1e-12
+        model.discounts, np.array(reference.discounts, dtype=np.float64), rtol=1e-12
     )
-    assert probabilities(fast, ids[:150]) == pytest.approx(
-        [float(p) for p in slow.probabilities(ids[:150])], rel=1e-9
+    assert probabilities(model, ids[:150]) == pytest.approx(
+        [float(p) for p in reference.probabilities(ids[:150])], rel=1e-9
     )
 
 
@@ -248,40 +245,41 @@ def test_the_probabilities_after_any_context_sum_to_one(train, context, order, r
 
 
 @given(first=ids_lists, second=ids_lists, train=ids_lists)
-def test_a_record_does_not_know_the_one_before_it(first, second, train):
+def test_a_record_is_independent_of_the_record_before_it(first, second, train):
     model = KneserNey(ids_of(train), 4, 5, records=True)
     together = model.log_probabilities(ids_of([*first, EOS, *second]))
     apart = [model.log_probabilities(ids_of(part)) for part in ([*first, EOS], second)]
     np.testing.assert_array_equal(together, np.concatenate(apart))
 
 
-def test_a_stream_knows_what_stood_before_its_end_of_document():
+def test_contexts_of_a_stream_cross_the_end_of_a_document():
     text = [A, B, EOS, C, A, EOS] * 5
     stream, records = (KneserNey(ids_of(text), 3, 5, records=records) for records in (False, True))
     # After "b <EOS>" comes c, after "a <EOS>" a; a record knows only that it begins.
     assert probabilities(stream, text)[3] > probabilities(records, text)[3] + 0.2
 
 
-def test_a_later_token_changes_no_probability_before_it():
+def test_later_tokens_change_no_earlier_probability():
     model = KneserNey(ids_of(TEXT * 4), 5, 5)
     before, after = (model.log_probabilities(ids_of([*TEXT, last, A])) for last in (A, B))
     np.testing.assert_array_equal(before[: len(TEXT)], after[: len(TEXT)])
     assert before[len(TEXT)] != after[len(TEXT)]
 
 
-def test_a_text_without_tokens_leaves_the_uniform_distribution_and_gives_no_probability():
+def test_an_empty_training_text_gives_the_uniform_distribution():
     assert probabilities(KneserNey(ids_of([]), 3, 8), [1, 7]) == pytest.approx([1 / 8, 1 / 8])
     assert KneserNey(ids_of(TEXT), 3, 8).log_probabilities(ids_of([])).shape == (0,)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int64])
-def test_every_type_of_ids_gives_the_same(kind):
-    model = KneserNey(np.array(TEXT, dtype=kind), 3, 100_000)
+def test_every_integer_type_of_ids_gives_the_same_probabilities():
     expected = KneserNey(ids_of(TEXT), 3, 100_000).log_probabilities(ids_of(TEXT))
-    np.testing.assert_array_equal(model.log_probabilities(np.array(TEXT, dtype=kind)), expected)
+    for dtype in (np.uint8, np.uint16, np.uint32, np.int64):
+        ids = np.array(TEXT, dtype=dtype)
+        log_p = KneserNey(ids, 3, 100_000).log_probabilities(ids)
+        np.testing.assert_array_equal(log_p, expected, err_msg=str(dtype))
 
 
-def test_orders_and_discounts_out_of_their_range_are_told_in_one_line():
+def test_an_order_or_discount_out_of_range_is_refused():
     with pytest.raises(ConfigError, match=r"^n-gram model: order must be at least 1, got 0$"):
         KneserNey(ids_of(TEXT), 0, 5)
     for discount in (0.0, 1.5, math.nan):
@@ -292,7 +290,7 @@ def test_orders_and_discounts_out_of_their_range_are_told_in_one_line():
             KneserNey(ids_of(TEXT), 2, 5, discounts=discount)
 
 
-def test_a_long_text_takes_a_few_tens_of_bytes_a_token_and_length():
+def test_memory_is_a_few_tens_of_bytes_per_token_and_length():
     ids = np.random.default_rng(1).zipf(1.2, 200_000).clip(max=9999).astype(np.uint16)
     tracemalloc.start()
     model = KneserNey(ids, 5, 10_000)

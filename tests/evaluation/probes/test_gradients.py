@@ -1,4 +1,4 @@
-"""The gradient over time, by hand and against an unrolled reference; which windows are read."""
+"""Gradients over time: by hand, against an unrolled network; which windows are read."""
 
 import copy
 import json
@@ -12,19 +12,20 @@ from charlm.api import Run, load
 from charlm.cli.main import run as charlm
 from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.probes.gradients import (
-    AtDistance,
     Curve,
     Gradients,
+    NormsAtDistance,
     half_life_tokens,
-    measure_gradients,
+    measure_gradient_norms,
 )
 from charlm.model.language_model import LanguageModel
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
 TEXT = np.random.default_rng(1).integers(2, VOCABULARY, 900).astype(np.uint8)
+PARTS = ["hidden", "memory"]
 CELLS = [
     "bag",
     "elman",
@@ -60,7 +61,7 @@ def one_unit(weight: float, activation: str = "relu") -> LanguageModel:
 def measured(
     model: LanguageModel, ids=TEXT, *, mode: str = "stream", window: int = 12, windows: int = 5
 ) -> Gradients:
-    return measure_gradients(
+    return measure_gradient_norms(
         model, np.asarray(ids, np.uint8), mode=mode, window=window, windows=windows, device=CPU
     )
 
@@ -69,23 +70,22 @@ def means(curve: Curve) -> list[float]:
     return [row.mean for row in curve.distances]
 
 
-@pytest.mark.parametrize("weight", [0.5, 0.75, 0.96875])
-def test_one_unit_s_gradient_falls_by_its_recurrent_weight_a_token(weight):
-    (curve,) = measured(one_unit(weight)).curves
-    first = curve.distances[0].mean
-    assert first > 0
-    np.testing.assert_allclose(
-        means(curve), [first * weight**distance for distance in range(12)], rtol=1e-12
-    )
-    assert curve.half_life_tokens == pytest.approx(math.log(2) / -math.log(weight), rel=1e-9)
+def test_the_gradient_of_one_unit_falls_by_its_recurrent_weight_per_token():
+    for weight in (0.5, 0.75, 0.96875):
+        (curve,) = measured(one_unit(weight)).curves
+        first = curve.distances[0].mean
+        assert first > 0
+        expected = [first * weight**distance for distance in range(12)]
+        np.testing.assert_allclose(means(curve), expected, rtol=1e-12, err_msg=str(weight))
+        half_life = math.log(2) / -math.log(weight)
+        assert curve.half_life_tokens == pytest.approx(half_life, rel=1e-9)
 
 
-def test_one_unit_of_a_weight_above_one_has_a_gradient_that_grows_and_no_half_life():
+def test_the_gradient_of_one_unit_with_a_weight_above_one_grows():
     model = one_unit(1.5)
     with torch.no_grad():
-        model.projection.weight *= (
-            1e-6  # The state grows: the prediction must not become certain of it.
-        )
+        # The state grows; the prediction must not become certain.
+        model.projection.weight *= 1e-6
     (curve,) = measured(model, TEXT[:20]).curves
     assert curve.distances[0].mean > 0
     np.testing.assert_allclose(
@@ -94,13 +94,13 @@ def test_one_unit_of_a_weight_above_one_has_a_gradient_that_grows_and_no_half_li
     assert curve.half_life_tokens == math.inf
 
 
-def test_a_bag_forgets_nothing():
+def test_the_gradient_of_a_bag_is_constant():
     (curve,) = measured(make(cell="bag", embedding="one_hot")).curves
     np.testing.assert_allclose(means(curve), means(curve)[0], rtol=1e-12)
     assert curve.half_life_tokens == math.inf
 
 
-def test_a_gradient_far_below_what_single_precision_holds_is_told():
+def test_a_gradient_far_below_the_range_of_single_precision_is_measured():
     (curve,) = measured(one_unit(2.0**-13), window=32).curves
     np.testing.assert_allclose(means(curve)[31] / means(curve)[0], 2.0 ** (-13 * 31), rtol=1e-12)
 
@@ -149,44 +149,39 @@ def probed(cell, state, part, probe):
     return hidden + gate * (torch.tanh(memory + probe) - torch.tanh(memory)), memory + probe
 
 
-@pytest.mark.parametrize(
-    ("cell", "part"), [("elman", 0), ("gru", 0), ("lstm", 0), ("lstm", 1), ("min_gru", 0)]
-)
-@pytest.mark.parametrize("layer", [0, 1])
-def test_it_is_the_total_derivative_of_an_unrolled_network(cell, part, layer):
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "min_gru"])
+def test_each_norm_is_that_of_the_total_derivative_of_an_unrolled_network(cell):
     model = make(cell=cell, num_layers=2)
-    # One window, the first possible: it begins after 256 tokens, the state that they leave carried exactly.
+    # One window after exactly 256 tokens, so that the state before it is carried from the start.
     curves = measured(model, TEXT[: 256 + 7], window=7, windows=1).curves
-    curve = next(
-        each
-        for each in curves
-        if (each.layer, each.part) == (f"layer_{layer}", ["hidden", "memory"][part])
-    )
     read = [EOS, *TEXT[:262].tolist()]
-    expected = unrolled(model, read[256:], int(TEXT[262]), read[:256], layer, part)
-    np.testing.assert_allclose(means(curve), expected[::-1], rtol=1e-9)
+    for curve in curves:
+        layer, part = int(curve.layer.removeprefix("layer_")), PARTS.index(curve.part)
+        expected = unrolled(model, read[256:], int(TEXT[262]), read[:256], layer, part)
+        name = f"{curve.layer} {curve.part}"
+        np.testing.assert_allclose(means(curve), expected[::-1], rtol=1e-9, err_msg=name)
+    assert len(curves) == 2 * (2 if cell == "lstm" else 1)
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-@pytest.mark.parametrize("skip", ["none", "sum"])
-def test_every_cell_tells_each_layer_s_parts(cell, skip):
-    size = 4 if cell == "bag" else 6
-    result = measured(
-        make(cell=cell, num_layers=2, hidden_size=size, skip=skip, layer_norm=True), windows=3
-    )
-    has_memory = "lstm" in str(cell) and cell != "min_lstm"
-    parts = ["hidden", "memory"] if has_memory else ["hidden"]
-    assert [(curve.layer, curve.part) for curve in result.curves] == [
-        (f"layer_{layer}", part) for layer in range(2) for part in parts
-    ]
-    for curve in result.curves:
-        assert [row.distance for row in curve.distances] == list(range(12))
-        assert all(row.mean > 0 and row.count == 3 for row in curve.distances)
-        assert all(row.quantile_10 <= row.quantile_50 <= row.quantile_90 for row in curve.distances)
+def test_every_cell_has_one_curve_for_each_layer_and_part():
+    for number, cell in enumerate(CELLS):
+        size = 4 if cell == "bag" else 6
+        skip = ("none", "sum")[number % 2]
+        model = make(cell=cell, num_layers=2, hidden_size=size, skip=skip, layer_norm=True)
+        curves = measured(model, windows=3).curves
+        has_memory = "lstm" in str(cell) and cell != "min_lstm"
+        parts = PARTS if has_memory else PARTS[:1]
+        expected = [(f"layer_{layer}", part) for layer in range(2) for part in parts]
+        assert [(curve.layer, curve.part) for curve in curves] == expected, cell
+        for row in (row for curve in curves for row in curve.distances):
+            assert row.mean > 0 and row.count == 3, cell
+            assert row.quantile_10 <= row.quantile_50 <= row.quantile_90, cell
+        for curve in curves:
+            assert [row.distance for row in curve.distances] == list(range(12)), cell
 
 
 @pytest.mark.parametrize("cell", ["gru", "mogrifier_lstm"])
-def test_one_hot_tokens_are_read_as_their_rows_of_the_input_s_weights_are(cell):
+def test_one_hot_tokens_are_equal_to_an_embedding_by_the_identity(cell):
     one_hot = make(cell=cell, embedding="one_hot")
     learned = make(cell=cell, embedding_size=VOCABULARY)
     learned.load_state_dict(
@@ -196,23 +191,23 @@ def test_one_hot_tokens_are_read_as_their_rows_of_the_input_s_weights_are(cell):
         np.testing.assert_allclose(means(curve), means(expected), rtol=1e-12)
 
 
-def test_each_window_counts_as_if_it_were_measured_alone():
+def test_each_window_has_the_norms_that_it_has_alone():
     model = make(cell="gru")
-    (curve,) = measured(model, windows=60, window=50).curves  # More than are read at once.
+    (curve,) = measured(model, windows=44, window=50).curves  # In two batches.
     alone = []
-    starts = np.unique(np.linspace(256, 850, 60).round().astype(int))
+    starts = np.unique(np.linspace(256, 850, 44).round().astype(int))
     for start in starts:
         (single,) = measured(model, TEXT[start - 256 : start + 50], windows=1, window=50).curves
         alone.append(means(single))
-    # Windows but the first begin after 256 tokens from another state, which makes next to no difference.
-    assert curve.distances[0].count == len(starts) == 60
+    # Alone, a window's warm-up starts from the initial state, which makes almost no difference.
+    assert curve.distances[0].count == len(starts) == 44
     np.testing.assert_allclose(means(curve), np.mean(alone, axis=0), rtol=1e-3)
     assert curve.distances[3].quantile_50 == pytest.approx(
         np.quantile(np.array(alone)[:, 3], 0.5), rel=1e-3
     )
 
 
-def test_only_the_tokens_up_to_the_last_matter():
+def test_only_the_tokens_up_to_the_end_of_the_window_count():
     model = make(cell="lstm")
     curves = measured(model, TEXT[:266], window=10, windows=1).curves
     assert measured(model, TEXT, window=10, windows=1).curves == curves
@@ -227,7 +222,7 @@ RECORDS_TEXT = [token for record in RECORDS for token in record]
 RECORDS_REVERSED = [token for record in RECORDS for token in (*record[-2::-1], EOS)]
 
 
-def test_a_record_is_read_from_its_start_to_its_eos_or_as_far_as_the_window():
+def test_a_record_is_read_from_its_start_to_its_eos_or_the_end_of_the_window():
     model = make(cell="gru")
     result = measured(model, RECORDS_TEXT, mode="records", window=8, windows=9)
     # Of 6, 4 and 10 tokens; one of 3 is too short.
@@ -253,7 +248,7 @@ def test_a_backward_model_reads_the_text_from_its_end():
 
 
 @pytest.mark.parametrize("mode", ["stream", "records"])
-def test_both_directions_are_told_side_by_side(mode):
+def test_both_directions_have_the_norms_that_each_has_alone(mode):
     both = make(cell="lstm", direction="both", num_layers=2)
     ids = TEXT if mode == "stream" else RECORDS_TEXT
     curves = {(curve.layer, curve.part): curve for curve in measured(both, ids, mode=mode).curves}
@@ -272,7 +267,7 @@ def test_both_directions_are_told_side_by_side(mode):
     assert len(curves) == 8
 
 
-def test_the_model_is_left_as_it_is():
+def test_the_model_is_not_changed():
     model = make().train()
     measured(model)
     assert model.training
@@ -290,25 +285,20 @@ def test_the_half_life_of_a_line_by_hand():
     assert half_life_tokens([1, 1, 0, 0]) == half_life_tokens([1, 0, 0, 0]) == 0
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"window": 2}, "window must be at least 3"),
-        ({"windows": 0}, "windows 1, got 12 and 0"),
-        ({"window": 901}, "has 900 tokens, less than a window of 901; lower --window"),
-        ({"mode": "records"}, "no record of 4 tokens"),
-        ({"ids": []}, "has 0 tokens"),
-    ],
-)
-def test_what_cannot_be_measured_is_told(wrong, message):
-    with pytest.raises(
-        CharlmError if "must" in message or "got" in message else CorpusError, match=message
-    ):
-        measured(make(), **wrong)
+def test_a_window_that_is_too_small_and_a_text_that_is_too_short_are_refused():
+    for options, error, message in [
+        ({"window": 2}, OptionError, "^window: must be at least 3, got 2$"),
+        ({"windows": 0}, OptionError, "^windows: must be at least 1, got 0$"),
+        ({"window": 901}, CorpusError, "has 900 tokens, fewer than a window of 901; "),
+        ({"mode": "records"}, CorpusError, "no record of 4 tokens"),
+        ({"ids": []}, CorpusError, "has 0 tokens"),
+    ]:
+        with pytest.raises(error, match=message):
+            measured(make(), **options)
 
 
-def test_the_result_travels_as_json_with_none_for_a_half_life_without_end():
-    row = AtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)
+def test_an_infinite_half_life_is_null_in_json():
+    row = NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)
     curves = [Curve("layer_0", "hidden", math.inf, [row]), Curve("layer_0", "memory", 2.5, [row])]
     data = json.loads(json.dumps(Gradients(curves, {"seed": 1}).to_json(), allow_nan=False))
     assert [curve["half_life_tokens"] for curve in data["curves"]] == [None, 2.5]
@@ -346,7 +336,7 @@ def test_a_run_measures_its_validation_split_or_a_text(trained, trained_records,
     assert records.curves[0].distances[-1].distance < 8
 
 
-def test_the_command_prints_a_table_for_people_or_one_object(capfd, trained):
+def test_the_command_prints_a_table_or_json(capfd, trained):
     arguments = ["eval", "gradients", str(trained), "--window", "20", "--windows", "6"]
     assert charlm(arguments) == 0
     head, *rows, half_life, half_life_of_memory, settings = capfd.readouterr().out.splitlines()
@@ -363,8 +353,8 @@ def test_the_command_prints_a_table_for_people_or_one_object(capfd, trained):
     assert f"{data['curves'][1]['half_life_tokens']:,.2f}" == half_life_of_memory.split()[3]
 
 
-def test_a_half_life_without_end_is_none_in_the_table(capfd, trained, monkeypatch):
-    curves = [Curve("layer_0", "hidden", math.inf, [AtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)])]
+def test_an_infinite_half_life_is_none_in_the_table(capfd, trained, monkeypatch):
+    curves = [Curve("layer_0", "hidden", math.inf, [NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)])]
     monkeypatch.setattr(Run, "gradients", lambda self, **_: Gradients(curves, {}))
     assert charlm(["eval", "gradients", str(trained)]) == 0
     assert capfd.readouterr().out.splitlines()[2].split() == [
@@ -375,11 +365,8 @@ def test_a_half_life_without_end_is_none_in_the_table(capfd, trained, monkeypatc
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "problem"),
-    [(["--window", "2"], 2, "--window"), (["--window", "99999"], 1, "lower --window")],
-)
-def test_a_mistake_is_one_line(capfd, trained, arguments, status, problem):
-    assert charlm(["eval", "gradients", str(trained), *arguments]) == status
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and problem in err
+def test_a_mistake_is_one_line(capfd, trained):
+    for window, status, problem in [("2", 2, "--window"), ("99999", 1, "a window of 99999")]:
+        assert charlm(["eval", "gradients", str(trained), "--window", window]) == status
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1 and problem in err
