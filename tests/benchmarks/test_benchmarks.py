@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
 
 
 ablation, gpu, measuring, scaling, shakespeare, step, words = map(
-    load, ("ablation", "cuda", "measuring", "scaling", "shakespeare", "step", "words")
+    load, ("ablation", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
 )
 
 
@@ -217,7 +217,7 @@ def test_the_gpu_overrides_for_penn_treebank_are_valid():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cuda.py", "a.txt"])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "a.txt"])
     with pytest.raises(SystemExit, match="no CUDA GPU"):
         gpu.main()
 

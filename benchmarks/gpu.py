@@ -10,7 +10,7 @@ Runs other benchmarks on the GPU, one after another. Each prints a table and the
 
 The trainings use the CUDA graph.
 
-    python benchmarks/cuda.py tinyshakespeare.txt --ptb ptb-train.txt ptb-valid.txt
+    python benchmarks/gpu.py tinyshakespeare.txt --ptb ptb-train.txt ptb-valid.txt
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     """Run all benchmarks; exit with status 1 if there is no GPU."""
     options = arguments()
     if not torch.cuda.is_available():
-        sys.exit("cuda.py: needs a CUDA GPU, but this PyTorch finds no CUDA GPU")
+        sys.exit("gpu.py: needs a CUDA GPU, but this PyTorch finds no CUDA GPU")
     print(
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, "
         f"cuDNN {torch.backends.cudnn.version()}"
