@@ -20,9 +20,9 @@ from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CheckpointError
 from charlm.evaluation.comparison import Comparison, compare
-from charlm.evaluation.novelty import Novelty
+from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
-from charlm.evaluation.perplexity import Perplexity, perplexity
+from charlm.evaluation.perplexity import Perplexity, measure_perplexity
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
 from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.sentences import Sentences, score_sentences
@@ -40,7 +40,6 @@ from charlm.sampling.saved_state import GenerationState, state_to_bytes
 from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
-from charlm.trained.scoring import Scorer
 from charlm.trained_model import TrainedModel
 
 Name = str | Path
@@ -123,7 +122,7 @@ class Run:
 
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
         """Score a text; options as in `ScoringOptions`."""
-        return perplexity(self.trained, ScoringOptions(text, **options))
+        return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
         """Score sentences, each by itself; options as in `score_sentences`."""
@@ -151,8 +150,8 @@ class Run:
         return measure_gradients(self.trained, text, **options)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
-        """Measure how much of sampled texts is copied from the training text."""
-        return Scorer(self.trained).novelty(samples, **options)
+        """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
+        return measure_novelty(self.trained, samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
         """Compress bytes with the model's probabilities; options as in `compress`."""

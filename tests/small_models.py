@@ -11,11 +11,17 @@ CPU = torch.device("cpu")
 VOCABULARY = 8
 
 
-def make_model(direction: str = "forward", *, sharpness: float = 4, **options: object):
+def make_model(
+    direction: str = "forward",
+    *,
+    sharpness: float = 4,
+    vocabulary_size: int = VOCABULARY,
+    **options: object,
+) -> LanguageModel:
     """Return a model in evaluation mode, always with the same weights."""
     torch.manual_seed(1)
     section = Model(**{"hidden_size": 8, "embedding_size": 4, "direction": direction} | options)
-    model = LanguageModel(section, VOCABULARY).eval()
+    model = LanguageModel(section, vocabulary_size).eval()
     if sharpness != 1:  # So that the tokens before a token matter.
         with torch.no_grad():
             model.projection.weight *= sharpness

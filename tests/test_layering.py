@@ -17,7 +17,6 @@ ORDER = [
     {"trained_model"},
     {"sampling"},
     {"evaluation", "compression"},
-    {"trained"},
     {"tracking"},
     {"api"},
     {"tuning"},

@@ -7,19 +7,28 @@ alike. All figures are exact.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from charlm.data.corpus import read_text
 from charlm.data.suffix_index import SuffixIndex
-from charlm.data.tokenizer import UNK, Ids
+from charlm.data.tokenizer import EOS, UNK, Ids
 from charlm.data.utf8 import character_bounds, count_characters
-from charlm.errors import CorpusError
+from charlm.data.written_form import written_form
+from charlm.errors import CorpusError, OptionError
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample as write_samples
 from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, encode, provenance, training_texts
 
 MAX_NGRAM = 16
+_DEFAULT_RECORDS = 1000
+_DEFAULT_TOKENS = 20_000
+_MAX_RECORD_TOKENS = 500
 _REPEATED_NGRAM = {"characters": 16, "words": 4}  # Length of the n-grams that repetition counts.
 # A sentence ends after its mark and the closing quotes and brackets after it, if a space or the end
 # follows; after a full-width mark; and at the end of its line.
@@ -141,6 +150,56 @@ class _NgramKind:
     split: Callable[[bytes], _Units]
 
 
+class _Sample(NamedTuple):
+    """Texts to measure: records or texts as the model writes them, and facts about their origin."""
+
+    texts: list[bytes]
+    settings: dict[str, Any]
+
+
+def measure_novelty(
+    trained: TrainedModel,
+    samples: Sequence[str] | None = None,
+    *,
+    path: str | Path | None = None,
+    size: int | None = None,
+    temperature: float = 1.0,
+    seed: int = 1,
+) -> Novelty:
+    """Measure how much of sampled texts is in the training text, beside how much of held-out text.
+
+    Args:
+        trained: The model.
+        samples: Texts that the model wrote.
+        path: File of them, instead of `samples`: in records mode one record per line, otherwise one
+            text. If neither is given, the model writes texts now.
+        size: Number of records, or of tokens of one text, that the model writes.
+        temperature: Temperature of these texts.
+        seed: Seed of these texts.
+
+    Raises:
+        CharlmError: There is no text to measure, the corpus of the run has changed, or
+            pydivsufsort is not installed.
+    """
+    records = trained.writes_records
+    parts = training_texts(trained)
+    written = {
+        part: written_form(parts[part], trained.tokenizer, records=records)
+        for part in parts
+        if part != "test"
+    }
+    if samples is None and path is None:
+        sample = _write(trained, size, temperature, seed)
+    else:
+        sample = _given_sample(trained, samples, path)
+    held_out = held_out_like(sample.texts, written.pop("valid", b""), records=records)
+    novelty = compare_with_training(
+        sample.texts, held_out, written["train"], records=records, words=_word_ids(trained)
+    )
+    settings = sample.settings | {"held_out": "valid" if novelty.held_out else None}
+    return replace(novelty, settings=provenance(trained) | settings | novelty.settings)
+
+
 def split_records(written: bytes) -> list[bytes]:
     """Return the records of a text in written form."""
     return [record for record in written.split(b"\n") if record]
@@ -210,6 +269,51 @@ def compare_with_training(
             "repeated_within": repeated_within,
         },
     )
+
+
+def _given_sample(
+    trained: TrainedModel, samples: Sequence[str] | None, path: str | Path | None
+) -> _Sample:
+    """Return texts, or those of a file."""
+    if samples is not None:
+        if path is not None:
+            raise OptionError("path", "cannot be combined with {}", others=["samples"])
+        return _Sample([text.encode() for text in samples], {"sample": "given"})
+    records = trained.writes_records
+    text = read_text([str(path)], trained.config)
+    written = written_form(text, trained.tokenizer, records=records)
+    return _Sample(split_records(written) if records else [written], {"sample": str(path)})
+
+
+def _write(trained: TrainedModel, size: int | None, temperature: float, seed: int) -> _Sample:
+    """Let the model write texts."""
+    if size is not None and size < 1:
+        raise OptionError("size", "must be at least 1", value=size)
+    if trained.writes_records:
+        unit, size = "records", size or _DEFAULT_RECORDS
+        count, length = size, _MAX_RECORD_TOKENS
+    else:
+        unit, size = "tokens", size or _DEFAULT_TOKENS
+        count, length = 1, size
+    options = SampleOptions(
+        stop=StopCondition(length=length),
+        filters=Filters(temperature=temperature),
+        count=count,
+        seed=seed,
+    )
+    texts = [sample.text.encode() for sample in write_samples(trained, options)]
+    origin = {"sample": f"{size} {unit} written now", "temperature": temperature, "seed": seed}
+    return _Sample(texts, origin)
+
+
+def _word_ids(trained: TrainedModel) -> WordIds | None:
+    """Return the words of a model of words; None for other models."""
+    if trained.config.tokenizer.level != "word":
+        return None
+    ids = encode(trained, training_texts(trained)["train"]).ids
+    if not trained.tokenizer.separates_by_space:
+        ids = ids[ids != EOS]
+    return WordIds(ids, trained.tokenizer.encode)
 
 
 def split_sentences(text: bytes) -> list[bytes]:

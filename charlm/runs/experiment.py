@@ -14,7 +14,7 @@ from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import (
     Window,
-    in_direction,
+    read_in_direction,
     record_windows,
     stream_windows,
 )
@@ -144,7 +144,8 @@ Event = Prepared | Progress | Evaluated | Halved | Finished
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the windows of the training text from the current position on, without end."""
-    section, ids = experiment.config.training, experiment.tokens["train"].ids
+    section = experiment.config.training
+    ids = experiment.tokens["train"].ids
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":
@@ -167,4 +168,6 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             shard=experiment.group.shard,
         )
 
-    return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
+    return read_in_direction(
+        experiment.model.direction, ids, mode=experiment.corpus.mode, read=read
+    )

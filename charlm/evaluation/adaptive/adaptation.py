@@ -9,7 +9,7 @@ import numpy as np
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import record_spans, reverse
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CorpusError, UnsupportedOptionError
 from charlm.evaluation.adaptive.cache import cache_log_probabilities, fit_cache
 from charlm.evaluation.adaptive.dynamic import (
     DynamicSettings,
@@ -56,12 +56,12 @@ def check_adaptation(model: LanguageModel, options: AdaptationOptions, mode: Mod
 
     Raises:
         CharlmError: The model reads in both directions.
-        OptionError: The cache is not defined for records.
+        UnsupportedOptionError: The cache is not defined for records.
     """
     if not options.is_static:
         require_one_probability(model)
     if options.cache and mode == "records":
-        raise OptionError(
+        raise UnsupportedOptionError(
             "cache",
             "looks back over one long text, but in records mode each record is a text of its own; "
             "leave it out, or use {}",
