@@ -7,9 +7,9 @@ from charlm.data.tokenizer import Tokenizer
 def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
     """Return a text as a model of this tokenizer would write it: UTF-8, or any bytes at level byte.
 
-    The text is normalized by the tokenizer's rules. A record ends with a line end; between
-    documents of a stream stands what the model writes for <EOS>. If tokens are separated by spaces,
-    exactly one space stands between two of them.
+    The text is normalized by the tokenizer's rules. A record ends with a line end; documents of a
+    stream are separated by what the model writes for <EOS>. Tokens that are separated by spaces
+    have exactly one space between them.
 
     Args:
         text: Text as it was read.

@@ -276,7 +276,7 @@ def test_eval_reads_standard_input_once_for_score_and_baselines(
 @pytest.mark.parametrize(
     ("options", "status", "problem"),
     [
-        (["--cache"], 2, "--cache: looks back over one long text"),
+        (["--cache"], 1, "--cache: looks back over one long text"),
         (["--mix-ngram", "0"], 2, "--mix-ngram"),
         (["--dynamic", "--segment", "0"], 2, "--segment"),
     ],
