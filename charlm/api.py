@@ -22,7 +22,7 @@ from charlm.errors import CheckpointError
 from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
-from charlm.evaluation.perplexity import Perplexity, perplexity
+from charlm.evaluation.perplexity import Perplexity, measure_perplexity
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
 from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.sentences import Sentences, score_sentences
@@ -122,7 +122,7 @@ class Run:
 
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
         """Score a text; options as in `ScoringOptions`."""
-        return perplexity(self.trained, ScoringOptions(text, **options))
+        return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
         """Score sentences, each by itself; options as in `score_sentences`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import MOST_BESIDE, Json, Which, as_path, at_most, not_empty
+from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit, emit_result
 from charlm.errors import CharlmError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
 
 
 def compress(
@@ -34,7 +35,7 @@ def compress(
         typer.Option(
             metavar="FILE",
             callback=not_empty,
-            help="What to write; - is stdout. [FILE.charlm]",
+            help="File to write; - is stdout. [FILE.charlm]",
             show_default=False,
         ),
     ] = None,
@@ -50,15 +51,13 @@ def compress(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a file smaller with a model, by an arithmetic coder; compare with xz, bzip2 and the model's cross-entropy.
+    """Compress a file with a model; compare the size with xz, bzip2 and the model's cross-entropy.
 
-    Any file comes back, byte by byte; one that is like the training text becomes small. Decompressing needs the same
-    run, the same torch and a like processor.
+    Any file comes back byte by byte; a file like the training text becomes small. Decompression
+    needs the same run, the same torch and a similar processor.
 
     Try: charlm compress my.txt, then charlm decompress my.txt.charlm --out again.txt
     """
-    from charlm.api import load
-
     *folder, file = run_and_file
     if len(folder) > 1:
         raise typer.BadParameter(
@@ -67,10 +66,13 @@ def compress(
     target = _target(out, "-" if file == "-" else file + _SUFFIX, force=force)
     if target is None and as_json:
         raise typer.BadParameter(
-            "cannot be given where the compressed file goes to stdout", param_hint="--json"
+            "cannot be combined with a compressed file on stdout", param_hint="--json"
         )
-    run, data = load(*folder, which=which, device="cpu"), _read(file)
-    with _bar("compress") as report:
+    from charlm.api import load
+
+    run = load(*folder, which=which, device="cpu")
+    data = _read(file)
+    with _progress("compress") as report:
         if target is None:
             _write(None, run.compress(data, streams=streams, report=report))
             return
@@ -83,7 +85,7 @@ def decompress(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", callback=not_empty, help="What charlm compress wrote; - is stdin."
+            metavar="FILE", callback=not_empty, help="File of charlm compress; - is stdin."
         ),
     ],
     run: Annotated[
@@ -100,29 +102,31 @@ def decompress(
         typer.Option(
             metavar="FILE",
             callback=not_empty,
-            help="What to write; - is stdout. [FILE without .charlm]",
+            help="File to write; - is stdout. [FILE without .charlm]",
             show_default=False,
         ),
     ] = None,
     which: Which = "best",
     force: Force = False,
 ) -> None:
-    """Give back the file that charlm compress made smaller, byte by byte, with the same run; print its path.
+    """Restore a file that charlm compress compressed with the same run, and print its path.
 
     Try: charlm decompress my.txt.charlm --out again.txt
     """
-    from charlm.api import load
-
     if out is None and file != "-" and not file.endswith(_SUFFIX):
         raise typer.BadParameter(
-            f"{file} does not end in {_SUFFIX}: say what to write", param_hint="--out"
+            f"must be given for a file that does not end in {_SUFFIX}, got {file}",
+            param_hint="--out",
         )
     target = _target(out, file.removesuffix(_SUFFIX), force=force)
     data = _read(file)
+    from charlm.api import load
+
     loaded = load(run, which=which, device="cpu")
-    with _bar("decompress") as report:
-        found = loaded.decompress(data, name="stdin" if file == "-" else file, report=report)
-    _write(target, found)
+    name = "stdin" if file == "-" else file
+    with _progress("decompress") as report:
+        restored = loaded.decompress(data, name=name, report=report)
+    _write(target, restored)
     if target is not None:
         emit(str(target))
 
@@ -132,21 +136,21 @@ def _table(result: "Compression") -> Iterator[str]:
         if name != "settings" and value is not None:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
             yield f"{name:<20} {shown:>16}"
-    yield ", ".join(f"{name} {value}" for name, value in result.settings.items())
+    yield format_settings(result.settings)
 
 
 def _target(out: str | None, default: str, *, force: bool) -> Path | None:
-    """Return the file to write, None for stdout; one that is there is refused before the work is done."""
-    out = out or default
-    if out == "-":
+    """Return the file to write, None for stdout; refuse one that exists before the work begins."""
+    name = default if out is None else out
+    if name == "-":
         return None
-    if Path(out).is_dir():
-        raise CharlmError(f"{out}: is a folder; give --out a file")
-    if Path(out).exists() and not force:
+    if Path(name).is_dir():
+        raise CharlmError(f"{name}: is a folder; name a file with --out")
+    if Path(name).exists() and not force:
         raise CharlmError(
-            f"{out}: is there already; give another --out, or --force to write over it"
+            f"{name}: the file exists; name another one with --out, or overwrite it with --force"
         )
-    return Path(out)
+    return Path(name)
 
 
 def _read(file: str) -> bytes:
@@ -164,17 +168,22 @@ def _write(target: Path | None, data: bytes) -> None:
     if target is None:
         sys.stdout.buffer.write(data)
         return
-    with atomic_write(target, error_type=CharlmError, remedy="give another --out") as file:
+    remedy = "name another file with --out"
+    with atomic_write(target, error_type=CharlmError, remedy=remedy) as file:
         file.write(data)
 
 
 @contextmanager
-def _bar(what: str) -> Iterator["Report"]:
-    """Show how far it is, on stderr, to eyes alone."""
+def _progress(description: str) -> Iterator["Report"]:
+    """Show progress on stderr if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(
-        unit="token", unit_scale=True, desc=what, disable=not sys.stderr.isatty(), leave=False
+        unit="token",
+        unit_scale=True,
+        desc=description,
+        disable=not sys.stderr.isatty(),
+        leave=False,
     ) as bar:
 
         def report(done: int, total: int) -> None:

@@ -1,7 +1,13 @@
 """`charlm inspect`."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from charlm.cli.options import Folder, Json, Which
-from charlm.cli.terminal import emit, emit_json
+from charlm.cli.terminal import emit_result
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.api import Run
 
 
 def inspect(
@@ -9,7 +15,7 @@ def inspect(
     which: Which = "best",
     as_json: Json = False,
 ) -> None:
-    """Answer how many parameters a model has, and where.
+    """Print the number of parameters of a model, and of each of its tensors.
 
     Try: charlm inspect
     """
@@ -19,15 +25,18 @@ def inspect(
     loaded = load(run, which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
-    if as_json:
-        listed = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
-        emit_json({"run": str(loaded.folder), "parameters": total, "tensors": listed})
-        return
-    section, step = loaded.config.model, loaded.state["step"]
-    sizes = ", ".join(str(cell.hidden_size) for cell in loaded.model.encoder.recurrence.layers)
-    emit(f"{loaded.folder}: {section.cell.kind} of {sizes}, {section.direction}, step {step:,}")
-    width = max(len(name) for name, _, _ in rows)
-    for name, shape, size in [*rows, ("all", (), total)]:
-        emit(
-            f"{name:<{width}}  {' x '.join(map(str, shape)):>14}  {size:>12,}  {size / total:>6.1%}"
-        )
+    tensors = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
+    data = {"run": str(loaded.folder), "parameters": total, "tensors": tensors}
+    emit_result(data, _table(loaded, tensors, total), as_json=as_json)
+
+
+def _table(run: "Run", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
+    section = run.config.model
+    sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
+    facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"
+    yield f"{run.folder}: {facts}"
+    width = max(len(tensor["name"]) for tensor in tensors)
+    for tensor in [*tensors, {"name": "all", "shape": (), "parameters": total}]:
+        shape = " x ".join(map(str, tensor["shape"]))
+        size = tensor["parameters"]
+        yield f"{tensor['name']:<{width}}  {shape:>14}  {size:>12,}  {size / total:>6.1%}"

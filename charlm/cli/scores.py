@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charlm.cli.evaluate import run_then_texts, told_settings
+from charlm.cli.evaluate import split_run_and_texts
 from charlm.cli.options import (
     MOST,
     MOST_SEED,
@@ -20,13 +21,17 @@ from charlm.cli.options import (
     at_most,
     not_empty,
 )
+from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, printable
+from charlm.evaluation.options import RARE
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.comparison import Compared, Comparison
-    from charlm.evaluation.sentences import Sentence, Sentences
+    from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
 
+_SHOWN_TOKENS = 1000
+# Upper limit of the bits, and background colour, of each shade; None is no colour.
 _SHADES = (
     (1.0, None),
     (2.0, 230),
@@ -34,7 +39,7 @@ _SHADES = (
     (6.0, 215),
     (8.0, 209),
     (float("inf"), 203),
-)  # Bits below → background.
+)
 
 
 def sentences(
@@ -43,49 +48,35 @@ def sentences(
         typer.Argument(
             metavar="RUN|FILE",
             callback=not_empty,
-            help="Run folder [the newest under runs/], then a file, a sentence a line; - is stdin.",
+            help="Run folder [the newest under runs/], then a file with one sentence per line; - "
+            "is stdin.",
         ),
     ] = None,
     ranked: Annotated[bool, typer.Option("--ranked", help="The most probable first.")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show each token's probability.")
+        bool, typer.Option("--explain", help="Show the probability of each token.")
     ] = False,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    r"""See which of several sentences is the most probable: log P of each in nats, whole and per token.
+    r"""Show which of several sentences is the most probable: log P in nats, whole and per token.
 
-    Each is read by itself, from the initial state.
+    Each sentence is read by itself, from the initial state.
 
-    Try: printf 'The apple and pair salad\nThe apple and pear salad\n' | charlm eval sentences - --ranked
+    Try: printf 'a pair salad\na pear salad\n' | charlm eval sentences - --ranked
     """
-    from charlm.api import load
-
-    folder, files = run_then_texts(run_and_file or [])
+    folder, files = split_run_and_texts(run_and_file or [])
     if len(files) != 1:
         raise typer.BadParameter(
             f"one file of sentences, or - for stdin; got {len(files)}", param_hint="FILE"
         )
-    found = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
-    rows = found.ranked() if ranked else found.sentences
-    if as_json:
-        emit_json(type(found)(rows, found.settings).to_json())
-    else:
-        emit("\n".join(_sentences_table(found, rows)))
+    from charlm.api import load
 
-
-def _sentences_table(found: "Sentences", rows: "Sequence[Sentence]") -> Iterator[str]:
-    yield f"{'line':>6}{'log P':>12}{'per token':>12}{'tokens':>8}  sentence"
-    for row in rows:
-        unknown = f"  ({row.unknown} <UNK>)" if row.unknown else ""
-        yield (
-            f"{row.line:>6}{row.log_probability:>12.4f}{row.log_probability_per_token:>12.4f}{row.tokens:>8}"
-            f"  {row.text}{unknown}"
-        )
-        for token in row.explained or []:
-            yield f"{'':>6}{token.log_probability:>12.4f}{token.probability:>12.2%}{'':>8}  {token.text!r}"
-    yield told_settings(found.settings)
+    result = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
+    if ranked:
+        result = replace(result, sentences=result.ranked())
+    emit_result(result.to_json(), _sentences_table(result), as_json=as_json)
 
 
 def tokens(
@@ -103,7 +94,7 @@ def tokens(
         typer.Option(
             min=0,
             callback=at_most(MOST),
-            help="Tokens shown, from the first. [1000; all with --json]",
+            help="Number of tokens to show, from the first. [1000; all with --json]",
             show_default=False,
         ),
     ] = None,
@@ -112,126 +103,69 @@ def tokens(
         typer.Option(
             min=0,
             callback=at_most(MOST),
-            help="A word is rare that the training text has at most so often.",
+            help="Words that occur at most this often in the training text are rare.",
         ),
-    ] = 5,
+    ] = RARE,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """See where a text surprises a model: bits of each token in colour, and by kind, place in the word, and distance.
+    """Show the surprisal of each token in colour, and by class, position in the word, and distance.
 
-    Without a terminal, or with NO_COLOR set, a token a line. The sums are over the whole text.
+    Without a terminal, or with NO_COLOR set, prints one token per line. The sums cover the whole
+    text.
 
     Try: charlm eval tokens --show 300
     """
     from charlm.api import load
 
-    folder, texts = run_then_texts(run_and_texts or [])
-    found = load(folder, which=which, device=device).surprise(
-        paths=texts, split=split, rare=rare, show=1000 if show is None and not as_json else show
+    folder, texts = split_run_and_texts(run_and_texts or [])
+    if show is None and not as_json:
+        show = _SHOWN_TOKENS
+    result = load(folder, which=which, device=device).surprise(
+        paths=texts, split=split, rare=rare, show=show
     )
     if as_json:
-        emit_json(found.to_json())
-        return
-    is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    if is_coloured:  # Its text is printable already; its colours are orders that are meant.
-        emit("\n".join(_coloured(found.each)), raw=True)
-    emit("\n".join([*([] if is_coloured else _listed(found.each)), *_tokens_tables(found)]))
-
-
-def _coloured(each: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the text with each token's surprise as its background, and what the colours mean."""
-    yield "".join(_shade(token["text"], token["surprise_bits"]) for token in each)
-    limits = ["0", *[f"{below:g}" for below, _ in _SHADES[:-1]]]
-    yield "bits: " + " ".join(
-        _shade(f" {low}+ ", below - 1e-9 if below < 1e9 else below)
-        for low, (below, _) in zip(limits, _SHADES, strict=True)
-    )
-
-
-def _shade(text: str, bits: float) -> str:
-    colour = next((colour for below, colour in _SHADES if bits < below), _SHADES[-1][1])
-    if colour is None or not text:
-        return printable(text)
-    paint, reset = f"\x1b[38;5;16;48;5;{colour}m", "\x1b[0m"
-    # A line's end is made visible, and no colour runs on to the screen's edge.
-    return "\n".join(
-        f"{paint}{printable(part)}{reset}" if part else ""
-        for part in text.replace("\n", "↵\n").split("\n")
-    )
-
-
-def _listed(each: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield from (f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in each)
-
-
-def _tokens_tables(found: "Surprisal") -> Iterator[str]:
-    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits each':>11}{'of all bits':>13}"
-    titles = {
-        "class": ("class of token", found.by_class),
-        "position": ("character in the word", found.by_position),
-        "distance": ("tokens since it came last", found.by_distance),
-    }
-    for name, (title, rows) in titles.items():
-        yield title
-        for row in rows:
-            label = row[name] if name == "class" else _bucket(row[name], row[f"{name}_to"])
-            yield (
-                f"  {label:<24}{row['tokens']:>10,}{row['share']:>9.2%}{row['surprise_bits']:>11.3f}"
-                f"{row['share_of_surprise']:>13.2%}"
-            )
-    yield f"{'all':<26}{found.tokens:>10,}{1:>9.2%}{found.surprise_bits:>11.3f}{1:>13.2%}"
-    yield f"loss_nats {found.loss_nats:.4f}, {told_settings(found.settings)}"
-
-
-def _bucket(first: int | None, last: int | None) -> str:
-    if first is None:
-        return "it never came"
-    return (
-        f"{first:,} or more"
-        if last is None
-        else f"{first:,}"
-        if first == last
-        else f"{first:,} to {last:,}"
-    )
+        emit_json(result.to_json())
+    else:
+        _emit_tokens(result)
 
 
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN...", parser=as_path, help="Run folders, two at least."),
+        typer.Argument(metavar="RUN RUN...", parser=as_path, help="Two run folders or more."),
     ],
     text: Annotated[
         str | None,
         typer.Option(
-            "--text", metavar="FILE", callback=not_empty, help="A text to score; - is stdin."
+            "--text", metavar="FILE", callback=not_empty, help="Text to score; - is stdin."
         ),
     ] = None,
     split: Annotated[
         Literal["train", "valid", "test"],
-        typer.Option(help="Without --text: this part of the first run's corpus."),
+        typer.Option(help="Without --text: part of the first run's corpus."),
     ] = "valid",
     block: Annotated[
         int | None,
         typer.Option(
             min=1,
             callback=at_most(MOST),
-            help="Characters in a block, at least. [1000; less in a short text]",
+            help="Least number of characters in a block. [1000; fewer in a short text]",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="Of the bootstrap.")
+        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of the bootstrap.")
     ] = 1,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """See which of several runs is best on the same text, and whether the text is long enough to be sure.
+    """Show which of several runs is best on the same text, and how certain that is.
 
-    Each is compared with the first, by bits per character, so that tokenizers need not be the same; with the interval
-    that holds 95 % of a bootstrap over blocks of the text.
+    Each run is compared with the first by bits per character, so that the tokenizers may differ,
+    with the interval that contains 95 % of a bootstrap over blocks of the text.
 
     Try: charlm eval compare runs/one runs/other --split valid
     """
@@ -240,31 +174,106 @@ def compare(
     from charlm.api import load
 
     first, *others = [load(folder, which=which, device=device) for folder in runs]
-    found = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
-    emit_result(found.to_json(), _comparison_table(found), as_json=as_json)
+    result = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
+    emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
 
 
-def _comparison_table(found: "Comparison") -> Iterator[str]:
-    width = max(24, *(len(run.run) for run in found.runs))
-    facts: dict[str, Callable[[Compared], str]] = {
-        "bits/char": lambda run: f"{run.bits_per_character:.4f}",
-        "nats/token": lambda run: f"{run.loss_nats:.4f}",
-        "perplexity": lambda run: f"{run.perplexity:,.4f}",
-        "tokens": lambda run: f"{run.tokens:,}",
-        "<UNK>": lambda run: f"{run.unknown_share:.2%}",
-        "parameters": lambda run: f"{run.parameters:,}",
-        "steps": lambda run: f"{run.step:,}",
-        "trained, s": lambda run: f"{run.training_seconds:,.1f}",
-        "chars/s": lambda run: f"{run.characters_per_second:,.0f}",
-        "level": lambda run: str(run.settings["level"]),
-    }
-    yield f"{'':<{width}}" + "".join(f"{name:>13}" for name in facts)
-    for run in found.runs:
-        yield f"{run.run:<{width}}" + "".join(f"{fact(run):>13}" for fact in facts.values())
-    yield f"\n{f'against {found.runs[0].run}':<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
-    for row in found.differences:
-        interval = "".join(
-            f"{'-' if end is None else format(end, '+.4f'):>13}" for end in (row.low, row.high)
-        )
+def _sentences_table(result: "Sentences") -> Iterator[str]:
+    yield f"{'line':>6}{'log P':>12}{'per token':>12}{'tokens':>8}  sentence"
+    for row in result.sentences:
+        unknown = f"  ({row.unknown} <UNK>)" if row.unknown else ""
+        scores = f"{row.log_probability:>12.4f}{row.log_probability_per_token:>12.4f}"
+        yield f"{row.line:>6}{scores}{row.tokens:>8}  {row.text}{unknown}"
+        for token in row.explained or []:
+            scores = f"{token.log_probability:>12.4f}{token.probability:>12.2%}"
+            yield f"{'':>6}{scores}{'':>8}  {token.text!r}"
+    yield format_settings(result.settings)
+
+
+def _emit_tokens(result: "Surprisal") -> None:
+    """Print the shown tokens, in colour on a terminal, and the tables."""
+    lines = list(_tokens_tables(result))
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        # The text is printable already, and the control characters of its colours are intended.
+        emit("\n".join(_coloured_text(result.each)), raw=True)
+    else:
+        lines = [*_token_list(result.each), *lines]
+    emit("\n".join(lines))
+
+
+def _coloured_text(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the text with the surprisal of each token as its background, and a legend."""
+    yield "".join(_shade(token["text"], token["surprise_bits"]) for token in tokens)
+    lower_limits = ["0", *[f"{limit:g}" for limit, _ in _SHADES[:-1]]]
+    yield "bits: " + " ".join(
+        _shade(f" {lower}+ ", limit - 1e-9 if limit < 1e9 else limit)
+        for lower, (limit, _) in zip(lower_limits, _SHADES, strict=True)
+    )
+
+
+def _shade(text: str, bits: float) -> str:
+    colour = next((colour for limit, colour in _SHADES if bits < limit), _SHADES[-1][1])
+    if colour is None or not text:
+        return printable(text)
+    start, end = f"\x1b[38;5;16;48;5;{colour}m", "\x1b[0m"
+    # Line ends become visible, and no colour continues to the edge of the screen.
+    return "\n".join(
+        f"{start}{printable(part)}{end}" if part else ""
+        for part in text.replace("\n", "↵\n").split("\n")
+    )
+
+
+def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield from (f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens)
+
+
+def _tokens_tables(result: "Surprisal") -> Iterator[str]:
+    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits each':>11}{'of all bits':>13}"
+    yield from _tokens_table("class of token", result.by_class, "class")
+    yield from _tokens_table("character in the word", result.by_position, "position")
+    yield from _tokens_table("tokens since the last occurrence", result.by_distance, "distance")
+    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>13.2%}"
+    yield f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}"
+
+
+def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> Iterator[str]:
+    yield title
+    for row in rows:
+        if column == "class":
+            label = row["class"]
+        elif row[column] is None:
+            label = "first occurrence"
+        else:
+            label = format_range(row[column], row[f"{column}_to"])
+        share = f"{row['tokens']:>10,}{row['share']:>9.2%}"
+        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>13.2%}"
+        yield f"  {label:<24}{share}{bits}"
+
+
+_COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
+    "bits/char": lambda run: f"{run.bits_per_character:.4f}",
+    "nats/token": lambda run: f"{run.loss_nats:.4f}",
+    "perplexity": lambda run: f"{run.perplexity:,.4f}",
+    "tokens": lambda run: f"{run.tokens:,}",
+    "<UNK>": lambda run: f"{run.unknown_share:.2%}",
+    "parameters": lambda run: f"{run.parameters:,}",
+    "steps": lambda run: f"{run.step:,}",
+    "trained, s": lambda run: f"{run.training_seconds:,.1f}",
+    "chars/s": lambda run: f"{run.characters_per_second:,.0f}",
+    "level": lambda run: str(run.settings["level"]),
+}
+
+
+def _comparison_table(result: "Comparison") -> Iterator[str]:
+    width = max(24, *(len(run.run) for run in result.runs))
+    yield " " * width + "".join(f"{name:>13}" for name in _COMPARISON_COLUMNS)
+    for run in result.runs:
+        cells = [cell(run) for cell in _COMPARISON_COLUMNS.values()]
+        yield f"{run.run:<{width}}" + "".join(f"{cell:>13}" for cell in cells)
+    heading = f"against {result.runs[0].run}"
+    yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
+    for row in result.differences:
+        ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
+        interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-    yield told_settings(found.settings)
+    yield format_settings(result.settings)

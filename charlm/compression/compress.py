@@ -297,5 +297,5 @@ def _decode(
 
 
 def _in_reading_order(ids: Ids, model: LanguageModel, alphabet: Alphabet) -> Ids:
-    """Return the tokens of a text in reading order; from reading order, in the order of the text."""
+    """Return tokens in reading order; tokens in reading order return in the order of the text."""
     return reverse(ids, mode=alphabet.mode) if model.direction == "backward" else ids

@@ -52,7 +52,7 @@ class Card(Section):
 
 
 def cache_folder() -> Path:
-    """Return the folder of built and downloaded texts and ids: $CHARLM_CACHE, or the user's cache."""
+    """Return the folder of texts and ids: $CHARLM_CACHE, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(os.environ.get("CHARLM_CACHE") or Path(home) / "charlm")
 

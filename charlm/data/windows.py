@@ -1,7 +1,7 @@
-"""Token ids → windows, in reading order (`stream`) or as padded records (`records`), from any position."""
+"""Token ids → windows of a text (`stream`) or of padded records (`records`), from any position."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,29 +14,33 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
 PADDING = -100  # A target that no loss counts: torch's `ignore_index`.
-WARM_UP = 256  # Tokens after which a state that began at zero predicts within 0.001 nats of one carried (a test shows it).
-_TOKENS_AT_ONCE = (
-    4096  # While scoring: their logits over a large vocabulary take a few hundred megabytes.
-)
-_SHORT_SHARE, _LENGTH_DEVIATION = 0.05, 5 / 70  # Merity et al. 2018: five of seventy tokens.
-_BUCKET_BATCHES = 50  # Batches' worth of shuffled records that are sorted by length together.
+# After this many tokens, a state that began at zero predicts within 0.001 nats of one that was
+# carried, as a test shows.
+WARM_UP = 256
+# Tokens per scoring window; with a large vocabulary their logits take a few hundred megabytes.
+_SCORING_TOKENS = 4096
+# Merity et al. 2018: 5 % of the windows are half as long; lengths vary by 5 of 70 tokens.
+_SHORT_FRACTION = 0.05
+_LENGTH_DEVIATION = 5 / 70
+_BUCKET_BATCHES = 50  # Number of batches whose records are sorted by length together.
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where reading goes on: a pass over the text, and the window in it."""
+    """The place at which reading continues.
+
+    Attributes:
+        epoch: Number of completed passes over the text.
+        index: Number of windows read in this pass.
+    """
 
     epoch: int = 0
     index: int = 0
 
-    def to_json(self) -> dict[str, int]:
-        """Return the position as JSON's types."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Shard:
-    """Which columns of every batch are read: those of one process of several, side by side; by default all.
+    """The adjacent columns of every batch that one process reads; by default all columns.
 
     Attributes:
         rank: Rank of the process, from 0.
@@ -47,10 +51,10 @@ class Shard:
     num_shards: int = 1
 
     def columns(self, count: int) -> slice:
-        """Return the columns of `count` that are this process's; the first processes have one more if need be."""
-        size, more = divmod(count, self.num_shards)
-        first = self.rank * size + min(self.rank, more)
-        return slice(first, first + size + (self.rank < more))
+        """Return this process's part of `count` columns; the first processes may have one more."""
+        size, remainder = divmod(count, self.num_shards)
+        first = self.rank * size + min(self.rank, remainder)
+        return slice(first, first + size + (self.rank < remainder))
 
 
 ALL = Shard()
@@ -58,14 +62,14 @@ ALL = Shard()
 
 @dataclass(frozen=True)
 class Window:
-    """What one step sees.
+    """The batch of one step.
 
     Attributes:
         inputs: Ids, (time, batch).
-        targets: The id that follows each, (time, batch); `PADDING` where none is asked for.
-        resets_state: Whether the state starts from zero here, instead of being carried.
-        next: Where reading goes on after this window.
-        epochs: Passes over the text when this window is done, a fraction.
+        targets: The id that follows each input, (time, batch); `PADDING` where none is predicted.
+        resets_state: Whether the state starts from zero here instead of being carried.
+        next: Position after this window.
+        epochs: Number of passes over the text after this window, with a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
     """
 
@@ -78,7 +82,7 @@ class Window:
 
     @property
     def tokens(self) -> int:
-        """Number of targets that are asked for."""
+        """Number of predicted targets."""
         return int((self.targets != PADDING).sum())
 
 
@@ -107,71 +111,67 @@ def stream_windows(
     shuffle: bool = False,
     shard: Shard = ALL,
 ) -> Iterator[Window]:
-    """Read a text in `batch_size` contiguous streams side by side, epoch after epoch without end.
+    """Read a text in `batch_size` contiguous streams side by side, epoch after epoch, forever.
 
-    Each target's input is the token before it in the text, of its first <EOS>. What is left of a stream when no whole
-    window fits is left out of the epoch, so that steps have few shapes: less than one window a stream.
+    The input of each target is the token before it in the text; that of the first token is <EOS>.
+    The end of each stream that does not fill a window is skipped in every epoch, less than one
+    window per stream, so that steps have few shapes.
 
     Args:
-        ids: The text, (tokens,).
-        batch_size: Streams.
-        window: Tokens of a stream in a window.
-        start: Where to begin.
-        seed: Of what is drawn anew for each epoch.
-        vary: Windows of varying length (Merity et al. 2018, arXiv:1708.02182, section 4.1): about `window`, one in
-            twenty half as long, in eighths of a window, so that each shape's kernel is built once.
-        shuffle: Each stream begins somewhere in its midst and goes on from its end to its beginning, so that batches
-            change from epoch to epoch (Press 2019, arXiv:1903.04167).
-        shard: Of the streams, those that are read here.
+        ids: Ids of the text, (tokens,).
+        batch_size: Number of streams.
+        window: Tokens per window of each stream.
+        start: Position at which reading begins.
+        seed: Seed of the choices that are drawn in each epoch.
+        vary: Whether window lengths vary (Merity et al. 2018, arXiv:1708.02182, section 4.1): about
+            `window`, one in twenty half as long, in eighths of a window, so that each shape's
+            kernel is built once.
+        shuffle: Whether each stream begins at a random token and wraps around at its end, so that
+            batches differ from epoch to epoch (Press 2019, arXiv:1903.04167).
+        shard: Streams that this process reads.
 
     Raises:
-        CorpusError: The text is too short for a window of that many streams.
+        CorpusError: The text is too short for one window of `batch_size` streams.
     """
-    length = len(ids) // batch_size
-    per_epoch = length // window
-    if per_epoch == 0:
-        raise CorpusError(
-            f"the training text is too small: {len(ids)} tokens, but one window needs batch_size x window = "
-            f"{batch_size} x {window}; lower training.batch_size or training.window"
-        )
-    mine = shard.columns(batch_size)
-    starts = np.arange(batch_size)[mine] * length
+    length = _stream_length(len(ids), batch_size, window)
+    columns = shard.columns(batch_size)
+    starts = np.arange(batch_size)[columns] * length
     position = start
     while True:
         random = np.random.default_rng([seed, position.epoch])
-        # Not a list: of a large text an epoch has millions of windows.
-        edges = (
-            np.append(0, _varied_ends(length, window, random))
-            if vary
-            else range(0, length + 1, window)
-        )
-        turns = random.integers(length, size=batch_size)[mine] if shuffle else 0
-        count = len(edges) - 1
-        for number in range(min(position.index, count - 1), count):
+        edges = _window_edges(length, window, random if vary else None)
+        shifts = random.integers(length, size=batch_size)[columns] if shuffle else 0
+        num_windows = len(edges) - 1
+        for number in range(min(position.index, num_windows - 1), num_windows):
             first, end = int(edges[number]), int(edges[number + 1])
-            at = starts + (turns + np.arange(first, end)[:, None]) % length  # (time, batch)
-            targets = ids[at].astype(np.int64)
-            inputs = np.where(at > 0, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
-            position = _next(position, count)
+            at = starts + (shifts + np.arange(first, end)[:, None]) % length  # (time, batch)
+            position = _after(position, num_windows)
             yield Window(
-                torch.from_numpy(inputs),
-                torch.from_numpy(targets),
-                first == 0,
-                position,
-                _epochs(position, count),
-                batch_size,
+                inputs=torch.from_numpy(_tokens_before(ids, at)),
+                targets=torch.from_numpy(ids[at].astype(np.int64)),
+                resets_state=first == 0,
+                next=position,
+                epochs=_num_epochs(position, num_windows),
+                global_batch_size=batch_size,
             )
 
 
 def record_windows(
     ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, shard: Shard = ALL
 ) -> Iterator[Window]:
-    """Read records in batches of about one length, shuffled anew each epoch, without end.
+    """Read records in batches of similar length, shuffled in each epoch, forever.
 
-    Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last target. A batch longer
-    than `window` is read in several windows with the state carried between them.
+    Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last
+    target. A batch longer than `window` is read in several windows with the state carried.
 
-    `shard` names the records of each batch that are read here; where a batch has none for it, a column of padding is.
+    Args:
+        ids: Ids of the records, (tokens,).
+        batch_size: Number of records side by side.
+        window: Longest window, in tokens.
+        seed: Seed of the order of records.
+        start: Position at which reading begins.
+        shard: Records of each batch that this process reads; if there are none in a batch, it reads
+            a column of padding.
 
     Raises:
         CorpusError: There is no record.
@@ -179,18 +179,24 @@ def record_windows(
     spans = record_spans(ids)
     if len(spans) == 0:
         raise CorpusError(
-            "the training text is too small: it has no record; each line that is not empty is one"
+            "the training text is too small: it has no record; every line that is not empty is one"
         )
     position = start
     while True:
-        windows = _epoch_windows(
-            spans, batch_size, window, np.random.default_rng([seed, position.epoch])
-        )
-        for batch, first in windows[min(position.index, len(windows) - 1) :]:
-            inputs, targets = _padded(ids, spans[batch], first, window, shard.columns(len(batch)))
-            position = _next(position, len(windows))
+        random = np.random.default_rng([seed, position.epoch])
+        windows = _record_windows_of_epoch(spans, batch_size, window, random)
+        num_windows = len(windows)
+        for records, first in windows[min(position.index, num_windows - 1) :]:
+            columns = shard.columns(len(records))
+            inputs, targets = _padded(ids, spans[records], first, window, columns)
+            position = _after(position, num_windows)
             yield Window(
-                inputs, targets, first == 0, position, _epochs(position, len(windows)), len(batch)
+                inputs=inputs,
+                targets=targets,
+                resets_state=first == 0,
+                next=position,
+                epochs=_num_epochs(position, num_windows),
+                global_batch_size=len(records),
             )
 
 
@@ -203,7 +209,7 @@ def windows_to_score(
         ids: Ids of the text, (tokens,).
         mode: `stream`: the state is carried through the whole text; `records`: each record starts
             from the initial state.
-        direction: `forward`, `backward` or `both`, as for `in_direction`.
+        direction: `forward`, `backward` or `both`, as for `read_in_direction`.
         streams: Number of pieces read side by side in stream mode. One is exact; of several, all
             but the first read `WARM_UP` tokens unscored before their piece.
         shard: Streams, or batches of records, that this process reads.
@@ -214,7 +220,7 @@ def windows_to_score(
             return scoring_record_windows(ids, shard=shard)
         return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
 
-    return in_direction(direction, ids, mode=mode, read=read)
+    return read_in_direction(direction, ids, mode=mode, read=read)
 
 
 def scoring_windows(
@@ -223,34 +229,36 @@ def scoring_windows(
     """Read a text once, each token predicted once.
 
     Args:
-        ids: The text, (tokens,).
-        streams: Pieces read side by side; with one, and that is exact, the state is carried through the whole text.
-        window: Tokens of a stream in a window; by default such that all streams' logits fit in memory.
-        warm_up: Tokens that each stream but the first reads unscored before its piece, so that its state there is
-            about what it would be. The first stream scores them: it begins where the text does.
-        shard: Of the streams, those that are read here; there may be none.
+        ids: Ids of the text, (tokens,).
+        streams: Number of pieces read side by side. One is exact, because the state is carried
+            through the whole text.
+        window: Tokens per window of each stream; by default the logits of all streams fit in
+            memory.
+        warm_up: Tokens that each stream but the first reads unscored before its piece, so that its
+            state is about what it would be. The first stream begins with the text and scores them.
+        shard: Streams that this process reads; there may be none.
     """
-    window = window or max(1, _TOKENS_AT_ONCE // streams)
+    window = window or max(1, _SCORING_TOKENS // streams)
     if streams == 1 or len(ids) <= warm_up + streams:
         streams, warm_up = 1, 0
     length = -(-(len(ids) - warm_up) // streams)
-    count = -(-(len(ids) - warm_up) // max(length, 1))
-    starts = np.arange(count)[shard.columns(count)] * length
+    num_streams = -(-(len(ids) - warm_up) // max(length, 1))
+    starts = np.arange(num_streams)[shard.columns(num_streams)] * length
     if len(starts) == 0:
         return
     for first in range(0, warm_up + length, window):
         time = np.arange(first, min(first + window, warm_up + length))[:, None]
         at = starts + time  # (time, batch)
         scored = (at < len(ids)) & ((time >= warm_up) | (starts == 0))
-        inputs = np.where(at > 0, ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64), EOS)
-        targets = np.where(scored, ids[np.minimum(at, len(ids) - 1)].astype(np.int64), PADDING)
+        known = np.minimum(at, len(ids) - 1)
+        targets = np.where(scored, ids[known].astype(np.int64), PADDING)
         yield ScoringWindow(
-            torch.from_numpy(inputs),
-            torch.from_numpy(targets),
+            inputs=torch.from_numpy(_tokens_before(ids, at)),
+            targets=torch.from_numpy(targets),
             resets_state=first == 0,
             next=Position(),
             epochs=0.0,
-            global_batch_size=count,
+            global_batch_size=num_streams,
             positions=torch.from_numpy(np.where(scored, at, -1)),
         )
 
@@ -258,26 +266,27 @@ def scoring_windows(
 def scoring_record_windows(
     ids: Ids, *, batch_size: int = 64, window: int | None = None, shard: Shard = ALL
 ) -> Iterator[ScoringWindow]:
-    """Read every record once, each from the zero state, those of like length together.
+    """Read every record once from the zero state, records of similar length together.
 
     Args:
-        ids: Records, (tokens,).
-        batch_size: Records side by side.
-        window: Tokens of a record in a window; by default such that all records' logits fit in memory.
-        shard: Of the batches, those that are read here: every so many-th.
+        ids: Ids of the records, (tokens,).
+        batch_size: Number of records side by side.
+        window: Tokens per window of each record; by default the logits of all records fit in
+            memory.
+        shard: Batches that this process reads: every `num_shards`-th one.
     """
     spans = record_spans(ids)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
     for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
         batch = spans[order[begin : begin + batch_size]]
-        size = window or max(1, _TOKENS_AT_ONCE // len(batch))
+        size = window or max(1, _SCORING_TOKENS // len(batch))
         longest = int((batch[:, 1] - batch[:, 0]).max())
         for first in range(0, longest, size):
             inputs, targets = _padded(ids, batch, first, size)
             at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
             yield ScoringWindow(
-                inputs,
-                targets,
+                inputs=inputs,
+                targets=targets,
                 resets_state=first == 0,
                 next=Position(),
                 epochs=0.0,
@@ -286,16 +295,17 @@ def scoring_record_windows(
             )
 
 
-def in_direction(
+def read_in_direction(
     direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[AnyWindow]]
 ) -> Iterator[AnyWindow]:
-    """Read a text forward, backward, or both: each forward window then has the backward one beside it in the batch.
+    """Read a text in the direction of a model.
 
     Args:
-        direction: `forward`, `backward` or `both`.
-        ids: The text.
-        mode: `stream`: the text is reversed as a whole; `records`: each record in its place.
-        read: What makes windows of ids, given in the order of reading.
+        direction: `forward`, `backward`, or `both`: the backward window is then beside the forward
+            one in the batch.
+        ids: Ids of the text, (tokens,).
+        mode: `stream`: the text is reversed as a whole; `records`: every record in its place.
+        read: Function that makes windows of ids in the order of reading.
     """
     if direction == "forward":
         return read(ids)
@@ -304,11 +314,12 @@ def in_direction(
 
 
 def reverse(ids: Ids, *, mode: str) -> Ids:
-    """Return a text's ids from its end to its beginning, the closing <EOS> of the text or of each record left last."""
+    """Return the reversed ids of a text, or of each record; the closing <EOS> stays the last."""
     if mode == "records":
         spans = record_spans(ids)
         lengths = spans[:, 1] - spans[:, 0]
-        first, end = (np.repeat(edge, lengths) for edge in (spans[:, 0], spans[:, 1]))
+        first = np.repeat(spans[:, 0], lengths)
+        end = np.repeat(spans[:, 1], lengths)
         at = np.arange(len(first))
         return np.asarray(ids[np.where(at == end - 1, at, first + end - 2 - at)])
     ids = np.asarray(ids)
@@ -317,70 +328,88 @@ def reverse(ids: Ids, *, mode: str) -> Ids:
     return ids[::-1]
 
 
+def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
+    """Return the first position of each record and the one after its <EOS>, (records, 2)."""
+    ends, offset = [], 0
+    for shard in split_by_file(ids):
+        ends.append(np.flatnonzero(shard == EOS) + 1 + offset)
+        offset += len(shard)
+    stops = np.concatenate(ends)
+    starts = np.concatenate([[0], stops])[: len(stops)]
+    return np.stack([starts, stops], axis=1).astype(np.int64)
+
+
 def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
-    inputs, targets = (
-        torch.cat([getattr(forward, name), getattr(backward, name)], dim=1)
-        for name in ("inputs", "targets")
-    )
+    inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
+    targets = torch.cat([forward.targets, backward.targets], dim=1)
     return replace(forward, inputs=inputs, targets=targets)
 
 
-def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
-    """Return where each record begins, and where it ends after its <EOS>, (records, 2)."""
-    parts = split_by_file(ids)
-    starts = np.cumsum([0, *map(len, parts)])
-    ends = np.concatenate(
-        [
-            np.flatnonzero(part == EOS) + 1 + start
-            for part, start in zip(parts, starts, strict=False)
-        ]
-    )
-    return (
-        np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
-        if len(ends)
-        else np.zeros((0, 2), np.int64)
-    )
+def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
+    """Return the number of tokens of each stream, which must fill a window."""
+    length = num_tokens // batch_size
+    if length < window:
+        raise CorpusError(
+            f"the training text is too small: {num_tokens} tokens, but one window needs batch_size "
+            f"x window = {batch_size} x {window}; lower training.batch_size or training.window"
+        )
+    return length
+
+
+def _tokens_before(ids: Ids, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the id before each position, (time, batch); <EOS> before the first."""
+    before = ids[np.clip(at - 1, 0, len(ids) - 1)].astype(np.int64)
+    return np.where(at > 0, before, EOS)
+
+
+def _window_edges(
+    length: int, window: int, random: np.random.Generator | None
+) -> Sequence[int] | npt.NDArray[np.int64]:
+    """Return the positions in a stream at which the windows of an epoch begin and end."""
+    if random is None:
+        return range(0, length + 1, window)  # Not a list: there may be millions of windows.
+    return np.append(0, _varied_ends(length, window, random))
 
 
 def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return where each window of an epoch ends; the first has the whole length, so that there always is one."""
+    """Return the ends of windows of varying length; the first is `window`, so that there is one."""
     eighth = max(1, window // 8)
-    count = -(-length // eighth)  # More than enough.
-    means = np.where(random.random(count) < _SHORT_SHARE, window / 2, window)
-    lengths = (
-        np.rint(random.normal(means, window * _LENGTH_DEVIATION) / eighth).astype(np.int64) * eighth
-    )
+    count = -(-length // eighth)  # At least as many as there are windows.
+    means = np.where(random.random(count) < _SHORT_FRACTION, window / 2, window)
+    drawn = random.normal(means, window * _LENGTH_DEVIATION)
+    lengths = np.rint(drawn / eighth).astype(np.int64) * eighth
     ends = np.cumsum([window, *np.clip(lengths, eighth, 2 * window)])
     return ends[ends <= length]
 
 
-def _next(position: Position, per_epoch: int) -> Position:
-    done = position.index + 1
-    return Position(position.epoch + 1, 0) if done >= per_epoch else Position(position.epoch, done)
+def _after(position: Position, num_windows: int) -> Position:
+    """Return the position after the next window of an epoch with `num_windows`."""
+    index = position.index + 1
+    if index >= num_windows:
+        return Position(epoch=position.epoch + 1, index=0)
+    return Position(epoch=position.epoch, index=index)
 
 
-def _epochs(position: Position, per_epoch: int) -> float:
-    return position.epoch + position.index / per_epoch
+def _num_epochs(position: Position, num_windows: int) -> float:
+    return position.epoch + position.index / num_windows
 
 
-def _epoch_windows(
+def _record_windows_of_epoch(
     spans: npt.NDArray[np.int64], batch_size: int, window: int, random: np.random.Generator
 ) -> list[tuple[npt.NDArray[np.int64], int]]:
-    """Return the records and the first token of every window of an epoch, in the order of reading.
+    """Return the numbers of the records and the first token of every window of an epoch.
 
-    Records are shuffled, sorted by length within buckets, cut into batches, and the batches shuffled: little padding,
-    and no two epochs alike.
+    Records are shuffled, sorted by length within buckets, cut into batches, and the batches are
+    shuffled: there is little padding, and no two epochs are the same.
     """
     lengths = spans[:, 1] - spans[:, 0]
     shuffled = random.permutation(len(spans))
-    bucket = batch_size * _BUCKET_BATCHES
+    bucket_size = batch_size * _BUCKET_BATCHES
     batches: list[npt.NDArray[np.int64]] = []
-    for at in range(0, len(shuffled), bucket):
-        chosen = shuffled[at : at + bucket]
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-        batches += [
-            chosen[begin : begin + batch_size] for begin in range(0, len(chosen), batch_size)
-        ]
+    for start in range(0, len(shuffled), bucket_size):
+        bucket = shuffled[start : start + bucket_size]
+        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+        batches += [bucket[at : at + batch_size] for at in range(0, len(bucket), batch_size)]
     order: list[int] = random.permutation(len(batches)).tolist()
     return [
         (batches[number], first)
@@ -392,14 +421,23 @@ def _epoch_windows(
 def _padded(
     ids: Any, spans: npt.NDArray[np.int64], first: int, window: int, columns: slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, (time, batch), of some records' tokens from number `first`, padded as all would be."""
-    lengths = spans[:, 1] - spans[:, 0]
-    number = np.arange(first, min(first + window, lengths.max()))[:, None]  # (time, 1)
-    spans, lengths = spans[columns], lengths[columns]
+    """Return inputs and targets, (time, batch), of a window of records.
+
+    Args:
+        ids: Ids of all records, (tokens,).
+        spans: Start and stop of each record of the batch, (records, 2).
+        first: Position in the records at which the window begins.
+        window: Longest window, in tokens.
+        columns: Records of the batch to return; they are padded as the whole batch would be.
+    """
+    longest = (spans[:, 1] - spans[:, 0]).max()
+    time = np.arange(first, min(first + window, longest))[:, None]  # (time, 1)
+    spans = spans[columns]
     if len(spans) == 0:
-        spans, lengths = np.zeros((1, 2), np.int64), np.zeros(1, np.int64)
-    present = number < lengths
-    at = np.minimum(spans[:, 0] + number, np.maximum(spans[:, 1] - 1, 0))
-    targets = np.where(present, ids[at].astype(np.int64), PADDING)
-    inputs = np.where((number > 0) & present, ids[np.maximum(at - 1, 0)].astype(np.int64), EOS)
+        spans = np.zeros((1, 2), np.int64)
+    is_present = time < spans[:, 1] - spans[:, 0]
+    at = np.minimum(spans[:, 0] + time, np.maximum(spans[:, 1] - 1, 0))
+    targets = np.where(is_present, ids[at].astype(np.int64), PADDING)
+    before = ids[np.maximum(at - 1, 0)].astype(np.int64)
+    inputs = np.where((time > 0) & is_present, before, EOS)
     return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -85,7 +85,7 @@ class Perplexity(Result):
     baselines: list[Baseline] | None = None
 
 
-def perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
+def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
     """Score a trained model on a text: each token is predicted once, with the state carried.
 
     Raises:
@@ -100,28 +100,28 @@ def perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
     tokens, name = text_to_score(trained, options.text, options.paths, options.split)
     started = time.perf_counter()
     static = _static_model(trained, options)
-    measured = measure(static, tokens.ids, streams=options.streams)
+    result = score_text(static, tokens.ids, streams=options.streams)
     seconds = round(time.perf_counter() - started, 3)
     unigram_loss = unigram_loss_nats(trained.origin.corpus["train_token_counts"], tokens.ids)
     return Perplexity(
-        loss_nats=measured.loss_nats,
-        perplexity=measured.perplexity,
-        bits_per_character=measured.bits_per(tokens.counts.characters),
-        bits_per_byte=measured.bits_per(tokens.counts.bytes),
-        accuracy=measured.correct / measured.tokens,
+        loss_nats=result.loss_nats,
+        perplexity=result.perplexity,
+        bits_per_character=result.bits_per(tokens.counts.characters),
+        bits_per_byte=result.bits_per(tokens.counts.bytes),
+        accuracy=result.correct / result.tokens,
         unknown_share=tokens.counts.unknown_share,
         unigram_perplexity=math.exp(unigram_loss),
-        tokens=measured.tokens,
+        tokens=result.tokens,
         characters=tokens.counts.characters,
         bytes=tokens.counts.bytes,
         seconds=seconds,
         settings=provenance(trained) | {"text": name} | _settings(static, options),
-        adapted=_score_adapted(trained, static, tokens, options),
-        baselines=_score_baselines(trained, tokens.ids, options) if options.baselines else None,
+        adapted=_adapted(trained, static, tokens, options),
+        baselines=_baselines(trained, tokens.ids, options) if options.baselines else None,
     )
 
 
-def measure(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
+def score_text(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
     """Score a text.
 
     Args:
@@ -142,7 +142,7 @@ def measure(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
     )
 
 
-def measure_adapted(
+def score_adapted(
     static: StaticModel,
     tokens: Tokens,
     options: AdaptationOptions,
@@ -236,12 +236,12 @@ def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
     }
 
 
-def _score_adapted(
+def _adapted(
     trained: TrainedModel, static: StaticModel, tokens: Tokens, options: ScoringOptions
 ) -> Adapted | None:
     if options.adaptation.is_static:
         return None
-    adapted = measure_adapted(
+    adapted = score_adapted(
         static,
         tokens,
         options.adaptation,
@@ -253,7 +253,7 @@ def _score_adapted(
     return replace(adapted, settings=settings)
 
 
-def _score_baselines(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> list[Baseline]:
+def _baselines(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> list[Baseline]:
     return score_baselines(
         text_to_score(trained, split="train").tokens.ids,
         ids,

@@ -14,7 +14,7 @@ from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import (
     Window,
-    in_direction,
+    read_in_direction,
     record_windows,
     stream_windows,
 )
@@ -167,4 +167,6 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             shard=experiment.group.shard,
         )
 
-    return in_direction(experiment.model.direction, ids, mode=experiment.corpus.mode, read=read)
+    return read_in_direction(
+        experiment.model.direction, ids, mode=experiment.corpus.mode, read=read
+    )

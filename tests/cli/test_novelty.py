@@ -1,4 +1,4 @@
-"""`charlm eval novelty` as a person types it."""
+"""`charlm eval novelty` as a user types it."""
 
 import io
 import json
@@ -9,7 +9,13 @@ from conftest import TEXT, small_config, train_all
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
+from charlm.errors import OptionError
 from charlm.trained_model import training_texts
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "sample.txt"
 
 
 def ok(capfd, *arguments: object) -> str:
@@ -21,32 +27,25 @@ def novelty(capfd, *arguments: object) -> dict:
     return json.loads(ok(capfd, "eval", "novelty", *arguments, "--json"))
 
 
-def test_a_file_of_training_text_is_not_novel(capfd, trained, tmp_path):
-    path = tmp_path / "sample.txt"
-    path.write_text(TEXT[:100], encoding="utf-8")
-    found = novelty(capfd, trained, path)
-    sample = found["sample"]
-    assert (sample["novel_share"], sample["longest_copy"]["characters"]) == (0, 100)
-    assert (
-        sample["longest_copy"]["training_character"],
-        sample["longest_copy"]["training_line"],
-    ) == (0, 1)
-    assert sample["overlap"] == [1.0] * 16
-    assert found["held_out"]["characters"] == 100
-    assert found["settings"]["held_out"] == "valid"
-    assert found["settings"]["sample"] == str(path)
+def test_a_file_of_training_text_is_not_novel(capfd, trained, file):
+    file.write_text(TEXT[:100], encoding="utf-8")
+    result = novelty(capfd, trained, file)
+    copy = result["sample"]["longest_copy"]
+    assert (result["sample"]["novel_share"], copy["characters"]) == (0, 100)
+    assert (copy["training_character"], copy["training_line"]) == (0, 1)
+    assert result["sample"]["overlap"] == [1.0] * 16
+    assert result["held_out"]["characters"] == 100
+    assert result["settings"]["held_out"] == "valid"
+    assert result["settings"]["sample"] == str(file)
 
 
-def test_where_a_copy_stands_is_counted_in_characters_and_lines(capfd, tmp_path):
+def test_the_place_of_a_copy_is_counted_in_characters_and_lines(capfd, tmp_path, file):
     text = tmp_path / "text.txt"
-    text.write_text(
-        "été, où?\n" * 3 + "Ça alors! L’unique ligne.\n" + "à là-bas\n" * 20, encoding="utf-8"
-    )
+    lines = "été, où?\n" * 3 + "Ça alors! L’unique ligne.\n" + "à là-bas\n" * 20
+    text.write_text(lines, encoding="utf-8")
     train_all(small_config(text, "training.steps=2"), tmp_path / "run")
-    path = tmp_path / "sample.txt"
-    path.write_text("x L’unique ligne z", encoding="utf-8")
-    copy = novelty(capfd, tmp_path / "run", path)["sample"]["longest_copy"]
-    assert copy == {
+    file.write_text("x L’unique ligne z", encoding="utf-8")
+    assert novelty(capfd, tmp_path / "run", file)["sample"]["longest_copy"] == {
         "characters": 15,
         "text": " L’unique ligne",
         "sample": 0,
@@ -56,33 +55,27 @@ def test_where_a_copy_stands_is_counted_in_characters_and_lines(capfd, tmp_path)
     }
 
 
-def test_records_are_compared_as_wholes(capfd, trained_records, tmp_path):
-    train = charlm_records(trained_records)
-    path = tmp_path / "sample.txt"
-    path.write_text(f"{train[0]}\n{train[0]}zzz\n\n{train[1]}\n", encoding="utf-8")
-    sample = novelty(capfd, trained_records, path)["sample"]
+def test_records_are_compared_as_wholes(capfd, trained_records, file):
+    text = training_texts(load(trained_records).trained)["train"]
+    first, second, *_ = [block.decode() for block, _ in text.blocks()]
+    file.write_text(f"{first}\n{first}zzz\n\n{second}\n", encoding="utf-8")
+    sample = novelty(capfd, trained_records, file)["sample"]
     assert (sample["pieces"], sample["novel_share"]) == (3, 1 / 3)
 
 
-def charlm_records(run) -> list[str]:
-    text = training_texts(load(run).trained)["train"]
-    return [block.decode() for block, _ in text.blocks()]
-
-
-def test_without_a_file_the_run_writes(capfd, trained, trained_records):
-    found = novelty(capfd, trained, "--size", 300)
-    assert found["settings"]["sample"] == "300 tokens written now"
-    assert (found["settings"]["temperature"], found["settings"]["seed"]) == (1, 1)
-    assert found["sample"]["characters"] == 300
+def test_without_a_file_the_run_writes_the_texts(capfd, trained, trained_records):
+    result = novelty(capfd, trained, "--size", 300)
+    assert result["settings"]["sample"] == "300 tokens written now"
+    assert (result["settings"]["temperature"], result["settings"]["seed"]) == (1, 1)
+    assert result["sample"]["characters"] == 300
     records = novelty(capfd, trained_records, "--size", 20, "--temperature", 0.5, "--seed", 3)
     assert records["settings"]["sample"] == "20 records written now"
     assert records["sample"]["texts"] <= 20
 
 
-def test_the_table_shows_both_texts_and_the_copy(capfd, trained, tmp_path):
-    path = tmp_path / "sample.txt"
-    path.write_text("The cat sat on the roof. Zzz?\n", encoding="utf-8")
-    lines = ok(capfd, "eval", "novelty", trained, path).splitlines()
+def test_the_table_shows_both_texts_and_the_copy(capfd, trained, file):
+    file.write_text("The cat sat on the roof. Zzz?\n", encoding="utf-8")
+    lines = ok(capfd, "eval", "novelty", trained, file).splitlines()
     assert lines[0].split() == ["sample", "held", "out"]
     rows = {line[:36].strip(): line[36:].split() for line in lines}
     assert rows["characters"][0] == "30"
@@ -92,51 +85,50 @@ def test_the_table_shows_both_texts_and_the_copy(capfd, trained, tmp_path):
     assert any("'The cat sat on the roof.'" in line and "line 2" in line for line in lines)
 
 
-def test_a_file_may_come_from_stdin_or_without_a_run(capfd, trained, tmp_path, monkeypatch):
+def test_the_file_may_be_stdin_and_the_run_may_be_the_newest(
+    capfd, trained, tmp_path, file, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "one").symlink_to(trained)
-    (tmp_path / "sample.txt").write_text("The cat", encoding="utf-8")
-    assert novelty(capfd, "sample.txt")["sample"]["characters"] == 7
-    monkeypatch.setattr(
-        sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The dog sat"), encoding="utf-8")
-    )
+    file.write_text("The cat", encoding="utf-8")
+    assert novelty(capfd, file.name)["sample"]["characters"] == 7
+    stdin = io.TextIOWrapper(io.BytesIO(b"The dog sat"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert novelty(capfd, trained, "-")["sample"]["characters"] == 11
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["tokenizer.level=word"],
-        ["tokenizer.level=word", "tokenizer.words=whitespace"],
-        ["tokenizer.level=byte"],
-        ["tokenizer.level=bpe", "tokenizer.vocabulary_size=300"],
-    ],
-)
-def test_runs_of_every_level_are_measured(capfd, text_file, tmp_path, overrides):
-    train_all(small_config(text_file, "training.steps=2", *overrides), tmp_path / "run")
-    path = tmp_path / "sample.txt"
-    path.write_text("The cat sat on the roof.\nThe cat sat on the lawn.\n", encoding="utf-8")
-    found = novelty(capfd, tmp_path / "run", path)
-    assert found["settings"]["ngrams_of"] == (
-        "words" if "tokenizer.level=word" in overrides else "characters"
-    )
-    assert found["sample"]["overlap"][:6] == [1.0] * 6
-    assert found["sample"]["novel_share"] == 0
-    assert found["sample"]["longest_copy"]["text"].startswith(
-        "The cat sat on the roof.\nThe cat sat on the lawn."
-    )
+def test_runs_of_every_level_are_measured(capfd, text_file, tmp_path, file):
+    file.write_text("The cat sat on the roof.\nThe cat sat on the lawn.\n", encoding="utf-8")
+    for name, overrides in {
+        "word": ["tokenizer.level=word"],
+        "spaces": ["tokenizer.level=word", "tokenizer.words=whitespace"],
+        "byte": ["tokenizer.level=byte"],
+        "bpe": ["tokenizer.level=bpe", "tokenizer.vocabulary_size=300"],
+    }.items():
+        train_all(small_config(text_file, "training.steps=2", *overrides), tmp_path / name)
+        result = novelty(capfd, tmp_path / name, file)
+        unit = "words" if overrides[0] == "tokenizer.level=word" else "characters"
+        assert result["settings"]["ngrams_of"] == unit, name
+        assert result["sample"]["overlap"][:6] == [1.0] * 6, name
+        assert result["sample"]["novel_share"] == 0, name
+        copied = "The cat sat on the roof.\nThe cat sat on the lawn."
+        assert result["sample"]["longest_copy"]["text"].startswith(copied), name
 
 
-def test_an_empty_file_and_too_many_arguments_are_refused(capfd, trained, tmp_path):
-    path = tmp_path / "empty.txt"
-    path.touch()
-    assert charlm(["eval", "novelty", str(trained), str(path)]) == 1
+def test_an_empty_file_and_too_many_arguments_are_refused(capfd, trained, file):
+    file.touch()
+    assert charlm(["eval", "novelty", str(trained), str(file)]) == 1
     assert capfd.readouterr().err.count("\n") == 1
-    assert charlm(["eval", "novelty", str(trained), str(path), "more"]) == 2
+    assert charlm(["eval", "novelty", str(trained), str(file), "more"]) == 2
 
 
-def test_the_same_is_one_call_in_python(trained):
-    found = load(trained).novelty([TEXT[:50], "zzz"])
-    assert (found.sample.texts, found.sample.longest_copy.characters) == (2, 50)
-    assert found.settings["sample"] == "given"
+def test_texts_are_measured_from_python(trained, file):
+    run = load(trained)
+    result = run.novelty([TEXT[:50], "zzz"])
+    assert (result.sample.texts, result.sample.longest_copy.characters) == (2, 50)
+    assert result.settings["sample"] == "given"
+    with pytest.raises(OptionError, match=r"^path: cannot be combined with samples$"):
+        run.novelty(["a"], path=file)
+    with pytest.raises(OptionError, match=r"^size: must be at least 1, got 0$"):
+        run.novelty(size=0)

@@ -1,4 +1,4 @@
-"""`charlm eval sentences`, `tokens` and `compare` as a person types them."""
+"""`charlm eval sentences`, `tokens` and `compare` as a user types them."""
 
 import io
 import json
@@ -31,6 +31,11 @@ def refused(capfd, status: int, *arguments: object) -> str:
     return error
 
 
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "text.txt"
+
+
 @pytest.fixture(scope="session")
 def words(text_file, tmp_path_factory, cache):
     """A run folder of a model of words, on the same text as `trained`."""
@@ -39,103 +44,85 @@ def words(text_file, tmp_path_factory, cache):
     return folder
 
 
-def test_sentences_stand_in_order_or_ranked(capfd, trained, tmp_path):
-    path = tmp_path / "salads.txt"
-    path.write_text(SALADS, encoding="utf-8")
-    found = parsed(capfd, "sentences", trained, path)
-    assert [(row["line"], row["tokens"]) for row in found["sentences"]] == [
-        (1, 24),
-        (3, 24),
-        (4, 23),
-    ]
-    assert found["settings"]["end"] == "not predicted"
-    ranked = parsed(capfd, "sentences", trained, path, "--ranked")["sentences"]
-    assert ranked == sorted(found["sentences"], key=lambda row: -row["log_probability"])
+def test_sentences_are_in_the_order_of_the_file_or_ranked(capfd, trained, file):
+    file.write_text(SALADS, encoding="utf-8")
+    result = parsed(capfd, "sentences", trained, file)
+    rows = result["sentences"]
+    assert [(row["line"], row["tokens"]) for row in rows] == [(1, 24), (3, 24), (4, 23)]
+    assert result["settings"]["end"] == "not predicted"
+    ranked = parsed(capfd, "sentences", trained, file, "--ranked")["sentences"]
+    assert ranked == sorted(rows, key=lambda row: -row["log_probability"])
     assert ranked[0]["line"] == 4
-    lines = ok(capfd, "eval", "sentences", trained, path, "--ranked").splitlines()
+    lines = ok(capfd, "eval", "sentences", trained, file, "--ranked").splitlines()
     assert lines[1].split()[0] == "4" and lines[1].endswith("The cat sat on the mat.")
     assert len(lines) == 5
 
 
-def test_sentences_are_explained_token_by_token_from_standard_input(
+def test_sentences_of_standard_input_are_explained_token_by_token(
     capfd, monkeypatch, trained_records
 ):
-    def give() -> None:
+    def provide_input() -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"bara\n")))
 
-    give()
+    provide_input()
     (row,) = parsed(capfd, "sentences", trained_records, "-", "--explain")["sentences"]
     assert [token["text"] for token in row["explained"]] == ["b", "a", "r", "a", "<EOS>"]
-    assert sum(token["log_probability"] for token in row["explained"]) == pytest.approx(
-        row["log_probability"], rel=1e-5
-    )
-    give()
+    total = sum(token["log_probability"] for token in row["explained"])
+    assert total == pytest.approx(row["log_probability"], rel=1e-5)
+    provide_input()
     lines = ok(capfd, "eval", "sentences", trained_records, "-", "--explain").splitlines()
-    assert lines[2].split() == [
-        f"{row['explained'][0]['log_probability']:.4f}",
-        f"{row['explained'][0]['probability']:.2%}",
-        "'b'",
-    ]
+    first = row["explained"][0]
+    expected = [f"{first['log_probability']:.4f}", f"{first['probability']:.2%}", "'b'"]
+    assert lines[2].split() == expected
 
 
-def test_sentences_need_one_file(capfd, trained, tmp_path):
+def test_sentences_need_one_file(capfd, trained, file):
     assert "one file of sentences, or - for stdin; got 0" in refused(capfd, 2, "sentences", trained)
-    path = tmp_path / "empty.txt"
-    path.write_bytes(b"")
-    assert "has no sentence" in refused(capfd, 1, "sentences", trained, path)
+    file.write_bytes(b"")
+    assert "has no sentence" in refused(capfd, 1, "sentences", trained, file)
     with pytest.raises(CharlmError, match="no sentence to score"):
         load(trained).sentences()
 
 
 @pytest.mark.parametrize("kind", ["trained", "trained_records", "words"])
-def test_tokens_cost_together_what_perplexity_says(capfd, request, kind):
+def test_the_surprisal_of_all_tokens_is_the_loss_of_perplexity(capfd, request, kind):
     folder = request.getfixturevalue(kind)
-    found = parsed(capfd, "tokens", folder)
+    result = parsed(capfd, "tokens", folder)
     score = parsed(capfd, "perplexity", folder)
-    assert (found["tokens"], found["loss_nats"]) == (
-        score["tokens"],
-        pytest.approx(score["loss_nats"], rel=1e-5),
-    )
-    mean = sum(token["surprise_bits"] for token in found["each"]) / len(found["each"])
-    assert (
-        mean
-        == pytest.approx(found["surprise_bits"])
-        == pytest.approx(found["loss_nats"] / math.log(2))
-    )
-    assert len(found["each"]) == found["tokens"]
-    assert found["settings"]["text"] == "valid"
+    assert result["tokens"] == score["tokens"] == len(result["each"])
+    assert result["loss_nats"] == pytest.approx(score["loss_nats"], rel=1e-5)
+    mean = sum(token["surprise_bits"] for token in result["each"]) / len(result["each"])
+    assert mean == pytest.approx(result["surprise_bits"])
+    assert mean == pytest.approx(result["loss_nats"] / math.log(2))
+    assert result["settings"]["text"] == "valid"
 
 
-def test_rare_words_are_those_that_the_training_text_has_seldom(capfd, trained, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("The catdog sat.\n", encoding="utf-8")
-    rows = {
-        row["class"]: row["tokens"] for row in parsed(capfd, "tokens", trained, path)["by_class"]
-    }
-    assert (rows["rare words"], rows["letters"], rows["spaces"]) == (6, 6, 3)
+def test_words_that_the_training_text_does_not_have_are_rare(capfd, trained, file):
+    file.write_text("The catdog sat.\n", encoding="utf-8")
+    rows = parsed(capfd, "tokens", trained, file)["by_class"]
+    tokens = {row["class"]: row["tokens"] for row in rows}
+    assert (tokens["rare words"], tokens["letters"], tokens["spaces"]) == (6, 6, 3)
 
 
-def test_tokens_are_listed_where_there_is_no_terminal(capfd, trained, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("The cat\n", encoding="utf-8")
-    each = parsed(capfd, "tokens", trained, path)["each"]
-    out = ok(capfd, "eval", "tokens", trained, path, "--show", 2)
+def test_without_a_terminal_tokens_are_listed(capfd, trained, file):
+    file.write_text("The cat\n", encoding="utf-8")
+    tokens = parsed(capfd, "tokens", trained, file)["each"][:2]
+    out = ok(capfd, "eval", "tokens", trained, file, "--show", 2)
     assert "\x1b" not in out
     lines = out.splitlines()
-    assert lines[:2] == [f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in each[:2]]
-    assert lines[2] == ""
+    expected = [f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens]
+    assert lines[:3] == [*expected, ""]
     assert any(line.split()[:2] == ["letters", "6"] for line in lines)
 
 
-def test_a_terminal_shows_the_text_in_colour_unless_told_not_to(
-    capsys, monkeypatch, trained, tmp_path
+def test_a_terminal_shows_the_text_in_colour_unless_no_color_is_set(
+    capsys, monkeypatch, trained, file
 ):
-    path = tmp_path / "text.txt"
-    path.write_text("The cat\nThe tac\n", encoding="utf-8")
+    file.write_text("The cat\nThe tac\n", encoding="utf-8")
 
     def shown() -> str:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        assert charlm(["eval", "tokens", str(trained), str(path)]) == 0
+        assert charlm(["eval", "tokens", str(trained), str(file)]) == 0
         return capsys.readouterr().out
 
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -146,56 +133,55 @@ def test_a_terminal_shows_the_text_in_colour_unless_told_not_to(
     assert "\x1b" not in shown()
 
 
-def test_runs_are_compared_on_the_first_ones_text(capfd, trained, words):
-    found = parsed(capfd, "compare", trained, words, "--block", 50)
-    first, second = found["runs"]
+def test_runs_are_compared_on_the_first_run_s_text(capfd, trained, words):
+    result = parsed(capfd, "compare", trained, words, "--block", 50)
+    first, second = result["runs"]
     score, other = (parsed(capfd, "perplexity", folder) for folder in (trained, words))
     for run, expected in ((first, score), (second, other)):
         assert run["bits_per_character"] == pytest.approx(expected["bits_per_character"], rel=1e-4)
         assert (run["tokens"], run["step"]) == (expected["tokens"], expected["settings"]["step"])
-    (row,) = found["differences"]
-    assert row["bits_per_character"] == pytest.approx(
-        second["bits_per_character"] - first["bits_per_character"]
-    )
+    (row,) = result["differences"]
+    difference = second["bits_per_character"] - first["bits_per_character"]
+    assert row["bits_per_character"] == pytest.approx(difference)
     assert row["low"] < row["bits_per_character"] < row["high"]
-    assert found["settings"]["blocks"] > 5
+    assert result["settings"]["blocks"] > 5
     parameters = json.loads(ok(capfd, "inspect", words, "--json"))["parameters"]
     assert (second["parameters"], second["settings"]["level"]) == (parameters, "word")
 
 
-def test_a_text_is_compared_across_modes_and_unknown_words(
-    capfd, trained, trained_records, words, tmp_path
+def test_runs_of_other_modes_and_vocabularies_are_compared(
+    capfd, trained, trained_records, words, file
 ):
-    path = tmp_path / "text.txt"
-    path.write_text("\ufeffThe cat, Zoë\n\n" + TEXT[:300] + "no end", encoding="utf-8")
-    found = parsed(capfd, "compare", trained, trained_records, words, "--text", path)
-    assert [row["settings"]["mode"] for row in found["runs"]] == ["stream", "records", "stream"]
-    assert all(row["unknown_share"] > 0 for row in found["runs"])
-    assert found["settings"]["characters"] == 14 + 300 + 6
-    for row, run in zip(found["differences"], found["runs"][1:], strict=True):
+    file.write_text("\ufeffThe cat, Zoë\n\n" + TEXT[:300] + "no end", encoding="utf-8")
+    result = parsed(capfd, "compare", trained, trained_records, words, "--text", file)
+    assert [row["settings"]["mode"] for row in result["runs"]] == ["stream", "records", "stream"]
+    assert all(row["unknown_share"] > 0 for row in result["runs"])
+    assert result["settings"]["characters"] == 14 + 300 + 6
+    for row, run in zip(result["differences"], result["runs"][1:], strict=True):
         assert row["run"] == run["run"]
         assert row["low"] <= row["bits_per_character"] <= row["high"]
 
 
-def test_the_text_is_utf_8_and_keeps_its_separators_whatever_the_corpus_had(capfd, tmp_path):
-    text = tmp_path / "corpus.txt"
-    text.write_bytes("Un été ici.\nQQQ\nLà, un été.\nQQQ\n".encode("latin-1") * 30)
-    config = small_config(
-        text, "corpus.encoding=latin-1", "corpus.separator=QQQ", "training.steps=2"
-    )
-    train_all(config, tmp_path / "run")
-    path = tmp_path / "text.txt"
-    path.write_text("Un été là.\nLà.QQQ\nLà.\n", encoding="utf-8")
-    (run, _) = parsed(capfd, "compare", tmp_path / "run", tmp_path / "run", "--text", path)["runs"]
-    assert run["tokens"] == 22 + 1  # And <EOS> where it ends.
-    assert run["unknown_share"] == pytest.approx(4 / 23)  # Of Q and of the l.
+@pytest.fixture(scope="module")
+def latin_run(tmp_path_factory, cache):
+    """A run on a text in Latin-1 with separators between documents."""
+    folder = tmp_path_factory.mktemp("latin")
+    text = "Un été ici.\nQQQ\nLà, un été.\nQQQ\n".encode("latin-1") * 30
+    (folder / "corpus.txt").write_bytes(text)
+    overrides = ["corpus.encoding=latin-1", "corpus.separator=QQQ", "training.steps=2"]
+    train_all(small_config(folder / "corpus.txt", *overrides), folder / "run")
+    return folder / "run"
 
 
-def test_a_string_is_scored_as_what_it_says_whatever_encoding_the_corpus_is_in(tmp_path):
-    text = tmp_path / "corpus.txt"
-    text.write_bytes("Un été ici, là un été.\n".encode("latin-1") * 30)
-    train_all(small_config(text, "corpus.encoding=latin-1", "training.steps=2"), tmp_path / "run")
-    assert load(tmp_path / "run").perplexity("Un été là.").unknown_share == 0
+def test_a_compared_text_is_utf_8_and_its_separators_are_text(capfd, latin_run, file):
+    file.write_text("Un été là.\nLà.QQQ\nLà.\n", encoding="utf-8")
+    (run, _) = parsed(capfd, "compare", latin_run, latin_run, "--text", file)["runs"]
+    assert run["tokens"] == 22 + 1  # And <EOS> at the end.
+    assert run["unknown_share"] == pytest.approx(4 / 23)  # QQQ and l.
+
+
+def test_a_string_is_scored_whatever_the_encoding_of_the_corpus(latin_run):
+    assert load(latin_run).perplexity("Un été, un.").unknown_share == 0
 
 
 def test_a_run_does_not_differ_from_itself(capfd, trained):
@@ -203,29 +189,24 @@ def test_a_run_does_not_differ_from_itself(capfd, trained):
     assert (row["bits_per_character"], row["low"], row["high"]) == (0, 0, 0)
 
 
-def test_a_text_of_one_line_gives_no_interval(capfd, trained, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("The cat sat on the mat.", encoding="utf-8")
-    found = parsed(capfd, "compare", trained, trained, "--text", path)
-    (row,) = found["differences"]
-    assert (found["settings"]["blocks"], row["low"], row["high"]) == (1, None, None)
-    line = ok(capfd, "eval", "compare", trained, trained, "--text", path).splitlines()[-2]
+def test_a_text_of_one_line_has_no_interval(capfd, trained, file):
+    file.write_text("The cat sat on the mat.", encoding="utf-8")
+    result = parsed(capfd, "compare", trained, trained, "--text", file)
+    (row,) = result["differences"]
+    assert (result["settings"]["blocks"], row["low"], row["high"]) == (1, None, None)
+    line = ok(capfd, "eval", "compare", trained, trained, "--text", file).splitlines()[-2]
     assert line.split()[1:] == ["+0.0000", "-", "-"]
 
 
-def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, tmp_path):
+def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
     assert "two runs at least; got 1" in refused(capfd, 2, "compare", trained)
     with pytest.raises(CharlmError, match="two runs at least, got 1"):
         load(trained).compare([])
-    assert "cannot be read" in refused(
-        capfd, 1, "compare", trained, trained, "--text", tmp_path / "no.txt"
-    )
-    assert "has no test part" in refused(capfd, 1, "compare", trained, trained, "--split", "test")
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"caf\xe9")
-    assert "byte 3 (0xe9) is not UTF-8" in refused(
-        capfd, 1, "compare", trained, trained, "--text", path
-    )
-    path.write_bytes(b"")
-    refused(capfd, 1, "compare", trained, trained, "--text", path)
-    refused(capfd, 1, "tokens", trained, path)
+    compare = ["compare", trained, trained]
+    assert "cannot be read" in refused(capfd, 1, *compare, "--text", file)
+    assert "has no test part" in refused(capfd, 1, *compare, "--split", "test")
+    file.write_bytes(b"caf\xe9")
+    assert "byte 3 (0xe9) is not UTF-8" in refused(capfd, 1, *compare, "--text", file)
+    file.write_bytes(b"")
+    refused(capfd, 1, *compare, "--text", file)
+    refused(capfd, 1, "tokens", trained, file)

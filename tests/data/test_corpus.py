@@ -203,6 +203,11 @@ def test_a_byte_order_mark_is_removed_from_each_file(tmp_path):
     assert whole(first, second) == [b"ab\n", b"cd\n"]
 
 
+def test_a_byte_order_mark_after_the_first_block_is_part_of_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 4)
+    assert whole(write(tmp_path / "text.txt", "abcd\ufeffe")) == ["abcd\ufeffe".encode()]
+
+
 def test_a_text_in_another_encoding_is_converted(tmp_path):
     for encoding in ("latin-1", "utf-16", "cp1252"):
         path = write(tmp_path / f"{encoding}.txt", "naïve café\n".encode(encoding))

@@ -364,6 +364,14 @@ def test_ids_of_pieces_are_concatenated_with_eos_after_the_marked_ones(level, pi
     assert joined.tolist() == expected
 
 
+def test_a_long_piece_has_one_eos_at_its_end():
+    for level in LEVELS:
+        tokenizer = TOKENIZERS[level, 0]
+        text = "the cat\n" * 1500  # The library encodes it in several parts.
+        ids = tokenizer.encode_pieces([text.encode()], [True])
+        assert ids.tolist() == [*tokenizer.encode(text).tolist(), EOS], level
+
+
 def test_ids_have_the_smallest_unsigned_type():
     sizes = {2: "uint8", 256: "uint8", 257: "uint16", 65_536: "uint16", 65_537: "uint32"}
     for size, dtype in sizes.items():

@@ -1,4 +1,4 @@
-"""Windows: every token once, in order, from any position."""
+"""Windows: every token once, in reading order, from any position."""
 
 from itertools import islice
 
@@ -28,7 +28,7 @@ records_of = st.lists(
 
 
 def numbered(count: int) -> np.ndarray:
-    """Return ids of which no two are alike, none <EOS>."""
+    """Return distinct ids without <EOS>: 2, 3, 4, ..."""
     return np.arange(2, 2 + count, dtype=np.uint16)
 
 
@@ -36,7 +36,7 @@ def as_ids(records: list[list[int]]) -> np.ndarray:
     return np.array([index for record in records for index in [*record, EOS]], dtype=np.uint8)
 
 
-def same(first: Window, second: Window) -> bool:
+def are_equal(first: Window, second: Window) -> bool:
     return (
         first.inputs.tolist() == second.inputs.tolist()
         and first.targets.tolist() == second.targets.tolist()
@@ -52,28 +52,30 @@ def epoch_of(windows: list[Window]) -> list[Window]:
 
 
 def sequences(windows: list[Window]) -> list[tuple[list[int], list[int]]]:
-    """Return inputs and targets of each record, put together from windows that carry on."""
-    found: list[list[tuple[list[int], list[int]]]] = []
+    """Return inputs and targets of each record, joined over windows that carry the state."""
+    batches: list[list[tuple[list[int], list[int]]]] = []
     for window in windows:
         columns = list(zip(window.inputs.T.tolist(), window.targets.T.tolist(), strict=True))
         if window.resets_state:
-            found.append([([], []) for _ in columns])
-        for (inputs, targets), (more_inputs, more_targets) in zip(found[-1], columns, strict=True):
+            batches.append([([], []) for _ in columns])
+        for (inputs, targets), (more_inputs, more_targets) in zip(
+            batches[-1], columns, strict=True
+        ):
             inputs += more_inputs
             targets += more_targets
-    return [sequence for batch in found for sequence in batch]
+    return [sequence for batch in batches for sequence in batch]
 
 
 def records_in(windows: list[Window]) -> list[list[int]]:
-    """Return the records that were read, each checked: <EOS> first in and last out, no padding inside."""
-    found = []
+    """Return the records of windows, and check their <EOS>, inputs and padding."""
+    records = []
     for inputs, targets in sequences(windows):
         length = targets.index(EOS) + 1
         assert targets[length:] == [PADDING] * (len(targets) - length)
         assert PADDING not in targets[:length] and EOS not in targets[: length - 1]
         assert inputs[:length] == [EOS, *targets[: length - 1]]
-        found.append(targets[: length - 1])
-    return found
+        records.append(targets[: length - 1])
+    return records
 
 
 # One long text
@@ -125,32 +127,33 @@ def test_the_targets_of_an_epoch_are_the_text_in_order(batch_size, window, count
 
 @settings(max_examples=60, deadline=None)
 @given(batch_size=sizes, window=sizes, spare=st.integers(0, 40), skipped=st.integers(0, 30))
-def test_reading_a_text_on_from_any_position_is_reading_on(batch_size, window, spare, skipped):
+def test_a_text_resumed_from_any_position_continues_with_the_same_windows(
+    batch_size, window, spare, skipped
+):
     ids = numbered(batch_size * window + spare)
     windows = list(
         islice(stream_windows(ids, batch_size=batch_size, window=window, start=START), skipped + 6)
     )
     resumed = stream_windows(ids, batch_size=batch_size, window=window, start=windows[skipped].next)
-    assert all(same(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
+    assert all(are_equal(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
 
 
-@pytest.mark.parametrize(("count", "batch_size", "window"), [(0, 1, 1), (7, 2, 4), (15, 4, 4)])
-def test_a_text_too_small_for_a_window_is_told_in_one_line(count, batch_size, window):
-    with pytest.raises(
-        CorpusError, match=f"too small: {count} tokens, .* {batch_size} x {window}; lower [^\\n]+$"
-    ):
-        next(stream_windows(numbered(count), batch_size=batch_size, window=window, start=START))
+def test_a_text_too_small_for_a_window_is_an_error_of_one_line():
+    for count, batch_size, window in ((0, 1, 1), (7, 2, 4), (15, 4, 4)):
+        message = f"too small: {count} tokens, .* {batch_size} x {window}; lower [^\\n]+$"
+        with pytest.raises(CorpusError, match=message):
+            next(stream_windows(numbered(count), batch_size=batch_size, window=window, start=START))
 
 
 # Records
 
 
-def test_spans_of_records_end_after_their_eos():
+def test_the_span_of_a_record_ends_after_its_eos():
     assert record_spans(as_ids([[5, 6], [7]])).tolist() == [[0, 3], [3, 5]]
     assert record_spans(numbered(0)).tolist() == []
 
 
-def test_a_record_longer_than_the_window_carries_on():
+def test_a_record_longer_than_the_window_carries_its_state():
     windows = list(
         islice(
             record_windows(as_ids([[5, 6, 7, 8]]), batch_size=3, window=2, seed=1, start=START), 4
@@ -176,7 +179,7 @@ def test_a_short_record_is_padded_at_its_end():
 
 @settings(max_examples=60, deadline=None)
 @given(records=records_of, batch_size=sizes, window=sizes, seed=st.integers(0, 3))
-def test_each_record_is_read_once_an_epoch_from_eos_to_eos(records, batch_size, window, seed):
+def test_every_record_is_read_once_per_epoch_from_eos_to_eos(records, batch_size, window, seed):
     ids = as_ids(records)
     windows = list(
         islice(
@@ -194,22 +197,24 @@ def test_each_record_is_read_once_an_epoch_from_eos_to_eos(records, batch_size, 
 
 @settings(max_examples=60, deadline=None)
 @given(records=records_of, batch_size=sizes, window=sizes, skipped=st.integers(0, 40))
-def test_reading_records_on_from_any_position_is_reading_on(records, batch_size, window, skipped):
+def test_records_resumed_from_any_position_continue_with_the_same_windows(
+    records, batch_size, window, skipped
+):
     ids = as_ids(records)
     options = {"batch_size": batch_size, "window": window, "seed": 1}
     windows = list(islice(record_windows(ids, **options, start=START), skipped + 9))
     resumed = record_windows(ids, **options, start=windows[skipped].next)
-    assert all(same(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
+    assert all(are_equal(*pair) for pair in zip(windows[skipped + 1 :], resumed, strict=False))
 
 
 def order_of(seed: int, epochs: int) -> list[list[list[int]]]:
-    """Return the order in which 40 records are read, for each epoch."""
+    """Return the records of 40 in reading order, for each epoch."""
     records = [[number] * (1 + number % 3) for number in range(2, 42)]
     windows = record_windows(as_ids(records), batch_size=4, window=9, seed=seed, start=START)
     return [records_in(list(islice(windows, 10))) for _ in range(epochs)]
 
 
-def test_the_order_of_records_differs_by_epoch_and_by_seed_and_repeats():
+def test_the_order_of_records_depends_only_on_epoch_and_seed():
     first, second = order_of(seed=1, epochs=2)
     assert first != second
     assert sorted(first) == sorted(second)
@@ -217,7 +222,7 @@ def test_the_order_of_records_differs_by_epoch_and_by_seed_and_repeats():
     assert order_of(seed=2, epochs=1) != [first]
 
 
-def test_records_of_like_length_stand_together():
+def test_records_of_similar_length_share_a_batch():
     windows = list(
         islice(
             record_windows(
@@ -234,7 +239,7 @@ def test_records_of_like_length_stand_together():
     assert padding < 0.05 * sum(window.targets.numel() for window in windows)
 
 
-def test_a_text_without_records_is_told_in_one_line():
+def test_a_text_without_records_is_an_error_of_one_line():
     with pytest.raises(CorpusError, match=r"too small: it has no record; [^\n]+$"):
         next(record_windows(numbered(0), batch_size=1, window=1, seed=1, start=START))
 
@@ -276,13 +281,13 @@ def assert_positions_are_those_of_the_targets(windows: list[Window], ids: np.nda
         assert read.targets.tolist() == expected.tolist()
 
 
-def test_one_stream_scores_the_text_in_order_and_needs_no_warm_up():
+def test_one_stream_scores_the_text_in_order_without_warm_up():
     windows = list(scoring_windows(numbered(5), window=2, warm_up=3))
     assert [read.inputs.T.tolist() for read in windows] == [[[EOS, 2]], [[3, 4]], [[5]]]
     assert [read.targets.T.tolist() for read in windows] == [[[2, 3]], [[4, 5]], [[6]]]
 
 
-def test_a_second_stream_reads_what_came_before_it_unscored():
+def test_a_second_stream_reads_its_warm_up_unscored():
     (window,) = scoring_windows(numbered(6), streams=2, window=9, warm_up=2)
     assert window.inputs.T.tolist() == [[EOS, 2, 3, 4], [3, 4, 5, 6]]
     assert window.targets.T.tolist() == [[2, 3, 4, 5], [PADDING, PADDING, 6, 7]]
@@ -299,21 +304,21 @@ def test_scoring_reads_every_record_exactly_once(records, batch_size, window):
     assert sorted(positions[positions >= 0].tolist()) == list(range(len(as_ids(records))))
 
 
-def test_no_records_are_no_windows():
+def test_a_text_without_records_has_no_scoring_windows():
     assert list(scoring_record_windows(numbered(0))) == []
 
 
-# Windows of varying length, and streams that begin elsewhere
+# Varied and shuffled windows
 
 
 def drawn(count: int, **options: object) -> list[Window]:
-    """Return the windows of three epochs and a bit."""
+    """Return the windows of more than three epochs."""
     return list(
         islice(stream_windows(numbered(count), batch_size=3, window=16, start=START, **options), 60)
     )
 
 
-def test_varied_windows_read_each_stream_from_its_beginning_without_a_gap():
+def test_varied_windows_read_each_stream_without_a_gap():
     for epoch in (0, 1, 2):
         windows = [window for window in drawn(900, vary=True) if _epoch_read(window) == epoch]
         targets = np.concatenate([window.targets.numpy() for window in windows])
@@ -322,7 +327,7 @@ def test_varied_windows_read_each_stream_from_its_beginning_without_a_gap():
         assert 300 - 32 < len(targets) <= 300
 
 
-def test_varied_windows_have_few_lengths_mostly_the_one_asked_for_and_others_in_each_epoch():
+def test_varied_windows_have_few_lengths_and_mostly_the_configured_one():
     lengths = [
         len(window.targets)
         for window in islice(
@@ -336,14 +341,14 @@ def test_varied_windows_have_few_lengths_mostly_the_one_asked_for_and_others_in_
     assert lengths[1:800] != lengths[801:1600]
 
 
-def test_a_text_that_is_just_long_enough_is_read_with_varied_windows_too():
+def test_a_text_of_one_window_has_one_varied_window():
     windows = list(
         islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3)
     )
     assert [(len(window.targets), window.resets_state) for window in windows] == [(16, True)] * 3
 
 
-def test_shuffled_streams_begin_elsewhere_in_each_epoch_and_read_every_token():
+def test_shuffled_streams_begin_at_other_tokens_in_each_epoch_and_read_every_token():
     windows = drawn(16 * 3 * 4, shuffle=True)
     firsts = set()
     for epoch in range(5):
@@ -355,47 +360,41 @@ def test_shuffled_streams_begin_elsewhere_in_each_epoch_and_read_every_token():
     assert len(firsts) == 5
 
 
-def test_an_input_is_the_token_before_its_target_in_the_text_across_a_shuffled_stream_s_seam_too():
+def test_an_input_of_a_shuffled_stream_is_the_token_before_its_target_in_the_text():
     for window in drawn(192, shuffle=True, vary=True):
         targets = window.targets.numpy()
         assert (window.inputs.numpy() == np.where(targets == 2, EOS, targets - 1)).all()
 
 
-@pytest.mark.parametrize(
-    "options", [{"vary": True}, {"shuffle": True}, {"vary": True, "shuffle": True}]
-)
-def test_varied_and_shuffled_windows_go_on_from_any_position(options):
-    windows = drawn(900, **options)
-    for at in (0, 7, 21, 40):
-        resumed = stream_windows(
-            numbered(900), batch_size=3, window=16, start=windows[at].next, **options
-        )
-        assert all(
-            same(*pair) for pair in zip(islice(resumed, 15), windows[at + 1 : at + 16], strict=True)
-        )
+def test_varied_and_shuffled_windows_resume_from_any_position():
+    for options in ({"vary": True}, {"shuffle": True}, {"vary": True, "shuffle": True}):
+        windows = drawn(900, **options)
+        for at in (0, 7, 21, 40):
+            start = windows[at].next
+            resumed = stream_windows(numbered(900), batch_size=3, window=16, start=start, **options)
+            expected = windows[at + 1 : at + 16]
+            pairs = zip(islice(resumed, 15), expected, strict=True)
+            assert all(are_equal(*pair) for pair in pairs), options
 
 
-def test_another_seed_varies_and_shuffles_otherwise():
+def test_varied_and_shuffled_windows_depend_only_on_the_seed():
     options = {"vary": True, "shuffle": True}
     first, again, other = (drawn(900, seed=seed, **options) for seed in (1, 1, 2))
-    assert all(same(*pair) for pair in zip(first, again, strict=True))
-    assert not all(same(*pair) for pair in zip(first, other, strict=True))
+    assert all(are_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not all(are_equal(*pair) for pair in zip(first, other, strict=True))
 
 
 def _epoch_read(window: Window) -> int:
     return window.next.epoch - (window.next.index == 0)
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda start: stream_windows(np.arange(2, 40), batch_size=2, window=4, start=start),
-        lambda start: record_windows(
-            np.array([5, EOS, 6, 7, EOS]), batch_size=1, window=4, seed=1, start=start
-        ),
-    ],
-)
-def test_a_position_past_its_epoch_is_its_last_window_and_no_endless_search(read):
-    past, after = islice(read(Position(3, 10**9)), 2)
-    assert past.next == Position(4, 0)
-    assert after.next == Position(4, 1)
+def test_a_position_after_the_end_of_its_epoch_is_its_last_window():
+    records = np.array([5, EOS, 6, 7, EOS])
+    start = Position(3, 10**9)
+    for windows in (
+        stream_windows(np.arange(2, 40), batch_size=2, window=4, start=start),
+        record_windows(records, batch_size=1, window=4, seed=1, start=start),
+    ):
+        last, following = islice(windows, 2)
+        assert last.next == Position(4, 0)
+        assert following.next == Position(4, 1)

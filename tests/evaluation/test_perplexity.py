@@ -10,7 +10,7 @@ from small_models import CPU, VOCABULARY, log_p_at_once, make_model
 from charlm.data.tokenizer import EOS
 from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.options import ScoringOptions
-from charlm.evaluation.perplexity import Perplexity, measure
+from charlm.evaluation.perplexity import Perplexity, score_text
 from charlm.evaluation.static_model import StaticModel
 from charlm.model.language_model import LanguageModel
 from charlm.training.loss import Score
@@ -19,7 +19,7 @@ from charlm.training.loss import Score
 def score_of(
     model: LanguageModel, ids: list[int], *, mode: str = "stream", streams: int = 1
 ) -> Score:
-    return measure(StaticModel(model, mode, CPU), np.array(ids, dtype=np.uint8), streams=streams)
+    return score_text(StaticModel(model, mode, CPU), np.array(ids, dtype=np.uint8), streams=streams)
 
 
 def random_text(tokens: int) -> list[int]:

@@ -7,7 +7,7 @@ from small_models import CPU, log_p_at_once, make_model, random_ids, random_reco
 from charlm.data import windows
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError
-from charlm.evaluation.perplexity import measure
+from charlm.evaluation.perplexity import score_text
 from charlm.evaluation.static_model import StaticModel
 
 
@@ -46,7 +46,10 @@ def test_the_sum_is_the_score_at_any_temperature():
         for direction in ("forward", "backward"):
             static = StaticModel(make_model(direction), mode, CPU, temperature=1.7)
             total = static.log_probabilities(ids).sum()
-            assert total == pytest.approx(-measure(static, ids).nats, rel=1e-6), (mode, direction)
+            assert total == pytest.approx(-score_text(static, ids).nats, rel=1e-6), (
+                mode,
+                direction,
+            )
 
 
 def test_a_text_without_tokens_has_no_probabilities():
