@@ -125,7 +125,8 @@ def _sample(experiment: Experiment) -> str:
 
     A model of direction `both` cannot sample; then the result is empty.
     """
-    model, trained = experiment.model, of_experiment(experiment)
+    model = experiment.model
+    trained = of_experiment(experiment)
     if model.direction == "both":
         return ""
     options = SampleOptions(

@@ -123,6 +123,18 @@ def test_stream_yields_the_text_that_sample_returns(trained, tmp_path):
     assert first + rest.text == sample.text
 
 
+def test_a_character_split_between_two_parts_of_a_text_is_written_once(tmp_path):
+    text, state = tmp_path / "text.txt", tmp_path / "state"
+    text.write_text("é" * 3000, encoding="utf-8")
+    config = small_config(text, "tokenizer.level=byte", "training.learning_rate=2e-2")
+    run = charlm.train(config, out=tmp_path / "run")
+    (whole,) = run.sample(length=8, temperature=0)
+    for length in range(1, 8):
+        first = "".join(run.stream(length=length, temperature=0, state_out=state))
+        (rest,) = run.sample(length=8 - length, temperature=0, state_in=state)
+        assert first + rest.text == whole.text, length
+
+
 def test_best_and_last_are_two_checkpoints(trained):
     assert charlm.load(trained, which="best").which == "best"
     assert charlm.load(trained, which="last").state["step"] == 60

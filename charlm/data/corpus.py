@@ -139,7 +139,7 @@ class Corpus:
 def open_corpus(config: ResolvedConfig) -> Corpus:
     """Return the text that a configuration names, split into its parts.
 
-    At tokenizer level `byte` the files may hold any bytes, otherwise text in `corpus.encoding`.
+    At tokenizer level `byte` the files may contain any bytes, otherwise text in `corpus.encoding`.
 
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.

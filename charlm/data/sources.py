@@ -221,7 +221,7 @@ def _convert(path: Path, plain_path: Path, section: Corpus, raw: bool) -> PlainF
                 file.write(block)
     if is_table(path) and not ends:
         raise CorpusError(
-            f"{path}: holds no document; the table is empty, or corpus.where skips every row"
+            f"{path}: contains no document; the table is empty, or corpus.where skips every row"
         )
     return PlainFile(
         path=plain_path,

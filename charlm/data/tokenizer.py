@@ -141,8 +141,8 @@ class Tokenizer:
         spaces; the first word of a line has none.
 
         Args:
-            eos: What <EOS> adds; by default what `decode` writes for it.
-            unknown: What <UNK> stands for.
+            eos: Bytes that <EOS> adds; by default those that `decode` writes for it.
+            unknown: Bytes that <UNK> adds.
         """
         space = b" " if self.separates_by_space else b""
         texts = [space + token for token in self.token_bytes]
@@ -152,7 +152,7 @@ class Tokenizer:
 
     @property
     def separates_by_space(self) -> bool:
-        """Whether a token is whatever stands between spaces, and <EOS> is the end of a line."""
+        """Whether spaces separate tokens, and <EOS> is the end of a line."""
         return self.section.level == "word" and self.section.words == "whitespace"
 
     @cached_property

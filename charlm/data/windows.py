@@ -133,12 +133,7 @@ def stream_windows(
     Raises:
         CorpusError: The text is too short for one window of `batch_size` streams.
     """
-    length = len(ids) // batch_size
-    if length < window:
-        raise CorpusError(
-            f"the training text is too small: {len(ids)} tokens, but one window needs batch_size x "
-            f"window = {batch_size} x {window}; lower training.batch_size or training.window"
-        )
+    length = _stream_length(len(ids), batch_size, window)
     columns = shard.columns(batch_size)
     starts = np.arange(batch_size)[columns] * length
     position = start
@@ -348,6 +343,17 @@ def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
     inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
     targets = torch.cat([forward.targets, backward.targets], dim=1)
     return replace(forward, inputs=inputs, targets=targets)
+
+
+def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
+    """Return the number of tokens of each stream, which must fill a window."""
+    length = num_tokens // batch_size
+    if length < window:
+        raise CorpusError(
+            f"the training text is too small: {num_tokens} tokens, but one window needs batch_size "
+            f"x window = {batch_size} x {window}; lower training.batch_size or training.window"
+        )
+    return length
 
 
 def _tokens_before(ids: Ids, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

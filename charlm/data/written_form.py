@@ -7,9 +7,9 @@ from charlm.data.tokenizer import Tokenizer
 def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
     """Return a text as a model of this tokenizer would write it: UTF-8, or any bytes at level byte.
 
-    The text is normalized by the tokenizer's rules. A record ends with a line end; between
-    documents of a stream stands what the model writes for <EOS>. If tokens are separated by spaces,
-    exactly one space stands between two of them.
+    The text is normalized by the tokenizer's rules. A record ends with a line end. The separator of
+    the documents of a stream is what the model writes for <EOS>. If spaces separate tokens, there
+    is exactly one space between two tokens.
 
     Args:
         text: Text as it was read.
@@ -28,13 +28,12 @@ def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
 
 
 def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:
-    normalizer = tokenizer.library.normalizer
-    if normalizer is None:
+    if tokenizer.library.normalizer is None:
         return text
-    normalized: str = normalizer.normalize_str(text.decode(errors="surrogateescape"))
+    normalized = tokenizer.normalize(text.decode(errors="surrogateescape"))
     return normalized.encode(errors="surrogateescape")
 
 
 def _spaced(text: bytes, tokenizer: Tokenizer) -> bytes:
-    # Line by line: this normalizer would take a line end for a token.
+    # Line by line, because this normalizer replaces a line end by a token.
     return b"\n".join(b" ".join(_normalized(line, tokenizer).split()) for line in text.split(b"\n"))

@@ -249,8 +249,10 @@ class _Inspection:
 
 def _inspect(config: Config) -> _Inspection:
     """Read the beginning of the text, and choose how it is read and split."""
-    card, resolved = card_of(config.corpus), resolve(config)
-    corpus, level = open_corpus(resolved), resolved.tokenizer.level
+    card = card_of(config.corpus)
+    resolved = resolve(config)
+    corpus = open_corpus(resolved)
+    level = resolved.tokenizer.level
     train = corpus.parts["train"]
     blocks = [block for block, _ in islice(train.blocks(), _BLOCKS_READ)]
     sample = blocks[0]
@@ -317,7 +319,8 @@ def _record_tokens(sample: bytes, level: Level) -> int:
 
 def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     """Return the size of the network and the length of the training."""
-    training, recipe = config.training, text.recipe
+    training = config.training
+    recipe = text.recipe
     window = training.window if "window" in training.model_fields_set else recipe.window
     length = min(window, text.record_tokens) if text.mode == "records" else window
     batch_size = _batch_size(training, text, window)
@@ -371,7 +374,8 @@ def _chosen_fields(config: Config, text: TextFacts, plan: _Plan) -> dict[str, di
 
 
 def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]:
-    model, hidden_size = config.model, plan.hidden_size
+    model = config.model
+    hidden_size = plan.hidden_size
     can_be_tied = model.embedding == "learned" and not model.adaptive_cutoffs
     dropout = recipe.output_dropout(plan.passes)
     return {
@@ -401,7 +405,8 @@ def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) 
 
 def _reasons(config: Config, text: TextFacts, plan: _Plan, chosen: Config) -> tuple[str, ...]:
     """Return one line each about text, network, training and dropout."""
-    model, training = chosen.model, chosen.training
+    model = chosen.model
+    training = chosen.training
     budget = _budget(config.training)
     passes = f"{plan.passes:.1f} passes over the text"
     size_reason = f"the largest size that suits {budget} and this text"

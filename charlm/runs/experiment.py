@@ -144,7 +144,8 @@ Event = Prepared | Progress | Evaluated | Halved | Finished
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the windows of the training text from the current position on, without end."""
-    section, ids = experiment.config.training, experiment.tokens["train"].ids
+    section = experiment.config.training
+    ids = experiment.tokens["train"].ids
 
     def read(ids: Ids) -> Iterator[Window]:
         if experiment.corpus.mode == "records":

@@ -151,7 +151,8 @@ def _encode_parts(
 
 def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
     """Return the experiment of an existing run, as it was at its last checkpoint."""
-    config, tokenizer = run.config, run.tokenizer
+    config = run.config
+    tokenizer = run.tokenizer
     saved = load_checkpoint(folder / "last")
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
     corpus = open_corpus(config)
@@ -213,7 +214,8 @@ def _read_vectors(config: ResolvedConfig, tokenizer: Tokenizer) -> Vectors | Non
 
 def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
     """Put pretrained vectors into the embedding, and make their path in the config absolute."""
-    embedding, config = experiment.model.encoder.embedding, experiment.config
+    embedding = experiment.model.encoder.embedding
+    config = experiment.config
     if not isinstance(embedding, nn.Embedding):
         return experiment
     put_vectors(embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))

@@ -79,7 +79,8 @@ class SaveSchedule:
         A save is due after an evaluation and after `save_seconds`, unless saving would then have
         taken more than `save_share` of the time.
         """
-        now, fraction = self._clock(), self._section.save_share
+        now = self._clock()
+        fraction = self._section.save_share
         if not self.is_pending and now - self._last_save_ended < self._section.save_seconds:
             return False
         if fraction is None or (self.is_pending and self.keeps_good):

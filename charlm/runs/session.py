@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ def run(
         CheckpointError: A checkpoint cannot be written, or another process trains in the folder.
         GroupError: Another process of the group has ended, or does not answer.
     """
-    group, section = experiment.group, experiment.config.training
+    group = experiment.group
+    section = experiment.config.training
     try:
         with (
             fast_math(),
@@ -111,7 +113,8 @@ class _Session:
 
         Another training removes it. Otherwise a later one would return to an old state.
         """
-        group, good = self.experiment.group, self.experiment.folder / "good"
+        group = self.experiment.group
+        good = self.experiment.folder / "good"
         if group.is_first and not self.save_schedule.keeps_good:
             remove_checkpoint(good)
         is_missing = group.is_first and not (good / "state.json").is_file()
@@ -137,12 +140,9 @@ class _Session:
 
     def _train_to_divergence(self) -> Generator[Event, None, str]:
         """Train, evaluate and save until the end or a divergence; return the reason of the end."""
-        section, state, group = (
-            self.experiment.config.training,
-            self.experiment.state,
-            self.experiment.group,
-        )
-        evaluations = _evaluations_due(state.fraction_done(section), section)
+        group = self.experiment.group
+        section = self.experiment.config.training
+        evaluations = _evaluations_due(self.experiment.state.fraction_done(section), section)
         step_metrics = StepMetrics(self.experiment.model)
         for progress in self._steps():
             yield progress
@@ -209,29 +209,12 @@ class _Session:
         """Return to the last good evaluation, to continue with half the learning rate.
 
         Raises:
-            DivergenceError: The configuration does not ask for it, or not so often.
+            DivergenceError: `on_divergence` is `stop`, or the limit of halvings is reached.
         """
         experiment = self.experiment
-        section, state, group = experiment.config.training, experiment.state, experiment.group
-        if section.on_divergence == "stop":
-            raise divergence
-        if state.halvings >= section.halvings:
-            raise DivergenceError(
-                f"{divergence} (the learning rate was already halved {state.halvings} times)"
-            )
-        halvings, seconds, diverged_at = state.halvings + 1, state.seconds, state.step
-        group.barrier()  # The first process may still be writing the checkpoint.
-        rewind(experiment, load_checkpoint(experiment.folder / "good"))
-        state.halvings, state.seconds = halvings, seconds  # The time stays spent.
-        metrics = {
-            "step": state.step,
-            "halvings": halvings,
-            "diverged_after_step": diverged_at,
-            "seconds": round(seconds, 3),
-            "learning_rate": section.learning_rate * 0.5**halvings,
-        }
-        group.barrier()  # Every process has read the checkpoint.
-        if group.is_first:
+        _check_may_halve(experiment, divergence)
+        metrics = _return_to_good(experiment)
+        if experiment.group.is_first:
             append_metrics(experiment.folder, metrics)
         save_snapshot(experiment, "last")
         save_snapshot(experiment, "good")
@@ -246,6 +229,42 @@ def _evaluations_due(fraction_done: float, section: TrainingSection) -> int:
 def _is_out_of_patience(experiment: Experiment) -> bool:
     patience = experiment.config.training.patience
     return patience is not None and experiment.state.evaluations_since_best >= patience
+
+
+def _check_may_halve(experiment: Experiment, divergence: DivergenceError) -> None:
+    """Raise DivergenceError if the learning rate is not to be halved after a divergence."""
+    section = experiment.config.training
+    if section.on_divergence == "stop":
+        raise divergence
+    halvings = experiment.state.halvings
+    if halvings >= section.halvings:
+        raise DivergenceError(
+            f"{divergence} (the learning rate was already halved {halvings} times)"
+        )
+
+
+def _return_to_good(experiment: Experiment) -> dict[str, Any]:
+    """Return to the checkpoint `good` with half the learning rate.
+
+    Returns:
+        The line of metrics.jsonl about the halving.
+    """
+    state = experiment.state
+    halvings = state.halvings + 1
+    seconds = state.seconds
+    diverged_at = state.step
+    experiment.group.barrier()  # The first process may still be writing the checkpoint.
+    rewind(experiment, load_checkpoint(experiment.folder / "good"))
+    state.halvings = halvings
+    state.seconds = seconds  # The time stays spent.
+    experiment.group.barrier()  # Every process has read the checkpoint.
+    return {
+        "step": state.step,
+        "halvings": halvings,
+        "diverged_after_step": diverged_at,
+        "seconds": round(seconds, 3),
+        "learning_rate": experiment.config.training.learning_rate * 0.5**halvings,
+    }
 
 
 def _check_finite(experiment: Experiment, progress: Progress) -> None:

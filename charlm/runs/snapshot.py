@@ -56,7 +56,8 @@ def rewind(experiment: Experiment, saved: Checkpoint) -> None:
     Raises:
         CheckpointError: The checkpoint is of another model, or cannot be resumed from.
     """
-    group, state = experiment.group, experiment.state
+    group = experiment.group
+    state = experiment.state
     if not group.is_first:  # Every process drops out different units.
         seeds = np.random.SeedSequence((experiment.config.training.seed, group.rank))
         torch.manual_seed(seeds.generate_state(1)[0])
@@ -107,7 +108,8 @@ def training_tensors(experiment: Experiment) -> dict[str, Tensor]:
 
 
 def _recurrent_tensors(experiment: Experiment) -> dict[str, Tensor]:
-    state, group = experiment.state, experiment.group
+    state = experiment.state
+    group = experiment.group
     return {
         f"state.{layer}.{number}": group.gather_rows(part, state.global_batch_size)
         for layer, parts in enumerate(state.states or ())
@@ -138,7 +140,8 @@ def _restore(experiment: Experiment, saved: Checkpoint) -> None:
     Raises:
         CheckpointError: The checkpoint is of another model, or cannot be resumed from.
     """
-    weights, average = saved.weights, experiment.average
+    weights = saved.weights
+    average = experiment.average
     load_weights(experiment.model, weights, saved.folder)
     try:
         tensors = saved.tensors["training"]
@@ -166,7 +169,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> No
 
 
 def _restore_generators(experiment: Experiment, tensors: Tensors) -> None:
-    rank, device = experiment.group.rank, experiment.hardware.device
+    rank = experiment.group.rank
+    device = experiment.hardware.device
     name = _generator_name("cpu", rank)
     if name in tensors:
         torch.set_rng_state(tensors[name])

@@ -92,7 +92,8 @@ def _tokens_per_second(steps: Iterable[Progress]) -> float:
     for progress in steps:
         state = progress.state
         if state.step == _WARM_UP_STEPS:
-            first_tokens, first_seconds = state.tokens, state.seconds
+            first_tokens = state.tokens
+            first_seconds = state.seconds
         if state.step > _WARM_UP_STEPS and time.perf_counter() - began > _SECONDS_PER_SIZE:
             progress.check_finite()  # Waits for the device.
             break

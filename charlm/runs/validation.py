@@ -21,7 +21,8 @@ def validate(experiment: Experiment) -> Score | None:
     """
     if "valid" not in experiment.tokens:
         return None
-    model, ids = experiment.model, experiment.tokens["valid"].ids
+    model = experiment.model
+    ids = experiment.tokens["valid"].ids
     windows = windows_to_score(
         ids,
         mode=experiment.corpus.mode,

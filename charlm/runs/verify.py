@@ -135,7 +135,8 @@ def check_run_checksums(checkpoint: Path, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: A file is damaged, changed, or of another run.
     """
-    folder, saved = checkpoint.parent, state.get("run", {})
+    folder = checkpoint.parent
+    saved = state.get("run", {})
     current = run_checksums(folder) if saved else {}
     for name in RUN_FILES:
         if saved.get(name) != current.get(name):

@@ -9,5 +9,5 @@ class Result:
     """A measurement: a frozen dataclass that can be written as JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields, nested results included, as values that JSON can hold."""
+        """Return the fields, nested results included, as values of JSON types."""
         return asdict(self)

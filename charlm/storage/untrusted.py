@@ -140,7 +140,7 @@ _REFUSED = {
     "tag": "tags such as !!python/object are not accepted: write the plain value",
     "anchor": "anchors (&) and aliases (*) are not accepted: repeat the value",
 }
-# A date stays a string, so that a malformed date is no error of its own.
+# Dates stay strings, so that a text that looks like a date is always accepted.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

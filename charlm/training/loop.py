@@ -185,15 +185,9 @@ def train(
     graph = CudaGraphStep(compute, optimizer, device) if use_graph else None
     groups = [gradient_group(name) for name, _ in named_weights(plain.model)]
     previous_norms = None
-    while (fraction_done := state.fraction_done(section)) < 1:
+    while state.fraction_done(section) < 1:
         began = clock()
-        rate = learning_rate(
-            section,
-            step=state.step,
-            fraction_done=fraction_done,
-            stalls=state.stalls,
-            halvings=state.halvings,
-        )
+        rate = _learning_rate(section, state)
         window = next(windows)
         batch = _make_batch(plain, window, state.states, needs_states=graph is not None)
         result = graph(batch, rate) if graph is not None else compute(batch)
@@ -204,7 +198,7 @@ def train(
             previous_norms=previous_norms,
             groups=groups,
             learning_rate=rate,
-            fraction_done=fraction_done,
+            fraction_done=state.fraction_done(section),
             state=state,
         )
         if device.type == "cpu" or state.step % _STEPS_BETWEEN_CHECKS == 0:
@@ -217,6 +211,16 @@ def train(
         state.advance(window, result.states, tokens=int(tokens), seconds=seconds)
         previous_norms = result.clipping.norms
         yield replace(progress, fraction_done=state.fraction_done(section))
+
+
+def _learning_rate(section: TrainingSection, state: TrainingState) -> float:
+    return learning_rate(
+        section,
+        step=state.step,
+        fraction_done=state.fraction_done(section),
+        stalls=state.stalls,
+        halvings=state.halvings,
+    )
 
 
 def can_use_cuda_graph(objective: AnyObjective, section: TrainingSection) -> bool:

@@ -152,7 +152,7 @@ def test_train_uses_the_encoded_text_in_the_cache(capfd, monkeypatch):
 def test_an_unreadable_text_is_reported_in_one_line(capfd):
     for arguments, problem in (
         (["texts", "--set", "corpus.field=body"], "c.jsonl: line 1: field 'body' must be text"),
-        (["texts", "--set", "corpus.where={language: fr}"], "c.jsonl: holds no document"),
+        (["texts", "--set", "corpus.where={language: fr}"], "c.jsonl: contains no document"),
         (["empty"], "empty: contains no file; "),
         (["texts/*.parquet"], "texts/*.parquet: no such text; "),
     ):

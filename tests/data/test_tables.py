@@ -58,7 +58,7 @@ def test_every_row_is_a_document(name, tmp_path):
     assert documents(path, where={"language": "en"}) == ["One,\ntwo.", "日本語 🚀"]
     assert documents(path, where={"language": "en", "id": 4}) == ["日本語 🚀"]
     assert documents(path, field="language") == ["en", "de", "en", "en"]
-    with pytest.raises(CorpusError, match="holds no document"):
+    with pytest.raises(CorpusError, match="contains no document"):
         documents(path, where={"no such field": 1})
     assert documents(path, mode="records") == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
     assert documents(path, separator=", ") == ["One,\ntwo.", "Eins", "zwei.", "日本語 🚀"]
@@ -97,7 +97,7 @@ def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
         (b'{"text": "a\\u0000"}', "document 1 has a NUL character"),
         (b"\xff", "line 1 is not JSON: "),
         (b"[" * 100_000, "line 1 is not JSON: "),
-        (b"\n", "holds no document; "),
+        (b"\n", "contains no document; "),
     ],
 )
 def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):

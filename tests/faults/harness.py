@@ -1,10 +1,11 @@
-"""Kill trainings and take them up again, until their weights are to be compared with those of undisturbed ones.
+"""Kill trainings and resume them, and compare the results with those of undisturbed trainings.
 
-Usage: python tests/faults/harness.py [--kills 200] [--seed 1] [--variants stream-char-lstm records-word-elman]
+    python tests/faults/harness.py [--kills 200] [--seed 1] [--variants stream-char-lstm ...]
 
-A child is a fork of this process, which has imported everything: it runs the command line. It is killed by SIGKILL,
-just before a call that changes files, half of a write being done, or at any instant; or asked to stop by SIGTERM, by
-SIGINT once, or twice. Then the checkpoints are read, and another child goes on.
+Each training runs the command line in a fork of this process, which has already imported
+everything. A fork is killed by SIGKILL before a call that writes files, with half of a write done;
+or at any instant; or it is asked to stop by SIGTERM or SIGINT, once or twice. Then the checkpoints
+are read, and another fork resumes the training.
 """
 
 import argparse
@@ -20,16 +21,16 @@ import traceback
 from collections import Counter
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from conftest import RECORDS, SMALL, TEXT, small_config, train_all
-from faults.injection import at_call, kill_self, watched
+from faults.injection import at_call, hooked, kill_self
 
 from charlm.cli import main as command_line
-from charlm.cli import progress  # noqa: F401 - what each child would import, and then do for the first time
+from charlm.cli import progress  # noqa: F401 - imported once here instead of in every fork.
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.files import LOCK
 
@@ -48,48 +49,58 @@ SIGNALS = {
     "SIGINT": [signal.SIGINT],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
 }
-HOW = ["a call"] * 6 + ["an instant"] * 3 + ["a signal"]
-MOST_KILLS = 8  # Of one training.
-Undisturbed = tuple[dict[str, Any], int, float]
+# A training is killed once in each way, then in ways drawn with these weights.
+WAYS = {"at a call": 6, "at an instant": 3, "by a signal": 1}
+
+
+class Reference(NamedTuple):
+    """An undisturbed training.
+
+    Attributes:
+        result: Its result, as from `Training.result`.
+        calls: Number of calls that wrote files.
+        seconds: Duration.
+    """
+
+    result: dict[str, Any]
+    calls: int
+    seconds: float
 
 
 class Training:
-    """One training in a folder of its own, in as many processes as it takes."""
+    """A training in its own run folder, continued by one fork after another."""
 
     def __init__(self, variant: str, folder: Path) -> None:
         mode, level, cell = variant.split("-")
         text = folder / f"{mode}.txt"
         text.write_text(TEXT if mode == "stream" else RECORDS.replace("a", "a "), encoding="utf-8")
-        changes = [
+        config = folder / "empty.yaml"
+        config.touch()
+        self.run, self._log = folder / "run", folder / "log.txt"
+        overrides = [
             f"corpus.mode={mode}",
             f"tokenizer.level={level}",
             f"model.cell={cell}",
             *SETTINGS,
         ]
-        (folder / "empty.yaml").touch()
-        self.run, self._log = folder / "run", folder / "log.txt"
+        settings = [part for override in overrides for part in ("--set", override)]
         self._begin = [
-            "train",
-            str(text),
-            "--config",
-            str(folder / "empty.yaml"),
-            "--out",
-            str(self.run),
+            *("train", str(text), "--config", str(config), "--out", str(self.run)),
+            *settings,
         ]
-        self._begin += [part for change in changes for part in ("--set", change)]
 
     def start(self, *, die_at_call: int | None = None, count: Path | None = None) -> int:
-        """Begin, or go on, in a child; return its process id."""
-        stops = {signal.SIGINT, signal.SIGTERM}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-        child = os.fork()
-        if child:
+        """Begin or resume the training in a fork; return its process id."""
+        blocked = {signal.SIGINT, signal.SIGTERM}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        process = os.fork()
+        if process:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            return child
+            return process
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
-            status = self._live(die_at_call, count)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+            status = self._run_command(die_at_call, count)
         except KeyboardInterrupt:
             status = 130
         except BaseException:
@@ -97,15 +108,14 @@ class Training:
             status = 1
         os._exit(status)
 
-    def _live(self, die_at_call: int | None, count: Path | None) -> int:
-        torch.manual_seed(
-            random.SystemRandom().randrange(1 << 30)
-        )  # What is taken up must not depend on it.
+    def _run_command(self, die_at_call: int | None, count: Path | None) -> int:
+        # A resumed training must not depend on the state of the random generator.
+        torch.manual_seed(random.SystemRandom().randrange(1 << 30))
         with self._log.open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         arguments = ["train", "--resume", str(self.run)] if self.has_begun() else self._begin
-        with watched(at_call(die_at_call or 0, kill_self)) as calls:
+        with hooked(at_call(die_at_call or 0, kill_self)) as calls:
             status = command_line.run(arguments)
         if count is not None:
             count.write_text(str(len(calls)))
@@ -114,126 +124,141 @@ class Training:
     def has_begun(self) -> bool:
         return (self.run / "config.yaml").is_file()
 
-    def checkpoints(self) -> dict[str, dict[str, Any]]:
-        """Return the facts of the checkpoints that are there, the weights' checksums too, each read whole."""
-        there = [
-            which
-            for which in ("best", "last")
-            if which == "last" or (self.run / which / "state.json").is_file()
-        ]
-        return {which: load_checkpoint(self.run / which).state for which in there}
+    def is_over(self) -> bool:
+        return self.has_begun() and self.checkpoints()["last"]["step"] == STEPS
 
-    def end(self) -> dict[str, Any]:
-        """Return what must be the same, however often a training was killed."""
+    def checkpoints(self) -> dict[str, dict[str, Any]]:
+        """Read all checkpoints completely; return their states, with the checksums of weights."""
+        has_best = (self.run / "best" / "state.json").is_file()
+        names = ("best", "last") if has_best else ("last",)
+        return {name: load_checkpoint(self.run / name).state for name in names}
+
+    def result(self) -> dict[str, Any]:
+        """Return the facts that must not depend on how often a training was killed."""
         facts = {
-            which: {name: fact for name, fact in state.items() if name not in ("seconds", "run")}
-            for which, state in self.checkpoints().items()
+            name: {key: fact for key, fact in state.items() if key not in ("seconds", "run")}
+            for name, state in self.checkpoints().items()
         }
         lines = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
         return facts | {"evaluations": [(line["step"], line["loss_nats"]) for line in lines]}
-
-    def is_over(self) -> bool:
-        return self.has_begun() and self.checkpoints()["last"]["step"] == STEPS
 
     def log(self) -> str:
         return self._log.read_text()
 
 
 def warm_up(folder: Path) -> None:
-    """Do for the first time, which takes seconds, what each child would do."""
+    """Train once in this process, since the first training in a process takes seconds longer."""
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    train_all(small_config(folder / "text.txt"), folder / "warm")
+    train_all(small_config(folder / "text.txt"), folder / "warm_up")
 
 
-def undisturbed(variant: str, folder: Path) -> Undisturbed:
-    """Return the end of a training that nothing disturbs, its calls and its seconds."""
+def train_undisturbed(variant: str, folder: Path) -> Reference:
+    """Train without a disturbance."""
+    folder.mkdir()
     training, count, began = Training(variant, folder), folder / "count", time.monotonic()
     if os.waitpid(training.start(count=count), 0)[1]:
-        raise SystemExit(f"{variant}: cannot be trained at all: {training.log()}")
-    return training.end(), int(count.read_text()), time.monotonic() - began
+        raise SystemExit(f"{variant}: the undisturbed training failed: {training.log()}")
+    return Reference(training.result(), int(count.read_text()), time.monotonic() - began)
 
 
-def disturb(
-    training: Training, how: str, calls: int, seconds: float, dice: random.Random
-) -> str | None:
-    """Run a child and disturb it; return how, or None if it came to its end before."""
-    if how == "a call":
-        child = training.start(die_at_call=dice.randint(1, max(2, calls // 3)))
-        return "before a call" if os.waitpid(child, 0)[1] == signal.SIGKILL else None
-    child, name = training.start(), "SIGKILL" if how == "an instant" else dice.choice(list(SIGNALS))
-    time.sleep(dice.uniform(0, seconds / 2))
+def disturb(training: Training, way: str, reference: Reference, draw: random.Random) -> str | None:
+    """Run a fork and disturb it; return the kind of disturbance, or None if it ended before."""
+    if way == "at a call":
+        call = draw.randint(1, max(2, reference.calls // 3))
+        status = os.waitpid(training.start(die_at_call=call), 0)[1]
+        return way if status == signal.SIGKILL else None
+    name = "SIGKILL" if way == "at an instant" else draw.choice(list(SIGNALS))
+    process = training.start()
+    time.sleep(draw.uniform(0, reference.seconds / 2))
     for number in SIGNALS.get(name, [signal.SIGKILL]):
-        os.kill(child, number)
-        time.sleep(dice.uniform(0, seconds / 20))
-    status = os.waitpid(child, 0)[1]
-    interrupted = os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, 130)
-    if status not in (signal.SIGKILL, signal.SIGTERM) and not interrupted:
+        os.kill(process, number)
+        time.sleep(draw.uniform(0, reference.seconds / 20))
+    status = os.waitpid(process, 0)[1]
+    has_stopped = os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, 130)
+    if status not in (signal.SIGKILL, signal.SIGTERM) and not has_stopped:
         raise SystemExit(f"{name}: status {status}: {training.log()}")
     return None if training.is_over() else f"by {name}"
 
 
-def survive(
-    variant: str, folder: Path, wanted: Undisturbed, most: int, dice: random.Random
+def ways(draw: random.Random, count: int) -> list[str]:
+    """Return ways of killing a training: each one first, then random ones."""
+    every = draw.sample(list(WAYS), len(WAYS))
+    return (every + draw.choices(list(WAYS), list(WAYS.values()), k=count))[:count]
+
+
+def kill_and_resume(
+    training: Training, reference: Reference, kills: int, draw: random.Random
 ) -> Counter[str]:
-    """Kill and resume a training a few times, then let it end; return how often it was killed in which way.
+    """Kill and resume a training at most N times, then let it end.
+
+    Returns:
+        Number of kills by kind.
 
     Raises:
-        SystemExit: A checkpoint is not whole, or the end is not that of the undisturbed training.
+        SystemExit: A checkpoint is damaged, or the result differs from the undisturbed one.
     """
-    end, calls, seconds = wanted
-    training, kills = Training(variant, folder), Counter[str]()
-    while kills.total() < most:
-        how = disturb(training, dice.choice(HOW), calls, seconds, dice)
-        if how is None:
+    counts = Counter[str]()
+    for way in ways(draw, kills):
+        kind = disturb(training, way, reference, draw)
+        if kind is None:
             break
-        kills[how] += 1
+        counts[kind] += 1
         if not training.has_begun():
             shutil.rmtree(training.run, ignore_errors=True)
         elif training.is_over():
             break
-    if not (training.has_begun() and training.is_over()) and os.waitpid(training.start(), 0)[1]:
-        raise SystemExit(f"{variant}: cannot be taken up after {dict(kills)}: {training.log()}")
-    if training.end() != end:
+    if not training.is_over() and os.waitpid(training.start(), 0)[1]:
+        raise SystemExit(f"cannot be resumed after {dict(counts)}: {training.log()}")
+    if training.result() != reference.result:
         raise SystemExit(
-            f"{variant}: after {dict(kills)} it ended elsewhere:\n{training.end()}\nand not\n{end}"
+            f"after {dict(counts)} the result is\n{training.result()}\nand not\n{reference.result}"
         )
     leftovers = [path for path in training.run.rglob(".*") if path.name != LOCK]
     if leftovers:
-        raise SystemExit(f"{variant}: after {dict(kills)} these are left: {leftovers}")
-    return kills
+        raise SystemExit(f"after {dict(counts)} temporary files are left: {leftovers}")
+    return counts
+
+
+def kill_trainings(options: argparse.Namespace, folder: Path) -> str:
+    """Kill trainings of all variants in turn until there were N kills; return a summary."""
+    draw, counts, trainings = random.Random(options.seed), Counter[str](), 0
+    references: dict[str, Reference] = {}
+    while counts.total() < options.kills:
+        variant = options.variants[trainings % len(options.variants)]
+        place = folder / str(trainings)
+        place.mkdir()
+        if variant not in references:
+            references[variant] = train_undisturbed(variant, place / "undisturbed")
+        kills = min(options.kills - counts.total(), options.kills_per_training)
+        try:
+            counts += kill_and_resume(Training(variant, place), references[variant], kills, draw)
+        except SystemExit as error:
+            raise SystemExit(f"{variant}: {error}") from None
+        trainings += 1
+        shutil.rmtree(place)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
+    return (
+        f"{counts.total()} kills ({kinds}) of {trainings} trainings of {len(references)} variants: "
+        "every resumed training ended with the weights of an undisturbed one, bit for bit"
+    )
 
 
 def main() -> None:
-    """Kill as often as is asked for, and tell."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    dice, kills, trainings, began = random.Random(given.seed), Counter[str](), 0, time.monotonic()
-    with tempfile.TemporaryDirectory(
-        dir="/dev/shm" if Path("/dev/shm").is_dir() else None
-    ) as place:
-        os.environ["CHARLM_CACHE"] = str(Path(place) / "cache")
-        warm_up(Path(place))
-        wanted = {}
-        while kills.total() < given.kills:
-            variant = given.variants[trainings % len(given.variants)]
-            folder = Path(place) / str(trainings)
-            folder.mkdir()
-            if variant not in wanted:
-                (folder / "whole").mkdir()
-                wanted[variant] = undisturbed(variant, folder / "whole")
-            left = given.kills - kills.total()
-            kills += survive(variant, folder, wanted[variant], min(left, MOST_KILLS), dice)
-            trainings += 1
-            shutil.rmtree(folder)
-    told = ", ".join(f"{number} {how}" for how, number in kills.most_common())
-    sys.stdout.write(
-        f"{kills.total()} kills ({told}) of {trainings} trainings of {len(wanted)} kinds: each was taken up, and ended "
-        f"with the weights of one that was left alone, to the bit; {time.monotonic() - began:.0f} s\n"
+    """Kill trainings as often as asked, and print a summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--kills", type=int, default=200, help="number of kills in all [200]")
+    parser.add_argument("--kills-per-training", type=int, default=8, help="at most [8]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the kills [1]")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        os.environ["CHARLM_CACHE"] = str(Path(folder) / "cache")
+        warm_up(Path(folder))
+        sys.stdout.write(f"{kill_trainings(options, Path(folder))}\n")
 
 
 if __name__ == "__main__":

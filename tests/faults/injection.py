@@ -1,4 +1,4 @@
-"""Faults between the calls by which files are written: what happens there is up to the test."""
+"""Inject faults before the system calls that write files."""
 
 import os
 import signal
@@ -8,24 +8,25 @@ from typing import Any, BinaryIO
 from unittest import mock
 
 CALLS = ("open", "fdopen", "fsync", "chmod", "replace", "unlink", "link", "mkdir")
-Before = Callable[[str, object], None]  # Given the call's name, and what it is to be done to.
+Hook = Callable[[str, object], None]  # Receives the name of a call and its first argument.
 
 
 class Died(BaseException):
-    """A process died here: nothing of it runs any more, what tidies up included."""
+    """The process died: nothing that it would still have done counts, not even tidying up."""
 
 
 class _File:
-    """A file of which half of what is written is on its way when the call for the other half comes."""
+    """A file whose writes are split in two, with the hook called in between."""
 
-    def __init__(self, file: BinaryIO, before: Before) -> None:
-        self._file, self._before = file, before
+    def __init__(self, file: BinaryIO, hook: Hook) -> None:
+        self._file, self._hook = file, hook
 
     def write(self, data: bytes) -> None:
-        self._file.write(data[: len(data) // 2])
+        middle = len(data) // 2
+        self._file.write(data[:middle])
         self._file.flush()
-        self._before("write", self._file)
-        self._file.write(data[len(data) // 2 :])
+        self._hook("write", self._file)
+        self._file.write(data[middle:])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -38,39 +39,39 @@ class _File:
 
 
 @contextmanager
-def watched(before: Before = lambda name, of: None) -> Iterator[list[str]]:
-    """Call `before` before each call that changes files; yield the names of those that came so far."""
+def hooked(hook: Hook = lambda name, argument: None) -> Iterator[list[str]]:
+    """Call `hook` before each call that writes files; yield the names of the calls so far."""
     names: list[str] = []
 
-    def told(name: str, of: object) -> None:
+    def record(name: str, argument: object) -> None:
         names.append(name)
-        before(name, of)
+        hook(name, argument)
 
-    def watch(name: str) -> Callable[..., Any]:
+    def wrap(name: str) -> Callable[..., Any]:
         call = getattr(os, name)
 
-        def watching(*arguments: Any, **options: Any) -> Any:
-            told(name, arguments[0])
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            record(name, arguments[0])
             result = call(*arguments, **options)
-            return _File(result, told) if name == "fdopen" else result
+            return _File(result, record) if name == "fdopen" else result
 
-        return watching
+        return wrapped
 
-    with mock.patch.multiple(os, **{name: watch(name) for name in CALLS}):
+    with mock.patch.multiple(os, **{name: wrap(name) for name in CALLS}):
         yield names
 
 
-def at_call(number: int, act: Callable[[], None], *, again: bool = False) -> Before:
-    """Return what does nothing until the call of this number, the first being 1; then acts, and again each time."""
+def at_call(number: int, act: Callable[[], None], *, repeat: bool = False) -> Hook:
+    """Return a hook that acts at call `number`, from 1, and with `repeat` at all later calls."""
     left = number
 
-    def before(name: str, of: object) -> None:
+    def hook(name: str, argument: object) -> None:
         nonlocal left
         left -= 1
-        if left == 0 or (again and left < 0):
+        if left == 0 or (repeat and left < 0):
             act()
 
-    return before
+    return hook
 
 
 def die() -> None:
@@ -82,9 +83,9 @@ def kill_self() -> None:
 
 
 def fail(code: int) -> Callable[[], None]:
-    """Return what raises the error that the system has this number for."""
+    """Return a function that raises the OSError with this number."""
 
-    def failing() -> None:
+    def raise_error() -> None:
         raise OSError(code, os.strerror(code))
 
-    return failing
+    return raise_error

@@ -121,6 +121,15 @@ def test_an_end_counts_only_among_the_first_beams_by_hand():
     assert [hypothesis.ids for hypothesis in found] == [[2, EOS], [3, 4, 2]]
 
 
+def test_the_search_goes_on_while_a_beam_can_become_better_by_hand():
+    """With penalty 2: EOS ln 0.4 / 1 = -0.92, but 2 EOS ln(0.35 x 0.9) / (7/6)^2 = -0.85."""
+    step = step_by_hand({EOS: [0.4, 0.0, 0.35, 0.25, 0.0], 2: [0.9, 0.0, 0.1, 0.0, 0.0]})
+    (best,) = search(make_model(1), [], 1, length_penalty=2.0, step=step)
+    assert best.ids == [2, EOS]
+    (best,) = search(make_model(1), [], 1, length_penalty=0.0, step=step)
+    assert best.ids == [EOS]
+
+
 def test_the_states_follow_their_beams():
     model = make_model(4)
     for hypothesis in search(model, [2, 3], 3, length=12):

@@ -1,4 +1,4 @@
-"""The mean of the weights: by hand, when it begins, and what sees it."""
+"""Averages of the weights: by hand, their trigger, and where they are used."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from charlm.training.loss import Score
 
 
 class Weight(torch.nn.Module):
-    """A weight that is trained, and one that is not."""
+    """A model of one trained weight and one frozen weight."""
 
     def __init__(self):
         super().__init__()
@@ -31,12 +31,13 @@ class Weight(torch.nn.Module):
             self.weight.fill_(value)
 
 
-def average_of(**options):
+def make_average(**options):
     model = Weight()
     return model, Average(model, Training(**options))
 
 
 def means_of(model, average, values):
+    """Return the mean after each of some values of the weight."""
     means = []
     for value in values:
         model.put(value)
@@ -45,8 +46,8 @@ def means_of(model, average, values):
     return means
 
 
-def test_the_exponential_mean_forgets_its_first_weights_fast():
-    model, average = average_of(averaging="exponential", average_steps=100)
+def test_the_exponential_mean_forgets_the_first_weights_quickly():
+    model, average = make_average(averaging="exponential", average_steps=100)
     # Decays with 1, 2 and 3 weights in the mean: 2/11, 3/12, 4/13.
     second = (2 * 1.0 + 9 * 4.0) / 11
     third = (3 * second + 9 * 2.0) / 12
@@ -56,14 +57,14 @@ def test_the_exponential_mean_forgets_its_first_weights_fast():
     )
 
 
-def test_the_exponential_mean_decays_by_one_part_in_its_steps_once_it_holds_enough():
-    model, average = average_of(averaging="exponential", average_steps=2)
+def test_the_decay_of_the_exponential_mean_is_at_most_one_minus_one_over_average_steps():
+    model, average = make_average(averaging="exponential", average_steps=2)
     means = means_of(model, average, [1.0] * 8 + [3.0, 5.0])  # (1 + 8) / (10 + 8) is 1/2.
     assert means == pytest.approx([1.0] * 8 + [2.0, 3.5])
 
 
-def test_the_triggered_mean_is_that_of_all_weights_since():
-    model, average = average_of(averaging="triggered", trigger_evaluations=1)
+def test_the_triggered_mean_is_the_mean_of_all_weights_since_the_trigger():
+    model, average = make_average(averaging="triggered", trigger_evaluations=1)
     for value in (100.0, 200.0):
         model.put(value)
         average.update()
@@ -73,9 +74,8 @@ def test_the_triggered_mean_is_that_of_all_weights_since():
     assert means_of(model, average, [1.0, 2.0, 6.0, 3.0]) == pytest.approx([1.0, 1.5, 3.0, 3.0])
 
 
-@pytest.mark.parametrize(
-    ("evaluations", "losses", "begins"),
-    [
+def test_averaging_begins_when_the_validation_loss_rises_above_the_lowest_earlier_one():
+    for trigger_evaluations, losses, expected in (
         (1, [3, 2, 1, 2], 4),
         (1, [3, 4], 2),
         (1, [3, 3, 3], None),
@@ -86,32 +86,28 @@ def test_the_triggered_mean_is_that_of_all_weights_since():
         (3, [1, 5, 5], None),
         (3, [4, 3, 2, 5, 1], 4),
         (5, [5, 4, 3, 2, 1, 0.9, 0.8, 3.5, 1], 8),
-    ],
-)
-def test_averaging_begins_when_validation_is_above_the_least_of_so_many_evaluations_ago(
-    evaluations, losses, begins
-):
-    _, average = average_of(averaging="triggered", trigger_evaluations=evaluations)
-    began = None
-    for number, loss in enumerate(losses, start=1):
-        average.record_validation_loss(loss)
+    ):
+        _, average = make_average(averaging="triggered", trigger_evaluations=trigger_evaluations)
+        beginning = None
+        for number, loss in enumerate(losses, start=1):
+            average.record_validation_loss(loss)
+            average.update()
+            beginning = beginning or (number if average.weights else None)
+        assert beginning == expected, (trigger_evaluations, losses)
+
+
+def test_only_the_triggered_mean_depends_on_the_validation_loss():
+    for averaging, weights in (("none", []), ("exponential", ["weight"])):
+        _, average = make_average(averaging=averaging, trigger_evaluations=1)
+        for loss in (1.0, 2.0, 3.0):
+            average.record_validation_loss(loss)
+        assert average.weights == {}, averaging
         average.update()
-        began = began or (number if average.weights else None)
-    assert began == begins
+        assert list(average.weights) == weights, averaging
 
 
-@pytest.mark.parametrize("averaging", ["none", "exponential"])
-def test_only_the_triggered_mean_heeds_validation(averaging):
-    _, average = average_of(averaging=averaging, trigger_evaluations=1)
-    for loss in (1.0, 2.0, 3.0):
-        average.record_validation_loss(loss)
-    assert average.weights == {}
-    average.update()
-    assert list(average.weights) == (["weight"] if averaging == "exponential" else [])
-
-
-def test_the_mean_stands_in_the_model_for_a_while_and_in_the_same_parameters():
-    model, average = average_of(averaging="exponential", average_steps=2)
+def test_the_mean_is_in_the_parameters_of_the_model_only_while_it_is_applied():
+    model, average = make_average(averaging="exponential", average_steps=2)
     means = means_of(model, average, [1.0, 5.0])
     parameter = model.weight
     with average.applied():
@@ -121,23 +117,24 @@ def test_the_mean_stands_in_the_model_for_a_while_and_in_the_same_parameters():
     assert parameter.item() == 5.0
 
 
-def test_the_model_has_its_own_weights_back_after_an_error():
-    model, average = average_of(averaging="exponential")
+def test_the_trained_weights_are_restored_after_an_error():
+    model, average = make_average(averaging="exponential")
     means_of(model, average, [1.0, 5.0])
     with pytest.raises(KeyError), average.applied():
         raise KeyError
     assert model.weight.item() == 5.0
 
 
-def test_where_there_is_no_mean_the_model_stays_as_it_is():
-    model, average = average_of(averaging="none")
+def test_without_a_mean_applying_it_changes_nothing():
+    model, average = make_average(averaging="none")
     average.update()
     with average.applied():
         model.put(3.0)
     assert model.weight.item() == 3.0
 
 
-# By evaluation, of which there is one every second step. With trigger_evaluations 2 the mean begins after the fourth.
+# Validation losses, one every second step: with trigger_evaluations 2 the mean begins after the
+# fourth evaluation.
 LOSSES = [3.0, 2.0, 2.5, 2.1, 1.0, 1.5]
 TRIGGERED = [
     "training.averaging=triggered",
@@ -163,10 +160,10 @@ def mean_of(snapshots):
     }
 
 
-def test_what_is_scored_shown_and_kept_as_best_is_the_mean_and_training_goes_on_from_its_own(
+def test_the_mean_is_scored_reported_and_saved_as_best_and_training_continues_from_the_weights(
     text_file, tmp_path, monkeypatch
 ):
-    scored, shown, own = [], [], []
+    scored, reported, trained = [], [], []
 
     def validate(experiment):
         scored.append(weights_of(experiment.model))
@@ -176,24 +173,26 @@ def test_what_is_scored_shown_and_kept_as_best_is_the_mean_and_training_goes_on_
     experiment = prepare.begin(small_config(text_file, *TRIGGERED), tmp_path / "run")
     for event in session.run(experiment):
         if isinstance(event, Progress):
-            own.append(weights_of(experiment.model))
+            trained.append(weights_of(experiment.model))
         elif isinstance(event, Evaluated):
-            shown.append(weights_of(experiment.model))
+            reported.append(weights_of(experiment.model))
     for number, step in enumerate((2, 4, 6, 8)):  # Before and at the trigger.
-        assert_close(scored[number], own[step - 1])
-    assert_close(scored[4], mean_of(own[8:10]))
-    assert_close(scored[5], mean_of(own[8:12]))
-    for one, other in zip(scored, shown, strict=True):
-        assert_close(one, other)
-    assert_close(weights_of(experiment.model), own[-1])
+        assert_close(scored[number], trained[step - 1])
+    assert_close(scored[4], mean_of(trained[8:10]))
+    assert_close(scored[5], mean_of(trained[8:12]))
+    for score, report in zip(scored, reported, strict=True):
+        assert_close(score, report)
+    assert_close(weights_of(experiment.model), trained[-1])
     best, last = (load_checkpoint(tmp_path / "run" / which) for which in ("best", "last"))
     assert best.state["step"] == 10
-    assert_close(best.tensors["weights"], mean_of(own[8:10]))
-    assert_close(last.tensors["weights"], mean_of(own[8:12]))
-    assert_close({name: last.tensors["training"][f"raw.{name}"] for name in own[-1]}, own[-1])
+    assert_close(best.tensors["weights"], mean_of(trained[8:10]))
+    assert_close(last.tensors["weights"], mean_of(trained[8:12]))
+    assert_close(
+        {name: last.tensors["training"][f"raw.{name}"] for name in trained[-1]}, trained[-1]
+    )
 
 
-def test_averaging_leaves_the_training_itself_alone(text_file, tmp_path):
+def test_averaging_does_not_change_the_training(text_file, tmp_path):
     plain = train_all(small_config(text_file), tmp_path / "plain")
     other = train_all(small_config(text_file, "training.averaging=exponential"), tmp_path / "other")
     for tensor, same in zip(plain.model.parameters(), other.model.parameters(), strict=True):
@@ -204,7 +203,9 @@ def test_averaging_leaves_the_training_itself_alone(text_file, tmp_path):
     assert any((tensor != weights[1][name]).any() for name, tensor in weights[0].items())
 
 
-def test_a_checkpoint_saved_between_evaluations_holds_the_mean_too(text_file, tmp_path):
+def test_a_checkpoint_between_evaluations_holds_the_mean_and_the_trained_weights(
+    text_file, tmp_path
+):
     experiment = prepare.begin(
         small_config(text_file, "training.averaging=exponential"), tmp_path / "run"
     )
@@ -221,12 +222,12 @@ def test_a_checkpoint_saved_between_evaluations_holds_the_mean_too(text_file, tm
     )
 
 
-def test_without_averaging_no_weights_are_saved_twice(trained):
+def test_without_averaging_a_checkpoint_holds_the_weights_once(trained):
     names = load_checkpoint(trained / "last").tensors["training"]
     assert not [name for name in names if name.startswith("raw.")]
 
 
-def test_a_checkpoint_of_before_there_were_means_is_resumed(trained, tmp_path):
+def test_a_checkpoint_of_format_1_without_a_mean_is_resumed(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     path = tmp_path / "run" / "last" / "state.json"
     state = json.loads(path.read_text())
@@ -237,7 +238,7 @@ def test_a_checkpoint_of_before_there_were_means_is_resumed(trained, tmp_path):
     assert (resumed.state.step, resumed.state.stalls, resumed.average.weights) == (60, 0, {})
 
 
-def test_a_mean_without_the_weights_that_training_had_is_told(text_file, tmp_path):
+def test_a_checkpoint_with_a_mean_but_without_trained_weights_is_refused(text_file, tmp_path):
     train_all(small_config(text_file, "training.averaging=exponential"), tmp_path / "run")
     folder = tmp_path / "run" / "last"
     saved = load_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""What the processor and the C library are told before a training."""
+"""Precision by processor, and memory that stays in the process."""
 
 import ctypes
 import subprocess
@@ -11,21 +11,18 @@ import torch
 from charlm.training.devices import choose_precision
 
 
-@pytest.mark.parametrize(
-    ("processor", "precision"),
-    [
+def test_bf16_is_chosen_on_a_processor_that_is_faster_in_it(monkeypatch):
+    for processor, precision in (
         ("GenuineIntel avx512f avx512_bf16 amx_bf16", torch.bfloat16),
         ("GenuineIntel avx512f avx512_bf16", torch.float32),
         ("AuthenticAMD avx512f avx512_bf16", torch.bfloat16),
         ("AuthenticAMD avx2", torch.float32),
-    ],
-)
-def test_bf16_is_taken_where_the_processor_is_faster_in_it(processor, precision, monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: processor)
-    assert choose_precision("auto", torch.device("cpu")) == precision
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda *_, text=processor, **__: text)
+        assert choose_precision("auto", torch.device("cpu")) == precision, processor
 
 
-FAULTS = """
+COUNT_PAGE_FAULTS = """
 import resource, torch
 from charlm.training.devices import fast_math
 
@@ -43,9 +40,9 @@ with fast_math():
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_memory_that_is_freed_is_kept_for_what_is_asked_for_next():
+def test_freed_memory_stays_in_the_process_for_the_next_allocation():
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+        [sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True
     )
     by_default, kept = map(int, done.stdout.split())
     assert by_default > 50_000 and kept < 1_000

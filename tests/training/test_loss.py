@@ -1,4 +1,4 @@
-"""Cross-entropy: summed over time, averaged over the batch; each token of a text scored once."""
+"""Cross-entropy summed over time and averaged over the batch; each token of a text scored once."""
 
 import math
 
@@ -48,8 +48,8 @@ def random_logits(time: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.randint(VOCABULARY, (time, batch), generator=generator)
 
 
-def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return summed_cross_entropy(logits, targets, projection=torch.nn.Identity())[0]
+def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return summed_cross_entropy(logits, targets, projection=torch.nn.Identity()).objective
 
 
 # The objective
@@ -60,29 +60,22 @@ def test_the_loss_of_two_tokens_by_hand():
     targets = torch.tensor([[0, 0], [0, 1]])
     # Two records, of which one has probability 1/2 x 1/8 and the other 1/4 x 1/4.
     torch.testing.assert_close(
-        summed_loss(logits, targets), torch.tensor((math.log(16) + math.log(16)) / 2)
+        loss_of(logits, targets), torch.tensor((math.log(16) + math.log(16)) / 2)
     )
 
 
-@pytest.mark.parametrize(("time", "batch"), [(1, 1), (5, 3), (2, 7)])
-def test_the_loss_is_the_sum_over_time_of_the_mean_over_the_batch(time, batch):
-    logits, targets = random_logits(time, batch)
-    steps = [torch.nn.functional.cross_entropy(logits[t], targets[t]) for t in range(time)]
-    torch.testing.assert_close(summed_loss(logits, targets), torch.stack(steps).sum())
+def test_the_loss_is_the_sum_over_time_of_the_mean_over_the_batch():
+    for time, batch in ((1, 1), (5, 3), (2, 7)):
+        logits, targets = random_logits(time, batch)
+        steps = [torch.nn.functional.cross_entropy(logits[t], targets[t]) for t in range(time)]
+        torch.testing.assert_close(loss_of(logits, targets), torch.stack(steps).sum())
 
 
-def test_twice_the_time_is_twice_the_loss_and_twice_the_batch_is_the_same():
-    logits, targets = random_logits(4, 3)
-    loss = summed_loss(logits, targets)
-    torch.testing.assert_close(summed_loss(logits.repeat(2, 1, 1), targets.repeat(2, 1)), 2 * loss)
-    torch.testing.assert_close(summed_loss(logits.repeat(1, 2, 1), targets.repeat(1, 2)), loss)
-
-
-def test_padding_is_not_counted_and_has_no_gradient():
+def test_padding_adds_nothing_to_the_loss_and_has_no_gradient():
     logits, targets = random_logits(4, 2)
     targets[2:, 1] = PADDING
     logits.requires_grad_()
-    loss = summed_loss(logits, targets)
+    loss = loss_of(logits, targets)
     loss.backward()
     columns = [
         torch.nn.functional.cross_entropy(logits[:4, 0], targets[:4, 0], reduction="sum"),
@@ -94,17 +87,9 @@ def test_padding_is_not_counted_and_has_no_gradient():
     assert (logits.grad[:2] != 0).all()
 
 
-def test_padding_alone_costs_nothing():
+def test_the_loss_of_padding_alone_is_zero():
     logits, _ = random_logits(2, 2)
-    assert summed_loss(logits, torch.full((2, 2), PADDING)) == 0
-
-
-def test_the_order_of_records_does_not_change_the_loss():
-    logits, targets = random_logits(5, 6)
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(
-        summed_loss(logits[:, order], targets[:, order]), summed_loss(logits, targets)
-    )
+    assert loss_of(logits, torch.full((2, 2), PADDING)) == 0
 
 
 PROJECTIONS = {
@@ -124,7 +109,7 @@ def projection_of(name: str) -> torch.nn.Module:
     )
 
 
-def window_to_predict() -> tuple[torch.Tensor, torch.Tensor]:
+def random_window() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     read = torch.randn(7, 3, 16, generator=generator, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(VOCABULARY, (7, 3), generator=generator)
@@ -133,9 +118,9 @@ def window_to_predict() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @every_projection
-def test_the_loss_of_targets_is_the_one_of_all_log_probabilities(name):
+def test_the_loss_is_the_sum_of_the_targets_log_probabilities(name):
     projection = projection_of(name).float()
-    read, targets = window_to_predict()
+    read, targets = random_window()
     everything = torch.log_softmax(projection(read.float()), dim=-1)
     torch.testing.assert_close(everything.exp().sum(dim=-1), torch.ones(7, 3))
     objective, nats = summed_cross_entropy(read.float(), targets, projection=projection)
@@ -147,17 +132,13 @@ def test_the_loss_of_targets_is_the_one_of_all_log_probabilities(name):
 
 @every_projection
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
-    name, smoothing, monkeypatch
-):
+def test_a_loss_in_chunks_and_its_gradients_equal_those_in_one_piece(name, smoothing, monkeypatch):
     projection = projection_of(name).float()
     found = []
-    for logits_at_once in (
-        2**24,
-        2 * VOCABULARY * 3,
-    ):  # Two tokens of a mixture of three, six otherwise.
+    # All tokens at once; two tokens of the mixture, and six of the others.
+    for logits_at_once in (2**24, 2 * VOCABULARY * 3):
         monkeypatch.setattr(loss_module, "_MAX_LOGITS", logits_at_once)
-        read, targets = window_to_predict()
+        read, targets = random_window()
         read = read.detach().float().requires_grad_()
         objective, nats = summed_cross_entropy(
             read, targets, projection=projection, smoothing=smoothing
@@ -168,28 +149,28 @@ def test_a_loss_in_chunks_is_the_loss_in_one_piece_and_so_are_its_gradients(
         torch.testing.assert_close(chunked, whole)
 
 
-def test_no_chunk_of_logits_is_larger_than_said(monkeypatch):
+def test_a_chunk_has_at_most_the_largest_number_of_logits(monkeypatch):
     monkeypatch.setattr(loss_module, "_MAX_LOGITS", 4 * VOCABULARY)
     sizes = []
     projection = projection_of("plain").float()
     projection.register_forward_hook(lambda _, inputs, logits: sizes.append(logits.shape))
-    read, targets = window_to_predict()
+    read, targets = random_window()
     summed_cross_entropy(read.float(), targets, projection=projection)
     assert sizes == [(4, VOCABULARY)] * 5 + [(1, VOCABULARY)]
 
 
-def test_smoothing_spreads_a_share_of_the_target_over_the_vocabulary():
+def test_smoothing_spreads_a_part_of_the_target_over_the_vocabulary_and_not_in_nats():
     logits, targets = random_logits(4, 3)
     objective, nats = summed_cross_entropy(
         logits, targets, projection=torch.nn.Identity(), smoothing=0.3
     )
     wanted = 0.7 * torch.nn.functional.one_hot(targets, VOCABULARY) + 0.3 / VOCABULARY
     torch.testing.assert_close(objective, -(wanted * logits.log_softmax(dim=-1)).sum() / 3)
-    torch.testing.assert_close(nats, 3 * summed_loss(logits, targets))
+    torch.testing.assert_close(nats, 3 * loss_of(logits, targets))
 
 
-def test_a_mixture_is_the_sum_of_its_softmaxes_by_their_shares():
-    mixture, read = projection_of("mixture"), window_to_predict()[0]
+def test_a_mixture_is_the_weighted_sum_of_its_softmaxes():
+    mixture, read = projection_of("mixture"), random_window()[0]
     shares = torch.softmax(read @ mixture.prior.weight.T, dim=-1)
     expected = 0
     for k in range(3):
@@ -212,7 +193,7 @@ def test_activation_regularization_by_hand():
     assert regularization(Training(), features, read) == 0
 
 
-def test_one_token_has_no_change_to_regularize():
+def test_a_window_of_one_token_has_no_temporal_regularization():
     one = torch.ones(1, 2, 3)
     assert regularization(Training(temporal_regularization=3.0), one, one) == 0
 
@@ -230,13 +211,13 @@ def test_uniform_model_over_eight_tokens_scores_three_bits():
     assert result.bits_per(50) == pytest.approx(3, rel=1e-6)
 
 
-def test_bits_are_per_character_and_not_per_token():
+def test_bits_per_character_depend_on_the_number_of_characters_and_not_of_tokens():
     # Four tokens of probability 1/4 each are eight bits: over 16 characters, half a bit each.
     assert Score(nats=4 * math.log(4), tokens=4, correct=0).bits_per(16) == pytest.approx(0.5)
     assert Score(nats=4 * math.log(4), tokens=4, correct=0).perplexity == pytest.approx(4)
 
 
-def test_an_empty_score_is_zero_and_a_hopeless_one_infinite():
+def test_the_loss_of_an_empty_text_is_zero_and_the_perplexity_of_a_huge_loss_infinite():
     assert Score(0.0, 0, 0).loss_nats == 0
     assert Score(0.0, 0, 0).bits_per(0) == 0
     assert Score(1e6, 1, 0).perplexity == math.inf
@@ -244,7 +225,7 @@ def test_an_empty_score_is_zero_and_a_hopeless_one_infinite():
 
 @settings(max_examples=25, deadline=None)
 @given(window=st.integers(1, 60))
-def test_windows_with_carried_state_score_what_one_long_window_does(model, window):
+def test_windows_with_carried_state_have_the_score_of_one_long_window(model, window):
     text = ids(60)
     whole = scored(model, scoring_windows(text, window=60))
     parts = scored(model, scoring_windows(text, window=window))
@@ -252,7 +233,7 @@ def test_windows_with_carried_state_score_what_one_long_window_does(model, windo
     assert (parts.tokens, parts.correct) == (whole.tokens, whole.correct)
 
 
-def test_a_text_is_scored_as_the_equations_say(model):
+def test_the_score_of_a_text_is_the_sum_over_its_tokens(model):
     text = ids(20)
     model.eval()
     with torch.no_grad():
@@ -267,7 +248,7 @@ def test_a_text_is_scored_as_the_equations_say(model):
     assert result.correct == int((logits[:, 0].argmax(dim=-1).numpy() == text).sum())
 
 
-def test_records_score_the_same_together_and_each_alone(model):
+def test_records_have_the_same_score_together_as_one_by_one(model):
     records = [[3, 4, 5, 6, 7, EOS], [2, EOS], [5, 5, 5, EOS], [7, 2, EOS]]
     together = scored(
         model, scoring_record_windows(np.concatenate(records), batch_size=3, window=2)
@@ -278,7 +259,7 @@ def test_records_score_the_same_together_and_each_alone(model):
     assert together.correct == sum(one.correct for one in alone)
 
 
-def test_a_warmed_up_stream_scores_nearly_what_the_whole_text_does(model):
+def test_streams_with_warm_up_have_nearly_the_score_of_the_whole_text(model):
     text = ids(400)
     exact = scored(model, scoring_windows(text))
     warmed = scored(model, scoring_windows(text, streams=4, window=50, warm_up=64))
@@ -289,7 +270,7 @@ def test_a_warmed_up_stream_scores_nearly_what_the_whole_text_does(model):
 
 
 @pytest.mark.parametrize("was_training", [True, False])
-def test_scoring_uses_no_dropout_and_leaves_the_model_as_it_was(model, was_training):
+def test_scoring_uses_no_dropout_and_restores_the_mode_of_the_model(model, was_training):
     model.train(was_training)
     first, second = (scored(model, scoring_windows(ids(30))) for _ in range(2))
     assert first == second

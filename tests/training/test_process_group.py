@@ -1,4 +1,4 @@
-"""Processes that train together: the same numbers as one, whatever their number, and after one of them is killed."""
+"""Data-parallel training: the numbers of one process, for any number of them, also after a kill."""
 
 import json
 import os
@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, small_config, train_all
@@ -26,210 +27,90 @@ from charlm.data.windows import (
     PADDING,
     Position,
     Shard,
+    Window,
     record_windows,
     scoring_record_windows,
     scoring_windows,
     stream_windows,
 )
 from charlm.errors import ConfigError, GroupError
+from charlm.runs import session
 from charlm.runs.experiment import training_windows
 from charlm.runs.prepare import begin, resume
 from charlm.runs.snapshot import save_snapshot
 from charlm.training.process_group import Group, is_launched
 
+HANG_SECONDS = 120  # Far more than any step of a test takes.
 SETTINGS = [*SMALL, "training.batch_size=5", "training.clipnorm=2"]
+STREAM = ["corpus.mode=stream", "training.partial_shuffle=true", "training.optimizer=muon"]
+# Of the 120 records for training a batch of 7 leaves one, so that the second process has none.
+RECORDS = [
+    "corpus.mode=records",
+    "training.batch_size=7",
+    "training.accumulation=2",
+    "model.direction=both",
+    "training.temporal_regularization=1",
+]
+WORDS = [
+    "corpus.mode=stream",
+    "tokenizer.level=word",
+    "model.adaptive_cutoffs=[9]",
+    "model.initial_state=learned",
+]
+CONSTANT = ["training.schedule=constant"]
+# Saves often, and draws random numbers in every process.
+DROPOUT = [
+    "model.output_dropout=0.3",
+    "checkpoint.save_seconds=0.01",
+    "checkpoint.save_share=null",
+]
+DROPOUT_STEPS = 200
 
 
-def command(*arguments: str, processes: int = 2) -> list[str]:
-    return [sys.executable, "-m", "charlm", "train", *arguments, "--processes", str(processes)]
+def options(*overrides: str) -> list[str]:
+    return [part for change in [*SETTINGS, *overrides] for part in ("--set", change)]
 
 
-def train(text: Path, folder: Path, *overrides: str, steps: int = 40, processes: int = 2) -> None:
-    changes = [part for change in [*SETTINGS, *overrides] for part in ("--set", change)]
-    arguments = [
-        "--config",
-        "quickstart",
-        str(text),
-        *changes,
-        "--steps",
-        str(steps),
-        "--out",
-        str(folder),
-    ]
-    subprocess.run(
-        command(*arguments, processes=processes), check=True, capture_output=True, timeout=300
-    )
+def train_arguments(text: Path, folder: Path, *overrides: str, steps: int) -> list[str]:
+    """Return a command that trains on a text."""
+    budget = ["--steps", str(steps), "--out", str(folder)]
+    return ["train", "--config", "quickstart", str(text), *options(*overrides), *budget]
 
 
-def train_alone(text: Path, folder: Path, *overrides: str, steps: int = 40) -> None:
+def train_alone(text: Path, folder: Path, *overrides: str, steps: int) -> None:
     changes = [*SETTINGS, f"corpus.text={text}", f"training.steps={steps}", *overrides]
     train_all(load_config("quickstart", changes), folder)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = json.loads((folder / "last/state.json").read_bytes())
-    return load_file(folder / "last" / state["files"]["weights"]["file"])
-
-
-def losses(folder: Path) -> list[tuple[float, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["training_loss_nats"], line["loss_nats"]) for line in lines]
-
-
-def assert_equal(found: Path, expected: Path) -> None:
-    assert losses(found) == [pytest.approx(pair, rel=1e-5) for pair in losses(expected)]
-    for name, tensor in weights(expected).items():
-        assert torch.allclose(weights(found)[name], tensor, rtol=1e-4, atol=1e-5), name
-
-
-@pytest.mark.parametrize(
-    "mode,overrides",
-    [
-        ("stream", ["training.partial_shuffle=true", "training.optimizer=muon"]),
-        (
-            "records",
-            [
-                "training.accumulation=2",
-                "model.direction=both",
-                "training.temporal_regularization=1",
-            ],
-        ),
-        (
-            "stream",
-            ["tokenizer.level=word", "model.adaptive_cutoffs=[9]", "model.initial_state=learned"],
-        ),
-    ],
-    ids=["stream", "records", "words"],
-)
-def test_two_processes_do_what_one_does(mode, overrides, text_file, records_file, tmp_path):
-    text = text_file if mode == "stream" else records_file
-    overrides = [*overrides, f"corpus.mode={mode}"]
-    train_alone(text, tmp_path / "one", *overrides)
-    train(text, tmp_path / "two", *overrides)
-    assert_equal(tmp_path / "two", tmp_path / "one")
-    assert losses(tmp_path / "one")[-1][0] < losses(tmp_path / "one")[0][0]
-
-
-def test_bf16_gradients_train_about_as_well(text_file, tmp_path):
-    train_alone(text_file, tmp_path / "one")
-    train(text_file, tmp_path / "two", "training.gradient_compression=bf16")
-    assert losses(tmp_path / "two")[-1] == pytest.approx(losses(tmp_path / "one")[-1], rel=0.02)
-
-
-def test_a_run_goes_on_with_another_number_of_processes(text_file, tmp_path):
-    train_alone(text_file, tmp_path / "one", "training.schedule=constant", steps=60)
-    folder = tmp_path / "changing"
-    train(text_file, folder, "training.schedule=constant", steps=20, processes=1)
-    positions = []
-    for steps, processes in ((40, 2), (60, 1)):
-        resumed = command("--resume", str(folder), "--steps", str(steps), processes=processes)
-        subprocess.run(resumed, check=True, capture_output=True, timeout=300)
-        positions.append(json.loads((folder / "last/state.json").read_bytes())["position"])
-    whole = json.loads((tmp_path / "one/last/state.json").read_bytes())
-    assert positions[-1] == whole["position"]  # Each window of an epoch once.
-    for name, tensor in weights(tmp_path / "one").items():
-        assert torch.allclose(weights(folder)[name], tensor, rtol=1e-3, atol=1e-4), name
-
-
-@pytest.mark.parametrize("batch_size", [4, 5])
-@pytest.mark.parametrize("mode", ["stream", "records"])
-def test_each_token_of_an_epoch_is_read_once_by_one_process_then_two_then_three_then_one(
-    mode, batch_size, tmp_path
-):
-    sizes = [*range(1, 10)] * 9
-    letters = "".join(
-        chr(0x4E00 + number) for number in range(sum(sizes))
-    )  # No two tokens are alike.
-    lines = [letters[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    (tmp_path / "text.txt").write_text(
-        ("" if mode == "stream" else "\n").join(lines), encoding="utf-8"
-    )
-    overrides = [
-        f"corpus.mode={mode}",
-        f"training.batch_size={batch_size}",
-        "training.window=4",
-        "training.partial_shuffle=true",
-        "corpus.valid_share=0",
-    ]
-    alone = begin(small_config(tmp_path / "text.txt", *overrides), tmp_path / "run")
-    alone.lock.release()
-    whole, position, read = (
-        training_windows(alone),
-        Position(),
-        defaultdict[int, Counter[int]](Counter),
-    )
-    for processes, steps in ((1, 7), (2, 9), (3, 30), (1, 60)):
-        members = [
-            resume(tmp_path / "run", group=Group(number, processes)) for number in range(processes)
-        ]
-        parts = [training_windows(member) for member in members]
-        for _ in range(steps):
-            windows = [next(part) for part in parts]
-            found = Counter(torch.cat([window.targets.flatten() for window in windows]).tolist())
-            del found[PADDING]
-            wanted = next(whole).targets
-            assert found == Counter(wanted[wanted != PADDING].tolist())
-            read[position.epoch] += found
-            position = windows[0].next
-        members[0].state.position = position
-        save_snapshot(members[0], "last")
-        members[0].lock.release()
-    assert position.epoch >= 2
-    left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
-    for epoch in range(position.epoch):
-        del read[epoch][EOS]
-        assert set(read[epoch].values()) == {1} and len(letters) - left_out <= len(
-            read[epoch]
-        ) <= len(letters)
+def launch_variables(rank: int, port: int) -> dict[str, str]:
+    """Return the environment that torchrun gives to one of two processes, each with one thread."""
+    variables = {
+        "RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": 1,
+    }
+    return os.environ | {name: str(value) for name, value in variables.items()}
 
 
 @contextmanager
-def two_in_step(text: Path, folder: Path, *overrides: str) -> Iterator[list[subprocess.Popen]]:
-    """Yield two processes that train together, with no launcher over them, as soon as one step is saved."""
+def start_two(*command: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a command in two processes, as torchrun does; kill them at the end."""
     port = free_port()
-    changes = [
-        part
-        for change in [*SETTINGS, "checkpoint.save_seconds=0.01", *overrides]
-        for part in ("--set", change)
-    ]
-    arguments = [
-        "train",
-        "--config",
-        "quickstart",
-        str(text),
-        *changes,
-        "--steps",
-        "1000000",
-        "--out",
-        str(folder),
-    ]
     with ExitStack() as stack:
-        started = []
-        for number in range(2):
-            place = {
-                "RANK": number,
-                "WORLD_SIZE": 2,
-                "MASTER_ADDR": "localhost",
-                "MASTER_PORT": port,
-            }
-            environment = os.environ | {name: str(value) for name, value in place.items()}
-            started.append(
-                stack.enter_context(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "charlm", *arguments],
-                        env=environment,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.PIPE,
-                        text=True,
-                    )
-                )
+        processes = []
+        for rank in range(2):
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=launch_variables(rank, port),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-            stack.callback(started[-1].kill)
-        until = time.monotonic() + 120
-        while saved_step(folder) == 0:
-            assert time.monotonic() < until and all(process.poll() is None for process in started)
-            time.sleep(0.02)
-        yield started
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        yield processes
 
 
 def free_port() -> int:
@@ -243,83 +124,199 @@ def saved_step(folder: Path) -> int:
     return json.loads(state.read_bytes())["step"] if state.is_file() else 0
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_fewer_machines_when_one_is_lost(text_file, tmp_path):
-    changes = [
-        part for change in [*SETTINGS, "checkpoint.save_seconds=0.2"] for part in ("--set", change)
-    ]
-    agent = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "1:2",
-        "--nproc-per-node",
-        "1",
-        "--max-restarts",
-        "3",
-        "--rdzv-id",
-        "test",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        f"localhost:{free_port()}",
-        "--rdzv-conf",
-        "last_call_timeout=10,keep_alive_interval=1",
-        "-m",
-        "charlm",
-        "train",
-        "--config",
-        "quickstart",
-        str(text_file),
-        *changes,
-        "--steps",
-        "3000",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    with ExitStack() as stack:
-        agents = []
-        for _ in range(2):
-            agents.append(
-                stack.enter_context(subprocess.Popen(agent, stderr=subprocess.PIPE, text=True))
-            )
-            stack.callback(agents[-1].kill)
-            time.sleep(1)  # The first one keeps what they tell each other.
-        until = time.monotonic() + 120
-        while saved_step(tmp_path / "run") == 0:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        worker = subprocess.run(
-            ["pgrep", "-P", str(agents[1].pid)], capture_output=True, text=True, check=True
-        ).stdout
-        for process in (agents[1].pid, int(worker)):
-            os.kill(process, signal.SIGKILL)
-        _, err = agents[0].communicate(timeout=120)
-    assert agents[0].returncode == 0 and "process 0 of 2: another process has ended" in err
-    assert saved_step(tmp_path / "run") == 3000
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = json.loads((folder / "last/state.json").read_bytes())
+    return load_file(folder / "last" / state["files"]["weights"]["file"])
 
 
-def test_a_process_that_does_not_answer_is_told_in_one_line_when_its_time_is_over(
-    text_file, tmp_path
+def losses(folder: Path) -> list[tuple[float, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["training_loss_nats"], line["loss_nats"]) for line in lines]
+
+
+RUN_COMMANDS = """
+import json, sys
+from charlm.cli.main import run
+
+for command in json.loads(sys.argv[1]):
+    if status := run(command):
+        sys.exit(f"{command}: status {status}")
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(text_file, records_file, tmp_path_factory) -> Path:
+    """A folder with the runs that two processes trained, all in one launch.
+
+    `changing` was trained for 20 steps by one process, then for 20 by two.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    train_alone(text_file, folder / "changing", *CONSTANT, steps=20)
+    bf16 = "training.gradient_compression=bf16"
+    commands = [
+        train_arguments(text_file, folder / "stream", *STREAM, steps=40),
+        train_arguments(text_file, folder / "bf16", *STREAM, bf16, steps=40),
+        train_arguments(records_file, folder / "records", *RECORDS, steps=40),
+        train_arguments(text_file, folder / "words", *WORDS, steps=40),
+        ["train", "--resume", str(folder / "changing"), "--steps", "40"],
+        train_arguments(text_file, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
+    ]
+    with start_two("-c", RUN_COMMANDS, json.dumps(commands)) as processes:
+        for process in processes:
+            _, err = process.communicate(timeout=5 * HANG_SECONDS)
+            assert process.returncode == 0, err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stream_by_one(text_file, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "stream"
+    train_alone(text_file, folder, *STREAM, steps=40)
+    return folder
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    assert losses(found) == [pytest.approx(pair, rel=1e-5) for pair in losses(expected)]
+    for name, tensor in weights(expected).items():
+        assert torch.allclose(weights(found)[name], tensor, rtol=1e-4, atol=1e-5), name
+    assert losses(expected)[-1][0] < losses(expected)[0][0]
+
+
+def test_two_processes_train_a_stream_as_one_does(trained_by_two, stream_by_one):
+    assert_same_training(trained_by_two / "stream", stream_by_one)
+
+
+def test_two_processes_train_on_records_as_one_does(trained_by_two, records_file, tmp_path):
+    train_alone(records_file, tmp_path / "one", *RECORDS, steps=40)
+    assert_same_training(trained_by_two / "records", tmp_path / "one")
+
+
+def test_two_processes_train_an_adaptive_softmax_and_initial_states_as_one_does(
+    trained_by_two, text_file, tmp_path
 ):
-    with two_in_step(text_file, tmp_path / "run", "training.timeout_seconds=5") as (first, second):
+    train_alone(text_file, tmp_path / "one", *WORDS, steps=40)
+    assert_same_training(trained_by_two / "words", tmp_path / "one")
+
+
+def test_gradients_exchanged_in_bf16_train_about_as_well(trained_by_two, stream_by_one):
+    assert losses(trained_by_two / "bf16")[-1] == pytest.approx(losses(stream_by_one)[-1], rel=0.02)
+    assert losses(trained_by_two / "bf16") != losses(trained_by_two / "stream")
+
+
+def test_a_run_continues_with_another_number_of_processes(trained_by_two, text_file, tmp_path):
+    train_alone(text_file, tmp_path / "one", *CONSTANT, steps=60)
+    assert saved_step(trained_by_two / "changing") == 40
+    experiment = resume(trained_by_two / "changing", budget={"steps": 60})
+    for _ in session.run(experiment):
+        pass
+    states = [
+        json.loads((folder / "last/state.json").read_bytes())
+        for folder in (trained_by_two / "changing", tmp_path / "one")
+    ]
+    assert states[0]["position"] == states[1]["position"]  # Each window of an epoch once.
+    for name, tensor in weights(tmp_path / "one").items():
+        found = weights(trained_by_two / "changing")[name]
+        assert torch.allclose(found, tensor, rtol=1e-3, atol=1e-4), name
+
+
+def test_a_killed_process_is_started_again_and_the_result_is_the_same(
+    trained_by_two, text_file, tmp_path
+):
+    folder = tmp_path / "killed"
+    command = train_arguments(text_file, folder, *DROPOUT, steps=DROPOUT_STEPS)
+    with subprocess.Popen(
+        [sys.executable, "-m", "charlm", *command, "--processes", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as training:
+        until = time.monotonic() + HANG_SECONDS
+        while training.poll() is None and time.monotonic() < until:
+            if 0 < saved_step(folder) < 0.75 * DROPOUT_STEPS:
+                children = ["pgrep", "-P", str(training.pid)]
+                found = subprocess.run(children, capture_output=True, text=True)
+                os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        _, err = training.communicate(timeout=HANG_SECONDS)
+        assert training.returncode == 0
+    # The killed one, or the one that misses it: whichever torch's launcher sees first.
+    assert re.search(rb"failed \(exitcode: (-9|1)\)", err)
+    for name, tensor in weights(trained_by_two / "dropout").items():
+        assert torch.equal(weights(folder)[name], tensor), name
+
+
+@pytest.mark.parametrize(("mode", "batch_size"), [("stream", 5), ("records", 4)])
+def test_each_token_of_an_epoch_is_read_once_while_the_number_of_processes_changes(
+    mode, batch_size, tmp_path
+):
+    sizes = [*range(1, 10)] * 9
+    letters = "".join(chr(0x4E00 + number) for number in range(sum(sizes)))  # All are different.
+    lines = [letters[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    text = ("" if mode == "stream" else "\n").join(lines)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    overrides = [
+        f"corpus.mode={mode}",
+        f"training.batch_size={batch_size}",
+        "training.window=4",
+        "training.partial_shuffle=true",
+        "corpus.valid_share=0",
+    ]
+    alone = begin(small_config(tmp_path / "text.txt", *overrides), tmp_path / "run")
+    alone.lock.release()
+    windows_of_one = training_windows(alone)
+    position = Position()
+    counts = defaultdict[int, Counter[int]](Counter)  # By epoch.
+    for processes, steps in ((1, 7), (2, 9), (3, 30), (1, 60)):
+        members = [
+            resume(tmp_path / "run", group=Group(rank, processes)) for rank in range(processes)
+        ]
+        windows_of_members = [training_windows(member) for member in members]
+        for _ in range(steps):
+            windows = [next(member) for member in windows_of_members]
+            read = count_targets(windows)
+            assert read == count_targets([next(windows_of_one)])
+            counts[position.epoch] += read
+            position = windows[0].next
+        members[0].state.position = position
+        save_snapshot(members[0], "last")
+        members[0].lock.release()
+    assert position.epoch >= 2
+    most_left_out = 0 if mode == "records" else batch_size * 4  # Less than one window a stream.
+    for epoch in range(position.epoch):
+        del counts[epoch][EOS]
+        assert set(counts[epoch].values()) == {1}
+        assert len(letters) - most_left_out <= len(counts[epoch]) <= len(letters)
+
+
+def count_targets(windows: Sequence[Window]) -> Counter[int]:
+    targets = torch.cat([window.targets.flatten() for window in windows])
+    return Counter(targets[targets != PADDING].tolist())
+
+
+def test_a_process_that_does_not_answer_in_time_is_reported_in_one_line(text_file, tmp_path):
+    folder = tmp_path / "run"
+    endless = ["checkpoint.save_seconds=0.01", "training.timeout_seconds=5"]
+    command = train_arguments(text_file, folder, *endless, steps=1_000_000)
+    with start_two("-m", "charlm", *command) as (first, second):
+        until = time.monotonic() + HANG_SECONDS
+        while saved_step(folder) == 0:
+            assert time.monotonic() < until and first.poll() is None and second.poll() is None
+            time.sleep(0.02)
         second.send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        _, err = first.communicate(timeout=60)
-        assert 3 < time.monotonic() - began < 30  # Five seconds, and the end of a process.
+        _, err = first.communicate(timeout=HANG_SECONDS)
     assert first.returncode == 1
-    *_, kept, told = err.splitlines()
-    assert kept == f"the last good checkpoint is kept: {tmp_path}/run/last"
+    *_, kept, message = err.splitlines()
+    assert kept == f"the last good checkpoint is kept: {folder}/last"
     assert re.fullmatch(
-        r"charlm: process 0 of 2: another process has ended or has not answered in time: .*5000 ?ms.*; look "
-        "for its own message, then continue with --resume",
-        told,
+        r"charlm: process 0 of 2: another process has ended or has not answered in time: "
+        r".*5000 ?ms.*; look for its own message, then continue with --resume",
+        message,
     )
     assert "Traceback" not in err
 
 
-ABORTED_AT_ITS_END = """
+ABORT_AT_EXIT = """
 import atexit, os, sys
 import torch.distributed as dist
 from charlm.cli import main
@@ -331,127 +328,119 @@ main.main()
 """
 
 
-def test_a_process_whose_group_is_not_left_in_order_ends_with_its_status_whatever_torch_does_at_its_end():
-    done = subprocess.run(
-        [sys.executable, "-c", ABORTED_AT_ITS_END], capture_output=True, text=True
-    )
+def test_a_process_that_fails_in_a_group_exits_with_its_status_even_if_torch_aborts_at_exit():
+    done = subprocess.run([sys.executable, "-c", ABORT_AT_EXIT], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("charlm: nowhere")
 
 
-def test_a_killed_process_is_started_again_and_nothing_changes(text_file, tmp_path):
-    overrides = [
-        "model.output_dropout=0.3",
-        "checkpoint.save_seconds=0.05",
-        "checkpoint.save_share=null",
-    ]
-    train(text_file, tmp_path / "undisturbed", *overrides, steps=800)
-    folder = tmp_path / "killed"
-    changes = [part for change in [*SETTINGS, *overrides] for part in ("--set", change)]
-    arguments = [
-        "--config",
-        "quickstart",
-        str(text_file),
-        *changes,
-        "--steps",
-        "800",
-        "--out",
-        str(folder),
-    ]
-    with subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as training:
-        until = time.monotonic() + 120
-        while training.poll() is None and time.monotonic() < until:
-            if (folder / "last/state.json").is_file():
-                step = json.loads((folder / "last/state.json").read_bytes())["step"]
-                if 0 < step < 600:
-                    found = subprocess.run(
-                        ["pgrep", "-P", str(training.pid)], capture_output=True, text=True
-                    )
-                    os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
-                    break
+@pytest.mark.slow
+def test_a_run_continues_with_fewer_machines_when_one_is_lost(text_file, tmp_path):
+    folder = tmp_path / "run"
+    rendezvous = {
+        "--nnodes": "1:2",
+        "--nproc-per-node": "1",
+        "--max-restarts": "3",
+        "--rdzv-id": "test",
+        "--rdzv-backend": "c10d",
+        "--rdzv-endpoint": f"localhost:{free_port()}",
+        "--rdzv-conf": "last_call_timeout=10,keep_alive_interval=1",
+    }
+    arguments = [part for option in rendezvous.items() for part in option]
+    command = train_arguments(text_file, folder, "checkpoint.save_seconds=0.2", steps=3000)
+    agent = [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "charlm", *command]
+    with ExitStack() as stack:
+        agents = []
+        for _ in range(2):
+            process = subprocess.Popen(agent, stderr=subprocess.PIPE, text=True)
+            agents.append(stack.enter_context(process))
+            stack.callback(process.kill)
+            time.sleep(1)  # The first agent becomes the one that holds the store.
+        until = time.monotonic() + HANG_SECONDS
+        while saved_step(folder) == 0:
+            assert time.monotonic() < until
             time.sleep(0.02)
-        assert training.wait(timeout=120) == 0
-        assert training.stderr is not None
-        # Of the killed one, or of the one that misses it: whichever torch's launcher sees first.
-        assert re.search(rb"failed \(exitcode: (-9|1)\)", training.stderr.read())
-    for name, tensor in weights(tmp_path / "undisturbed").items():
-        assert torch.equal(weights(folder)[name], tensor), name
+        children = ["pgrep", "-P", str(agents[1].pid)]
+        worker = subprocess.run(children, capture_output=True, text=True, check=True).stdout
+        for pid in (agents[1].pid, int(worker)):
+            os.kill(pid, signal.SIGKILL)
+        _, err = agents[0].communicate(timeout=HANG_SECONDS)
+    assert agents[0].returncode == 0 and "process 0 of 2: another process has ended" in err
+    assert saved_step(folder) == 3000
 
 
-def test_shares_make_up_the_whole_and_the_first_have_more():
+def test_the_columns_of_all_shards_are_the_batch_and_the_first_shards_have_one_more():
     for count in range(9):
-        columns = [list(range(count))[Shard(number, 4).columns(count)] for number in range(4)]
-        assert [column for part in columns for column in part] == list(range(count))
-        assert max(map(len, columns)) - min(map(len, columns)) <= 1 and columns[0] == max(
-            columns, key=len
-        )
+        columns = [list(range(count))[Shard(rank, 4).columns(count)] for rank in range(4)]
+        assert [column for shard in columns for column in shard] == list(range(count)), count
+        sizes = [len(shard) for shard in columns]
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1, count
+
+
+def random_ids(size: int, *, low: int, eos_every: int) -> np.ndarray:
+    ids = np.random.default_rng(1).integers(low, 9, size=size)
+    ids[::eos_every] = EOS
+    return ids
 
 
 def test_the_windows_of_all_processes_are_those_of_one():
-    ids = torch.randint(2, 9, (403,), generator=torch.Generator().manual_seed(1)).numpy()
-    ids[::7] = 0
+    ids = random_ids(403, low=2, eos_every=7)
 
-    def readers(shard):
-        yield stream_windows(
-            ids, batch_size=5, window=8, start=Position(), vary=True, shuffle=True, shard=shard
-        )
-        yield record_windows(ids, batch_size=4, window=3, seed=1, start=Position(), shard=shard)
+    def readers(shard: Shard) -> list[Iterator[Window]]:
+        return [
+            stream_windows(
+                ids, batch_size=5, window=8, start=Position(), vary=True, shuffle=True, shard=shard
+            ),
+            record_windows(ids, batch_size=4, window=3, seed=1, start=Position(), shard=shard),
+        ]
 
-    for whole, *parts in zip(
-        readers(Shard()), *(readers(Shard(number, 3)) for number in range(3)), strict=True
+    for whole, *shards in zip(
+        readers(Shard()), *(readers(Shard(rank, 3)) for rank in range(3)), strict=True
     ):
         for _ in range(60):
-            window, own = next(whole), [next(part) for part in parts]
-            targets = torch.cat(
-                [part.targets[:, (part.targets != -100).any(dim=0)] for part in own], dim=1
-            )
-            wanted = window.targets[:, (window.targets != -100).any(dim=0)]
-            assert torch.equal(targets, wanted)
-            assert {part.global_batch_size for part in own} == {window.global_batch_size} and {
-                part.next for part in own
-            } == {window.next}
+            window, parts = next(whole), [next(shard) for shard in shards]
+            targets = torch.cat([without_padding_columns(part.targets) for part in parts], dim=1)
+            assert torch.equal(targets, without_padding_columns(window.targets))
+            assert {part.global_batch_size for part in parts} == {window.global_batch_size}
+            assert {part.next for part in parts} == {window.next}
 
 
-def test_the_processes_score_each_token_once():
-    ids = torch.randint(1, 9, (101,), generator=torch.Generator().manual_seed(1)).numpy()
-    ids[::5] = 0
+def without_padding_columns(targets: torch.Tensor) -> torch.Tensor:
+    return targets[:, (targets != PADDING).any(dim=0)]
+
+
+def test_all_processes_together_score_each_token_once():
+    ids = random_ids(101, low=1, eos_every=5)
     for read in (
         lambda shard: scoring_windows(ids, streams=3, warm_up=4, shard=shard),
         lambda shard: scoring_record_windows(ids, batch_size=4, shard=shard),
     ):
-        found = sum(window.tokens for number in range(5) for window in read(Shard(number, 5)))
-        assert found == sum(window.tokens for window in read(Shard()))
+        scored = sum(window.tokens for rank in range(5) for window in read(Shard(rank, 5)))
+        assert scored == sum(window.tokens for window in read(Shard()))
 
 
 def test_more_processes_than_streams_are_refused_before_there_is_a_folder(text_file, tmp_path):
-    with pytest.raises(ConfigError, match=r"batch_size: must be at least 9, .*, got 4"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size: .*at least 9.*got 4"):
         begin(small_config(text_file), tmp_path / "run", group=Group(size=9))
     assert not (tmp_path / "run").exists()
 
 
-def test_under_torchrun_a_folder_must_be_named_and_its_number_of_processes_holds(
+def test_under_torchrun_a_folder_must_be_named_and_processes_must_not(
     monkeypatch, text_file, capsys
 ):
-    for name, value in {
-        "RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": "1",
-    }.items():
+    for name, value in launch_variables(rank=0, port=1).items():
         monkeypatch.setenv(name, value)
     assert is_launched()
     assert charlm(["train", str(text_file)]) == 2
     assert "--out" in capsys.readouterr().err
     assert charlm(["train", str(text_file), "--out", "x", "--processes", "2"]) == 2
-    assert "torchrun says how many" in capsys.readouterr().err
+    assert "--processes: torchrun" in capsys.readouterr().err
 
 
-def test_another_process_that_is_gone_is_told_in_one_line():
+def test_the_end_of_another_process_is_reported_in_one_line():
     group = Group(1, 2)
     group._connected = True
-    told = r"process 1 of 2: another process has ended.*: \[gloo/pair.cc\] Connection closed by peer; look"
-    with pytest.raises(GroupError, match=told), group.lost_process_reported():
+    line = r"process 1 of 2: .*: \[gloo/pair.cc\] Connection closed by peer; look .* --resume$"
+    with pytest.raises(GroupError, match=line), group.lost_process_reported():
         raise RuntimeError("[gloo/pair.cc] Connection closed by peer\nmore")
     with pytest.raises(RuntimeError, match="shapes"), group.lost_process_reported():
         raise RuntimeError("shapes do not fit")

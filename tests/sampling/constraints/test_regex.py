@@ -219,6 +219,15 @@ def test_no_match_contains_a_banned_text_that_may_begin_in_the_prompt(pattern, b
         assert (automaton.tokens_needed[state, EOS] == 0) == (text in matches)
 
 
+def test_a_record_does_not_end_where_its_end_completes_a_banned_text():
+    assert LETTERS.token_texts()[EOS] == b"\n"
+    automaton = build_automaton("ab?", LETTERS, records=True, ban=["b\n"])
+    a, b = LETTERS.encode("ab").tolist()
+    assert automaton.tokens_needed[state_after(automaton, [a]), EOS] == 0
+    assert automaton.tokens_needed[1, a] == 0
+    assert automaton.tokens_needed[state_after(automaton, [a]), b] > 10**9
+
+
 def test_a_banned_text_counts_without_records():
     assert build_automaton("ab|b{3}", LETTERS, records=False, ban=["ab"]).min_tokens == 3
 

@@ -1,0 +1,61 @@
+"""Run folders: which are new, which are found, and which changes of their files are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import small_config, train_all, unseal
+
+from charlm.api import load
+from charlm.errors import CheckpointError
+from charlm.runs import prepare
+from charlm.runs.checkpoint import save_checkpoint
+from charlm.runs.folder import newest_run
+
+
+def test_a_folder_that_contains_files_is_not_overwritten(tmp_path, text_file):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="not empty; give another --out"):
+        prepare.begin(small_config(text_file), tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_newest_run_is_the_one_saved_last(tmp_path):
+    with pytest.raises(CheckpointError, match="contains no run"):
+        newest_run(tmp_path)
+    for name in ("first", "second"):
+        save_checkpoint(tmp_path / name / "last", {"step": 1}, {})
+    (tmp_path / "no_run").mkdir()
+    assert newest_run(tmp_path).name == "second"
+
+
+def test_corpus_json_has_the_token_counts_of_the_training_part(trained):
+    facts = json.loads((trained / "corpus.json").read_text())
+    assert sum(facts["train_token_counts"]) == facts["parts"]["train"]["tokens"]
+
+
+def test_corpus_json_without_a_required_field_is_refused_in_one_line(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "copy"))
+    unseal(folder)
+    path = folder / "corpus.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("fingerprints", "train_token_counts"):
+        rest = {key: value for key, value in facts.items() if key != name}
+        path.write_text(json.dumps(rest), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=rf"^{folder}: damaged: [^\n]*{name}[^\n]+$"):
+            load(folder)
+
+
+def test_the_path_of_the_text_may_change_in_config_yaml_but_nothing_else(tmp_path):
+    text = tmp_path / "old.txt"
+    text.write_text("a text to be moved. " * 60, encoding="utf-8")
+    train_all(small_config(text), tmp_path / "run")
+    path = tmp_path / "run/config.yaml"
+    path.write_text(path.read_text("utf-8").replace("old.txt", "new.txt"), encoding="utf-8")
+    text.rename(tmp_path / "new.txt")
+    assert load(tmp_path / "run").perplexity(split="train").characters > 0
+    path.write_text(path.read_text("utf-8").replace("window: ", "window: 1"), encoding="utf-8")
+    pattern = r"config\.yaml: is not the file .* corpus\.text, .* may change"
+    with pytest.raises(CheckpointError, match=pattern):
+        load(tmp_path / "run")

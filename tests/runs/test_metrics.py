@@ -1,0 +1,53 @@
+"""The lines of metrics.jsonl."""
+
+import pytest
+import torch
+from conftest import small_config, train_all
+from runs.trainings import metrics_of
+
+from charlm.runs import prepare, session
+from charlm.training.loop import Progress
+
+
+def test_a_line_has_the_fraction_of_steps_that_each_limit_clipped(text_file, tmp_path):
+    for number, (overrides, by_norm, by_value) in enumerate(
+        [
+            (["training.clipnorm=1.0e-3"], 1.0, None),
+            (["training.clipnorm=1.0e+6"], 0.0, None),
+            (["training.clipnorm=null", "training.clipvalue=1.0e-4"], None, 1.0),
+            (["training.clipnorm=1.0e+6", "training.clipvalue=1.0e+6"], 0.0, 0.0),
+        ]
+    ):
+        run = tmp_path / str(number)
+        train_all(small_config(text_file, *overrides), run)
+        for line in metrics_of(run):
+            assert line["clipped_share"] == by_norm, overrides
+            assert line["clipped_by_value_share"] == by_value, overrides
+
+
+def test_a_line_describes_the_gradients_of_the_steps_since_the_previous_line(text_file, tmp_path):
+    run = tmp_path / "run"
+    experiment = prepare.begin(small_config(text_file, "model.num_layers=2"), run)
+    steps = [event for event in session.run(experiment) if isinstance(event, Progress)]
+    norms = [float(step.clipping.norm) for step in steps]
+    lines = metrics_of(run)
+    for line, since in zip(lines, (norms[:6], norms[6:]), strict=True):
+        assert line["gradient_norm"] == pytest.approx(sum(since) / 6)
+        assert line["gradient_norm_max"] == pytest.approx(max(since))
+        assert list(line["gradient_norms"]) == ["embedding", "layer_0", "layer_1", "projection"]
+        squares = sum(norm**2 for norm in line["gradient_norms"].values())
+        assert squares == pytest.approx(sum(norm**2 for norm in since) / 6)
+    names = [name for name, _ in experiment.model.named_parameters()]
+    column = next(number for number, name in enumerate(names) if "embedding.weight" in name)
+    embedding = torch.stack([step.clipping.norms for step in steps])[:6, column]
+    root_mean_square = embedding.square().mean().sqrt().item()
+    assert lines[0]["gradient_norms"]["embedding"] == pytest.approx(root_mean_square)
+
+
+def test_lines_after_the_checkpoint_and_damaged_lines_are_removed_on_resuming(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_all(small_config(text_file), run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14}\n{"step": 1')
+    prepare.resume(run)
+    assert [line["step"] for line in metrics_of(run)] == [6, 12]
