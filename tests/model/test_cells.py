@@ -8,6 +8,7 @@ from model.cells_table import (
     HIDDEN,
     INPUT,
     SCANNED,
+    SOME_TRACED,
     TRACED,
     assert_equal_gradients,
     cell_of,
@@ -53,7 +54,9 @@ def test_a_step_gives_the_outputs_states_and_gradients_of_the_reference(name):
 
 def test_every_cell_agrees_with_the_reference_in_fp32():
     for name in CELLS:
-        for runner in (run, run_stepwise):
+        # Tracing is slow, and its result depends on the step, not on the type of its tensors.
+        runs_fast = name in (*FUSED, *SCANNED, *SOME_TRACED)
+        for runner in (run_stepwise, run) if runs_fast else (run_stepwise,):
             assert_agrees_with_reference(
                 name, runner, torch.float32, output_error=1e-5, gradient_error=1e-4
             )
