@@ -30,7 +30,7 @@ _CHECKSUM_BYTES = 8
 
 
 class Fingerprint(NamedTuple):
-    """What must be the same when a file is decompressed.
+    """Facts that must be equal where a file is decompressed.
 
     Attributes:
         charlm: Version of charlm.
@@ -51,7 +51,7 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True)
 class Original:
-    """What identifies the original.
+    """Identity of an original file.
 
     Attributes:
         length: Number of bytes.
@@ -86,11 +86,11 @@ class CodedFile:
 
     Attributes:
         original: Identity of the original.
-        fingerprint: What must be the same when the file is decompressed.
+        fingerprint: Facts that must be equal where the file is decompressed.
         has_variant_ends: Whether lines end in the less usual way.
         num_streams: Number of streams coded side by side.
         num_tokens: Number of tokens.
-        literals: What has no token, deflated.
+        literals: Bytes without a token, deflated.
         words: Words of the range coder.
     """
 

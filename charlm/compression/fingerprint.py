@@ -1,4 +1,4 @@
-"""What must be the same when a file is decompressed: software, model, tokenizer, arithmetic."""
+"""Facts that must be equal where a file is decompressed: software, model, tokenizer, arithmetic."""
 
 import hashlib
 import json

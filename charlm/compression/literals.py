@@ -153,9 +153,9 @@ def _by_unit(
     ids = {text.decode(encoding): token for token, text in texts if token not in (EOS, UNK)}
 
     def split(piece: bytes) -> _CodedPiece:
-        found = units(piece.decode(encoding, "surrogateescape"))
-        literals = [unit.encode(encoding, "surrogateescape") for unit in found if unit not in ids]
-        return _CodedPiece([ids.get(unit, UNK) for unit in found], literals)
+        parts = units(piece.decode(encoding, "surrogateescape"))
+        literals = [part.encode(encoding, "surrogateescape") for part in parts if part not in ids]
+        return _CodedPiece([ids.get(part, UNK) for part in parts], literals)
 
     return split
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import scoring_windows
+from charlm.data.windows import windows_to_score
 from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import autocast
@@ -137,7 +137,7 @@ def _hidden_states(
 ) -> Iterator[Tensor]:
     """Yield the input of the projection before each token, (tokens, width), window by window."""
     states = None
-    for window in scoring_windows(ids):
+    for window in windows_to_score(ids, mode="stream"):
         with autocast(device, precision):
             features, states = model.encoder(window.inputs.to(device), states)
             yield model.adapt(features).flatten(0, 1).float()

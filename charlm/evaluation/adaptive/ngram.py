@@ -224,6 +224,6 @@ def _look_up(keys: Integers, wanted: Integers) -> Integers:
     ranks = np.searchsorted(keys, wanted)
     inside = np.flatnonzero(ranks < len(keys))
     same = inside[keys[ranks[inside]] == wanted[inside]]
-    found = np.full(len(wanted), _UNSEEN)
-    found[same] = ranks[same]
-    return found
+    result = np.full(len(wanted), _UNSEEN)
+    result[same] = ranks[same]
+    return result

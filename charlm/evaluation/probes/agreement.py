@@ -194,8 +194,8 @@ def score_verbs(
     """Measure the accuracy of a model on the verbs of sentences.
 
     For a model that reads forward, the text up to the verb is compared, so that nothing after the
-    verb counts. For the other models whole sentences are compared, because what they know about
-    the verb stands after it.
+    verb counts. For the other models whole sentences are compared, because they read the text
+    after the verb first.
 
     Args:
         model: Model on `device`.
