@@ -42,7 +42,7 @@ from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
 
-Name = str | Path
+StrPath = str | Path
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Run:
         """Whether the model ends a text with <EOS>."""
         return self.trained.writes_records
 
-    def sample(self, *, state_out: Name | None = None, **options: Any) -> list[Sample]:
+    def sample(self, *, state_out: StrPath | None = None, **options: Any) -> list[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
 
         `state_in` and `state_out` are files: the text continues from the state in the first, and
@@ -108,7 +108,7 @@ class Run:
         """
         return sample_to_file(self.trained, _sample_options(options, state_out), state_out)
 
-    def stream(self, *, state_out: Name | None = None, **options: Any) -> Iterator[str]:
+    def stream(self, *, state_out: StrPath | None = None, **options: Any) -> Iterator[str]:
         """Write one text, yielding the prompt and then each piece; options as for `sample`."""
         return stream_to_file(self.trained, _sample_options(options, state_out), state_out)
 
@@ -169,7 +169,7 @@ class Run:
 
 
 def train(
-    config: Config, *, out: Name | None = None, track: Literal["tensorboard"] | None = None
+    config: Config, *, out: StrPath | None = None, track: Literal["tensorboard"] | None = None
 ) -> Run:
     """Train a model and return the best checkpoint of the run.
 
@@ -193,7 +193,7 @@ def train(
 
 
 def load(
-    folder: Name | None = None, *, which: CheckpointName = "best", device: str = "auto"
+    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
 ) -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
@@ -210,7 +210,7 @@ def load(
 
 
 def sample_to_file(
-    trained: TrainedModel, options: SampleOptions, state_out: Name | None
+    trained: TrainedModel, options: SampleOptions, state_out: StrPath | None
 ) -> list[Sample]:
     """Write texts; write the state of the text to a file if it may be continued later.
 
@@ -225,7 +225,7 @@ def sample_to_file(
 
 
 def stream_to_file(
-    trained: TrainedModel, options: SampleOptions, state_out: Name | None
+    trained: TrainedModel, options: SampleOptions, state_out: StrPath | None
 ) -> Iterator[str]:
     """Yield the pieces of one text; then write its state to a file if it may be continued later.
 
@@ -248,7 +248,7 @@ def new_run_folder(name: str) -> Path:
     return folder
 
 
-def _sample_options(options: dict[str, Any], state_out: Name | None) -> SampleOptions:
+def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:
     values = options | {"state_out": state_out is not None}
     if isinstance(options.get("state_in"), str):
         values["state_in"] = Path(options["state_in"])

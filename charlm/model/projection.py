@@ -88,14 +88,18 @@ class AdaptiveSoftmax(nn.Module):
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
         # The products are small, and torch's module needs results of one type.
         with torch.autocast(hidden.device.type, enabled=False):
-            log_p: Tensor = self.layers.log_prob(hidden.flatten(0, -2).float())
+            log_p: Tensor = self.layers.log_prob(self._as_weights(hidden.flatten(0, -2)))
         return log_p.view(*hidden.shape[:-1], -1)
 
     def target_log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return log-probabilities of targets alone: (tokens, hidden), (tokens,) → (tokens,)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            log_p: Tensor = self.layers(hidden.float(), targets).output
+            log_p: Tensor = self.layers(self._as_weights(hidden), targets).output
         return log_p
+
+    def _as_weights(self, hidden: Tensor) -> Tensor:
+        """Return a tensor in the type of the weights: fp32, but fp64 where gradients are measured."""
+        return hidden.to(self.layers.head.weight.dtype)
 
 
 def make_projection(

@@ -209,7 +209,7 @@ class _Session:
         """Return to the last good evaluation, to continue with half the learning rate.
 
         Raises:
-            DivergenceError: The configuration does not ask for it, or not so often.
+            DivergenceError: `on_divergence` is `stop`, or the limit of halvings is reached.
         """
         experiment = self.experiment
         _check_may_halve(experiment, divergence)

@@ -16,7 +16,7 @@ from charlm.storage.untrusted import one_line
 def read_tensors(data: bytes) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name.
 
-    The tensors never take more memory than the file has bytes, whatever its header claims.
+    The tensors never take more memory than the file has bytes, even if its header claims more.
 
     Raises:
         ValueError: The bytes are not a valid safetensors file, or have a type that torch lacks. The

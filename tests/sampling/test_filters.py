@@ -23,7 +23,9 @@ from charlm.sampling.options import FILTER_ORDER, Filters
 
 NOTHING = torch.empty((1, 0), dtype=torch.int64)
 fractions = st.floats(0.001, 0.999)
-rows = st.lists(st.floats(-30, 30), min_size=1, max_size=12).map(
+# Rounded, because logits that differ by less than the rounding of softmax are equally probable.
+logit_values = st.floats(-30, 30).map(lambda logit: round(logit, 6))
+rows = st.lists(logit_values, min_size=1, max_size=12).map(
     lambda row: torch.tensor([row], dtype=torch.float64)
 )
 

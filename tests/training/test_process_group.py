@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, small_config, train_all
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from charlm.cli.main import run as charlm
@@ -43,8 +44,10 @@ from charlm.training.process_group import Group, is_launched
 HANG_SECONDS = 120  # Far more than any step of a test takes.
 SETTINGS = [*SMALL, "training.batch_size=5", "training.clipnorm=2"]
 STREAM = ["corpus.mode=stream", "training.partial_shuffle=true", "training.optimizer=muon"]
+# Of the 120 records for training a batch of 7 leaves one, so that the second process has none.
 RECORDS = [
     "corpus.mode=records",
+    "training.batch_size=7",
     "training.accumulation=2",
     "model.direction=both",
     "training.temporal_regularization=1",
@@ -146,24 +149,36 @@ for command in json.loads(sys.argv[1]):
 def trained_by_two(text_file, records_file, tmp_path_factory) -> Path:
     """A folder with the runs that two processes trained, all in one launch.
 
-    `changing` was trained for 20 steps by one process, then for 20 by two.
+    `changing` was trained for 20 steps by one process, then for 20 by two. The workers of
+    pytest-xdist share the folder, so that there is one launch in all.
     """
-    folder = tmp_path_factory.mktemp("two")
-    train_alone(text_file, folder / "changing", *CONSTANT, steps=20)
+    temporary = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        temporary = temporary.parent
+    folder = temporary / "trained-by-two"
+    with FileLock(temporary / "trained-by-two.lock"):
+        if not folder.is_dir():
+            unfinished = temporary / "unfinished"
+            train_by_two(unfinished, text_file, records_file)
+            unfinished.rename(folder)
+    return folder
+
+
+def train_by_two(folder: Path, text: Path, records: Path) -> None:
+    train_alone(text, folder / "changing", *CONSTANT, steps=20)
     bf16 = "training.gradient_compression=bf16"
     commands = [
-        train_arguments(text_file, folder / "stream", *STREAM, steps=40),
-        train_arguments(text_file, folder / "bf16", *STREAM, bf16, steps=40),
-        train_arguments(records_file, folder / "records", *RECORDS, steps=40),
-        train_arguments(text_file, folder / "words", *WORDS, steps=40),
+        train_arguments(text, folder / "stream", *STREAM, steps=40),
+        train_arguments(text, folder / "bf16", *STREAM, bf16, steps=40),
+        train_arguments(records, folder / "records", *RECORDS, steps=40),
+        train_arguments(text, folder / "words", *WORDS, steps=40),
         ["train", "--resume", str(folder / "changing"), "--steps", "40"],
-        train_arguments(text_file, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
+        train_arguments(text, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
     ]
     with start_two("-c", RUN_COMMANDS, json.dumps(commands)) as processes:
         for process in processes:
             _, err = process.communicate(timeout=5 * HANG_SECONDS)
             assert process.returncode == 0, err
-    return folder
 
 
 @pytest.fixture(scope="module")

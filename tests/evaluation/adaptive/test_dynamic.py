@@ -160,17 +160,23 @@ def test_squares_are_the_mean_of_each_segment_s_squared_gradient():
 
 
 def test_a_long_text_is_read_at_a_few_places_and_warm_up_segments_do_not_count(monkeypatch):
-    read = []
-    original = Encoder.forward
+    read, squared = [], []
+    forward, grad = Encoder.forward, torch.autograd.grad
     monkeypatch.setattr(
         Encoder,
         "forward",
         lambda self, ids, *rest, **options: (
-            read.append(ids[:, 0]) or original(self, ids, *rest, **options)
+            read.append(ids) or forward(self, ids, *rest, **options)
         ),
     )
+    monkeypatch.setattr(
+        torch.autograd,
+        "grad",
+        lambda *arguments, **options: squared.append(1) or grad(*arguments, **options),
+    )
     squares = mean_squared_gradients(make(), text(20_000), segment=64, max_segments=40, **STREAM)
-    assert len(read) == 20 * (256 // 64 + 2)  # 20 places, two segments of each counted.
+    # 20 places, each with two segments after the warm-up.
+    assert (len(read), len(squared)) == (20 * (256 // 64 + 2), 20 * 2)
     assert all(torch.isfinite(square).all() for square in squares)
     read.clear()
     mean_squared_gradients(make(), of_records(200), segment=64, max_segments=40, **RECORDS)

@@ -180,6 +180,12 @@ def test_every_cell_has_one_curve_for_each_layer_and_part():
             assert [row.distance for row in curve.distances] == list(range(12)), cell
 
 
+def test_the_gradient_passes_every_kind_of_projection():
+    for options in ({"adaptive_cutoffs": [4]}, {"mixture": 2}, {"tied": True}):
+        curves = measured(make(**options), windows=2).curves
+        assert curves and all(row.mean > 0 for row in curves[0].distances), options
+
+
 @pytest.mark.parametrize("cell", ["gru", "mogrifier_lstm"])
 def test_one_hot_tokens_are_equal_to_an_embedding_by_the_identity(cell):
     one_hot = make(cell=cell, embedding="one_hot")
