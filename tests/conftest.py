@@ -1,4 +1,4 @@
-"""What tests share: a cache folder of their own, a small text, a small trained run."""
+"""Fixtures for all tests: a private cache folder, small texts, and small trained runs."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from charlm.config.schema import Config
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
 
-# The same examples every time, however slow the machine: a failure is then the change's own.
+# The same examples in every run, without a time limit: a new failure comes from the change.
 settings.register_profile(
     "charlm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -26,7 +26,7 @@ MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-# Small enough to train in a second, with an alphabet of its own and some structure to learn.
+# A model of it trains in a second: a small alphabet, and some structure to learn.
 TEXT = (
     "".join(
         f"The {noun} {verb} on the {place}.\n"
@@ -89,7 +89,7 @@ def small_config(text: Path, *overrides: str) -> Config:
 
 
 def unseal(folder: Path) -> None:
-    """Let the files of a run folder be changed: take their checksums from its checkpoints."""
+    """Remove the checksums of a run folder's files, so that a test can change the files."""
     for path in folder.glob("*/state.json"):
         facts = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in facts.items() if key not in ("sha256", "run")}
@@ -97,7 +97,7 @@ def unseal(folder: Path) -> None:
 
 
 def train_all(config: Config, folder: Path) -> Experiment:
-    """Train to the end; return the experiment as it was left."""
+    """Train a new run to the end; return its experiment."""
     experiment = prepare.begin(config, folder)
     for _ in session.run(experiment):
         pass
@@ -106,7 +106,7 @@ def train_all(config: Config, folder: Path) -> Experiment:
 
 @pytest.fixture(scope="session")
 def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A run folder of a model of characters."""
+    """A run folder of a character model."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     train_all(small_config(text_file, "training.steps=60", "training.learning_rate=2e-2"), folder)
     return folder
@@ -116,7 +116,7 @@ def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Pa
 def trained_records(
     records_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path
 ) -> Path:
-    """A run folder of a model of records."""
+    """A run folder of a character model of records."""
     folder = tmp_path_factory.mktemp("runs") / "records"
     overrides = ["corpus.mode=records", "training.steps=60", "training.learning_rate=2e-2"]
     train_all(small_config(records_file, *overrides), folder)
