@@ -98,7 +98,7 @@ class AdaptiveSoftmax(nn.Module):
         return log_p
 
     def _as_weights(self, hidden: Tensor) -> Tensor:
-        """Return a tensor in the type of the weights: fp32, but fp64 where gradients are measured."""
+        """Return a tensor in the type of the weights: fp32, or fp64 to measure gradients."""
         return hidden.to(self.layers.head.weight.dtype)
 
 
