@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import MOST_BESIDE, Json, Which, as_path, at_most, not_empty
+from charlm.cli.options import MAX_PARALLEL, Json, Which, as_path, at_most, not_empty
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit, emit_result
 from charlm.errors import CharlmError
@@ -43,7 +43,7 @@ def compress(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST_BESIDE),
+            callback=at_most(MAX_PARALLEL),
             help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
         ),
     ] = None,

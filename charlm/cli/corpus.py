@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import MOST_PROCESSES, as_path, as_target, at_most, not_empty
+from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
 from charlm.cli.terminal import emit, emit_result
 from charlm.cli.train import (
     ConfigName,
@@ -30,7 +30,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        callback=at_most(MOST_PROCESSES),
+        callback=at_most(MAX_PROCESSES),
         help="Number of processes that encode. [number of cores]",
     ),
 ]

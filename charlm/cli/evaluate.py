@@ -9,9 +9,9 @@ import typer
 
 from charlm.cli import novelty
 from charlm.cli.options import (
-    MOST,
-    MOST_BESIDE,
-    MOST_SEED,
+    MAX_COUNT,
+    MAX_PARALLEL,
+    MAX_SEED,
     Device,
     Json,
     Split,
@@ -56,7 +56,7 @@ def perplexity(
         int,
         typer.Option(
             min=1,
-            callback=at_most(MOST_BESIDE),
+            callback=at_most(MAX_PARALLEL),
             help="Pieces of the text read side by side: 1 is exact, more are faster.",
         ),
     ] = 1,
@@ -90,7 +90,7 @@ def perplexity(
         int,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="With --dynamic: tokens that are predicted before each step.",
         ),
     ] = SEGMENT,
@@ -98,7 +98,7 @@ def perplexity(
         int,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Tokens of the validation split on which rates and weights are fitted.",
         ),
     ] = FIT_TOKENS,
@@ -152,12 +152,12 @@ def agreement(
     sentences: Annotated[
         int,
         typer.Option(
-            min=2, callback=at_most(MOST), help="Without PAIRS: number of generated sentences."
+            min=2, callback=at_most(MAX_COUNT), help="Without PAIRS: number of generated sentences."
         ),
     ] = 2000,
     seed: Annotated[
         int,
-        typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of the generated sentences."),
+        typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the generated sentences."),
     ] = 2,
     longest: Annotated[
         int,
@@ -204,14 +204,14 @@ def gradients(
     window: Annotated[
         int,
         typer.Option(
-            min=3, callback=at_most(MOST), help="Tokens in a window: the largest distance + 1."
+            min=3, callback=at_most(MAX_COUNT), help="Tokens in a window: the largest distance + 1."
         ),
     ] = 64,
     windows: Annotated[
         int,
         typer.Option(
             min=1,
-            callback=at_most(MOST_BESIDE),
+            callback=at_most(MAX_PARALLEL),
             help="Number of windows, evenly spaced over the text.",
         ),
     ] = 64,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import MOST, MOST_SEED, Device, Json, Which, at_most, finite, not_empty
+from charlm.cli.options import MAX_COUNT, MAX_SEED, Device, Json, Which, at_most, finite, not_empty
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result
 
@@ -30,7 +30,7 @@ def novelty(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Without FILE: number of records or tokens to write. [1000; 20000]",
             show_default=False,
         ),
@@ -41,7 +41,7 @@ def novelty(
     ] = 1.0,
     seed: Annotated[
         int,
-        typer.Option(min=0, callback=at_most(MOST_SEED), help="Without FILE: seed of the texts."),
+        typer.Option(min=0, callback=at_most(MAX_SEED), help="Without FILE: seed of the texts."),
     ] = 1,
     which: Which = "best",
     device: Device = "auto",

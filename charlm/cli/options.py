@@ -8,10 +8,10 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
-MOST = 10**9  # Upper limit of counts: a larger number is a typing error.
-MOST_BESIDE = 10**6  # Upper limit of what is in memory at the same time.
-MOST_PROCESSES = 1024  # Upper limit on one machine.
-MOST_SEED = 2**63 - 1  # Largest seed that every generator accepts.
+MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
+MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
+MAX_PROCESSES = 1024  # Upper limit on one machine.
+MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.options import (
-    MOST,
-    MOST_BESIDE,
-    MOST_SEED,
+    MAX_COUNT,
+    MAX_PARALLEL,
+    MAX_SEED,
     Device,
     Folder,
     Which,
@@ -64,7 +64,7 @@ def sample(
     top_k: Annotated[
         int | None,
         typer.Option(
-            min=1, callback=at_most(MOST), help="Draw from this many most probable tokens."
+            min=1, callback=at_most(MAX_COUNT), help="Draw from this many most probable tokens."
         ),
     ] = None,
     top_p: Annotated[
@@ -121,7 +121,7 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Number of last tokens that the penalty applies to. [the whole text]",
         ),
     ] = None,
@@ -130,7 +130,7 @@ def sample(
         typer.Option(
             "--no-repeat",
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             metavar="N",
             help="Never write the same N tokens in a row twice.",
         ),
@@ -143,7 +143,7 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST_BESIDE),
+            callback=at_most(MAX_PARALLEL),
             metavar="N",
             help="Beam search: find the most probable text with N beams.",
         ),
@@ -152,7 +152,7 @@ def sample(
         int,
         typer.Option(
             min=1,
-            callback=at_most(MOST_BESIDE),
+            callback=at_most(MAX_PARALLEL),
             metavar="N",
             help="Write N candidates per text and keep the most probable.",
         ),
@@ -187,14 +187,16 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Maximum number of tokens. [500; in a gap 16]",
             show_default=False,
         ),
     ] = None,
     characters: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Number of characters to write, exactly."),
+        typer.Option(
+            min=1, callback=at_most(MAX_COUNT), help="Number of characters to write, exactly."
+        ),
     ] = None,
     until: Annotated[
         list[str] | None,
@@ -205,14 +207,14 @@ def sample(
     count: Annotated[
         int,
         typer.Option(
-            min=1, callback=at_most(MOST_BESIDE), help="Number of texts, written side by side."
+            min=1, callback=at_most(MAX_PARALLEL), help="Number of texts, written side by side."
         ),
     ] = 1,
     seed: Annotated[
         int | None,
         typer.Option(
             min=0,
-            callback=at_most(MOST_SEED),
+            callback=at_most(MAX_SEED),
             help="The same seed writes the same texts. [a new seed]",
         ),
     ] = None,
@@ -223,7 +225,7 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             metavar="N",
             help="Copy at most N characters in a row from the training text.",
         ),

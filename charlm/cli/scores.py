@@ -11,8 +11,8 @@ import typer
 
 from charlm.cli.evaluate import split_run_and_texts
 from charlm.cli.options import (
-    MOST,
-    MOST_SEED,
+    MAX_COUNT,
+    MAX_SEED,
     Device,
     Json,
     Split,
@@ -93,7 +93,7 @@ def tokens(
         int | None,
         typer.Option(
             min=0,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Number of tokens to show, from the first. [1000; all with --json]",
             show_default=False,
         ),
@@ -102,7 +102,7 @@ def tokens(
         int,
         typer.Option(
             min=0,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Words that occur at most this often in the training text are rare.",
         ),
     ] = RARE,
@@ -150,13 +150,13 @@ def compare(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST),
+            callback=at_most(MAX_COUNT),
             help="Least number of characters in a block. [1000; fewer in a short text]",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MOST_SEED), help="Seed of the bootstrap.")
+        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the bootstrap.")
     ] = 1,
     which: Which = "best",
     device: Device = "auto",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from charlm.cli.options import (
-    MOST,
-    MOST_PROCESSES,
-    MOST_SEED,
+    MAX_COUNT,
+    MAX_PROCESSES,
+    MAX_SEED,
     above_zero,
     as_path,
     at_most,
@@ -105,7 +105,7 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Budget: number of training steps."),
+        typer.Option(min=1, callback=at_most(MAX_COUNT), help="Budget: number of training steps."),
     ] = None,
     epochs: Annotated[
         float | None,
@@ -115,7 +115,7 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            callback=at_most(MOST_SEED),
+            callback=at_most(MAX_SEED),
             help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
@@ -135,7 +135,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            callback=at_most(MOST_PROCESSES),
+            callback=at_most(MAX_PROCESSES),
             help="Number of processes on this machine that train together.",
         ),
     ] = None,

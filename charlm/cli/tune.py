@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.options import (
-    MOST,
-    MOST_SEED,
+    MAX_COUNT,
+    MAX_SEED,
     above_zero,
     as_path,
     at_most,
@@ -53,7 +53,9 @@ def tune(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, callback=at_most(MOST), help="Budget of the search: number of trials."),
+        typer.Option(
+            min=1, callback=at_most(MAX_COUNT), help="Budget of the search: number of trials."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -64,7 +66,7 @@ def tune(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, callback=at_most(MOST_SEED), help="Seed of the search and of every training."
+            min=0, callback=at_most(MAX_SEED), help="Seed of the search and of every training."
         ),
     ] = None,
     resume: Annotated[
