@@ -798,6 +798,12 @@ class Training(Section):
             object.__setattr__(self, "minutes", 1.0)
         return self
 
+    @property
+    def budget(self) -> tuple[str, float]:
+        """Unit and amount of the budget: the one of minutes, steps and epochs that is set."""
+        amounts = {name: getattr(self, name) for name in BUDGETS}
+        return next((name, amount) for name, amount in amounts.items() if amount is not None)
+
 
 class Checkpoint(Section):
     """When checkpoints are saved."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from charlm.config.load import check_config, load_config, override
-from charlm.config.schema import BUDGETS, VOCABULARY_SIZES, Config, Level, Mode
+from charlm.config.schema import VOCABULARY_SIZES, Config, Level, Mode
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, open_corpus
@@ -326,11 +326,12 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     batch_size = _batch_size(training, text, window)
 
     def trained_tokens(hidden_size: int) -> float:
-        if training.minutes is not None:
-            return speed(hidden_size) * training.minutes * 60
-        if training.steps:
-            return training.steps * batch_size * length
-        return (training.epochs or 1.0) * text.tokens
+        unit, amount = training.budget
+        if unit == "minutes":
+            return speed(hidden_size) * amount * 60
+        if unit == "steps":
+            return amount * batch_size * length
+        return amount * text.tokens
 
     if "hidden_size" in config.model.model_fields_set:
         hidden_size = config.model.hidden_sizes[0]
@@ -434,9 +435,8 @@ def _reasons(config: Config, text: TextFacts, plan: _Plan, chosen: Config) -> tu
 
 def _budget(training: TrainingSection) -> str:
     """Return the budget in words, such as `5 minutes`."""
-    name = next(name for name in BUDGETS if getattr(training, name))
-    amount = getattr(training, name)
-    return f"{amount:,g} {name if amount != 1 else name[:-1]}"
+    unit, amount = training.budget
+    return f"{amount:,g} {unit if amount != 1 else unit[:-1]}"
 
 
 def _device_speed(training: TrainingSection, text: TextFacts) -> Speed:

@@ -62,11 +62,12 @@ class TrainingState:
 
     def fraction_done(self, section: TrainingSection) -> float:
         """Return the spent fraction of the budget."""
-        if section.steps is not None:
-            return self.step / section.steps
-        if section.epochs is not None:
-            return self.epochs / section.epochs
-        return self.seconds / (60 * (section.minutes or 1.0))
+        unit, amount = section.budget
+        if unit == "steps":
+            return self.step / amount
+        if unit == "epochs":
+            return self.epochs / amount
+        return self.seconds / (60 * amount)
 
     def advance(self, window: Window, states: States, *, tokens: int, seconds: float) -> None:
         """Record a step.

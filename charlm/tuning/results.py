@@ -288,8 +288,8 @@ def _format_header(tuning: Tuning) -> str:
     """Return the comments at the top of best.yaml."""
     best, training = tuning.trials[0], tuning.config.training
     num_finished = sum(trial.outcome == "finished" for trial in tuning.trials)
-    given = [name for name in BUDGETS if getattr(training, name) is not None]
-    budget = f"{getattr(training, given[0]):g} {given[0]}"
+    unit, amount = training.budget
+    budget = f"{amount:g} {unit}"
     outcome = "" if best.outcome == "finished" else f", {best.outcome}"
     lines = [
         f"charlm train --config {tuning.folder / 'best.yaml'}",
