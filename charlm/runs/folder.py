@@ -10,7 +10,7 @@ from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.runs.checkpoint import remove_checkpoint
 from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, write_file
 from charlm.runs.verify import (
@@ -133,6 +133,8 @@ def load_run(folder: Path) -> RunFiles:
         ) from None
     except CheckpointError:
         raise
+    except ConfigError as error:  # It states place and remedy; the folder may be intact.
+        raise CheckpointError(f"cannot load the run folder: {error}") from None
     except (ValueError, CharlmError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}; {RESTORE}") from None
 
