@@ -124,7 +124,8 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise OptionError(
                 "overrides", f"{section} is not a section, but {values!r}", value=change
             )
-        if section == "training" and keys[0] in BUDGETS:  # One budget replaces another.
+        # One budget replaces another; null clears only its own field.
+        if section == "training" and keys[0] in BUDGETS and value is not None:
             values = {name: kept for name, kept in values.items() if name not in BUDGETS}
         data[section] = values | _nested(keys, value, values)
     return data

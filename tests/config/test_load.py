@@ -102,6 +102,18 @@ def test_an_override_replaces_the_budget_of_the_file(tmp_path):
     assert (training.minutes, training.steps, training.window) == (None, 5, 8)
 
 
+def test_a_budget_of_null_clears_only_its_own_field(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("training: {minutes: 3}", encoding="utf-8")
+    for overrides in (
+        ["training.steps=5", "training.minutes=null"],
+        ["training.minutes=null", "training.steps=5"],
+    ):
+        for config in (path, None):
+            training = load_config(config, overrides).training
+            assert (training.minutes, training.steps) == (None, 5), (config, overrides)
+
+
 def test_a_cell_is_given_by_name_or_as_a_section():
     assert load_config(None, ["model.cell=gru"]).model.cell == Cell(kind="gru")
     assert load_config(None, ["model.cell={kind: elman, activation: relu}"]).model.cell == Cell(
