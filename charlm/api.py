@@ -256,6 +256,6 @@ def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> Sampl
 
 
 def _write_state(path: Path, state: GenerationState, trained: TrainedModel) -> None:
-    remedy = "name another file with --state-out"
+    remedy = "name another file for the state"
     with atomic_write(path, error_type=CheckpointError, remedy=remedy) as file:
         file.write(state_to_bytes(state, trained.model))

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "architecture.md"
 PACKAGE = DOCS.parent / "charlm"
 BEGIN, END = "<!-- folder map: begin -->\n", "<!-- folder map: end -->\n"
-# The order of the data flow. Whatever is not listed follows, by name.
+# The order of the data flow. Rooms that are not listed follow, sorted by name.
 ROOMS = [
     "errors.py",
     "version.py",

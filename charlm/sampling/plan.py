@@ -201,7 +201,7 @@ def _initial_state(trained: TrainedModel, options: SampleOptions) -> GenerationS
         data = source.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"{source}: cannot be read: {error.strerror}; name a file that --state-out wrote"
+            f"{source}: cannot be read: {error.strerror}; name a file that holds a saved state"
         ) from None
     state = state_from_bytes(data, trained.model, str(source))
     if state.ended:

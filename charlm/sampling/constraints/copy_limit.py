@@ -78,7 +78,7 @@ class CopyLimit:
         self._texts = token_texts
         characters = [_decode(text)[0] for text in token_texts]
         self._max_characters = max(map(len, characters), default=0)
-        # A run within a single token is copied wherever that token is written.
+        # A run within a single token is copied by that token alone.
         self._never = {
             token
             for token, text in enumerate(characters)
