@@ -80,13 +80,15 @@ class Text:
         """
         slices: list[Text] = []
         collected: list[Spans] = []
+        collected_bytes = 0
         for file_spans in _spans_by_file(self.spans):
             num_bytes = _num_bytes(file_spans)
-            if collected and sum(map(_num_bytes, collected)) + num_bytes > size:
+            if collected and collected_bytes + num_bytes > size:
                 slices.append(self._with_spans(collected))
-                collected = []
+                collected, collected_bytes = [], 0
             if num_bytes <= size:
                 collected.append(file_spans)
+                collected_bytes += num_bytes
             else:
                 slices += self._cut_file(file_spans, size)
         if collected:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reading import opened, resolved
 
 from charlm.config.schema import Corpus as Section
+from charlm.data import corpus as corpora
 from charlm.data import sources
 from charlm.data.builders import BUILDERS
 from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
@@ -530,6 +531,17 @@ def test_joined_slices_are_the_text(files, size, separator, mode, valid_share, t
     assert joined == b"".join(contents(text))
     whole_ends = np.cumsum([len(document) for document in contents(text)]).tolist()
     assert ends == (whole_ends[:-1] if text.is_cut else whole_ends)
+
+
+def test_making_slices_measures_each_file_once(tmp_path):
+    num_files = 40
+    for number in range(num_files):
+        write(tmp_path / "texts" / f"{number}.txt", "a short text\n")
+    text = opened(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
+    with patch("charlm.data.corpus._num_bytes", side_effect=corpora._num_bytes) as measure:
+        slices = text.slices(10_000)
+    assert len(slices) == 1
+    assert measure.call_count == num_files
 
 
 def test_an_added_file_changes_no_other_slice(tmp_path):
