@@ -81,6 +81,7 @@ def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
         ),
         "split": corpus.split or ("shuffled" if mode == "records" else "contiguous"),
         "rules": corpus.rules or RULES,
+        "copies": corpus.copies or "together",
         "separator": corpus.separator or (card.separator if card else None),
     }
     return corpus.model_dump() | decided
