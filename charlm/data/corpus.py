@@ -19,6 +19,7 @@ from charlm.data.encodings import EncodingError, canonical_encoding, contains_as
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
+from charlm.data.utf8 import LineEnds, find_line_ends
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
@@ -40,6 +41,7 @@ class Text:
         raw: Whether the text is any bytes; else it is checked UTF-8.
         separator: Text after each document in the original, such as the line end of a record.
         is_cut: Whether the last document continues in the next part, so that it does not end here.
+        line_ends: Rule for line ends.
     """
 
     files: tuple[PlainFile, ...]
@@ -47,6 +49,7 @@ class Text:
     raw: bool
     separator: str = ""
     is_cut: bool = False
+    line_ends: LineEnds = "unicode"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -233,9 +236,10 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     is_raw = config.tokenizer.level == "byte"
     has_records = section.mode == "records"
     separator = section.separator or ""
+    line_ends: LineEnds = "line_feed" if section.rules == 1 else "unicode"
     files = open_plain_files(names, section, is_raw)
     spans = [
-        _record_spans(file) if has_records else _document_spans(file, separator.encode())
+        _record_spans(file, line_ends) if has_records else _document_spans(file, separator.encode())
         for file in files
     ]
     numbered = [np.insert(bounds, 0, number, axis=1) for number, bounds in enumerate(spans)]
@@ -244,6 +248,7 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
         spans=np.concatenate(numbered),
         raw=is_raw,
         separator="\n" if has_records else separator,
+        line_ends=line_ends,
     )
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
@@ -353,21 +358,17 @@ def _document_spans(file: PlainFile, separator: bytes) -> npt.NDArray[np.int64]:
     return _without_empty(np.array(spans, dtype=np.int64))
 
 
-def _record_spans(file: PlainFile) -> npt.NDArray[np.int64]:
+def _record_spans(file: PlainFile, line_ends: LineEnds) -> npt.NDArray[np.int64]:
     """Return start and stop of each line that is not empty, without its line end, (records, 2).
 
     Line ends are those of `charlm.data.utf8`; the end of a document also ends a line.
     """
     data = np.memmap(file.path, dtype=np.uint8, mode="r")
-    line_feeds = [
-        np.flatnonzero(data[start : start + BLOCK_BYTES] == ord("\n")) + start
-        for start in range(0, len(data), BLOCK_BYTES)
-    ]
-    found = np.concatenate(line_feeds)
-    stops = np.concatenate([file.ends, found]).astype(np.int64)
+    end_starts, end_stops = find_line_ends(data, line_ends)
+    stops = np.concatenate([file.ends, end_starts])
     # Stable, because an empty line may end where the document before it ends.
     order = np.argsort(stops, kind="stable")
-    next_starts = np.concatenate([file.ends, found + 1]).astype(np.int64)[order]
+    next_starts = np.concatenate([file.ends, end_stops])[order]
     stops = stops[order]
     starts = np.concatenate([np.zeros(1, dtype=np.int64), next_starts[:-1]])
     has_carriage_return = data[np.maximum(stops, 1) - 1] == ord("\r")

@@ -37,7 +37,13 @@ from charlm.data.tokenizer import (
     learn_tokenizer,
     load_tokenizer,
 )
-from charlm.data.utf8 import count_characters, split_lines
+from charlm.data.utf8 import (
+    LineEnds,
+    count_characters,
+    ends_line,
+    split_lines,
+    strip_line_end,
+)
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
@@ -145,9 +151,9 @@ def encode_text(
     report = report or (lambda _: None)
     key = _cache_key([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
     slices = text.slices(SLICE_BYTES) or [text]
+    keys = [_cache_key([key, part.fingerprint, part.raw, part.line_ends]) for part in slices]
     tasks = [
-        _Task(part, mode, cache / f"{_cache_key([key, part.fingerprint, part.raw])}.ids")
-        for part in slices
+        _Task(part, mode, cache / f"{name}.ids") for part, name in zip(slices, keys, strict=True)
     ]
     with ThreadPoolExecutor() as pool:
         counts = dict(enumerate(pool.map(_load_counts, [task.path for task in tasks])))
@@ -324,20 +330,22 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     eos = "document" if mode == "records" else tokenizer.section.eos
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
-            for line, ends in _lines(block, ends_document):
-                yield line.removesuffix(b"\n"), ends
+            for line, ends in _lines(block, ends_document, text.line_ends):
+                yield strip_line_end(line, text.line_ends), ends
         elif eos == "line":
-            yield from _lines(block, ends_document)
+            yield from _lines(block, ends_document, text.line_ends)
         elif eos == "sentence":
             yield from split_sentences(block, ends_document)
         else:
             yield block, ends_document and eos == "document"
 
 
-def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+def _lines(block: bytes, ends_document: bool, line_ends: LineEnds) -> Iterator[tuple[bytes, bool]]:
     """Yield the lines of a block, each with whether it is complete."""
     # Only the last line can be incomplete: it continues in the next block of the document.
-    return ((line, line.endswith(b"\n") or ends_document) for line in split_lines(block))
+    *complete, last = split_lines(block, line_ends)
+    yield from ((line, True) for line in complete)
+    yield last, ends_document or ends_line(last, line_ends)
 
 
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:

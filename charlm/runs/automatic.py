@@ -17,7 +17,7 @@ from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.resolve import card_of, resolve
-from charlm.data.utf8 import count_characters
+from charlm.data.utf8 import LineEnds, count_characters, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
 from charlm.training.devices import Hardware, choose_device, choose_precision
 
@@ -272,7 +272,7 @@ def _inspect(config: Config) -> _Inspection:
         mode_reason=mode_reason,
         level=level,
         alphabet_size=_alphabet_size(blocks, level),
-        record_tokens=_record_tokens(sample, level),
+        record_tokens=_record_tokens(sample, level, train.line_ends),
     )
     return _Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
 
@@ -292,7 +292,8 @@ def _choose_mode(
         return corpus.mode, "corpus.mode is set"
     if card:
         return corpus.mode, "the corpus card says so"
-    lines = sample.splitlines()
+    line_ends = corpus.parts["train"].line_ends
+    lines = [strip_line_end(line, line_ends) for line in split_lines(sample, line_ends)]
     count = max(len(lines), 1)
     irregular = sum(not line.strip() or line[:1].isspace() for line in lines) / count
     equal = 1 - len(set(lines)) / count
@@ -311,9 +312,9 @@ def _alphabet_size(blocks: Sequence[bytes], level: Level) -> int:
     return len(letters)
 
 
-def _record_tokens(sample: bytes, level: Level) -> int:
+def _record_tokens(sample: bytes, level: Level, line_ends: LineEnds) -> int:
     """Return the approximate mean number of tokens per line, with <EOS>."""
-    lines = sum(1 for line in sample.splitlines() if line)
+    lines = sum(1 for line in split_lines(sample, line_ends) if strip_line_end(line, line_ends))
     return 1 + round(len(sample) / max(lines, 1) / _CHARACTERS_PER_TOKEN[level])
 
 
