@@ -129,11 +129,13 @@ class Corpus:
         title: Title of the corpus card, or the names of the files.
         mode: `stream`, one long text; `records`, one sequence per line.
         parts: The text of each part that is not empty.
+        warnings: One line for each setting that does not fit the text.
     """
 
     title: str
     mode: Mode
     parts: dict[Part, Text]
+    warnings: tuple[str, ...] = ()
 
 
 def open_corpus(config: ResolvedConfig) -> Corpus:
@@ -160,7 +162,9 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
             "longer text, or lower corpus.valid_share and corpus.test_share"
         )
     title = card.title if card else ", ".join(section.text)
-    return Corpus(title=title, mode=section.mode, parts=parts)
+    return Corpus(
+        title=title, mode=section.mode, parts=parts, warnings=tuple(_warnings(train, section))
+    )
 
 
 def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -196,6 +200,16 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
             f"{', '.join(names)}: contains nothing but {contents}; give a text to learn from"
         )
     return text
+
+
+def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each setting that does not fit the text, which is not split yet."""
+    has_no_separator = text.size == sum(file.size for file in text.files)
+    if section.mode == "stream" and section.separator and has_no_separator:
+        yield (
+            f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
+            "is separated; correct it, or set it to null"
+        )
 
 
 def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:
