@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 MEGABYTE = 1 << 20
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has no such flag.
 # Longer than any message of ours, and short enough to leave the rest of the terminal readable.
 _MAX_MESSAGE_CHARACTERS = 4_000
 _MAX_YAML_VALUES = 20_000
@@ -46,7 +47,7 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
         OSError: The file cannot be read, or is a folder, a pipe or a device.
         ValueError: The file is larger than `max_bytes`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = os.open(path, os.O_RDONLY | _NO_WAIT)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
