@@ -112,6 +112,8 @@ class _Display:
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
+        for warning in experiment.corpus.warnings:
+            say(f"warning: {warning}")
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         precision = str(experiment.hardware.precision).removeprefix("torch.")
         say(

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from charlm.errors import CorpusError
 from charlm.storage.untrusted import one_line
+from charlm.version import install_hint
 
 _BATCH_ROWS = 1024  # Rows of a Parquet file that are read together.
 _MAX_LINE_BYTES = 1 << 26  # A parsed line takes up to 25 times as much memory.
@@ -141,7 +142,7 @@ def _import_arrow(path: Path) -> Any:
         return import_module("pyarrow")
     except ImportError:
         raise CorpusError(
-            f"{path}: needs pyarrow, which is not installed: pip install 'charlm[corpora]'"
+            f"{path}: needs pyarrow, which is not installed: {install_hint('corpora')}"
         ) from None
 
 

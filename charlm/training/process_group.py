@@ -22,6 +22,7 @@ from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from charlm.data.tokens import available_cores
 from charlm.data.windows import Shard
 from charlm.errors import GroupError
 from charlm.training.objective import Objective
@@ -304,7 +305,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
