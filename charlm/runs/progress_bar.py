@@ -5,14 +5,16 @@ Scores have one unit per level of the tokens: perplexity for words, bits per cha
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from charlm.config.schema import Level
 from charlm.runs.experiment import Evaluated, Event, Experiment
 from charlm.training.loop import Progress
 
 _REFRESH_SECONDS = 0.2
+_MAX_EXPONENT = 700.0  # exp of more is infinite.
 _FORMAT = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
 
 
@@ -41,10 +43,11 @@ class ProgressBar:
         if self._bar is None:
             self._bar = _make_bar(done)
         self._bar.n = done
-        loss = _format_score(self._experiment, training_score(self._experiment, progress.loss))
+        level = self._experiment.config.tokenizer.level
+        loss = format_score(training_score(self._experiment, float(progress.loss)), level)
         speed = state.tokens / max(state.seconds, 1e-9)
-        unit = unit_of(self._experiment)
-        self._bar.set_description_str(f"{loss} {unit}, {speed:,.0f} tokens/s", refresh=False)
+        text = f"{loss} {unit_of(level)}, {speed:,.0f} tokens/s"
+        self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()
 
     def write(self, text: str) -> None:
@@ -61,9 +64,13 @@ class ProgressBar:
             self._bar = None
 
 
-def shown(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
+def shown(
+    experiment: Experiment, events: Iterator[Event], *, first_lines: Sequence[str] = ()
+) -> Iterator[Event]:
     """Yield the events of a training, after showing steps and evaluations on stderr."""
     with closing(ProgressBar(experiment)) as bar:
+        for line in (*first_lines, f"run folder: {experiment.folder}"):
+            bar.write(line)
         for event in events:
             if isinstance(event, Progress):
                 bar.show(event)
@@ -72,17 +79,34 @@ def shown(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
             yield event
 
 
-def unit_of(experiment: Experiment) -> str:
-    """Return the unit of the scores that a training shows."""
-    return "perplexity" if _counts_words(experiment) else "bits per character"
+def unit_of(level: Level) -> str:
+    """Return the unit of the scores of a model whose tokens have this level."""
+    return score_field(level).replace("_", " ")
 
 
-def training_score(experiment: Experiment, loss_nats: Any) -> float:
-    """Return a mean training loss per token in the unit that a training shows."""
-    if _counts_words(experiment):
-        return math.exp(min(float(loss_nats), 700.0))
+def score_field(level: Level) -> str:
+    """Return the field of metrics.jsonl that has the score in this unit."""
+    return "perplexity" if level == "word" else "bits_per_character"
+
+
+def format_score(score: float, level: Level) -> str:
+    """Return a score in the unit of the level."""
+    return f"{score:,.1f}" if level == "word" else f"{score:.3f}"
+
+
+def validation_score(history: Sequence[Mapping[str, Any]], step: int, level: Level) -> str:
+    """Return the validation score of a step with its unit; "not scored" without one."""
+    field = score_field(level)
+    scores = [line[field] for line in history if line["step"] == step and field in line]
+    return f"{format_score(scores[-1], level)} {unit_of(level)}" if scores else "not scored"
+
+
+def training_score(experiment: Experiment, loss_nats: float) -> float:
+    """Return a mean training loss per token in the unit of the level."""
+    if experiment.config.tokenizer.level == "word":
+        return math.exp(min(loss_nats, _MAX_EXPONENT))
     counts = experiment.tokens["train"].counts
-    return float(loss_nats) * counts.tokens / (math.log(2) * max(counts.characters, 1))
+    return loss_nats * counts.tokens / (math.log(2) * max(counts.characters, 1))
 
 
 def evaluation_line(event: Evaluated) -> str:
@@ -92,27 +116,18 @@ def evaluation_line(event: Evaluated) -> str:
     'step 400, epoch 0.22, 14 s: training 3.053, validation 2.526 bits per character, best'
     """
     experiment, metrics = event.experiment, event.metrics
+    level = experiment.config.tokenizer.level
     training = training_score(experiment, metrics["training_loss_nats"])
     line = (
         f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, {metrics['seconds']:.0f} s: "
-        f"training {_format_score(experiment, training)}"
+        f"training {format_score(training, level)}"
     )
-    if event.score is not None:
-        is_words = _counts_words(experiment)
-        validation = metrics["perplexity" if is_words else "bits_per_character"]
-        line += f", validation {_format_score(experiment, validation)}"
-    line += f" {unit_of(experiment)}"
-    if event.score is not None and _counts_words(experiment):
+    if event.score is None:
+        return f"{line} {unit_of(level)}"
+    line += f", validation {format_score(metrics[score_field(level)], level)} {unit_of(level)}"
+    if level == "word":
         line += f" ({experiment.tokens['valid'].counts.unknown_share:.1%} unknown words)"
-    return line + (", best" if event.is_best and event.score is not None else "")
-
-
-def _counts_words(experiment: Experiment) -> bool:
-    return experiment.config.tokenizer.level == "word"
-
-
-def _format_score(experiment: Experiment, score: float) -> str:
-    return f"{score:,.1f}" if _counts_words(experiment) else f"{score:.3f}"
+    return line + (", best" if event.is_best else "")
 
 
 def _make_bar(done: float) -> Any:
