@@ -15,6 +15,7 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
 from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
+from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
@@ -112,7 +113,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
-    model = LanguageModel(config.model, tokenizer.vocabulary_size)
+    model = uninitialized_model(config.model, tokenizer.vocabulary_size)
     load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),

@@ -6,9 +6,15 @@ or `\u202e`. A pipe or a file receives the text unchanged.
 """
 
 import json
+import os
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.runs.progress_bar import ProgressBar
 
 # C0 and C1 except tab and line feed, and DEL; marks that change the direction of text, which can
 # make it look like another text (Boucher and Anderson 2021, arXiv:2111.00169); line separators.
@@ -17,6 +23,7 @@ _DIRECTION_MARKS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x20
 _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROL_CODES} | {
     code: f"\\u{code:04x}" for code in _DIRECTION_MARKS
 }
+_MIN_FOLDED_WIDTH = 20  # A pseudo-terminal may state a width of 0.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL_CODES, *_DIRECTION_MARKS)}
 
 
@@ -45,9 +52,39 @@ def emit_result(value: Mapping[str, Any], table: Iterable[str], *, as_json: bool
         emit("\n".join(table))
 
 
-def say(text: str, bar: Any = None) -> None:
-    """Print a message on stderr, above the progress bar if there is one."""
-    if bar is not None and not bar.disable:
-        bar.write(printable(text), file=sys.stderr)
+def say(text: str, bar: "ProgressBar | None" = None) -> None:
+    """Print a message on stderr, above the progress bar if there is one.
+
+    On a terminal, lines that are too long continue on the next line at a word.
+    """
+    shown = printable(text)
+    if sys.stderr.isatty():
+        with suppress(OSError):  # It has no size.
+            shown = fold(shown, os.get_terminal_size(sys.stderr.fileno()).columns)
+    if bar is not None and bar.is_shown:
+        bar.write(shown)
     else:
-        print(printable(text), file=sys.stderr, flush=True)
+        print(shown, file=sys.stderr, flush=True)
+
+
+def fold(text: str, width: int) -> str:
+    """Return a text whose lines have at most `width` columns, divided at blanks where possible.
+
+    The rest of a line is indented by two columns more than its beginning.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _fold_line(line, width))
+
+
+def _fold_line(line: str, width: int) -> list[str]:
+    if width < _MIN_FOLDED_WIDTH or len(line) <= width:
+        return [line]
+    indent = len(line) - len(line.lstrip(" "))
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * (indent + 2),
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
