@@ -66,9 +66,13 @@ class Conversation:
             trained: Model that writes.
             options: How the first turn is sampled, with a seed.
             raw: Whether control characters are printed unescaped on a terminal.
+
+        Raises:
+            UnsupportedOptionError: The model can never write a text to stop at, or a banned text.
         """
         self.options = options
         self._trained = trained
+        self._refuse_unwritable(options.stop)
         self._raw = raw
         self._turns: list[_Turn] = []
         self._commands: dict[str, Callable[[], None]] = {
@@ -155,8 +159,16 @@ class Conversation:
         if name in _names(Filters):
             self.options = replace(self.options, filters=replace(self.options.filters, **change))
         else:
-            self.options = replace(self.options, stop=replace(self.options.stop, **change))
+            stop = replace(self.options.stop, **change)
+            self._refuse_unwritable(stop)
+            self.options = replace(self.options, stop=stop)
         self._show_settings()
+
+    def _refuse_unwritable(self, stop: StopCondition) -> None:
+        from charlm.sampling.prompts import refuse_unwritable
+
+        ban, allow_unknown = self.options.constraints.ban, self.options.allow_unknown
+        refuse_unwritable(self._trained, stop, ban, allow_unknown=allow_unknown)
 
     def _print(self, text: str) -> None:
         emit(text, end="", raw=self._raw)

@@ -49,6 +49,7 @@ _NOT_INTERACTIVE = (
     "state_out",
     "beams",
 )
+_BYTE_ORDER_MARK = "\ufeff"  # Some editors begin a file with it.
 
 
 def sample(
@@ -453,7 +454,7 @@ def _read_prompt(prompt: str, file: Path | None) -> str:
     if prompt == "-" or file == Path("-"):
         return _decode(sys.stdin.buffer.read(), "stdin")
     if file is None:
-        return prompt
+        return prompt.removeprefix(_BYTE_ORDER_MARK)
     try:
         return _decode(file.read_bytes(), str(file))
     except OSError as error:
@@ -463,7 +464,7 @@ def _read_prompt(prompt: str, file: Path | None) -> str:
 
 def _decode(data: bytes, name: str) -> str:
     try:
-        return data.decode()
+        return data.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise CharlmError(
             f"{name}: byte {error.start} of the prompt is not UTF-8; save the prompt as UTF-8"
