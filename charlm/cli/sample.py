@@ -23,7 +23,7 @@ from charlm.cli.options import (
     some_text,
     unicode_text,
 )
-from charlm.cli.terminal import emit, emit_json
+from charlm.cli.terminal import TextWriter, emit, emit_json
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
@@ -384,8 +384,10 @@ class _Output:
             samples = sample_to_file(self.run.trained, options, state_out)
             self._print_samples(samples, options)
             return
+        writer = TextWriter(raw=self.raw)
         for piece in stream_to_file(self.run.trained, options, state_out):
-            emit(piece, end="", raw=self.raw)
+            writer.write(piece)
+        writer.finish()
         if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
             emit()
 
@@ -406,7 +408,10 @@ class _Output:
         if self.as_json:
             emit_json(facts, in_ascii=False, raw=self.raw)
         else:
-            emit(text, raw=self.raw)
+            writer = TextWriter(raw=self.raw)
+            writer.write(text)
+            writer.finish()
+            emit()
 
 
 def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:
