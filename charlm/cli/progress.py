@@ -112,6 +112,9 @@ class _Display:
                 f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
                 f"{counts.unknown_share:.2%} unknown"
             )
+        for part, share in experiment.corpus.shares_in_training().items():
+            if share:
+                say(f"{part}: {share:.1%} of its records are in the training text too")
         say(
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
