@@ -30,6 +30,16 @@ def test_help_loads_no_torch():
     assert python(code).endswith("False\n")
 
 
+HEAVY = ["torch._dynamo", "torch._inductor", "sympy", "optuna", "rich", "pandas", "matplotlib"]
+
+
+@pytest.mark.parametrize("fixture", ["trained", "trained_records"])
+def test_loading_and_sampling_import_no_compiler_and_nothing_heavy(fixture, request):
+    folder = request.getfixturevalue(fixture)
+    code = f"import charlm, sys; run = charlm.load({str(folder)!r}); run.sample(length=5); "
+    assert python(code + f"print(set({HEAVY}) & set(sys.modules))") == "set()\n"
+
+
 def test_every_public_name_is_there():
     for name in charlm.__all__:
         assert getattr(charlm, name) is not None

@@ -23,6 +23,7 @@ BUDGETS = ("minutes", "steps", "epochs")
 # Values of fields that are not given, if the corpus card does not give them either.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
+RULES = 2  # Of reading texts, in new runs.
 # Upper limits, so that an untrusted configuration cannot exhaust memory.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
@@ -112,6 +113,7 @@ LeftOut = Annotated[
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
+Copies = Literal["together", "apart"]
 
 
 class Section(BaseModel):
@@ -153,7 +155,8 @@ class Corpus(Section):
         ("python-docs",),
         description=(
             "Name of a corpus (see charlm corpus list), or files, folders and globs of "
-            "text; .gz, .zst, .jsonl and .parquet are read too."
+            "text; compressed files (.gz, .bz2, .xz, .zst) and tables (.jsonl, .ndjson, "
+            ".json, .csv, .tsv, .parquet) are read too."
         ),
     )
     valid_text: TextNames | None = Field(
@@ -190,6 +193,13 @@ class Corpus(Section):
             "runs with different seeds share one held-out text."
         ),
     )
+    copies: Copies | None = Field(
+        None,
+        description=(
+            "split: shuffled: together: all copies of a text are in one part, so that no held-out "
+            "text occurs in training; apart: each copy is drawn by itself. [together]"
+        ),
+    )
     separator: str | None = Field(
         None,
         min_length=1,
@@ -198,19 +208,29 @@ class Corpus(Section):
             r'in double quotes: "\n\n". [none: each file is one document]'
         ),
     )
-    encoding: str = Field("utf-8", description="Encoding of the text files.")
+    encoding: str = Field(
+        "utf-8", description="Encoding of the text files, also of JSON and CSV tables."
+    )
     field: str | None = Field(
         None,
         min_length=1,
         description=(
-            ".jsonl and .parquet: name of the field that contains the text of a document. [text]"
+            "Tables: name of the field that contains the text of a document. Rows in which it is "
+            "null are skipped. [text]"
         ),
     )
     where: dict[str, str | int | float | bool | None] = Field(
         {},
         description=(
-            ".jsonl and .parquet: read only documents whose fields have these values, "
-            "as in {language: en}."
+            "Tables: read only documents whose fields have these values, as in {language: en}. A "
+            "text field also matches the value that YAML reads in it, as in {year: 2020}."
+        ),
+    )
+    rules: Literal[1, 2] | None = Field(
+        None,
+        description=(
+            "Version of the rules for reading texts (docs/corpora.md). 1: those of earlier "
+            "versions of charlm, for their run folders. [2]"
         ),
     )
 
@@ -227,6 +247,9 @@ class ResolvedCorpus(Corpus):
     valid_share: Fraction = _described("valid_share")
     test_share: Fraction = _described("test_share")
     split: Split = _described("split")
+    copies: Copies = _described("copies")
+    # Run folders of earlier versions have no such field.
+    rules: Literal[1, 2] = Field(1, description=Corpus.model_fields["rules"].description)
 
 
 class Tokenizer(Section):

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from charlm.data.sources import absolute_names
+from charlm.data.listing import absolute_names
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP, windows_to_score
@@ -16,7 +16,13 @@ from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_
 from charlm.evaluation.options import AdaptationOptions, ScoringOptions
 from charlm.evaluation.static_model import StaticModel
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, original_bytes, provenance, text_to_score
+from charlm.trained_model import (
+    TrainedModel,
+    original_bytes,
+    provenance,
+    share_in_training,
+    text_to_score,
+)
 from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
 
@@ -115,7 +121,10 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         characters=tokens.counts.characters,
         bytes=tokens.counts.bytes,
         seconds=seconds,
-        settings=provenance(trained) | {"text": name} | _settings(static, options),
+        settings=provenance(trained)
+        | {"text": name}
+        | _settings(static, options)
+        | _records_in_training(trained, options),
         adapted=_adapted(trained, static, tokens, options),
         baselines=_baselines(trained, tokens.ids, options) if options.baselines else None,
     )
@@ -234,6 +243,17 @@ def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
         **fitted_on,
         "precision": options.precision,
     }
+
+
+def _records_in_training(trained: TrainedModel, options: ScoringOptions) -> dict[str, float]:
+    """Return the fraction of the scored records that are in the training text, where it is known.
+
+    It is known for the held-out parts of the run's own corpus.
+    """
+    if options.text is not None or options.paths or trained.mode != "records":
+        return {}
+    share = share_in_training(trained, options.split)
+    return {} if share is None else {"records_in_training": round(share, 4)}
 
 
 def _adapted(

@@ -12,8 +12,8 @@ import torch
 
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
-from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import autocast
+from charlm.model.uninitialized import model_of_shapes
 
 # Words of /proc/cpuinfo of processors that multiply bf16 matrices faster than fp32 ones: about five
 # times with AMX tiles, and AMD's AVX-512. Intel's AVX-512 without AMX has the instruction, but
@@ -135,8 +135,7 @@ def check_size(section: ModelSection, vocabulary_size: int) -> None:
     Raises:
         ConfigError: The memory is too small.
     """
-    with torch.device("meta"):  # Shapes without memory.
-        model = LanguageModel(section, vocabulary_size)
+    model = model_of_shapes(section, vocabulary_size)
     weights = sum(tensor.numel() for tensor in model.parameters())
     needed = 4 * weights
     if not hasattr(os, "sysconf"):  # Windows: no check.
