@@ -25,7 +25,10 @@ _REMOVED: dict[tuple[str, str], tuple[object, object]] = {
 _WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
 # Fields that run folders of earlier versions lack, by section and key, and the value that stands
 # for what those versions did: a run keeps the rules that it was begun with.
-_EARLIER_RULES: dict[tuple[str, str], object] = {("corpus", "copies"): "apart"}
+_EARLIER_RULES: dict[tuple[str, str], object] = {
+    ("corpus", "copies"): "apart",
+    ("training", "restart_windows"): 0,
+}
 
 Keys = tuple[str, ...]
 # Fields that are text, which --set takes as written, and those among them that are lists.
