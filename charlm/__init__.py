@@ -4,7 +4,7 @@ What a command does, one call does, and none of it is loaded before it is used:
 
     import charlm
 
-    run = charlm.train(charlm.load_config("configs/quickstart.yaml"))
+    run = charlm.train("novel.txt", minutes=5)
     print(run.sample(temperature=0.8)[0].text)
     print(charlm.load("runs/x").perplexity(split="valid").loss_nats)
 """
@@ -16,6 +16,7 @@ from charlm.version import VERSION
 
 if TYPE_CHECKING:
     from charlm.api import Run as Run
+    from charlm.api import choose as choose
     from charlm.api import load as load
     from charlm.api import train as train
     from charlm.config.load import load_config as load_config
@@ -27,6 +28,7 @@ __version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
+    "choose": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
     "Config": "charlm.config.schema",
@@ -34,7 +36,16 @@ _HOMES = {
     "CharlmError": "charlm.errors",
     "register_cell": "charlm.model.cells.registry",
 }
-__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "register_cell", "train"]
+__all__ = [
+    "CharlmError",
+    "Config",
+    "Run",
+    "choose",
+    "load",
+    "load_config",
+    "register_cell",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
 """The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -15,6 +16,7 @@ from charlm.compression.compress import (
     decompress,
     measure_compression,
 )
+from charlm.config.load import check_config, override
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CheckpointError
@@ -27,9 +29,13 @@ from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.sentences import Sentences, score_sentences
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
-from charlm.runs import prepare, session
+from charlm.runs import automatic, prepare, session
+from charlm.runs.automatic import ChosenConfig
+from charlm.runs.experiment import Evaluated, Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
+from charlm.runs.metrics import flat_metrics, read_metrics
+from charlm.runs.progress_bar import shown, validation_score
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
@@ -42,6 +48,7 @@ from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
 
 StrPath = str | Path
+Texts = StrPath | Sequence[StrPath]
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,27 @@ class Run:
     """
 
     trained: TrainedModel
+
+    def __repr__(self) -> str:
+        """Return three lines: the checkpoint, the model, and its text with the score."""
+        sizes = ", ".join(map(str, self.config.model.hidden_sizes))
+        parameters = sum(tensor.numel() for tensor in self.model.parameters())
+        level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
+        score = validation_score(self.history, self.state["step"], level)
+        return (
+            f"Run {self.folder}: {self.which} checkpoint, step {self.state['step']:,}\n"
+            f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
+            f"level {level}, vocabulary of {vocabulary:,} tokens\n"
+            f"text: {self.corpus['title']}; validation: {score}"
+        )
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, with a name such as `gradient_norms/layer_0` for each number.
+
+        `pandas.DataFrame(run.history)` is a table of them.
+        """
+        return [flat_metrics(line) for line in read_metrics(self.folder)]
 
     @property
     def folder(self) -> Path:
@@ -168,27 +196,64 @@ class Run:
 
 
 def train(
-    config: Config, *, out: StrPath | None = None, track: Literal["tensorboard"] | None = None
+    text: Config | Texts,
+    *,
+    out: StrPath | None = None,
+    track: Literal["tensorboard"] | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[Evaluated], object] | None = None,
+    overrides: Sequence[str] = (),
+    **training: Any,
 ) -> Run:
     """Train a model and return the best checkpoint of the run.
 
+        run = charlm.train("novel.txt", minutes=5)
+        run = charlm.train(charlm.load_config("quickstart"), seed=2, progress=False)
+
     Args:
-        config: Configuration, from `charlm.load_config`.
+        text: Files, folders, globs or corpora, for which `choose` chooses the settings; or a
+            configuration, from `load_config`.
         out: Run folder; None makes a new one under `runs/`.
         track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
             run folder.
+        progress: Whether to show a bar and a line per evaluation on stderr, or in a notebook.
+        on_evaluation: Function that is called after each evaluation. `event.metrics` is the new
+            line of metrics.jsonl. An exception ends the training.
+        overrides: Changes such as `model.hidden_size=256`.
+        training: Fields of the section `training`, such as `minutes`, `steps`, `epochs` or `seed`.
 
     Raises:
-        CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
+        CharlmError: A setting is wrong; the corpus, the device or the folder cannot be used; or the
+            training diverged.
     """
     if track is not None:
         check_installed()
-    with new_folder(None if out is None else Path(out), "run") as folder:
+    if isinstance(text, Config):
+        config, name = _changed(text, [*overrides, *_training_overrides(training)]), "run"
+        reasons: Sequence[str] = ()
+    else:
+        config, reasons = choose(text, overrides=overrides, **training)
+        name = Path(_names(text)[0]).stem or "run"
+    with new_folder(None if out is None else Path(out), name) as folder:
         experiment = prepare.begin(config, folder)
-    events = session.run(experiment)
-    for _ in events if track is None else tracked(experiment, events):
-        pass
-    return load(folder)
+    return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
+
+
+def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:
+    """Choose settings for a text, this device and a budget, as `train` does.
+
+        config, reasons = charlm.choose("novel.txt", minutes=5)
+
+    Args:
+        text: Files, folders, globs or corpora.
+        overrides: Settings to keep, such as `model.hidden_size=256`.
+        training: Fields of the section `training` to keep, such as `minutes`.
+
+    Raises:
+        CharlmError: A setting is wrong, or the text cannot be read.
+    """
+    names = f"corpus.text={json.dumps(_names(text))}"
+    return automatic.choose([*overrides, *_training_overrides(training), names])
 
 
 def load(
@@ -234,6 +299,44 @@ def stream_to_file(
     state = yield from stream(trained, options)
     if state_out is not None:
         _write_state(Path(state_out), state, trained)
+
+
+class _Observers(NamedTuple):
+    """What observes a training: arguments of `train`, and lines to show before it."""
+
+    track: Literal["tensorboard"] | None = None
+    progress: bool = True
+    on_evaluation: Callable[[Evaluated], object] | None = None
+    first_lines: Sequence[str] = ()
+
+
+def _train(experiment: Experiment, observers: _Observers) -> Run:
+    """Train to the end of the budget and return the best checkpoint."""
+    events = session.run(experiment)
+    if observers.track is not None:
+        events = tracked(experiment, events)
+    if observers.progress:
+        events = shown(experiment, events, first_lines=observers.first_lines)
+    for event in events:
+        if observers.on_evaluation is not None and isinstance(event, Evaluated):
+            observers.on_evaluation(event)
+    return load(experiment.folder)
+
+
+def _names(text: Texts) -> list[str]:
+    return [str(text)] if isinstance(text, str | Path) else list(map(str, text))
+
+
+def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
+    return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
+
+
+def _changed(config: Config, overrides: Sequence[str]) -> Config:
+    """Return a configuration with overrides applied."""
+    if not overrides:
+        return config
+    data = config.model_dump(mode="json", exclude_unset=True)
+    return check_config(override(data, overrides), "train")
 
 
 def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:

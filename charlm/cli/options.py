@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.storage.arguments import utf8_argument
+
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
 MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
@@ -66,13 +68,19 @@ def above_zero(value: float | None) -> float | None:
 
 
 def unicode_text(value: _Text | None) -> _Text | None:
-    """Refuse bytes that are not UTF-8, which Python represents as lone surrogates."""
-    for text in [value] if isinstance(value, str) else value or []:
-        if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
-            raise typer.BadParameter(
-                f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
-            )
-    return value
+    """Return UTF-8 text in any locale; refuse other bytes, which are lone surrogates in Python."""
+    if isinstance(value, str):
+        return _unicode_text(value)
+    return None if value is None else [_unicode_text(text) for text in value]
+
+
+def _unicode_text(value: str) -> str:
+    text = utf8_argument(value)
+    if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
+        raise typer.BadParameter(
+            f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
+        )
+    return text
 
 
 def some_text(value: _Text | None) -> _Text | None:

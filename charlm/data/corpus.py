@@ -153,12 +153,14 @@ class Corpus:
         parts: The text of each part that is not empty.
         distinct: Parts that have no document of the training part, because the split kept all
             copies of a document together.
+        warnings: One line for each setting that does not fit the text.
     """
 
     title: str
     mode: Mode
     parts: dict[Part, Text]
     distinct: frozenset[Part] = frozenset()
+    warnings: tuple[str, ...] = ()
 
     def shares_in_training(self) -> dict[Part, float]:
         """Return, for each held-out part, the fraction of its records that are in training too.
@@ -207,7 +209,13 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
         own = {"valid": section.valid_text, "test": section.test_text}
         drawn = frozenset(part for part in parts if part != "train" and not own[part])
     title = card.title if card else shown_names(section.text)
-    return Corpus(title=title, mode=section.mode, parts=parts, distinct=drawn)
+    return Corpus(
+        title=title,
+        mode=section.mode,
+        parts=parts,
+        distinct=drawn,
+        warnings=tuple(_warnings(train, section)),
+    )
 
 
 def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -256,6 +264,16 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
             f"{shown_names(names)}: contains nothing but {contents}; give a text to learn from"
         )
     return text
+
+
+def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each setting that does not fit the text, which is not split yet."""
+    has_no_separator = text.size == sum(file.size for file in text.files)
+    if section.mode == "stream" and section.separator and has_no_separator:
+        yield (
+            f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
+            "is separated; correct it, or set it to null"
+        )
 
 
 def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from charlm.errors import CorpusError
+from charlm.version import install_hint
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # Suffixes that rules 1 of `corpus.rules` know.
@@ -158,7 +159,7 @@ def import_arrow(name: str) -> Any:
         return import_module("pyarrow")
     except ImportError:
         raise CorpusError(
-            f"{name}: needs pyarrow, which is not installed: pip install 'charlm[corpora]'"
+            f"{name}: needs pyarrow, which is not installed: {install_hint('corpora')}"
         ) from None
 
 

@@ -260,6 +260,7 @@ def test_the_error_of_a_missing_library_has_the_command_that_installs_it(tmp_pat
     path = write_table(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        CorpusError, match=r"a\.parquet: needs pyarrow, which.*: pip install 'charlm\[corpora\]'$"
+        CorpusError,
+        match=r"a\.parquet: needs pyarrow, which.*: pip install 'charlm-rnn\[corpora\]'$",
     ):
         documents(path)
