@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
-from charlm.data.cards import Part
+from charlm.data.cards import Part, temporary_conversions
 from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
@@ -224,7 +224,11 @@ def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     Raises:
         CorpusError: A text is missing, empty or not text.
     """
-    like = texts_like(config, tuple(names))
+    with temporary_conversions():
+        return _read_text(texts_like(config, tuple(names)))
+
+
+def _read_text(like: ResolvedConfig) -> Text:
     own = canonical_encoding(like.corpus.encoding)
     # Text that is UTF-8 is read as UTF-8, also by a run whose own corpus has another encoding.
     encodings = ["utf-8", own] if contains_ascii(own) else [own, "utf-8"]

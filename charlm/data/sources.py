@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.schema import ResolvedCorpus
-from charlm.data.cards import cache_folder
+from charlm.data.cards import cache_folder, converted_folder
 from charlm.data.encodings import canonical_encoding, raw_blocks, utf8_blocks
 from charlm.data.formats import TABLES, Source, find_format
 from charlm.data.listing import find_files, shown_name, shown_names
@@ -134,7 +134,8 @@ def _cache_path(source: Source, status: os.stat_result, section: ResolvedCorpus,
     if source.table:
         key += [section.field, section.where]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    return cache_folder() / "texts" / name
+    kept = cache_folder() / "texts" / name
+    return kept if kept.with_suffix(".json").exists() else converted_folder() / name
 
 
 def _convert(source: Source, plain_path: Path, section: ResolvedCorpus, raw: bool) -> PlainFile:

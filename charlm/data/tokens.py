@@ -170,6 +170,19 @@ def encode_text(
     )
 
 
+def encode_in_memory(text: Text, tokenizer: Tokenizer, *, mode: Mode) -> Tokens:
+    """Encode a text in memory; arguments as for `encode_text`."""
+    dtype = id_dtype(tokenizer.vocabulary_size)
+    batches = _batches(text, tokenizer, mode)
+    ids = np.concatenate(
+        [
+            np.zeros(0, dtype=dtype),
+            *(tokenizer.encode_pieces(*batch).astype(dtype) for batch in batches),
+        ]
+    )
+    return Tokens(ids, _count(text, len(ids), int(np.count_nonzero(ids == UNK))))
+
+
 def _open_ids(paths: Sequence[Path], counts: Sequence[Counts], dtype: np.dtype[Any]) -> Tokens:
     """Return the ids of encoded slices as one array, and the sum of their counts."""
     shards = [
@@ -242,8 +255,7 @@ def encode_to_file(text: Text, mode: Mode, path: Path, tokenizer: Tokenizer) -> 
             unknown += int(np.count_nonzero(ids == UNK))
             digest.update(ids.tobytes())
             file.write(ids.tobytes())
-    characters, num_bytes = _size_of(text)
-    counts = Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
+    counts = _count(text, tokens, unknown)
     digest.update(json.dumps(counts.to_json()).encode())
     with atomic_write(path.with_suffix(".json")) as file:
         file.write(json.dumps(counts.to_json() | {"sha256": digest.hexdigest()}).encode())
@@ -296,15 +308,15 @@ def _load_counts(path: Path) -> Counts | None:
     return None
 
 
-def _size_of(text: Text) -> tuple[int, int]:
-    """Return the number of characters and of bytes of a text, separators included."""
+def _count(text: Text, tokens: int, unknown: int) -> Counts:
+    """Return the counts of a text; characters and bytes include separators."""
     separators = (len(text.spans) - text.is_cut) * text.separator
     characters = len(separators)
     num_bytes = len(separators.encode())
     for block, _ in text.blocks():
         characters += count_characters(block)
         num_bytes += len(block)
-    return characters, num_bytes
+    return Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
 
 
 def _batches(
