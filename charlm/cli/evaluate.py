@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Curve, Gradients
 
+# Scores that are None where the cost of what the tokens leave out cannot be computed.
+_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None)
@@ -271,11 +273,13 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
 def _perplexity_table(score: "Perplexity") -> Iterator[str]:
     adapted = score.adapted.to_json() if score.adapted else {}
     if adapted:
-        yield f"{'':<20} {'static':>14} {'adapted':>14}"
+        yield f"{'':<24} {'static':>14} {'adapted':>14}"
+    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
     for name, value in score.to_json().items():
-        if isinstance(value, int | float):
+        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
+        if is_shown and name not in hidden:
             cells = [value, adapted[name]] if name in adapted else [value]
-            yield f"{name:<20} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
     yield format_settings(score.settings)
     if score.adapted:
         yield f"adapted: {format_settings(score.adapted.settings)}"

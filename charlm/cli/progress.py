@@ -152,8 +152,10 @@ class _Display:
         if event.score is not None:
             line += (
                 f", validation loss {metrics['loss_nats']:.4f} nats/token, "
-                f"{metrics['bits_per_character']:.3f} bits/character"
+                f"{_format_bits(metrics['bits_per_character'])} bits/character"
             )
+            unknown = metrics["unknown_share"]
+            line += f", {unknown:.1%} unknown" if unknown >= 0.0005 else ""
             line += ", best" if event.is_best else ""
         say(line, self._bar)
         if not self._bar.disable and event.experiment.model.direction != "both":
@@ -189,6 +191,10 @@ class _Display:
         text = "".join(pieces)
         model.train()
         return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def _format_bits(bits: float | None) -> str:
+    return "-" if bits is None else f"{bits:.3f}"
 
 
 @contextmanager

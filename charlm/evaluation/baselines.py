@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, count_ids
 from charlm.data.utf8 import count_characters
@@ -35,15 +36,16 @@ class Baseline(Result):
         name: Name of the method, with its settings.
         loss_nats: Nats per token, <EOS> included; None for a compressor, which has no tokens.
         perplexity: exp(loss_nats).
-        bits_per_character: Bits per character of the original text.
-        bits_per_byte: Bits per byte of the original text.
+        bits_per_character: Bits per character of the original text. Those of tokens include the
+            cost of restoring the text from its tokens; None if it cannot be computed.
+        bits_per_byte: Bits per byte of the original text, or None.
     """
 
     name: str
     loss_nats: float | None
     perplexity: float | None
-    bits_per_character: float
-    bits_per_byte: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
 
 
 def score_baselines(
@@ -54,6 +56,7 @@ def score_baselines(
     records: bool,
     text_bytes: bytes,
     train_bytes: bytes | None = None,
+    restoration: Restoration = Restoration(),  # noqa: B008  # It is frozen.
 ) -> list[Baseline]:
     """Score a text without a network.
 
@@ -67,6 +70,7 @@ def score_baselines(
             text: as the size of both together minus the size of the training text, of which its
             dictionary holds the last 64 MiB. bz2 and zlib would not remember the training text:
             their blocks have 900 kB and 32 kB.
+        restoration: Cost of restoring the text from its tokens.
 
     Raises:
         CorpusError: The text has no token.
@@ -88,7 +92,7 @@ def score_baselines(
     }
     sizes = _compressed_sizes(text_bytes, train_bytes)
     return [
-        *(_of_model(name, loss_nats, counts) for name, loss_nats in losses.items()),
+        *(_of_model(name, loss_nats, counts, restoration) for name, loss_nats in losses.items()),
         *(_of_compressor(name, size, counts) for name, size in sizes.items()),
     ]
 
@@ -107,14 +111,14 @@ def unigram_loss_nats(train_counts: Sequence[int], ids: Ids) -> float:
     return float(-(occurrences * np.log(counts / counts.sum())).sum() / max(len(ids), 1))
 
 
-def _of_model(name: str, loss_nats: float, counts: Counts) -> Baseline:
-    bits = loss_nats * counts.tokens / math.log(2)
+def _of_model(name: str, loss_nats: float, counts: Counts, restoration: Restoration) -> Baseline:
+    nats = loss_nats * counts.tokens
     return Baseline(
         name=name,
         loss_nats=loss_nats,
         perplexity=math.exp(loss_nats),
-        bits_per_character=bits / max(counts.characters, 1),
-        bits_per_byte=bits / max(counts.bytes, 1),
+        bits_per_character=restoration.bits_per(counts.characters, nats),
+        bits_per_byte=restoration.bits_per(counts.bytes, nats),
     )
 
 
