@@ -1,6 +1,5 @@
 """The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,8 @@ from charlm.evaluation.sentences import Sentences, score_sentences
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
-from charlm.runs.files import CheckpointName
-from charlm.runs.folder import newest_run
+from charlm.runs.files import RUNS, CheckpointName
+from charlm.runs.folder import new_folder, newest_run
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
@@ -182,10 +181,10 @@ def train(
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
     """
-    folder = Path(out) if out is not None else new_run_folder("run")
     if track is not None:
         check_installed()
-    experiment = prepare.begin(config, folder)
+    with new_folder(None if out is None else Path(out), "run") as folder:
+        experiment = prepare.begin(config, folder)
     events = session.run(experiment)
     for _ in events if track is None else tracked(experiment, events):
         pass
@@ -205,7 +204,7 @@ def load(
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
     """
-    folder = Path(folder) if folder is not None else newest_run(Path("runs"))
+    folder = Path(folder) if folder is not None else newest_run(RUNS)
     return Run(trained_model.load(folder, which, device))
 
 
@@ -235,17 +234,6 @@ def stream_to_file(
     state = yield from stream(trained, options)
     if state_out is not None:
         _write_state(Path(state_out), state, trained)
-
-
-def new_run_folder(name: str) -> Path:
-    """Return a folder under `runs/` that does not exist yet, named NAME-DATE-TIME."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path("runs") / stem
-    number = 2
-    while folder.exists():
-        folder = Path("runs") / f"{stem}-{number}"
-        number += 1
-    return folder
 
 
 def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:

@@ -162,6 +162,17 @@ def training_texts(trained: TrainedModel) -> dict[Part, Text]:
     return corpus.parts
 
 
+def share_in_training(trained: TrainedModel, split: Part) -> float | None:
+    """Return the fraction of the records of a held-out part that are in the training part too.
+
+    It is None in stream mode, and for the training part.
+
+    Raises:
+        CorpusError: A text cannot be read.
+    """
+    return open_corpus(trained.config).shares_in_training().get(split)
+
+
 def encode(trained: TrainedModel, text: Text, cache: Path | None = None) -> Tokens:
     """Return the tokens of a text, from the cache folder if they are there."""
     return encode_text(

@@ -182,6 +182,7 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
     from charlm.data.statistics import QUANTILES
 
     lengths = zip(QUANTILES, statistics.lengths, strict=True)
+    shares = encoded.corpus.shares_in_training()
     return {
         "title": encoded.corpus.title,
         "mode": encoded.corpus.mode,
@@ -194,6 +195,7 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
                 "documents": len(encoded.corpus.parts[part].spans),
                 **tokens.counts.to_json(),
                 "unknown_share": tokens.counts.unknown_share,
+                "records_in_training": shares.get(part),
             }
             for part, tokens in encoded.tokens.items()
         },
@@ -226,6 +228,9 @@ def _table(facts: dict[str, Any]) -> Iterator[str]:
             f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
             f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}"
         )
+    for name, part in facts["parts"].items():
+        if part["records_in_training"] is not None:
+            yield f"{part['records_in_training']:.1%} of the {name} records are in training too"
 
 
 def _encode(

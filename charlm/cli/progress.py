@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,16 +24,13 @@ _SAMPLE_TEMPERATURE = 0.8
 _REFRESH_SECONDS = 0.2
 
 
-def follow(
-    prepare: Callable[[], Experiment], *, first_lines: Sequence[str] = (), track: bool = False
-) -> None:
+def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> None:
     """Prepare a training, run it, show its progress, and print its run folder on stdout.
 
     If several processes train together, only the first one prints.
 
     Args:
         prepare: Returns the experiment.
-        first_lines: Lines to print when it is prepared.
         track: Whether to write metrics for TensorBoard too.
     """
     experiment = prepare()
@@ -42,8 +39,6 @@ def follow(
             for _ in session.run(experiment, stop=stop_requested):
                 pass
         return
-    for line in first_lines:
-        say(line)
     if experiment.state.fraction_done(experiment.config.training) >= 1:
         say("the budget is spent; to continue, give a larger one, such as --epochs 10")
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
@@ -110,6 +105,9 @@ class _Display:
                 f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
                 f"{counts.unknown_share:.2%} unknown"
             )
+        for part, share in experiment.corpus.shares_in_training().items():
+            if share:
+                say(f"{part}: {share:.1%} of its records are in the training text too")
         say(
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -48,6 +49,9 @@ Overrides = Annotated[
 ]
 
 
+_Prepare = Callable[["Group"], "Experiment"]  # Begins or resumes a run.
+
+
 @dataclass(frozen=True)
 class _Changes:
     """Settings that options change, also in a run that is resumed.
@@ -80,13 +84,6 @@ class _Changes:
             group=group,
             workers=available_cores() if group.is_first else 1,
         )
-
-
-class _Preparation(NamedTuple):
-    """A function that prepares an experiment, and lines to print when it has been called."""
-
-    prepare: "Callable[[Group], Experiment]"
-    lines: Sequence[str] = ()
 
 
 def train(
@@ -170,6 +167,7 @@ def train(
     if track is not None:
         check_installed()
     group = SINGLE_PROCESS
+    prepare: _Prepare
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
@@ -179,20 +177,18 @@ def train(
         follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
         return
     if resume is not None:
-        run = resume
-        preparation = _Preparation(lambda group: changes.resume(run, group))
+        prepare = partial(changes.resume, resume)
     else:
         settings = [
             *(overrides or []),
             *training_overrides({**changes.given(), "seed": seed}),
             *text_override(sources),
         ]
-        preparation = _prepare_new_run(config, settings, out or new_folder(config, sources))
+        prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
     if processes is None or processes == 1:
-        prepare, lines = preparation
-        follow(lambda: prepare(group), first_lines=lines, track=track is not None)
+        follow(lambda: prepare(group), track=track is not None)
     else:
-        _launch_processes(preparation, processes, {**changes.given(), "track": track})
+        _launch_processes(prepare, processes, {**changes.given(), "track": track})
 
 
 def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) -> dict[str, float]:
@@ -217,29 +213,40 @@ def text_override(sources: Sequence[str]) -> list[str]:
     return [f"corpus.text={json.dumps(sources)}"] if sources else []
 
 
-def _prepare_new_run(config: str | None, overrides: list[str], folder: Path) -> _Preparation:
-    """Check the configuration, or choose one, and return what begins the run."""
+def _prepare_new_run(
+    config: str | None, overrides: list[str], out: Path | None, name: str
+) -> _Prepare:
+    """Check the configuration, or choose one, and return what begins the run.
+
+    Args:
+        config: Configuration file, or None to choose the settings.
+        overrides: Settings that were given.
+        out: Run folder to create; None for a new one under `runs/`.
+        name: First part of the name of a new folder.
+    """
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare
     from charlm.runs.automatic import choose
-    from charlm.runs.folder import check_new
+    from charlm.runs.folder import check_new, new_folder
 
-    check_new(folder)
+    if out is not None:
+        check_new(out)
     checked = checked_config(config, overrides)
-    lines: list[str] = []
+    reasons: Sequence[str] = ()
     if config is None:
         choice = choose(overrides)
-        checked = choice.config
-        path = folder / "config.yaml"
-        lines = [
-            *choice.reasons,
-            f"settings saved to {path}; edit the file and train with --config",
-        ]
+        checked, reasons = choice.config, choice.reasons
 
     def begin(group: "Group") -> "Experiment":
-        return prepare.begin(checked, folder, group=group, workers=available_cores())
+        with new_folder(out, name) as folder:
+            experiment = prepare.begin(checked, folder, group=group, workers=available_cores())
+        for line in reasons:
+            say(line)
+        if reasons:
+            say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
+        return experiment
 
-    return _Preparation(begin, lines)
+    return begin
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
@@ -254,16 +261,12 @@ def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
         )
 
 
-def _launch_processes(
-    preparation: _Preparation, processes: int, options: dict[str, object]
-) -> None:
+def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> None:
     """Begin the run here, where an error is printed once, and resume it in several processes."""
     from charlm.training.process_group import Group, launch
 
-    experiment = preparation.prepare(Group(size=processes))
+    experiment = prepare(Group(size=processes))
     experiment.lock.release()
-    for line in preparation.lines:
-        say(line)
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
     launch(processes, ["train", "--resume", str(experiment.folder), *arguments])
@@ -285,9 +288,7 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         raise OptionError("overrides", str(error)) from None
 
 
-def new_folder(config: str | None, sources: Sequence[str], *, prefix: str = "") -> Path:
-    """Return the path of a new run folder, named after the configuration or the first text."""
-    from charlm.api import new_run_folder
-
+def run_name(config: str | None, sources: Sequence[str], *, prefix: str = "") -> str:
+    """Return the name of a run, after the configuration or the first text."""
     name = config or (sources[0] if sources else "run")
-    return new_run_folder(prefix + ("stdin" if name == "-" else Path(name).stem or "run"))
+    return prefix + ("stdin" if name == "-" else Path(name).stem or "run")

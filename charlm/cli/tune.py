@@ -25,7 +25,7 @@ from charlm.cli.train import (
     Overrides,
     TextArguments,
     checked_config,
-    new_folder,
+    run_name,
     text_override,
     training_overrides,
 )
@@ -101,6 +101,7 @@ def tune(
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --minutes 30
     """
     from charlm.cli.progress import stop_requests
+    from charlm.runs.folder import new_folder
     from charlm.tuning.search import resume as resume_search
     from charlm.tuning.search import tune as begin_search
     from charlm.tuning.study import Budget
@@ -131,8 +132,9 @@ def tune(
             sources = [*(corpus or []), *(texts or [])]
             changes = [*(overrides or []), *training_overrides({"seed": seed})]
             checked = checked_config(config, [*changes, *text_override(sources)])
-            folder = out or new_folder(config, sources, prefix="tune-")
-            results = begin_search(checked, search or [], out=folder, study=study, **options)
+            name = run_name(config, sources, prefix="tune-")
+            with new_folder(out, name) as folder:
+                results = begin_search(checked, search or [], out=folder, study=study, **options)
         is_stopped = stop()
     _print_end(results, is_stopped=is_stopped, has_trials=bool(reported))
     _print_results(results, as_json)

@@ -19,6 +19,9 @@ _REMOVED: dict[tuple[str, str], tuple[object, object]] = {
     ("training", "shard_optimizer"): (False, True),
 }
 _WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
+# Fields that run folders of earlier versions lack, by section and key, and the value that stands
+# for what those versions did: a run keeps the rules that it was begun with.
+_EARLIER_RULES: dict[tuple[str, str], object] = {("corpus", "copies"): "apart"}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -54,10 +57,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def load_resolved(path: Path) -> ResolvedConfig:
     """Read the configuration of a run folder, in which every field has a value.
 
+    Fields that did not exist when the run was begun get the value of `_EARLIER_RULES`.
+
     Raises:
         ConfigError: As for `load_config`.
     """
     place, data = _read(path)
+    for (section, key), earlier in _EARLIER_RULES.items():
+        if isinstance(values := data.get(section), dict):
+            data[section] = {key: earlier} | values
     return check_resolved(data, place)
 
 

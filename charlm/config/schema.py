@@ -89,6 +89,7 @@ LeftOut = Annotated[
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
+Copies = Literal["together", "apart"]
 
 
 class Section(BaseModel):
@@ -149,6 +150,13 @@ class Corpus(Section):
             "runs with different seeds share one held-out text."
         ),
     )
+    copies: Copies | None = Field(
+        None,
+        description=(
+            "split: shuffled: together: all copies of a text are in one part, so that no held-out "
+            "text occurs in training; apart: each copy is drawn by itself. [together]"
+        ),
+    )
     separator: str | None = Field(
         None,
         min_length=1,
@@ -183,6 +191,7 @@ class ResolvedCorpus(Corpus):
     valid_share: Fraction = _described("valid_share")
     test_share: Fraction = _described("test_share")
     split: Split = _described("split")
+    copies: Copies = _described("copies")
 
 
 class Tokenizer(Section):

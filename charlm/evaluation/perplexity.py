@@ -23,6 +23,7 @@ from charlm.trained_model import (
     original_bytes,
     provenance,
     restoration_to_score,
+    share_in_training,
     text_to_score,
 )
 from charlm.training.devices import choose_precision
@@ -132,7 +133,8 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         seconds=seconds,
         settings=provenance(trained)
         | {"text": ", ".join(names) or name}
-        | _settings(static, options),
+        | _settings(static, options)
+        | _records_in_training(trained, options),
         adapted=_adapted(trained, static, tokens, restoration, options),
         baselines=_baselines(trained, tokens.ids, restoration, options),
     )
@@ -259,6 +261,17 @@ def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
         **fitted_on,
         "precision": options.precision,
     }
+
+
+def _records_in_training(trained: TrainedModel, options: ScoringOptions) -> dict[str, float]:
+    """Return the fraction of the scored records that are in the training text, where it is known.
+
+    It is known for the held-out parts of the run's own corpus.
+    """
+    if options.text is not None or options.paths or trained.mode != "records":
+        return {}
+    share = share_in_training(trained, options.split)
+    return {} if share is None else {"records_in_training": round(share, 4)}
 
 
 def _adapted(

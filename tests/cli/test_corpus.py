@@ -103,6 +103,25 @@ def test_stats_of_records_count_each_line_as_a_document(capfd):
     assert found["parts"]["train"]["characters"] == 15  # Line ends belong to the original text.
 
 
+def test_validation_records_that_are_in_the_training_text_are_reported_everywhere(capfd):
+    Path("train.txt").write_text("ann\nbob\ncy\n" * 9, encoding="utf-8")
+    Path("valid.txt").write_text("ann\ndee\neve\nann\n", encoding="utf-8")
+    overrides = ["corpus.mode=records", "corpus.valid_text=valid.txt"]
+    changes = [part for override in overrides for part in ("--set", override)]
+    parts = counted(capfd, "train.txt", *changes)["parts"]
+    assert parts["valid"]["records_in_training"] == 0.5
+    assert parts["train"]["records_in_training"] is None
+    told = ok(capfd, "corpus", "stats", "train.txt", *changes)
+    assert told.splitlines()[-1] == "50.0% of the valid records are in training too"
+    training = ["--set", "model.hidden_size=4", "--steps", 1, "--out", "run"]
+    Path("empty.yaml").touch()
+    arguments = ["train", "--config", "empty.yaml", "--corpus", "train.txt", *changes, *training]
+    assert charlm([*map(str, arguments)]) == 0
+    assert "valid: 50.0% of its records are in the training text too" in capfd.readouterr().err
+    score = json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))
+    assert score["settings"]["records_in_training"] == 0.5
+
+
 def test_stats_count_the_tokens_that_are_unknown_to_the_training_vocabulary(capfd):
     Path("train.txt").write_text("a b a b", encoding="utf-8")
     Path("valid.txt").write_text("a c c", encoding="utf-8")
