@@ -283,6 +283,10 @@ def _perplexity_table(score: "Perplexity") -> Iterator[str]:
     yield format_settings(score.settings)
     if score.adapted:
         yield f"adapted: {format_settings(score.adapted.settings)}"
+    fits = {"temperature": score.settings, "adapted": score.adapted and score.adapted.settings}
+    for name, settings in fits.items():
+        if settings and settings.get("fitted_on_the_scored_text"):
+            yield f"{name}: fitted on the scored text, so the score is too good for other texts"
     if score.baselines:
         yield from _baselines_table(score.baselines)
 
@@ -293,7 +297,10 @@ def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
     yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
     for baseline in baselines:
         cells = [format_number(getattr(baseline, column)) for column in columns]
-        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells)
+        mark = " *" if baseline.fitted_on_the_scored_text else ""
+        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
+    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
+        yield "* learned from the scored text, so the score says nothing about other texts"
 
 
 def _agreement_table(result: "Agreement") -> Iterator[str]:

@@ -5,16 +5,18 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from charlm.config.schema import Mode
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, count_ids
 from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.ngram import KneserNey
+from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.storage.results import Result
 
 ORDER = 5  # Length of the longest n-grams.
@@ -39,6 +41,8 @@ class Baseline(Result):
         bits_per_character: Bits per character of the original text. Those of tokens include the
             cost of restoring the text from its tokens; None if it cannot be computed.
         bits_per_byte: Bits per byte of the original text, or None.
+        fitted_on_the_scored_text: Whether the method learned from the training text, of which the
+            scored text is a part: then the score says nothing about other texts.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Baseline(Result):
     perplexity: float | None
     bits_per_character: float | None
     bits_per_byte: float | None
+    fitted_on_the_scored_text: bool = False
 
 
 def score_baselines(
@@ -85,15 +90,23 @@ def score_baselines(
     )
     train_counts = count_ids(train_ids, vocabulary_size).tolist()
     ngrams = KneserNey(train_ids, ORDER, vocabulary_size, records=records)
+    mode: Mode = "records" if records else "stream"
+    is_known = shared_fraction(ids, train_ids, mode=mode) >= SAME_TEXT
     losses = {
-        "uniform over the vocabulary": math.log(vocabulary_size),
         "unigram, add one": unigram_loss_nats(train_counts, ids),
         f"Kneser-Ney {ORDER}-gram": -float(ngrams.log_probabilities(ids).mean()),
     }
-    sizes = _compressed_sizes(text_bytes, train_bytes)
+    learned = [_of_model(name, loss, counts, restoration) for name, loss in losses.items()]
+    sizes = {f"{name}, alone": len(compress(text_bytes)) for name, compress in _COMPRESSORS.items()}
+    compressors = [_of_compressor(name, size, counts) for name, size in sizes.items()]
+    if train_bytes is not None:
+        name = f"{_LZMA}, primed with the training text"
+        primed = _of_compressor(name, _primed_size(train_bytes, text_bytes), counts)
+        compressors.append(replace(primed, fitted_on_the_scored_text=is_known))
     return [
-        *(_of_model(name, loss_nats, counts, restoration) for name, loss_nats in losses.items()),
-        *(_of_compressor(name, size, counts) for name, size in sizes.items()),
+        _of_model("uniform over the vocabulary", math.log(vocabulary_size), counts, restoration),
+        *(replace(baseline, fitted_on_the_scored_text=is_known) for baseline in learned),
+        *compressors,
     ]
 
 
@@ -130,13 +143,6 @@ def _of_compressor(name: str, size: int, counts: Counts) -> Baseline:
         bits_per_character=8 * size / max(counts.characters, 1),
         bits_per_byte=8 * size / max(counts.bytes, 1),
     )
-
-
-def _compressed_sizes(text: bytes, train: bytes | None) -> dict[str, int]:
-    sizes = {f"{name}, alone": len(compress(text)) for name, compress in _COMPRESSORS.items()}
-    if train is not None:
-        sizes[f"{_LZMA}, primed with the training text"] = _primed_size(train, text)
-    return sizes
 
 
 def _primed_size(train: bytes, text: bytes) -> int:

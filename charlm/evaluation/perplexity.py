@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from charlm.data.cards import Part
 from charlm.data.sources import absolute_names
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
@@ -16,6 +17,7 @@ from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, che
 from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_nats
 from charlm.evaluation.options import AdaptationOptions, ScoringOptions
+from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.evaluation.static_model import StaticModel
 from charlm.storage.results import Result
 from charlm.trained_model import (
@@ -134,6 +136,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         settings=provenance(trained)
         | {"text": ", ".join(names) or name}
         | _settings(static, options)
+        | _temperature_fit(trained, tokens.ids, options)
         | _records_in_training(trained, options),
         adapted=_adapted(trained, static, tokens, restoration, options),
         baselines=_baselines(trained, tokens.ids, restoration, options),
@@ -254,13 +257,31 @@ def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
         state = "carried through the whole text"
     else:
         state = f"{options.streams} streams, each warmed up on {WARM_UP} tokens"
-    fitted_on = {"temperature_fitted_on": "valid"} if options.temperature == "fit" else {}
     return {
         "state": state,
         "temperature": round(static.temperature, 4),
-        **fitted_on,
         "precision": options.precision,
     }
+
+
+def _temperature_fit(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> dict[str, Any]:
+    """Return the text that the temperature was fitted on, if it was fitted."""
+    if options.temperature != "fit":
+        return {}
+    return {"temperature_fitted_on": "valid"} | _overlap(trained, ids, ["valid"])
+
+
+def _overlap(trained: TrainedModel, ids: Ids, parts: Sequence[Part]) -> dict[str, Any]:
+    """Return how much of the scored text is in the texts that something was fitted on."""
+    shared = {
+        f"shared_with_{part}": shared_fraction(
+            ids, text_to_score(trained, split=part).tokens.ids, mode=trained.mode
+        )
+        for part in parts
+    }
+    is_same = max(shared.values()) >= SAME_TEXT
+    rounded = {name: round(fraction, 4) for name, fraction in shared.items()}
+    return {"fitted_on_the_scored_text": is_same} | rounded
 
 
 def _records_in_training(trained: TrainedModel, options: ScoringOptions) -> dict[str, float]:
@@ -291,9 +312,10 @@ def _adapted(
         valid_ids=text_to_score(trained, split="valid").tokens.ids,
         restoration=restoration,
     )
-    is_own_valid = options.text is None and not options.paths and options.split == "valid"
-    settings = adapted.settings | {"fitted_on_the_scored_text": is_own_valid}
-    return replace(adapted, settings=settings)
+    # Gradients and n-grams are counted on the training text, all settings are fitted on the other.
+    uses_train = options.dynamic or options.mix_ngram is not None
+    parts: list[Part] = ["valid", "train"] if uses_train else ["valid"]
+    return replace(adapted, settings=adapted.settings | _overlap(trained, tokens.ids, parts))
 
 
 def _baselines(
@@ -301,8 +323,9 @@ def _baselines(
 ) -> list[Baseline] | None:
     if not options.baselines:
         return None
+    train_ids = text_to_score(trained, split="train").tokens.ids
     return score_baselines(
-        text_to_score(trained, split="train").tokens.ids,
+        train_ids,
         ids,
         vocabulary_size=trained.tokenizer.vocabulary_size,
         records=trained.writes_records,
