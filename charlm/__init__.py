@@ -17,6 +17,7 @@ from charlm.version import VERSION
 if TYPE_CHECKING:
     from charlm.api import Run as Run
     from charlm.api import choose as choose
+    from charlm.api import list_runs as list_runs
     from charlm.api import load as load
     from charlm.api import train as train
     from charlm.config.load import load_config as load_config
@@ -29,6 +30,7 @@ __version__ = VERSION
 _HOMES = {
     "Run": "charlm.api",
     "choose": "charlm.api",
+    "list_runs": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
     "Config": "charlm.config.schema",
@@ -41,6 +43,7 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "list_runs",
     "load",
     "load_config",
     "register_cell",

@@ -34,6 +34,7 @@ from charlm.runs.automatic import ChosenConfig
 from charlm.runs.experiment import Evaluated, Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
+from charlm.runs.listing import RunSummary, find_runs, summarize
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
 from charlm.sampling.fill import Fill as Fill
@@ -271,6 +272,17 @@ def load(
     """
     folder = Path(folder) if folder is not None else newest_run(RUNS)
     return Run(trained_model.load(folder, which, device))
+
+
+def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
+    """Return settings and validation scores of the runs in a folder and in its subfolders.
+
+    `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
+
+    Raises:
+        CharlmError: There are no runs, or one of them is damaged.
+    """
+    return [summarize(path) for path in find_runs(Path(folder))]
 
 
 def sample_to_file(
