@@ -18,6 +18,7 @@ from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
+from charlm.version import install_hint
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,7 +36,7 @@ def check_installed() -> None:
     try:
         import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - only checked here.
     except ImportError:
-        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
+        raise CharlmError(f"TensorBoard is not installed; {install_hint('track')}") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
-from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
+from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
@@ -23,8 +23,6 @@ from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
-
-_LISTED = 8  # Unknown characters or words that an error message lists.
 
 
 @dataclass(frozen=True)
@@ -265,30 +263,3 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         "training_seed": trained.config.training.seed,
         "version": VERSION,
     }
-
-
-def encode_prompt(
-    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "prompt"
-) -> list[int]:
-    """Return the token ids of a prompt.
-
-    Args:
-        trained: The model that reads the prompt.
-        prompt: Text without <EOS>.
-        allow_unknown: Whether characters or words that the model does not know are read as <UNK>.
-        option: Name of the option that the prompt came from, for the error message.
-
-    Raises:
-        UnsupportedOptionError: The prompt has unknown characters or words, and that is not allowed.
-    """
-    unknown = trained.tokenizer.find_unknown(prompt)
-    if unknown and not allow_unknown:
-        kind = "word" if trained.tokenizer.section.level == "word" else "character"
-        listed = ", ".join(map(repr, unknown[:_LISTED])) + ", ..." * (len(unknown) > _LISTED)
-        raise UnsupportedOptionError(
-            option,
-            f"use only {kind}s of the training text, or pass {{}}; it has no {kind} {listed}",
-            others=["allow_unknown"],
-        )
-    ids: list[int] = trained.tokenizer.encode(prompt).tolist()
-    return ids

@@ -1,16 +1,14 @@
 """The progress of a training: a bar, and a line and a short sample per evaluation, on stderr."""
 
-import signal
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
 from charlm.runs.progress_bar import ProgressBar, evaluation_line
+from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
 from charlm.tracking import tracked
@@ -21,7 +19,7 @@ _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}  # In tokens.
 _SAMPLE_TEMPERATURE = 0.8
 
 
-def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> None:
+def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
     """Prepare a training, run it, show its progress, and print its run folder on stdout.
 
     If several processes train together, only the first one prints.
@@ -29,26 +27,34 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> None:
     Args:
         prepare: Returns the experiment.
         track: Whether to write metrics for TensorBoard too.
+
+    Returns:
+        The exit status: 0, or 128 plus the number of the signal that has stopped the training.
     """
     experiment = prepare()
     if not experiment.group.is_first:
         with stop_requests(ignore_second=True) as stop_requested:
             for _ in session.run(experiment, stop=stop_requested):
                 pass
-        return
+        return 0
     if experiment.state.fraction_done(experiment.config.training) >= 1:
         say("the budget is spent; to continue, give a larger one, such as --epochs 10")
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
-        _show_events(experiment, stop_requested, track=track)
+        status = _show_events(experiment, stop_requested, track=track)
     emit(str(experiment.folder))
+    return status
 
 
-def _show_events(experiment: Experiment, stop: Callable[[], bool], *, track: bool) -> None:
+def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> int:
+    """Train and show the events; return the exit status."""
+    status = 0
     display = _Display(experiment)
     try:
         events = session.run(experiment, stop=stop)
         for event in tracked(experiment, events) if track else events:
             display.show(event)
+            if isinstance(event, Finished) and event.reason == "stopped":
+                status = stop.exit_status
     except CharlmError:
         display.close()
         if (experiment.folder / "last" / "state.json").is_file():
@@ -56,6 +62,7 @@ def _show_events(experiment: Experiment, stop: Callable[[], bool], *, track: boo
         raise
     finally:
         display.close()
+    return status
 
 
 class _Display:
@@ -100,6 +107,8 @@ class _Display:
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
+        for warning in experiment.corpus.warnings:
+            say(f"warning: {warning}")
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         precision = str(experiment.hardware.precision).removeprefix("torch.")
         say(
@@ -149,29 +158,3 @@ class _Display:
         text = "".join(pieces)
         model.train()
         return text.strip()
-
-
-@contextmanager
-def stop_requests(*, ignore_second: bool = False) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step.
-
-    Args:
-        ignore_second: Whether a second Ctrl-C is ignored; otherwise it interrupts at once. A
-            launcher of several processes passes on a Ctrl-C that they have received already.
-
-    Yields:
-        A function that returns whether to stop.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT and not ignore_second:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -140,14 +140,15 @@ def train(
         Literal["tensorboard"] | None,
         typer.Option(help="Also write metrics and samples to RUN/tensorboard, for TensorBoard."),
     ] = None,
-) -> None:
+) -> int:
     """Train a model on a text, and print its run folder.
 
     Without --config, charlm chooses settings that suit the text, the device and the budget, and
     prints them.
 
-    Ctrl-C finishes the step and saves. --resume continues from there, with the same result as if
-    the training had never stopped.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step and save; the exit status is then 128 plus
+    the number of the signal, 130 for Ctrl-C. --resume continues from there, with the same result
+    as if the training had never stopped.
 
     For several GPUs or machines, use --processes, or torchrun ... -m charlm train ... --out DIR;
     see docs/scale.md.
@@ -174,8 +175,7 @@ def train(
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
         group = join()
     if not group.is_first:
-        follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
-        return
+        return follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
     if resume is not None:
         prepare = partial(changes.resume, resume)
     else:
@@ -185,10 +185,10 @@ def train(
             *text_override(sources),
         ]
         prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
-    if processes is None or processes == 1:
-        follow(lambda: prepare(group), track=track is not None)
-    else:
-        _launch_processes(prepare, processes, {**changes.given(), "track": track})
+    if processes is not None and processes > 1:
+        return _launch_processes(prepare, processes, {**changes.given(), "track": track})
+    status = follow(lambda: prepare(group), track=track is not None)
+    return 0 if is_launched() else status  # torchrun would start a failed process again.
 
 
 def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) -> dict[str, float]:
@@ -261,15 +261,21 @@ def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
         )
 
 
-def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> None:
-    """Begin the run here, where an error is printed once, and resume it in several processes."""
+def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> int:
+    """Begin the run here, where an error is printed once, and resume it in several processes.
+
+    Returns:
+        The exit status.
+    """
+    from charlm.runs.signals import stop_signals
     from charlm.training.process_group import Group, launch
 
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
-    launch(processes, ["train", "--resume", str(experiment.folder), *arguments])
+    command = ["train", "--resume", str(experiment.folder), *arguments]
+    return launch(processes, command, signals=[number.name for number in stop_signals()])
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from charlm.data.sources import absolute_names
+from charlm.data.listing import absolute_names
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP, windows_to_score
