@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from charlm.api import list_runs as list_runs
     from charlm.api import load as load
     from charlm.api import train as train
+    from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
@@ -33,6 +34,7 @@ _HOMES = {
     "list_runs": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
+    "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
@@ -48,6 +50,7 @@ __all__ = [
     "load_config",
     "register_cell",
     "train",
+    "train_seeds",
 ]
 
 

@@ -76,6 +76,11 @@ class SeedScores(Result):
     highest: float
     runs: list[RunSummary]
 
+    def values(self) -> list[float]:
+        """Return the score of each run."""
+        field = score_field(self.runs[0].level)
+        return [float(getattr(run, field)) for run in self.runs]
+
 
 def find_runs(folder: Path) -> list[Path]:
     """Return the run folders in a folder and in its subfolders, the folder itself included.
