@@ -9,9 +9,22 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli import (
+    compress,
+    config,
+    corpus,
+    evaluate,
+    inspect,
+    runs,
+    sample,
+    scores,
+    train,
+    tune,
+)
 from charlm.cli.options import flag
+from charlm.cli.slow_activity import SlowActivity
 from charlm.cli.terminal import checked_stdout, emit, say
+from charlm.data.progress import told_progress
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
@@ -33,6 +46,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
+app.command("runs")(runs.runs)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 
@@ -98,7 +112,7 @@ def _open_closed_streams() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit status."""
     try:
-        with checked_stdout():
+        with checked_stdout(), told_progress(SlowActivity()):
             status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
             sys.stdout.flush()
     except OptionError as error:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from charlm.config.schema import Mode
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
+from charlm.data.progress import current_listener
 from charlm.data.shards import ShardedIds, split_by_file
 from charlm.data.tokenizer import (
     UNK,
@@ -159,6 +160,7 @@ def encode_text(
         counts = dict(enumerate(pool.map(_load_counts, [task.path for task in tasks])))
     missing = [number for number in counts if counts[number] is None]
     report(text.size - sum(slices[number].size for number in missing))
+    current_listener().begin("encoding the text")
     encoded = _encode_all([tasks[number] for number in missing], tokenizer, workers)
     for number, slice_counts in zip(missing, encoded, strict=True):
         counts[number] = slice_counts
@@ -173,11 +175,13 @@ def encode_text(
 def encode_in_memory(text: Text, tokenizer: Tokenizer, *, mode: Mode) -> Tokens:
     """Encode a text in memory; arguments as for `encode_text`."""
     dtype = id_dtype(tokenizer.vocabulary_size)
-    batches = _batches(text, tokenizer, mode)
     ids = np.concatenate(
         [
             np.zeros(0, dtype=dtype),
-            *(tokenizer.encode_pieces(*batch).astype(dtype) for batch in batches),
+            *(
+                tokenizer.encode_pieces(*batch).astype(dtype)
+                for batch in batches(text, tokenizer, mode)
+            ),
         ]
     )
     return Tokens(ids, _count(text, len(ids), int(np.count_nonzero(ids == UNK))))
@@ -210,7 +214,9 @@ def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, max_workers: int) 
         (tokenizer.to_json(), tokenizer.section, threads),
     )
     try:
-        yield from pool.map(_run_task, tasks)
+        for task, counts in zip(tasks, pool.map(_run_task, tasks), strict=True):
+            current_listener().advance(task.text.size)
+            yield counts
     except BrokenProcessPool:
         raise CorpusError(
             "an encoding process was killed, perhaps because memory ran out; try fewer workers: "
@@ -249,8 +255,9 @@ def encode_to_file(text: Text, mode: Mode, path: Path, tokenizer: Tokenizer) -> 
     dtype = id_dtype(tokenizer.vocabulary_size)
     tokens = unknown = 0
     with atomic_write(path) as file:
-        for pieces, ends in _batches(text, tokenizer, mode):
+        for pieces, ends in batches(text, tokenizer, mode):
             ids = tokenizer.encode_pieces(pieces, ends).astype(dtype)
+            current_listener().advance(sum(map(len, pieces)))
             tokens += len(ids)
             unknown += int(np.count_nonzero(ids == UNK))
             digest.update(ids.tobytes())
@@ -319,7 +326,7 @@ def _count(text: Text, tokens: int, unknown: int) -> Counts:
     return Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
 
 
-def _batches(
+def batches(
     text: Text, tokenizer: Tokenizer, mode: Mode
 ) -> Iterator[tuple[list[bytes], list[bool]]]:
     """Yield the pieces of a text in batches that are large enough to encode at once."""
