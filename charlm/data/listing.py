@@ -16,6 +16,9 @@ from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 
+# With more names, the configuration of a run folder would be too large to be loaded.
+_MAX_NAMES = 5_000
+_MAX_NAME_CHARACTERS = 300_000
 _STANDARD_INPUT = "standard input"
 # Name of a copy of standard input in a cache folder.
 _COPY_NAME = re.compile(r"[\\/]texts[\\/]stdin-[0-9a-f]{16}\.txt$")
@@ -41,11 +44,20 @@ def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
 
     Paths become absolute, names of corpora stay as they are, and standard input is copied into a
     file, so that it can be read again.
+
+    Raises:
+        CorpusError: Standard input cannot be read, or the names would fill a configuration file.
     """
     if names is None:
         return None
     corpora = card_names()
-    return tuple(_absolute_name(name, corpora) for name in names)
+    absolute = tuple(_absolute_name(name, corpora) for name in names)
+    if len(absolute) > _MAX_NAMES or sum(map(len, absolute)) > _MAX_NAME_CHARACTERS:
+        raise CorpusError(
+            f"{absolute[0]}, ...: {len(absolute):,} names are too many for the configuration of a "
+            "run; name their folder, or a pattern in quotation marks, such as 'texts/*'"
+        )
+    return absolute
 
 
 def shown_name(name: str) -> str:

@@ -137,3 +137,9 @@ def test_standard_input_is_joined_under_a_name_of_its_own(monkeypatch):
             assert names is not None and Path(names[0]).read_bytes() == data
         targets = [call.args[0] for call in write.call_args_list]
     assert len(set(targets)) == 2
+
+
+def test_more_names_than_a_run_folder_can_keep_are_refused_before_training():
+    for names in (["a.txt"] * 5_001, ["/" + "long" * 1000] * 80):
+        with pytest.raises(CorpusError, match=r"names are too many for the .*; name their folder,"):
+            absolute_names(names)
