@@ -1,7 +1,10 @@
 """Which files a name, a folder, a pattern or standard input stands for."""
 
+import bz2
 import errno
+import gzip
 import io
+import lzma
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,6 +114,13 @@ def test_errors_about_standard_input_name_it(monkeypatch):
         monkeypatch.setattr("sys.stdin", stdin(data))
         with pytest.raises(CorpusError, match=f"^standard input: {message}"):
             opened(Section(text="-", mode="records"))
+
+
+def test_a_compressed_text_is_read_from_standard_input(monkeypatch):
+    for compress in (gzip.compress, bz2.compress, lzma.compress):
+        monkeypatch.setattr("sys.stdin", stdin(compress(b"some text")))
+        text = opened(Section(text="-", valid_share=0.0)).parts["train"]
+        assert [block for block, _ in text.blocks()] == [b"some text"]
 
 
 def test_the_title_of_a_corpus_from_standard_input_names_it(monkeypatch):
