@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from charlm.data.listing import shown_name
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError
@@ -152,7 +153,7 @@ def read_sentences(file: str | Path) -> list[Line]:
         if line.strip()
     ]
     if not lines:
-        raise CorpusError(f"{file}: has no sentence; write one per line")
+        raise CorpusError(f"{shown_name(str(file))}: has no sentence; write one per line")
     return lines
 
 

@@ -16,6 +16,7 @@ from charlm.config.schema import VOCABULARY_SIZES, Config, Level, Mode
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, resolve
 from charlm.data.utf8 import LineEnds, count_characters, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
@@ -265,7 +266,7 @@ def _inspect(config: Config) -> _Inspection:
         fields["valid_share"] = fraction
         characters = round(whole * (1 - fraction))
     text = TextFacts(
-        title=card.title if card else ", ".join(config.corpus.text),
+        title=card.title if card else shown_names(config.corpus.text),
         characters=characters,
         mode=mode,
         mode_reason=mode_reason,
