@@ -8,13 +8,14 @@ from pydantic import BaseModel
 
 
 def value_types(annotation: object) -> set[object]:
-    """Return the types of the single values in a field, also within lists; Literal for a choice.
+    """Return the types of the values in a field, also within lists; Literal for a choice of words.
 
     >>> sorted(kind.__name__ for kind in value_types(tuple[int, ...] | None))
     ['NoneType', 'int']
     """
     if get_origin(annotation) is Literal:
-        return {Literal}
+        choices: set[object] = set(map(type, get_args(annotation)))
+        return {Literal} if choices == {str} else choices
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated:
         parts = parts[:1]

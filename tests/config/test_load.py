@@ -2,12 +2,14 @@
 
 import json
 import re
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlm.config.annotations import value_types
 from charlm.config.load import check_config, load_config, shipped
 from charlm.config.mistakes import describe_problem
 from charlm.config.schema import CELL_OPTIONS, Cell, Config
@@ -587,3 +589,15 @@ def test_the_peephole_of_coupled_gates_can_have_the_name_of_either_gate():
         None, ["model.cell={kind: lstm, peepholes: [forget, output], coupled: true}"]
     ).model.cell
     assert cell.peepholes == ("input", "output")
+
+
+def test_a_choice_of_numbers_is_read_as_a_number(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("corpus: {rules: 1}", encoding="utf-8")
+    assert load_config(path).corpus.rules == load_config(None, ["corpus.rules=1"]).corpus.rules == 1
+
+
+def test_the_types_of_values_are_found_within_lists_and_choices():
+    assert value_types(Literal[1, 2]) == {int}
+    assert value_types(tuple[Literal["a", "b"], ...] | None) == {Literal, type(None)}
+    assert value_types(Annotated[tuple[str, ...], "names"]) == {str}
