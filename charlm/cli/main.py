@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli import (
+    compress,
+    config,
+    corpus,
+    evaluate,
+    inspect,
+    runs,
+    sample,
+    scores,
+    train,
+    tune,
+)
 from charlm.cli.options import flag
 from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
@@ -33,6 +44,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
+app.command("runs")(runs.runs)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 

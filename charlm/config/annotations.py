@@ -8,14 +8,16 @@ from pydantic import BaseModel
 
 
 def value_types(annotation: object) -> set[object]:
-    """Return the types of the values in a field, also within lists; Literal for a choice of words.
+    """Return the types of the single values in a field, also within lists.
+
+    Literal stands for a choice of texts.
 
     >>> sorted(kind.__name__ for kind in value_types(tuple[int, ...] | None))
     ['NoneType', 'int']
     """
     if get_origin(annotation) is Literal:
-        choices: set[object] = set(map(type, get_args(annotation)))
-        return {Literal} if choices == {str} else choices
+        kinds = set(map(type, get_args(annotation)))
+        return {Literal} if kinds == {str} else set(kinds)
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated:
         parts = parts[:1]

@@ -25,7 +25,10 @@ _REMOVED: dict[tuple[str, str], tuple[object, object]] = {
 _WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
 # Fields that run folders of earlier versions lack, by section and key, and the value that stands
 # for what those versions did: a run keeps the rules that it was begun with.
-_EARLIER_RULES: dict[tuple[str, str], object] = {("corpus", "copies"): "apart"}
+_EARLIER_RULES: dict[tuple[str, str], object] = {
+    ("corpus", "copies"): "apart",
+    ("training", "restart_windows"): 0,
+}
 
 Keys = tuple[str, ...]
 # Fields that are text, which --set takes as written, and those among them that are lists.
@@ -110,6 +113,17 @@ def check_resolved(data: Mapping[str, Any], place: str) -> ResolvedConfig:
         ConfigError: As for `check_config`; a missing value is a mistake too.
     """
     return _check(data, place, ResolvedConfig)
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Return a configuration with `section.key=value` overrides applied.
+
+    Raises:
+        ConfigError: As for `check_config`.
+        OptionError: An override is not of the form section.key=value.
+    """
+    data = config.model_dump(mode="json", exclude_unset=True)
+    return check_config(override(data, overrides), "overrides")
 
 
 def _check(data: Mapping[str, Any], place: str, kind: type[AnyConfig]) -> AnyConfig:

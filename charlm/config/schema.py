@@ -691,6 +691,15 @@ class Training(Section):
             "stream mode: each stream starts at a different place in each epoch (Press 2019)."
         ),
     )
+    restart_windows: int = Field(
+        16,
+        ge=0,
+        description=(
+            "stream mode: number of windows after which a stream starts the next document from "
+            "the initial state, as sampling and scoring do, so that the model learns how documents "
+            "begin; 0: never. A text without <EOS> inside has no such starts."
+        ),
+    )
     optimizer: Literal["adamw", "adam", "nadam", "rmsprop", "sgd", "muon"] = Field(
         "adamw",
         description=(

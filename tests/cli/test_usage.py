@@ -36,7 +36,16 @@ BESIDE = {
     "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"],
     "tune --resume": [],
     "compress": ["run", "text.txt"],
+    "compress --run": ["text.txt"],
     "decompress": ["small.charlm"],
+    "sample --run": [],
+    "inspect --run": [],
+    "eval perplexity --run": [],
+    "eval agreement --run": [],
+    "eval gradients --run": [],
+    "eval tokens --run": [],
+    "eval novelty --run": [],
+    "eval sentences --run": ["text.txt"],
     "eval sentences": ["run", "text.txt"],
     "eval compare": ["run", "run"],
     "corpus build": ["agreement"],
@@ -110,7 +119,7 @@ WRONG: dict[str, dict[str, int]] = {
     "RUN|PAIRS": {"": 2, "missing": 1},
     "TEXT": {"": 2, "missing": 1, "folder": 1, "empty": 1, TOO_LONG: 1, NOT_UTF8: 1},
     "[RUN] FILE": {"": 2},
-    "decompress FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
+    "decompress [RUN] FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
     "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
 }
@@ -299,6 +308,16 @@ TOGETHER = {
     "eval agreement run text.txt text.txt": "PAIRS",
     "eval sentences run text.txt text.txt": "FILE",
     "inspect run run": "run",
+    **{
+        f"{command} run --run=run": "--run"
+        for command in (
+            *("sample", "inspect", "eval perplexity", "eval agreement", "eval gradients"),
+            *("eval tokens", "eval novelty", "eval sentences"),
+        )
+    },
+    "compress run text.txt --run=run": "--run",
+    "decompress run small.charlm --run=run": "--run",
+    "decompress run small.charlm small.charlm": "[RUN] FILE",
 }
 
 
