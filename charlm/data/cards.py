@@ -14,7 +14,7 @@ from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, extract_member, fetch
 from charlm.errors import CorpusError
-from charlm.storage.atomic import atomic_write
+from charlm.storage.atomic import WRITE_REMEDY, atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
 
@@ -131,7 +131,8 @@ def build_corpus(
         raise CorpusError(
             f"{name}: {error}; charlm corpus show {name} lists the parameters"
         ) from None
-    with atomic_write(target) as file:
+    remedy = WRITE_REMEDY if to is None else "name another file with --to"
+    with atomic_write(target, remedy=remedy) as file:
         for number, document in enumerate(documents):
             file.write(separator * (number > 0) + document.encode())
     return target

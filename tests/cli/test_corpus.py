@@ -210,3 +210,18 @@ def test_a_parameter_of_a_builder_that_is_not_yaml_is_wrong_usage(capfd):
         "sentences=[": "is not YAML",
     }.items():
         assert problem in refused(capfd, *build, value, status=2), value
+
+
+def test_a_folder_that_cannot_be_written_is_answered_with_the_option_that_names_another(
+    capfd, monkeypatch
+):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("charlm.storage.atomic.tempfile.mkstemp", refuse)
+    error = refused(capfd, "corpus", "build", "agreement", "--to", "a.txt", "--set", "sentences=3")
+    assert (
+        error
+        == "charlm: a.txt: cannot be written: Permission denied; name another file with --to\n"
+    )
+    assert "set CHARLM_CACHE" in refused(capfd, "corpus", "build", "agreement")
