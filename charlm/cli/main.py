@@ -21,7 +21,7 @@ from charlm.cli import (
     train,
     tune,
 )
-from charlm.cli.options import flag
+from charlm.cli.options import flag, setting_of
 from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
@@ -145,7 +145,18 @@ def _describe_usage_error(error: typer.TyperException) -> str:
 
     if isinstance(error.__cause__, ValidationError):
         error.message = describe_problem(error.__cause__.errors(include_url=False)[0])
+    if setting := _unknown_setting(error):
+        return f"{error.message}; change the setting with --set {setting}=VALUE"
     return error.format_message().removesuffix(".")
+
+
+def _unknown_setting(error: typer.TyperException) -> str | None:
+    """Return the setting that an unknown option names, if the command takes settings."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if context is None or not hasattr(error, "possibilities"):  # Another kind of mistake.
+        return None
+    takes_settings = any(part.metavar == "SECTION.KEY=VALUE" for part in context.command.params)
+    return setting_of(getattr(error, "option_name", "")) if takes_settings else None
 
 
 def _fail(place: str, message: str, status: int) -> int:

@@ -356,3 +356,26 @@ def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
         assert done.stdout == expected and (b"is not UTF-8: byte 0xe9" in done.stderr) == bool(
             status
         )
+
+
+def test_an_option_that_is_a_setting_is_answered_with_its_name(capsys):
+    for option, setting in {
+        "--lr": "training.learning_rate",
+        "--hidden": "model.hidden_size",
+        "--layers": "model.num_layers",
+        "--cell": "model.cell",
+        "--batch": "training.batch_size",
+        "--batch-size": "training.batch_size",
+        "--weight_dropout": "model.weight_dropout",
+        "--level": "tokenizer.level",
+    }.items():
+        for command in (["train"], ["tune"], ["corpus", "encode"], ["config", "show"]):
+            assert main.run([*command, "x.txt", f"{option}=3"]) == 2
+            assert capsys.readouterr().err == (
+                f"charlm {' '.join(command)}: No such option: {option}; change the setting with "
+                f"--set {setting}=VALUE (see charlm {' '.join(command)} --help)\n"
+            )
+    others = (["sample", "--lr", "3"], ["train", "--stepps", "3"], ["train", "--seed"])
+    for words in (*others, ["corpus", "build", "agreement", "--lr", "3"]):
+        assert main.run(words) == 2
+        assert "--set" not in capsys.readouterr().err.replace("--set,", ""), words
