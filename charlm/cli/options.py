@@ -17,7 +17,12 @@ MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
-_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}
+_FLAGS = {
+    "as_json": "--json",
+    "no_repeat_ngram": "--no-repeat",
+    "overrides": "--set",
+    "parameters": "--set",
+}
 # Short names of settings in other trainers.
 _SETTINGS = {
     "lr": "training.learning_rate",
