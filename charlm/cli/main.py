@@ -80,14 +80,7 @@ def main() -> None:
     wrong usage.
     """
     _open_closed_streams()
-    if isinstance(sys.stdout, TextIOWrapper):
-        # UTF-8 also in the POSIX locale; bytes of a file name that are not UTF-8 stay unchanged.
-        is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
-        is_chosen = not is_ascii or "PYTHONIOENCODING" in os.environ
-        sys.stdout.reconfigure(
-            encoding=None if is_chosen else "utf-8",  # None keeps the encoding.
-            errors="surrogateescape",
-        )
+    _choose_encodings()
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -105,6 +98,17 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - it stays open.
             setattr(sys, name, stream)
+
+
+def _choose_encodings() -> None:
+    """Read and print UTF-8 in the POSIX locale too, unless PYTHONIOENCODING names an encoding."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper):
+            continue
+        if codecs.lookup(stream.encoding).name == "ascii" and "PYTHONIOENCODING" not in os.environ:
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
+        if stream is sys.stdout:  # Bytes of a file name that are not UTF-8 are printed unchanged.
+            stream.reconfigure(errors="surrogateescape")
 
 
 def run(arguments: list[str]) -> int:
