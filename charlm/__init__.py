@@ -17,8 +17,10 @@ from charlm.version import VERSION
 if TYPE_CHECKING:
     from charlm.api import Run as Run
     from charlm.api import choose as choose
+    from charlm.api import list_runs as list_runs
     from charlm.api import load as load
     from charlm.api import train as train
+    from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
@@ -29,8 +31,10 @@ __version__ = VERSION
 _HOMES = {
     "Run": "charlm.api",
     "choose": "charlm.api",
+    "list_runs": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
+    "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
@@ -41,10 +45,12 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "list_runs",
     "load",
     "load_config",
     "register_cell",
     "train",
+    "train_seeds",
 ]
 
 

@@ -1,7 +1,7 @@
 """The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,10 +16,10 @@ from charlm.compression.compress import (
     decompress,
     measure_compression,
 )
-from charlm.config.load import check_config, override
+from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, OptionError
 from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
@@ -34,6 +34,7 @@ from charlm.runs.automatic import ChosenConfig
 from charlm.runs.experiment import Evaluated, Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
+from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, summarize_seeds
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
 from charlm.sampling.fill import Fill as Fill
@@ -229,14 +230,54 @@ def train(
     if track is not None:
         check_installed()
     if isinstance(text, Config):
-        config, name = _changed(text, [*overrides, *_training_overrides(training)]), "run"
+        config = change_config(text, [*overrides, *_training_overrides(training)])
         reasons: Sequence[str] = ()
     else:
         config, reasons = choose(text, overrides=overrides, **training)
-        name = Path(_names(text)[0]).stem or "run"
-    with new_folder(None if out is None else Path(out), name) as folder:
+    with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
         experiment = prepare.begin(config, folder)
     return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
+
+
+def train_seeds(
+    text: Config | Texts,
+    seeds: Iterable[int],
+    *,
+    out: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> SeedScores:
+    """Train once per seed, with the same settings; return mean, deviation and range of the scores.
+
+        scores = charlm.train_seeds("novel.txt", range(1, 6), steps=2000)
+
+    Args:
+        text: As for `train`. Settings are chosen once.
+        seeds: At least two seeds of initial weights, dropout and data order.
+        out: Folder of the run folders `seed-1`, `seed-2` ...; None makes new ones under `runs/`.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`; or there are fewer than two seeds, or no validation part.
+    """
+    chosen = list(seeds)
+    if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
+        raise OptionError("seeds", "must be at least two different seeds", value=chosen)
+    if isinstance(text, Config):
+        config = change_config(text, [*overrides, *_training_overrides(training)])
+    else:
+        config = choose(text, overrides=overrides, **training).config
+    folders = []
+    for seed in chosen:
+        seeded = change_config(config, [f"training.seed={seed}"])
+        given = None if out is None else Path(out) / f"seed-{seed}"
+        with new_folder(given, f"{_run_name(text)}-seed-{seed}") as folder:
+            experiment = prepare.begin(seeded, folder)
+        folders.append(_train(experiment, _Observers(progress=progress)).folder)
+    return summarize_seeds(folders)
 
 
 def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:
@@ -271,6 +312,17 @@ def load(
     """
     folder = Path(folder) if folder is not None else newest_run(RUNS)
     return Run(trained_model.load(folder, which, device))
+
+
+def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
+    """Return settings and validation scores of the runs in a folder and in its subfolders.
+
+    `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
+
+    Raises:
+        CharlmError: There are no runs, or one of them is damaged.
+    """
+    return [summarize(path) for path in find_runs(Path(folder))]
 
 
 def sample_to_file(
@@ -327,16 +379,13 @@ def _names(text: Texts) -> list[str]:
     return [str(text)] if isinstance(text, str | Path) else list(map(str, text))
 
 
+def _run_name(text: Config | Texts) -> str:
+    """Return the first part of the name of a new run folder."""
+    return "run" if isinstance(text, Config) else Path(_names(text)[0]).stem or "run"
+
+
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
     return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
-
-
-def _changed(config: Config, overrides: Sequence[str]) -> Config:
-    """Return a configuration with overrides applied."""
-    if not overrides:
-        return config
-    data = config.model_dump(mode="json", exclude_unset=True)
-    return check_config(override(data, overrides), "train")
 
 
 def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:

@@ -15,10 +15,12 @@ from charlm.cli.options import (
     MAX_SEED,
     Device,
     Folder,
+    NamedRun,
     Which,
     as_path,
     as_target,
     at_most,
+    choose_run,
     finite,
     some_text,
     unicode_text,
@@ -274,6 +276,7 @@ def sample(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each text as a JSON object on one line.")
     ] = False,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
 ) -> None:
@@ -306,7 +309,9 @@ def sample(
 
     from charlm.api import load
 
-    output = _Output(load(run, which=which, device=device), as_json=as_json, raw=raw)
+    output = _Output(
+        load(choose_run(run, named_run), which=which, device=device), as_json=as_json, raw=raw
+    )
     if isinstance(options, FillOptions):
         output.fill(options)
     elif isinstance(options, SearchOptions):

@@ -1,7 +1,6 @@
 """The command `charlm train`."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,45 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from charlm.cli.new_run import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    begin,
+    checked_or_chosen,
+    run_name,
+    text_override,
+    training_overrides,
+)
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PROCESSES,
     MAX_SEED,
     above_zero,
     as_path,
+    as_seeds,
     at_most,
     flag,
     known_device,
-    not_empty,
     refuse_beside,
 )
-from charlm.cli.terminal import say
-from charlm.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
-    from charlm.config.schema import Config
     from charlm.runs.experiment import Experiment
     from charlm.training.process_group import Group
-
-TextArguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
-    ),
-]
-ConfigName = Annotated[
-    str | None,
-    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
-]
-Corpora = Annotated[
-    list[str] | None,
-    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
-]
-
 
 _Prepare = Callable[["Group"], "Experiment"]  # Begins or resumes a run.
 
@@ -116,6 +103,13 @@ def train(
             help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Train once per seed, as in 1..5 or 1,7; print mean, deviation and range.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
     ] = None,
@@ -156,6 +150,7 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
+    from charlm.cli.seeds import train_seeds
     from charlm.tracking import check_installed
     from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
@@ -169,6 +164,16 @@ def train(
         check_installed()
     group = SINGLE_PROCESS
     prepare: _Prepare
+    settings = [
+        *(overrides or []),
+        *training_overrides({**changes.given(), "seed": seed}),
+        *text_override(sources),
+    ]
+    if seeds is not None:
+        beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
+        beside |= {"--track": track, "torchrun": is_launched() or None}
+        refuse_beside("--seeds", beside, "which trains one run after the other in this process")
+        return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
@@ -179,11 +184,6 @@ def train(
     if resume is not None:
         prepare = partial(changes.resume, resume)
     else:
-        settings = [
-            *(overrides or []),
-            *training_overrides({**changes.given(), "seed": seed}),
-            *text_override(sources),
-        ]
         prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
     if processes is not None and processes > 1:
         return _launch_processes(prepare, processes, {**changes.given(), "track": track})
@@ -203,50 +203,16 @@ def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) 
     return budget
 
 
-def training_overrides(settings: Mapping[str, object]) -> list[str]:
-    """Return the overrides of the training section, without those that are None."""
-    return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
-
-
-def text_override(sources: Sequence[str]) -> list[str]:
-    """Return the override that sets the text, or nothing if no text was given."""
-    return [f"corpus.text={json.dumps(sources)}"] if sources else []
-
-
 def _prepare_new_run(
     config: str | None, overrides: list[str], out: Path | None, name: str
 ) -> _Prepare:
-    """Check the configuration, or choose one, and return what begins the run.
-
-    Args:
-        config: Configuration file, or None to choose the settings.
-        overrides: Settings that were given.
-        out: Run folder to create; None for a new one under `runs/`.
-        name: First part of the name of a new folder.
-    """
-    from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
-    from charlm.runs.automatic import choose
-    from charlm.runs.folder import check_new, new_folder
+    """Check the configuration, or choose one, and return what begins the run; see `begin`."""
+    from charlm.runs.folder import check_new
 
     if out is not None:
         check_new(out)
-    checked = checked_config(config, overrides)
-    reasons: Sequence[str] = ()
-    if config is None:
-        choice = choose(overrides)
-        checked, reasons = choice.config, choice.reasons
-
-    def begin(group: "Group") -> "Experiment":
-        with new_folder(out, name) as folder:
-            experiment = prepare.begin(checked, folder, group=group, workers=available_cores())
-        for line in reasons:
-            say(line)
-        if reasons:
-            say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
-        return experiment
-
-    return begin
+    checked, reasons = checked_or_chosen(config, overrides)
+    return lambda group: begin(checked, reasons, out, name, group)
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
@@ -276,25 +242,3 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
     command = ["train", "--resume", str(experiment.folder), *arguments]
     return launch(processes, command, signals=[number.name for number in stop_signals()])
-
-
-def checked_config(config: str | None, changes: list[str]) -> "Config":
-    """Return a configuration with the changes that options make.
-
-    Raises:
-        ConfigError: The file is missing or has mistakes.
-        OptionError: The file has no mistakes, but one of the changes is wrong.
-    """
-    from charlm.config.load import load_config
-
-    try:
-        return load_config(config, changes)
-    except ConfigError as error:
-        load_config(config)
-        raise OptionError("overrides", str(error)) from None
-
-
-def run_name(config: str | None, sources: Sequence[str], *, prefix: str = "") -> str:
-    """Return the name of a run, after the configuration or the first text."""
-    name = config or (sources[0] if sources else "run")
-    return prefix + ("stdin" if name == "-" else Path(name).stem or "run")

@@ -116,6 +116,17 @@ def check_resolved(data: Mapping[str, Any], place: str) -> ResolvedConfig:
     return _check(data, place, ResolvedConfig)
 
 
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Return a configuration with `section.key=value` overrides applied.
+
+    Raises:
+        ConfigError: As for `check_config`.
+        OptionError: An override is not of the form section.key=value.
+    """
+    data = config.model_dump(mode="json", exclude_unset=True)
+    return check_config(override(data, overrides), "overrides")
+
+
 def _check(data: Mapping[str, Any], place: str, kind: type[AnyConfig]) -> AnyConfig:
     data, mistakes = _without_removed(data)
     try:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -48,6 +49,13 @@ def as_list(value: object) -> object:
     return (value,) if isinstance(value, str | int | float) else value
 
 
+def not_empty(name: str) -> str:
+    """Refuse an empty name. Unlike `min_length`, this accepts a file name that is not UTF-8."""
+    if not name:
+        raise PydanticCustomError("string_too_short", "is empty", {"min_length": 1})
+    return name
+
+
 def as_cell(value: object) -> object:
     """Accept `lstm` for `{kind: lstm}`."""
     return {"kind": value} if isinstance(value, str) else value
@@ -81,7 +89,9 @@ def _check_cell_kind(kind: str) -> None:
 
 
 TextNames = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list), Field(min_length=1)
+    tuple[Annotated[str, AfterValidator(not_empty)], ...],
+    BeforeValidator(as_list),
+    Field(min_length=1),
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[

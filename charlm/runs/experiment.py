@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus
+from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import (
@@ -79,6 +81,16 @@ class Experiment:
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None
+
+    @cached_property
+    def valid_restoration(self) -> Restoration:
+        """The cost of restoring the validation text from its tokens."""
+        return restoration_of(
+            self.corpus.parts["valid"],
+            self.tokenizer,
+            self.corpus.mode,
+            unknown=self.tokens["valid"].counts.unknown,
+        )
 
 
 @dataclass(frozen=True)

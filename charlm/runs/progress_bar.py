@@ -14,6 +14,7 @@ from charlm.runs.experiment import Evaluated, Event, Experiment
 from charlm.training.loop import Progress
 
 _REFRESH_SECONDS = 0.2
+_SHOWN_UNKNOWN = 0.0005  # Fraction of unknown tokens from which it is shown.
 _MAX_EXPONENT = 700.0  # exp of more is infinite.
 _FORMAT = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
 
@@ -89,8 +90,10 @@ def score_field(level: Level) -> str:
     return "perplexity" if level == "word" else "bits_per_character"
 
 
-def format_score(score: float, level: Level) -> str:
-    """Return a score in the unit of the level."""
+def format_score(score: float | None, level: Level) -> str:
+    """Return a score in the unit of the level; "-" where it is not known."""
+    if score is None:
+        return "-"
     return f"{score:,.1f}" if level == "word" else f"{score:.3f}"
 
 
@@ -125,8 +128,9 @@ def evaluation_line(event: Evaluated) -> str:
     if event.score is None:
         return f"{line} {unit_of(level)}"
     line += f", validation {format_score(metrics[score_field(level)], level)} {unit_of(level)}"
-    if level == "word":
-        line += f" ({experiment.tokens['valid'].counts.unknown_share:.1%} unknown words)"
+    unknown = experiment.tokens["valid"].counts.unknown_share
+    if unknown >= _SHOWN_UNKNOWN:
+        line += f" ({unknown:.1%} unknown {'words' if level == 'word' else 'characters'})"
     return line + (", best" if event.is_best else "")
 
 

@@ -208,6 +208,31 @@ def test_eval_of_a_text_without_a_run_uses_the_newest_run(capfd, trained, text_f
     )
 
 
+def test_a_run_is_named_as_first_argument_or_with_run_in_every_command(capfd, trained, text_file):
+    text = text_file
+    ok(capfd, "compress", trained, text, "--out", "a.charlm")
+    forms = {
+        "sample": ["--seed", 1, "--length", 9],
+        "inspect": [],
+        "eval perplexity": [text],
+        "eval agreement": ["--sentences", 8],
+        "eval gradients": [text, "--window", 4, "--windows", 2],
+        "eval tokens": [text, "--show", 5],
+        "eval novelty": [text],
+        "eval sentences": [text],
+        "compress": [text, "--out", "-"],
+        "decompress": ["a.charlm", "--out", "-"],
+    }
+    for command, rest in forms.items():
+        first = ok(capfd, *command.split(), trained, *rest)
+        named = ok(capfd, *command.split(), *rest, "--run", trained)
+        assert re.sub(r"seconds.*", "", first) == re.sub(r"seconds.*", "", named), command
+    shutil.copytree(trained, "runs/newest")
+    assert ok(capfd, "decompress", "a.charlm", "--out", "-") == text.read_text(encoding="utf-8")
+    error = refused(capfd, "eval", "perplexity", "missing", "--run", trained)
+    assert "missing" in error  # With --run it can only be a text.
+
+
 def test_eval_can_fit_the_temperature(capfd, trained):
     scores = {
         way: json.loads(ok(capfd, "eval", "perplexity", trained, "--temperature", way, "--json"))

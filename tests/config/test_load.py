@@ -194,7 +194,7 @@ def test_the_word_null_clears_a_text_field(tmp_path):
 def test_a_path_takes_backslashes_and_yaml_signs_as_written():
     for name in (r"C:\new\table.txt", "a #1.txt", "*.txt", "@x", "-", "1984", "a: b", "[a.txt"):
         assert load_config(None, [f"corpus.text={name}"]).corpus.text == (name,), name
-    names = ["😀.txt", "no"]
+    names = ["😀.txt", "no", "\udce9.txt"]
     assert list(load_config(None, [f"corpus.text={json.dumps(names)}"]).corpus.text) == names
 
 
@@ -278,8 +278,10 @@ def test_an_empty_section_means_its_defaults(tmp_path):
 def test_an_argument_of_the_posix_locale_is_read_as_utf8(monkeypatch):
     monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii", "surrogateescape"))
     odd = "é".encode().decode("ascii", "surrogateescape")
-    corpus = load_config(None, [f"corpus.separator={odd}", f"corpus.field={odd}"]).corpus
-    assert (corpus.separator, corpus.field) == ("é", "é")
+    corpus = load_config(
+        None, [f"corpus.separator={odd}", f"corpus.field={odd}", f"corpus.text={odd}"]
+    ).corpus
+    assert (corpus.separator, corpus.field, corpus.text) == ("é", "é", (odd,))
     assert load_config(None, [f"corpus.where={{a: {odd}}}"]).corpus.where == {"a": "é"}
 
 
