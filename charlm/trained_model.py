@@ -14,8 +14,9 @@ from charlm.data.corpus import Text, open_corpus, read_text
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
-from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
+from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
+from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
@@ -23,8 +24,6 @@ from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
-
-_LISTED = 8  # Unknown characters or words that an error message lists.
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
-    model = LanguageModel(config.model, tokenizer.vocabulary_size)
+    model = uninitialized_model(config.model, tokenizer.vocabulary_size)
     load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),
@@ -305,30 +304,3 @@ def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
         "normalization": section.normalization,
         "spaces": "collapsed" if tokenizer.separates_by_space else "kept",
     }
-
-
-def encode_prompt(
-    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "prompt"
-) -> list[int]:
-    """Return the token ids of a prompt.
-
-    Args:
-        trained: The model that reads the prompt.
-        prompt: Text without <EOS>.
-        allow_unknown: Whether characters or words that the model does not know are read as <UNK>.
-        option: Name of the option that the prompt came from, for the error message.
-
-    Raises:
-        UnsupportedOptionError: The prompt has unknown characters or words, and that is not allowed.
-    """
-    unknown = trained.tokenizer.find_unknown(prompt)
-    if unknown and not allow_unknown:
-        kind = "word" if trained.tokenizer.section.level == "word" else "character"
-        listed = ", ".join(map(repr, unknown[:_LISTED])) + ", ..." * (len(unknown) > _LISTED)
-        raise UnsupportedOptionError(
-            option,
-            f"use only {kind}s of the training text, or pass {{}}; it has no {kind} {listed}",
-            others=["allow_unknown"],
-        )
-    ids: list[int] = trained.tokenizer.encode(prompt).tolist()
-    return ids

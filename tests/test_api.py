@@ -222,3 +222,68 @@ def test_a_text_with_a_copy_limit_stops_where_it_should(trained):
     (sample,) = run.sample(until=["a"], seed=4, max_copy=6, length=200)
     assert sample.text.endswith("a") and sample.text.count("a") == 1
     assert len(sample.tokens) == len(sample.text)
+
+
+def test_a_text_is_trained_with_chosen_settings_and_given_ones(text_file, tmp_path, capfd):
+    chosen = charlm.choose(text_file, overrides=["model.hidden_size=8"], steps=4, seed=3)
+    assert chosen.config.training.steps == 4 and chosen.config.training.seed == 3
+    assert any("network: 8 units" in reason for reason in chosen.reasons)
+    out = tmp_path / "run"
+    run = charlm.train(text_file, out=out, overrides=["model.hidden_size=8"], steps=4, seed=3)
+    assert run.config.model == chosen.config.model and run.state["step"] == 4
+    shown = capfd.readouterr().err
+    assert "network: 8 units" in shown and f"run folder: {out}" in shown and "step 4" in shown
+
+
+def test_fields_of_the_training_section_change_a_configuration(text_file, tmp_path):
+    config = small_config(text_file, "training.minutes=5", "model.cell=gru")
+    run = charlm.train(config, out=tmp_path / "run", steps=3, learning_rate=1e-5, progress=False)
+    assert run.config.training.budget == ("steps", 3)
+    assert run.config.training.learning_rate == 1e-5 and run.config.model.cell.kind == "gru"
+    with pytest.raises(CharlmError, match=r"nearest: training\.steps"):
+        charlm.train(config, step=3)
+
+
+def test_a_callback_receives_each_evaluation_and_progress_can_be_silent(text_file, tmp_path, capfd):
+    seen = []
+    run = charlm.train(
+        small_config(text_file),
+        out=tmp_path / "run",
+        progress=False,
+        on_evaluation=lambda event: seen.append(event.metrics),
+    )
+    assert capfd.readouterr().err == ""
+    assert [metrics["step"] for metrics in seen] == [6, 12]
+    assert [line["step"] for line in run.history] == [6, 12]
+
+
+def test_an_exception_of_a_callback_ends_the_training(text_file, tmp_path):
+    def fail(event):
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        charlm.train(small_config(text_file), out=tmp_path / "run", on_evaluation=fail)
+
+
+def test_the_history_is_a_table_of_numbers(trained):
+    history = charlm.load(trained).history
+    assert [line["step"] for line in history] == [30, 60]
+    assert all(not isinstance(value, dict) for line in history for value in line.values())
+    assert history[1]["gradient_norms/layer_0"] > 0
+
+
+def test_a_run_is_described_in_three_lines(trained, text_file):
+    run = charlm.load(trained)
+    first, second, third = repr(run).split("\n")
+    assert first == f"Run {trained}: {run.which} checkpoint, step {run.state['step']}"
+    assert second.startswith("model: lstm of 16 units, 2,") and "level char" in second
+    bits = next(line for line in run.history if line["step"] == run.state["step"])
+    assert third == (
+        f"text: {text_file}; validation: {bits['bits_per_character']:.3f} bits per character"
+    )
+
+
+def test_a_run_without_metrics_is_described_too(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "metrics.jsonl").unlink()
+    assert repr(charlm.load(folder)).endswith("validation: not scored")

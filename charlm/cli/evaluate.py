@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,10 +13,12 @@ from charlm.cli.options import (
     MAX_SEED,
     Device,
     Json,
+    NamedRun,
     Split,
     Which,
     at_most,
     not_empty,
+    split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit_result
@@ -53,6 +54,7 @@ def perplexity(
         ),
     ] = None,
     split: Split = "valid",
+    named_run: NamedRun = None,
     which: Which = "best",
     streams: Annotated[
         int,
@@ -119,7 +121,7 @@ def perplexity(
 
     Try: charlm eval perplexity --split valid
     """
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     options = ScoringOptions(
         paths=texts,
         split=split,
@@ -170,6 +172,7 @@ def agreement(
     most_nouns: Annotated[
         int, typer.Option(min=0, max=16, help="Most nouns in these phrases; the corpus has 3.")
     ] = 3,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -181,7 +184,7 @@ def agreement(
 
     Try: charlm eval agreement --longest 8 --most-nouns 6
     """
-    folder, files = split_run_and_texts(run_and_pairs or [])
+    folder, files = split_run_and_texts(run_and_pairs, named_run)
     if len(files) > 1:
         raise typer.BadParameter(f"one file of pairs at most, got {len(files)}", param_hint="PAIRS")
     from charlm.api import load
@@ -217,6 +220,7 @@ def gradients(
             help="Number of windows, evenly spaced over the text.",
         ),
     ] = 64,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -231,32 +235,11 @@ def gradients(
     """
     from charlm.api import load
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     result = load(folder, which=which, device=device).gradients(
         paths=texts, split=split, window=window, windows=windows
     )
     emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
-
-
-def split_run_and_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Return the run folder, if the first argument is one, and the texts after it.
-
-    The first argument is a text if it is `-`, the name of a corpus, or the path of anything that
-    is not a run folder.
-    """
-    from charlm.data.cards import card_names
-
-    if not arguments:
-        return None, []
-    first = arguments[0]
-    is_other_path = Path(first).exists() and not _looks_like_run(Path(first))
-    if first == "-" or first in card_names() or is_other_path:
-        return None, arguments
-    return Path(first), arguments[1:]
-
-
-def _looks_like_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or path.parent.name == "runs"
 
 
 def _parse_temperature(text: str) -> float | Literal["fit"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from charlm.data.cards import Part
-from charlm.data.sources import absolute_names
+from charlm.data.listing import absolute_names
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens

@@ -15,6 +15,7 @@ from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import (
+    StreamOptions,
     Window,
     read_in_direction,
     record_windows,
@@ -159,27 +160,30 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     section = experiment.config.training
     ids = experiment.tokens["train"].ids
 
-    def read(ids: Ids) -> Iterator[Window]:
-        if experiment.corpus.mode == "records":
-            return record_windows(
-                ids,
-                batch_size=section.batch_size,
-                window=section.window,
-                seed=section.seed,
-                start=experiment.state.position,
-                shard=experiment.group.shard,
-            )
+    if experiment.corpus.mode == "stream":
         return stream_windows(
             ids,
             batch_size=section.batch_size,
             window=section.window,
             start=experiment.state.position,
-            seed=section.seed,
-            vary=section.vary_window,
-            shuffle=section.partial_shuffle,
+            options=StreamOptions(
+                seed=section.seed,
+                vary=section.vary_window,
+                shuffle=section.partial_shuffle,
+                restart_windows=section.restart_windows,
+                direction=experiment.model.direction,
+            ),
             shard=experiment.group.shard,
         )
 
-    return read_in_direction(
-        experiment.model.direction, ids, mode=experiment.corpus.mode, read=read
-    )
+    def read(ids: Ids) -> Iterator[Window]:
+        return record_windows(
+            ids,
+            batch_size=section.batch_size,
+            window=section.window,
+            seed=section.seed,
+            start=experiment.state.position,
+            shard=experiment.group.shard,
+        )
+
+    return read_in_direction(experiment.model.direction, ids, mode="records", read=read)

@@ -160,6 +160,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return metrics
 
 
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl in which the numbers of a mapping have names of their own.
+
+    >>> flat_metrics({"step": 6, "gradient_norms": {"layer_0": 0.5}})
+    {'step': 6, 'gradient_norms/layer_0': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        inner = value if isinstance(value, dict) else None
+        flat |= {name: value} if inner is None else {f"{name}/{key}": inner[key] for key in inner}
+    return flat
+
+
 def _is_within(line: bytes, last_step: int, halvings: int) -> bool:
     """Return whether a line is complete and was written within these steps and halvings."""
     try:
