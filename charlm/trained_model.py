@@ -11,6 +11,7 @@ import torch
 from charlm.config.schema import Mode, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
+from charlm.data.listing import shown_names
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
@@ -239,7 +240,10 @@ def text_to_score(
         return ScoredText(encode_string(trained, text), "a string")
     if paths:
         names = [str(path) for path in paths]
-        return ScoredText(encode(trained, read_text(names, trained.config)), ", ".join(names))
+        source = read_text(names, trained.config)
+        is_usual = source.raw or source.encoding == "utf-8"
+        name = shown_names(names) + ("" if is_usual else f" in {source.encoding}")
+        return ScoredText(encode(trained, source), name)
     parts = training_texts(trained)
     if split not in parts:
         raise CheckpointError(

@@ -41,6 +41,7 @@ class Text:
         raw: Whether the text is any bytes; else it is checked UTF-8.
         separator: Text after each document in the original, such as the line end of a record.
         is_cut: Whether the last document continues in the next part, so that it does not end here.
+        encoding: Encoding in which the files were read.
     """
 
     files: tuple[PlainFile, ...]
@@ -48,6 +49,7 @@ class Text:
     raw: bool
     separator: str = ""
     is_cut: bool = False
+    encoding: str = "utf-8"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -256,6 +258,7 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
         spans=np.concatenate(numbered),
         raw=is_raw,
         separator="\n" if has_lines else separator,
+        encoding=section.encoding,
     )
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"

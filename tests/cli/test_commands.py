@@ -279,6 +279,7 @@ def test_eval_shows_the_static_and_the_adapted_score_separately(capfd, trained):
     assert table[1].split() == ["loss_nats", *cells]
     (line,) = [line for line in table if line.startswith("adapted: ")]
     assert "fitted_on the first 200 tokens of valid" in line and "dynamic (learning_rate " in line
+    assert "adaptation fitted on the scored text: the score is better than on other texts" in table
 
 
 def test_eval_prints_baselines_below_the_score(capfd, trained):
