@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli.help import CommandGroup, GroupedCommand
 from charlm.cli.options import flag
 from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
@@ -17,6 +18,7 @@ from charlm.version import VERSION
 
 app = typer.Typer(
     name="charlm",
+    cls=CommandGroup,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -24,7 +26,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
-app.command("sample")(sample.sample)
+app.command("sample", cls=GroupedCommand)(sample.sample)
 evaluate.app.command("sentences")(scores.sentences)
 evaluate.app.command("tokens")(scores.tokens)
 evaluate.app.command("compare")(scores.compare)

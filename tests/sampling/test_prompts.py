@@ -75,6 +75,16 @@ def test_a_streamed_text_begins_with_the_prompt_and_has_its_number_of_characters
         assert len(sample.text) > len("The "), level
 
 
+def test_the_next_tokens_after_a_space_begin_with_it(run_of):
+    for level in ("word", "bpe"):
+        run = run_of(level)
+        with_space = run.next_tokens("The ", count=1000)
+        assert all(token.text.startswith(" ") for token in with_space.tokens), level
+        assert sum(token.probability for token in with_space.tokens) == pytest.approx(1), level
+    texts = {token.text for token in run_of("byte").next_tokens("caf", count=300).tokens}
+    assert {"e", " ", "\\xc3"} < texts
+
+
 def test_an_expression_matches_what_follows_the_space_of_the_prompt(run_of):
     for level in ("char", "word", "bpe"):
         run = run_of(level)
