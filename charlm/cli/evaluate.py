@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Curve, Gradients
 
+# Scores that are None where the cost of what the tokens leave out cannot be computed.
+_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None, cls=CommandGroup)
@@ -255,14 +257,20 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
 def _perplexity_table(score: "Perplexity") -> Iterator[str]:
     adapted = score.adapted.to_json() if score.adapted else {}
     if adapted:
-        yield f"{'':<20} {'static':>14} {'adapted':>14}"
+        yield f"{'':<24} {'static':>14} {'adapted':>14}"
+    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
     for name, value in score.to_json().items():
-        if isinstance(value, int | float):
+        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
+        if is_shown and name not in hidden:
             cells = [value, adapted[name]] if name in adapted else [value]
-            yield f"{name:<20} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
     yield format_settings(score.settings)
     if score.adapted:
         yield f"adapted: {format_settings(score.adapted.settings)}"
+    fits = {"temperature": score.settings, "adapted": score.adapted and score.adapted.settings}
+    for name, settings in fits.items():
+        if settings and settings.get("fitted_on_the_scored_text"):
+            yield f"{name}: fitted on the scored text, so the score is too good for other texts"
     if score.baselines:
         yield from _baselines_table(score.baselines)
 
@@ -273,7 +281,10 @@ def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
     yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
     for baseline in baselines:
         cells = [format_number(getattr(baseline, column)) for column in columns]
-        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells)
+        mark = " *" if baseline.fitted_on_the_scored_text else ""
+        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
+    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
+        yield "* learned from the scored text, so the score says nothing about other texts"
 
 
 def _agreement_table(result: "Agreement") -> Iterator[str]:

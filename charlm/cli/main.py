@@ -1,5 +1,6 @@
 """The command `charlm`: results go to stdout, everything else to stderr."""
 
+import codecs
 import os
 import sys
 from io import TextIOWrapper
@@ -8,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli import (
+    compress,
+    config,
+    corpus,
+    evaluate,
+    inspect,
+    runs,
+    sample,
+    scores,
+    train,
+    tune,
+)
 from charlm.cli.help import CommandGroup, GroupedCommand
 from charlm.cli.options import flag
 from charlm.cli.terminal import checked_stdout, emit, say
@@ -34,6 +46,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
+app.command("runs")(runs.runs)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 
@@ -70,8 +83,13 @@ def main() -> None:
     """
     _open_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
-        # Print the bytes of a file name that are not UTF-8 unchanged.
-        sys.stdout.reconfigure(errors="surrogateescape")
+        # UTF-8 also in the POSIX locale; bytes of a file name that are not UTF-8 stay unchanged.
+        is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
+        is_chosen = not is_ascii or "PYTHONIOENCODING" in os.environ
+        sys.stdout.reconfigure(
+            encoding=None if is_chosen else "utf-8",  # None keeps the encoding.
+            errors="surrogateescape",
+        )
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -8,10 +8,13 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.storage.arguments import utf8_argument
+
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
 MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
 MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
+MAX_SEEDS = 1000
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}
@@ -51,6 +54,24 @@ def at_most(most: int) -> Callable[[int | None], int | None]:
     return check
 
 
+def as_seeds(text: str) -> list[int]:
+    """Return at least two different seeds, written as 1..5 or as 1,7."""
+    if match := re.fullmatch(r"(\d{1,19})\.\.(\d{1,19})", text):
+        first, last = map(int, match.groups())
+        seeds = list(range(first, min(last, first + MAX_SEEDS) + 1))
+    elif re.fullmatch(r"\d{1,19}(,\d{1,19})+", text):
+        seeds = [int(seed) for seed in text.split(",")]
+    else:
+        seeds = []
+    is_possible = 2 <= len(seeds) == len(set(seeds)) <= MAX_SEEDS and max(seeds) <= MAX_SEED
+    if not is_possible:
+        raise typer.BadParameter(
+            f"must be 2 to {MAX_SEEDS:,} different seeds, as in 1..5 or 1,7, got {text!r}",
+            param_hint="--seeds",
+        )
+    return seeds
+
+
 def finite(value: float | None) -> float | None:
     """Refuse infinity and NaN."""
     if value is not None and not math.isfinite(value):
@@ -66,13 +87,19 @@ def above_zero(value: float | None) -> float | None:
 
 
 def unicode_text(value: _Text | None) -> _Text | None:
-    """Refuse bytes that are not UTF-8, which Python represents as lone surrogates."""
-    for text in [value] if isinstance(value, str) else value or []:
-        if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
-            raise typer.BadParameter(
-                f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
-            )
-    return value
+    """Return UTF-8 text in any locale; refuse other bytes, which are lone surrogates in Python."""
+    if isinstance(value, str):
+        return _unicode_text(value)
+    return None if value is None else [_unicode_text(text) for text in value]
+
+
+def _unicode_text(value: str) -> str:
+    text = utf8_argument(value)
+    if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
+        raise typer.BadParameter(
+            f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
+        )
+    return text
 
 
 def some_text(value: _Text | None) -> _Text | None:

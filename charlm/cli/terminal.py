@@ -14,9 +14,12 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from charlm.errors import CharlmError
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.runs.progress_bar import ProgressBar
 
 # C0 and C1 except tab and line feed, and DEL; marks that change the direction of text, which can
 # make it look like another text (Boucher and Anderson 2021, arXiv:2111.00169); line separators.
@@ -25,6 +28,7 @@ _DIRECTION_MARKS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x20
 _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROL_CODES} | {
     code: f"\\u{code:04x}" for code in _DIRECTION_MARKS
 }
+_MIN_FOLDED_WIDTH = 20  # A pseudo-terminal may state a width of 0.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL_CODES, *_DIRECTION_MARKS)}
 
 # Characters that take two columns of a terminal; a line may break between them.
@@ -61,24 +65,48 @@ def emit_result(value: Mapping[str, Any], table: Iterable[str], *, as_json: bool
         emit("\n".join(table))
 
 
-def say(text: str, bar: Any = None) -> None:
+def say(text: str, bar: "ProgressBar | None" = None) -> None:
     """Print a message on stderr, above the progress bar if there is one.
 
-    On a terminal, long lines wrap at words. A message that cannot be written, because a log file
-    is on a full disk, does not end the command.
+    On a terminal, lines that are too long continue on the next line at a word. A message that
+    cannot be written, because a log file is on a full disk, does not end the command.
     """
     shown = printable(text)
     if sys.stderr.isatty():
-        shown = "\n".join(map(_wrapped, shown.split("\n")))
+        with contextlib.suppress(OSError):  # It has no size.
+            shown = fold(shown, os.get_terminal_size(sys.stderr.fileno()).columns)
     try:
-        if bar is not None and not bar.disable:
-            bar.write(shown, file=sys.stderr)
+        if bar is not None and bar.is_shown:
+            bar.write(shown)
         else:
             print(shown, file=sys.stderr, flush=True)
     except BrokenPipeError:
         raise
     except OSError:
         _discard(sys.stderr)
+
+
+def fold(text: str, width: int) -> str:
+    """Return a text whose lines have at most `width` columns, divided at blanks where possible.
+
+    The rest of a line is indented by two columns more than its beginning.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _fold_line(line, width))
+
+
+def _fold_line(line: str, width: int) -> list[str]:
+    if width < _MIN_FOLDED_WIDTH or len(line) <= width:
+        return [line]
+    indent = len(line) - len(line.lstrip(" "))
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * (indent + 2),
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class TextWriter:
@@ -182,20 +210,6 @@ def _discard(stream: Any) -> None:
     """Discard what a stream still holds: Python would try to write it again at the end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _wrapped(line: str) -> str:
-    width = shutil.get_terminal_size().columns
-    if len(line) < width:
-        return line
-    indent = line[: len(line) - len(line.lstrip())]
-    return textwrap.fill(
-        line,
-        width - 1,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _cut(part: str, width: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from charlm.cli.options import (
     MAX_SEED,
     above_zero,
     as_path,
+    as_seeds,
     at_most,
     flag,
     known_device,
@@ -116,6 +117,13 @@ def train(
             help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Train once per seed, as in 1..5 or 1,7; print mean, deviation and range.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
     ] = None,
@@ -140,14 +148,15 @@ def train(
         Literal["tensorboard"] | None,
         typer.Option(help="Also write metrics and samples to RUN/tensorboard, for TensorBoard."),
     ] = None,
-) -> None:
+) -> int:
     """Train a model on a text, and print its run folder.
 
     Without --config, charlm chooses settings that suit the text, the device and the budget, and
     prints them.
 
-    Ctrl-C finishes the step and saves. --resume continues from there, with the same result as if
-    the training had never stopped.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step and save; the exit status is then 128 plus
+    the number of the signal, 130 for Ctrl-C. --resume continues from there, with the same result
+    as if the training had never stopped.
 
     For several GPUs or machines, use --processes, or torchrun ... -m charlm train ... --out DIR;
     see docs/scale.md.
@@ -155,6 +164,7 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
+    from charlm.cli.seeds import train_seeds
     from charlm.tracking import check_installed
     from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
@@ -168,27 +178,31 @@ def train(
         check_installed()
     group = SINGLE_PROCESS
     prepare: _Prepare
+    settings = [
+        *(overrides or []),
+        *training_overrides({**changes.given(), "seed": seed}),
+        *text_override(sources),
+    ]
+    if seeds is not None:
+        beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
+        beside |= {"--track": track, "torchrun": is_launched() or None}
+        refuse_beside("--seeds", beside, "which trains one run after the other in this process")
+        return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
         group = join()
     if not group.is_first:
-        follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
-        return
+        return follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
     if resume is not None:
         prepare = partial(changes.resume, resume)
     else:
-        settings = [
-            *(overrides or []),
-            *training_overrides({**changes.given(), "seed": seed}),
-            *text_override(sources),
-        ]
         prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
-    if processes is None or processes == 1:
-        follow(lambda: prepare(group), track=track is not None)
-    else:
-        _launch_processes(prepare, processes, {**changes.given(), "track": track})
+    if processes is not None and processes > 1:
+        return _launch_processes(prepare, processes, {**changes.given(), "track": track})
+    status = follow(lambda: prepare(group), track=track is not None)
+    return 0 if is_launched() else status  # torchrun would start a failed process again.
 
 
 def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) -> dict[str, float]:
@@ -216,37 +230,46 @@ def text_override(sources: Sequence[str]) -> list[str]:
 def _prepare_new_run(
     config: str | None, overrides: list[str], out: Path | None, name: str
 ) -> _Prepare:
-    """Check the configuration, or choose one, and return what begins the run.
-
-    Args:
-        config: Configuration file, or None to choose the settings.
-        overrides: Settings that were given.
-        out: Run folder to create; None for a new one under `runs/`.
-        name: First part of the name of a new folder.
-    """
-    from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
-    from charlm.runs.automatic import choose
-    from charlm.runs.folder import check_new, new_folder
+    """Check the configuration, or choose one, and return what begins the run; see `begin`."""
+    from charlm.runs.folder import check_new
 
     if out is not None:
         check_new(out)
+    checked, reasons = checked_or_chosen(config, overrides)
+    return lambda group: begin(checked, reasons, out, name, group)
+
+
+def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config, Sequence[str]]":
+    """Return the configuration of that name; without one, chosen settings and the reasons."""
+    from charlm.runs.automatic import choose
+
     checked = checked_config(config, overrides)
-    reasons: Sequence[str] = ()
-    if config is None:
-        choice = choose(overrides)
-        checked, reasons = choice.config, choice.reasons
+    return (checked, ()) if config is not None else choose(overrides)
 
-    def begin(group: "Group") -> "Experiment":
-        with new_folder(out, name) as folder:
-            experiment = prepare.begin(checked, folder, group=group, workers=available_cores())
-        for line in reasons:
-            say(line)
-        if reasons:
-            say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
-        return experiment
 
-    return begin
+def begin(
+    config: "Config", reasons: Sequence[str], out: Path | None, name: str, group: "Group"
+) -> "Experiment":
+    """Begin a run.
+
+    Args:
+        config: Its configuration.
+        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
+        out: Run folder to create; None for a new one under `runs/`.
+        name: First part of the name of a new folder.
+        group: Processes that train together.
+    """
+    from charlm.data.tokens import available_cores
+    from charlm.runs import prepare
+    from charlm.runs.folder import new_folder
+
+    with new_folder(out, name) as folder:
+        experiment = prepare.begin(config, folder, group=group, workers=available_cores())
+    for line in reasons:
+        say(line)
+    if reasons:
+        say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
+    return experiment
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
@@ -261,15 +284,21 @@ def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
         )
 
 
-def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> None:
-    """Begin the run here, where an error is printed once, and resume it in several processes."""
+def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> int:
+    """Begin the run here, where an error is printed once, and resume it in several processes.
+
+    Returns:
+        The exit status.
+    """
+    from charlm.runs.signals import stop_signals
     from charlm.training.process_group import Group, launch
 
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
-    launch(processes, ["train", "--resume", str(experiment.folder), *arguments])
+    command = ["train", "--resume", str(experiment.folder), *arguments]
+    return launch(processes, command, signals=[number.name for number in stop_signals()])
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

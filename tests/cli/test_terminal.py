@@ -197,3 +197,20 @@ def test_only_the_module_that_escapes_prints():
             assert not (isinstance(named, ast.Name) and named.id == "print"), (
                 f"{path}:{node.lineno}"
             )
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_line_is_divided_at_words_and_nothing_is_lost(width):
+    words = " ".join(f"word-{number}" for number in range(60))
+    text = f"short line\n{words}\n  {words}\n{'x' * 150}"
+    folded = terminal.fold(text, width)
+    lines = folded.split("\n")
+    assert all(len(line) <= width or line == "x" * 150 for line in lines)
+    assert folded.split() == text.split()
+    assert lines[2].startswith("  word-") and lines[-2].startswith("    word-")
+
+
+def test_a_short_line_and_a_terminal_without_a_width_leave_a_text_as_it_is():
+    text = "  a  b\t c\n\n" + "word " * 40
+    assert terminal.fold(text, 0) == text
+    assert terminal.fold("  a  b\t c\n\n", 80) == "  a  b\t c\n\n"

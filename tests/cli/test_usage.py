@@ -5,6 +5,9 @@ choices and flags follow from type and range; wrong texts and paths are in `WRON
 if an option is missing there.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -338,3 +341,22 @@ def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(
         for other in others:
             line = refused(["sample", "run", argument(option), argument(other)], 2)
             assert label(options[other]) in line, line
+
+
+def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
+    """The prompt reaches a command as it was typed, and is printed as it was typed."""
+    code = (
+        "import sys; from charlm.cli import main, options; "
+        "main.run = lambda arguments: print(*map(options.some_text, arguments)) or 0; main.main()"
+    )
+    for coding, status in (("utf-8", 0), ("latin-1", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "Café für 日本"[:-2].encode(coding)],
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"},
+        )
+        assert done.returncode == status, done.stderr
+        expected = b"" if status else "Café für \n".encode()
+        assert done.stdout == expected and (b"is not UTF-8: byte 0xe9" in done.stderr) == bool(
+            status
+        )

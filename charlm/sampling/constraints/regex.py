@@ -21,6 +21,7 @@ from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import UnsupportedOptionError, quote
+from charlm.version import install_hint
 
 Table = npt.NDArray[np.int32]
 _DEAD = 0
@@ -378,7 +379,7 @@ def _compile(expression: str, pattern: str) -> Any:
     except ImportError:
         raise UnsupportedOptionError(
             "matching",
-            "needs outlines-core, which is not installed: pip install 'charlm[sample]'",
+            f"needs outlines-core, which is not installed: {install_hint('sample')}",
         ) from None
     try:
         # Id 256 is the library's <EOS>.
