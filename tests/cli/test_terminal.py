@@ -171,22 +171,6 @@ def test_a_sample_on_a_terminal_keeps_its_line_ends_and_a_pipe_gets_it_unchanged
         assert all(last in [line.split()[-1:] for line in shown.splitlines()] for last in own_ends)
 
 
-def test_a_long_message_wraps_at_words_on_a_terminal_only(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "20")
-    message = "  a message of several words; and a/very/long/path/that/stays"
-    terminal.say(message)
-    assert capsys.readouterr().err == f"{message}\n"
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    terminal.say(message)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "  a message of",
-        "    several words;",
-        "    and",
-        "    a/very/long/path/that/stays",
-    ]
-
-
 def test_only_the_module_that_escapes_prints():
     places = [
         path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"
