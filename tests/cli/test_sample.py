@@ -13,6 +13,7 @@ from conftest import TEXT, small_config, train_all
 import charlm as package
 from charlm.cli.main import run as charlm
 from charlm.cli.terminal import printable
+from charlm.sampling import sample as sample_module
 
 FILTERS = {
     "--temperature": 1.2,
@@ -148,6 +149,21 @@ def test_text_k_of_a_seed_is_the_same_for_any_count(capfd, trained):
             for name in ("log_probabilities", "log_probability"):
                 assert text.pop(name) == pytest.approx(same[name], rel=1e-5), options
             assert text.items() <= same.items(), options
+
+
+def test_many_texts_are_written_in_batches_that_fit_in_memory(trained, monkeypatch):
+    run = package.load(trained)
+    texts = [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)]
+    sizes = []
+    write = sample_module._write_batch
+    monkeypatch.setattr(sample_module, "_MAX_LOGITS", 3 * run.tokenizer.vocabulary_size)
+    monkeypatch.setattr(
+        sample_module,
+        "_write_batch",
+        lambda plan, numbers: sizes.append(len(numbers)) or write(plan, numbers),
+    )
+    assert [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)] == texts
+    assert sizes == [3, 3, 3, 3, 2]
 
 
 def test_a_text_is_printed_the_same_with_and_without_json(capfd, trained):

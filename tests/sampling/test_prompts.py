@@ -185,6 +185,14 @@ def _sequences(tokens: list[bytes], length: int) -> list[list[bytes]]:
     return [[token, *rest] for token in tokens for rest in _sequences(tokens, length - 1)]
 
 
+def test_line_ends_of_windows_are_read_as_those_of_the_training_text(run_of):
+    for level in ("char", "word"):
+        (sample,) = run_of(level).sample(prompt="A dog ran.\r\n", length=1)
+        assert sample.text.startswith("A dog ran.\n"), level
+        other = run_of(level, TEXT.replace("\n", "\r\n"))
+        assert other.sample(prompt="A dog ran.\r\n", length=1)[0].text.startswith("A dog ran.\r\n")
+
+
 def test_prompts_at_the_limits_are_read(run_of):
     for level in LEVELS:
         run = run_of(level)
