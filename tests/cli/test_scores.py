@@ -255,3 +255,12 @@ def test_what_normalization_loses_is_named_and_not_compared(capfd, trained, tmp_
     assert "normalization nfc changes the text" in error
     (line, *_) = metrics_of(folder)
     assert line["bits_per_character"] is None and line["unknown_share"] == 0
+
+
+def test_a_combining_mark_is_shown_as_its_code_point(capfd, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("cafe\u0301 the\u0301 cat.\n" * 60, encoding="utf-8")
+    train_all(small_config(text, "training.steps=2"), tmp_path / "run")
+    assert charlm(["eval", "tokens", str(tmp_path / "run"), "--show", "30"]) == 0
+    out = capfd.readouterr().out
+    assert "  U+0301\n" in out and "'\u0301" not in out
