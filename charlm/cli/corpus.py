@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.help import CommandGroup
 from charlm.cli.new_run import (
     ConfigName,
     Overrides,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from charlm.data.tokens import Report
     from charlm.runs.experiment import EncodedCorpus
 
-app = typer.Typer(help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None)
+app = typer.Typer(
+    help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None, cls=CommandGroup
+)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
 Workers = Annotated[
     int | None,

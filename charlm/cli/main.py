@@ -21,6 +21,7 @@ from charlm.cli import (
     train,
     tune,
 )
+from charlm.cli.help import CommandGroup, GroupedCommand
 from charlm.cli.options import flag, setting_of
 from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
@@ -29,6 +30,7 @@ from charlm.version import VERSION
 
 app = typer.Typer(
     name="charlm",
+    cls=CommandGroup,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -36,7 +38,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
-app.command("sample")(sample.sample)
+app.command("sample", cls=GroupedCommand)(sample.sample)
 evaluate.app.command("sentences")(scores.sentences)
 evaluate.app.command("tokens")(scores.tokens)
 evaluate.app.command("compare")(scores.compare)

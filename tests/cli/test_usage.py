@@ -276,7 +276,11 @@ CONFLICTS = {
     ),
     "interactive": (
         *("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt"),
-        *("prompt_file", *STATES),
+        *("prompt_file", "next_tokens", *STATES),
+    ),
+    "next_tokens": (
+        *("temperature", *FILTERS, "ban", "best_of", "length_penalty", "novel", "max_copy"),
+        *("matching", "length", "characters", "until", "seed", *STATES, "beams", "fill"),
     ),
     "state_in": ("count", "best_of", "novel", "max_copy"),
     "state_out": ("count", "best_of", "novel", "max_copy"),
