@@ -95,7 +95,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
     patterns = {
         "corpora": rf"((?:{corpora})(?:-\d+\.\d+\.\w+|\.(?:train|valid|test))?)\.txt",
         "downloads": rf"({downloads})(?:\.part|\.part\.version)?",
-        "texts": rf"({_KEY}|stdin-[0-9a-f]{{16}})\.(?:txt|json)|(\.joining-[0-9a-f]{{32}})",
+        "texts": rf"({_KEY}|stdin-[0-9a-f]{{16}})\.(?:txt|json|npy)|(\.joining-[0-9a-f]{{32}})",
         "tokens": rf"({_KEY})\.(?:ids|json|tokenizer\.json)",
     }
     return {kind: re.compile(pattern) for kind, pattern in patterns.items()}

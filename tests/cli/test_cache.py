@@ -15,6 +15,7 @@ ENTRIES = {
     "tokens/" + KEY: {"tokens/" + KEY + ".ids": 1000, "tokens/" + KEY + ".json": 20},
     "tokens/" + OTHER_KEY: {"tokens/" + OTHER_KEY + ".tokenizer.json": 7},
     "texts/stdin-0123456789abcdef": {"texts/stdin-0123456789abcdef.txt": 500},
+    "texts/" + KEY: {"texts/" + KEY + suffix: 200 for suffix in (".txt", ".json", ".npy")},
     "corpora/names": {"corpora/names.txt": 300},
     "corpora/python-docs-3.11.7": {"corpora/python-docs-3.11.7.txt": 400},
     "downloads/text8-text8.zip": {"downloads/text8-text8.zip": 900},
@@ -70,13 +71,13 @@ def test_entries_are_listed_with_sizes_and_ages_and_nothing_is_removed(folder, c
     assert sizes == {name: sum(files.values()) for name, files in ENTRIES.items()}
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     ages = {entry["name"]: round(entry["seconds"] / DAY) for entry in listed["entries"]}
-    assert list(map(ages.get, ENTRIES)) == [0, 10, 20, 30, 40, 50]
+    assert list(map(ages.get, ENTRIES)) == [0, 10, 20, 30, 40, 50, 60]
     assert listed["bytes"] == sum(sizes.values()) and not listed["removed"]
     assert files_in(folder) == before
     assert command(["cache"]) == 0
     *rows, total = (line.split() for line in capfd.readouterr().out.splitlines())
-    assert ["downloads/text8-text8.zip", "900", "B", "50", "days"] in rows
-    assert total == [f"{folder}:", "6", "entries,", "3.1", "kB"]
+    assert ["downloads/text8-text8.zip", "900", "B", "60", "days"] in rows
+    assert total == [f"{folder}:", "7", "entries,", "3.7", "kB"]
 
 
 def test_all_removes_every_entry_and_no_other_file(folder, capfd):
@@ -90,7 +91,7 @@ def test_all_removes_every_entry_and_no_other_file(folder, capfd):
     [
         (["--remove", "tokens"], {"tokens/" + KEY, "tokens/" + OTHER_KEY}),
         (["--remove", "corpora/names"], {"corpora/names"}),
-        (["--remove", "corpora", "--older-than", 35], {"corpora/python-docs-3.11.7"}),
+        (["--remove", "corpora", "--older-than", 45], {"corpora/python-docs-3.11.7"}),
         (
             ["--remove", "all", "--older-than", 15, "--remove", "texts"],
             set(list(ENTRIES)[2:]),
