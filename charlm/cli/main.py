@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli import (
+    cache,
     compress,
     config,
     corpus,
@@ -47,6 +48,7 @@ app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
+app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 

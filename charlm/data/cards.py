@@ -102,6 +102,11 @@ def corpus_files(name: str, card: Card) -> dict[Part, Path]:
     return {"train": folder / f"{name}.txt"}
 
 
+def download_name(name: str, url: str) -> str:
+    """Return the name of the download of a corpus in the cache."""
+    return f"{name}-{url.rsplit('/', 1)[-1]}"
+
+
 def build_corpus(
     name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None
 ) -> Path:
@@ -155,7 +160,7 @@ def fetch_corpus(
     if card.kind != "url" or card.url is None:
         raise CorpusError(f"{name}: has nothing to download; run: charlm corpus build {name}")
     if source is None:
-        archive = cache_folder() / "downloads" / f"{name}-{card.url.rsplit('/', 1)[-1]}"
+        archive = cache_folder() / "downloads" / download_name(name, card.url)
         fetch(card.url, archive, sha256=card.sha256, report=report)
     else:
         archive = source

@@ -363,7 +363,11 @@ def test_greedy_samples_cannot_all_be_novel(capfd, trained_records):
 
 def test_inspect_prints_the_parameters_of_every_tensor(capfd, trained):
     table = ok(capfd, "inspect", trained)
-    assert "recurrence.cells.0.kernel.weight_hh_l0" in table and "100.0%" in table
+    assert "layer 1, LSTM, recurrent weights, 4 gates" in table and "100.0%" in table
+    tensors = json.loads(ok(capfd, "inspect", trained, "--json"))["tensors"]
+    names = {tensor["description"]: tensor["name"] for tensor in tensors}
+    hidden = names["layer 1, LSTM, recurrent weights, 4 gates"]
+    assert hidden == "recurrence.cells.0.kernel.weight_hh_l0"
 
 
 def test_corpora_are_listed_shown_and_built(capfd):
