@@ -17,6 +17,7 @@ from charlm.version import VERSION
 if TYPE_CHECKING:
     from charlm.api import Run as Run
     from charlm.api import load as load
+    from charlm.api import resume as resume
     from charlm.api import train as train
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
@@ -28,13 +29,23 @@ __version__ = VERSION
 _HOMES = {
     "Run": "charlm.api",
     "load": "charlm.api",
+    "resume": "charlm.api",
     "train": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
     "register_cell": "charlm.model.cells.registry",
 }
-__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "register_cell", "train"]
+__all__ = [
+    "CharlmError",
+    "Config",
+    "Run",
+    "load",
+    "load_config",
+    "register_cell",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

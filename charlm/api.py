@@ -1,6 +1,10 @@
-"""The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
+"""The Python interface: `train`, `resume` and `load` return a `Run`.
+
+Each command is one method of it.
+"""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +32,10 @@ from charlm.evaluation.sentences import Sentences, score_sentences
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
+from charlm.runs.experiment import Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
+from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
@@ -178,6 +184,8 @@ def train(
         track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
             run folder.
 
+    Ctrl-C finishes the step and saves before KeyboardInterrupt is raised; `resume` continues.
+
     Raises:
         CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
     """
@@ -185,10 +193,57 @@ def train(
         check_installed()
     with new_folder(None if out is None else Path(out), "run") as folder:
         experiment = prepare.begin(config, folder)
-    events = session.run(experiment)
-    for _ in events if track is None else tracked(experiment, events):
-        pass
-    return load(folder)
+    return _train(experiment, track)
+
+
+def resume(
+    folder: StrPath,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    device: str | None = None,
+    on_divergence: Literal["stop", "halve"] | None = None,
+    track: Literal["tensorboard"] | None = None,
+) -> Run:
+    """Continue a run from its last save, and return its best checkpoint.
+
+    The result is the same as if the training had never stopped.
+
+    Args:
+        folder: Run folder.
+        minutes: Total budget of the run in minutes, instead of its own budget.
+        steps: The same in steps.
+        epochs: The same in passes over the text.
+        device: Device instead of the run's own.
+        on_divergence: Value of `training.on_divergence` instead of the run's own.
+        track: As for `train`.
+
+    Raises:
+        CharlmError: The run cannot be continued, its budget is spent, or the training diverged.
+    """
+    if track is not None:
+        check_installed()
+    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    experiment = prepare.resume(
+        Path(folder),
+        budget={name: amount for name, amount in budgets.items() if amount is not None},
+        device=device,
+        on_divergence=on_divergence,
+    )
+    return _train(experiment, track)
+
+
+def _train(experiment: Experiment, track: Literal["tensorboard"] | None) -> Run:
+    """Train to the end of the budget. After Ctrl-C or another exception, save before raising it."""
+    with stop_requests(interrupt_signals()) as stop:
+        events = session.run(experiment, stop=stop)
+        with closing(events if track is None else tracked(experiment, events)) as shown:
+            for _ in shown:
+                pass
+    if stop():
+        raise KeyboardInterrupt
+    return load(experiment.folder)
 
 
 def load(

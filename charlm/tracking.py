@@ -6,8 +6,8 @@ is resumed, the events from the first difference on are purged and written again
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,12 @@ def check_installed() -> None:
         raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
 
 
-def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
+def tracked(
+    experiment: Experiment, events: Generator[Event, None, None]
+) -> Generator[Event, None, None]:
     """Yield the events of a training, after writing evaluations and halvings to event files.
+
+    At the end, also after an error, the training is closed and its folder released.
 
     Args:
         experiment: Training run of the group's first process.
@@ -48,6 +52,14 @@ def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
     Raises:
         CheckpointError: An event file cannot be written, or an existing one is damaged.
     """
+    try:
+        with closing(events):
+            yield from _tracked(experiment, events)
+    finally:
+        experiment.lock.release()  # A generator that was never started does not do it.
+
+
+def _tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
     with _write_errors_reported(experiment.folder / EVENT_FILES):
         writer = _open_writer(experiment.folder)
     try:

@@ -2,13 +2,17 @@
 
 import math
 import shutil
+import signal
 
 import pytest
+import torch
 from conftest import TEXT, small_config
 
 import charlm
 from charlm.errors import CharlmError
+from charlm.runs import session
 from charlm.trained_model import training_texts
+from charlm.training.loop import Progress
 
 
 def test_train_returns_a_run_that_samples_and_scores(text_file, tmp_path):
@@ -16,6 +20,39 @@ def test_train_returns_a_run_that_samples_and_scores(text_file, tmp_path):
     (sample,) = run.sample(length=12, seed=1)
     assert len(sample.tokens) == 12
     assert run.perplexity().tokens == run.corpus["parts"]["valid"]["tokens"]
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "an exception"])
+def test_an_interrupted_training_is_saved_and_resumes_to_the_same_weights(
+    end, text_file, tmp_path, monkeypatch
+):
+    whole = charlm.train(small_config(text_file), out=tmp_path / "whole")
+    show_events = session.run
+
+    def interrupted(experiment, **options):
+        for event in show_events(experiment, **options):
+            yield event
+            if isinstance(event, Progress) and event.step == 8:
+                if end == "Ctrl-C":
+                    signal.raise_signal(signal.SIGINT)
+                else:
+                    raise ZeroDivisionError
+
+    monkeypatch.setattr(session, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else ZeroDivisionError):
+        charlm.train(small_config(text_file), out=tmp_path / "run")
+    monkeypatch.undo()
+    assert charlm.load(tmp_path / "run", which="last").state["step"] in (8, 9)
+    resumed = charlm.resume(tmp_path / "run")
+    assert (resumed.which, resumed.state["step"]) == ("best", whole.state["step"])
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_run_is_resumed_with_a_larger_total_budget(text_file, tmp_path):
+    charlm.train(small_config(text_file), out=tmp_path / "run")
+    charlm.resume(tmp_path / "run", steps=20)
+    assert charlm.load(tmp_path / "run", which="last").state["step"] == 20
 
 
 def test_a_string_scores_as_the_file_that_holds_it(trained, text_file):

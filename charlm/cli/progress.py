@@ -3,13 +3,14 @@
 import math
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 from tqdm import tqdm
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
-from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
+from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Notice, Prepared
 from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
@@ -54,10 +55,11 @@ def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> i
     display = _Display(experiment)
     try:
         events = session.run(experiment, stop=stop)
-        for event in tracked(experiment, events) if track else events:
-            display.show(event)
-            if isinstance(event, Finished) and event.reason == "stopped":
-                status = stop.exit_status
+        with closing(tracked(experiment, events) if track else events) as shown:
+            for event in shown:
+                display.show(event)
+                if isinstance(event, Finished) and event.reason == "stopped":
+                    status = stop.exit_status
     except CharlmError:
         display.close()
         if (experiment.folder / "last" / "state.json").is_file():
@@ -95,6 +97,8 @@ class _Display:
                 self._show_evaluation(event)
             case Halved():
                 self._show_halving(event)
+            case Notice():
+                say(event.message, self._bar)
             case Finished():
                 self.close()
                 self._show_end(event)

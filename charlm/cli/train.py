@@ -1,6 +1,7 @@
 """The command `charlm train`."""
 
 import json
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -268,6 +269,7 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
         The exit status.
     """
     from charlm.runs.signals import stop_signals
+    from charlm.runs.snapshot import has_ended
     from charlm.training.process_group import Group, launch
 
     experiment = prepare(Group(size=processes))
@@ -275,7 +277,10 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
     command = ["train", "--resume", str(experiment.folder), *arguments]
-    return launch(processes, command, signals=[number.name for number in stop_signals()])
+    status = launch(processes, command, signals=[number.name for number in stop_signals()])
+    if not status and not has_ended(experiment.folder, experiment.config.training):
+        return 128 + signal.SIGTERM  # One of the processes was asked to stop.
+    return status
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

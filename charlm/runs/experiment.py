@@ -63,6 +63,7 @@ class Experiment:
         group: Processes that train together, with this process as one of them.
         vectors_fraction: Fraction of the vocabulary for which the file of vectors had a vector;
             None without such a file and after resuming.
+        notices: What the user should know before the training begins, one line each.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class Experiment:
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ class Halved:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the user should know about the training.
+
+    Attributes:
+        message: One line.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training has ended and is saved.
 
@@ -139,7 +152,7 @@ class Finished:
     reason: str
 
 
-Event = Prepared | Progress | Evaluated | Halved | Finished
+Event = Prepared | Progress | Evaluated | Halved | Notice | Finished
 
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:

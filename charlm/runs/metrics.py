@@ -55,7 +55,7 @@ class StepMetrics:
         if clipping.by_value is not None:
             self._clipped_by_value = self._clipped_by_value + clipping.by_value
 
-    def summary(self, section: TrainingSection) -> dict[str, Any]:
+    def summary(self, section: TrainingSection, *, learning_rate: float) -> dict[str, Any]:
         """Return the fields of a line of metrics.jsonl that describe the steps.
 
         A fraction of clipped steps is None if `section` sets no such limit.
@@ -63,6 +63,7 @@ class StepMetrics:
         by_norm = float(self._clipped_by_norm) / self._steps
         by_value = float(self._clipped_by_value) / self._steps
         return {
+            "learning_rate": learning_rate,
             "training_loss_nats": float(self._loss) / self._steps,
             "gradient_norm": float(self._norm) / self._steps,
             "gradient_norm_max": float(self._max_norm),
@@ -74,20 +75,18 @@ class StepMetrics:
 
 def evaluation_metrics(
     experiment: Experiment,
-    progress: Progress,
-    step_metrics: StepMetrics,
     score: Score | None,
     *,
+    fraction_scored: float,
     evaluation_seconds: float,
     is_best: bool,
 ) -> dict[str, Any]:
     """Return the line of metrics.jsonl about an evaluation.
 
     Args:
-        experiment: The training run.
-        progress: The last step.
-        step_metrics: The steps since the previous evaluation.
+        experiment: The training run, with the metrics of the steps since the previous evaluation.
         score: Score on the validation split; None without one.
+        fraction_scored: Fraction of the validation split that was scored.
         evaluation_seconds: Duration of the evaluation.
         is_best: Whether the model is the best so far.
     """
@@ -98,22 +97,23 @@ def evaluation_metrics(
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
         "evaluation_seconds": round(evaluation_seconds, 3),
-        "learning_rate": progress.learning_rate,
-        **step_metrics.summary(experiment.config.training),
+        **(state.due_metrics or {}),
         "is_best": is_best,
     }
     if score is not None:
-        metrics |= _score_metrics(score, experiment.tokens["valid"].counts)
+        metrics |= _score_metrics(score, experiment.tokens["valid"].counts, fraction_scored)
     return metrics
 
 
-def _score_metrics(score: Score, counts: Counts) -> dict[str, float]:
-    return {
+def _score_metrics(score: Score, counts: Counts, fraction: float) -> dict[str, float]:
+    """Return the scores; of a part of the split, as if it had its fraction of the characters."""
+    metrics = {
         "loss_nats": score.loss_nats,
         "perplexity": score.perplexity,
-        "bits_per_character": score.bits_per(counts.characters),
-        "bits_per_byte": score.bits_per(counts.bytes),
+        "bits_per_character": score.bits_per(counts.characters) / fraction,
+        "bits_per_byte": score.bits_per(counts.bytes) / fraction,
     }
+    return metrics if fraction == 1 else metrics | {"validation_share": fraction}
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:

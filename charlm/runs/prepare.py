@@ -36,7 +36,14 @@ from charlm.runs.verify import check_weights
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
-from charlm.training.devices import Hardware, check_size, choose_device, choose_precision
+from charlm.training.devices import (
+    Hardware,
+    can_compute_in,
+    check_size,
+    choose_device,
+    choose_precision,
+    precision_name,
+)
 from charlm.training.loop import TrainingState
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
@@ -64,7 +71,8 @@ def begin(
     encoded = encode(config, workers=workers)
     vectors = _read_vectors(config, encoded.tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, encoded, device, run_lock(folder), group)
+    hardware = Hardware(device, choose_precision(config.training.precision, device))
+    experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
     if vectors is not None:
         experiment = _with_vectors(experiment, vectors)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
@@ -165,18 +173,44 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     encoded = EncodedCorpus(
         corpus=corpus, tokenizer=tokenizer, tokens=_encode_parts(corpus, tokenizer, workers)
     )
-    experiment = _assemble(folder, config, encoded, device, lock, group)
+    hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
+    experiment = _assemble(folder, config, encoded, hardware, lock, group)
     rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
-    return experiment
+    return replace(experiment, notices=_change_of_precision(experiment, saved.state["precision"]))
+
+
+def _resumed_hardware(setting: str, saved: str | None, device: torch.device) -> Hardware:
+    """Return device and precision of a run that continues: with `auto`, the precision it had.
+
+    Args:
+        setting: Value of `training.precision`.
+        saved: Precision of the saved training; None for a run of an earlier version.
+        device: Device of the training from now on.
+    """
+    if setting == "auto" and saved is not None and can_compute_in(saved, device):
+        setting = saved
+    return Hardware(device, choose_precision(setting, device))
+
+
+def _change_of_precision(experiment: Experiment, saved: str | None) -> tuple[str, ...]:
+    """Return a line if a run does not continue in the precision that it was trained in."""
+    now = precision_name(experiment.hardware.precision)
+    if saved in (None, now):
+        return ()
+    return (
+        f"the run was trained in {saved} and continues in {now}, because "
+        f"{experiment.hardware.device} has no fast {saved} here; its weights will differ from "
+        "those of a training that never moved",
+    )
 
 
 def _assemble(
     folder: Path,
     config: ResolvedConfig,
     encoded: EncodedCorpus,
-    device: torch.device,
+    hardware: Hardware,
     lock: ProcessLock,
     group: Group,
 ) -> Experiment:
@@ -188,8 +222,7 @@ def _assemble(
         )
     vocabulary_size = encoded.tokenizer.vocabulary_size
     check_size(config.model, vocabulary_size)
-    model = LanguageModel(config.model, vocabulary_size).to(device)
-    hardware = Hardware(device, choose_precision(config.training.precision, device))
+    model = LanguageModel(config.model, vocabulary_size).to(hardware.device)
     return Experiment(
         folder=folder,
         config=config,

@@ -70,7 +70,7 @@ def test_a_score_in_parallel_streams_is_within_a_thousandth_of_the_exact_score(t
     assert abs(parallel.loss_nats - exact.loss_nats) < 0.001
 
 
-def test_a_clock_that_goes_back_neither_ends_nor_prolongs_a_budget_of_minutes(text_file, tmp_path):
+def test_a_clock_that_goes_back_or_a_suspension_leaves_a_budget_of_minutes(text_file, tmp_path):
     config = small_config(text_file, "training.minutes=0.2")
 
     def count_steps(name: str, clock: Clock) -> int:
@@ -81,7 +81,7 @@ def test_a_clock_that_goes_back_neither_ends_nor_prolongs_a_budget_of_minutes(te
 
     steps = count_steps("steady", Clock(0, 0.0))
     for jump_at in (11, 12):
-        for by in (-1e9, -3.0):
+        for by in (-1e9, -3.0, 60.0, 1e6):
             name = f"{by} s at call {jump_at}"
-            # The step in which the clock jumps counts as zero seconds.
+            # The step in which the clock jumps counts as zero seconds, or as the mean of a step.
             assert steps <= count_steps(name, Clock(jump_at, by)) <= steps + 2, name
