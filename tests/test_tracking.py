@@ -298,12 +298,12 @@ def test_a_missing_extra_is_reported_before_a_folder_is_made(
     text_file, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm\[track\]'$"):
+    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm-rnn\[track\]'$"):
         charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
     arguments = ["train", str(text_file), "--out", str(tmp_path / "run")]
     assert command([*arguments, "--track", "tensorboard"]) == 1
     out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and "pip install 'charlm[track]'" in err
+    assert out == "" and err.count("\n") == 1 and "pip install 'charlm-rnn[track]'" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -365,6 +365,6 @@ def test_the_documentation_lists_every_metric(text_file, tmp_path):
     }
     page = (DOCS / "train.md").read_text(encoding="utf-8").split("### metrics.jsonl")[1]
     names = re.findall(r"^\| `([\w/]+)` \|", page, flags=re.MULTILINE)
-    assert sorted([*fields, "validation_share", SAMPLE]) == sorted(names)
+    assert sorted([*fields, SAMPLE]) == sorted(names)
     groups = re.findall(r"`(\w+)`", page.split("| `gradient_norms/GROUP` |")[1].split("\n")[0])
     assert set(lines_of(run)[0]["gradient_norms"]) <= set(groups)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
-from charlm.cli.terminal import emit, emit_result
+from charlm.cli.terminal import emit, emit_result, say
 from charlm.cli.train import (
     ConfigName,
     Overrides,
@@ -173,6 +173,8 @@ def stats(
     from charlm.data.statistics import compute_statistics
 
     encoded = _encode(texts, config, overrides, workers)
+    for warning in encoded.corpus.warnings:
+        say(f"warning: {warning}")
     facts = _statistics(encoded, compute_statistics(*encoded.corpus.parts.values()))
     emit_result(facts, _table(facts), as_json=as_json)
 
@@ -186,6 +188,7 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
     return {
         "title": encoded.corpus.title,
         "mode": encoded.corpus.mode,
+        "warnings": list(encoded.corpus.warnings),
         **statistics.to_json(),
         "lengths": {f"{quantile:.0%}": length for quantile, length in lengths},
         "level": encoded.tokenizer.section.level,
@@ -259,12 +262,17 @@ def _byte_bar(name: str) -> "Iterator[Report]":
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:
-    import yaml
+    from charlm.storage.untrusted import parse_yaml
 
-    pairs = [override.partition("=") for override in overrides]
-    for key, equals, _ in pairs:
+    parameters = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        problem = f"must be PARAMETER=VALUE, as in sentences=1000, got {override!r}"
+        try:
+            parameters[key] = parse_yaml(value)
+        except ValueError as error:
+            problem = f"{key}: the value is not YAML that charlm accepts: {error}, got {override!r}"
+            equals = ""
         if not equals:
-            raise typer.BadParameter(
-                f"must be PARAMETER=VALUE, as in sentences=1000, got {key!r}", param_hint="--set"
-            )
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+            raise typer.BadParameter(problem, param_hint="--set")
+    return parameters

@@ -1,16 +1,14 @@
 """The progress of a training: a bar, and a line and a short sample per evaluation, on stderr."""
 
-import math
-import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import closing
-
-from tqdm import tqdm
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Notice, Prepared
+from charlm.runs.progress_bar import ProgressBar, evaluation_line
 from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
@@ -20,7 +18,6 @@ from charlm.training.loop import Progress
 
 _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}  # In tokens.
 _SAMPLE_TEMPERATURE = 0.8
-_REFRESH_SECONDS = 0.2
 
 
 def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
@@ -75,16 +72,7 @@ class _Display:
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        # If stderr is not a terminal, only the lines are printed.
-        self._bar = tqdm(
-            total=100,
-            unit="%",
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            mininterval=_REFRESH_SECONDS,
-            bar_format="{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]",
-        )
-        self._refreshed_at = -math.inf
+        self._bar = ProgressBar(experiment)
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -92,7 +80,7 @@ class _Display:
             case Prepared():
                 self._show_experiment()
             case Progress():
-                self._show_progress(event)
+                self._bar.show(event)
             case Evaluated():
                 self._show_evaluation(event)
             case Halved():
@@ -123,6 +111,8 @@ class _Display:
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
+        for warning in experiment.corpus.warnings:
+            say(f"warning: {warning}")
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         precision = str(experiment.hardware.precision).removeprefix("torch.")
         say(
@@ -136,40 +126,12 @@ class _Display:
             )
         say(f"run folder: {experiment.folder}")
 
-    def _show_progress(self, progress: Progress) -> None:
-        state = progress.state
-        if self._bar.disable or state.seconds - self._refreshed_at < _REFRESH_SECONDS:
-            return
-        self._refreshed_at = state.seconds
-        loss_nats = float(progress.loss)
-        counts = self._experiment.tokens["train"].counts
-        bits = loss_nats * counts.tokens / (math.log(2) * max(counts.characters, 1))
-        tokens_per_second = state.tokens / max(state.seconds, 1e-9)
-        self._bar.n = 100 * min(progress.fraction_done, 1.0)
-        self._bar.set_description_str(
-            f"loss {loss_nats:.3f}, {bits:.3f} bits/character, {tokens_per_second:,.0f} tokens/s",
-            refresh=False,
-        )
-        self._bar.refresh()
-
     def _show_evaluation(self, event: Evaluated) -> None:
-        metrics = event.metrics
-        line = (
-            f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, "
-            f"{metrics['seconds']:.0f} s: training loss {metrics['training_loss_nats']:.4f}"
-        )
-        if event.score is not None:
-            line += (
-                f", validation loss {metrics['loss_nats']:.4f} nats/token, "
-                f"{metrics['bits_per_character']:.3f} bits/character"
-            )
-            line += ", best" if event.is_best else ""
-        say(line, self._bar)
-        if not self._bar.disable and event.experiment.model.direction != "both":
-            say(f"  {self._short_sample()}", self._bar)
+        say(evaluation_line(event), self._bar)
+        if self._bar.is_shown and event.experiment.model.direction != "both":
+            say(textwrap.indent(self._short_sample(), "  "), self._bar)
 
     def _show_halving(self, event: Halved) -> None:
-        self._refreshed_at = -math.inf
         metrics, limit = event.metrics, event.experiment.config.training.halvings
         say(
             f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
@@ -189,12 +151,14 @@ class _Display:
             say(f"stopped early: no new best in {patience} evaluations")
 
     def _short_sample(self) -> str:
-        """Return a sample in one line."""
+        """Return a sample of a few lines."""
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        options = SampleOptions(stop=StopCondition(length=length), filters=Filters(temperature=0.8))
+        options = SampleOptions(
+            stop=StopCondition(length=length), filters=Filters(temperature=_SAMPLE_TEMPERATURE)
+        )
         pieces = stream(of_experiment(self._experiment), options)
         text = "".join(pieces)
         model.train()
-        return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+        return text.strip()

@@ -16,6 +16,7 @@ from charlm.cli.options import (
     MAX_SEED,
     above_zero,
     as_path,
+    as_seeds,
     at_most,
     flag,
     known_device,
@@ -117,6 +118,13 @@ def train(
             help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Train once per seed, as in 1..5 or 1,7; print mean, deviation and range.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
     ] = None,
@@ -157,6 +165,7 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
+    from charlm.cli.seeds import train_seeds
     from charlm.tracking import check_installed
     from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
@@ -170,6 +179,16 @@ def train(
         check_installed()
     group = SINGLE_PROCESS
     prepare: _Prepare
+    settings = [
+        *(overrides or []),
+        *training_overrides({**changes.given(), "seed": seed}),
+        *text_override(sources),
+    ]
+    if seeds is not None:
+        beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
+        beside |= {"--track": track, "torchrun": is_launched() or None}
+        refuse_beside("--seeds", beside, "which trains one run after the other in this process")
+        return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
@@ -180,11 +199,6 @@ def train(
     if resume is not None:
         prepare = partial(changes.resume, resume)
     else:
-        settings = [
-            *(overrides or []),
-            *training_overrides({**changes.given(), "seed": seed}),
-            *text_override(sources),
-        ]
         prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
     if processes is not None and processes > 1:
         return _launch_processes(prepare, processes, {**changes.given(), "track": track})
@@ -217,37 +231,46 @@ def text_override(sources: Sequence[str]) -> list[str]:
 def _prepare_new_run(
     config: str | None, overrides: list[str], out: Path | None, name: str
 ) -> _Prepare:
-    """Check the configuration, or choose one, and return what begins the run.
-
-    Args:
-        config: Configuration file, or None to choose the settings.
-        overrides: Settings that were given.
-        out: Run folder to create; None for a new one under `runs/`.
-        name: First part of the name of a new folder.
-    """
-    from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
-    from charlm.runs.automatic import choose
-    from charlm.runs.folder import check_new, new_folder
+    """Check the configuration, or choose one, and return what begins the run; see `begin`."""
+    from charlm.runs.folder import check_new
 
     if out is not None:
         check_new(out)
+    checked, reasons = checked_or_chosen(config, overrides)
+    return lambda group: begin(checked, reasons, out, name, group)
+
+
+def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config, Sequence[str]]":
+    """Return the configuration of that name; without one, chosen settings and the reasons."""
+    from charlm.runs.automatic import choose
+
     checked = checked_config(config, overrides)
-    reasons: Sequence[str] = ()
-    if config is None:
-        choice = choose(overrides)
-        checked, reasons = choice.config, choice.reasons
+    return (checked, ()) if config is not None else choose(overrides)
 
-    def begin(group: "Group") -> "Experiment":
-        with new_folder(out, name) as folder:
-            experiment = prepare.begin(checked, folder, group=group, workers=available_cores())
-        for line in reasons:
-            say(line)
-        if reasons:
-            say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
-        return experiment
 
-    return begin
+def begin(
+    config: "Config", reasons: Sequence[str], out: Path | None, name: str, group: "Group"
+) -> "Experiment":
+    """Begin a run.
+
+    Args:
+        config: Its configuration.
+        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
+        out: Run folder to create; None for a new one under `runs/`.
+        name: First part of the name of a new folder.
+        group: Processes that train together.
+    """
+    from charlm.data.tokens import available_cores
+    from charlm.runs import prepare
+    from charlm.runs.folder import new_folder
+
+    with new_folder(out, name) as folder:
+        experiment = prepare.begin(config, folder, group=group, workers=available_cores())
+    for line in reasons:
+        say(line)
+    if reasons:
+        say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
+    return experiment
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:

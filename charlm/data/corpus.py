@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
 from charlm.data.cards import Part
+from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
+from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
-from charlm.data.sources import PlainFile, open_plain_files
+from charlm.data.sources import PlainFile, check_effects, open_plain_files
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
@@ -148,12 +150,14 @@ class Corpus:
         parts: The text of each part that is not empty.
         distinct: Parts that have no document of the training part, because the split kept all
             copies of a document together.
+        warnings: One line for each setting that does not fit the text.
     """
 
     title: str
     mode: Mode
     parts: dict[Part, Text]
     distinct: frozenset[Part] = frozenset()
+    warnings: tuple[str, ...] = ()
 
     def shares_in_training(self) -> dict[Part, float]:
         """Return, for each held-out part, the fraction of its records that are in training too.
@@ -177,6 +181,11 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.
     """
+    check_effects(config.corpus, config.tokenizer.level == "byte")
+    return _open_corpus(config)
+
+
+def _open_corpus(config: ResolvedConfig) -> Corpus:
     section = config.corpus
     card = card_of(section)
     train = _open_text(section.text, config)
@@ -189,15 +198,21 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     parts = {part: text for part, text in parts.items() if len(text.spans)}
     if "train" not in parts:
         raise CorpusError(
-            f"{', '.join(section.text)}: too short: its split leaves nothing to train on; give a "
+            f"{shown_names(section.text)}: too short: its split leaves nothing to train on; give a "
             "longer text, or lower corpus.valid_share and corpus.test_share"
         )
     drawn: frozenset[Part] = frozenset()
     if section.split == "shuffled" and section.copies == "together":
         own = {"valid": section.valid_text, "test": section.test_text}
         drawn = frozenset(part for part in parts if part != "train" and not own[part])
-    title = card.title if card else ", ".join(section.text)
-    return Corpus(title=title, mode=section.mode, parts=parts, distinct=drawn)
+    title = card.title if card else shown_names(section.text)
+    return Corpus(
+        title=title,
+        mode=section.mode,
+        parts=parts,
+        distinct=drawn,
+        warnings=tuple(_warnings(train, section)),
+    )
 
 
 def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -206,7 +221,18 @@ def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     Raises:
         CorpusError: A text is missing, empty or not text.
     """
-    return open_corpus(texts_like(config, tuple(names))).parts["train"]
+    like = texts_like(config, tuple(names))
+    own = canonical_encoding(like.corpus.encoding)
+    # Text that is UTF-8 is read as UTF-8, also by a run whose own corpus has another encoding.
+    encodings = ["utf-8", own] if contains_ascii(own) else [own, "utf-8"]
+    problems = {}
+    for encoding in dict.fromkeys(encodings):
+        corpus = like.corpus.model_copy(update={"encoding": encoding})
+        try:
+            return _open_corpus(like.model_copy(update={"corpus": corpus})).parts["train"]
+        except EncodingError as error:
+            problems[encoding] = error
+    raise problems[own].for_scoring()
 
 
 def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -230,9 +256,19 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
         raise CorpusError(
-            f"{', '.join(names)}: contains nothing but {contents}; give a text to learn from"
+            f"{shown_names(names)}: contains nothing but {contents}; give a text to learn from"
         )
     return text
+
+
+def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each setting that does not fit the text, which is not split yet."""
+    has_no_separator = text.size == sum(file.size for file in text.files)
+    if section.mode == "stream" and section.separator and has_no_separator:
+        yield (
+            f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
+            "is separated; correct it, or set it to null"
+        )
 
 
 def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:

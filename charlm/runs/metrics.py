@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.data.spelling import Restoration
 from charlm.data.tokens import Counts
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
@@ -101,19 +102,24 @@ def evaluation_metrics(
         "is_best": is_best,
     }
     if score is not None:
-        metrics |= _score_metrics(score, experiment.tokens["valid"].counts, fraction_scored)
+        counts = experiment.tokens["valid"].counts
+        metrics |= _score_metrics(score, counts, experiment.valid_restoration, fraction_scored)
     return metrics
 
 
-def _score_metrics(score: Score, counts: Counts, fraction: float) -> dict[str, float]:
-    """Return the scores; of a part of the split, as if it had its fraction of the characters."""
-    metrics = {
+def _score_metrics(
+    score: Score, counts: Counts, restoration: Restoration, fraction: float
+) -> dict[str, float | None]:
+    """Return the scores; of a part of the split, as if the rest had the same loss."""
+    nats = score.nats / fraction
+    return {
         "loss_nats": score.loss_nats,
         "perplexity": score.perplexity,
-        "bits_per_character": score.bits_per(counts.characters) / fraction,
-        "bits_per_byte": score.bits_per(counts.bytes) / fraction,
+        "bits_per_character": restoration.bits_per(counts.characters, nats),
+        "bits_per_byte": restoration.bits_per(counts.bytes, nats),
+        "unknown_share": counts.unknown_share,
+        "validation_share": fraction,
     }
-    return metrics if fraction == 1 else metrics | {"validation_share": fraction}
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -153,6 +159,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         with suppress(*PARSE_ERRORS):
             metrics.append(validate_facts(parse_json(line), MetricsFacts))
     return metrics
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl in which the numbers of a mapping have names of their own.
+
+    >>> flat_metrics({"step": 6, "gradient_norms": {"layer_0": 0.5}})
+    {'step': 6, 'gradient_norms/layer_0': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        inner = value if isinstance(value, dict) else None
+        flat |= {name: value} if inner is None else {f"{name}/{key}": inner[key] for key in inner}
+    return flat
 
 
 def _is_within(line: bytes, last_step: int, halvings: int) -> bool:

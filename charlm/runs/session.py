@@ -16,6 +16,7 @@ from charlm.runs.checkpoint import load_checkpoint, remove_checkpoint
 from charlm.runs.experiment import (
     Evaluated,
     Event,
+    Events,
     Experiment,
     Finished,
     Halved,
@@ -49,7 +50,7 @@ def run(
     *,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
-) -> Generator[Event, None, None]:
+) -> Events:
     """Train until the budget is spent, evaluate and save, and yield every event.
 
     If the caller closes the generator, as `contextlib.closing` does after an exception, the last

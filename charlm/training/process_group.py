@@ -22,6 +22,7 @@ from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from charlm.data.tokens import available_cores
 from charlm.data.windows import Shard
 from charlm.errors import GroupError
 from charlm.training.objective import Objective
@@ -308,7 +309,7 @@ def launch(processes: int, arguments: Sequence[str], *, signals: Sequence[str]) 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     handled: dict[str, Any] = {}
     if "signals_to_handle" in LaunchConfig.__dataclass_fields__:  # Not in every version of torch.
         handled["signals_to_handle"] = ",".join(signals)

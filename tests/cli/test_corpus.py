@@ -177,3 +177,36 @@ def test_an_unreadable_text_is_reported_in_one_line(capfd):
     ):
         for command in ("encode", "stats"):
             assert problem in refused(capfd, "corpus", command, *arguments), arguments
+
+
+def test_a_separator_that_does_not_occur_is_reported(capfd, folder):
+    Path("poems.txt").write_text("one line\n***\nanother\n" * 50, encoding="utf-8")
+    warning = (
+        r"warning: corpus.separator: '\n###\n' does not occur in the text, so nothing is separated; "
+        "correct it, or set it to null\n"
+    )
+    Path("tiny.yaml").write_text("training: {steps: 1}", encoding="utf-8")
+    commands = (
+        ["corpus", "stats", "poems.txt", *WHOLE],
+        ["train", "poems.txt", *SETTINGS, *WHOLE, "--config", "tiny.yaml"],
+    )
+    for command in commands:
+        for separator, is_reported in ((r"\n###\n", True), (r"\n***\n", False), ("null", False)):
+            setting = f"corpus.separator={separator}"
+            assert charlm([*command, "--set", setting, *out_of(command, folder)]) == 0, setting
+            assert (warning in capfd.readouterr().err) == is_reported, (command[0], separator)
+
+
+def out_of(command: list[str], folder: Path) -> list[str]:
+    """Return a new run folder for a training."""
+    is_training = command[0] == "train"
+    return ["--out", str(folder / f"run{len(list(folder.iterdir()))}")] if is_training else []
+
+
+def test_a_parameter_of_a_builder_that_is_not_yaml_is_wrong_usage(capfd):
+    build = ["corpus", "build", "agreement", "--to", "a.txt", "--set"]
+    for value, problem in {
+        "sentences": "must be PARAMETER=VALUE",
+        "sentences=[": "is not YAML",
+    }.items():
+        assert problem in refused(capfd, *build, value, status=2), value

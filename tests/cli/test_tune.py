@@ -174,7 +174,7 @@ def test_a_missing_optuna_is_reported_with_its_installation(capfd, text_file, mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("charlm.tuning", raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert "pip install 'charlm[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")
+    assert "pip install 'charlm-rnn[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")
 
 
 def test_help_loads_neither_torch_nor_optuna():

@@ -16,7 +16,7 @@ from reading import opened, resolved
 
 from charlm.config.schema import Corpus as Section
 from charlm.data import corpus as corpora
-from charlm.data import sources
+from charlm.data import encodings, sources
 from charlm.data.builders import BUILDERS
 from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
 from charlm.data.corpus import Corpus, Text, read_text
@@ -205,7 +205,7 @@ def test_a_byte_order_mark_is_removed_from_each_file(tmp_path):
 
 
 def test_a_byte_order_mark_after_the_first_block_is_part_of_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 4)
     assert whole(write(tmp_path / "text.txt", "abcd\ufeffe")) == ["abcd\ufeffe".encode()]
 
 
@@ -216,7 +216,7 @@ def test_a_text_in_another_encoding_is_converted(tmp_path):
 
 
 def test_an_unknown_encoding_is_an_error(tmp_path):
-    message = "Python has no encoding 'utf-99'; try utf-8 or latin-1"
+    message = "Python has no encoding 'utf-99'; try utf-8 or cp1252"
     for name in ("text.txt", "text.txt.gz"):
         path = write(tmp_path / name, gzip.compress(b"some text"))
         with pytest.raises(CorpusError, match=message):
@@ -236,7 +236,7 @@ def test_raw_bytes_are_read_unchanged(tmp_path):
     [
         (
             b"caf\xe9 au lait",
-            r"byte 3 \(0xe9\) is not utf-8; .*corpus\.encoding=latin-1.*tokenizer\.level=byte",
+            r"byte 3 \(0xe9\) is not utf-8; .*corpus\.encoding=cp1252, .*tokenizer\.level=byte",
         ),
         (b"ab\0cd", "has a NUL character, so it is not text; .*tokenizer.level=byte"),
         (b"caf\xc3", r"byte 3 \(0xc3\) is not utf-8"),
@@ -268,7 +268,7 @@ def test_a_character_may_cross_the_boundary_of_two_blocks(tmp_path):
 
 
 def test_the_offset_of_an_invalid_byte_is_right_after_a_block_boundary(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 100)
     for before in (99, 98, 97):
         for broken in (b"\xff", b"\xe6\x97x"):
             data = b"x" * before + "日".encode() + broken
@@ -278,7 +278,7 @@ def test_the_offset_of_an_invalid_byte_is_right_after_a_block_boundary(tmp_path,
 
 
 def test_the_offset_of_a_character_cut_by_a_block_boundary_is_its_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 100)
     data = b"x" * 99 + b"\xe6x"
     with pytest.raises(CorpusError, match=r"byte 99 \(0xe6\) is not utf-8"):
         whole(write(tmp_path / "text.txt", data))
@@ -291,7 +291,7 @@ def test_a_missing_text_is_an_error_of_one_line(tmp_path):
         ("no/*.csv", "no such text"),
         ("empty", "contains no file"),
     ):
-        message = f"{re.escape(name)}: {problem}; charlm corpus list"
+        message = f"{re.escape(name)}: {problem}; correct the path; charlm corpus list"
         with pytest.raises(CorpusError, match=message):
             whole(tmp_path / name)
 
@@ -627,7 +627,7 @@ def test_a_plain_file_is_read_in_place_and_a_compressed_one_is_converted_once(
     section = Section(text=(str(path), str(packed)), valid_share=0.0)
     text = opened(section).parts["train"]
     assert text.files[0].path == path and text.files[1].path.parent == own_cache / "texts"
-    with patch.object(sources, "_utf8_blocks", side_effect=AssertionError("read again")):
+    with patch.object(sources, "utf8_blocks", side_effect=AssertionError("read again")):
         assert opened(section).parts["train"].fingerprint == text.fingerprint
     write(packed, gzip.compress(b"another story"))
     assert contents(opened(section).parts["train"])[1] == b"another story"

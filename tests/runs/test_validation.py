@@ -54,7 +54,7 @@ def test_without_a_limit_of_time_the_whole_split_is_scored(override, text_file, 
     config = small_config(text_file, budget, override)
     (notice,) = run_slowly(prepare.begin(config, tmp_path / "run"))
     assert notice.startswith("the evaluation took ") and "training.evaluations=1" in notice
-    assert all("validation_share" not in line for line in metrics_of(tmp_path / "run"))
+    assert all(line["validation_share"] == 1 for line in metrics_of(tmp_path / "run"))
 
 
 def test_a_resumed_training_scores_the_part_that_it_scored_before(text_file, tmp_path):
