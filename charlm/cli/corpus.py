@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
-from charlm.cli.terminal import emit, emit_result, say
-from charlm.cli.train import (
+from charlm.cli.new_run import (
     ConfigName,
     Overrides,
     TextArguments,
     checked_config,
     text_override,
 )
+from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
+from charlm.cli.terminal import emit, emit_result, say
 
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from charlm.cli.new_run import begin, checked_or_chosen
 from charlm.cli.progress import follow
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit
-from charlm.cli.train import begin, checked_or_chosen
 from charlm.config.load import change_config
 from charlm.runs.experiment import Experiment
 from charlm.runs.folder import check_new

@@ -1,8 +1,7 @@
 """The command `charlm train`."""
 
-import json
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from charlm.cli.new_run import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    begin,
+    checked_or_chosen,
+    run_name,
+    text_override,
+    training_overrides,
+)
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PROCESSES,
@@ -20,36 +30,12 @@ from charlm.cli.options import (
     at_most,
     flag,
     known_device,
-    not_empty,
     refuse_beside,
 )
-from charlm.cli.terminal import say
-from charlm.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
-    from charlm.config.schema import Config
     from charlm.runs.experiment import Experiment
     from charlm.training.process_group import Group
-
-TextArguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
-    ),
-]
-ConfigName = Annotated[
-    str | None,
-    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
-]
-Corpora = Annotated[
-    list[str] | None,
-    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
-]
-
 
 _Prepare = Callable[["Group"], "Experiment"]  # Begins or resumes a run.
 
@@ -218,16 +204,6 @@ def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) 
     return budget
 
 
-def training_overrides(settings: Mapping[str, object]) -> list[str]:
-    """Return the overrides of the training section, without those that are None."""
-    return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
-
-
-def text_override(sources: Sequence[str]) -> list[str]:
-    """Return the override that sets the text, or nothing if no text was given."""
-    return [f"corpus.text={json.dumps(sources)}"] if sources else []
-
-
 def _prepare_new_run(
     config: str | None, overrides: list[str], out: Path | None, name: str
 ) -> _Prepare:
@@ -238,39 +214,6 @@ def _prepare_new_run(
         check_new(out)
     checked, reasons = checked_or_chosen(config, overrides)
     return lambda group: begin(checked, reasons, out, name, group)
-
-
-def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config, Sequence[str]]":
-    """Return the configuration of that name; without one, chosen settings and the reasons."""
-    from charlm.runs.automatic import choose
-
-    checked = checked_config(config, overrides)
-    return (checked, ()) if config is not None else choose(overrides)
-
-
-def begin(
-    config: "Config", reasons: Sequence[str], out: Path | None, name: str, group: "Group"
-) -> "Experiment":
-    """Begin a run.
-
-    Args:
-        config: Its configuration.
-        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
-        out: Run folder to create; None for a new one under `runs/`.
-        name: First part of the name of a new folder.
-        group: Processes that train together.
-    """
-    from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
-    from charlm.runs.folder import new_folder
-
-    with new_folder(out, name) as folder:
-        experiment = prepare.begin(config, folder, group=group, workers=available_cores())
-    for line in reasons:
-        say(line)
-    if reasons:
-        say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
-    return experiment
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
@@ -304,25 +247,3 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
     if not status and not has_ended(experiment.folder, experiment.config.training):
         return 128 + signal.SIGTERM  # One of the processes was asked to stop.
     return status
-
-
-def checked_config(config: str | None, changes: list[str]) -> "Config":
-    """Return a configuration with the changes that options make.
-
-    Raises:
-        ConfigError: The file is missing or has mistakes.
-        OptionError: The file has no mistakes, but one of the changes is wrong.
-    """
-    from charlm.config.load import load_config
-
-    try:
-        return load_config(config, changes)
-    except ConfigError as error:
-        load_config(config)
-        raise OptionError("overrides", str(error)) from None
-
-
-def run_name(config: str | None, sources: Sequence[str], *, prefix: str = "") -> str:
-    """Return the name of a run, after the configuration or the first text."""
-    name = config or (sources[0] if sources else "run")
-    return prefix + ("stdin" if name == "-" else Path(name).stem or "run")

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.new_run import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    checked_config,
+    run_name,
+    text_override,
+    training_overrides,
+)
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_SEED,
@@ -19,16 +29,6 @@ from charlm.cli.options import (
     study_name,
 )
 from charlm.cli.terminal import emit, emit_json, say
-from charlm.cli.train import (
-    ConfigName,
-    Corpora,
-    Overrides,
-    TextArguments,
-    checked_config,
-    run_name,
-    text_override,
-    training_overrides,
-)
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:

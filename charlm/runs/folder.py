@@ -82,11 +82,12 @@ def _create_folder(name: str) -> Path:
     folder = RUNS / name
     number = 1
     try:
-        RUNS.mkdir(exist_ok=True)
         while not _is_created(folder):
             number += 1
             folder = RUNS / f"{name}-{number}"
     except OSError as error:
+        with suppress(OSError):
+            RUNS.rmdir()  # If it is empty.
         raise CheckpointError(
             f"{RUNS.absolute()}: cannot create a run folder here: {error.strerror}; name a folder "
             "that can be written with --out"
@@ -97,18 +98,19 @@ def _create_folder(name: str) -> Path:
 def _is_created(folder: Path) -> bool:
     """Create a folder; return False if it exists already."""
     try:
-        folder.mkdir()
+        folder.mkdir(parents=True)
     except FileExistsError:
         return False
     return True
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove a folder that contains nothing but a lock file."""
+    """Remove a folder that contains nothing but a lock file, and `runs/` if it is then empty."""
     with suppress(OSError):
         if all(path.name == LOCK for path in folder.iterdir()):
             (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
+            RUNS.rmdir()
 
 
 def check_exists(folder: Path) -> None:

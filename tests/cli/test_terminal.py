@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -172,11 +173,12 @@ def test_a_sample_on_a_terminal_keeps_its_line_ends_and_a_pipe_gets_it_unchanged
 
 
 def test_a_long_message_wraps_at_words_on_a_terminal_only(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((20, 24)))
     message = "  a message of several words; and a/very/long/path/that/stays"
     terminal.say(message)
     assert capsys.readouterr().err == f"{message}\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
     terminal.say(message)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [

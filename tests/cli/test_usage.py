@@ -122,6 +122,8 @@ WRONG: dict[str, dict[str, int]] = {
     "decompress [RUN] FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
     "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
+    "--seeds": {"": 2, "x": 2, "1..": 2, "3..1": 2, "-1": 2, "1,1": 2},
+    "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
 }
 
 
