@@ -285,6 +285,7 @@ def resume(
         device=device,
         on_divergence=on_divergence,
     )
+    prepare.check_budget(experiment)
     return _train(experiment, _Observers(track, progress, on_evaluation))
 
 

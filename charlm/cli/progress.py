@@ -38,8 +38,6 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
             for _ in session.run(experiment, stop=stop_requested):
                 pass
         return 0
-    if experiment.state.fraction_done(experiment.config.training) >= 1:
-        say("the budget is spent; to continue, give a larger one, such as --epochs 10")
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
         status = _show_events(experiment, stop_requested, track=track)
     emit(str(experiment.folder))

@@ -63,8 +63,9 @@ class _Changes:
         """Prepare to resume the run in a folder."""
         from charlm.data.tokens import available_cores
         from charlm.runs import prepare
+        from charlm.training.process_group import is_launched
 
-        return prepare.resume(
+        experiment = prepare.resume(
             folder,
             budget=self.budget,
             device=self.device,
@@ -72,6 +73,9 @@ class _Changes:
             group=group,
             workers=available_cores() if group.is_first else 1,
         )
+        if not is_launched():  # A run that has ended is no error of a process that restarts it.
+            prepare.check_budget(experiment)
+        return experiment
 
 
 def train(

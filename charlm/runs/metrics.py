@@ -1,7 +1,7 @@
 """The metrics of a run: metrics.jsonl, and sums of step metrics between two evaluations."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from charlm.storage.untrusted import parse_json
 from charlm.training.clipping import gradient_group, group_norms
 from charlm.training.loop import Progress
 from charlm.training.loss import Score
+
+# A validation loss that rises by a smaller fraction is no sign of overfitting.
+_NOISE = 0.005
 
 
 class StepMetrics:
@@ -120,6 +123,29 @@ def _score_metrics(
         "unknown_share": counts.unknown_share,
         "validation_share": fraction,
     }
+
+
+def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line if the last evaluation is not the best one: which step is kept, and why.
+
+    Args:
+        history: Lines of metrics.jsonl.
+    """
+    scored = [line for line in history if "loss_nats" in line]
+    best = next((line for line in reversed(scored) if line["is_best"]), None)
+    if best is None or best is scored[-1]:
+        return []
+    last = scored[-1]
+    kept = f"best/ is the model of step {best['step']:,}"
+    losses = f"from {best['loss_nats']:.4f} to {last['loss_nats']:.4f} nats per token"
+    is_memorizing = last["training_loss_nats"] < best["training_loss_nats"]
+    if is_memorizing and last["loss_nats"] > (1 + _NOISE) * best["loss_nats"]:
+        return [
+            f"the model overfits: since step {best['step']:,} the validation loss rose {losses}, "
+            f"while the training loss fell; {kept}; for a better one, use more text, more dropout "
+            "(model.output_dropout) or a smaller network"
+        ]
+    return [f"since step {best['step']:,} the validation loss rose {losses}; {kept}"]
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:

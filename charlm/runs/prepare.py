@@ -1,5 +1,6 @@
 """Begin a new run, or resume an existing one."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
-from charlm.errors import CheckpointError, ConfigError
+from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.runs.checkpoint import load_checkpoint
@@ -178,7 +179,36 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
-    return replace(experiment, notices=_change_of_precision(experiment, saved.state["precision"]))
+    notices = (
+        *_used_budget(experiment),
+        *_change_of_precision(experiment, saved.state["precision"]),
+    )
+    return replace(experiment, notices=notices)
+
+
+def check_budget(experiment: Experiment) -> None:
+    """Raise UnsupportedOptionError if nothing is left to train or to evaluate in a resumed run."""
+    state = experiment.state
+    if state.fraction_done(experiment.config.training) < 1 or state.due_metrics is not None:
+        return
+    unit, total = experiment.config.training.budget
+    used = state.used(unit)
+    experiment.lock.release()
+    enough = math.ceil(used + total) if unit == "steps" else math.ceil(10 * (used + total)) / 10
+    raise UnsupportedOptionError(
+        unit,
+        f"nothing is left to train in {experiment.folder}: its budget is a total, {total:,g} "
+        f"{unit}, and {used:,.4g} {unit} are used; give a larger total, such as {{}} {enough:g}",
+        others=[unit],
+    )
+
+
+def _used_budget(experiment: Experiment) -> tuple[str, ...]:
+    """Return a line about the budget of a resumed run."""
+    unit, total = experiment.config.training.budget
+    used = experiment.state.used(unit)
+    step = experiment.state.step
+    return (f"continuing after step {step:,}: {used:,.4g} of {total:,g} {unit} in total are used",)
 
 
 def _resumed_hardware(setting: str, saved: str | None, device: torch.device) -> Hardware:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,13 @@ from charlm.runs.experiment import (
     training_windows,
 )
 from charlm.runs.folder import acquired, check_exists
-from charlm.runs.metrics import StepMetrics, append_metrics, evaluation_metrics
+from charlm.runs.metrics import (
+    StepMetrics,
+    append_metrics,
+    evaluation_metrics,
+    overfitting,
+    read_metrics,
+)
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.validation import (
@@ -41,6 +47,7 @@ from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, trai
 from charlm.training.loss import Score
 from charlm.training.objective import LanguageModelObjective
 from charlm.training.process_group import AnyObjective
+from charlm.training.schedule import is_warm_up_shortened
 
 _LONG_EVALUATION_SECONDS = 5.0  # A shorter evaluation is not reported.
 
@@ -98,6 +105,8 @@ def _run(
     )
     session.prepare_good_checkpoint()
     reason = yield from session.train()
+    if reason != "stopped":
+        yield from map(Notice, overfitting(read_metrics(experiment.folder)))
     yield Finished(experiment, reason)
 
 
@@ -117,6 +126,7 @@ class _Session:
         save_schedule: Schedule of the checkpoints.
         stop: Function that returns True to end the training after the current step.
         clock: Function that returns seconds.
+        told: Subjects of the notices that are yielded only once.
     """
 
     experiment: Experiment
@@ -124,6 +134,7 @@ class _Session:
     save_schedule: SaveSchedule
     stop: Callable[[], bool]
     clock: Callable[[], float]
+    told: list[str] = field(default_factory=list)
 
     def prepare_good_checkpoint(self) -> None:
         """Make sure that a training that halves its rate has a checkpoint to return to.
@@ -174,11 +185,28 @@ class _Session:
                 state.due_metrics = step_metrics.summary(section, learning_rate=rate)
                 step_metrics = StepMetrics(self.experiment.model)
             yield progress
-            yield from _suspension(progress)
+            yield from self._notices(progress)
             reason = yield from self._evaluate_or_save(progress)
             if reason is not None:
                 return reason
         return "budget"
+
+    def _notices(self, progress: Progress) -> Iterator[Notice]:
+        """Yield lines about a step: a suspension, and once that the warm-up is shortened."""
+        section = self.experiment.config.training
+        step, fraction = progress.step, progress.fraction_done
+        if progress.suspended_seconds:
+            yield Notice(
+                f"step {step:,} was interrupted for {progress.suspended_seconds:,.0f} s, which do "
+                "not count as training time"
+            )
+        is_shortened = is_warm_up_shortened(section, step=step, fraction_done=fraction)
+        if is_shortened and not self.told:
+            self.told.append("warm-up")
+            yield Notice(
+                f"the budget is shorter than the warm-up of {section.warmup_steps:,} steps "
+                "(training.warmup_steps): the warm-up is shortened to a tenth of the budget"
+            )
 
     def _evaluate_or_save(self, progress: Progress) -> Generator[Event, None, str | None]:
         """After a step, evaluate or save if it is time to; return the reason to end, or None."""
@@ -225,7 +253,7 @@ class _Session:
             return "stopped"
         seconds = self.clock() - began
         if is_first:
-            yield from _notices(experiment, score, seconds)
+            yield from _slow_evaluation(experiment, score, seconds)
         event = self._record(score, seconds)
         with experiment.average.applied():
             yield event
@@ -319,7 +347,9 @@ def _return_to_good(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _notices(experiment: Experiment, score: Score | None, seconds: float) -> Iterator[Notice]:
+def _slow_evaluation(
+    experiment: Experiment, score: Score | None, seconds: float
+) -> Iterator[Notice]:
     """Yield a line about the duration of the first evaluation, if it is long."""
     fraction = fraction_scored(experiment, score)
     if fraction < 1:
@@ -334,15 +364,6 @@ def _notices(experiment: Experiment, score: Score | None, seconds: float) -> Ite
             f"the evaluation took {seconds:,.0f} s after {experiment.state.seconds:,.0f} s of "
             "training; for fewer or shorter ones, set training.evaluations=1, or a lower "
             "corpus.valid_share in a new run"
-        )
-
-
-def _suspension(progress: Progress) -> Iterator[Notice]:
-    """Yield a line if the process was suspended during a step."""
-    if progress.suspended_seconds:
-        yield Notice(
-            f"step {progress.step:,} was interrupted for {progress.suspended_seconds:,.0f} s, "
-            "which do not count as training time"
         )
 
 

@@ -71,11 +71,11 @@ class TrainingState:
     def fraction_done(self, section: TrainingSection) -> float:
         """Return the spent fraction of the budget."""
         unit, amount = section.budget
-        if unit == "steps":
-            return self.step / amount
-        if unit == "epochs":
-            return self.epochs / amount
-        return self.seconds / (60 * amount)
+        return self.used(unit) / amount
+
+    def used(self, unit: str) -> float:
+        """Return the spent budget in minutes, steps or epochs."""
+        return {"minutes": self.seconds / 60, "steps": self.step, "epochs": self.epochs}[unit]
 
     def is_out_of_patience(self, section: TrainingSection) -> bool:
         """Return whether too many evaluations had no new best."""

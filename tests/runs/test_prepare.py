@@ -11,7 +11,7 @@ from conftest import small_config, train_all
 from runs.trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
 
 from charlm.data.windows import StreamOptions, stream_windows
-from charlm.errors import CheckpointError, CorpusError
+from charlm.errors import CheckpointError, CorpusError, UnsupportedOptionError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Notice, training_windows
@@ -276,8 +276,35 @@ def test_a_run_moved_to_another_processor_keeps_its_precision_or_says_that_it_ch
     experiment = prepare.resume(tmp_path / "run")
     assert precision_name(experiment.hardware.precision) == expected
     notices = [event.message for event in session.run(experiment) if isinstance(event, Notice)]
-    if (before, after) == ("AMX", "no bf16"):
-        assert notices[0].startswith("the run was trained in bf16 and continues in fp32")
-    else:
-        assert notices == []
+    changes = [line for line in notices if "was trained in bf16 and continues in fp32" in line]
+    assert len(changes) == ((before, after) == ("AMX", "no bf16"))
     assert load_checkpoint(tmp_path / "run" / "last").state["precision"] == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (None, r"its budget is a total, 12 steps, and 12 steps are used; .* steps 24$"),
+        ({"steps": 5}, r"its budget is a total, 5 steps, and 12 steps are used; .* steps 17$"),
+        ({"epochs": 0.01}, r"a total, 0.01 epochs, and 0.08\d+ epochs are used; .* epochs 0.1$"),
+    ],
+)
+def test_a_total_budget_that_is_spent_is_refused_with_one_that_is_not(
+    budget, message, text_file, tmp_path
+):
+    train_all(small_config(text_file), tmp_path / "run")
+    with pytest.raises(UnsupportedOptionError, match=message):
+        prepare.check_budget(prepare.resume(tmp_path / "run", budget=budget))
+    resumed = prepare.resume(tmp_path / "run", budget={"steps": 24})
+    prepare.check_budget(resumed)
+    assert resumed.notices == ("continuing after step 12: 12 of 24 steps in total are used",)
+
+
+def test_an_evaluation_that_is_due_is_left_in_a_budget_that_is_spent(text_file, tmp_path):
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
+    with closing(session.run(experiment)) as events:
+        next(event for event in events if experiment.state.step == 12)
+    resumed = prepare.resume(tmp_path / "run")
+    prepare.check_budget(resumed)
+    finish(resumed)
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [6, 12]
