@@ -9,7 +9,8 @@ from conftest import SMALL
 
 from charlm.cli import slow_activity
 from charlm.cli.main import run as charlm
-from charlm.data import tokens
+from charlm.data import cards, tokens
+from charlm.errors import UnsupportedOptionError
 
 WHOLE = ["--set", "corpus.valid_share=0"]
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
@@ -224,3 +225,23 @@ def test_slow_reading_and_encoding_are_told_on_stderr(capfd, monkeypatch):
     assert all(
         "1 file:" in line or "encoding" in line for line in capfd.readouterr().err.splitlines()
     )
+
+
+def test_a_file_that_cannot_be_written_is_answered_with_what_names_another(capfd, monkeypatch):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("charlm.storage.atomic.tempfile.mkstemp", refuse)
+    error = refused(capfd, "corpus", "build", "agreement", "--to", "a.txt", "--set", "sentences=3")
+    assert error == "charlm: a.txt: cannot be written: Permission denied; name another file\n"
+    assert "set CHARLM_CACHE" in refused(capfd, "corpus", "build", "agreement")
+
+
+def test_parameters_without_a_file_name_the_options_of_the_caller(capfd):
+    problem = "make another corpus, which needs its own file: name it with"
+    error = refused(capfd, "corpus", "build", "agreement", "--set", "sentences=3")
+    assert error == f"charlm: --set: {problem} --to, and train on it\n"
+    with pytest.raises(
+        UnsupportedOptionError, match=f"^parameters: {problem} to, and train on it$"
+    ):
+        cards.build_corpus("agreement", parameters={"sentences": 3})
