@@ -43,7 +43,6 @@ from charlm.data.utf8 import (
     count_characters,
     ends_line,
     split_lines,
-    strip_line_end,
 )
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
@@ -350,7 +349,8 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
             for line, ends in _lines(block, ends_document, text.line_ends):
-                yield strip_line_end(line, text.line_ends), ends
+                # Another line end stays, because the tokenizer leaves it out at a cost (spelling).
+                yield line.removesuffix(b"\n"), ends
         elif eos == "line":
             yield from _lines(block, ends_document, text.line_ends)
         elif eos == "sentence":

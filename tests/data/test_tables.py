@@ -89,7 +89,9 @@ def test_every_row_is_a_document(name, tmp_path):
     assert documents(path, field="language") == ["en", "de", "en", "en"]
     with pytest.raises(CorpusError, match="contains no document"):
         documents(path, where={"no such field": 1})
-    assert documents(path, mode="records") == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
+    assert documents(path, mode="records") == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"]
+    lines = documents(path, mode="records", record="line")
+    assert lines == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
     assert documents(path, separator=", ") == ["One,\ntwo.", "Eins", "zwei.", "日本語 🚀"]
 
 
