@@ -79,6 +79,18 @@ class TrainedModel:
         return self.mode == "records"
 
     @property
+    def reads_lines(self) -> bool:
+        """Whether each line is a record."""
+        return self.mode == "records" and self.config.corpus.record == "line"
+
+    @property
+    def record_separator(self) -> str | None:
+        """What the corpus has between two records; None if it has nothing, or no records."""
+        if self.mode == "stream":
+            return None
+        return "\n" if self.reads_lines else self.config.corpus.separator
+
+    @property
     def is_forward(self) -> bool:
         """Whether the model reads a text from its beginning, and only so."""
         return self.model.direction == "forward"
@@ -292,6 +304,7 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         "step": trained.origin.state["step"],
         **tokenizer_settings(trained.tokenizer),
         "mode": trained.mode,
+        **({"record": "document"} if trained.writes_records and not trained.reads_lines else {}),
         "direction": trained.model.direction,
         "device": str(trained.device),
         "training_seed": trained.config.training.seed,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from charlm.cli import novelty
+from charlm.cli.help import CommandGroup
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # It imports torch.
 _MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
-app = typer.Typer(help="Score a model.", rich_markup_mode=None)
+app = typer.Typer(help="Score a model.", rich_markup_mode=None, cls=CommandGroup)
 app.command("novelty")(novelty.novelty)
 
 

@@ -19,6 +19,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded
+from charlm.errors import quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.novelty import Novelty, Side
@@ -102,7 +103,7 @@ def _table(result: "Novelty") -> Iterator[str]:
         is_long = len(copy.text) > _SHOWN_CHARACTERS
         text = f"{copy.text[:_SHOWN_CHARACTERS]}..." if is_long else copy.text
         place = f"character {copy.training_character:,} (line {copy.training_line:,})"
-        yield f"the longest copy is {text!r}, from {place} of the training text"
+        yield f"the longest copy is {quote(text)}, from {place} of the training text"
     yield folded(format_settings(settings))
 
 

@@ -24,6 +24,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
+from charlm.errors import quote
 from charlm.evaluation.options import RARE
 
 if TYPE_CHECKING:  # It imports torch.
@@ -202,7 +203,7 @@ def _sentences_table(result: "Sentences") -> Iterator[str]:
         yield f"{row.line:>6}{scores}{row.tokens:>8}  {row.text}{unknown}"
         for token in row.explained or []:
             scores = f"{token.log_probability:>12.4f}{token.probability:>12.2%}"
-            yield f"{'':>6}{scores}{'':>8}  {token.text!r}"
+            yield f"{'':>6}{scores}{'':>8}  {quote(token.text)}"
     yield folded(format_settings(result.settings))
 
 
@@ -240,7 +241,7 @@ def _shade(text: str, bits: float) -> str:
 
 
 def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield from (f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens)
+    yield from (f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in tokens)
 
 
 def _tokens_tables(result: "Surprisal") -> Iterator[str]:

@@ -89,8 +89,8 @@ class Compression(Result):
 
 def alphabet_of(trained: TrainedModel) -> Alphabet:
     """Return the tokens of a trained model."""
-    separator = trained.config.corpus.separator or ""
-    return Alphabet(trained.tokenizer, trained.mode, separator)
+    corpus = trained.config.corpus
+    return Alphabet(trained.tokenizer, corpus.mode, corpus.separator or "", corpus.record)
 
 
 def compress(

@@ -300,3 +300,12 @@ def test_a_text_to_score_is_utf8_or_in_the_encoding_of_the_run_and_the_score_say
     assert scores[0]["unknown_share"] == scores[1]["unknown_share"] == 0
     error = refused(capfd, 1, "perplexity", trained, file)
     assert "is not utf-8; it looks like cp1252; save it as UTF-8" in error and "--set" not in error
+
+
+def test_a_combining_mark_is_shown_as_its_code_point(capfd, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("cafe\u0301 the\u0301 cat.\n" * 60, encoding="utf-8")
+    train_all(small_config(text, "training.steps=2"), tmp_path / "run")
+    assert charlm(["eval", "tokens", str(tmp_path / "run"), "--show", "30"]) == 0
+    out = capfd.readouterr().out
+    assert "  U+0301\n" in out and "'\u0301" not in out
