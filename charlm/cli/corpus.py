@@ -168,7 +168,7 @@ def stats(
 ) -> None:
     """Print statistics of a text: documents, duplicates, characters, lengths, unknown tokens.
 
-    With --set corpus.mode=records, each line is a document. The vocabulary is learned from the
+    With --set corpus.mode=records, each record is a document. The vocabulary is learned from the
     training part.
 
     Try: charlm corpus stats my.txt --set tokenizer.level=word

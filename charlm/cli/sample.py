@@ -355,9 +355,9 @@ def sample(
 ) -> None:
     """Write new text with a trained model.
 
-    A model of records (one per line) ends its texts itself; others write --length tokens. Filters
-    apply in this order: banned texts, repetition penalty, no-repeat, temperature, top k, top p,
-    min p, typical, epsilon, eta.
+    A model of records (lines or documents) ends its texts itself; others write --length tokens.
+    Filters apply in this order: banned texts, repetition penalty, no-repeat, temperature, top k,
+    top p, min p, typical, epsilon, eta.
 
     Try: charlm sample --prompt "The "
     """
@@ -478,7 +478,13 @@ class _Output:
             writer.write(piece)
         writer.finish()
         if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
-            emit()
+            emit(self._end(is_last=True), end="", raw=self.raw)
+
+    def _end(self, *, is_last: bool) -> str:
+        """Return what follows a text: as in the corpus, or else a line of dashes between two."""
+        own = self.run.trained.record_separator
+        end = own or ("\n" if is_last else "\n\n---\n\n")
+        return f"{end}\n" if is_last and not end.endswith("\n") else end
 
     def _print_samples(
         self, samples: "Sequence[Sample]", options: SampleOptions | SearchOptions
@@ -489,18 +495,17 @@ class _Output:
             "settings": _settings(options),
         }
         for number, sample in enumerate(samples):
-            is_last = self.run.writes_records or number == len(samples) - 1
-            text = sample.text if is_last else f"{sample.text}\n\n---\n"
-            self._print(text, sample.to_json() | facts)
+            end = self._end(is_last=number == len(samples) - 1)
+            self._print(sample.text, sample.to_json() | facts, end=end)
 
-    def _print(self, text: str, facts: Mapping[str, Any]) -> None:
+    def _print(self, text: str, facts: Mapping[str, Any], *, end: str = "\n") -> None:
         if self.as_json:
             emit_json(facts, in_ascii=False, raw=self.raw)
         else:
             writer = TextWriter(raw=self.raw)
             writer.write(text)
             writer.finish()
-            emit()
+            emit(end, end="", raw=self.raw)
 
 
 def _next_tokens_table(result: "NextTokens") -> Iterator[str]:
