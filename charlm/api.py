@@ -44,7 +44,14 @@ from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
-from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
+from charlm.sampling.next_tokens import NextTokens, next_tokens
+from charlm.sampling.options import (
+    FillOptions,
+    NextOptions,
+    SampleOptions,
+    SearchOptions,
+    build_options,
+)
 from charlm.sampling.sample import Sample as Sample
 from charlm.sampling.sample import sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
@@ -152,6 +159,10 @@ class Run:
     def fill(self, text: str, **options: Any) -> list[Fill]:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""
         return fill(self.trained, build_options(FillOptions, {"text": text} | options))
+
+    def next_tokens(self, prompt: str = "", **options: Any) -> NextTokens:
+        """Return the most probable next tokens of a prompt; options as in `NextOptions`."""
+        return next_tokens(self.trained, build_options(NextOptions, {"prompt": prompt} | options))
 
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
         """Score a text; options as in `ScoringOptions`."""

@@ -170,6 +170,29 @@ def test_a_value_out_of_its_range_is_refused_with_the_name_of_its_option(trained
         run.search(beams=2, seed=1)
 
 
+def test_every_method_of_a_run_works_without_an_object_of_options(trained):
+    run = charlm.load(trained)
+    assert "".join(run.stream(length=20)) and len(run.sample(length=20)[0].tokens) == 20
+    assert run.search(length=5)[0].text == run.search(length=5, beams=8)[0].text
+    calls = {
+        "next_tokens": (),
+        "perplexity": (),
+        "sentences": (["The cat sat."],),
+        "surprise": (),
+        "compare": ([run],),
+        "agreement": (),
+        "gradients": (),
+        "novelty": (["The cat sat."],),
+        "compress": (b"The cat",),
+        "measure_compression": (b"The cat",),
+    }
+    for name, arguments in calls.items():
+        assert getattr(run, name)(*arguments), name
+    assert run.decompress(run.compress(b"The cat")) == b"The cat"
+    with pytest.raises(CharlmError, match="a gap has two sides"):
+        run.fill("The ____ sat.")
+
+
 def test_stream_yields_the_text_that_sample_returns(trained, tmp_path):
     run = charlm.load(trained)
     (sample,) = run.sample(prompt="The ", length=30, temperature=0.7, seed=4)

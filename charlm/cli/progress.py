@@ -8,7 +8,7 @@ from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Notice, Prepared
-from charlm.runs.progress_bar import ProgressBar, evaluation_line
+from charlm.runs.progress_bar import ProgressBar, evaluation_line, halving_line
 from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
@@ -82,7 +82,7 @@ class _Display:
             case Evaluated():
                 self._show_evaluation(event)
             case Halved():
-                self._show_halving(event)
+                say(halving_line(event), self._bar)
             case Notice():
                 say(event.message, self._bar)
             case Finished():
@@ -128,14 +128,6 @@ class _Display:
         say(evaluation_line(event), self._bar)
         if self._bar.is_shown and event.experiment.model.direction != "both":
             say(textwrap.indent(self._short_sample(), "  "), self._bar)
-
-    def _show_halving(self, event: Halved) -> None:
-        metrics, limit = event.metrics, event.experiment.config.training.halvings
-        say(
-            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
-            f"of {metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
-            self._bar,
-        )
 
     def _show_end(self, event: Finished) -> None:
         experiment = event.experiment

@@ -222,7 +222,8 @@ def record_windows(
     spans = record_spans(ids)
     if len(spans) == 0:
         raise CorpusError(
-            "the training text is too small: it has no record; every line that is not empty is one"
+            "the training text is too small: it has no record; every line or document that is not "
+            "empty is one"
         )
     position = start
     while True:

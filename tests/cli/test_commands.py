@@ -300,6 +300,7 @@ def test_eval_shows_the_static_and_the_adapted_score_separately(capfd, trained):
     assert table[1].split() == ["loss_nats", *cells]
     (line,) = [line for line in table if line.startswith("adapted: ")]
     assert "fitted_on the first 200 tokens of valid" in line and "dynamic (learning_rate " in line
+    assert "adaptation fitted on the scored text: the score is better than on other texts" in table
 
 
 def test_eval_prints_baselines_below_the_score(capfd, trained):
@@ -383,7 +384,11 @@ def test_greedy_samples_cannot_all_be_novel(capfd, trained_records):
 
 def test_inspect_prints_the_parameters_of_every_tensor(capfd, trained):
     table = ok(capfd, "inspect", trained)
-    assert "recurrence.cells.0.kernel.weight_hh_l0" in table and "100.0%" in table
+    assert "layer 1, LSTM, recurrent weights, 4 gates" in table and "100.0%" in table
+    tensors = json.loads(ok(capfd, "inspect", trained, "--json"))["tensors"]
+    names = {tensor["description"]: tensor["name"] for tensor in tensors}
+    hidden = names["layer 1, LSTM, recurrent weights, 4 gates"]
+    assert hidden == "recurrence.cells.0.kernel.weight_hh_l0"
 
 
 def test_corpora_are_listed_shown_and_built(capfd):
