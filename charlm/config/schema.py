@@ -844,6 +844,16 @@ class Training(Section):
             "the budget; the last is at its end."
         ),
     )
+    evaluation_share: float | None = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description=(
+            "Budget of minutes: maximum time of all evaluations, as a fraction of the budget. "
+            "If the first evaluation takes longer than its part of this time, a part of the "
+            "validation split is scored during training. null: always the whole split."
+        ),
+    )
     patience: int | None = Field(
         None, ge=1, description="Stop after N evaluations without a new best."
     )

@@ -5,12 +5,12 @@ Scores have one unit per level of the tokens: perplexity for words, bits per cha
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from charlm.config.schema import Level
-from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.experiment import Evaluated, Events, Experiment, Halved, Notice
 from charlm.training.loop import Progress
 
 _REFRESH_SECONDS = 0.2
@@ -65,9 +65,7 @@ class ProgressBar:
             self._bar = None
 
 
-def shown(
-    experiment: Experiment, events: Iterator[Event], *, first_lines: Sequence[str] = ()
-) -> Iterator[Event]:
+def shown(experiment: Experiment, events: Events, *, first_lines: Sequence[str] = ()) -> Events:
     """Yield the events of a training, after showing steps and evaluations on stderr."""
     with closing(ProgressBar(experiment)) as bar:
         for line in (*first_lines, f"run folder: {experiment.folder}"):
@@ -79,6 +77,8 @@ def shown(
                 bar.write(evaluation_line(event))
             elif isinstance(event, Halved):
                 bar.write(halving_line(event))
+            elif isinstance(event, Notice):
+                bar.write(event.message)
             yield event
 
 

@@ -24,6 +24,7 @@ from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
 from charlm.data import cards
+from charlm.errors import CharlmError
 from charlm.runs.checkpoint import load_checkpoint
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
@@ -143,10 +144,30 @@ def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file, col
 
 def test_a_run_with_a_spent_budget_states_how_to_continue(capfd, text_file):
     ok(capfd, "train", text_file, *SETTINGS, "--steps", 3, "--out", "run")
-    assert charlm(["train", "--resume", "run"]) == 0
-    assert "give a larger one" in capfd.readouterr().err
+    message = (
+        "nothing is left to train in run: its budget is a total, 2 steps, and 3 steps are used"
+    )
+    assert f"--steps: {message}; give a larger total, such as --steps 5" in refused(
+        capfd, "train", "--resume", "run", "--steps", 2
+    )
+    assert "3 steps are used" in refused(capfd, "train", "--resume", "run")
     ok(capfd, "train", "--resume", "run", "--steps", 5)
     assert json.loads(Path("run/last/state.json").read_text())["step"] == 5
+
+
+def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
+    def stop(*arguments, **options):
+        raise CharlmError("stop here")
+
+    monkeypatch.setattr("charlm.runs.automatic.choose", stop)
+    monkeypatch.setattr("charlm.tuning.search.tune", stop)
+    search = ["--search", "training.learning_rate=1e-3..1e-2", "--trials", "1"]
+    for arguments in (["train"], ["train", "--seeds", "1..2"], ["tune", *search]):
+        assert charlm(arguments) == 1
+        error = capfd.readouterr().err
+        assert "no text was given: training on the example corpus python-docs" in error, arguments
+    assert charlm(["train", "text.txt"]) == 1
+    assert "example corpus" not in capfd.readouterr().err
 
 
 def test_early_stopping_is_reported(capfd, text_file):
@@ -434,7 +455,7 @@ def test_an_unusable_text_is_reported_in_one_line(capfd, contents, problem):
     if contents is not None:
         Path("text.txt").write_bytes(contents)
     assert re.search(problem, refused(capfd, "train", "text.txt", *SETTINGS, "--steps", 2))
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/*"))
 
 
 def test_any_bytes_are_a_text_at_byte_level(capfd):
