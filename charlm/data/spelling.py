@@ -32,7 +32,7 @@ from charlm.data.utf8 import split_lines
 Floats = npt.NDArray[np.float64]
 
 _ORDER = 5  # Bytes before a byte that predict it.
-_MAX_WORDS = 20_000  # Words of the vocabulary, from the rarest, that the model of bytes learns.
+_MAX_WORDS = 10_000  # Words of the vocabulary, from the rarest, that the model of bytes learns.
 _START, _END = b"\0", 256
 _NUM_SYMBOLS = 257
 _DISCOUNT, _STRENGTH = 0.5, 1.0
@@ -127,7 +127,8 @@ class ByteModel:
 
     def __init__(self, words: Iterable[bytes] = ()) -> None:
         """Learn words, each once."""
-        self._counts: dict[bytes, Counter[int]] = {}
+        self._counts: dict[bytes, dict[int, int]] = {}
+        self._totals: dict[bytes, int] = {}
         for word in words:
             self.learn(word)
 
@@ -135,7 +136,12 @@ class ByteModel:
         """Learn a word."""
         for contexts, symbol in _predictions(word):
             for context in contexts:
-                self._counts.setdefault(context, Counter())[symbol] += 1
+                counts = self._counts.get(context)
+                if counts is None:
+                    self._counts[context], self._totals[context] = {symbol: 1}, 1
+                else:
+                    counts[symbol] = counts.get(symbol, 0) + 1
+                    self._totals[context] += 1
 
     def nats(self, word: bytes) -> float:
         """Return -log p of a word with its end."""
@@ -147,7 +153,7 @@ class ByteModel:
             counts = self._counts.get(context)
             if counts is None:
                 break
-            p = (counts[symbol] + len(counts) * p) / (counts.total() + len(counts))
+            p = (counts.get(symbol, 0) + len(counts) * p) / (self._totals[context] + len(counts))
         return p
 
 
@@ -155,8 +161,9 @@ class _Repeating:
     """Probabilities of byte strings of which many repeat: new ones come from a model of bytes.
 
     A Pitman-Yor process (Teh 2006, "A hierarchical Bayesian language model based on Pitman-Yor
-    processes") with one table for each string: after n strings, t of them different,
-    p(s) = (max(count(s) - d, 0) + (θ + d t) p_bytes(s)) / (n + θ).
+    processes") with one table for each string: after n strings, t of them different, a string that
+    was there has p = (count - d) / (n + θ), and a new one p = (θ + d t) / (n + θ) p_bytes. The
+    model of bytes learns each new string.
     """
 
     def __init__(self, new: ByteModel) -> None:
@@ -167,15 +174,15 @@ class _Repeating:
     def nats(self, string: bytes) -> float:
         """Return -log p of the next string, and learn it."""
         count = self._counts[string]
-        new_mass = _STRENGTH + _DISCOUNT * len(self._counts)
+        new = _STRENGTH + _DISCOUNT * len(self._counts)
         total = self._total + _STRENGTH
         self._counts[string] += 1
         self._total += 1
-        new_nats = self._new.nats(string)
         if count:
-            return -math.log((count - _DISCOUNT + new_mass * math.exp(-new_nats)) / total)
+            return -math.log((count - _DISCOUNT) / total)
+        nats = self._new.nats(string) - math.log(new / total)
         self._new.learn(string)
-        return new_nats - math.log(new_mass / total)
+        return nats
 
 
 class _Losses:
