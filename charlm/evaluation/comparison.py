@@ -18,7 +18,7 @@ import numpy as np
 from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.utf8 import split_lines, strip_line_end
+from charlm.data.utf8 import LineEnds, split_lines, strip_line_end
 from charlm.errors import CharlmError, CheckpointError
 from charlm.evaluation.perplexity import require_tokens
 from charlm.evaluation.static_model import Floats, Integers, of_trained
@@ -163,7 +163,7 @@ def compare(
     if text is None:
         name = split if path is None else str(path)
         text = _read_text(models[0], path, split)
-    lines = split_lines(text)
+    lines = split_lines(text, _line_ends(models))
     scored = [_score_lines(model, text, lines) for model in models]
     if block_characters is None:
         block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // _MIN_BLOCKS))
@@ -247,9 +247,20 @@ def nats_of_lines(
     return nats
 
 
+def _line_ends(models: Sequence[TrainedModel]) -> LineEnds:
+    """Return the rule by which all models read lines; tokens of other models end at LF."""
+    sections = [model.config.corpus for model in models]
+    read_lines = all(corpus.mode == "records" and corpus.record == "line" for corpus in sections)
+    return "unicode" if read_lines and all(corpus.rules > 1 for corpus in sections) else "line_feed"
+
+
 def _lines_read(lines: Sequence[str], records: bool) -> Integers:
     """Return the number of each line that a model reads: in records mode, not of empty ones."""
-    read = [number for number, line in enumerate(lines) if not records or strip_line_end(line)]
+    read = [
+        number
+        for number, line in enumerate(lines)
+        if not records or strip_line_end(line, "unicode")
+    ]
     return np.array(read, dtype=np.int64)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import charlm
 from charlm.config.schema import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.utf8 import split_lines
@@ -132,3 +133,10 @@ def test_all_models_have_the_same_blocks_and_the_seed_decides_which():
 def test_one_block_has_no_interval():
     nats = np.array([[1.0], [2], [3]])
     assert difference_intervals(nats, np.array([10.0]), seed=1) == [None, None]
+
+
+def test_models_of_records_are_compared_on_a_text_with_any_line_ends(trained_records):
+    run = charlm.load(trained_records)
+    for line_end in ("\n", "\r", "\r\n", "\u2028"):
+        result = run.compare([run], text=f"ban{line_end}dera{line_end}" * 40)
+        assert result.runs[0].loss_nats > 0, line_end
