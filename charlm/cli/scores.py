@@ -22,7 +22,7 @@ from charlm.cli.options import (
     not_empty,
     split_run_and_texts,
 )
-from charlm.cli.tables import format_range, format_settings
+from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
 from charlm.errors import quote
 from charlm.evaluation.options import RARE
@@ -269,6 +269,7 @@ def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> It
 
 _COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
     "bits/char": lambda run: f"{run.bits_per_character:.4f}",
+    "tokens alone": lambda run: format_number(run.token_bits_per_character),
     "nats/token": lambda run: f"{run.loss_nats:.4f}",
     "perplexity": lambda run: f"{run.perplexity:,.4f}",
     "tokens": lambda run: f"{run.tokens:,}",
