@@ -8,30 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from charlm import trained_model
-from charlm.compression.compress import (
-    Compression,
-    alphabet_of,
-    compress,
-    decompress,
-    measure_compression,
-)
 from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CheckpointError, OptionError
-from charlm.evaluation.comparison import Comparison, compare
-from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
-from charlm.evaluation.perplexity import Perplexity, measure_perplexity
-from charlm.evaluation.probes.agreement import Agreement, measure_agreement
-from charlm.evaluation.probes.gradients import Gradients, measure_gradients
-from charlm.evaluation.sentences import Sentences, score_sentences
-from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import automatic, prepare, session
 from charlm.runs.automatic import ChosenConfig
@@ -59,6 +45,16 @@ from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from charlm.compression.compress import Compression
+    from charlm.evaluation.comparison import Comparison
+    from charlm.evaluation.novelty import Novelty
+    from charlm.evaluation.perplexity import Perplexity
+    from charlm.evaluation.probes.agreement import Agreement
+    from charlm.evaluation.probes.gradients import Gradients
+    from charlm.evaluation.sentences import Sentences
+    from charlm.evaluation.surprisal import Surprisal
 
 StrPath = str | Path
 Texts = StrPath | Sequence[StrPath]
@@ -164,51 +160,71 @@ class Run:
         """Return the most probable next tokens of a prompt; options as in `NextOptions`."""
         return next_tokens(self.trained, build_options(NextOptions, {"prompt": prompt} | options))
 
-    def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
+    def perplexity(self, text: str | None = None, **options: Any) -> "Perplexity":
         """Score a text; options as in `ScoringOptions`."""
+        from charlm.evaluation.perplexity import measure_perplexity
+
         return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
-    def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
+    def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> "Sentences":
         """Score sentences, each by itself; options as in `score_sentences`."""
+        from charlm.evaluation.sentences import score_sentences
+
         return score_sentences(self.trained, sentences, **options)
 
-    def surprise(self, text: str | None = None, **options: Any) -> Surprisal:
+    def surprise(self, text: str | None = None, **options: Any) -> "Surprisal":
         """Measure the surprisal of each token of a text; options as in `measure_surprisal`."""
+        from charlm.evaluation.surprisal import measure_surprisal
+
         return measure_surprisal(self.trained, text, **options)
 
     def compare(
         self, others: Sequence["Run"], text: str | None = None, **options: Any
-    ) -> Comparison:
+    ) -> "Comparison":
         """Score this run and others on the same text; options as in `compare`."""
+        from charlm.evaluation.comparison import compare
+
         return compare([self.trained, *(run.trained for run in others)], text, **options)
 
-    def agreement(self, pairs: str | Path | None = None, **options: Any) -> Agreement:
+    def agreement(self, pairs: str | Path | None = None, **options: Any) -> "Agreement":
         """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
+        from charlm.evaluation.probes.agreement import measure_agreement
+
         return measure_agreement(self.trained, pairs, **options)
 
-    def gradients(self, text: str | None = None, **options: Any) -> Gradients:
+    def gradients(self, text: str | None = None, **options: Any) -> "Gradients":
         """Measure the gradient of a token's loss over the tokens before it.
 
         Options as in `measure_gradients`.
         """
+        from charlm.evaluation.probes.gradients import measure_gradients
+
         return measure_gradients(self.trained, text, **options)
 
-    def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
+    def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
+        from charlm.evaluation.novelty import measure_novelty
+
         return measure_novelty(self.trained, samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
         """Compress bytes with the model's probabilities; options as in `compress`."""
+        from charlm.compression.compress import alphabet_of, compress
+
         return compress(data, self.model, alphabet_of(self.trained), **options)
 
-    def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
+    def measure_compression(self, data: bytes, **options: Any) -> "tuple[Compression, bytes]":
         """Compress bytes, and compare the size with other compressors; options as in `compress`."""
+        from charlm.compression.compress import alphabet_of, measure_compression
+
         facts = trained_model.provenance(self.trained)
         alphabet = alphabet_of(self.trained)
         return measure_compression(data, self.model, alphabet, provenance=facts, **options)
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
+        from charlm.compression.compress import alphabet_of, decompress
+
         return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 

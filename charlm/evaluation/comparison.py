@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from charlm.data.spelling import Restoration
+from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.utf8 import split_lines, strip_line_end
@@ -337,6 +337,8 @@ def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Sco
             f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "
             "and what that costs is not known; compare runs without it"
         )
+    if trained.reads_lines:
+        restoration += restoration_of_line_ends(lines)
     started = time.perf_counter()
     log_p = of_trained(trained).log_probabilities(tokens.ids)
     seconds = max(time.perf_counter() - started, 1e-9)

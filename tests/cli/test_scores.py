@@ -309,3 +309,12 @@ def test_a_combining_mark_is_shown_as_its_code_point(capfd, tmp_path):
     assert charlm(["eval", "tokens", str(tmp_path / "run"), "--show", "30"]) == 0
     out = capfd.readouterr().out
     assert "  U+0301\n" in out and "'\u0301" not in out
+
+
+def test_a_model_of_lines_pays_for_empty_lines_in_a_comparison(capfd, trained_records, file):
+    costs = []
+    for text in ("bara\nmena\n" * 20, "bara\n\nmena\n\n" * 20):
+        file.write_text(text, encoding="utf-8")
+        result = parsed(capfd, "compare", trained_records, trained_records, "--text", file)
+        costs.append(result["runs"][0]["restoration_nats"])
+    assert costs[0] == 0 < costs[1]
