@@ -30,7 +30,8 @@ from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
-from charlm.sampling.next_tokens import NextTokens, next_tokens
+from charlm.sampling.next_tokens import NextTokens as NextTokens
+from charlm.sampling.next_tokens import next_tokens
 from charlm.sampling.options import (
     FillOptions,
     NextOptions,

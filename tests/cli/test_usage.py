@@ -51,6 +51,7 @@ BESIDE = {
     "corpus build": ["agreement"],
     "corpus fetch": ["names"],
     "config show": [],
+    "cache": [],
 }
 # Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
 # entry with the name of a command takes precedence over one without.

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from charlm.data.builders import AgreementSentence, agreement_sentences
+from charlm.data.builders import AgreementSentence, agreement_sentences, capitalize
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError, TokenizerError
@@ -288,10 +288,10 @@ def _training_sentences(trained: TrainedModel) -> frozenset[str] | None:
         return None
     # All sentences of the grammar begin so; the other lines of a large text would take memory.
     return frozenset(
-        strip_line_end(line, text.line_ends).decode(errors="replace")
+        capitalize(strip_line_end(line, text.line_ends).decode(errors="replace"))
         for block, _ in text.blocks()
         for line in split_lines(block, text.line_ends)
-        if line.startswith(b"The ")
+        if line.startswith((b"The ", b"the "))
     )
 
 
