@@ -244,15 +244,17 @@ def _shade(text: str, bits: float) -> str:
 
 
 def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if tokens:
+        yield f"{'bits':>9}  token"
     yield from (f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in tokens)
 
 
 def _tokens_tables(result: "Surprisal") -> Iterator[str]:
-    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits each':>11}{'of all bits':>13}"
+    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits/token':>11}{'share of bits':>14}"
     yield from _tokens_table("class of token", result.by_class, "class")
     yield from _tokens_table("character in the word", result.by_position, "position")
     yield from _tokens_table("tokens since the last occurrence", result.by_distance, "distance")
-    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>13.2%}"
+    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>14.2%}"
     yield folded(f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}")
 
 
@@ -266,7 +268,7 @@ def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> It
         else:
             label = format_range(row[column], row[f"{column}_to"])
         share = f"{row['tokens']:>10,}{row['share']:>9.2%}"
-        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>13.2%}"
+        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>14.2%}"
         yield f"  {label:<24}{share}{bits}"
 
 
@@ -298,4 +300,6 @@ def _comparison_table(result: "Comparison") -> Iterator[str]:
         interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
     yield folded(f"The intervals assume that {result.assumption}.")
-    yield folded(format_settings(result.settings))
+    # The JSON keeps the field of an earlier method, which is always 0 now.
+    shown = {name: value for name, value in result.settings.items() if name != "resamples"}
+    yield folded(format_settings(shown))

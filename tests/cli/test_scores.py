@@ -112,7 +112,8 @@ def test_without_a_terminal_tokens_are_listed(capfd, trained, file):
     assert "\x1b" not in out
     lines = out.splitlines()
     expected = [f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens]
-    assert lines[:3] == [*expected, ""]
+    assert lines[:4] == [f"{'bits':>9}  token", *expected, ""]
+    assert lines[4].split() == ["tokens", "share", "bits/token", "share", "of", "bits"]
     assert any(line.split()[:2] == ["letters", "6"] for line in lines)
 
 
@@ -146,6 +147,8 @@ def test_runs_are_compared_on_the_first_run_s_text(capfd, trained, words):
     assert row["bits_per_character"] == pytest.approx(difference)
     assert row["low"] < row["bits_per_character"] < row["high"]
     assert result["settings"]["blocks"] > 5
+    table = ok(capfd, "eval", "compare", trained, words, "--block", 50)
+    assert "blocks" in table and "resamples" not in table  # A method that is no longer used.
     parameters = json.loads(ok(capfd, "inspect", words, "--json"))["parameters"]
     assert (second["parameters"], second["settings"]["level"]) == (parameters, "word")
 
