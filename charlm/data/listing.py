@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from charlm.config.load import shipped
 from charlm.data.cards import build_corpus, card_names, converted_folder, corpus_files, load_card
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
@@ -252,6 +253,8 @@ def _no_such_text(name: str) -> MissingTextError:
     hint = "correct the path; charlm corpus list shows the names of corpora"
     # Only a single word can be a misspelled name. The path may have been made absolute.
     could_be_name = not path.suffix and path.parent in (Path(), Path.cwd())
-    if could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
+    if could_be_name and (shipped("configs") / f"{path.name}.yaml").is_file():
+        hint = f"{path.name} is a configuration; use --config {path.name}, or charlm.load_config"
+    elif could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
         hint = f"did you mean the corpus {similar[0]}?"
     return MissingTextError(name, problem, hint)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -319,7 +320,9 @@ def _check_same_search(
         raise CheckpointError(f"{storage.place}: {storage.name} {problem}; give another --study")
     remedy = "give another --out"
     if "the text" not in changed:
-        remedy += f", or continue the search unchanged: charlm tune --resume {folder}"
+        remedy += (
+            f", or continue the search unchanged: charlm tune --resume {shlex.quote(str(folder))}"
+        )
     raise CheckpointError(f"{folder}: {problem}; {remedy}")
 
 
