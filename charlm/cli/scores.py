@@ -1,6 +1,7 @@
 """`charlm eval sentences`, `charlm eval tokens` and `charlm eval compare`."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -287,12 +288,24 @@ _COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
 }
 
 
+def _columns_that_fit(width: int) -> int | None:
+    """Return the number of columns beside names of a width; None if stdout is not a terminal."""
+    if not sys.stdout.isatty():
+        return None
+    return max(1, (shutil.get_terminal_size().columns - width) // 13)
+
+
 def _comparison_table(result: "Comparison") -> Iterator[str]:
     width = max(24, *(len(run.run) for run in result.runs))
-    yield " " * width + "".join(f"{name:>13}" for name in _COMPARISON_COLUMNS)
-    for run in result.runs:
-        cells = [cell(run) for cell in _COMPARISON_COLUMNS.values()]
-        yield f"{run.run:<{width}}" + "".join(f"{cell:>13}" for cell in cells)
+    columns = list(_COMPARISON_COLUMNS.items())
+    while columns:
+        count = _columns_that_fit(width) or len(columns)
+        part, columns = columns[:count], columns[count:]
+        yield " " * width + "".join(f"{name:>13}" for name, _ in part)
+        for run in result.runs:
+            yield f"{run.run:<{width}}" + "".join(f"{cell(run):>13}" for _, cell in part)
+        if columns:
+            yield ""
     heading = f"against {result.runs[0].run}"
     yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
     for row in result.differences:

@@ -135,6 +135,20 @@ def test_a_terminal_shows_the_text_in_colour_unless_no_color_is_set(
     assert "\x1b" not in shown()
 
 
+def test_a_comparison_that_is_wider_than_the_terminal_is_printed_in_parts(
+    capfd, monkeypatch, trained, words
+):
+    arguments = ["eval", "compare", trained, words, "--block", 50]
+    (names, *_) = ok(capfd, *arguments).splitlines()
+    monkeypatch.setenv("COLUMNS", str(max(len(str(trained)), len(str(words)), 24) + 5 * 13))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = ok(capfd, *arguments).splitlines()[:11]
+    assert [line.strip() for line in lines[3::4]] == ["", ""]
+    assert " ".join(lines[::4]).split() == names.split()
+    assert [line.split()[0] for line in lines[1::4]] == [str(trained)] * 3
+    assert [line.split()[0] for line in lines[2::4]] == [str(words)] * 3
+
+
 def test_runs_are_compared_on_the_first_run_s_text(capfd, trained, words):
     result = parsed(capfd, "compare", trained, words, "--block", 50)
     first, second = result["runs"]
