@@ -601,19 +601,19 @@ def test_a_stopped_or_killed_training_resumes_to_the_weights_of_an_uninterrupted
     changes = [part for override in LONG for part in ("--set", override)]
     Path("defaults.yaml").write_text("", encoding="utf-8")
     process = command(
-        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "stopped"
+        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "my run"
     )
-    wait_for_steps(Path("stopped"), 10)
+    wait_for_steps(Path("my run"), 10)
     process.send_signal(how)
     out, err = process.communicate()
     if how == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + how and out == b"stopped\n"
-        assert b"continue with: charlm train --resume stopped" in err
-    assert 10 <= json.loads(Path("stopped/last/state.json").read_text())["step"] < 1000
-    ok(capfd, "train", "--resume", "stopped")
-    for name, tensor in weights(Path("stopped")).items():
+        assert process.returncode == 128 + how and out == b"my run\n"
+        assert b"continue with: charlm train --resume 'my run'" in err
+    assert 10 <= json.loads(Path("my run/last/state.json").read_text())["step"] < 1000
+    ok(capfd, "train", "--resume", "my run")
+    for name, tensor in weights(Path("my run")).items():
         assert torch.equal(tensor, undisturbed[name])
 
 
