@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.errors import CheckpointError
 from charlm.storage.arguments import utf8_argument
 
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
@@ -195,6 +196,9 @@ def split_run_and_texts(
     first = Path(texts[0])
     if _names_text(texts[0]) or (named is not None and not first.exists()):
         return named, texts
+    if not first.exists() and not _is_in_runs(first):
+        remedy = "correct the path, or make a run with charlm train"
+        raise CheckpointError(f"{first}: no such run folder or text; {remedy}")
     return choose_run(first, named), texts[1:]
 
 
@@ -223,8 +227,12 @@ def _names_text(argument: str) -> bool:
     from charlm.data.cards import card_names
 
     path = Path(argument)
-    looks_like_run = (path / "config.yaml").is_file() or path.parent.name == "runs"
+    looks_like_run = (path / "config.yaml").is_file() or _is_in_runs(path)
     return argument == "-" or argument in card_names() or (path.exists() and not looks_like_run)
+
+
+def _is_in_runs(path: Path) -> bool:
+    return path.parent.name == "runs"
 
 
 # Every command that reads one run names it as its first argument, or with --run.
