@@ -16,6 +16,7 @@ MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
 MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
+PartName = Literal["train", "valid", "test"]  # A part of a corpus.
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {
@@ -201,6 +202,17 @@ def split_run_and_texts(
     return choose_run(first, named), texts[1:]
 
 
+def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "TEXT") -> PartName:
+    """Return the part of the corpus that --split names.
+
+    Raises:
+        BadParameter: Texts are given too; --split does not choose a part of them.
+    """
+    if texts:
+        refuse_beside(option, {"--split": split}, "of which the whole text is scored")
+    return split or "valid"
+
+
 def split_run_and_file(arguments: Sequence[str], named: Path | None) -> tuple[Path | None, str]:
     """Return the run folder, if --run or the first of two arguments names one, and the file."""
     *folders, file = arguments
@@ -251,7 +263,10 @@ Which = Annotated[
     ),
 ]
 Split = Annotated[
-    Literal["train", "valid", "test"],
-    typer.Option(help="Without TEXT: part of the run's own corpus."),
+    PartName | None,
+    typer.Option(
+        help="Without TEXT: part of the run's own corpus. [valid]",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,13 @@ from charlm.cli.options import (
     Device,
     Json,
     NamedRun,
+    PartName,
     Split,
     Which,
     as_path,
     at_most,
     not_empty,
+    part_to_score,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
@@ -94,7 +96,7 @@ def tokens(
             help="Run folder [the newest under runs/], then texts; - is stdin.",
         ),
     ] = None,
-    split: Split = "valid",
+    split: Split = None,
     show: Annotated[
         int | None,
         typer.Option(
@@ -130,7 +132,7 @@ def tokens(
     if show is None and not as_json:
         show = _SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(
-        paths=texts, split=split, rare=rare, show=show
+        paths=texts, split=part_to_score(split, texts), rare=rare, show=show
     )
     if as_json:
         emit_json(result.to_json())
@@ -150,9 +152,11 @@ def compare(
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "valid", "test"],
-        typer.Option(help="Without --text: part of the first run's corpus."),
-    ] = "valid",
+        PartName | None,
+        typer.Option(
+            help="Without --text: part of the first run's corpus. [valid]", show_default=False
+        ),
+    ] = None,
     block: Annotated[
         int | None,
         typer.Option(
@@ -181,8 +185,9 @@ def compare(
         raise typer.BadParameter(f"two runs at least; got {len(runs)}", param_hint="RUN RUN...")
     from charlm.api import load
 
+    part = part_to_score(split, [text] if text else [], "--text")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
-    result = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
+    result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)
     emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
     for warning in result.warnings:
         say(f"warning: {warning}")

@@ -165,7 +165,8 @@ def read_study_facts(folder: Path) -> StudyFacts:
         return folder_facts.facts
     if not (folder / "study.db").is_file():
         raise CheckpointError(
-            f"{folder}: contains no search (no study.db); begin one: charlm tune --out {folder}"
+            f"{folder}: contains no search (no study.db); begin one: "
+            f"charlm tune --out {shlex.quote(str(folder))}"
         )
     with quiet_optuna(), open_in_folder(folder) as storage:
         study = open_study(storage)

@@ -235,6 +235,16 @@ def test_runs_with_different_budgets_are_compared_with_a_warning(capfd, trained,
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("command", ["perplexity", "tokens", "gradients", "compare"])
+def test_a_split_is_refused_beside_a_text_of_which_it_chooses_no_part(
+    capfd, trained, text_file, command
+):
+    text = ["--text", text_file] if command == "compare" else [text_file]
+    runs = [trained] * (1 + (command == "compare"))
+    error = refused(capfd, 2, command, *runs, *text, "--split", "test")
+    assert "--split: cannot be combined with" in error and "the whole text is scored" in error
+
+
 def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
     assert "two runs at least; got 1" in refused(capfd, 2, "compare", trained)
     with pytest.raises(CharlmError, match="two runs at least, got 1"):
