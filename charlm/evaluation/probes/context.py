@@ -197,7 +197,7 @@ def _rows(lengths: Sequence[int], losses: Sequence[Floats]) -> list[LossAtContex
     rows = []
     before = None
     for length, values in zip(lengths, losses, strict=True):
-        gains = None if before is None else (before - values).mean(axis=1)  # (places,)
+        gains: Floats | None = None if before is None else (before - values).mean(axis=1)
         rows.append(
             LossAtContext(
                 context=length,

@@ -147,9 +147,9 @@ def measure_memory(
             "the tokens after it too; measure a model of direction forward or backward"
         )
     scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens])
+    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
     if trained.model.direction == "backward":
-        ids = reverse(ids, mode=trained.mode)
+        ids = np.asarray(reverse(ids, mode=trained.mode), dtype=np.int64)
     if len(ids) < 2:
         raise CorpusError(f"{name}: {len(ids)} tokens; a passage needs at least 2")
     memory = summarize(ids, measure_connectivity(trained.model, ids), trained.tokenizer)
