@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli import compress, config, corpus, evaluate, inspect, sample, scores, train, tune
+from charlm.cli import (
+    compress,
+    config,
+    corpus,
+    evaluate,
+    inspect,
+    probes,
+    sample,
+    scores,
+    train,
+    tune,
+)
 from charlm.cli.options import flag
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
@@ -27,6 +38,9 @@ app.command("sample")(sample.sample)
 evaluate.app.command("sentences")(scores.sentences)
 evaluate.app.command("tokens")(scores.tokens)
 evaluate.app.command("compare")(scores.compare)
+evaluate.app.command("memory")(probes.memory)
+evaluate.app.command("context")(probes.context)
+evaluate.app.command("cells")(probes.cells)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
