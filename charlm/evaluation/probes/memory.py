@@ -20,6 +20,7 @@ from torch import Tensor
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows import reverse
 from charlm.errors import CharlmError, CorpusError
+from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
 from charlm.model.language_model import LanguageModel
@@ -34,19 +35,6 @@ ALTERNATIVES = 3  # Most probable tokens that are listed for each prediction.
 # Tokens of all copies of the passage that are read together: their states and gates in float64
 # take a few hundred megabytes.
 _MAX_TOKENS_PER_BATCH = 8192
-
-
-@dataclass(frozen=True)
-class Alternative(Result):
-    """A token that the model could have read instead.
-
-    Attributes:
-        text: Text of the token.
-        probability: Its probability.
-    """
-
-    text: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -199,25 +187,19 @@ def summarize(ids: Integers, connectivity: Connectivity, tokenizer: Tokenizer) -
         connectivity: Its gradients and log-probabilities.
         tokenizer: Tokenizer of the model.
     """
-    texts = token_labels(tokenizer)
+    labels = token_labels(tokenizer)
     decoder = Decoder(tokenizer)
     predictions = [
         Dependence(
             token=token,
             text=decoder.feed(token),
             probability=math.exp(row[token]),
-            alternatives=_alternatives(row, texts),
+            alternatives=most_probable(row, labels, ALTERNATIVES),
             squared_norms=connectivity.squared_norms[at, :at].tolist(),
         )
         for at, (token, row) in enumerate(zip(ids.tolist(), connectivity.log_p, strict=True))
     ]
     return Memory(predictions, _by_distance(predictions), settings={})
-
-
-def token_labels(tokenizer: Tokenizer) -> list[str]:
-    """Return the text of each id; bytes that are not UTF-8 become replacement characters."""
-    texts = tokenizer.token_texts(eos=b"<EOS>", unknown=b"<UNK>")
-    return [text.decode("utf-8", "replace") for text in texts]
 
 
 def _gradients(model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Floats, Floats]:
@@ -253,11 +235,6 @@ def _gradients(model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[F
     squared = gradients.square().sum(dim=-1)  # (time, targets)
     log_p = logits.detach().log_softmax(dim=-1)
     return squared.numpy(force=True), log_p.numpy(force=True)
-
-
-def _alternatives(log_p: Floats, texts: Sequence[str]) -> list[Alternative]:
-    order = np.argsort(-log_p, kind="stable")[:ALTERNATIVES].tolist()
-    return [Alternative(texts[token], math.exp(log_p[token])) for token in order]
 
 
 def _by_distance(predictions: Sequence[Dependence]) -> list[MeanDependence]:

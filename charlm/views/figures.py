@@ -1,0 +1,314 @@
+"""Numbers to SVG.
+
+An SVG has class names and no colours: style sheets supply them, so that one SVG serves light, dark
+and print. Each chart is drawn twice, wide and narrow, so that text keeps its size on a phone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from charlm.views.html import Html, join, tag
+
+RUN_STYLES = ("s1", "s2", "s3", "s4")  # Colours of runs, which have markers too.
+INK_STYLES = ("k1", "k2", "k3")  # Lines that do not stand for a run.
+WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
+_LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
+_NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
+_NAME_HEIGHT = 15.0
+_MARKERS: tuple[Callable[[float, float, float], str], ...] = (
+    lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z",
+    lambda x, y, r: (
+        f"M{x - r * 0.9:.1f},{y - r * 0.9:.1f}h{1.8 * r:.1f}v{1.8 * r:.1f}h{-1.8 * r:.1f}z"
+    ),
+    lambda x, y, r: f"M{x:.1f},{y - r * 1.15:.1f}l{r * 1.15:.1f},{2 * r:.1f}h{-2.3 * r:.1f}z",
+    lambda x, y, r: (
+        f"M{x:.1f},{y - r * 1.25:.1f}l{1.25 * r:.1f},{1.25 * r:.1f}l{-1.25 * r:.1f},{1.25 * r:.1f}"
+        f"l{-1.25 * r:.1f},{-1.25 * r:.1f}z"
+    ),
+)
+
+
+def run_style(number: int) -> str:
+    """Return the classes of a run's lines; from the fifth run on, lines are dashed."""
+    repeated = " again" if number >= len(RUN_STYLES) else ""
+    return RUN_STYLES[number % len(RUN_STYLES)] + repeated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """An axis of a chart.
+
+    Attributes:
+        title: Quantity and unit.
+        is_log: Whether the axis is logarithmic; its title then says so.
+        from_zero: Whether a linear axis begins at 0.
+        whole: Whether ticks are whole numbers.
+    """
+
+    title: str
+    is_log: bool = False
+    from_zero: bool = False
+    whole: bool = False
+
+    @property
+    def label(self) -> str:
+        """The title, with a note on a logarithmic axis."""
+        return f"{self.title} (log)" if self.is_log else self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A series of a line chart.
+
+    Attributes:
+        name: Name at the end of the line.
+        style: Class of its colour: that of a run, or of ink.
+        x: Horizontal positions; on a logarithmic axis above 0.
+        y: Values; a value that is not finite, or not above 0 on a logarithmic axis, is a gap.
+        dotted: Whether it is a second measure of a run: dotted, without marker and name.
+        marker: Number of the run, which selects the marker at the end; None for no marker.
+    """
+
+    name: str
+    style: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dotted: bool = False
+    marker: int | None = None
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A map from values to pixels.
+
+    Attributes:
+        low: Value at the beginning of the axis.
+        high: Value at its end.
+        first: Pixel at the beginning.
+        last: Pixel at the end.
+        is_log: Whether the map is logarithmic.
+    """
+
+    low: float
+    high: float
+    first: float
+    last: float
+    is_log: bool
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.first + (value - low) / (high - low) * (self.last - self.first)
+
+
+def line_chart(
+    lines: Sequence[Line], x: Axis, y: Axis, *, key: str, width: int = WIDE, height: int = 330
+) -> Html:
+    """Return a line chart, wide and narrow.
+
+    Args:
+        lines: Series to draw; dotted ones are drawn first.
+        x: Horizontal axis.
+        y: Vertical axis.
+        key: Name under which the page finds the numbers of the chart.
+        width: Width of the wide drawing in pixels.
+        height: Height of the wide drawing in pixels.
+    """
+    narrow_height = min(height, 270)
+    return join(
+        tag("div", _line_svg(lines, x, y, key, width, height), class_="wide"),
+        tag("div", _line_svg(lines, x, y, key, NARROW, narrow_height), class_="narrow"),
+    )
+
+
+def swatch(number: int, *, dotted: bool = False) -> Html:
+    """Return the sample of a run's line for legends."""
+    style = run_style(number)
+    line = tag("path", class_=f"l {style}{' thin' if dotted else ''}", d="M0,6H20")
+    marker = None if dotted else _marker(number, 10, 6)
+    return tag(
+        "svg",
+        line,
+        marker,
+        class_="sw",
+        width=20,
+        height=12,
+        viewBox="0 0 20 12",
+        aria_hidden="true",
+    )
+
+
+def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Return about `count` round numbers from `low` to `high`.
+
+    >>> ticks(0, 72)
+    [0, 20, 40, 60]
+    >>> ticks(1.93, 3.7)
+    [2.0, 2.5, 3.0, 3.5]
+    """
+    step = _round_step((high - low) / max(1, count), whole=whole)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return powers of ten, or 1, 2 and 5 times powers of ten where there are few.
+
+    >>> log_ticks(1, 1000)
+    [1.0, 10.0, 100.0, 1000.0]
+    >>> log_ticks(1, 20)
+    [1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    decades = [10.0**power for power in powers]
+    inside = [value for value in decades if low * 0.999 <= value <= high * 1.001]
+    if len(inside) >= 3:
+        return inside[:: -(-len(inside) // 6)]
+    fine = [factor * decade for decade in decades for factor in (1, 2, 5)]
+    return [value for value in fine if low * 0.999 <= value <= high * 1.001]
+
+
+def format_tick(value: float, step: float) -> str:
+    """Return a tick's label with the decimals that distinguish it from its neighbour.
+
+    >>> format_tick(2, 0.5), format_tick(4000, 1000), format_tick(0.00001, 0)
+    ('2.0', '4,000', '1e-05')
+    """
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.0e}"
+    if step:
+        return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    return f"{value:,g}"
+
+
+def _round_step(step: float, *, whole: bool) -> float:
+    """Return 1, 2 or 5 times a power of ten that is at least `step`."""
+    if step <= 0 or not math.isfinite(step):
+        return 1
+    power = 10.0 ** math.floor(math.log10(step))
+    rounded = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+    return max(1, round(rounded)) if whole or rounded >= 1 else rounded
+
+
+def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, key: str, width: int, height: int) -> Html:
+    points = [_drawable(line, x, y) for line in lines]
+    named = [line.name for line in lines if not line.dotted]
+    right = 12 + min(width / 4, _NAME_WIDTH * max(map(len, named), default=0))
+    across = _scale([at for line in points for at, _ in line], x, _LEFT, width - right)
+    up = _scale([value for line in points for _, value in line], y, height - _BOTTOM, _TOP)
+    order = sorted(range(len(lines)), key=lambda number: not lines[number].dotted)
+    paths = [_path(lines[number], number, points[number], across, up) for number in order]
+    return tag(
+        "svg",
+        *_axes(across, up, x, y, width, height),
+        *paths,
+        *_ends(lines, points, across, up),
+        tag("g", class_="hv"),
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=f"{y.title} over {x.title}",
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+    )
+
+
+def _drawable(line: Line, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    return [
+        (at, value)
+        for at, value in zip(line.x, line.y, strict=True)
+        if math.isfinite(at)
+        and math.isfinite(value)
+        and (at > 0 or not x.is_log)
+        and (value > 0 or not y.is_log)
+    ]
+
+
+def _scale(values: Sequence[float], axis: Axis, first: float, last: float) -> _Scale:
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    if axis.is_log:
+        if low == high:
+            low, high = low / 2, high * 2
+        return _Scale(low, high, first, last, is_log=True)
+    if axis.from_zero:
+        low = min(0.0, low)
+    if low == high:
+        low, high = low - (0 if axis.from_zero and low == 0 else 1), high + 1
+    is_vertical = first > last
+    margin = 0.03 * (high - low) if is_vertical else 0.0
+    lowest = low if axis.from_zero and low == 0 else low - margin
+    return _Scale(lowest, high + margin, first, last, is_log=False)
+
+
+def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis, width: int, height: int) -> list[Html]:
+    """Return gridlines, ticks and titles."""
+    elements = []
+    for value, label in _labels(up, y, count=5):
+        at = up(value)
+        elements.append(tag("path", class_="grid", d=f"M{_LEFT},{at:.1f}H{across.last:.1f}"))
+        elements.append(
+            tag("text", label, class_="tk", x=_LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end")
+        )
+    bottom = height - _BOTTOM
+    elements.append(tag("path", class_="ax", d=f"M{_LEFT},{bottom}H{across.last:.1f}"))
+    for value, label in _labels(across, x, count=5 if width > NARROW else 3):
+        at = across(value)
+        elements.append(tag("path", class_="ax", d=f"M{at:.1f},{bottom}v4"))
+        elements.append(
+            tag("text", label, class_="tk", x=f"{at:.1f}", y=bottom + 17, text_anchor="middle")
+        )
+    elements.append(tag("text", y.label, class_="at", x=0, y=12))
+    elements.append(
+        tag("text", x.label, class_="at", x=f"{across.last:.1f}", y=height - 3, text_anchor="end")
+    )
+    return elements
+
+
+def _labels(scale: _Scale, axis: Axis, *, count: int) -> list[tuple[float, str]]:
+    if axis.is_log:
+        return [(value, format_tick(value, 0)) for value in log_ticks(scale.low, scale.high)]
+    values = ticks(scale.low, scale.high, count, whole=axis.whole)
+    step = values[1] - values[0] if len(values) > 1 else 0
+    return [(value, format_tick(value, step)) for value in values]
+
+
+def _path(
+    line: Line, number: int, points: Sequence[tuple[float, float]], across: _Scale, up: _Scale
+) -> Html | None:
+    if not points:
+        return None
+    drawn = "L".join(f"{across(at):.1f},{up(value):.1f}" for at, value in points)
+    style = f"l {line.style}{' thin' if line.dotted else ''}"
+    return tag("path", class_=style, d=f"M{drawn}", attributes={"data-s": number})
+
+
+def _ends(
+    lines: Sequence[Line],
+    points: Sequence[Sequence[tuple[float, float]]],
+    across: _Scale,
+    up: _Scale,
+) -> list[Html]:
+    """Return the marker and the name at the end of each line; names do not overlap."""
+    ends = [
+        (up(line_points[-1][1]), across(line_points[-1][0]), line)
+        for line, line_points in zip(lines, points, strict=True)
+        if line_points and not line.dotted
+    ]
+    ends.sort(key=lambda end: end[0])
+    elements = []
+    lowest = -math.inf
+    for y, x, line in ends:
+        if line.marker is not None:
+            elements.append(_marker(line.marker, x, y))
+        lowest = max(y + 4, lowest + _NAME_HEIGHT)
+        at = f"{across.last + 8:.1f}"
+        elements.append(tag("text", line.name, class_=f"dl {line.style}", x=at, y=f"{lowest:.1f}"))
+    return elements
+
+
+def _marker(number: int, x: float, y: float) -> Html:
+    path = _MARKERS[number % len(_MARKERS)](x, y, 3.4)
+    return tag("path", class_=f"m {run_style(number)}", d=path)
