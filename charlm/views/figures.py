@@ -140,6 +140,20 @@ def swatch(number: int, *, dotted: bool = False) -> Html:
     )
 
 
+def share_bar(shares: Sequence[float]) -> Html:
+    """Return a bar that is divided into shares of its width, the first one darkest."""
+    left = 0.0
+    rectangles = []
+    for number, share in enumerate(shares):
+        style = "q" + "abcd"[number % 4]
+        x, width = f"{left * WIDE:.1f}", f"{max(0.0, share * WIDE - 1):.1f}"
+        rectangles.append(tag("rect", class_=style, x=x, y=0, width=width, height=14))
+        left += share
+    return tag(
+        "svg", *rectangles, viewBox=f"0 0 {WIDE} 14", width=WIDE, height=14, aria_hidden="true"
+    )
+
+
 def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
     """Return about `count` round numbers from `low` to `high`.
 

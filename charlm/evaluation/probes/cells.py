@@ -38,6 +38,7 @@ _MIN_TOKENS = 200
 # Positions with and without a label in each half: with fewer, the best of many units is good by
 # chance.
 _MIN_POSITIVES = 20
+_HIGH = 0.9  # Quantile of a unit's values above which they are high.
 _PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
 
 
@@ -92,6 +93,23 @@ class Cells(Result):
     best: list[BestUnit]
     omitted: dict[str, str]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tracks(Result):
+    """Units along a passage.
+
+    Attributes:
+        units: All units of the network.
+        best: For each label, the values of its best unit after each token of the passage, divided
+            by the largest absolute value.
+        high: For each token, the numbers of the units whose value is among the highest tenth of
+            their values on the passage.
+    """
+
+    units: list[Unit]
+    best: dict[str, list[float]]
+    high: list[list[int]]
 
 
 class UnitValues(NamedTuple):
@@ -165,6 +183,26 @@ def measure_cells(
     )
     settings = {"text": name, "tokens": len(ids), "units": len(units), "precision": "fp32"}
     return replace(cells, settings=provenance(trained) | settings | cells.settings)
+
+
+def track_units(trained: TrainedModel, ids: Sequence[int], cells: Cells) -> Tracks:
+    """Follow units along a passage, which is read from the initial state.
+
+    Args:
+        trained: The model.
+        ids: Passage, (tokens,).
+        cells: The best units of the same model.
+    """
+    # The state after the last token is read with one token more.
+    passage = np.array([*ids, ids[-1]], dtype=np.int64)
+    units, values = read_units(trained.model, passage, mode=trained.mode)
+    columns = {unit: number for number, unit in enumerate(units)}
+    is_high = values > np.quantile(values, _HIGH, axis=0)
+    return Tracks(
+        units=units,
+        best={row.label: _relative(values[:, columns[row.unit]].tolist()) for row in cells.best},
+        high=[np.flatnonzero(row).tolist() for row in is_high],
+    )
 
 
 def label_tokens(ids: Integers, tokenizer: Tokenizer, *, records: bool) -> list[Label]:
@@ -268,6 +306,11 @@ def _record_units(trace: list[Tensor]) -> Run:
         return torch.stack(outputs), state
 
     return run_stepwise
+
+
+def _relative(values: Sequence[float]) -> list[float]:
+    most = max(map(abs, values)) or 1.0
+    return [value / most for value in values]
 
 
 def _halves(rows: Floats) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from charlm.evaluation.probes.cells import (
     find_units,
     measure_cells,
     read_units,
+    track_units,
 )
 from charlm.evaluation.probes.labels import Label, label_characters
 from tests.conftest import small_config, train_all
@@ -161,3 +162,17 @@ def test_a_run_of_words_is_labelled_by_the_last_character_of_each_token(text_fil
     train_all(small_config(text_file, "tokenizer.level=word", "training.steps=2"), tmp_path / "run")
     cells = measure_cells(load(tmp_path / "run").trained, shifts=2)
     assert {row.label for row in cells.best} | set(cells.omitted) == set(labels_of("a"))
+
+
+def test_tracks_are_the_values_of_the_best_units_along_a_passage(trained):
+    run = load(trained)
+    cells = measure_cells(run.trained, shifts=2)
+    ids = run.tokenizer.encode("The cat sat on the mat.").tolist()
+    tracks = track_units(run.trained, ids, cells)
+    best = cells.best[0]
+    _, values = read_units(run.model, np.array([*ids, ids[0]]), mode="stream")
+    column = values[:, tracks.units.index(best.unit)]
+    np.testing.assert_allclose(tracks.best[best.label], column / np.abs(column).max(), rtol=1e-5)
+    assert len(tracks.high) == len(ids)
+    counts = np.bincount(np.concatenate(tracks.high).astype(int), minlength=len(tracks.units))
+    assert counts.max() <= 0.1 * len(ids) + 1
