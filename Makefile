@@ -48,9 +48,11 @@ docs: $(READY)
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# The environment is updated when the dependencies have changed.
+# The environment is updated when the dependencies have changed. The name of this project on the
+# package index was charlm, which is another project: an environment may still contain it.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: cannot find Python 3.11 or later with venv; on Debian, run apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip uninstall --quiet --quiet --yes charlm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

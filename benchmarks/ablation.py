@@ -21,6 +21,7 @@ from typing import Any
 
 from measuring import (
     add_overrides,
+    add_seeds,
     argument_parser,
     environment,
     print_environment,
@@ -160,9 +161,7 @@ def arguments() -> argparse.Namespace:
     budget.add_argument("--seconds", type=float, help="training time of a run [60]")
     budget.add_argument("--epochs", type=float, help="passes over the text, instead of --seconds")
     budget.add_argument("--steps", type=int, help="training steps, instead of --seconds")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run of each option [1 2 3]"
-    )
+    add_seeds(parser, [1, 2, 3])
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="options to try, named as in the table [all]"
     )

@@ -2,18 +2,24 @@
 
 import argparse
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+import charlm
 from charlm.config.schema import Config
+from charlm.data.corpus import Text, open_corpus
+from charlm.data.resolve import resolve
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
 
@@ -41,6 +47,46 @@ def add_overrides(
     )
 
 
+def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
+    """Add the option `--seeds`; its value is a list of numbers, given as `1 2 3` or `1,2,3`."""
+    shown = " ".join(map(str, default))
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        action=_Numbers,
+        default=default,
+        metavar="SEED",
+        help=f"one run each, as in 1 2 3 or 1,2,3 [{shown}]",
+    )
+
+
+class _Numbers(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            numbers = [int(number) for value in values for number in value.split(",")]
+        except ValueError:
+            parser.error(f"{option_string}: must be integers, got {' '.join(values)!r}")
+        setattr(namespace, self.dest, numbers)
+
+
+def add_test_share(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--test-share`: see `hold_out_test`."""
+    parser.add_argument(
+        "--test-share",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="if the configuration has no test split, hold out this fraction of its training "
+        "split as one; the validation split stays the same [0]",
+    )
+
+
 def override_arguments(overrides: Iterable[str]) -> list[str]:
     """Return overrides as the arguments of a command line."""
     return [argument for override in overrides for argument in ("--set", override)]
@@ -52,13 +98,32 @@ def text_override(path: Path | str, key: str = "corpus.text") -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return the version of torch and its number of threads, for the JSON output."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    """Return the machine, and the versions and threads in use, for the JSON output."""
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor_name() -> str:
+    """Return the model of the processor, as Linux names it or as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def print_environment(*facts: str) -> None:
-    """Print the version of torch, its number of threads and further facts in one line."""
-    print(", ".join((f"torch {torch.__version__}", f"{torch.get_num_threads()} threads", *facts)))
+    """Print the machine, the versions and threads in use, and further facts in one line."""
+    known = environment()
+    machine = f"{known['processor']}, {known['cores']} cores, {known['threads']} threads"
+    versions = f"Python {known['python']}, torch {known['torch']}"
+    print(", ".join((machine, versions, *facts)), flush=True)
 
 
 def run_python(*arguments: str | Path) -> str:
@@ -96,6 +161,78 @@ def measure_in_turn(
 def medians(values: Mapping[Name, list[float]]) -> dict[Name, float]:
     """Return the median over the rounds of every measurement."""
     return {name: statistics.median(series) for name, series in values.items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the lowest and the highest of several values."""
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def measure_run(config: Config, *, test_share: float = 0.0, **scoring: Any) -> dict[str, Any]:
+    """Train one run, and score its validation split, and its test split if it has one.
+
+    Args:
+        config: Configuration of the run.
+        test_share: Fraction of the training split to hold out as the test split, if the
+            configuration has none; 0 leaves the configuration as it is.
+        scoring: Options of `charlm.Run.perplexity`.
+
+    Returns:
+        Size, steps, passes and seconds of the training; `splits` has the score of each split. The
+        time of the run that is not training is in `other_seconds`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if test_share:
+            config = hold_out_test(config, test_share, Path(folder))
+        start = time.perf_counter()
+        experiment = train(config, Path(folder) / "run")
+        seconds = time.perf_counter() - start
+        run = charlm.load(Path(folder) / "run")
+        parts = [part for part in ("valid", "test") if part in experiment.corpus.parts]
+        splits = {part: run.perplexity(split=part, **scoring).to_json() for part in parts}
+    state = experiment.state
+    return {
+        "parameters": count_parameters(experiment.model),
+        "vocabulary_size": experiment.tokenizer.vocabulary_size,
+        "precision": str(experiment.hardware.precision).removeprefix("torch."),
+        "steps": state.step,
+        "epochs": round(state.epochs, 3),
+        "training_seconds": round(state.seconds, 2),
+        "other_seconds": round(seconds - state.seconds, 2),
+        "tokens_per_second": round(state.tokens / state.seconds),
+        "splits": splits,
+    }
+
+
+def hold_out_test(config: Config, share: float, folder: Path) -> Config:
+    """Return a configuration with a test split, which was part of the training split before.
+
+    The validation split stays the same, and no setting was chosen on the new test split: it is the
+    end of the training split, or documents or records of it, chosen by `corpus.split_seed`. A
+    configuration that has a test split is returned as it is.
+    """
+    resolved = resolve(config)
+    parts = open_corpus(resolved).parts
+    if "test" in parts:
+        return config
+    for part in ("train", "valid"):
+        (folder / f"{part}.txt").write_bytes(text_bytes(parts[part]))
+    corpus = resolved.corpus.model_copy(
+        update={
+            "text": (str(folder / "train.txt"),),
+            "valid_text": (str(folder / "valid.txt"),),
+            "valid_share": 0.0,
+            "test_share": share,
+            "encoding": "utf-8",
+        }
+    )
+    return resolved.model_copy(update={"corpus": corpus})
+
+
+def text_bytes(text: Text) -> bytes:
+    """Return the bytes of a text, with its separator after each document."""
+    separator = text.separator.encode()
+    return b"".join(block + (separator if ends else b"") for block, ends in text.blocks())
 
 
 def train(config: Config, folder: Path) -> Experiment:

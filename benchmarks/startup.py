@@ -1,28 +1,73 @@
-"""Time of `charlm --help` beside the time of `python -c pass`: medians of ten, run in turn.
+"""Processor time of short commands beside that of `import torch`: medians, run in turn.
+
+A small model samples 20 characters, scores 1,000 characters, and is inspected.
 
 python benchmarks/startup.py
 """
 
+import os
+import subprocess
+import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 
-from measuring import argument_parser, measure_in_turn, medians, run_python, seconds_of
+from measuring import argument_parser, measure_in_turn, medians, text_override, train
 
-COMMANDS = {"python -c pass": ("-c", "pass"), "charlm --help": ("-m", "charlm", "--help")}
-ROUNDS = 10
+import charlm
+
+TEXT = "The ships sail to the island, and the sailors sing. " * 400
+BASELINE = "import torch"
 
 
 def main() -> None:
-    """Print both medians and their difference."""
-    argument_parser(__doc__).parse_args()
-    measurements = {
-        name: partial(seconds_of, partial(run_python, *arguments))
-        for name, arguments in COMMANDS.items()
-    }
-    measure_in_turn(measurements, 1)  # Reads the files into the page cache of the system.
-    seconds = medians(measure_in_turn(measurements, ROUNDS))
+    """Print the median of every command, and what it takes more than `import torch`."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="runs of each command")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        commands = make_commands(Path(folder))
+        measurements = {
+            name: partial(processor_seconds, arguments) for name, arguments in commands.items()
+        }
+        measure_in_turn(measurements, 1)  # Reads the files into the page cache of the system.
+        seconds = medians(measure_in_turn(measurements, rounds))
     for name, median in seconds.items():
-        print(f"{name:<16} {median:.3f} s")
-    print(f"{'difference':<16} {seconds['charlm --help'] - seconds['python -c pass']:.3f} s")
+        print(f"{name:<16} {median:.3f} s  {median - seconds[BASELINE]:+.3f} s")
+
+
+def make_commands(folder: Path) -> dict[str, list[str]]:
+    """Train a small model in a folder; return the arguments of Python for each command."""
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    config = charlm.load_config(None, [text_override(text), "training.steps=2"])
+    train(config, folder / "run")
+    run = str(folder / "run")
+    extract = folder / "extract.txt"
+    extract.write_text(TEXT[:1000], encoding="utf-8")
+    charlm_commands = {
+        "charlm --help": ["--help"],
+        "charlm sample": ["sample", run, "--length", "20"],
+        "charlm eval": ["eval", "perplexity", run, str(extract)],
+        "charlm inspect": ["inspect", run],
+    }
+    commands = {"pass": ["-c", "pass"], BASELINE: ["-c", BASELINE]}
+    return commands | {
+        name: ["-m", "charlm", *arguments] for name, arguments in charlm_commands.items()
+    }
+
+
+def processor_seconds(arguments: list[str]) -> float:
+    """Return the user and system time of a fresh Python on one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)}: exit status {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

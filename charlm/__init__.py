@@ -4,7 +4,7 @@ What a command does, one call does, and none of it is loaded before it is used:
 
     import charlm
 
-    run = charlm.train(charlm.load_config("configs/quickstart.yaml"))
+    run = charlm.train("novel.txt", minutes=5)
     print(run.sample(temperature=0.8)[0].text)
     print(charlm.load("runs/x").perplexity(split="valid").loss_nats)
 """
@@ -16,8 +16,11 @@ from charlm.version import VERSION
 
 if TYPE_CHECKING:
     from charlm.api import Run as Run
+    from charlm.api import choose as choose
+    from charlm.api import list_runs as list_runs
     from charlm.api import load as load
     from charlm.api import train as train
+    from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
@@ -27,14 +30,28 @@ __version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
+    "choose": "charlm.api",
+    "list_runs": "charlm.api",
     "load": "charlm.api",
     "train": "charlm.api",
+    "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
     "register_cell": "charlm.model.cells.registry",
 }
-__all__ = ["CharlmError", "Config", "Run", "load", "load_config", "register_cell", "train"]
+__all__ = [
+    "CharlmError",
+    "Config",
+    "Run",
+    "choose",
+    "list_runs",
+    "load",
+    "load_config",
+    "register_cell",
+    "train",
+    "train_seeds",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
 """The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
 
-import time
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -16,9 +16,10 @@ from charlm.compression.compress import (
     decompress,
     measure_compression,
 )
+from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, OptionError
 from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
@@ -28,9 +29,14 @@ from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.sentences import Sentences, score_sentences
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
-from charlm.runs import prepare, session
-from charlm.runs.files import CheckpointName
-from charlm.runs.folder import newest_run
+from charlm.runs import automatic, prepare, session
+from charlm.runs.automatic import ChosenConfig
+from charlm.runs.experiment import Evaluated, Experiment
+from charlm.runs.files import RUNS, CheckpointName
+from charlm.runs.folder import new_folder, newest_run
+from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, summarize_seeds
+from charlm.runs.metrics import flat_metrics, read_metrics
+from charlm.runs.progress_bar import shown, validation_score
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
@@ -43,6 +49,7 @@ from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
 
 StrPath = str | Path
+Texts = StrPath | Sequence[StrPath]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,27 @@ class Run:
     """
 
     trained: TrainedModel
+
+    def __repr__(self) -> str:
+        """Return three lines: the checkpoint, the model, and its text with the score."""
+        sizes = ", ".join(map(str, self.config.model.hidden_sizes))
+        parameters = sum(tensor.numel() for tensor in self.model.parameters())
+        level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
+        score = validation_score(self.history, self.state["step"], level)
+        return (
+            f"Run {self.folder}: {self.which} checkpoint, step {self.state['step']:,}\n"
+            f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
+            f"level {level}, vocabulary of {vocabulary:,} tokens\n"
+            f"text: {self.corpus['title']}; validation: {score}"
+        )
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, with a name such as `gradient_norms/layer_0` for each number.
+
+        `pandas.DataFrame(run.history)` is a table of them.
+        """
+        return [flat_metrics(line) for line in read_metrics(self.folder)]
 
     @property
     def folder(self) -> Path:
@@ -169,27 +197,104 @@ class Run:
 
 
 def train(
-    config: Config, *, out: StrPath | None = None, track: Literal["tensorboard"] | None = None
+    text: Config | Texts,
+    *,
+    out: StrPath | None = None,
+    track: Literal["tensorboard"] | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[Evaluated], object] | None = None,
+    overrides: Sequence[str] = (),
+    **training: Any,
 ) -> Run:
     """Train a model and return the best checkpoint of the run.
 
+        run = charlm.train("novel.txt", minutes=5)
+        run = charlm.train(charlm.load_config("quickstart"), seed=2, progress=False)
+
     Args:
-        config: Configuration, from `charlm.load_config`.
+        text: Files, folders, globs or corpora, for which `choose` chooses the settings; or a
+            configuration, from `load_config`.
         out: Run folder; None makes a new one under `runs/`.
         track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
             run folder.
+        progress: Whether to show a bar and a line per evaluation on stderr, or in a notebook.
+        on_evaluation: Function that is called after each evaluation. `event.metrics` is the new
+            line of metrics.jsonl. An exception ends the training.
+        overrides: Changes such as `model.hidden_size=256`.
+        training: Fields of the section `training`, such as `minutes`, `steps`, `epochs` or `seed`.
 
     Raises:
-        CharlmError: The corpus, the device or the folder cannot be used, or the training diverged.
+        CharlmError: A setting is wrong; the corpus, the device or the folder cannot be used; or the
+            training diverged.
     """
-    folder = Path(out) if out is not None else new_run_folder("run")
     if track is not None:
         check_installed()
-    experiment = prepare.begin(config, folder)
-    events = session.run(experiment)
-    for _ in events if track is None else tracked(experiment, events):
-        pass
-    return load(folder)
+    if isinstance(text, Config):
+        config = change_config(text, [*overrides, *_training_overrides(training)])
+        reasons: Sequence[str] = ()
+    else:
+        config, reasons = choose(text, overrides=overrides, **training)
+    with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
+        experiment = prepare.begin(config, folder)
+    return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
+
+
+def train_seeds(
+    text: Config | Texts,
+    seeds: Iterable[int],
+    *,
+    out: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> SeedScores:
+    """Train once per seed, with the same settings; return mean, deviation and range of the scores.
+
+        scores = charlm.train_seeds("novel.txt", range(1, 6), steps=2000)
+
+    Args:
+        text: As for `train`. Settings are chosen once.
+        seeds: At least two seeds of initial weights, dropout and data order.
+        out: Folder of the run folders `seed-1`, `seed-2` ...; None makes new ones under `runs/`.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`; or there are fewer than two seeds, or no validation part.
+    """
+    chosen = list(seeds)
+    if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
+        raise OptionError("seeds", "must be at least two different seeds", value=chosen)
+    if isinstance(text, Config):
+        config = change_config(text, [*overrides, *_training_overrides(training)])
+    else:
+        config = choose(text, overrides=overrides, **training).config
+    folders = []
+    for seed in chosen:
+        seeded = change_config(config, [f"training.seed={seed}"])
+        given = None if out is None else Path(out) / f"seed-{seed}"
+        with new_folder(given, f"{_run_name(text)}-seed-{seed}") as folder:
+            experiment = prepare.begin(seeded, folder)
+        folders.append(_train(experiment, _Observers(progress=progress)).folder)
+    return summarize_seeds(folders)
+
+
+def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:
+    """Choose settings for a text, this device and a budget, as `train` does.
+
+        config, reasons = charlm.choose("novel.txt", minutes=5)
+
+    Args:
+        text: Files, folders, globs or corpora.
+        overrides: Settings to keep, such as `model.hidden_size=256`.
+        training: Fields of the section `training` to keep, such as `minutes`.
+
+    Raises:
+        CharlmError: A setting is wrong, or the text cannot be read.
+    """
+    names = f"corpus.text={json.dumps(_names(text))}"
+    return automatic.choose([*overrides, *_training_overrides(training), names])
 
 
 def load(
@@ -205,8 +310,19 @@ def load(
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
     """
-    folder = Path(folder) if folder is not None else newest_run(Path("runs"))
+    folder = Path(folder) if folder is not None else newest_run(RUNS)
     return Run(trained_model.load(folder, which, device))
+
+
+def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
+    """Return settings and validation scores of the runs in a folder and in its subfolders.
+
+    `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
+
+    Raises:
+        CharlmError: There are no runs, or one of them is damaged.
+    """
+    return [summarize(path) for path in find_runs(Path(folder))]
 
 
 def sample_to_file(
@@ -237,15 +353,39 @@ def stream_to_file(
         _write_state(Path(state_out), state, trained)
 
 
-def new_run_folder(name: str) -> Path:
-    """Return a folder under `runs/` that does not exist yet, named NAME-DATE-TIME."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path("runs") / stem
-    number = 2
-    while folder.exists():
-        folder = Path("runs") / f"{stem}-{number}"
-        number += 1
-    return folder
+class _Observers(NamedTuple):
+    """What observes a training: arguments of `train`, and lines to show before it."""
+
+    track: Literal["tensorboard"] | None = None
+    progress: bool = True
+    on_evaluation: Callable[[Evaluated], object] | None = None
+    first_lines: Sequence[str] = ()
+
+
+def _train(experiment: Experiment, observers: _Observers) -> Run:
+    """Train to the end of the budget and return the best checkpoint."""
+    events = session.run(experiment)
+    if observers.track is not None:
+        events = tracked(experiment, events)
+    if observers.progress:
+        events = shown(experiment, events, first_lines=observers.first_lines)
+    for event in events:
+        if observers.on_evaluation is not None and isinstance(event, Evaluated):
+            observers.on_evaluation(event)
+    return load(experiment.folder)
+
+
+def _names(text: Texts) -> list[str]:
+    return [str(text)] if isinstance(text, str | Path) else list(map(str, text))
+
+
+def _run_name(text: Config | Texts) -> str:
+    """Return the first part of the name of a new run folder."""
+    return "run" if isinstance(text, Config) else Path(_names(text)[0]).stem or "run"
+
+
+def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
+    return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
 
 
 def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:

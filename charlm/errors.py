@@ -1,6 +1,18 @@
 """User errors: place, problem, value, remedy, in one line."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
+
+
+def quote(text: str) -> str:
+    """Return a text in quotation marks, as `repr` does; a combining mark as U+0301.
+
+    A terminal would print a combining mark at the beginning onto the quotation mark.
+    """
+    if not text or not unicodedata.category(text[0]).startswith("M"):
+        return repr(text)
+    mark = f"{ord(text[0]):04X}"
+    return f"U+{mark}" if len(text) == 1 else f"'\\u{mark.lower()}{repr(text[1:])[1:]}"
 
 
 class CharlmError(Exception):
@@ -38,7 +50,8 @@ class OptionError(CharlmError):
         problem = self.problem
         for other in self.others:  # One by one: what a user wrote may contain braces, too.
             problem = problem.replace("{}", spell(other), 1)
-        value = "" if self.value is None else f", got {self.value!r:.60}"
+        shown = quote(self.value) if isinstance(self.value, str) else repr(self.value)
+        value = "" if self.value is None else f", got {shown:.60}"
         return f"{spell(self.option)}: {problem}{value}"
 
 

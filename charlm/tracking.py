@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
 from charlm.runs.files import CONTINUE, EVENT_FILES
-from charlm.runs.metrics import read_metrics
+from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
+from charlm.version import install_hint
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,7 +36,7 @@ def check_installed() -> None:
     try:
         import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - only checked here.
     except ImportError:
-        raise CharlmError("TensorBoard is not installed; pip install 'charlm[track]'") from None
+        raise CharlmError(f"TensorBoard is not installed; {install_hint('track')}") from None
 
 
 def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
@@ -71,14 +72,10 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     >>> scalars({"step": 6, "gradient_norms": {"layer_0": 0.5}, "is_best": True})
     {'step': 6.0, 'gradient_norms/layer_0': 0.5}
     """
-    flat: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}/{key}": number for key, number in value.items()}
-        else:
-            flat[name] = value
     return {
-        name: float(value) for name, value in flat.items() if _is_number(value) and name.isascii()
+        name: float(value)
+        for name, value in flat_metrics(metrics).items()
+        if _is_number(value) and name.isascii()
     }
 
 

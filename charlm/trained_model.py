@@ -11,10 +11,12 @@ import torch
 from charlm.config.schema import Mode, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
+from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
-from charlm.errors import CharlmError, CheckpointError, UnsupportedOptionError
+from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
+from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
@@ -22,8 +24,6 @@ from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
-
-_LISTED = 8  # Unknown characters or words that an error message lists.
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
-    model = LanguageModel(config.model, tokenizer.vocabulary_size)
+    model = uninitialized_model(config.model, tokenizer.vocabulary_size)
     load_weights(model, saved.weights, saved.folder)
     return TrainedModel(
         model=model.to(chosen).eval(),
@@ -161,6 +161,17 @@ def training_texts(trained: TrainedModel) -> dict[Part, Text]:
     return corpus.parts
 
 
+def share_in_training(trained: TrainedModel, split: Part) -> float | None:
+    """Return the fraction of the records of a held-out part that are in the training part too.
+
+    It is None in stream mode, and for the training part.
+
+    Raises:
+        CorpusError: A text cannot be read.
+    """
+    return open_corpus(trained.config).shares_in_training().get(split)
+
+
 def encode(trained: TrainedModel, text: Text, cache: Path | None = None) -> Tokens:
     """Return the tokens of a text, from the cache folder if they are there."""
     return encode_text(
@@ -180,15 +191,18 @@ def encode_string(trained: TrainedModel, text: str, *, splits_documents: bool = 
         splits_documents: Whether the separator of the configuration ends a document; else it is
             text like any other.
     """
-    update: dict[str, Any] = {"encoding": "utf-8"}
-    if not splits_documents:
-        update["separator"] = None
-    corpus = trained.config.corpus.model_copy(update=update)
-    config = trained.config.model_copy(update={"corpus": corpus})
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "text.txt"
-        path.write_bytes(text.encode())
-        return encode(trained, read_text([str(path)], config), Path(folder))
+        source = _string_as_text(trained, text, Path(folder), splits_documents)
+        return encode(trained, source, Path(folder))
+
+
+def restoration_of_string(
+    trained: TrainedModel, text: str, *, splits_documents: bool = True
+) -> Restoration:
+    """Return the cost of restoring a string from its tokens; arguments as for `encode_string`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = _string_as_text(trained, text, Path(folder), splits_documents)
+        return restoration_of(source, trained.tokenizer, trained.mode)
 
 
 def text_to_score(
@@ -232,12 +246,38 @@ def original_bytes(
     """Return the bytes of a text as its file has them; arguments as for `text_to_score`."""
     if text is not None:
         return text.encode()
-    if paths:
-        source = read_text([str(path) for path in paths], trained.config)
-    else:
-        source = training_texts(trained)[split]
+    source = _text_of(trained, paths, split)
     separator = source.separator.encode()
     return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+
+
+def restoration_to_score(
+    trained: TrainedModel,
+    text: str | None = None,
+    paths: Sequence[str | Path] = (),
+    split: Part = "valid",
+) -> Restoration:
+    """Return the cost of restoring a text from its tokens; arguments as for `text_to_score`."""
+    if text is not None:
+        return restoration_of_string(trained, text)
+    return restoration_of(_text_of(trained, paths, split), trained.tokenizer, trained.mode)
+
+
+def _text_of(trained: TrainedModel, paths: Sequence[str | Path], split: Part) -> Text:
+    if paths:
+        return read_text([str(path) for path in paths], trained.config)
+    return training_texts(trained)[split]
+
+
+def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_documents: bool) -> Text:
+    """Write a string to a file in `folder` and return it as a text."""
+    update: dict[str, Any] = {"encoding": "utf-8"}
+    if not splits_documents:
+        update["separator"] = None
+    corpus = trained.config.corpus.model_copy(update=update)
+    path = folder / "text.txt"
+    path.write_bytes(text.encode())
+    return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
 
 
 def provenance(trained: TrainedModel) -> dict[str, Any]:
@@ -246,7 +286,7 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         "run": str(trained.folder),
         "checkpoint": trained.origin.which,
         "step": trained.origin.state["step"],
-        "level": trained.config.tokenizer.level,
+        **tokenizer_settings(trained.tokenizer),
         "mode": trained.mode,
         "direction": trained.model.direction,
         "device": str(trained.device),
@@ -255,28 +295,12 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def encode_prompt(
-    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "prompt"
-) -> list[int]:
-    """Return the token ids of a prompt.
-
-    Args:
-        trained: The model that reads the prompt.
-        prompt: Text without <EOS>.
-        allow_unknown: Whether characters or words that the model does not know are read as <UNK>.
-        option: Name of the option that the prompt came from, for the error message.
-
-    Raises:
-        UnsupportedOptionError: The prompt has unknown characters or words, and that is not allowed.
-    """
-    unknown = trained.tokenizer.find_unknown(prompt)
-    if unknown and not allow_unknown:
-        kind = "word" if trained.tokenizer.section.level == "word" else "character"
-        listed = ", ".join(map(repr, unknown[:_LISTED])) + ", ..." * (len(unknown) > _LISTED)
-        raise UnsupportedOptionError(
-            option,
-            f"use only {kind}s of the training text, or pass {{}}; it has no {kind} {listed}",
-            others=["allow_unknown"],
-        )
-    ids: list[int] = trained.tokenizer.encode(prompt).tolist()
-    return ids
+def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the level of the tokens, and what they leave out of a text."""
+    section = tokenizer.section
+    return {
+        "level": section.level,
+        "lowercase": section.lowercase,
+        "normalization": section.normalization,
+        "spaces": "collapsed" if tokenizer.separates_by_space else "kept",
+    }

@@ -8,7 +8,10 @@ from conftest import TEXT, small_config
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.trained_model import training_texts
+from charlm.trained_model import original_bytes, training_texts
+
+# Lines of the corpus in another order, so that no long passage of it is in the corpus.
+OTHER_TEXT = "".join(TEXT.splitlines(keepends=True)[::7])[:600]
 
 
 def test_train_returns_a_run_that_samples_and_scores(text_file, tmp_path):
@@ -47,10 +50,10 @@ def test_a_fitted_temperature_scores_best_on_the_validation_split_and_is_reporte
 
 def test_an_adapted_score_comes_with_the_static_score_and_the_fitted_values(trained, text_file):
     run = charlm.load(trained)
-    static = run.perplexity(TEXT[:600])
+    static = run.perplexity(OTHER_TEXT)
     assert static.adapted is None and static.baselines is None
     score = run.perplexity(
-        TEXT[:600], dynamic=True, cache=True, mix_ngram=3, segment=40, fit_tokens=200
+        OTHER_TEXT, dynamic=True, cache=True, mix_ngram=3, segment=40, fit_tokens=200
     )
     assert score.loss_nats == static.loss_nats
     adapted = score.adapted
@@ -75,10 +78,38 @@ def test_a_fit_on_the_scored_split_says_so_and_does_not_depend_on_the_text(
     run = charlm.load(trained)
     own, other = (
         run.perplexity(text, mix_ngram=2, fit_tokens=200).adapted.settings
-        for text in (None, TEXT[:300])
+        for text in (None, OTHER_TEXT[:300])
     )
     assert own.pop("fitted_on_the_scored_text") and not other.pop("fitted_on_the_scored_text")
+    assert own.pop("shared_with_valid") == 1 > 0.1 > other.pop("shared_with_valid")
+    assert own.pop("shared_with_train") > 0.1 > other.pop("shared_with_train")
     assert own == other
+
+
+def test_what_was_fitted_is_compared_with_the_scored_text_and_not_with_its_name(
+    trained, trained_records, text_file, tmp_path
+):
+    run = charlm.load(trained)
+    valid = tmp_path / "copy.txt"
+    valid.write_bytes(original_bytes(run.trained, split="valid"))
+    copy = run.perplexity(paths=[valid], cache=True, temperature="fit", fit_tokens=200)
+    assert copy.adapted.settings["fitted_on_the_scored_text"]
+    assert copy.settings["fitted_on_the_scored_text"]
+    assert run.perplexity(temperature="fit").settings["fitted_on_the_scored_text"]
+    new = run.perplexity(OTHER_TEXT, temperature="fit", baselines=True)
+    assert not new.settings["fitted_on_the_scored_text"]
+    assert not any(baseline.fitted_on_the_scored_text for baseline in new.baselines)
+    train = run.perplexity(split="train", mix_ngram=2, fit_tokens=200, baselines=True)
+    assert train.adapted.settings["fitted_on_the_scored_text"]
+    learned = [row.name for row in train.baselines if row.fitted_on_the_scored_text]
+    assert [name.split()[0] for name in learned] == ["unigram,", "Kneser-Ney", "lzma,"]
+    # Records count one by one, in any order.
+    records = charlm.load(trained_records)
+    lines = original_bytes(records.trained, split="valid").decode().splitlines()
+    copy = records.perplexity("\n".join(sorted(lines, reverse=True)), temperature="fit")
+    assert copy.settings["shared_with_valid"] == 1
+    new = records.perplexity("zzz\nyyy\n" + lines[0], temperature="fit")
+    assert new.settings["shared_with_valid"] == pytest.approx(1 / 3, abs=1e-3)
 
 
 def test_a_model_of_records_adapts_between_records_and_has_no_cache(trained_records):
@@ -191,3 +222,68 @@ def test_a_text_with_a_copy_limit_stops_where_it_should(trained):
     (sample,) = run.sample(until=["a"], seed=4, max_copy=6, length=200)
     assert sample.text.endswith("a") and sample.text.count("a") == 1
     assert len(sample.tokens) == len(sample.text)
+
+
+def test_a_text_is_trained_with_chosen_settings_and_given_ones(text_file, tmp_path, capfd):
+    chosen = charlm.choose(text_file, overrides=["model.hidden_size=8"], steps=4, seed=3)
+    assert chosen.config.training.steps == 4 and chosen.config.training.seed == 3
+    assert any("network: 8 units" in reason for reason in chosen.reasons)
+    out = tmp_path / "run"
+    run = charlm.train(text_file, out=out, overrides=["model.hidden_size=8"], steps=4, seed=3)
+    assert run.config.model == chosen.config.model and run.state["step"] == 4
+    shown = capfd.readouterr().err
+    assert "network: 8 units" in shown and f"run folder: {out}" in shown and "step 4" in shown
+
+
+def test_fields_of_the_training_section_change_a_configuration(text_file, tmp_path):
+    config = small_config(text_file, "training.minutes=5", "model.cell=gru")
+    run = charlm.train(config, out=tmp_path / "run", steps=3, learning_rate=1e-5, progress=False)
+    assert run.config.training.budget == ("steps", 3)
+    assert run.config.training.learning_rate == 1e-5 and run.config.model.cell.kind == "gru"
+    with pytest.raises(CharlmError, match=r"nearest: training\.steps"):
+        charlm.train(config, step=3)
+
+
+def test_a_callback_receives_each_evaluation_and_progress_can_be_silent(text_file, tmp_path, capfd):
+    seen = []
+    run = charlm.train(
+        small_config(text_file),
+        out=tmp_path / "run",
+        progress=False,
+        on_evaluation=lambda event: seen.append(event.metrics),
+    )
+    assert capfd.readouterr().err == ""
+    assert [metrics["step"] for metrics in seen] == [6, 12]
+    assert [line["step"] for line in run.history] == [6, 12]
+
+
+def test_an_exception_of_a_callback_ends_the_training(text_file, tmp_path):
+    def fail(event):
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        charlm.train(small_config(text_file), out=tmp_path / "run", on_evaluation=fail)
+
+
+def test_the_history_is_a_table_of_numbers(trained):
+    history = charlm.load(trained).history
+    assert [line["step"] for line in history] == [30, 60]
+    assert all(not isinstance(value, dict) for line in history for value in line.values())
+    assert history[1]["gradient_norms/layer_0"] > 0
+
+
+def test_a_run_is_described_in_three_lines(trained, text_file):
+    run = charlm.load(trained)
+    first, second, third = repr(run).split("\n")
+    assert first == f"Run {trained}: {run.which} checkpoint, step {run.state['step']}"
+    assert second.startswith("model: lstm of 16 units, 2,") and "level char" in second
+    bits = next(line for line in run.history if line["step"] == run.state["step"])
+    assert third == (
+        f"text: {text_file}; validation: {bits['bits_per_character']:.3f} bits per character"
+    )
+
+
+def test_a_run_without_metrics_is_described_too(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "metrics.jsonl").unlink()
+    assert repr(charlm.load(folder)).endswith("validation: not scored")

@@ -1,11 +1,18 @@
 """What importing costs and what it offers."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import charlm
+from charlm.version import DISTRIBUTION, install_hint
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def python(code: str) -> str:
@@ -23,6 +30,16 @@ def test_help_loads_no_torch():
     assert python(code).endswith("False\n")
 
 
+HEAVY = ["torch._dynamo", "torch._inductor", "sympy", "optuna", "rich", "pandas", "matplotlib"]
+
+
+@pytest.mark.parametrize("fixture", ["trained", "trained_records"])
+def test_loading_and_sampling_import_no_compiler_and_nothing_heavy(fixture, request):
+    folder = request.getfixturevalue(fixture)
+    code = f"import charlm, sys; run = charlm.load({str(folder)!r}); run.sample(length=5); "
+    assert python(code + f"print(set({HEAVY}) & set(sys.modules))") == "set()\n"
+
+
 def test_every_public_name_is_there():
     for name in charlm.__all__:
         assert getattr(charlm, name) is not None
@@ -31,3 +48,44 @@ def test_every_public_name_is_there():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = charlm.trian
+
+
+def hints() -> list[tuple[str, str]]:
+    """Return every name that a file of the project may give to an installer, with its file."""
+    folders = ("charlm", "docs", "configs", "corpora", "benchmarks", "fuzz")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files = [path for path in files if path.suffix in (".py", ".md", ".yaml", ".toml")]
+    found = []
+    for path in [*files, *ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "constraints.txt"]:
+        text = path.read_text(encoding="utf-8")
+        names = re.findall(r"\b(charlm[\w.-]*)\[[a-z-]+\]", text)
+        for command in re.findall(
+            r"\b(?:pipx?|uv|conda)3? (?:\w+ )*?(?:install|add|download)\b(.*)", text
+        ):
+            names += re.findall(r"(?<![\w./-])(charlm[\w.-]*)(?![\w/])", command)
+        found += [(path.name, name) for name in names]
+    return found
+
+
+def test_every_hint_installs_the_distribution_of_this_project():
+    assert PROJECT["name"] == DISTRIBUTION != "charlm"
+    assert PROJECT["scripts"] == {"charlm": "charlm.cli.main:main"}
+    found = hints()
+    assert len(found) > 5
+    assert {(file, name) for file, name in found if name != DISTRIBUTION} == set()
+
+
+def test_every_hint_in_the_code_names_an_extra_that_exists():
+    assert install_hint("eval") == f"pip install '{DISTRIBUTION}[eval]'"
+    named = set()
+    for path in (ROOT / "charlm").rglob("*.py"):
+        named |= set(
+            re.findall(r"install_hint\([\"']([\w-]+)[\"']\)", path.read_text(encoding="utf-8"))
+        )
+    assert named and named <= PROJECT["optional-dependencies"].keys()
+
+
+def test_an_environment_of_the_old_name_is_cleaned_before_the_installation():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "pip uninstall --quiet --quiet --yes charlm\n" in recipe
+    assert recipe.index("pip uninstall") < recipe.index("--editable '.[dev]'")

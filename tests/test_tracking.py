@@ -296,12 +296,12 @@ def test_a_missing_extra_is_reported_before_a_folder_is_made(
     text_file, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm\[track\]'$"):
+    with pytest.raises(CharlmError, match=r"^TensorBoard .*; pip install 'charlm-rnn\[track\]'$"):
         charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
     arguments = ["train", str(text_file), "--out", str(tmp_path / "run")]
     assert command([*arguments, "--track", "tensorboard"]) == 1
     out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and "pip install 'charlm[track]'" in err
+    assert out == "" and err.count("\n") == 1 and "pip install 'charlm-rnn[track]'" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import MAX_PARALLEL, Json, Which, as_path, at_most, not_empty
+from charlm.cli.options import (
+    MAX_PARALLEL,
+    Json,
+    NamedRun,
+    Which,
+    at_most,
+    not_empty,
+    split_run_and_file,
+)
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit, emit_result
 from charlm.errors import CharlmError
@@ -47,6 +55,7 @@ def compress(
             help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
         ),
     ] = None,
+    named_run: NamedRun = None,
     which: Which = "best",
     force: Force = False,
     as_json: Json = False,
@@ -58,11 +67,7 @@ def compress(
 
     Try: charlm compress my.txt, then charlm decompress my.txt.charlm --out again.txt
     """
-    *folder, file = run_and_file
-    if len(folder) > 1:
-        raise typer.BadParameter(
-            f"one RUN and one FILE at most, got {len(run_and_file)}", param_hint="[RUN] FILE"
-        )
+    folder, file = split_run_and_file(run_and_file, named_run)
     target = _target(out, "-" if file == "-" else file + _SUFFIX, force=force)
     if target is None and as_json:
         raise typer.BadParameter(
@@ -70,7 +75,7 @@ def compress(
         )
     from charlm.api import load
 
-    run = load(*folder, which=which, device="cpu")
+    run = load(folder, which=which, device="cpu")
     data = _read(file)
     with _progress("compress") as report:
         if target is None:
@@ -82,21 +87,14 @@ def compress(
 
 
 def decompress(
-    file: Annotated[
-        str,
+    run_and_file: Annotated[
+        list[str],
         typer.Argument(
-            metavar="FILE", callback=not_empty, help="File of charlm compress; - is stdin."
+            metavar="[RUN] FILE",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then a file of charlm compress; - is stdin.",
         ),
     ],
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            parser=as_path,
-            help="Run folder. [the newest under runs/]",
-            show_default=False,
-        ),
-    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +104,7 @@ def decompress(
             show_default=False,
         ),
     ] = None,
+    named_run: NamedRun = None,
     which: Which = "best",
     force: Force = False,
 ) -> None:
@@ -113,6 +112,7 @@ def decompress(
 
     Try: charlm decompress my.txt.charlm --out again.txt
     """
+    folder, file = split_run_and_file(run_and_file, named_run)
     if out is None and file != "-" and not file.endswith(_SUFFIX):
         raise typer.BadParameter(
             f"must be given for a file that does not end in {_SUFFIX}, got {file}",
@@ -122,7 +122,7 @@ def decompress(
     data = _read(file)
     from charlm.api import load
 
-    loaded = load(run, which=which, device="cpu")
+    loaded = load(folder, which=which, device="cpu")
     name = "stdin" if file == "-" else file
     with _progress("decompress") as report:
         restored = loaded.decompress(data, name=name, report=report)

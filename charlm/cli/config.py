@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.new_run import Overrides, checked_config
 from charlm.cli.options import not_empty
 from charlm.cli.terminal import emit
-from charlm.cli.train import Overrides, checked_config
 
 app = typer.Typer(help="Print configurations.", rich_markup_mode=None)
 

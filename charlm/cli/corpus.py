@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
-from charlm.cli.terminal import emit, emit_result
-from charlm.cli.train import (
+from charlm.cli.new_run import (
     ConfigName,
     Overrides,
     TextArguments,
     checked_config,
     text_override,
 )
+from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
+from charlm.cli.terminal import emit, emit_result, say
 
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics
@@ -173,6 +173,8 @@ def stats(
     from charlm.data.statistics import compute_statistics
 
     encoded = _encode(texts, config, overrides, workers)
+    for warning in encoded.corpus.warnings:
+        say(f"warning: {warning}")
     facts = _statistics(encoded, compute_statistics(*encoded.corpus.parts.values()))
     emit_result(facts, _table(facts), as_json=as_json)
 
@@ -182,9 +184,11 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
     from charlm.data.statistics import QUANTILES
 
     lengths = zip(QUANTILES, statistics.lengths, strict=True)
+    shares = encoded.corpus.shares_in_training()
     return {
         "title": encoded.corpus.title,
         "mode": encoded.corpus.mode,
+        "warnings": list(encoded.corpus.warnings),
         **statistics.to_json(),
         "lengths": {f"{quantile:.0%}": length for quantile, length in lengths},
         "level": encoded.tokenizer.section.level,
@@ -194,6 +198,7 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
                 "documents": len(encoded.corpus.parts[part].spans),
                 **tokens.counts.to_json(),
                 "unknown_share": tokens.counts.unknown_share,
+                "records_in_training": shares.get(part),
             }
             for part, tokens in encoded.tokens.items()
         },
@@ -226,6 +231,9 @@ def _table(facts: dict[str, Any]) -> Iterator[str]:
             f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
             f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}"
         )
+    for name, part in facts["parts"].items():
+        if part["records_in_training"] is not None:
+            yield f"{part['records_in_training']:.1%} of the {name} records are in training too"
 
 
 def _encode(
@@ -254,12 +262,17 @@ def _byte_bar(name: str) -> "Iterator[Report]":
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:
-    import yaml
+    from charlm.storage.untrusted import parse_yaml
 
-    pairs = [override.partition("=") for override in overrides]
-    for key, equals, _ in pairs:
+    parameters = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        problem = f"must be PARAMETER=VALUE, as in sentences=1000, got {override!r}"
+        try:
+            parameters[key] = parse_yaml(value)
+        except ValueError as error:
+            problem = f"{key}: the value is not YAML that charlm accepts: {error}, got {override!r}"
+            equals = ""
         if not equals:
-            raise typer.BadParameter(
-                f"must be PARAMETER=VALUE, as in sentences=1000, got {key!r}", param_hint="--set"
-            )
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+            raise typer.BadParameter(problem, param_hint="--set")
+    return parameters

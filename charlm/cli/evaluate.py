@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,10 +13,12 @@ from charlm.cli.options import (
     MAX_SEED,
     Device,
     Json,
+    NamedRun,
     Split,
     Which,
     at_most,
     not_empty,
+    split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit_result
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Curve, Gradients
 
+# Scores that are None where the cost of what the tokens leave out cannot be computed.
+_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None)
@@ -51,6 +54,7 @@ def perplexity(
         ),
     ] = None,
     split: Split = "valid",
+    named_run: NamedRun = None,
     which: Which = "best",
     streams: Annotated[
         int,
@@ -117,7 +121,7 @@ def perplexity(
 
     Try: charlm eval perplexity --split valid
     """
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     options = ScoringOptions(
         paths=texts,
         split=split,
@@ -168,6 +172,7 @@ def agreement(
     most_nouns: Annotated[
         int, typer.Option(min=0, max=16, help="Most nouns in these phrases; the corpus has 3.")
     ] = 3,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -179,7 +184,7 @@ def agreement(
 
     Try: charlm eval agreement --longest 8 --most-nouns 6
     """
-    folder, files = split_run_and_texts(run_and_pairs or [])
+    folder, files = split_run_and_texts(run_and_pairs, named_run)
     if len(files) > 1:
         raise typer.BadParameter(f"one file of pairs at most, got {len(files)}", param_hint="PAIRS")
     from charlm.api import load
@@ -215,6 +220,7 @@ def gradients(
             help="Number of windows, evenly spaced over the text.",
         ),
     ] = 64,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -229,32 +235,11 @@ def gradients(
     """
     from charlm.api import load
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     result = load(folder, which=which, device=device).gradients(
         paths=texts, split=split, window=window, windows=windows
     )
     emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
-
-
-def split_run_and_texts(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Return the run folder, if the first argument is one, and the texts after it.
-
-    The first argument is a text if it is `-`, the name of a corpus, or the path of anything that
-    is not a run folder.
-    """
-    from charlm.data.cards import card_names
-
-    if not arguments:
-        return None, []
-    first = arguments[0]
-    is_other_path = Path(first).exists() and not _looks_like_run(Path(first))
-    if first == "-" or first in card_names() or is_other_path:
-        return None, arguments
-    return Path(first), arguments[1:]
-
-
-def _looks_like_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or path.parent.name == "runs"
 
 
 def _parse_temperature(text: str) -> float | Literal["fit"]:
@@ -271,14 +256,20 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
 def _perplexity_table(score: "Perplexity") -> Iterator[str]:
     adapted = score.adapted.to_json() if score.adapted else {}
     if adapted:
-        yield f"{'':<20} {'static':>14} {'adapted':>14}"
+        yield f"{'':<24} {'static':>14} {'adapted':>14}"
+    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
     for name, value in score.to_json().items():
-        if isinstance(value, int | float):
+        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
+        if is_shown and name not in hidden:
             cells = [value, adapted[name]] if name in adapted else [value]
-            yield f"{name:<20} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
     yield format_settings(score.settings)
     if score.adapted:
         yield f"adapted: {format_settings(score.adapted.settings)}"
+    fits = {"temperature": score.settings, "adapted": score.adapted and score.adapted.settings}
+    for name, settings in fits.items():
+        if settings and settings.get("fitted_on_the_scored_text"):
+            yield f"{name}: fitted on the scored text, so the score is too good for other texts"
     if score.baselines:
         yield from _baselines_table(score.baselines)
 
@@ -289,7 +280,10 @@ def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
     yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
     for baseline in baselines:
         cells = [format_number(getattr(baseline, column)) for column in columns]
-        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells)
+        mark = " *" if baseline.fitted_on_the_scored_text else ""
+        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
+    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
+        yield "* learned from the scored text, so the score says nothing about other texts"
 
 
 def _agreement_table(result: "Agreement") -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from charlm.cli.options import Folder, Json, Which
+from charlm.cli.options import Folder, Json, NamedRun, Which, choose_run
 from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # It imports torch.
 
 def inspect(
     run: Folder = None,
+    named_run: NamedRun = None,
     which: Which = "best",
     as_json: Json = False,
 ) -> None:
@@ -22,7 +23,7 @@ def inspect(
     from charlm.api import load
     from charlm.model.language_model import count_parameters
 
-    loaded = load(run, which=which, device="cpu")
+    loaded = load(choose_run(run, named_run), which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
     tensors = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from charlm.cli.terminal import emit, say
+from charlm.cli.terminal import TextWriter, emit, say
 from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 
@@ -66,9 +66,13 @@ class Conversation:
             trained: Model that writes.
             options: How the first turn is sampled, with a seed.
             raw: Whether control characters are printed unescaped on a terminal.
+
+        Raises:
+            UnsupportedOptionError: The model can never write a text to stop at, or a banned text.
         """
         self.options = options
         self._trained = trained
+        self._refuse_unwritable(options.stop)
         self._raw = raw
         self._turns: list[_Turn] = []
         self._commands: dict[str, Callable[[], None]] = {
@@ -105,10 +109,12 @@ class Conversation:
             before = None  # The line begins the next record.
         texts = begin_text(self._trained, replace(self.options, prompt=line, state_in=before))
         (stream,) = texts.streams
-        self._print(stream.new_text())
+        writer = TextWriter(raw=self._raw)
+        writer.write(stream.new_text())
         with _interruptions() as interrupted:
             while not interrupted() and texts.step():
-                self._print(stream.new_text())
+                writer.write(stream.new_text())
+        writer.finish()
         emit()
         after = texts.generator.generation_state(len(stream.text))
         self._turns.append(_Turn(line, stream.continuation, before, after))
@@ -137,7 +143,9 @@ class Conversation:
         )
         if max_length is not None and len(text) > max_length:
             text = f"...{text[-max_length:]}"
-        self._print(f"{text}\n")
+        writer = TextWriter(raw=self._raw)
+        writer.write(f"{text}\n")
+        writer.finish()
 
     def _show_settings(self) -> None:
         settings = asdict(self.options.filters) | asdict(self.options.stop)
@@ -155,11 +163,16 @@ class Conversation:
         if name in _names(Filters):
             self.options = replace(self.options, filters=replace(self.options.filters, **change))
         else:
-            self.options = replace(self.options, stop=replace(self.options.stop, **change))
+            stop = replace(self.options.stop, **change)
+            self._refuse_unwritable(stop)
+            self.options = replace(self.options, stop=stop)
         self._show_settings()
 
-    def _print(self, text: str) -> None:
-        emit(text, end="", raw=self._raw)
+    def _refuse_unwritable(self, stop: StopCondition) -> None:
+        from charlm.sampling.prompts import refuse_unwritable
+
+        ban, allow_unknown = self.options.constraints.ban, self.options.allow_unknown
+        refuse_unwritable(self._trained, stop, ban, allow_unknown=allow_unknown)
 
 
 def converse(conversation: Conversation) -> None:

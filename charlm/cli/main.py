@@ -1,8 +1,10 @@
 """The command `charlm`: results go to stdout, everything else to stderr."""
 
+import codecs
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +16,14 @@ from charlm.cli import (
     evaluate,
     inspect,
     probes,
+    runs,
     sample,
     scores,
     train,
     tune,
 )
 from charlm.cli.options import flag
-from charlm.cli.terminal import emit, say
+from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
@@ -45,6 +48,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
+app.command("runs")(runs.runs)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 
@@ -79,9 +83,15 @@ def main() -> None:
     The exit status is 0 for success, 1 for a user error, which is one line on stderr, and 2 for
     wrong usage.
     """
+    _open_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
-        # Print the bytes of a file name that are not UTF-8 unchanged.
-        sys.stdout.reconfigure(errors="surrogateescape")
+        # UTF-8 also in the POSIX locale; bytes of a file name that are not UTF-8 stay unchanged.
+        is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
+        is_chosen = not is_ascii or "PYTHONIOENCODING" in os.environ
+        sys.stdout.reconfigure(
+            encoding=None if is_chosen else "utf-8",  # None keeps the encoding.
+            errors="surrogateescape",
+        )
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -93,11 +103,20 @@ def main() -> None:
     sys.exit(status)
 
 
+def _open_closed_streams() -> None:
+    """Replace streams that the shell has closed, as in `charlm sample >&-`, by empty ones."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - it stays open.
+            setattr(sys, name, stream)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit status."""
     try:
-        status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
-        sys.stdout.flush()
+        with checked_stdout():
+            status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
+            sys.stdout.flush()
     except OptionError as error:
         status = 1 if isinstance(error, UnsupportedOptionError) else 2
         return _fail("charlm", error.message(flag), status)
@@ -110,9 +129,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("charlm", "interrupted", 130)
     except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe: end silently, as other programs do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # The reader, such as `head`, has closed the pipe: end silently, as others do.
     except UnicodeEncodeError as error:
         character = ascii(error.object[error.start])
         problem = f"cannot write {character} in the encoding {error.encoding}"

@@ -1,12 +1,22 @@
 """`charlm eval novelty`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import MAX_COUNT, MAX_SEED, Device, Json, Which, at_most, finite, not_empty
+from charlm.cli.options import (
+    MAX_COUNT,
+    MAX_SEED,
+    Device,
+    Json,
+    NamedRun,
+    Which,
+    at_most,
+    finite,
+    not_empty,
+    split_run_and_texts,
+)
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result
 
@@ -43,6 +53,7 @@ def novelty(
         int,
         typer.Option(min=0, callback=at_most(MAX_SEED), help="Without FILE: seed of the texts."),
     ] = 1,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -56,23 +67,15 @@ def novelty(
     """
     from charlm.api import load
 
-    folder, path = _split_run_and_file(run_and_file or [])
+    folder, files = split_run_and_texts(run_and_file, named_run)
+    if len(files) > 1:
+        raise typer.BadParameter(
+            f"one run and one file at most; got {len(files)} files", param_hint="RUN|FILE"
+        )
     result = load(folder, which=which, device=device).novelty(
-        path=path, size=size, temperature=temperature, seed=seed
+        path=files[0] if files else None, size=size, temperature=temperature, seed=seed
     )
     emit_result(result.to_json(), _table(result), as_json=as_json)
-
-
-def _split_run_and_file(arguments: list[str]) -> tuple[Path | None, str | None]:
-    """Return the run folder and the file; a single argument is a file if one exists, or stdin."""
-    if len(arguments) > 2:
-        raise typer.BadParameter(
-            f"one run and one file at most; got {len(arguments)}", param_hint="RUN|FILE"
-        )
-    if len(arguments) == 1 and (arguments[0] == "-" or Path(arguments[0]).is_file()):
-        return None, arguments[0]
-    folder = Path(arguments[0]) if arguments else None
-    return folder, arguments[1] if len(arguments) == 2 else None
 
 
 def _table(result: "Novelty") -> Iterator[str]:

@@ -2,16 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.storage.arguments import utf8_argument
+
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
 MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
 MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
+MAX_SEEDS = 1000
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}
@@ -51,6 +54,24 @@ def at_most(most: int) -> Callable[[int | None], int | None]:
     return check
 
 
+def as_seeds(text: str) -> list[int]:
+    """Return at least two different seeds, written as 1..5 or as 1,7."""
+    if match := re.fullmatch(r"(\d{1,19})\.\.(\d{1,19})", text):
+        first, last = map(int, match.groups())
+        seeds = list(range(first, min(last, first + MAX_SEEDS) + 1))
+    elif re.fullmatch(r"\d{1,19}(,\d{1,19})+", text):
+        seeds = [int(seed) for seed in text.split(",")]
+    else:
+        seeds = []
+    is_possible = 2 <= len(seeds) == len(set(seeds)) <= MAX_SEEDS and max(seeds) <= MAX_SEED
+    if not is_possible:
+        raise typer.BadParameter(
+            f"must be 2 to {MAX_SEEDS:,} different seeds, as in 1..5 or 1,7, got {text!r}",
+            param_hint="--seeds",
+        )
+    return seeds
+
+
 def finite(value: float | None) -> float | None:
     """Refuse infinity and NaN."""
     if value is not None and not math.isfinite(value):
@@ -66,13 +87,19 @@ def above_zero(value: float | None) -> float | None:
 
 
 def unicode_text(value: _Text | None) -> _Text | None:
-    """Refuse bytes that are not UTF-8, which Python represents as lone surrogates."""
-    for text in [value] if isinstance(value, str) else value or []:
-        if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
-            raise typer.BadParameter(
-                f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
-            )
-    return value
+    """Return UTF-8 text in any locale; refuse other bytes, which are lone surrogates in Python."""
+    if isinstance(value, str):
+        return _unicode_text(value)
+    return None if value is None else [_unicode_text(text) for text in value]
+
+
+def _unicode_text(value: str) -> str:
+    text = utf8_argument(value)
+    if odd := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
+        raise typer.BadParameter(
+            f"is not UTF-8: byte 0x{ord(odd) & 0xFF:02x} after {text[: text.index(odd)]!r}"
+        )
+    return text
 
 
 def some_text(value: _Text | None) -> _Text | None:
@@ -121,9 +148,64 @@ def refuse_beside(option: str, others: Mapping[str, object], reason: str) -> Non
         )
 
 
+def choose_run(folder: Path | None, named: Path | None) -> Path | None:
+    """Return the run folder that the first argument or --run names, None for the newest."""
+    if folder is not None and named is not None:
+        raise typer.BadParameter(
+            f"the first argument names a run, too: {folder}; name one", param_hint="--run"
+        )
+    return named if folder is None else folder
+
+
+def split_run_and_texts(
+    arguments: Sequence[str] | None, named: Path | None
+) -> tuple[Path | None, list[str]]:
+    """Return the run folder, if --run or the first argument names one, and the texts after it.
+
+    The first argument is a text if it is `-`, the name of a corpus, or the path of anything that
+    is not a run folder; with --run also if there is nothing of that name.
+    """
+    texts = list(arguments or [])
+    if not texts:
+        return named, []
+    first = Path(texts[0])
+    if _names_text(texts[0]) or (named is not None and not first.exists()):
+        return named, texts
+    return choose_run(first, named), texts[1:]
+
+
+def split_run_and_file(arguments: Sequence[str], named: Path | None) -> tuple[Path | None, str]:
+    """Return the run folder, if --run or the first of two arguments names one, and the file."""
+    *folders, file = arguments
+    if len(folders) > 1:
+        raise typer.BadParameter(
+            f"one RUN and one FILE at most, got {len(arguments)}", param_hint="[RUN] FILE"
+        )
+    return choose_run(as_path(folders[0]) if folders else None, named), file
+
+
+def _names_text(argument: str) -> bool:
+    from charlm.data.cards import card_names
+
+    path = Path(argument)
+    looks_like_run = (path / "config.yaml").is_file() or path.parent.name == "runs"
+    return argument == "-" or argument in card_names() or (path.exists() and not looks_like_run)
+
+
+# Every command that reads one run names it as its first argument, or with --run.
 Folder = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", parser=as_path, help="Run folder. [the newest under runs/]"),
+]
+NamedRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        parser=as_path,
+        help="Run folder, if it is not the first argument.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[
     str,

@@ -1,18 +1,14 @@
 """The progress of a training: a bar, and a line and a short sample per evaluation, on stderr."""
 
-import math
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-
-from tqdm import tqdm
+import textwrap
+from collections.abc import Callable
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
 from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
+from charlm.runs.progress_bar import ProgressBar, evaluation_line
+from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
 from charlm.tracking import tracked
@@ -21,42 +17,44 @@ from charlm.training.loop import Progress
 
 _SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}  # In tokens.
 _SAMPLE_TEMPERATURE = 0.8
-_REFRESH_SECONDS = 0.2
 
 
-def follow(
-    prepare: Callable[[], Experiment], *, first_lines: Sequence[str] = (), track: bool = False
-) -> None:
+def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
     """Prepare a training, run it, show its progress, and print its run folder on stdout.
 
     If several processes train together, only the first one prints.
 
     Args:
         prepare: Returns the experiment.
-        first_lines: Lines to print when it is prepared.
         track: Whether to write metrics for TensorBoard too.
+
+    Returns:
+        The exit status: 0, or 128 plus the number of the signal that has stopped the training.
     """
     experiment = prepare()
     if not experiment.group.is_first:
         with stop_requests(ignore_second=True) as stop_requested:
             for _ in session.run(experiment, stop=stop_requested):
                 pass
-        return
-    for line in first_lines:
-        say(line)
+        return 0
     if experiment.state.fraction_done(experiment.config.training) >= 1:
         say("the budget is spent; to continue, give a larger one, such as --epochs 10")
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
-        _show_events(experiment, stop_requested, track=track)
+        status = _show_events(experiment, stop_requested, track=track)
     emit(str(experiment.folder))
+    return status
 
 
-def _show_events(experiment: Experiment, stop: Callable[[], bool], *, track: bool) -> None:
+def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> int:
+    """Train and show the events; return the exit status."""
+    status = 0
     display = _Display(experiment)
     try:
         events = session.run(experiment, stop=stop)
         for event in tracked(experiment, events) if track else events:
             display.show(event)
+            if isinstance(event, Finished) and event.reason == "stopped":
+                status = stop.exit_status
     except CharlmError:
         display.close()
         if (experiment.folder / "last" / "state.json").is_file():
@@ -64,6 +62,7 @@ def _show_events(experiment: Experiment, stop: Callable[[], bool], *, track: boo
         raise
     finally:
         display.close()
+    return status
 
 
 class _Display:
@@ -71,16 +70,7 @@ class _Display:
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        # If stderr is not a terminal, only the lines are printed.
-        self._bar = tqdm(
-            total=100,
-            unit="%",
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            mininterval=_REFRESH_SECONDS,
-            bar_format="{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]",
-        )
-        self._refreshed_at = -math.inf
+        self._bar = ProgressBar(experiment)
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -88,7 +78,7 @@ class _Display:
             case Prepared():
                 self._show_experiment()
             case Progress():
-                self._show_progress(event)
+                self._bar.show(event)
             case Evaluated():
                 self._show_evaluation(event)
             case Halved():
@@ -110,10 +100,15 @@ class _Display:
                 f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
                 f"{counts.unknown_share:.2%} unknown"
             )
+        for part, share in experiment.corpus.shares_in_training().items():
+            if share:
+                say(f"{part}: {share:.1%} of its records are in the training text too")
         say(
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
+        for warning in experiment.corpus.warnings:
+            say(f"warning: {warning}")
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
         precision = str(experiment.hardware.precision).removeprefix("torch.")
         say(
@@ -127,40 +122,12 @@ class _Display:
             )
         say(f"run folder: {experiment.folder}")
 
-    def _show_progress(self, progress: Progress) -> None:
-        state = progress.state
-        if self._bar.disable or state.seconds - self._refreshed_at < _REFRESH_SECONDS:
-            return
-        self._refreshed_at = state.seconds
-        loss_nats = float(progress.loss)
-        counts = self._experiment.tokens["train"].counts
-        bits = loss_nats * counts.tokens / (math.log(2) * max(counts.characters, 1))
-        tokens_per_second = state.tokens / max(state.seconds, 1e-9)
-        self._bar.n = 100 * min(progress.fraction_done, 1.0)
-        self._bar.set_description_str(
-            f"loss {loss_nats:.3f}, {bits:.3f} bits/character, {tokens_per_second:,.0f} tokens/s",
-            refresh=False,
-        )
-        self._bar.refresh()
-
     def _show_evaluation(self, event: Evaluated) -> None:
-        metrics = event.metrics
-        line = (
-            f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, "
-            f"{metrics['seconds']:.0f} s: training loss {metrics['training_loss_nats']:.4f}"
-        )
-        if event.score is not None:
-            line += (
-                f", validation loss {metrics['loss_nats']:.4f} nats/token, "
-                f"{metrics['bits_per_character']:.3f} bits/character"
-            )
-            line += ", best" if event.is_best else ""
-        say(line, self._bar)
-        if not self._bar.disable and event.experiment.model.direction != "both":
-            say(f"  {self._short_sample()}", self._bar)
+        say(evaluation_line(event), self._bar)
+        if self._bar.is_shown and event.experiment.model.direction != "both":
+            say(textwrap.indent(self._short_sample(), "  "), self._bar)
 
     def _show_halving(self, event: Halved) -> None:
-        self._refreshed_at = -math.inf
         metrics, limit = event.metrics, event.experiment.config.training.halvings
         say(
             f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
@@ -180,38 +147,14 @@ class _Display:
             say(f"stopped early: no new best in {patience} evaluations")
 
     def _short_sample(self) -> str:
-        """Return a sample in one line."""
+        """Return a sample of a few lines."""
         model = self._experiment.model
         model.eval()
         length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        options = SampleOptions(stop=StopCondition(length=length), filters=Filters(temperature=0.8))
+        options = SampleOptions(
+            stop=StopCondition(length=length), filters=Filters(temperature=_SAMPLE_TEMPERATURE)
+        )
         pieces = stream(of_experiment(self._experiment), options)
         text = "".join(pieces)
         model.train()
-        return "".join(letter if letter.isprintable() else " " for letter in text).strip()
-
-
-@contextmanager
-def stop_requests(*, ignore_second: bool = False) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step.
-
-    Args:
-        ignore_second: Whether a second Ctrl-C is ignored; otherwise it interrupts at once. A
-            launcher of several processes passes on a Ctrl-C that they have received already.
-
-    Yields:
-        A function that returns whether to stop.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT and not ignore_second:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return text.strip()

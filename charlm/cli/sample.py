@@ -15,15 +15,17 @@ from charlm.cli.options import (
     MAX_SEED,
     Device,
     Folder,
+    NamedRun,
     Which,
     as_path,
     as_target,
     at_most,
+    choose_run,
     finite,
     some_text,
     unicode_text,
 )
-from charlm.cli.terminal import emit, emit_json
+from charlm.cli.terminal import TextWriter, emit, emit_json
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
@@ -49,6 +51,7 @@ _NOT_INTERACTIVE = (
     "state_out",
     "beams",
 )
+_BYTE_ORDER_MARK = "\ufeff"  # Some editors begin a file with it.
 
 
 def sample(
@@ -273,6 +276,7 @@ def sample(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each text as a JSON object on one line.")
     ] = False,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
 ) -> None:
@@ -305,7 +309,9 @@ def sample(
 
     from charlm.api import load
 
-    output = _Output(load(run, which=which, device=device), as_json=as_json, raw=raw)
+    output = _Output(
+        load(choose_run(run, named_run), which=which, device=device), as_json=as_json, raw=raw
+    )
     if isinstance(options, FillOptions):
         output.fill(options)
     elif isinstance(options, SearchOptions):
@@ -383,8 +389,10 @@ class _Output:
             samples = sample_to_file(self.run.trained, options, state_out)
             self._print_samples(samples, options)
             return
+        writer = TextWriter(raw=self.raw)
         for piece in stream_to_file(self.run.trained, options, state_out):
-            emit(piece, end="", raw=self.raw)
+            writer.write(piece)
+        writer.finish()
         if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
             emit()
 
@@ -405,7 +413,10 @@ class _Output:
         if self.as_json:
             emit_json(facts, in_ascii=False, raw=self.raw)
         else:
-            emit(text, raw=self.raw)
+            writer = TextWriter(raw=self.raw)
+            writer.write(text)
+            writer.finish()
+            emit()
 
 
 def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:
@@ -453,7 +464,7 @@ def _read_prompt(prompt: str, file: Path | None) -> str:
     if prompt == "-" or file == Path("-"):
         return _decode(sys.stdin.buffer.read(), "stdin")
     if file is None:
-        return prompt
+        return prompt.removeprefix(_BYTE_ORDER_MARK)
     try:
         return _decode(file.read_bytes(), str(file))
     except OSError as error:
@@ -463,7 +474,7 @@ def _read_prompt(prompt: str, file: Path | None) -> str:
 
 def _decode(data: bytes, name: str) -> str:
     try:
-        return data.decode()
+        return data.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise CharlmError(
             f"{name}: byte {error.start} of the prompt is not UTF-8; save the prompt as UTF-8"

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charlm.cli.evaluate import split_run_and_texts
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_SEED,
     Device,
     Json,
+    NamedRun,
     Split,
     Which,
     as_path,
     at_most,
     not_empty,
+    split_run_and_texts,
 )
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, printable
@@ -56,6 +57,7 @@ def sentences(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the probability of each token.")
     ] = False,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -66,7 +68,7 @@ def sentences(
 
     Try: printf 'a pair salad\na pear salad\n' | charlm eval sentences - --ranked
     """
-    folder, files = split_run_and_texts(run_and_file or [])
+    folder, files = split_run_and_texts(run_and_file, named_run)
     if len(files) != 1:
         raise typer.BadParameter(
             f"one file of sentences, or - for stdin; got {len(files)}", param_hint="FILE"
@@ -106,6 +108,7 @@ def tokens(
             help="Words that occur at most this often in the training text are rare.",
         ),
     ] = RARE,
+    named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -119,7 +122,7 @@ def tokens(
     """
     from charlm.api import load
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     if show is None and not as_json:
         show = _SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(

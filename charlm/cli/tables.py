@@ -1,7 +1,16 @@
 """Cells and lines that the tables of several commands share."""
 
-from collections.abc import Mapping
-from typing import Any
+import csv
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any, Literal
+
+TableForm = Literal["table", "csv", "latex"]
+_END = r"\end{tabular}"
+_LATEX_ESCAPES = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 
 
 def format_number(value: float | None) -> str:
@@ -24,3 +33,25 @@ def format_settings(settings: Mapping[str, Any]) -> str:
         f"{name} ({format_settings(value)})" if isinstance(value, Mapping) else f"{name} {value}"
         for name, value in settings.items()
     )
+
+
+def format_rows(names: Sequence[str], rows: Sequence[Sequence[str]], form: TableForm) -> str:
+    """Return rows of cells with a line of names, as aligned text, CSV or LaTeX."""
+    if form == "csv":
+        file = StringIO()
+        csv.writer(file, lineterminator="\n").writerows([names, *rows])
+        return file.getvalue().removesuffix("\n")
+    if form == "latex":
+        lines = [" & ".join(map(_escape_latex, row)) + r" \\" for row in (names, *rows)]
+        begin = f"\\begin{{tabular}}{{{'l' * len(names)}}}"
+        return "\n".join([begin, r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", _END])
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    aligned = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (names, *rows)
+    )
+    return "\n".join(aligned)
+
+
+def _escape_latex(text: str) -> str:
+    return text.translate(_LATEX_ESCAPES)

@@ -1,51 +1,42 @@
 """The command `charlm train`."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from charlm.cli.new_run import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    begin,
+    checked_or_chosen,
+    run_name,
+    text_override,
+    training_overrides,
+)
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PROCESSES,
     MAX_SEED,
     above_zero,
     as_path,
+    as_seeds,
     at_most,
     flag,
     known_device,
-    not_empty,
     refuse_beside,
 )
-from charlm.cli.terminal import say
-from charlm.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
-    from charlm.config.schema import Config
     from charlm.runs.experiment import Experiment
     from charlm.training.process_group import Group
 
-TextArguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
-    ),
-]
-ConfigName = Annotated[
-    str | None,
-    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
-]
-Corpora = Annotated[
-    list[str] | None,
-    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
-]
+_Prepare = Callable[["Group"], "Experiment"]  # Begins or resumes a run.
 
 
 @dataclass(frozen=True)
@@ -82,13 +73,6 @@ class _Changes:
         )
 
 
-class _Preparation(NamedTuple):
-    """A function that prepares an experiment, and lines to print when it has been called."""
-
-    prepare: "Callable[[Group], Experiment]"
-    lines: Sequence[str] = ()
-
-
 def train(
     texts: TextArguments = None,
     config: ConfigName = None,
@@ -119,6 +103,13 @@ def train(
             help="Seed of initial weights, dropout and data order.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="Train once per seed, as in 1..5 or 1,7; print mean, deviation and range.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
     ] = None,
@@ -143,14 +134,15 @@ def train(
         Literal["tensorboard"] | None,
         typer.Option(help="Also write metrics and samples to RUN/tensorboard, for TensorBoard."),
     ] = None,
-) -> None:
+) -> int:
     """Train a model on a text, and print its run folder.
 
     Without --config, charlm chooses settings that suit the text, the device and the budget, and
     prints them.
 
-    Ctrl-C finishes the step and saves. --resume continues from there, with the same result as if
-    the training had never stopped.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step and save; the exit status is then 128 plus
+    the number of the signal, 130 for Ctrl-C. --resume continues from there, with the same result
+    as if the training had never stopped.
 
     For several GPUs or machines, use --processes, or torchrun ... -m charlm train ... --out DIR;
     see docs/scale.md.
@@ -158,6 +150,7 @@ def train(
     Try: charlm train my.txt --minutes 5
     """
     from charlm.cli.progress import follow
+    from charlm.cli.seeds import train_seeds
     from charlm.tracking import check_installed
     from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
@@ -170,29 +163,32 @@ def train(
     if track is not None:
         check_installed()
     group = SINGLE_PROCESS
+    prepare: _Prepare
+    settings = [
+        *(overrides or []),
+        *training_overrides({**changes.given(), "seed": seed}),
+        *text_override(sources),
+    ]
+    if seeds is not None:
+        beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
+        beside |= {"--track": track, "torchrun": is_launched() or None}
+        refuse_beside("--seeds", beside, "which trains one run after the other in this process")
+        return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
         resume = resume or (out if out and (out / "config.yaml").is_file() else None)
         group = join()
     if not group.is_first:
-        follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
-        return
+        return follow(lambda: changes.resume(Path(group.wait_for("folder")), group))
     if resume is not None:
-        run = resume
-        preparation = _Preparation(lambda group: changes.resume(run, group))
+        prepare = partial(changes.resume, resume)
     else:
-        settings = [
-            *(overrides or []),
-            *training_overrides({**changes.given(), "seed": seed}),
-            *text_override(sources),
-        ]
-        preparation = _prepare_new_run(config, settings, out or new_folder(config, sources))
-    if processes is None or processes == 1:
-        prepare, lines = preparation
-        follow(lambda: prepare(group), first_lines=lines, track=track is not None)
-    else:
-        _launch_processes(preparation, processes, {**changes.given(), "track": track})
+        prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
+    if processes is not None and processes > 1:
+        return _launch_processes(prepare, processes, {**changes.given(), "track": track})
+    status = follow(lambda: prepare(group), track=track is not None)
+    return 0 if is_launched() else status  # torchrun would start a failed process again.
 
 
 def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) -> dict[str, float]:
@@ -207,39 +203,16 @@ def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) 
     return budget
 
 
-def training_overrides(settings: Mapping[str, object]) -> list[str]:
-    """Return the overrides of the training section, without those that are None."""
-    return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
-
-
-def text_override(sources: Sequence[str]) -> list[str]:
-    """Return the override that sets the text, or nothing if no text was given."""
-    return [f"corpus.text={json.dumps(sources)}"] if sources else []
-
-
-def _prepare_new_run(config: str | None, overrides: list[str], folder: Path) -> _Preparation:
-    """Check the configuration, or choose one, and return what begins the run."""
-    from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
-    from charlm.runs.automatic import choose
+def _prepare_new_run(
+    config: str | None, overrides: list[str], out: Path | None, name: str
+) -> _Prepare:
+    """Check the configuration, or choose one, and return what begins the run; see `begin`."""
     from charlm.runs.folder import check_new
 
-    check_new(folder)
-    checked = checked_config(config, overrides)
-    lines: list[str] = []
-    if config is None:
-        choice = choose(overrides)
-        checked = choice.config
-        path = folder / "config.yaml"
-        lines = [
-            *choice.reasons,
-            f"settings saved to {path}; edit the file and train with --config",
-        ]
-
-    def begin(group: "Group") -> "Experiment":
-        return prepare.begin(checked, folder, group=group, workers=available_cores())
-
-    return _Preparation(begin, lines)
+    if out is not None:
+        check_new(out)
+    checked, reasons = checked_or_chosen(config, overrides)
+    return lambda group: begin(checked, reasons, out, name, group)
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
@@ -254,40 +227,18 @@ def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
         )
 
 
-def _launch_processes(
-    preparation: _Preparation, processes: int, options: dict[str, object]
-) -> None:
-    """Begin the run here, where an error is printed once, and resume it in several processes."""
+def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, object]) -> int:
+    """Begin the run here, where an error is printed once, and resume it in several processes.
+
+    Returns:
+        The exit status.
+    """
+    from charlm.runs.signals import stop_signals
     from charlm.training.process_group import Group, launch
 
-    experiment = preparation.prepare(Group(size=processes))
+    experiment = prepare(Group(size=processes))
     experiment.lock.release()
-    for line in preparation.lines:
-        say(line)
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
-    launch(processes, ["train", "--resume", str(experiment.folder), *arguments])
-
-
-def checked_config(config: str | None, changes: list[str]) -> "Config":
-    """Return a configuration with the changes that options make.
-
-    Raises:
-        ConfigError: The file is missing or has mistakes.
-        OptionError: The file has no mistakes, but one of the changes is wrong.
-    """
-    from charlm.config.load import load_config
-
-    try:
-        return load_config(config, changes)
-    except ConfigError as error:
-        load_config(config)
-        raise OptionError("overrides", str(error)) from None
-
-
-def new_folder(config: str | None, sources: Sequence[str], *, prefix: str = "") -> Path:
-    """Return the path of a new run folder, named after the configuration or the first text."""
-    from charlm.api import new_run_folder
-
-    name = config or (sources[0] if sources else "run")
-    return new_run_folder(prefix + ("stdin" if name == "-" else Path(name).stem or "run"))
+    command = ["train", "--resume", str(experiment.folder), *arguments]
+    return launch(processes, command, signals=[number.name for number in stop_signals()])

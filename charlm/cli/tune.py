@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.new_run import (
+    ConfigName,
+    Corpora,
+    Overrides,
+    TextArguments,
+    checked_config,
+    run_name,
+    text_override,
+    training_overrides,
+)
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_SEED,
@@ -19,16 +29,6 @@ from charlm.cli.options import (
     study_name,
 )
 from charlm.cli.terminal import emit, emit_json, say
-from charlm.cli.train import (
-    ConfigName,
-    Corpora,
-    Overrides,
-    TextArguments,
-    checked_config,
-    new_folder,
-    text_override,
-    training_overrides,
-)
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -88,19 +88,20 @@ def tune(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+) -> int:
     """Find the settings with the lowest validation loss: a table, a configuration and the best run.
 
     The budget of one trial is that of the configuration: --set training.minutes=2. A trial that is
-    worse than the others is stopped early. Ctrl-C ends the search and shows its results; --resume,
-    or the same command, continues it. If the search is still running, the new process joins it:
-    the processes share the budget, and the trial of a process that is killed is tried again. With
-    --storage, processes on other machines can join too, each with its own folder and a copy of the
-    text.
+    worse than the others is stopped early. Ctrl-C ends the search and shows its results, with exit
+    status 130; --resume, or the same command, continues it. If the search is still running, the
+    new process joins it: the processes share the budget, and the trial of a process that is killed
+    is tried again. With --storage, processes on other machines can join too, each with its own
+    folder and a copy of the text.
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --minutes 30
     """
-    from charlm.cli.progress import stop_requests
+    from charlm.runs.folder import new_folder
+    from charlm.runs.signals import stop_requests
     from charlm.tuning.search import resume as resume_search
     from charlm.tuning.search import tune as begin_search
     from charlm.tuning.study import Budget
@@ -131,11 +132,13 @@ def tune(
             sources = [*(corpus or []), *(texts or [])]
             changes = [*(overrides or []), *training_overrides({"seed": seed})]
             checked = checked_config(config, [*changes, *text_override(sources)])
-            folder = out or new_folder(config, sources, prefix="tune-")
-            results = begin_search(checked, search or [], out=folder, study=study, **options)
-        is_stopped = stop()
-    _print_end(results, is_stopped=is_stopped, has_trials=bool(reported))
+            name = run_name(config, sources, prefix="tune-")
+            with new_folder(out, name) as folder:
+                results = begin_search(checked, search or [], out=folder, study=study, **options)
+        status = stop.exit_status
+    _print_end(results, is_stopped=status > 0, has_trials=bool(reported))
     _print_results(results, as_json)
+    return status
 
 
 def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callbacks":

@@ -22,6 +22,7 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States, run_stepwise
+from charlm.version import install_hint
 
 Report = Callable[[int, int], None]  # Number of tokens done, and of all tokens.
 Probabilities = npt.NDArray[np.float64]
@@ -183,7 +184,7 @@ def _range_coder(kind: str, *words: npt.NDArray[np.uint32]) -> tuple[Any, Any]:
         stream = import_module("constriction").stream
     except ImportError:
         raise CharlmError(
-            "compressing needs constriction, which is not installed: pip install 'charlm[eval]'"
+            f"compressing needs constriction, which is not installed: {install_hint('eval')}"
         ) from None
     return getattr(stream.queue, kind)(*words), stream.model.Categorical(perfect=False)
 

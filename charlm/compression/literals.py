@@ -1,9 +1,9 @@
 r"""Any bytes ↔ tokens and literals, without loss.
 
 A text is coded as it is, without the tokenizer's normalization: "The" has no token if all words of
-the vocabulary are in lower case. Whatever has no token, such as a character that the training text
-does not have, or bytes that are not UTF-8, becomes <UNK> and a literal. The end of a record, of a
-document, or of a line of words becomes <EOS>, as in training.
+the vocabulary are in lower case. Whatever has no token becomes <UNK> and a literal, as in
+charlm/data/literals.py. The end of a record, of a document, or of a line of words becomes <EOS>, as
+in training.
 
     >>> from charlm.config.schema import Tokenizer as Section
     >>> from charlm.data.tokenizer import learn_tokenizer
@@ -12,20 +12,17 @@ document, or of a line of words becomes <EOS>, as in training.
     CodedText(ids=array([3, 1, 3]), literals=[b'\xc3\xa9'], has_variant_ends=False)
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.schema import Mode
+from charlm.data.literals import splitter
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
 from charlm.data.tokens import split_sentences
 from charlm.data.utf8 import split_lines
-
-_NOT_UTF8 = re.compile("([\udc80-\udcff]+)")  # Such bytes, as `surrogateescape` decodes them.
 
 
 @dataclass(frozen=True)
@@ -66,22 +63,10 @@ class _Piece(NamedTuple):
     ends: bool
 
 
-class _CodedPiece(NamedTuple):
-    """The ids of a piece, and the bytes of each <UNK> among them."""
-
-    ids: list[int]
-    literals: list[bytes]
-
-
-_Split = Callable[[bytes], _CodedPiece]
-
-
 def to_tokens(data: bytes, alphabet: Alphabet) -> CodedText | None:
     """Return a file as tokens and literals; None if they would not give back the same bytes."""
     has_variant_ends = _has_variant_ends(data, alphabet)
-    tokenizer = alphabet.tokenizer
-    kind = "spaces" if tokenizer.separates_by_space else tokenizer.section.level
-    split = _SPLITS[kind](tokenizer, has_variant_ends)
+    split = splitter(alphabet.tokenizer, has_variant_ends=has_variant_ends)
     ids: list[Ids] = [np.zeros(0, dtype=np.int64)]
     literals: list[bytes] = []
     for piece in _pieces(data, alphabet, has_variant_ends):
@@ -143,79 +128,3 @@ def _pieces(data: bytes, alphabet: Alphabet, has_variant_ends: bool) -> Iterator
         yield from (_Piece(*sentence) for sentence in split_sentences(data, False))
     else:
         yield _Piece(data, ends=False)
-
-
-def _by_unit(
-    tokenizer: Tokenizer, units: Callable[[str], list[str]], *, encoding: str = "utf-8"
-) -> _Split:
-    """Return a function that splits a piece into units and looks up each of them."""
-    texts = enumerate(tokenizer.token_bytes)
-    ids = {text.decode(encoding): token for token, text in texts if token not in (EOS, UNK)}
-
-    def split(piece: bytes) -> _CodedPiece:
-        parts = units(piece.decode(encoding, "surrogateescape"))
-        literals = [part.encode(encoding, "surrogateescape") for part in parts if part not in ids]
-        return _CodedPiece([ids.get(part, UNK) for part in parts], literals)
-
-    return split
-
-
-def _characters(tokenizer: Tokenizer, has_variant_ends: bool) -> _Split:
-    return _by_unit(tokenizer, list)
-
-
-def _bytes(tokenizer: Tokenizer, has_variant_ends: bool) -> _Split:
-    return _by_unit(tokenizer, list, encoding="latin-1")
-
-
-def _words(tokenizer: Tokenizer, has_variant_ends: bool) -> _Split:
-    pre_tokenizer = tokenizer.library.pre_tokenizer
-
-    def words(text: str) -> list[str]:
-        units: list[str] = []
-        for number, part in enumerate(_NOT_UTF8.split(text)):
-            if number % 2:  # Bytes that are not UTF-8.
-                units.append(part)
-            else:
-                units += [word for word, _ in pre_tokenizer.pre_tokenize_str(part)]
-        return units
-
-    return _by_unit(tokenizer, words)
-
-
-def _words_between_spaces(tokenizer: Tokenizer, has_variant_ends: bool) -> _Split:
-    def words(line: str) -> list[str]:
-        if has_variant_ends:
-            return line[1:-1].split(" ") if len(line) > 1 else []
-        return line.split(" ") if line else []
-
-    return _by_unit(tokenizer, words)
-
-
-def _subwords(tokenizer: Tokenizer, has_variant_ends: bool) -> _Split:
-    library = HuggingFaceTokenizer.from_str(tokenizer.library.to_str())
-    library.normalizer = None
-
-    def split(piece: bytes) -> _CodedPiece:
-        ids: list[int] = []
-        literals: list[bytes] = []
-        for number, part in enumerate(_NOT_UTF8.split(piece.decode(errors="surrogateescape"))):
-            if number % 2:  # Bytes that are not UTF-8.
-                ids.append(UNK)
-                literals.append(part.encode(errors="surrogateescape"))
-                continue
-            lines = split_lines(part)  # No token crosses the end of a line.
-            for encoding in library.encode_batch_fast(lines, add_special_tokens=False):
-                ids += encoding.ids
-        return _CodedPiece(ids, literals)
-
-    return split
-
-
-_SPLITS: dict[str, Callable[[Tokenizer, bool], _Split]] = {
-    "char": _characters,
-    "byte": _bytes,
-    "word": _words,
-    "spaces": _words_between_spaces,
-    "bpe": _subwords,
-}

@@ -1,15 +1,19 @@
 """Read a YAML file, apply overrides, and report every mistake at once."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from charlm.config.annotations import fields_of, is_list, value_types
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig, as_cell
 from charlm.errors import ConfigError, OptionError
+from charlm.storage.arguments import utf8_argument
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
 
 # Options of earlier versions, by section and key: the default, which is ignored so that old files
@@ -19,6 +23,25 @@ _REMOVED: dict[tuple[str, str], tuple[object, object]] = {
     ("training", "shard_optimizer"): (False, True),
 }
 _WHY_REMOVED = "was removed, because models of a few million weights gain nothing from it"
+# Fields that run folders of earlier versions lack, by section and key, and the value that stands
+# for what those versions did: a run keeps the rules that it was begun with.
+_EARLIER_RULES: dict[tuple[str, str], object] = {
+    ("corpus", "copies"): "apart",
+    ("training", "restart_windows"): 0,
+}
+
+Keys = tuple[str, ...]
+# Fields that are text, which --set takes as written, and those among them that are lists.
+_TEXT = {keys: kind for keys, kind in fields_of(Config) if value_types(kind) <= {str, NoneType}}
+_TEXT_LISTS = {keys for keys, kind in _TEXT.items() if is_list(kind)}
+_PATHS = {*_TEXT_LISTS, ("model", "vectors")}
+_ESCAPED = {("corpus", "separator")}
+# Where YAML does not convert words such as `no`: texts, choices, and the name of a cell.
+_WORDS = {
+    ("model", "cell"),
+    *(keys for keys, kind in fields_of(Config) if value_types(kind) <= {str, Literal, NoneType}),
+}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "\\": "\\"}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -34,13 +57,17 @@ def shipped(folder: str) -> Path:
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file, apply `section.key=value` overrides, and check the result.
+    r"""Read a configuration file, apply `section.key=value` overrides, and check the result.
+
+    The value of an override is YAML, but a text field takes it as written, even `###` or `no`.
+    There `null` clears the field, and quotes are left out: `"null"` is the word. In
+    `corpus.separator`, \n, \t, \r, \f, \v, \xNN, \uNNNN and \\ are escapes.
 
     Args:
         path: YAML file, or the name of a shipped configuration, such as `quickstart`; None for
             the defaults.
-        overrides: Changes such as `model.hidden_size=256`. The value is YAML. Of two changes of
-            one key, the later one applies.
+        overrides: Changes such as `model.hidden_size=256`. Of two changes of one key, the later
+            one applies.
 
     Raises:
         ConfigError: The file is missing or not YAML, or some keys or values are wrong; the message
@@ -54,10 +81,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def load_resolved(path: Path) -> ResolvedConfig:
     """Read the configuration of a run folder, in which every field has a value.
 
+    Fields that did not exist when the run was begun get the value of `_EARLIER_RULES`.
+
     Raises:
         ConfigError: As for `load_config`.
     """
     place, data = _read(path)
+    for (section, key), earlier in _EARLIER_RULES.items():
+        if isinstance(values := data.get(section), dict):
+            data[section] = {key: earlier} | values
     return check_resolved(data, place)
 
 
@@ -81,6 +113,17 @@ def check_resolved(data: Mapping[str, Any], place: str) -> ResolvedConfig:
         ConfigError: As for `check_config`; a missing value is a mistake too.
     """
     return _check(data, place, ResolvedConfig)
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Return a configuration with `section.key=value` overrides applied.
+
+    Raises:
+        ConfigError: As for `check_config`.
+        OptionError: An override is not of the form section.key=value.
+    """
+    data = config.model_dump(mode="json", exclude_unset=True)
+    return check_config(override(data, overrides), "overrides")
 
 
 def _check(data: Mapping[str, Any], place: str, kind: type[AnyConfig]) -> AnyConfig:
@@ -134,14 +177,58 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 def _parse_override(change: str) -> tuple[str, list[str], object]:
     """Return the section, the keys below it and the value of `section.key=value`."""
     dotted, equals, text = change.partition("=")
-    section, dot, key = dotted.strip().partition(".")
-    if not (equals and dot and key):
+    section, *keys = dotted.strip().split(".")
+    if not (equals and keys and all(keys)):
         problem = "must be section.key=value, as in model.hidden_size=256"
         raise OptionError("overrides", problem, value=change)
     try:
-        return section, key.split("."), parse_yaml(text)
-    except ValueError:
-        raise OptionError("overrides", "the value is not YAML", value=change) from None
+        return section, keys, _parse_value((section, *keys), text)
+    except ValueError as error:
+        raise OptionError("overrides", f"{dotted.strip()}: {error}", value=change) from None
+
+
+def _parse_value(keys: Keys, text: str) -> object:
+    """Return the value that an override gives to a field.
+
+    Raises:
+        ValueError: The value is not YAML, or an escape is unknown.
+    """
+    if keys not in _PATHS:
+        text = utf8_argument(text)
+    if keys in _TEXT:
+        return _text_value(keys, text)
+    inner = {known[len(keys) :] for known in _WORDS if known[: len(keys)] == keys}
+    try:
+        value = parse_yaml(text, text_keys=inner)
+    except ValueError as error:
+        problem = str(error).removesuffix(" (line 1)")
+        raise ValueError(f"the value is not YAML that charlm accepts: {problem}") from None
+    if value is None and text.strip().lower() not in ("null", "~"):
+        raise ValueError("has no value; write null to clear the setting")
+    return value
+
+
+def _text_value(keys: Keys, text: str) -> object:
+    """Return the value of a text field: as written, unless it is null, in quotes or a list."""
+    if text == "null":
+        return None
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    if is_quoted or (keys in _TEXT_LISTS and text.startswith("[") and text.endswith("]")):
+        return parse_yaml(text, text_keys={()})
+    return (
+        re.sub(r"\\(x[\da-fA-F]{2}|u[\da-fA-F]{4}|.?)", _unescape, text)
+        if keys in _ESCAPED
+        else text
+    )
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    code = escape[1]
+    if len(code) > 1:
+        return chr(int(code[1:], 16))
+    if code not in _ESCAPES:
+        raise ValueError(f"{escape[0]} is not an escape; write \\\\ for a backslash")
+    return _ESCAPES[code]
 
 
 def _nested(keys: Sequence[str], value: object, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,9 +260,9 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
-        data = parse_yaml(text)
+        data = parse_yaml(text, text_keys=_WORDS)
     except ValueError as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+        raise ConfigError(f"{path}: is not YAML that charlm accepts: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(
             f"{path}: must contain sections such as model: and training:, got {str(data)[:40]!r}"

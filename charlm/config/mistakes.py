@@ -1,14 +1,14 @@
 """Plain messages for the errors that pydantic finds in data from outside."""
 
 import difflib
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from charlm.config.annotations import section_type
 from charlm.storage.untrusted import one_line
 
 _MAX_MISTAKES = 20
@@ -37,6 +37,7 @@ _REQUIREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "int_parsing": lambda context: "must be an integer",
     "int_parsing_size": lambda context: "must be a smaller integer",
     "int_type": lambda context: "must be an integer",
+    "leading_zero": lambda context: "must be a number without leading zeros",
     "less_than": lambda context: f"must be less than {_plain(context['lt'])}",
     "less_than_equal": lambda context: f"must be at most {_plain(context['le'])}",
     "list_type": lambda context: "must be a list",
@@ -44,6 +45,7 @@ _REQUIREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda context: "is missing",
     "model_attributes_type": lambda context: "must be a section of keys and values",
     "model_type": lambda context: "must be a section of keys and values",
+    "not_a_number": lambda context: "must be a number",
     "none_required": lambda context: "must be null",
     "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
     "string_too_long": lambda context: (
@@ -111,7 +113,7 @@ def _is_similar(word: str, other: str) -> bool:
 
 
 def _keys(model: type[BaseModel], name: str) -> Iterator[str]:
-    section = _section_type(model.model_fields[name].annotation)
+    section = section_type(model.model_fields[name].annotation)
     return iter(section.model_fields) if section else iter(())
 
 
@@ -119,13 +121,5 @@ def _section(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]
     """Return the section at `location`, as far as it exists."""
     for name in location:
         field = model.model_fields.get(name)
-        model = (_section_type(field.annotation) if field else None) or model
+        model = (section_type(field.annotation) if field else None) or model
     return model
-
-
-def _section_type(annotation: object) -> type[BaseModel] | None:
-    """Return the section in the type of a field, or None."""
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return next(filter(None, map(_section_type, get_args(annotation))), None)
-    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return annotation if is_section else None  # type: ignore[return-value]

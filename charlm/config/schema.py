@@ -1,16 +1,29 @@
 """Sections of the configuration, with every field, default, range and description."""
 
+import re
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from charlm.config.annotations import value_types
 from charlm.errors import OptionError
 
 BUDGETS = ("minutes", "steps", "epochs")
 # Values of fields that are not given, if the corpus card does not give them either.
 VOCABULARY_SIZES = {"char": None, "byte": None, "word": 10_000, "bpe": 2_048}
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
+RULES = 2  # Of reading texts, in new runs.
 # Upper limits, so that an untrusted configuration cannot exhaust memory.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
@@ -34,6 +47,13 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 def as_list(value: object) -> object:
     """Accept `a` for `[a]`."""
     return (value,) if isinstance(value, str | int | float) else value
+
+
+def not_empty(name: str) -> str:
+    """Refuse an empty name. Unlike `min_length`, this accepts a file name that is not UTF-8."""
+    if not name:
+        raise PydanticCustomError("string_too_short", "is empty", {"min_length": 1})
+    return name
 
 
 def as_cell(value: object) -> object:
@@ -68,7 +88,11 @@ def _check_cell_kind(kind: str) -> None:
         )
 
 
-TextNames = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
+TextNames = Annotated[
+    tuple[Annotated[str, AfterValidator(not_empty)], ...],
+    BeforeValidator(as_list),
+    Field(min_length=1),
+]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[
     tuple[Annotated[int, Field(ge=1, le=_MAX_UNITS)], ...],
@@ -89,6 +113,7 @@ LeftOut = Annotated[
 Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
+Copies = Literal["together", "apart"]
 
 
 class Section(BaseModel):
@@ -104,6 +129,24 @@ class Section(BaseModel):
         """Return the names of the fields that `charlm.config.show` writes."""
         return list(type(self).model_fields)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section_has_defaults(cls, data: object) -> object:
+        return {} if data is None else data
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number_is_what_it_seems(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse numbers that pydantic would convert: `yes` to 1, and 08 to 8."""
+        kinds = value_types(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float} and bool not in kinds:
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, bool):
+                    raise PydanticCustomError("not_a_number", "a truth value")
+                if isinstance(number, str) and re.match(r"\s*[-+]?0[0-9_]", number):
+                    raise PydanticCustomError("leading_zero", "a leading zero")
+        return value
+
 
 class Corpus(Section):
     """The text. A field that is null is set by the corpus card, else to the value in brackets."""
@@ -112,7 +155,8 @@ class Corpus(Section):
         ("python-docs",),
         description=(
             "Name of a corpus (see charlm corpus list), or files, folders and globs of "
-            "text; .gz, .zst, .jsonl and .parquet are read too."
+            "text; compressed files (.gz, .bz2, .xz, .zst) and tables (.jsonl, .ndjson, "
+            ".json, .csv, .tsv, .parquet) are read too."
         ),
     )
     valid_text: TextNames | None = Field(
@@ -149,24 +193,44 @@ class Corpus(Section):
             "runs with different seeds share one held-out text."
         ),
     )
+    copies: Copies | None = Field(
+        None,
+        description=(
+            "split: shuffled: together: all copies of a text are in one part, so that no held-out "
+            "text occurs in training; apart: each copy is drawn by itself. [together]"
+        ),
+    )
     separator: str | None = Field(
         None,
         min_length=1,
-        description="Text between the documents of a file. [none: each file is one document]",
+        description=(
+            r"Text between the documents of a file, as in \n\n for an empty line; in a YAML file "
+            r'in double quotes: "\n\n". [none: each file is one document]'
+        ),
     )
-    encoding: str = Field("utf-8", description="Encoding of the text files.")
+    encoding: str = Field(
+        "utf-8", description="Encoding of the text files, also of JSON and CSV tables."
+    )
     field: str | None = Field(
         None,
         min_length=1,
         description=(
-            ".jsonl and .parquet: name of the field that contains the text of a document. [text]"
+            "Tables: name of the field that contains the text of a document. Rows in which it is "
+            "null are skipped. [text]"
         ),
     )
     where: dict[str, str | int | float | bool | None] = Field(
         {},
         description=(
-            ".jsonl and .parquet: read only documents whose fields have these values, "
-            "as in {language: en}."
+            "Tables: read only documents whose fields have these values, as in {language: en}. A "
+            "text field also matches the value that YAML reads in it, as in {year: 2020}."
+        ),
+    )
+    rules: Literal[1, 2] | None = Field(
+        None,
+        description=(
+            "Version of the rules for reading texts (docs/corpora.md). 1: those of earlier "
+            "versions of charlm, for their run folders. [2]"
         ),
     )
 
@@ -183,6 +247,9 @@ class ResolvedCorpus(Corpus):
     valid_share: Fraction = _described("valid_share")
     test_share: Fraction = _described("test_share")
     split: Split = _described("split")
+    copies: Copies = _described("copies")
+    # Run folders of earlier versions have no such field.
+    rules: Literal[1, 2] = Field(1, description=Corpus.model_fields["rules"].description)
 
 
 class Tokenizer(Section):
@@ -622,6 +689,15 @@ class Training(Section):
         False,
         description=(
             "stream mode: each stream starts at a different place in each epoch (Press 2019)."
+        ),
+    )
+    restart_windows: int = Field(
+        16,
+        ge=0,
+        description=(
+            "stream mode: number of windows after which a stream starts the next document from "
+            "the initial state, as sampling and scoring do, so that the model learns how documents "
+            "begin; 0: never. A text without <EOS> inside has no such starts."
         ),
     )
     optimizer: Literal["adamw", "adam", "nadam", "rmsprop", "sgd", "muon"] = Field(

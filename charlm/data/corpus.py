@@ -15,12 +15,18 @@ import numpy.typing as npt
 
 from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
 from charlm.data.cards import Part
+from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
+from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
-from charlm.data.sources import PlainFile, open_plain_files
+from charlm.data.sources import PlainFile, check_effects, open_plain_files
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
 Spans = npt.NDArray[np.int64]
+# With ten million documents, two different ones have the same digest with a probability of 10^-5.
+# They are then treated as copies.
+_DIGEST_BYTES = 8
+_BATCH_DOCUMENTS = 1 << 14  # Documents that are hashed before their memory is released.
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,17 @@ class Text:
         """Number of bytes of the documents."""
         return _num_bytes(self.spans)
 
+    def digests(self) -> npt.NDArray[np.uint64]:
+        """Return a checksum of each document, (documents,): equal documents have the same one."""
+        digests: list[bytes] = []
+        for file_spans in _spans_by_file(self.spans):
+            with map_file(self.files[file_spans[0, 0]].path) as file:
+                for first in range(0, len(file_spans), _BATCH_DOCUMENTS):
+                    batch = file_spans[first : first + _BATCH_DOCUMENTS].tolist()
+                    digests.append(b"".join(_digest(file, *span) for _, *span in batch))
+                    release_pages(file, batch[0][1], batch[-1][2])
+        return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[tuple[bytes, bool]]:
         """Yield blocks of about `size` bytes, each with whether its document ends with it.
 
@@ -80,13 +97,15 @@ class Text:
         """
         slices: list[Text] = []
         collected: list[Spans] = []
+        collected_bytes = 0
         for file_spans in _spans_by_file(self.spans):
             num_bytes = _num_bytes(file_spans)
-            if collected and sum(map(_num_bytes, collected)) + num_bytes > size:
+            if collected and collected_bytes + num_bytes > size:
                 slices.append(self._with_spans(collected))
-                collected = []
+                collected, collected_bytes = [], 0
             if num_bytes <= size:
                 collected.append(file_spans)
+                collected_bytes += num_bytes
             else:
                 slices += self._cut_file(file_spans, size)
         if collected:
@@ -129,11 +148,29 @@ class Corpus:
         title: Title of the corpus card, or the names of the files.
         mode: `stream`, one long text; `records`, one sequence per line.
         parts: The text of each part that is not empty.
+        distinct: Parts that have no document of the training part, because the split kept all
+            copies of a document together.
+        warnings: One line for each setting that does not fit the text.
     """
 
     title: str
     mode: Mode
     parts: dict[Part, Text]
+    distinct: frozenset[Part] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    def shares_in_training(self) -> dict[Part, float]:
+        """Return, for each held-out part, the fraction of its records that are in training too.
+
+        In stream mode there are no records, and the result is empty.
+        """
+        held_out = [part for part in self.parts if part != "train"]
+        if self.mode == "stream" or not held_out:
+            return {}
+        if self.distinct.issuperset(held_out):
+            return dict.fromkeys(held_out, 0.0)
+        known = self.parts["train"].digests()
+        return {part: float(np.isin(self.parts[part].digests(), known).mean()) for part in held_out}
 
 
 def open_corpus(config: ResolvedConfig) -> Corpus:
@@ -144,6 +181,11 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     Raises:
         CorpusError: A text is missing, empty, not text, or not downloaded yet.
     """
+    check_effects(config.corpus, config.tokenizer.level == "byte")
+    return _open_corpus(config)
+
+
+def _open_corpus(config: ResolvedConfig) -> Corpus:
     section = config.corpus
     card = card_of(section)
     train = _open_text(section.text, config)
@@ -156,11 +198,21 @@ def open_corpus(config: ResolvedConfig) -> Corpus:
     parts = {part: text for part, text in parts.items() if len(text.spans)}
     if "train" not in parts:
         raise CorpusError(
-            f"{', '.join(section.text)}: too short: its split leaves nothing to train on; give a "
+            f"{shown_names(section.text)}: too short: its split leaves nothing to train on; give a "
             "longer text, or lower corpus.valid_share and corpus.test_share"
         )
-    title = card.title if card else ", ".join(section.text)
-    return Corpus(title=title, mode=section.mode, parts=parts)
+    drawn: frozenset[Part] = frozenset()
+    if section.split == "shuffled" and section.copies == "together":
+        own = {"valid": section.valid_text, "test": section.test_text}
+        drawn = frozenset(part for part in parts if part != "train" and not own[part])
+    title = card.title if card else shown_names(section.text)
+    return Corpus(
+        title=title,
+        mode=section.mode,
+        parts=parts,
+        distinct=drawn,
+        warnings=tuple(_warnings(train, section)),
+    )
 
 
 def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -169,7 +221,18 @@ def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     Raises:
         CorpusError: A text is missing, empty or not text.
     """
-    return open_corpus(texts_like(config, tuple(names))).parts["train"]
+    like = texts_like(config, tuple(names))
+    own = canonical_encoding(like.corpus.encoding)
+    # Text that is UTF-8 is read as UTF-8, also by a run whose own corpus has another encoding.
+    encodings = ["utf-8", own] if contains_ascii(own) else [own, "utf-8"]
+    problems = {}
+    for encoding in dict.fromkeys(encodings):
+        corpus = like.corpus.model_copy(update={"encoding": encoding})
+        try:
+            return _open_corpus(like.model_copy(update={"corpus": corpus})).parts["train"]
+        except EncodingError as error:
+            problems[encoding] = error
+    raise problems[own].for_scoring()
 
 
 def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
@@ -193,9 +256,19 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
         raise CorpusError(
-            f"{', '.join(names)}: contains nothing but {contents}; give a text to learn from"
+            f"{shown_names(names)}: contains nothing but {contents}; give a text to learn from"
         )
     return text
+
+
+def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each setting that does not fit the text, which is not split yet."""
+    has_no_separator = text.size == sum(file.size for file in text.files)
+    if section.mode == "stream" and section.separator and has_no_separator:
+        yield (
+            f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
+            "is separated; correct it, or set it to null"
+        )
 
 
 def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:
@@ -207,9 +280,13 @@ def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:
     }
     fractions["train"] -= fractions["valid"] + fractions["test"]
     cuts_documents = section.mode == "stream" and section.split == "contiguous"
-    order = np.arange(len(text.spans))
+    # The number of each document's distinct text, from which its place in the order follows.
+    texts = np.arange(len(text.spans))
     if section.split == "shuffled":
-        order = np.random.default_rng(section.split_seed).permutation(order)
+        if section.copies == "together" and fractions["train"] < 1:
+            texts = _number_distinct(text)
+        random = np.random.default_rng(section.split_seed)
+        texts = np.argsort(random.permutation(int(texts.max()) + 1))[texts]
     parts: dict[Part, Text] = {}
     start = 0.0
     for part, fraction in fractions.items():
@@ -217,15 +294,39 @@ def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:
         if fraction and cuts_documents:
             parts[part] = _cut_bytes(text, start, stop)
         elif fraction:
-            parts[part] = _select_documents(text, order, start, stop)
+            parts[part] = _select_documents(text, texts, start, stop)
         start = stop
     return parts
 
 
-def _select_documents(text: Text, order: npt.NDArray[np.int64], start: float, stop: float) -> Text:
-    """Return the documents between two fractions of `order`, in reading order."""
-    selected = order[round(start * len(order)) : round(stop * len(order))]
-    return replace(text, spans=text.spans[np.sort(selected)])
+def _number_distinct(text: Text) -> npt.NDArray[np.int64]:
+    """Return the number of the distinct text of each document, in the order of first occurrence."""
+    _, first, number = np.unique(text.digests(), return_index=True, return_inverse=True)
+    numbers: npt.NDArray[np.int64] = np.argsort(np.argsort(first))[number]
+    return numbers
+
+
+def _select_documents(text: Text, places: npt.NDArray[np.int64], start: float, stop: float) -> Text:
+    """Return the documents between two fractions of an order, in reading order.
+
+    Args:
+        text: All documents.
+        places: Place of each document in the order, (documents,). Documents with the same place
+            stay together, so that the fractions are approximate.
+        start: Fraction of the documents before the first one.
+        stop: Fraction of the documents up to the last one.
+    """
+    order = np.argsort(places, kind="stable")
+    low, high = (_nearest_change(places[order], round(at * len(order))) for at in (start, stop))
+    return replace(text, spans=text.spans[np.sort(order[low:high])])
+
+
+def _nearest_change(places: npt.NDArray[np.int64], at: int) -> int:
+    """Return the index nearest to `at` at which sorted places change, or the end."""
+    if at >= len(places):
+        return len(places)
+    left, right = (int(np.searchsorted(places, places[at], side)) for side in ("left", "right"))
+    return left if at - left <= right - at else right
 
 
 def _cut_bytes(text: Text, start: float, stop: float) -> Text:
@@ -301,6 +402,17 @@ def _lengths(spans: Spans) -> npt.NDArray[np.int64]:
     """Return the number of bytes of each document, (documents,)."""
     lengths: npt.NDArray[np.int64] = spans[:, 2] - spans[:, 1]
     return lengths
+
+
+def _digest(file: mmap.mmap, start: int, stop: int) -> bytes:
+    """Return a checksum of the bytes from `start` to `stop`."""
+    digest = hashlib.blake2b(
+        file[start : min(start + BLOCK_BYTES, stop)], digest_size=_DIGEST_BYTES
+    )
+    for block_start in range(start + BLOCK_BYTES, stop, BLOCK_BYTES):
+        release_pages(file, start, block_start)
+        digest.update(file[block_start : min(block_start + BLOCK_BYTES, stop)])
+    return digest.digest()
 
 
 def _num_bytes(spans: Spans) -> int:

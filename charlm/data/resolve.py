@@ -2,6 +2,7 @@
 
 from charlm.config.load import check_resolved
 from charlm.config.schema import (
+    RULES,
     TEST_SHARE,
     VALID_SHARE,
     Config,
@@ -11,7 +12,7 @@ from charlm.config.schema import (
     Tokenizer,
 )
 from charlm.data.cards import Card, card_names, corpus_files, load_card
-from charlm.data.sources import absolute_names
+from charlm.data.listing import absolute_names
 
 
 def resolve(config: Config) -> ResolvedConfig:
@@ -79,6 +80,8 @@ def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
             corpus.test_share, 0.0 if test_text else card.test_share if card else None, TEST_SHARE
         ),
         "split": corpus.split or ("shuffled" if mode == "records" else "contiguous"),
+        "copies": corpus.copies or "together",
+        "rules": corpus.rules or RULES,
         "separator": corpus.separator or (card.separator if card else None),
     }
     return corpus.model_dump() | decided

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import CharlmError
+from charlm.version import install_hint
 
 Bytes = bytes | bytearray
 
@@ -113,7 +114,7 @@ def _sorted_suffixes(text: bytes, width: int) -> npt.NDArray[Any]:
     except ImportError:
         raise CharlmError(
             "the search for copies needs pydivsufsort, which is not installed: "
-            "pip install 'charlm[eval]'"
+            f"{install_hint('eval')}"
         ) from None
     if not text:
         return np.zeros(0, dtype=np.int32)

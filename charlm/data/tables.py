@@ -1,19 +1,29 @@
-"""Compressed files (`.gz`, `.zst`) and tables with a document per row (`.jsonl`, `.parquet`)."""
+"""Tables with a document per row: JSON (`.jsonl`, `.ndjson`, `.json`), `.csv`, `.tsv`, Parquet."""
 
-import gzip
+import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
+from charlm.data.encodings import open_utf8, utf8_blocks
+from charlm.data.formats import Source, import_arrow
 from charlm.errors import CorpusError
+from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import one_line
 
 _BATCH_ROWS = 1024  # Rows of a Parquet file that are read together.
 _MAX_LINE_BYTES = 1 << 26  # A parsed line takes up to 25 times as much memory.
+_MAX_VALUES_SHOWN = 5
 Scalar = str | int | float | bool | None
+# How YAML writes these values: a text field that holds one of the words matches the value.
+_WORDS: dict[Scalar, tuple[str, ...]] = {
+    True: ("true", "yes", "on"),
+    False: ("false", "no", "off"),
+    None: ("", "null", "~"),
+}
 
 
 class _Row(NamedTuple):
@@ -23,69 +33,107 @@ class _Row(NamedTuple):
     fields: dict[str, Any]
 
 
-def format_suffixes(path: Path) -> list[str]:
-    """Return the suffixes that decide how a file is read, the outermost first.
-
-    They are none for plain text, and `[".zst", ".jsonl"]` for `a.jsonl.zst`.
-    """
-    formats = (*_DECOMPRESSORS, *_TABLE_READERS)
-    known = [suffix for suffix in reversed(path.suffixes[-2:]) if suffix in formats]
-    return known if known[:1] == [path.suffix] else []
-
-
-def is_table(path: Path) -> bool:
-    """Return whether every line or row of a file is a document with fields."""
-    return any(suffix in _TABLE_READERS for suffix in format_suffixes(path)[-1:])
-
-
-def open_decompressed(path: Path) -> BinaryIO:
-    """Open a file for reading its decompressed bytes.
-
-    Raises:
-        CorpusError: The compression needs an extra that is not installed.
-        OSError: The file cannot be read.
-    """
-    return _DECOMPRESSORS.get(path.suffix, _open_plain)(path)
-
-
-def read_documents(path: Path, field: str, where: Mapping[str, Scalar]) -> Iterator[str]:
-    """Yield the text of each document of a table.
+def read_documents(
+    source: Source, *, encoding: str, field: str, where: Mapping[str, Scalar], checks_encoding: bool
+) -> Iterator[str]:
+    """Yield the text of each document of a table. A row whose text is null is skipped.
 
     Args:
-        path: A `.jsonl` or `.parquet` file, compressed or not.
+        source: The table.
+        encoding: Encoding of the file; without effect on Parquet.
         field: Name of the field that contains the text.
         where: Fields and the values that they must have; other rows are skipped.
+        checks_encoding: Whether to refuse a file that is UTF-8 in place of `encoding`.
 
     Raises:
-        CorpusError: A line is not a JSON object, or a selected row has no text in `field`.
+        CorpusError: A row cannot be read, a selected row has no text in `field`, or no row has a
+            text.
         OSError: The file cannot be read.
     """
-    read_rows = _TABLE_READERS[format_suffixes(path)[-1]]
-    for row in read_rows(path, [field, *where]):
-        if any(row.fields.get(name) != value for name, value in where.items()):
-            continue
-        text = row.fields.get(field)
-        if not isinstance(text, str):
-            names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
-            raise CorpusError(
-                f"{path}: {row.place}: field {field!r} must be text, got {type(text).__name__} "
-                f"(the fields are {names}); name another field with --set corpus.field, or skip "
-                "the row with corpus.where"
-            )
-        yield text
+    if source.table == ".parquet":
+        rows = _read_parquet(source, [field, *where])
+    else:
+        blocks = utf8_blocks(source, encoding, checks_encoding=checks_encoding)
+        rows = _TEXT_READERS[source.table](open_utf8(blocks), source.name)
+    selection = _Selection(where)
+    is_empty = True
+    for row in filter(selection.includes, rows):
+        if (text := _text_of(row, field, source.name)) is not None:
+            is_empty = False
+            yield text
+    if is_empty:
+        reason = selection.reason() or f"the table is empty, or {field!r} is null in every row"
+        raise CorpusError(f"{source.name}: contains no document; {reason}")
 
 
-def _read_json_lines(path: Path, _fields: list[str]) -> Iterator[_Row]:
-    with open_decompressed(path) as file:
-        number = 0
-        while line := file.readline(_MAX_LINE_BYTES):
-            number += 1
-            if len(line) == _MAX_LINE_BYTES:
-                raise CorpusError(
-                    f"{path}: line {number} has 64 MiB or more; split it into several documents"
-                )
-            if line.strip():
-                yield _Row(f"line {number}", _parse_object(line, f"{path}: line {number}"))
+def _text_of(row: _Row, field: str, name: str) -> str | None:
+    """Return the text of a row, or None if it is null."""
+    text = row.fields.get(field)
+    if isinstance(text, str) or (text is None and field in row.fields):
+        return text
+    kind = type(text).__name__ if field in row.fields else "nothing"
+    names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
+    raise CorpusError(
+        f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are {names}); "
+        "name another field with --set corpus.field, skip the row with corpus.where, or rename "
+        "the file to .txt to read it as plain text"
+    )
+
+
+class _Selection:
+    """Selects the rows whose fields have the values of `where`, and remembers other values."""
+
+    def __init__(self, where: Mapping[str, Scalar]) -> None:
+        self._where = where
+        self._others: dict[str, dict[str, None]] = {name: {} for name in where}
+        self._num_rows = 0
+
+    def includes(self, row: _Row) -> bool:
+        """Return whether a row is selected."""
+        self._num_rows += 1
+        for name, expected in self._where.items():
+            value = row.fields.get(name)
+            if not _matches(value, expected):
+                others = self._others[name]
+                if len(others) < _MAX_VALUES_SHOWN:
+                    others[f"{value!r:.40}" if name in row.fields else "missing"] = None
+                return False
+        return True
+
+    def reason(self) -> str:
+        """Return why no row is selected; an empty text if there is another reason."""
+        held = [
+            f"{name} is {', '.join(values)}, not {self._where[name]!r}"
+            for name, values in self._others.items()
+            if values
+        ]
+        return one_line(f"corpus.where skips rows: {'; '.join(held)}") if held else ""
+
+
+def _matches(value: Any, expected: Scalar) -> bool:
+    """Return whether a field has a value. A text has the value that YAML reads in it.
+
+    >>> _matches("no", False), _matches("2020", 2020), _matches("en", "en"), _matches("no", True)
+    (True, True, True, False)
+    """
+    if isinstance(value, str) and not isinstance(expected, str):
+        if expected is None or isinstance(expected, bool):
+            return value.lower() in _WORDS[expected]
+        try:
+            return float(value) == expected
+        except ValueError:
+            return False
+    return bool(value == expected)
+
+
+def _read_json_lines(file: io.BufferedReader, name: str) -> Iterator[_Row]:
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES):
+        number += 1
+        if len(line) == _MAX_LINE_BYTES:
+            raise _too_long(name, f"line {number}")
+        if line.strip():
+            yield _Row(f"line {number}", _parse_object(line, f"{name}: line {number}"))
 
 
 def _parse_object(line: bytes, place: str) -> dict[str, Any]:
@@ -93,6 +141,10 @@ def _parse_object(line: bytes, place: str) -> dict[str, Any]:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place} is not JSON: {error}; correct or remove it") from None
+    return _as_object(value, place)
+
+
+def _as_object(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CorpusError(
             f"{place} must be a JSON object, got {type(value).__name__}; correct or remove it"
@@ -100,12 +152,70 @@ def _parse_object(line: bytes, place: str) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(path: Path, fields: list[str]) -> Iterator[_Row]:
-    arrow = _import_arrow(path)
+def _read_json(file: io.BufferedReader, name: str) -> Iterator[_Row]:
+    """Yield the objects of a JSON array, or of objects one after the other."""
+    decoder = json.JSONDecoder()
+    characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    text = ""
+    place = "item 1"
+    problem: Exception | None = None
+    number = 1
+    while more := characters.read(max(BLOCK_BYTES, len(text))):  # Doubled for a long object.
+        text = (text + more).lstrip("[], \t\r\n")
+        while text:
+            place = f"item {number}"
+            try:
+                value, end = decoder.raw_decode(text)
+            except (ValueError, RecursionError) as error:
+                problem = error
+                break  # The rest of the object is in the next block.
+            yield _Row(place, _as_object(value, f"{name}: {place}"))
+            text = text[end:].lstrip("[], \t\r\n")
+            number += 1
+        if len(text) >= _MAX_LINE_BYTES:
+            raise _too_long(name, place)
+    if text:
+        raise CorpusError(f"{name}: {place} is not JSON: {problem}; correct or remove it")
+
+
+def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
+    """Yield the rows of a table whose first row has the names of the fields.
+
+    The delimiter is the most frequent of comma, semicolon and tab in the first line.
+    """
+    characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    header = characters.readline(_MAX_LINE_BYTES)
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(_MAX_LINE_BYTES)
+    lines = iter(lambda: characters.readline(_MAX_LINE_BYTES), "")
+    table = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
+    try:
+        names = next(table, [])
+        for cells in table:
+            place = f"line {table.line_num}"
+            if cells and len(cells) != len(names):
+                raise CorpusError(
+                    f"{name}: {place}: has {len(cells)} cells, but the first line names "
+                    f"{len(names)} fields; quote cells that contain {delimiter!r} or a line end"
+                )
+            if cells:
+                yield _Row(place, dict(zip(names, cells, strict=True)))
+    except csv.Error as error:
+        raise CorpusError(
+            f"{name}: line {table.line_num} is not CSV: {error}; correct or remove it"
+        ) from None
+
+
+def _too_long(name: str, place: str) -> CorpusError:
+    return CorpusError(f"{name}: {place} has 64 MiB or more; split it into several documents")
+
+
+def _read_parquet(source: Source, fields: list[str]) -> Iterator[_Row]:
+    arrow = import_arrow(source.name)
     parquet = import_module("pyarrow.parquet")
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(source.path) as file:
             columns = [name for name in dict.fromkeys(fields) if name in file.schema_arrow.names]
             if fields[0] not in columns:
                 columns = []  # Read all columns, so that the error can list their names.
@@ -119,37 +229,15 @@ def _read_parquet(path: Path, fields: list[str]) -> Iterator[_Row]:
         LookupError,
         TypeError,
     ) as error:
-        raise CorpusError(f"{path}: cannot be read as Parquet: {one_line(str(error))}") from None
-
-
-def _open_plain(path: Path) -> BinaryIO:
-    return path.open("rb")
-
-
-def _open_gzip(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb")  # type: ignore[return-value]
-
-
-def _open_zstandard(path: Path) -> BinaryIO:
-    compressed = _import_arrow(path).CompressedInputStream(str(path), "zstd")
-    stream: BinaryIO = io.BufferedReader(compressed)
-    return stream
-
-
-def _import_arrow(path: Path) -> Any:
-    try:
-        return import_module("pyarrow")
-    except ImportError:
         raise CorpusError(
-            f"{path}: needs pyarrow, which is not installed: pip install 'charlm[corpora]'"
+            f"{source.name}: cannot be read as Parquet: {one_line(str(error))}"
         ) from None
 
 
-_DECOMPRESSORS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": _open_gzip,
-    ".zst": _open_zstandard,
-}
-_TABLE_READERS: dict[str, Callable[[Path, list[str]], Iterator[_Row]]] = {
+_TEXT_READERS: dict[str, Callable[[io.BufferedReader, str], Iterator[_Row]]] = {
     ".jsonl": _read_json_lines,
-    ".parquet": _read_parquet,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
 }

@@ -427,7 +427,7 @@ def _character_vocabulary(
 
 def _new_character_library(section: TokenizerSection) -> HuggingFaceTokenizer:
     library = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
-    library.normalizer = _normalizer(section)
+    library.normalizer = make_normalizer(section)
     library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     library.decoder = decoders.Fuse()
     return library
@@ -436,14 +436,14 @@ def _new_character_library(section: TokenizerSection) -> HuggingFaceTokenizer:
 def _new_word_library(section: TokenizerSection) -> HuggingFaceTokenizer:
     library = HuggingFaceTokenizer(_word_level({EOS_TEXT: EOS, UNK_TEXT: UNK}))
     if section.words == "words":
-        library.normalizer = _normalizer(section)
+        library.normalizer = make_normalizer(section)
         library.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
         library.decoder = decoders.Fuse()
         return library
     # Corpora such as the Penn Treebank write unknown words as <unk>.
     unknown_words = normalizers.Replace(Regex(r"(?<!\S)<unk>(?!\S)"), UNK_TEXT)
     line_ends = normalizers.Replace("\n", f" {EOS_TEXT} ")
-    library.normalizer = _normalizer(section, unknown_words, line_ends)
+    library.normalizer = make_normalizer(section, unknown_words, line_ends)
     library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return library
 
@@ -451,7 +451,7 @@ def _new_word_library(section: TokenizerSection) -> HuggingFaceTokenizer:
 def _new_byte_library(section: TokenizerSection) -> HuggingFaceTokenizer:
     """Return a tokenizer of single bytes, which is one of subwords without merges."""
     library = HuggingFaceTokenizer(models.BPE(_byte_vocabulary(), []))
-    library.normalizer = _normalizer(section) if section.level == "bpe" else None
+    library.normalizer = make_normalizer(section) if section.level == "bpe" else None
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     is_byte = section.level == "byte"
@@ -468,8 +468,13 @@ _NEW_LIBRARY = {
 }
 
 
-def _normalizer(section: TokenizerSection, *more: Any) -> Any:
-    """Return the normalization before a text is split, or None without one."""
+def make_normalizer(section: TokenizerSection, *more: Any) -> Any:
+    """Return the normalization before a text is split, or None without one.
+
+    Args:
+        section: Unicode form, and whether to convert to lower case.
+        more: Steps after these.
+    """
     forms = {
         "nfc": normalizers.NFC,
         "nfd": normalizers.NFD,

@@ -230,7 +230,7 @@ def encode_to_file(text: Text, mode: Mode, path: Path, tokenizer: Tokenizer) -> 
     dtype = id_dtype(tokenizer.vocabulary_size)
     tokens = unknown = 0
     with atomic_write(path) as file:
-        for pieces, ends in _batches(text, tokenizer, mode):
+        for pieces, ends in batches(text, tokenizer, mode):
             ids = tokenizer.encode_pieces(pieces, ends).astype(dtype)
             tokens += len(ids)
             unknown += int(np.count_nonzero(ids == UNK))
@@ -301,7 +301,7 @@ def _size_of(text: Text) -> tuple[int, int]:
     return characters, num_bytes
 
 
-def _batches(
+def batches(
     text: Text, tokenizer: Tokenizer, mode: Mode
 ) -> Iterator[tuple[list[bytes], list[bool]]]:
     """Yield the pieces of a text in batches that are large enough to encode at once."""

@@ -1,7 +1,8 @@
 """Token ids → windows of a text (`stream`) or of padded records (`records`), from any position."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from charlm.data.shards import split_by_file
+from charlm.data.restarts import StreamTokens, eos_ends, plan_streams
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
@@ -71,6 +72,8 @@ class Window:
         next: Position after this window.
         epochs: Number of passes over the text after this window, with a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
+        restarts: Columns whose state starts from zero here, although the others carry theirs,
+            (batch,); None if there are none.
     """
 
     inputs: Tensor
@@ -79,6 +82,7 @@ class Window:
     next: Position
     epochs: float
     global_batch_size: int
+    restarts: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def tokens(self) -> int:
@@ -100,15 +104,39 @@ class ScoringWindow(Window):
 AnyWindow = TypeVar("AnyWindow", bound=Window)
 
 
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a text is read in streams.
+
+    Attributes:
+        seed: Seed of the choices that are drawn in each epoch.
+        vary: Whether window lengths vary (Merity et al. 2018, arXiv:1708.02182, section 4.1): about
+            `window`, one in twenty half as long, in eighths of a window, so that each shape's
+            kernel is built once.
+        shuffle: Whether each stream begins at a random token and wraps around at its end, so that
+            batches differ from epoch to epoch (Press 2019, arXiv:1903.04167).
+        restart_windows: Number of windows after which a stream reads the next document from the
+            initial state (charlm/data/restarts.py); 0: it never does.
+        direction: `forward`, `backward` or `both`, as for `read_in_direction`.
+    """
+
+    seed: int = 1
+    vary: bool = False
+    shuffle: bool = False
+    restart_windows: int = 0
+    direction: str = "forward"
+
+
+DEFAULT_OPTIONS = StreamOptions()
+
+
 def stream_windows(
     ids: Ids,
     *,
     batch_size: int,
     window: int,
     start: Position,
-    seed: int = 1,
-    vary: bool = False,
-    shuffle: bool = False,
+    options: StreamOptions = DEFAULT_OPTIONS,
     shard: Shard = ALL,
 ) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch, forever.
@@ -122,37 +150,52 @@ def stream_windows(
         batch_size: Number of streams.
         window: Tokens per window of each stream.
         start: Position at which reading begins.
-        seed: Seed of the choices that are drawn in each epoch.
-        vary: Whether window lengths vary (Merity et al. 2018, arXiv:1708.02182, section 4.1): about
-            `window`, one in twenty half as long, in eighths of a window, so that each shape's
-            kernel is built once.
-        shuffle: Whether each stream begins at a random token and wraps around at its end, so that
-            batches differ from epoch to epoch (Press 2019, arXiv:1903.04167).
+        options: Lengths of windows, order of reading, restarts and direction.
         shard: Streams that this process reads.
 
     Raises:
         CorpusError: The text is too short for one window of `batch_size` streams.
     """
     length = _stream_length(len(ids), batch_size, window)
-    columns = shard.columns(batch_size)
-    starts = np.arange(batch_size)[columns] * length
+    texts = _in_direction(options.direction, ids)
+    no_starts = np.zeros(0, dtype=np.int64)
+    starts = [eos_ends(text) if options.restart_windows else no_starts for text in texts]
     position = start
     while True:
-        random = np.random.default_rng([seed, position.epoch])
-        edges = _window_edges(length, window, random if vary else None)
-        shifts = random.integers(length, size=batch_size)[columns] if shuffle else 0
-        num_windows = len(edges) - 1
-        for number in range(min(position.index, num_windows - 1), num_windows):
-            first, end = int(edges[number]), int(edges[number + 1])
-            at = starts + (shifts + np.arange(first, end)[:, None]) % length  # (time, batch)
+        random = np.random.default_rng([options.seed, position.epoch])
+        edges = _window_edges(length, window, options, random)
+        shifts = np.zeros(batch_size, dtype=np.int64)
+        if options.shuffle:
+            shifts = random.integers(length, size=batch_size)
+        # Spread over the first windows, so that the streams do not all restart together.
+        first_restarts = random.integers(options.restart_windows + 1, size=batch_size)
+        plans = [
+            plan_streams(
+                found,
+                length=length,
+                shifts=shifts,
+                edges=edges,
+                restart_windows=options.restart_windows,
+                first_restarts=first_restarts,
+            )
+            for found in starts
+        ]
+        num_windows = max(plan.num_windows for plan in plans)
+        first = min(position.index, num_windows - 1)
+        reads = zip(*(plan.read_from(first) for plan in plans), strict=True)
+        for number, read in zip(range(first, num_windows), reads, strict=False):
+            streams = _Streams(length, shifts, shard.columns(batch_size))
+            parts = [streams.of(text, tokens) for text, tokens in zip(texts, read, strict=True)]
+            inputs, targets, restarts = map(partial(torch.cat, dim=-1), zip(*parts, strict=True))
             position = _after(position, num_windows)
             yield Window(
-                inputs=torch.from_numpy(_tokens_before(ids, at)),
-                targets=torch.from_numpy(ids[at].astype(np.int64)),
-                resets_state=first == 0,
+                inputs=inputs,
+                targets=targets,
+                resets_state=number == 0,
                 next=position,
                 epochs=_num_epochs(position, num_windows),
                 global_batch_size=batch_size,
+                restarts=restarts if restarts.any() else None,
             )
 
 
@@ -330,11 +373,7 @@ def reverse(ids: Ids, *, mode: str) -> Ids:
 
 def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
     """Return the first position of each record and the one after its <EOS>, (records, 2)."""
-    ends, offset = [], 0
-    for shard in split_by_file(ids):
-        ends.append(np.flatnonzero(shard == EOS) + 1 + offset)
-        offset += len(shard)
-    stops = np.concatenate(ends)
+    stops = eos_ends(ids)
     starts = np.concatenate([[0], stops])[: len(stops)]
     return np.stack([starts, stops], axis=1).astype(np.int64)
 
@@ -343,6 +382,39 @@ def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
     inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
     targets = torch.cat([forward.targets, backward.targets], dim=1)
     return replace(forward, inputs=inputs, targets=targets)
+
+
+def _in_direction(direction: str, ids: Ids) -> list[Ids]:
+    """Return the text, the reversed text, or both, as a model of this direction reads them."""
+    if direction == "forward":
+        return [ids]
+    backward = reverse(ids, mode="stream")
+    return [backward] if direction == "backward" else [ids, backward]
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """The streams of an epoch that a process reads.
+
+    Attributes:
+        length: Number of tokens of a stream.
+        shifts: Offset in each stream of the token that is read first, (streams,).
+        columns: Streams that this process reads.
+    """
+
+    length: int
+    shifts: npt.NDArray[np.int64]
+    columns: slice
+
+    def of(self, ids: Ids, tokens: StreamTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs and targets, (time, batch), and restarts, (batch,), of a window."""
+        starts = np.arange(len(self.shifts)) * self.length
+        at = starts + (self.shifts + tokens.positions) % self.length
+        at, is_read = at[:, self.columns], tokens.is_read[:, self.columns]
+        inputs = np.where(is_read, _tokens_before(ids, at), EOS)
+        targets = np.where(is_read, ids[at].astype(np.int64), PADDING)
+        restarts = tokens.restarts[self.columns]
+        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(restarts)
 
 
 def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
@@ -363,23 +435,33 @@ def _tokens_before(ids: Ids, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 
 def _window_edges(
-    length: int, window: int, random: np.random.Generator | None
-) -> Sequence[int] | npt.NDArray[np.int64]:
-    """Return the positions in a stream at which the windows of an epoch begin and end."""
-    if random is None:
-        return range(0, length + 1, window)  # Not a list: there may be millions of windows.
-    return np.append(0, _varied_ends(length, window, random))
+    length: int, window: int, options: StreamOptions, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return the number of tokens before each window of an epoch and after the last one.
+
+    A restart delays a stream by less than one window.
+    """
+    restart_windows = options.restart_windows
+    delay = length // restart_windows + 2 * window if restart_windows else 0
+    if options.vary:
+        return np.append(0, _varied_ends(length, length + delay, window, random))
+    return np.arange(0, length + delay + 1, window)
 
 
-def _varied_ends(length: int, window: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return the ends of windows of varying length; the first is `window`, so that there is one."""
+def _varied_ends(
+    length: int, limit: int, window: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return the ends of windows of varying length, up to a limit.
+
+    The first length is `window`, so that a stream of `length` tokens has a window.
+    """
     eighth = max(1, window // 8)
     count = -(-length // eighth)  # At least as many as there are windows.
     means = np.where(random.random(count) < _SHORT_FRACTION, window / 2, window)
     drawn = random.normal(means, window * _LENGTH_DEVIATION)
     lengths = np.rint(drawn / eighth).astype(np.int64) * eighth
     ends = np.cumsum([window, *np.clip(lengths, eighth, 2 * window)])
-    return ends[ends <= length]
+    return ends[ends <= limit]
 
 
 def _after(position: Position, num_windows: int) -> Position:

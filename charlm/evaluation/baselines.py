@@ -5,15 +5,18 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from charlm.config.schema import Mode
+from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, count_ids
 from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.ngram import KneserNey
+from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.storage.results import Result
 
 ORDER = 5  # Length of the longest n-grams.
@@ -35,15 +38,19 @@ class Baseline(Result):
         name: Name of the method, with its settings.
         loss_nats: Nats per token, <EOS> included; None for a compressor, which has no tokens.
         perplexity: exp(loss_nats).
-        bits_per_character: Bits per character of the original text.
-        bits_per_byte: Bits per byte of the original text.
+        bits_per_character: Bits per character of the original text. Those of tokens include the
+            cost of restoring the text from its tokens; None if it cannot be computed.
+        bits_per_byte: Bits per byte of the original text, or None.
+        fitted_on_the_scored_text: Whether the method learned from the training text, of which the
+            scored text is a part: then the score says nothing about other texts.
     """
 
     name: str
     loss_nats: float | None
     perplexity: float | None
-    bits_per_character: float
-    bits_per_byte: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
+    fitted_on_the_scored_text: bool = False
 
 
 def score_baselines(
@@ -54,6 +61,7 @@ def score_baselines(
     records: bool,
     text_bytes: bytes,
     train_bytes: bytes | None = None,
+    restoration: Restoration = Restoration(),  # noqa: B008  # It is frozen.
 ) -> list[Baseline]:
     """Score a text without a network.
 
@@ -67,6 +75,7 @@ def score_baselines(
             text: as the size of both together minus the size of the training text, of which its
             dictionary holds the last 64 MiB. bz2 and zlib would not remember the training text:
             their blocks have 900 kB and 32 kB.
+        restoration: Cost of restoring the text from its tokens.
 
     Raises:
         CorpusError: The text has no token.
@@ -81,15 +90,23 @@ def score_baselines(
     )
     train_counts = count_ids(train_ids, vocabulary_size).tolist()
     ngrams = KneserNey(train_ids, ORDER, vocabulary_size, records=records)
+    mode: Mode = "records" if records else "stream"
+    is_known = shared_fraction(ids, train_ids, mode=mode) >= SAME_TEXT
     losses = {
-        "uniform over the vocabulary": math.log(vocabulary_size),
         "unigram, add one": unigram_loss_nats(train_counts, ids),
         f"Kneser-Ney {ORDER}-gram": -float(ngrams.log_probabilities(ids).mean()),
     }
-    sizes = _compressed_sizes(text_bytes, train_bytes)
+    learned = [_of_model(name, loss, counts, restoration) for name, loss in losses.items()]
+    sizes = {f"{name}, alone": len(compress(text_bytes)) for name, compress in _COMPRESSORS.items()}
+    compressors = [_of_compressor(name, size, counts) for name, size in sizes.items()]
+    if train_bytes is not None:
+        name = f"{_LZMA}, primed with the training text"
+        primed = _of_compressor(name, _primed_size(train_bytes, text_bytes), counts)
+        compressors.append(replace(primed, fitted_on_the_scored_text=is_known))
     return [
-        *(_of_model(name, loss_nats, counts) for name, loss_nats in losses.items()),
-        *(_of_compressor(name, size, counts) for name, size in sizes.items()),
+        _of_model("uniform over the vocabulary", math.log(vocabulary_size), counts, restoration),
+        *(replace(baseline, fitted_on_the_scored_text=is_known) for baseline in learned),
+        *compressors,
     ]
 
 
@@ -107,14 +124,14 @@ def unigram_loss_nats(train_counts: Sequence[int], ids: Ids) -> float:
     return float(-(occurrences * np.log(counts / counts.sum())).sum() / max(len(ids), 1))
 
 
-def _of_model(name: str, loss_nats: float, counts: Counts) -> Baseline:
-    bits = loss_nats * counts.tokens / math.log(2)
+def _of_model(name: str, loss_nats: float, counts: Counts, restoration: Restoration) -> Baseline:
+    nats = loss_nats * counts.tokens
     return Baseline(
         name=name,
         loss_nats=loss_nats,
         perplexity=math.exp(loss_nats),
-        bits_per_character=bits / max(counts.characters, 1),
-        bits_per_byte=bits / max(counts.bytes, 1),
+        bits_per_character=restoration.bits_per(counts.characters, nats),
+        bits_per_byte=restoration.bits_per(counts.bytes, nats),
     )
 
 
@@ -126,13 +143,6 @@ def _of_compressor(name: str, size: int, counts: Counts) -> Baseline:
         bits_per_character=8 * size / max(counts.characters, 1),
         bits_per_byte=8 * size / max(counts.bytes, 1),
     )
-
-
-def _compressed_sizes(text: bytes, train: bytes | None) -> dict[str, int]:
-    sizes = {f"{name}, alone": len(compress(text)) for name, compress in _COMPRESSORS.items()}
-    if train is not None:
-        sizes[f"{_LZMA}, primed with the training text"] = _primed_size(train, text)
-    return sizes
 
 
 def _primed_size(train: bytes, text: bytes) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.utf8 import split_lines, strip_line_end
@@ -29,6 +30,7 @@ from charlm.trained_model import (
     encode_string,
     original_bytes,
     provenance,
+    restoration_of_string,
     training_texts,
 )
 from charlm.version import VERSION
@@ -51,12 +53,13 @@ class Compared(Result):
     Attributes:
         run: Run folder.
         bits_per_character: Total nats / (ln 2 x characters of the text), comparable across
-            tokenizers.
+            tokenizers: the total includes `restoration_nats`.
         bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the text).
         loss_nats: Nats per token.
         perplexity: exp(loss_nats), comparable between runs with the same tokens.
         tokens: Number of predicted tokens; each is predicted once.
-        unknown_share: Fraction of tokens that are <UNK>. The more there are, the lower the score.
+        unknown_share: Fraction of tokens that are <UNK>. The more there are, the lower is the
+            perplexity, and the higher are `restoration_nats`.
         parameters: Number of parameters of the model.
         step: Number of optimization steps.
         training_seconds: Training time up to that step.
@@ -64,6 +67,9 @@ class Compared(Result):
         tokens_per_second: Tokens scored per second.
         characters_per_second: Characters scored per second.
         settings: Checkpoint, tokenizer level, mode, direction, training seed, device and so on.
+        restoration_nats: Nats of what the tokens leave out: the spelling of each <UNK>, capital
+            letters and spaces.
+        token_bits_per_character: Bits of the tokens alone / characters of the text.
     """
 
     run: str
@@ -80,6 +86,8 @@ class Compared(Result):
     tokens_per_second: float
     characters_per_second: float
     settings: dict[str, Any]
+    restoration_nats: float = 0.0
+    token_bits_per_character: float | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ def nats_of_lines(
     token_lines = np.cumsum(is_end) - is_end
     if not ends_by_eos:  # An <EOS> after a line end belongs to that line.
         token_lines[1:] -= (ids[1:] == EOS) & is_end[:-1]
-    read = [number for number, line in enumerate(lines) if not records or strip_line_end(line)]
+    read = _lines_read(lines, records)
     num_token_lines = int(token_lines[-1]) + 1 if len(ids) else 0
     if num_token_lines != len(read):
         raise CharlmError(
@@ -235,8 +243,14 @@ def nats_of_lines(
             "tokenizers know the line end"
         )
     nats = np.zeros(len(lines))
-    np.add.at(nats, np.array(read, dtype=np.int64)[token_lines], -log_p)
+    np.add.at(nats, read[token_lines], -log_p)
     return nats
+
+
+def _lines_read(lines: Sequence[str], records: bool) -> Integers:
+    """Return the number of each line that a model reads: in records mode, not of empty ones."""
+    read = [number for number, line in enumerate(lines) if not records or strip_line_end(line)]
+    return np.array(read, dtype=np.int64)
 
 
 def differences(
@@ -317,20 +331,35 @@ def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Sco
     """Score a text and its lines; separators between documents are read as text."""
     tokens = encode_string(trained, text, splits_documents=False)
     require_tokens(tokens.ids)
+    restoration = restoration_of_string(trained, text, splits_documents=False)
+    if restoration.problem:
+        raise CharlmError(
+            f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "
+            "and what that costs is not known; compare runs without it"
+        )
     started = time.perf_counter()
     log_p = of_trained(trained).log_probabilities(tokens.ids)
     seconds = max(time.perf_counter() - started, 1e-9)
     nats = nats_of_lines(
         tokens.ids, log_p, trained.tokenizer, lines, records=trained.writes_records
     )
-    return _Scored(_summarize(trained, text, tokens, log_p, seconds), nats)
+    if len(restoration.nats_of_lines):
+        nats[_lines_read(lines, trained.writes_records)] += restoration.nats_of_lines
+    return _Scored(_summarize(trained, text, tokens, log_p, restoration, seconds), nats)
 
 
 def _summarize(
-    trained: TrainedModel, text: str, tokens: Tokens, log_p: Floats, seconds: float
+    trained: TrainedModel,
+    text: str,
+    tokens: Tokens,
+    log_p: Floats,
+    restoration: Restoration,
+    seconds: float,
 ) -> Compared:
-    nats = -float(log_p.sum())
-    loss_nats = nats / len(log_p)
+    token_nats = -float(log_p.sum())
+    restoration_nats = float(restoration.nats_of_lines.sum())
+    nats = token_nats + restoration_nats
+    loss_nats = token_nats / len(log_p)
     state = trained.origin.state
     return Compared(
         run=str(trained.folder),
@@ -347,4 +376,6 @@ def _summarize(
         tokens_per_second=len(log_p) / seconds,
         characters_per_second=len(text) / seconds,
         settings=provenance(trained) | {"precision": "fp32"},
+        restoration_nats=restoration_nats,
+        token_bits_per_character=token_nats / math.log(2) / len(text),
     )

@@ -2,10 +2,13 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from charlm.data.sources import absolute_names
+from charlm.data.cards import Part
+from charlm.data.listing import absolute_names
+from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows import WARM_UP, windows_to_score
@@ -14,9 +17,17 @@ from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, che
 from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_nats
 from charlm.evaluation.options import AdaptationOptions, ScoringOptions
+from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.evaluation.static_model import StaticModel
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, original_bytes, provenance, text_to_score
+from charlm.trained_model import (
+    TrainedModel,
+    original_bytes,
+    provenance,
+    restoration_to_score,
+    share_in_training,
+    text_to_score,
+)
 from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
 
@@ -30,16 +41,16 @@ class Adapted(Result):
     Attributes:
         loss_nats: Nats per predicted token, <EOS> included.
         perplexity: exp(loss_nats).
-        bits_per_character: Total bits / characters of the original text.
-        bits_per_byte: Total bits / UTF-8 bytes of the original text.
+        bits_per_character: As of `Perplexity`.
+        bits_per_byte: As of `Perplexity`.
         seconds: Time of fitting and scoring.
         settings: Fitted settings, the text they were fitted on, and weights of the interpolation.
     """
 
     loss_nats: float
     perplexity: float
-    bits_per_character: float
-    bits_per_byte: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
     seconds: float
     settings: dict[str, Any]
 
@@ -51,11 +62,15 @@ class Perplexity(Result):
     Attributes:
         loss_nats: Nats per predicted token, <EOS> included.
         perplexity: exp(loss_nats).
-        bits_per_character: Total nats / (ln 2 x characters of the original text), line ends
-            included.
-        bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the original text).
-        accuracy: Fraction of tokens that the model gave the highest probability.
         unknown_share: Fraction of tokens that are <UNK>.
+        bits_per_character: Total nats / (ln 2 x characters of the original text), line ends
+            included. The total includes `restoration_nats`; None if they are None.
+        bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the original text), or None.
+        restoration_nats: Nats of what the tokens leave out: the spelling of each <UNK>, capital
+            letters and spaces; None if they cannot be computed.
+        token_bits_per_character: Bits of the tokens alone / characters of the original text: too
+            small wherever the tokens leave something out.
+        accuracy: Fraction of tokens that the model gave the highest probability.
         unigram_perplexity: Perplexity of the token frequencies of the training text, with one
             added to each count: the score of a model that learned nothing else.
         tokens: Number of predicted tokens; each is predicted once.
@@ -71,10 +86,12 @@ class Perplexity(Result):
 
     loss_nats: float
     perplexity: float
-    bits_per_character: float
-    bits_per_byte: float
-    accuracy: float
     unknown_share: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
+    restoration_nats: float | None = field(default=0.0, kw_only=True)
+    token_bits_per_character: float | None = field(default=None, kw_only=True)
+    accuracy: float
     unigram_perplexity: float
     tokens: int
     characters: int
@@ -93,11 +110,10 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
             option is not defined for this model.
     """
     check_adaptation(trained.model, options.adaptation, trained.mode)
-    if options.baselines:
-        # The text is read twice, but standard input can be read only once, so it is kept.
-        paths = absolute_names([str(path) for path in options.paths])
-        options = replace(options, paths=paths or ())
+    names = [str(path) for path in options.paths]
+    options = replace(options, paths=_readable_again(names))
     tokens, name = text_to_score(trained, options.text, options.paths, options.split)
+    restoration = restoration_to_score(trained, options.text, options.paths, options.split)
     started = time.perf_counter()
     static = _static_model(trained, options)
     result = score_text(static, tokens.ids, streams=options.streams)
@@ -106,18 +122,24 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
     return Perplexity(
         loss_nats=result.loss_nats,
         perplexity=result.perplexity,
-        bits_per_character=result.bits_per(tokens.counts.characters),
-        bits_per_byte=result.bits_per(tokens.counts.bytes),
-        accuracy=result.correct / result.tokens,
         unknown_share=tokens.counts.unknown_share,
+        bits_per_character=restoration.bits_per(tokens.counts.characters, result.nats),
+        bits_per_byte=restoration.bits_per(tokens.counts.bytes, result.nats),
+        restoration_nats=restoration.nats,
+        token_bits_per_character=result.bits_per(tokens.counts.characters),
+        accuracy=result.correct / result.tokens,
         unigram_perplexity=math.exp(unigram_loss),
         tokens=result.tokens,
         characters=tokens.counts.characters,
         bytes=tokens.counts.bytes,
         seconds=seconds,
-        settings=provenance(trained) | {"text": name} | _settings(static, options),
-        adapted=_adapted(trained, static, tokens, options),
-        baselines=_baselines(trained, tokens.ids, options) if options.baselines else None,
+        settings=provenance(trained)
+        | {"text": ", ".join(names) or name}
+        | _settings(static, options)
+        | _temperature_fit(trained, tokens.ids, options)
+        | _records_in_training(trained, options),
+        adapted=_adapted(trained, static, tokens, restoration, options),
+        baselines=_baselines(trained, tokens.ids, restoration, options),
     )
 
 
@@ -149,6 +171,7 @@ def score_adapted(
     *,
     train_ids: Ids,
     valid_ids: Ids,
+    restoration: Restoration = Restoration(),  # noqa: B008  # It is frozen.
 ) -> Adapted:
     """Score a text by a model that adapts.
 
@@ -158,6 +181,7 @@ def score_adapted(
         options: Methods of adaptation.
         train_ids: Training text of the run, (tokens,): gradients and n-grams are counted there.
         valid_ids: Validation text of the run, (tokens,): all settings are fitted there.
+        restoration: Cost of restoring the text from its tokens.
 
     Raises:
         CharlmError: A method is not defined for this model, or a text has no token.
@@ -171,8 +195,8 @@ def score_adapted(
     return Adapted(
         loss_nats=total.loss_nats,
         perplexity=total.perplexity,
-        bits_per_character=total.bits_per(tokens.counts.characters),
-        bits_per_byte=total.bits_per(tokens.counts.bytes),
+        bits_per_character=restoration.bits_per(tokens.counts.characters, total.nats),
+        bits_per_byte=restoration.bits_per(tokens.counts.bytes, total.nats),
         seconds=round(time.perf_counter() - started, 3),
         settings=settings,
     )
@@ -206,6 +230,12 @@ def require_tokens(ids: Ids) -> None:
         raise CorpusError("the text to score has no token; give a text that is not empty")
 
 
+def _readable_again(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of texts of which each can be read several times: standard input is kept."""
+    kept = absolute_names(["-"]) if "-" in names else None
+    return tuple(kept[0] if kept and name == "-" else name for name in names)
+
+
 def _static_model(trained: TrainedModel, options: ScoringOptions) -> StaticModel:
     static = StaticModel(
         trained.model,
@@ -227,17 +257,50 @@ def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
         state = "carried through the whole text"
     else:
         state = f"{options.streams} streams, each warmed up on {WARM_UP} tokens"
-    fitted_on = {"temperature_fitted_on": "valid"} if options.temperature == "fit" else {}
     return {
         "state": state,
         "temperature": round(static.temperature, 4),
-        **fitted_on,
         "precision": options.precision,
     }
 
 
+def _temperature_fit(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> dict[str, Any]:
+    """Return the text that the temperature was fitted on, if it was fitted."""
+    if options.temperature != "fit":
+        return {}
+    return {"temperature_fitted_on": "valid"} | _overlap(trained, ids, ["valid"])
+
+
+def _overlap(trained: TrainedModel, ids: Ids, parts: Sequence[Part]) -> dict[str, Any]:
+    """Return how much of the scored text is in the texts that something was fitted on."""
+    shared = {
+        f"shared_with_{part}": shared_fraction(
+            ids, text_to_score(trained, split=part).tokens.ids, mode=trained.mode
+        )
+        for part in parts
+    }
+    is_same = max(shared.values()) >= SAME_TEXT
+    rounded = {name: round(fraction, 4) for name, fraction in shared.items()}
+    return {"fitted_on_the_scored_text": is_same} | rounded
+
+
+def _records_in_training(trained: TrainedModel, options: ScoringOptions) -> dict[str, float]:
+    """Return the fraction of the scored records that are in the training text, where it is known.
+
+    It is known for the held-out parts of the run's own corpus.
+    """
+    if options.text is not None or options.paths or trained.mode != "records":
+        return {}
+    share = share_in_training(trained, options.split)
+    return {} if share is None else {"records_in_training": round(share, 4)}
+
+
 def _adapted(
-    trained: TrainedModel, static: StaticModel, tokens: Tokens, options: ScoringOptions
+    trained: TrainedModel,
+    static: StaticModel,
+    tokens: Tokens,
+    restoration: Restoration,
+    options: ScoringOptions,
 ) -> Adapted | None:
     if options.adaptation.is_static:
         return None
@@ -247,18 +310,26 @@ def _adapted(
         options.adaptation,
         train_ids=text_to_score(trained, split="train").tokens.ids,
         valid_ids=text_to_score(trained, split="valid").tokens.ids,
+        restoration=restoration,
     )
-    is_own_valid = options.text is None and not options.paths and options.split == "valid"
-    settings = adapted.settings | {"fitted_on_the_scored_text": is_own_valid}
-    return replace(adapted, settings=settings)
+    # Gradients and n-grams are counted on the training text, all settings are fitted on the other.
+    uses_train = options.dynamic or options.mix_ngram is not None
+    parts: list[Part] = ["valid", "train"] if uses_train else ["valid"]
+    return replace(adapted, settings=adapted.settings | _overlap(trained, tokens.ids, parts))
 
 
-def _baselines(trained: TrainedModel, ids: Ids, options: ScoringOptions) -> list[Baseline]:
+def _baselines(
+    trained: TrainedModel, ids: Ids, restoration: Restoration, options: ScoringOptions
+) -> list[Baseline] | None:
+    if not options.baselines:
+        return None
+    train_ids = text_to_score(trained, split="train").tokens.ids
     return score_baselines(
-        text_to_score(trained, split="train").tokens.ids,
+        train_ids,
         ids,
         vocabulary_size=trained.tokenizer.vocabulary_size,
         records=trained.writes_records,
         text_bytes=original_bytes(trained, options.text, options.paths, options.split),
         train_bytes=original_bytes(trained, split="train"),
+        restoration=restoration,
     )

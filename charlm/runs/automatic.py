@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from charlm.config.load import check_config, load_config, override
 from charlm.config.schema import VOCABULARY_SIZES, Config, Level, Mode
@@ -191,8 +191,7 @@ class _Plan:
         return max(1.0, self.passes * text.tokens / (self.batch_size * self.length))
 
 
-@dataclass(frozen=True)
-class ChosenConfig:
+class ChosenConfig(NamedTuple):
     """A chosen configuration.
 
     Attributes:

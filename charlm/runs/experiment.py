@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus
+from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import (
+    StreamOptions,
     Window,
     read_in_direction,
     record_windows,
@@ -78,6 +81,16 @@ class Experiment:
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None
+
+    @cached_property
+    def valid_restoration(self) -> Restoration:
+        """The cost of restoring the validation text from its tokens."""
+        return restoration_of(
+            self.corpus.parts["valid"],
+            self.tokenizer,
+            self.corpus.mode,
+            unknown=self.tokens["valid"].counts.unknown,
+        )
 
 
 @dataclass(frozen=True)
@@ -147,27 +160,30 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     section = experiment.config.training
     ids = experiment.tokens["train"].ids
 
-    def read(ids: Ids) -> Iterator[Window]:
-        if experiment.corpus.mode == "records":
-            return record_windows(
-                ids,
-                batch_size=section.batch_size,
-                window=section.window,
-                seed=section.seed,
-                start=experiment.state.position,
-                shard=experiment.group.shard,
-            )
+    if experiment.corpus.mode == "stream":
         return stream_windows(
             ids,
             batch_size=section.batch_size,
             window=section.window,
             start=experiment.state.position,
-            seed=section.seed,
-            vary=section.vary_window,
-            shuffle=section.partial_shuffle,
+            options=StreamOptions(
+                seed=section.seed,
+                vary=section.vary_window,
+                shuffle=section.partial_shuffle,
+                restart_windows=section.restart_windows,
+                direction=experiment.model.direction,
+            ),
             shard=experiment.group.shard,
         )
 
-    return read_in_direction(
-        experiment.model.direction, ids, mode=experiment.corpus.mode, read=read
-    )
+    def read(ids: Ids) -> Iterator[Window]:
+        return record_windows(
+            ids,
+            batch_size=section.batch_size,
+            window=section.window,
+            seed=section.seed,
+            start=experiment.state.position,
+            shard=experiment.group.shard,
+        )
+
+    return read_in_direction(experiment.model.direction, ids, mode="records", read=read)

@@ -25,6 +25,7 @@ from torch import Tensor
 from charlm.errors import CheckpointError
 from charlm.storage.atomic import atomic_write
 
+RUNS = Path("runs")  # Folder of the run folders, in the current folder.
 CheckpointName = Literal["best", "last"]  # A trained model is loaded from one of these.
 CHECKPOINTS = ("best", "last", "good")
 RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")  # They belong to every checkpoint.

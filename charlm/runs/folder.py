@@ -1,6 +1,7 @@
 """A run folder: create, lock, load, find. Its files are listed in charlm/runs/files.py."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from charlm.config.show import dump
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.runs.checkpoint import remove_checkpoint
-from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, write_file
+from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, RUNS, write_file
 from charlm.runs.verify import (
     MAX_BYTES,
     CorpusFacts,
@@ -48,6 +49,68 @@ def check_new(folder: Path) -> None:
     if (folder / "config.yaml").is_file():
         remedy += f", or continue the run with charlm train --resume {folder}"
     raise CheckpointError(f"{folder}: exists and is not empty; {remedy}")
+
+
+@contextmanager
+def new_folder(given: Path | None, name: str) -> Iterator[Path]:
+    """Return the folder that was given, or create a new one, which is removed if the block fails.
+
+    The new folder is runs/NAME-DATE-TIME. Creating a folder succeeds in one process only. So of
+    several processes that start in the same second, each one has a folder of its own:
+    NAME-DATE-TIME, NAME-DATE-TIME-2, and so on.
+
+    Args:
+        given: Folder that the user has named; None to create one.
+        name: First part of the name of a new folder.
+
+    Raises:
+        CheckpointError: No folder can be created.
+    """
+    if given is not None:
+        yield given
+        return
+    folder = _create_folder(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        yield folder
+    except BaseException:
+        _remove_unused(folder)
+        raise
+
+
+def _create_folder(name: str) -> Path:
+    """Create a folder under `runs/`, with a number behind its name if there is one already."""
+    folder = RUNS / name
+    number = 1
+    try:
+        while not _is_created(folder):
+            number += 1
+            folder = RUNS / f"{name}-{number}"
+    except OSError as error:
+        with suppress(OSError):
+            RUNS.rmdir()  # If it is empty.
+        raise CheckpointError(
+            f"{RUNS.absolute()}: cannot create a run folder here: {error.strerror}; name a folder "
+            "that can be written with --out"
+        ) from None
+    return folder
+
+
+def _is_created(folder: Path) -> bool:
+    """Create a folder; return False if it exists already."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder that contains nothing but a lock file, and `runs/` if it is then empty."""
+    with suppress(OSError):
+        if all(path.name == LOCK for path in folder.iterdir()):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+            RUNS.rmdir()
 
 
 def check_exists(folder: Path) -> None:

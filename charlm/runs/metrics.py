@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.data.spelling import Restoration
 from charlm.data.tokens import Counts
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
@@ -103,16 +104,20 @@ def evaluation_metrics(
         "is_best": is_best,
     }
     if score is not None:
-        metrics |= _score_metrics(score, experiment.tokens["valid"].counts)
+        counts = experiment.tokens["valid"].counts
+        metrics |= _score_metrics(score, counts, experiment.valid_restoration)
     return metrics
 
 
-def _score_metrics(score: Score, counts: Counts) -> dict[str, float]:
+def _score_metrics(
+    score: Score, counts: Counts, restoration: Restoration
+) -> dict[str, float | None]:
     return {
         "loss_nats": score.loss_nats,
         "perplexity": score.perplexity,
-        "bits_per_character": score.bits_per(counts.characters),
-        "bits_per_byte": score.bits_per(counts.bytes),
+        "bits_per_character": restoration.bits_per(counts.characters, score.nats),
+        "bits_per_byte": restoration.bits_per(counts.bytes, score.nats),
+        "unknown_share": counts.unknown_share,
     }
 
 
@@ -153,6 +158,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         with suppress(*PARSE_ERRORS):
             metrics.append(validate_facts(parse_json(line), MetricsFacts))
     return metrics
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl in which the numbers of a mapping have names of their own.
+
+    >>> flat_metrics({"step": 6, "gradient_norms": {"layer_0": 0.5}})
+    {'step': 6, 'gradient_norms/layer_0': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        inner = value if isinstance(value, dict) else None
+        flat |= {name: value} if inner is None else {f"{name}/{key}": inner[key] for key in inner}
+    return flat
 
 
 def _is_within(line: bytes, last_step: int, halvings: int) -> bool:

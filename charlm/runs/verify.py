@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel, named_weights
+from charlm.model.language_model import named_weights
+from charlm.model.uninitialized import model_of_shapes
 from charlm.runs.files import CHECKPOINTS, EVENT_FILES, RESTORE, RUN_FILES, Tensors
 from charlm.storage.tensors import read_tensors
 from charlm.storage.untrusted import (
@@ -180,8 +181,7 @@ def check_weights(
             f"{place}: the weights do not fit config.yaml: {len(weights)} tensors are too few for "
             f"{layers} layers; use the files of one run"
         )
-    with torch.device("meta"):  # Shapes without memory.
-        check_shapes(LanguageModel(section, vocabulary_size), weights, place)
+    check_shapes(model_of_shapes(section, vocabulary_size), weights, place)
     for name, tensor in weights.items():
         if tensor.dtype not in _FLOATS or not all(map(math.isfinite, _extremes(tensor))):
             raise CheckpointError(

@@ -11,8 +11,9 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import FillOptions, Filters
+from charlm.sampling.prompts import joins_spaces, read_prompt
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, encode_prompt
+from charlm.trained_model import TrainedModel
 
 _PROPOSALS = 32  # Sequences that each direction writes into the gap.
 
@@ -59,11 +60,10 @@ def fill(trained: TrainedModel, options: FillOptions) -> list[Fill]:
         )
     before, after = options.pieces
     # A token of these levels includes the space before it, which therefore belongs to the gap.
-    joins_space = trained.config.tokenizer.level in ("word", "bpe") and before.endswith(" ")
-    space = " " if joins_space else ""
+    space = " " if joins_spaces(trained.tokenizer) and before.endswith(" ") else ""
     before = before.removesuffix(space)
     before_ids, after_ids = (
-        encode_prompt(trained, piece, allow_unknown=options.allow_unknown, option="fill")
+        read_prompt(trained, piece, allow_unknown=options.allow_unknown, option="fill").ids
         for piece in (before, after)
     )
     end = [EOS] if trained.writes_records else []

@@ -9,9 +9,10 @@ from charlm.sampling.constraints.copy_limit import CopyLimit
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
 from charlm.sampling.options import SampleOptions
+from charlm.sampling.prompts import Prompt, first_token, read_prompt, refuse_unwritable
 from charlm.sampling.saved_state import GenerationState, state_from_bytes
 from charlm.sampling.text_stream import TextBatch, TextStream
-from charlm.trained_model import TrainedModel, encode_prompt, require_one_direction
+from charlm.trained_model import TrainedModel, require_one_direction
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,21 @@ class Plan:
     Attributes:
         trained: Model that writes.
         options: Options of the call.
-        prompt_ids: Ids of the prompt, in the order of the text.
+        prompt: Prompt as the model reads it.
         state: State that the text continues from, or None.
         automaton: Automaton of the regular expression, or None.
     """
 
     trained: TrainedModel
     options: SampleOptions
-    prompt_ids: list[int]
+    prompt: Prompt
     state: GenerationState | None
     automaton: Automaton | None
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Ids of the prompt, in the order of the text."""
+        return self.prompt.ids
 
     @property
     def first_number(self) -> int:
@@ -65,6 +71,7 @@ class Plan:
                 scored=self.options.scored or self.options.best_of > 1,
             ),
             constraints=[
+                *first_token(trained, self.prompt),
                 *self._banned_text(prompt, len(numbers)),
                 *([] if copy_limit is None else [copy_limit]),
                 *([] if regex is None else [regex]),
@@ -99,6 +106,7 @@ class Plan:
             self.options.stop,
             before=[] if self.state is None else self.state.ids,
             num_shown=0 if self.state is None else self.state.num_shown,
+            pending=self.prompt.pending,
         )
 
 
@@ -121,20 +129,23 @@ def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
         matching=constraints.matching is not None,
         max_copy=constraints.max_copy is not None,
     )
-    prompt_ids = encode_prompt(trained, options.prompt, allow_unknown=options.allow_unknown)
+    allow_unknown = options.allow_unknown
+    prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
+    refuse_unwritable(trained, options.stop, constraints.ban, allow_unknown=allow_unknown)
     automaton = None
     if constraints.matching is not None:
         automaton = build_automaton(
             constraints.matching,
             trained.tokenizer,
             records=trained.writes_records,
-            before=prompt_ids,
+            before=prompt.ids,
+            pending=prompt.pending,
             ban=constraints.ban,
         )
     return Plan(
         trained=trained,
         options=options,
-        prompt_ids=prompt_ids,
+        prompt=prompt,
         state=_initial_state(trained, options),
         automaton=automaton,
     )

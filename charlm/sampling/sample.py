@@ -208,7 +208,7 @@ def _training_index(trained: TrainedModel) -> SuffixIndex:
 
 def _novelty_filter(trained: TrainedModel) -> NoveltyFilter:
     parts = [encode(trained, text).ids for text in training_texts(trained).values()]
-    return NoveltyFilter(parts, records=trained.writes_records)
+    return NoveltyFilter(parts, trained.tokenizer, records=trained.writes_records)
 
 
 def _check_attempts(options: SampleOptions, num_tried: int, num_novel: int) -> None:

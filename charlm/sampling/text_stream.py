@@ -23,6 +23,7 @@ class TextStream:
         *,
         before: Sequence[int] = (),
         num_shown: int = 0,
+        pending: str = "",
     ) -> None:
         """Decode the prompt.
 
@@ -32,6 +33,7 @@ class TextStream:
             stop: Where the text ends.
             before: Ids of the text that is continued.
             num_shown: Number of characters of that text that were shown.
+            pending: End of the prompt that the next token begins with.
         """
         self._decoder = Decoder(tokenizer)
         self._until = stop.until
@@ -41,13 +43,15 @@ class TextStream:
         text = "".join(map(self._decoder.feed, [*before, *prompt]))
         # Characters of the last earlier token that were not shown count as new, unless a prompt
         # follows them.
-        self.text = text if prompt or not before else text[:num_shown]
+        self.text = text + pending if prompt or pending or not before else text[:num_shown]
+        self._pending = pending
         self._max_characters = None if stop.characters is None else len(self.text) + stop.characters
         self._append(text[len(self.text) :])
 
     def feed(self, token: int) -> None:
         """Append the text of a token."""
-        self._append(self._decoder.feed(token))
+        self._append(self._decoder.feed(token).removeprefix(self._pending))
+        self._pending = ""
 
     def flush(self) -> None:
         """Append the bytes of an incomplete character: no token follows."""

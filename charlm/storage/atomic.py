@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag.
 _TEMPORARY_NAME = re.compile(r"\..+\.\w{8}")  # Name that `atomic_write` gives an unfinished file.
 
 
@@ -81,7 +82,7 @@ def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy:
         CharlmError: The file cannot be written.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINK, 0o644)
         with os.fdopen(handle, "ab") as file:
             file.write(f"{line}\n".encode())
             file.flush()
@@ -115,6 +116,8 @@ def link_file(source: Path, target: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder.
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -103,4 +103,5 @@ def _file_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> 
 def _write_process_id(handle: int) -> None:
     with suppress(OSError):  # On a full disk the lock is held without a process id.
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, f"{os.getpid()}\n".encode())

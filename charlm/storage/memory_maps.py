@@ -32,7 +32,7 @@ def release_pages(view: mmap.mmap, start: int, stop: int) -> None:
         stop: Offset after the last byte read.
     """
     first_page = start - start % mmap.PAGESIZE
-    if first_page < stop:
+    if first_page < stop and hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such call.
         view.madvise(mmap.MADV_DONTNEED, first_page, stop - first_page)
 
 

@@ -7,7 +7,9 @@ file has a maximum size: far more than our own files have, and small enough for 
 import errno
 import json
 import os
+import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +17,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 MEGABYTE = 1 << 20
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has no such flag.
 # Longer than any message of ours, and short enough to leave the rest of the terminal readable.
 _MAX_MESSAGE_CHARACTERS = 4_000
 _MAX_YAML_VALUES = 20_000
 _MAX_YAML_CHARACTERS = 10_000
 _MAX_YAML_DIGITS = 100
+_TEXT_TAG, _NULL_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+_INT_TAG, _FLOAT_TAG = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_COMMENT = re.compile(r"[ \t]*(#[^\s\0]+)")  # Without a space after #, as in ###.
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -41,7 +47,7 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
         OSError: The file cannot be read, or is a folder, a pipe or a device.
         ValueError: The file is larger than `max_bytes`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = os.open(path, os.O_RDONLY | _NO_WAIT)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -70,20 +76,30 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, text_keys: Collection[tuple[str, ...]] = ()) -> Any:
     """Return the value of a YAML text of plain values, lists and mappings.
 
     Tags such as `!!python/object` are refused. So are anchors and aliases, with which a short text
-    can stand for an enormous value.
+    can stand for an enormous value; and what YAML reads as something else than it seems to say:
+    repeated keys, `010` (8), `1:30` (90), and `###` as a value (a comment).
+
+    Args:
+        text: The YAML text.
+        text_keys: Keys, each after the keys of the mappings around it, whose values are text. There
+            `no` and `2020` are not converted. All keys are text.
 
     Raises:
         ValueError: The text is not such YAML. The message is one line.
     """
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        loader = _PlainLoader(text)
+        loader.text_keys = text_keys
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         place = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
-        raise ValueError(one_line(f"{error.problem or error.context}{place}")) from None
+        problem = error.problem or error.context or ""
+        problem = _PROBLEMS.get(problem, problem)
+        raise ValueError(one_line(f"{problem}{place}")) from None
     except yaml.YAMLError as error:
         raise ValueError(one_line(" ".join(str(error).split()))) from None
     except RecursionError:
@@ -108,17 +124,25 @@ def one_line(text: str) -> str:
 class _PlainLoader(yaml.SafeLoader):
     """A YAML loader for plain values only: nothing can be run, and no short text becomes huge."""
 
+    text_keys: Collection[tuple[str, ...]] = ()
     num_values = 0
+    keys: tuple[str, ...] = ()  # Keys of the mappings around the current value.
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a value, unless it is tagged, is an anchor or an alias, or is too large."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self.num_values += 1
-        _refuse(self._problem_of(event), event)
+        _refuse(self._problem_of(event), event.start_mark)
+        outer_keys = self.keys
+        if isinstance(index, yaml.ScalarNode):
+            self.keys = (*outer_keys, index.value)
         node = super().compose_node(parent, index)
-        if node is not None and node.tag == "tag:yaml.org,2002:int":
-            is_long = len(node.value) > _MAX_YAML_DIGITS
-            _refuse(f"a number has more than {_MAX_YAML_DIGITS} digits" if is_long else "", event)
+        if isinstance(node, yaml.MappingNode):
+            _refuse_repeated_keys(node)
+        elif isinstance(node, yaml.ScalarNode):
+            is_key = isinstance(parent, yaml.MappingNode) and index is None
+            _check_scalar(node, is_text=is_key or self.keys in self.text_keys)
+        self.keys = outer_keys
         return node
 
     def _problem_of(self, event: Any) -> str:
@@ -131,14 +155,55 @@ class _PlainLoader(yaml.SafeLoader):
         return next(refused, "")
 
 
-def _refuse(problem: str, event: Any) -> None:
+def _refuse(problem: str, mark: Any) -> None:
     if problem:
-        raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        raise yaml.composer.ComposerError(None, None, problem, mark)
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.value in lines:
+            problem = f"the key {key.value} is already on line {lines[key.value]}; keep one of them"
+            _refuse(problem, key.start_mark)
+        lines[key.value if isinstance(key, yaml.ScalarNode) else ""] = line
+
+
+def _check_scalar(node: yaml.ScalarNode, *, is_text: bool) -> None:
+    """Make a scalar text where text is expected; refuse one that is not what it seems to be."""
+    # JSON writes a character above U+FFFF as two halves, each of which YAML reads by itself.
+    node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    if is_text and node.tag != _NULL_TAG:
+        node.tag = _TEXT_TAG
+    _refuse(_problem_of_scalar(node), node.start_mark)
+
+
+def _problem_of_scalar(node: yaml.ScalarNode) -> str:
+    """Return why a scalar is refused; an empty text if it is accepted."""
+    value, mark = node.value.replace("_", ""), node.start_mark
+    remedy = "or put a text in quotes"
+    if node.tag == _INT_TAG and len(value) > _MAX_YAML_DIGITS:
+        return f"a number has more than {_MAX_YAML_DIGITS} digits"
+    if node.tag in (_INT_TAG, _FLOAT_TAG) and ":" in value:
+        decimal = "a decimal number, such as 1.5 for one and a half"
+        return f"{value:.40} is a number in base 60 in YAML; write {decimal}, {remedy}"
+    if node.tag == _INT_TAG and (octal := re.fullmatch(r"([-+]?)0+(\d+)", value)):
+        return f"{value} is an octal number in YAML; write {octal[1]}{octal[2]}, {remedy}"
+    if not value and (comment := _COMMENT.match(mark.buffer or "", mark.pointer)):
+        return (
+            f"{comment[1]:.40} is a comment in YAML, and no value; write null before it, {remedy}"
+        )
+    return ""
 
 
 _REFUSED = {
     "tag": "tags such as !!python/object are not accepted: write the plain value",
     "anchor": "anchors (&) and aliases (*) are not accepted: repeat the value",
+}
+# Messages that replace those of PyYAML.
+_PROBLEMS = {
+    "found character '\\t' that cannot start any token": "a tab is found; use spaces instead",
 }
 # Dates stay strings, so that a text that looks like a date is always accepted.
 _PlainLoader.yaml_implicit_resolvers = {

@@ -111,6 +111,7 @@ class CudaGraphStep:
             targets=batch.targets.clone(),
             tokens=batch.tokens.clone(),
             states=states,
+            restarts=None if batch.restarts is None else batch.restarts.clone(),
             global_batch_size=batch.global_batch_size,
         )
 

@@ -12,8 +12,8 @@ import torch
 
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
-from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import autocast
+from charlm.model.uninitialized import model_of_shapes
 
 # Words of /proc/cpuinfo of processors that multiply bf16 matrices faster than fp32 ones: about five
 # times with AMX tiles, and AMD's AVX-512. Intel's AVX-512 without AMX has the instruction, but
@@ -111,15 +111,22 @@ def fast_math() -> Iterator[None]:
     torch.set_flush_denormal(True)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else before)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    _keep_freed_memory()
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
         torch.set_flush_denormal(False)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory in the process; other C libraries have no such setting."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # TypeError on Windows.
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_size(section: ModelSection, vocabulary_size: int) -> None:
@@ -128,10 +135,11 @@ def check_size(section: ModelSection, vocabulary_size: int) -> None:
     Raises:
         ConfigError: The memory is too small.
     """
-    with torch.device("meta"):  # Shapes without memory.
-        model = LanguageModel(section, vocabulary_size)
+    model = model_of_shapes(section, vocabulary_size)
     weights = sum(tensor.numel() for tensor in model.parameters())
     needed = 4 * weights
+    if not hasattr(os, "sysconf"):  # Windows: no check.
+        return
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise ConfigError(

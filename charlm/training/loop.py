@@ -248,18 +248,23 @@ def _make_batch(
         objective: Objective with the device and the initial states.
         window: The window.
         states: States after the window before.
-        needs_states: Whether the batch must hold the initial states instead of None.
+        needs_states: Whether the batch must hold the initial states and the restarts instead of
+            None.
     """
     device = objective.hardware.device
+    restarts = window.restarts
     if window.resets_state:
         states = None
     if states is None and needs_states:
         states = objective.initial_states(window.inputs.shape[1])
+    if restarts is None and needs_states:
+        restarts = torch.zeros(window.inputs.shape[1], dtype=torch.bool)
     return Batch(
         inputs=window.inputs.to(device, non_blocking=True),
         targets=window.targets.to(device, non_blocking=True),
         tokens=torch.full((), window.tokens, device=device),  # A copy would wait for the device.
         states=states,
+        restarts=None if restarts is None else restarts.to(device, non_blocking=True),
         global_batch_size=window.global_batch_size,
     )
 

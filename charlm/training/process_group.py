@@ -22,6 +22,7 @@ from torch.distributed import GradBucket, PrefixStore, Store, rendezvous  # type
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from charlm.data.tokens import available_cores
 from charlm.data.windows import Shard
 from charlm.errors import GroupError
 from charlm.training.objective import Objective
@@ -287,7 +288,7 @@ def _wait_for_key(store: Store, name: str) -> str:
     return _value(store, name)
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
+def launch(processes: int, arguments: Sequence[str], *, signals: Sequence[str]) -> int:
     """Start charlm in several processes on this machine, as torchrun does.
 
     When one process fails, all of them are started again.
@@ -296,6 +297,10 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         processes: Number of processes.
         arguments: Arguments of charlm: a command that continues where it stopped, such as
             `train --resume RUN`.
+        signals: Names of the signals that are passed on to the processes.
+
+    Returns:
+        The exit status: 0, or 128 plus the number of the signal that was passed on.
 
     Raises:
         GroupError: The processes failed each time.
@@ -304,7 +309,10 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    handled: dict[str, Any] = {}
+    if "signals_to_handle" in LaunchConfig.__dataclass_fields__:  # Not in every version of torch.
+        handled["signals_to_handle"] = ",".join(signals)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -313,6 +321,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=_MAX_RESTARTS,
+        **handled,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "charlm", *arguments)
@@ -322,5 +331,6 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
             f"process {rank} of {processes}: ended with status {failure.exitcode}; its own message "
             "is above"
         ) from None
-    except SignalException:
-        raise KeyboardInterrupt from None
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0

@@ -11,7 +11,7 @@ from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import Shard
 from charlm.model.recurrence import States
 from charlm.training.clipping import Clipping, clip
-from charlm.training.objective import ObjectiveValue
+from charlm.training.objective import Objective, ObjectiveValue
 from charlm.training.process_group import AnyObjective, Group, unsynchronized, unwrap
 
 
@@ -25,6 +25,7 @@ class Batch:
         tokens: Number of targets that are not padding, a scalar.
         states: States before the window; None for the initial states.
         global_batch_size: Number of streams or records in the batches of all processes together.
+        restarts: Columns that have the initial state instead, (columns,); None if there are none.
     """
 
     inputs: Tensor
@@ -32,22 +33,26 @@ class Batch:
     tokens: Tensor
     states: States | None
     global_batch_size: int
+    restarts: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors, always in the same order."""
         states = [tensor for layer in self.states or () for tensor in layer]
-        return [self.inputs, self.targets, self.tokens, *states]
+        restarts = [] if self.restarts is None else [self.restarts]
+        return [self.inputs, self.targets, self.tokens, *restarts, *states]
 
-    def select(self, columns: slice, num_networks: int) -> tuple[Tensor, Tensor, States | None]:
+    def select(self, columns: slice, objective: Objective) -> tuple[Tensor, Tensor, States | None]:
         """Return inputs, targets and states of some columns of each network."""
+        num_networks = objective.num_networks
         states = self.states and tuple(
             tuple(tensor[columns] for tensor in layer) for layer in self.states
         )
-        return (
-            _select_columns(self.inputs, columns, num_networks),
-            _select_columns(self.targets, columns, num_networks),
-            states,
-        )
+        inputs = _select_columns(self.inputs, columns, num_networks)
+        if states and self.restarts is not None:
+            restarts = _select_columns(self.restarts[None], columns, num_networks)[0]
+            initial = objective.initial_states(inputs.shape[1])
+            states = _restarted(states, initial, restarts.chunk(num_networks))
+        return inputs, _select_columns(self.targets, columns, num_networks), states
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def _accumulate(
         part = Shard(number, parts).columns(columns)
         valid = max(min(part.stop, num_valid_columns) - part.start, 0) * num_networks
         with nullcontext() if number == parts - 1 else unsynchronized(objective):
-            value = objective(*batch.select(part, num_networks), batch_size, valid)
+            value = objective(*batch.select(part, unwrap(objective)), batch_size, valid)
             (value.objective * loss_scale).backward()
         values.append(value._replace(objective=value.objective.detach()))
     return values
@@ -137,6 +142,24 @@ def _accumulate(
 def _select_columns(ids: Tensor, columns: slice, num_networks: int) -> Tensor:
     """Return some columns of each network's part of a window, (time, columns)."""
     return torch.cat([part[:, columns] for part in ids.chunk(num_networks, dim=1)], dim=1)
+
+
+def _restarted(states: States, initial: States, restarts: Sequence[Tensor]) -> States:
+    """Return the states, with the initial ones in the columns that restart.
+
+    Args:
+        states: States of all layers, network by network.
+        initial: Initial states in the same order.
+        restarts: Columns of each network that restart, (columns,).
+    """
+    num_layers = len(states) // len(restarts)
+    return tuple(
+        tuple(
+            torch.where(restarts[number // num_layers][:, None], new, old)
+            for new, old in zip(initial[number], layer, strict=True)
+        )
+        for number, layer in enumerate(states)
+    )
 
 
 def _join_columns(parts: Sequence[States]) -> States:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import yaml
 
 from charlm.config.load import check_config
 from charlm.config.schema import BUDGETS
 from charlm.errors import ConfigError, OptionError
+from charlm.storage.untrusted import parse_yaml
 
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 _LOG_FACTOR = 10  # A range with this ratio of its ends is searched on a logarithmic scale.
@@ -120,11 +120,10 @@ def _read_range(low: float, high: float, place: str, check: Callable[[Any], None
 
 def _read_choices(text: str, place: str, check: Callable[[Any], None]) -> Choices:
     try:
-        items = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise OptionError(
-            "search", f"{place}: is neither a range, as in 0..0.5, nor choices, as in 256,512"
-        ) from None
+        items = parse_yaml(f"[{text}]")
+    except ValueError as error:
+        problem = "is neither a range, as in 0..0.5, nor choices, as in 256,512"
+        raise OptionError("search", f"{place}: {problem}: {error}") from None
     # YAML reads 1e-3 as text.
     values = [
         _to_number(item) if isinstance(item, str) and re.fullmatch(_NUMBER, item) else item

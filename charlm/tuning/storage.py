@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from charlm.errors import CharlmError, CheckpointError, OptionError, StorageError
 from charlm.runs.folder import run_lock
 from charlm.storage.untrusted import one_line
+from charlm.version import install_hint
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 HEARTBEAT_SECONDS = 10
@@ -215,7 +216,7 @@ def _create_engine(url: sqlalchemy.URL, options: dict[str, Any]) -> sqlalchemy.E
     except ImportError:
         raise CharlmError(
             "charlm tune: --storage needs psycopg, which is not installed: "
-            "pip install 'charlm[tune-postgresql]'"
+            f"{install_hint('tune-postgresql')}"
         ) from None
 
 

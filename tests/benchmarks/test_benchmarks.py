@@ -28,9 +28,17 @@ def load(name: str) -> ModuleType:
     return module
 
 
-ablation, gpu, measuring, scaling, shakespeare, step, words = map(
-    load, ("ablation", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
+ablation, configs, gpu, measuring, scaling, shakespeare, step, words = map(
+    load, ("ablation", "configs", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
 )
+TINY = [
+    "model.hidden_size=8",
+    "model.embedding_size=8",
+    "model.num_layers=1",
+    "training.batch_size=2",
+    "training.window=8",
+    "training.device=cpu",
+]
 
 
 def ablation_options(task: str, *overrides: str) -> argparse.Namespace:
@@ -48,7 +56,13 @@ def ablation_options(task: str, *overrides: str) -> argparse.Namespace:
 
 def words_options(**options) -> argparse.Namespace:
     """Return what the command line of the comparison by words would return."""
-    defaults = {"train": Path("a.txt"), "valid": Path("b.txt"), "overrides": [], "minutes": 10}
+    defaults = {
+        "train": Path("a.txt"),
+        "valid": Path("b.txt"),
+        "overrides": [],
+        "minutes": 10,
+        "test_share": 0.0,
+    }
     return argparse.Namespace(**defaults | options)
 
 
@@ -190,6 +204,7 @@ def test_time_to_a_loss_is_the_shortest_budget_that_reaches_it():
         for seconds, losses in {3: [2.0, 1.8, 1.7], 6: [1.5, 1.6, 1.9], 12: [1.4, 1.3, 1.2]}.items()
         for loss in losses
     ]
+    rows = [row | {"test_loss_nats": None} for row in rows]
     summary = [shakespeare.summarize(rows, seconds) for seconds in (3, 6, 12)]
     assert [line["median"] for line in summary] == [1.8, 1.6, 1.3]
     budgets = [shakespeare.shortest_budget(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)]
@@ -225,7 +240,7 @@ def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
 def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
     trained = []
 
-    def train_and_score(config):
+    def train_and_score(config, test_share):
         trained.append(config.training)
         return {
             "epochs": 0.6,
@@ -233,6 +248,7 @@ def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
             "steps": 1,
             "tokens_per_second": 1,
             "perplexity": 2.0,
+            "test_perplexity": None,
         }
 
     monkeypatch.setattr(words, "train_and_score", train_and_score)
@@ -246,19 +262,104 @@ def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
 def test_a_compared_run_is_scored_on_the_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat\nthe dog sat\n" * 60, encoding="utf-8")
     (tmp_path / "b.txt").write_text("the dog sat\n" * 4 + "the owl sat\n", encoding="utf-8")
-    small = [
-        "training.batch_size=2",
-        "training.window=8",
-        "model.hidden_size=8",
-        "model.embedding_size=8",
-        "model.num_layers=1",
-        "training.device=cpu",
-    ]
-    options = words_options(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=small)
-    row = words.train_and_score(words.configure("word-language-model", 1, 0.005, options))
+    options = words_options(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=TINY)
+    config = words.configure("word-language-model", 1, 0.005, options)
+    row = words.train_and_score(config, 0.0)
+    assert row["test_perplexity"] is None
     assert row["vocabulary_size"] == 2 + 4
     assert row["unknown_share"] == 1 / 20  # "owl"; each line has four tokens, with <EOS>.
     assert 1 < row["perplexity"] < 1000 and row["epochs"] > 0 and row["steps"] > 0
+
+
+def test_seeds_are_given_with_commas_or_spaces(capsys):
+    parser = argparse.ArgumentParser()
+    measuring.add_seeds(parser, [1])
+    assert parser.parse_args([]).seeds == [1]
+    assert parser.parse_args(["--seeds", "1,2,3"]).seeds == [1, 2, 3]
+    assert parser.parse_args(["--seeds", "4", "5,6"]).seeds == [4, 5, 6]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--seeds", "1..3"])
+    assert "--seeds: must be integers, got '1..3'" in capsys.readouterr().err
+
+
+def test_a_held_out_test_split_was_training_text_and_validation_stays_the_same(tmp_path):
+    lines = [f"line {number}" for number in range(100)]
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    for mode in ("stream", "records"):
+        overrides = [measuring.text_override(path), f"corpus.mode={mode}"]
+        before = parts_of(load_config(None, overrides))
+        config = measuring.hold_out_test(load_config(None, overrides), 0.25, tmp_path)
+        parts = parts_of(config)
+        assert parts["valid"] == before["valid"], mode
+        assert sorted(parts["train"] + parts["test"]) == sorted(before["train"]), mode
+        assert len(parts["test"]) == pytest.approx(len(before["train"]) / 4, abs=1), mode
+        assert measuring.hold_out_test(config, 0.25, tmp_path) is config, mode
+
+
+def parts_of(config) -> dict[str, list[bytes]]:
+    """Return each part of a corpus: its characters, or its records."""
+    parts = measuring.open_corpus(measuring.resolve(config)).parts
+    texts = {part: measuring.text_bytes(text) for part, text in parts.items()}
+    if config.corpus.mode == "records":
+        return {part: text.splitlines() for part, text in texts.items()}
+    return {part: [bytes([byte]) for byte in text] for part, text in texts.items()}
+
+
+def test_results_are_the_median_over_the_seeds_with_their_range():
+    runs = [
+        {
+            "config": "a",
+            "steps": steps,
+            "splits": {
+                split: {
+                    "loss_nats": loss + shift,
+                    "perplexity": 10 * loss,
+                    "bits_per_character": 1.0,
+                    "adapted": None,
+                }
+                for split, shift in (("valid", 0.0), ("test", 1.0))
+            },
+        }
+        for steps, loss in ((1_000, 2.5), (3_000, 1.5), (2_000, 2.0))
+    ]
+    valid, test = configs.summarize(runs)
+    assert valid["steps"] == {"median": 2_000, "lowest": 1_000, "highest": 3_000}
+    assert test["loss_nats"] == {"median": 3.0, "lowest": 2.5, "highest": 3.5}
+    assert configs.format_table([valid, test]).splitlines()[2] == (
+        "| a | valid | 3 | 2,000 (1,000 to 3,000) | 2.0000 (1.5000 to 2.5000) "
+        "| 20.00 (15.00 to 25.00) | 1.000 |"
+    )
+
+
+def test_a_configuration_is_scored_on_a_test_split_that_it_does_not_have(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("the cat sat on the mat\n" * 60, encoding="utf-8")
+    options = argparse.Namespace(
+        overrides=[*TINY, "training.minutes=null", "training.steps=2"],
+        test_share=0.2,
+        dynamic=True,
+        cache=False,
+    )
+    run = configs.measure("shakespeare", str(path), 7, options)
+    assert list(configs.scores_of(run)) == ["valid", "test", "valid, adapted", "test, adapted"]
+    characters = [run["splits"][split]["characters"] for split in ("valid", "test")]
+    assert characters == [138, 249]  # A tenth of 1,380, and a fifth of the rest.
+    assert run["splits"]["test"]["settings"]["training_seed"] == 7
+    assert "seed 7: 2 steps" in configs.format_run({"config": "a", "seed": 7, **run})
+
+
+def test_ratios_compare_runs_with_the_same_seed():
+    rows = [
+        {"config": name, "seed": seed, "perplexity": perplexity, "test_perplexity": None}
+        for name, perplexities in {"first": [100.0, 200.0], "second": [80.0, 100.0]}.items()
+        for seed, perplexity in enumerate(perplexities)
+    ]
+    assert words.summarize(rows, "second", "first")["ratio"] == {
+        "median": pytest.approx(0.65),
+        "lowest": 0.5,
+        "highest": 0.8,
+    }
 
 
 def test_a_ring_of_two_sends_all_bytes_once_in_two_hops():

@@ -23,7 +23,6 @@ import torch
 from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
-from charlm.cli.progress import stop_requests
 from charlm.data import cards
 from charlm.runs.checkpoint import load_checkpoint
 
@@ -99,9 +98,10 @@ def test_results_go_to_stdout_and_everything_else_to_stderr(capfd, text_file):
     assert "validation" in err and "\r" not in err  # No bar where stderr is no terminal.
 
 
-def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file):
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file, columns):
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))
+    termios.tcsetwinsize(theirs, (24, columns))
     process = subprocess.Popen(
         [
             sys.executable,
@@ -127,14 +127,18 @@ def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file):
     os.close(ours)
     assert process.communicate()[0] == b"here\n"
     lines = seen.decode()
-    assert re.search(r"\d+% \|.*loss \d\.\d+, \d\.\d+ bits/character, [\d,]+ tokens/s", lines)
-    samples = [
-        line
-        for line in re.split(r"[\r\n]+", lines)
-        if line.startswith("  ") and line.strip() and "|" not in line
-    ]
-    assert len(samples) == 2  # One per evaluation.
-    assert all(set(sample) <= set(TEXT) for sample in samples)
+    assert re.search(r"\d+% \|.*\| \d\.\d+ bits per character, [\d,]+ tokens/s", lines)
+    # A line of the terminal is what remains of a line after its last carriage return.
+    shown = [line.rpartition("\r")[2] for line in lines.replace("\r\n", "\n").split("\n")]
+    assert all(len(line) <= columns for line in shown)
+    assert shown[0].startswith("text: ")
+    assert any(line.startswith("train: ") for line in shown)  # No bar is before it.
+    _, *evaluations = re.split(r"(?m)^step \d+.*", "\n".join(shown))
+    samples = [re.findall(r"(?m)^  .*", evaluation) for evaluation in evaluations]
+    assert len(samples) == 2 and all(samples)
+    assert all(
+        set(line) <= set(TEXT) for sample in samples for line in sample if "best" not in line
+    )
 
 
 def test_a_run_with_a_spent_budget_states_how_to_continue(capfd, text_file):
@@ -202,6 +206,31 @@ def test_eval_of_a_text_without_a_run_uses_the_newest_run(capfd, trained, text_f
         json.loads(ok(capfd, "eval", "perplexity", text_file, "--json"))["settings"]["run"]
         == "runs/newest"
     )
+
+
+def test_a_run_is_named_as_first_argument_or_with_run_in_every_command(capfd, trained, text_file):
+    text = text_file
+    ok(capfd, "compress", trained, text, "--out", "a.charlm")
+    forms = {
+        "sample": ["--seed", 1, "--length", 9],
+        "inspect": [],
+        "eval perplexity": [text],
+        "eval agreement": ["--sentences", 8],
+        "eval gradients": [text, "--window", 4, "--windows", 2],
+        "eval tokens": [text, "--show", 5],
+        "eval novelty": [text],
+        "eval sentences": [text],
+        "compress": [text, "--out", "-"],
+        "decompress": ["a.charlm", "--out", "-"],
+    }
+    for command, rest in forms.items():
+        first = ok(capfd, *command.split(), trained, *rest)
+        named = ok(capfd, *command.split(), *rest, "--run", trained)
+        assert re.sub(r"seconds.*", "", first) == re.sub(r"seconds.*", "", named), command
+    shutil.copytree(trained, "runs/newest")
+    assert ok(capfd, "decompress", "a.charlm", "--out", "-") == text.read_text(encoding="utf-8")
+    error = refused(capfd, "eval", "perplexity", "missing", "--run", trained)
+    assert "missing" in error  # With --run it can only be a text.
 
 
 def test_eval_can_fit_the_temperature(capfd, trained):
@@ -553,7 +582,7 @@ def test_a_stopped_or_killed_training_resumes_to_the_weights_of_an_uninterrupted
     if how == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 0 and out == b"stopped\n"
+        assert process.returncode == 128 + how and out == b"stopped\n"
         assert b"continue with: charlm train --resume stopped" in err
     assert 10 <= json.loads(Path("stopped/last/state.json").read_text())["step"] < 1000
     ok(capfd, "train", "--resume", "stopped")
@@ -569,19 +598,3 @@ def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained):
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
-
-
-@pytest.mark.parametrize("ignore_second", [False, True])
-def test_the_first_signal_is_a_request_and_a_second_ctrl_c_interrupts(ignore_second):
-    for first in (signal.SIGINT, signal.SIGTERM):
-        with stop_requests(ignore_second=ignore_second) as is_requested:
-            assert not is_requested()
-            signal.raise_signal(first)
-            assert is_requested()
-            signal.raise_signal(signal.SIGTERM)
-            if ignore_second:
-                signal.raise_signal(signal.SIGINT)
-            else:
-                with pytest.raises(KeyboardInterrupt):
-                    signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line(capfd, trained, trained_records):
 
 def test_without_constriction_the_error_names_the_extra(capfd, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
-    assert "pip install 'charlm[eval]'" in refused(capfd, "compress", trained, "my.txt")
+    assert "pip install 'charlm-rnn[eval]'" in refused(capfd, "compress", trained, "my.txt")
 
 
 def test_help_loads_neither_torch_nor_constriction():

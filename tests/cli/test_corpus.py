@@ -103,6 +103,25 @@ def test_stats_of_records_count_each_line_as_a_document(capfd):
     assert found["parts"]["train"]["characters"] == 15  # Line ends belong to the original text.
 
 
+def test_validation_records_that_are_in_the_training_text_are_reported_everywhere(capfd):
+    Path("train.txt").write_text("ann\nbob\ncy\n" * 9, encoding="utf-8")
+    Path("valid.txt").write_text("ann\ndee\neve\nann\n", encoding="utf-8")
+    overrides = ["corpus.mode=records", "corpus.valid_text=valid.txt"]
+    changes = [part for override in overrides for part in ("--set", override)]
+    parts = counted(capfd, "train.txt", *changes)["parts"]
+    assert parts["valid"]["records_in_training"] == 0.5
+    assert parts["train"]["records_in_training"] is None
+    told = ok(capfd, "corpus", "stats", "train.txt", *changes)
+    assert told.splitlines()[-1] == "50.0% of the valid records are in training too"
+    training = ["--set", "model.hidden_size=4", "--steps", 1, "--out", "run"]
+    Path("empty.yaml").touch()
+    arguments = ["train", "--config", "empty.yaml", "--corpus", "train.txt", *changes, *training]
+    assert charlm([*map(str, arguments)]) == 0
+    assert "valid: 50.0% of its records are in the training text too" in capfd.readouterr().err
+    score = json.loads(ok(capfd, "eval", "perplexity", "run", "--json"))
+    assert score["settings"]["records_in_training"] == 0.5
+
+
 def test_stats_count_the_tokens_that_are_unknown_to_the_training_vocabulary(capfd):
     Path("train.txt").write_text("a b a b", encoding="utf-8")
     Path("valid.txt").write_text("a c c", encoding="utf-8")
@@ -158,3 +177,36 @@ def test_an_unreadable_text_is_reported_in_one_line(capfd):
     ):
         for command in ("encode", "stats"):
             assert problem in refused(capfd, "corpus", command, *arguments), arguments
+
+
+def test_a_separator_that_does_not_occur_is_reported(capfd, folder):
+    Path("poems.txt").write_text("one line\n***\nanother\n" * 50, encoding="utf-8")
+    warning = (
+        r"warning: corpus.separator: '\n###\n' does not occur in the text, so nothing is separated; "
+        "correct it, or set it to null\n"
+    )
+    Path("tiny.yaml").write_text("training: {steps: 1}", encoding="utf-8")
+    commands = (
+        ["corpus", "stats", "poems.txt", *WHOLE],
+        ["train", "poems.txt", *SETTINGS, *WHOLE, "--config", "tiny.yaml"],
+    )
+    for command in commands:
+        for separator, is_reported in ((r"\n###\n", True), (r"\n***\n", False), ("null", False)):
+            setting = f"corpus.separator={separator}"
+            assert charlm([*command, "--set", setting, *out_of(command, folder)]) == 0, setting
+            assert (warning in capfd.readouterr().err) == is_reported, (command[0], separator)
+
+
+def out_of(command: list[str], folder: Path) -> list[str]:
+    """Return a new run folder for a training."""
+    is_training = command[0] == "train"
+    return ["--out", str(folder / f"run{len(list(folder.iterdir()))}")] if is_training else []
+
+
+def test_a_parameter_of_a_builder_that_is_not_yaml_is_wrong_usage(capfd):
+    build = ["corpus", "build", "agreement", "--to", "a.txt", "--set"]
+    for value, problem in {
+        "sentences": "must be PARAMETER=VALUE",
+        "sentences=[": "is not YAML",
+    }.items():
+        assert problem in refused(capfd, *build, value, status=2), value

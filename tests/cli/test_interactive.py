@@ -180,6 +180,7 @@ def test_a_wrong_setting_is_refused_and_changes_nothing(trained):
         "nothing 3",
         "length x",
         "length 0",
+        "until Ž",
         "",
     )
     for line in lines:
@@ -195,3 +196,9 @@ def test_a_new_record_begins_when_one_has_ended(trained_records, capfd):
     conversation.take("/t")
     lines = capfd.readouterr().out.splitlines()
     assert lines[:2] == lines[2:] and lines[1].startswith("mu")
+
+
+def test_a_conversation_does_not_begin_with_a_text_to_stop_at_that_is_never_written(trained):
+    options = SampleOptions(stop=StopCondition(20, until=("Ž",)))
+    with pytest.raises(CharlmError, match="never writes 'Ž'"):
+        Conversation(charlm.load(trained).trained, options, raw=False)

@@ -225,6 +225,11 @@ def test_a_prompt_comes_from_a_file_or_standard_input(capfd, trained, monkeypatc
     for option in ("--prompt-file", "--prompt"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The owl")))
         assert ok(capfd, trained, option, "-", "--length", 5).startswith("The owl")
+    Path("p.txt").write_bytes(b"\xef\xbb\xbfThe owl")
+    assert ok(capfd, trained, "--prompt-file", "p.txt", "--length", 5).startswith("The owl")
+    assert ok(capfd, trained, "--prompt", "\ufeffThe", "--length", 5).startswith("The")
+    Path("p.txt").write_bytes(b"")
+    assert ok(capfd, trained, "--prompt-file", "p.txt", "--length", 5)
     Path("p.txt").write_bytes(b"caf\xe9")
     error = refused(capfd, trained, "--prompt-file", "p.txt")
     assert "p.txt: byte 3 of the prompt is not UTF-8" in error

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import TEXT, small_config, train_all
+from runs.trainings import metrics_of
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
@@ -210,3 +211,47 @@ def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
     file.write_bytes(b"")
     refused(capfd, 1, *compare, "--text", file)
     refused(capfd, 1, "tokens", trained, file)
+
+
+def test_unknown_words_are_paid_for_in_bits_per_character(capfd, trained, words, file):
+    file.write_text("Xylophone quartz vexed jumbo fjord gymnast.\n" * 3, encoding="utf-8")
+    score = parsed(capfd, "perplexity", words, file)
+    assert score["unknown_share"] > 0.7
+    bits = math.log(2) * score["characters"]
+    tokens_nats = score["loss_nats"] * score["tokens"]
+    assert score["token_bits_per_character"] == pytest.approx(tokens_nats / bits)
+    total = tokens_nats + score["restoration_nats"]
+    assert score["bits_per_character"] == pytest.approx(total / bits)
+    assert score["restoration_nats"] > 6 * 8 * math.log(2)
+    assert score["perplexity"] == pytest.approx(math.exp(score["loss_nats"]))
+    # The model of words, which reads hardly more than <UNK>, seemed to be better by far.
+    one, other = parsed(capfd, "compare", trained, words, "--text", file)["runs"]
+    assert other["token_bits_per_character"] < one["token_bits_per_character"]
+    assert other["bits_per_character"] == pytest.approx(score["bits_per_character"], rel=0.05)
+
+
+def test_a_text_without_unknown_tokens_has_the_bits_of_its_tokens(capfd, trained):
+    score = parsed(capfd, "perplexity", trained)
+    nats = score["loss_nats"] * score["tokens"]
+    assert score["restoration_nats"] == 0
+    assert score["bits_per_character"] == score["token_bits_per_character"]
+    assert score["bits_per_character"] == pytest.approx(nats / math.log(2) / score["characters"])
+
+
+def test_what_normalization_loses_is_named_and_not_compared(capfd, trained, tmp_path, file):
+    path = tmp_path / "decomposed.txt"
+    path.write_text("Cafe\u0301 au lait. Th\u00e9 au citron.\n" * 60, encoding="utf-8")
+    folder = tmp_path / "run"
+    overrides = ["tokenizer.normalization=nfc", "tokenizer.lowercase=true", "training.steps=2"]
+    train_all(small_config(path, *overrides), folder)
+    score = parsed(capfd, "perplexity", folder)
+    assert score["bits_per_character"] is score["bits_per_byte"] is None
+    assert score["token_bits_per_character"] > 0
+    settings = score["settings"]
+    assert (settings["lowercase"], settings["normalization"]) == (True, "nfc")
+    shown = ok(capfd, "eval", "perplexity", folder)
+    assert "bits_per_character                    -\n" in shown
+    error = refused(capfd, 1, "compare", trained, folder, "--text", path)
+    assert "normalization nfc changes the text" in error
+    (line, *_) = metrics_of(folder)
+    assert line["bits_per_character"] is None and line["unknown_share"] == 0

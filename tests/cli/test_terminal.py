@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -107,7 +108,8 @@ def test_a_pipe_and_a_terminal_with_raw_receive_the_text_unchanged(on_a_terminal
     _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
     _, raw, _ = on_a_terminal(*arguments, "--raw")
     _, shown, _ = on_a_terminal(*arguments)
-    assert controls_in(piped) and raw == piped and shown == terminal.printable(piped) != piped
+    assert controls_in(piped) and raw == piped and shown != piped
+    assert shown.split() == terminal.printable(piped).split()  # Long lines wrap.
 
 
 def test_json_on_a_terminal_is_json_with_the_same_text(on_a_terminal):
@@ -126,6 +128,67 @@ def test_a_message_is_one_line_whatever_name_it_quotes(on_a_terminal, command, n
     err.encode("utf-8", "backslashreplace")
 
 
+def shown_on_a_terminal(text: str, monkeypatch, capsys, *, columns: int, step: int = 1) -> str:
+    """Return what a terminal of a width gets for a text that is written in pieces."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    writer = terminal.TextWriter(raw=False)
+    for start in range(0, len(text), step):
+        writer.write(text[start : start + step])
+    writer.finish()
+    return capsys.readouterr().out
+
+
+TEXTS = {
+    "one two three four": "one two\nthree\nfour",
+    "one two\nthree\n\n  four\n": "one two\nthree\n\n  four\n",
+    "one  twothreefourfive six": "one\ntwothreef\nourfive\nsix",
+    "漢字漢字漢字漢": "漢字漢字\n漢字漢",
+    "e\u0301e\u0301e\u0301 e\u0301e\u0301e\u0301 one": "e\u0301e\u0301e\u0301 e\u0301e\u0301e\u0301\none",
+    "a\x1bb cd": "a\\x1bb cd",
+}
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_long_lines_of_a_text_wrap_at_words_and_its_own_line_ends_stay(monkeypatch, capsys, step):
+    for text, expected in TEXTS.items():
+        shown = shown_on_a_terminal(text, monkeypatch, capsys, columns=9, step=step)
+        assert shown == expected, text
+
+
+def test_a_sample_on_a_terminal_keeps_its_line_ends_and_a_pipe_gets_it_unchanged(
+    on_a_terminal, monkeypatch, trained
+):
+    monkeypatch.setenv("COLUMNS", "20")
+    for options in ([], ["--count", 2], ["--beams", 2]):
+        arguments = ["sample", trained, "--length", 150, *options]
+        arguments += [] if "--beams" in options else ["--seed", 1]
+        _, piped, _ = on_a_terminal(*arguments, is_terminal=False)
+        _, shown, _ = on_a_terminal(*arguments)
+        assert shown != piped and shown.split() == piped.split(), options
+        assert max(map(len, piped.splitlines())) > 20, options
+        assert max(map(len, shown.splitlines())) <= 20, options
+        own_ends = [line.split()[-1:] for line in piped.splitlines()]
+        assert all(last in [line.split()[-1:] for line in shown.splitlines()] for last in own_ends)
+
+
+def test_a_long_message_wraps_at_words_on_a_terminal_only(monkeypatch, capsys):
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((20, 24)))
+    message = "  a message of several words; and a/very/long/path/that/stays"
+    terminal.say(message)
+    assert capsys.readouterr().err == f"{message}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
+    terminal.say(message)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "  a message of",
+        "    several words;",
+        "    and",
+        "    a/very/long/path/that/stays",
+    ]
+
+
 def test_only_the_module_that_escapes_prints():
     places = [
         path for path in Path(terminal.__file__).parent.glob("*.py") if path.name != "terminal.py"
@@ -136,3 +199,20 @@ def test_only_the_module_that_escapes_prints():
             assert not (isinstance(named, ast.Name) and named.id == "print"), (
                 f"{path}:{node.lineno}"
             )
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_line_is_divided_at_words_and_nothing_is_lost(width):
+    words = " ".join(f"word-{number}" for number in range(60))
+    text = f"short line\n{words}\n  {words}\n{'x' * 150}"
+    folded = terminal.fold(text, width)
+    lines = folded.split("\n")
+    assert all(len(line) <= width or line == "x" * 150 for line in lines)
+    assert folded.split() == text.split()
+    assert lines[2].startswith("  word-") and lines[-2].startswith("    word-")
+
+
+def test_a_short_line_and_a_terminal_without_a_width_leave_a_text_as_it_is():
+    text = "  a  b\t c\n\n" + "word " * 40
+    assert terminal.fold(text, 0) == text
+    assert terminal.fold("  a  b\t c\n\n", 80) == "  a  b\t c\n\n"

@@ -5,6 +5,9 @@ choices and flags follow from type and range; wrong texts and paths are in `WRON
 if an option is missing there.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -33,7 +36,16 @@ BESIDE = {
     "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"],
     "tune --resume": [],
     "compress": ["run", "text.txt"],
+    "compress --run": ["text.txt"],
     "decompress": ["small.charlm"],
+    "sample --run": [],
+    "inspect --run": [],
+    "eval perplexity --run": [],
+    "eval agreement --run": [],
+    "eval gradients --run": [],
+    "eval tokens --run": [],
+    "eval novelty --run": [],
+    "eval sentences --run": ["text.txt"],
     "eval sentences": ["run", "text.txt"],
     "eval compare": ["run", "run"],
     "corpus build": ["agreement"],
@@ -107,9 +119,11 @@ WRONG: dict[str, dict[str, int]] = {
     "RUN|PAIRS": {"": 2, "missing": 1},
     "TEXT": {"": 2, "missing": 1, "folder": 1, "empty": 1, TOO_LONG: 1, NOT_UTF8: 1},
     "[RUN] FILE": {"": 2},
-    "decompress FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
+    "decompress [RUN] FILE": {"": 2, "text.txt": 2, "missing.charlm": 1},
     "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
+    "--seeds": {"": 2, "x": 2, "1..": 2, "3..1": 2, "-1": 2, "1,1": 2},
+    "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
 }
 
 
@@ -296,6 +310,16 @@ TOGETHER = {
     "eval agreement run text.txt text.txt": "PAIRS",
     "eval sentences run text.txt text.txt": "FILE",
     "inspect run run": "run",
+    **{
+        f"{command} run --run=run": "--run"
+        for command in (
+            *("sample", "inspect", "eval perplexity", "eval agreement", "eval gradients"),
+            *("eval tokens", "eval novelty", "eval sentences"),
+        )
+    },
+    "compress run text.txt --run=run": "--run",
+    "decompress run small.charlm --run=run": "--run",
+    "decompress run small.charlm small.charlm": "[RUN] FILE",
 }
 
 
@@ -315,3 +339,22 @@ def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(
         for other in others:
             line = refused(["sample", "run", argument(option), argument(other)], 2)
             assert label(options[other]) in line, line
+
+
+def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
+    """The prompt reaches a command as it was typed, and is printed as it was typed."""
+    code = (
+        "import sys; from charlm.cli import main, options; "
+        "main.run = lambda arguments: print(*map(options.some_text, arguments)) or 0; main.main()"
+    )
+    for coding, status in (("utf-8", 0), ("latin-1", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "Café für 日本"[:-2].encode(coding)],
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"},
+        )
+        assert done.returncode == status, done.stderr
+        expected = b"" if status else "Café für \n".encode()
+        assert done.stdout == expected and (b"is not UTF-8: byte 0xe9" in done.stderr) == bool(
+            status
+        )

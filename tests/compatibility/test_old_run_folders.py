@@ -19,6 +19,8 @@ from charlm.cli.main import run as charlm
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 NAMES = ["old_run", "old_records"]
+# What new runs must be told in order to be trained as these folders were.
+EARLIER_RULES = ["--set", "corpus.copies=apart", "--set", "training.restart_windows=0"]
 SCORE_TOLERANCE, METRIC_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4, 1e-3
 
 
@@ -75,7 +77,7 @@ def test_an_old_run_folder_resumes_as_if_it_had_never_stopped(command, name):
     command("train", "--resume", name, "--steps", more_steps)
     command("train", "--resume", "twice", "--steps", (steps + more_steps) // 2)
     command("train", "--resume", "twice", "--steps", more_steps)
-    command(*expected["train"], "--steps", more_steps, "--out", "uninterrupted")
+    command(*expected["train"], *EARLIER_RULES, "--steps", more_steps, "--out", "uninterrupted")
     assert_metrics(Path(name), expected["resumed"]["metrics"])
     assert_same_tensors(Path(name, "last"), Path("twice", "last"), exactly=True)
     for checkpoint in ("best", "last"):
@@ -83,6 +85,17 @@ def test_an_old_run_folder_resumes_as_if_it_had_never_stopped(command, name):
         assert_same_tensors(
             Path(name, checkpoint), Path("uninterrupted", checkpoint), exactly=is_same_machine()
         )
+
+
+def test_an_old_run_folder_keeps_its_split_although_records_are_repeated(command):
+    command(*EXPECTED["old_records"]["train"], "--steps", 1, "--out", "new")
+    old, new = (
+        json.loads(Path(run, "corpus.json").read_text(encoding="utf-8"))["fingerprints"]
+        for run in ("old_records", "new")
+    )
+    assert old != new
+    assert "copies: apart" not in Path("old_records", "config.yaml").read_text(encoding="utf-8")
+    assert "copies: together" in Path("new", "config.yaml").read_text(encoding="utf-8")
 
 
 def assert_metrics(run: Path, expected: list[dict]) -> None:

@@ -295,7 +295,9 @@ def test_a_diverged_model_is_refused():
 
 def test_without_constriction_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
-    with pytest.raises(CharlmError, match=r"needs constriction, .*: pip install 'charlm\[eval\]'$"):
+    with pytest.raises(
+        CharlmError, match=r"needs constriction, .*: pip install 'charlm-rnn\[eval\]'$"
+    ):
         compress(b"the cat", MODEL, CHARACTERS)
 
 

@@ -1,5 +1,6 @@
 """The configuration: defaults, overrides, mistakes, and the printed file."""
 
+import json
 import re
 
 import pytest
@@ -141,19 +142,162 @@ def test_an_override_of_a_value_that_is_not_a_section_is_refused(tmp_path):
         load_config(path, ["model.hidden_size=3"])
 
 
+def test_a_text_field_takes_an_override_as_written():
+    written = [
+        "###",
+        "---",
+        "\n",
+        " ",
+        "~",
+        "a: b",
+        "# x",
+        "%",
+        "no",
+        "2020",
+        "1:30",
+        "Null",
+        "'",
+        "é",
+    ]
+    for key in ("separator", "field"):
+        for text in written:
+            corpus = load_config(None, [f"corpus.{key}={text}"]).corpus
+            assert getattr(corpus, key) == text, (key, text)
+
+
+def test_escapes_and_quotes_in_a_separator():
+    for written, text in {
+        r"\n\n": "\n\n",
+        r"\t|\r|\f|\v": "\t|\r|\f|\v",
+        r"\\n": r"\n",
+        r"\x1e\u2029": "\x1e\u2029",
+        r'"\n%%\n"': "\n%%\n",
+        "'---'": "---",
+        "'null'": "null",
+    }.items():
+        assert load_config(None, [f"corpus.separator={written}"]).corpus.separator == text, written
+    for wrong in (r"a\d", "a\\"):
+        with pytest.raises(
+            OptionError, match=r"^overrides: corpus\.separator: \\.* is not an escape; w"
+        ):
+            load_config(None, [f"corpus.separator={wrong}"])
+
+
+def test_the_word_null_clears_a_text_field(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("corpus: {separator: '##', field: body}", encoding="utf-8")
+    corpus = load_config(path, ["corpus.separator=null", "corpus.field=null"]).corpus
+    assert (corpus.separator, corpus.field) == (None, None)
+
+
+def test_a_path_takes_backslashes_and_yaml_signs_as_written():
+    for name in (r"C:\new\table.txt", "a #1.txt", "*.txt", "@x", "-", "1984", "a: b", "[a.txt"):
+        assert load_config(None, [f"corpus.text={name}"]).corpus.text == (name,), name
+    names = ["😀.txt", "no", "\udce9.txt"]
+    assert list(load_config(None, [f"corpus.text={json.dumps(names)}"]).corpus.text) == names
+
+
+def test_an_override_without_a_value_is_refused():
+    for change in (
+        "training.clipnorm=",
+        "model.cell=",
+        "training.patience=###",
+        "training.seed=---",
+    ):
+        with pytest.raises(OptionError, match="has no value; write null to clear the setting"):
+            load_config(None, [change])
+    for change in ("corpus.separator=", "corpus.text="):
+        with pytest.raises(ConfigError, match="must have at least 1 character, got ''"):
+            load_config(None, [change])
+
+
+def test_text_in_a_file_is_not_converted(tmp_path):
+    path = tmp_path / "file.yaml"
+    text = "{field: no, separator: 1:30, encoding: 1252, text: [1984, 010], test_text: 2020-01-01}"
+    path.write_text(f"corpus: {text}\nmodel: {{cell: elman}}", encoding="utf-8")
+    corpus = load_config(path).corpus
+    assert (corpus.field, corpus.separator, corpus.encoding) == ("no", "1:30", "1252")
+    assert (corpus.text, corpus.test_text) == (("1984", "010"), ("2020-01-01",))
+
+
+def test_a_word_of_yaml_is_quoted_as_it_is_written(tmp_path):
+    assert "model.cell.kind: 'no' is not" in mistakes_of(tmp_path, "model: {cell: no}")
+    assert "or 'none', got 'off'" in mistakes_of(tmp_path, "model: {cell: {kind: gru, reset: off}}")
+    assert "unknown key model.on " in mistakes_of(tmp_path, "model: {on: 3}")
+
+
+# What YAML reads as something else than it seems to say, and the message.
+MISLEADING = {
+    "model:\n  num_layers: 2\n\nmodel:\n  hidden_size: 8": (
+        "the key model is already on line 1; keep one of them (line 4)"
+    ),
+    "training:\n  steps: 5\n  window: 8\n  steps: 9": (
+        "the key steps is already on line 2; keep one of them (line 4)"
+    ),
+    "training:\n  minutes: 1:30": "1:30 is a number in base 60 in YAML; write a decimal number",
+    "training: {minutes: 1:30.5}": "1:30.5 is a number in base 60",
+    "training:\n  seed: 010": "010 is an octal number in YAML; write 10, or put a text in quotes",
+    "training: {seed: 08}": "training.seed: must be a number without leading zeros, got '08'",
+    "model: {hidden_size: [8, 008]}": "must be a number without leading zeros, got [8, '008']",
+    "training: {seed: 0o10}": "training.seed: must be an integer, got '0o10'",
+    "corpus: {where: {zip: 01234}}": "01234 is an octal number in YAML; write 1234, or put a text",
+    "corpus:\n  separator: ###": "### is a comment in YAML, and no value; write null before it",
+    "corpus:\n\tfield: x": "a tab is found; use spaces instead (line 2)",
+    "model: {num_layers: yes}": "model.num_layers: must be a number, got True",
+    "model: {hidden_size: [on, 8]}": "model.hidden_size: must be a number, got [True, 8]",
+    "model: {dropout: off}": "model.dropout: must be a number, got False",
+    "model: {<<: {num_layers: 2}}": "unknown key model.<<",
+}
+
+
+def test_yaml_that_means_something_else_is_refused(tmp_path):
+    for text, problem in MISLEADING.items():
+        assert problem in mistakes_of(tmp_path, text), text
+
+
+def test_an_override_that_means_something_else_is_refused():
+    for change, problem in {
+        "model.cell={kind: gru, kind: lstm}": "the key kind is already on line 1",
+        "training.minutes=1:30": "1:30 is a number in base 60",
+        "training.seed=010": "010 is an octal number in YAML; write 10",
+    }.items():
+        with pytest.raises(OptionError, match=r"^overrides: [^\n]*$") as caught:
+            load_config(None, [change])
+        assert problem in str(caught.value), change
+
+
+def test_an_empty_section_means_its_defaults(tmp_path):
+    path = tmp_path / "file.yaml"
+    for text in ("model:", "corpus:\ntraining: # nothing yet\n", "model:\n  cell:\n", "{}", ""):
+        path.write_text(text, encoding="utf-8")
+        assert load_config(path) == load_config(), text
+        assert load_config(path, ["model.num_layers=2"]).model.num_layers == 2, text
+
+
+def test_an_argument_of_the_posix_locale_is_read_as_utf8(monkeypatch):
+    monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    odd = "é".encode().decode("ascii", "surrogateescape")
+    corpus = load_config(
+        None, [f"corpus.separator={odd}", f"corpus.field={odd}", f"corpus.text={odd}"]
+    ).corpus
+    assert (corpus.separator, corpus.field, corpus.text) == ("é", "é", (odd,))
+    assert load_config(None, [f"corpus.where={{a: {odd}}}"]).corpus.where == {"a": "é"}
+
+
 MISTAKES = {
     "model.hidden_size=1.5": "model.hidden_size: must be an integer, got 1.5",
     "model.hidden_size=[]": "model.hidden_size: must have at least 1 element, got []",
     "model.layer_norm=perhaps": "model.layer_norm: must be true or false, got 'perhaps'",
     "model.vectors=''": "model.vectors: must have at least 1 character, got ''",
-    "model.cell=3": "model.cell: must be a section of keys and values, got 3",
+    "model.cell=3": "model.cell.kind: '3' is not registered",
+    "model.cell=[3]": "model.cell: must be a section of keys and values, got ['3']",
     "training.learning_rate=.nan": "training.learning_rate: must be a finite number, got nan",
     "training.learning_rate=fast": "training.learning_rate: must be a number, got 'fast'",
     "training.device=tpu": "training.device: must match",
     "training.halvings=101": "training.halvings: must be at most 100, got 101",
     "tokenizer.words=whitespace": "tokenizer.words: whitespace needs level: word, got level: char",
     "corpus.valid_share=1": "corpus.valid_share: must be less than 1, got 1",
-    "corpus.encoding=3": "corpus.encoding: must be text, got 3",
+    "corpus.encoding=null": "corpus.encoding: must be text, got None",
     "corpus.where=3": "corpus.where: must be a mapping of keys to values, got 3",
 }
 

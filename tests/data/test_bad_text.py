@@ -89,16 +89,20 @@ INVALID_TEXTS = {
     "latin-1": (
         b"caf\xe9 " * 9,
         {},
-        "byte 3 .0xe9. is not utf-8; pass --set corpus.encoding=latin-1",
+        "byte 3 .0xe9. is not utf-8; it looks like cp1252: pass --set corpus.encoding=cp1252",
     ),
-    "utf-16": (WORDS.encode("utf-16"), {}, "corpus.encoding=utf-16 .*level=byte"),
+    "utf-16": (WORDS.encode("utf-16"), {}, "corpus.encoding=utf-16, .*level=byte"),
     "utf-16 of the other order": (
         codecs.BOM_UTF16_BE + WORDS.encode("utf-16-be"),
         {},
-        "corpus.encoding=utf-16 ",
+        "corpus.encoding=utf-16, ",
     ),
-    "utf-32": (WORDS.encode("utf-32"), {}, "corpus.encoding=utf-32 "),
-    "utf-16 without a mark": (WORDS.encode("utf-16-le"), {}, "NUL .*utf-16-le.*level=byte"),
+    "utf-32": (WORDS.encode("utf-32"), {}, "corpus.encoding=utf-32, "),
+    "utf-16 without a mark": (
+        WORDS.encode("utf-16-le"),
+        {},
+        "NUL .*looks like utf-16-le.*level=byte",
+    ),
     "utf-16 without a mark, as utf-16": (
         WORDS.encode("utf-16-le"),
         {"encoding": "utf-16"},

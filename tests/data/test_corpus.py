@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from reading import opened, resolved
 
 from charlm.config.schema import Corpus as Section
-from charlm.data import sources
+from charlm.data import corpus as corpora
+from charlm.data import encodings, sources
 from charlm.data.builders import BUILDERS
 from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
 from charlm.data.corpus import Corpus, Text, read_text
@@ -204,7 +205,7 @@ def test_a_byte_order_mark_is_removed_from_each_file(tmp_path):
 
 
 def test_a_byte_order_mark_after_the_first_block_is_part_of_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 4)
     assert whole(write(tmp_path / "text.txt", "abcd\ufeffe")) == ["abcd\ufeffe".encode()]
 
 
@@ -215,7 +216,7 @@ def test_a_text_in_another_encoding_is_converted(tmp_path):
 
 
 def test_an_unknown_encoding_is_an_error(tmp_path):
-    message = "Python has no encoding 'utf-99'; try utf-8 or latin-1"
+    message = "Python has no encoding 'utf-99'; try utf-8 or cp1252"
     for name in ("text.txt", "text.txt.gz"):
         path = write(tmp_path / name, gzip.compress(b"some text"))
         with pytest.raises(CorpusError, match=message):
@@ -235,7 +236,7 @@ def test_raw_bytes_are_read_unchanged(tmp_path):
     [
         (
             b"caf\xe9 au lait",
-            r"byte 3 \(0xe9\) is not utf-8; .*corpus\.encoding=latin-1.*tokenizer\.level=byte",
+            r"byte 3 \(0xe9\) is not utf-8; .*corpus\.encoding=cp1252, .*tokenizer\.level=byte",
         ),
         (b"ab\0cd", "has a NUL character, so it is not text; .*tokenizer.level=byte"),
         (b"caf\xc3", r"byte 3 \(0xc3\) is not utf-8"),
@@ -267,7 +268,7 @@ def test_a_character_may_cross_the_boundary_of_two_blocks(tmp_path):
 
 
 def test_the_offset_of_an_invalid_byte_is_right_after_a_block_boundary(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 100)
     for before in (99, 98, 97):
         for broken in (b"\xff", b"\xe6\x97x"):
             data = b"x" * before + "日".encode() + broken
@@ -277,7 +278,7 @@ def test_the_offset_of_an_invalid_byte_is_right_after_a_block_boundary(tmp_path,
 
 
 def test_the_offset_of_a_character_cut_by_a_block_boundary_is_its_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 100)
     data = b"x" * 99 + b"\xe6x"
     with pytest.raises(CorpusError, match=r"byte 99 \(0xe6\) is not utf-8"):
         whole(write(tmp_path / "text.txt", data))
@@ -290,7 +291,7 @@ def test_a_missing_text_is_an_error_of_one_line(tmp_path):
         ("no/*.csv", "no such text"),
         ("empty", "contains no file"),
     ):
-        message = f"{re.escape(name)}: {problem}; charlm corpus list"
+        message = f"{re.escape(name)}: {problem}; correct the path; charlm corpus list"
         with pytest.raises(CorpusError, match=message):
             whole(tmp_path / name)
 
@@ -433,6 +434,58 @@ def test_a_shuffled_split_depends_only_on_its_seed(tmp_path):
     assert first["valid"] != other["valid"]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    records=st.lists(st.text("ab", min_size=1, max_size=3), min_size=2, max_size=60),
+    held_out=shares,
+    seed=st.integers(0, 9),
+)
+def test_all_copies_of_a_record_are_in_one_part(records, held_out, seed, tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("text") / "text.txt", "\n".join(records))
+    fields = {"valid_share": held_out[0], "test_share": held_out[1], "split_seed": seed}
+    section = Section(text=(str(path),), mode="records", **fields)
+    try:
+        corpus = opened(section)
+    except CorpusError:  # Nearly all records are the same one.
+        return
+    parts = {part: contents(text) for part, text in corpus.parts.items()}
+    joined = [record for part in parts.values() for record in part]
+    assert sorted(joined) == sorted(record.encode() for record in records)
+    assert sum(len(set(part)) for part in parts.values()) == len(set(records))
+    assert set(corpus.shares_in_training().values()) <= {0.0}
+
+
+def test_held_out_records_that_are_also_in_training_are_counted(tmp_path):
+    train = write(tmp_path / "train.txt", "anna\nemma\nnoah\n")
+    valid = write(tmp_path / "valid.txt", "anna\nmia\nanna\nleo\n")
+    section = Section(text=(str(train),), valid_text=(str(valid),), mode="records")
+    assert opened(section).shares_in_training() == {"valid": 0.5}
+    stream = section.model_copy(update={"mode": "stream"})
+    assert opened(stream).shares_in_training() == {}
+    whole_split = Section(text=(str(train),), mode="records", test_share=0.3, valid_share=0.3)
+    assert opened(whole_split).shares_in_training() == {"valid": 0.0, "test": 0.0}
+
+
+def test_copies_that_are_kept_apart_are_split_as_earlier_versions_did(tmp_path):
+    records = [f"{number % 7}" for number in range(40)]
+    path = write(tmp_path / "names.txt", "\n".join(records))
+    parts = parts_of(path, mode="records", copies="apart", valid_share=0.25, split_seed=3)
+    order = np.random.default_rng(3).permutation(40)
+    expected = [records[number].encode() for number in sorted(order[:30])]
+    assert parts["train"] == expected
+    section = Section(text=(str(path),), mode="records", copies="apart", valid_share=0.25)
+    assert opened(section).shares_in_training() == {"valid": 1.0}
+
+
+def test_the_frequency_of_a_record_does_not_decide_its_part(tmp_path):
+    records = ["often"] * 30 + [str(number) for number in range(70)]
+    path = write(tmp_path / "names.txt", "\n".join(records))
+    for seed in range(4):
+        parts = parts_of(path, mode="records", valid_share=0.2, test_share=0.1, split_seed=seed)
+        for part, size in {"train": 70, "valid": 20, "test": 10}.items():
+            assert abs(len(parts[part]) - size) <= 30, (seed, part)
+
+
 def test_a_shuffled_part_is_in_reading_order(tmp_path):
     path = write(tmp_path / "names.txt", "\n".join(map(str, range(200))))
     for part in parts_of(path, mode="records", test_share=0.2).values():
@@ -532,6 +585,17 @@ def test_joined_slices_are_the_text(files, size, separator, mode, valid_share, t
     assert ends == (whole_ends[:-1] if text.is_cut else whole_ends)
 
 
+def test_making_slices_measures_each_file_once(tmp_path):
+    num_files = 40
+    for number in range(num_files):
+        write(tmp_path / "texts" / f"{number}.txt", "a short text\n")
+    text = opened(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
+    with patch("charlm.data.corpus._num_bytes", side_effect=corpora._num_bytes) as measure:
+        slices = text.slices(10_000)
+    assert len(slices) == 1
+    assert measure.call_count == num_files
+
+
 def test_an_added_file_changes_no_other_slice(tmp_path):
     def prints() -> list[str]:
         text = opened(Section(text=(str(tmp_path / "texts"),), valid_share=0.0)).parts["train"]
@@ -563,7 +627,7 @@ def test_a_plain_file_is_read_in_place_and_a_compressed_one_is_converted_once(
     section = Section(text=(str(path), str(packed)), valid_share=0.0)
     text = opened(section).parts["train"]
     assert text.files[0].path == path and text.files[1].path.parent == own_cache / "texts"
-    with patch.object(sources, "_utf8_blocks", side_effect=AssertionError("read again")):
+    with patch.object(sources, "utf8_blocks", side_effect=AssertionError("read again")):
         assert opened(section).parts["train"].fingerprint == text.fingerprint
     write(packed, gzip.compress(b"another story"))
     assert contents(opened(section).parts["train"])[1] == b"another story"

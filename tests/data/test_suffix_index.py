@@ -95,6 +95,6 @@ def test_the_error_of_a_missing_library_has_the_command_that_installs_it(monkeyp
 
     monkeypatch.setattr(builtins, "__import__", no_library)
     with pytest.raises(
-        CharlmError, match=r"pydivsufsort, which is not installed: pip install 'charlm\[eval\]'"
+        CharlmError, match=r"pydivsufsort, which is not installed: pip install 'charlm-rnn\[eval\]'"
     ):
         SuffixIndex(b"text")

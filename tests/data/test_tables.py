@@ -1,9 +1,14 @@
-"""Documents from JSON lines, Parquet and compressed files, and the errors about bad files."""
+"""Documents from tables and compressed files, and the errors about bad files."""
 
+import bz2
+import csv
 import gzip
+import io
 import json
+import lzma
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -21,6 +26,9 @@ ROWS = [
 ]
 
 
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
@@ -32,7 +40,7 @@ def write_compressed(path: Path, data: bytes) -> Path:
         with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
             file.write(data)
     else:
-        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        path.write_bytes(COMPRESS.get(path.suffix, bytes)(data))
     return path
 
 
@@ -40,7 +48,22 @@ def write_table(path: Path) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
         return path
-    return write_compressed(path, "\n".join(json.dumps(row) for row in ROWS).encode())
+    suffix = path.suffixes[0]
+    text = "\n".join(json.dumps(row) for row in ROWS)
+    if suffix == ".json":
+        text = json.dumps(ROWS, indent=1)
+    if suffix in (".csv", ".tsv"):
+        text = as_csv(delimiter="," if suffix == ".csv" else "\t")
+    return write_compressed(path, text.encode())
+
+
+def as_csv(**options: Any) -> str:
+    """Return the rows as CSV, with a line end inside of a cell."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(ROWS[0]), **options)
+    table.writeheader()
+    table.writerows(ROWS)
+    return text.getvalue()
 
 
 def documents(path: Path, **fields: object) -> list[str]:
@@ -51,7 +74,13 @@ def documents(path: Path, **fields: object) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.ndjson", "a.json", "a.csv"),
+        *("a.tsv", "a.csv.gz", "a.json.bz2", "a.ndjson.xz", "a.JSONL"),
+    ],
+)
 def test_every_row_is_a_document(name, tmp_path):
     path = write_table(tmp_path / name)
     assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"]
@@ -64,10 +93,80 @@ def test_every_row_is_a_document(name, tmp_path):
     assert documents(path, separator=", ") == ["One,\ntwo.", "Eins", "zwei.", "日本語 🚀"]
 
 
-def test_a_text_compressed_with_zstandard_is_read(tmp_path):
-    assert documents(write_compressed(tmp_path / "a.txt.zst", b"Ein Text." * 400_000)) == [
-        "Ein Text." * 400_000
-    ]
+def test_a_compressed_text_is_read_by_its_name_or_by_its_first_bytes(tmp_path):
+    for suffix in (".zst", ".gz", ".bz2", ".xz"):
+        path = write_compressed(tmp_path / f"a.txt{suffix}", b"Ein Text." * 400_000)
+        assert documents(path) == ["Ein Text." * 400_000], suffix
+        assert documents(path.rename(tmp_path / "no_suffix")) == ["Ein Text." * 400_000], suffix
+
+
+def test_csv_may_use_semicolons_and_any_line_end(tmp_path):
+    for line_end in ("\r", "\n", "\r\n"):
+        text = as_csv(delimiter=";", lineterminator=line_end, quoting=csv.QUOTE_ALL)
+        path = write_compressed(tmp_path / "a.csv", text.encode("utf-8-sig"))
+        assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"], line_end
+
+
+def test_the_encoding_applies_to_tables_of_text(tmp_path):
+    for name, text in (
+        ("a.csv", "text\nnaïve café\n"),
+        ("a.jsonl", json.dumps({"text": "naïve café"}, ensure_ascii=False)),
+        ("a.json", json.dumps([{"text": "naïve café"}], ensure_ascii=False)),
+    ):
+        for encoding in ("cp1252", "utf-16"):
+            path = write_compressed(tmp_path / name, text.encode(encoding))
+            assert documents(path, encoding=encoding) == ["naïve café"], (name, encoding)
+
+
+def test_a_long_object_of_a_json_file_is_read_over_several_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("charlm.data.tables.BLOCK_BYTES", 5)
+    for text in (json.dumps(ROWS), "\n".join(map(json.dumps, ROWS))):
+        path = write_compressed(tmp_path / "a.json", text.encode())
+        assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"]
+
+
+def test_a_row_whose_text_is_null_is_skipped(tmp_path):
+    path = write_compressed(tmp_path / "a.jsonl", b'{"text": null}\n{"text": "a text"}\n')
+    assert documents(path) == ["a text"]
+    path = write_compressed(tmp_path / "b.jsonl", b'{"text": null}\n')
+    with pytest.raises(CorpusError, match=r"contains no document; .*'text' is null in every row"):
+        documents(path)
+
+
+def test_a_value_that_yaml_reads_as_no_text_matches_a_field_of_text(tmp_path):
+    path = write_compressed(
+        tmp_path / "a.csv", b"text,language,year,note\nhei,no,2020,\nhello,en,2021,x\n"
+    )
+    for where in ({"language": False}, {"year": 2020}, {"note": None}, {"year": "2020"}):
+        assert documents(path, where=where) == ["hei"], where
+    with pytest.raises(
+        CorpusError,
+        match=r"contains no document; corpus.where skips rows: language is 'no', 'en', not True",
+    ):
+        documents(path, where={"language": True})
+
+
+def test_a_setting_without_effect_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("a text", encoding="utf-8")
+    table = write_table(tmp_path / "b.parquet")
+    for name, fields in (
+        ("field", {"field": "text"}),
+        ("where", {"where": {"language": "en"}}),
+        ("encoding", {"encoding": "cp1252"}),
+    ):
+        with pytest.raises(CorpusError, match=rf"^corpus\.{name}: has no effect, .*; remove it$"):
+            documents(table if name == "encoding" else path, **fields)
+    with pytest.raises(CorpusError, match=r"^corpus\.encoding: has no effect"):
+        opened(Section(text=(str(path),), encoding="cp1252"), raw=True)
+    mixed = Section(text=(str(path),), valid_text=(str(table),), field="text")
+    assert set(opened(mixed).parts) == {"train", "valid"}
+
+
+def test_rules_1_read_other_tables_and_compressed_files_as_earlier_versions_did(tmp_path):
+    text = as_csv()
+    path = write_compressed(tmp_path / "a.csv", text.encode())
+    assert documents(path, rules=1, field="id") == [text]
 
 
 def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
@@ -92,10 +191,10 @@ def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
         ),
         (
             b'{"body": "a"}',
-            r"line 1: field 'text' must be text, got NoneType \(the fields are body\); ",
+            r"line 1: field 'text' must be text, got nothing \(the fields are body\); ",
         ),
         (b'{"text": "a\\u0000"}', "document 1 has a NUL character"),
-        (b"\xff", "line 1 is not JSON: "),
+        (b"\xff", r"byte 0 \(0xff\) is not utf-8; "),
         (b"[" * 100_000, "line 1 is not JSON: "),
         (b"\n", "contains no document; "),
     ],
@@ -106,7 +205,29 @@ def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
         documents(path)
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.txt.zst", "a.jsonl.zst"])
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("a.csv", b'text,n\n"a,1\n', "line 2 is not CSV: "),
+        ("a.csv", b"text,n\na, b,1\n", "line 2: has 3 cells, but the first line names 2 fields; "),
+        ("a.csv", b"a,b\n1,2\n", r"line 2: field 'text' .* got nothing \(the fields are a, b\); "),
+        ("a.json", b'[{"text": "a"}, 3]', "item 2 must be a JSON object, got int; "),
+        ("a.json", b'[{"text": "a"}, {"te', "item 2 is not JSON: "),
+        ("a.json", b"no JSON", "item 1 is not JSON: "),
+        ("a.json", b'{"data": []}', r"item 1: field 'text' .* \(the fields are data\); "),
+        ("a.csv", b"", "contains no document; "),
+        ("a.json", b"[]", "contains no document; the table is empty"),
+    ],
+)
+def test_a_bad_table_is_an_error_of_one_line(name, data, problem, tmp_path):
+    path = write_compressed(tmp_path / name, data)
+    with pytest.raises(CorpusError, match=rf"^{path}: {problem}[^\n]*$"):
+        documents(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.parquet", "a.txt.zst", "a.jsonl.zst", "a.csv.gz", "a.bz2", "a.txt.xz"]
+)
 def test_a_damaged_file_is_an_error_of_one_line(name, tmp_path):
     path = tmp_path / name
     for data in (b"", b"no such thing", b"PAR1" * 9, b"(\xb5/\xfd" + b"x" * 40):
@@ -139,6 +260,7 @@ def test_the_error_of_a_missing_library_has_the_command_that_installs_it(tmp_pat
     path = write_table(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        CorpusError, match=r"a\.parquet: needs pyarrow, which.*: pip install 'charlm\[corpora\]'$"
+        CorpusError,
+        match=r"a\.parquet: needs pyarrow, which.*: pip install 'charlm-rnn\[corpora\]'$",
     ):
         documents(path)

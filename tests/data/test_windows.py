@@ -4,6 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from charlm.data.tokenizer import EOS
 from charlm.data.windows import (
     PADDING,
     Position,
+    StreamOptions,
     Window,
     record_spans,
     record_windows,
@@ -42,6 +44,7 @@ def are_equal(first: Window, second: Window) -> bool:
         and first.targets.tolist() == second.targets.tolist()
         and (first.resets_state, first.next, first.epochs)
         == (second.resets_state, second.next, second.epochs)
+        and str(first.restarts) == str(second.restarts)
     )
 
 
@@ -314,7 +317,16 @@ def test_a_text_without_records_has_no_scoring_windows():
 def drawn(count: int, **options: object) -> list[Window]:
     """Return the windows of more than three epochs."""
     return list(
-        islice(stream_windows(numbered(count), batch_size=3, window=16, start=START, **options), 60)
+        islice(
+            stream_windows(
+                numbered(count),
+                batch_size=3,
+                window=16,
+                start=START,
+                options=StreamOptions(**options),
+            ),
+            60,
+        )
     )
 
 
@@ -331,7 +343,14 @@ def test_varied_windows_have_few_lengths_and_mostly_the_configured_one():
     lengths = [
         len(window.targets)
         for window in islice(
-            stream_windows(numbered(60_000), batch_size=1, window=64, start=START, vary=True), 1500
+            stream_windows(
+                numbered(60_000),
+                batch_size=1,
+                window=64,
+                start=START,
+                options=StreamOptions(vary=True),
+            ),
+            1500,
         )
     ]
     assert {length % 8 for length in lengths} == {0}
@@ -343,7 +362,12 @@ def test_varied_windows_have_few_lengths_and_mostly_the_configured_one():
 
 def test_a_text_of_one_window_has_one_varied_window():
     windows = list(
-        islice(stream_windows(numbered(16), batch_size=1, window=16, start=START, vary=True), 3)
+        islice(
+            stream_windows(
+                numbered(16), batch_size=1, window=16, start=START, options=StreamOptions(vary=True)
+            ),
+            3,
+        )
     )
     assert [(len(window.targets), window.resets_state) for window in windows] == [(16, True)] * 3
 
@@ -371,7 +395,13 @@ def test_varied_and_shuffled_windows_resume_from_any_position():
         windows = drawn(900, **options)
         for at in (0, 7, 21, 40):
             start = windows[at].next
-            resumed = stream_windows(numbered(900), batch_size=3, window=16, start=start, **options)
+            resumed = stream_windows(
+                numbered(900),
+                batch_size=3,
+                window=16,
+                start=start,
+                options=StreamOptions(**options),
+            )
             expected = windows[at + 1 : at + 16]
             pairs = zip(islice(resumed, 15), expected, strict=True)
             assert all(are_equal(*pair) for pair in pairs), options
@@ -398,3 +428,122 @@ def test_a_position_after_the_end_of_its_epoch_is_its_last_window():
         last, following = islice(windows, 2)
         assert last.next == Position(4, 0)
         assert following.next == Position(4, 1)
+
+
+# Restarts at starts of documents
+
+
+def document_ids(lengths: list[int]) -> np.ndarray:
+    """Return documents of these lengths; ids are distinct except for the <EOS> after each."""
+    ids = numbered(sum(lengths)).astype(np.int64)
+    ids[np.cumsum(lengths) - 1] = EOS
+    return ids
+
+
+def restarting(ids: np.ndarray, count: int, *, start: Position = START, **options) -> list[Window]:
+    options = StreamOptions(**{"restart_windows": 2, **options})
+    windows = stream_windows(ids, batch_size=3, window=8, start=start, options=options)
+    return list(islice(windows, count))
+
+
+def test_a_stream_restarts_with_the_last_document_that_starts_in_a_window():
+    ids = np.array([2, 3, 4, 5, EOS, 6, EOS, 7, 8, EOS, 9, 10, 11, 12, EOS, 13, 14, 15, 16])
+    windows = stream_windows(
+        ids, batch_size=1, window=4, start=START, options=StreamOptions(restart_windows=1)
+    )
+    read = epoch_of(list(islice(windows, 12)))
+    assert [window.targets[:, 0].tolist() for window in read] == [
+        [2, 3, 4, 5],
+        [EOS, 6, EOS, PADDING],
+        [7, 8, EOS, 9],
+        [10, 11, 12, EOS],
+        [13, 14, 15, 16],
+    ]
+    assert [window.inputs[0, 0].tolist() for window in read] == [EOS, 5, EOS, 9, EOS]
+    assert [window.restarts is not None for window in read] == [False, False, True, False, True]
+    assert [window.resets_state for window in read] == [True, False, False, False, False]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=4, max_size=40),
+    gap=st.integers(1, 4),
+    seed=st.integers(0, 9),
+    vary=st.booleans(),
+    shuffle=st.booleans(),
+)
+def test_restarting_streams_read_each_token_at_most_once(lengths, gap, seed, vary, shuffle):
+    ids = document_ids(lengths)
+    if len(ids) < 3 * 8:
+        return
+    options = {"restart_windows": gap, "seed": seed, "vary": vary, "shuffle": shuffle}
+    windows = epoch_of(restarting(ids, 400, **options))
+    length = len(ids) // 3
+    after_eos = {EOS, *ids[1:][ids[:-1] == EOS].tolist()}
+    read = np.concatenate([window.targets.numpy() for window in windows])
+    for column in range(3):
+        stream = read[:, column]
+        tokens = stream[stream != PADDING]
+        whole = ids[column * length : (column + 1) * length]
+        begin = int(np.flatnonzero(np.roll(whole, 0) == tokens[0])[0]) if tokens[0] != EOS else None
+        if begin is not None and not shuffle:
+            assert begin == 0
+            assert tokens.tolist() == whole[: len(tokens)].tolist()  # In order, without a gap.
+        values, counts = np.unique(tokens[tokens != EOS], return_counts=True)
+        assert (counts == 1).all() and set(values.tolist()) <= set(whole.tolist())
+        assert (tokens == EOS).sum() <= (whole == EOS).sum()
+        assert len(tokens) > length - 2 * 8  # Windows of varying length have at most 2 x 8 tokens.
+    restarts = [window for window in windows if window.restarts is not None]
+    for window in restarts:
+        assert (window.inputs[0][window.restarts] == EOS).all()
+        assert set(window.targets[0][window.restarts].tolist()) <= after_eos
+    since = np.full(3, gap)
+    for window in windows[1:]:
+        since += 1
+        if window.restarts is not None:
+            assert (since[window.restarts.numpy()] > gap).all()
+            since[window.restarts.numpy()] = 0
+
+
+def test_restarting_streams_resume_from_any_position_and_differ_from_epoch_to_epoch():
+    ids = document_ids([11, 5, 30, 2, 2, 17, 40, 9, 1, 23] * 4)
+    for options in ({}, {"vary": True, "shuffle": True}, {"direction": "both"}):
+        windows = restarting(ids, 90, **options)
+        for at in (0, 5, 19, 40, 77):
+            resumed = restarting(ids, 12, start=windows[at].next, **options)
+            for window, expected in zip(resumed, windows[at + 1 : at + 13], strict=False):
+                assert are_equal(window, expected), (options, at)
+        per_epoch = len(epoch_of(windows))
+        first, second = windows[:per_epoch], windows[per_epoch : 2 * per_epoch]
+        assert not all(are_equal(*pair) for pair in zip(first, second, strict=True))
+
+
+def test_both_directions_restart_side_by_side():
+    ids = document_ids([11, 5, 30, 2, 2, 17, 40, 9, 1, 23] * 4)
+    windows = epoch_of(restarting(ids, 90, direction="both"))
+    assert {window.inputs.shape[1] for window in windows} == {6}
+    restarts = torch.stack([w.restarts for w in windows if w.restarts is not None])
+    assert restarts[:, :3].any() and restarts[:, 3:].any()
+    targets = torch.cat([window.targets for window in windows])
+    for half in targets.chunk(2, dim=1):
+        assert (half != PADDING).sum() > len(ids) - 3 * 8 - 3
+    backward = epoch_of(restarting(ids, 90, direction="backward"))
+    for window, both in zip(backward, windows, strict=False):
+        assert window.targets.tolist() == both.targets[:, 3:].tolist()
+
+
+def test_a_text_of_one_document_is_read_as_without_restarts():
+    ids = document_ids([300])
+    for options in ({}, {"vary": True, "shuffle": True}):
+        with_restarts = restarting(ids, 40, **options)
+        without = restarting(ids, 40, restart_windows=0, **options)
+        assert all(are_equal(*pair) for pair in zip(with_restarts, without, strict=True)), options
+        assert all(window.restarts is None for window in with_restarts)
+
+
+def test_restarts_pad_less_than_half_a_window_in_each_segment_of_short_documents():
+    ids = document_ids([5] * 400)
+    windows = epoch_of(restarting(ids, 400, restart_windows=3))
+    padded = sum(int((window.targets == PADDING).sum()) for window in windows[:-2])
+    assert 0 < padded < 0.1 * len(ids)
+    assert sum(int(w.restarts.sum()) for w in windows if w.restarts is not None) > 3 * 15

@@ -123,4 +123,4 @@ def test_a_text_without_tokens_is_refused():
 def test_a_baseline_becomes_json_with_all_its_fields():
     data = json.loads(json.dumps([baseline.to_json() for baseline in baselines_of_text().values()]))
     names = {"name", "loss_nats", "perplexity", "bits_per_character", "bits_per_byte"}
-    assert set(data[0]) == names
+    assert set(data[0]) == names | {"fitted_on_the_scored_text"}

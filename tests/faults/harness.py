@@ -4,7 +4,7 @@
 
 Each training runs the command line in a fork of this process, which has already imported
 everything. A fork is killed by SIGKILL before a call that writes files, with half of a write done;
-or at any instant; or it is asked to stop by SIGTERM or SIGINT, once or twice. Then the checkpoints
+or at any instant; or it is asked to stop by SIGTERM, SIGHUP or SIGINT, once or twice. Then the checkpoints
 are read, and another fork resumes the training.
 """
 
@@ -46,6 +46,7 @@ SETTINGS = [
 ]
 SIGNALS = {
     "SIGTERM": [signal.SIGTERM],
+    "SIGHUP": [signal.SIGHUP],
     "SIGINT": [signal.SIGINT],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
 }
@@ -91,7 +92,7 @@ class Training:
 
     def start(self, *, die_at_call: int | None = None, count: Path | None = None) -> int:
         """Begin or resume the training in a fork; return its process id."""
-        blocked = {signal.SIGINT, signal.SIGTERM}
+        blocked = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         process = os.fork()
         if process:
@@ -174,8 +175,10 @@ def disturb(training: Training, way: str, reference: Reference, draw: random.Ran
         os.kill(process, number)
         time.sleep(draw.uniform(0, reference.seconds / 20))
     status = os.waitpid(process, 0)[1]
-    has_stopped = os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, 130)
-    if status not in (signal.SIGKILL, signal.SIGTERM) and not has_stopped:
+    signals = {number for numbers in SIGNALS.values() for number in numbers}
+    stopped = {0, *(128 + number for number in signals)}
+    has_stopped = os.WIFEXITED(status) and os.WEXITSTATUS(status) in stopped
+    if status not in (signal.SIGKILL, *signals) and not has_stopped:
         raise SystemExit(f"{name}: status {status}: {training.log()}")
     return None if training.is_over() else f"by {name}"
 

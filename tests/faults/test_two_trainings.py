@@ -5,17 +5,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
-from conftest import small_config, train_all
+from conftest import SMALL, small_config, train_all
 from faults.injection import fail
 
-from charlm.errors import CheckpointError
+import charlm
+from charlm.cli import main as command_line
+from charlm.errors import CheckpointError, CorpusError
 from charlm.runs import prepare, session
+from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Evaluated
 from charlm.runs.folder import check_new
 from charlm.storage.locks import ProcessLock
 
+SETTINGS = [part for setting in (*SMALL, "training.steps=4") for part in ("--set", setting)]
 HOLD_LOCK = """
 import pathlib, sys, time
 from charlm.errors import CheckpointError
@@ -60,6 +65,62 @@ def test_of_two_trainings_that_begin_in_one_folder_the_second_is_refused(
     first.lock.release()
     with pytest.raises(CheckpointError, match="not empty; give another --out, or continue the run"):
         prepare.begin(config, tmp_path / "run")
+
+
+def test_eight_trainings_that_start_in_one_second_train_in_eight_folders(
+    text_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-120000")
+    (tmp_path / "my.yaml").touch()
+    arguments = ["train", str(text_file), "--config", "my.yaml", *SETTINGS]
+    processes = [in_a_fork(lambda: command_line.run(arguments)) for _ in range(8)]
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 8
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {f"my-20260101-120000{number}" for number in ("", *range(-2, -9, -1))}
+    for name in names:
+        assert load_checkpoint(tmp_path / "runs" / name / "best").state["step"] == 4, name
+
+
+def in_a_fork(call: Callable[[], int]) -> int:
+    """Call a function in a fork of this process, without its output; return the process id."""
+    process = os.fork()
+    if process == 0:
+        status = 99
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            status = call()
+        finally:
+            os._exit(status)
+    return process
+
+
+def test_python_and_tune_take_the_next_number_too(text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-120000")
+    (tmp_path / "runs" / "run-20260101-120000").mkdir(parents=True)
+    assert charlm.train(small_config(text_file)).folder.name == "run-20260101-120000-2"
+    (tmp_path / "runs" / "tune-text-20260101-120000").mkdir()
+    options = ["--search", "training.learning_rate=1e-3,1e-2", "--trials", "1"]
+    assert command_line.run(["tune", str(text_file), *SETTINGS, *options]) == 0
+    assert (tmp_path / "runs" / "tune-text-20260101-120000-2" / "best.yaml").is_file()
+
+
+def test_a_training_that_cannot_begin_leaves_no_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.txt").write_text("too small")
+    with pytest.raises(CorpusError, match="too small"):
+        charlm.train(small_config(tmp_path / "small.txt"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_where_no_folder_can_be_created_out_is_suggested(text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"runs: cannot create a run folder here.*--out"):
+        charlm.train(small_config(text_file))
 
 
 def test_a_training_that_was_never_run_releases_its_folder(text_file, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from conftest import small_config, train_all
 from runs.trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
 
-from charlm.data.windows import stream_windows
+from charlm.data.windows import StreamOptions, stream_windows
 from charlm.errors import CheckpointError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.experiment import training_windows
@@ -152,9 +152,7 @@ def test_the_windows_of_a_training_are_those_of_its_configuration(text_file, tmp
         start=experiment.state.position,
         batch_size=4,
         window=16,
-        seed=5,
-        vary=True,
-        shuffle=True,
+        options=StreamOptions(seed=5, vary=True, shuffle=True, restart_windows=16),
     )
     windows = zip(training_windows(experiment), expected, strict=True)
     for window, other in itertools.islice(windows, 40):

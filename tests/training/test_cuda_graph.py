@@ -8,7 +8,7 @@ import torch
 from conftest import small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from charlm.data.windows import Position, stream_windows
+from charlm.data.windows import Position, StreamOptions, stream_windows
 from charlm.model.language_model import LanguageModel
 from charlm.training import cuda_graph, loop
 from charlm.training.devices import Hardware
@@ -19,6 +19,7 @@ from charlm.training.process_group import SINGLE_PROCESS
 from charlm.training.step import Batch, StepResult, forward_backward
 
 IDS = np.random.default_rng(1).integers(2, 9, size=900)
+IDS[::23] = 0  # Documents, so that streams restart.
 CPU = torch.device("cpu")
 # Operations whose result Python reads, so that a GPU must finish first.
 SYNCHRONIZING = {
@@ -46,8 +47,11 @@ def weights_and_losses(config):
         batch_size=4,
         window=16,
         start=Position(),
-        vary=config.training.vary_window,
-        shuffle=config.training.partial_shuffle,
+        options=StreamOptions(
+            vary=config.training.vary_window,
+            shuffle=config.training.partial_shuffle,
+            restart_windows=2,
+        ),
     )
     optimizer = make_optimizer(objective.model, config.training)
     steps = train(
@@ -219,8 +223,9 @@ def make_batch(objective):
         inputs=ids,
         targets=ids.roll(-1, 0),
         tokens=torch.tensor(ids.numel()),
-        states=None,
+        states=objective.initial_states(8),
         global_batch_size=8 // objective.num_networks,
+        restarts=torch.arange(8) % 2 == 1,
     )
 
 
@@ -270,8 +275,8 @@ def test_a_step_that_waits_for_the_device_is_not_recorded():
 def test_every_result_of_a_step_is_on_the_device_of_the_model():
     for overrides in OPTIONS[:6]:
         objective = make_objective(small_config("x", *overrides))
-        objective.model.to("meta")
         batch = make_batch(objective)
+        objective.model.to("meta")
         result = compute(
             objective,
             replace(
@@ -279,6 +284,8 @@ def test_every_result_of_a_step_is_on_the_device_of_the_model():
                 inputs=batch.inputs.to("meta"),
                 targets=batch.targets.to("meta"),
                 tokens=batch.tokens.to("meta"),
+                states=objective.initial_states(8),
+                restarts=batch.restarts.to("meta"),
             ),
             loss_scale=2.0,
         )

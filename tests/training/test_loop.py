@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_config
 
-from charlm.data.windows import Position, Window, stream_windows
+from charlm.data.tokenizer import EOS
+from charlm.data.windows import Position, StreamOptions, Window, stream_windows
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware
@@ -104,6 +107,94 @@ def test_the_loss_after_twenty_steps_of_a_tiny_model_has_not_changed():
 
 
 GOLDEN_LOSS = 1.9547
+
+
+def restart_steps(window: Window, states, *, accumulation: int, learned: bool = False):
+    """Return the gradient and the states after one step from `states`."""
+    torch.manual_seed(1)
+    overrides = ["training.steps=1", f"training.accumulation={accumulation}"]
+    overrides += ["model.initial_state=learned"] if learned else []
+    config = small_config("x", *overrides, "model.hidden_size=[5, 4]")
+    model = LanguageModel(config.model, 9)
+    for recurrence in model.encoder.recurrences:
+        for tensor in recurrence.initial.parameters():
+            torch.nn.init.constant_(tensor, 0.3)
+    state = TrainingState(states=states)
+    steps = train(
+        LanguageModelObjective(model, config.training, Hardware(torch.device("cpu"))),
+        itertools.repeat(window),
+        make_optimizer(model, config.training),
+        config.training,
+        state=state,
+        clock=lambda: 0.0,
+    )
+    next(steps)
+    return [tensor.grad for tensor in model.parameters()], state.states
+
+
+def test_columns_that_restart_begin_with_the_initial_state_and_the_others_are_carried():
+    ids = torch.from_numpy(IDS[: 4 * 9].reshape(9, 4))
+    fields = {"resets_state": False, "next": Position(), "epochs": 0.0, "global_batch_size": 4}
+    window = Window(inputs=ids[:-1], targets=ids[1:], **fields)
+    carried = tuple((torch.randn(4, n), torch.randn(4, n)) for n in (5, 4))
+    mask = torch.tensor([False, True, False, True])
+    restarting = replace(window, restarts=mask)
+    zeroed = tuple(tuple(part * ~mask[:, None] for part in layer) for layer in carried)
+    expected_gradient, expected = restart_steps(window, zeroed, accumulation=1)
+    for accumulation in (1, 3):
+        gradient, states = restart_steps(restarting, carried, accumulation=accumulation)
+        torch.testing.assert_close(gradient, expected_gradient)
+        torch.testing.assert_close(states, expected)
+
+
+def test_a_learned_initial_state_is_trained_where_columns_restart():
+    ids = torch.from_numpy(IDS[: 4 * 9].reshape(9, 4))
+    fields = {"resets_state": False, "next": Position(), "epochs": 0.0, "global_batch_size": 4}
+    window = Window(inputs=ids[:-1], targets=ids[1:], **fields)
+    start = replace(window, resets_state=True)
+    expected, _ = restart_steps(start, None, accumulation=1, learned=True)
+    carried = tuple((torch.randn(4, n), torch.randn(4, n)) for n in (5, 4))
+    restarting = replace(window, restarts=torch.ones(4, dtype=torch.bool))
+    for accumulation in (1, 2):
+        found, _ = restart_steps(restarting, carried, accumulation=accumulation, learned=True)
+        torch.testing.assert_close(found, expected)
+
+
+def probability_of_the_first_token(restart_windows: int) -> tuple[float, float]:
+    """Train on documents that all begin with id 8; return its probability at two beginnings.
+
+    They are the beginning of a text and the position after <EOS> inside a text.
+    """
+    random = np.random.default_rng(1)
+    documents = [[8, *random.integers(2, 8, random.integers(9, 30)), EOS] for _ in range(200)]
+    ids = np.concatenate(documents)
+    torch.manual_seed(1)
+    overrides = ["training.steps=250", "training.learning_rate=0.02", "training.window=8"]
+    config = small_config("x", *overrides)
+    model = LanguageModel(config.model, 9)
+    options = StreamOptions(restart_windows=restart_windows)
+    windows = stream_windows(ids, batch_size=8, window=8, start=Position(), options=options)
+    steps = train(
+        LanguageModelObjective(model, config.training, Hardware(torch.device("cpu"))),
+        windows,
+        make_optimizer(model, config.training),
+        config.training,
+        state=TrainingState(),
+        clock=lambda: 0.0,
+    )
+    assert len(list(steps)) == 250
+    inputs = torch.from_numpy(np.concatenate([[EOS], ids[:400]]))[:, None]
+    with torch.no_grad():
+        logits, _ = model.eval()(inputs)
+    probability = logits.softmax(-1)[:, 0, 8][inputs[:, 0] == EOS]
+    return float(probability[0]), float(probability[1:].mean())
+
+
+def test_the_beginnings_of_documents_are_learned_from_the_initial_state():
+    # Without restarts they are 0.895 and 0.984.
+    at_the_beginning, inside = probability_of_the_first_token(16)
+    assert inside > 0.97
+    assert at_the_beginning > inside - 0.03
 
 
 class ClassifierObjective(torch.nn.Module):

@@ -28,6 +28,7 @@ from charlm.data.windows import (
     PADDING,
     Position,
     Shard,
+    StreamOptions,
     Window,
     record_windows,
     scoring_record_windows,
@@ -401,7 +402,12 @@ def test_the_windows_of_all_processes_are_those_of_one():
     def readers(shard: Shard) -> list[Iterator[Window]]:
         return [
             stream_windows(
-                ids, batch_size=5, window=8, start=Position(), vary=True, shuffle=True, shard=shard
+                ids,
+                batch_size=5,
+                window=8,
+                start=Position(),
+                options=StreamOptions(vary=True, shuffle=True, restart_windows=2),
+                shard=shard,
             ),
             record_windows(ids, batch_size=4, window=3, seed=1, start=Position(), shard=shard),
         ]

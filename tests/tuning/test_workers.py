@@ -342,7 +342,7 @@ def test_an_unreachable_database_is_reported_in_one_line_and_nothing_is_written(
 
 def test_a_missing_driver_is_reported_with_its_installation(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(CharlmError, match=r"pip install 'charlm\[tune-postgresql\]'"):
+    with pytest.raises(CharlmError, match=r"pip install 'charlm-rnn\[tune-postgresql\]'"):
         tune(
             config,
             [RATE],

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from charlm.model.fast.products import Matrix, Product
 
@@ -107,7 +108,7 @@ class Cell(nn.Module, ABC):
     def initialize_orthogonal(self, product: Product, gain: float) -> None:
         """Make each gate's block orthogonal, times `gain`, and the bias zero."""
         for block in self.gate_blocks(product):
-            nn.init.orthogonal_(block, gain)
+            draw_orthogonal(block, gain)
         if product.bias is not None:
             nn.init.zeros_(product.bias)
 
@@ -176,6 +177,15 @@ def recurrent_weights(cell: Cell, gates: int) -> Matrix:
 def sigmoids(*gates: Tensor) -> tuple[Tensor, ...]:
     """Return the logistic function of each gate."""
     return tuple(torch.sigmoid(gate) for gate in gates)
+
+
+def draw_orthogonal(block: Tensor, gain: float) -> None:
+    """Make a matrix orthogonal. Unlike torch's function, it can be skipped for a model to load."""
+    draw = nn.init.orthogonal_
+    if has_torch_function_unary(block):
+        handle_torch_function(draw, (block,), block, gain)
+    else:
+        draw(block, gain)
 
 
 def _parameter(kernel: nn.RNNBase, name: str) -> nn.Parameter:

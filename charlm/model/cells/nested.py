@@ -5,7 +5,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from charlm.model.cells.base import Cell, State, input_weights, recurrent_weights, sigmoids
+from charlm.model.cells.base import (
+    Cell,
+    State,
+    draw_orthogonal,
+    input_weights,
+    recurrent_weights,
+    sigmoids,
+)
 from charlm.model.cells.lstm import set_gate_bias
 from charlm.model.fast.products import Matrix
 
@@ -78,5 +85,5 @@ class NestedLSTM(Cell):
         for product in cast(list[Matrix], list(self.inner)):
             for block in self.gate_blocks(product):
                 nn.init.xavier_uniform_(block[:, : self.hidden_size])
-                nn.init.orthogonal_(block[:, self.hidden_size :], gain)
+                draw_orthogonal(block[:, self.hidden_size :], gain)
             set_gate_bias(product, self.hidden_size, gate=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import UNK, UNK_TEXT, Tokenizer
-from charlm.errors import UnsupportedOptionError
+from charlm.errors import UnsupportedOptionError, quote
 
 
 class BannedText:
@@ -53,7 +53,7 @@ class BannedText:
                 self._forbid(text[:size], completes, device)
         is_known = torch.arange(tokenizer.vocabulary_size, device=device) != UNK
         if not (is_known & ~self._forbidden[b""]).any():
-            listed = " or ".join(map(repr, banned))
+            listed = " or ".join(map(quote, banned))
             raise UnsupportedOptionError(
                 "ban", f"every token contains {listed}, so that nothing can be written; ban less"
             )

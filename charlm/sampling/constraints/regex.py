@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
-from charlm.errors import UnsupportedOptionError
+from charlm.errors import UnsupportedOptionError, quote
+from charlm.version import install_hint
 
 Table = npt.NDArray[np.int32]
 _DEAD = 0
@@ -130,6 +131,7 @@ def build_automaton(
     *,
     records: bool,
     before: Sequence[int] = (),
+    pending: str = "",
     ban: Sequence[str] = (),
 ) -> Automaton:
     r"""Return the automaton of a regular expression over a model's tokens.
@@ -141,6 +143,7 @@ def build_automaton(
         tokenizer: Tokenizer of the model.
         records: Whether <EOS> ends a text; else it is a token like others, if it adds any text.
         before: Ids of the prompt.
+        pending: Spaces at the end of the prompt that a text begins with, before what matches.
         ban: Texts that `BannedText` forbids, so that no text reaches a state that only they leave.
 
     Raises:
@@ -148,14 +151,15 @@ def build_automaton(
             no text of these tokens matches, or the table would be too large, or outlines-core is
             not installed.
     """
-    product = _Product(_byte_automaton(pattern), tokenizer, records=records, before=before, ban=ban)
+    expression = _byte_automaton(pattern, pending)
+    product = _Product(expression, tokenizer, records=records, before=before, ban=ban)
     rows: dict[int, Table] = {}
     new = [product.first]
     while new:
         if (len(rows) + len(new)) * product.vocabulary_size > _MAX_ENTRIES:
             raise UnsupportedOptionError(
                 "matching",
-                f"{pattern!r} has too many states for {product.vocabulary_size} tokens; use "
+                f"{quote(pattern)} has too many states for {product.vocabulary_size} tokens; use "
                 "smaller counts in braces",
             )
         for state in new:
@@ -167,8 +171,8 @@ def build_automaton(
     if automaton.min_tokens == _NEVER:
         raise UnsupportedOptionError(
             "matching",
-            f"no text that this model can write matches {pattern!r}; use only characters and words "
-            "of its training text",
+            f"no text that this model can write matches {quote(pattern)}; use only characters and "
+            "words of its training text",
         )
     return automaton
 
@@ -339,16 +343,16 @@ def _distances(next_state: Table, accepting: npt.NDArray[np.bool_]) -> Table:
     return distance
 
 
-def _byte_automaton(pattern: str) -> _ByteAutomaton:
+def _byte_automaton(pattern: str, pending: str) -> _ByteAutomaton:
     inner = pattern.removeprefix("^")
     if re.search(r"(?<!\\)(?:\\\\)*\$\Z", inner):  # A $ at the end that is not escaped.
         inner = inner[:-1]
     if _python_problem(inner):
         _compile(inner, pattern)  # Alone, because a)|(b would be valid within parentheses.
-    index = _compile(f"(?:{inner}){_END}", pattern)
+    index = _compile(f"{pending}(?:{inner}){_END}", pattern)
     if index is None:
         raise UnsupportedOptionError(
-            "matching", f"no text at all matches {pattern!r}, or a part of it"
+            "matching", f"no text at all matches {quote(pattern)}, or a part of it"
         )
     transitions: dict[int, dict[int, int]] = index.get_transitions()
     targets = {target for row in transitions.values() for target in row.values()}
@@ -375,7 +379,7 @@ def _compile(expression: str, pattern: str) -> Any:
     except ImportError:
         raise UnsupportedOptionError(
             "matching",
-            "needs outlines-core, which is not installed: pip install 'charlm[sample]'",
+            f"needs outlines-core, which is not installed: {install_hint('sample')}",
         ) from None
     try:
         # Id 256 is the library's <EOS>.
@@ -390,10 +394,10 @@ def _compile(expression: str, pattern: str) -> Any:
 def _problem(pattern: str) -> str:
     problem = _python_problem(pattern)
     if problem:
-        return f"{pattern!r} is no regular expression: {problem}"
+        return f"{quote(pattern)} is no regular expression: {problem}"
     return (
-        f"{pattern!r} needs more than a finite automaton; leave out look-around, backreferences, "
-        "\\b, and ^ or $ within the expression"
+        f"{quote(pattern)} needs more than a finite automaton; leave out look-around, "
+        "backreferences, \\b, and ^ or $ within the expression"
     )
 
 

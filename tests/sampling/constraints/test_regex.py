@@ -321,6 +321,6 @@ def test_without_the_library_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "outlines_core", None)
     with pytest.raises(
         UnsupportedOptionError,
-        match=r"outlines-core, which is not installed: pip install 'charlm\[sample\]'",
+        match=r"outlines-core, which is not installed: pip install 'charlm-rnn\[sample\]'",
     ):
         build_automaton("a", LETTERS, records=True)

@@ -1,0 +1,103 @@
+"""Arguments and steps that the commands that begin a run share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli.options import not_empty
+from charlm.cli.terminal import say
+from charlm.errors import ConfigError, OptionError
+
+if TYPE_CHECKING:
+    from charlm.config.schema import Config
+    from charlm.runs.experiment import Experiment
+    from charlm.training.process_group import Group
+
+_MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
+
+TextArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
+    ),
+]
+ConfigName = Annotated[
+    str | None,
+    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
+]
+Corpora = Annotated[
+    list[str] | None,
+    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
+]
+
+
+def training_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Return the overrides of the training section, without those that are None."""
+    return [f"training.{name}={value}" for name, value in settings.items() if value is not None]
+
+
+def text_override(sources: Sequence[str]) -> list[str]:
+    """Return the override that sets the text, or nothing if no text was given."""
+    return [f"corpus.text={json.dumps(sources)}"] if sources else []
+
+
+def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config, Sequence[str]]":
+    """Return the configuration of that name; without one, chosen settings and the reasons."""
+    from charlm.runs.automatic import choose
+
+    checked = checked_config(config, overrides)
+    return (checked, ()) if config is not None else choose(overrides)
+
+
+def checked_config(config: str | None, changes: list[str]) -> "Config":
+    """Return a configuration with the changes that options make.
+
+    Raises:
+        ConfigError: The file is missing or has mistakes.
+        OptionError: The file has no mistakes, but one of the changes is wrong.
+    """
+    from charlm.config.load import load_config
+
+    try:
+        return load_config(config, changes)
+    except ConfigError as error:
+        load_config(config)
+        raise OptionError("overrides", str(error)) from None
+
+
+def begin(
+    config: "Config", reasons: Sequence[str], out: Path | None, name: str, group: "Group"
+) -> "Experiment":
+    """Begin a run.
+
+    Args:
+        config: Its configuration.
+        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
+        out: Run folder to create; None for a new one under `runs/`.
+        name: First part of the name of a new folder.
+        group: Processes that train together.
+    """
+    from charlm.data.tokens import available_cores
+    from charlm.runs import prepare
+    from charlm.runs.folder import new_folder
+
+    with new_folder(out, name) as folder:
+        experiment = prepare.begin(config, folder, group=group, workers=available_cores())
+    for line in reasons:
+        say(line)
+    if reasons:
+        say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
+    return experiment
+
+
+def run_name(config: str | None, sources: Sequence[str], *, prefix: str = "") -> str:
+    """Return the name of a run, after the configuration or the first text."""
+    name = config or (sources[0] if sources else "run")
+    return prefix + ("stdin" if name == "-" else Path(name).stem[:_MAX_NAME] or "run")

@@ -1,0 +1,67 @@
+"""`charlm train --seeds`: several trainings that differ in their seed only."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from charlm.cli.new_run import begin, checked_or_chosen
+from charlm.cli.progress import follow
+from charlm.cli.tables import format_rows
+from charlm.cli.terminal import emit
+from charlm.config.load import change_config
+from charlm.runs.experiment import Experiment
+from charlm.runs.folder import check_new
+from charlm.runs.listing import SeedScores, summarize_seeds
+from charlm.training.process_group import SINGLE_PROCESS
+
+
+def train_seeds(
+    config: str | None, overrides: list[str], seeds: Sequence[int], out: Path | None, name: str
+) -> int:
+    """Train once per seed, then print mean, standard deviation and range of the scores.
+
+    Args:
+        config: Configuration file, or None to choose the settings, once for all seeds.
+        overrides: Settings that were given.
+        seeds: Seeds.
+        out: Folder of the run folders `seed-1` ...; None for new ones under `runs/`.
+        name: First part of the name of a new folder.
+
+    Returns:
+        The exit status; not 0 if a training was stopped. The later ones are then not begun.
+    """
+    folders = {seed: out and out / f"seed-{seed}" for seed in seeds}
+    for folder in filter(None, folders.values()):
+        check_new(folder)
+    checked, reasons = checked_or_chosen(config, overrides)
+    experiments: list[Experiment] = []
+
+    def begin_next(seed: int) -> Experiment:
+        seeded = change_config(checked, [f"training.seed={seed}"])
+        lines = () if experiments else reasons
+        folder = folders[seed]
+        experiment = begin(seeded, lines, folder, f"{name}-seed-{seed}", SINGLE_PROCESS)
+        experiments.append(experiment)
+        return experiment
+
+    for seed in seeds:
+        status = follow(partial(begin_next, seed))
+        if status:
+            return status
+    scores = summarize_seeds([experiment.folder for experiment in experiments])
+    emit("\n".join(_table(scores)))
+    return 0
+
+
+def _table(scores: SeedScores) -> Iterator[str]:
+    values = scores.values()
+    rows = [
+        [str(run.seed), f"{value:.4f}", str(run.step), f"{run.seconds:.0f}", run.run]
+        for run, value in zip(scores.runs, values, strict=True)
+    ]
+    yield format_rows(["seed", scores.unit, "step", "seconds", "run"], rows, "table")
+    yield (
+        f"{scores.unit} of {len(rows)} seeds: mean {scores.mean:.4f}, "
+        f"standard deviation {scores.standard_deviation:.4f}, "
+        f"range {scores.lowest:.4f} to {scores.highest:.4f}"
+    )

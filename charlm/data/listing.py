@@ -1,0 +1,243 @@
+"""Names of corpora, paths, folders, glob patterns and standard input → files in a stable order."""
+
+import difflib
+import fnmatch
+import glob
+import hashlib
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from charlm.data.cards import build_corpus, cache_folder, card_names, corpus_files, load_card
+from charlm.errors import CorpusError
+from charlm.storage.atomic import atomic_write
+from charlm.storage.memory_maps import BLOCK_BYTES
+
+_STANDARD_INPUT = "standard input"
+_COPY_PREFIX = "stdin-"  # Beginning of the name of a copy of standard input in the cache.
+
+
+class MissingTextError(CorpusError):
+    """A text that does not exist.
+
+    Attributes:
+        name: Name of the text as the configuration has it.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        """Make an error about the text `name`."""
+        self.name = name
+        super().__init__(f"{shown_name(name)}: {problem}")
+
+
+def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return names that mean the same texts in every folder.
+
+    Paths become absolute, names of corpora stay as they are, and standard input is copied into a
+    file, so that it can be read again.
+    """
+    if names is None:
+        return None
+    corpora = card_names()
+    return tuple(_absolute_name(name, corpora) for name in names)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a text in messages: for standard input, not the copy in the cache."""
+    path = Path(name)
+    is_copy = path.name.startswith(_COPY_PREFIX) and path.parent == cache_folder() / "texts"
+    return _STANDARD_INPUT if name == "-" or is_copy else name
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Return the names of several texts in messages."""
+    return ", ".join(map(shown_name, names))
+
+
+def find_files(names: Sequence[str], *, rules: int) -> list[Path]:
+    """Return the files of names, paths, folders and glob patterns, in a stable order.
+
+    Args:
+        names: Names of the texts.
+        rules: Value of `corpus.rules`. Rules 1 skip links to folders and what cannot be read.
+
+    Raises:
+        CorpusError: A text is missing or cannot be read.
+    """
+    corpora = card_names()
+    expand = _expand_by_rules_1 if rules == 1 else _expand
+    try:
+        return [
+            path
+            for name in names
+            for path in ([_corpus_file(name)] if name in corpora else expand(name))
+        ]
+    except OSError as error:
+        raise CorpusError(
+            f"{error.filename}: cannot be read: {error.strerror}; change its permissions, or name "
+            "the files to read"
+        ) from None
+
+
+def _absolute_name(name: str, corpora: Sequence[str]) -> str:
+    if name == "-":
+        return str(_copy_standard_input())
+    return name if name in corpora else str(Path(name).absolute())
+
+
+def _copy_standard_input() -> Path:
+    """Copy standard input into a file of the cache that is named by its checksum."""
+    digest = hashlib.sha256()
+    folder = cache_folder() / "texts"
+    # Not named by the process id, which processes in two containers can share.
+    temporary = folder / f".joining-{uuid.uuid4().hex}"
+    with atomic_write(temporary) as file:
+        for block in _standard_input_blocks():
+            digest.update(block)
+            file.write(block)
+    return temporary.replace(folder / f"{_COPY_PREFIX}{digest.hexdigest()[:16]}.txt")
+
+
+def _standard_input_blocks() -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
+    except OSError as error:
+        raise CorpusError(
+            f"{_STANDARD_INPUT}: cannot be read: {error.strerror}; pipe a text in, or name a file"
+        ) from None
+
+
+def _corpus_file(name: str) -> Path:
+    """Return the training text of a corpus, which is built if it can be built."""
+    card = load_card(name)
+    path = corpus_files(name, card)["train"]
+    if path.is_file():
+        return path
+    if card.kind != "python":
+        raise CorpusError(f"{name}: is not on this machine yet; run: charlm corpus fetch {name}")
+    return build_corpus(name)
+
+
+def _expand(name: str) -> list[Path]:
+    """Return the files of a path, a folder or a glob pattern.
+
+    A folder that matches a pattern is read whole, so that `texts` and `texts/*` are the same.
+    """
+    path = Path(name)
+    is_recursive = False
+    matches = [path]
+    if not os.path.lexists(path):  # The name of a file may contain the characters of a pattern.
+        base, *parts = path.parts if path.is_absolute() else (".", *path.parts)
+        is_recursive = "**" in parts
+        matches = sorted(_match(Path(base), parts))
+    files: set[Path] = set()
+    seen: set[Path] = set()
+    for match in matches:
+        if not match.is_dir():
+            files.add(_regular_file(match))
+        elif not is_recursive:
+            files.update(_files_in(match, seen))
+    if not files:
+        raise _no_such_text(name)
+    return sorted(files)
+
+
+def _match(base: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield the paths below a folder that match the parts of a glob pattern."""
+    if not parts:
+        yield base
+        return
+    part, *rest = parts
+    if part == "**":
+        for folder in _folders(base, set()):
+            yield from _match(folder, rest or ["*"])
+    elif not glob.has_magic(part):
+        if os.path.lexists(base / part):
+            yield from _match(base / part, rest)
+    elif base.is_dir():
+        for path in _entries(base, hidden=part.startswith(".")):
+            if fnmatch.fnmatch(path.name, part) and (not rest or path.is_dir()):
+                yield from _match(path, rest)
+
+
+def _files_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files of a folder and of its subfolders, except hidden ones."""
+    for inner in _folders(folder, seen):
+        for path in _entries(inner):
+            if not path.is_dir():
+                yield _regular_file(path)
+
+
+def _folders(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield a folder and its subfolders, linked ones included, except hidden ones.
+
+    Args:
+        folder: The folder.
+        seen: Folders that were already read, without links. Each is read once, and links to a
+            folder that contains them are not followed, so that links cannot form a loop.
+    """
+    real = folder.resolve()
+    if real in seen or not folder.is_dir():
+        return
+    seen.add(real)
+    yield folder
+    for path in _entries(folder):
+        if path.is_dir() and not real.is_relative_to(path.resolve()):
+            yield from _folders(path, seen)
+
+
+def _entries(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """Return the contents of a folder in order, without the hidden ones unless they are wanted."""
+    return sorted(path for path in folder.iterdir() if hidden or not path.name.startswith("."))
+
+
+def _regular_file(path: Path) -> Path:
+    """Return a path, which must be that of a regular file."""
+    if path.is_file():
+        return path
+    if path.exists():
+        raise CorpusError(
+            f"{path}: is not a regular file; pipe it in instead, with - as the text, or remove it "
+            "from the folder"
+        )
+    raise CorpusError(
+        f"{path}: is a link to a file that does not exist; restore that file, or remove the link"
+    )
+
+
+def _expand_by_rules_1(name: str) -> list[Path]:
+    """Return the files of a path, folder or pattern as earlier versions of charlm found them."""
+    path = Path(name)
+    if path.is_dir():
+        paths = sorted(
+            inner
+            for inner in path.rglob("*")
+            if inner.is_file() and not any(map(_is_hidden, inner.relative_to(path).parts))
+        )
+    elif path.exists():
+        paths = [path]
+    else:
+        # Path.glob takes no absolute patterns.
+        paths = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207
+    if not paths:
+        raise _no_such_text(name)
+    return [inner for inner in paths if inner.is_file()]
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".")
+
+
+def _no_such_text(name: str) -> MissingTextError:
+    path = Path(name)
+    if shown_name(name) == _STANDARD_INPUT:
+        return MissingTextError(name, f"its copy {name} was removed; pipe the text in again")
+    problem = "contains no file" if path.is_dir() else "no such text"
+    hint = "correct the path; charlm corpus list shows the names of corpora"
+    # Only a single word can be a misspelled name. The path may have been made absolute.
+    could_be_name = not path.suffix and path.parent in (Path(), Path.cwd())
+    if could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
+        hint = f"did you mean the corpus {similar[0]}?"
+    return MissingTextError(name, f"{problem}; {hint}")

@@ -1,0 +1,172 @@
+"""What is known about runs without loading their models: settings, budgets and scores."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charlm.config.load import load_resolved
+from charlm.config.schema import Level, ResolvedConfig
+from charlm.errors import CheckpointError, ConfigError
+from charlm.model.uninitialized import model_of_shapes
+from charlm.runs.metrics import read_metrics
+from charlm.runs.progress_bar import score_field, unit_of
+from charlm.runs.verify import MAX_BYTES, PARSE_ERRORS, CorpusFacts, validate_facts
+from charlm.storage.results import Result
+from charlm.storage.untrusted import parse_json, read_regular_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Result):
+    """Settings and scores of a run. The scores are those of its best evaluation.
+
+    Attributes:
+        run: Run folder.
+        text: Title of the text.
+        mode: How the text is read.
+        level: Level of the tokens.
+        cell: Kind of the recurrence.
+        hidden_sizes: Number of units of each layer.
+        parameters: Number of weights; None if the kind of cell is not registered.
+        budget: Budget, such as "5 minutes".
+        seed: Seed of the training.
+        step: Step of the best evaluation; the three scores are None before the first one.
+        steps: Number of steps trained.
+        seconds: Time of these steps.
+        loss_nats: Validation loss, nats per token.
+        perplexity: exp(loss_nats).
+        bits_per_character: Validation loss in bits per character.
+    """
+
+    run: str
+    text: str
+    mode: str
+    level: Level
+    cell: str
+    hidden_sizes: list[int]
+    parameters: int | None
+    budget: str
+    seed: int
+    step: int | None
+    steps: int
+    seconds: float
+    loss_nats: float | None
+    perplexity: float | None
+    bits_per_character: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScores(Result):
+    """Scores of trainings that differ in their seed only.
+
+    Attributes:
+        unit: Unit of the scores: perplexity for words, bits per character otherwise.
+        mean: Mean of the scores.
+        standard_deviation: Their sample standard deviation (divisor n - 1).
+        lowest: Lowest score.
+        highest: Highest score.
+        runs: The runs, in the order of training.
+    """
+
+    unit: str
+    mean: float
+    standard_deviation: float
+    lowest: float
+    highest: float
+    runs: list[RunSummary]
+
+    def values(self) -> list[float]:
+        """Return the score of each run."""
+        field = score_field(self.runs[0].level)
+        return [float(getattr(run, field)) for run in self.runs]
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders in a folder and in its subfolders, the folder itself included.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    patterns = ("config.yaml", "*/config.yaml", "*/*/config.yaml")
+    found = (path.parent for pattern in patterns for path in folder.glob(pattern))
+    runs = sorted(path for path in found if (path / "corpus.json").is_file())
+    if not runs:
+        raise CheckpointError(f"{folder}: contains no run folder; make one with charlm train")
+    return runs
+
+
+def summarize(folder: Path) -> RunSummary:
+    """Return settings and scores of a run.
+
+    Raises:
+        CharlmError: A file of the run is missing or damaged.
+    """
+    config = load_resolved(folder / "config.yaml")
+    corpus = _read_corpus(folder)
+    lines = read_metrics(folder)
+    best: dict[str, Any] = next((line for line in reversed(lines) if line.get("is_best")), {})
+    last: dict[str, Any] = lines[-1] if lines else {}
+    unit, amount = config.training.budget
+    return RunSummary(
+        run=str(folder),
+        text=str(corpus.get("title", "")),
+        mode=config.corpus.mode,
+        level=config.tokenizer.level,
+        cell=config.model.cell.kind,
+        hidden_sizes=list(config.model.hidden_sizes),
+        parameters=_count_parameters(config, len(corpus["train_token_counts"])),
+        budget=f"{amount:g} {unit}",
+        seed=config.training.seed,
+        step=best.get("step"),
+        steps=last.get("step", 0),
+        seconds=_number(last, "seconds") or 0.0,
+        loss_nats=_number(best, "loss_nats"),
+        perplexity=_number(best, "perplexity"),
+        bits_per_character=_number(best, "bits_per_character"),
+    )
+
+
+def summarize_seeds(folders: Sequence[Path]) -> SeedScores:
+    """Return mean, standard deviation and range of the scores of at least two runs.
+
+    Raises:
+        CharlmError: A run cannot be read, or has no validation score.
+    """
+    runs = [summarize(folder) for folder in folders]
+    level = runs[0].level
+    scores = [getattr(run, score_field(level)) for run in runs]
+    for run, score in zip(runs, scores, strict=True):
+        if score is None:
+            raise CheckpointError(f"{run.run}: has no validation score; set corpus.valid_share")
+    return SeedScores(
+        unit=unit_of(level),
+        mean=statistics.fmean(scores),
+        standard_deviation=statistics.stdev(scores),
+        lowest=min(scores),
+        highest=max(scores),
+        runs=runs,
+    )
+
+
+def _read_corpus(folder: Path) -> dict[str, Any]:
+    path = folder / "corpus.json"
+    try:
+        data = read_regular_file(path, max_bytes=MAX_BYTES["corpus.json"])
+        return validate_facts(parse_json(data), CorpusFacts)
+    except (OSError, *PARSE_ERRORS) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
+
+def _count_parameters(config: ResolvedConfig, vocabulary_size: int) -> int | None:
+    try:
+        model = model_of_shapes(config.model, vocabulary_size)
+    except ConfigError:
+        return None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _number(line: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a line of metrics.jsonl; None if it is missing or of another type."""
+    value = line.get(name)
+    return float(value) if isinstance(value, int | float) else None

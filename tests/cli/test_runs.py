@@ -1,0 +1,73 @@
+"""`charlm runs`: the runs in a folder as a table."""
+
+import csv
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+import charlm
+from charlm.cli.main import run as command
+from charlm.runs.metrics import read_metrics
+
+
+@pytest.fixture
+def folder(trained, trained_records, tmp_path) -> Path:
+    """A folder with two runs, one of them in a subfolder, and a folder that is no run."""
+    shutil.copytree(trained, tmp_path / "a_b")
+    shutil.copytree(trained_records, tmp_path / "inner" / "records")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def output(capfd, *arguments: object) -> str:
+    assert command(["runs", *map(str, arguments)]) == 0
+    return capfd.readouterr().out
+
+
+def test_runs_are_listed_with_settings_and_the_scores_of_the_best_evaluation(folder, capfd):
+    listed = json.loads(output(capfd, folder, "--json"))["runs"]
+    assert [run["run"] for run in listed] == [
+        str(folder / "a_b"),
+        str(folder / "inner" / "records"),
+    ]
+    first, second = listed
+    (best,) = [line for line in read_metrics(folder / "a_b") if line["step"] == first["step"]]
+    for name in ("loss_nats", "perplexity", "bits_per_character"):
+        assert first[name] == best[name]
+    model = charlm.load(folder / "a_b").model
+    assert first["parameters"] == sum(tensor.numel() for tensor in model.parameters())
+    assert first["hidden_sizes"] == [16] and first["budget"] == "60 steps" and first["steps"] == 60
+    assert (first["mode"], second["mode"]) == ("stream", "records")
+    assert [run.to_json() for run in charlm.list_runs(folder)] == listed
+
+
+def test_the_table_is_also_csv_and_latex(folder, capfd):
+    (names, *rows) = csv.reader(StringIO(output(capfd, folder, "--format", "csv")))
+    assert len(rows) == 2 and names[:2] == ["run", "bits/char"]
+    shown = output(capfd, folder).splitlines()
+    assert [line.split()[:2] for line in shown[1:]] == [row[:2] for row in rows]
+    latex = output(capfd, folder, "--format", "latex")
+    assert latex.startswith(r"\begin{tabular}{lll") and r"a\_b & " in latex
+    assert latex.count(r" \\") == 3
+
+
+def test_a_damaged_run_is_named_and_the_others_are_listed(folder, capfd):
+    (folder / "a_b" / "corpus.json").write_text("[]", encoding="utf-8")
+    assert command(["runs", str(folder)]) == 0
+    out, err = capfd.readouterr()
+    assert f"{folder / 'a_b'}: not listed: " in err and "records" in out and "a_b" not in out
+
+
+def test_a_run_that_was_not_evaluated_has_no_score(folder, capfd):
+    (folder / "a_b" / "metrics.jsonl").unlink()
+    (run, _) = json.loads(output(capfd, folder, "--json"))["runs"]
+    assert run["loss_nats"] is None and run["steps"] == 0
+    assert output(capfd, folder).splitlines()[1].split()[1] == "-"
+
+
+def test_a_folder_without_runs_is_refused(tmp_path, capfd):
+    assert command(["runs", str(tmp_path)]) == 1
+    assert "contains no run folder" in capfd.readouterr().err

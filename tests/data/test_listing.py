@@ -1,0 +1,139 @@
+"""Which files a name, a folder, a pattern or standard input stands for."""
+
+import errno
+import io
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+from reading import opened, resolved
+
+from charlm.config.schema import Corpus as Section
+from charlm.data import listing
+from charlm.data.listing import absolute_names, find_files, shown_names
+from charlm.errors import CorpusError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    """A folder with files, subfolders, a linked subfolder, a hidden one, and two loops."""
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "b/c.txt", "b/d/e.txt", ".hidden/f.txt", "b/.g.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name, encoding="utf-8")
+    other = tmp_path / "other"
+    (other / "inner").mkdir(parents=True)
+    (other / "inner" / "h.txt").write_text("h", encoding="utf-8")
+    (folder / "linked").symlink_to(other)
+    (folder / "b" / "loop").symlink_to(folder)
+    (other / "loop").symlink_to(other / "inner" / "..")
+    return folder
+
+
+def names_of(pattern: Path, folder: Path, rules: int = 2) -> list[str]:
+    files = find_files([str(pattern)], rules=rules)
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+def stdin(data: bytes) -> SimpleNamespace:
+    return SimpleNamespace(buffer=io.BytesIO(data))
+
+
+def test_a_folder_and_its_patterns_are_the_same_files_and_links_are_followed_once(texts):
+    expected = ["a.txt", "b/c.txt", "b/d/e.txt", "linked/inner/h.txt"]
+    for pattern in (texts, texts / "*", texts / "**", texts / "**" / "*", texts / "**" / "*.txt"):
+        assert names_of(pattern, texts) == expected, pattern
+    assert names_of(texts / "*" / "[ce].txt", texts) == ["b/c.txt"]
+    assert names_of(texts / "b" / "**" / "e.*", texts) == ["b/d/e.txt"]
+    assert names_of(texts / ".h*", texts) == [".hidden/f.txt"]
+
+
+def test_a_relative_pattern_starts_in_the_current_folder(texts, monkeypatch):
+    monkeypatch.chdir(texts)
+    assert find_files(["b/*.txt", "a*"], rules=2) == [Path("b/c.txt"), Path("a.txt")]
+
+
+def test_what_cannot_be_read_is_refused_by_name(texts):
+    for pattern in (texts, texts / "*", texts / "**", texts / "b" / "*.txt"):
+        dead = texts / "b" / "dead.txt"
+        dead.symlink_to("no such file")
+        with pytest.raises(CorpusError, match=rf"^{dead}: is a link to a file that does not exist"):
+            find_files([str(pattern)], rules=2)
+        dead.unlink()
+        os.mkfifo(dead)
+        with pytest.raises(CorpusError, match=rf"^{dead}: is not a regular file"):
+            find_files([str(pattern)], rules=2)
+        dead.unlink()
+
+
+def test_a_folder_without_permission_is_refused_by_name(texts, monkeypatch):
+    closed, read = texts / "b" / "d", Path.iterdir
+
+    def iterdir(folder: Path):
+        if folder == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for pattern in (texts, texts / "*", texts / "**", texts / "b" / "*" / "*.txt"):
+        with pytest.raises(CorpusError, match=rf"^{closed}: cannot be read: Permission denied; "):
+            find_files([str(pattern)], rules=2)
+
+
+def test_rules_1_find_the_files_that_earlier_versions_found(texts):
+    (texts / "dead.txt").symlink_to("no such file")
+    assert names_of(texts, texts, rules=1) == ["a.txt", "b/c.txt", "b/d/e.txt"]
+    assert names_of(texts / "*", texts, rules=1) == ["a.txt"]
+
+
+def test_a_moved_text_is_not_taken_for_the_name_of_a_corpus(tmp_path):
+    for name in ("text.txt", "folder/text", "names.csv"):
+        with pytest.raises(CorpusError, match="no such text; correct the path; "):
+            find_files([str(tmp_path / name)], rules=2)
+
+
+def test_errors_about_standard_input_name_it(monkeypatch):
+    for data, message in (
+        (b"", "is empty"),
+        (b"caf\xe9 au lait", r"byte 3 \(0xe9\) is not utf-8; it looks like cp1252"),
+        (b"%PDF-1.4\n", "is a PDF document"),
+        (b"PK\x03\x04", "is a zip archive"),
+        (b"\x1f\x8b\x08 damaged", "cannot be read"),
+        (b"\n\n\n", "contains nothing but empty lines"),
+    ):
+        monkeypatch.setattr("sys.stdin", stdin(data))
+        with pytest.raises(CorpusError, match=f"^standard input: {message}"):
+            opened(Section(text="-", mode="records"))
+
+
+def test_the_title_of_a_corpus_from_standard_input_names_it(monkeypatch):
+    monkeypatch.setattr("sys.stdin", stdin(b"some text"))
+    assert opened(Section(text="-")).title == "standard input"
+    assert shown_names(["-", "a.txt"]) == "standard input, a.txt"
+
+
+def test_a_removed_copy_of_standard_input_is_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setattr("sys.stdin", stdin(b"some text"))
+    config = resolved(Section(text="-"))
+    Path(config.corpus.text[0]).unlink()
+    with pytest.raises(CorpusError, match=r"^standard input: its copy .* was removed; pipe the"):
+        find_files(config.corpus.text, rules=2)
+
+
+def test_standard_input_is_joined_under_a_name_of_its_own(monkeypatch):
+    targets = []
+    monkeypatch.setattr("os.getpid", lambda: 1)  # As in two containers that share the cache.
+    with patch.object(listing, "atomic_write", side_effect=listing.atomic_write) as write:
+        for data in (b"one text", b"another text"):
+            monkeypatch.setattr("sys.stdin", stdin(data))
+            names = absolute_names(["-"])
+            assert names is not None and Path(names[0]).read_bytes() == data
+        targets = [call.args[0] for call in write.call_args_list]
+    assert len(set(targets)) == 2
