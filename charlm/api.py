@@ -19,13 +19,16 @@ from charlm.compression.compress import (
 from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError, OptionError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.perplexity import Perplexity, measure_perplexity
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
+from charlm.evaluation.probes.cells import Cells, measure_cells
+from charlm.evaluation.probes.context import Context, measure_context
 from charlm.evaluation.probes.gradients import Gradients, measure_gradients
+from charlm.evaluation.probes.memory import Memory, measure_memory
 from charlm.evaluation.sentences import Sentences, score_sentences
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
@@ -47,6 +50,8 @@ from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
+from charlm.views.measurements import ReportOptions, measure
+from charlm.views.report import Report, check_sections, make_report
 
 StrPath = str | Path
 Texts = StrPath | Sequence[StrPath]
@@ -176,6 +181,27 @@ class Run:
         Options as in `measure_gradients`.
         """
         return measure_gradients(self.trained, text, **options)
+
+    def memory(self, text: str | None = None, **options: Any) -> Memory:
+        """Measure which earlier tokens each prediction depends on; see `measure_memory`."""
+        return measure_memory(self.trained, text, **options)
+
+    def context(self, text: str | None = None, **options: Any) -> Context:
+        """Measure the loss by the number of context tokens; see `measure_context`."""
+        return measure_context(self.trained, text, **options)
+
+    def cells(self, text: str | None = None, **options: Any) -> Cells:
+        """Find the unit that follows each label of a text; see `measure_cells`."""
+        return measure_cells(self.trained, text, **options)
+
+    def report(self, others: "Sequence[Run]" = (), **options: Any) -> Report:
+        """Return a report on this run and others, which a notebook shows.
+
+        Args:
+            others: Runs to compare this one with.
+            options: Fields of `ReportOptions`, such as `text` and `sections`.
+        """
+        return _report([self, *others], ReportOptions(**options), lambda _: None)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
@@ -312,6 +338,44 @@ def load(
     """
     folder = Path(folder) if folder is not None else newest_run(RUNS)
     return Run(trained_model.load(folder, which, device))
+
+
+def write_report(
+    runs: Sequence[Run],
+    out: StrPath | None = None,
+    *,
+    report_progress: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Path:
+    """Write a report on one or several runs: one HTML file that needs no network.
+
+    Args:
+        runs: The runs; the others are compared with the first.
+        out: File to write; by default `report.html` in the folder of the first run.
+        report_progress: Function that is called with the name of each measure before it begins.
+        options: Fields of `ReportOptions`, such as `text` and `sections`.
+
+    Returns:
+        The file.
+
+    Raises:
+        OptionError: A section does not exist.
+        CharlmError: The file cannot be written.
+    """
+    report = _report(runs, ReportOptions(**options), report_progress)
+    path = Path(out) if out is not None else runs[0].folder / "report.html"
+    remedy = "name a file that can be written with --out"
+    with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
+        file.write(report.html.encode())
+    return path
+
+
+def _report(
+    runs: Sequence[Run], options: ReportOptions, report_progress: Callable[[str], None]
+) -> Report:
+    check_sections(options.sections)
+    models = [run.trained for run in runs]
+    return make_report(measure(models, options, report_progress=report_progress), options.sections)
 
 
 def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:

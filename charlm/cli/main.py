@@ -21,6 +21,7 @@ from charlm.cli import (
     scores,
     train,
     tune,
+    view,
 )
 from charlm.cli.options import flag
 from charlm.cli.terminal import checked_stdout, emit, say
@@ -49,6 +50,7 @@ app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
+app.command("view")(view.view)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 

@@ -140,6 +140,60 @@ def swatch(number: int, *, dotted: bool = False) -> Html:
     )
 
 
+def dot_chart(
+    names: Sequence[str], values: Sequence[Sequence[float | None]], axis: Axis, *, key: str
+) -> Html:
+    """Return a chart with one row per name and one marker per run, half as wide as the page.
+
+    Args:
+        names: Name of each row.
+        values: Values of each run, by row; None for no marker.
+        axis: Horizontal axis.
+        key: Name under which the page finds the chart.
+    """
+    return _drawn_twice(lambda width: _dot_svg(names, values, axis, key, width), PAIR)
+
+
+def scatter(
+    xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, key: str, title: str
+) -> Html:
+    """Return a square chart of points, whose axes are percentages; it fits into a third."""
+    size, left, bottom = 260, 36, 34
+    across = _Scale(0, 1, left, size - 8, is_log=False)
+    up = _Scale(0, 1, size - bottom, 32, is_log=False)
+    grid = []
+    for share in (0.0, 0.5, 1.0):
+        label, at, over = f"{share:.0%}".rstrip("%"), f"{up(share):.1f}", f"{across(share):.1f}"
+        grid += [
+            tag("path", class_="grid", d=f"M{left},{at}H{size - 8}"),
+            tag(
+                "text", label, class_="tk", x=left - 6, y=f"{up(share) + 4:.1f}", text_anchor="end"
+            ),
+            tag("text", label, class_="tk", x=over, y=size - bottom + 16, text_anchor="middle"),
+        ]
+    points = "".join(f"M{across(a):.1f},{up(b):.1f}h0" for a, b in zip(xs, ys, strict=True))
+    return tag(
+        "svg",
+        tag("text", title, class_="rl", x=0, y=12),
+        *grid,
+        tag("path", class_="pts s1", d=points),
+        tag("text", y.label, class_="at", x=0, y=28),
+        tag("text", x.label, class_="at", x=size - 8, y=size - 2, text_anchor="end"),
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=f"{title}: {y.title} over {x.title}",
+        viewBox=f"0 0 {size} {size}",
+        width=size,
+        height=size,
+    )
+
+
+def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], *, key: str) -> Html:
+    """Return labels at their places in a plane, wide and narrow."""
+    return _drawn_twice(lambda width: _label_svg(labels, xs, ys, key, width), 544)
+
+
 def share_bar(shares: Sequence[float]) -> Html:
     """Return a bar that is divided into shares of its width, the first one darkest."""
     left = 0.0
@@ -204,6 +258,74 @@ def _round_step(step: float, *, whole: bool) -> float:
     power = 10.0 ** math.floor(math.log10(step))
     rounded = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
     return max(1, round(rounded)) if whole or rounded >= 1 else rounded
+
+
+def _drawn_twice(draw: Callable[[int], Html], width: int) -> Html:
+    return join(tag("div", draw(width), class_="wide"), tag("div", draw(NARROW), class_="narrow"))
+
+
+def _dot_svg(
+    names: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    axis: Axis,
+    key: str,
+    width: int,
+) -> Html:
+    row_height, top = 30, 8
+    left = 16 + _NAME_WIDTH * max(map(len, names), default=0)
+    bottom = top + row_height * len(names)
+    given = [value for run in values for value in run if value is not None]
+    across = _scale(given, axis, left, width - 12)
+    elements = []
+    for value, label in _labels(across, axis, count=4):
+        at = f"{across(value):.1f}"
+        elements.append(tag("path", class_="grid", d=f"M{at},{top}V{bottom}"))
+        elements.append(tag("text", label, class_="tk", x=at, y=bottom + 16, text_anchor="middle"))
+    for row, name in enumerate(names):
+        y = top + row_height * (row + 0.5)
+        elements.append(tag("text", name, class_="rl", x=0, y=f"{y + 4:.1f}"))
+        places = [(number, run[row]) for number, run in enumerate(values)]
+        elements += [_marker(number, across(at), y) for number, at in places if at is not None]
+    elements.append(
+        tag("text", axis.label, class_="at", x=width - 12, y=bottom + 34, text_anchor="end")
+    )
+    return tag(
+        "svg",
+        *elements,
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=axis.title,
+        viewBox=f"0 0 {width} {bottom + 38}",
+        width=width,
+        height=bottom + 38,
+    )
+
+
+def _label_svg(
+    labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], key: str, width: int
+) -> Html:
+    across = _scale(xs, Axis(title=""), 20, width - 24)
+    up = _scale(ys, Axis(title=""), width - 20, 20)
+    elements = []
+    for number, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True)):
+        box = tag("rect", class_="eh", x=-10, y=-15, width=20, height=22)
+        name = tag("text", label, class_="et", text_anchor="middle")
+        place = f"translate({across(x):.1f},{up(y):.1f})"
+        elements.append(
+            tag("g", box, name, class_="e", transform=place, attributes={"data-i": number})
+        )
+    return tag(
+        "svg",
+        *elements,
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label="Embeddings in two dimensions",
+        viewBox=f"0 0 {width} {width}",
+        width=width,
+        height=width,
+    )
 
 
 def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, key: str, width: int, height: int) -> Html:

@@ -361,7 +361,10 @@ def _memory_data(run: RunMeasurements, memory: Memory) -> dict[str, Any]:
             for prediction in memory.predictions
         ],
         "near": [
-            [[visible(other.text), round(other.probability, 4)] for other in prediction.alternatives]
+            [
+                [visible(other.text), round(other.probability, 4)]
+                for other in prediction.alternatives
+            ]
             for prediction in memory.predictions
         ],
     }
@@ -434,7 +437,7 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
         key="known",
         title="Next letter correct, by known letters",
         findings=paragraph(
-            "Solid lines: the letter is the first guess; dotted lines: it is among the first three.",
+            "Solid lines: the letter is the first guess. Dotted lines: it is among the first three.",
             *(
                 f"{run.name} has {result.accuracy:.1%} of all tokens as its first guess."
                 for run, result in letters
@@ -517,7 +520,7 @@ _Tracked = tuple[RunMeasurements, Cells, Tracks, Passage]
 
 
 def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
-    run, cells, tracks, passage = tracked[0]
+    _, cells, tracks, passage = tracked[0]
     label = cells.best[0].label
     texts = [token.text for token in passage.tokens]
     styles = [_value_style(value) for value in tracks.best[label]]
@@ -563,7 +566,9 @@ def _value_scale() -> Html:
         for style, edge in zip(styles, edges, strict=True)
     ]
     note = tag("span", "value of the unit, relative to its largest on the passage")
-    return tag("div", tag("div", *bins, class_="scale nine", aria_hidden="true"), note, class_="scl")
+    return tag(
+        "div", tag("div", *bins, class_="scale nine", aria_hidden="true"), note, class_="scl"
+    )
 
 
 def _track_data(
