@@ -91,9 +91,9 @@ def measurements(model: LanguageModel, seconds: float) -> dict[str, Callable[[],
     """Return, for each method, a function that measures its tokens per second."""
     methods: dict[str, Callable[[], Iterator[int]]] = {
         PLAIN_LOOP: lambda: plain_loop(model),
-        ONE_TEXT: lambda: sample(model, 1, Filters()),
-        "one text, top-p 0.9": lambda: sample(model, 1, Filters(top_p=0.9)),
-        "64 texts": lambda: sample(model, 64, Filters()),
+        ONE_TEXT: lambda: sample(model, 1, Filters(temperature=1)),
+        "one text, top-p 0.9": lambda: sample(model, 1, Filters(temperature=1, top_p=0.9)),
+        "64 texts": lambda: sample(model, 64, Filters(temperature=1)),
     }
 
     def measure(method: Callable[[], Iterator[int]]) -> float:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from charlm.api import choose as choose
     from charlm.api import list_runs as list_runs
     from charlm.api import load as load
+    from charlm.api import resume as resume
     from charlm.api import train as train
     from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
@@ -33,6 +34,7 @@ _HOMES = {
     "choose": "charlm.api",
     "list_runs": "charlm.api",
     "load": "charlm.api",
+    "resume": "charlm.api",
     "train": "charlm.api",
     "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "load_config",
     "register_cell",
+    "resume",
     "train",
     "train_seeds",
 ]

@@ -1,7 +1,11 @@
-"""The Python interface: `train` and `load` return a `Run`; each command is one method of it."""
+"""The Python interface: `train`, `resume` and `load` return a `Run`.
+
+Each command is one method of it.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,15 +38,23 @@ from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import automatic, prepare, session
 from charlm.runs.automatic import ChosenConfig
-from charlm.runs.experiment import Evaluated, Experiment
+from charlm.runs.experiment import Evaluated, Events, Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
 from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, summarize_seeds
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
+from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
-from charlm.sampling.options import FillOptions, SampleOptions, SearchOptions, build_options
+from charlm.sampling.next_tokens import NextTokens, next_tokens
+from charlm.sampling.options import (
+    FillOptions,
+    NextOptions,
+    SampleOptions,
+    SearchOptions,
+    build_options,
+)
 from charlm.sampling.sample import Sample as Sample
 from charlm.sampling.sample import sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
@@ -153,6 +165,10 @@ class Run:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""
         return fill(self.trained, build_options(FillOptions, {"text": text} | options))
 
+    def next_tokens(self, prompt: str = "", **options: Any) -> NextTokens:
+        """Return the most probable next tokens of a prompt; options as in `NextOptions`."""
+        return next_tokens(self.trained, build_options(NextOptions, {"prompt": prompt} | options))
+
     def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
         """Score a text; options as in `ScoringOptions`."""
         return measure_perplexity(self.trained, ScoringOptions(text, **options))
@@ -249,6 +265,8 @@ def train(
         overrides: Changes such as `model.hidden_size=256`.
         training: Fields of the section `training`, such as `minutes`, `steps`, `epochs` or `seed`.
 
+    Ctrl-C finishes the step and saves before KeyboardInterrupt is raised; `resume` continues.
+
     Raises:
         CharlmError: A setting is wrong; the corpus, the device or the folder cannot be used; or the
             training diverged.
@@ -263,6 +281,49 @@ def train(
     with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
         experiment = prepare.begin(config, folder)
     return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
+
+
+def resume(
+    folder: StrPath,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    device: str | None = None,
+    on_divergence: Literal["stop", "halve"] | None = None,
+    track: Literal["tensorboard"] | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[Evaluated], object] | None = None,
+) -> Run:
+    """Continue a run from its last save, and return its best checkpoint.
+
+    The result is the same as if the training had never stopped.
+
+    Args:
+        folder: Run folder.
+        minutes: Total budget of the run in minutes, instead of its own budget.
+        steps: The same in steps.
+        epochs: The same in passes over the text.
+        device: Device instead of the run's own.
+        on_divergence: Value of `training.on_divergence` instead of the run's own.
+        track: As for `train`.
+        progress: As for `train`.
+        on_evaluation: As for `train`.
+
+    Raises:
+        CharlmError: The run cannot be continued, its budget is spent, or the training diverged.
+    """
+    if track is not None:
+        check_installed()
+    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    experiment = prepare.resume(
+        Path(folder),
+        budget={name: amount for name, amount in budgets.items() if amount is not None},
+        device=device,
+        on_divergence=on_divergence,
+    )
+    prepare.check_budget(experiment)
+    return _train(experiment, _Observers(track, progress, on_evaluation))
 
 
 def train_seeds(
@@ -427,16 +488,27 @@ class _Observers(NamedTuple):
 
 
 def _train(experiment: Experiment, observers: _Observers) -> Run:
-    """Train to the end of the budget and return the best checkpoint."""
-    events = session.run(experiment)
-    if observers.track is not None:
-        events = tracked(experiment, events)
-    if observers.progress:
-        events = shown(experiment, events, first_lines=observers.first_lines)
-    for event in events:
-        if observers.on_evaluation is not None and isinstance(event, Evaluated):
-            observers.on_evaluation(event)
+    """Train to the end of the budget and return the best checkpoint.
+
+    After Ctrl-C or an exception of an observer, the last step is saved before it is raised.
+    """
+    with stop_requests(interrupt_signals()) as stop:
+        events = session.run(experiment, stop=stop)
+        if observers.track is not None:
+            events = tracked(experiment, events)
+        with closing(events), closing(_observed(experiment, events, observers)) as observed:
+            for event in observed:
+                if observers.on_evaluation is not None and isinstance(event, Evaluated):
+                    observers.on_evaluation(event)
+    if stop():
+        raise KeyboardInterrupt
     return load(experiment.folder)
+
+
+def _observed(experiment: Experiment, events: Events, observers: _Observers) -> Events:
+    if not observers.progress:
+        return events
+    return shown(experiment, events, first_lines=observers.first_lines)
 
 
 def _names(text: Texts) -> list[str]:

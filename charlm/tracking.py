@@ -7,12 +7,12 @@ is resumed, the events from the first difference on are purged and written again
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.errors import CharlmError, CheckpointError
-from charlm.runs.experiment import Evaluated, Event, Experiment, Halved
+from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved
 from charlm.runs.files import CONTINUE, EVENT_FILES
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
@@ -39,8 +39,10 @@ def check_installed() -> None:
         raise CharlmError(f"TensorBoard is not installed; {install_hint('track')}") from None
 
 
-def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
+def tracked(experiment: Experiment, events: Events) -> Events:
     """Yield the events of a training, after writing evaluations and halvings to event files.
+
+    At the end, also after an error, the training is closed and its folder released.
 
     Args:
         experiment: Training run of the group's first process.
@@ -49,6 +51,14 @@ def tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
     Raises:
         CheckpointError: An event file cannot be written, or an existing one is damaged.
     """
+    try:
+        with closing(events):
+            yield from _tracked(experiment, events)
+    finally:
+        experiment.lock.release()  # A generator that was never started does not do it.
+
+
+def _tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:
     with _write_errors_reported(experiment.folder / EVENT_FILES):
         writer = _open_writer(experiment.folder)
     try:

@@ -11,6 +11,7 @@ import torch
 from charlm.config.schema import Mode, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Text, open_corpus, read_text
+from charlm.data.listing import shown_names
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens, encode_text
@@ -76,6 +77,18 @@ class TrainedModel:
     def writes_records(self) -> bool:
         """Whether the model ends a text with <EOS>."""
         return self.mode == "records"
+
+    @property
+    def reads_lines(self) -> bool:
+        """Whether each line is a record."""
+        return self.mode == "records" and self.config.corpus.record == "line"
+
+    @property
+    def record_separator(self) -> str | None:
+        """What the corpus has between two records; None if it has nothing, or no records."""
+        if self.mode == "stream":
+            return None
+        return "\n" if self.reads_lines else self.config.corpus.separator
 
     @property
     def is_forward(self) -> bool:
@@ -227,7 +240,10 @@ def text_to_score(
         return ScoredText(encode_string(trained, text), "a string")
     if paths:
         names = [str(path) for path in paths]
-        return ScoredText(encode(trained, read_text(names, trained.config)), ", ".join(names))
+        source = read_text(names, trained.config)
+        is_usual = source.raw or source.encoding == "utf-8"
+        name = shown_names(names) + ("" if is_usual else f" in {source.encoding}")
+        return ScoredText(encode(trained, source), name)
     parts = training_texts(trained)
     if split not in parts:
         raise CheckpointError(
@@ -288,6 +304,7 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         "step": trained.origin.state["step"],
         **tokenizer_settings(trained.tokenizer),
         "mode": trained.mode,
+        **({"record": "document"} if trained.writes_records and not trained.reads_lines else {}),
         "direction": trained.model.direction,
         "device": str(trained.device),
         "training_seed": trained.config.training.seed,

@@ -2,8 +2,10 @@
 
 import math
 import shutil
+import signal
 
 import pytest
+import torch
 from conftest import TEXT, small_config
 
 import charlm
@@ -19,6 +21,33 @@ def test_train_returns_a_run_that_samples_and_scores(text_file, tmp_path):
     (sample,) = run.sample(length=12, seed=1)
     assert len(sample.tokens) == 12
     assert run.perplexity().tokens == run.corpus["parts"]["valid"]["tokens"]
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "an exception"])
+def test_an_interrupted_training_is_saved_and_resumes_to_the_same_weights(end, text_file, tmp_path):
+    config = small_config(text_file, "checkpoint.save_share=1e-9")
+    whole = charlm.train(config, out=tmp_path / "whole", progress=False)
+
+    def interrupt(event):
+        if end == "Ctrl-C":
+            signal.raise_signal(signal.SIGINT)
+        else:
+            raise ZeroDivisionError
+
+    with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else ZeroDivisionError):
+        charlm.train(config, out=tmp_path / "run", on_evaluation=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert charlm.load(tmp_path / "run", which="last").state["step"] in (6, 7)
+    resumed = charlm.resume(tmp_path / "run", progress=False)
+    assert (resumed.which, resumed.state["step"]) == ("best", whole.state["step"])
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_run_is_resumed_with_a_larger_total_budget(text_file, tmp_path):
+    charlm.train(small_config(text_file), out=tmp_path / "run")
+    charlm.resume(tmp_path / "run", steps=20)
+    assert charlm.load(tmp_path / "run", which="last").state["step"] == 20
 
 
 def test_a_string_scores_as_the_file_that_holds_it(trained, text_file):
@@ -139,6 +168,29 @@ def test_a_value_out_of_its_range_is_refused_with_the_name_of_its_option(trained
                 call(**{option: value})
     with pytest.raises(CharlmError, match=r"^seed: cannot be used with beams"):
         run.search(beams=2, seed=1)
+
+
+def test_every_method_of_a_run_works_without_an_object_of_options(trained):
+    run = charlm.load(trained)
+    assert "".join(run.stream(length=20)) and len(run.sample(length=20)[0].tokens) == 20
+    assert run.search(length=5)[0].text == run.search(length=5, beams=8)[0].text
+    calls = {
+        "next_tokens": (),
+        "perplexity": (),
+        "sentences": (["The cat sat."],),
+        "surprise": (),
+        "compare": ([run],),
+        "agreement": (),
+        "gradients": (),
+        "novelty": (["The cat sat."],),
+        "compress": (b"The cat",),
+        "measure_compression": (b"The cat",),
+    }
+    for name, arguments in calls.items():
+        assert getattr(run, name)(*arguments), name
+    assert run.decompress(run.compress(b"The cat")) == b"The cat"
+    with pytest.raises(CharlmError, match="a gap has two sides"):
+        run.fill("The ____ sat.")
 
 
 def test_stream_yields_the_text_that_sample_returns(trained, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 import charlm
+from charlm import tracking
 from charlm.cli.main import run as command
 from charlm.errors import CharlmError, CheckpointError
 from charlm.runs import prepare, session
@@ -220,7 +222,7 @@ def test_a_halving_is_shown_and_the_evaluations_that_it_undoes_are_not(
     monkeypatch.setattr(
         session,
         "validate",
-        lambda experiment: Score(losses[experiment.state.step] * 10, 10, 0),
+        lambda experiment, **options: Score(losses[experiment.state.step] * 10, 10, 0),
     )
     run = tmp_path / "undone"
     train_poisoned(prepare.begin(small_config(text_file, *HALVE), run), 15)
@@ -326,14 +328,29 @@ def test_the_command_tracks_a_training_if_asked_to_and_continues_tracking_it(
     assert shown(run) == expected(run)
 
 
+def test_after_an_error_of_tracking_the_run_folder_is_free_at_once(
+    text_file, tmp_path, monkeypatch
+):
+    def fail(folder):
+        raise CheckpointError("cannot be written")
+
+    monkeypatch.setattr(tracking, "_open_writer", fail)
+    with pytest.raises(CheckpointError, match="cannot be written") as error:
+        charlm.train(small_config(text_file), out=tmp_path / "run", track="tensorboard")
+    assert prepare.resume(tmp_path / "run").state.step == 0, error
+
+
 def test_processes_that_are_launched_get_the_option_to_track(text_file, tmp_path, monkeypatch):
     launched = []
     monkeypatch.setattr(
-        process_group, "launch", lambda processes, arguments: launched.append(arguments)
+        process_group,
+        "launch",
+        lambda processes, arguments, *, signals: launched.append(arguments) or 0,
     )
     run = tmp_path / "run"
     options = ["--processes", "2", "--track", "tensorboard"]
-    assert command(train_arguments(text_file, run, *options)) == 0
+    # Nothing has been trained, as if a process had been asked to stop.
+    assert command(train_arguments(text_file, run, *options)) == 128 + signal.SIGTERM
     assert launched == [["train", "--resume", str(run), "--track", "tensorboard"]]
 
 

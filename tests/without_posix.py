@@ -10,6 +10,7 @@ an open file, fail as on Windows. Then all modules of charlm are imported, and c
 import concurrent.futures.process  # noqa: F401
 import ctypes
 import importlib
+import io
 import mmap
 import os
 import pkgutil
@@ -165,8 +166,14 @@ def main() -> None:
         ["eval", "perplexity", "run", "text.txt"],
         ["inspect", "run"],
         ["compress", "run", "text.txt"],
-        ["corpus", "stats", "text.txt"],
+        ["corpus", "stats", "-"],
+        ["train", "-", "--config", "small.yaml", "--steps", "2"],
+        ["runs"],
+        ["sample", "run", "--interactive"],
     ):
+        sys.stdin = io.TextIOWrapper(io.BytesIO(Path("text.txt").read_bytes()), encoding="utf-8")
+        if "--interactive" in command:
+            sys.stdin = io.StringIO("The cat\n/q\n")
         status = run(command)
         sys.stdout.write(f"charlm {' '.join(command)}: status {status}\n")
 

@@ -18,7 +18,7 @@ from charlm.cli.options import (
     split_run_and_file,
 )
 from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit, emit_result
+from charlm.cli.terminal import emit, emit_result, folded
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
@@ -136,7 +136,7 @@ def _table(result: "Compression") -> Iterator[str]:
         if name != "settings" and value is not None:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
             yield f"{name:<20} {shown:>16}"
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))
 
 
 def _target(out: str | None, default: str, *, force: bool) -> Path | None:

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.help import CommandGroup
 from charlm.cli.new_run import Overrides, checked_config
 from charlm.cli.options import not_empty
 from charlm.cli.terminal import emit
 
-app = typer.Typer(help="Print configurations.", rich_markup_mode=None)
+app = typer.Typer(help="Print configurations.", rich_markup_mode=None, cls=CommandGroup)
 
 
 @app.callback()

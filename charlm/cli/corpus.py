@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.help import CommandGroup
 from charlm.cli.new_run import (
     ConfigName,
     Overrides,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from charlm.data.tokens import Report
     from charlm.runs.experiment import EncodedCorpus
 
-app = typer.Typer(help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None)
+app = typer.Typer(
+    help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None, cls=CommandGroup
+)
 Name = Annotated[str, typer.Argument(metavar="NAME", callback=not_empty, help="Name of a corpus.")]
 Workers = Annotated[
     int | None,
@@ -165,7 +168,7 @@ def stats(
 ) -> None:
     """Print statistics of a text: documents, duplicates, characters, lengths, unknown tokens.
 
-    With --set corpus.mode=records, each line is a document. The vocabulary is learned from the
+    With --set corpus.mode=records, each record is a document. The vocabulary is learned from the
     training part.
 
     Try: charlm corpus stats my.txt --set tokenizer.level=word

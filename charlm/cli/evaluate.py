@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from charlm.cli import novelty
+from charlm.cli.help import CommandGroup
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
@@ -21,7 +22,7 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit_result, folded
 from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
 
 if TYPE_CHECKING:  # It imports torch.
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # It imports torch.
 _MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
-app = typer.Typer(help="Score a model.", rich_markup_mode=None)
+app = typer.Typer(help="Score a model.", rich_markup_mode=None, cls=CommandGroup)
 app.command("novelty")(novelty.novelty)
 
 
@@ -263,13 +264,13 @@ def _perplexity_table(score: "Perplexity") -> Iterator[str]:
         if is_shown and name not in hidden:
             cells = [value, adapted[name]] if name in adapted else [value]
             yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
-    yield format_settings(score.settings)
+    yield folded(format_settings(score.settings))
     if score.adapted:
-        yield f"adapted: {format_settings(score.adapted.settings)}"
-    fits = {"temperature": score.settings, "adapted": score.adapted and score.adapted.settings}
+        yield folded(f"adapted: {format_settings(score.adapted.settings)}")
+    fits = {"temperature": score.settings, "adaptation": score.adapted and score.adapted.settings}
     for name, settings in fits.items():
         if settings and settings.get("fitted_on_the_scored_text"):
-            yield f"{name}: fitted on the scored text, so the score is too good for other texts"
+            yield f"{name} fitted on the scored text: the score is better than on other texts"
     if score.baselines:
         yield from _baselines_table(score.baselines)
 
@@ -303,7 +304,7 @@ def _agreement_table(result: "Agreement") -> Iterator[str]:
             heading = title if number == 0 else ""
             accuracy = f"{row['count']:>8,} pairs {row['accuracy']:>7.1%}"
             yield f"{heading:<26} {label:<10} {accuracy}"
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))
 
 
 def _gradients_table(result: "Gradients") -> Iterator[str]:
@@ -317,7 +318,7 @@ def _gradients_table(result: "Gradients") -> Iterator[str]:
         cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
         name = f"{curve.layer} {curve.part}"
         yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))
 
 
 def _curve_rows(curve: "Curve", width: int) -> Iterator[str]:

@@ -18,15 +18,22 @@ def inspect(
 ) -> None:
     """Print the number of parameters of a model, and of each of its tensors.
 
+    --json also has the name of each tensor in the files of the run.
+
     Try: charlm inspect
     """
     from charlm.api import load
+    from charlm.model.descriptions import describe_weights
     from charlm.model.language_model import count_parameters
 
     loaded = load(choose_run(run, named_run), which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
-    tensors = [{"name": name, "shape": shape, "parameters": size} for name, shape, size in rows]
+    descriptions = describe_weights(loaded.model, loaded.config.model.cell.kind)
+    tensors = [
+        {"name": name, "description": description, "shape": shape, "parameters": size}
+        for description, (name, shape, size) in zip(descriptions, rows, strict=True)
+    ]
     data = {"run": str(loaded.folder), "parameters": total, "tensors": tensors}
     emit_result(data, _table(loaded, tensors, total), as_json=as_json)
 
@@ -36,8 +43,8 @@ def _table(run: "Run", tensors: list[dict[str, Any]], total: int) -> Iterator[st
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
     facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"
     yield f"{run.folder}: {facts}"
-    width = max(len(tensor["name"]) for tensor in tensors)
-    for tensor in [*tensors, {"name": "all", "shape": (), "parameters": total}]:
+    width = max(len(tensor["description"]) for tensor in tensors)
+    for tensor in [*tensors, {"description": "all", "shape": (), "parameters": total}]:
         shape = " x ".join(map(str, tensor["shape"]))
         size = tensor["parameters"]
-        yield f"{tensor['name']:<{width}}  {shape:>14}  {size:>12,}  {size / total:>6.1%}"
+        yield f"{tensor['description']:<{width}}  {shape:>14}  {size:>12,}  {size / total:>6.1%}"

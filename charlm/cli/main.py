@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli import (
+    cache,
     compress,
     config,
     corpus,
@@ -23,7 +24,8 @@ from charlm.cli import (
     tune,
     view,
 )
-from charlm.cli.options import flag
+from charlm.cli.help import CommandGroup, GroupedCommand
+from charlm.cli.options import flag, setting_of
 from charlm.cli.terminal import checked_stdout, emit, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
@@ -31,6 +33,7 @@ from charlm.version import VERSION
 
 app = typer.Typer(
     name="charlm",
+    cls=CommandGroup,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,7 +41,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
-app.command("sample")(sample.sample)
+app.command("sample", cls=GroupedCommand)(sample.sample)
 evaluate.app.command("sentences")(scores.sentences)
 evaluate.app.command("tokens")(scores.tokens)
 evaluate.app.command("compare")(scores.compare)
@@ -51,6 +54,7 @@ app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
 app.command("view")(view.view)
+app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
 
@@ -86,14 +90,7 @@ def main() -> None:
     wrong usage.
     """
     _open_closed_streams()
-    if isinstance(sys.stdout, TextIOWrapper):
-        # UTF-8 also in the POSIX locale; bytes of a file name that are not UTF-8 stay unchanged.
-        is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
-        is_chosen = not is_ascii or "PYTHONIOENCODING" in os.environ
-        sys.stdout.reconfigure(
-            encoding=None if is_chosen else "utf-8",  # None keeps the encoding.
-            errors="surrogateescape",
-        )
+    _choose_encodings()
     status = run(sys.argv[1:])
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -111,6 +108,17 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - it stays open.
             setattr(sys, name, stream)
+
+
+def _choose_encodings() -> None:
+    """Read and print UTF-8 in the POSIX locale too, unless PYTHONIOENCODING names an encoding."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper):
+            continue
+        if codecs.lookup(stream.encoding).name == "ascii" and "PYTHONIOENCODING" not in os.environ:
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
+        if stream is sys.stdout:  # Bytes of a file name that are not UTF-8 are printed unchanged.
+            stream.reconfigure(errors="surrogateescape")
 
 
 def run(arguments: list[str]) -> int:
@@ -151,7 +159,18 @@ def _describe_usage_error(error: typer.TyperException) -> str:
 
     if isinstance(error.__cause__, ValidationError):
         error.message = describe_problem(error.__cause__.errors(include_url=False)[0])
+    if setting := _unknown_setting(error):
+        return f"{error.message}; change the setting with --set {setting}=VALUE"
     return error.format_message().removesuffix(".")
+
+
+def _unknown_setting(error: typer.TyperException) -> str | None:
+    """Return the setting that an unknown option names, if the command takes settings."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if context is None or not hasattr(error, "possibilities"):  # Another kind of mistake.
+        return None
+    takes_settings = any(part.metavar == "SECTION.KEY=VALUE" for part in context.command.params)
+    return setting_of(getattr(error, "option_name", "")) if takes_settings else None
 
 
 def _fail(place: str, message: str, status: int) -> int:

@@ -53,7 +53,15 @@ def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config
     from charlm.runs.automatic import choose
 
     checked = checked_config(config, overrides)
+    say_example(checked)
     return (checked, ()) if config is not None else choose(overrides)
+
+
+def say_example(config: "Config") -> None:
+    """Print a line if no text was given, so that the example corpus is used."""
+    if "text" not in config.corpus.model_fields_set:
+        names = ", ".join(config.corpus.text)
+        say(f"no text was given: training on the example corpus {names}; name a text to train on")
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

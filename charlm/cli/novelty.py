@@ -18,12 +18,14 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit_result, folded
+from charlm.errors import quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.novelty import Novelty, Side
 
 _SHOWN_CHARACTERS = 72  # Of a copy.
+_CLEAR_DIFFERENCE = 0.05  # Of two fractions of new records or sentences.
 _COUNT, _FRACTION = ",", ".2%"
 
 
@@ -82,6 +84,7 @@ def _table(result: "Novelty") -> Iterator[str]:
     sides = [result.sample, result.held_out]
     settings = result.settings
     unit = settings["ngrams_of"]
+    yield folded(_finding(result))
     yield _row("", ["sample", "held out"])
     yield _row("characters", _cells(sides, _COUNT, lambda side: side.characters))
     yield _row(settings["pieces"], _cells(sides, _COUNT, lambda side: side.pieces))
@@ -100,8 +103,27 @@ def _table(result: "Novelty") -> Iterator[str]:
         is_long = len(copy.text) > _SHOWN_CHARACTERS
         text = f"{copy.text[:_SHOWN_CHARACTERS]}..." if is_long else copy.text
         place = f"character {copy.training_character:,} (line {copy.training_line:,})"
-        yield f"the longest copy is {text!r}, from {place} of the training text"
-    yield format_settings(settings)
+        yield f"the longest copy is {quote(text)}, from {place} of the training text"
+    yield folded(format_settings(settings))
+
+
+def _finding(result: "Novelty") -> str:
+    """Return in one sentence how much of the sample is copied."""
+    sample, held_out = result.sample, result.held_out
+    pieces = result.settings["pieces"]
+    found = (
+        f"{_format(sample.novel_share, '.1%')} of its {pieces} are new, and its longest copy has "
+    )
+    found += f"{_copied_characters(sample):,} characters"
+    if held_out is None:
+        return f"In the sample, {found}; there is no held-out text to compare it with."
+    is_copied = (sample.novel_share or 0) < (held_out.novel_share or 0) - _CLEAR_DIFFERENCE
+    has_long_copy = _copied_characters(sample) > 2 * _copied_characters(held_out)
+    more = "more" if is_copied or has_long_copy else "no more"
+    return (
+        f"The sample has {more} in common with the training text than held-out text: {found} (held "
+        f"out: {_format(held_out.novel_share, '.1%')} and {_copied_characters(held_out):,})."
+    )
 
 
 def _cells(

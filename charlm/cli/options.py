@@ -17,12 +17,35 @@ MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
-_FLAGS = {"as_json": "--json", "no_repeat_ngram": "--no-repeat", "overrides": "--set"}
+_FLAGS = {
+    "as_json": "--json",
+    "no_repeat_ngram": "--no-repeat",
+    "overrides": "--set",
+    "parameters": "--set",
+}
+# Short names of settings in other trainers.
+_SETTINGS = {
+    "lr": "training.learning_rate",
+    "hidden": "model.hidden_size",
+    "layers": "model.num_layers",
+    "cell": "model.cell",
+    "batch": "training.batch_size",
+}
 
 
 def flag(option: str) -> str:
     """Return the name of an option on the command line: `--max-copy` for `max_copy`."""
     return _FLAGS.get(option, f"--{option.replace('_', '-')}")
+
+
+def setting_of(option: str) -> str | None:
+    """Return the setting that an unknown option names, as `--lr` or `--dropout` do; else None."""
+    from charlm.config.annotations import fields_of
+    from charlm.config.schema import Config
+
+    name = option.lstrip("-").replace("-", "_")
+    settings = (".".join(keys) for keys, _ in fields_of(Config) if keys[-1] == name)
+    return _SETTINGS.get(name) or next(settings, None)
 
 
 def as_path(text: str) -> Path:

@@ -5,21 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.evaluate import split_run_and_texts
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
     MAX_SEED,
     Device,
     Json,
+    NamedRun,
     Split,
     Which,
     at_most,
     not_empty,
     some_text,
+    split_run_and_texts,
 )
 from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit_result, folded
+from charlm.errors import quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.cells import Cells
@@ -45,6 +47,7 @@ Passage = Annotated[
 
 def memory(
     run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
     text: Passage = None,
     split: Split = "valid",
     tokens: Annotated[
@@ -68,7 +71,7 @@ def memory(
     from charlm.api import load
     from charlm.evaluation.probes.memory import measure_memory
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
     result = measure_memory(trained, text, paths=texts, split=split, tokens=tokens)
     emit_result(result.to_json(), _memory_table(result), as_json=as_json)
@@ -76,6 +79,7 @@ def memory(
 
 def context(
     run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
     split: Split = "valid",
     targets: Annotated[
         int,
@@ -97,7 +101,7 @@ def context(
     from charlm.api import load
     from charlm.evaluation.probes.context import measure_context
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
     result = measure_context(trained, paths=texts, split=split, targets=targets)
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
@@ -105,6 +109,7 @@ def context(
 
 def cells(
     run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
     split: Split = "valid",
     tokens: Annotated[
         int, typer.Option(min=200, callback=at_most(MAX_PARALLEL), help="Most tokens to read.")
@@ -134,7 +139,7 @@ def cells(
     from charlm.api import load
     from charlm.evaluation.probes.cells import measure_cells
 
-    folder, texts = split_run_and_texts(run_and_texts or [])
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
     result = measure_cells(
         trained, paths=texts, split=split, tokens=tokens, shifts=shifts, seed=seed
@@ -147,8 +152,8 @@ def _memory_table(result: "Memory") -> Iterator[str]:
     texts = [prediction.text for prediction in result.predictions]
     for prediction in result.predictions:
         sources = ", ".join(_sources(prediction, texts))
-        yield f"{prediction.text!r:<14}{prediction.probability:>12.2%}  {sources}"
-    yield format_settings(result.settings)
+        yield f"{quote(prediction.text):<14}{prediction.probability:>12.2%}  {sources}"
+    yield folded(format_settings(result.settings))
 
 
 def _sources(prediction: "Dependence", texts: list[str]) -> Iterator[str]:
@@ -156,7 +161,7 @@ def _sources(prediction: "Dependence", texts: list[str]) -> Iterator[str]:
     relative = prediction.relative
     order = sorted(range(len(relative)), key=lambda at: -relative[at])[:_SHOWN]
     for at in order:
-        yield f"{texts[at]!r} ({relative[at]:.2f}, {len(relative) - at})"
+        yield f"{quote(texts[at])} ({relative[at]:.2f}, {len(relative) - at})"
 
 
 def _context_table(result: "Context") -> Iterator[str]:
@@ -165,7 +170,7 @@ def _context_table(result: "Context") -> Iterator[str]:
         gain = "" if row.gain_nats is None else f"{row.gain_nats:+.4f}"
         error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
         yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))
 
 
 def _cells_table(result: "Cells") -> Iterator[str]:
@@ -178,4 +183,4 @@ def _cells_table(result: "Cells") -> Iterator[str]:
         yield f"{row.label:<24}{scores}  {unit}, {direction} with the label"
     for name, reason in result.omitted.items():
         yield f"{name:<24} not measured: {reason}"
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))

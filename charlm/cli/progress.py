@@ -2,12 +2,13 @@
 
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
-from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Prepared
-from charlm.runs.progress_bar import ProgressBar, evaluation_line
+from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Notice, Prepared
+from charlm.runs.progress_bar import ProgressBar, evaluation_line, halving_line
 from charlm.runs.signals import StopRequest, stop_requests
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import stream
@@ -37,8 +38,6 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
             for _ in session.run(experiment, stop=stop_requested):
                 pass
         return 0
-    if experiment.state.fraction_done(experiment.config.training) >= 1:
-        say("the budget is spent; to continue, give a larger one, such as --epochs 10")
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
         status = _show_events(experiment, stop_requested, track=track)
     emit(str(experiment.folder))
@@ -51,10 +50,11 @@ def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> i
     display = _Display(experiment)
     try:
         events = session.run(experiment, stop=stop)
-        for event in tracked(experiment, events) if track else events:
-            display.show(event)
-            if isinstance(event, Finished) and event.reason == "stopped":
-                status = stop.exit_status
+        with closing(tracked(experiment, events) if track else events) as shown:
+            for event in shown:
+                display.show(event)
+                if isinstance(event, Finished) and event.reason == "stopped":
+                    status = stop.exit_status
     except CharlmError:
         display.close()
         if (experiment.folder / "last" / "state.json").is_file():
@@ -82,7 +82,9 @@ class _Display:
             case Evaluated():
                 self._show_evaluation(event)
             case Halved():
-                self._show_halving(event)
+                say(halving_line(event), self._bar)
+            case Notice():
+                say(event.message, self._bar)
             case Finished():
                 self.close()
                 self._show_end(event)
@@ -126,14 +128,6 @@ class _Display:
         say(evaluation_line(event), self._bar)
         if self._bar.is_shown and event.experiment.model.direction != "both":
             say(textwrap.indent(self._short_sample(), "  "), self._bar)
-
-    def _show_halving(self, event: Halved) -> None:
-        metrics, limit = event.metrics, event.experiment.config.training.halvings
-        say(
-            f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
-            f"of {metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})",
-            self._bar,
-        )
 
     def _show_end(self, event: Finished) -> None:
         experiment = event.experiment

@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,13 +25,15 @@ from charlm.cli.options import (
     some_text,
     unicode_text,
 )
-from charlm.cli.terminal import TextWriter, emit, emit_json
-from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
+from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result
+from charlm.errors import CharlmError, OptionError, UnsupportedOptionError, quote
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
+    DEFAULT_TEMPERATURE,
     ConstraintOptions,
     FillOptions,
     Filters,
+    NextOptions,
     SampleOptions,
     SearchOptions,
     build_options,
@@ -39,6 +41,7 @@ from charlm.sampling.options import (
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run, Sample
+    from charlm.sampling.next_tokens import NextTokens
 
 # Options that --interactive has no use for, besides those of the command line only.
 _NOT_INTERACTIVE = (
@@ -51,6 +54,12 @@ _NOT_INTERACTIVE = (
     "state_out",
     "beams",
 )
+# Groups of options in the help.
+_DRAWING = "How a token is drawn"
+_EXTENT = "Beginning and end"
+_CONTENTS = "What a text must and must not contain"
+_NUMBER = "How many texts, and which"
+_TASKS = "Instead of new texts, and in parts"
 _BYTE_ORDER_MARK = "\ufeff"  # Some editors begin a file with it.
 
 
@@ -61,13 +70,18 @@ def sample(
         typer.Option(
             min=0,
             callback=finite,
-            help="Below 1 is more predictable, above 1 less; 0 takes the most probable token. [1]",
+            help="Below 1 is more predictable, above 1 less; 0 takes the most probable token."
+            f" [{DEFAULT_TEMPERATURE:g}]",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(
-            min=1, callback=at_most(MAX_COUNT), help="Draw from this many most probable tokens."
+            min=1,
+            callback=at_most(MAX_COUNT),
+            help="Draw from this many most probable tokens.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     top_p: Annotated[
@@ -77,6 +91,7 @@ def sample(
             max=1,
             callback=finite,
             help="Draw from the most probable tokens whose probabilities sum to this.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     min_p: Annotated[
@@ -86,6 +101,7 @@ def sample(
             max=1,
             callback=finite,
             help="Draw from tokens with at least this fraction of the highest probability.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     typical: Annotated[
@@ -95,12 +111,17 @@ def sample(
             max=1,
             callback=finite,
             help="Draw from the most typical tokens whose probabilities sum to this.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, callback=finite, help="Draw from tokens more probable than this."
+            min=0,
+            max=1,
+            callback=finite,
+            help="Draw from tokens more probable than this.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     eta: Annotated[
@@ -110,6 +131,7 @@ def sample(
             max=1,
             callback=finite,
             help="Like --epsilon, but lower where the distribution is flat.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     repetition_penalty: Annotated[
@@ -118,6 +140,7 @@ def sample(
             min=1e-6,
             callback=finite,
             help="Above 1: tokens that the text already has become less probable.",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     repetition_window: Annotated[
@@ -126,6 +149,7 @@ def sample(
             min=1,
             callback=at_most(MAX_COUNT),
             help="Number of last tokens that the penalty applies to. [the whole text]",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
     no_repeat_ngram: Annotated[
@@ -136,19 +160,114 @@ def sample(
             callback=at_most(MAX_COUNT),
             metavar="N",
             help="Never write the same N tokens in a row twice.",
+            rich_help_panel=_DRAWING,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            callback=unicode_text,
+            help="Beginning of the text; - reads it from stdin.",
+            rich_help_panel=_EXTENT,
+        ),
+    ] = "",
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=as_path,
+            help="Read the prompt from a file; - is stdin.",
+            rich_help_panel=_EXTENT,
+        ),
+    ] = None,
+    allow_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unknown",
+            help="Read unknown characters and words of the prompt as <UNK>; accept any TEXT.",
+            rich_help_panel=_EXTENT,
+        ),
+    ] = False,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            callback=at_most(MAX_COUNT),
+            help="Maximum number of tokens. [500; in a gap 16]",
+            show_default=False,
+            rich_help_panel=_EXTENT,
+        ),
+    ] = None,
+    characters: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            callback=at_most(MAX_COUNT),
+            help="Number of characters to write, exactly.",
+            rich_help_panel=_EXTENT,
+        ),
+    ] = None,
+    until: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            callback=some_text,
+            help="Stop when TEXT is written; repeatable.",
+            rich_help_panel=_EXTENT,
         ),
     ] = None,
     ban: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", callback=some_text, help="Never write TEXT; repeatable."),
+        typer.Option(
+            metavar="TEXT",
+            callback=some_text,
+            help="Never write TEXT; repeatable.",
+            rich_help_panel=_CONTENTS,
+        ),
     ] = None,
-    beams: Annotated[
+    matching: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            callback=unicode_text,
+            help="Only texts that match as a whole; without records a text ends with the match.",
+            rich_help_panel=_CONTENTS,
+        ),
+    ] = None,
+    max_copy: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            callback=at_most(MAX_COUNT),
+            metavar="N",
+            help="Copy at most N characters in a row from the training text.",
+            rich_help_panel=_CONTENTS,
+        ),
+    ] = None,
+    novel: Annotated[
+        bool,
+        typer.Option(
+            "--novel",
+            help="Only texts that are not in the corpus, each once.",
+            rich_help_panel=_CONTENTS,
+        ),
+    ] = False,
+    count: Annotated[
         int | None,
         typer.Option(
             min=1,
             callback=at_most(MAX_PARALLEL),
-            metavar="N",
-            help="Beam search: find the most probable text with N beams.",
+            help="Number of texts, written side by side; with --next, of tokens. [1; 10]",
+            rich_help_panel=_NUMBER,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            callback=at_most(MAX_SEED),
+            help="The same seed writes the same texts. [a new seed]",
+            rich_help_panel=_NUMBER,
         ),
     ] = None,
     best_of: Annotated[
@@ -158,93 +277,51 @@ def sample(
             callback=at_most(MAX_PARALLEL),
             metavar="N",
             help="Write N candidates per text and keep the most probable.",
+            rich_help_panel=_NUMBER,
         ),
     ] = 1,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            callback=at_most(MAX_PARALLEL),
+            metavar="N",
+            help="Beam search: find the most probable text with N beams.",
+            rich_help_panel=_NUMBER,
+        ),
+    ] = None,
     length_penalty: Annotated[
         float | None,
         typer.Option(
             min=0,
             callback=finite,
             help="For --beams and --best-of: higher favours longer texts. [0.6]",
+            rich_help_panel=_NUMBER,
         ),
     ] = None,
-    prompt: Annotated[
-        str,
-        typer.Option(callback=unicode_text, help="Beginning of the text; - reads it from stdin."),
-    ] = "",
-    prompt_file: Annotated[
-        Path | None,
+    next_tokens: Annotated[
+        bool,
         typer.Option(
-            metavar="FILE", parser=as_path, help="Read the prompt from a file; - is stdin."
+            "--next",
+            help="Print the most probable next tokens of the prompt, instead of a text.",
+            rich_help_panel=_TASKS,
         ),
-    ] = None,
+    ] = False,
     fill: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             callback=some_text,
             help="Fill the gap, ____, in TEXT, with a model of direction both.",
+            rich_help_panel=_TASKS,
         ),
     ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            help="Maximum number of tokens. [500; in a gap 16]",
-            show_default=False,
-        ),
-    ] = None,
-    characters: Annotated[
-        int | None,
-        typer.Option(
-            min=1, callback=at_most(MAX_COUNT), help="Number of characters to write, exactly."
-        ),
-    ] = None,
-    until: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT", callback=some_text, help="Stop when TEXT is written; repeatable."
-        ),
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            min=1, callback=at_most(MAX_PARALLEL), help="Number of texts, written side by side."
-        ),
-    ] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            callback=at_most(MAX_SEED),
-            help="The same seed writes the same texts. [a new seed]",
-        ),
-    ] = None,
-    novel: Annotated[
-        bool, typer.Option("--novel", help="Only texts that are not in the corpus, each once.")
-    ] = False,
-    max_copy: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            metavar="N",
-            help="Copy at most N characters in a row from the training text.",
-        ),
-    ] = None,
-    matching: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            callback=unicode_text,
-            help="Only texts that match as a whole; without records a text ends with the match.",
-        ),
-    ] = None,
-    allow_unknown: Annotated[
+    interactive: Annotated[
         bool,
         typer.Option(
-            "--allow-unknown", help="Read unknown characters and words of the prompt as <UNK>."
+            "--interactive",
+            help="Write in turns with the model: type a line, and it continues.",
+            rich_help_panel=_TASKS,
         ),
     ] = False,
     state_out: Annotated[
@@ -253,6 +330,7 @@ def sample(
             metavar="FILE",
             parser=as_target,
             help="Save the state of the text, to continue it with --state-in.",
+            rich_help_panel=_TASKS,
         ),
     ] = None,
     state_in: Annotated[
@@ -261,14 +339,12 @@ def sample(
             metavar="FILE",
             parser=as_path,
             help="Continue the text of --state-out; prints only new text.",
+            rich_help_panel=_TASKS,
         ),
     ] = None,
-    interactive: Annotated[
-        bool,
-        typer.Option(
-            "--interactive", help="Write in turns with the model: type a line, and it continues."
-        ),
-    ] = False,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    device: Device = "auto",
     raw: Annotated[
         bool,
         typer.Option("--raw", help="Print control characters unescaped on a terminal."),
@@ -276,17 +352,14 @@ def sample(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each text as a JSON object on one line.")
     ] = False,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    device: Device = "auto",
 ) -> None:
     """Write new text with a trained model.
 
-    A model of records (one per line) ends its texts itself; others write --length tokens. Filters
-    apply in this order: banned texts, repetition penalty, no-repeat, temperature, top k, top p,
-    min p, typical, epsilon, eta.
+    A model of records (lines or documents) ends its texts itself; others write --length tokens.
+    Filters apply in this order: banned texts, repetition penalty, no-repeat, temperature, top k,
+    top p, min p, typical, epsilon, eta.
 
-    Try: charlm sample --temperature 0.8 --prompt "The "
+    Try: charlm sample --prompt "The "
     """
     given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given |= {"min_p": min_p, "typical": typical, "epsilon": epsilon, "eta": eta}
@@ -296,26 +369,30 @@ def sample(
     given |= {"length": length, "characters": characters, "until": until or None}
     given |= {"count": count, "best_of": best_of if best_of > 1 else None, "seed": seed}
     given |= {"beams": beams, "length_penalty": length_penalty, "text": fill}
-    given |= {"allow_unknown": allow_unknown, "state_in": state_in}
+    given |= {"allow_unknown": allow_unknown or None, "state_in": state_in}
     given |= {"state_out": None if state_out is None else True}
     if prompt_file is not None:
         _refuse_with("prompt_file", {"prompt": given["prompt"], "fill": fill})
     if interactive:
         others = {name: given[name] for name in _NOT_INTERACTIVE}
-        others |= {"count": count if count > 1 else None, "fill": fill}
+        others |= {"count": count if count != 1 else None, "fill": fill}
+        others |= {"next": next_tokens or None}
         others |= {"as_json": as_json or None, "prompt_file": prompt_file}
         _refuse_with("interactive", others)
-    options = _options(given)
+    if next_tokens:
+        _refuse_with("next", {"fill": fill})
+    options = build_options(NextOptions, given) if next_tokens else _options(given)
+    folder = choose_run(run, named_run)
 
     from charlm.api import load
 
-    output = _Output(
-        load(choose_run(run, named_run), which=which, device=device), as_json=as_json, raw=raw
-    )
+    output = _Output(load(folder, which=which, device=device), as_json=as_json, raw=raw)
     if isinstance(options, FillOptions):
         output.fill(options)
     elif isinstance(options, SearchOptions):
         output.search(replace(options, prompt=_read_prompt(prompt, prompt_file)))
+    elif isinstance(options, NextOptions):
+        output.next_tokens(replace(options, prompt=_read_prompt(prompt, prompt_file)))
     elif interactive:
         output.converse(options)
     else:
@@ -362,6 +439,13 @@ class _Output:
         for filled in fill(self.run.trained, options):
             self._print(filled.text, filled.to_json())
 
+    def next_tokens(self, options: NextOptions) -> None:
+        """Print the most probable next tokens of a prompt."""
+        from charlm.sampling.next_tokens import next_tokens
+
+        result = next_tokens(self.run.trained, options)
+        emit_result(result.to_json(), _next_tokens_table(result), as_json=self.as_json)
+
     def search(self, options: SearchOptions) -> None:
         """Print the most probable texts."""
         from charlm.sampling.search import search
@@ -394,7 +478,13 @@ class _Output:
             writer.write(piece)
         writer.finish()
         if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
-            emit()
+            emit(self._end(is_last=True), end="", raw=self.raw)
+
+    def _end(self, *, is_last: bool) -> str:
+        """Return what follows a text: as in the corpus, or else a line of dashes between two."""
+        own = self.run.trained.record_separator
+        end = own or ("\n" if is_last else "\n\n---\n\n")
+        return f"{end}\n" if is_last and not end.endswith("\n") else end
 
     def _print_samples(
         self, samples: "Sequence[Sample]", options: SampleOptions | SearchOptions
@@ -405,18 +495,36 @@ class _Output:
             "settings": _settings(options),
         }
         for number, sample in enumerate(samples):
-            is_last = self.run.writes_records or number == len(samples) - 1
-            text = sample.text if is_last else f"{sample.text}\n\n---\n"
-            self._print(text, sample.to_json() | facts)
+            end = self._end(is_last=number == len(samples) - 1)
+            self._print(sample.text, sample.to_json() | facts, end=end)
 
-    def _print(self, text: str, facts: Mapping[str, Any]) -> None:
+    def _print(self, text: str, facts: Mapping[str, Any], *, end: str = "\n") -> None:
         if self.as_json:
             emit_json(facts, in_ascii=False, raw=self.raw)
         else:
             writer = TextWriter(raw=self.raw)
             writer.write(text)
             writer.finish()
-            emit()
+            emit(end, end="", raw=self.raw)
+
+
+def _next_tokens_table(result: "NextTokens") -> Iterator[str]:
+    yield f"{'probability':>11}  token"
+    for token in result.tokens:
+        yield f"{token.probability:>11.2%}  {_visible(token.text)}"
+    if result.num_others:
+        yield f"{result.others_probability:>11.2%}  the other {result.num_others:,} tokens"
+
+
+def _visible(token: str) -> str:
+    """Return the text of a token in quotation marks, in which spaces and line ends are visible."""
+    from charlm.data.tokenizer import EOS_TEXT, UNK_TEXT
+
+    if token in (EOS_TEXT, UNK_TEXT):
+        return token
+    shown = quote(token)
+    # What is no whole character has its backslashes already.
+    return shown.replace("\\\\x", "\\x") if token.startswith("\\x") else shown
 
 
 def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.tables import format_range, format_settings
-from charlm.cli.terminal import emit, emit_json, emit_result, printable
+from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
+from charlm.errors import quote
 from charlm.evaluation.options import RARE
 
 if TYPE_CHECKING:  # It imports torch.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.surprisal import Surprisal
 
 _SHOWN_TOKENS = 1000
+_LISTED_LINES = 10
 # Upper limit of the bits, and background colour, of each shade; None is no colour.
 _SHADES = (
     (1.0, None),
@@ -76,6 +78,7 @@ def sentences(
     from charlm.api import load
 
     result = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
+    _warn_of_unknown(result)
     if ranked:
         result = replace(result, sentences=result.ranked())
     emit_result(result.to_json(), _sentences_table(result), as_json=as_json)
@@ -181,6 +184,17 @@ def compare(
     emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
 
 
+def _warn_of_unknown(result: "Sentences") -> None:
+    """Name the sentences that the model hardly reads, because most of their tokens are <UNK>."""
+    lines = [str(row.line) for row in result.sentences if row.is_mostly_unknown]
+    if lines:
+        more = ", ..." * (len(lines) > _LISTED_LINES)
+        say(
+            f"line {', '.join(lines[:_LISTED_LINES])}{more}: most tokens are <UNK>, because the "
+            "training text does not have them; the score says little about the sentence"
+        )
+
+
 def _sentences_table(result: "Sentences") -> Iterator[str]:
     yield f"{'line':>6}{'log P':>12}{'per token':>12}{'tokens':>8}  sentence"
     for row in result.sentences:
@@ -189,8 +203,8 @@ def _sentences_table(result: "Sentences") -> Iterator[str]:
         yield f"{row.line:>6}{scores}{row.tokens:>8}  {row.text}{unknown}"
         for token in row.explained or []:
             scores = f"{token.log_probability:>12.4f}{token.probability:>12.2%}"
-            yield f"{'':>6}{scores}{'':>8}  {token.text!r}"
-    yield format_settings(result.settings)
+            yield f"{'':>6}{scores}{'':>8}  {quote(token.text)}"
+    yield folded(format_settings(result.settings))
 
 
 def _emit_tokens(result: "Surprisal") -> None:
@@ -227,7 +241,7 @@ def _shade(text: str, bits: float) -> str:
 
 
 def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield from (f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens)
+    yield from (f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in tokens)
 
 
 def _tokens_tables(result: "Surprisal") -> Iterator[str]:
@@ -236,7 +250,7 @@ def _tokens_tables(result: "Surprisal") -> Iterator[str]:
     yield from _tokens_table("character in the word", result.by_position, "position")
     yield from _tokens_table("tokens since the last occurrence", result.by_distance, "distance")
     yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>13.2%}"
-    yield f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}"
+    yield folded(f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}")
 
 
 def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> Iterator[str]:
@@ -279,4 +293,4 @@ def _comparison_table(result: "Comparison") -> Iterator[str]:
         ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
         interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-    yield format_settings(result.settings)
+    yield folded(format_settings(result.settings))

@@ -94,6 +94,11 @@ def fold(text: str, width: int) -> str:
     return "\n".join(part for line in text.split("\n") for part in _fold_line(line, width))
 
 
+def folded(text: str) -> str:
+    """Return a text folded to the width of the terminal; unchanged if stdout is none."""
+    return fold(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text
+
+
 def _fold_line(line: str, width: int) -> list[str]:
     if width < _MIN_FOLDED_WIDTH or len(line) <= width:
         return [line]

@@ -1,5 +1,6 @@
 """The command `charlm train`."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -62,8 +63,9 @@ class _Changes:
         """Prepare to resume the run in a folder."""
         from charlm.data.tokens import available_cores
         from charlm.runs import prepare
+        from charlm.training.process_group import is_launched
 
-        return prepare.resume(
+        experiment = prepare.resume(
             folder,
             budget=self.budget,
             device=self.device,
@@ -71,6 +73,9 @@ class _Changes:
             group=group,
             workers=available_cores() if group.is_first else 1,
         )
+        if not is_launched():  # A run that has ended is no error of a process that restarts it.
+            prepare.check_budget(experiment)
+        return experiment
 
 
 def train(
@@ -234,6 +239,7 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
         The exit status.
     """
     from charlm.runs.signals import stop_signals
+    from charlm.runs.snapshot import has_ended
     from charlm.training.process_group import Group, launch
 
     experiment = prepare(Group(size=processes))
@@ -241,4 +247,7 @@ def _launch_processes(prepare: _Prepare, processes: int, options: dict[str, obje
     given = {name: value for name, value in options.items() if value is not None}
     arguments = [part for name, value in given.items() for part in (flag(name), str(value))]
     command = ["train", "--resume", str(experiment.folder), *arguments]
-    return launch(processes, command, signals=[number.name for number in stop_signals()])
+    status = launch(processes, command, signals=[number.name for number in stop_signals()])
+    if not status and not has_ended(experiment.folder, experiment.config.training):
+        return 128 + signal.SIGTERM  # One of the processes was asked to stop.
+    return status

@@ -15,6 +15,7 @@ from charlm.cli.new_run import (
     TextArguments,
     checked_config,
     run_name,
+    say_example,
     text_override,
     training_overrides,
 )
@@ -132,6 +133,7 @@ def tune(
             sources = [*(corpus or []), *(texts or [])]
             changes = [*(overrides or []), *training_overrides({"seed": seed})]
             checked = checked_config(config, [*changes, *text_override(sources)])
+            say_example(checked)
             name = run_name(config, sources, prefix="tune-")
             with new_folder(out, name) as folder:
                 results = begin_search(checked, search or [], out=folder, study=study, **options)

@@ -89,8 +89,8 @@ class Compression(Result):
 
 def alphabet_of(trained: TrainedModel) -> Alphabet:
     """Return the tokens of a trained model."""
-    separator = trained.config.corpus.separator or ""
-    return Alphabet(trained.tokenizer, trained.mode, separator)
+    corpus = trained.config.corpus
+    return Alphabet(trained.tokenizer, corpus.mode, corpus.separator or "", corpus.record)
 
 
 def compress(
@@ -101,7 +101,9 @@ def compress(
     streams: int | None = None,
     report: Report = silent,
 ) -> bytes:
-    """Return a compressed file.
+    """Return a compressed file: at most a header larger than the original.
+
+    A file that the model would enlarge is stored without the model.
 
     Args:
         data: Any bytes.
@@ -116,29 +118,13 @@ def compress(
     Raises:
         CharlmError: constriction is not installed, or the probabilities are not finite.
     """
-    coded, deflated = to_tokens(data, alphabet), container.deflate(data)
-    original = Original.of(data)
-    literals = b"" if coded is None else _pack_literals(coded)
-    if coded is None or _is_better_stored(coded, literals, deflated):
-        return container.pack(StoredFile(original, deflated))
-    ids = _in_reading_order(coded.ids, model, alphabet)
-    num_streams = streams or len(ids) // _TOKENS_PER_STREAM
-    num_streams = max(1, min(num_streams, len(ids), container.MAX_STREAMS))
-    with deterministic_arithmetic():
-        predictor = TokenPredictor(model, alphabet)
-        words = encode(predictor, ids, num_streams, report)
-        fingerprint = fingerprint_of(predictor, num_streams)
-    return container.pack(
-        CodedFile(
-            original=original,
-            fingerprint=fingerprint,
-            has_variant_ends=coded.has_variant_ends,
-            num_streams=num_streams,
-            num_tokens=len(ids),
-            literals=literals,
-            words=words,
-        )
-    )
+    stored = _stored(data)
+    coded = to_tokens(data, alphabet)
+    if coded is None or _is_better_stored(coded, stored):
+        return container.pack(stored)
+    file = _code(data, coded, model, alphabet, streams, report)
+    enlarges = len(file.literals) + len(file.words) > len(container.pack(_raw(data)))
+    return container.pack(stored if enlarges else file)
 
 
 def decompress(
@@ -167,7 +153,7 @@ def decompress(
     file = container.unpack(data, name)
     length = file.original.length
     if isinstance(file, StoredFile):
-        result: bytes | None = container.inflate(file.deflated, max_bytes=length, name=name)
+        result: bytes | None = container.original_of(file, name)
     else:
         result = to_bytes(_decode(file, model, alphabet, name, report), alphabet, length)
     if result is None or Original.of(result) != file.original:
@@ -256,14 +242,50 @@ def settings_of(file: StoredFile | CodedFile) -> dict[str, Any]:
     }
 
 
-def _is_better_stored(coded: CodedText, literals: bytes, deflated: bytes) -> bool:
-    """Return whether deflate alone suits a file better than a model.
+def _stored(data: bytes) -> StoredFile:
+    """Return a file without a model: deflated, or as it is if that is smaller."""
+    deflated = StoredFile(Original.of(data), container.deflate(data))
+    return min(deflated, _raw(data), key=lambda file: len(file.data))
+
+
+def _raw(data: bytes) -> StoredFile:
+    return StoredFile(Original.of(data), data, is_raw=True)
+
+
+def _code(
+    data: bytes,
+    coded: CodedText,
+    model: LanguageModel,
+    alphabet: Alphabet,
+    streams: int | None,
+    report: Report,
+) -> CodedFile:
+    ids = _in_reading_order(coded.ids, model, alphabet)
+    num_streams = streams or len(ids) // _TOKENS_PER_STREAM
+    num_streams = max(1, min(num_streams, len(ids), container.MAX_STREAMS))
+    with deterministic_arithmetic():
+        predictor = TokenPredictor(model, alphabet)
+        words = encode(predictor, ids, num_streams, report)
+        fingerprint = fingerprint_of(predictor, num_streams)
+    return CodedFile(
+        original=Original.of(data),
+        fingerprint=fingerprint,
+        has_variant_ends=coded.has_variant_ends,
+        num_streams=num_streams,
+        num_tokens=len(ids),
+        literals=_pack_literals(coded),
+        words=words,
+    )
+
+
+def _is_better_stored(coded: CodedText, stored: StoredFile) -> bool:
+    """Return whether a file is better stored, before a model codes it.
 
     Either the model knows nothing of the text, or the text is so uniform that a reader would take
     its number of tokens for damage.
     """
-    is_unknown = len(literals) >= len(deflated)
-    return is_unknown or len(coded.ids) > container.MAX_TOKENS_PER_BYTE * len(deflated)
+    is_unknown = len(_pack_literals(coded)) >= len(stored.data)
+    return is_unknown or len(coded.ids) > container.MAX_TOKENS_PER_BYTE * len(stored.data)
 
 
 def _pack_literals(coded: CodedText) -> bytes:

@@ -5,6 +5,7 @@ Numbers are in LEB128; a text or checksum comes after its length. A file consist
     "charlm", format; CRC-32 of all that follows
     method; length of the original, first 8 bytes of its SHA-256
     method 0, stored: the original, deflated
+    method 2, raw: the original as it is, if that is smaller; such a file has format 2
     method 1, coded: the fingerprint: versions of charlm and torch, the processor's vector
         instructions, checksums of weights, tokenizer and arithmetic;
         variant of line ends, number of streams, number of tokens, size of the literals;
@@ -20,8 +21,8 @@ from typing import NamedTuple
 from charlm.errors import CharlmError
 
 MAGIC = b"charlm"
-FORMAT = 1
-STORED, CODED = 0, 1
+FORMAT, RAW_FORMAT = 1, 2
+STORED, CODED, RAW = 0, 1, 2
 MAX_STREAMS = 256
 # Per byte of the compressed file: about what deflate can reach. A file that claims more tokens is
 # damaged or malicious.
@@ -73,11 +74,13 @@ class StoredFile:
 
     Attributes:
         original: Identity of the original.
-        deflated: The original, deflated.
+        data: The original, deflated or as it is.
+        is_raw: Whether it is as it is.
     """
 
     original: Original
-    deflated: bytes
+    data: bytes
+    is_raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def pack(file: StoredFile | CodedFile) -> bytes:
     """Return the bytes of a file."""
     original = number_to_bytes(file.original.length) + file.original.checksum
     if isinstance(file, StoredFile):
-        return seal([bytes([STORED]), original, file.deflated])
+        method, file_format = (RAW, RAW_FORMAT) if file.is_raw else (STORED, FORMAT)
+        return seal([bytes([method]), original, file.data], file_format)
     numbers = (file.has_variant_ends, file.num_streams, file.num_tokens, len(file.literals))
     return seal(
         [
@@ -172,8 +176,8 @@ def unpack(data: bytes, name: str) -> StoredFile | CodedFile:
     reader = Reader(body, name)
     method = reader.take(1)[0]
     original = Original(reader.take_number(), reader.take(_CHECKSUM_BYTES))
-    if method == STORED:
-        return StoredFile(original, reader.take_rest())
+    if method in (STORED, RAW):
+        return StoredFile(original, reader.take_rest(), is_raw=method == RAW)
     fingerprint = Fingerprint(*(reader.take_sized() for _ in Fingerprint._fields))
     variant, num_streams, num_tokens, literal_bytes = (reader.take_number() for _ in range(4))
     file = CodedFile(
@@ -187,6 +191,17 @@ def unpack(data: bytes, name: str) -> StoredFile | CodedFile:
     )
     _check_sizes(file, len(body), name)
     return file
+
+
+def original_of(file: StoredFile, name: str) -> bytes:
+    """Return the original of a stored file.
+
+    Raises:
+        CharlmError: The data is damaged, or would be larger than the original.
+    """
+    if file.is_raw:
+        return file.data
+    return inflate(file.data, max_bytes=file.original.length, name=name)
 
 
 def deflate(data: bytes) -> bytes:
@@ -226,10 +241,10 @@ def sized(data: bytes) -> bytes:
     return number_to_bytes(len(data)) + data
 
 
-def seal(parts: Sequence[bytes]) -> bytes:
+def seal(parts: Sequence[bytes], file_format: int = FORMAT) -> bytes:
     """Return the parts of a file after magic, format and checksum."""
     body = b"".join(parts)
-    return MAGIC + bytes([FORMAT]) + zlib.crc32(body).to_bytes(4, "little") + body
+    return MAGIC + bytes([file_format]) + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def damaged(name: str) -> CharlmError:
@@ -248,10 +263,10 @@ def _unseal(data: bytes, name: str) -> bytes:
         )
     reader = Reader(data[len(MAGIC) :], name)
     file_format = reader.take(1)[0]
-    if file_format != FORMAT:
+    if file_format not in (FORMAT, RAW_FORMAT):
         raise CharlmError(
-            f"{name}: has format {file_format}, but this charlm reads format {FORMAT}; update "
-            "charlm"
+            f"{name}: has format {file_format}, but this charlm reads formats up to {RAW_FORMAT}; "
+            "update charlm"
         )
     checksum = int.from_bytes(reader.take(4), "little")
     body = reader.take_rest()

@@ -34,6 +34,8 @@ def fingerprint_of(predictor: TokenPredictor, num_streams: int) -> Fingerprint:
         alphabet.tokenizer.section.model_dump(),
         alphabet.mode,
         alphabet.separator,
+        # Left out for lines, so that files of earlier versions have the same rules.
+        *([alphabet.record] if alphabet.record == "document" else []),
     ]
     return Fingerprint(
         charlm=VERSION.encode(),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from charlm.config.schema import Mode
+from charlm.config.schema import Mode, Record
 from charlm.data.literals import splitter
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
 from charlm.data.tokens import split_sentences
@@ -31,13 +31,20 @@ class Alphabet:
 
     Attributes:
         tokenizer: Tokenizer of the model.
-        mode: `records`: a line is a record; `stream`: one long text.
-        separator: Separator of documents in stream mode; may be empty.
+        mode: `records`: a line or a document is a record; `stream`: one long text.
+        separator: Separator of documents; may be empty.
+        record: What a record is.
     """
 
     tokenizer: Tokenizer
     mode: Mode
     separator: str = ""
+    record: Record = "line"
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether each line is a record."""
+        return self.mode == "records" and self.record == "line"
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def to_bytes(coded: CodedText, alphabet: Alphabet, length: int) -> bytes | None:
         has_space = spaced and token != EOS and (coded.has_variant_ends or not starts_line)
         parts.append(b" " + text if has_space else text)
         starts_line = token == EOS
-    # The last <EOS> of records is a line end even if the file does not have one.
+    # The last <EOS> of records is an end even if the file does not have one.
     return b"".join(parts)[:length]
 
 
@@ -101,16 +108,17 @@ def _has_variant_ends(data: bytes, alphabet: Alphabet) -> bool:
     if alphabet.tokenizer.separates_by_space:
         *lines, last = data.split(b"\n")
         return bool(lines) and not last and all(line[:1] == line[-1:] == b" " for line in lines)
-    return alphabet.mode == "records" and data.count(b"\n") == data.count(b"\r\n") > 0
+    return alphabet.has_lines and data.count(b"\n") == data.count(b"\r\n") > 0
 
 
 def _end(alphabet: Alphabet, has_variant_ends: bool) -> bytes:
     """Return the bytes of <EOS>; none where the text keeps its line ends."""
     if alphabet.tokenizer.separates_by_space:
         return b" \n" if has_variant_ends else b"\n"
-    if alphabet.mode == "records":
+    if alphabet.has_lines:
         return b"\r\n" if has_variant_ends else b"\n"
-    return alphabet.separator.encode() if alphabet.tokenizer.section.eos == "document" else b""
+    has_documents = alphabet.mode == "records" or alphabet.tokenizer.section.eos == "document"
+    return alphabet.separator.encode() if has_documents else b""
 
 
 def _pieces(data: bytes, alphabet: Alphabet, has_variant_ends: bool) -> Iterator[_Piece]:
@@ -122,6 +130,8 @@ def _pieces(data: bytes, alphabet: Alphabet, has_variant_ends: bool) -> Iterator
         yield from (_Piece(piece, ends=True) for piece in pieces)
         if last:
             yield _Piece(last, ends=alphabet.mode == "records")
+    elif alphabet.mode == "records":
+        yield _Piece(data, ends=True)
     elif eos == "line":
         yield from (_Piece(line, ends=line.endswith(b"\n")) for line in split_lines(data))
     elif eos == "sentence":

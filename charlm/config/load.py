@@ -27,6 +27,7 @@ _WHY_REMOVED = "was removed, because models of a few million weights gain nothin
 # for what those versions did: a run keeps the rules that it was begun with.
 _EARLIER_RULES: dict[tuple[str, str], object] = {
     ("corpus", "copies"): "apart",
+    ("corpus", "record"): "line",
     ("training", "restart_windows"): 0,
 }
 

@@ -114,6 +114,7 @@ Level = Literal["char", "byte", "word", "bpe"]
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
 Copies = Literal["together", "apart"]
+Record = Literal["line", "document"]
 
 
 class Section(BaseModel):
@@ -168,7 +169,15 @@ class Corpus(Section):
     mode: Mode | None = Field(
         None,
         description=(
-            "stream: one long text; records: each line is an independent sequence. [stream]"
+            "stream: one long text; records: each record is an independent sequence. [stream]"
+        ),
+    )
+    record: Record | None = Field(
+        None,
+        description=(
+            "records mode: what a record is: line; document, which can have several lines: a row "
+            "of a table, the text between two separators, or a file. [document if there is a "
+            "separator or the text is a table, else line]"
         ),
     )
     valid_share: Fraction | None = Field(
@@ -244,6 +253,7 @@ class ResolvedCorpus(Corpus):
     """A corpus section in which every field has a value; made by `charlm.data.resolve`."""
 
     mode: Mode = _described("mode")
+    record: Record = _described("record")
     valid_share: Fraction = _described("valid_share")
     test_share: Fraction = _described("test_share")
     split: Split = _described("split")
@@ -832,6 +842,16 @@ class Training(Section):
         description=(
             "Number of evaluations on the validation split, at equal distances over "
             "the budget; the last is at its end."
+        ),
+    )
+    evaluation_share: float | None = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description=(
+            "Budget of minutes: maximum time of all evaluations, as a fraction of the budget. "
+            "If the first evaluation takes longer than its part of this time, a part of the "
+            "validation split is scored during training. null: always the whole split."
         ),
     )
     patience: int | None = Field(

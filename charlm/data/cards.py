@@ -13,8 +13,8 @@ from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, extract_member, fetch
-from charlm.errors import CorpusError
-from charlm.storage.atomic import atomic_write
+from charlm.errors import CorpusError, UnsupportedOptionError
+from charlm.storage.atomic import WRITE_REMEDY, atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
 
@@ -102,6 +102,11 @@ def corpus_files(name: str, card: Card) -> dict[Part, Path]:
     return {"train": folder / f"{name}.txt"}
 
 
+def download_name(name: str, url: str) -> str:
+    """Return the name of the download of a corpus in the cache."""
+    return f"{name}-{url.rsplit('/', 1)[-1]}"
+
+
 def build_corpus(
     name: str, *, to: Path | None = None, parameters: dict[str, Any] | None = None
 ) -> Path:
@@ -114,12 +119,11 @@ def build_corpus(
 
     Raises:
         CorpusError: The corpus is of another kind, or a parameter is invalid.
+        UnsupportedOptionError: There are parameters, but no file.
     """
     if parameters and to is None:
-        raise CorpusError(
-            f"{name}: a corpus with other parameters needs its own file; add --to FILE, and train "
-            "on that file"
-        )
+        problem = "make another corpus, which needs its own file: name it with {}, and train on it"
+        raise UnsupportedOptionError("parameters", problem, others=("to",))
     card = load_card(name)
     if card.kind != "python" or card.builder is None:
         raise CorpusError(f"{name}: is downloaded, not built; run: charlm corpus fetch {name}")
@@ -131,7 +135,8 @@ def build_corpus(
         raise CorpusError(
             f"{name}: {error}; charlm corpus show {name} lists the parameters"
         ) from None
-    with atomic_write(target) as file:
+    remedy = WRITE_REMEDY if to is None else "name another file"
+    with atomic_write(target, remedy=remedy) as file:
         for number, document in enumerate(documents):
             file.write(separator * (number > 0) + document.encode())
     return target
@@ -155,7 +160,7 @@ def fetch_corpus(
     if card.kind != "url" or card.url is None:
         raise CorpusError(f"{name}: has nothing to download; run: charlm corpus build {name}")
     if source is None:
-        archive = cache_folder() / "downloads" / f"{name}-{card.url.rsplit('/', 1)[-1]}"
+        archive = cache_folder() / "downloads" / download_name(name, card.url)
         fetch(card.url, archive, sha256=card.sha256, report=report)
     else:
         archive = source

@@ -1,7 +1,8 @@
 """A corpus: a text by its documents, split into parts.
 
 A text is a list of plain files and the byte offsets of its documents in them. It is read block by
-block through memory maps and never held in memory as a whole. A record (a line) is a document.
+block through memory maps and never held in memory as a whole. A record is a document, which may be
+a line.
 """
 
 import hashlib
@@ -40,6 +41,7 @@ class Text:
         raw: Whether the text is any bytes; else it is checked UTF-8.
         separator: Text after each document in the original, such as the line end of a record.
         is_cut: Whether the last document continues in the next part, so that it does not end here.
+        encoding: Encoding in which the files were read.
     """
 
     files: tuple[PlainFile, ...]
@@ -47,6 +49,7 @@ class Text:
     raw: bool
     separator: str = ""
     is_cut: bool = False
+    encoding: str = "utf-8"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,7 +149,7 @@ class Corpus:
 
     Attributes:
         title: Title of the corpus card, or the names of the files.
-        mode: `stream`, one long text; `records`, one sequence per line.
+        mode: `stream`, one long text; `records`, one sequence per line or document.
         parts: The text of each part that is not empty.
         distinct: Parts that have no document of the training part, because the split kept all
             copies of a document together.
@@ -240,18 +243,22 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     section = config.corpus
     is_raw = config.tokenizer.level == "byte"
     has_records = section.mode == "records"
+    has_lines = has_records and section.record == "line"
     separator = section.separator or ""
     files = open_plain_files(names, section, is_raw)
     spans = [
-        _record_spans(file) if has_records else _document_spans(file, separator.encode())
+        _record_spans(file) if has_lines else _document_spans(file, separator.encode())
         for file in files
     ]
+    if has_records and separator and not has_lines:
+        spans = [_without_line_ends(*pair) for pair in zip(files, spans, strict=True)]
     numbered = [np.insert(bounds, 0, number, axis=1) for number, bounds in enumerate(spans)]
     text = Text(
         files=tuple(files),
         spans=np.concatenate(numbered),
         raw=is_raw,
-        separator="\n" if has_records else separator,
+        separator="\n" if has_lines else separator,
+        encoding=section.encoding,
     )
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
@@ -263,8 +270,13 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
 
 def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
     """Yield a warning for each setting that does not fit the text, which is not split yet."""
-    has_no_separator = text.size == sum(file.size for file in text.files)
-    if section.mode == "stream" and section.separator and has_no_separator:
+    if section.mode == "records":
+        reads_documents = section.record == "document"
+        has_no_separator = len(text.spans) <= sum(len(file.ends) for file in text.files)
+    else:
+        reads_documents = True
+        has_no_separator = text.size == sum(file.size for file in text.files)
+    if section.separator and reads_documents and has_no_separator:
         yield (
             f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
             "is separated; correct it, or set it to null"
@@ -369,6 +381,19 @@ def _document_spans(file: PlainFile, separator: bytes) -> npt.NDArray[np.int64]:
             spans.append((start, end))
             start = end
     return _without_empty(np.array(spans, dtype=np.int64))
+
+
+def _without_line_ends(file: PlainFile, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return documents without the line ends around them, which belong to their separators."""
+    trimmed = spans.copy()
+    with map_file(file.path) as view:
+        for row, (start, stop) in enumerate(spans.tolist()):
+            while start < stop and view[start] in b"\r\n":
+                start += 1
+            while start < stop and view[stop - 1] in b"\r\n":
+                stop -= 1
+            trimmed[row] = start, stop
+    return _without_empty(trimmed)
 
 
 def _record_spans(file: PlainFile) -> npt.NDArray[np.int64]:

@@ -8,11 +8,15 @@ from charlm.config.schema import (
     Config,
     Corpus,
     Level,
+    Mode,
+    Record,
     ResolvedConfig,
     Tokenizer,
 )
 from charlm.data.cards import Card, card_names, corpus_files, load_card
 from charlm.data.listing import absolute_names
+from charlm.data.sources import are_tables
+from charlm.errors import ConfigError
 
 
 def resolve(config: Config) -> ResolvedConfig:
@@ -28,7 +32,7 @@ def resolve(config: Config) -> ResolvedConfig:
     card = card_of(config.corpus)
     level = _level(config.tokenizer, card)
     data = dict(config) | {
-        "corpus": _corpus_fields(config.corpus, card),
+        "corpus": _corpus_fields(config, card),
         "tokenizer": config.tokenizer.model_dump(exclude_unset=True) | {"level": level},
     }
     return check_resolved(data, config.corpus.text[0])
@@ -59,8 +63,9 @@ def _level(tokenizer: Tokenizer, card: Card | None) -> Level:
     return card.level
 
 
-def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
+def _corpus_fields(config: Config, card: Card | None) -> dict[str, object]:
     """Return the fields of a `ResolvedCorpus`."""
+    corpus = config.corpus
     files = corpus_files(corpus.text[0], card) if card else {}
     own = {part: (str(path),) for part, path in files.items()}
     valid_text = corpus.valid_text or own.get("valid")
@@ -71,6 +76,7 @@ def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
         "valid_text": absolute_names(valid_text),
         "test_text": absolute_names(test_text),
         "mode": mode,
+        "record": _record(config, card, mode),
         "valid_share": _first(
             corpus.valid_share,
             0.0 if valid_text else card.valid_share if card else None,
@@ -85,6 +91,22 @@ def _corpus_fields(corpus: Corpus, card: Card | None) -> dict[str, object]:
         "separator": corpus.separator or (card.separator if card else None),
     }
     return corpus.model_dump() | decided
+
+
+def _record(config: Config, card: Card | None, mode: Mode) -> Record:
+    """Return what a record is."""
+    corpus = config.corpus
+    ends_lines = config.tokenizer.words == "whitespace"
+    if mode == "records" and corpus.record == "document" and ends_lines:
+        raise ConfigError(
+            "corpus.record: must be line with tokenizer.words: whitespace, where each line ends "
+            "with <EOS>, got document; remove one of the two"
+        )
+    if corpus.record is not None or mode == "stream" or ends_lines:
+        return corpus.record or "line"
+    has_separator = corpus.separator or (card is not None and card.separator)
+    is_table = card is None and are_tables(corpus.text, rules=corpus.rules or RULES)
+    return "document" if has_separator or is_table else "line"
 
 
 def _first(*values: float | None) -> float:

@@ -54,6 +54,15 @@ class PlainFile:
     ends: npt.NDArray[np.int64]
 
 
+def are_tables(names: Sequence[str], *, rules: int) -> bool:
+    """Return whether all files of the names are tables; False if they cannot be found."""
+    try:
+        paths = find_files(names, rules=rules)
+        return all(find_format(path, str(path), rules=rules, raw=False).table for path in paths)
+    except (CorpusError, OSError):  # It is raised again where the text is opened.
+        return False
+
+
 def open_plain_files(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> list[PlainFile]:
     """Return the plain files of names, paths, folders and globs, in a stable order.
 

@@ -20,7 +20,7 @@ class Statistics(Result):
     """Statistics of a text with all its parts.
 
     Attributes:
-        documents: Number of documents; in records mode, of lines that are not empty.
+        documents: Number of documents; in records mode, of records that are not empty.
         characters: Number of characters; of bytes for a text read as bytes.
         bytes: Number of UTF-8 bytes.
         alphabet: Number of occurrences of each character, the most frequent first.

@@ -222,7 +222,8 @@ def record_windows(
     spans = record_spans(ids)
     if len(spans) == 0:
         raise CorpusError(
-            "the training text is too small: it has no record; every line that is not empty is one"
+            "the training text is too small: it has no record; every line or document that is not "
+            "empty is one"
         )
     position = start
     while True:
@@ -422,8 +423,9 @@ def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
     length = num_tokens // batch_size
     if length < window:
         raise CorpusError(
-            f"the training text is too small: {num_tokens} tokens, but one window needs batch_size "
-            f"x window = {batch_size} x {window}; lower training.batch_size or training.window"
+            f"the training text is too small: it has {num_tokens:,} tokens, and one window needs "
+            f"{batch_size * window:,}, training.batch_size x training.window = {batch_size} x "
+            f"{window}; give a longer text, or lower training.batch_size or training.window"
         )
     return length
 

@@ -4,12 +4,17 @@ from charlm.data.corpus import Text
 from charlm.data.tokenizer import Tokenizer
 
 
+def record_end(text: Text) -> bytes:
+    """Return what ends a record in written form: a line end, or NUL if records have lines."""
+    return b"\n" if text.separator == "\n" else b"\0"
+
+
 def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
     """Return a text as a model of this tokenizer would write it: UTF-8, or any bytes at level byte.
 
-    The text is normalized by the tokenizer's rules. A record ends with a line end. The separator of
-    the documents of a stream is what the model writes for <EOS>. If spaces separate tokens, there
-    is exactly one space between two tokens.
+    The text is normalized by the tokenizer's rules. A record ends with `record_end`. The separator
+    of the documents of a stream is what the model writes for <EOS>. If spaces separate tokens,
+    there is exactly one space between two tokens.
 
     Args:
         text: Text as it was read.
@@ -17,7 +22,9 @@ def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
         records: Whether the documents of the text are records.
     """
     spaced = tokenizer.separates_by_space
-    end = b"\n" if records or spaced or tokenizer.section.eos == "document" else b""
+    end = b"\n" if spaced or tokenizer.section.eos == "document" else b""
+    if records:
+        end = record_end(text)
     pieces = []
     pending_end = b""
     for block, ends in text.blocks():

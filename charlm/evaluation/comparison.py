@@ -224,7 +224,7 @@ def nats_of_lines(
         log_p: Natural logarithm of each token's probability, (tokens,).
         tokenizer: Tokenizer of the model.
         lines: Lines of the text.
-        records: Whether the model reads records, so that it does not see empty lines.
+        records: Whether the model reads lines as records, so that it does not see empty lines.
 
     Raises:
         CharlmError: The tokens have fewer lines than the text: no token is a line end.
@@ -340,11 +340,9 @@ def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Sco
     started = time.perf_counter()
     log_p = of_trained(trained).log_probabilities(tokens.ids)
     seconds = max(time.perf_counter() - started, 1e-9)
-    nats = nats_of_lines(
-        tokens.ids, log_p, trained.tokenizer, lines, records=trained.writes_records
-    )
+    nats = nats_of_lines(tokens.ids, log_p, trained.tokenizer, lines, records=trained.reads_lines)
     if len(restoration.nats_of_lines):
-        nats[_lines_read(lines, trained.writes_records)] += restoration.nats_of_lines
+        nats[_lines_read(lines, trained.reads_lines)] += restoration.nats_of_lines
     return _Scored(_summarize(trained, text, tokens, log_p, restoration, seconds), nats)
 
 

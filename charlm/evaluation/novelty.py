@@ -171,7 +171,7 @@ def measure_novelty(
     Args:
         trained: The model.
         samples: Texts that the model wrote.
-        path: File of them, instead of `samples`: in records mode one record per line, otherwise one
+        path: File of them, instead of `samples`: records as in the corpus of the run, or else one
             text. If neither is given, the model writes texts now.
         size: Number of records, or of tokens of one text, that the model writes.
         temperature: Temperature of these texts.
@@ -201,8 +201,8 @@ def measure_novelty(
 
 
 def split_records(written: bytes) -> list[bytes]:
-    """Return the records of a text in written form."""
-    return [record for record in written.split(b"\n") if record]
+    """Return the records of a text in written form, which ends as each of its records does."""
+    return [record for record in written.split(written[-1:] or b"\n") if record]
 
 
 def held_out_like(sample: Sequence[bytes], written: bytes, *, records: bool) -> list[bytes]:
@@ -408,9 +408,10 @@ def _longest_copy(
 
 
 def _is_record(text: bytes, index: SuffixIndex) -> bool:
-    """Return whether a text is a record of the training text, where each ends with a line end."""
-    line = text + b"\n"
-    return index.text.startswith(line) or index.occurs(b"\n" + line)
+    """Return whether a text is a record of the training text, which ends as each record does."""
+    end = index.text[-1:]
+    record = text + end
+    return index.text.startswith(record) or index.occurs(end + record)
 
 
 def _split_characters(text: bytes) -> _Units:

@@ -110,8 +110,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
             option is not defined for this model.
     """
     check_adaptation(trained.model, options.adaptation, trained.mode)
-    names = [str(path) for path in options.paths]
-    options = replace(options, paths=_readable_again(names))
+    options = replace(options, paths=_readable_again([str(path) for path in options.paths]))
     tokens, name = text_to_score(trained, options.text, options.paths, options.split)
     restoration = restoration_to_score(trained, options.text, options.paths, options.split)
     started = time.perf_counter()
@@ -134,7 +133,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         bytes=tokens.counts.bytes,
         seconds=seconds,
         settings=provenance(trained)
-        | {"text": ", ".join(names) or name}
+        | {"text": name}
         | _settings(static, options)
         | _temperature_fit(trained, tokens.ids, options)
         | _records_in_training(trained, options),

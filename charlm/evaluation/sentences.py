@@ -72,6 +72,11 @@ class Sentence(Result):
     unknown: int
     explained: list[TokenScore] | None = None
 
+    @property
+    def is_mostly_unknown(self) -> bool:
+        """Whether more than half of the tokens are <UNK>."""
+        return 2 * self.unknown > self.tokens
+
 
 @dataclass(frozen=True)
 class Sentences(Result):

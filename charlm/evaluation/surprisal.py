@@ -107,11 +107,12 @@ def measure_surprisal(
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
     tokens, name = text_to_score(trained, text, paths, split)
-    require_tokens(tokens.ids)
+    ids = tokens.ids[:limit]
+    require_tokens(ids)
     word_counts = _count_training_words(trained)
     surprisal = summarize(
-        tokens.ids,
-        of_trained(trained).log_probabilities(tokens.ids),
+        ids,
+        of_trained(trained).log_probabilities(ids),
         trained.tokenizer,
         records=trained.writes_records,
         word_counts=word_counts,

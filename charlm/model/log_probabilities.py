@@ -4,6 +4,7 @@ Targets are padded with −100, the index that torch's cross-entropy ignores.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,31 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Multiply fp32 in fp32, and restore the settings of the process afterwards.
+
+    By default cuDNN multiplies fp32 as TF32, with 10 bits of mantissa instead of 23, and so does
+    cuBLAS during training.
+    """
+    allow_tf32 = torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+        torch.set_float32_matmul_precision(products)
+
+
+@contextmanager
+def scoring(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """Compute products in `precision`, and fp32 without TF32."""
+    with without_tf32(), autocast(device, precision):
+        yield
+
+
 def predict_window(
     model: LanguageModel,
     inputs: Tensor,
@@ -62,7 +88,7 @@ def predict_window(
     Returns:
         Predictions, which together cover all tokens in order, and the states after the window.
     """
-    with autocast(inputs.device, precision):
+    with scoring(inputs.device, precision):
         features, states = model.encoder(inputs, states)
         adapted = model.adapt(features).flatten(0, 1)
 
@@ -71,7 +97,7 @@ def predict_window(
         for rows, ids in split_tokens(
             model.projection, adapted, targets.flatten(), max_logits=max_logits
         ):
-            with autocast(inputs.device, precision):
+            with scoring(inputs.device, precision):
                 logits = model.projection(rows)
             yield Prediction(logits.float(), ids)
 
@@ -105,6 +131,7 @@ def target_log_probabilities(
     return torch.cat(log_p).view_as(targets), states
 
 
+@without_tf32()
 def differentiable_log_probabilities(
     model: LanguageModel,
     inputs: Tensor,

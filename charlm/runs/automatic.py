@@ -11,12 +11,22 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from charlm.config.load import check_config, load_config, override
-from charlm.config.schema import VOCABULARY_SIZES, Config, Level, Mode
+from charlm.config.schema import (
+    VOCABULARY_SIZES,
+    Config,
+    Level,
+    Mode,
+    Record,
+    ResolvedConfig,
+)
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
-from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.corpus import Corpus, Text, open_corpus
 from charlm.data.resolve import card_of, resolve
+from charlm.data.sources import are_tables
 from charlm.data.utf8 import count_characters
 from charlm.runs.speed import Speed, measured_speed
 from charlm.training.devices import Hardware, choose_device, choose_precision
@@ -24,7 +34,11 @@ from charlm.training.devices import Hardware, choose_device, choose_precision
 _HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 4.5, "bpe": 3.0}
 _TOKENS = {"char": "characters", "byte": "bytes", "word": "words", "bpe": "subwords"}
-_READING = {"stream": "reading one long text", "records": "reading one record per line"}
+_READING = {
+    "stream": "reading one long text",
+    "line": "reading one record per line",
+    "document": "reading one record per document",
+}
 # Blocks of one or two megabytes: the first one may lack characters of the others.
 _BLOCKS_READ = 16
 # Characters from which a loss is known to a hundredth of a nat. Scoring more would only take time.
@@ -37,6 +51,7 @@ _MAX_LEARNING_RATE = 4.0e-2
 # Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
 _MIN_RECORDS = 200
 _MAX_RECORD_BYTES = 80
+_MAX_DOCUMENT_BYTES = 2000
 _MAX_IRREGULAR_LINES = 0.01
 _MAX_EQUAL_LINES = 0.3
 
@@ -49,16 +64,16 @@ class TextFacts:
         title: Title of the text.
         characters: Approximate number of characters of the training part.
         mode: How the text is read.
-        mode_reason: Why it is read so.
+        reading: How it is read and why, in words.
         level: Level of the tokens.
         alphabet_size: Number of different characters, or bytes, in the first blocks.
-        record_tokens: Mean number of tokens per line, with <EOS>.
+        record_tokens: Mean number of tokens per line or document, with <EOS>.
     """
 
     title: str
     characters: int
     mode: Mode
-    mode_reason: str
+    reading: str
     level: Level
     alphabet_size: int
     record_tokens: int
@@ -256,8 +271,11 @@ def _inspect(config: Config) -> _Inspection:
     blocks = [block for block, _ in islice(train.blocks(), _BLOCKS_READ)]
     sample = blocks[0]
     per_byte = 1.0 if level == "byte" else count_characters(sample) / max(len(sample), 1)
-    mode, mode_reason = _choose_mode(config, card, corpus, sample)
+    reading = _choose_mode(config, resolved, card, corpus)
+    mode = reading.mode
     fields: dict[str, Any] = {"mode": mode}
+    if mode == "records":
+        fields["record"] = reading.record
     characters = round(train.size * per_byte)
     if _is_split_open(config, card, corpus):
         whole = (train.size + corpus.parts["valid"].size) * per_byte
@@ -268,10 +286,10 @@ def _inspect(config: Config) -> _Inspection:
         title=card.title if card else ", ".join(config.corpus.text),
         characters=characters,
         mode=mode,
-        mode_reason=mode_reason,
+        reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
         alphabet_size=_alphabet_size(blocks, level),
-        record_tokens=_record_tokens(sample, level),
+        record_tokens=_record_tokens(train, sample, reading, level),
     )
     return _Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
 
@@ -283,23 +301,48 @@ def _is_split_open(config: Config, card: Card | None, corpus: Corpus) -> bool:
     return not is_set and not is_on_card and "valid" in corpus.parts
 
 
+class _Reading(NamedTuple):
+    """How a text is best read, and why."""
+
+    mode: Mode
+    record: Record
+    reason: str
+
+
 def _choose_mode(
-    config: Config, card: Card | None, corpus: Corpus, sample: bytes
-) -> tuple[Mode, str]:
-    """Return how a text is best read, and why."""
+    config: Config, resolved: ResolvedConfig, card: Card | None, corpus: Corpus
+) -> _Reading:
+    """Return how a text is best read."""
+    record = resolved.corpus.record
     if config.corpus.mode:
-        return corpus.mode, "corpus.mode is set"
+        return _Reading(corpus.mode, record, "corpus.mode is set")
     if card:
-        return corpus.mode, "the corpus card says so"
+        return _Reading(corpus.mode, record, "the corpus card says so")
+    train = corpus.parts["train"]
+    if config.corpus.record != "line" and resolved.tokenizer.words != "whitespace":
+        lengths = np.sort(train.spans[:, 2] - train.spans[:, 1])
+        if (
+            len(lengths) >= _MIN_RECORDS
+            and lengths[len(lengths) * 99 // 100] <= _MAX_DOCUMENT_BYTES
+        ):
+            return _Reading("records", "document", "the documents are short and independent")
+    names, rules = resolved.corpus.text, resolved.corpus.rules
+    if resolved.corpus.separator or are_tables(names, rules=rules):
+        return _Reading("stream", "document", "the documents are few or long")
+    return _choose_lines(next(train.blocks())[0])
+
+
+def _choose_lines(sample: bytes) -> _Reading:
+    """Return whether the lines of a text are records."""
     lines = sample.splitlines()
     count = max(len(lines), 1)
     irregular = sum(not line.strip() or line[:1].isspace() for line in lines) / count
     equal = 1 - len(set(lines)) / count
     if len(lines) < _MIN_RECORDS or irregular > _MAX_IRREGULAR_LINES or equal > _MAX_EQUAL_LINES:
-        return "stream", "the lines belong together"
+        return _Reading("stream", "line", "the lines belong together")
     if sorted(map(len, lines))[len(lines) * 99 // 100] > _MAX_RECORD_BYTES:
-        return "stream", "the lines are long"
-    return "records", "the lines are short and independent"
+        return _Reading("stream", "line", "the lines are long")
+    return _Reading("records", "line", "the lines are short and independent")
 
 
 def _alphabet_size(blocks: Sequence[bytes], level: Level) -> int:
@@ -310,10 +353,12 @@ def _alphabet_size(blocks: Sequence[bytes], level: Level) -> int:
     return len(letters)
 
 
-def _record_tokens(sample: bytes, level: Level) -> int:
-    """Return the approximate mean number of tokens per line, with <EOS>."""
-    lines = sum(1 for line in sample.splitlines() if line)
-    return 1 + round(len(sample) / max(lines, 1) / _CHARACTERS_PER_TOKEN[level])
+def _record_tokens(train: Text, sample: bytes, reading: _Reading, level: Level) -> int:
+    """Return the approximate mean number of tokens per line or document, with <EOS>."""
+    size, count = train.size, len(train.spans)
+    if reading.record == "line":
+        size, count = len(sample), sum(1 for line in sample.splitlines() if line)
+    return 1 + round(size / max(count, 1) / _CHARACTERS_PER_TOKEN[level])
 
 
 def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
@@ -423,7 +468,7 @@ def _reasons(config: Config, text: TextFacts, plan: _Plan, chosen: Config) -> tu
         dropout_reason = f"for {passes}"
     return (
         f"text: {text.title}, {text.characters:,} characters for training, split into "
-        f"{_TOKENS[text.level]}; {_READING[text.mode]}: {text.mode_reason}",
+        f"{_TOKENS[text.level]}; {text.reading}",
         f"network: {', '.join(map(str, model.hidden_size))} units, {size_reason}",
         f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens, "
         f"peak learning rate {training.learning_rate:.2g}, {passes}{early}",

@@ -1,6 +1,6 @@
 """A training run in memory, and the events that it yields."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,7 @@ class Experiment:
         group: Processes that train together, with this process as one of them.
         vectors_fraction: Fraction of the vocabulary for which the file of vectors had a vector;
             None without such a file and after resuming.
+        notices: What the user should know before the training begins, one line each.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Experiment:
     lock: ProcessLock
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None
+    notices: tuple[str, ...] = ()
 
     @cached_property
     def valid_restoration(self) -> Restoration:
@@ -140,6 +142,17 @@ class Halved:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the user should know about the training.
+
+    Attributes:
+        message: One line.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training has ended and is saved.
 
@@ -152,7 +165,8 @@ class Finished:
     reason: str
 
 
-Event = Prepared | Progress | Evaluated | Halved | Finished
+Event = Prepared | Progress | Evaluated | Halved | Notice | Finished
+Events = Generator[Event, None, None]
 
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:

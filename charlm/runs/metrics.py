@@ -1,7 +1,7 @@
 """The metrics of a run: metrics.jsonl, and sums of step metrics between two evaluations."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from charlm.storage.untrusted import parse_json
 from charlm.training.clipping import gradient_group, group_norms
 from charlm.training.loop import Progress
 from charlm.training.loss import Score
+
+# A validation loss that rises by a smaller fraction is no sign of overfitting.
+_NOISE = 0.005
 
 
 class StepMetrics:
@@ -56,7 +59,7 @@ class StepMetrics:
         if clipping.by_value is not None:
             self._clipped_by_value = self._clipped_by_value + clipping.by_value
 
-    def summary(self, section: TrainingSection) -> dict[str, Any]:
+    def summary(self, section: TrainingSection, *, learning_rate: float) -> dict[str, Any]:
         """Return the fields of a line of metrics.jsonl that describe the steps.
 
         A fraction of clipped steps is None if `section` sets no such limit.
@@ -64,6 +67,7 @@ class StepMetrics:
         by_norm = float(self._clipped_by_norm) / self._steps
         by_value = float(self._clipped_by_value) / self._steps
         return {
+            "learning_rate": learning_rate,
             "training_loss_nats": float(self._loss) / self._steps,
             "gradient_norm": float(self._norm) / self._steps,
             "gradient_norm_max": float(self._max_norm),
@@ -75,20 +79,18 @@ class StepMetrics:
 
 def evaluation_metrics(
     experiment: Experiment,
-    progress: Progress,
-    step_metrics: StepMetrics,
     score: Score | None,
     *,
+    fraction_scored: float,
     evaluation_seconds: float,
     is_best: bool,
 ) -> dict[str, Any]:
     """Return the line of metrics.jsonl about an evaluation.
 
     Args:
-        experiment: The training run.
-        progress: The last step.
-        step_metrics: The steps since the previous evaluation.
+        experiment: The training run, with the metrics of the steps since the previous evaluation.
         score: Score on the validation split; None without one.
+        fraction_scored: Fraction of the validation split that was scored.
         evaluation_seconds: Duration of the evaluation.
         is_best: Whether the model is the best so far.
     """
@@ -99,26 +101,51 @@ def evaluation_metrics(
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
         "evaluation_seconds": round(evaluation_seconds, 3),
-        "learning_rate": progress.learning_rate,
-        **step_metrics.summary(experiment.config.training),
+        **(state.due_metrics or {}),
         "is_best": is_best,
     }
     if score is not None:
         counts = experiment.tokens["valid"].counts
-        metrics |= _score_metrics(score, counts, experiment.valid_restoration)
+        metrics |= _score_metrics(score, counts, experiment.valid_restoration, fraction_scored)
     return metrics
 
 
 def _score_metrics(
-    score: Score, counts: Counts, restoration: Restoration
+    score: Score, counts: Counts, restoration: Restoration, fraction: float
 ) -> dict[str, float | None]:
+    """Return the scores; of a part of the split, as if the rest had the same loss."""
+    nats = score.nats / fraction
     return {
         "loss_nats": score.loss_nats,
         "perplexity": score.perplexity,
-        "bits_per_character": restoration.bits_per(counts.characters, score.nats),
-        "bits_per_byte": restoration.bits_per(counts.bytes, score.nats),
+        "bits_per_character": restoration.bits_per(counts.characters, nats),
+        "bits_per_byte": restoration.bits_per(counts.bytes, nats),
         "unknown_share": counts.unknown_share,
+        "validation_share": fraction,
     }
+
+
+def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line if the last evaluation is not the best one: which step is kept, and why.
+
+    Args:
+        history: Lines of metrics.jsonl.
+    """
+    scored = [line for line in history if "loss_nats" in line]
+    best = next((line for line in reversed(scored) if line["is_best"]), None)
+    if best is None or best is scored[-1]:
+        return []
+    last = scored[-1]
+    kept = f"best/ is the model of step {best['step']:,}"
+    losses = f"from {best['loss_nats']:.4f} to {last['loss_nats']:.4f} nats per token"
+    is_memorizing = last["training_loss_nats"] < best["training_loss_nats"]
+    if is_memorizing and last["loss_nats"] > (1 + _NOISE) * best["loss_nats"]:
+        return [
+            f"the model overfits: since step {best['step']:,} the validation loss rose {losses}, "
+            f"while the training loss fell; {kept}; for a better one, use more text, more dropout "
+            "(model.output_dropout) or a smaller network"
+        ]
+    return [f"since step {best['step']:,} the validation loss rose {losses}; {kept}"]
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:

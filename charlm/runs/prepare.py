@@ -1,5 +1,6 @@
 """Begin a new run, or resume an existing one."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
-from charlm.errors import CheckpointError, ConfigError
+from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
 from charlm.runs.checkpoint import load_checkpoint
@@ -36,7 +37,14 @@ from charlm.runs.verify import check_weights
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
-from charlm.training.devices import Hardware, check_size, choose_device, choose_precision
+from charlm.training.devices import (
+    Hardware,
+    can_compute_in,
+    check_size,
+    choose_device,
+    choose_precision,
+    precision_name,
+)
 from charlm.training.loop import TrainingState
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
@@ -64,7 +72,8 @@ def begin(
     encoded = encode(config, workers=workers)
     vectors = _read_vectors(config, encoded.tokenizer)
     torch.manual_seed(config.training.seed)
-    experiment = _assemble(folder, config, encoded, device, run_lock(folder), group)
+    hardware = Hardware(device, choose_precision(config.training.precision, device))
+    experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
     if vectors is not None:
         experiment = _with_vectors(experiment, vectors)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
@@ -165,18 +174,73 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     encoded = EncodedCorpus(
         corpus=corpus, tokenizer=tokenizer, tokens=_encode_parts(corpus, tokenizer, workers)
     )
-    experiment = _assemble(folder, config, encoded, device, lock, group)
+    hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
+    experiment = _assemble(folder, config, encoded, hardware, lock, group)
     rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
-    return experiment
+    notices = (
+        *_used_budget(experiment),
+        *_change_of_precision(experiment, saved.state["precision"]),
+    )
+    return replace(experiment, notices=notices)
+
+
+def check_budget(experiment: Experiment) -> None:
+    """Raise UnsupportedOptionError if nothing is left to train or to evaluate in a resumed run."""
+    state = experiment.state
+    if state.fraction_done(experiment.config.training) < 1 or state.due_metrics is not None:
+        return
+    unit, total = experiment.config.training.budget
+    used = state.used(unit)
+    experiment.lock.release()
+    enough = math.ceil(used + total) if unit == "steps" else math.ceil(10 * (used + total)) / 10
+    raise UnsupportedOptionError(
+        unit,
+        f"nothing is left to train in {experiment.folder}: its budget is a total, {total:,g} "
+        f"{unit}, and {used:,.4g} {unit} are used; give a larger total, such as {{}} {enough:g}",
+        others=[unit],
+    )
+
+
+def _used_budget(experiment: Experiment) -> tuple[str, ...]:
+    """Return a line about the budget of a resumed run."""
+    unit, total = experiment.config.training.budget
+    used = experiment.state.used(unit)
+    step = experiment.state.step
+    return (f"continuing after step {step:,}: {used:,.4g} of {total:,g} {unit} in total are used",)
+
+
+def _resumed_hardware(setting: str, saved: str | None, device: torch.device) -> Hardware:
+    """Return device and precision of a run that continues: with `auto`, the precision it had.
+
+    Args:
+        setting: Value of `training.precision`.
+        saved: Precision of the saved training; None for a run of an earlier version.
+        device: Device of the training from now on.
+    """
+    if setting == "auto" and saved is not None and can_compute_in(saved, device):
+        setting = saved
+    return Hardware(device, choose_precision(setting, device))
+
+
+def _change_of_precision(experiment: Experiment, saved: str | None) -> tuple[str, ...]:
+    """Return a line if a run does not continue in the precision that it was trained in."""
+    now = precision_name(experiment.hardware.precision)
+    if saved in (None, now):
+        return ()
+    return (
+        f"the run was trained in {saved} and continues in {now}, because "
+        f"{experiment.hardware.device} has no fast {saved} here; its weights will differ from "
+        "those of a training that never moved",
+    )
 
 
 def _assemble(
     folder: Path,
     config: ResolvedConfig,
     encoded: EncodedCorpus,
-    device: torch.device,
+    hardware: Hardware,
     lock: ProcessLock,
     group: Group,
 ) -> Experiment:
@@ -188,8 +252,7 @@ def _assemble(
         )
     vocabulary_size = encoded.tokenizer.vocabulary_size
     check_size(config.model, vocabulary_size)
-    model = LanguageModel(config.model, vocabulary_size).to(device)
-    hardware = Hardware(device, choose_precision(config.training.precision, device))
+    model = LanguageModel(config.model, vocabulary_size).to(hardware.device)
     return Experiment(
         folder=folder,
         config=config,

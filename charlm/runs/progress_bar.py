@@ -5,12 +5,12 @@ Scores have one unit per level of the tokens: perplexity for words, bits per cha
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from charlm.config.schema import Level
-from charlm.runs.experiment import Evaluated, Event, Experiment
+from charlm.runs.experiment import Evaluated, Events, Experiment, Halved, Notice
 from charlm.training.loop import Progress
 
 _REFRESH_SECONDS = 0.2
@@ -65,9 +65,7 @@ class ProgressBar:
             self._bar = None
 
 
-def shown(
-    experiment: Experiment, events: Iterator[Event], *, first_lines: Sequence[str] = ()
-) -> Iterator[Event]:
+def shown(experiment: Experiment, events: Events, *, first_lines: Sequence[str] = ()) -> Events:
     """Yield the events of a training, after showing steps and evaluations on stderr."""
     with closing(ProgressBar(experiment)) as bar:
         for line in (*first_lines, f"run folder: {experiment.folder}"):
@@ -77,6 +75,10 @@ def shown(
                 bar.show(event)
             elif isinstance(event, Evaluated):
                 bar.write(evaluation_line(event))
+            elif isinstance(event, Halved):
+                bar.write(halving_line(event))
+            elif isinstance(event, Notice):
+                bar.write(event.message)
             yield event
 
 
@@ -132,6 +134,15 @@ def evaluation_line(event: Evaluated) -> str:
     if unknown >= _SHOWN_UNKNOWN:
         line += f" ({unknown:.1%} unknown {'words' if level == 'word' else 'characters'})"
     return line + (", best" if event.is_best else "")
+
+
+def halving_line(event: Halved) -> str:
+    """Return a line about a divergence after which training continues."""
+    metrics, limit = event.metrics, event.experiment.config.training.halvings
+    return (
+        f"{event.message}; continuing from step {metrics['step']:,} with a peak learning rate "
+        f"of {metrics['learning_rate']:.2g} (halving {metrics['halvings']} of at most {limit})"
+    )
 
 
 def _make_bar(done: float) -> Any:

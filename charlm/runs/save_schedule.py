@@ -9,6 +9,7 @@ from charlm.runs.checkpoint import save_checkpoint
 from charlm.runs.experiment import Experiment
 from charlm.runs.folder import check_exists
 from charlm.runs.snapshot import save_snapshot, scored_weights, state_facts
+from charlm.training.durations import Durations
 
 # Estimate of the first save: an ordinary disk, four bytes per weight, and eight in Adam's state.
 _BYTES_PER_SECOND = 1.5e8
@@ -46,6 +47,7 @@ class SaveSchedule:
         self._trained_before = experiment.state.seconds
         self._last_save_ended = clock()
         self._seconds_saving = 0.0
+        self._durations = Durations()
         weights = sum(tensor.numel() for tensor in experiment.model.parameters())
         self._expected_seconds = _BYTES_PER_WEIGHT * weights / _BYTES_PER_SECOND
 
@@ -67,7 +69,7 @@ class SaveSchedule:
                 name: tensor.to("cpu", copy=True)
                 for name, tensor in scored_weights(experiment).items()
             }
-            self._best_facts = state_facts(experiment.state, experiment.average)
+            self._best_facts = state_facts(experiment)
         self.is_pending = True
         self._is_good = is_good and self.keeps_good
         if any(experiment.group.all_reduce(experiment.group.is_first and self.is_due())):
@@ -103,7 +105,8 @@ class SaveSchedule:
             save_snapshot(self._experiment, "good")
         self.is_pending = self._is_good = False
         self._last_save_ended = self._clock()
-        self._expected_seconds = self._last_save_ended - began
+        # A save in which the process was suspended must not prevent later ones.
+        self._expected_seconds = self._durations.counted(self._last_save_ended - began)
         self._seconds_saving += self._expected_seconds
 
     def save_best(self) -> None:

@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.errors import DivergenceError
@@ -15,22 +16,40 @@ from charlm.runs.checkpoint import load_checkpoint, remove_checkpoint
 from charlm.runs.experiment import (
     Evaluated,
     Event,
+    Events,
     Experiment,
     Finished,
     Halved,
+    Notice,
     Prepared,
     training_windows,
 )
 from charlm.runs.folder import acquired, check_exists
-from charlm.runs.metrics import StepMetrics, append_metrics, evaluation_metrics
+from charlm.runs.metrics import (
+    StepMetrics,
+    append_metrics,
+    evaluation_metrics,
+    overfitting,
+    read_metrics,
+)
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
-from charlm.runs.validation import is_better_than_guessing, record_score, validate
+from charlm.runs.validation import (
+    EvaluationStopped,
+    fraction_scored,
+    is_better_than_guessing,
+    record_score,
+    validate,
+)
 from charlm.training.clipping import group_norms
 from charlm.training.devices import fast_math
 from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
+from charlm.training.loss import Score
 from charlm.training.objective import LanguageModelObjective
 from charlm.training.process_group import AnyObjective
+from charlm.training.schedule import is_warm_up_shortened
+
+_LONG_EVALUATION_SECONDS = 5.0  # A shorter evaluation is not reported.
 
 
 def run(
@@ -38,13 +57,17 @@ def run(
     *,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
-) -> Iterator[Event]:
+) -> Events:
     """Train until the budget is spent, evaluate and save, and yield every event.
+
+    If the caller closes the generator, as `contextlib.closing` does after an exception, the last
+    step is saved. A process of a group saves only the best model then.
 
     Args:
         experiment: Training run from `prepare.begin` or `prepare.resume`.
-        stop: Function that is called after every step. If it returns True, the step is saved and
-            training ends.
+        stop: Function that is called after every step and during evaluations. If it returns True,
+            the step is saved and training ends. An evaluation that it ends is done first when the
+            run is resumed.
         clock: Function that returns seconds.
 
     Raises:
@@ -72,6 +95,7 @@ def _run(
 ) -> Iterator[Event]:
     objective = _make_objective(experiment)
     yield Prepared(experiment)
+    yield from map(Notice, experiment.notices)
     session = _Session(
         experiment=experiment,
         objective=objective,
@@ -81,6 +105,8 @@ def _run(
     )
     session.prepare_good_checkpoint()
     reason = yield from session.train()
+    if reason != "stopped":
+        yield from map(Notice, overfitting(read_metrics(experiment.folder)))
     yield Finished(experiment, reason)
 
 
@@ -100,6 +126,7 @@ class _Session:
         save_schedule: Schedule of the checkpoints.
         stop: Function that returns True to end the training after the current step.
         clock: Function that returns seconds.
+        told: Subjects of the notices that are yielded only once.
     """
 
     experiment: Experiment
@@ -107,6 +134,7 @@ class _Session:
     save_schedule: SaveSchedule
     stop: Callable[[], bool]
     clock: Callable[[], float]
+    told: list[str] = field(default_factory=list)
 
     def prepare_good_checkpoint(self) -> None:
         """Make sure that a training that halves its rate has a checkpoint to return to.
@@ -128,7 +156,7 @@ class _Session:
                 reason = yield from self._train_to_divergence()
                 break
             except GeneratorExit:  # The caller may load the best model next.
-                self.save_schedule.save_best()
+                self._save_interrupted()
                 raise
             except DivergenceError as error:
                 self.save_schedule.save_best()
@@ -140,32 +168,60 @@ class _Session:
 
     def _train_to_divergence(self) -> Generator[Event, None, str]:
         """Train, evaluate and save until the end or a divergence; return the reason of the end."""
-        group = self.experiment.group
+        state = self.experiment.state
         section = self.experiment.config.training
-        evaluations = _evaluations_due(self.experiment.state.fraction_done(section), section)
+        evaluations = _evaluations_due(state.fraction_done(section), section)
         step_metrics = StepMetrics(self.experiment.model)
+        # A stop has ended the evaluation that is due.
+        reason = (yield from self._evaluate()) if state.due_metrics is not None else None
+        if reason is not None:
+            return reason
         for progress in self._steps():
-            yield progress
             step_metrics.add(progress)
             due = _evaluations_due(progress.fraction_done, section)
-            # A process that is asked to stop stops all; the clock of the first decides on saves.
-            is_stopping, is_saving = group.all_reduce(
-                self.stop(), group.is_first and due == evaluations and self.save_schedule.is_due()
-            )
             if due > evaluations:
                 evaluations = due
-                event = self._evaluate(progress, step_metrics)
-                with self.experiment.average.applied():
-                    yield event
+                rate = progress.learning_rate
+                state.due_metrics = step_metrics.summary(section, learning_rate=rate)
                 step_metrics = StepMetrics(self.experiment.model)
-                if _is_out_of_patience(self.experiment):
-                    return "patience"
-            elif is_stopping or is_saving:
-                _check_finite(self.experiment, progress)
-                self.save_schedule.save()
-            if is_stopping:
-                return "stopped"
+            yield progress
+            yield from self._notices(progress)
+            reason = yield from self._evaluate_or_save(progress)
+            if reason is not None:
+                return reason
         return "budget"
+
+    def _notices(self, progress: Progress) -> Iterator[Notice]:
+        """Yield lines about a step: a suspension, and once that the warm-up is shortened."""
+        section = self.experiment.config.training
+        step, fraction = progress.step, progress.fraction_done
+        if progress.suspended_seconds:
+            yield Notice(
+                f"step {step:,} was interrupted for {progress.suspended_seconds:,.0f} s, which do "
+                "not count as training time"
+            )
+        is_shortened = is_warm_up_shortened(section, step=step, fraction_done=fraction)
+        if is_shortened and not self.told:
+            self.told.append("warm-up")
+            yield Notice(
+                f"the budget is shorter than the warm-up of {section.warmup_steps:,} steps "
+                "(training.warmup_steps): the warm-up is shortened to a tenth of the budget"
+            )
+
+    def _evaluate_or_save(self, progress: Progress) -> Generator[Event, None, str | None]:
+        """After a step, evaluate or save if it is time to; return the reason to end, or None."""
+        group = self.experiment.group
+        is_evaluation_due = self.experiment.state.due_metrics is not None
+        # A process that is asked to stop stops all; the clock of the first decides on saves.
+        is_save_due = group.is_first and not is_evaluation_due and self.save_schedule.is_due()
+        is_stopping, is_saving = group.all_reduce(self.stop(), is_save_due)
+        if is_evaluation_due or is_stopping or is_saving:
+            _check_finite(self.experiment, progress)
+        if is_stopping or is_saving:
+            self.save_schedule.save()
+        if is_stopping:
+            return "stopped"
+        return (yield from self._evaluate()) if is_evaluation_due else None
 
     def _steps(self) -> Iterator[Progress]:
         experiment = self.experiment
@@ -180,22 +236,41 @@ class _Session:
             clock=self.clock,
         )
 
-    def _evaluate(self, progress: Progress, step_metrics: StepMetrics) -> Evaluated:
-        """Score the model, add a line to metrics.jsonl, and save the model or schedule its save."""
+    def _evaluate(self) -> Generator[Event, None, str | None]:
+        """Score the model, add a line to metrics.jsonl, and save the model or schedule its save.
+
+        Returns:
+            The reason to end the training; None to continue.
+        """
         experiment = self.experiment
-        _check_finite(experiment, progress)
+        is_first = experiment.state.validation_part is None
         began = self.clock()
+        try:
+            with experiment.average.applied():
+                score = validate(experiment, stop=self.stop, clock=self.clock)
+        except EvaluationStopped:
+            self.save_schedule.save()
+            return "stopped"
+        seconds = self.clock() - began
+        if is_first:
+            yield from _slow_evaluation(experiment, score, seconds)
+        event = self._record(score, seconds)
         with experiment.average.applied():
-            score = validate(experiment)
+            yield event
+        is_over = experiment.state.is_out_of_patience(experiment.config.training)
+        return "patience" if is_over else None
+
+    def _record(self, score: Score | None, seconds: float) -> Evaluated:
+        experiment = self.experiment
         is_best = record_score(experiment, score)
         metrics = evaluation_metrics(
             experiment,
-            progress,
-            step_metrics,
             score,
-            evaluation_seconds=self.clock() - began,
+            fraction_scored=fraction_scored(experiment, score),
+            evaluation_seconds=seconds,
             is_best=is_best,
         )
+        experiment.state.due_metrics = None
         if experiment.group.is_first:
             check_exists(experiment.folder)
             # Before saving: a step without its line is trained again.
@@ -204,6 +279,16 @@ class _Session:
             is_best=is_best, is_good=is_better_than_guessing(experiment, score)
         )
         return Evaluated(experiment=experiment, score=score, metrics=metrics, is_best=is_best)
+
+    def _save_interrupted(self) -> None:
+        """Save the last step, if its weights are finite, and the best model.
+
+        The processes of a group would have to save together; one of them saves the best model only.
+        """
+        if self.experiment.group.size == 1 and _weight_norms(self.experiment).isfinite().all():
+            self.save_schedule.save()
+        else:
+            self.save_schedule.save_best()
 
     def _halve(self, divergence: DivergenceError) -> Halved:
         """Return to the last good evaluation, to continue with half the learning rate.
@@ -224,11 +309,6 @@ class _Session:
 def _evaluations_due(fraction_done: float, section: TrainingSection) -> int:
     """Return the number of evaluations that belong to a spent fraction of the budget."""
     return int(min(fraction_done, 1.0) * section.evaluations + 1e-9)
-
-
-def _is_out_of_patience(experiment: Experiment) -> bool:
-    patience = experiment.config.training.patience
-    return patience is not None and experiment.state.evaluations_since_best >= patience
 
 
 def _check_may_halve(experiment: Experiment, divergence: DivergenceError) -> None:
@@ -267,10 +347,30 @@ def _return_to_good(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _slow_evaluation(
+    experiment: Experiment, score: Score | None, seconds: float
+) -> Iterator[Notice]:
+    """Yield a line about the duration of the first evaluation, if it is long."""
+    fraction = fraction_scored(experiment, score)
+    if fraction < 1:
+        yield Notice(
+            f"evaluations of the whole validation split would take more than the fraction "
+            f"{experiment.config.training.evaluation_share} of the budget "
+            f"(training.evaluation_share): {fraction:.2%} of it is scored during training; charlm "
+            f"eval perplexity {experiment.folder} scores all of it"
+        )
+    elif seconds > max(experiment.state.seconds, _LONG_EVALUATION_SECONDS):
+        yield Notice(
+            f"the evaluation took {seconds:,.0f} s after {experiment.state.seconds:,.0f} s of "
+            "training; for fewer or shorter ones, set training.evaluations=1, or a lower "
+            "corpus.valid_share in a new run"
+        )
+
+
 def _check_finite(experiment: Experiment, progress: Progress) -> None:
     """Raise DivergenceError if the loss, its gradient or the weights are not finite."""
     progress.check_finite()
-    norms = torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))
+    norms = _weight_norms(experiment)
     if not norms.isfinite().all():
         norms_by_group = group_norms(norms, progress.groups)
         group = max(norms_by_group, key=norms_by_group.__getitem__)
@@ -278,3 +378,8 @@ def _check_finite(experiment: Experiment, progress: Progress) -> None:
             f"step {progress.step}: the weights of {group} are not finite any more; "
             f"{DIVERGENCE_REMEDY}"
         )
+
+
+def _weight_norms(experiment: Experiment) -> Tensor:
+    """Return the largest absolute value of each weight tensor."""
+    return torch.stack(torch._foreach_norm(list(experiment.model.parameters()), math.inf))

@@ -1,7 +1,8 @@
 """Signals that ask a training to stop: it finishes the step, saves, and ends."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -44,11 +45,21 @@ def stop_signals() -> list[signal.Signals]:
     ]
 
 
+def interrupt_signals() -> list[signal.Signals]:
+    """Return Ctrl-C, if it raises KeyboardInterrupt in this thread; else nothing."""
+    is_main = threading.current_thread() is threading.main_thread()
+    is_raised = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return [signal.SIGINT] if is_main and is_raised else []
+
+
 @contextmanager
-def stop_requests(*, ignore_second: bool = False) -> Iterator[StopRequest]:
+def stop_requests(
+    numbers: Sequence[signal.Signals] | None = None, *, ignore_second: bool = False
+) -> Iterator[StopRequest]:
     """Turn the first signal that asks to stop into a request to stop after the step.
 
     Args:
+        numbers: The signals; by default `stop_signals()`.
         ignore_second: Whether a second Ctrl-C is ignored; otherwise it interrupts at once. A
             launcher of several processes passes on a Ctrl-C that they have received already.
 
@@ -56,13 +67,14 @@ def stop_requests(*, ignore_second: bool = False) -> Iterator[StopRequest]:
         The request.
     """
     request = StopRequest()
+    numbers = stop_signals() if numbers is None else numbers
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request() and number == signal.SIGINT and not ignore_second:
             raise KeyboardInterrupt
         request.received.append(number)
 
-    before = {number: signal.signal(number, handle) for number in stop_signals()}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:

@@ -1,19 +1,27 @@
 """The complete state of a training as a checkpoint, from which training resumes bit for bit."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import Position
 from charlm.errors import CheckpointError
-from charlm.runs.checkpoint import Checkpoint, load_weights, save_checkpoint, weights_of
+from charlm.runs.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    weights_of,
+)
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CONTINUE, RESTORE, Tensors
 from charlm.runs.metrics import truncate_metrics
-from charlm.training.averaging import Average
+from charlm.training.devices import precision_name
 from charlm.training.loop import TrainingState
 from charlm.version import VERSION
 
@@ -27,6 +35,8 @@ _SCALARS = (
     "evaluations_since_best",
     "stalls",
     "halvings",
+    "due_metrics",
+    "validation_part",
 )
 
 
@@ -44,7 +54,7 @@ def save_snapshot(
     if experiment.group.is_first:
         save_checkpoint(
             experiment.folder / name,
-            state_facts(experiment.state, experiment.average),
+            state_facts(experiment),
             {"weights": scored_weights(experiment), "training": training},
             remedy=remedy,
         )
@@ -66,18 +76,30 @@ def rewind(experiment: Experiment, saved: Checkpoint) -> None:
         truncate_metrics(experiment.folder, after_step=state.step, halvings=state.halvings)
 
 
+def has_ended(folder: Path, section: TrainingSection) -> bool:
+    """Return whether the last checkpoint of a run is that of a training that came to its end.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    saved = load_checkpoint(folder / "last", only="weights").state
+    return TrainingState(**{field: saved[field] for field in _SCALARS}).has_ended(section)
+
+
 def scored_weights(experiment: Experiment) -> dict[str, Tensor]:
     """Return the weights that are scored: the average, where there is one."""
     return weights_of(experiment.model) | experiment.average.weights
 
 
-def state_facts(state: TrainingState, average: Average) -> dict[str, Any]:
+def state_facts(experiment: Experiment) -> dict[str, Any]:
     """Return the facts about a training for state.json."""
+    state = experiment.state
     return {
         "charlm": VERSION,
+        "precision": precision_name(experiment.hardware.precision),
         **{field: getattr(state, field) for field in _SCALARS},
         "position": asdict(state.position),
-        "average": average.json_state(),
+        "average": experiment.average.json_state(),
     }
 
 
@@ -189,5 +211,8 @@ def _restore_recurrent_states(experiment: Experiment, tensors: Tensors) -> None:
         part = rows[experiment.group.shard.columns(len(rows))]
         # A process without a column of its own keeps one, for a batch has at least one.
         part = part if len(part) else rows[:1]
-        layers.setdefault(int(key.split(".")[1]), []).append(part.to(experiment.hardware.device))
+        part = part.to(experiment.hardware.device)
+        if experiment.hardware.precision == torch.float32:  # They may come from a training in bf16.
+            part = part.float()
+        layers.setdefault(int(key.split(".")[1]), []).append(part)
     state.states = tuple(tuple(layers[layer]) for layer in sorted(layers)) or None

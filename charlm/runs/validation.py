@@ -1,8 +1,14 @@
-"""Score the validation split during training."""
+"""Score the validation split, or a part of it, during training."""
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
-from charlm.data.windows import windows_to_score
+import numpy as np
+
+from charlm.data.tokenizer import Ids
+from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
 from charlm.errors import DivergenceError
 from charlm.runs.experiment import Experiment
 from charlm.training.loop import DIVERGENCE_REMEDY
@@ -11,29 +17,164 @@ from charlm.training.loss import Score, score
 # Validation uses at most 64 streams of at least 1,024 tokens.
 _MAX_STREAMS = 64
 _MIN_TOKENS_PER_STREAM = 1024
+# A part of the split has at least so many tokens, so that its loss can choose the best model.
+_MIN_TOKENS_SCORED = 8192
 
 
-def validate(experiment: Experiment) -> Score | None:
-    """Score the whole validation split; return None if there is none.
+class EvaluationStopped(Exception):
+    """Training was asked to stop during an evaluation, which has no result."""
+
+
+def validate(
+    experiment: Experiment, *, stop: Callable[[], bool], clock: Callable[[], float]
+) -> Score | None:
+    """Score the validation split, or a part of it; return None if there is none.
 
     A stream split is scored in parallel streams, each with a warm-up. All processes of a group call
-    this together; each one scores a part.
+    this together; each one scores a part. The first call measures the time, and decides which part
+    of the split this one and all later ones score.
+
+    Args:
+        experiment: The training run.
+        stop: Function that is called after every few tokens; if it returns True, the evaluation
+            ends.
+        clock: Function that returns seconds.
+
+    Raises:
+        EvaluationStopped: A process of the group was asked to stop.
     """
     if "valid" not in experiment.tokens:
         return None
-    model = experiment.model
+    if experiment.state.validation_part is None:
+        return _measure(experiment, stop, clock)
+    return _score_part(experiment, experiment.state.validation_part, stop).score
+
+
+def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Score:
+    """Score the whole split if there is time for it, else a part, and keep to this choice."""
+    state = experiment.state
+    total = len(experiment.tokens["valid"].ids)
+    largest_part = max(1, total // _MIN_TOKENS_SCORED)
+    deadline = math.inf if largest_part == 1 else clock() + _seconds_per_evaluation(experiment)
+    begun = _score_part(experiment, 1, stop, lambda: clock() >= deadline)
+    if deadline == math.inf or begun.score.tokens >= total:
+        state.validation_part = 1
+        return begun.score
+    rows = len(experiment.model.encoder.recurrences) * (total + WARM_UP * _num_streams(total))
+    state.validation_part = min(largest_part, max(2, -(-rows // max(begun.rows, 1))))
+    return _score_part(experiment, state.validation_part, stop).score
+
+
+class _Scored(NamedTuple):
+    """The score of a part, and the number of predictions it took, of padding and warm-ups too."""
+
+    score: Score
+    rows: int
+
+
+def fraction_scored(experiment: Experiment, score: Score | None) -> float:
+    """Return the fraction of the validation split that was scored."""
+    if score is None or experiment.state.validation_part in (None, 1):
+        return 1.0
+    return score.tokens / len(experiment.tokens["valid"].ids)
+
+
+def _seconds_per_evaluation(experiment: Experiment) -> float:
+    """Return the time that each evaluation may take; infinity for a budget without a time.
+
+    Where the budget is a number of steps or epochs, no result depends on the clock.
+    """
+    section = experiment.config.training
+    if section.minutes is None or section.evaluation_share is None:
+        return math.inf
+    return section.evaluation_share * 60 * section.minutes / section.evaluations
+
+
+def _score_part(
+    experiment: Experiment,
+    part: int,
+    stop: Callable[[], bool],
+    is_late: Callable[[], bool] = lambda: False,
+) -> _Scored:
+    """Score one `part`-th of the validation split, or what is scored before it is late.
+
+    Raises:
+        EvaluationStopped: A process of the group was asked to stop.
+    """
+    hardware = experiment.hardware
+    is_stopped = False
+    own_rows = 0
+
+    def should_end(rows: int) -> bool:
+        nonlocal is_stopped, own_rows
+        own_rows += rows
+        is_stopped = stop()
+        return is_stopped or is_late()
+
+    own = score(
+        experiment.model,
+        _windows(experiment, part),
+        device=hardware.device,
+        precision=hardware.precision,
+        should_end=should_end,
+    )
+    nats, tokens, correct, rows, stopped = experiment.group.all_reduce(
+        own.nats, own.tokens, own.correct, own_rows, is_stopped
+    )
+    if stopped:
+        raise EvaluationStopped
+    return _Scored(Score(nats=nats, tokens=int(tokens), correct=correct), int(rows))
+
+
+def _windows(experiment: Experiment, part: int) -> Iterator[ScoringWindow]:
+    """Return the windows of one `part`-th of the validation split that this process scores.
+
+    The part is spread over the split: the beginning of every parallel stream, or every `part`-th
+    record.
+    """
     ids = experiment.tokens["valid"].ids
+    mode = experiment.corpus.mode
+    num_tokens = len(ids) // part
+    if part > 1 and mode == "records":
+        ids = _every_nth_record(ids, part)
     windows = windows_to_score(
         ids,
-        mode=experiment.corpus.mode,
-        direction=model.direction,
-        streams=max(1, min(_MAX_STREAMS, len(ids) // _MIN_TOKENS_PER_STREAM)),
+        mode=mode,
+        direction=experiment.model.direction,
+        streams=_num_streams(num_tokens),
         shard=experiment.group.shard,
     )
-    hardware = experiment.hardware
-    part = score(model, windows, device=hardware.device, precision=hardware.precision)
-    nats, tokens, correct = experiment.group.all_reduce(part.nats, part.tokens, part.correct)
-    return Score(nats=nats, tokens=int(tokens), correct=correct)
+    if part == 1 or mode == "records":
+        return windows
+    return _first_tokens(windows, num_tokens / experiment.group.size)
+
+
+def _num_streams(num_tokens: int) -> int:
+    """Return the number of streams in which a number of tokens is scored."""
+    return max(1, min(_MAX_STREAMS, num_tokens // _MIN_TOKENS_PER_STREAM))
+
+
+def _every_nth_record(ids: Ids, n: int) -> Ids:
+    """Return the ids of every n-th record, and of the first one."""
+    spans = record_spans(ids)
+    is_chosen = np.arange(len(spans)) % n == 0
+    return np.asarray(ids[np.flatnonzero(np.repeat(is_chosen, spans[:, 1] - spans[:, 0]))])
+
+
+def _first_tokens(windows: Iterator[ScoringWindow], count: float) -> Iterator[ScoringWindow]:
+    """Yield windows, the last one cut short, that predict about this number of tokens."""
+    for window in windows:
+        predicted = (window.positions >= 0).sum(dim=1).cumsum(dim=0)
+        length = int((predicted < count).sum()) + 1
+        yield replace(
+            window,
+            inputs=window.inputs[:length],
+            targets=window.targets[:length],
+            positions=window.positions[:length],
+        )
+        count -= int(predicted[-1])
+        if count <= 0:
+            return
 
 
 def record_score(experiment: Experiment, score: Score | None) -> bool:

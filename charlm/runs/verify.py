@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -40,6 +40,8 @@ FORMAT = 2
 _ADDED_FIELDS: dict[int, dict[str, Any]] = {
     1: {"average": {"running": False, "count": 0, "losses": []}, "stalls": 0, "halvings": 0}
 }
+# Fields that were added without a new format, with the values that continue an older checkpoint.
+_OPTIONAL_FIELDS: dict[str, Any] = {"due_metrics": None, "validation_part": 1, "precision": None}
 # Parsing a file takes many times as much memory as the file has bytes.
 MAX_BYTES = {
     "tokenizer.json": 256 * MEGABYTE,
@@ -75,6 +77,13 @@ class _FileFacts(StrictModel):
     sha256: str
 
 
+class _DueMetrics(StrictModel):
+    """Metrics of the steps before an evaluation, which state.json holds until it is done."""
+
+    training_loss_nats: float
+    learning_rate: float
+
+
 class _StateFacts(StrictModel):
     """Fields of state.json that charlm reads."""
 
@@ -87,6 +96,9 @@ class _StateFacts(StrictModel):
     evaluations_since_best: Count = 0
     stalls: Count = 0
     halvings: Count = 0
+    due_metrics: _DueMetrics | None = None
+    validation_part: Annotated[int, Field(ge=1, lt=1 << 63)] | None = None
+    precision: Literal["bf16", "fp32"] | None = None
     position: dict[str, Count] = Field({})
     run: dict[str, str] = Field({})
     files: dict[str, _FileFacts]
@@ -287,7 +299,7 @@ def _migrate(state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         )
     for older in range(saved, FORMAT):
         state = _ADDED_FIELDS[older] | state | {"format": older + 1}
-    return state
+    return _OPTIONAL_FIELDS | state
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:

@@ -135,7 +135,8 @@ def _proposals(
     model: LanguageModel, prompt: Sequence[int], options: FillOptions
 ) -> Iterator[list[int]]:
     """Yield what a model of one direction writes after a prompt, without <EOS>."""
-    settings = GeneratorOptions(range(_PROPOSALS), options.seed, Filters(), stops_at_eos=True)
+    filters = Filters(temperature=1)
+    settings = GeneratorOptions(range(_PROPOSALS), options.seed, filters, stops_at_eos=True)
     steps = list(generate(model, prompt, settings, length=options.length))
     for tokens in zip(*steps, strict=True):
         yield [token for token in tokens if token is not None and token != EOS]

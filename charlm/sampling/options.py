@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # It imports torch.
 
 DEFAULT_LENGTH = 500  # Tokens.
 DEFAULT_LENGTH_PENALTY = 0.6
+# At 1, one improbable token in a few words spoils the text of most models; see docs/sample.md.
+DEFAULT_TEMPERATURE = 0.8
+DEFAULT_BEAMS = 8
+DEFAULT_NEXT_TOKENS = 10
 # Order in which filters are applied.
 FILTER_ORDER: tuple[str, ...] = (
     "repetition_penalty",
@@ -107,7 +111,8 @@ class Filters:
     """How the distribution of the next token is changed before a token is drawn; None is off.
 
     Attributes:
-        temperature: Divisor of the logits; 0 takes the most probable token.
+        temperature: Divisor of the logits; 1 leaves them as they are, and 0 takes the most probable
+            token.
         top_k: Number of most probable tokens to draw from.
         top_p: Probability that the most probable tokens to draw from have together.
         min_p: Minimum probability of a token, as a fraction of the most probable token's.
@@ -122,7 +127,7 @@ class Filters:
         OptionError: A value is out of its range, or has no effect.
     """
 
-    temperature: float = 1.0
+    temperature: float = DEFAULT_TEMPERATURE
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
@@ -224,8 +229,9 @@ class SampleOptions:
             is returned.
         length_penalty: Exponent of that normalization (Wu et al. 2016), 0 for none; None for 0.6.
         seed: Seed of the random numbers; None for the seed of `state_in`, or 1.
-        allow_unknown: Whether prompts may have characters or words that the model does not know;
-            they are read as <UNK>.
+        allow_unknown: Whether prompts may have characters or words that the model does not know,
+            which are read as <UNK>, and whether `until` and `ban` may have text that it can never
+            write.
         state_in: State that the text continues from, or a file that holds it.
         state_out: Whether the text may be continued later: its state is returned with it.
         scored: Whether log-probabilities are returned.
@@ -292,14 +298,13 @@ class SearchOptions:
             0 for none.
         ban: Texts that are never written.
         no_repeat_ngram: Length of the n-grams that may not occur twice, in tokens; None is off.
-        allow_unknown: Whether prompts may have characters or words that the model does not know;
-            they are read as <UNK>.
+        allow_unknown: As in `SampleOptions`.
 
     Raises:
         OptionError: A value is out of its range, or there are fewer beams than texts.
     """
 
-    beams: int
+    beams: int = DEFAULT_BEAMS
     prompt: str = ""
     stop: StopCondition = StopCondition()
     count: int = 1
@@ -339,7 +344,7 @@ class FillOptions:
     text: str
     length: int = 16
     count: int = 1
-    temperature: float = 1.0
+    temperature: float = DEFAULT_TEMPERATURE
     seed: int = 1
     allow_unknown: bool = False
 
@@ -358,20 +363,43 @@ class FillOptions:
         return _GAP.split(self.text)
 
 
-Options = TypeVar("Options", SampleOptions, SearchOptions, FillOptions)
+@dataclass(frozen=True)
+class NextOptions:
+    """Which next tokens of a prompt are listed.
+
+    Attributes:
+        prompt: Text before the token; for a model that reads backward, after it.
+        count: Number of tokens, the most probable ones.
+        allow_unknown: Whether the prompt may have characters or words that the model does not know;
+            they are read as <UNK>.
+
+    Raises:
+        OptionError: The number is below 1.
+    """
+
+    prompt: str = ""
+    count: int = DEFAULT_NEXT_TOKENS
+    allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        _check_at_least(1, count=self.count)
+
+
+Options = TypeVar("Options", SampleOptions, SearchOptions, FillOptions, NextOptions)
 _PARTS: Mapping[str, type[StopCondition | Filters | ConstraintOptions]] = {
     "stop": StopCondition,
     "filters": Filters,
     "constraints": ConstraintOptions,
 }
-_SELECTED_BY = {SearchOptions: "beams", FillOptions: "fill"}
+_SELECTED_BY = {SearchOptions: "beams", FillOptions: "fill", NextOptions: "next"}
 
 
 def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     """Return options of a kind from flat names, such as `temperature` and `max_copy`.
 
     Args:
-        kind: `SampleOptions`, `SearchOptions` or `FillOptions`.
+        kind: `SampleOptions`, `SearchOptions`, `FillOptions` or `NextOptions`.
         given: Values by name; None stands for an option that was not given.
 
     Raises:
@@ -396,7 +424,7 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
 
 
 def _all_names() -> set[str]:
-    kinds = (SampleOptions, SearchOptions, FillOptions, *_PARTS.values())
+    kinds = (SampleOptions, SearchOptions, FillOptions, NextOptions, *_PARTS.values())
     return {name for kind in kinds for name in _names(kind)}
 
 

@@ -48,6 +48,8 @@ def read_prompt(
     space = " " if trained.is_forward and joins_spaces(trained.tokenizer) else ""
     pending = space if prompt.endswith(space) else ""
     text = prompt.removesuffix(pending)
+    if trained.tokenizer.find_unknown("\r"):  # The prompt is a file of Windows, the text is not.
+        text = text.replace("\r\n", "\n")
     unknown = trained.tokenizer.find_unknown(text)
     if unknown and not allow_unknown:
         raise UnsupportedOptionError(

@@ -24,6 +24,8 @@ from charlm.sampling.text_stream import TextBatch
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, encode, training_texts
 
+_MAX_LOGITS = 2**24  # Logits of a batch, at 8 bytes each: 128 MiB, several times.
+_MAX_ROWS = 4096  # Texts of a batch.
 _MAX_ATTEMPTS = 50  # Texts generated per novel text that is asked for.
 
 
@@ -133,7 +135,12 @@ def _writer(plan: Plan) -> Callable[[Sequence[int]], list[Sample]]:
     """Return a function that writes the sequences of some numbers."""
     max_copy = plan.options.constraints.max_copy
     if max_copy is None:
-        return lambda numbers: _write_batch(plan, numbers)
+        rows = max(1, min(_MAX_ROWS, _MAX_LOGITS // plan.trained.model.vocabulary_size))
+        return lambda numbers: [
+            text
+            for start in range(0, len(numbers), rows)
+            for text in _write_batch(plan, numbers[start : start + rows])
+        ]
     index = _training_index(plan.trained)
     return lambda numbers: [
         _write_without_long_copies(plan, number, index, max_copy) for number in numbers

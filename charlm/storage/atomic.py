@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
+WRITE_REMEDY = "set CHARLM_CACHE to a folder that can be written"  # For files in the cache.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag.
 _TEMPORARY_NAME = re.compile(r"\..+\.\w{8}")  # Name that `atomic_write` gives an unfinished file.
 
@@ -19,7 +20,7 @@ def atomic_write(
     target: Path,
     *,
     error_type: type[CharlmError] = CorpusError,
-    remedy: str = "set CHARLM_CACHE to a folder that can be written",
+    remedy: str = WRITE_REMEDY,
 ) -> Iterator[BinaryIO]:
     """Write a temporary file beside `target`, flush it to disk, and rename it once it is complete.
 

@@ -61,7 +61,7 @@ class ProcessLock:
             if error.errno not in _NO_LOCKS:
                 raise error_type(
                     f"{self._path}: cannot write the lock file: {error.strerror}; free the disk, "
-                    "make the folder writable, or remove the lock file if it is a link"
+                    "name another folder, or remove the lock file if it is a link"
                 ) from None
 
     def is_held(self) -> bool:

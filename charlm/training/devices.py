@@ -89,14 +89,32 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
+def precision_name(precision: torch.dtype) -> str:
+    """Return the name of a precision in a configuration: `bf16` or `fp32`."""
+    return "bf16" if precision == torch.bfloat16 else "fp32"
+
+
+def can_compute_in(name: str, device: torch.device) -> bool:
+    """Return whether a device has instructions for a precision; without them bf16 is too slow."""
+    if name != "bf16":
+        return True
+    if device.type == "cuda":
+        return _is_faster_in_bf16(device)
+    return bool({_AMX, _AVX512_BF16} & _processor_words())
+
+
 def _is_faster_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
+    words = _processor_words()
     return _AMX in words or {_AVX512_BF16, _AMD} <= words
+
+
+def _processor_words() -> set[str]:
+    try:
+        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return set()
 
 
 @contextmanager

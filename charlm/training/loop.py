@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from charlm.model.recurrence import States
 from charlm.training.averaging import Average
 from charlm.training.clipping import Clipping, gradient_group, group_norms
 from charlm.training.cuda_graph import OPTIMIZERS, CudaGraphStep
+from charlm.training.durations import Durations
 from charlm.training.objective import Objective
 from charlm.training.process_group import SINGLE_PROCESS, AnyObjective, Group, unwrap
 from charlm.training.schedule import learning_rate
@@ -46,6 +48,10 @@ class TrainingState:
         evaluations_since_best: Number of evaluations since then.
         stalls: Number of evaluations without a new best in all.
         halvings: Number of times that training went back after a divergence and halved the rate.
+        due_metrics: Metrics of the steps before an evaluation that is due and not done yet; None if
+            none is due.
+        validation_part: N if an evaluation scores one N-th of the validation split; None before the
+            first evaluation.
     """
 
     step: int = 0
@@ -59,15 +65,26 @@ class TrainingState:
     evaluations_since_best: int = 0
     stalls: int = 0
     halvings: int = 0
+    due_metrics: dict[str, Any] | None = None
+    validation_part: int | None = None
 
     def fraction_done(self, section: TrainingSection) -> float:
         """Return the spent fraction of the budget."""
         unit, amount = section.budget
-        if unit == "steps":
-            return self.step / amount
-        if unit == "epochs":
-            return self.epochs / amount
-        return self.seconds / (60 * amount)
+        return self.used(unit) / amount
+
+    def used(self, unit: str) -> float:
+        """Return the spent budget in minutes, steps or epochs."""
+        return {"minutes": self.seconds / 60, "steps": self.step, "epochs": self.epochs}[unit]
+
+    def is_out_of_patience(self, section: TrainingSection) -> bool:
+        """Return whether too many evaluations had no new best."""
+        return section.patience is not None and self.evaluations_since_best >= section.patience
+
+    def has_ended(self, section: TrainingSection) -> bool:
+        """Return whether nothing is left to train or to evaluate."""
+        is_spent = self.fraction_done(section) >= 1
+        return self.due_metrics is None and (is_spent or self.is_out_of_patience(section))
 
     def advance(self, window: Window, states: States, *, tokens: int, seconds: float) -> None:
         """Record a step.
@@ -100,6 +117,7 @@ class Progress:
         groups: Group under which the gradient norm of each parameter is reported.
         learning_rate: Learning rate of the step.
         fraction_done: Spent fraction of the budget, this step included.
+        suspended_seconds: Seconds of the step that do not count, because the process was suspended.
         state: State of the training after the step, the same object in every step.
     """
 
@@ -111,6 +129,7 @@ class Progress:
     learning_rate: float
     fraction_done: float
     state: TrainingState
+    suspended_seconds: float = 0.0
 
     def check_finite(self) -> None:
         """Raise DivergenceError if the loss or the norm of the gradient is not finite."""
@@ -172,7 +191,7 @@ def train(
         average: Average of the weights, updated after each step.
         group: Processes that train together, each on its columns of every window.
         clock: Function that returns seconds, such as `time.perf_counter`. The time between steps
-            is not counted.
+            is not counted, nor a gap far beyond the usual time of a step.
 
     Raises:
         DivergenceError: The loss is not finite. On a CPU the weights are those of the step before.
@@ -186,6 +205,7 @@ def train(
     graph = CudaGraphStep(compute, optimizer, device) if use_graph else None
     groups = [gradient_group(name) for name, _ in named_weights(plain.model)]
     previous_norms = None
+    durations = Durations(factor=1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS)
     while state.fraction_done(section) < 1:
         began = clock()
         rate = _learning_rate(section, state)
@@ -208,10 +228,16 @@ def train(
             _step_optimizer(optimizer, rate)
         if average is not None:
             average.update()
-        tokens, seconds = group.all_reduce(window.tokens, (clock() - began) * group.is_first)
+        elapsed = clock() - began
+        counted = durations.counted(elapsed)
+        tokens, seconds = group.all_reduce(window.tokens, counted * group.is_first)
         state.advance(window, result.states, tokens=int(tokens), seconds=seconds)
         previous_norms = result.clipping.norms
-        yield replace(progress, fraction_done=state.fraction_done(section))
+        yield replace(
+            progress,
+            fraction_done=state.fraction_done(section),
+            suspended_seconds=elapsed - counted,
+        )
 
 
 def _learning_rate(section: TrainingSection, state: TrainingState) -> float:

@@ -154,6 +154,7 @@ def score(
     device: torch.device,
     precision: torch.dtype,
     temperature: float = 1.0,
+    should_end: Callable[[int], bool] = lambda rows: False,
 ) -> Score:
     """Score a text, each token once.
 
@@ -163,6 +164,8 @@ def score(
         device: Device of the model.
         precision: Type of the matrix products.
         temperature: Divisor of the logits.
+        should_end: Function that is called with the number of rows of every prediction, padding
+            included; if it returns True, the tokens before them are the result.
 
     Returns:
         Sums over the tokens; for a model of both directions, the mean of the two directions.
@@ -170,6 +173,8 @@ def score(
     nats = torch.zeros((), dtype=torch.float64, device=device)
     correct, tokens = torch.zeros((2,), dtype=torch.int64, device=device)
     for logits, targets in predict_windows(model, windows, device=device, precision=precision):
+        if should_end(len(targets)):
+            break
         scaled = logits if temperature == 1 else logits / temperature
         nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from charlm.config.schema import Training as TrainingSection
 
+_SHORT_WARM_UP = 0.1  # Fraction of the budget that a warm-up takes which would not end within it.
+_FRACTION_TO_ESTIMATE = 0.05
 _FINAL_DECAY = 0.2  # Fraction of the budget over which a trapezoid falls (Hägele et al. 2024).
 
 
@@ -18,6 +20,8 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step.
 
+    A warm-up that would not end within the budget is shortened.
+
     Args:
         section: Peak rate, warm-up and schedule.
         step: Number of steps before this one.
@@ -27,11 +31,27 @@ def learning_rate(
         halvings: Number of times that the rate was halved after a divergence.
     """
     warm_up = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
+    if is_warm_up_shortened(section, step=step, fraction_done=fraction_done):
+        warm_up = min(1.0, max(warm_up, fraction_done / _SHORT_WARM_UP))
     if section.schedule == "plateau":
         decay = 4.0**-stalls
     else:
         decay = _DECAYS[section.schedule](min(fraction_done, 1.0))
     return section.learning_rate * warm_up * decay * 0.5**halvings
+
+
+def is_warm_up_shortened(section: TrainingSection, *, step: int, fraction_done: float) -> bool:
+    """Return whether the budget would end before the warm-up, which is then a tenth of the budget.
+
+    The number of steps in the budget is estimated when a twentieth of it is spent.
+
+    Args:
+        section: Warm-up.
+        step: Number of steps so far.
+        fraction_done: Fraction of the budget that they took.
+    """
+    is_known = fraction_done >= _FRACTION_TO_ESTIMATE
+    return is_known and step < fraction_done * section.warmup_steps
 
 
 # Fraction of the budget that is spent → fraction of the peak rate.

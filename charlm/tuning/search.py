@@ -302,7 +302,7 @@ def train_trial(
 ) -> Outcome:
     """Train, and report each validation loss together with the progress in the budget."""
     section, state, num_reported = experiment.config.training, experiment.state, 0
-    with closing(session.run(experiment, stop=is_stopped)) as events:  # type: ignore[type-var]
+    with closing(session.run(experiment, stop=is_stopped)) as events:
         for event in events:
             if isinstance(event, Evaluated) and event.score is not None:
                 loss_nats = event.score.loss_nats
@@ -318,7 +318,7 @@ def train_trial(
                 if num_evaluations < section.evaluations and trial.should_prune():
                     return "pruned"
             is_stopped_event = isinstance(event, Finished) and event.reason == "stopped"
-            if is_stopped_event and state.fraction_done(section) < 1:
+            if is_stopped_event and not state.has_ended(section):
                 return "unfinished"
     return "finished"
 

@@ -173,7 +173,7 @@ def _measure_run(
             "surprisal memory cells",
             lambda: measure_passage(trained, text, tokens=options.passage_tokens),
         ),
-        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0)),
+        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0, limit=tokens)),
         "letters": ("memory", lambda: measure_known_letters(trained, tokens=tokens)),
         "memory": (
             "memory",

@@ -24,6 +24,7 @@ from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
 from charlm.data import cards
+from charlm.errors import CharlmError
 from charlm.runs.checkpoint import load_checkpoint
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
@@ -143,10 +144,30 @@ def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file, col
 
 def test_a_run_with_a_spent_budget_states_how_to_continue(capfd, text_file):
     ok(capfd, "train", text_file, *SETTINGS, "--steps", 3, "--out", "run")
-    assert charlm(["train", "--resume", "run"]) == 0
-    assert "give a larger one" in capfd.readouterr().err
+    message = (
+        "nothing is left to train in run: its budget is a total, 2 steps, and 3 steps are used"
+    )
+    assert f"--steps: {message}; give a larger total, such as --steps 5" in refused(
+        capfd, "train", "--resume", "run", "--steps", 2
+    )
+    assert "3 steps are used" in refused(capfd, "train", "--resume", "run")
     ok(capfd, "train", "--resume", "run", "--steps", 5)
     assert json.loads(Path("run/last/state.json").read_text())["step"] == 5
+
+
+def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
+    def stop(*arguments, **options):
+        raise CharlmError("stop here")
+
+    monkeypatch.setattr("charlm.runs.automatic.choose", stop)
+    monkeypatch.setattr("charlm.tuning.search.tune", stop)
+    search = ["--search", "training.learning_rate=1e-3..1e-2", "--trials", "1"]
+    for arguments in (["train"], ["train", "--seeds", "1..2"], ["tune", *search]):
+        assert charlm(arguments) == 1
+        error = capfd.readouterr().err
+        assert "no text was given: training on the example corpus python-docs" in error, arguments
+    assert charlm(["train", "text.txt"]) == 1
+    assert "example corpus" not in capfd.readouterr().err
 
 
 def test_early_stopping_is_reported(capfd, text_file):
@@ -279,6 +300,7 @@ def test_eval_shows_the_static_and_the_adapted_score_separately(capfd, trained):
     assert table[1].split() == ["loss_nats", *cells]
     (line,) = [line for line in table if line.startswith("adapted: ")]
     assert "fitted_on the first 200 tokens of valid" in line and "dynamic (learning_rate " in line
+    assert "adaptation fitted on the scored text: the score is better than on other texts" in table
 
 
 def test_eval_prints_baselines_below_the_score(capfd, trained):
@@ -362,7 +384,11 @@ def test_greedy_samples_cannot_all_be_novel(capfd, trained_records):
 
 def test_inspect_prints_the_parameters_of_every_tensor(capfd, trained):
     table = ok(capfd, "inspect", trained)
-    assert "recurrence.cells.0.kernel.weight_hh_l0" in table and "100.0%" in table
+    assert "layer 1, LSTM, recurrent weights, 4 gates" in table and "100.0%" in table
+    tensors = json.loads(ok(capfd, "inspect", trained, "--json"))["tensors"]
+    names = {tensor["description"]: tensor["name"] for tensor in tensors}
+    hidden = names["layer 1, LSTM, recurrent weights, 4 gates"]
+    assert hidden == "recurrence.cells.0.kernel.weight_hh_l0"
 
 
 def test_corpora_are_listed_shown_and_built(capfd):
@@ -429,7 +455,7 @@ def test_an_unusable_text_is_reported_in_one_line(capfd, contents, problem):
     if contents is not None:
         Path("text.txt").write_bytes(contents)
     assert re.search(problem, refused(capfd, "train", "text.txt", *SETTINGS, "--steps", 2))
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/*"))
 
 
 def test_any_bytes_are_a_text_at_byte_level(capfd):

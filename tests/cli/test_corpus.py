@@ -8,7 +8,8 @@ import pytest
 from conftest import SMALL
 
 from charlm.cli.main import run as charlm
-from charlm.data import tokens
+from charlm.data import cards, tokens
+from charlm.errors import UnsupportedOptionError
 
 WHOLE = ["--set", "corpus.valid_share=0"]
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
@@ -210,3 +211,23 @@ def test_a_parameter_of_a_builder_that_is_not_yaml_is_wrong_usage(capfd):
         "sentences=[": "is not YAML",
     }.items():
         assert problem in refused(capfd, *build, value, status=2), value
+
+
+def test_a_file_that_cannot_be_written_is_answered_with_what_names_another(capfd, monkeypatch):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("charlm.storage.atomic.tempfile.mkstemp", refuse)
+    error = refused(capfd, "corpus", "build", "agreement", "--to", "a.txt", "--set", "sentences=3")
+    assert error == "charlm: a.txt: cannot be written: Permission denied; name another file\n"
+    assert "set CHARLM_CACHE" in refused(capfd, "corpus", "build", "agreement")
+
+
+def test_parameters_without_a_file_name_the_options_of_the_caller(capfd):
+    problem = "make another corpus, which needs its own file: name it with"
+    error = refused(capfd, "corpus", "build", "agreement", "--set", "sentences=3")
+    assert error == f"charlm: --set: {problem} --to, and train on it\n"
+    with pytest.raises(
+        UnsupportedOptionError, match=f"^parameters: {problem} to, and train on it$"
+    ):
+        cards.build_corpus("agreement", parameters={"sentences": 3})

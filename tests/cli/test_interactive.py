@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from conftest import small_config, train_all
 
 import charlm
 from charlm.cli.interactive import Conversation
@@ -202,3 +203,12 @@ def test_a_conversation_does_not_begin_with_a_text_to_stop_at_that_is_never_writ
     options = SampleOptions(stop=StopCondition(20, until=("Ž",)))
     with pytest.raises(CharlmError, match="never writes 'Ž'"):
         Conversation(charlm.load(trained).trained, options, raw=False)
+
+
+def test_a_line_may_end_with_the_space_before_the_next_word(text_file, tmp_path, capfd):
+    train_all(small_config(text_file, "tokenizer.level=word", "training.steps=2"), tmp_path / "run")
+    conversation = begin(tmp_path / "run")
+    for line, text in (("The ", "The "), (" ", " ")):
+        conversation.take(line)
+        shown = capfd.readouterr().out
+        assert shown.startswith(text) and shown[len(text)] != " ", line

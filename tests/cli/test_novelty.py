@@ -75,7 +75,7 @@ def test_without_a_file_the_run_writes_the_texts(capfd, trained, trained_records
 
 def test_the_table_shows_both_texts_and_the_copy(capfd, trained, file):
     file.write_text("The cat sat on the roof. Zzz?\n", encoding="utf-8")
-    lines = ok(capfd, "eval", "novelty", trained, file).splitlines()
+    _, *lines = ok(capfd, "eval", "novelty", trained, file).splitlines()
     assert lines[0].split() == ["sample", "held", "out"]
     rows = {line[:36].strip(): line[36:].split() for line in lines}
     assert rows["characters"][0] == "30"
@@ -132,3 +132,17 @@ def test_texts_are_measured_from_python(trained, file):
         run.novelty(["a"], path=file)
     with pytest.raises(OptionError, match=r"^size: must be at least 1, got 0$"):
         run.novelty(size=0)
+
+
+def test_the_first_line_says_in_a_sentence_what_was_found(capfd, trained, trained_records, file):
+    file.write_text(TEXT[:300], encoding="utf-8")
+    first = ok(capfd, "eval", "novelty", trained, file).splitlines()[0]
+    assert first.startswith("The sample has no more in common with the training text than held-out")
+    assert "0.0% of its sentences are new, and its longest copy has 300 characters" in first
+    records = [
+        block for block, _ in training_texts(load(trained_records).trained)["train"].blocks()
+    ]
+    file.write_bytes(b"\n".join(records[:20]))
+    first = ok(capfd, "eval", "novelty", trained_records, file).splitlines()[0]
+    assert first.startswith("The sample has more in common with the training text than held-out")
+    assert "0.0% of its records are new" in first and first.endswith(").")

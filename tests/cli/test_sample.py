@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import TEXT, small_config, train_all
 import charlm as package
 from charlm.cli.main import run as charlm
 from charlm.cli.terminal import printable
+from charlm.sampling import sample as sample_module
 
 FILTERS = {
     "--temperature": 1.2,
@@ -93,6 +95,48 @@ def test_all_filters_together_write_a_text_and_are_in_its_json(capfd, trained):
     assert "owl" not in text["text"] and len(text["tokens"]) == 60
 
 
+def test_the_temperature_is_0_8_unless_another_is_given(capfd, trained):
+    shape = [trained, "--seed", 1, "--length", 60, "--json"]
+    (text,) = objects(ok(capfd, *shape))
+    assert text["settings"]["temperature"] == 0.8
+    (same,) = objects(ok(capfd, *shape, "--temperature", 0.8))
+    (other,) = objects(ok(capfd, *shape, "--temperature", 1))
+    assert text == same and other["text"] != text["text"]
+    assert package.load(trained).sample(seed=1, length=60)[0].text == text["text"]
+
+
+def test_next_lists_the_most_probable_tokens_after_a_prompt(capfd, trained, trained_records):
+    facts = json.loads(ok(capfd, trained, "--next", "--prompt", "The cat", "--json"))
+    probabilities = [token["probability"] for token in facts["tokens"]]
+    assert len(probabilities) == 10 and probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) + facts["others_probability"] == pytest.approx(1)
+    assert facts["settings"]["run"] == str(trained)
+    run = package.load(trained)
+    best = facts["tokens"][0]
+    (greedy,) = run.sample(prompt="The cat", length=1, temperature=0)
+    assert greedy.text == "The cat" + best["text"]
+    assert math.log(best["probability"]) == pytest.approx(greedy.log_probability, abs=1e-4)
+    everything = run.next_tokens("The cat", count=1000)
+    assert len(everything.tokens) == run.tokenizer.vocabulary_size
+    assert everything.num_others == 0 and everything.others_probability < 1e-9
+    assert sum(token.probability for token in everything.tokens) == pytest.approx(1)
+    table = ok(capfd, trained, "--next", "--prompt", "The cat", "--count", 99)
+    for shown in ("'\\n'", "' '", "<EOS>", "<UNK>"):
+        assert re.search(rf"^ +\d+\.\d\d%  {re.escape(shown)}$", table, re.MULTILINE), shown
+    assert "other" not in table
+    assert "the other 17 tokens" in ok(capfd, trained, "--next", "--count", 5).splitlines()[-1]
+    assert "'Ž'" in refused(capfd, trained, "--next", "--prompt", "Ž")
+    ends = package.load(trained_records).next_tokens("balia", count=2)
+    assert "<EOS>" in {token.text for token in ends.tokens}
+
+
+def test_next_of_a_backward_model_is_the_token_before_the_prompt(backward):
+    run = package.load(backward)
+    (first, *_) = run.next_tokens("mat.", count=3).tokens
+    (greedy,) = run.sample(prompt="mat.", length=1, temperature=0)
+    assert greedy.text == first.text + "mat."
+
+
 def test_text_k_of_a_seed_is_the_same_for_any_count(capfd, trained):
     pattern = ["--matching", "[a-zT ]{3,25}[.]"]
     for options in ([], ALL_FILTERS, ["--best-of", 2], ["--until", "."], pattern):
@@ -105,6 +149,21 @@ def test_text_k_of_a_seed_is_the_same_for_any_count(capfd, trained):
             for name in ("log_probabilities", "log_probability"):
                 assert text.pop(name) == pytest.approx(same[name], rel=1e-5), options
             assert text.items() <= same.items(), options
+
+
+def test_many_texts_are_written_in_batches_that_fit_in_memory(trained, monkeypatch):
+    run = package.load(trained)
+    texts = [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)]
+    sizes = []
+    write = sample_module._write_batch
+    monkeypatch.setattr(sample_module, "_MAX_LOGITS", 3 * run.tokenizer.vocabulary_size)
+    monkeypatch.setattr(
+        sample_module,
+        "_write_batch",
+        lambda plan, numbers: sizes.append(len(numbers)) or write(plan, numbers),
+    )
+    assert [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)] == texts
+    assert sizes == [3, 3, 3, 3, 2]
 
 
 def test_a_text_is_printed_the_same_with_and_without_json(capfd, trained):

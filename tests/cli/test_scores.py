@@ -255,3 +255,57 @@ def test_what_normalization_loses_is_named_and_not_compared(capfd, trained, tmp_
     assert "normalization nfc changes the text" in error
     (line, *_) = metrics_of(folder)
     assert line["bits_per_character"] is None and line["unknown_share"] == 0
+
+
+def test_sentences_that_are_mostly_unknown_are_named(capfd, words, file):
+    file.write_text("The cat sat.\nXylophone quartz vexed.\nThe vexed\n", encoding="utf-8")
+    arguments = ["eval", "sentences", str(words), str(file)]
+    assert charlm(arguments) == 0
+    error = capfd.readouterr().err
+    assert error.startswith("line 2: most tokens are <UNK>") and error.count("\n") == 1
+    file.write_text("The cat sat.\n", encoding="utf-8")
+    assert charlm(arguments) == 0
+    assert not capfd.readouterr().err
+
+
+def test_settings_are_folded_on_a_terminal_and_one_line_elsewhere(
+    capfd, monkeypatch, trained, file
+):
+    arguments = ["eval", "perplexity", str(trained)]
+    settings = ok(capfd, *arguments).splitlines()[-1]
+    assert settings.startswith("run ") and settings.endswith("precision fp32")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = ok(capfd, *arguments).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("run "))
+    assert len(lines[start:]) > 3
+    assert max(map(len, lines[start + 1 :])) <= 60
+    assert " ".join(line.strip() for line in lines[start:]) == settings
+
+
+def test_a_text_to_score_is_utf8_or_in_the_encoding_of_the_run_and_the_score_says_so(
+    capfd, tmp_path, trained, file
+):
+    text = "Thé au café, s’il vous plaît.\n"
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_bytes((text * 60).encode("cp1252"))
+    folder = tmp_path / "run"
+    train_all(small_config(corpus, "corpus.encoding=cp1252", "training.steps=2"), folder)
+    scores = []
+    for encoding, suffix in [("utf-8", ""), ("cp1252", " in cp1252")]:
+        file.write_bytes(text.encode(encoding))
+        scores.append(parsed(capfd, "perplexity", folder, file))
+        assert scores[-1]["settings"]["text"] == f"{file}{suffix}"
+    assert scores[0]["loss_nats"] == scores[1]["loss_nats"]
+    assert scores[0]["unknown_share"] == scores[1]["unknown_share"] == 0
+    error = refused(capfd, 1, "perplexity", trained, file)
+    assert "is not utf-8; it looks like cp1252; save it as UTF-8" in error and "--set" not in error
+
+
+def test_a_combining_mark_is_shown_as_its_code_point(capfd, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("cafe\u0301 the\u0301 cat.\n" * 60, encoding="utf-8")
+    train_all(small_config(text, "training.steps=2"), tmp_path / "run")
+    assert charlm(["eval", "tokens", str(tmp_path / "run"), "--show", "30"]) == 0
+    out = capfd.readouterr().out
+    assert "  U+0301\n" in out and "'\u0301" not in out

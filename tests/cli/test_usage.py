@@ -276,7 +276,11 @@ CONFLICTS = {
     ),
     "interactive": (
         *("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt"),
-        *("prompt_file", *STATES),
+        *("prompt_file", "next_tokens", *STATES),
+    ),
+    "next_tokens": (
+        *("temperature", *FILTERS, "ban", "best_of", "length_penalty", "novel", "max_copy"),
+        *("matching", "length", "characters", "until", "seed", *STATES, "beams", "fill"),
     ),
     "state_in": ("count", "best_of", "novel", "max_copy"),
     "state_out": ("count", "best_of", "novel", "max_copy"),
@@ -344,17 +348,39 @@ def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(
 def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
     """The prompt reaches a command as it was typed, and is printed as it was typed."""
     code = (
-        "import sys; from charlm.cli import main, options; "
-        "main.run = lambda arguments: print(*map(options.some_text, arguments)) or 0; main.main()"
+        "from charlm.cli import main, options; "
+        "main.run = lambda words: print(*map(options.some_text, words), input()) or 0; main.main()"
     )
     for coding, status in (("utf-8", 0), ("latin-1", 1)):
         done = subprocess.run(
-            [sys.executable, "-c", code, "Café für 日本"[:-2].encode(coding)],
+            [sys.executable, "-c", code, "Café für".encode(coding)],
             capture_output=True,
+            input="naïve\n".encode(),
             env={**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"},
         )
         assert done.returncode == status, done.stderr
-        expected = b"" if status else "Café für \n".encode()
-        assert done.stdout == expected and (b"is not UTF-8: byte 0xe9" in done.stderr) == bool(
-            status
-        )
+        assert done.stdout.decode() == ("" if status else "Café für naïve\n")
+        assert (b"is not UTF-8: byte 0xe9" in done.stderr) == bool(status)
+
+
+def test_an_option_that_is_a_setting_is_answered_with_its_name(capsys):
+    for option, setting in {
+        "--lr": "training.learning_rate",
+        "--hidden": "model.hidden_size",
+        "--layers": "model.num_layers",
+        "--cell": "model.cell",
+        "--batch": "training.batch_size",
+        "--batch-size": "training.batch_size",
+        "--weight_dropout": "model.weight_dropout",
+        "--level": "tokenizer.level",
+    }.items():
+        for command in (["train"], ["tune"], ["corpus", "encode"], ["config", "show"]):
+            assert main.run([*command, "x.txt", f"{option}=3"]) == 2
+            assert capsys.readouterr().err == (
+                f"charlm {' '.join(command)}: No such option: {option}; change the setting with "
+                f"--set {setting}=VALUE (see charlm {' '.join(command)} --help)\n"
+            )
+    others = (["sample", "--lr", "3"], ["train", "--stepps", "3"], ["train", "--seed"])
+    for words in (*others, ["corpus", "build", "agreement", "--lr", "3"]):
+        assert main.run(words) == 2
+        assert "--set" not in capsys.readouterr().err.replace("--set,", ""), words

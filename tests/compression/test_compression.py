@@ -321,3 +321,17 @@ def test_the_size_is_compared_with_xz_and_bzip2():
     assert result.ratio_to_lzma == len(compressed) / result.lzma_bytes
     bits = cross_entropy_bits(to_tokens(data, tokens).ids, network(tokens), tokens)
     assert result.to_json()["cross_entropy_bits"] == bits
+
+
+def test_no_file_becomes_larger_than_itself_and_a_header():
+    random = np.random.default_rng(1)
+    noise = random.integers(0, 256, 3000, dtype=np.uint8).tobytes()
+    letters = bytes(random.choice(list(b"thecasonm. '10do?dg"), 3000).astype(np.uint8))
+    for key in [("char", "stream"), ("byte", "stream"), ("word", "records"), ("bpe", "stream")]:
+        for data in (noise, letters, b"\xff", b"q"):
+            compressed = compress(data, NETWORKS[key], ALPHABETS[key])
+            assert len(compressed) <= len(data) + 110, (key, data[:9])
+            assert decompress(compressed, NETWORKS[key], ALPHABETS[key]) == data
+    stored = compress(noise, MODEL, CHARACTERS)
+    assert len(stored) == len(noise) + 22
+    assert settings_of(unpack(stored, ""))["method"] == "stored"

@@ -32,6 +32,21 @@ def test_a_file_has_magic_format_checksum_and_method_in_this_order():
     assert (file.original, file.num_tokens) == (container.Original.of(b"the cat"), 7)
 
 
+def test_stored_files_of_both_formats_are_read():
+    original = container.Original.of(b"abc")
+    deflated = container.StoredFile(original, container.deflate(b"abc"))
+    raw = container.StoredFile(original, b"abc", is_raw=True)
+    # Formats 1 and 2; the method follows the checksum.
+    for file, file_format, method in [(deflated, 1, 0), (raw, 2, 2)]:
+        packed = container.pack(file)
+        assert (packed[6], packed[HEADER_BYTES]) == (file_format, method)
+        assert container.unpack(packed, "") == file
+        assert decompress(packed, MODEL, CHARACTERS) == b"abc"
+        longer = container.pack(replace(file, data=file.data + b"d"))
+        with pytest.raises(CharlmError):
+            decompress(longer, MODEL, CHARACTERS)
+
+
 def test_numbers_are_leb128_by_hand():
     for value, encoded in {0: b"\0", 127: b"\x7f", 128: b"\x80\x01", 300: b"\xac\x02"}.items():
         assert container.number_to_bytes(value) == encoded

@@ -2,16 +2,19 @@
 
 import json
 import re
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config.load import check_config, load_config, shipped
+from charlm.config.annotations import value_types
+from charlm.config.load import check_config, load_config, load_resolved, shipped
 from charlm.config.mistakes import describe_problem
 from charlm.config.schema import CELL_OPTIONS, Cell, Config
 from charlm.config.show import dump
+from charlm.data.resolve import resolve
 from charlm.errors import ConfigError, OptionError
 
 
@@ -587,3 +590,37 @@ def test_the_peephole_of_coupled_gates_can_have_the_name_of_either_gate():
         None, ["model.cell={kind: lstm, peepholes: [forget, output], coupled: true}"]
     ).model.cell
     assert cell.peepholes == ("input", "output")
+
+
+def test_a_choice_of_numbers_is_read_as_a_number(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("corpus: {rules: 1}", encoding="utf-8")
+    assert load_config(path).corpus.rules == load_config(None, ["corpus.rules=1"]).corpus.rules == 1
+
+
+def test_the_types_of_values_are_found_within_lists_and_choices():
+    assert value_types(Literal[1, 2]) == {int}
+    assert value_types(tuple[Literal["a", "b"], ...] | None) == {Literal, type(None)}
+    assert value_types(Annotated[tuple[str, ...], "names"]) == {str}
+
+
+def test_a_run_of_an_earlier_version_keeps_the_rules_that_it_was_begun_with(tmp_path):
+    path = tmp_path / "config.yaml"
+    overrides = [f"corpus.text={path}", "corpus.mode=records", 'corpus.separator="%"']
+    new = resolve(load_config(None, overrides))
+    assert (new.corpus.record, new.corpus.copies, new.training.restart_windows) == (
+        "document",
+        "together",
+        16,
+    )
+    lines = dump(new).splitlines()
+    added = ("  record:", "  copies:", "  restart_windows:")
+    path.write_text("\n".join(line for line in lines if not line.startswith(added)))
+    earlier = load_resolved(path)
+    assert (earlier.corpus.record, earlier.corpus.copies, earlier.training.restart_windows) == (
+        "line",
+        "apart",
+        0,
+    )
+    path.write_text("\n".join(lines))
+    assert load_resolved(path) == new

@@ -98,7 +98,7 @@ def test_weights_that_a_step_made_nan_are_neither_scored_nor_saved(text_file, tm
 
 
 def test_a_validation_loss_that_is_nan_is_a_divergence(text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "validate", lambda experiment: Score(math.nan, 10, 0))
+    monkeypatch.setattr(session, "validate", lambda experiment, **options: Score(math.nan, 10, 0))
     experiment = prepare.begin(small_config(text_file), tmp_path / "run")
     with pytest.raises(DivergenceError, match="step 6: the validation loss is nan"):
         train(experiment)
@@ -176,7 +176,9 @@ def test_training_does_not_return_to_an_evaluation_worse_than_guessing(
 ):
     losses = {6: 1.0, 12: 99.0, 18: 1.0, 24: 1.0}
     monkeypatch.setattr(
-        session, "validate", lambda experiment: Score(losses[experiment.state.step] * 10, 10, 0)
+        session,
+        "validate",
+        lambda experiment, **options: Score(losses[experiment.state.step] * 10, 10, 0),
     )
     experiment = prepare.begin(small_config(text_file, *HALVE), tmp_path / "run")
     events = train(experiment, poison_after=[15])

@@ -11,6 +11,7 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import (
     differentiable_log_probabilities,
     predict_window,
+    sequence_log_probabilities,
     split_tokens,
     target_log_probabilities,
 )
@@ -132,3 +133,29 @@ def test_products_are_computed_in_the_given_precision_and_results_are_fp32():
     rounded, _ = target_log_probabilities(model, inputs, targets, precision=torch.bfloat16)
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().max() < 0.05
+
+
+def test_fp32_scores_do_not_use_tf32_and_the_settings_are_restored(monkeypatch):
+    model = make()
+    inputs, targets = window(batch=2)
+    seen = []
+
+    def record(module, arguments):
+        cudnn = torch.backends.cudnn.allow_tf32
+        seen.append((cudnn, torch.get_float32_matmul_precision()))
+
+    for part in (model.encoder.embedding, model.projection):
+        part.register_forward_pre_hook(record)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        target_log_probabilities(model, inputs, targets)
+        differentiable_log_probabilities(model, inputs, targets.clamp(min=0))
+        sequence_log_probabilities(model, [[2, 3, 4]], eos=0, device=torch.device("cpu"))
+        with pytest.raises(IndexError):
+            target_log_probabilities(model, inputs + 100, targets)
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(seen) == 7 and set(seen) == {(False, "highest")}

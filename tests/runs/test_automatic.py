@@ -1,5 +1,6 @@
 """Settings chosen for a text, a device and a budget."""
 
+import json
 import math
 
 import pytest
@@ -53,6 +54,21 @@ def test_lines_are_records_if_they_are_many_short_regular_and_different(text_of)
         assert config.corpus.mode == ("records" if name == "names" else "stream"), name
         batch_size = config.training.batch_size
         assert batch_size == 64 if name == "names" else batch_size <= 32, name
+
+
+def test_short_documents_are_records_and_long_or_few_ones_a_stream(text_of, tmp_path):
+    separator = 'corpus.separator="\\n%\\n"'
+    for count, size, mode in ((300, 12, "records"), (300, 400, "stream"), (40, 12, "stream")):
+        tunes = [f"tune {number}\nabc\n" * size for number in range(count)]
+        config = chosen(text_of("\n%\n".join(tunes)), separator)
+        assert config.corpus.mode == mode, (count, size)
+        assert config.corpus.record == ("document" if mode == "records" else None)
+        rows = "\n".join(json.dumps({"text": tune}) for tune in tunes)
+        (tmp_path / "tunes.jsonl").write_text(rows, encoding="utf-8")
+        table = chosen(f"corpus.text={tmp_path / 'tunes.jsonl'}")
+        assert table.corpus.mode == mode, (count, size)
+        as_lines = chosen(f"corpus.text={tmp_path / 'tunes.jsonl'}", "corpus.record=line")
+        assert as_lines.corpus.mode == "stream"
 
 
 def test_a_short_text_is_read_in_fewer_streams(text_of):

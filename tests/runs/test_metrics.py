@@ -6,6 +6,7 @@ from conftest import small_config, train_all
 from runs.trainings import metrics_of
 
 from charlm.runs import prepare, session
+from charlm.runs.metrics import overfitting
 from charlm.training.loop import Progress
 
 
@@ -51,3 +52,26 @@ def test_lines_after_the_checkpoint_and_damaged_lines_are_removed_on_resuming(te
         file.write('{"step": 14}\n{"step": 1')
     prepare.resume(run)
     assert [line["step"] for line in metrics_of(run)] == [6, 12]
+
+
+def line(step: int, training: float, validation: float, *, is_best: bool) -> dict:
+    return {
+        "step": step,
+        "training_loss_nats": training,
+        "loss_nats": validation,
+        "is_best": is_best,
+    }
+
+
+def test_a_rising_validation_loss_is_overfitting_only_while_the_training_loss_falls():
+    best = line(400, 1.5, 1.6, is_best=True)
+    (text,) = overfitting([best, line(600, 1.2, 1.8, is_best=False)])
+    assert text.startswith(
+        "the model overfits: since step 400 the validation loss rose from 1.6000"
+    )
+    assert "best/ is the model of step 400" in text
+    for training, validation in ((1.7, 1.8), (1.2, 1.601)):
+        (text,) = overfitting([best, line(600, training, validation, is_best=False)])
+        assert "overfits" not in text and text.endswith("best/ is the model of step 400")
+    assert overfitting([line(200, 2.0, 2.0, is_best=True), best]) == []
+    assert overfitting([{"step": 4, "is_best": True}]) == overfitting([]) == []

@@ -1,6 +1,9 @@
 """Beginning and resuming: a resumed training equals one that never stopped, bit for bit."""
 
 import itertools
+import shutil
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ from conftest import small_config, train_all
 from runs.trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
 
 from charlm.data.windows import StreamOptions, stream_windows
-from charlm.errors import CheckpointError, CorpusError
+from charlm.errors import CheckpointError, CorpusError, UnsupportedOptionError
 from charlm.runs import prepare, session
-from charlm.runs.experiment import training_windows
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.experiment import Notice, training_windows
+from charlm.training.devices import precision_name
 from charlm.training.loss import Score
 
 VARIANTS = {
@@ -95,7 +100,9 @@ def test_a_resumed_training_keeps_the_effects_of_validation(
     override, text_file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        session, "validate", lambda experiment: Score(LOSSES[experiment.state.step - 1] * 10, 10, 0)
+        session,
+        "validate",
+        lambda experiment, **options: Score(LOSSES[experiment.state.step - 1] * 10, 10, 0),
     )
     config = small_config(
         text_file, override, "training.evaluations=12", "training.trigger_evaluations=1"
@@ -121,12 +128,68 @@ def test_a_training_killed_before_its_first_evaluation_resumes_from_the_beginnin
     events = session.run(prepare.begin(config, tmp_path / "run"))
     for _ in range(4):
         next(events)
+    killed = Path(shutil.copytree(tmp_path / "run", tmp_path / "killed"))
     events.close()
     torch.manual_seed(99)
-    experiment = prepare.resume(tmp_path / "run")
+    experiment = prepare.resume(killed)
     assert experiment.state.step == 0
     finish(experiment)
-    assert_same_training(tmp_path / "whole", tmp_path / "run")
+    assert_same_training(tmp_path / "whole", killed)
+
+
+def scores_of(run):
+    return [(line["step"], line["loss_nats"], line["is_best"]) for line in metrics_of(run)]
+
+
+def test_a_training_that_is_closed_after_any_event_has_saved_its_last_step(text_file, tmp_path):
+    config = small_config(text_file, *VARIANTS["muon-exponential-average"], "training.steps=4")
+    train_all(config, tmp_path / "whole")
+    for number in range(1, 9):  # Prepared, and four steps with two evaluations.
+        run = tmp_path / str(number)
+        experiment = prepare.begin(config, run)
+        with closing(session.run(experiment)) as events:
+            for _ in range(number):
+                event = next(events, None)
+        steps = {"Progress": experiment.state.step, "Evaluated": experiment.state.step}
+        resumed = prepare.resume(run)
+        assert resumed.state.step == steps.get(type(event).__name__, resumed.state.step), number
+        finish(resumed)
+        assert_same_training(tmp_path / "whole", run)
+        assert scores_of(run) == scores_of(tmp_path / "whole"), number
+
+
+def test_weights_that_are_not_finite_are_not_saved_when_training_is_closed(text_file, tmp_path):
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
+    with closing(session.run(experiment)) as events:
+        next(events), next(events)
+        with torch.no_grad():
+            experiment.model.projection.bias[0] = float("nan")
+    assert prepare.resume(tmp_path / "run").state.step == 0
+
+
+@pytest.mark.parametrize("mode", ["stream", "records"])
+def test_a_stop_during_an_evaluation_takes_effect_and_the_evaluation_is_done_after_resuming(
+    mode, text_file, records_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("charlm.data.windows._SCORING_TOKENS", 64)
+    text = records_file if mode == "records" else text_file
+    config = small_config(text, f"corpus.mode={mode}", "training.steps=4")
+    train_all(config, tmp_path / "whole")
+    stopped_in_evaluation = 0
+    for number in range(1, 16):
+        run = tmp_path / str(number)
+        calls = itertools.count(1)
+        *_, finished = session.run(
+            prepare.begin(config, run), stop=lambda calls=calls, last=number: next(calls) >= last
+        )
+        assert finished.reason == "stopped" or number > 8, number
+        assert next(calls) == number + 1 or finished.reason == "budget", number
+        resumed = prepare.resume(run)
+        stopped_in_evaluation += resumed.state.due_metrics is not None
+        finish(resumed)
+        assert_same_training(tmp_path / "whole", run)
+        assert scores_of(run) == scores_of(tmp_path / "whole"), number
+    assert stopped_in_evaluation > 4
 
 
 def test_another_seed_gives_other_weights(text_file, tmp_path):
@@ -182,3 +245,66 @@ def test_the_vocabulary_is_learned_from_the_training_part_only(tmp_path):
     experiment = prepare.begin(small_config(path), tmp_path / "run")
     assert experiment.tokenizer.find_unknown("Z") == ["Z"]
     assert experiment.tokens["valid"].counts.unknown > 0
+
+
+PROCESSORS = {
+    "AMX": "GenuineIntel avx512f avx512_bf16 amx_bf16",
+    "slow bf16": "GenuineIntel avx512f avx512_bf16",
+    "no bf16": "AuthenticAMD avx2",
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("AMX", "slow bf16", "bf16"),
+        ("AMX", "no bf16", "fp32"),
+        ("no bf16", "AMX", "fp32"),
+    ],
+)
+def test_a_run_moved_to_another_processor_keeps_its_precision_or_says_that_it_changes(
+    before, after, expected, text_file, tmp_path, monkeypatch
+):
+    def move_to(processor: str) -> None:
+        words = set(PROCESSORS[processor].split())
+        monkeypatch.setattr("charlm.training.devices._processor_words", lambda: words)
+
+    move_to(before)
+    config = small_config(text_file, "training.precision=auto")
+    stop_at(prepare.begin(config, tmp_path / "run"), 2)
+    move_to(after)
+    experiment = prepare.resume(tmp_path / "run")
+    assert precision_name(experiment.hardware.precision) == expected
+    notices = [event.message for event in session.run(experiment) if isinstance(event, Notice)]
+    changes = [line for line in notices if "was trained in bf16 and continues in fp32" in line]
+    assert len(changes) == ((before, after) == ("AMX", "no bf16"))
+    assert load_checkpoint(tmp_path / "run" / "last").state["precision"] == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (None, r"its budget is a total, 12 steps, and 12 steps are used; .* steps 24$"),
+        ({"steps": 5}, r"its budget is a total, 5 steps, and 12 steps are used; .* steps 17$"),
+        ({"epochs": 0.01}, r"a total, 0.01 epochs, and 0.08\d+ epochs are used; .* epochs 0.1$"),
+    ],
+)
+def test_a_total_budget_that_is_spent_is_refused_with_one_that_is_not(
+    budget, message, text_file, tmp_path
+):
+    train_all(small_config(text_file), tmp_path / "run")
+    with pytest.raises(UnsupportedOptionError, match=message):
+        prepare.check_budget(prepare.resume(tmp_path / "run", budget=budget))
+    resumed = prepare.resume(tmp_path / "run", budget={"steps": 24})
+    prepare.check_budget(resumed)
+    assert resumed.notices == ("continuing after step 12: 12 of 24 steps in total are used",)
+
+
+def test_an_evaluation_that_is_due_is_left_in_a_budget_that_is_spent(text_file, tmp_path):
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
+    with closing(session.run(experiment)) as events:
+        next(event for event in events if experiment.state.step == 12)
+    resumed = prepare.resume(tmp_path / "run")
+    prepare.check_budget(resumed)
+    finish(resumed)
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [6, 12]

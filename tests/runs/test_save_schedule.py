@@ -97,3 +97,28 @@ def test_saves_continue_after_the_clock_went_back(text_file, tmp_path):
     ]
     assert max(later - earlier for earlier, later in itertools.pairwise(saved)) <= 2
     assert saved[-1] >= 9
+
+
+def test_saves_continue_after_the_process_was_suspended_during_one(
+    text_file, tmp_path, monkeypatch
+):
+    now, saved = 0.0, []
+
+    def save(folder, state, tensors, **options):
+        nonlocal now
+        if folder.name == "last":
+            saved.append(state["step"])
+            now += 1e6 if len(saved) == 6 else 1e-3
+        save_checkpoint(folder, state, tensors, **options)
+
+    def clock():
+        nonlocal now
+        now += 1.0
+        return now
+
+    overrides = ["training.steps=40", "checkpoint.save_seconds=1", "checkpoint.save_share=0.9"]
+    experiment = prepare.begin(small_config(text_file, *overrides), tmp_path / "run")
+    monkeypatch.setattr(snapshot, "save_checkpoint", save)
+    for _ in session.run(experiment, clock=clock):
+        pass
+    assert len(saved) > 10

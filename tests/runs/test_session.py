@@ -9,7 +9,7 @@ from runs.trainings import Clock, set_losses
 from charlm.data.windows import scoring_windows
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.experiment import Evaluated
+from charlm.runs.experiment import Evaluated, Notice
 from charlm.training.loop import Progress
 from charlm.training.loss import score
 
@@ -70,7 +70,7 @@ def test_a_score_in_parallel_streams_is_within_a_thousandth_of_the_exact_score(t
     assert abs(parallel.loss_nats - exact.loss_nats) < 0.001
 
 
-def test_a_clock_that_goes_back_neither_ends_nor_prolongs_a_budget_of_minutes(text_file, tmp_path):
+def test_a_clock_that_goes_back_or_a_suspension_leaves_a_budget_of_minutes(text_file, tmp_path):
     config = small_config(text_file, "training.minutes=0.2")
 
     def count_steps(name: str, clock: Clock) -> int:
@@ -81,7 +81,45 @@ def test_a_clock_that_goes_back_neither_ends_nor_prolongs_a_budget_of_minutes(te
 
     steps = count_steps("steady", Clock(0, 0.0))
     for jump_at in (11, 12):
-        for by in (-1e9, -3.0):
+        for by in (-1e9, -3.0, 60.0, 1e6):
             name = f"{by} s at call {jump_at}"
-            # The step in which the clock jumps counts as zero seconds.
+            # The step in which the clock jumps counts as zero seconds, or as the mean of a step.
             assert steps <= count_steps(name, Clock(jump_at, by)) <= steps + 2, name
+
+
+def test_overfitting_is_told_at_the_end_with_the_step_that_is_kept(
+    text_file, tmp_path, monkeypatch
+):
+    set_losses(monkeypatch, 1.0, 2.0)
+    settings = ["training.learning_rate=2e-2", "training.steps=60"]
+    *_, notice, finished = session.run(
+        prepare.begin(small_config(text_file, *settings), tmp_path / "run")
+    )
+    assert notice.message.startswith("the model overfits: since step 30")
+    assert finished.reason == "budget"
+
+
+def test_a_warm_up_that_is_longer_than_the_budget_is_shortened_and_this_is_told_once(
+    text_file, tmp_path
+):
+    def train(name: str, *settings: str) -> tuple[list[float], list[str]]:
+        config = small_config(text_file, "training.learning_rate=1e-2", *settings)
+        events = list(session.run(prepare.begin(config, tmp_path / name), clock=Clock(0, 0.0)))
+        rates = [event.learning_rate for event in events if isinstance(event, Progress)]
+        told = [event.message for event in events if isinstance(event, Notice)]
+        return rates, [message for message in told if "warm-up" in message]
+
+    for budget in ("training.steps=40", "training.minutes=0.67", "training.epochs=0.28"):
+        rates, told = train(budget, "training.warmup_steps=100", budget)
+        assert 38 <= len(rates) <= 42, budget
+        assert rates.index(max(rates)) in (3, 4, 5), budget
+        assert max(rates) > 8.5e-3, budget
+        assert told == [
+            "the budget is shorter than the warm-up of 100 steps (training.warmup_steps): the "
+            "warm-up is shortened to a tenth of the budget"
+        ], budget
+    rates, told = train("long enough", "training.warmup_steps=39", "training.steps=40")
+    assert rates == pytest.approx(
+        [1e-2 * (step + 1) / 39 * (1 - step / 40) for step in range(39)] + [1e-2 / 40]
+    )
+    assert told == []

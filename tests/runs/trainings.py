@@ -25,7 +25,9 @@ class Clock:
 def set_losses(monkeypatch, *losses: float) -> None:
     """Replace the validation losses by these, one per evaluation."""
     remaining = iter(losses)
-    monkeypatch.setattr(session, "validate", lambda experiment: Score(next(remaining) * 10, 10, 0))
+    monkeypatch.setattr(
+        session, "validate", lambda experiment, **options: Score(next(remaining) * 10, 10, 0)
+    )
 
 
 def finish(experiment: Experiment) -> None:

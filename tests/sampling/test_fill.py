@@ -94,3 +94,19 @@ def test_a_model_of_one_direction_cannot_fill_a_gap(trained):
     )
     with pytest.raises(CharlmError, match=r"model\.direction=both"):
         fill(one_direction, FillOptions("The ____."))
+
+
+@pytest.mark.parametrize("words", ["words", "whitespace"])
+def test_a_gap_between_words_is_filled_with_words_and_single_spaces(text_file, words):
+    overrides = ["model.direction=both", "tokenizer.level=word", f"tokenizer.words={words}"]
+    config = resolve(small_config(text_file, *overrides))
+    tokenizer = learn_tokenizer([TEXT], config.tokenizer)
+    torch.manual_seed(1)
+    model = LanguageModel(config.model, tokenizer.vocabulary_size).eval()
+    origin = Origin(Path("run"), "best", {}, {"step": 0})
+    trained = TrainedModel(model, tokenizer, config, torch.device("cpu"), origin)
+    filled = fill(trained, FillOptions("The ____ sat on", length=2, count=20))
+    assert len(filled) == 20
+    for text in filled:
+        assert text.text == f"The {text.gap} sat on", text
+        assert not text.gap.startswith(" "), text

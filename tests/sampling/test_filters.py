@@ -166,7 +166,7 @@ def test_the_repetition_penalty_divides_positive_logits_and_multiplies_negative_
 
 def test_the_repetition_penalty_applies_to_the_window():
     logits = torch.tensor([[2.0, 2.0, 2.0, 2.0]], dtype=torch.float64)
-    chosen = Filters(repetition_penalty=2.0, repetition_window=2)
+    chosen = Filters(temperature=1, repetition_penalty=2.0, repetition_window=2)
     assert apply_filters(logits, ids(0, 3, 1, 2), chosen).tolist() == [[2.0, 1.0, 1.0, 2.0]]
     assert apply_filters(logits, ids(1), chosen).tolist() == [[2.0, 1.0, 2.0, 2.0]]
     assert apply_filters(logits, NOTHING, chosen).tolist() == logits.tolist()
@@ -222,12 +222,12 @@ def test_the_order_of_filters_is_the_documented_one():
 def test_every_filter_sees_what_the_filter_before_it_left():
     logits = log(0.4, 0.3, 0.2, 0.1)
     # Of the first two 4/7 = 0.571 and 3/7: so 0.55 is reached by the first alone, which without top k is 0.4.
-    assert kept(apply_filters(logits, NOTHING, Filters(top_k=2, top_p=0.55))) == [0]
-    assert kept(apply_filters(logits, NOTHING, Filters(top_p=0.55))) == [0, 1]
+    assert kept(apply_filters(logits, NOTHING, Filters(temperature=1, top_k=2, top_p=0.55))) == [0]
+    assert kept(apply_filters(logits, NOTHING, Filters(temperature=1, top_p=0.55))) == [0, 1]
     # Squared and normalized 0.533, 0.3, 0.133, 0.033: the temperature comes before the thresholds.
     assert kept(apply_filters(logits, NOTHING, Filters(temperature=0.5, epsilon=0.15))) == [0, 1]
     # The penalty comes before top k.
-    penalized = Filters(repetition_penalty=10.0, top_k=1)
+    penalized = Filters(temperature=1, repetition_penalty=10.0, top_k=1)
     assert kept(apply_filters(logits, ids(0), penalized)) == [1]
 
 
@@ -246,7 +246,7 @@ NEUTRAL = {
 
 def test_a_filter_at_its_neutral_value_is_not_applied():
     for name, value in NEUTRAL.items():
-        assert Filters(**{name: value}).active == (), name
+        assert Filters(**{"temperature": 1, name: value}).active == (), name
     assert Filters(temperature=0, top_k=3, no_repeat_ngram=2).active == ("no_repeat_ngram",)
 
 

@@ -50,7 +50,7 @@ def model() -> LanguageModel:
 def options_of(numbers: list[int], **options: object) -> tuple[GeneratorOptions, dict]:
     """Return generator options, and the remaining keyword arguments."""
     names = {field.name for field in fields(GeneratorOptions)}
-    values = {"numbers": numbers, "seed": 1, "filters": Filters()}
+    values = {"numbers": numbers, "seed": 1, "filters": Filters(temperature=1)}
     values |= {name: options.pop(name) for name in names & options.keys()}
     return GeneratorOptions(**values), options
 
@@ -89,7 +89,7 @@ def drawn(logits: torch.Tensor, uniform: float, filters: Filters) -> int:
 def test_a_token_is_drawn_by_inverting_the_cumulative_distribution():
     logits = row(0.25, 1.0, 0.5, 0.25).log()  # Without <UNK>: 1/4, 1/2, 1/4.
     expected = [(0.0, 0), (0.24, 0), (0.26, 2), (0.74, 2), (0.76, 3), (1 - 1e-16, 3)]
-    tokens = [drawn(logits, uniform, Filters()) for uniform, _ in expected]
+    tokens = [drawn(logits, uniform, Filters(temperature=1)) for uniform, _ in expected]
     assert tokens == [token for _, token in expected]
 
 
@@ -97,7 +97,7 @@ def test_frequencies_match_the_distribution():
     probabilities = np.array([0.05, 0.0, 0.4, 0.3, 0.2, 0.04, 0.01])
     logits = torch.tensor(probabilities).log().expand(20_000, -1).clone()
     uniform = torch.from_numpy(np.random.default_rng(1).random(20_000))
-    counts = np.bincount(draw(logits, uniform, Filters()).numpy(), minlength=7)
+    counts = np.bincount(draw(logits, uniform, Filters(temperature=1)).numpy(), minlength=7)
     expected = 20_000 * probabilities
     possible = expected > 0
     chi_square = (((counts - expected) ** 2)[possible] / expected[possible]).sum()
@@ -135,7 +135,11 @@ def test_temperature_zero_takes_the_most_probable_token_except_unk(logits, unifo
     assert token == max(known, key=lambda index: logits[index])
     distinct = sorted(logits[index] for index in known)
     if distinct[-1] - distinct[-2] > 1e-3:
-        for filters in (Filters(temperature=1e-6), Filters(top_k=1), Filters(top_p=1e-9)):
+        for filters in (
+            Filters(temperature=1e-6),
+            Filters(temperature=1, top_k=1),
+            Filters(temperature=1, top_p=1e-9),
+        ):
             assert token == drawn(row(*logits), uniform, filters), filters
 
 
@@ -145,21 +149,21 @@ def test_temperature_zero_takes_the_most_probable_token_except_unk(logits, unifo
     uniform=st.floats(0, 1, exclude_max=True),
 )
 def test_a_top_p_of_one_and_a_top_k_of_the_vocabulary_are_off(logits, uniform):
-    plain = drawn(row(*logits), uniform, Filters())
-    assert plain == drawn(row(*logits), uniform, Filters(top_p=1.0))
-    assert plain == drawn(row(*logits), uniform, Filters(top_k=len(logits)))
+    plain = drawn(row(*logits), uniform, Filters(temperature=1))
+    assert plain == drawn(row(*logits), uniform, Filters(temperature=1, top_p=1.0))
+    assert plain == drawn(row(*logits), uniform, Filters(temperature=1, top_k=len(logits)))
 
 
 def test_top_p_is_applied_after_the_temperature():
     logits = row(0.6, 0.001, 0.3, 0.1).log()
-    assert drawn(logits, 0.999, Filters(top_p=0.65)) == 2
+    assert drawn(logits, 0.999, Filters(temperature=1, top_p=0.65)) == 2
     assert drawn(logits, 0.999, Filters(temperature=0.25, top_p=0.65)) == 0
     assert drawn(logits, 0.999, Filters(temperature=4.0, top_p=0.9)) == 3
 
 
 def test_drawing_does_not_change_the_logits():
     logits = row(0.0, 1.0, 2.0)
-    draw(logits, torch.zeros(1, dtype=torch.float64), Filters())
+    draw(logits, torch.zeros(1, dtype=torch.float64), Filters(temperature=1))
     assert logits.tolist() == [[0.0, 1.0, 2.0]]
 
 
@@ -178,7 +182,7 @@ def test_greedy_tokens_are_those_of_reading_the_whole_text_again(model):
 
 
 def test_a_sequence_is_the_same_alone_and_in_any_batch(model):
-    for filters in (Filters(), GREEDY, ALL_FILTERS):
+    for filters in (Filters(temperature=1), GREEDY, ALL_FILTERS):
         together = tokens_of(model, [5, 3], list(range(50)), filters=filters)
         for number in (0, 17, 49):
             (alone,) = tokens_of(model, [5, 3], [number], filters=filters)
@@ -314,7 +318,7 @@ def continued(
 
 
 def test_a_text_written_in_parts_is_the_text_written_at_once(model):
-    for filters in (Filters(), ALL_FILTERS):
+    for filters in (Filters(temperature=1), ALL_FILTERS):
         whole = generated(model, [4, 5], [3], length=200, filters=filters).tokens[0]
         for lengths in ([100, 100], [70, 1, 64, 65]):
             ids, state = continued(model, lengths, filters=filters)
@@ -423,13 +427,15 @@ torch.manual_seed(1)
 model = LanguageModel(Model(hidden_size=8, embedding_size=4), {VOCABULARY}).eval()
 with torch.no_grad():
     model.projection.weight *= 8
-steps = generate(model, [5], GeneratorOptions(range(3), 1, Filters(top_p=0.9)), length=30)
+steps = generate(model, [5], GeneratorOptions(range(3), 1, Filters(temperature=1, top_p=0.9)), length=30)
 print([list(column) for column in zip(*steps)])
 """
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
-    assert printed.strip() == str(tokens_of(model, [5], [0, 1, 2], filters=Filters(top_p=0.9)))
+    assert printed.strip() == str(
+        tokens_of(model, [5], [0, 1, 2], filters=Filters(temperature=1, top_p=0.9))
+    )
 
 
 # Saving and restoring a generator

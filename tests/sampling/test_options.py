@@ -103,6 +103,13 @@ def test_flat_names_build_the_nested_options():
     )
 
 
+def test_the_temperature_is_0_8_unless_another_is_given():
+    assert SampleOptions().filters.temperature == Filters(top_k=3).temperature == 0.8
+    assert build_options(SampleOptions, {"top_k": 3}).filters.temperature == 0.8
+    assert FillOptions("a ____").temperature == 0.8
+    assert build_options(SampleOptions, {"temperature": 1}).filters.active == ()
+
+
 def test_an_unknown_name_is_a_type_error():
     for kind in (SampleOptions, SearchOptions):
         with pytest.raises(TypeError, match="temprature"):

@@ -75,6 +75,16 @@ def test_a_streamed_text_begins_with_the_prompt_and_has_its_number_of_characters
         assert len(sample.text) > len("The "), level
 
 
+def test_the_next_tokens_after_a_space_begin_with_it(run_of):
+    for level in ("word", "bpe"):
+        run = run_of(level)
+        with_space = run.next_tokens("The ", count=1000)
+        assert all(token.text.startswith(" ") for token in with_space.tokens), level
+        assert sum(token.probability for token in with_space.tokens) == pytest.approx(1), level
+    texts = {token.text for token in run_of("byte").next_tokens("caf", count=300).tokens}
+    assert {"e", " ", "\\xc3"} < texts
+
+
 def test_an_expression_matches_what_follows_the_space_of_the_prompt(run_of):
     for level in ("char", "word", "bpe"):
         run = run_of(level)
@@ -173,6 +183,14 @@ def _sequences(tokens: list[bytes], length: int) -> list[list[bytes]]:
     if not length:
         return [[]]
     return [[token, *rest] for token in tokens for rest in _sequences(tokens, length - 1)]
+
+
+def test_line_ends_of_windows_are_read_as_those_of_the_training_text(run_of):
+    for level in ("char", "word"):
+        (sample,) = run_of(level).sample(prompt="A dog ran.\r\n", length=1)
+        assert sample.text.startswith("A dog ran.\n"), level
+        other = run_of(level, TEXT.replace("\n", "\r\n"))
+        assert other.sample(prompt="A dog ran.\r\n", length=1)[0].text.startswith("A dog ran.\r\n")
 
 
 def test_prompts_at_the_limits_are_read(run_of):

@@ -49,7 +49,7 @@ def generate_texts(
     generator = Generator(
         make_model(tokenizer.vocabulary_size),
         ids,
-        GeneratorOptions(numbers, 1, Filters()),
+        GeneratorOptions(numbers, 1, Filters(temperature=1)),
         constraints=constraints,
         state=state,
     )

@@ -165,7 +165,7 @@ def test_the_mean_is_scored_reported_and_saved_as_best_and_training_continues_fr
 ):
     scored, reported, trained = [], [], []
 
-    def validate(experiment):
+    def validate(experiment, **options):
         scored.append(weights_of(experiment.model))
         return Score(LOSSES[len(scored) - 1] * 10, 10, 0)
 

@@ -15,7 +15,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.windows import windows_to_score
 from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
 from charlm.model.language_model import LanguageModel
-from charlm.model.log_probabilities import autocast
+from charlm.model.log_probabilities import scoring
 
 WINDOWS = (100, 500, 2000)  # From the paper's figures, for words.
 # Candidates for θ times the mean squared norm of a hidden state, so that they suit any cell.
@@ -138,7 +138,7 @@ def _hidden_states(
     """Yield the input of the projection before each token, (tokens, width), window by window."""
     states = None
     for window in windows_to_score(ids, mode="stream"):
-        with autocast(device, precision):
+        with scoring(device, precision):
             features, states = model.encoder(window.inputs.to(device), states)
             yield model.adapt(features).flatten(0, 1).float()
 

@@ -21,7 +21,7 @@ from charlm.data.windows import WARM_UP, record_spans
 from charlm.evaluation.adaptive.interpolation import Floats
 from charlm.model.cells.base import FusedCell
 from charlm.model.language_model import LanguageModel, detach
-from charlm.model.log_probabilities import differentiable_log_probabilities
+from charlm.model.log_probabilities import differentiable_log_probabilities, without_tf32
 
 _MAX_SEGMENTS = 1000  # Segments of the training text whose gradients are squared.
 _PLACES = 20  # Places of the training text at which these segments are read.
@@ -62,6 +62,7 @@ class _Span(NamedTuple):
     resets_state: bool
 
 
+@without_tf32()
 def dynamic_log_probabilities(
     model: LanguageModel,
     ids: Ids,
@@ -104,6 +105,7 @@ def dynamic_log_probabilities(
     return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
 
 
+@without_tf32()
 def mean_squared_gradients(
     model: LanguageModel,
     ids: Ids,

@@ -1,0 +1,95 @@
+"""The weights of a model in words, from their names in files."""
+
+import re
+from collections.abc import Iterator
+
+from charlm.model.language_model import LanguageModel, named_weights
+
+_KINDS = {
+    "bag": "bag",
+    "elman": "Elman",
+    "gru": "GRU",
+    "lstm": "LSTM",
+    "nested_lstm": "Nested LSTM",
+    "mogrifier_lstm": "Mogrifier LSTM",
+    "min_gru": "min GRU",
+    "min_lstm": "min LSTM",
+}
+_VALUES = {"weight": "weights", "bias": "biases"}
+# Within a cell: pattern of the name, and its description. {0}, {1} are the groups of the pattern;
+# a number is counted from 1.
+_CELL_PARTS = {
+    r"kernel\.(weight|bias)_ih_l0": "input {0}",
+    r"kernel\.(weight|bias)_hh_l0": "recurrent {0}",
+    r"(input|recurrent)\.(weight|bias)": "{0} {1}",
+    r"candidate\.(weight|bias)": "recurrent {0} of the candidate",
+    r"peepholes\.(\w+)\.weight": "peephole of the {0} gate",
+    r"gate_recurrence\.weight": "weights from the gates of the step before",
+    r"inner\.(\d+)\.(weight|bias)": "inner LSTM {0}, {1}",
+    r"mogrifier\.(\d+)\.weight": "weights of round {0}",
+    r"mogrifier\.(\d+)\.(\d+)\.weight": "weights of round {0}, factor {1}",
+}
+# Parts of a cell whose first dimension is the number of gates times the number of units.
+_GATED = re.compile(r"(kernel|input|recurrent|inner|gate_recurrence)\.")
+_OTHER_PARTS = {
+    r"embedding\.weight": "embedding",
+    r"bridge\.weight": "output adapter",
+    r"projection\.(weight|bias)": "projection, {0}",
+    r"projection\.prior\.weight": "projection, weights of the mixture",
+    r"projection\.latent\.(weight|bias)": "projection, {0} of each softmax's input",
+    r"projection\.layers\.head\.(weight|bias)": "projection, {0} of frequent tokens and clusters",
+    r"projection\.layers\.tail\.(\d+)\.0\.weight": "projection, input weights of cluster {0}",
+    r"projection\.layers\.tail\.(\d+)\.1\.weight": "projection, weights of cluster {0}",
+}
+_LAYER_PARTS = {
+    r"norms\.(weight|bias)": "normalization, {0}",
+    r"initial\.0": "initial hidden state",
+    r"initial\.(\d+)": "initial state tensor {0}",
+}
+
+
+def describe_weights(model: LanguageModel, kind: str) -> Iterator[str]:
+    """Yield what each weight is, in the order of `named_weights`.
+
+    Args:
+        model: The model.
+        kind: Kind of its cells.
+
+    >>> list(describe_weights(model, "lstm"))[1]
+    'layer 1, LSTM, input weights, 4 gates'
+    """
+    sizes = [layer.hidden_size for layer in model.encoder.recurrence.layers]
+    names = [name for name, _ in named_weights(model)]
+    is_tied = "embedding.weight" in names and not any(
+        name.startswith("projection.") and name.endswith("weight") for name in names
+    )
+    for name, weight in named_weights(model):
+        layer = re.fullmatch(r"(backward_)?recurrence\.(\w+)\.(\d+)\.(.+)", name)
+        if layer is None:
+            shared = ", also weights of the projection" * (is_tied and name == "embedding.weight")
+            yield _describe(name, _OTHER_PARTS) + shared
+            continue
+        backward, part, number, rest = layer.groups()
+        place = f"{'backward ' if backward else ''}layer {int(number) + 1}"
+        if part == "cells":
+            gates = len(weight) // sizes[int(number)]
+            yield f"{place}, {_KINDS.get(kind, kind)}, {_describe_in_cell(rest, gates)}"
+        else:
+            yield f"{place}, {_describe(f'{part}.{rest}', _LAYER_PARTS)}"
+
+
+def _describe_in_cell(name: str, gates: int) -> str:
+    count = f", {gates} gates" if gates > 1 and _GATED.match(name) else ""
+    return _describe(name, _CELL_PARTS) + count
+
+
+def _describe(name: str, parts: dict[str, str]) -> str:
+    """Return the description of a name; of a cell that charlm does not have, the name itself."""
+    for pattern, description in parts.items():
+        if match := re.fullmatch(pattern, name):
+            return description.format(*map(_in_words, match.groups()))
+    return name
+
+
+def _in_words(part: str) -> str:
+    return str(int(part) + 1) if part.isdigit() else _VALUES.get(part, part)
