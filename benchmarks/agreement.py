@@ -1,6 +1,6 @@
 """Accuracy of subject-verb agreement by distance, for recurrences of one size.
 
-Each recurrence is trained on the corpus agreement, by words, for the same number of steps, and
+Each recurrence is trained with the configuration `agreement` for the same number of steps, and
 tested on sentences that it has not seen. No word between subject and verb shows the number, so a
 network that does not remember the subject is right half of the time.
 
@@ -27,8 +27,6 @@ def main() -> None:
     overrides = [
         f"model.hidden_size={options.hidden}",
         f"training.steps={options.steps}",
-        "training.batch_size=64",
-        "training.evaluations=1",
         *options.overrides,
     ]
     results = {cell: measure(cell, overrides, options.longest) for cell in options.cells}
@@ -59,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 def measure(cell: str, overrides: list[str], longest: int) -> Result:
     """Train one recurrence and test its agreement."""
-    config = charlm.load_config(None, ["corpus.text=agreement", f"model.cell={cell}", *overrides])
+    config = charlm.load_config("agreement", [f"model.cell={cell}", *overrides])
     with tempfile.TemporaryDirectory() as folder:
         run = charlm.train(config, out=Path(folder) / "run")
         return run, run.agreement(sentences=SENTENCES, longest=longest)

@@ -8,33 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from charlm import trained_model
-from charlm.compression.compress import (
-    Compression,
-    alphabet_of,
-    compress,
-    decompress,
-    measure_compression,
-)
 from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CharlmError, CheckpointError, OptionError
-from charlm.evaluation.comparison import Comparison, compare
-from charlm.evaluation.novelty import Novelty, measure_novelty
 from charlm.evaluation.options import ScoringOptions
-from charlm.evaluation.perplexity import Perplexity, measure_perplexity
-from charlm.evaluation.probes.agreement import Agreement, measure_agreement
-from charlm.evaluation.probes.cells import Cells, measure_cells
-from charlm.evaluation.probes.context import Context, measure_context
-from charlm.evaluation.probes.gradients import Gradients, measure_gradients
-from charlm.evaluation.probes.memory import Memory, measure_memory
-from charlm.evaluation.sentences import Sentences, score_sentences
-from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import LanguageModel
 from charlm.runs import automatic, prepare, session
 from charlm.runs.automatic import ChosenConfig
@@ -47,7 +30,8 @@ from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
-from charlm.sampling.next_tokens import NextTokens, next_tokens
+from charlm.sampling.next_tokens import NextTokens as NextTokens
+from charlm.sampling.next_tokens import next_tokens
 from charlm.sampling.options import (
     FillOptions,
     NextOptions,
@@ -62,8 +46,20 @@ from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import TrainedModel
-from charlm.views.measurements import ReportOptions, measure
-from charlm.views.report import Report, check_sections, make_report
+
+if TYPE_CHECKING:
+    from charlm.compression.compress import Compression
+    from charlm.evaluation.comparison import Comparison
+    from charlm.evaluation.novelty import Novelty
+    from charlm.evaluation.perplexity import Perplexity
+    from charlm.evaluation.probes.agreement import Agreement
+    from charlm.evaluation.probes.cells import Cells
+    from charlm.evaluation.probes.context import Context
+    from charlm.evaluation.probes.gradients import Gradients
+    from charlm.evaluation.probes.memory import Memory
+    from charlm.evaluation.sentences import Sentences
+    from charlm.evaluation.surprisal import Surprisal
+    from charlm.views.report import Report
 
 StrPath = str | Path
 Texts = StrPath | Sequence[StrPath]
@@ -169,72 +165,98 @@ class Run:
         """Return the most probable next tokens of a prompt; options as in `NextOptions`."""
         return next_tokens(self.trained, build_options(NextOptions, {"prompt": prompt} | options))
 
-    def perplexity(self, text: str | None = None, **options: Any) -> Perplexity:
+    def perplexity(self, text: str | None = None, **options: Any) -> "Perplexity":
         """Score a text; options as in `ScoringOptions`."""
+        from charlm.evaluation.perplexity import measure_perplexity
+
         return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
-    def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> Sentences:
+    def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> "Sentences":
         """Score sentences, each by itself; options as in `score_sentences`."""
+        from charlm.evaluation.sentences import score_sentences
+
         return score_sentences(self.trained, sentences, **options)
 
-    def surprise(self, text: str | None = None, **options: Any) -> Surprisal:
+    def surprise(self, text: str | None = None, **options: Any) -> "Surprisal":
         """Measure the surprisal of each token of a text; options as in `measure_surprisal`."""
+        from charlm.evaluation.surprisal import measure_surprisal
+
         return measure_surprisal(self.trained, text, **options)
 
     def compare(
         self, others: Sequence["Run"], text: str | None = None, **options: Any
-    ) -> Comparison:
+    ) -> "Comparison":
         """Score this run and others on the same text; options as in `compare`."""
+        from charlm.evaluation.comparison import compare
+
         return compare([self.trained, *(run.trained for run in others)], text, **options)
 
-    def agreement(self, pairs: str | Path | None = None, **options: Any) -> Agreement:
+    def agreement(self, pairs: str | Path | None = None, **options: Any) -> "Agreement":
         """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
+        from charlm.evaluation.probes.agreement import measure_agreement
+
         return measure_agreement(self.trained, pairs, **options)
 
-    def gradients(self, text: str | None = None, **options: Any) -> Gradients:
+    def gradients(self, text: str | None = None, **options: Any) -> "Gradients":
         """Measure the gradient of a token's loss over the tokens before it.
 
         Options as in `measure_gradients`.
         """
+        from charlm.evaluation.probes.gradients import measure_gradients
+
         return measure_gradients(self.trained, text, **options)
 
-    def memory(self, text: str | None = None, **options: Any) -> Memory:
+    def memory(self, text: str | None = None, **options: Any) -> "Memory":
         """Measure which earlier tokens each prediction depends on; see `measure_memory`."""
+        from charlm.evaluation.probes.memory import measure_memory
+
         return measure_memory(self.trained, text, **options)
 
-    def context(self, text: str | None = None, **options: Any) -> Context:
+    def context(self, text: str | None = None, **options: Any) -> "Context":
         """Measure the loss by the number of context tokens; see `measure_context`."""
+        from charlm.evaluation.probes.context import measure_context
+
         return measure_context(self.trained, text, **options)
 
-    def cells(self, text: str | None = None, **options: Any) -> Cells:
+    def cells(self, text: str | None = None, **options: Any) -> "Cells":
         """Find the unit that follows each label of a text; see `measure_cells`."""
+        from charlm.evaluation.probes.cells import measure_cells
+
         return measure_cells(self.trained, text, **options)
 
-    def report(self, others: "Sequence[Run]" = (), **options: Any) -> Report:
+    def report(self, others: "Sequence[Run]" = (), **options: Any) -> "Report":
         """Return a report on this run and others, which a notebook shows.
 
         Args:
             others: Runs to compare this one with.
             options: Fields of `ReportOptions`, such as `text` and `sections`.
         """
-        return _report([self, *others], ReportOptions(**options), lambda _: None)
+        return _report([self, *others], options, lambda _: None)
 
-    def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> Novelty:
+    def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
+        from charlm.evaluation.novelty import measure_novelty
+
         return measure_novelty(self.trained, samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
         """Compress bytes with the model's probabilities; options as in `compress`."""
+        from charlm.compression.compress import alphabet_of, compress
+
         return compress(data, self.model, alphabet_of(self.trained), **options)
 
-    def measure_compression(self, data: bytes, **options: Any) -> tuple[Compression, bytes]:
+    def measure_compression(self, data: bytes, **options: Any) -> "tuple[Compression, bytes]":
         """Compress bytes, and compare the size with other compressors; options as in `compress`."""
+        from charlm.compression.compress import alphabet_of, measure_compression
+
         facts = trained_model.provenance(self.trained)
         alphabet = alphabet_of(self.trained)
         return measure_compression(data, self.model, alphabet, provenance=facts, **options)
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
+        from charlm.compression.compress import alphabet_of, decompress
+
         return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
@@ -423,7 +445,7 @@ def write_report(
         OptionError: A section does not exist.
         CharlmError: The file cannot be written.
     """
-    report = _report(runs, ReportOptions(**options), report_progress)
+    report = _report(runs, options, report_progress)
     path = Path(out) if out is not None else runs[0].folder / "report.html"
     remedy = "name a file that can be written with --out"
     with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
@@ -432,11 +454,15 @@ def write_report(
 
 
 def _report(
-    runs: Sequence[Run], options: ReportOptions, report_progress: Callable[[str], None]
-) -> Report:
-    check_sections(options.sections)
+    runs: Sequence[Run], options: Mapping[str, Any], report_progress: Callable[[str], None]
+) -> "Report":
+    from charlm.views.measurements import ReportOptions, measure
+    from charlm.views.report import check_sections, make_report
+
+    shown = ReportOptions(**options)
+    check_sections(shown.sections)
     models = [run.trained for run in runs]
-    return make_report(measure(models, options, report_progress=report_progress), options.sections)
+    return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 
 def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:

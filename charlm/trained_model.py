@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 import torch
 
 from charlm.config.schema import Mode, ResolvedConfig
-from charlm.data.cards import Part, cache_folder
-from charlm.data.corpus import Text, open_corpus, read_text
+from charlm.data.cards import Part, cache_folder, temporary_conversions
+from charlm.data.corpus import Text, read_text
 from charlm.data.listing import shown_names
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
-from charlm.data.tokens import Tokens, encode_text
+from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
-from charlm.runs.folder import load_run
+from charlm.runs.folder import load_run, open_run_corpus
 from charlm.runs.verify import check_weights
+from charlm.storage.atomic import can_write
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
 
@@ -163,12 +164,13 @@ def training_texts(trained: TrainedModel) -> dict[Part, Text]:
         CheckpointError: A text has changed since the training.
         CorpusError: A text cannot be read.
     """
-    corpus = open_corpus(trained.config)
+    with temporary_conversions():
+        corpus = open_run_corpus(trained.folder, trained.config)
     for part, text in corpus.parts.items():
         if text.fingerprint != trained.origin.corpus["fingerprints"].get(part):
             raise CheckpointError(
                 f"{trained.folder}: the {part} text has changed since the training: "
-                f"{', '.join(trained.config.corpus.text)}; restore the old text, or name a text "
+                f"{shown_names(trained.config.corpus.text)}; restore the old text, or name a text "
                 "to score"
             )
     return corpus.parts
@@ -182,17 +184,18 @@ def share_in_training(trained: TrainedModel, split: Part) -> float | None:
     Raises:
         CorpusError: A text cannot be read.
     """
-    return open_corpus(trained.config).shares_in_training().get(split)
+    return open_run_corpus(trained.folder, trained.config).shares_in_training().get(split)
 
 
 def encode(trained: TrainedModel, text: Text, cache: Path | None = None) -> Tokens:
-    """Return the tokens of a text, from the cache folder if they are there."""
-    return encode_text(
-        text,
-        trained.tokenizer,
-        mode=trained.mode,
-        cache=cache or cache_folder() / "tokens",
-    )
+    """Return the tokens of a text, from the cache folder if they are there.
+
+    If the folder cannot be written, a small text is encoded in memory.
+    """
+    cache = cache or cache_folder() / "tokens"
+    if text.size <= SLICE_BYTES and not can_write(cache):
+        return encode_in_memory(text, trained.tokenizer, mode=trained.mode)
+    return encode_text(text, trained.tokenizer, mode=trained.mode, cache=cache)
 
 
 def encode_string(trained: TrainedModel, text: str, *, splits_documents: bool = True) -> Tokens:

@@ -22,7 +22,7 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
-from charlm.cli.terminal import emit_result, folded
+from charlm.cli.terminal import emit_result, folded, say
 from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
 
 if TYPE_CHECKING:  # It imports torch.
@@ -221,6 +221,19 @@ def gradients(
             help="Number of windows, evenly spaced over the text.",
         ),
     ] = 64,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="TOKEN",
+            callback=not_empty,
+            help="Measure only the loss of this token, such as was; can be repeated. [all tokens]",
+            show_default=False,
+        ),
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Measure the network as before its training.")
+    ] = False,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
@@ -229,8 +242,8 @@ def gradients(
     """Show how the gradient of a token's loss changes over the tokens before it.
 
     Prints the norm of the gradient with respect to each earlier state of each layer, by distance
-    in tokens. Where it vanishes, nothing can be learned over that distance; where it grows, it
-    explodes.
+    in tokens: relative to distance 0 (the median over the windows), and its mean and quantiles.
+    Where it vanishes, nothing can be learned over that distance; where it grows, it explodes.
 
     Try: charlm eval gradients --window 128
     """
@@ -238,9 +251,15 @@ def gradients(
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     result = load(folder, which=which, device=device).gradients(
-        paths=texts, split=split, window=window, windows=windows
+        paths=texts, split=split, window=window, windows=windows, at=at or (), untrained=untrained
     )
     emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
+    if result.is_certain:
+        say(
+            f"the median loss of the measured tokens is {result.median_loss_nats:.2g} nats, near "
+            "zero: their gradients say little about the recurrence; name tokens that are hard to "
+            "predict: --at TOKEN"
+        )
 
 
 def _parse_temperature(text: str) -> float | Literal["fit"]:
@@ -309,7 +328,7 @@ def _agreement_table(result: "Agreement") -> Iterator[str]:
 
 def _gradients_table(result: "Gradients") -> Iterator[str]:
     width = max(len(f"{curve.layer} {curve.part}") for curve in result.curves)
-    columns = ("distance", "mean", "10 %", "50 %", "90 %", "windows")
+    columns = ("distance", "relative", "mean", "10 %", "50 %", "90 %", "windows")
     yield " " * width + "".join(f"{column:>11}" for column in columns)
     for curve in result.curves:
         yield from _curve_rows(curve, width)
@@ -318,7 +337,8 @@ def _gradients_table(result: "Gradients") -> Iterator[str]:
         cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
         name = f"{curve.layer} {curve.part}"
         yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
-    yield folded(format_settings(result.settings))
+    facts = f"median loss {result.median_loss_nats:.4f} nats, {format_settings(result.settings)}"
+    yield folded(facts)
 
 
 def _curve_rows(curve: "Curve", width: int) -> Iterator[str]:
@@ -326,7 +346,7 @@ def _curve_rows(curve: "Curve", width: int) -> Iterator[str]:
     label = f"{curve.layer} {curve.part}"
     for row in curve.distances:
         if row.distance.bit_count() <= 1:
-            norms = [row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
+            norms = [row.relative, row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
             cells = [f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}"]
             yield f"{label:<{width}}" + "".join(f"{cell:>11}" for cell in cells)
             label = ""

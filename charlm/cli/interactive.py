@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from charlm.cli.options import flag
 from charlm.cli.terminal import TextWriter, emit, say
 from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
@@ -30,6 +31,9 @@ Type a line, and the model continues it. After an empty line the model continues
   /q or Ctrl-D     quit
   //...            a line that begins with a slash
 Ctrl-C stops the writing."""
+_FILTERS = {field.name for field in fields(Filters)}
+_SETTINGS = _FILTERS | {field.name for field in fields(StopCondition)}
+_OPTIONS = {flag(name): name for name in _SETTINGS}
 _WHOLE_NUMBERS = ("top_k", "repetition_window", "no_repeat_ngram", "length", "characters")
 _LINE_BREAK = "\\n"
 _TAIL_LENGTH = 300  # Characters of the text that /u shows.
@@ -151,16 +155,16 @@ class Conversation:
         settings = asdict(self.options.filters) | asdict(self.options.stop)
         say(
             ", ".join(
-                f"{name.replace('_', '-')} {value}"
+                f"{flag(name).removeprefix('--')} {value}"
                 for name, value in settings.items()
                 if value not in (None, ())
             )
         )
 
     def _set(self, option: str, value: str) -> None:
-        name = option.replace("-", "_")
+        name = _OPTIONS.get(f"--{option}", option.replace("-", "_"))
         change: dict[str, Any] = {name: _value(name, value)}
-        if name in _names(Filters):
+        if name in _FILTERS:
             self.options = replace(self.options, filters=replace(self.options.filters, **change))
         else:
             stop = replace(self.options.stop, **change)
@@ -193,7 +197,7 @@ def converse(conversation: Conversation) -> None:
             if not conversation.take(line):
                 return
         except OptionError as error:
-            say(error.message(_command))
+            say(error.message(option_name))
         except CharlmError as error:
             say(str(error))
 
@@ -213,13 +217,11 @@ def _interruptions() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _names(kind: type[Filters | StopCondition]) -> set[str]:
-    return {field.name for field in fields(kind)}
-
-
-def _command(option: str) -> str:
-    """Return an option as a command: `/top-p` for `top_p`."""
-    return f"/{option.replace('_', '-')}"
+def option_name(option: str) -> str:
+    """Return how a user gives an option: `/top-p` for `top_p`, `--allow-unknown` at the start."""
+    if option == "prompt":
+        return "the line"
+    return flag(option).replace("--", "/", 1) if option in _SETTINGS else flag(option)
 
 
 def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
@@ -228,8 +230,8 @@ def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
     Raises:
         CharlmError: There is no such setting, or it is no number.
     """
-    if name not in _names(Filters) | _names(StopCondition):
-        raise CharlmError(f"{_command(name)}: no such command or setting; /h lists them")
+    if name not in _SETTINGS:
+        raise CharlmError(f"/{name.replace('_', '-')}: no such command or setting; /h lists them")
     if name == "until":
         return () if text in ("", "off") else (text.replace(_LINE_BREAK, "\n"),)
     if text in ("off", "none"):

@@ -22,7 +22,7 @@ from charlm.cli.options import (
     not_empty,
     split_run_and_texts,
 )
-from charlm.cli.tables import format_range, format_settings
+from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
 from charlm.errors import quote
 from charlm.evaluation.options import RARE
@@ -157,12 +157,13 @@ def compare(
         typer.Option(
             min=1,
             callback=at_most(MAX_COUNT),
-            help="Least number of characters in a block. [1000; fewer in a short text]",
+            help="Least number of characters in a piece; blocks consist of pieces. [1000; fewer in "
+            "a short text]",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the bootstrap.")
+        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Without effect.", hidden=True)
     ] = 1,
     which: Which = "best",
     device: Device = "auto",
@@ -171,7 +172,7 @@ def compare(
     """Show which of several runs is best on the same text, and how certain that is.
 
     Each run is compared with the first by bits per character, so that the tokenizers may differ,
-    with the interval that contains 95 % of a bootstrap over blocks of the text.
+    with a 95 % interval: the widest of Student's t over 3, 4, 8 and 16 long blocks of the text.
 
     Try: charlm eval compare runs/one runs/other --split valid
     """
@@ -182,6 +183,8 @@ def compare(
     first, *others = [load(folder, which=which, device=device) for folder in runs]
     result = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
     emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
+    for warning in result.warnings:
+        say(f"warning: {warning}")
 
 
 def _warn_of_unknown(result: "Sentences") -> None:
@@ -269,6 +272,7 @@ def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> It
 
 _COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
     "bits/char": lambda run: f"{run.bits_per_character:.4f}",
+    "tokens alone": lambda run: format_number(run.token_bits_per_character),
     "nats/token": lambda run: f"{run.loss_nats:.4f}",
     "perplexity": lambda run: f"{run.perplexity:,.4f}",
     "tokens": lambda run: f"{run.tokens:,}",
@@ -293,4 +297,5 @@ def _comparison_table(result: "Comparison") -> Iterator[str]:
         ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
         interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
+    yield folded(f"The intervals assume that {result.assumption}.")
     yield folded(format_settings(result.settings))

@@ -28,6 +28,7 @@ _WHY_REMOVED = "was removed, because models of a few million weights gain nothin
 _EARLIER_RULES: dict[tuple[str, str], object] = {
     ("corpus", "copies"): "apart",
     ("corpus", "record"): "line",
+    ("corpus", "rules"): 1,
     ("training", "restart_windows"): 0,
 }
 

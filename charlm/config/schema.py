@@ -257,9 +257,8 @@ class ResolvedCorpus(Corpus):
     valid_share: Fraction = _described("valid_share")
     test_share: Fraction = _described("test_share")
     split: Split = _described("split")
+    rules: Literal[1, 2] = _described("rules")
     copies: Copies = _described("copies")
-    # Run folders of earlier versions have no such field.
-    rules: Literal[1, 2] = Field(1, description=Corpus.model_fields["rules"].description)
 
 
 class Tokenizer(Section):

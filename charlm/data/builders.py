@@ -291,7 +291,12 @@ class AgreementSentence:
 
 
 def agreement(
-    *, sentences: int = 40_000, seed: int = 1, longest: int = 4, most_nouns: int = 3
+    *,
+    sentences: int = 40_000,
+    seed: int = 1,
+    longest: int = 4,
+    most_nouns: int = 3,
+    uncapitalized: int = 0,
 ) -> Iterator[str]:
     """Generate the text of sentences with words between the subject and its verb.
 
@@ -300,6 +305,8 @@ def agreement(
         seed: Seed of the random choices.
         longest: Largest number of phrases between subject and verb, 0 to 16, of 3 to 6 words each.
         most_nouns: Largest number of nouns between subject and verb, 0 to 16.
+        uncapitalized: Every sentence of this number begins with a small letter, so that a model
+            can read such a sentence: 10 is every tenth, 0 none.
 
     Returns:
         Sentences such as "The cats, which already saw the dog, were full.".
@@ -310,7 +317,22 @@ def agreement(
     stream = agreement_sentences(
         sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
     )
-    return (sentence.text for sentence in stream)
+    _check_range("uncapitalized", uncapitalized, 0, sys.maxsize)
+    return (
+        _uncapitalize(sentence.text)
+        if uncapitalized and number % uncapitalized == 0
+        else sentence.text
+        for number, sentence in enumerate(stream, start=1)
+    )
+
+
+def capitalize(sentence: str) -> str:
+    """Return a sentence with a capital, as the grammar draws it."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _uncapitalize(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def agreement_sentences(

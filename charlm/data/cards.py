@@ -1,8 +1,15 @@
 """Named corpora: their cards, their files, and how the files are built or downloaded."""
 
+import atexit
 import difflib
 import os
 import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +21,7 @@ from charlm.config.schema import Fraction, Level, Mode, Section
 from charlm.data.builders import BUILDERS
 from charlm.data.fetching import Report, check_sha256, extract_member, fetch
 from charlm.errors import CorpusError, UnsupportedOptionError
-from charlm.storage.atomic import WRITE_REMEDY, atomic_write
+from charlm.storage.atomic import WRITE_REMEDY, atomic_write, can_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
 
@@ -55,6 +62,36 @@ def cache_folder() -> Path:
     """Return the folder of texts and ids: $CHARLM_CACHE, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(os.environ.get("CHARLM_CACHE") or Path(home) / "charlm")
+
+
+def converted_folder() -> Path:
+    """Return the folder of converted texts: in the cache, else of `temporary_conversions`."""
+    return _temporary_folder.get() or cache_folder() / "texts"
+
+
+@contextmanager
+def temporary_conversions() -> Iterator[None]:
+    """In the block, convert texts into a temporary folder if the cache cannot be written.
+
+    The folder is removed when the process ends, so it suits texts to score, not to train on.
+    """
+    is_temporary = not can_write(cache_folder() / "texts")
+    token = _temporary_folder.set(_process_folder() if is_temporary else None)
+    try:
+        yield
+    finally:
+        _temporary_folder.reset(token)
+
+
+_temporary_folder: ContextVar[Path | None] = ContextVar("temporary_folder", default=None)
+
+
+@cache
+def _process_folder() -> Path:
+    """Return a temporary folder, which is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="charlm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder) / "texts"
 
 
 def card_names() -> list[str]:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
-from charlm.data.cards import Part
+from charlm.data.cards import Part, temporary_conversions
 from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
+from charlm.data.utf8 import LineEnds, find_line_ends
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
 
@@ -42,6 +43,7 @@ class Text:
         separator: Text after each document in the original, such as the line end of a record.
         is_cut: Whether the last document continues in the next part, so that it does not end here.
         encoding: Encoding in which the files were read.
+        line_ends: Rule for line ends.
     """
 
     files: tuple[PlainFile, ...]
@@ -50,6 +52,7 @@ class Text:
     separator: str = ""
     is_cut: bool = False
     encoding: str = "utf-8"
+    line_ends: LineEnds = "unicode"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -224,7 +227,11 @@ def read_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     Raises:
         CorpusError: A text is missing, empty or not text.
     """
-    like = texts_like(config, tuple(names))
+    with temporary_conversions():
+        return _read_text(texts_like(config, tuple(names)))
+
+
+def _read_text(like: ResolvedConfig) -> Text:
     own = canonical_encoding(like.corpus.encoding)
     # Text that is UTF-8 is read as UTF-8, also by a run whose own corpus has another encoding.
     encodings = ["utf-8", own] if contains_ascii(own) else [own, "utf-8"]
@@ -245,9 +252,10 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     has_records = section.mode == "records"
     has_lines = has_records and section.record == "line"
     separator = section.separator or ""
+    line_ends: LineEnds = "line_feed" if section.rules == 1 else "unicode"
     files = open_plain_files(names, section, is_raw)
     spans = [
-        _record_spans(file) if has_lines else _document_spans(file, separator.encode())
+        _record_spans(file, line_ends) if has_lines else _document_spans(file, separator.encode())
         for file in files
     ]
     if has_records and separator and not has_lines:
@@ -259,6 +267,7 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
         raw=is_raw,
         separator="\n" if has_lines else separator,
         encoding=section.encoding,
+        line_ends=line_ends,
     )
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
@@ -396,21 +405,17 @@ def _without_line_ends(file: PlainFile, spans: npt.NDArray[np.int64]) -> npt.NDA
     return _without_empty(trimmed)
 
 
-def _record_spans(file: PlainFile) -> npt.NDArray[np.int64]:
+def _record_spans(file: PlainFile, line_ends: LineEnds) -> npt.NDArray[np.int64]:
     """Return start and stop of each line that is not empty, without its line end, (records, 2).
 
     Line ends are those of `charlm.data.utf8`; the end of a document also ends a line.
     """
     data = np.memmap(file.path, dtype=np.uint8, mode="r")
-    line_feeds = [
-        np.flatnonzero(data[start : start + BLOCK_BYTES] == ord("\n")) + start
-        for start in range(0, len(data), BLOCK_BYTES)
-    ]
-    found = np.concatenate(line_feeds)
-    stops = np.concatenate([file.ends, found]).astype(np.int64)
+    end_starts, end_stops = find_line_ends(data, line_ends)
+    stops = np.concatenate([file.ends, end_starts])
     # Stable, because an empty line may end where the document before it ends.
     order = np.argsort(stops, kind="stable")
-    next_starts = np.concatenate([file.ends, found + 1]).astype(np.int64)[order]
+    next_starts = np.concatenate([file.ends, end_stops])[order]
     stops = stops[order]
     starts = np.concatenate([np.zeros(1, dtype=np.int64), next_starts[:-1]])
     has_carriage_return = data[np.maximum(stops, 1) - 1] == ord("\r")

@@ -5,18 +5,23 @@ import fnmatch
 import glob
 import hashlib
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from charlm.data.cards import build_corpus, cache_folder, card_names, corpus_files, load_card
+from charlm.data.cards import build_corpus, card_names, converted_folder, corpus_files, load_card
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 
+# With more names, the configuration of a run folder would be too large to be loaded.
+_MAX_NAMES = 5_000
+_MAX_NAME_CHARACTERS = 300_000
 _STANDARD_INPUT = "standard input"
-_COPY_PREFIX = "stdin-"  # Beginning of the name of a copy of standard input in the cache.
+# Name of a copy of standard input in a cache folder.
+_COPY_NAME = re.compile(r"[\\/]texts[\\/]stdin-[0-9a-f]{16}\.txt$")
 
 
 class MissingTextError(CorpusError):
@@ -24,12 +29,14 @@ class MissingTextError(CorpusError):
 
     Attributes:
         name: Name of the text as the configuration has it.
+        problem: Name of the text in messages, and what is wrong.
     """
 
-    def __init__(self, name: str, problem: str) -> None:
+    def __init__(self, name: str, problem: str, remedy: str) -> None:
         """Make an error about the text `name`."""
         self.name = name
-        super().__init__(f"{shown_name(name)}: {problem}")
+        self.problem = f"{shown_name(name)}: {problem}"
+        super().__init__(f"{self.problem}; {remedy}")
 
 
 def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -37,18 +44,25 @@ def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
 
     Paths become absolute, names of corpora stay as they are, and standard input is copied into a
     file, so that it can be read again.
+
+    Raises:
+        CorpusError: Standard input cannot be read, or the names would fill a configuration file.
     """
     if names is None:
         return None
     corpora = card_names()
-    return tuple(_absolute_name(name, corpora) for name in names)
+    absolute = tuple(_absolute_name(name, corpora) for name in names)
+    if len(absolute) > _MAX_NAMES or sum(map(len, absolute)) > _MAX_NAME_CHARACTERS:
+        raise CorpusError(
+            f"{absolute[0]}, ...: {len(absolute):,} names are too many for the configuration of a "
+            "run; name their folder, or a pattern in quotation marks, such as 'texts/*'"
+        )
+    return absolute
 
 
 def shown_name(name: str) -> str:
     """Return the name of a text in messages: for standard input, not the copy in the cache."""
-    path = Path(name)
-    is_copy = path.name.startswith(_COPY_PREFIX) and path.parent == cache_folder() / "texts"
-    return _STANDARD_INPUT if name == "-" or is_copy else name
+    return _STANDARD_INPUT if name == "-" or _COPY_NAME.search(name) else name
 
 
 def shown_names(names: Iterable[str]) -> str:
@@ -90,14 +104,14 @@ def _absolute_name(name: str, corpora: Sequence[str]) -> str:
 def _copy_standard_input() -> Path:
     """Copy standard input into a file of the cache that is named by its checksum."""
     digest = hashlib.sha256()
-    folder = cache_folder() / "texts"
+    folder = converted_folder()
     # Not named by the process id, which processes in two containers can share.
     temporary = folder / f".joining-{uuid.uuid4().hex}"
     with atomic_write(temporary) as file:
         for block in _standard_input_blocks():
             digest.update(block)
             file.write(block)
-    return temporary.replace(folder / f"{_COPY_PREFIX}{digest.hexdigest()[:16]}.txt")
+    return temporary.replace(folder / f"stdin-{digest.hexdigest()[:16]}.txt")
 
 
 def _standard_input_blocks() -> Iterator[bytes]:
@@ -233,11 +247,11 @@ def _is_hidden(part: str) -> bool:
 def _no_such_text(name: str) -> MissingTextError:
     path = Path(name)
     if shown_name(name) == _STANDARD_INPUT:
-        return MissingTextError(name, f"its copy {name} was removed; pipe the text in again")
+        return MissingTextError(name, f"its copy {name} was removed", "pipe the text in again")
     problem = "contains no file" if path.is_dir() else "no such text"
     hint = "correct the path; charlm corpus list shows the names of corpora"
     # Only a single word can be a misspelled name. The path may have been made absolute.
     could_be_name = not path.suffix and path.parent in (Path(), Path.cwd())
     if could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
         hint = f"did you mean the corpus {similar[0]}?"
-    return MissingTextError(name, f"{problem}; {hint}")
+    return MissingTextError(name, problem, hint)

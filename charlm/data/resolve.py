@@ -86,8 +86,8 @@ def _corpus_fields(config: Config, card: Card | None) -> dict[str, object]:
             corpus.test_share, 0.0 if test_text else card.test_share if card else None, TEST_SHARE
         ),
         "split": corpus.split or ("shuffled" if mode == "records" else "contiguous"),
-        "copies": corpus.copies or "together",
         "rules": corpus.rules or RULES,
+        "copies": corpus.copies or "together",
         "separator": corpus.separator or (card.separator if card else None),
     }
     return corpus.model_dump() | decided

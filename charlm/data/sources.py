@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.schema import ResolvedCorpus
-from charlm.data.cards import cache_folder
+from charlm.data.cards import cache_folder, converted_folder
 from charlm.data.encodings import canonical_encoding, raw_blocks, utf8_blocks
 from charlm.data.formats import TABLES, Source, find_format
 from charlm.data.listing import find_files, shown_name, shown_names
+from charlm.data.progress import current_listener
 from charlm.data.tables import read_documents
 from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
@@ -74,7 +75,8 @@ def open_plain_files(names: Sequence[str], section: ResolvedCorpus, raw: bool) -
     Raises:
         CorpusError: A file is missing or is not text, or there are less than two characters.
     """
-    sources = find_sources(names, section, raw)
+    sources = list(find_sources(names, section, raw))
+    current_listener().begin(f"reading {len(sources):,} file{'s' * (len(sources) > 1)}")
     files = [file for source in sources if (file := _open_plain_file(source, section, raw)).size]
     size = sum(file.size for file in files)
     if size <= 4 and not raw:  # A single character has at most four bytes.
@@ -143,11 +145,13 @@ def _cache_path(source: Source, status: os.stat_result, section: ResolvedCorpus,
     if source.table:
         key += [section.field, section.where]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    return cache_folder() / "texts" / name
+    kept = cache_folder() / "texts" / name
+    return kept if kept.with_suffix(".json").exists() else converted_folder() / name
 
 
 def _convert(source: Source, plain_path: Path, section: ResolvedCorpus, raw: bool) -> PlainFile:
     """Check a file, and write it to `plain_path` unless it is a plain file itself."""
+    listener = current_listener()
     digest = hashlib.sha256()
     size = 0
     ends: list[int] = []
@@ -155,6 +159,7 @@ def _convert(source: Source, plain_path: Path, section: ResolvedCorpus, raw: boo
         for block, ends_document in _read_blocks(source, section, raw):
             digest.update(block)
             size += len(block)
+            listener.advance(len(block))
             if ends_document:
                 ends.append(size)
             if file is not None:

@@ -14,7 +14,7 @@ a model of the vocabulary's bytes predicts: the vocabulary has the words of the 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -27,12 +27,12 @@ from charlm.data.corpus import Text
 from charlm.data.literals import splitter
 from charlm.data.tokenizer import Tokenizer, make_normalizer
 from charlm.data.tokens import batches
-from charlm.data.utf8 import split_lines
+from charlm.data.utf8 import split_lines, strip_line_end
 
 Floats = npt.NDArray[np.float64]
 
 _ORDER = 5  # Bytes before a byte that predict it.
-_MAX_WORDS = 20_000  # Words of the vocabulary, from the rarest, that the model of bytes learns.
+_MAX_WORDS = 10_000  # Words of the vocabulary, from the rarest, that the model of bytes learns.
 _START, _END = b"\0", 256
 _NUM_SYMBOLS = 257
 _DISCOUNT, _STRENGTH = 0.5, 1.0
@@ -55,6 +55,11 @@ class Restoration:
 
     nats_of_lines: Floats = field(default_factory=lambda: np.zeros(0))
     problem: str | None = None
+
+    def __add__(self, other: "Restoration") -> "Restoration":
+        """Return the cost of both for the same lines."""
+        costs = [each.nats_of_lines for each in (self, other) if len(each.nats_of_lines)]
+        return Restoration(sum(costs, np.zeros(1)) if costs else np.zeros(0), self.problem)
 
     @property
     def nats(self) -> float | None:
@@ -114,6 +119,36 @@ def restoration_of(
     return Restoration(np.add.reduceat(nats, starts))
 
 
+def restoration_of_line_ends(lines: Sequence[str]) -> Restoration:
+    r"""Return the cost of restoring line ends and empty lines, which no model of lines reads.
+
+    Args:
+        lines: Lines of a text with their ends; those that are not empty are read.
+
+    >>> restoration_of_line_ends(["a\n", "b"]).nats
+    0.0
+    """
+    first, *gaps = _gaps(lines)
+    if not first and all(gap == "\n" for gap in gaps[:-1]) and gaps[-1:] in ([], [""], ["\n"]):
+        return Restoration()
+    ends = _Repeating(ByteModel([b"\n"]))
+    first_nats = ends.nats(first.encode())
+    nats = np.array([ends.nats(gap.encode()) for gap in gaps])
+    nats[:1] += first_nats
+    return Restoration(nats)
+
+
+def _gaps(lines: Sequence[str]) -> list[str]:
+    """Return what is before the first line that is not empty, and after each of them."""
+    gaps = [""]
+    for line in lines:
+        content = strip_line_end(line)
+        if content:
+            gaps.append("")
+        gaps[-1] += line[len(content) :]
+    return gaps
+
+
 class ByteModel:
     """Probabilities of spellings: each byte, and the end, after the bytes before it.
 
@@ -127,7 +162,8 @@ class ByteModel:
 
     def __init__(self, words: Iterable[bytes] = ()) -> None:
         """Learn words, each once."""
-        self._counts: dict[bytes, Counter[int]] = {}
+        self._counts: dict[bytes, dict[int, int]] = {}
+        self._totals: dict[bytes, int] = {}
         for word in words:
             self.learn(word)
 
@@ -135,7 +171,12 @@ class ByteModel:
         """Learn a word."""
         for contexts, symbol in _predictions(word):
             for context in contexts:
-                self._counts.setdefault(context, Counter())[symbol] += 1
+                counts = self._counts.get(context)
+                if counts is None:
+                    self._counts[context], self._totals[context] = {symbol: 1}, 1
+                else:
+                    counts[symbol] = counts.get(symbol, 0) + 1
+                    self._totals[context] += 1
 
     def nats(self, word: bytes) -> float:
         """Return -log p of a word with its end."""
@@ -147,7 +188,7 @@ class ByteModel:
             counts = self._counts.get(context)
             if counts is None:
                 break
-            p = (counts[symbol] + len(counts) * p) / (counts.total() + len(counts))
+            p = (counts.get(symbol, 0) + len(counts) * p) / (self._totals[context] + len(counts))
         return p
 
 
@@ -155,8 +196,9 @@ class _Repeating:
     """Probabilities of byte strings of which many repeat: new ones come from a model of bytes.
 
     A Pitman-Yor process (Teh 2006, "A hierarchical Bayesian language model based on Pitman-Yor
-    processes") with one table for each string: after n strings, t of them different,
-    p(s) = (max(count(s) - d, 0) + (θ + d t) p_bytes(s)) / (n + θ).
+    processes") with one table for each string: after n strings, t of them different, one of these
+    has p = (count - d) / (n + θ), and a new one p = (θ + d t) / (n + θ) p_bytes. The model of bytes
+    learns each new string.
     """
 
     def __init__(self, new: ByteModel) -> None:
@@ -167,15 +209,15 @@ class _Repeating:
     def nats(self, string: bytes) -> float:
         """Return -log p of the next string, and learn it."""
         count = self._counts[string]
-        new_mass = _STRENGTH + _DISCOUNT * len(self._counts)
+        new = _STRENGTH + _DISCOUNT * len(self._counts)
         total = self._total + _STRENGTH
         self._counts[string] += 1
         self._total += 1
-        new_nats = self._new.nats(string)
         if count:
-            return -math.log((count - _DISCOUNT + new_mass * math.exp(-new_nats)) / total)
+            return -math.log((count - _DISCOUNT) / total)
+        nats = self._new.nats(string) - math.log(new / total)
         self._new.learn(string)
-        return new_nats - math.log(new_mass / total)
+        return nats
 
 
 class _Losses:

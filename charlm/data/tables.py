@@ -191,8 +191,9 @@ def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
     table = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
     try:
         names = next(table, [])
+        number = table.line_num + 1
         for cells in table:
-            place = f"line {table.line_num}"
+            place = f"line {number}"
             if cells and len(cells) != len(names):
                 raise CorpusError(
                     f"{name}: {place}: has {len(cells)} cells, but the first line names "
@@ -200,6 +201,7 @@ def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
                 )
             if cells:
                 yield _Row(place, dict(zip(names, cells, strict=True)))
+            number = table.line_num + 1  # A cell may have several lines.
     except csv.Error as error:
         raise CorpusError(
             f"{name}: line {table.line_num} is not CSV: {error}; correct or remove it"

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from charlm.config.schema import Mode
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
+from charlm.data.progress import current_listener
 from charlm.data.shards import ShardedIds, split_by_file
 from charlm.data.tokenizer import (
     UNK,
@@ -37,7 +38,12 @@ from charlm.data.tokenizer import (
     learn_tokenizer,
     load_tokenizer,
 )
-from charlm.data.utf8 import count_characters, split_lines
+from charlm.data.utf8 import (
+    LineEnds,
+    count_characters,
+    ends_line,
+    split_lines,
+)
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
@@ -145,14 +151,15 @@ def encode_text(
     report = report or (lambda _: None)
     key = _cache_key([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
     slices = text.slices(SLICE_BYTES) or [text]
+    keys = [_cache_key([key, part.fingerprint, part.raw, part.line_ends]) for part in slices]
     tasks = [
-        _Task(part, mode, cache / f"{_cache_key([key, part.fingerprint, part.raw])}.ids")
-        for part in slices
+        _Task(part, mode, cache / f"{name}.ids") for part, name in zip(slices, keys, strict=True)
     ]
     with ThreadPoolExecutor() as pool:
         counts = dict(enumerate(pool.map(_load_counts, [task.path for task in tasks])))
     missing = [number for number in counts if counts[number] is None]
     report(text.size - sum(slices[number].size for number in missing))
+    current_listener().begin("encoding the text")
     encoded = _encode_all([tasks[number] for number in missing], tokenizer, workers)
     for number, slice_counts in zip(missing, encoded, strict=True):
         counts[number] = slice_counts
@@ -162,6 +169,21 @@ def encode_text(
         [slice_counts for slice_counts in counts.values() if slice_counts],
         id_dtype(tokenizer.vocabulary_size),
     )
+
+
+def encode_in_memory(text: Text, tokenizer: Tokenizer, *, mode: Mode) -> Tokens:
+    """Encode a text in memory; arguments as for `encode_text`."""
+    dtype = id_dtype(tokenizer.vocabulary_size)
+    ids = np.concatenate(
+        [
+            np.zeros(0, dtype=dtype),
+            *(
+                tokenizer.encode_pieces(*batch).astype(dtype)
+                for batch in batches(text, tokenizer, mode)
+            ),
+        ]
+    )
+    return Tokens(ids, _count(text, len(ids), int(np.count_nonzero(ids == UNK))))
 
 
 def _open_ids(paths: Sequence[Path], counts: Sequence[Counts], dtype: np.dtype[Any]) -> Tokens:
@@ -191,7 +213,9 @@ def _encode_all(tasks: Sequence[_Task], tokenizer: Tokenizer, max_workers: int) 
         (tokenizer.to_json(), tokenizer.section, threads),
     )
     try:
-        yield from pool.map(_run_task, tasks)
+        for task, counts in zip(tasks, pool.map(_run_task, tasks), strict=True):
+            current_listener().advance(task.text.size)
+            yield counts
     except BrokenProcessPool:
         raise CorpusError(
             "an encoding process was killed, perhaps because memory ran out; try fewer workers: "
@@ -232,12 +256,12 @@ def encode_to_file(text: Text, mode: Mode, path: Path, tokenizer: Tokenizer) -> 
     with atomic_write(path) as file:
         for pieces, ends in batches(text, tokenizer, mode):
             ids = tokenizer.encode_pieces(pieces, ends).astype(dtype)
+            current_listener().advance(sum(map(len, pieces)))
             tokens += len(ids)
             unknown += int(np.count_nonzero(ids == UNK))
             digest.update(ids.tobytes())
             file.write(ids.tobytes())
-    characters, num_bytes = _size_of(text)
-    counts = Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
+    counts = _count(text, tokens, unknown)
     digest.update(json.dumps(counts.to_json()).encode())
     with atomic_write(path.with_suffix(".json")) as file:
         file.write(json.dumps(counts.to_json() | {"sha256": digest.hexdigest()}).encode())
@@ -290,15 +314,15 @@ def _load_counts(path: Path) -> Counts | None:
     return None
 
 
-def _size_of(text: Text) -> tuple[int, int]:
-    """Return the number of characters and of bytes of a text, separators included."""
+def _count(text: Text, tokens: int, unknown: int) -> Counts:
+    """Return the counts of a text; characters and bytes include separators."""
     separators = (len(text.spans) - text.is_cut) * text.separator
     characters = len(separators)
     num_bytes = len(separators.encode())
     for block, _ in text.blocks():
         characters += count_characters(block)
         num_bytes += len(block)
-    return characters, num_bytes
+    return Counts(tokens=tokens, unknown=unknown, characters=characters, bytes=num_bytes)
 
 
 def batches(
@@ -324,20 +348,23 @@ def _pieces(text: Text, tokenizer: Tokenizer, mode: Mode) -> Iterator[tuple[byte
     eos = "document" if mode == "records" else tokenizer.section.eos
     for block, ends_document in text.blocks():
         if tokenizer.separates_by_space:
-            for line, ends in _lines(block, ends_document):
+            for line, ends in _lines(block, ends_document, text.line_ends):
+                # Another line end stays, because the tokenizer leaves it out at a cost (spelling).
                 yield line.removesuffix(b"\n"), ends
         elif eos == "line":
-            yield from _lines(block, ends_document)
+            yield from _lines(block, ends_document, text.line_ends)
         elif eos == "sentence":
             yield from split_sentences(block, ends_document)
         else:
             yield block, ends_document and eos == "document"
 
 
-def _lines(block: bytes, ends_document: bool) -> Iterator[tuple[bytes, bool]]:
+def _lines(block: bytes, ends_document: bool, line_ends: LineEnds) -> Iterator[tuple[bytes, bool]]:
     """Yield the lines of a block, each with whether it is complete."""
     # Only the last line can be incomplete: it continues in the next block of the document.
-    return ((line, line.endswith(b"\n") or ends_document) for line in split_lines(block))
+    *complete, last = split_lines(block, line_ends)
+    yield from ((line, True) for line in complete)
+    yield last, ends_document or ends_line(last, line_ends)
 
 
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:

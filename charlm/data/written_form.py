@@ -2,6 +2,7 @@
 
 from charlm.data.corpus import Text
 from charlm.data.tokenizer import Tokenizer
+from charlm.data.utf8 import as_line_feeds
 
 
 def record_end(text: Text) -> bytes:
@@ -28,7 +29,10 @@ def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
     pieces = []
     pending_end = b""
     for block, ends in text.blocks():
-        piece = _spaced(block, tokenizer) if spaced else _normalized(block, tokenizer)
+        if spaced:
+            piece = _spaced(as_line_feeds(block, text.line_ends), tokenizer)
+        else:
+            piece = _normalized(block, tokenizer)
         pieces += [pending_end, piece]
         pending_end = end if ends and not (spaced and piece.endswith(end)) else b""
     return b"".join([*pieces, pending_end if records else b""])

@@ -1,9 +1,9 @@
 """Scores of several models on the same text, with confidence intervals of their differences.
 
-The intervals come from the bootstrap over blocks of the text, which all models share (blocks:
-Carlstein 1986; pairs of systems on the same pieces: Koehn 2004, "Statistical Significance Tests for
-Machine Translation Evaluation"; percentiles: Efron & Tibshirani 1993, chapter 13). They cover the
-choice of the text, not the randomness of training: another seed is another model.
+The intervals are those of `charlm.evaluation.intervals` over long blocks of the text, which all
+models share (pairs of systems on the same pieces: Koehn 2004, "Statistical Significance Tests for
+Machine Translation Evaluation"). They cover the choice of the text, not the randomness of training:
+another seed is another model.
 """
 
 import math
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from charlm.data.spelling import Restoration
+from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.utf8 import split_lines, strip_line_end
+from charlm.data.utf8 import LineEnds, split_lines, strip_line_end
 from charlm.errors import CharlmError, CheckpointError
+from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.perplexity import require_tokens
 from charlm.evaluation.static_model import Floats, Integers, of_trained
 from charlm.evaluation.text_files import decode_utf8, read_text_file
@@ -39,10 +40,8 @@ if TYPE_CHECKING:
     from charlm.data.cards import Part
 
 BLOCK_CHARACTERS = 1000
-_MIN_BLOCKS = 20  # A short text has smaller blocks, so that there are about this many.
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-_MAX_CELLS = 1 << 22  # Resamples x blocks drawn together.
+# In shorter texts, measured coverage was below 90 % (docs/lab/2026-11-26.md).
+SHORT_CHARACTERS = 200_000
 _MAX_EXPONENT = 700.0  # exp(700) is still a finite number.
 
 
@@ -98,7 +97,7 @@ class Difference(Result):
         run: Run folder.
         against: Run folder of the other run.
         bits_per_character: Difference on the whole text.
-        low: Lower end of the confidence interval; None if the text has fewer than two blocks.
+        low: Lower end of the confidence interval; None if the text has fewer than two pieces.
         high: Upper end of the confidence interval, or None.
     """
 
@@ -116,12 +115,16 @@ class Comparison(Result):
     Attributes:
         runs: Scores in the order of the runs.
         differences: Difference of each run but the first from the first.
-        settings: Text, characters, blocks, resamples, confidence, seed, precision, version.
+        settings: Text, characters, blocks, confidence, precision, version.
+        assumption: What the intervals assume.
+        warnings: What makes the comparison unequal, one sentence each.
     """
 
     runs: list[Compared]
     differences: list[Difference]
     settings: dict[str, Any]
+    assumption: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class _Scored(NamedTuple):
@@ -147,9 +150,9 @@ def compare(
         text: String to score.
         path: File to score, instead of `text`; `-` is standard input.
         split: Part of the first model's own corpus to score, if neither of the two is given.
-        block_characters: Least number of characters in a block of the bootstrap; a block consists
-            of whole lines. None means 1000, or a twentieth of a short text.
-        seed: Seed of the bootstrap.
+        block_characters: Least number of characters in a piece of whole lines; the intervals
+            collect pieces into 3, 4, 8 and 16 blocks. None means 1000, or a 64th of a short text.
+        seed: Without effect; it is accepted because earlier intervals were drawn at random.
 
     Raises:
         CharlmError: The text cannot be read or has no token, or a model reads in both directions
@@ -163,10 +166,10 @@ def compare(
     if text is None:
         name = split if path is None else str(path)
         text = _read_text(models[0], path, split)
-    lines = split_lines(text)
+    lines = split_lines(text, _line_ends(models))
     scored = [_score_lines(model, text, lines) for model in models]
     if block_characters is None:
-        block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // _MIN_BLOCKS))
+        block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // (4 * max(BLOCKS))))
     starts = np.flatnonzero(np.diff(block_of_lines(lines, block_characters), prepend=-1))
     lengths = np.array([len(line) for line in lines], dtype=np.float64)
     runs = [model.score for model in scored]
@@ -176,7 +179,6 @@ def compare(
             runs,
             nats=np.add.reduceat(np.stack([model.nats for model in scored]), starts, axis=1),
             characters=np.add.reduceat(lengths, starts),
-            seed=seed,
         ),
         settings={
             "text": name,
@@ -184,12 +186,14 @@ def compare(
             "characters": len(text),
             "blocks": len(starts),
             "block_characters": block_characters,
-            "resamples": RESAMPLES,
+            "resamples": 0,
             "confidence": CONFIDENCE,
             "seed": seed,
             "precision": "fp32",
             "version": VERSION,
         },
+        assumption=_assumption(len(text)),
+        warnings=tuple(_budget_warnings(models)),
     )
 
 
@@ -247,17 +251,26 @@ def nats_of_lines(
     return nats
 
 
+def _line_ends(models: Sequence[TrainedModel]) -> LineEnds:
+    """Return the rule by which all models read lines; tokens of other models end at LF."""
+    sections = [model.config.corpus for model in models]
+    read_lines = all(corpus.mode == "records" and corpus.record == "line" for corpus in sections)
+    return "unicode" if read_lines and all(corpus.rules > 1 for corpus in sections) else "line_feed"
+
+
 def _lines_read(lines: Sequence[str], records: bool) -> Integers:
     """Return the number of each line that a model reads: in records mode, not of empty ones."""
-    read = [number for number, line in enumerate(lines) if not records or strip_line_end(line)]
+    read = [
+        number
+        for number, line in enumerate(lines)
+        if not records or strip_line_end(line, "unicode")
+    ]
     return np.array(read, dtype=np.int64)
 
 
-def differences(
-    runs: Sequence[Compared], nats: Floats, characters: Floats, *, seed: int
-) -> list[Difference]:
+def differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> list[Difference]:
     """Return the difference of each run from the first; arguments as for `difference_intervals`."""
-    intervals = difference_intervals(nats, characters, seed=seed)
+    intervals = difference_intervals(nats, characters)
     return [
         Difference(
             run=run.run,
@@ -271,43 +284,53 @@ def differences(
 
 
 def difference_intervals(
-    nats: Floats,
-    characters: Floats,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
+    nats: Floats, characters: Floats, *, confidence: float = CONFIDENCE
 ) -> list[tuple[float, float] | None]:
-    """Return bootstrap intervals of each model's bits per character minus those of the first.
-
-    Blocks are drawn with replacement, the same ones for all models. The score of a resample is its
-    nats divided by its own characters.
+    """Return intervals of each model's bits per character minus those of the first.
 
     Args:
-        nats: Nats of each block, (models, blocks).
-        characters: Number of characters of each block, (blocks,).
-        seed: Seed of the draws.
-        resamples: Number of resamples.
-        confidence: Fraction of resamples inside the interval.
+        nats: Nats of each piece of the text, in order, (models, pieces).
+        characters: Number of characters of each piece, (pieces,).
+        confidence: Probability that an interval contains the true difference.
 
     Returns:
-        Lower and upper end for each model but the first; None if there are fewer than two blocks.
+        Lower and upper end for each model but the first; None if there are fewer than two pieces.
     """
-    num_blocks = len(characters)
-    if num_blocks < 2:
-        return [None] * (len(nats) - 1)
-    random = np.random.default_rng(seed)
-    batch = max(1, _MAX_CELLS // num_blocks)
-    parts = []
-    for first in range(0, resamples, batch):
-        size = min(batch, resamples - first)
-        # How often each resample has each block, (resamples, blocks).
-        counts = random.multinomial(num_blocks, np.full(num_blocks, 1 / num_blocks), size=size)
-        nats_difference = counts @ (nats[1:] - nats[:1]).T
-        parts.append(nats_difference / (counts @ characters)[:, None] / math.log(2))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    bits = (nats[1:] - nats[:1]) / math.log(2)
+    return [ratio_interval(row, characters, confidence=confidence) for row in bits]
+
+
+def _budget_warnings(models: Sequence[TrainedModel]) -> list[str]:
+    """Return a warning if the models were trained for different times, steps or passes."""
+    budgets = [_budget_of(model) for model in models]
+    if len(set(budgets)) == 1:
+        return []
+    listed = "; ".join(
+        f"{model.folder} {budget}" for model, budget in zip(models, budgets, strict=True)
+    )
+    return [f"the runs had different training budgets: {listed}"]
+
+
+def _budget_of(model: TrainedModel) -> str:
+    """Return the budget of a training, with the tokens of a step if the budget counts steps."""
+    training = model.config.training
+    unit, amount = training.budget
+    if unit != "steps":
+        return f"{amount:g} {unit}"
+    return f"{amount:g} steps of {training.batch_size} x {training.window} tokens"
+
+
+def _assumption(characters: int) -> str:
+    """Return what the intervals assume, and whether the text is too short for that."""
+    assumption = (
+        "the thirds of the text are independent samples of the texts of interest, and do not "
+        "cover the choice of the training seed"
+    )
+    if characters >= SHORT_CHARACTERS:
+        return assumption
+    return (
+        f"{assumption}; below {SHORT_CHARACTERS:,} characters, as here, they are often too narrow"
+    )
 
 
 def _newline_id(tokenizer: Tokenizer) -> int:
@@ -337,6 +360,8 @@ def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Sco
             f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "
             "and what that costs is not known; compare runs without it"
         )
+    if trained.reads_lines:
+        restoration += restoration_of_line_ends(lines)
     started = time.perf_counter()
     log_p = of_trained(trained).log_probabilities(tokens.ids)
     seconds = max(time.perf_counter() - started, 1e-9)

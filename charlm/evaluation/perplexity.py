@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from charlm.data.cards import Part
+from charlm.data.cards import Part, temporary_conversions
 from charlm.data.listing import absolute_names
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
@@ -231,7 +231,8 @@ def require_tokens(ids: Ids) -> None:
 
 def _readable_again(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of texts of which each can be read several times: standard input is kept."""
-    kept = absolute_names(["-"]) if "-" in names else None
+    with temporary_conversions():
+        kept = absolute_names(["-"]) if "-" in names else None
     return tuple(kept[0] if kept and name == "-" else name for name in names)
 
 

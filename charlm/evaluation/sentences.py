@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from charlm.data.listing import shown_name
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
-from charlm.data.utf8 import strip_line_end
+from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.static_model import StaticModel
 from charlm.evaluation.text_files import read_text_file
@@ -152,12 +153,12 @@ def read_sentences(file: str | Path) -> list[Line]:
     """
     text = read_text_file(file, remedy="name a file with one sentence per line")
     lines = [
-        Line(number, strip_line_end(line))
-        for number, line in enumerate(text.split("\n"), start=1)
+        Line(number, strip_line_end(line, "unicode"))
+        for number, line in enumerate(split_lines(text, "unicode"), start=1)
         if line.strip()
     ]
     if not lines:
-        raise CorpusError(f"{file}: has no sentence; write one per line")
+        raise CorpusError(f"{shown_name(str(file))}: has no sentence; write one per line")
     return lines
 
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from charlm.data.encodings import likely_encoding
 from charlm.errors import CorpusError
 
 
@@ -34,6 +35,8 @@ def decode_utf8(data: bytes, name: str) -> str:
         return data.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         byte = f"0x{error.object[error.start]:02x}"
+        likely = likely_encoding(data)
+        guess = f"it looks like {likely}; " if likely else ""
         raise CorpusError(
-            f"{name}: byte {error.start} ({byte}) is not UTF-8; save the text as UTF-8"
+            f"{name}: byte {error.start} ({byte}) is not UTF-8; {guess}save the text as UTF-8"
         ) from None

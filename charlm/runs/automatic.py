@@ -25,9 +25,10 @@ from charlm.config.schema import (
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, Text, open_corpus
+from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
-from charlm.data.utf8 import count_characters
+from charlm.data.utf8 import LineEnds, count_characters, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
 from charlm.training.devices import Hardware, choose_device, choose_precision
 
@@ -283,7 +284,7 @@ def _inspect(config: Config) -> _Inspection:
         fields["valid_share"] = fraction
         characters = round(whole * (1 - fraction))
     text = TextFacts(
-        title=card.title if card else ", ".join(config.corpus.text),
+        title=card.title if card else shown_names(config.corpus.text),
         characters=characters,
         mode=mode,
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
@@ -329,12 +330,12 @@ def _choose_mode(
     names, rules = resolved.corpus.text, resolved.corpus.rules
     if resolved.corpus.separator or are_tables(names, rules=rules):
         return _Reading("stream", "document", "the documents are few or long")
-    return _choose_lines(next(train.blocks())[0])
+    return _choose_lines(next(train.blocks())[0], train.line_ends)
 
 
-def _choose_lines(sample: bytes) -> _Reading:
+def _choose_lines(sample: bytes, line_ends: LineEnds) -> _Reading:
     """Return whether the lines of a text are records."""
-    lines = sample.splitlines()
+    lines = [strip_line_end(line, line_ends) for line in split_lines(sample, line_ends)]
     count = max(len(lines), 1)
     irregular = sum(not line.strip() or line[:1].isspace() for line in lines) / count
     equal = 1 - len(set(lines)) / count
@@ -357,7 +358,8 @@ def _record_tokens(train: Text, sample: bytes, reading: _Reading, level: Level) 
     """Return the approximate mean number of tokens per line or document, with <EOS>."""
     size, count = train.size, len(train.spans)
     if reading.record == "line":
-        size, count = len(sample), sum(1 for line in sample.splitlines() if line)
+        lines = split_lines(sample, train.line_ends)
+        size, count = len(sample), sum(1 for line in lines if strip_line_end(line, train.line_ends))
     return 1 + round(size / max(count, 1) / _CHARACTERS_PER_TOKEN[level])
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
+from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.listing import MissingTextError
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.runs.checkpoint import remove_checkpoint
@@ -200,6 +202,26 @@ def load_run(folder: Path) -> RunFiles:
         raise CheckpointError(f"cannot load the run folder: {error}") from None
     except (ValueError, CharlmError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}; {RESTORE}") from None
+
+
+def open_run_corpus(folder: Path, config: ResolvedConfig) -> Corpus:
+    """Return the corpus that a run was trained on.
+
+    Raises:
+        CheckpointError: A text is missing; the message says where to write its new path.
+        CorpusError: A text cannot be read.
+    """
+    try:
+        return open_corpus(config)
+    except MissingTextError as error:
+        parts = ("text", "valid_text", "test_text")
+        field = next(
+            (part for part in parts if error.name in (getattr(config.corpus, part) or ())), "text"
+        )
+        raise CheckpointError(
+            f"{error.problem}; if the text was moved, write its new path as corpus.{field} into "
+            f"{folder / 'config.yaml'}"
+        ) from None
 
 
 def newest_run(root: Path) -> Path:

@@ -13,6 +13,7 @@ from charlm.config.load import check_resolved
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.listing import shown_names
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
@@ -28,6 +29,7 @@ from charlm.runs.folder import (
     acquired,
     check_new,
     load_run,
+    open_run_corpus,
     removed_on_failure,
     run_lock,
     write_run_files,
@@ -164,11 +166,11 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     tokenizer = run.tokenizer
     saved = load_checkpoint(folder / "last")
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
-    corpus = open_corpus(config)
+    corpus = open_run_corpus(folder, config)
     if _fingerprints(corpus) != run.corpus["fingerprints"]:
         raise CheckpointError(
             f"{folder}: its text has changed since it was trained: "
-            f"{', '.join(config.corpus.text)}; restore the text, or begin a new run"
+            f"{shown_names(config.corpus.text)}; restore the text, or begin a new run"
         )
     device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = EncodedCorpus(

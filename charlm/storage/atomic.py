@@ -92,6 +92,16 @@ def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy:
         raise _write_error(path, error, error_type, remedy) from None
 
 
+def can_write(folder: Path) -> bool:
+    """Return whether files can be written in a folder, which is created if it does not exist."""
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents so that they survive a power failure."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -97,9 +97,7 @@ def parse_yaml(text: str, *, text_keys: Collection[tuple[str, ...]] = ()) -> Any
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         place = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
-        problem = error.problem or error.context or ""
-        problem = _PROBLEMS.get(problem, problem)
-        raise ValueError(one_line(f"{problem}{place}")) from None
+        raise ValueError(one_line(f"{_describe(error)}{place}")) from None
     except yaml.YAMLError as error:
         raise ValueError(one_line(" ".join(str(error).split()))) from None
     except RecursionError:
@@ -155,6 +153,17 @@ class _PlainLoader(yaml.SafeLoader):
         return next(refused, "")
 
 
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    """Return PyYAML's message, with the remedy where a sign has a meaning in YAML."""
+    problem = error.problem or error.context or ""
+    if "'\\t' that cannot start" in problem:
+        return "a tab is found; use spaces instead"
+    begins_with_sign = error.context in ("while scanning an alias", "while scanning an anchor")
+    if begins_with_sign or "cannot start any token" in problem or "sequence entries" in problem:
+        return f"{problem}; put a text that begins with such a sign in quotes"
+    return problem
+
+
 def _refuse(problem: str, mark: Any) -> None:
     if problem:
         raise yaml.composer.ComposerError(None, None, problem, mark)
@@ -200,10 +209,6 @@ def _problem_of_scalar(node: yaml.ScalarNode) -> str:
 _REFUSED = {
     "tag": "tags such as !!python/object are not accepted: write the plain value",
     "anchor": "anchors (&) and aliases (*) are not accepted: repeat the value",
-}
-# Messages that replace those of PyYAML.
-_PROBLEMS = {
-    "found character '\\t' that cannot start any token": "a tab is found; use spaces instead",
 }
 # Dates stay strings, so that a text that looks like a date is always accepted.
 _PlainLoader.yaml_implicit_resolvers = {

@@ -437,7 +437,7 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
         key="known",
         title="Next letter correct, by known letters",
         findings=paragraph(
-            "Solid lines: the letter is the first guess. Dotted lines: it is among the first three.",
+            "Solid: the letter is the first guess. Dotted: it is among the first three.",
             *(
                 f"{run.name} has {result.accuracy:.1%} of all tokens as its first guess."
                 for run, result in letters

@@ -391,3 +391,20 @@ def test_each_process_of_a_group_trains_on_its_columns():
     options = argparse.Namespace(hidden=8, window=4, precision="fp32")
     steps = scaling.training_steps(options, 5, scaling.Group(1, 2), torch.device("cpu"))
     assert next(steps).state.tokens == 2 * 4  # The second of two processes has two of five columns.
+
+
+def test_the_time_for_reading_files_is_compared_with_that_of_the_fewest_files(tmp_path):
+    reading = load("reading")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLM_CACHE", "")  # The benchmark sets it.
+        row = reading.measure(3, tmp_path)
+    assert set(row) == {
+        f"{name}_{kind}" for name in ("first", "again") for kind in ("seconds", "processor")
+    }
+    smallest = {"files": 2, "first_seconds": 1.0, "first_processor": 1.0}
+    smallest |= {"again_seconds": 2.0, "again_processor": 2.0}
+    line = reading.report(smallest, {name: 4 * value for name, value in smallest.items()})
+    assert line == (
+        "8 files (4.0 times): first 4.00 s, of the processor 4.00 s (4.0 times); again 8.00 s, of "
+        "the processor 8.00 s (4.0 times)"
+    )

@@ -229,8 +229,9 @@ def test_eval_of_a_text_without_a_run_uses_the_newest_run(capfd, trained, text_f
     )
 
 
-def test_a_run_is_named_as_first_argument_or_with_run_in_every_command(capfd, trained, text_file):
-    text = text_file
+def test_a_run_is_named_as_first_argument_or_with_run_in_every_command(capfd, trained):
+    text = Path("text.txt")
+    text.write_text(TEXT[:600], encoding="utf-8")
     ok(capfd, "compress", trained, text, "--out", "a.charlm")
     forms = {
         "sample": ["--seed", 1, "--length", 9],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
+from charlm.cli import slow_activity
 from charlm.cli.main import run as charlm
 from charlm.data import cards, tokens
 from charlm.errors import UnsupportedOptionError
@@ -211,6 +212,19 @@ def test_a_parameter_of_a_builder_that_is_not_yaml_is_wrong_usage(capfd):
         "sentences=[": "is not YAML",
     }.items():
         assert problem in refused(capfd, *build, value, status=2), value
+
+
+def test_slow_reading_and_encoding_are_told_on_stderr(capfd, monkeypatch):
+    command = ["corpus", "encode", "texts", *WHOLE]
+    monkeypatch.setattr(slow_activity, "_PATIENCE_SECONDS", 0.0)
+    assert charlm(command) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["reading 3 files: 0.0 MB so far", "encoding the text: 0.0 MB so far"]
+    monkeypatch.setattr(slow_activity, "_PAUSE_SECONDS", 0.0)
+    assert charlm(["corpus", "encode", "texts/a.txt", *WHOLE]) == 0
+    assert all(
+        "1 file:" in line or "encoding" in line for line in capfd.readouterr().err.splitlines()
+    )
 
 
 def test_a_file_that_cannot_be_written_is_answered_with_what_names_another(capfd, monkeypatch):

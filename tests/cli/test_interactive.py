@@ -14,8 +14,9 @@ import pytest
 from conftest import small_config, train_all
 
 import charlm
+from charlm.cli import interactive
 from charlm.cli.interactive import Conversation
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import SampleOptions, StopCondition
 
 CONTROL_C, CONTROL_D = b"\x03", b"\x04"
@@ -155,6 +156,19 @@ def test_settings_are_changed_and_turned_off(take):
     take("/characters 3")
     assert len(take("The")) == 7
     assert take("/s") == ""  # The settings go to stderr.
+
+
+def test_settings_have_the_names_of_the_options_of_the_command(trained, capfd):
+    conversation = begin(trained)
+    conversation.take("/no-repeat 3")
+    assert "no-repeat 3" in capfd.readouterr().err
+    assert conversation.options.filters.no_repeat_ngram == 3
+    for line, place in (("/no-repeat 0", "/no-repeat: "), ("/until Ž", "/until: "), ("Ž", "the ")):
+        with pytest.raises(OptionError) as caught:
+            conversation.take(line)
+        message = caught.value.message(interactive.option_name)
+        assert message.startswith(place), message
+        assert ("or pass --allow-unknown" in message) is ("Ž" in line), message
 
 
 def test_lines_may_contain_line_breaks_and_begin_with_a_slash(take):

@@ -195,8 +195,27 @@ def test_a_text_of_one_line_has_no_interval(capfd, trained, file):
     result = parsed(capfd, "compare", trained, trained, "--text", file)
     (row,) = result["differences"]
     assert (result["settings"]["blocks"], row["low"], row["high"]) == (1, None, None)
-    line = ok(capfd, "eval", "compare", trained, trained, "--text", file).splitlines()[-2]
+    line = ok(capfd, "eval", "compare", trained, trained, "--text", file).splitlines()[-3]
     assert line.split()[1:] == ["+0.0000", "-", "-"]
+
+
+def test_runs_with_different_budgets_are_compared_with_a_warning(capfd, trained, file, tmp_path):
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    budgets = {
+        "steps": ["training.steps=2"],
+        "passes": ["training.steps=null", "training.epochs=1"],
+    }
+    for name, overrides in budgets.items():
+        train_all(small_config(tmp_path / "corpus.txt", *overrides), tmp_path / name)
+    runs = [str(tmp_path / name) for name in budgets]
+    assert charlm(["eval", "compare", *runs, runs[0]]) == 0
+    out, err = capfd.readouterr()
+    assert err.startswith("warning: the runs had different training budgets: ")
+    assert "steps 2 steps of " in err and "passes 1 epochs" in err and err.count("\n") == 1
+    assert "The intervals assume that the thirds of the text are independent" in out
+    assert "below 200,000 characters, as here, they are often too narrow" in out
+    assert charlm(["eval", "compare", runs[0], runs[0]]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
@@ -309,3 +328,12 @@ def test_a_combining_mark_is_shown_as_its_code_point(capfd, tmp_path):
     assert charlm(["eval", "tokens", str(tmp_path / "run"), "--show", "30"]) == 0
     out = capfd.readouterr().out
     assert "  U+0301\n" in out and "'\u0301" not in out
+
+
+def test_a_model_of_lines_pays_for_empty_lines_in_a_comparison(capfd, trained_records, file):
+    costs = []
+    for text in ("bara\nmena\n" * 20, "bara\n\nmena\n\n" * 20):
+        file.write_text(text, encoding="utf-8")
+        result = parsed(capfd, "compare", trained_records, trained_records, "--text", file)
+        costs.append(result["runs"][0]["restoration_nats"])
+    assert costs[0] == 0 < costs[1]

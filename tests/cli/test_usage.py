@@ -51,6 +51,7 @@ BESIDE = {
     "corpus build": ["agreement"],
     "corpus fetch": ["names"],
     "config show": [],
+    "cache": [],
 }
 # Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
 # entry with the name of a command takes precedence over one without.
@@ -123,6 +124,7 @@ WRONG: dict[str, dict[str, int]] = {
     "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
     "--seeds": {"": 2, "x": 2, "1..": 2, "3..1": 2, "-1": 2, "1,1": 2},
+    "--remove": {"": 2, "nonsense": 2, "../names": 2},
     "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
 }
 

@@ -79,10 +79,26 @@ def test_a_byte_order_mark_is_removed_except_at_level_byte(tmp_path):
     assert encoded(path, "byte")[0] == codecs.BOM_UTF8 + b"ab\n"
 
 
-def test_a_record_is_a_line_without_its_line_feed_and_carriage_return(tmp_path):
+def test_a_record_is_a_line_without_its_line_end(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_bytes("ab\r\n\r\n\n  \nc\rd\u2028e\r\n".encode())
-    assert encoded(path, "char", mode="records")[0].decode() == "ab\n  \nc\rd\u2028e\n"
+    path.write_bytes("ab\r\n\r\n\n  \nc\rd\u2028e\x85f\x0cg\x1ch\r\n".encode())
+    assert encoded(path, "char", mode="records")[0].decode() == "ab\n  \nc\nd\ne\nf\ng\x1ch\n"
+    earlier = encoded(path, "char", mode="records", rules=1)[0].decode()
+    assert earlier == "ab\n  \nc\rd\u2028e\x85f\x0cg\x1ch\n"
+
+
+def test_lines_end_with_eos_at_any_line_end(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a b\rc d\r\ne f\ng")
+    for options in ({"eos": "line"}, {"level": "word", "words": "whitespace"}):
+        section = TokenizerSection(**options)
+        for rules, num_lines in ((2, 4), (1, 3)):
+            text = opened(CorpusSection(text=(str(path),), valid_share=0.0, rules=rules))
+            tokenizer = learn_tokenizer(decode_blocks(text.parts["train"].blocks()), section)
+            ids = encode_text(
+                text.parts["train"], tokenizer, mode="stream", cache=tmp_path / "cache"
+            ).ids
+            assert np.count_nonzero(ids == EOS) == num_lines, (options, rules)
 
 
 INVALID_TEXTS = {
@@ -181,7 +197,8 @@ def test_unusual_texts_are_trained_on_sampled_and_scored(tmp_path):
     ):
         path, run_folder = tmp_path / f"{name}.txt", tmp_path / f"{name} {mode}"
         path.write_text((UNUSUAL_TEXTS[name] + ".\n") * 40, encoding="utf-8", newline="")
-        train_all(small_config(path, "training.steps=2", f"corpus.mode={mode}"), run_folder)
+        options = ("training.steps=2", "corpus.copies=apart", f"corpus.mode={mode}")
+        train_all(small_config(path, *options), run_folder)
         run = charlm.load(run_folder)
         (sample,) = run.sample(length=30)
         assert set(sample.text) <= set(UNUSUAL_TEXTS[name] + ".\n"), (name, mode)

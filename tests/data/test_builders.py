@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charlm.config.schema import Tokenizer as Section
 from charlm.data import builders
 from charlm.data.builders import (
     BUILDERS,
@@ -26,6 +27,7 @@ from charlm.data.builders import (
     python_source,
     unicode_names,
 )
+from charlm.data.tokenizer import learn_tokenizer
 from charlm.errors import CorpusError
 
 CARDS = sorted((Path(__file__).parents[2] / "corpora").glob("*.yaml"))
@@ -258,6 +260,18 @@ def test_docs_are_in_the_order_of_their_digests(
 
 def test_agreement_is_the_same_in_every_run(sentences: list[AgreementSentence]) -> None:
     assert list(agreement(sentences=8_000)) == [sentence.text for sentence in sentences]
+
+
+def test_every_tenth_sentence_of_the_corpus_agreement_begins_with_a_small_letter(
+    sentences: list[AgreementSentence],
+) -> None:
+    parameters = yaml.safe_load(Path(CARDS[0]).read_text(encoding="utf-8"))["parameters"]
+    texts = list(agreement(**parameters | {"sentences": 8_000}))
+    small = [number for number, text in enumerate(texts, start=1) if text.startswith("the ")]
+    assert small == list(range(10, 8_001, 10))
+    assert [text[:1].upper() + text[1:] for text in texts] == [each.text for each in sentences]
+    tokenizer = learn_tokenizer(["\n".join(texts)], Section(level="word"))
+    assert tokenizer.find_unknown(texts[9]) == [] != tokenizer.find_unknown("these cats")
 
 
 def test_agreement_has_the_requested_number_of_distinct_sentences(

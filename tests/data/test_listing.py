@@ -1,7 +1,10 @@
 """Which files a name, a folder, a pattern or standard input stands for."""
 
+import bz2
 import errno
+import gzip
 import io
+import lzma
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +116,13 @@ def test_errors_about_standard_input_name_it(monkeypatch):
             opened(Section(text="-", mode="records"))
 
 
+def test_a_compressed_text_is_read_from_standard_input(monkeypatch):
+    for compress in (gzip.compress, bz2.compress, lzma.compress):
+        monkeypatch.setattr("sys.stdin", stdin(compress(b"some text")))
+        text = opened(Section(text="-", valid_share=0.0)).parts["train"]
+        assert [block for block, _ in text.blocks()] == [b"some text"]
+
+
 def test_the_title_of_a_corpus_from_standard_input_names_it(monkeypatch):
     monkeypatch.setattr("sys.stdin", stdin(b"some text"))
     assert opened(Section(text="-")).title == "standard input"
@@ -137,3 +147,9 @@ def test_standard_input_is_joined_under_a_name_of_its_own(monkeypatch):
             assert names is not None and Path(names[0]).read_bytes() == data
         targets = [call.args[0] for call in write.call_args_list]
     assert len(set(targets)) == 2
+
+
+def test_more_names_than_a_run_folder_can_keep_are_refused_before_training():
+    for names in (["a.txt"] * 5_001, ["/" + "long" * 1000] * 80):
+        with pytest.raises(CorpusError, match=r"names are too many for the .*; name their folder,"):
+            absolute_names(names)

@@ -10,7 +10,12 @@ from conftest import small_config
 from charlm.config.schema import Tokenizer as Section
 from charlm.data.corpus import read_text
 from charlm.data.resolve import resolve
-from charlm.data.spelling import ByteModel, Restoration, restoration_of
+from charlm.data.spelling import (
+    ByteModel,
+    Restoration,
+    restoration_of,
+    restoration_of_line_ends,
+)
 from charlm.data.tokenizer import learn_tokenizer
 
 LEARNED = "the cat sat on the mat.\nthe dog sat on the cat.\n"
@@ -126,3 +131,24 @@ def test_each_line_that_is_read_has_its_own_cost(tmp_path):
     ]:
         nats = restoration(tmp_path, text, section, mode).nats_of_lines
         assert np.sign(nats).tolist() == expected, (section, mode)
+
+
+def test_a_model_of_lines_pays_for_empty_lines_and_unusual_line_ends():
+    for lines in ([], ["a\n", "b\n"], ["a\n", "b"]):
+        assert restoration_of_line_ends(lines).nats == 0, lines
+    for lines in (["a\n", "\n", "b\n"], ["a\r\n", "b\n"], ["\n", "a\n"], ["a\n", "\n"]):
+        result = restoration_of_line_ends(lines)
+        assert result.nats > math.log(2), lines
+        assert len(result.nats_of_lines) == sum(line.strip() != "" for line in lines), lines
+    poem = restoration_of_line_ends(["a line\n", "\n"] * 50).nats_of_lines
+    assert poem[-1] < 0.1 < poem[0]
+
+
+def test_costs_of_the_same_lines_are_added():
+    nothing, one, other = Restoration(), Restoration(np.ones(2)), Restoration(np.array([2.0, 3]))
+    assert (one + other).nats_of_lines.tolist() == [3, 4]
+    assert (
+        (nothing + one).nats_of_lines.tolist() == (one + nothing).nats_of_lines.tolist() == [1, 1]
+    )
+    assert (nothing + nothing).nats == 0
+    assert (Restoration(problem="a reason") + one).nats is None

@@ -89,7 +89,9 @@ def test_every_row_is_a_document(name, tmp_path):
     assert documents(path, field="language") == ["en", "de", "en", "en"]
     with pytest.raises(CorpusError, match="contains no document"):
         documents(path, where={"no such field": 1})
-    assert documents(path, mode="records") == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
+    assert documents(path, mode="records") == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"]
+    lines = documents(path, mode="records", record="line")
+    assert lines == ["One,", "two.", "Eins, zwei.", "日本語 🚀"]
     assert documents(path, separator=", ") == ["One,\ntwo.", "Eins", "zwei.", "日本語 🚀"]
 
 
@@ -210,6 +212,7 @@ def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
     [
         ("a.csv", b'text,n\n"a,1\n', "line 2 is not CSV: "),
         ("a.csv", b"text,n\na, b,1\n", "line 2: has 3 cells, but the first line names 2 fields; "),
+        ("a.csv", b'text,n\n"a\na",1\n"b\nb"\n', "line 4: has 1 cells, "),
         ("a.csv", b"a,b\n1,2\n", r"line 2: field 'text' .* got nothing \(the fields are a, b\); "),
         ("a.json", b'[{"text": "a"}, 3]', "item 2 must be a JSON object, got int; "),
         ("a.json", b'[{"text": "a"}, {"te', "item 2 is not JSON: "),

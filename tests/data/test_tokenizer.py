@@ -195,6 +195,12 @@ def test_a_text_that_contains_the_names_of_eos_and_unk_has_neither_token(level):
     assert not {EOS, UNK} & set(TOKENIZERS[level, 0].encode(" <EOS> <UNK>").tolist())
 
 
+def test_words_between_spaces_may_be_the_names_of_eos_and_unk():
+    tokenizer = learn("a b <EOS> c <UNK> <unk>\n", level="word", words="whitespace")
+    ids = tokenizer.encode("a <EOS> <UNK> <unk> \n").tolist()
+    assert ids[1:] == [EOS, UNK, UNK, EOS]  # As docs/corpora.md says.
+
+
 def test_ids_of_characters_follow_their_code_points():
     tokenizer = learn("cabbage", level="char")
     assert tokenizer.encode("abcegz").tolist() == [2, 3, 4, 5, 6, UNK]

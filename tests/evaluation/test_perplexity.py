@@ -1,14 +1,19 @@
 """The score of a text, with all that the score depends on."""
 
+import gzip
+import io
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import small_config
 from small_models import CPU, VOCABULARY, log_p_at_once, make_model
 
+import charlm
 from charlm.data.tokenizer import EOS
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.perplexity import Perplexity, score_text
 from charlm.evaluation.static_model import StaticModel
@@ -106,3 +111,23 @@ def test_a_score_becomes_json_with_all_its_fields():
     assert data["settings"] == {"level": "char", "seed": 1}
     names = "perplexity bits_per_character bits_per_byte tokens characters bytes"
     assert set(names.split()) <= set(data)
+
+
+def test_small_texts_are_scored_although_the_cache_cannot_be_written(
+    trained, text_file, tmp_path, monkeypatch
+):
+    packed = tmp_path / "text.txt.gz"
+    packed.write_bytes(gzip.compress(text_file.read_bytes()))
+    run = charlm.load(trained)
+    expected = run.perplexity(paths=[text_file])
+    own = run.perplexity()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "file" / "cache"))
+    for path in (text_file, packed, "-"):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text_file.read_bytes())))
+        score = run.perplexity(paths=[path])
+        assert score.loss_nats == expected.loss_nats, path
+        assert (score.tokens, score.characters) == (expected.tokens, expected.characters), path
+    assert run.perplexity().loss_nats == own.loss_nats
+    with pytest.raises(CharlmError, match=r"cache.*cannot be written: .*; set CHARLM_CACHE to"):
+        charlm.train(small_config(packed), out=tmp_path / "run")

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from conftest import unseal
-from reading import opened
+from reading import opened, resolved
 
 from charlm.api import Run, load
 from charlm.compression.container import FORMAT, MAGIC
@@ -63,6 +64,9 @@ NAMES = (
     "compressed",
     "text.gz",
     "text.zst",
+    "text.xz",
+    "documents.csv",
+    "documents.json",
     "documents.jsonl",
     "documents.parquet",
     "archive",
@@ -197,6 +201,14 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "text.zst": Loader(
             in_file("text.zst", _read_text), [pyarrow.compress(MEMBER_TEXT, "zstd", asbytes=True)]
         ),
+        "text.xz": Loader(in_file("text.xz", _read_text), [lzma.compress(MEMBER_TEXT)]),
+        "documents.csv": Loader(
+            in_file("documents.csv", _read_text),
+            [b'text,id\n"to be, or\nnot",1\n', b"id;text\r1;to be\r2;not to be\r"],
+        ),
+        "documents.json": Loader(
+            in_file("documents.json", _read_text), [json.dumps(DOCUMENTS).encode()]
+        ),
         "documents.jsonl": Loader(
             in_file("documents.jsonl", _read_text),
             [b"\n".join(json.dumps(document).encode() for document in DOCUMENTS)],
@@ -212,9 +224,8 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
 
 def _read_text(path: Path) -> object:
-    return open_plain_files(
-        [str(path)], Corpus(where={"id": 1} if path.suffix == ".jsonl" else {}), False
-    )
+    where = {"id": 1} if path.suffix in (".jsonl", ".csv") else {}
+    return open_plain_files([str(path)], resolved(Corpus(where=where)).corpus, False)
 
 
 def _parquet() -> bytes:

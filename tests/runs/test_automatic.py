@@ -10,6 +10,8 @@ from conftest import RECORDS, TEXT, train_all
 
 from charlm.config.load import load_config
 from charlm.config.schema import Config
+from charlm.data.corpus import open_corpus
+from charlm.data.resolve import resolve
 from charlm.errors import CharlmError
 from charlm.runs import automatic, speed
 from charlm.runs.automatic import choose
@@ -54,6 +56,14 @@ def test_lines_are_records_if_they_are_many_short_regular_and_different(text_of)
         assert config.corpus.mode == ("records" if name == "names" else "stream"), name
         batch_size = config.training.batch_size
         assert batch_size == 64 if name == "names" else batch_size <= 32, name
+
+
+@pytest.mark.parametrize("line_end", ["\r", "\r\n", "\u2028"])
+def test_lines_are_recognized_and_read_by_the_same_line_ends(line_end, text_of):
+    config = chosen(text_of(NAMES.replace("\n", line_end)), "corpus.valid_share=0")
+    assert config.corpus.mode == "records"
+    text = open_corpus(resolve(config)).parts["train"]
+    assert len(text.spans) == NAMES.count("\n")
 
 
 def test_short_documents_are_records_and_long_or_few_ones_a_stream(text_of, tmp_path):

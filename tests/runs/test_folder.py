@@ -59,3 +59,20 @@ def test_the_path_of_the_text_may_change_in_config_yaml_but_nothing_else(tmp_pat
     pattern = r"config\.yaml: is not the file .* corpus\.text, .* may change"
     with pytest.raises(CheckpointError, match=pattern):
         load(tmp_path / "run")
+
+
+def test_the_error_of_a_moved_text_says_where_to_write_its_new_path(tmp_path):
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    for path in (text, other):
+        path.write_text("a text to be moved. " * 60, encoding="utf-8")
+    folder = tmp_path / "run"
+    train_all(small_config(text, f"corpus.test_text={other}"), folder)
+    for path, field in ((text, "text"), (other, "test_text")):
+        moved = path.rename(tmp_path / "moved.txt")
+        for use in (load(folder).perplexity, lambda: prepare.resume(folder)):
+            with pytest.raises(
+                CheckpointError,
+                match=rf"^{path}: no such text; .* as corpus\.{field} into {folder}/config\.yaml$",
+            ):
+                use()
+        moved.rename(path)

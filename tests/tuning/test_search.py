@@ -231,12 +231,13 @@ class Ticks:
 
 
 def test_the_minutes_stop_the_running_trial_and_no_other_begins(config, in_memory, tmp_path):
-    # A trial reads the clock once before its first step and once after each of its 6 steps.
+    # A trial reads the clock once before its first step, once after each of its 6 steps, and with
+    # each prediction of its two evaluations.
     found = tune(
         config,
         [RATE],
         out=tmp_path / "tuned",
-        budget=Budget(minutes=17 / 60, trials=5),
+        budget=Budget(minutes=22 / 60, trials=5),
         callbacks=Callbacks(clock=Ticks()),
     )
     assert [trial.outcome for trial in found.trials] == ["finished", "finished", "unfinished"]
@@ -247,13 +248,14 @@ def test_an_unfinished_trial_is_tried_again_and_is_the_best_only_if_none_is_fini
     config, in_memory, tmp_path
 ):
     stopped = count()
-    # Called before the trial and after each step: the fifth time after the first of two evaluations.
+    # Called before the trial, after each step, and during evaluations: from the sixth time on after
+    # the first of two evaluations.
     found = tune(
         config,
         [RATE],
         out=tmp_path / "tuned",
         budget=Budget(trials=2),
-        callbacks=Callbacks(stop=lambda: next(stopped) == 4),
+        callbacks=Callbacks(stop=lambda: next(stopped) == 6),
     )
     assert [trial.outcome for trial in found.trials][-1] == "unfinished"
     first = found.trials[-1]
@@ -271,7 +273,7 @@ def test_an_unfinished_trial_that_is_the_only_one_keeps_its_results(config, in_m
         [RATE],
         out=tmp_path / "tuned",
         budget=Budget(trials=2),
-        callbacks=Callbacks(stop=lambda: next(asked) >= 4),
+        callbacks=Callbacks(stop=lambda: next(asked) >= 6),
     )
     assert [trial.outcome for trial in found.trials] == [
         "unfinished"

@@ -16,9 +16,9 @@ from typing import IO, Any
 
 import torch
 
-from charlm.data.builders import AgreementSentence, agreement_sentences
+from charlm.data.builders import AgreementSentence, agreement_sentences, capitalize
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
-from charlm.data.utf8 import strip_line_end
+from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError, TokenizerError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
@@ -288,10 +288,10 @@ def _training_sentences(trained: TrainedModel) -> frozenset[str] | None:
         return None
     # All sentences of the grammar begin so; the other lines of a large text would take memory.
     return frozenset(
-        line.decode(errors="replace")
+        capitalize(strip_line_end(line, text.line_ends).decode(errors="replace"))
         for block, _ in text.blocks()
-        for line in block.splitlines()
-        if line.startswith(b"The ")
+        for line in split_lines(block, text.line_ends)
+        if line.startswith((b"The ", b"the "))
     )
 
 
@@ -313,7 +313,7 @@ def _parse_pairs(lines: IO[bytes], name: str) -> Iterator[Pair]:
 
 def _parse_pair(line: bytes, place: str) -> Pair:
     try:
-        text = strip_line_end(line).decode()
+        text = strip_line_end(line, "unicode").decode()
     except UnicodeDecodeError as error:
         byte = f"0x{line[error.start]:02x}"
         raise CorpusError(

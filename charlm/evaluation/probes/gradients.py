@@ -1,7 +1,9 @@
 """Gradients over time: the norm of a loss's gradient by the distance to an earlier state.
 
 Whether gradients vanish or explode over time is the question of Bengio et al. 1994 and Pascanu et
-al. 2013 (arXiv:1211.5063). The measure is theirs, ||dL_T / dh_t||, on a trained network and a text.
+al. 2013 (arXiv:1211.5063). The measure is theirs, ||dL_T / dh_t||, on a network and a text. A token
+that is predicted with certainty has no loss and so no gradient, whatever the recurrence does:
+networks are compared by the norm relative to that at distance 0, on tokens that have a loss.
 """
 
 import copy
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from charlm.config.schema import Mode
-from charlm.data.tokenizer import EOS, Ids
+from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.windows import WARM_UP, record_spans, reverse
 from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.static_model import Floats, Integers
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from charlm.data.cards import Part
 
 MIN_WINDOW = 3  # Tokens: the half-life is the slope of a line through distances 1 and 2.
-_MIN_RECORD = 4  # Tokens: a line through distances 1 to 3.
+_MIN_RECORD = 4  # Tokens from the beginning of a record: a line through distances 1 to 3.
+NEAR_ZERO_NATS = 0.05  # A token of this loss has a probability of 0.95.
 _PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
 # Windows read together have at most this many tokens: their states, gates and logits in float64
 # take a few hundred megabytes.
@@ -51,6 +54,8 @@ class NormsAtDistance(Result):
         quantile_50: Median of the norms.
         quantile_90: 90 % quantile of the norms.
         count: Number of windows that reach so far back.
+        relative: Median over these windows of the norm divided by that at distance 0. NaN if the
+            gradient at distance 0 is zero in all of them.
     """
 
     distance: int
@@ -59,6 +64,7 @@ class NormsAtDistance(Result):
     quantile_50: float
     quantile_90: float
     count: int
+    relative: float
 
 
 @dataclass(frozen=True)
@@ -87,17 +93,27 @@ class Gradients(Result):
     Attributes:
         curves: One curve for every layer and part of its state.
         settings: Window, number of windows, initial state, run, version and so on.
+        median_loss_nats: Median loss of the tokens whose gradient is measured. Near zero, the norms
+            say that these tokens are certain, and nothing about the recurrence.
     """
 
     curves: list[Curve]
     settings: dict[str, Any]
+    median_loss_nats: float
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether most of the measured tokens have a loss near zero."""
+        return self.median_loss_nats < NEAR_ZERO_NATS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as values that JSON can hold; an infinite half-life becomes None."""
+        """Return the fields as values that JSON can hold; infinity and NaN become None."""
         data = asdict(self)
         for curve in data["curves"]:
             if math.isinf(curve["half_life_tokens"]):
                 curve["half_life_tokens"] = None
+            for row in curve["distances"]:
+                row["relative"] = None if math.isnan(row["relative"]) else row["relative"]
         return data
 
 
@@ -114,6 +130,18 @@ class _Windows:
     starts: Integers
     lengths: Integers
     warm_up: int
+
+
+class _Measured(NamedTuple):
+    """Norms and losses of a batch of windows.
+
+    Attributes:
+        norms: Norms of each layer and part by distance, (window, batch); NaN before a record.
+        losses: Losses of the measured tokens in nats, one for each window and direction.
+    """
+
+    norms: dict[tuple[str, str], Floats]
+    losses: Floats
 
 
 class _Batch(NamedTuple):
@@ -138,6 +166,8 @@ def measure_gradients(
     split: "Part" = "valid",
     window: int = 64,
     windows: int = 64,
+    at: Sequence[str] = (),
+    untrained: bool = False,
 ) -> Gradients:
     """Measure the norm of the gradient of a token's loss by the distance to earlier states.
 
@@ -148,32 +178,63 @@ def measure_gradients(
         split: Part of the run's own corpus to read, if neither of the two is given.
         window: Number of tokens in a window; the loss is that of its last token.
         windows: Number of windows, evenly spaced over the text.
+        at: Measure only the losses of these tokens, such as `was`; none measures those of all.
+        untrained: Whether to measure the network as it was before the training.
 
     Raises:
-        CharlmError: The text cannot be read, or is too short for a window.
+        CharlmError: The text cannot be read, is too short for a window, or has no such token.
     """
+    targets = [token for word in at for token in _tokens_named(trained.tokenizer, word)]
     tokens, name = text_to_score(trained, text, paths, split)
+    facts = provenance(trained) | {"text": name, "at": ", ".join(at) or "all tokens"}
+    if untrained:
+        facts |= {"checkpoint": "untrained", "step": 0}
     gradients = measure_gradient_norms(
-        trained.model,
+        _untrained_model(trained) if untrained else trained.model,
         tokens.ids,
         mode=trained.mode,
         window=window,
         windows=windows,
         device=trained.device,
+        targets=targets,
     )
-    settings = provenance(trained) | {"text": name} | gradients.settings
-    return replace(gradients, settings=settings)
+    return replace(gradients, settings=facts | gradients.settings)
+
+
+def _tokens_named(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Return the ids of a token, with and without blanks around it."""
+    text = word.encode()
+    names = enumerate(tokenizer.token_bytes)
+    ids = [token for token, name in names if text in (name, name.strip())]
+    if not ids:
+        raise OptionError("at", "must be a token of the model", value=word)
+    return ids
+
+
+def _untrained_model(trained: TrainedModel) -> LanguageModel:
+    """Return the network with the weights that its training began with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trained.config.training.seed)
+        return LanguageModel(trained.config.model, trained.tokenizer.vocabulary_size)
 
 
 def measure_gradient_norms(
-    model: LanguageModel, ids: Ids, *, mode: Mode, window: int, windows: int, device: torch.device
+    model: LanguageModel,
+    ids: Ids,
+    *,
+    mode: Mode,
+    window: int,
+    windows: int,
+    device: torch.device,
+    targets: Sequence[int] = (),
 ) -> Gradients:
     """Measure the total derivative of a window's last loss with respect to each earlier state.
 
     The norm ||dL_T / dh_t||, with all effects of h_t on later states, is computed in float64,
     because small norms underflow in fp32, and without dropout. In stream mode the windows are
     evenly spaced, and the state before each window is that after reading the `WARM_UP` tokens
-    before it. In records mode a window is the beginning of a record.
+    before it. In records mode a window is the beginning of a record, up to any of its tokens from
+    the fourth on; these tokens are evenly spaced over the text.
 
     Args:
         model: Model on `device`; it is not changed.
@@ -182,6 +243,7 @@ def measure_gradient_norms(
         window: Number of tokens in a window; distances are from 0 to `window` - 1.
         windows: Number of windows; fewer if the text has fewer.
         device: Device of the model.
+        targets: Ids of the tokens whose loss is measured; none measures all.
 
     Raises:
         OptionError: `window` or `windows` is too small.
@@ -191,15 +253,16 @@ def measure_gradient_norms(
         raise OptionError("window", f"must be at least {MIN_WINDOW}", value=window)
     if windows < 1:
         raise OptionError("windows", "must be at least 1", value=windows)
-    model = copy.deepcopy(model).double().eval()
+    model = copy.deepcopy(model).to(device).double().eval()
     texts = [ids] if model.direction != "backward" else []
     texts += [reverse(ids, mode=mode)] if model.direction != "forward" else []
     # A reversed text has the same length, and each of its records the same position.
-    chosen = _choose_windows(ids, mode, window, windows)
-    norms = [
+    chosen = _choose_windows(ids, mode, window, windows, targets)
+    batches = [
         _norms_by_distance(model, texts, batch, window, device)
         for batch in _split(chosen, window * len(texts))
     ]
+    norms = [batch.norms for batch in batches]
     if mode == "records":
         state = "initial at each record"
     else:
@@ -217,6 +280,7 @@ def measure_gradient_norms(
             "state": state,
             "precision": "fp64",
         },
+        median_loss_nats=float(np.median(np.concatenate([batch.losses for batch in batches]))),
     )
 
 
@@ -243,19 +307,12 @@ def half_life_tokens(means: Sequence[float]) -> float:
     return math.log(2) / rate if rate > _MIN_DECAY else math.inf
 
 
-def _choose_windows(ids: Ids, mode: Mode, window: int, windows: int) -> _Windows:
-    """Return windows that are evenly spaced over a text."""
+def _choose_windows(
+    ids: Ids, mode: Mode, window: int, windows: int, targets: Sequence[int]
+) -> _Windows:
+    """Return windows that are evenly spaced over a text and end with one of the targets."""
     if mode == "records":
-        spans = record_spans(ids)
-        spans = spans[spans[:, 1] - spans[:, 0] >= _MIN_RECORD]
-        if len(spans) == 0:
-            raise CorpusError(
-                f"the text has no record of {_MIN_RECORD} tokens, <EOS> included; give a text with "
-                "longer records"
-            )
-        spans = spans[_evenly_spaced(0, len(spans) - 1, windows)]
-        lengths = np.minimum(spans[:, 1] - spans[:, 0], window)
-        return _Windows(spans[:, 0], lengths, warm_up=0)
+        return _choose_records(ids, window, windows, targets)
     last = len(ids) - window
     if last < 0:
         raise CorpusError(
@@ -263,8 +320,40 @@ def _choose_windows(ids: Ids, mode: Mode, window: int, windows: int) -> _Windows
             "window, or a longer text"
         )
     warm_up = min(WARM_UP, last)
-    starts = _evenly_spaced(warm_up, last, windows)
+    if targets:
+        starts = np.flatnonzero(np.isin(ids[warm_up + window - 1 :], targets)) + warm_up
+        starts = _spread(starts, windows)
+    else:
+        starts = _evenly_spaced(warm_up, last, windows)
     return _Windows(starts, np.full_like(starts, window), warm_up)
+
+
+def _choose_records(ids: Ids, window: int, windows: int, targets: Sequence[int]) -> _Windows:
+    """Return beginnings of records, each up to a target."""
+    spans = record_spans(ids)
+    if not (spans[:, 1] - spans[:, 0] >= _MIN_RECORD).any():
+        raise CorpusError(
+            f"the text has no record of {_MIN_RECORD} tokens, <EOS> included; give a text with "
+            "longer records"
+        )
+    positions = np.flatnonzero(np.isin(ids, targets)) if targets else np.arange(len(ids))
+    record = np.searchsorted(spans[:, 0], positions, side="right") - 1
+    starts = spans[record, 0]
+    lengths = positions - starts + 1
+    is_in_record = (record >= 0) & (positions < spans[record, 1])
+    is_candidate = is_in_record & (lengths >= _MIN_RECORD) & (lengths <= window)
+    chosen = _spread(np.flatnonzero(is_candidate), windows)
+    return _Windows(starts[chosen], lengths[chosen], warm_up=0)
+
+
+def _spread(candidates: Integers, count: int) -> Integers:
+    """Return at most `count` of the candidates, evenly spaced among them."""
+    if len(candidates) == 0:
+        raise CorpusError(
+            "the text has no such token with enough tokens before it; name other tokens, or give "
+            "a longer text or a larger window"
+        )
+    return candidates[_evenly_spaced(0, len(candidates) - 1, count)]
 
 
 def _evenly_spaced(first: int, last: int, count: int) -> Integers:
@@ -281,8 +370,8 @@ def _split(windows: _Windows, tokens: int) -> Iterator[_Windows]:
 
 def _norms_by_distance(
     model: LanguageModel, texts: list[Ids], windows: _Windows, window: int, device: torch.device
-) -> dict[tuple[str, str], Floats]:
-    """Return the norms of each layer and part, (window, batch), by distance; NaN before a record.
+) -> _Measured:
+    """Return the norms of a batch of windows by distance, and the losses.
 
     Args:
         model: Model in float64.
@@ -293,17 +382,17 @@ def _norms_by_distance(
     """
     batches = [_read(ids, windows) for ids in texts]
     batch = _Batch(*(np.concatenate(arrays, axis=-1) for arrays in zip(*batches, strict=True)))
-    norms = _norms(model, batch, device, warm_up=windows.warm_up, window=window)
+    norms, losses = _norms(model, batch, device, warm_up=windows.warm_up, window=window)
     last = windows.lengths - 1
     positions = last - np.arange(window)[:, None]  # (window, batch)
     num_layers = len(norms) // len(texts)
-    by_distance = {}
+    by_distance: dict[tuple[str, str], Floats] = {}
     for number, parts in enumerate(norms):
         layer = f"{'backward_' * (number // num_layers)}layer_{number % num_layers}"
         for part, values in zip(_PARTS, parts, strict=False):
             reversed_values = np.take_along_axis(values, np.maximum(positions, 0), axis=0)
             by_distance[layer, part] = np.where(positions >= 0, reversed_values, np.nan)
-    return by_distance
+    return _Measured(by_distance, losses)
 
 
 def _read(ids: Ids, windows: _Windows) -> _Batch:
@@ -320,8 +409,8 @@ def _read(ids: Ids, windows: _Windows) -> _Batch:
 
 def _norms(
     model: LanguageModel, batch: _Batch, device: torch.device, *, warm_up: int, window: int
-) -> list[list[Floats]]:
-    """Return ||dL_T / dh_t|| of every layer and part of its state, each (time, batch).
+) -> tuple[list[list[Floats]], Floats]:
+    """Return ||dL_T / dh_t|| of every layer and part of its state, each (time, batch), and L_T.
 
     Args:
         model: Model in float64.
@@ -336,12 +425,13 @@ def _norms(
     logits, _ = model(inputs[warm_up:], states, run=_record_states(trace))
     columns = torch.arange(len(targets), device=device)
     # Windows are independent: the gradient of the sum consists of the gradients of the windows.
-    loss = functional.cross_entropy(logits[last, columns], targets, reduction="sum")
+    losses = functional.cross_entropy(logits[last, columns], targets, reduction="none")
     # By layer, then by part of the state, then by time.
     layers = [list(zip(*states, strict=True))[: len(_PARTS)] for states in trace]
     states_in_a_row = [state for parts in layers for part in parts for state in part]
-    gradients = iter(torch.autograd.grad(loss, states_in_a_row))
-    return [[_stack_norms([next(gradients) for _ in part]) for part in parts] for parts in layers]
+    gradients = iter(torch.autograd.grad(losses.sum(), states_in_a_row))
+    norms = [[_stack_norms([next(gradients) for _ in part]) for part in parts] for parts in layers]
+    return norms, losses.numpy(force=True)
 
 
 def _warm_up(model: LanguageModel, inputs: Tensor, window: int) -> States | None:
@@ -381,10 +471,12 @@ def _record_states(trace: list[list[State]]) -> Run:
 def _curve(layer: str, part: str, norms: Floats) -> Curve:
     """Return the statistics of norms, (distance, windows), NaN where a window is shorter."""
     distances = []
+    relative = np.divide(norms, norms[0], out=np.full_like(norms, np.nan), where=norms[0] > 0)
     for distance, row in enumerate(norms):
         reached = row[~np.isnan(row)]
         if len(reached):
             low, median, high = np.quantile(reached, [0.1, 0.5, 0.9]).tolist()
+            ratios = relative[distance][~np.isnan(relative[distance])]
             distances.append(
                 NormsAtDistance(
                     distance=distance,
@@ -393,6 +485,7 @@ def _curve(layer: str, part: str, norms: Floats) -> Curve:
                     quantile_50=median,
                     quantile_90=high,
                     count=len(reached),
+                    relative=float(np.median(ratios)) if len(ratios) else math.nan,
                 )
             )
     return Curve(layer, part, half_life_tokens([row.mean for row in distances]), distances)

@@ -13,6 +13,7 @@ from charlm.cli.main import run as charlm
 from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS
 from charlm.errors import CorpusError, OptionError
+from charlm.evaluation.probes import gradients
 from charlm.evaluation.probes.gradients import (
     Curve,
     Gradients,
@@ -21,6 +22,8 @@ from charlm.evaluation.probes.gradients import (
     measure_gradient_norms,
 )
 from charlm.model.language_model import LanguageModel
+from charlm.runs.prepare import begin
+from charlm.trained_model import text_to_score
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
@@ -228,21 +231,60 @@ RECORDS_TEXT = [token for record in RECORDS for token in record]
 RECORDS_REVERSED = [token for record in RECORDS for token in (*record[-2::-1], EOS)]
 
 
-def test_a_record_is_read_from_its_start_to_its_eos_or_the_end_of_the_window():
+def test_a_record_is_read_from_its_start_to_each_token_from_the_fourth_on():
     model = make(cell="gru")
-    result = measured(model, RECORDS_TEXT, mode="records", window=8, windows=9)
-    # Of 6, 4 and 10 tokens; one of 3 is too short.
+    result = measured(model, RECORDS_TEXT, mode="records", window=8, windows=99)
+    # Of 6, 4 and 10 tokens, up to 3, 1 and 5 of them; the record of 3 tokens is too short.
+    assert result.settings["windows"] == 3 + 1 + 5
     counts = [row.count for row in result.curves[0].distances]
-    assert counts == [3, 3, 3, 3, 2, 2, 1, 1]
-    assert result.settings["windows"] == 3
+    assert counts == [9, 9, 9, 9, 6, 4, 2, 1]
     reference = make(cell="gru").double()
     expected = [
-        unrolled(reference, [EOS, *ids[:-1]][:8], [*ids][min(len(ids), 8) - 1], [], 0, 0)[::-1]
+        unrolled(reference, [EOS, *ids[: length - 1]], ids[length - 1], [], 0, 0)[::-1]
         for ids in (RECORDS[0], RECORDS[2], RECORDS[3])
+        for length in range(4, min(len(ids), 8) + 1)
     ]
     for distance, row in enumerate(result.curves[0].distances):
-        reached = [norms[distance] for norms in expected if distance < len(norms)]
-        np.testing.assert_allclose(row.mean, np.mean(reached), rtol=1e-9)
+        reached = [norms for norms in expected if distance < len(norms)]
+        np.testing.assert_allclose(row.mean, np.mean([norms[distance] for norms in reached]))
+        ratios = [norms[distance] / norms[0] for norms in reached]
+        np.testing.assert_allclose(row.relative, np.median(ratios))
+
+
+def test_only_the_losses_of_the_targets_are_measured():
+    options = {"window": 8, "windows": 999, "device": CPU, "targets": [5]}
+    text = np.asarray(RECORDS_TEXT, np.uint8)
+    result = measure_gradient_norms(make(cell="gru"), text, mode="records", **options)
+    # The fourth token of the first record and the eighth of the last: the others come too early.
+    reference = make(cell="gru").double()
+    norms = [
+        unrolled(reference, [EOS, *ids[: length - 1]], 5, [], 0, 0)[::-1]
+        for ids, length in ((RECORDS[0], 4), (RECORDS[3], 8))
+    ]
+    (curve,) = result.curves
+    assert [row.count for row in curve.distances] == [2] * 4 + [1] * 4
+    np.testing.assert_allclose(curve.distances[3].mean, np.mean([norms[0][3], norms[1][3]]))
+    np.testing.assert_allclose(curve.distances[7].relative, norms[1][7] / norms[1][0])
+    result = measure_gradient_norms(make(cell="gru"), TEXT, mode="stream", **options)
+    assert result.settings["windows"] == (TEXT[256 + 7 :] == 5).sum()
+    with pytest.raises(CorpusError, match="no such token with enough tokens before it"):
+        measure_gradient_norms(make(), text, mode="records", **options | {"targets": [1]})
+
+
+def test_a_certain_token_has_hardly_a_gradient_but_the_same_relative_gradient():
+    uncertain, certain = one_unit(0.75), one_unit(0.75)
+    with torch.no_grad():
+        for model, bias in ((uncertain, 0.0), (certain, 20.0)):
+            model.projection.bias.zero_()
+            model.projection.bias[3] = bias
+    text = np.full(300, 3, np.uint8)
+    known, unknown = measured(certain, text), measured(uncertain, text)
+    assert known.median_loss_nats < 1e-3 < 0.5 < unknown.median_loss_nats
+    assert known.is_certain and not unknown.is_certain
+    assert means(known.curves[0])[0] < means(unknown.curves[0])[0] / 100
+    for result in (known, unknown):
+        ratios = [row.relative for row in result.curves[0].distances]
+        np.testing.assert_allclose(ratios, [0.75**distance for distance in range(12)])
 
 
 def test_a_backward_model_reads_the_text_from_its_end():
@@ -304,9 +346,9 @@ def test_a_window_that_is_too_small_and_a_text_that_is_too_short_are_refused():
 
 
 def test_an_infinite_half_life_is_null_in_json():
-    row = NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)
+    row = NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3, math.nan)
     curves = [Curve("layer_0", "hidden", math.inf, [row]), Curve("layer_0", "memory", 2.5, [row])]
-    data = json.loads(json.dumps(Gradients(curves, {"seed": 1}).to_json(), allow_nan=False))
+    data = json.loads(json.dumps(Gradients(curves, {"seed": 1}, 2.0).to_json(), allow_nan=False))
     assert [curve["half_life_tokens"] for curve in data["curves"]] == [None, 2.5]
     assert data["curves"][0]["distances"] == [
         {
@@ -316,6 +358,7 @@ def test_an_infinite_half_life_is_null_in_json():
             "quantile_50": 1.0,
             "quantile_90": 1.5,
             "count": 3,
+            "relative": None,
         }
     ]
     assert data["settings"] == {"seed": 1}
@@ -342,11 +385,49 @@ def test_a_run_measures_its_validation_split_or_a_text(trained, trained_records,
     assert records.curves[0].distances[-1].distance < 8
 
 
+def test_an_untrained_network_has_the_weights_that_its_training_began_with(trained, tmp_path):
+    run = load(trained)
+    initial = begin(run.config, tmp_path / "again").model
+    ids = text_to_score(run.trained).tokens.ids
+    state = torch.random.get_rng_state()
+    result = run.gradients(window=16, windows=4, untrained=True)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert result.curves == measured(initial, ids, window=16, windows=4).curves
+    assert result.curves != run.gradients(window=16, windows=4).curves
+    assert (result.settings["checkpoint"], result.settings["step"]) == ("untrained", 0)
+
+
+def test_the_command_measures_named_tokens_and_warns_where_the_loss_is_near_zero(
+    capfd, trained, monkeypatch
+):
+    arguments = ["eval", "gradients", str(trained), "--window", "16", "--at", "e", "--at", "a"]
+    assert charlm(arguments) == 0
+    out, err = capfd.readouterr()
+    assert "at e, a" in out and err == ""
+    assert charlm([*arguments, "--at", "ab"]) == 2
+    assert "--at: must be a token of the model, got 'ab'" in capfd.readouterr().err
+    monkeypatch.setattr(gradients, "NEAR_ZERO_NATS", 99.0)
+    assert charlm(arguments) == 0
+    out, err = capfd.readouterr()
+    assert err.startswith("the median loss of the measured tokens is ") and err.count("\n") == 1
+
+
 def test_the_command_prints_a_table_or_json(capfd, trained):
     arguments = ["eval", "gradients", str(trained), "--window", "20", "--windows", "6"]
     assert charlm(arguments) == 0
     head, *rows, half_life, half_life_of_memory, settings = capfd.readouterr().out.splitlines()
-    assert head.split() == ["distance", "mean", "10", "%", "50", "%", "90", "%", "windows"]
+    assert head.split() == [
+        "distance",
+        "relative",
+        "mean",
+        "10",
+        "%",
+        "50",
+        "%",
+        "90",
+        "%",
+        "windows",
+    ]
     assert [
         row.removeprefix("layer_0 hidden").removeprefix("layer_0 memory").split()[0] for row in rows
     ] == (["0", "1", "2", "4", "8", "16"] * 2)
@@ -355,13 +436,16 @@ def test_the_command_prints_a_table_or_json(capfd, trained):
     assert "window 20, windows 6" in settings
     assert charlm([*arguments, "--json"]) == 0
     data = json.loads(capfd.readouterr().out)
-    assert f"{data['curves'][0]['distances'][4]['mean']:.3e}" == rows[3].split()[1]
+    assert f"{data['curves'][0]['distances'][4]['mean']:.3e}" == rows[3].split()[2]
+    assert f"{data['curves'][0]['distances'][4]['relative']:.3e}" == rows[3].split()[1]
     assert f"{data['curves'][1]['half_life_tokens']:,.2f}" == half_life_of_memory.split()[3]
 
 
 def test_an_infinite_half_life_is_none_in_the_table(capfd, trained, monkeypatch):
-    curves = [Curve("layer_0", "hidden", math.inf, [NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3)])]
-    monkeypatch.setattr(Run, "gradients", lambda self, **_: Gradients(curves, {}))
+    curves = [
+        Curve("layer_0", "hidden", math.inf, [NormsAtDistance(0, 1.0, 0.5, 1.0, 1.5, 3, math.nan)])
+    ]
+    monkeypatch.setattr(Run, "gradients", lambda self, **_: Gradients(curves, {}, 2.0))
     assert charlm(["eval", "gradients", str(trained)]) == 0
     assert capfd.readouterr().out.splitlines()[2].split() == [
         "layer_0",

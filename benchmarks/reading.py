@@ -1,0 +1,84 @@
+"""Time for reading texts in many files, at first and again from the cache.
+
+The files have about 500 bytes each. Reading is linear in the number of files if four times as many
+files take four times as long. Timed are: opening and checking the files, encoding them at level
+char, and both again with the ids in the cache, as `charlm train --resume` does. Other work on the
+machine changes the seconds, but hardly the seconds of the processor, which are compared.
+
+    python benchmarks/reading.py --files 1000 4000 16000
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measuring import argument_parser, seconds_of
+
+from charlm.config.load import load_config
+from charlm.config.schema import ResolvedConfig
+from charlm.data.resolve import resolve
+from charlm.runs import prepare
+
+TEXT = "This sentence is in file number {number}, again and again.\n" * 9
+
+
+def main() -> None:
+    """Measure each number of files several times, and print a table and all as JSON."""
+    options = arguments()
+    rows = []
+    for count in options.files:
+        runs = [measure(count, options.folder) for _ in range(options.repeats)]
+        median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        rows.append({"files": count, **median, "runs": runs})
+        print(report(rows[0], rows[-1]), flush=True)
+    print(json.dumps(rows))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--files", type=int, nargs="+", default=[1000, 4000, 16000], help="numbers of files"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="number of measurements [3]")
+    parser.add_argument("--folder", type=Path, help="folder for the files [the system's]")
+    return parser.parse_args()
+
+
+def measure(count: int, folder: Path | None) -> dict[str, float]:
+    """Return the seconds of reading N new files at first and again."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        os.environ["CHARLM_CACHE"] = str(Path(name) / "cache")
+        texts = Path(name) / "texts"
+        texts.mkdir()
+        for number in range(count):
+            (texts / f"{number:06}.txt").write_text(TEXT.format(number=number), encoding="utf-8")
+        config = resolve(load_config(None, [f"corpus.text={texts}"]))
+        return {**read("first", config), **read("again", config)}
+
+
+def read(name: str, config: ResolvedConfig) -> dict[str, float]:
+    """Return the seconds and the processor seconds of reading and encoding a text once."""
+    start = time.process_time()
+    seconds = seconds_of(lambda: prepare.encode(config))
+    return {f"{name}_seconds": seconds, f"{name}_processor": time.process_time() - start}
+
+
+def report(smallest: dict[str, Any], row: dict[str, Any]) -> str:
+    """Return a line with the seconds, and their ratios to those of the smallest number of files."""
+    times = (
+        f"{name} {row[f'{name}_seconds']:.2f} s, of the processor {row[f'{name}_processor']:.2f} s "
+        f"({row[f'{name}_processor'] / smallest[f'{name}_processor']:.1f} times)"
+        for name in ("first", "again")
+    )
+    ratio = row["files"] / smallest["files"]
+    return f"{row['files']:,} files ({ratio:.1f} times): {'; '.join(times)}"
+
+
+if __name__ == "__main__":
+    main()
