@@ -158,9 +158,9 @@ def scatter(
     xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, key: str, title: str
 ) -> Html:
     """Return a square chart of points, whose axes are percentages; it fits into a third."""
-    size, left, bottom = 260, 36, 34
+    size, left, bottom = 272, 36, 34
     across = _Scale(0, 1, left, size - 8, is_log=False)
-    up = _Scale(0, 1, size - bottom, 32, is_log=False)
+    up = _Scale(0, 1, size - bottom, 44, is_log=False)
     grid = []
     for share in (0.0, 0.5, 1.0):
         label, at, over = f"{share:.0%}".rstrip("%"), f"{up(share):.1f}", f"{across(share):.1f}"

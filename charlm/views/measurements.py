@@ -19,7 +19,7 @@ from charlm.evaluation.probes.passage import Passage, measure_passage
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import count_parameters
 from charlm.runs.metrics import read_metrics
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import TrainedModel, text_to_score
 
 SECTIONS = (
     "curves",
@@ -128,14 +128,11 @@ def measure(
         report_progress: Function that is called with the name of each measure before it begins.
     """
     names = _names([model.folder for model in models])
-    text = options.text
-    runs = []
-    for name, model in zip(names, models, strict=True):
-        measured = _measure_run(name, model, options, text, report_progress)
-        runs.append(measured)
-        if text is None and isinstance(measured.passage, Passage):
-            # All runs show the same passage.
-            text = "".join(token.text for token in measured.passage.tokens)
+    text = options.text or _passage_of(models[0], options.passage_tokens)
+    runs = [
+        _measure_run(name, model, options, text, report_progress)
+        for name, model in zip(names, models, strict=True)
+    ]
     comparison: Comparison | Reason | None = None
     if len(models) > 1:
         report_progress("comparison")
@@ -149,6 +146,17 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
         return measure_one()
     except CharlmError as error:
         return Reason(str(error))
+
+
+def _passage_of(trained: TrainedModel, tokens: int) -> str | None:
+    """Return the beginning of a run's validation split, from the first line that is whole."""
+    scored = attempt(lambda: text_to_score(trained))
+    if isinstance(scored, Reason):
+        return None
+    text = trained.tokenizer.decode(scored.tokens.ids[: 2 * tokens].tolist())
+    first_line, _, rest = text.partition("\n")
+    is_cut = trained.mode == "stream" and len(first_line) < tokens
+    return rest.lstrip("\n") or text if is_cut else text
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
