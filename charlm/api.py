@@ -28,6 +28,7 @@ from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, su
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
+from charlm.sampling.during_training import sampled
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.next_tokens import NextTokens as NextTokens
@@ -519,7 +520,7 @@ def _train(experiment: Experiment, observers: _Observers) -> Run:
     After Ctrl-C or an exception of an observer, the last step is saved before it is raised.
     """
     with stop_requests(interrupt_signals()) as stop:
-        events = session.run(experiment, stop=stop)
+        events = sampled(experiment, session.run(experiment, stop=stop))
         if observers.track is not None:
             events = tracked(experiment, events)
         with closing(events), closing(_observed(experiment, events, observers)) as observed:
