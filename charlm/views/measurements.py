@@ -19,7 +19,7 @@ from charlm.evaluation.probes.passage import Passage, measure_passage
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.model.language_model import count_parameters
 from charlm.runs.metrics import read_metrics
-from charlm.sampling.during_training import read_samples
+from charlm.runs.samples import read_samples
 from charlm.trained_model import TrainedModel, text_to_score
 
 SECTIONS = (

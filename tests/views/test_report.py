@@ -67,7 +67,8 @@ def test_only_the_chosen_sections_are_measured(trained):
 
 
 def test_the_page_allows_only_its_own_style_and_script(run):
-    html = make_report(measure([run.trained], replace(OPTIONS, sections=("curves",)))).html
+    measurements = measure([run.trained], replace(OPTIONS, sections=("curves",)))
+    html = make_report(measurements, ("curves",)).html
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     for kind, element in (("style", "style"), ("script", "script")):
@@ -85,7 +86,8 @@ def test_hostile_text_is_displayed_as_text(text_file, tmp_path):
     corpus = tmp_path / ("<b>" * 20 + ".txt")
     corpus.write_text((hostile + text_file.read_text(encoding="utf-8")[:200]) * 9, encoding="utf-8")
     train_all(small_config(corpus, "training.steps=4"), tmp_path / "run")
-    html = make_report(measure([load(tmp_path / "run").trained], OPTIONS)).html
+    options = replace(OPTIONS, text=hostile)
+    html = make_report(measure([load(tmp_path / "run").trained], options)).html
     assert html.count("<script") == 2
     assert html.count("</script>") == 2
     assert html.count("</style>") == 1
