@@ -10,7 +10,7 @@ from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
 # Tokens of a few hundred characters. Records are short, so several are sampled.
-_LENGTH = {"char": 300, "byte": 300, "word": 60, "bpe": 100}
+_LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
 _RECORDS = 10
 _SEED = 1  # Always the same, so that the samples of a training can be compared.
 _TEMPERATURE = 0.8

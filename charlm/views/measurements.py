@@ -44,7 +44,9 @@ class ReportOptions:
         sections: Names of the sections to show.
         passage_tokens: Most tokens of the passage.
         memory_tokens: Most tokens of the memory figure, whose work grows with the square.
-        probe_tokens: Most tokens of held-out text that the measures of units and gates read.
+        probe_tokens: Most tokens of held-out text that the measures of units and letters read;
+            those that read it one token after the other read half of them.
+        context_targets: Number of tokens that are predicted from contexts of each length.
     """
 
     text: str | None = None
@@ -52,6 +54,7 @@ class ReportOptions:
     passage_tokens: int = 400
     memory_tokens: int = 120
     probe_tokens: int = 10_000
+    context_targets: int = 500
 
 
 @dataclass(frozen=True)
@@ -182,16 +185,16 @@ def _measure_run(
             "surprisal memory cells",
             lambda: measure_passage(trained, text, tokens=options.passage_tokens),
         ),
-        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0, limit=tokens)),
+        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0, limit=tokens // 2)),
         "letters": ("memory", lambda: measure_known_letters(trained, tokens=tokens)),
         "memory": (
             "memory",
             lambda: measure_memory(trained, text, tokens=options.memory_tokens),
         ),
-        "context": ("context", lambda: measure_context(trained)),
-        "gradients": ("context", lambda: measure_gradients(trained, windows=32)),
+        "context": ("context", lambda: measure_context(trained, targets=options.context_targets)),
+        "gradients": ("context", lambda: measure_gradients(trained, windows=16)),
         "cells": ("cells", lambda: measure_cells(trained, tokens=tokens)),
-        "gates": ("cells", lambda: measure_gates(trained, tokens=tokens)),
+        "gates": ("cells", lambda: measure_gates(trained, tokens=tokens // 2)),
         "embeddings": ("embeddings", lambda: measure_embeddings(trained)),
         "agreement": ("agreement", lambda: _agreement(trained)),
     }

@@ -21,7 +21,7 @@ from torch.nn import functional
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.windows import WARM_UP, record_spans, reverse
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CorpusError, OptionError, UnsupportedOptionError
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -207,7 +207,7 @@ def _tokens_named(tokenizer: Tokenizer, word: str) -> list[int]:
     names = enumerate(tokenizer.token_bytes)
     ids = [token for token, name in names if text in (name, name.strip())]
     if not ids:
-        raise OptionError("at", "must be a token of the model", value=word)
+        raise UnsupportedOptionError("at", "must be a token of the model", value=word)
     return ids
 
 

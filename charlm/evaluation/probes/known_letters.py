@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charlm.data.tokenizer import Decoder, Ids
+from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError
 from charlm.evaluation.perplexity import require_tokens
 from charlm.evaluation.probes.passage import predict_passage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TOKENS = 20_000
 GUESSES = (1, 2, 3)
 _MAX_KNOWN = 8  # Letters: rows with more would have few characters.
+_STREAMS = 16  # Pieces of the text that are read side by side, each after a warm-up.
 _CHUNK = 4096  # Tokens whose distributions are in memory together.
 
 
@@ -91,7 +93,9 @@ def measure_known_letters(
     require_tokens(ids)
     decoder = Decoder(trained.tokenizer)
     characters = [decoder.feed(token) for token in ids.tolist()]
-    ranks = rank_tokens(predict_passage(trained.model, ids, mode=trained.mode), ids)
+    streams = min(_STREAMS, max(1, len(ids) // WARM_UP))
+    log_p = predict_passage(trained.model, ids, mode=trained.mode, streams=streams)
+    ranks = rank_tokens(log_p, ids)
     return LetterAccuracy(
         accuracy=float((ranks == 1).mean()),
         by_known=_by_known(ranks, count_known_letters(characters)),

@@ -112,19 +112,20 @@ def measure_passage(
 
 
 @torch.inference_mode()
-def predict_passage(model: LanguageModel, ids: Ids, *, mode: Mode) -> Floats:
+def predict_passage(model: LanguageModel, ids: Ids, *, mode: Mode, streams: int = 1) -> Floats:
     """Return the log-probability of every id at each place, (tokens, vocabulary).
 
     Args:
         model: Model of one direction, in evaluation mode.
         ids: Text in its own order, (tokens,).
         mode: `stream` or `records`.
+        streams: Number of pieces read side by side in stream mode; one is exact.
     """
     device = next(model.parameters()).device
     log_p = np.full((len(ids), model.vocabulary_size), np.nan)
     states = None
     order = reading_order(ids, mode, model.direction)
-    for window in windows_to_score(ids[order], mode=mode):
+    for window in windows_to_score(ids[order], mode=mode, streams=streams):
         states = None if window.resets_state else states
         predictions, states = predict_window(
             model, window.inputs.to(device), window.targets.to(device), states
