@@ -435,14 +435,32 @@ def _ends(
     ]
     ends.sort(key=lambda end: end[0])
     elements = []
-    lowest = -math.inf
-    for y, x, line in ends:
+    heights = spread_names([y + 4 for y, _, _ in ends], lowest=up.first + 2)
+    for (y, x, line), height in zip(ends, heights, strict=True):
         if line.marker is not None:
             elements.append(_marker(line.marker, x, y))
-        lowest = max(y + 4, lowest + _NAME_HEIGHT)
         at = f"{across.last + 8:.1f}"
-        elements.append(tag("text", line.name, class_=f"dl {line.style}", x=at, y=f"{lowest:.1f}"))
+        elements.append(tag("text", line.name, class_=f"dl {line.style}", x=at, y=f"{height:.1f}"))
     return elements
+
+
+def spread_names(heights: Sequence[float], *, lowest: float) -> list[float]:
+    """Move names apart so that none overlaps another and none is below the axis.
+
+    Args:
+        heights: Baselines in pixels from the top, ascending.
+        lowest: Largest baseline.
+
+    >>> spread_names([10, 90, 100, 100], lowest=102)
+    [10, 72.0, 87.0, 102]
+    """
+    apart: list[float] = []
+    for height in heights:
+        apart.append(max(height, apart[-1] + _NAME_HEIGHT) if apart else height)
+    for number in reversed(range(len(apart))):
+        below = apart[number + 1] - _NAME_HEIGHT if number + 1 < len(apart) else lowest
+        apart[number] = min(apart[number], below)
+    return apart
 
 
 def _marker(number: int, x: float, y: float) -> Html:

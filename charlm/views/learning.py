@@ -247,7 +247,7 @@ def _pair_figure(
         width=PAIR,
         height=260,
     )
-    values = [[f"{value(row):,.4g}" for row in run.metrics] for run in runs]
+    values = [[_rounded(value(row)) for row in run.metrics] for run in runs]
     names = [run.name for run in runs]
     read_out = legend(names, key=key, at=_heads(runs)[-1], values=[row[-1] for row in values])
     return Figure(
@@ -321,3 +321,12 @@ def _samples_figure(run: RunMeasurements) -> Figure:
 
 def _sample(sample: Row) -> Html:
     return tag("div", tag("h4", f"Step {sample['step']:,}"), tag("pre", sample["text"]))
+
+
+def _rounded(value: float) -> str:
+    """Return a number with four digits, and a large one in full.
+
+    >>> _rounded(52961.3), _rounded(0.00013333)
+    ('52,961', '0.0001333')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

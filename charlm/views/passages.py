@@ -29,6 +29,7 @@ from charlm.views.page import (
 
 SURPRISAL_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 7)  # Bits.
 MEMORY_EDGES = (0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # Of the row's maximum.
+_MIN_TOKENS = 20  # The mean of fewer tokens says little.
 _HINT = (
     "Point at, tap or use the arrow keys on the passage. Click or Enter keeps a place, Esc "
     "releases it."
@@ -41,7 +42,9 @@ def surprisal_section(runs: Sequence[RunMeasurements]) -> Section:
     parts: list[Figure | tuple[Figure, ...]] = [_surprisal_figure(shown)]
     summed = [(run, run.surprisal) for run in runs if isinstance(run.surprisal, Surprisal)]
     if summed:
-        parts.append((_classes_figure(summed), _positions_figure(summed)))
+        classes = _classes_figure(summed)
+        with_words = [(run, result) for run, result in summed if _position_bits(result)]
+        parts.append((classes, _positions_figure(with_words)) if with_words else classes)
     return Section("surprisal", "Surprisal", parts)
 
 
@@ -50,7 +53,11 @@ def memory_section(runs: Sequence[RunMeasurements]) -> Section:
     shown = [(run, run.memory) for run in runs if isinstance(run.memory, Memory)]
     parts: list[Figure | tuple[Figure, ...]] = [_memory_figure(shown)]
     distance = _dependence_figure(shown)
-    letters = [(run, run.letters) for run in runs if isinstance(run.letters, LetterAccuracy)]
+    letters = [
+        (run, run.letters)
+        for run in runs
+        if isinstance(run.letters, LetterAccuracy) and run.letters.by_known
+    ]
     parts.append((distance, _letters_figure(letters)) if letters else distance)
     return Section("memory", "Memory", parts)
 
@@ -232,10 +239,7 @@ def _classes_figure(summed: Sequence[tuple[RunMeasurements, Surprisal]]) -> Figu
 
 
 def _positions_figure(summed: Sequence[tuple[RunMeasurements, Surprisal]]) -> Figure:
-    tables = [
-        {row["position"]: row["surprise_bits"] for row in result.by_position}
-        for _, result in summed
-    ]
+    tables = [_position_bits(result) for _, result in summed]
     positions = sorted({position for table in tables for position in table})
     lines = [
         Line(
@@ -277,6 +281,15 @@ def _positions_figure(summed: Sequence[tuple[RunMeasurements, Surprisal]]) -> Fi
         ),
         data={"head": heads, "v": values, "at": 0},
     )
+
+
+def _position_bits(result: Surprisal) -> dict[int, float]:
+    """Return the bits per token by position in the word, without positions of few tokens."""
+    return {
+        row["position"]: row["surprise_bits"]
+        for row in result.by_position
+        if row["tokens"] >= _MIN_TOKENS
+    }
 
 
 def _falls(table: dict[int, float], positions: Sequence[int]) -> bool:

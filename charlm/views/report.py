@@ -17,6 +17,7 @@ from charlm.evaluation.probes.embeddings import Embeddings
 from charlm.evaluation.probes.gradients import Gradients
 from charlm.evaluation.probes.memory import Memory
 from charlm.evaluation.probes.passage import Passage
+from charlm.version import VERSION
 from charlm.views.contexts import agreement_section, context_section, embeddings_section
 from charlm.views.figures import swatch
 from charlm.views.html import Html, join, tag
@@ -144,8 +145,7 @@ def _header(measurements: Measurements) -> Html:
     runs = measurements.runs
     titles = list(dict.fromkeys(run.trained.origin.corpus["title"] for run in runs))
     heading = f"{listed([_short(run.name) for run in runs])} on {listed(list(map(_short, titles)))}"
-    version = runs[0].trained.origin.corpus.get("version", "")
-    over = f"charlm {version} · report of {len(runs)} run{'s' * (len(runs) > 1)}"
+    over = f"charlm {VERSION} · report of {len(runs)} run{'s' * (len(runs) > 1)}"
     return tag(
         "header",
         tag("p", over, class_="over"),

@@ -16,6 +16,7 @@ from charlm.evaluation.probes.cells import BestUnit, Cells, Unit
 from charlm.evaluation.probes.context import Context, LossAtContext
 from charlm.evaluation.probes.gradients import Curve
 from charlm.evaluation.probes.memory import MeanDependence, Memory
+from charlm.version import VERSION
 from charlm.views.contexts import describe_context, describe_half_life
 from charlm.views.learning import describe_clipping, describe_losses, unit_of
 from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
@@ -43,6 +44,7 @@ def test_a_report_has_every_section_that_the_model_has(trained):
     sections = re.findall(r'<section id="([a-z]+)"', report.html)
     assert sections == [*SECTIONS[:-1], "omitted"]
     assert "not trained on the corpus agreement" in report.html
+    assert f"charlm {VERSION} · report of 1 run<" in report.html
     assert report._repr_html_().startswith("<iframe")
 
 
@@ -54,6 +56,15 @@ def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_
     assert len(re.findall(r'data-mem="\d"', html)) == 2
     assert "95 % interval" in html
     assert [row["name"] for row in data_of(html)["mem"]["runs"]] == ["trained", "gru"]
+
+
+def test_a_text_without_words_has_a_report(tmp_path):
+    corpus = tmp_path / "signs.txt"
+    corpus.write_text("+-*/ " * 200, encoding="utf-8")
+    train_all(small_config(corpus, "training.steps=4"), tmp_path / "run")
+    html = make_report(measure([load(tmp_path / "run").trained], OPTIONS)).html
+    assert "By class of token" in html
+    assert "By position in the word" not in html
 
 
 def test_only_the_chosen_sections_are_measured(trained):
