@@ -335,6 +335,15 @@ def test_a_run_is_described_in_three_lines(trained, text_file):
     )
 
 
+def test_a_sample_and_next_tokens_are_shown_without_long_lists(trained):
+    run = charlm.load(trained)
+    (sample,) = run.sample(length=40)
+    assert repr(sample.text) in repr(sample) and len(sample.log_probabilities) == 40
+    assert "log_probabilities" not in repr(sample) and "tokens" not in repr(sample)
+    shown = repr(run.next_tokens("The ", count=2))
+    assert shown.count("probability=") == 3 and "settings" not in shown
+
+
 def test_a_run_without_metrics_is_described_too(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "metrics.jsonl").unlink()

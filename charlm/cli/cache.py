@@ -90,4 +90,5 @@ def _size(count: int) -> str:
 
 def _age(seconds: float) -> str:
     unit = next((name for name, length in _UNITS.items() if seconds >= 2 * length), "minutes")
-    return f"{seconds / _UNITS[unit]:.0f} {unit}"
+    count = round(seconds / _UNITS[unit])
+    return f"{count} {unit if count != 1 else unit.removesuffix('s')}"

@@ -19,6 +19,7 @@ from charlm.cli.options import (
     Which,
     at_most,
     not_empty,
+    part_to_score,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
@@ -54,7 +55,7 @@ def perplexity(
             help="Run folder [the newest under runs/], then texts to score.",
         ),
     ] = None,
-    split: Split = "valid",
+    split: Split = None,
     named_run: NamedRun = None,
     which: Which = "best",
     streams: Annotated[
@@ -125,7 +126,7 @@ def perplexity(
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     options = ScoringOptions(
         paths=texts,
-        split=split,
+        split=part_to_score(split, texts),
         streams=streams,
         precision=precision,
         temperature=_parse_temperature(temperature),
@@ -206,7 +207,7 @@ def gradients(
             help="Run folder [the newest under runs/], then texts to read.",
         ),
     ] = None,
-    split: Split = "valid",
+    split: Split = None,
     window: Annotated[
         int,
         typer.Option(
@@ -250,8 +251,9 @@ def gradients(
     from charlm.api import load
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
+    part = part_to_score(split, texts)
     result = load(folder, which=which, device=device).gradients(
-        paths=texts, split=split, window=window, windows=windows, at=at or (), untrained=untrained
+        paths=texts, split=part, window=window, windows=windows, at=at or (), untrained=untrained
     )
     emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
     if result.is_certain:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.errors import CheckpointError
 from charlm.storage.arguments import utf8_argument
 
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
@@ -15,6 +16,7 @@ MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
 MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
+PartName = Literal["train", "valid", "test"]  # A part of a corpus.
 _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {
@@ -194,7 +196,21 @@ def split_run_and_texts(
     first = Path(texts[0])
     if _names_text(texts[0]) or (named is not None and not first.exists()):
         return named, texts
+    if not first.exists() and not _is_in_runs(first):
+        remedy = "correct the path, or make a run with charlm train"
+        raise CheckpointError(f"{first}: no such run folder or text; {remedy}")
     return choose_run(first, named), texts[1:]
+
+
+def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "TEXT") -> PartName:
+    """Return the part of the corpus that --split names.
+
+    Raises:
+        BadParameter: Texts are given too; --split does not choose a part of them.
+    """
+    if texts:
+        refuse_beside(option, {"--split": split}, "of which the whole text is scored")
+    return split or "valid"
 
 
 def split_run_and_file(arguments: Sequence[str], named: Path | None) -> tuple[Path | None, str]:
@@ -211,8 +227,12 @@ def _names_text(argument: str) -> bool:
     from charlm.data.cards import card_names
 
     path = Path(argument)
-    looks_like_run = (path / "config.yaml").is_file() or path.parent.name == "runs"
+    looks_like_run = (path / "config.yaml").is_file() or _is_in_runs(path)
     return argument == "-" or argument in card_names() or (path.exists() and not looks_like_run)
+
+
+def _is_in_runs(path: Path) -> bool:
+    return path.parent.name == "runs"
 
 
 # Every command that reads one run names it as its first argument, or with --run.
@@ -243,7 +263,10 @@ Which = Annotated[
     ),
 ]
 Split = Annotated[
-    Literal["train", "valid", "test"],
-    typer.Option(help="Without TEXT: part of the run's own corpus."),
+    PartName | None,
+    typer.Option(
+        help="Without TEXT: part of the run's own corpus. [valid]",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

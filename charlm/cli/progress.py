@@ -1,5 +1,6 @@
 """The progress of a training: a bar, and a line and a short sample per evaluation, on stderr."""
 
+import shlex
 import textwrap
 from collections.abc import Callable
 from contextlib import closing
@@ -153,7 +154,7 @@ class _Display:
         if event.reason == "stopped":
             say(
                 f"stopped and saved at step {experiment.state.step:,}; "
-                f"continue with: charlm train --resume {experiment.folder}"
+                f"continue with: charlm train --resume {shlex.quote(str(experiment.folder))}"
             )
         elif event.reason == "patience":
             patience = experiment.config.training.patience

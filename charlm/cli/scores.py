@@ -1,11 +1,12 @@
 """`charlm eval sentences`, `charlm eval tokens` and `charlm eval compare`."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +16,13 @@ from charlm.cli.options import (
     Device,
     Json,
     NamedRun,
+    PartName,
     Split,
     Which,
     as_path,
     at_most,
     not_empty,
+    part_to_score,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
@@ -93,7 +96,7 @@ def tokens(
             help="Run folder [the newest under runs/], then texts; - is stdin.",
         ),
     ] = None,
-    split: Split = "valid",
+    split: Split = None,
     show: Annotated[
         int | None,
         typer.Option(
@@ -129,7 +132,7 @@ def tokens(
     if show is None and not as_json:
         show = _SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(
-        paths=texts, split=split, rare=rare, show=show
+        paths=texts, split=part_to_score(split, texts), rare=rare, show=show
     )
     if as_json:
         emit_json(result.to_json())
@@ -149,9 +152,11 @@ def compare(
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "valid", "test"],
-        typer.Option(help="Without --text: part of the first run's corpus."),
-    ] = "valid",
+        PartName | None,
+        typer.Option(
+            help="Without --text: part of the first run's corpus. [valid]", show_default=False
+        ),
+    ] = None,
     block: Annotated[
         int | None,
         typer.Option(
@@ -180,8 +185,9 @@ def compare(
         raise typer.BadParameter(f"two runs at least; got {len(runs)}", param_hint="RUN RUN...")
     from charlm.api import load
 
+    part = part_to_score(split, [text] if text else [], "--text")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
-    result = first.compare(others, path=text, split=split, block_characters=block, seed=seed)
+    result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)
     emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
     for warning in result.warnings:
         say(f"warning: {warning}")
@@ -244,15 +250,17 @@ def _shade(text: str, bits: float) -> str:
 
 
 def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if tokens:
+        yield f"{'bits':>9}  token"
     yield from (f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in tokens)
 
 
 def _tokens_tables(result: "Surprisal") -> Iterator[str]:
-    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits each':>11}{'of all bits':>13}"
+    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits/token':>11}{'share of bits':>14}"
     yield from _tokens_table("class of token", result.by_class, "class")
     yield from _tokens_table("character in the word", result.by_position, "position")
     yield from _tokens_table("tokens since the last occurrence", result.by_distance, "distance")
-    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>13.2%}"
+    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>14.2%}"
     yield folded(f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}")
 
 
@@ -266,7 +274,7 @@ def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> It
         else:
             label = format_range(row[column], row[f"{column}_to"])
         share = f"{row['tokens']:>10,}{row['share']:>9.2%}"
-        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>13.2%}"
+        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>14.2%}"
         yield f"  {label:<24}{share}{bits}"
 
 
@@ -285,12 +293,24 @@ _COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
 }
 
 
+def _columns_that_fit(width: int) -> int | None:
+    """Return the number of columns beside names of a width; None if stdout is not a terminal."""
+    if not sys.stdout.isatty():
+        return None
+    return max(1, (shutil.get_terminal_size().columns - width) // 13)
+
+
 def _comparison_table(result: "Comparison") -> Iterator[str]:
     width = max(24, *(len(run.run) for run in result.runs))
-    yield " " * width + "".join(f"{name:>13}" for name in _COMPARISON_COLUMNS)
-    for run in result.runs:
-        cells = [cell(run) for cell in _COMPARISON_COLUMNS.values()]
-        yield f"{run.run:<{width}}" + "".join(f"{cell:>13}" for cell in cells)
+    columns = list(_COMPARISON_COLUMNS.items())
+    while columns:
+        count = _columns_that_fit(width) or len(columns)
+        part, columns = columns[:count], columns[count:]
+        yield " " * width + "".join(f"{name:>13}" for name, _ in part)
+        for run in result.runs:
+            yield f"{run.run:<{width}}" + "".join(f"{cell(run):>13}" for _, cell in part)
+        if columns:
+            yield ""
     heading = f"against {result.runs[0].run}"
     yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
     for row in result.differences:
@@ -298,4 +318,6 @@ def _comparison_table(result: "Comparison") -> Iterator[str]:
         interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
     yield folded(f"The intervals assume that {result.assumption}.")
-    yield folded(format_settings(result.settings))
+    # The JSON keeps the field of an earlier method, which is always 0 now.
+    shown = {name: value for name, value in result.settings.items() if name != "resamples"}
+    yield folded(format_settings(shown))

@@ -28,6 +28,8 @@ _DIRECTION_MARKS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x20
 _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROL_CODES} | {
     code: f"\\u{code:04x}" for code in _DIRECTION_MARKS
 }
+_QUOTED = re.compile(r"(?<=\s)'[^']*'(?=\s|$)")  # A path of a command, quoted for the shell.
+_KEPT_BLANK = "\0"  # Stands for a blank at which no line is divided; no printed text has it.
 _MIN_FOLDED_WIDTH = 20  # A pseudo-terminal may state a width of 0.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL_CODES, *_DIRECTION_MARKS)}
 
@@ -103,8 +105,8 @@ def _fold_line(line: str, width: int) -> list[str]:
     if width < _MIN_FOLDED_WIDTH or len(line) <= width:
         return [line]
     indent = len(line) - len(line.lstrip(" "))
-    return textwrap.wrap(
-        line,
+    lines = textwrap.wrap(
+        _QUOTED.sub(lambda match: match[0].replace(" ", _KEPT_BLANK), line),
         width,
         subsequent_indent=" " * (indent + 2),
         expand_tabs=False,
@@ -112,6 +114,7 @@ def _fold_line(line: str, width: int) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [part.replace(_KEPT_BLANK, " ") for part in lines]
 
 
 class TextWriter:

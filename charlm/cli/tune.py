@@ -1,6 +1,7 @@
 """The command `charlm tune`."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -160,7 +161,7 @@ def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callb
 def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None:
     """Print why the search ended, unless it used its budget."""
     if is_stopped:
-        say(f"stopped; continue with: charlm tune --resume {results.folder}")
+        say(f"stopped; continue with: charlm tune --resume {shlex.quote(str(results.folder))}")
     elif results.exhausted:
         say("no values are left to try: the search ends before its budget")
     elif not has_trials:

@@ -84,7 +84,7 @@ def _check_cell_kind(kind: str) -> None:
         hint = f"nearest: {near[0]}; " if near else ""
         raise ValueError(
             f"kind: {kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
-            "name, or call charlm.register_cell for it first"
+            "name, or, in a Python program, call charlm.register_cell for it first"
         )
 
 
@@ -111,6 +111,12 @@ LeftOut = Annotated[
     BeforeValidator(as_list),
 ]
 Level = Literal["char", "byte", "word", "bpe"]
+TOKEN_NAMES: dict[Level, str] = {
+    "char": "characters",
+    "byte": "bytes",
+    "word": "words",
+    "bpe": "subwords",
+}
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
 Copies = Literal["together", "apart"]

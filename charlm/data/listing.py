@@ -6,11 +6,13 @@ import glob
 import hashlib
 import os
 import re
+import shlex
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from charlm.config.load import shipped
 from charlm.data.cards import build_corpus, card_names, converted_folder, corpus_files, load_card
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
@@ -244,6 +246,19 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(".")
 
 
+def _similar_file(path: Path) -> str:
+    """Return the name of a file beside a missing one; empty if none is similar.
+
+    The shell divides a name at its spaces, so `chapter` may be the beginning of `chapter one.txt`.
+    """
+    try:
+        names = [entry.name for entry in _entries(path.parent)]
+    except OSError:
+        return ""
+    longer = [name for name in names if name.startswith(f"{path.name} ")]
+    return next(iter(longer or difflib.get_close_matches(path.name, names, n=1)), "")
+
+
 def _no_such_text(name: str) -> MissingTextError:
     path = Path(name)
     if shown_name(name) == _STANDARD_INPUT:
@@ -252,6 +267,10 @@ def _no_such_text(name: str) -> MissingTextError:
     hint = "correct the path; charlm corpus list shows the names of corpora"
     # Only a single word can be a misspelled name. The path may have been made absolute.
     could_be_name = not path.suffix and path.parent in (Path(), Path.cwd())
-    if could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
+    if could_be_name and (shipped("configs") / f"{path.name}.yaml").is_file():
+        hint = f"{path.name} is a configuration; use --config {path.name}, or charlm.load_config"
+    elif could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
         hint = f"did you mean the corpus {similar[0]}?"
+    elif not path.is_dir() and (near := _similar_file(path)):
+        hint = f"did you mean {shlex.quote(near)}?"
     return MissingTextError(name, problem, hint)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import lzma
 import os
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -97,7 +98,15 @@ def find_sources(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> It
     """
     for path in find_files(names, rules=section.rules):
         with translate_read_errors(path):
-            yield find_format(path, shown_name(str(path)), rules=section.rules, raw=raw)
+            try:
+                source = find_format(path, shown_name(str(path)), rules=section.rules, raw=raw)
+            except CorpusError as error:
+                if path in map(Path, names):
+                    raise
+                folder = next((name for name in names if Path(name) in path.parents), path.parent)
+                pattern = shlex.quote(str(Path(folder, "**", "*.txt")))
+                raise CorpusError(f"{error}, or leave it out, with {pattern}") from None
+        yield source
 
 
 def check_effects(section: ResolvedCorpus, raw: bool) -> None:

@@ -75,9 +75,19 @@ def _text_of(row: _Row, field: str, name: str) -> str | None:
     names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
     raise CorpusError(
         f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are {names}); "
-        "name another field with --set corpus.field, skip the row with corpus.where, or rename "
-        "the file to .txt to read it as plain text"
+        f"name another field with --set corpus.field{_longest_text(row)}, skip the row with "
+        "corpus.where, or rename the file to .txt to read it as plain text"
     )
+
+
+def _longest_text(row: _Row) -> str:
+    """Return "=NAME" for the field with the longest text; empty if no name is a plain word."""
+    texts = {
+        name: len(text)
+        for name, text in row.fields.items()
+        if isinstance(text, str) and str(name).isidentifier()
+    }
+    return f"={max(texts, key=texts.__getitem__)}" if texts else ""
 
 
 class _Selection:

@@ -15,6 +15,7 @@ import numpy as np
 
 from charlm.config.load import check_config, load_config, override
 from charlm.config.schema import (
+    TOKEN_NAMES,
     VOCABULARY_SIZES,
     Config,
     Level,
@@ -34,7 +35,6 @@ from charlm.training.devices import Hardware, choose_device, choose_precision
 
 _HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 4.5, "bpe": 3.0}
-_TOKENS = {"char": "characters", "byte": "bytes", "word": "words", "bpe": "subwords"}
 _READING = {
     "stream": "reading one long text",
     "line": "reading one record per line",
@@ -470,7 +470,7 @@ def _reasons(config: Config, text: TextFacts, plan: _Plan, chosen: Config) -> tu
         dropout_reason = f"for {passes}"
     return (
         f"text: {text.title}, {text.characters:,} characters for training, split into "
-        f"{_TOKENS[text.level]}; {text.reading}",
+        f"{TOKEN_NAMES[text.level]}; {text.reading}",
         f"network: {', '.join(map(str, model.hidden_size))} units, {size_reason}",
         f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens, "
         f"peak learning rate {training.learning_rate:.2g}, {passes}{early}",

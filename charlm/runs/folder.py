@@ -1,6 +1,7 @@
 """A run folder: create, lock, load, find. Its files are listed in charlm/runs/files.py."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ def check_new(folder: Path) -> None:
         return
     remedy = "give another --out"
     if (folder / "config.yaml").is_file():
-        remedy += f", or continue the run with charlm train --resume {folder}"
+        remedy += f", or continue the run with charlm train --resume {shlex.quote(str(folder))}"
     raise CheckpointError(f"{folder}: exists and is not empty; {remedy}")
 
 

@@ -1,6 +1,6 @@
 """The most probable next tokens of a prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class NextTokens(Result):
     tokens: list[NextToken]
     num_others: int
     others_probability: float
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
 
 
 @torch.inference_mode()

@@ -6,8 +6,9 @@ command line can refuse wrong usage before it loads anything.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -420,7 +421,14 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     if kind in _SELECTED_BY:
         foreign = {name: name in _all_names() - names for name in values}
         _refuse_together(_SELECTED_BY[kind], **foreign)
+    if unknown := values.keys() - names:
+        raise TypeError(_unknown_option(min(unknown), names.union(*map(_names, _PARTS.values()))))
     return kind(**parts, **values)
+
+
+def _unknown_option(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, sorted(known), n=1)
+    return f"{name}: no such option{f' (nearest: {near[0]})' if near else ''}"
 
 
 def _all_names() -> set[str]:

@@ -14,6 +14,8 @@ from charlm.sampling.options import StopCondition
 from charlm.trained_model import TrainedModel
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
+# Characters that a keyboard writes, and those that printed texts have in their place.
+_PRINTED = {'"': "“”„«»", "'": "\u2019\u2018", "-": "\u2013\u2014"}
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 
@@ -187,6 +189,10 @@ def _describe_unknown(tokenizer: Tokenizer, prompt: str, unknown: Sequence[str])
     for form in _FORMS:
         if not tokenizer.find_unknown(unicodedata.normalize(form, prompt)):
             return f"{problem}; write the prompt in the Unicode form {form}"
+    for mark in unknown if kind == "character" else ():
+        known = [other for other in _PRINTED.get(mark, "") if not tokenizer.find_unknown(other)]
+        if known:
+            return f"{problem}; in place of {quote(mark)}, the text has {' '.join(known)}"
     spaced = f" {unknown[0]}"
     if kind == "word" and not tokenizer.separates_by_space and not tokenizer.find_unknown(spaced):
         return f"{problem} at the start of a line; write {spaced!r}, with a space before it"

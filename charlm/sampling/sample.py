@@ -51,9 +51,9 @@ class Sample(Result):
     number: int
     prompt: str
     text: str
-    tokens: list[int]
+    tokens: list[int] = field(repr=False)
     ended: bool
-    log_probabilities: list[float] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list, repr=False)
     log_probability: float | None = None
     seed: int | None = None
     state: GenerationState | None = field(default=None, repr=False, compare=False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class Tuning:
     def use(self) -> str:
         """Command that samples from the best model, and the machine on which it works."""
         place = f"on {self.best_host}: " if self.best_host else ""
-        return f"{place}charlm sample {self.best_run}"
+        return f"{place}charlm sample {shlex.quote(str(self.best_run))}"
 
 
 def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: StudyFacts) -> Tuning:
@@ -292,7 +293,7 @@ def _format_header(tuning: Tuning) -> str:
     budget = f"{amount:g} {unit}"
     outcome = "" if best.outcome == "finished" else f", {best.outcome}"
     lines = [
-        f"charlm train --config {tuning.folder / 'best.yaml'}",
+        f"charlm train --config {shlex.quote(str(tuning.folder / 'best.yaml'))}",
         tuning.use,
         "",
         f"Validation loss during training: {best.loss_nats:.4f} nats per token "

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ def read_study_facts(folder: Path) -> StudyFacts:
         return folder_facts.facts
     if not (folder / "study.db").is_file():
         raise CheckpointError(
-            f"{folder}: contains no search (no study.db); begin one: charlm tune --out {folder}"
+            f"{folder}: contains no search (no study.db); begin one: "
+            f"charlm tune --out {shlex.quote(str(folder))}"
         )
     with quiet_optuna(), open_in_folder(folder) as storage:
         study = open_study(storage)
@@ -319,7 +321,9 @@ def _check_same_search(
         raise CheckpointError(f"{storage.place}: {storage.name} {problem}; give another --study")
     remedy = "give another --out"
     if "the text" not in changed:
-        remedy += f", or continue the search unchanged: charlm tune --resume {folder}"
+        remedy += (
+            f", or continue the search unchanged: charlm tune --resume {shlex.quote(str(folder))}"
+        )
     raise CheckpointError(f"{folder}: {problem}; {remedy}")
 
 

@@ -80,6 +80,13 @@ def test_entries_are_listed_with_sizes_and_ages_and_nothing_is_removed(folder, c
     assert total == [f"{folder}:", "7", "entries,", "3.7", "kB"]
 
 
+def test_one_minute_is_written_without_a_plural(folder, capfd):
+    write(folder / "downloads/text8-text8.zip", 10, days=1 / (24 * 60))
+    assert command(["cache"]) == 0
+    (row,) = (line for line in capfd.readouterr().out.splitlines() if "text8" in line)
+    assert row.split()[-2:] == ["1", "minute"]
+
+
 def test_all_removes_every_entry_and_no_other_file(folder, capfd):
     assert len(result(capfd, "--remove", "all")["entries"]) == len(ENTRIES)
     assert files_in(folder) == set(OTHERS)

@@ -515,6 +515,9 @@ def test_wrong_usage_is_one_line_with_status_two(capfd, arguments, problem):
         (["sample", "nowhere"], "no such run folder"),
         (["sample", "."], "is not a run folder"),
         (["eval", "perplexity", "nowhere"], "no such run folder"),
+        (["eval", "perplexity", "nowhere.txt"], "nowhere.txt: no such run folder or text; "),
+        (["eval", "tokens", "runs/nowhere"], "runs/nowhere: no such run folder; make one"),
+        (["train", "quickstart"], "is a configuration; use --config quickstart"),
         (["corpus", "show", "tinyshakspeare"], "did you mean"),
         (["corpus", "build", "ptb"], "charlm corpus fetch"),
         (["corpus", "fetch", "agreement"], "charlm corpus build"),
@@ -601,19 +604,19 @@ def test_a_stopped_or_killed_training_resumes_to_the_weights_of_an_uninterrupted
     changes = [part for override in LONG for part in ("--set", override)]
     Path("defaults.yaml").write_text("", encoding="utf-8")
     process = command(
-        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "stopped"
+        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "a run"
     )
-    wait_for_steps(Path("stopped"), 10)
+    wait_for_steps(Path("a run"), 10)
     process.send_signal(how)
     out, err = process.communicate()
     if how == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + how and out == b"stopped\n"
-        assert b"continue with: charlm train --resume stopped" in err
-    assert 10 <= json.loads(Path("stopped/last/state.json").read_text())["step"] < 1000
-    ok(capfd, "train", "--resume", "stopped")
-    for name, tensor in weights(Path("stopped")).items():
+        assert process.returncode == 128 + how and out == b"a run\n"
+        assert b"continue with: charlm train --resume 'a run'\n" in err
+    assert 10 <= json.loads(Path("a run/last/state.json").read_text())["step"] < 1000
+    ok(capfd, "train", "--resume", "a run")
+    for name, tensor in weights(Path("a run")).items():
         assert torch.equal(tensor, undisturbed[name])
 
 

@@ -112,7 +112,8 @@ def test_without_a_terminal_tokens_are_listed(capfd, trained, file):
     assert "\x1b" not in out
     lines = out.splitlines()
     expected = [f"{token['surprise_bits']:>9.3f}  {token['text']!r}" for token in tokens]
-    assert lines[:3] == [*expected, ""]
+    assert lines[:4] == [f"{'bits':>9}  token", *expected, ""]
+    assert lines[4].split() == ["tokens", "share", "bits/token", "share", "of", "bits"]
     assert any(line.split()[:2] == ["letters", "6"] for line in lines)
 
 
@@ -134,6 +135,20 @@ def test_a_terminal_shows_the_text_in_colour_unless_no_color_is_set(
     assert "\x1b" not in shown()
 
 
+def test_a_comparison_that_is_wider_than_the_terminal_is_printed_in_parts(
+    capfd, monkeypatch, trained, words
+):
+    arguments = ["eval", "compare", trained, words, "--block", 50]
+    (names, *_) = ok(capfd, *arguments).splitlines()
+    monkeypatch.setenv("COLUMNS", str(max(len(str(trained)), len(str(words)), 24) + 5 * 13))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = ok(capfd, *arguments).splitlines()[:11]
+    assert [line.strip() for line in lines[3::4]] == ["", ""]
+    assert " ".join(lines[::4]).split() == names.split()
+    assert [line.split()[0] for line in lines[1::4]] == [str(trained)] * 3
+    assert [line.split()[0] for line in lines[2::4]] == [str(words)] * 3
+
+
 def test_runs_are_compared_on_the_first_run_s_text(capfd, trained, words):
     result = parsed(capfd, "compare", trained, words, "--block", 50)
     first, second = result["runs"]
@@ -146,6 +161,8 @@ def test_runs_are_compared_on_the_first_run_s_text(capfd, trained, words):
     assert row["bits_per_character"] == pytest.approx(difference)
     assert row["low"] < row["bits_per_character"] < row["high"]
     assert result["settings"]["blocks"] > 5
+    table = ok(capfd, "eval", "compare", trained, words, "--block", 50)
+    assert "blocks" in table and "resamples" not in table  # A method that is no longer used.
     parameters = json.loads(ok(capfd, "inspect", words, "--json"))["parameters"]
     assert (second["parameters"], second["settings"]["level"]) == (parameters, "word")
 
@@ -216,6 +233,16 @@ def test_runs_with_different_budgets_are_compared_with_a_warning(capfd, trained,
     assert "below 200,000 characters, as here, they are often too narrow" in out
     assert charlm(["eval", "compare", runs[0], runs[0]]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["perplexity", "tokens", "gradients", "compare"])
+def test_a_split_is_refused_beside_a_text_of_which_it_chooses_no_part(
+    capfd, trained, text_file, command
+):
+    text = ["--text", text_file] if command == "compare" else [text_file]
+    runs = [trained] * (1 + (command == "compare"))
+    error = refused(capfd, 2, command, *runs, *text, "--split", "test")
+    assert "--split: cannot be combined with" in error and "the whole text is scored" in error
 
 
 def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):

@@ -216,3 +216,10 @@ def test_a_short_line_and_a_terminal_without_a_width_leave_a_text_as_it_is():
     text = "  a  b\t c\n\n" + "word " * 40
     assert terminal.fold(text, 0) == text
     assert terminal.fold("  a  b\t c\n\n", 80) == "  a  b\t c\n\n"
+
+
+def test_a_quoted_path_is_not_divided_when_a_message_is_folded():
+    message = "stopped; the run's state is saved; continue with: charlm train --resume 'my own run'"
+    lines = terminal.fold(message, len(message) - 2).split("\n")
+    assert len(lines) == 2 and lines[1].endswith("'my own run'")
+    assert " ".join(line.strip() for line in lines) == message

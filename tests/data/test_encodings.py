@@ -114,3 +114,16 @@ def test_a_document_or_an_archive_is_named_by_its_contents(tmp_path, monkeypatch
             opened(Section(text=(str(path),)))
         text = opened(Section(text=(str(path),), valid_share=0.0), raw=True).parts["train"]
         assert b"".join(block for block, _ in text.blocks()) == data
+
+
+def test_the_error_of_an_image_in_a_folder_has_the_pattern_that_leaves_it_out(tmp_path):
+    folder = tmp_path / "my novel"
+    folder.mkdir()
+    write(folder / "1.txt", b"A chapter. " * 20)
+    (folder / "images").mkdir()
+    image = write(folder / "images" / "cover.jpg", b"\xff\xd8\xff\xe0 ...")
+    with pytest.raises(CorpusError, match=rf"text, or leave it out, with '{folder}/\*\*/\*\.txt'$"):
+        opened(Section(text=(str(folder),)))
+    with pytest.raises(CorpusError, match=r"a JPEG image, not text; give a text$"):
+        opened(Section(text=(str(image),)))
+    opened(Section(text=(f"{folder}/**/*.txt",)))

@@ -102,6 +102,17 @@ def test_a_moved_text_is_not_taken_for_the_name_of_a_corpus(tmp_path):
             find_files([str(tmp_path / name)], rules=2)
 
 
+def test_the_error_of_a_misspelled_file_has_the_nearest_name(tmp_path):
+    (tmp_path / "chapter one.txt").write_text("text")
+    (tmp_path / "novel.txt").write_text("text")
+    for name, near in (("chapter", "'chapter one.txt'"), ("nobel.txt", "novel.txt")):
+        with pytest.raises(CorpusError, match=rf"{name}: no such text; did you mean {near}\?$"):
+            find_files([str(tmp_path / name)], rules=2)
+    for name in ("one.pdf", "missing/novel.txt", "novel.txt/a"):
+        with pytest.raises(CorpusError, match="no such text; correct the path; "):
+            find_files([str(tmp_path / name)], rules=2)
+
+
 def test_errors_about_standard_input_name_it(monkeypatch):
     for data, message in (
         (b"", "is empty"),

@@ -214,6 +214,12 @@ def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
         ("a.csv", b"text,n\na, b,1\n", "line 2: has 3 cells, but the first line names 2 fields; "),
         ("a.csv", b'text,n\n"a\na",1\n"b\nb"\n', "line 4: has 1 cells, "),
         ("a.csv", b"a,b\n1,2\n", r"line 2: field 'text' .* got nothing \(the fields are a, b\); "),
+        (
+            "a.csv",
+            b"date,title\n1,Rain\n",
+            "line 2: .* with --set corpus.field=title, skip the row",
+        ),
+        ("a.csv", b"a b,c d\n1,Rain\n", "line 2: .* with --set corpus.field, skip the row"),
         ("a.json", b'[{"text": "a"}, 3]', "item 2 must be a JSON object, got int; "),
         ("a.json", b'[{"text": "a"}, {"te', "item 2 is not JSON: "),
         ("a.json", b"no JSON", "item 1 is not JSON: "),

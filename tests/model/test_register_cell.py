@@ -137,7 +137,7 @@ def test_a_program_that_has_not_registered_the_cell_reads_what_to_do(
         charlm.load(tmp_path / "run")
     message = str(caught.value)
     assert "config.yaml: model.cell.kind: 'mgu' is not registered" in message
-    assert "call charlm.register_cell for it first" in message
+    assert "in a Python program, call charlm.register_cell for it first" in message
 
 
 def test_a_registered_cell_has_no_options_and_is_known_to_the_error_for_another_name(registered):

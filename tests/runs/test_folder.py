@@ -11,7 +11,7 @@ from charlm.api import load
 from charlm.errors import CheckpointError
 from charlm.runs import prepare
 from charlm.runs.checkpoint import save_checkpoint
-from charlm.runs.folder import newest_run
+from charlm.runs.folder import check_new, newest_run
 
 
 def test_a_folder_that_contains_files_is_not_overwritten(tmp_path, text_file):
@@ -19,6 +19,14 @@ def test_a_folder_that_contains_files_is_not_overwritten(tmp_path, text_file):
     with pytest.raises(CheckpointError, match="not empty; give another --out"):
         prepare.begin(small_config(text_file), tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_command_that_continues_a_run_can_be_pasted_if_its_folder_has_a_space(tmp_path):
+    folder = tmp_path / "my novel"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(CheckpointError, match=rf"charlm train --resume '{folder}'$"):
+        check_new(folder)
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path):

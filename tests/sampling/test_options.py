@@ -112,7 +112,8 @@ def test_the_temperature_is_0_8_unless_another_is_given():
 
 def test_an_unknown_name_is_a_type_error():
     for kind in (SampleOptions, SearchOptions):
-        with pytest.raises(TypeError, match="temprature"):
+        nearest = r"^temprature: no such option \(nearest: temperature\)$"
+        with pytest.raises(TypeError, match=nearest):
             build_options(kind, {"temprature": 1, "beams": 2 if kind is SearchOptions else None})
 
 

@@ -122,6 +122,15 @@ def test_a_combining_mark_is_written_as_its_code_point_and_the_right_form_is_sug
     assert problem(run.sample, prompt="Ž").endswith("it has no character 'Ž'")
 
 
+def test_a_quotation_mark_of_the_keyboard_is_answered_with_those_of_the_text(run_of):
+    run = run_of("char", f"“It’s,” she said. {TEXT}")
+    message = problem(run.sample, prompt="It's")
+    assert message.endswith("""it has no character "'"; in place of "'", the text has ’""")
+    message = problem(run.sample, prompt='"It🙂')
+    assert message.endswith("""no character '"', '🙂'; in place of '"', the text has “ ”""")
+    assert problem(run_of("char").sample, prompt='"The').endswith("""no character '"'""")
+
+
 def test_no_message_prints_a_combining_mark_onto_a_quotation_mark(run_of):
     assert quote(ACCENT) == "U+0301"
     assert quote(f"{ACCENT}a") == "'\\u0301a'"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlm.config.schema import Mode
-from charlm.data.tokenizer import EOS, Ids, Tokenizer
+from charlm.config.schema import TOKEN_NAMES, Mode
+from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans, reverse
 from charlm.errors import CorpusError, OptionError, UnsupportedOptionError
 from charlm.evaluation.static_model import Floats, Integers
@@ -184,7 +184,7 @@ def measure_gradients(
     Raises:
         CharlmError: The text cannot be read, is too short for a window, or has no such token.
     """
-    targets = [token for word in at for token in _tokens_named(trained.tokenizer, word)]
+    targets = [token for word in at for token in _tokens_named(trained, word)]
     tokens, name = text_to_score(trained, text, paths, split)
     facts = provenance(trained) | {"text": name, "at": ", ".join(at) or "all tokens"}
     if untrained:
@@ -201,13 +201,15 @@ def measure_gradients(
     return replace(gradients, settings=facts | gradients.settings)
 
 
-def _tokens_named(tokenizer: Tokenizer, word: str) -> list[int]:
+def _tokens_named(trained: TrainedModel, word: str) -> list[int]:
     """Return the ids of a token, with and without blanks around it."""
     text = word.encode()
-    names = enumerate(tokenizer.token_bytes)
+    names = enumerate(trained.tokenizer.token_bytes)
     ids = [token for token, name in names if text in (name, name.strip())]
     if not ids:
-        raise UnsupportedOptionError("at", "must be a token of the model", value=word)
+        level = trained.config.tokenizer.level
+        problem = f"must be a token of the model, whose tokens are {TOKEN_NAMES[level]}"
+        raise UnsupportedOptionError("at", problem, value=word)
     return ids
 
 

@@ -405,7 +405,8 @@ def test_the_command_measures_named_tokens_and_warns_where_the_loss_is_near_zero
     out, err = capfd.readouterr()
     assert "at e, a" in out and err == ""
     assert charlm([*arguments, "--at", "ab"]) == 2
-    assert "--at: must be a token of the model, got 'ab'" in capfd.readouterr().err
+    expected = "--at: must be a token of the model, whose tokens are characters, got 'ab'"
+    assert expected in capfd.readouterr().err
     monkeypatch.setattr(gradients, "NEAR_ZERO_NATS", 99.0)
     assert charlm(arguments) == 0
     out, err = capfd.readouterr()
