@@ -16,6 +16,7 @@ from charlm.cli.options import (
     Which,
     at_most,
     not_empty,
+    part_to_score,
     some_text,
     split_run_and_texts,
 )
@@ -49,7 +50,7 @@ def memory(
     run_and_texts: RunAndTexts = None,
     named_run: NamedRun = None,
     text: Passage = None,
-    split: Split = "valid",
+    split: Split = None,
     tokens: Annotated[
         int,
         typer.Option(
@@ -72,15 +73,16 @@ def memory(
     from charlm.evaluation.probes.memory import measure_memory
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
+    part = part_to_score(split, [text], "--text") if text else part_to_score(split, texts)
     trained = load(folder, which=which, device=device).trained
-    result = measure_memory(trained, text, paths=texts, split=split, tokens=tokens)
+    result = measure_memory(trained, text, paths=texts, split=part, tokens=tokens)
     emit_result(result.to_json(), _memory_table(result), as_json=as_json)
 
 
 def context(
     run_and_texts: RunAndTexts = None,
     named_run: NamedRun = None,
-    split: Split = "valid",
+    split: Split = None,
     targets: Annotated[
         int,
         typer.Option(
@@ -103,14 +105,16 @@ def context(
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
-    result = measure_context(trained, paths=texts, split=split, targets=targets)
+    result = measure_context(
+        trained, paths=texts, split=part_to_score(split, texts), targets=targets
+    )
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
 
 
 def cells(
     run_and_texts: RunAndTexts = None,
     named_run: NamedRun = None,
-    split: Split = "valid",
+    split: Split = None,
     tokens: Annotated[
         int, typer.Option(min=200, callback=at_most(MAX_PARALLEL), help="Most tokens to read.")
     ] = 20_000,
@@ -142,7 +146,12 @@ def cells(
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
     result = measure_cells(
-        trained, paths=texts, split=split, tokens=tokens, shifts=shifts, seed=seed
+        trained,
+        paths=texts,
+        split=part_to_score(split, texts),
+        tokens=tokens,
+        shifts=shifts,
+        seed=seed,
     )
     emit_result(result.to_json(), _cells_table(result), as_json=as_json)
 

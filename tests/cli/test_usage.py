@@ -133,7 +133,7 @@ WRONG: dict[str, dict[str, int]] = {
     "NAME": {"": 2, "nonsense": 1, "../names": 1},
     "config show FILE": FILE,
     "--seeds": {"": 2, "x": 2, "1..": 2, "3..1": 2, "-1": 2, "1,1": 2},
-    "--at": {"": 2, "nonsense": 1},
+    "--at": {"": 2, "nonsense": 2},
     "--remove": {"": 2, "nonsense": 2, "../names": 2},
     "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
 }

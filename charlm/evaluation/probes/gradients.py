@@ -21,7 +21,7 @@ from torch.nn import functional
 from charlm.config.schema import TOKEN_NAMES, Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans, reverse
-from charlm.errors import CorpusError, OptionError, UnsupportedOptionError
+from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -209,7 +209,7 @@ def _tokens_named(trained: TrainedModel, word: str) -> list[int]:
     if not ids:
         level = trained.config.tokenizer.level
         problem = f"must be a token of the model, whose tokens are {TOKEN_NAMES[level]}"
-        raise UnsupportedOptionError("at", problem, value=word)
+        raise OptionError("at", problem, value=word)
     return ids
 
 
