@@ -10,6 +10,7 @@ from conftest import TEXT, small_config
 
 import charlm
 from charlm.errors import CharlmError
+from charlm.sampling.options import SampleOptions, build_options
 from charlm.trained_model import original_bytes, training_texts
 
 # Lines of the corpus in another order, so that no long passage of it is in the corpus.
@@ -342,6 +343,14 @@ def test_a_sample_and_next_tokens_are_shown_without_long_lists(trained):
     assert "log_probabilities" not in repr(sample) and "tokens" not in repr(sample)
     shown = repr(run.next_tokens("The ", count=2))
     assert shown.count("probability=") == 3 and "settings" not in shown
+
+
+def test_one_string_is_one_token_one_sentence_or_one_banned_text(trained):
+    run = charlm.load(trained)
+    assert run.sentences("a cat").sentences == run.sentences(["a cat"]).sentences
+    assert build_options(SampleOptions, {"ban": "the"}).constraints.ban == ("the",)
+    with pytest.raises(CharlmError, match=r"^at: must be a token of the model.*, got 'at'$"):
+        run.gradients(at="at")
 
 
 def test_a_run_without_metrics_is_described_too(trained, tmp_path):

@@ -69,7 +69,7 @@ def hints() -> list[tuple[str, str]]:
 
 def test_every_hint_installs_the_distribution_of_this_project():
     assert PROJECT["name"] == DISTRIBUTION != "charlm"
-    assert PROJECT["scripts"] == {"charlm": "charlm.cli.main:main"}
+    assert PROJECT["scripts"] == {"charlm": "charlm.__main__:main"}
     found = hints()
     assert len(found) > 5
     assert {(file, name) for file, name in found if name != DISTRIBUTION} == set()

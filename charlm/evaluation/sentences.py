@@ -116,7 +116,8 @@ def score_sentences(
             model that reads in both directions.
     """
     if sentences is not None:
-        lines = [Line(number, text) for number, text in enumerate(sentences, start=1)]
+        given = [sentences] if isinstance(sentences, str) else sentences
+        lines = [Line(number, text) for number, text in enumerate(given, start=1)]
     elif path is not None:
         lines = read_sentences(path)
     else:

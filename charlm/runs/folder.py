@@ -179,6 +179,16 @@ def acquired(lock: ProcessLock) -> Iterator[None]:
         raise
 
 
+def _why_not_a_run(folder: Path) -> str:
+    """Return the problem and the remedy of a folder without config.yaml."""
+    if not folder.is_dir():
+        return "no such run folder; make one with charlm train"
+    runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    if runs:
+        return f"is not a run folder, but contains some; name one of them, such as {runs[0]}"
+    return "is not a run folder: no config.yaml; make one with charlm train"
+
+
 def load_run(folder: Path) -> RunFiles:
     """Return configuration, tokenizer and corpus facts of a run folder.
 
@@ -186,9 +196,7 @@ def load_run(folder: Path) -> RunFiles:
         CheckpointError: The folder is not a run folder, or is damaged.
     """
     if not (folder / "config.yaml").is_file():
-        is_folder = folder.is_dir()
-        problem = "is not a run folder: no config.yaml" if is_folder else "no such run folder"
-        raise CheckpointError(f"{folder}: {problem}; make one with charlm train")
+        raise CheckpointError(f"{folder}: {_why_not_a_run(folder)}")
     try:
         check_contents(folder)
         check_run_files(folder)

@@ -412,6 +412,8 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
         for name, value in given.items()
         if value is not None
     }
+    if isinstance(values.get("ban"), str):
+        values["ban"] = (values["ban"],)
     names = _names(kind)
     parts: dict[str, Any] = {
         part: part_type(**{name: values.pop(name) for name in _names(part_type) & values.keys()})

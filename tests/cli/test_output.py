@@ -105,3 +105,21 @@ def test_a_program_whose_output_is_full_or_closed_ends_without_a_traceback():
         assert ended.stdout.startswith(out) and ended.stderr.startswith(err), command
         assert ended.stdout.count("\n") == bool(out), command
         assert ended.stderr.count("\n") == bool(err), command
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_in_one_line(monkeypatch, capsys):
+    class Interrupting:
+        """Interrupts the import of the command line, as Ctrl-C in the first second does."""
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "charlm.cli.main":
+                raise KeyboardInterrupt
+
+    from charlm.__main__ import main
+
+    monkeypatch.delitem(sys.modules, "charlm.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "charlm: interrupted\n"

@@ -38,6 +38,14 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path):
     assert newest_run(tmp_path).name == "second"
 
 
+def test_a_folder_of_several_seeds_is_refused_with_the_name_of_a_run_in_it(tmp_path):
+    for name in ("seed-2", "seed-1"):
+        (tmp_path / "seeds" / name).mkdir(parents=True)
+        (tmp_path / "seeds" / name / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"name one of them, such as .*seed-1$"):
+        load(tmp_path / "seeds")
+
+
 def test_corpus_json_has_the_token_counts_of_the_training_part(trained):
     facts = json.loads((trained / "corpus.json").read_text())
     assert sum(facts["train_token_counts"]) == facts["parts"]["train"]["tokens"]

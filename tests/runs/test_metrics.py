@@ -54,9 +54,12 @@ def test_lines_after_the_checkpoint_and_damaged_lines_are_removed_on_resuming(te
     assert [line["step"] for line in metrics_of(run)] == [6, 12]
 
 
-def line(step: int, training: float, validation: float, *, is_best: bool) -> dict:
+def line(
+    step: int, training: float, validation: float, *, is_best: bool, epochs: float = 2.0
+) -> dict:
     return {
         "step": step,
+        "epochs": epochs,
         "training_loss_nats": training,
         "loss_nats": validation,
         "is_best": is_best,
@@ -73,5 +76,7 @@ def test_a_rising_validation_loss_is_overfitting_only_while_the_training_loss_fa
     for training, validation in ((1.7, 1.8), (1.2, 1.601)):
         (text,) = overfitting([best, line(600, training, validation, is_best=False)])
         assert "overfits" not in text and text.endswith("best/ is the model of step 400")
+    (text,) = overfitting([best, line(600, 1.2, 1.8, is_best=False, epochs=0.6)])
+    assert "overfits" not in text and "rose from 1.6000 to 1.8000" in text
     assert overfitting([line(200, 2.0, 2.0, is_best=True), best]) == []
     assert overfitting([{"step": 4, "is_best": True}]) == overfitting([]) == []

@@ -91,11 +91,11 @@ def test_overfitting_is_told_at_the_end_with_the_step_that_is_kept(
     text_file, tmp_path, monkeypatch
 ):
     set_losses(monkeypatch, 1.0, 2.0)
-    settings = ["training.learning_rate=2e-2", "training.steps=60"]
+    settings = ["training.learning_rate=2e-2", "training.steps=160"]
     *_, notice, finished = session.run(
         prepare.begin(small_config(text_file, *settings), tmp_path / "run")
     )
-    assert notice.message.startswith("the model overfits: since step 30")
+    assert notice.message.startswith("the model overfits: since step 80")
     assert finished.reason == "budget"
 
 

@@ -184,9 +184,10 @@ def measure_gradients(
     Raises:
         CharlmError: The text cannot be read, is too short for a window, or has no such token.
     """
-    targets = [token for word in at for token in _tokens_named(trained, word)]
+    words = [at] if isinstance(at, str) else at
+    targets = [token for word in words for token in _tokens_named(trained, word)]
     tokens, name = text_to_score(trained, text, paths, split)
-    facts = provenance(trained) | {"text": name, "at": ", ".join(at) or "all tokens"}
+    facts = provenance(trained) | {"text": name, "at": ", ".join(words) or "all tokens"}
     if untrained:
         facts |= {"checkpoint": "untrained", "step": 0}
     gradients = measure_gradient_norms(
