@@ -400,10 +400,10 @@ def _dependence_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figur
         height=260,
     )
     at = min(9, most - 1)
-    values = [[f"{value:.3f}" for value in column] for column in columns]
+    values = [[f"{value:.3g}" for value in column] for column in columns]
     heads = [f"distance {distance}" for distance in distances]
     names = [run.name for run, _ in shown]
-    means = [f"{column[at]:.3f} for {name}" for name, column in zip(names, columns, strict=True)]
+    means = [f"{column[at]:.2g} for {name}" for name, column in zip(names, columns, strict=True)]
     return Figure(
         key="mdist",
         title="Dependence by distance",
