@@ -16,7 +16,7 @@ from charlm import trained_model
 from charlm.config.load import change_config
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError, OptionError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.options import ScoringOptions
 from charlm.model.language_model import LanguageModel
 from charlm.runs import automatic, prepare, session
@@ -28,6 +28,7 @@ from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, su
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
+from charlm.sampling.during_training import sampled
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.next_tokens import NextTokens as NextTokens
@@ -53,9 +54,13 @@ if TYPE_CHECKING:
     from charlm.evaluation.novelty import Novelty
     from charlm.evaluation.perplexity import Perplexity
     from charlm.evaluation.probes.agreement import Agreement
+    from charlm.evaluation.probes.cells import Cells
+    from charlm.evaluation.probes.context import Context
     from charlm.evaluation.probes.gradients import Gradients
+    from charlm.evaluation.probes.memory import Memory
     from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
+    from charlm.views.report import Report
 
 StrPath = str | Path
 Texts = StrPath | Sequence[StrPath]
@@ -201,6 +206,33 @@ class Run:
         from charlm.evaluation.probes.gradients import measure_gradients
 
         return measure_gradients(self.trained, text, **options)
+
+    def memory(self, text: str | None = None, **options: Any) -> "Memory":
+        """Measure which earlier tokens each prediction depends on; see `measure_memory`."""
+        from charlm.evaluation.probes.memory import measure_memory
+
+        return measure_memory(self.trained, text, **options)
+
+    def context(self, text: str | None = None, **options: Any) -> "Context":
+        """Measure the loss by the number of context tokens; see `measure_context`."""
+        from charlm.evaluation.probes.context import measure_context
+
+        return measure_context(self.trained, text, **options)
+
+    def cells(self, text: str | None = None, **options: Any) -> "Cells":
+        """Find the unit that follows each label of a text; see `measure_cells`."""
+        from charlm.evaluation.probes.cells import measure_cells
+
+        return measure_cells(self.trained, text, **options)
+
+    def report(self, others: "Sequence[Run]" = (), **options: Any) -> "Report":
+        """Return a report on this run and others, which a notebook shows.
+
+        Args:
+            others: Runs to compare this one with.
+            options: Fields of `ReportOptions`, such as `text` and `sections`.
+        """
+        return _report([self, *others], options, lambda _: None)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
@@ -392,6 +424,48 @@ def load(
     return Run(trained_model.load(folder, which, device))
 
 
+def write_report(
+    runs: Sequence[Run],
+    out: StrPath | None = None,
+    *,
+    report_progress: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Path:
+    """Write a report on one or several runs: one HTML file that needs no network.
+
+    Args:
+        runs: The runs; the others are compared with the first.
+        out: File to write; by default `report.html` in the folder of the first run.
+        report_progress: Function that is called with the name of each measure before it begins.
+        options: Fields of `ReportOptions`, such as `text` and `sections`.
+
+    Returns:
+        The file.
+
+    Raises:
+        OptionError: A section does not exist.
+        CharlmError: The file cannot be written.
+    """
+    report = _report(runs, options, report_progress)
+    path = Path(out) if out is not None else runs[0].folder / "report.html"
+    remedy = "name a file that can be written with --out"
+    with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
+        file.write(report.html.encode())
+    return path
+
+
+def _report(
+    runs: Sequence[Run], options: Mapping[str, Any], report_progress: Callable[[str], None]
+) -> "Report":
+    from charlm.views.measurements import ReportOptions, measure
+    from charlm.views.report import check_sections, make_report
+
+    shown = ReportOptions(**options)
+    check_sections(shown.sections)
+    models = [run.trained for run in runs]
+    return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
+
+
 def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
     """Return settings and validation scores of the runs in a folder and in its subfolders.
 
@@ -446,7 +520,7 @@ def _train(experiment: Experiment, observers: _Observers) -> Run:
     After Ctrl-C or an exception of an observer, the last step is saved before it is raised.
     """
     with stop_requests(interrupt_signals()) as stop:
-        events = session.run(experiment, stop=stop)
+        events = sampled(experiment, session.run(experiment, stop=stop))
         if observers.track is not None:
             events = tracked(experiment, events)
         with closing(events), closing(_observed(experiment, events, observers)) as observed:

@@ -12,23 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.errors import CharlmError, CheckpointError
-from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved
+from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
 from charlm.runs.files import CONTINUE, EVENT_FILES
 from charlm.runs.metrics import flat_metrics, read_metrics
-from charlm.sampling.options import Filters, SampleOptions, StopCondition
-from charlm.sampling.sample import sample
-from charlm.trained_model import of_experiment
 from charlm.version import install_hint
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SAMPLE = "sample"
-# Tokens of a few hundred characters. Records are short, so several are sampled.
-_SAMPLE_LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
-_SAMPLE_RECORDS = 10
-_SAMPLE_SEED = 1
-_SAMPLE_TEMPERATURE = 0.8
 
 
 def check_installed() -> None:
@@ -46,7 +38,7 @@ def tracked(experiment: Experiment, events: Events) -> Events:
 
     Args:
         experiment: Training run of the group's first process.
-        events: Its events, from `session.run`.
+        events: Its events, from `sampled`.
 
     Raises:
         CheckpointError: An event file cannot be written, or an existing one is damaged.
@@ -65,7 +57,10 @@ def _tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]
         for event in events:
             with _write_errors_reported(experiment.folder / EVENT_FILES):
                 if isinstance(event, Evaluated):
-                    _write_evaluation(writer, event)
+                    _add_scalars(writer, event.metrics)
+                    writer.flush()
+                elif isinstance(event, Sampled):
+                    _write_sample(writer, event)
                 elif isinstance(event, Halved):
                     # Purges the evaluations that the training has undone.
                     writer.close()
@@ -112,44 +107,17 @@ def _open_writer(run_folder: Path) -> "SummaryWriter":
     return writer
 
 
-def _write_evaluation(writer: "SummaryWriter", event: Evaluated) -> None:
-    _add_scalars(writer, event.metrics)
-    text = _sample(event.experiment)
-    if text:
+def _write_sample(writer: "SummaryWriter", event: Sampled) -> None:
+    if event.text:
         # TensorBoard shows Markdown: an indented text stays as it is.
-        markdown = textwrap.indent(text, "    ", lambda line: True)
-        writer.add_text(SAMPLE, markdown, event.metrics["step"])
+        markdown = textwrap.indent(event.text, "    ", lambda line: True)
+        writer.add_text(SAMPLE, markdown, event.step)
     writer.flush()
 
 
 def _add_scalars(writer: "SummaryWriter", metrics: Mapping[str, Any]) -> None:
     for name, value in scalars(metrics).items():
         writer.add_scalar(name, value, metrics["step"])
-
-
-def _sample(experiment: Experiment) -> str:
-    """Return a few hundred characters from the model, always with the same seed.
-
-    A model of direction `both` cannot sample; then the result is empty.
-    """
-    model = experiment.model
-    trained = of_experiment(experiment)
-    if model.direction == "both":
-        return ""
-    options = SampleOptions(
-        stop=StopCondition(length=_SAMPLE_LENGTH[experiment.tokenizer.section.level]),
-        filters=Filters(temperature=_SAMPLE_TEMPERATURE),
-        count=_SAMPLE_RECORDS if trained.writes_records else 1,
-        seed=_SAMPLE_SEED,
-        scored=False,
-    )
-    was_training = model.training
-    model.eval()
-    try:
-        samples = sample(trained, options)
-    finally:
-        model.train(was_training)
-    return "\n".join(written.text for written in samples)
 
 
 def _read_events(folder: Path) -> Counter[tuple[str, int]]:

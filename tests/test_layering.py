@@ -18,6 +18,7 @@ ORDER = [
     {"sampling"},
     {"evaluation", "compression"},
     {"tracking"},
+    {"views"},
     {"api"},
     {"tuning"},
     {"cli"},

@@ -23,6 +23,7 @@ from charlm.errors import CharlmError, CheckpointError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Experiment
+from charlm.sampling.during_training import sampled
 from charlm.tracking import scalars, tracked
 from charlm.training import process_group
 from charlm.training.loss import Score
@@ -93,13 +94,14 @@ def samples_of(run: Path) -> dict[int, str]:
 
 def train(experiment: Experiment, *, stop_at: int = 10**9, track: bool = True) -> None:
     events = session.run(experiment, stop=lambda: experiment.state.step >= stop_at)
+    events = sampled(experiment, events)
     for _ in tracked(experiment, events) if track else events:
         pass
 
 
 def train_poisoned(experiment: Experiment, step: int) -> None:
     """Train with tracking; after a step, a weight is not finite the first time."""
-    for _ in tracked(experiment, session.run(experiment)):
+    for _ in tracked(experiment, sampled(experiment, session.run(experiment))):
         if experiment.state.step == step and not experiment.state.halvings:
             with torch.no_grad():
                 experiment.model.projection.bias[0] = math.nan

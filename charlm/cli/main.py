@@ -16,11 +16,13 @@ from charlm.cli import (
     corpus,
     evaluate,
     inspect,
+    probes,
     runs,
     sample,
     scores,
     train,
     tune,
+    view,
 )
 from charlm.cli.help import CommandGroup, GroupedCommand
 from charlm.cli.options import flag, setting_of
@@ -45,11 +47,15 @@ app.command("sample", cls=GroupedCommand)(sample.sample)
 evaluate.app.command("sentences")(scores.sentences)
 evaluate.app.command("tokens")(scores.tokens)
 evaluate.app.command("compare")(scores.compare)
+evaluate.app.command("memory")(probes.memory)
+evaluate.app.command("context")(probes.context)
+evaluate.app.command("cells")(probes.cells)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
+app.command("view")(view.view)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")

@@ -8,20 +8,27 @@ from contextlib import closing
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError
 from charlm.runs import session
-from charlm.runs.experiment import Evaluated, Event, Experiment, Finished, Halved, Notice, Prepared
+from charlm.runs.experiment import (
+    Evaluated,
+    Event,
+    Experiment,
+    Finished,
+    Halved,
+    Notice,
+    Prepared,
+    Sampled,
+)
 from charlm.runs.progress_bar import ProgressBar, evaluation_line, halving_line
 from charlm.runs.signals import StopRequest, stop_requests
-from charlm.sampling.options import Filters, SampleOptions, StopCondition
-from charlm.sampling.sample import stream
+from charlm.sampling.during_training import sampled
 from charlm.tracking import tracked
-from charlm.trained_model import of_experiment
 from charlm.training.loop import Progress
 
-_SAMPLE_LENGTH = {"char": 120, "byte": 120, "word": 25, "bpe": 40}  # In tokens.
-_SAMPLE_TEMPERATURE = 0.8
+_SAMPLE_CHARACTERS = 160  # Shown of each sample on a terminal.
+_SAMPLE_LINES = 4
 
 
-def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
+def follow(prepare: Callable[[], Experiment], *, track: bool = False, report: bool = False) -> int:
     """Prepare a training, run it, show its progress, and print its run folder on stdout.
 
     If several processes train together, only the first one prints.
@@ -29,6 +36,7 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
     Args:
         prepare: Returns the experiment.
         track: Whether to write metrics for TensorBoard too.
+        report: Whether to write a report when the training has ended.
 
     Returns:
         The exit status: 0, or 128 plus the number of the signal that has stopped the training.
@@ -41,6 +49,11 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False) -> int:
         return 0
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
         status = _show_events(experiment, stop_requested, track=track)
+    if report and status == 0:
+        from charlm.api import load, write_report
+
+        path = write_report([load(experiment.folder)], report_progress=say)
+        say(f"report: {path}")
     emit(str(experiment.folder))
     return status
 
@@ -50,7 +63,7 @@ def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> i
     status = 0
     display = _Display(experiment)
     try:
-        events = session.run(experiment, stop=stop)
+        events = sampled(experiment, session.run(experiment, stop=stop))
         with closing(tracked(experiment, events) if track else events) as shown:
             for event in shown:
                 display.show(event)
@@ -82,6 +95,8 @@ class _Display:
                 self._bar.show(event)
             case Evaluated():
                 self._show_evaluation(event)
+            case Sampled():
+                self._show_sample(event)
             case Halved():
                 say(halving_line(event), self._bar)
             case Notice():
@@ -127,8 +142,12 @@ class _Display:
 
     def _show_evaluation(self, event: Evaluated) -> None:
         say(evaluation_line(event), self._bar)
-        if self._bar.is_shown and event.experiment.model.direction != "both":
-            say(textwrap.indent(self._short_sample(), "  "), self._bar)
+
+    def _show_sample(self, event: Sampled) -> None:
+        """Show the first lines of a sample on a terminal."""
+        if self._bar.is_shown:
+            short = "\n".join(event.text.strip()[:_SAMPLE_CHARACTERS].split("\n")[:_SAMPLE_LINES])
+            say(textwrap.indent(short, "  "), self._bar)
 
     def _show_end(self, event: Finished) -> None:
         experiment = event.experiment
@@ -140,16 +159,3 @@ class _Display:
         elif event.reason == "patience":
             patience = experiment.config.training.patience
             say(f"stopped early: no new best in {patience} evaluations")
-
-    def _short_sample(self) -> str:
-        """Return a sample of a few lines."""
-        model = self._experiment.model
-        model.eval()
-        length = _SAMPLE_LENGTH[self._experiment.tokenizer.section.level]
-        options = SampleOptions(
-            stop=StopCondition(length=length), filters=Filters(temperature=_SAMPLE_TEMPERATURE)
-        )
-        pieces = stream(of_experiment(self._experiment), options)
-        text = "".join(pieces)
-        model.train()
-        return text.strip()

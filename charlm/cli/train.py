@@ -139,6 +139,10 @@ def train(
         Literal["tensorboard"] | None,
         typer.Option(help="Also write metrics and samples to RUN/tensorboard, for TensorBoard."),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="At the end, write RUN/report.html; see charlm view."),
+    ] = False,
 ) -> int:
     """Train a model on a text, and print its run folder.
 
@@ -176,7 +180,7 @@ def train(
     ]
     if seeds is not None:
         beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
-        beside |= {"--track": track, "torchrun": is_launched() or None}
+        beside |= {"--track": track, "torchrun": is_launched() or None, "--report": report or None}
         refuse_beside("--seeds", beside, "which trains one run after the other in this process")
         return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
@@ -191,8 +195,10 @@ def train(
     else:
         prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
     if processes is not None and processes > 1:
+        reason = "which trains in other processes; run charlm view afterwards"
+        refuse_beside("--processes", {"--report": report or None}, reason)
         return _launch_processes(prepare, processes, {**changes.given(), "track": track})
-    status = follow(lambda: prepare(group), track=track is not None)
+    status = follow(lambda: prepare(group), track=track is not None, report=report)
     return 0 if is_launched() else status  # torchrun would start a failed process again.
 
 

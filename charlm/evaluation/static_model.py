@@ -48,7 +48,7 @@ class StaticModel:
             CharlmError: The model reads in both directions, so that a token has two probabilities.
         """
         require_one_probability(self.model)
-        order = _reading_order(ids, self.mode, self.model.direction)
+        order = reading_order(ids, self.mode, self.model.direction)
         log_p = np.empty(len(ids))
         log_p[order] = self.log_probabilities_as_read(np.asarray(ids)[order])
         return log_p
@@ -91,7 +91,7 @@ def require_one_probability(model: LanguageModel) -> None:
         )
 
 
-def _reading_order(ids: Ids, mode: Mode, direction: str) -> Integers:
+def reading_order(ids: Ids, mode: Mode, direction: str) -> Integers:
     """Return the position in the text of each token in reading order, (tokens,)."""
     order = np.arange(len(ids))
     if direction != "backward":

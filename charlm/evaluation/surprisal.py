@@ -90,6 +90,7 @@ def measure_surprisal(
     split: "Part" = "valid",
     rare: int = RARE,
     show: int | None = None,
+    limit: int | None = None,
 ) -> Surprisal:
     """Measure the surprisal of each token of a text, and of each class of tokens.
 
@@ -100,16 +101,18 @@ def measure_surprisal(
         split: Part of the run's own corpus to score, if neither of the two is given.
         rare: Words that occur at most this often in the training text are rare.
         show: Number of tokens, from the first, to return one by one; None returns all.
+        limit: Number of tokens, from the first, to score; None scores all.
 
     Raises:
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
     tokens, name = text_to_score(trained, text, paths, split)
-    require_tokens(tokens.ids)
+    ids = tokens.ids[:limit]
+    require_tokens(ids)
     word_counts = _count_training_words(trained)
     surprisal = summarize(
-        tokens.ids,
-        of_trained(trained).log_probabilities(tokens.ids),
+        ids,
+        of_trained(trained).log_probabilities(ids),
         trained.tokenizer,
         records=trained.writes_records,
         word_counts=word_counts,

@@ -142,6 +142,19 @@ class Halved:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """The model has written a text after an evaluation.
+
+    Attributes:
+        step: Number of optimization steps.
+        text: The text.
+    """
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something that the user should know about the training.
 
@@ -165,7 +178,7 @@ class Finished:
     reason: str
 
 
-Event = Prepared | Progress | Evaluated | Halved | Notice | Finished
+Event = Prepared | Progress | Evaluated | Sampled | Halved | Notice | Finished
 Events = Generator[Event, None, None]
 
 

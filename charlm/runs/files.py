@@ -5,6 +5,7 @@
     runs/NAME/corpus.json       title, fingerprints and sizes of the parts of the corpus, and how
                                 often each token occurs in the training part
     runs/NAME/metrics.jsonl     one line per evaluation
+    runs/NAME/samples.jsonl     a text that the model wrote after each evaluation
     runs/NAME/best/, last/      checkpoints: state.json and the safetensors files that it names
     runs/NAME/good/             a checkpoint to which a training with `on_divergence: halve` returns
     runs/NAME/tensorboard/      event files with the metrics and samples of a tracked training
@@ -30,6 +31,7 @@ CheckpointName = Literal["best", "last"]  # A trained model is loaded from one o
 CHECKPOINTS = ("best", "last", "good")
 RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")  # They belong to every checkpoint.
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 EVENT_FILES = "tensorboard"
 LOCK = ".lock"
 

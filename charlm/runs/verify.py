@@ -70,6 +70,13 @@ class MetricsFacts(StrictModel):
     step: Count
 
 
+class SampleFacts(StrictModel):
+    """Fields of a line of samples.jsonl."""
+
+    step: Count
+    text: str
+
+
 class _FileFacts(StrictModel):
     """A file that state.json names."""
 

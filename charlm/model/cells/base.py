@@ -28,11 +28,14 @@ class Cell(nn.Module, ABC):
         hidden_size: Number of units in each tensor of the state.
         num_state_tensors: Number of tensors in a state. The first one is the hidden state, which
             `output` returns.
+        gate_names: Names of the logistic functions of a step, in the order of their evaluation,
+            for a picture of the gates; empty for a cell without gates.
         input: Input weights of all gates, (gates x hidden, input).
         recurrent: Recurrent weights of all gates, (gates x hidden, hidden).
     """
 
     num_state_tensors: int = 1
+    gate_names: tuple[str, ...] = ()
     input: Matrix
     recurrent: Matrix
 

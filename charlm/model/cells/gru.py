@@ -25,6 +25,8 @@ class GRU(FusedCell):
     The reset gate multiplies the recurrent product with its bias, instead of h.
     """
 
+    gate_names = ("reset", "update")
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""
         super().__init__(nn.GRU(input_size, hidden_size))
@@ -50,6 +52,8 @@ class ResetBeforeGRU(Cell):
         candidate: Recurrent weights of the candidate, (hidden, hidden).
     """
 
+    gate_names = ("reset", "update")
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""
         super().__init__(hidden_size)
@@ -72,6 +76,8 @@ class ResetFreeGRU(Cell):
 
     u = σ(W[h, x] + b); c̃ = tanh(W_c[h, x] + b_c); h ← (1 − u) ⊙ c̃ + u ⊙ h
     """
+
+    gate_names = ("update",)
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""

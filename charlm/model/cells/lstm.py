@@ -27,6 +27,7 @@ class LSTM(FusedCell):
     """
 
     num_state_tensors = 2
+    gate_names = ("input", "forget", "output")
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""
@@ -95,6 +96,7 @@ class LSTMVariant(Cell):
         self.gates = [
             name for name in ("input", "forget", "output") if f"{name}_gate" not in missing
         ]
+        self.gate_names = tuple(self.gates)
         self.coupled = coupled
         self.capped = capped
         self.input_activation = nn.Identity() if "input_activation" in without else nn.Tanh()

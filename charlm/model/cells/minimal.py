@@ -16,6 +16,8 @@ class MinGRU(LinearCell):
     z = σ(W_z x + b_z); h̃ = W_h x + b_h; h ← (1 − z) ⊙ h + z ⊙ h̃
     """
 
+    gate_names = ("keep", "update")
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""
         super().__init__(hidden_size)
@@ -32,6 +34,8 @@ class MinLSTM(LinearCell):
 
     f, i = σ(W x + b), both divided by f + i; h̃ = W_h x + b_h; h ← f ⊙ h + i ⊙ h̃
     """
+
+    gate_names = ("forget", "input")
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units."""

@@ -31,6 +31,8 @@ class MogrifierLSTM(Cell):
             rank: Rank of the rounds' matrices; None for full rank.
         """
         super().__init__(hidden_size)
+        rounds_names = tuple(f"round {number + 1}" for number in range(rounds))
+        self.gate_names = (*rounds_names, "input", "forget", "output")
         self.input = input_weights(self, input_size, gates=4)
         self.recurrent = recurrent_weights(self, gates=4)
         shapes = [(input_size, hidden_size), (hidden_size, input_size)]

@@ -40,6 +40,10 @@ class NestedLSTM(Cell):
         """
         super().__init__(hidden_size)
         self.num_state_tensors = 1 + depth  # The hidden state and the memory of each level.
+        levels = ("", *(f"inner {level} " for level in range(1, depth)))
+        self.gate_names = tuple(
+            f"{level}{gate}" for level in levels for gate in ("input", "forget", "output")
+        )
         self.input = input_weights(self, input_size, gates=4)
         self.recurrent = recurrent_weights(self, gates=4)
         self.inner = nn.ModuleList(

@@ -1,0 +1,195 @@
+"""`charlm eval memory`, `charlm eval context` and `charlm eval cells`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli.options import (
+    MAX_COUNT,
+    MAX_PARALLEL,
+    MAX_SEED,
+    Device,
+    Json,
+    NamedRun,
+    Split,
+    Which,
+    at_most,
+    not_empty,
+    part_to_score,
+    some_text,
+    split_run_and_texts,
+)
+from charlm.cli.tables import format_settings
+from charlm.cli.terminal import emit_result, folded
+from charlm.errors import quote
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.evaluation.probes.cells import Cells
+    from charlm.evaluation.probes.context import Context
+    from charlm.evaluation.probes.memory import Dependence, Memory
+
+_MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
+_SHOWN = 5  # Tokens that a prediction depends on most.
+
+RunAndTexts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|TEXT",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then texts to read.",
+    ),
+]
+Passage = Annotated[
+    str | None,
+    typer.Option("--text", callback=some_text, help="Passage to read, instead of files."),
+]
+
+
+def memory(
+    run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
+    text: Passage = None,
+    split: Split = None,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=2, max=_MAX_PASSAGE, help="Most tokens of the passage; the rest is not read."
+        ),
+    ] = 400,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show which earlier tokens each prediction of a passage depends on.
+
+    The measure is the squared norm of the gradient of the target's logit with respect to each
+    earlier one-hot input. Each row lists the earlier tokens with the largest values, relative to
+    the maximum of the row, with their distance in tokens.
+
+    Try: charlm eval memory --text "context the formal study of grammar"
+    """
+    from charlm.api import load
+    from charlm.evaluation.probes.memory import measure_memory
+
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    part = part_to_score(split, [text], "--text") if text else part_to_score(split, texts)
+    trained = load(folder, which=which, device=device).trained
+    result = measure_memory(trained, text, paths=texts, split=part, tokens=tokens)
+    emit_result(result.to_json(), _memory_table(result), as_json=as_json)
+
+
+def context(
+    run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
+    split: Split = None,
+    targets: Annotated[
+        int,
+        typer.Option(
+            min=1, callback=at_most(MAX_PARALLEL), help="Number of tokens that are predicted."
+        ),
+    ] = 2000,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show how the loss falls with the number of tokens that the model has read.
+
+    The same tokens are predicted from contexts of 1 to 1,000 tokens, each read from the initial
+    state. Where the loss stops falling, the model uses no more context.
+
+    Try: charlm eval context --split valid
+    """
+    from charlm.api import load
+    from charlm.evaluation.probes.context import measure_context
+
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    trained = load(folder, which=which, device=device).trained
+    result = measure_context(
+        trained, paths=texts, split=part_to_score(split, texts), targets=targets
+    )
+    emit_result(result.to_json(), _context_table(result), as_json=as_json)
+
+
+def cells(
+    run_and_texts: RunAndTexts = None,
+    named_run: NamedRun = None,
+    split: Split = None,
+    tokens: Annotated[
+        int, typer.Option(min=200, callback=at_most(MAX_PARALLEL), help="Most tokens to read.")
+    ] = 20_000,
+    shifts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            callback=at_most(MAX_COUNT),
+            help="Number of shifts of the labels in the control.",
+        ),
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the shifts.")
+    ] = 1,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show which single unit follows quotation marks, brackets, lines, words and so on.
+
+    The unit is chosen on one half of the text and scored on the other. The control is the best
+    score of labels that are shifted along the text: a score near it means nothing.
+
+    Try: charlm eval cells --split valid
+    """
+    from charlm.api import load
+    from charlm.evaluation.probes.cells import measure_cells
+
+    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    trained = load(folder, which=which, device=device).trained
+    result = measure_cells(
+        trained,
+        paths=texts,
+        split=part_to_score(split, texts),
+        tokens=tokens,
+        shifts=shifts,
+        seed=seed,
+    )
+    emit_result(result.to_json(), _cells_table(result), as_json=as_json)
+
+
+def _memory_table(result: "Memory") -> Iterator[str]:
+    yield f"{'token':<14}{'probability':>12}  depends most on (relative value, distance)"
+    texts = [prediction.text for prediction in result.predictions]
+    for prediction in result.predictions:
+        sources = ", ".join(_sources(prediction, texts))
+        yield f"{quote(prediction.text):<14}{prediction.probability:>12.2%}  {sources}"
+    yield folded(format_settings(result.settings))
+
+
+def _sources(prediction: "Dependence", texts: list[str]) -> Iterator[str]:
+    """Yield the earlier tokens that a prediction depends on most."""
+    relative = prediction.relative
+    order = sorted(range(len(relative)), key=lambda at: -relative[at])[:_SHOWN]
+    for at in order:
+        yield f"{quote(texts[at])} ({relative[at]:.2f}, {len(relative) - at})"
+
+
+def _context_table(result: "Context") -> Iterator[str]:
+    yield f"{'context tokens':>14}{'loss_nats':>12}{'gain':>10}{'std. error':>12}"
+    for row in result.contexts:
+        gain = "" if row.gain_nats is None else f"{row.gain_nats:+.4f}"
+        error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
+        yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
+    yield folded(format_settings(result.settings))
+
+
+def _cells_table(result: "Cells") -> Iterator[str]:
+    yield f"{'label':<24}{'measure':>12}{'score':>8}{'control':>9}{'share':>8}  unit"
+    for row in result.best:
+        share = "" if row.share is None else f"{row.share:.1%}"
+        unit = f"{row.unit.layer} {row.unit.part} {row.unit.number}"
+        direction = "rises" if row.rises else "falls"
+        scores = f"{row.measure:>12}{row.score:>8.3f}{row.control:>9.3f}{share:>8}"
+        yield f"{row.label:<24}{scores}  {unit}, {direction} with the label"
+    for name, reason in result.omitted.items():
+        yield f"{name:<24} not measured: {reason}"
+    yield folded(format_settings(result.settings))

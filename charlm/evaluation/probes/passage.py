@@ -1,0 +1,171 @@
+"""A passage token by token: probability, rank, entropy, and the most probable alternatives."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from charlm.config.schema import Mode
+from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
+from charlm.data.windows import windows_to_score
+from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.static_model import Floats, reading_order, require_one_probability
+from charlm.model.language_model import LanguageModel
+from charlm.model.log_probabilities import predict_window
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel, provenance, text_to_score
+
+if TYPE_CHECKING:
+    from charlm.data.cards import Part
+
+MAX_TOKENS = 400
+ALTERNATIVES = 10
+
+
+@dataclass(frozen=True)
+class Alternative(Result):
+    """A token that the model could have read instead.
+
+    Attributes:
+        text: Text of the token.
+        probability: Its probability.
+    """
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class PassageToken(Result):
+    """The prediction of one token of a passage.
+
+    Attributes:
+        token: Id of the token.
+        text: Text that the token adds to the passage.
+        label: Text of the token by itself.
+        probability: Probability of the token.
+        surprisal_bits: −log2 of the probability.
+        rank: Number of tokens that are at least as probable, the token itself included.
+        entropy_bits: Entropy of the distribution over the vocabulary.
+        alternatives: The most probable tokens, the first one first.
+    """
+
+    token: int
+    text: str
+    label: str
+    probability: float
+    surprisal_bits: float
+    rank: int
+    entropy_bits: float
+    alternatives: list[Alternative]
+
+
+@dataclass(frozen=True)
+class Passage(Result):
+    """A passage with the prediction of each token.
+
+    Attributes:
+        tokens: The tokens in reading order.
+        vocabulary_size: Number of tokens that the model knows.
+        settings: Passage, run, version and so on.
+    """
+
+    tokens: list[PassageToken]
+    vocabulary_size: int
+    settings: dict[str, Any]
+
+
+def measure_passage(
+    trained: TrainedModel,
+    text: str | None = None,
+    *,
+    paths: Sequence[str | Path] = (),
+    split: "Part" = "valid",
+    tokens: int = MAX_TOKENS,
+) -> Passage:
+    """Predict each token of a passage, which is read from the initial state.
+
+    Args:
+        trained: The model.
+        text: Passage as a string.
+        paths: Files, folders or names of corpora, instead of `text`.
+        split: Part of the run's own corpus, if neither of the two is given.
+        tokens: Largest number of tokens of the passage; the rest of the text is not read.
+
+    Raises:
+        CharlmError: The text cannot be read or has no token, or the model reads in both directions.
+    """
+    require_one_probability(trained.model)
+    scored, name = text_to_score(trained, text, paths, split)
+    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
+    require_tokens(ids)
+    log_p = predict_passage(trained.model, ids, mode=trained.mode)
+    return Passage(
+        tokens=_describe(ids, log_p, trained.tokenizer, records=trained.writes_records),
+        vocabulary_size=trained.tokenizer.vocabulary_size,
+        settings=provenance(trained) | {"text": name, "state": "initial", "precision": "fp32"},
+    )
+
+
+@torch.inference_mode()
+def predict_passage(model: LanguageModel, ids: Ids, *, mode: Mode, streams: int = 1) -> Floats:
+    """Return the log-probability of every id at each place, (tokens, vocabulary).
+
+    Args:
+        model: Model of one direction, in evaluation mode.
+        ids: Text in its own order, (tokens,).
+        mode: `stream` or `records`.
+        streams: Number of pieces read side by side in stream mode; one is exact.
+    """
+    device = next(model.parameters()).device
+    log_p = np.full((len(ids), model.vocabulary_size), np.nan)
+    states = None
+    order = reading_order(ids, mode, model.direction)
+    for window in windows_to_score(ids[order], mode=mode, streams=streams):
+        states = None if window.resets_state else states
+        predictions, states = predict_window(
+            model, window.inputs.to(device), window.targets.to(device), states
+        )
+        rows = torch.cat([logits.double().log_softmax(dim=-1) for logits, _ in predictions])
+        positions = window.positions.flatten().numpy()
+        log_p[order[positions[positions >= 0]]] = rows.numpy(force=True)[positions >= 0]
+    return log_p
+
+
+def token_labels(tokenizer: Tokenizer) -> list[str]:
+    """Return the text of each id; bytes that are not UTF-8 become replacement characters."""
+    texts = tokenizer.token_texts(eos=b"<EOS>", unknown=b"<UNK>")
+    return [text.decode("utf-8", "replace") for text in texts]
+
+
+def most_probable(log_p: Floats, labels: Sequence[str], count: int) -> list[Alternative]:
+    """Return the `count` most probable tokens of a distribution, (vocabulary,)."""
+    order = np.argsort(-log_p, kind="stable")[:count].tolist()
+    return [Alternative(labels[token], math.exp(log_p[token])) for token in order]
+
+
+def _describe(
+    ids: Ids, log_p: Floats, tokenizer: Tokenizer, *, records: bool
+) -> list[PassageToken]:
+    labels = token_labels(tokenizer)
+    decoder = Decoder(tokenizer)
+    described = []
+    for token, row in zip(ids.tolist(), log_p, strict=True):
+        text = decoder.feed(token)
+        described.append(
+            PassageToken(
+                token=token,
+                text="\n" if records and token == EOS else text,
+                label=labels[token],
+                probability=math.exp(row[token]),
+                surprisal_bits=-row[token] / math.log(2),
+                rank=int((row >= row[token]).sum()),
+                entropy_bits=-float((np.exp(row) * row).sum()) / math.log(2),
+                alternatives=most_probable(row, labels, ALTERNATIVES),
+            )
+        )
+    return described

@@ -1,0 +1,70 @@
+"""A sample at each evaluation of a training, kept in samples.jsonl of the run folder."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
+from charlm.runs.samples import MAX_SAMPLES, append_sample, truncate_samples
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import sample
+from charlm.trained_model import of_experiment
+
+# Tokens of a few hundred characters. Records are short, so several are sampled.
+_LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
+_RECORDS = 10
+_SEED = 1  # Always the same, so that the samples of a training can be compared.
+_TEMPERATURE = 0.8
+_MAX_CHARACTERS = 2000
+
+
+def sampled(experiment: Experiment, events: Events) -> Events:
+    """Yield the events of a training, and a sample after each evaluation.
+
+    At the end, also after an error, the training is closed and its folder released.
+
+    Args:
+        experiment: Training run of the group's first process.
+        events: Its events, from `session.run`.
+
+    Raises:
+        CheckpointError: samples.jsonl cannot be written.
+    """
+    try:
+        with closing(events):
+            yield from _sampled(experiment, events)
+    finally:
+        experiment.lock.release()  # A generator that was never started does not do it.
+
+
+def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
+    count = truncate_samples(experiment)
+    for event in events:
+        yield event
+        if isinstance(event, Evaluated) and experiment.model.direction != "both":
+            sample_event = Sampled(step=event.metrics["step"], text=_sample(experiment))
+            if count < MAX_SAMPLES:
+                append_sample(experiment, sample_event)
+                count += 1
+            yield sample_event
+        elif isinstance(event, Halved):
+            count = truncate_samples(experiment)
+
+
+def _sample(experiment: Experiment) -> str:
+    """Return a few hundred characters from the model, always with the same seed."""
+    model = experiment.model
+    trained = of_experiment(experiment)
+    options = SampleOptions(
+        stop=StopCondition(length=_LENGTH[experiment.tokenizer.section.level]),
+        filters=Filters(temperature=_TEMPERATURE),
+        count=_RECORDS if trained.writes_records else 1,
+        seed=_SEED,
+        scored=False,
+    )
+    was_training = model.training
+    model.eval()
+    try:
+        samples = sample(trained, options)
+    finally:
+        model.train(was_training)
+    return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]

@@ -1,0 +1,1 @@
+"""Result objects to SVG to one HTML file. This room contains no model code."""

@@ -1,0 +1,468 @@
+"""Numbers to SVG.
+
+An SVG has class names and no colours: style sheets supply them, so that one SVG serves light, dark
+and print. Each chart is drawn twice, wide and narrow, so that text keeps its size on a phone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from charlm.views.html import Html, join, tag
+
+RUN_STYLES = ("s1", "s2", "s3", "s4")  # Colours of runs, which have markers too.
+INK_STYLES = ("k1", "k2", "k3")  # Lines that do not stand for a run.
+WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
+_LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
+_NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
+_NAME_HEIGHT = 15.0
+_MARKERS: tuple[Callable[[float, float, float], str], ...] = (
+    lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z",
+    lambda x, y, r: (
+        f"M{x - r * 0.9:.1f},{y - r * 0.9:.1f}h{1.8 * r:.1f}v{1.8 * r:.1f}h{-1.8 * r:.1f}z"
+    ),
+    lambda x, y, r: f"M{x:.1f},{y - r * 1.15:.1f}l{r * 1.15:.1f},{2 * r:.1f}h{-2.3 * r:.1f}z",
+    lambda x, y, r: (
+        f"M{x:.1f},{y - r * 1.25:.1f}l{1.25 * r:.1f},{1.25 * r:.1f}l{-1.25 * r:.1f},{1.25 * r:.1f}"
+        f"l{-1.25 * r:.1f},{-1.25 * r:.1f}z"
+    ),
+)
+
+
+def run_style(number: int) -> str:
+    """Return the classes of a run's lines; from the fifth run on, lines are dashed."""
+    repeated = " again" if number >= len(RUN_STYLES) else ""
+    return RUN_STYLES[number % len(RUN_STYLES)] + repeated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """An axis of a chart.
+
+    Attributes:
+        title: Quantity and unit.
+        is_log: Whether the axis is logarithmic; its title then says so.
+        from_zero: Whether a linear axis begins at 0.
+        whole: Whether ticks are whole numbers.
+    """
+
+    title: str
+    is_log: bool = False
+    from_zero: bool = False
+    whole: bool = False
+
+    @property
+    def label(self) -> str:
+        """The title, with a note on a logarithmic axis."""
+        return f"{self.title} (log)" if self.is_log else self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A series of a line chart.
+
+    Attributes:
+        name: Name at the end of the line.
+        style: Class of its colour: that of a run, or of ink.
+        x: Horizontal positions; on a logarithmic axis above 0.
+        y: Values; a value that is not finite, or not above 0 on a logarithmic axis, is a gap.
+        dotted: Whether it is a second measure of a run: dotted, without marker and name.
+        marker: Number of the run, which selects the marker at the end; None for no marker.
+    """
+
+    name: str
+    style: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dotted: bool = False
+    marker: int | None = None
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A map from values to pixels.
+
+    Attributes:
+        low: Value at the beginning of the axis.
+        high: Value at its end.
+        first: Pixel at the beginning.
+        last: Pixel at the end.
+        is_log: Whether the map is logarithmic.
+    """
+
+    low: float
+    high: float
+    first: float
+    last: float
+    is_log: bool
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.first + (value - low) / (high - low) * (self.last - self.first)
+
+
+def line_chart(
+    lines: Sequence[Line], x: Axis, y: Axis, *, key: str, width: int = WIDE, height: int = 330
+) -> Html:
+    """Return a line chart, wide and narrow.
+
+    Args:
+        lines: Series to draw; dotted ones are drawn first.
+        x: Horizontal axis.
+        y: Vertical axis.
+        key: Name under which the page finds the numbers of the chart.
+        width: Width of the wide drawing in pixels.
+        height: Height of the wide drawing in pixels.
+    """
+    narrow_height = min(height, 270)
+    return join(
+        tag("div", _line_svg(lines, x, y, key, width, height), class_="wide"),
+        tag("div", _line_svg(lines, x, y, key, NARROW, narrow_height), class_="narrow"),
+    )
+
+
+def swatch(number: int, *, dotted: bool = False) -> Html:
+    """Return the sample of a run's line for legends."""
+    style = run_style(number)
+    line = tag("path", class_=f"l {style}{' thin' if dotted else ''}", d="M0,6H20")
+    marker = None if dotted else _marker(number, 10, 6)
+    return tag(
+        "svg",
+        line,
+        marker,
+        class_="sw",
+        width=20,
+        height=12,
+        viewBox="0 0 20 12",
+        aria_hidden="true",
+    )
+
+
+def dot_chart(
+    names: Sequence[str], values: Sequence[Sequence[float | None]], axis: Axis, *, key: str
+) -> Html:
+    """Return a chart with one row per name and one marker per run, half as wide as the page.
+
+    Args:
+        names: Name of each row.
+        values: Values of each run, by row; None for no marker.
+        axis: Horizontal axis.
+        key: Name under which the page finds the chart.
+    """
+    return _drawn_twice(lambda width: _dot_svg(names, values, axis, key, width), PAIR)
+
+
+def scatter(
+    xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, key: str, title: str
+) -> Html:
+    """Return a square chart of points, whose axes are percentages; it fits into a third."""
+    size, left, bottom = 272, 36, 34
+    across = _Scale(0, 1, left, size - 8, is_log=False)
+    up = _Scale(0, 1, size - bottom, 44, is_log=False)
+    grid = []
+    for share in (0.0, 0.5, 1.0):
+        label, at, over = f"{share:.0%}".rstrip("%"), f"{up(share):.1f}", f"{across(share):.1f}"
+        grid += [
+            tag("path", class_="grid", d=f"M{left},{at}H{size - 8}"),
+            tag(
+                "text", label, class_="tk", x=left - 6, y=f"{up(share) + 4:.1f}", text_anchor="end"
+            ),
+            tag("text", label, class_="tk", x=over, y=size - bottom + 16, text_anchor="middle"),
+        ]
+    points = "".join(f"M{across(a):.1f},{up(b):.1f}h0" for a, b in zip(xs, ys, strict=True))
+    return tag(
+        "svg",
+        tag("text", title, class_="rl", x=0, y=12),
+        *grid,
+        tag("path", class_="pts s1", d=points),
+        tag("text", y.label, class_="at", x=0, y=28),
+        tag("text", x.label, class_="at", x=size - 8, y=size - 2, text_anchor="end"),
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=f"{title}: {y.title} over {x.title}",
+        viewBox=f"0 0 {size} {size}",
+        width=size,
+        height=size,
+    )
+
+
+def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], *, key: str) -> Html:
+    """Return labels at their places in a plane, wide and narrow."""
+    return _drawn_twice(lambda width: _label_svg(labels, xs, ys, key, width), 544)
+
+
+def share_bar(shares: Sequence[float]) -> Html:
+    """Return a bar that is divided into shares of its width, the first one darkest."""
+    left = 0.0
+    rectangles = []
+    for number, share in enumerate(shares):
+        style = "q" + "abcd"[number % 4]
+        x, width = f"{left * WIDE:.1f}", f"{max(0.0, share * WIDE - 1):.1f}"
+        rectangles.append(tag("rect", class_=style, x=x, y=0, width=width, height=14))
+        left += share
+    return tag(
+        "svg", *rectangles, viewBox=f"0 0 {WIDE} 14", width=WIDE, height=14, aria_hidden="true"
+    )
+
+
+def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Return about `count` round numbers from `low` to `high`.
+
+    >>> ticks(0, 72)
+    [0, 20, 40, 60]
+    >>> ticks(1.93, 3.7)
+    [2.0, 2.5, 3.0, 3.5]
+    """
+    step = _round_step((high - low) / max(1, count), whole=whole)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return powers of ten, or 1, 2 and 5 times powers of ten where there are few.
+
+    >>> log_ticks(1, 1000)
+    [1.0, 10.0, 100.0, 1000.0]
+    >>> log_ticks(1, 20)
+    [1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    decades = [10.0**power for power in powers]
+    inside = [value for value in decades if low * 0.999 <= value <= high * 1.001]
+    if len(inside) >= 3:
+        return inside[:: -(-len(inside) // 6)]
+    fine = [factor * decade for decade in decades for factor in (1, 2, 5)]
+    return [value for value in fine if low * 0.999 <= value <= high * 1.001]
+
+
+def format_tick(value: float, step: float) -> str:
+    """Return a tick's label with the decimals that distinguish it from its neighbour.
+
+    >>> format_tick(2, 0.5), format_tick(4000, 1000), format_tick(0.00001, 0)
+    ('2.0', '4,000', '1e-05')
+    """
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.0e}"
+    if step:
+        return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    return f"{value:,g}"
+
+
+def _round_step(step: float, *, whole: bool) -> float:
+    """Return 1, 2 or 5 times a power of ten that is at least `step`."""
+    if step <= 0 or not math.isfinite(step):
+        return 1
+    power = 10.0 ** math.floor(math.log10(step))
+    rounded = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+    return max(1, round(rounded)) if whole or rounded >= 1 else rounded
+
+
+def _drawn_twice(draw: Callable[[int], Html], width: int) -> Html:
+    return join(tag("div", draw(width), class_="wide"), tag("div", draw(NARROW), class_="narrow"))
+
+
+def _dot_svg(
+    names: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    axis: Axis,
+    key: str,
+    width: int,
+) -> Html:
+    row_height, top = 30, 8
+    left = 16 + _NAME_WIDTH * max(map(len, names), default=0)
+    bottom = top + row_height * len(names)
+    given = [value for run in values for value in run if value is not None]
+    across = _scale(given, axis, left, width - 12)
+    elements = []
+    for value, label in _labels(across, axis, count=4):
+        at = f"{across(value):.1f}"
+        elements.append(tag("path", class_="grid", d=f"M{at},{top}V{bottom}"))
+        elements.append(tag("text", label, class_="tk", x=at, y=bottom + 16, text_anchor="middle"))
+    for row, name in enumerate(names):
+        y = top + row_height * (row + 0.5)
+        elements.append(tag("text", name, class_="rl", x=0, y=f"{y + 4:.1f}"))
+        places = [(number, run[row]) for number, run in enumerate(values)]
+        elements += [_marker(number, across(at), y) for number, at in places if at is not None]
+    elements.append(
+        tag("text", axis.label, class_="at", x=width - 12, y=bottom + 34, text_anchor="end")
+    )
+    return tag(
+        "svg",
+        *elements,
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=axis.title,
+        viewBox=f"0 0 {width} {bottom + 38}",
+        width=width,
+        height=bottom + 38,
+    )
+
+
+def _label_svg(
+    labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], key: str, width: int
+) -> Html:
+    across = _scale(xs, Axis(title=""), 20, width - 24)
+    up = _scale(ys, Axis(title=""), width - 20, 20)
+    elements = []
+    for number, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True)):
+        box = tag("rect", class_="eh", x=-10, y=-15, width=20, height=22)
+        name = tag("text", label, class_="et", text_anchor="middle")
+        place = f"translate({across(x):.1f},{up(y):.1f})"
+        elements.append(
+            tag("g", box, name, class_="e", transform=place, attributes={"data-i": number})
+        )
+    return tag(
+        "svg",
+        *elements,
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label="Embeddings in two dimensions",
+        viewBox=f"0 0 {width} {width}",
+        width=width,
+        height=width,
+    )
+
+
+def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, key: str, width: int, height: int) -> Html:
+    points = [_drawable(line, x, y) for line in lines]
+    named = [line.name for line in lines if not line.dotted]
+    right = 12 + min(width / 4, _NAME_WIDTH * max(map(len, named), default=0))
+    across = _scale([at for line in points for at, _ in line], x, _LEFT, width - right)
+    up = _scale([value for line in points for _, value in line], y, height - _BOTTOM, _TOP)
+    order = sorted(range(len(lines)), key=lambda number: not lines[number].dotted)
+    paths = [_path(lines[number], number, points[number], across, up) for number in order]
+    return tag(
+        "svg",
+        *_axes(across, up, x, y, width, height),
+        *paths,
+        *_ends(lines, points, across, up),
+        tag("g", class_="hv"),
+        attributes={"data-k": key},
+        class_="chart",
+        role="img",
+        aria_label=f"{y.title} over {x.title}",
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+    )
+
+
+def _drawable(line: Line, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    return [
+        (at, value)
+        for at, value in zip(line.x, line.y, strict=True)
+        if math.isfinite(at)
+        and math.isfinite(value)
+        and (at > 0 or not x.is_log)
+        and (value > 0 or not y.is_log)
+    ]
+
+
+def _scale(values: Sequence[float], axis: Axis, first: float, last: float) -> _Scale:
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    if axis.is_log:
+        if low == high:
+            low, high = low / 2, high * 2
+        return _Scale(low, high, first, last, is_log=True)
+    if axis.from_zero:
+        low = min(0.0, low)
+    if low == high:
+        low, high = low - (0 if axis.from_zero and low == 0 else 1), high + 1
+    is_vertical = first > last
+    margin = 0.03 * (high - low) if is_vertical else 0.0
+    lowest = low if axis.from_zero and low == 0 else low - margin
+    return _Scale(lowest, high + margin, first, last, is_log=False)
+
+
+def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis, width: int, height: int) -> list[Html]:
+    """Return gridlines, ticks and titles."""
+    elements = []
+    for value, label in _labels(up, y, count=5):
+        at = up(value)
+        elements.append(tag("path", class_="grid", d=f"M{_LEFT},{at:.1f}H{across.last:.1f}"))
+        elements.append(
+            tag("text", label, class_="tk", x=_LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end")
+        )
+    bottom = height - _BOTTOM
+    elements.append(tag("path", class_="ax", d=f"M{_LEFT},{bottom}H{across.last:.1f}"))
+    for value, label in _labels(across, x, count=5 if width > NARROW else 3):
+        at = across(value)
+        elements.append(tag("path", class_="ax", d=f"M{at:.1f},{bottom}v4"))
+        elements.append(
+            tag("text", label, class_="tk", x=f"{at:.1f}", y=bottom + 17, text_anchor="middle")
+        )
+    elements.append(tag("text", y.label, class_="at", x=0, y=12))
+    elements.append(
+        tag("text", x.label, class_="at", x=f"{across.last:.1f}", y=height - 3, text_anchor="end")
+    )
+    return elements
+
+
+def _labels(scale: _Scale, axis: Axis, *, count: int) -> list[tuple[float, str]]:
+    if axis.is_log:
+        return [(value, format_tick(value, 0)) for value in log_ticks(scale.low, scale.high)]
+    values = ticks(scale.low, scale.high, count, whole=axis.whole)
+    step = values[1] - values[0] if len(values) > 1 else 0
+    return [(value, format_tick(value, step)) for value in values]
+
+
+def _path(
+    line: Line, number: int, points: Sequence[tuple[float, float]], across: _Scale, up: _Scale
+) -> Html | None:
+    if not points:
+        return None
+    drawn = "L".join(f"{across(at):.1f},{up(value):.1f}" for at, value in points)
+    style = f"l {line.style}{' thin' if line.dotted else ''}"
+    return tag("path", class_=style, d=f"M{drawn}", attributes={"data-s": number})
+
+
+def _ends(
+    lines: Sequence[Line],
+    points: Sequence[Sequence[tuple[float, float]]],
+    across: _Scale,
+    up: _Scale,
+) -> list[Html]:
+    """Return the marker and the name at the end of each line; names do not overlap."""
+    ends = [
+        (up(line_points[-1][1]), across(line_points[-1][0]), line)
+        for line, line_points in zip(lines, points, strict=True)
+        if line_points and not line.dotted
+    ]
+    ends.sort(key=lambda end: end[0])
+    elements = []
+    heights = spread_names([y + 4 for y, _, _ in ends], lowest=up.first + 2)
+    for (y, x, line), height in zip(ends, heights, strict=True):
+        if line.marker is not None:
+            elements.append(_marker(line.marker, x, y))
+        at = f"{across.last + 8:.1f}"
+        elements.append(tag("text", line.name, class_=f"dl {line.style}", x=at, y=f"{height:.1f}"))
+    return elements
+
+
+def spread_names(heights: Sequence[float], *, lowest: float) -> list[float]:
+    """Move names apart so that none overlaps another and none is below the axis.
+
+    Args:
+        heights: Baselines in pixels from the top, ascending.
+        lowest: Largest baseline.
+
+    >>> spread_names([10, 90, 100, 100], lowest=102)
+    [10, 72.0, 87.0, 102]
+    """
+    apart: list[float] = []
+    for height in heights:
+        apart.append(max(height, apart[-1] + _NAME_HEIGHT) if apart else height)
+    for number in reversed(range(len(apart))):
+        below = apart[number + 1] - _NAME_HEIGHT if number + 1 < len(apart) else lowest
+        apart[number] = min(apart[number], below)
+    return apart
+
+
+def _marker(number: int, x: float, y: float) -> Html:
+    path = _MARKERS[number % len(_MARKERS)](x, y, 3.4)
+    return tag("path", class_=f"m {run_style(number)}", d=path)

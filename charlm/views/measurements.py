@@ -1,0 +1,225 @@
+"""The results that a report shows: those of a run folder, and those of the measures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from charlm.errors import CharlmError
+from charlm.evaluation.comparison import Comparison, compare
+from charlm.evaluation.probes.agreement import Agreement, measure_agreement
+from charlm.evaluation.probes.cells import Cells, Tracks, measure_cells, track_units
+from charlm.evaluation.probes.context import Context, measure_context
+from charlm.evaluation.probes.embeddings import Embeddings, measure_embeddings
+from charlm.evaluation.probes.gates import Gates, measure_gates
+from charlm.evaluation.probes.gradients import Gradients, measure_gradients
+from charlm.evaluation.probes.known_letters import LetterAccuracy, measure_known_letters
+from charlm.evaluation.probes.memory import Memory, measure_memory
+from charlm.evaluation.probes.passage import Passage, measure_passage
+from charlm.evaluation.surprisal import Surprisal, measure_surprisal
+from charlm.model.language_model import count_parameters
+from charlm.runs.metrics import read_metrics
+from charlm.runs.samples import read_samples
+from charlm.trained_model import TrainedModel, text_to_score
+
+SECTIONS = (
+    "curves",
+    "network",
+    "surprisal",
+    "memory",
+    "context",
+    "cells",
+    "embeddings",
+    "agreement",
+)
+_Measured = TypeVar("_Measured")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows.
+
+    Attributes:
+        text: Passage to show; None for the beginning of the first run's validation split.
+        sections: Names of the sections to show.
+        passage_tokens: Most tokens of the passage.
+        memory_tokens: Most tokens of the memory figure, whose work grows with the square.
+        probe_tokens: Most tokens of held-out text that the measures of units and letters read;
+            those that read it one token after the other read half of them.
+        context_targets: Number of tokens that are predicted from contexts of each length.
+    """
+
+    text: str | None = None
+    sections: Sequence[str] = SECTIONS
+    passage_tokens: int = 400
+    memory_tokens: int = 120
+    probe_tokens: int = 10_000
+    context_targets: int = 500
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a measure is not defined for a run.
+
+    Attributes:
+        text: One sentence.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMeasurements:
+    """The results of one run; a measure that is not defined for it is a `Reason`.
+
+    A measure that was not asked for is None.
+
+    Attributes:
+        name: Name of the run: that of its folder.
+        trained: The model, for facts about it.
+        metrics: Lines of metrics.jsonl that have a score.
+        samples: Lines of samples.jsonl.
+        tensors: Name, shape and size of each parameter.
+    """
+
+    name: str
+    trained: TrainedModel
+    metrics: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    tensors: list[tuple[str, tuple[int, ...], int]]
+    passage: Passage | Reason | None = None
+    surprisal: Surprisal | Reason | None = None
+    letters: LetterAccuracy | Reason | None = None
+    memory: Memory | Reason | None = None
+    context: Context | Reason | None = None
+    gradients: Gradients | Reason | None = None
+    cells: Cells | Reason | None = None
+    tracks: Tracks | Reason | None = None
+    gates: Gates | Reason | None = None
+    embeddings: Embeddings | Reason | None = None
+    agreement: Agreement | Reason | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
+        return sum(size for _, _, size in self.tensors)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The results of all runs of a report.
+
+    Attributes:
+        runs: Results of each run.
+        comparison: Scores on the same text, with intervals; None for one run.
+    """
+
+    runs: list[RunMeasurements]
+    comparison: Comparison | Reason | None
+
+
+def measure(
+    models: Sequence[TrainedModel],
+    options: ReportOptions,
+    *,
+    report_progress: Callable[[str], None] = lambda _: None,
+) -> Measurements:
+    """Measure everything that a report shows.
+
+    Args:
+        models: Trained models, one for each run.
+        options: Sections, and the passage.
+        report_progress: Function that is called with the name of each measure before it begins.
+    """
+    names = _names([model.folder for model in models])
+    text = options.text or _passage_of(models[0], options.passage_tokens)
+    runs = [
+        _measure_run(name, model, options, text, report_progress)
+        for name, model in zip(names, models, strict=True)
+    ]
+    comparison: Comparison | Reason | None = None
+    if len(models) > 1:
+        report_progress("comparison")
+        comparison = attempt(lambda: compare(models))
+    return Measurements(runs, comparison)
+
+
+def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
+    """Return a measurement, or the reason why it is not defined for the run."""
+    try:
+        return measure_one()
+    except CharlmError as error:
+        return Reason(str(error))
+
+
+def _passage_of(trained: TrainedModel, tokens: int) -> str | None:
+    """Return the beginning of a run's validation split, from the first line that is whole."""
+    scored = attempt(lambda: text_to_score(trained))
+    if isinstance(scored, Reason):
+        return None
+    text = trained.tokenizer.decode(scored.tokens.ids[: 2 * tokens].tolist())
+    first_line, _, rest = text.partition("\n")
+    is_cut = trained.mode == "stream" and len(first_line) < tokens
+    return rest.lstrip("\n") or text if is_cut else text
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return a different name for each folder: its own, or as much of its path as is needed."""
+    for depth in range(1, 8):
+        names = ["/".join(folder.absolute().parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+
+
+def _measure_run(
+    name: str,
+    trained: TrainedModel,
+    options: ReportOptions,
+    text: str | None,
+    report_progress: Callable[[str], None],
+) -> RunMeasurements:
+    tokens = options.probe_tokens
+    measures: dict[str, tuple[str, Callable[[], Any]]] = {
+        "passage": (
+            "surprisal memory cells",
+            lambda: measure_passage(trained, text, tokens=options.passage_tokens),
+        ),
+        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0, limit=tokens // 2)),
+        "letters": ("memory", lambda: measure_known_letters(trained, tokens=tokens)),
+        "memory": (
+            "memory",
+            lambda: measure_memory(trained, text, tokens=options.memory_tokens),
+        ),
+        "context": ("context", lambda: measure_context(trained, targets=options.context_targets)),
+        "gradients": ("context", lambda: measure_gradients(trained, windows=16)),
+        "cells": ("cells", lambda: measure_cells(trained, tokens=tokens)),
+        "gates": ("cells", lambda: measure_gates(trained, tokens=tokens // 2)),
+        "embeddings": ("embeddings", lambda: measure_embeddings(trained)),
+        "agreement": ("agreement", lambda: _agreement(trained)),
+    }
+    results: dict[str, Any] = {}
+    for measure_name, (sections, measure_one) in measures.items():
+        if set(sections.split()) & set(options.sections):
+            report_progress(f"{name}: {measure_name}")
+            results[measure_name] = attempt(measure_one)
+    if isinstance(results.get("cells"), Cells) and isinstance(results.get("passage"), Passage):
+        ids = [token.token for token in results["passage"].tokens]
+        results["tracks"] = attempt(lambda: track_units(trained, ids, results["cells"]))
+    return RunMeasurements(
+        name=name,
+        trained=trained,
+        metrics=[row for row in read_metrics(trained.folder) if "loss_nats" in row],
+        samples=read_samples(trained.folder),
+        tensors=count_parameters(trained.model),
+        **results,
+    )
+
+
+def _agreement(trained: TrainedModel) -> Agreement:
+    if list(trained.config.corpus.text) != ["agreement"]:
+        raise CharlmError(
+            f"{trained.folder}: the run was not trained on the corpus agreement, whose sentences "
+            "this section needs"
+        )
+    return measure_agreement(trained)

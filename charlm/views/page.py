@@ -1,0 +1,187 @@
+"""The parts of the page: a figure with its title, findings, numbers and downloads; a section."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from charlm.views.figures import swatch
+from charlm.views.html import Html, tag
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a figure, as columns of equal length.
+
+    Attributes:
+        head: Title of each column.
+        columns: Values of each column.
+    """
+
+    head: list[str]
+    columns: list[list[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of the report.
+
+    Attributes:
+        key: Short name, unique in the report: for the data and for the names of downloads.
+        title: The quantity that is shown.
+        findings: Sentences that are made from the numbers.
+        body: Chart, passage or table.
+        controls: Choices above the figure, or None.
+        numbers: Numbers for the table and the CSV file; None if the page makes them from `data`.
+        data: Further data for the page's script.
+        has_svg: Whether the figure has a chart that can be saved.
+        note: Remark in the footer.
+    """
+
+    key: str
+    title: str
+    findings: str
+    body: Html
+    controls: Html | None = None
+    numbers: Numbers | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    has_svg: bool = True
+    note: str = ""
+
+    def render(self) -> Html:
+        """Return the figure as HTML."""
+        words = tag("div", tag("h3", self.title), tag("p", self.findings, class_="find"))
+        return tag(
+            "figure",
+            tag("div", words, self.controls, class_="fh"),
+            self.body,
+            self._footer(),
+            id=f"f-{self.key}",
+        )
+
+    def _footer(self) -> Html:
+        table = tag("summary", "Numbers")
+        svg = tag("button", "SVG", type="button", attributes={"data-svg": self.key})
+        return tag(
+            "div",
+            tag("details", table, attributes={"data-table": self.key}),
+            tag("button", "CSV", type="button", attributes={"data-csv": self.key}),
+            svg if self.has_svg else None,
+            tag("span", self.note) if self.note else None,
+            class_="foot",
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        name: Name for `--only`, and for links.
+        title: Heading.
+        parts: Figures, and groups of figures that stand side by side.
+    """
+
+    name: str
+    title: str
+    parts: Sequence[Figure | tuple[Figure, ...]]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures in their order."""
+        return [
+            figure
+            for part in self.parts
+            for figure in (part if isinstance(part, tuple) else (part,))
+        ]
+
+    def render(self) -> Html:
+        """Return the section as HTML."""
+        heading = tag("h2", self.title, id=f"h-{self.name}")
+        parts = [
+            tag("div", *(figure.render() for figure in part), class_=f"grid{len(part)}")
+            if isinstance(part, tuple)
+            else part.render()
+            for part in self.parts
+        ]
+        return tag("section", heading, *parts, id=self.name, aria_labelledby=f"h-{self.name}")
+
+
+def legend(names: Sequence[str], *, key: str, at: str, values: Sequence[str]) -> Html:
+    """Return the legend of a chart with one line per run, which is also its read-out.
+
+    Args:
+        names: Names of the runs.
+        key: Key of the chart.
+        at: Place of the values.
+        values: Value of each run at this place.
+    """
+    rows = [
+        tag("li", swatch(number), f"{name} ", tag("b", value, attributes={"data-i": number}))
+        for number, (name, value) in enumerate(zip(names, values, strict=True))
+    ]
+    return tag("ul", tag("li", at, class_="at"), *rows, class_="legend", attributes={"data-k": key})
+
+
+def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Html:
+    """Return radio buttons.
+
+    Args:
+        label: What is chosen.
+        name: Name of the group.
+        options: Text of each value.
+        chosen: Value that is chosen at first.
+    """
+    buttons = [
+        tag(
+            "label",
+            tag("input", type="radio", name=name, value=value, checked=value == chosen),
+            text,
+        )
+        for value, text in options.items()
+    ]
+    return tag("fieldset", tag("legend", label), *buttons, class_="seg")
+
+
+def choose_run(key: str, names: Sequence[str]) -> Html | None:
+    """Return radio buttons for the run that a passage shows; None for one run."""
+    if len(names) == 1:
+        return None
+    return choice("Run", f"r-{key}", {str(number): name for number, name in enumerate(names)}, "0")
+
+
+def scale(style: str, edges: Sequence[str], note: str) -> Html:
+    """Return the legend of a heat map with the lower end of each bin."""
+    bins = [
+        tag("div", tag("b", class_=f"{style}{number}"), tag("span", edge))
+        for number, edge in enumerate(edges)
+    ]
+    return tag(
+        "div",
+        tag("div", *bins, class_="scale", aria_hidden="true"),
+        tag("span", note),
+        class_="scl",
+    )
+
+
+def data_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, class_: str) -> Html:
+    """Return a table whose first column names the rows."""
+    titles = [tag("th", title, scope="col") for title in head]
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
+        for row in rows
+    ]
+    return tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *body), class_=class_)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def paragraph(*sentences: str) -> str:
+    """Return sentences as a paragraph, without empty ones."""
+    return " ".join(filter(None, sentences))

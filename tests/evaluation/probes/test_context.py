@@ -1,0 +1,108 @@
+"""Context length: texts with known answers, and agreement with a model that reads one target."""
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.api import load
+from charlm.config.schema import Model
+from charlm.errors import CharlmError, CorpusError, OptionError
+from charlm.evaluation.probes.context import measure_context, measure_losses
+from charlm.model.language_model import LanguageModel
+from tests.small_models import CPU, VOCABULARY, make_model, random_ids
+
+PERIOD = 7
+
+
+def train_on(ids: np.ndarray, steps: int) -> LanguageModel:
+    """Return a small GRU that has learned a text from random windows of 24 tokens."""
+    torch.manual_seed(1)
+    model = LanguageModel(Model(cell="gru", hidden_size=24, embedding_size=8), VOCABULARY)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    random = np.random.default_rng(1)
+    for _ in range(steps):
+        starts = random.integers(0, len(ids) - 25, size=32)
+        window = torch.from_numpy(ids[starts + np.arange(25)[:, None]].astype(np.int64))
+        logits, _ = model(window[:-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def losses(model: LanguageModel, ids: np.ndarray, contexts, targets: int = 500) -> list[float]:
+    measured = measure_losses(model, ids, contexts=contexts, targets=targets, device=CPU)
+    return [row.loss_nats for row in measured.contexts]
+
+
+def test_the_loss_on_independent_tokens_does_not_depend_on_the_context():
+    ids = random_ids(4000)
+    model = train_on(ids, steps=60)
+    curve = losses(model, ids, (2, 5, 10, 20, 50))
+    entropy = np.log(VOCABULARY - 2)
+    np.testing.assert_allclose(curve, entropy, atol=0.05)
+
+
+def test_the_loss_on_a_periodic_text_drops_where_the_context_covers_the_period():
+    # A run of equal tokens and one other: the place in the run is known from PERIOD tokens on.
+    ids = np.tile(np.array([2] * (PERIOD - 1) + [3], dtype=np.uint8), 400)
+    model = train_on(ids, steps=150)
+    curve = dict(zip(range(1, 15), losses(model, ids, range(1, 15)), strict=True))
+    assert curve[PERIOD] < 0.05
+    assert curve[PERIOD - 3] > 0.15
+    assert max(curve[length] for length in range(PERIOD, 15)) < 0.05
+
+
+def test_each_loss_is_that_of_a_model_that_starts_before_its_context():
+    model, ids = make_model(), random_ids(300)
+    for length in (1, 3, 20, 60):
+        measured = measure_losses(model, ids, contexts=[length, 100], targets=6, device=CPU)
+        places = np.linspace(100, 300 - 6, 1).round().astype(int)[:, None] + np.arange(6)
+        shared = next(n for n in (6, 3, 2, 1) if n <= max(1, length // 10))
+        expected = []
+        for target in places.ravel().tolist():
+            first = target - (target - 100) % shared  # First target of the shared reading.
+            tokens = torch.from_numpy(ids[first - length : target + 1].astype(np.int64))[:, None]
+            with torch.no_grad():
+                logits, _ = model(tokens[:-1])
+            expected.append(-float(logits[-1, 0].log_softmax(dim=-1)[tokens[-1, 0]]))
+        assert measured.contexts[0].loss_nats == pytest.approx(np.mean(expected), rel=1e-5), length
+
+
+def test_gains_are_differences_of_losses_with_an_error_over_places():
+    measured = measure_losses(
+        make_model(), random_ids(900), contexts=(10, 2, 2), targets=200, device=CPU
+    )
+    assert [row.context for row in measured.contexts] == [2, 10]
+    first, second = measured.contexts
+    assert (first.gain_nats, first.standard_error) == (None, None)
+    assert second.gain_nats == pytest.approx(first.loss_nats - second.loss_nats)
+    assert second.standard_error is not None
+    assert measured.settings == {"targets": 200, "places": 4}
+
+
+def test_a_short_text_leaves_out_long_contexts():
+    measured = measure_losses(
+        make_model(), random_ids(50), contexts=(5, 25, 26), targets=9, device=CPU
+    )
+    assert [row.context for row in measured.contexts] == [5, 25]
+
+
+def test_what_cannot_be_measured_is_refused(trained, trained_records):
+    for options, error in (
+        ({"contexts": (0, 5)}, OptionError),
+        ({"contexts": ()}, OptionError),
+        ({"targets": 0}, OptionError),
+        ({"text": "a"}, CorpusError),
+    ):
+        with pytest.raises(error):
+            measure_context(load(trained).trained, **options)
+    with pytest.raises(CharlmError, match="records"):
+        measure_context(load(trained_records).trained)
+
+
+def test_a_run_learns_from_its_context(trained):
+    context = measure_context(load(trained).trained, contexts=(1, 2, 10), targets=50)
+    assert context.contexts[0].loss_nats > context.contexts[-1].loss_nats
+    assert context.settings["state"] == "initial before each context"

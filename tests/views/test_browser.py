@@ -1,0 +1,128 @@
+"""The report in headless Chromium, which opens it from a file."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charlm.api import load
+from charlm.views.measurements import ReportOptions, measure
+from charlm.views.report import make_report
+from tests.conftest import small_config, train_all
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
+    # Playwright's own event loop is closed by the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+HOSTILE = (
+    '<script>window.harmed=1</script><img src=x onerror="window.harmed=1">\u202e"\'&amp;</style>'
+)
+OPTIONS = ReportOptions(
+    text=HOSTILE, passage_tokens=120, memory_tokens=90, probe_tokens=400, context_targets=20
+)
+
+
+@pytest.fixture(scope="module")
+def page_file(text_file, tmp_path_factory) -> Path:
+    """A report on two runs whose text and whose corpus name are hostile."""
+    folder = tmp_path_factory.mktemp("browser")
+    corpus = folder / ("<b>'" + "x" * 200 + ".txt")
+    text = text_file.read_text(encoding="utf-8")[:400]
+    corpus.write_text(f"{HOSTILE}\n{text}\n" * 5, encoding="utf-8")
+    for kind in ("lstm", "gru"):
+        overrides = (f"model.cell={kind}", "training.steps=6", "training.evaluations=3")
+        train_all(small_config(corpus, *overrides), folder / kind)
+    models = [load(folder / kind).trained for kind in ("lstm", "gru")]
+    path = folder / "report.html"
+    path.write_text(make_report(measure(models, OPTIONS)).html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, page_file) -> Iterator:
+    """The opened report, whose requests and console messages are checked at the end."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(page_file.as_uri())
+    yield page
+    page.close()
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("blob:", "data:"))] == [
+        page_file.as_uri()
+    ]
+
+
+def test_hovering_changes_the_shading_of_every_memory_row(page):
+    classes = "rows => rows.map(row => [...row.children].map(token => token.className).join())"
+    before = page.locator("[data-mem]").evaluate_all(classes)
+    page.locator('[data-mem="0"] i').nth(30).hover()
+    after = page.locator("[data-mem]").evaluate_all(classes)
+    assert len(before) == 2
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    assert page.locator('[data-mem="1"] i.cur').count() == 1
+
+
+def test_keys_move_through_a_passage_and_escape_returns(page):
+    passage = page.locator("#sur")
+    passage.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert passage.get_attribute("aria-valuenow") == "2"
+    assert passage.get_attribute("aria-valuetext").startswith("s, ")
+    page.keyboard.press("Escape")
+    assert passage.get_attribute("aria-valuenow") != "2"
+
+
+def test_the_axis_switch_shows_another_chart(page):
+    shown = "nodes => nodes.findIndex(node => node.getBoundingClientRect().width > 0)"
+    charts = page.locator("[data-x] svg.chart")
+    before = charts.evaluate_all(shown)
+    page.locator('input[name="x-loss"][value="steps"]').check(force=True)
+    assert charts.evaluate_all(shown) != before
+
+
+def test_hostile_text_is_displayed_as_text_and_the_page_stays_whole(page):
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert "<script>window.harmed=1</script>" in page.locator("#sur").text_content()
+    assert "<b>'xxx" in page.locator("h1").text_content()
+    assert page.locator("footer").is_visible()
+
+
+def test_numbers_and_downloads_are_those_of_the_figure(page):
+    figure = page.locator("figure", has=page.locator('[data-csv="loss"]'))
+    figure.locator("summary").first.click()
+    assert figure.locator("details table tbody tr").count() >= 3
+    with page.expect_download() as csv:
+        figure.locator('[data-csv="loss"]').click()
+    lines = csv.value.path().read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + figure.locator("details table tbody tr").count()
+    with page.expect_download() as drawing:
+        figure.locator('[data-svg="loss"]').click()
+    assert drawing.value.path().read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_horizontal_scrolling(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,199 @@
+"""The report: its sections, its sentences, and text of models that is hostile."""
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from charlm.api import load, write_report
+from charlm.cli.main import run as charlm
+from charlm.errors import OptionError
+from charlm.evaluation.probes.cells import BestUnit, Cells, Unit
+from charlm.evaluation.probes.context import Context, LossAtContext
+from charlm.evaluation.probes.gradients import Curve
+from charlm.evaluation.probes.memory import MeanDependence, Memory
+from charlm.version import VERSION
+from charlm.views.contexts import describe_context, describe_half_life
+from charlm.views.learning import describe_clipping, describe_losses, unit_of
+from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
+from charlm.views.passages import describe_memory, describe_units
+from charlm.views.report import describe_run, make_report
+from tests.conftest import small_config, train_all
+
+OPTIONS = ReportOptions(passage_tokens=60, memory_tokens=30, probe_tokens=400)
+
+
+@pytest.fixture(scope="module")
+def run(trained) -> RunMeasurements:
+    return measure([load(trained).trained], OPTIONS).runs[0]
+
+
+def data_of(html: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_a_report_has_every_section_that_the_model_has(trained):
+    measurements = measure([load(trained).trained], OPTIONS)
+    report = make_report(measurements)
+    sections = re.findall(r'<section id="([a-z]+)"', report.html)
+    assert sections == [*SECTIONS[:-1], "omitted"]
+    assert "not trained on the corpus agreement" in report.html
+    assert f"charlm {VERSION} · report of 1 run<" in report.html
+    assert report._repr_html_().startswith("<iframe")
+
+
+def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_path):
+    train_all(small_config(text_file, "model.cell=gru"), tmp_path / "gru")
+    runs = [load(trained), load(tmp_path / "gru")]
+    path = write_report(runs, tmp_path / "report.html", sections=("curves", "memory"))
+    html = path.read_text(encoding="utf-8")
+    assert len(re.findall(r'data-mem="\d"', html)) == 2
+    assert "95 % interval" in html
+    assert [row["name"] for row in data_of(html)["mem"]["runs"]] == ["trained", "gru"]
+
+
+def test_a_text_without_words_has_a_report(tmp_path):
+    corpus = tmp_path / "signs.txt"
+    corpus.write_text("+-*/ " * 200, encoding="utf-8")
+    train_all(small_config(corpus, "training.steps=4"), tmp_path / "run")
+    html = make_report(measure([load(tmp_path / "run").trained], OPTIONS)).html
+    assert "By class of token" in html
+    assert "By position in the word" not in html
+
+
+def test_only_the_chosen_sections_are_measured(trained):
+    measured = []
+    options = replace(OPTIONS, sections=("network",))
+    measurements = measure([load(trained).trained], options, report_progress=measured.append)
+    assert measured == []
+    assert 'id="network"' in make_report(measurements, ("network",)).html
+    with pytest.raises(OptionError, match="colours"):
+        write_report([load(trained)], sections=("colours",))
+
+
+def test_the_page_allows_only_its_own_style_and_script(run):
+    measurements = measure([run.trained], replace(OPTIONS, sections=("curves",)))
+    html = make_report(measurements, ("curves",)).html
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    for kind, element in (("style", "style"), ("script", "script")):
+        text = re.search(rf"<{element}>(.*?)</{element}>", html, re.S)
+        assert text is not None
+        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
+        assert f"{kind}-src &#x27;sha256-{digest}&#x27;" in policy[1]
+    assert "default-src &#x27;none&#x27;" in policy[1]
+    assert not re.search(r'(?:src|href)="(?!#|data:)', html)
+    assert not re.search(r' style="| on[a-z]+="', html)
+
+
+def test_hostile_text_is_displayed_as_text(text_file, tmp_path):
+    hostile = '<script>alert("1")</script>\u202e"\'&</style>\n'
+    corpus = tmp_path / ("<b>" * 20 + ".txt")
+    corpus.write_text((hostile + text_file.read_text(encoding="utf-8")[:200]) * 9, encoding="utf-8")
+    train_all(small_config(corpus, "training.steps=4"), tmp_path / "run")
+    options = replace(OPTIONS, text=hostile)
+    html = make_report(measure([load(tmp_path / "run").trained], options)).html
+    assert html.count("<script") == 2
+    assert html.count("</script>") == 2
+    assert html.count("</style>") == 1
+    assert "<b>" not in html.replace("<b>1", "").split("<body>")[1].split("<main")[0]
+    assert "\u202e" not in html
+    texts = data_of(html)["sur"]["runs"][0]["text"]
+    assert "<script>" in "".join(texts)
+
+
+def test_a_model_of_both_directions_omits_what_it_does_not_have(text_file, tmp_path):
+    config = small_config(text_file, "model.direction=both", "training.steps=2")
+    train_all(config, tmp_path / "run")
+    html = make_report(measure([load(tmp_path / "run").trained], OPTIONS)).html
+    assert re.findall(r'<section id="([a-z]+)"', html)[:2] == ["curves", "network"]
+    assert "both" in html.split('id="omitted"')[1]
+
+
+def test_the_command_writes_the_report_and_prints_its_path(trained, capsys, tmp_path):
+    out = tmp_path / "page.html"
+    arguments = ["view", str(trained), "--only", "curves,network", "--out", str(out)]
+    assert charlm(arguments) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert charlm(["view", str(trained), "--only", "curve"]) == 2
+    assert "curves" in capsys.readouterr().err
+
+
+# Every sentence is true of its data, and differs where the data differ.
+
+
+def rows(*losses: float, clipped=0.0) -> list[dict]:
+    return [
+        {
+            "step": 100 * number,
+            "seconds": 10.0 * number,
+            "loss_nats": loss,
+            "bits_per_character": loss / 0.6931,
+            "clipped_share": clipped,
+        }
+        for number, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_the_sentence_about_losses_says_whether_validation_loss_rose(run):
+    falling = replace(run, metrics=rows(3, 2, 1))
+    rising = replace(run, metrics=rows(3, 1, 2))
+    unit = unit_of([run])
+    assert "rose" not in describe_losses([falling], unit)
+    assert "its lowest loss is 1.443 at step 200, after which validation loss rose" in (
+        describe_losses([rising], unit)
+    )
+
+
+def test_the_sentence_about_clipping_says_whether_steps_were_clipped(run):
+    assert describe_clipping([replace(run, metrics=rows(1))]) == "No step was clipped."
+    assert (
+        describe_clipping([replace(run, metrics=rows(1, clipped=None))]) == "No step was clipped."
+    )
+    assert "25.0% of the steps" in describe_clipping([replace(run, metrics=rows(1, clipped=0.25))])
+
+
+def test_the_sentence_about_a_run_says_whether_it_was_evaluated(run):
+    assert "not evaluated" in describe_run(replace(run, metrics=[]))
+    assert "1.443 bits per character at step 100" in describe_run(replace(run, metrics=rows(1)))
+
+
+def context(*losses: float) -> Context:
+    gains = [None, *(a - b for a, b in itertools.pairwise(losses))]
+    table = [
+        LossAtContext(10**at, loss, gain, None)
+        for at, (loss, gain) in enumerate(zip(losses, gains, strict=True))
+    ]
+    return Context(table, {})
+
+
+def test_the_sentence_about_context_says_up_to_where_the_loss_falls():
+    assert "up to 10 tokens" in describe_context("x", context(2, 1.5, 1.499))
+    assert "up to 100 tokens" in describe_context("x", context(2, 1.5, 1.2))
+    assert "does not lower the loss" in describe_context("x", context(2, 2, 2))
+
+
+def test_the_sentence_about_the_gradient_says_whether_it_falls():
+    assert "every 3.5 tokens" in describe_half_life("x", Curve("layer_0", "hidden", 3.5, []))
+    assert "does not fall" in describe_half_life("x", Curve("layer_0", "hidden", float("inf"), []))
+
+
+def test_the_sentence_about_memory_says_how_far_predictions_depend():
+    table = [
+        MeanDependence(distance, value, 5) for distance, value in ((1, 1), (2, 0.3), (3, 0.05))
+    ]
+    assert "up to 2 back" in describe_memory("x", Memory([], table, {}))
+    assert "no earlier token" in describe_memory("x", Memory([], table[2:], {}))
+
+
+def test_the_sentence_about_units_compares_scores_with_their_controls():
+    unit = BestUnit("digit", "auc", Unit("layer_0", "hidden", 3), True, 0.9, 0.6, 0.1)
+    assert "digit (AUC 0.90, control 0.60)" in describe_units("x", Cells([unit], {}, {}))
+    assert "no single unit" in describe_units("x", Cells([replace(unit, control=0.85)], {}, {}))
