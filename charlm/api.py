@@ -14,7 +14,7 @@ import torch
 
 from charlm import trained_model
 from charlm.config.load import change_config
-from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.schema import BUDGETS, Config, ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.options import ScoringOptions
@@ -309,14 +309,12 @@ def train(
 def resume(
     folder: StrPath,
     *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
     device: str | None = None,
     on_divergence: Literal["stop", "halve"] | None = None,
     track: Literal["tensorboard"] | None = None,
     progress: bool = True,
     on_evaluation: Callable[[Evaluated], object] | None = None,
+    **budget: float | None,
 ) -> Run:
     """Continue a run from its last save, and return its best checkpoint.
 
@@ -324,24 +322,26 @@ def resume(
 
     Args:
         folder: Run folder.
-        minutes: Total budget of the run in minutes, instead of its own budget.
-        steps: The same in steps.
-        epochs: The same in passes over the text.
         device: Device instead of the run's own.
         on_divergence: Value of `training.on_divergence` instead of the run's own.
         track: As for `train`.
         progress: As for `train`.
         on_evaluation: As for `train`.
+        budget: One of `minutes`, `steps` and `epochs` (passes over the text): the total budget of
+            the run instead of its own.
 
     Raises:
         CharlmError: The run cannot be continued, its budget is spent, or the training diverged.
+        OptionError: There is no such budget.
     """
+    for name in budget:
+        if name not in BUDGETS:
+            raise OptionError(name, f"no such option; a budget is one of {', '.join(BUDGETS)}")
     if track is not None:
         check_installed()
-    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     experiment = prepare.resume(
         Path(folder),
-        budget={name: amount for name, amount in budgets.items() if amount is not None},
+        budget={name: amount for name, amount in budget.items() if amount is not None},
         device=device,
         on_divergence=on_divergence,
     )

@@ -9,7 +9,7 @@ import torch
 from conftest import TEXT, small_config
 
 import charlm
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.trained_model import original_bytes, training_texts
 
@@ -357,3 +357,8 @@ def test_a_run_without_metrics_is_described_too(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "metrics.jsonl").unlink()
     assert repr(charlm.load(folder)).endswith("validation: not scored")
+
+
+def test_a_budget_that_does_not_exist_is_refused_when_a_run_is_resumed(trained):
+    with pytest.raises(OptionError, match="minute: no such option"):
+        charlm.resume(trained, minute=1)

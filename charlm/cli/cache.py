@@ -36,8 +36,8 @@ def cache(
 
     The cache is $CHARLM_CACHE, by default ~/.cache/charlm. corpora: texts of corpora by name;
     downloads; texts: copies of compressed files, tables and standard input; tokens: encoded texts
-    and vocabularies. What is removed is made or downloaded again when it is needed, except copies
-    of standard input.
+    and vocabularies. charlm makes or downloads a removed entry again when it needs it,
+    except copies of standard input.
 
     Try: charlm cache --remove tokens --older-than 30
     """

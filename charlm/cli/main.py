@@ -28,7 +28,7 @@ from charlm.cli.help import CommandGroup, GroupedCommand
 from charlm.cli.options import flag, setting_of
 from charlm.cli.slow_activity import SlowActivity
 from charlm.cli.terminal import checked_stdout, emit, say
-from charlm.data.progress import told_progress
+from charlm.data.progress import reported_progress
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError
 from charlm.storage.untrusted import one_line
 from charlm.version import VERSION
@@ -126,7 +126,7 @@ def _choose_encodings() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit status."""
     try:
-        with checked_stdout(), told_progress(SlowActivity()):
+        with checked_stdout(), reported_progress(SlowActivity()):
             status = app(arguments or ["--help"], prog_name="charlm", standalone_mode=False)
             sys.stdout.flush()
     except OptionError as error:

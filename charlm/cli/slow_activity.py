@@ -11,14 +11,14 @@ _PAUSE_SECONDS = 30.0
 
 
 class SlowActivity(ProgressListener):
-    """Says how far a slow activity is, after a few seconds and then every 30 seconds."""
+    """Prints the progress of a slow activity after 3 seconds, and then every 30 seconds."""
 
     def __init__(self) -> None:
         """Begin without an activity."""
         self.begin("reading")
 
     def begin(self, activity: str) -> None:
-        """Begin an activity; nothing is said yet."""
+        """Begin an activity; print nothing yet."""
         self._activity = activity
         self._num_bytes = 0
         self._says_at = time.monotonic() + _PATIENCE_SECONDS

@@ -1,4 +1,4 @@
-"""Progress of reading and encoding texts, for whoever listens: this room prints nothing."""
+"""Progress of reading and encoding texts, reported to a listener: this room prints nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 
 class ProgressListener:
-    """Is told what is read or encoded. This one ignores it."""
+    """Receives the progress of reading and encoding. This one ignores it."""
 
     def begin(self, activity: str) -> None:
         """Begin an activity, such as "reading 1,000 files"."""
@@ -15,12 +15,13 @@ class ProgressListener:
         """Add the bytes that were read or encoded since the last call."""
 
 
-_listener: ContextVar[ProgressListener] = ContextVar("listener", default=ProgressListener())  # noqa: B039 - it has no state.
+_NO_LISTENER = ProgressListener()
+_listener: ContextVar[ProgressListener] = ContextVar("listener", default=_NO_LISTENER)
 
 
 @contextmanager
-def told_progress(listener: ProgressListener) -> Iterator[None]:
-    """Tell a listener about the texts that are read or encoded in the block."""
+def reported_progress(listener: ProgressListener) -> Iterator[None]:
+    """Report the texts that are read or encoded in the block to a listener."""
     token = _listener.set(listener)
     try:
         yield
@@ -29,5 +30,5 @@ def told_progress(listener: ProgressListener) -> Iterator[None]:
 
 
 def current_listener() -> ProgressListener:
-    """Return the listener of the innermost `told_progress`."""
+    """Return the listener of the innermost `reported_progress`."""
     return _listener.get()

@@ -139,7 +139,7 @@ def restoration_of_line_ends(lines: Sequence[str]) -> Restoration:
 
 
 def _gaps(lines: Sequence[str]) -> list[str]:
-    """Return what is before the first line that is not empty, and after each of them."""
+    """Return the line ends and empty lines before the first full line, and after each full line."""
     gaps = [""]
     for line in lines:
         content = strip_line_end(line)

@@ -68,8 +68,8 @@ class Perplexity(Result):
         bits_per_byte: Total nats / (ln 2 x UTF-8 bytes of the original text), or None.
         restoration_nats: Nats of what the tokens leave out: the spelling of each <UNK>, capital
             letters and spaces; None if they cannot be computed.
-        token_bits_per_character: Bits of the tokens alone / characters of the original text: too
-            small wherever the tokens leave something out.
+        token_bits_per_character: Bits of the tokens alone / characters of the original text. It is
+            too small where the tokens do not represent the whole text.
         accuracy: Fraction of tokens that the model gave the highest probability.
         unigram_perplexity: Perplexity of the token frequencies of the training text, with one
             added to each count: the score of a model that learned nothing else.

@@ -126,7 +126,7 @@ class _Session:
         save_schedule: Schedule of the checkpoints.
         stop: Function that returns True to end the training after the current step.
         clock: Function that returns seconds.
-        told: Subjects of the notices that are yielded only once.
+        shown_notices: Subjects of the notices that were yielded, each only once.
     """
 
     experiment: Experiment
@@ -134,7 +134,7 @@ class _Session:
     save_schedule: SaveSchedule
     stop: Callable[[], bool]
     clock: Callable[[], float]
-    told: list[str] = field(default_factory=list)
+    shown_notices: list[str] = field(default_factory=list)
 
     def prepare_good_checkpoint(self) -> None:
         """Make sure that a training that halves its rate has a checkpoint to return to.
@@ -201,8 +201,8 @@ class _Session:
                 "not count as training time"
             )
         is_shortened = is_warm_up_shortened(section, step=step, fraction_done=fraction)
-        if is_shortened and not self.told:
-            self.told.append("warm-up")
+        if is_shortened and not self.shown_notices:
+            self.shown_notices.append("warm-up")
             yield Notice(
                 f"the budget is shorter than the warm-up of {section.warmup_steps:,} steps "
                 "(training.warmup_steps): the warm-up is shortened to a tenth of the budget"

@@ -17,7 +17,7 @@ from charlm.training.loss import Score, score
 # Validation uses at most 64 streams of at least 1,024 tokens.
 _MAX_STREAMS = 64
 _MIN_TOKENS_PER_STREAM = 1024
-# A part of the split has at least so many tokens, so that its loss can choose the best model.
+# Least number of tokens in a part of the split, so that its loss can choose the best model.
 _MIN_TOKENS_SCORED = 8192
 
 
@@ -96,7 +96,7 @@ def _score_part(
     stop: Callable[[], bool],
     is_late: Callable[[], bool] = lambda: False,
 ) -> _Scored:
-    """Score one `part`-th of the validation split, or what is scored before it is late.
+    """Score one `part`-th of the validation split, or less of it if `is_late` becomes true.
 
     Raises:
         EvaluationStopped: A process of the group was asked to stop.
