@@ -20,7 +20,7 @@ ORDER = [
     {"tracking"},
     {"views"},
     {"api"},
-    {"tuning"},
+    {"tuning", "serving", "export"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,1 @@
+"""Export a trained run to other runtimes, and import weights from elsewhere."""

@@ -1,0 +1,1 @@
+"""Serve trained runs over HTTP: the web page and the completions API."""
