@@ -15,6 +15,7 @@ from charlm.cli import (
     config,
     corpus,
     evaluate,
+    export,
     inspect,
     probes,
     runs,
@@ -56,6 +57,7 @@ app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
 app.command("view")(view.view)
+app.command("export")(export.export)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")
