@@ -1,21 +1,23 @@
 """The weights of a model by the names of the JavaScript engine, and their bytes in three types."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from charlm.export.targets import Precision
 from charlm.model.cells.base import Cell
 from charlm.model.embedding import OneHot
 from charlm.model.fast.products import Product
 from charlm.model.language_model import LanguageModel
 from charlm.model.projection import AdaptiveSoftmax, MixtureOfSoftmaxes
 
-WeightType = Literal["int8", "fp16", "fp32"]
+_DTYPES = {"int8": "i1", "fp16": "<f2", "fp32": "<f4"}
 _LARGEST = 127  # The integers are symmetric: -128 is not used.
 
 
@@ -73,7 +75,7 @@ def engine_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
     yield from _projection_weights(model.projection)
 
 
-def pack_weights(model: LanguageModel, weight_type: WeightType) -> PackedWeights:
+def pack_weights(model: LanguageModel, precision: Precision) -> PackedWeights:
     """Return the weights of a model: its matrices in a type, and its vectors in fp32.
 
     A matrix that several products share is stored once, under its first name; the others have the
@@ -89,18 +91,25 @@ def pack_weights(model: LanguageModel, weight_type: WeightType) -> PackedWeights
         names[tensor.data_ptr()] = name
         values = tensor.detach().cpu().float().numpy()
         rows, columns = values.shape if values.ndim == 2 else (0, len(values))
-        stored_as = weight_type if rows else "fp32"
+        stored_as = precision if rows else "fp32"
         tensors.append((name, stored_as, rows, columns))
         parts.append(_to_bytes(values, stored_as))
     return PackedWeights(tensors, b"".join(parts))
 
 
 @torch.no_grad()
-def round_weights(model: LanguageModel, weight_type: WeightType) -> None:
-    """Replace the matrices of a model by what the engine reads: weights rounded to a type."""
-    for _, tensor in engine_weights(model):
-        if tensor.ndim == 2:
-            tensor.copy_(torch.from_numpy(_rounded(tensor.cpu().float().numpy(), weight_type)))
+def read_weights(
+    model: LanguageModel, tensors: Sequence[tuple[str, str, int, int]], data: bytes
+) -> None:
+    """Put packed weights into a model of the same shape; the arguments are those of the pack."""
+    targets = dict(engine_weights(model))
+    position = 0
+    for name, stored_as, rows, columns in tensors:
+        if stored_as.startswith("= "):
+            continue
+        shape = (rows, columns) if rows else (columns,)
+        values, position = _from_bytes(data, position, stored_as, shape)
+        targets[name].copy_(torch.from_numpy(values))
 
 
 def _cell_weights(cell: Cell) -> Iterator[tuple[str, Tensor]]:
@@ -128,13 +137,18 @@ def _to_bytes(values: npt.NDArray[np.float32], stored_as: str) -> bytes:
     if stored_as == "int8":
         rows = quantize_rows(values)
         return rows.scales.astype("<f4").tobytes() + rows.integers.tobytes()
-    return values.astype("<f2" if stored_as == "fp16" else "<f4").tobytes()
+    return values.astype(_DTYPES[stored_as]).tobytes()
 
 
-def _rounded(
-    values: npt.NDArray[np.float32], weight_type: WeightType
-) -> npt.NDArray[np.float32]:
-    if weight_type == "int8":
-        rows = quantize_rows(values)
-        return rows.scales[:, None] * rows.integers.astype(np.float32)
-    return values.astype(np.float16).astype(np.float32) if weight_type == "fp16" else values
+def _from_bytes(
+    data: bytes, position: int, stored_as: str, shape: tuple[int, ...]
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Return a tensor whose bytes begin at a position, and the position after it."""
+    size = math.prod(shape)
+    scales = np.ones(1, dtype=np.float32)
+    if stored_as == "int8":
+        scales = np.frombuffer(data, "<f4", shape[0], position)
+        position += 4 * shape[0]
+    dtype = np.dtype(_DTYPES[stored_as])
+    values = np.frombuffer(data, dtype, size, position).reshape(shape).astype(np.float32)
+    return values * (scales[:, None] if stored_as == "int8" else 1), position + size * dtype.itemsize

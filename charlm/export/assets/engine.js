@@ -528,8 +528,8 @@ export class Network {
     };
     this.vocabularySize = network.vocabulary_size;
     this.skip = network.skip;
-    this.embedding = product("embedding"); // None: one-hot vectors.
-    this.cells = network.hidden_sizes.map(
+    this.embedding = product("embedding"); // Null: tokens are one-hot vectors.
+    this.cells = network.cell_sizes.map(
       (size, layer) =>
         new (CELLS[network.cell.kind](network.cell))(
           (name) => product(`layers.${layer}.${name}`),
@@ -562,6 +562,17 @@ export class Network {
   }
 
   step(token, state) {
+    const { features, state: after } = this.advance(token, state);
+    const adapted = this.adapter ? this.adapter.times(features) : features;
+    return { logits: this.projection.times(adapted), state: after };
+  }
+
+  /** Return the state after a token, without the logits, which take longer than a small cell. */
+  read(token, state) {
+    return this.advance(token, state).state;
+  }
+
+  advance(token, state) {
     let x = null;
     let total = null;
     const after = this.cells.map((cell, layer) => {
@@ -573,8 +584,7 @@ export class Network {
       return layerState;
     });
     const features = this.normalize(this.cells.length - 1, this.skip === "sum" ? total : x);
-    const adapted = this.adapter ? this.adapter.times(features) : features;
-    return { logits: this.projection.times(adapted), state: after };
+    return { features, state: after };
   }
 
   normalize(layer, x) {

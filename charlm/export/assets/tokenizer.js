@@ -60,8 +60,8 @@ export class Tokenizer {
    * Return a prompt as the model reads it: its ids, its unknown characters or words, and the space
    * at its end that the next token begins with, or an empty text.
    */
-  readPrompt(prompt) {
-    const pending = this.joinsSpaces && prompt.endsWith(" ") ? " " : "";
+  readPrompt(prompt, isBackward = false) {
+    const pending = this.joinsSpaces && !isBackward && prompt.endsWith(" ") ? " " : "";
     let text = prompt.slice(0, prompt.length - pending.length);
     if (this.findUnknown("\r").length) text = text.replaceAll("\r\n", "\n");
     return { ids: this.encode(text), unknown: this.findUnknown(text), pending };
