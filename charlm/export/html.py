@@ -68,20 +68,21 @@ def compute(path: Path, passage: Passage, options: ExportOptions) -> Computed:
     return run_program(program, passage.inputs)
 
 
-def engine() -> str:
-    """Return the engine as a JavaScript module without a model."""
-    return "\n".join(_asset(name) for name in _ENGINE)
+def engine_script() -> str:
+    """Return the engine without a model, as a script whose classes later scripts can use."""
+    module = "\n".join(_asset(name) for name in _ENGINE)
+    return re.sub(r"^export ", "", module, flags=re.M)
 
 
 def _module(description: dict[str, Any]) -> str:
     first = _FIRST_LINE.format(version=description["about"]["version"])
-    return first + _script(engine()) + "\n" + _MODULE_END.format(description=_json(description))
+    return first + engine_script() + "\n" + _MODULE_END.format(description=_json(description))
 
 
 def _program_of_module(text: str) -> Program:
     start = text.index("const model = new Model(") + len("const model = new Model(")
     end = text.index(");\n", start)
-    return Program(engine=_script(text[: text.index("/* ---- The model. */")]), model=text[start:end])
+    return Program(engine=text[: text.index("/* ---- The model. */")], model=text[start:end])
 
 
 def _program_of_page(text: str) -> Program:
@@ -90,11 +91,6 @@ def _program_of_page(text: str) -> Program:
     if model is None or not scripts:
         raise ValueError("the page has no model or no script")
     return Program(engine=scripts[0], model=model[1])
-
-
-def _script(module: str) -> str:
-    """Return a module as a script, which shares its names with the scripts after it."""
-    return re.sub(r"^export ", "", module, flags=re.M)
 
 
 def _asset(name: str) -> str:
@@ -123,7 +119,7 @@ def _training_hashes(trained: TrainedModel) -> str:
 def _page(description: dict[str, Any], hashes: str | None) -> str:
     about = About(**description["about"])
     style = design_tokens() + _asset("page.css")
-    library, script = _script(engine()), _asset("page.js")
+    library, script = engine_script(), _asset("page.js")
     policy = (
         f"default-src 'none'; style-src '{content_hash(style)}'; "
         f"script-src '{content_hash(library)}' '{content_hash(script)}'; "
@@ -158,8 +154,8 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
     )
     parts = _records(has_hashes) if is_records else _stream()
     lead = (
-        f"A recurrent network ({about.network}) that writes {about.token}, one after another. It "
-        "runs in this page: nothing is sent."
+        f"A recurrent network ({about.network}) writes these texts in your browser, {about.token} "
+        "one after another. Nothing is sent anywhere."
     )
     main = tag(
         "main",
@@ -173,7 +169,7 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
     return join(skip, bar, main)
 
 
-def _button(label: str, name: str, class_: str = "btn", **attributes: object) -> Html:
+def _button(label: str, name: str, class_: str = "btn", **attributes: Any) -> Html:
     return tag("button", label, type="button", id=name, class_=class_, **attributes)
 
 
@@ -198,8 +194,14 @@ def _records(has_hashes: bool) -> Html:
         tag("h2", "Kept", id="kept-title"),
         tag("p", "Nothing is kept yet.", id="kept-empty", class_="empty"),
         tag("ol", id="kept"),
-        tag("div", _button("Copy", "copy"), _button("Download", "download"), class_="bar",
-            id="kept-actions", hidden=True),
+        tag(
+            "div",
+            _button("Copy", "copy"),
+            _button("Download", "download"),
+            class_="bar",
+            id="kept-actions",
+            hidden=True,
+        ),
         class_="kept",
         aria_labelledby="kept-title",
     )
@@ -230,7 +232,10 @@ def _stream() -> Html:
 
 def _go(label: str) -> Html:
     return _button(
-        label, "go", "btn go", attributes={"data-label": label, "aria-keyshortcuts": "Control+Enter"}
+        label,
+        "go",
+        "btn go",
+        attributes={"data-label": label, "aria-keyshortcuts": "Control+Enter"},
     )
 
 
@@ -264,7 +269,9 @@ def _settings() -> Html:
         ),
         class_="keyhelp",
     )
-    header = tag("header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings"))
+    header = tag(
+        "header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings")
+    )
     return tag(
         "section",
         header,
@@ -283,8 +290,15 @@ def _slider(label: str, name: str, largest: float, step: float, hint: str) -> Ht
         "div",
         tag("label", label, for_=name),
         tag("output", id=f"{name}-value", for_=name),
-        tag("input", type="range", id=name, min=0, max=largest, step=step,
-            aria_describedby=f"{name}-hint"),
+        tag(
+            "input",
+            type="range",
+            id=name,
+            min=0,
+            max=largest,
+            step=step,
+            aria_describedby=f"{name}-hint",
+        ),
         tag("span", hint, class_="hint", id=f"{name}-hint"),
         class_="field",
     )
@@ -294,8 +308,15 @@ def _number(label: str, name: str, hint: str) -> Html:
     return tag(
         "div",
         tag("label", label, for_=name),
-        tag("input", type="number", id=name, min=0, step=1, inputmode="numeric",
-            aria_describedby=f"{name}-hint"),
+        tag(
+            "input",
+            type="number",
+            id=name,
+            min=0,
+            step=1,
+            inputmode="numeric",
+            aria_describedby=f"{name}-hint",
+        ),
         tag("span", hint, class_="hint", id=f"{name}-hint"),
         class_="field",
     )
@@ -318,4 +339,3 @@ def _about(about: About) -> Html:
         class_="about",
         aria_labelledby="about-title",
     )
-
