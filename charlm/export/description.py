@@ -160,9 +160,9 @@ def _score(trained: TrainedModel) -> str:
     """Return the validation score of the checkpoint, or that there is none."""
     step = trained.origin.state.get("step")
     lines = [line for line in read_metrics(trained.folder) if line.get("step") == step]
-    if not lines:
+    score = lines[-1] if lines else {}
+    if "loss_nats" not in score:
         return "not measured"
-    score = lines[-1]
     sentence = f"{score['loss_nats']:.3f} nats per token"
     if trained.tokenizer.section.level == "word":
         return f"{sentence} (perplexity {score['perplexity']:.1f}) on held-out text"
