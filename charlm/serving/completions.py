@@ -102,13 +102,11 @@ class Submitted(NamedTuple):
 
     Attributes:
         generation: Its pieces.
-        num_prompt: Number of tokens of its prompt, with an <EOS> that the request begins with.
-        num_echoed: Number of these that its pieces begin with.
+        num_echoed: Number of tokens of its prompt that its pieces begin with.
         begins: Whether the first of these is the beginning of a text, which has no probability.
     """
 
     generation: Generation
-    num_prompt: int
     num_echoed: int
     begins: bool
 
@@ -171,18 +169,9 @@ async def submit_all(texts: Texts, stack: ExitStack) -> list[Submitted]:
     for job in texts.jobs():
         generation = await _submit(texts.model, job)
         stack.enter_context(generation)
-        is_new = job.options.state_in is None
-        # The engine does not count an <EOS> that it would read before the text anyway.
-        is_given = is_new and (job.prompt_ids or ())[:1] == (EOS,)
-        num_prompt = generation.num_prompt_tokens + is_given
-        submitted.append(
-            Submitted(
-                generation,
-                num_prompt,
-                num_echoed=num_prompt if job.echo else 0,
-                begins=is_new and job.echo and num_prompt > 0,
-            )
-        )
+        num_echoed = generation.num_prompt_tokens if job.echo else 0
+        begins = num_echoed > 0 and job.options.state_in is None
+        submitted.append(Submitted(generation, num_echoed, begins))
     _check_size(texts.asked, submitted)
     return submitted
 
@@ -325,7 +314,8 @@ def _logprobs(texts: Texts, piece: Piece, begins: bool) -> Logprobs:
 
 
 def _usage(texts: Texts, submitted: Sequence[Submitted], num_new: int) -> Usage:
-    num_prompt = sum(text.num_prompt for text in submitted[:: texts.asked.num_candidates])
+    prompts = submitted[:: texts.asked.num_candidates]
+    num_prompt = sum(text.generation.num_prompt_tokens for text in prompts)
     return Usage(
         prompt_tokens=num_prompt, completion_tokens=num_new, total_tokens=num_prompt + num_new
     )

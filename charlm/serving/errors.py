@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import BusyError, CharlmError, OptionError
 from charlm.storage.untrusted import one_line
 
 # Names of options in requests, where they differ from those in Python.
@@ -80,6 +80,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, OptionError):
         message = error.message(api_name)
         return ApiError(400, message, param=api_name(error.option), code="invalid_value")
+    if isinstance(error, BusyError):
+        return ApiError(429, str(error), code="busy", headers={"Retry-After": "1"})
     if isinstance(error, CharlmError):
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):
