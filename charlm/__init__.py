@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.export.exporting import export_run as export_run
     from charlm.model.cells.registry import register_cell as register_cell
 
 __version__ = VERSION
@@ -40,6 +41,7 @@ _HOMES = {
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
+    "export_run": "charlm.export.exporting",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "export_run",
     "list_runs",
     "load",
     "load_config",

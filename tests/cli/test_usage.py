@@ -55,6 +55,11 @@ BESIDE = {
     "corpus fetch": ["names"],
     "config show": [],
     "cache": [],
+    "export": ["run", "--to=torch", "--out=new"],
+    "export --run": ["--to=torch", "--out=new"],
+    "export --to": ["run", "--out=new"],
+    "export --out": ["run", "--to=torch"],
+    "export RUN": ["--to=torch", "--out=new"],
 }
 # Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
 # entry with the name of a command takes precedence over one without.
