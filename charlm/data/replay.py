@@ -10,9 +10,7 @@ from charlm.config.schema import Mode
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import EOS, Ids
 
-# Of a piece that begins inside a text: without the tokens before it, they cannot be predicted, and
-# the model would learn that texts begin there.
-NUM_UNSCORED = 16
+_MAX_UNSCORED = 16
 
 
 class Records(NamedTuple):
@@ -46,6 +44,15 @@ class Replay:
     fraction: float
     window: int
 
+    @property
+    def num_unscored(self) -> int:
+        """Number of tokens at the beginning of a piece of a stream that are not predicted.
+
+        Without the tokens before the piece they cannot be predicted, and the model would learn that
+        texts begin there.
+        """
+        return min(_MAX_UNSCORED, self.window // 4)
+
     def stream(self, new: Ids, epoch: int) -> Ids:
         """Return the ids of a pass, (tokens,): the new text and a part of the old one.
 
@@ -65,9 +72,9 @@ class Replay:
             old = np.stack([stops[:-1], stops[1:]], axis=1)
             unscored = 0
         else:
-            starts = np.arange(0, len(part) - NUM_UNSCORED, self.window)
+            unscored = self.num_unscored
+            starts = np.arange(0, len(part) - unscored, self.window)
             old = np.stack([starts, np.minimum(starts + self.window, len(part))], axis=1)
-            unscored = NUM_UNSCORED
         return Records(
             ids=np.concatenate([np.asarray(new), part]).astype(new.dtype),
             spans=np.concatenate([spans, old + len(new)]),

@@ -36,7 +36,8 @@ def grown_weights(
     Every dimension of a weight that grows with the vocabulary is extended. All other weights, and
     the rows of the old tokens, stay as they are. The old tokens therefore keep their probabilities,
     except for what the new tokens receive: p'(x) = p(x) (1 - m), where m is the probability of all
-    new tokens together.
+    new tokens together. In a mixture, that is true of each of its softmaxes; in an adaptive
+    softmax, of the last cluster, which the new tokens join, and the others stay as they are.
 
     The bias of a new token is that of its relative, plus the logarithm of its frequency in the new
     text relative to the relative's frequency in the old text; for a token without a relative, the

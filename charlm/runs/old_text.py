@@ -22,6 +22,7 @@ from charlm.training.loss import score
 # From this many tokens a loss is known to about a hundredth of a nat, in a fraction of a second.
 _SCORED_TOKENS = 20_000
 _STREAMS = 8
+_FORGOTTEN_NATS = 0.1  # A smaller rise is not worth a line of advice.
 ANCESTOR_LOSS = "ancestor_loss_nats"
 
 
@@ -119,13 +120,14 @@ def old_text_or_notice(
 
 
 def forgetting(
-    facts: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]], *, replay: float
 ) -> Iterator[str]:
     """Yield a line about the score on the ancestor's text, before and after a training.
 
     Args:
         facts: What corpus.json records about the ancestor; None without one.
         history: Lines of metrics.jsonl.
+        replay: Fraction of the old text in the training.
     """
     scored = [
         line for line in history if line.get(ANCESTOR_LOSS) is not None and line.get("is_best")
@@ -133,7 +135,8 @@ def forgetting(
     if facts is None or not scored or facts.get("start_loss_nats") is None:
         return
     before, after = facts["start_loss_nats"], scored[-1][ANCESTOR_LOSS]
-    advice = "; training.replay=0.1 keeps more of it" if after > before + 0.1 else ""
+    is_forgotten = after > before + _FORGOTTEN_NATS and not replay
+    advice = "; --set training.replay=0.1 keeps more of it" if is_forgotten else ""
     yield (
         f"validation text of {facts['name']}: {before:.3f} nats per token before training, "
         f"{after:.3f} after it{advice}"

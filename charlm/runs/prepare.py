@@ -87,8 +87,7 @@ def begin(
     experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
     if vectors is not None:
         experiment = _with_vectors(experiment, vectors)
-    if ancestor is not None:
-        experiment = _with_ancestor(experiment, ancestor)
+    experiment = _with_ancestor(experiment, ancestor)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
     with acquired(experiment.lock):
         check_new(folder)  # Another process may have begun there in the meantime.
@@ -314,8 +313,10 @@ def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
     )
 
 
-def _with_ancestor(experiment: Experiment, ancestor: Ancestor) -> Experiment:
-    """Put the weights of an ancestor into the model, and read the ancestor's text."""
+def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experiment:
+    """Put the weights of an ancestor, if there is one, into the model, and read its text."""
+    if ancestor is None:
+        return _with_old_text(experiment, None)
     model = experiment.model
     tokenizer = experiment.tokenizer
     counts = count_ids(experiment.tokens["train"].ids, tokenizer.vocabulary_size)

@@ -110,7 +110,8 @@ def _run(
     if reason != "stopped":
         history = read_metrics(experiment.folder)
         yield from map(Notice, overfitting(history))
-        yield from map(Notice, forgetting(experiment.ancestor, history))
+        replay = experiment.config.training.replay
+        yield from map(Notice, forgetting(experiment.ancestor, history, replay=replay))
     yield Finished(experiment, reason)
 
 
