@@ -226,7 +226,8 @@ def _stream() -> Html:
     length = tag(
         "label", "Write ", tag("select", *lengths, id="length"), " characters", class_="right"
     )
-    bar = tag("div", _go("Continue"), _button("Undo", "undo", disabled=True), length, class_="bar")
+    history = [_button(name, name.lower(), disabled=True) for name in ("Undo", "Redo")]
+    bar = tag("div", _go("Continue"), *history, length, class_="bar")
     return tag("section", area, bar, _status(), aria_label="Text")
 
 

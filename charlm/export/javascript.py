@@ -96,7 +96,7 @@ def run_script(script: str) -> Output | None:
     if node := shutil.which("node"):
         return Output(_run_node(node, script + _TO_NODE), "node")
     if chromium := find_chromium():
-        return Output(_run_chromium(chromium, script + _TO_PAGE), "chromium")
+        return Output(run_in_chromium(chromium, script), "chromium")
     return None
 
 
@@ -112,10 +112,15 @@ def _run_node(node: str, script: str) -> str:
         return _output_of([node, str(path)], "node")
 
 
-def _run_chromium(chromium: str, script: str) -> str:
+def run_in_chromium(chromium: str, script: str) -> str:
+    """Return the result of a script, as for `run_script`, which Chromium opens from a file.
+
+    Raises:
+        CharlmError: Chromium fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "verify.html"
-        page = f'<meta charset="utf-8"><pre id="result"></pre><script>{script}</script>'
+        page = f'<meta charset="utf-8"><pre id="result"></pre><script>{script}{_TO_PAGE}</script>'
         path.write_text(page, encoding="utf-8")
         arguments = ["--headless", "--disable-gpu", f"--user-data-dir={folder}/profile"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -147,11 +147,27 @@ def test_a_text_goes_on_from_where_it_was(open_page, stream_page, trained):
     run = charlm.load(trained)
     (expected,) = run.sample(prompt="The cat ", temperature=0, characters=250)
     assert area.input_value() == expected.text
-    page.get_by_role("button", name="Undo").click()
-    assert area.input_value() == expected.text[: 8 + 50]
-    page.get_by_role("button", name="Undo").click()
-    assert area.input_value() == "The cat "
-    area.fill("The é")
+
+
+def test_typing_and_writing_can_be_undone_and_redone(open_page, stream_page):
+    page = open_page(stream_page)
+    area = page.get_by_role("textbox", name="Text")
+    undo, redo = (page.get_by_role("button", name=name) for name in ("Undo", "Redo"))
+    assert undo.is_disabled() and redo.is_disabled()
+    area.press_sequentially("The cat")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_text("Wrote 500 characters").wait_for()
+    written = area.input_value()
+    undo.click()
+    assert area.input_value() == "The cat"
+    area.press("Control+z")
+    assert area.input_value() == "" and undo.is_disabled()
+    area.press("Control+Shift+z")
+    redo.click()
+    assert area.input_value() == written and redo.is_disabled()
+    undo.click()
+    area.press_sequentially(" é")
+    assert redo.is_disabled()
     assert page.locator("#unknown").text_content() == (
         "The model does not know “é”. It reads this as unknown."
     )
@@ -207,19 +223,19 @@ def test_hostile_tokens_and_titles_are_displayed_as_text(open_page, tmp_path):
     for level, whitespace in (("word", "whitespace"), ("char", "words")):
         folder = tmp_path / level
         overrides = (f"tokenizer.level={level}", f"tokenizer.words={whitespace}")
-        overrides += ("corpus.mode=records", "training.steps=150", "training.learning_rate=2e-2")
+        overrides += ("corpus.mode=records",)
         train_all(small_config(corpus, *overrides), folder)
         path = tmp_path / f"{level}.html"
         charlm.export_run(charlm.load(folder), "html", path, new_only=True)
         page = open_page(path)
-        wait_for_records(page, 1)
-        page.get_by_label("Only new").uncheck()
-        page.get_by_role("button", name="Twenty more").click()
         wait_for_records(page, 20)
+        page.get_by_label("Begin with").fill(HOSTILE)
+        page.get_by_role("button", name="Twenty more").click()
+        wait_for_records(page, 40)
         assert page.evaluate("window.harmed") is None
         assert page.locator("img").count() == 0
         assert page.locator("script").count() == 4
         assert page.locator("h1").text_content() == corpus.name
-        assert any("</script><script>" in text for text in records_of(page))
+        assert all(text.startswith(HOSTILE) for text in records_of(page)[:20])
         page.locator("#records .keep").first.click()
         assert page.locator("#kept li").count() == 1

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const model = new Model(JSON.parse($("model").textContent));
 const FRAME_MS = 12; // Work between two frames, so that the page reacts.
 const PER_CLICK = 20;
+const TYPING_PAUSE_MS = 900; // Typing with longer pauses is undone in parts.
 const MAX_LISTED = 8; // Unknown characters or words that a message lists.
 const MAX_ATTEMPTS = 50; // Texts that are written for each new one.
 
@@ -195,9 +196,53 @@ function makeRecords() {
 
 /* ---- A stream. */
 
+/**
+ * Undo and redo of typing and of texts that were written. A change by a program makes a browser
+ * forget its own history.
+ */
+function makeHistory(area, changed) {
+  const past = [];
+  const future = [];
+  let typedAt = -Infinity;
+
+  const showButtons = () => {
+    $("undo").disabled = past.length === 0;
+    $("redo").disabled = future.length === 0;
+  };
+  const remember = () => {
+    past.push(area.value);
+    future.length = 0;
+    typedAt = -Infinity;
+    showButtons();
+  };
+  const move = (from, to) => {
+    stopWork?.();
+    if (!from.length) return;
+    to.push(area.value);
+    area.value = from.pop();
+    typedAt = -Infinity;
+    showButtons();
+    changed();
+    area.focus();
+  };
+  area.addEventListener("beforeinput", () => {
+    if (performance.now() - typedAt > TYPING_PAUSE_MS) remember();
+    typedAt = performance.now();
+  });
+  $("undo").addEventListener("click", () => move(past, future));
+  $("redo").addEventListener("click", () => move(future, past));
+  area.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    event.preventDefault();
+    if (event.shiftKey) move(future, past);
+    else move(past, future);
+  });
+  return { remember };
+}
+
 function makeStream() {
   const area = $("text");
-  const past = [];
+  const history = makeHistory(area, () => showUnknown(area.value));
   let number = 0;
   let writing = null; // The text that can go on, while nobody has changed it.
 
@@ -210,19 +255,17 @@ function makeStream() {
     const wanted = Number($("length").value);
     const startedAt = performance.now();
     let added = 0;
-    past.push(before);
+    history.remember();
     area.readOnly = true;
     work(
       () => {
-        const { value, done } = writing.tokens.next();
-        if (done) return false;
+        const { value } = writing.tokens.next();
         writing.text = value.text;
         added = value.text.length - before.length;
         return added < wanted;
       },
       () => {
         area.readOnly = false;
-        $("undo").disabled = false;
         const seconds = (performance.now() - startedAt) / 1000;
         say(`Wrote ${added} characters, ${Math.round(added / seconds)} per second.`);
       },
@@ -233,12 +276,6 @@ function makeStream() {
     );
   }
 
-  $("undo").addEventListener("click", () => {
-    stopWork?.();
-    area.value = past.pop();
-    $("undo").disabled = past.length === 0;
-    area.focus();
-  });
   area.addEventListener("input", () => showUnknown(area.value));
   return { start, restart: () => ((number = 0), (writing = null)) };
 }
