@@ -276,12 +276,24 @@ def format_tick(value: float, step: float) -> str:
     ('2.0', '4,000', '10⁻⁵')
     """
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        digits, power = f"{value:.0e}".split("e")
-        raised = f"10{str(int(power)).translate(_SUPERSCRIPTS)}"
-        return raised if digits == "1" else f"{digits}·{raised}"
+        return format_number(value, 1).removeprefix("1·")
     if step:
         return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
     return f"{value:,g}"
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with at most `digits` digits, and a large one in full.
+
+    >>> format_number(52961.3), format_number(0.0021), format_number(4.806e-07)
+    ('52,961', '0.0021', '4.81·10⁻⁷')
+    """
+    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1000:
+        return f"{value:.{digits}g}"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    factor, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{factor}·10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
 def _round_step(step: float, *, whole: bool) -> float:
@@ -304,7 +316,7 @@ def _dot_svg(rows: Sequence[Row], runs: Sequence[int], axis: Axis, width: int) -
     given = [at for row in rows for at in (*row.values, row.control) if at is not None]
     across = _scale(given, axis, min(left, width / 2), width - 12)
     elements: list[Html | None] = []
-    for value, label in _labels(across, axis, count=4):
+    for value, label in _labels(across, axis, count=5):
         at = f"{across(value):.1f}"
         elements.append(tag("path", class_="grid", d=f"M{at},{top}V{bottom}"))
         elements.append(tag("text", label, class_="tk", x=at, y=bottom + 16, text_anchor="middle"))
