@@ -17,6 +17,7 @@ WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
 _LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
 _NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
 _NAME_HEIGHT = 15.0
+_LABEL_WIDTH, _LABEL_HEIGHT = 8.5, 12.0  # Of a character in a map of labels.
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKERS: tuple[Callable[[float, float, float], str], ...] = (
     lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z",
@@ -221,7 +222,10 @@ def scatter(
 
 
 def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> Html:
-    """Return labels at their places in a plane, wide and narrow."""
+    """Return labels at their places in a plane, wide and narrow.
+
+    A label that would cover an earlier one is a point.
+    """
     return _drawn_twice(lambda width: _label_svg(labels, xs, ys, width), 544)
 
 
@@ -361,13 +365,22 @@ def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], 
     across = _scale(xs, Axis(title=""), 20, width - 24)
     up = _scale(ys, Axis(title=""), width - 20, 20)
     elements = []
+    boxes: list[tuple[float, float, float]] = []  # Middle and half the width of each written label.
     for number, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True)):
-        half = max(10.0, 4.5 * len(label) + 4)
-        box = tag("rect", class_="eh", x=-half, y=-15, width=2 * half, height=22)
-        name = tag("text", label, class_="et", text_anchor="middle")
-        place = f"translate({across(x):.1f},{up(y):.1f})"
+        half = _LABEL_WIDTH * len(label) / 2
+        place = across(x), up(y), half
+        is_free = not any(
+            abs(place[0] - other[0]) < half + other[2] and abs(place[1] - other[1]) < _LABEL_HEIGHT
+            for other in boxes
+        )
+        if is_free:
+            boxes.append(place)
+        written = max(10.0, half + 4) if is_free else 6.0
+        box = tag("rect", class_="eh", x=-written, y=-15, width=2 * written, height=22)
+        name = tag("text", label if is_free else "·", class_="et", text_anchor="middle")
+        moved = f"translate({place[0]:.1f},{place[1]:.1f})"
         elements.append(
-            tag("g", box, name, class_="e", transform=place, attributes={"data-i": number})
+            tag("g", box, name, class_="e", transform=moved, attributes={"data-i": number})
         )
     return tag(
         "svg",
