@@ -79,12 +79,13 @@ for (const radio of $$('input[name=rank]')) {
   radio.addEventListener('change', () => { S.rank = radio.value; save(); draw(); });
 }
 
-/* Three lines of an example, and one of them with two words exchanged. */
+/* Two lines that the model wrote, and the first one with two words exchanged. */
 function example() {
-  const found = run().example.split('\n').map(line => line.trim()).filter(line => line.length > 12 && line.length < 80).slice(0, 3);
-  const words = found[0]?.split(' ') ?? [];
-  if (words.length > 3) found.splice(1, 0, [words[0], words[2], words[1], ...words.slice(3)].join(' '));
-  return found.join('\n');
+  const lines = run().example.split('\n').slice(1).map(line => line.trim());
+  const [first, second] = lines.filter(line => line.length < 70 && line.split(' ').length > 3);
+  if (!first) return lines.filter(Boolean).slice(0, 3).join('\n');
+  const words = first.split(' ');
+  return [first, [words[0], words[2], words[1], ...words.slice(3)].join(' '), ...second ? [second] : []].join('\n');
 }
 export function begin() {
   $('#sents').value = S.sents ?? example();
