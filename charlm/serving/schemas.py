@@ -12,6 +12,17 @@ from charlm.errors import OptionError
 from charlm.sampling.options import SampleOptions, build_options
 
 DEFAULT_MAX_TOKENS = 16  # As in OpenAI's API.
+# Names of options in Python whose fields in requests are named as OpenAI's or vLLM's.
+FIELD_OF = {
+    "count": "n",
+    "length": "max_tokens",
+    "matching": "regex",
+    "state_in": "state",
+    "state_out": "state",
+    "typical": "typical_p",
+    "until": "stop",
+}
+OPTION_OF = {name: option for option, name in FIELD_OF.items()}
 # Fields of other servers and clients that do not change a text.
 IGNORED = frozenset(
     {
@@ -28,7 +39,7 @@ IGNORED = frozenset(
 MAX_LOGPROBS = 100
 MAX_PROMPTS = 1000
 MAX_BIASES = 1000
-MAX_CHOICES = 128
+MAX_CHOICES = 1000
 MAX_SENTENCES = 10_000
 _MAX_STOPS = 64
 _MAX_STOP_CHARACTERS = 1000
@@ -372,6 +383,7 @@ class Choice(BaseModel):
     """A text."""
 
     index: int
+    number: int = Field(description="Number of the text among those of the seed.")
     text: str
     logprobs: Logprobs | None
     finish_reason: Literal["stop", "length"] | None
