@@ -331,7 +331,19 @@ def test_a_wrong_request_is_answered_with_an_error_object(client, path, body):
 
 @pytest.mark.parametrize("name", READABLE)
 def test_no_text_makes_the_server_fail(client, name):
-    for text in ("", " ", "\n", "\n\n", HOSTILE, "\u0301", "🙂", " " * 300, "\r\n", "<EOS>", "<UNK>"):
+    for text in (
+        "",
+        " ",
+        "\n",
+        "\n\n",
+        HOSTILE,
+        "\u0301",
+        "🙂",
+        " " * 300,
+        "\r\n",
+        "<EOS>",
+        "<UNK>",
+    ):
         found = ask(client, "read", model=name, text=text)
         assert "".join(token["text"] for token in found["tokens"]) + found["rest"] == text
         for at in (0, 1, len(text), len(text) + 5):

@@ -9,7 +9,8 @@ import * as records from './records.js';
 const VIEWS = { write, score, memory, records };
 const HAVE_SETTINGS = ['write', 'records'];
 
-function tab(name, { focus = false } = {}) {
+function tab(name, { focus = false, isOtherRun = false } = {}) {
+  VIEWS[S.tab].leave({ isOtherRun });
   S.tab = name;
   for (const one of TABS) {
     const button = $('#t-' + one), isShown = one === name;
@@ -47,7 +48,7 @@ function choose(name) {
   $('#run').value = name;
   for (const node of $$('.one')) node.textContent = unit();
   for (const node of $$('.units')) node.textContent = unit() + 's';
-  tab(S.tab);
+  tab(S.tab, { isOtherRun: true });
 }
 
 for (const name of TABS) $('#t-' + name).addEventListener('click', () => tab(name));

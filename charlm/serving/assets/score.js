@@ -1,5 +1,6 @@
 /* The view Score: sentences, ranked, with the tokens that decide. */
 import { $, $$, bin, count, el, latest, plural, post, say, shown, SURPRISAL } from './shared.js';
+import { originals } from './reading.js';
 import { S, run, save } from './state.js';
 
 const MAX_SENTENCES = 50, MAX_CHARACTERS = 500, LISTED = 3;
@@ -16,9 +17,9 @@ const score = latest(300, async signal => {
 });
 function describe(sentence) {
   const bits = -sentence.log_probability / Math.LN2;
-  const space = run().separates_by_space ? ' ' : '';
-  const tokens = (sentence.explained ?? []).map((token, k) => ({
-    text: (k && token.token ? space : '') + (token.token ? token.text : '↵'), id: token.token, bits: -token.log_probability / Math.LN2,
+  const explained = sentence.explained ?? [], texts = originals(sentence.text, explained);
+  const tokens = explained.map(({ token, log_probability: p }, k) => ({
+    text: token === 0 ? '↵' : texts[k], id: token, bits: -p / Math.LN2,
   }));
   return { text: sentence.text, sum: bits, m: bits / Math.max(1, [...sentence.text].length), tokens, unknown: sentence.unknown };
 }
@@ -91,6 +92,7 @@ export function begin() {
   $('#sents').value = S.sents ?? example();
   $(`input[name=rank][value=${S.rank}]`).checked = true;
 }
+export const leave = () => score.cancel();
 export function show() {
   if (S.sents === null) $('#sents').value = example();
   score();
