@@ -54,7 +54,7 @@ Prompt = str | list[int]
 def _check_prompt(value: Any) -> str | list[str] | list[int] | list[list[int]]:
     """Check a prompt without an error per element of a long list."""
     if isinstance(value, str):
-        return _check_text(value)
+        return check_text(value)
     if not isinstance(value, list) or not value:
         raise ValueError("must be a text, texts, token ids or lists of token ids, and not empty")
     if all(type(item) is int for item in value):
@@ -62,7 +62,7 @@ def _check_prompt(value: Any) -> str | list[str] | list[int] | list[list[int]]:
     if len(value) > MAX_PROMPTS:
         raise ValueError(f"must be at most {MAX_PROMPTS} prompts, got {len(value)}")
     if all(type(item) is str for item in value):
-        return [_check_text(item) for item in value]
+        return [check_text(item) for item in value]
     if all(type(item) is list and all(type(token) is int for token in item) for item in value):
         return value
     raise ValueError("must be a text, texts, token ids or lists of token ids, not a mixture")
@@ -74,7 +74,8 @@ def _check_ids(value: Any) -> list[int]:
     return value
 
 
-def _check_text(text: str) -> str:
+def check_text(text: str) -> str:
+    """Return a text of a request; raise ValueError for one that is no Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -234,7 +235,7 @@ class CompletionRequest(RequestBody):
     @classmethod
     def _check_unicode(cls, value: str | list[str] | None) -> str | list[str] | None:
         for text in [value] if isinstance(value, str) else value or []:
-            _check_text(text)
+            check_text(text)
         return value
 
     @field_validator("logit_bias", mode="after")
@@ -334,7 +335,7 @@ class ScoreRequest(RequestBody):
     @field_validator("sentences", mode="after")
     @classmethod
     def _check_unicode(cls, value: list[str]) -> list[str]:
-        return [_check_text(text) for text in value]
+        return [check_text(text) for text in value]
 
 
 class TokenizeRequest(RequestBody):
@@ -346,7 +347,7 @@ class TokenizeRequest(RequestBody):
     @field_validator("prompt", mode="after")
     @classmethod
     def _check_unicode(cls, value: str) -> str:
-        return _check_text(value)
+        return check_text(value)
 
 
 class DetokenizeRequest(RequestBody):
