@@ -179,10 +179,10 @@ def _sample(plan: Plan, texts: TextBatch, row: int, scores: list[float]) -> Samp
 
 
 def training_index(trained: TrainedModel) -> SuffixIndex:
-    """Return the index of the training text that a copy limit searches.
+    """Return an index of the training text, in the form that `CopyLimit` searches.
 
     Raises:
-        CharlmError: The training text cannot be read, or has changed.
+        CharlmError: The training text cannot be read any more, or pydivsufsort is not installed.
     """
     train = training_texts(trained)["train"]
     written = written_form(train, trained.tokenizer, records=trained.writes_records)
