@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.export.exporting import export_run as export_run
     from charlm.model.cells.registry import register_cell as register_cell
+    from charlm.serving.client import connect as connect
 
 __version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
     "choose": "charlm.api",
+    "connect": "charlm.serving.client",
     "list_runs": "charlm.api",
     "load": "charlm.api",
     "resume": "charlm.api",
@@ -40,6 +43,7 @@ _HOMES = {
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
+    "export_run": "charlm.export.exporting",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "connect",
+    "export_run",
     "list_runs",
     "load",
     "load_config",

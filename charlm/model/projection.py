@@ -25,6 +25,7 @@ class MixtureOfSoftmaxes(nn.Linear):
         softmaxes: Number of softmaxes, K.
         prior: Weights U of the mixture, (K, hidden).
         latent: Weights V of all softmaxes, (K x inner, hidden).
+        product: Module that computes W z + b in place of the layer, such as one in int8, or None.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class MixtureOfSoftmaxes(nn.Linear):
         self.softmaxes = softmaxes
         self.prior = nn.Linear(hidden_size, softmaxes, bias=False)
         self.latent = nn.Linear(hidden_size, softmaxes * inner_size)
+        self.product: nn.Module | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
@@ -42,7 +44,8 @@ class MixtureOfSoftmaxes(nn.Linear):
         latent = torch.tanh(self.latent(hidden)).view(
             *hidden.shape[:-1], self.softmaxes, self.in_features
         )
-        components = torch.log_softmax(super().forward(latent).float(), dim=-1)
+        scores = super().forward(latent) if self.product is None else self.product(latent)
+        components = torch.log_softmax(scores.float(), dim=-1)
         return torch.logsumexp(prior.unsqueeze(-1) + components, dim=-2)
 
 

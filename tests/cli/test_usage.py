@@ -31,6 +31,7 @@ NUMBERS = {
 BESIDE = {
     "train": ["text.txt"],
     "train --resume": [],
+    "train --from-vocabulary": ["text.txt", "--from=run"],
     "tune": ["text.txt", "--search", "model.hidden_size=8,16", "--trials", "1"],
     "tune --search": ["text.txt"],
     "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"],
@@ -55,6 +56,11 @@ BESIDE = {
     "corpus fetch": ["names"],
     "config show": [],
     "cache": [],
+    "export": ["run", "--to=torch", "--out=new"],
+    "export --run": ["--to=torch", "--out=new"],
+    "export --to": ["run", "--out=new"],
+    "export --out": ["run", "--to=torch"],
+    "export RUN": ["--to=torch", "--out=new"],
 }
 # Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
 # entry with the name of a command takes precedence over one without.
@@ -72,6 +78,7 @@ WRONG: dict[str, dict[str, int]] = {
     "view --out": TARGET,
     "--only": {"": 2, "nonsense": 2, "curves,": 2},
     "--from": FILE,
+    "train --from": RUN,
     "--prompt-file": FILE,
     "--state-in": FILE,
     "--state-out": TARGET,

@@ -1,0 +1,231 @@
+"""Section "Memory": which earlier tokens a prediction depends on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from charlm.evaluation.probes.known_letters import LetterAccuracy
+from charlm.evaluation.probes.memory import Memory
+from charlm.views.charts import Chart, Series
+from charlm.views.figures import Axis, swatch
+from charlm.views.html import Html, join, show_invisible, tag
+from charlm.views.measurements import RunMeasurements
+from charlm.views.page import (
+    Figure,
+    Numbers,
+    Section,
+    bar_rows,
+    columns,
+    listed,
+    paragraph,
+    per_run,
+    percentage,
+    scale,
+)
+from charlm.views.passages import HINT, MEMORY_EDGES, bin_of, coloured_tokens, visible
+
+_REACH = 0.1  # Of a row's maximum.
+
+
+def memory_section(runs: Sequence[RunMeasurements]) -> Section:
+    """Return the section for runs whose memory was measured."""
+    shown = [(run, run.memory) for run in runs if isinstance(run.memory, Memory)]
+    parts: list[Figure | tuple[Figure, ...]] = [_memory_figure(shown)]
+    distance = _dependence_figure(shown)
+    letters = [
+        (run, run.letters)
+        for run in runs
+        if isinstance(run.letters, LetterAccuracy) and run.letters.by_known
+    ]
+    parts.append((distance, _letters_figure(letters)) if letters else distance)
+    return Section("memory", "Memory", parts)
+
+
+def describe_memory(memories: Mapping[str, Memory]) -> str:
+    """Return sentences about the distance up to which a mean prediction depends on the text.
+
+    Args:
+        memories: Result of each run, by its name.
+    """
+    reached = {
+        name: [row.distance for row in memory.by_distance if row.relative >= _REACH]
+        for name, memory in memories.items()
+    }
+    far = {name: f"{max(distances)}" for name, distances in reached.items() if distances}
+    near = [name for name, distances in reached.items() if not distances]
+    return paragraph(
+        "Largest distance in tokens at which the mean is at least a tenth of the row's maximum: "
+        f"{per_run(far)}."
+        if far
+        else "",
+        f"No distance has such a mean in {listed(near)}." if near else "",
+    )
+
+
+def describe_letters(letters: Mapping[str, LetterAccuracy], known: int) -> str:
+    """Return a sentence about how often the first guess is right after some known letters."""
+    shares = {
+        name: percentage(row.accuracy[0])
+        for name, result in letters.items()
+        for row in result.by_known
+        if row.known == known
+    }
+    return (
+        f"With {known} letter{'s' * (known != 1)} known, the first guess is right in: "
+        f"{per_run(shares)}."
+    )
+
+
+def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
+    rows = [_memory_row(number, run, memory) for number, (run, memory) in enumerate(shown)]
+    edges = [f"{edge:g}" for edge in MEMORY_EDGES]
+    first = shown[0][1]
+    slider = tag(
+        "div",
+        tag("p", "Passage: ", "".join(row.text for row in first.predictions), class_="vh"),
+        *rows,
+        class_="slider",
+        id="p-memory",
+        tabindex=0,
+        role="slider",
+        aria_label="Position in the passage",
+        aria_valuemin=1,
+        aria_valuemax=len(first.predictions),
+        aria_valuenow=1,
+    )
+    note = "squared norm relative to the row's maximum, lower end of each step"
+    return Figure(
+        key="memory",
+        title="What each prediction depends on",
+        findings=paragraph(
+            "The outlined token is predicted; the darker an earlier token, the more the logit of "
+            "the prediction depends on it.",
+            describe_memory({run.name: memory for run, memory in shown}),
+        ),
+        body=join(slider, scale("m", edges, note), HINT),
+        data={
+            "runs": [_memory_data(run, memory) for run, memory in shown],
+            "at": _most_surprising(first),
+        },
+        has_svg=False,
+        note="Squared norm of the gradient with respect to the one-hot input. The maxima of rows "
+        "differ between runs.",
+    )
+
+
+def _most_surprising(memory: Memory) -> int:
+    """Return the least probable token of the second half of a passage."""
+    half = len(memory.predictions) // 2
+    return min(
+        range(half, len(memory.predictions)), key=lambda at: memory.predictions[at].probability
+    )
+
+
+def _memory_row(number: int, run: RunMeasurements, memory: Memory) -> Html:
+    at = _most_surprising(memory)
+    relative = memory.predictions[at].relative
+    styles = [
+        f"m{bin_of(relative[other], MEMORY_EDGES)}" if other < at else "cur" * (other == at)
+        for other in range(len(memory.predictions))
+    ]
+    texts = [prediction.text for prediction in memory.predictions]
+    near = [
+        (visible(other.text), other.probability) for other in memory.predictions[at].alternatives
+    ]
+    bars = bar_rows(near, visible(texts[at]))
+    return tag(
+        "div",
+        tag("div", swatch(run.number), run.name, class_="nm"),
+        tag("div", coloured_tokens(texts, styles), class_="text", attributes={"data-mem": number}),
+        tag("ol", *bars, class_="bars", attributes={"data-top": number}),
+        class_="mem",
+    )
+
+
+def _memory_data(run: RunMeasurements, memory: Memory) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "text": [show_invisible(prediction.text) for prediction in memory.predictions],
+        "label": [visible(prediction.text) for prediction in memory.predictions],
+        "rows": [
+            [round(1000 * value) for value in prediction.relative]
+            for prediction in memory.predictions
+        ],
+        "near": [
+            [
+                [visible(other.text), round(other.probability, 6)]
+                for other in prediction.alternatives
+            ]
+            for prediction in memory.predictions
+        ],
+    }
+
+
+def _dependence_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
+    most = min(len(memory.by_distance) for _, memory in shown)
+    distances = list(range(1, most + 1))
+    values = [[row.relative for row in memory.by_distance[:most]] for _, memory in shown]
+    at = min(10, most) - 1
+    chart = Chart(
+        series=[
+            Series(run=run, x=distances, y=column)
+            for (run, _), column in zip(shown, values, strict=True)
+        ],
+        x=Axis(title="distance in tokens", is_log=True),
+        y=Axis(title="mean relative squared norm", from_zero=True),
+        heads=[f"distance {distance}" for distance in distances],
+        write="{:.2g}".format,
+        at=at,
+    )
+    means = {run.name: f"{row[at]:.2g}" for (run, _), row in zip(shown, values, strict=True)}
+    return Figure(
+        key="memory-by-distance",
+        title="Dependence by distance",
+        findings=f"Mean at distance {distances[at]}: {per_run(means)}.",
+        body=chart.body,
+        numbers=Numbers(["distance", *(run.name for run, _ in shown)], [distances, *values]),
+        data=chart.data,
+    )
+
+
+def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -> Figure:
+    longest = max((result.by_known for _, result in letters), key=len)
+    known = [row.known for row in longest]
+    at = min(3, len(known) - 1)
+    chart = Chart(
+        series=[
+            Series(
+                run=run,
+                x=[row.known for row in result.by_known],
+                y=[100 * row.accuracy[guesses - 1] for row in result.by_known],
+                measure="first guess" if guesses == 1 else "first three",
+                dotted=guesses == 3,
+            )
+            for guesses in (1, 3)
+            for run, result in letters
+        ],
+        x=Axis(title="known letters of the word", whole=True),
+        y=Axis(title="% correct", from_zero=True),
+        heads=[f"{number} known" for number in known],
+        write="{:.0f} %".format,
+        at=at,
+    )
+    return Figure(
+        key="known-letters",
+        title="Next letter correct, by known letters",
+        findings=paragraph(
+            describe_letters({run.name: result for run, result in letters}, known[at]),
+            "Dotted: it is among the first three guesses.",
+        ),
+        body=chart.body,
+        numbers=Numbers(
+            ["run", "known letters", "letters", "top 1", "top 2", "top 3"],
+            columns(
+                [
+                    [run.name, row.known, row.count, *row.accuracy]
+                    for run, result in letters
+                    for row in result.by_known
+                ]
+            ),
+        ),
+        data=chart.data,
+    )
