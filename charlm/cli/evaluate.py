@@ -12,6 +12,7 @@ from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
     MAX_SEED,
+    At,
     Device,
     Json,
     NamedRun,
@@ -222,16 +223,7 @@ def gradients(
             help="Number of windows, evenly spaced over the text.",
         ),
     ] = 64,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="TOKEN",
-            callback=not_empty,
-            help="Measure only the loss of this token, such as was; can be repeated. [all tokens]",
-            show_default=False,
-        ),
-    ] = None,
+    at: At = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Measure the network as before its training.")
     ] = False,

@@ -21,6 +21,7 @@ from charlm.cli import (
     runs,
     sample,
     scores,
+    serve,
     train,
     tune,
     view,
@@ -57,6 +58,7 @@ app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")

@@ -269,4 +269,14 @@ Split = Annotated[
         show_default=False,
     ),
 ]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="TOKEN",
+        callback=not_empty,
+        help="Measure only the loss of this token, such as was; can be repeated. [all tokens]",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -61,6 +61,8 @@ class GeneratorOptions:
         filters: How a token is drawn.
         stops_at_eos: Whether <EOS> ends a sequence.
         scored: Whether the log-probability of each token is kept.
+        num_alternatives: Number of most probable tokens whose log-probabilities are kept at each
+            position, if it is scored.
     """
 
     numbers: Sequence[int]
@@ -68,6 +70,7 @@ class GeneratorOptions:
     filters: Filters
     stops_at_eos: bool = False
     scored: bool = False
+    num_alternatives: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Generator:
     Attributes:
         context: Tokens before the first new one: those of the saved state, then the prompt.
         tokens: New tokens of each sequence.
+        alternatives: Log-probabilities of the chosen token and of the most probable ones, by id,
+            for each new token of each sequence; empty if none are kept.
         running: Which sequences go on, (batch,).
         options: How the sequences are generated.
     """
@@ -127,6 +132,7 @@ class Generator:
         unread = [*(earlier[-1:] or [EOS]), *prompt]
         self.context = [*earlier, *prompt]
         self.tokens: list[list[int]] = [[] for _ in options.numbers]
+        self.alternatives: list[list[dict[int, float]]] = [[] for _ in options.numbers]
         self.running: npt.NDArray[np.bool_] = np.ones(batch, dtype=bool)
         self.options = options
         self._step = Stepper(model) if step is None else step
@@ -149,7 +155,13 @@ class Generator:
         """
         filters = self.options.filters
         logits, self._states = self._step(self._last, self._states)
-        chosen = choose(self._allowed(logits), self._random.draw(), filters, self._history.ids)
+        chosen = choose(
+            self._allowed(logits),
+            self._random.draw(),
+            filters,
+            self._history.ids,
+            num_earlier=len(self.context),
+        )
         ids: list[int] = chosen.tolist()
         if max(ids) >= logits.shape[-1]:  # The search fails if probabilities are not numbers.
             raise CharlmError(
@@ -159,6 +171,11 @@ class Generator:
         if self.options.scored:
             log_probabilities = logits.double().log_softmax(dim=-1)
             self._scores.append(log_probabilities.gather(-1, chosen[:, None])[:, 0])
+            if self.options.num_alternatives:
+                found = alternatives(log_probabilities, chosen, self.options.num_alternatives)
+                for kept, row, runs in zip(self.alternatives, found, self.running, strict=True):
+                    if runs:
+                        kept.append(row)
         if filters.reads_history:
             self._history.append(chosen)
         self._last = chosen
@@ -186,6 +203,7 @@ class Generator:
         self._history.drop(len(self.tokens[0]) - saved.num_tokens)
         del self.tokens[0][saved.num_tokens :]
         del self._scores[saved.num_tokens :]
+        del self.alternatives[0][saved.num_tokens :]
         self._states = saved.states
         self._last = saved.last
         self.running[0] = saved.is_running
@@ -347,9 +365,16 @@ def draw(
     return choose(without_unknown(logits), uniform, filters, history)
 
 
-def choose(logits: Tensor, uniform: Tensor, filters: Filters, history: Tensor) -> Tensor:
-    """Draw from float64 logits without <UNK>; arguments as for `draw`."""
-    logits = apply_filters(logits, history, filters)
+def choose(
+    logits: Tensor,
+    uniform: Tensor,
+    filters: Filters,
+    history: Tensor,
+    *,
+    num_earlier: int = 0,
+) -> Tensor:
+    """Draw from float64 logits without <UNK>; arguments as for `draw` and `apply_filters`."""
+    logits = apply_filters(logits, history, filters, num_earlier)
     if filters.temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
@@ -357,6 +382,23 @@ def choose(logits: Tensor, uniform: Tensor, filters: Filters, history: Tensor) -
     # is ever reached.
     target = uniform[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def alternatives(log_probabilities: Tensor, chosen: Tensor, count: int) -> list[dict[int, float]]:
+    """Return the log-probabilities of the chosen token and of the most probable ones, by id.
+
+    Args:
+        log_probabilities: Natural logarithms, (tokens, vocabulary).
+        chosen: Ids, (tokens,).
+        count: Number of most probable tokens.
+    """
+    top = log_probabilities.topk(min(count, log_probabilities.shape[-1]), dim=-1)
+    ids = torch.cat([top.indices, chosen[:, None]], dim=-1)
+    values = log_probabilities.gather(-1, ids)
+    return [
+        dict(zip(row, scores, strict=True))
+        for row, scores in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def without_unknown(logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import CopyLimit
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
-from charlm.sampling.options import SampleOptions
+from charlm.sampling.options import Filters, SampleOptions
 from charlm.sampling.prompts import Prompt, first_token, read_prompt, refuse_unwritable
 from charlm.sampling.saved_state import GenerationState, state_from_bytes
 from charlm.sampling.text_stream import TextBatch, TextStream
@@ -50,12 +50,19 @@ class Plan:
             return self.options.seed
         return 1 if self.state is None else self.state.seed
 
-    def begin(self, numbers: Sequence[int], copy_limit: CopyLimit | None = None) -> TextBatch:
+    def begin(
+        self,
+        numbers: Sequence[int],
+        copy_limit: CopyLimit | None = None,
+        *,
+        num_alternatives: int = 0,
+    ) -> TextBatch:
         """Return texts that have their prompts and are not written yet.
 
         Args:
             numbers: Number of each sequence.
             copy_limit: Copy limit of this batch.
+            num_alternatives: Number of most probable tokens whose log-probabilities are kept.
         """
         trained = self.trained
         prompt = in_reading_order(trained, self.prompt_ids)
@@ -69,6 +76,7 @@ class Plan:
                 filters=self.options.filters,
                 stops_at_eos=trained.writes_records,
                 scored=self.options.scored or self.options.best_of > 1,
+                num_alternatives=num_alternatives,
             ),
             constraints=[
                 *first_token(trained, self.prompt),
@@ -110,8 +118,13 @@ class Plan:
         )
 
 
-def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
+def make_plan(trained: TrainedModel, options: SampleOptions, prompt: Prompt | None = None) -> Plan:
     """Return what the texts of one call have in common.
+
+    Args:
+        trained: Model that writes.
+        options: Options of the call.
+        prompt: Prompt to use instead of that of the options.
 
     Raises:
         UnsupportedOptionError: An option does not suit the model.
@@ -130,7 +143,9 @@ def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
         max_copy=constraints.max_copy is not None,
     )
     allow_unknown = options.allow_unknown
-    prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
+    if prompt is None:
+        prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
+    _refuse_unknown_ids(trained, options.filters)
     refuse_unwritable(trained, options.stop, constraints.ban, allow_unknown=allow_unknown)
     automaton = None
     if constraints.matching is not None:
@@ -149,6 +164,15 @@ def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
         state=_initial_state(trained, options),
         automaton=automaton,
     )
+
+
+def _refuse_unknown_ids(trained: TrainedModel, filters: Filters) -> None:
+    size = trained.tokenizer.vocabulary_size
+    for token, _ in filters.logit_bias:
+        if token >= size:
+            raise UnsupportedOptionError(
+                "logit_bias", f"must name ids below {size}, the number of tokens", value=token
+            )
 
 
 def refuse_if_backward(trained: TrainedModel, **given: bool) -> None:

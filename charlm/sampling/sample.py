@@ -141,7 +141,7 @@ def _writer(plan: Plan) -> Callable[[Sequence[int]], list[Sample]]:
             for start in range(0, len(numbers), rows)
             for text in _write_batch(plan, numbers[start : start + rows])
         ]
-    index = _training_index(plan.trained)
+    index = training_index(plan.trained)
     return lambda numbers: [
         _write_without_long_copies(plan, number, index, max_copy) for number in numbers
     ]
@@ -207,7 +207,12 @@ def _sample(plan: Plan, texts: TextBatch, row: int, scores: list[float]) -> Samp
     )
 
 
-def _training_index(trained: TrainedModel) -> SuffixIndex:
+def training_index(trained: TrainedModel) -> SuffixIndex:
+    """Return an index of the training text, in the form that `CopyLimit` searches.
+
+    Raises:
+        CharlmError: The training text cannot be read any more, or pydivsufsort is not installed.
+    """
     train = training_texts(trained)["train"]
     written = written_form(train, trained.tokenizer, records=trained.writes_records)
     return SuffixIndex(text_to_index(written, trained.tokenizer))

@@ -13,6 +13,8 @@ class TextStream:
     Attributes:
         text: Text so far, cut at its end.
         ended: Whether a stop string or the number of characters has ended the text.
+        stopped: Whether it was a stop string.
+        prompt_length: Number of characters of `text` before the new ones.
     """
 
     def __init__(
@@ -37,13 +39,16 @@ class TextStream:
         """
         self._decoder = Decoder(tokenizer)
         self._until = stop.until
+        self._includes_until = stop.includes_until
         self._start = num_shown
         self._num_shown = num_shown
         self.ended = False
+        self.stopped = False
         text = "".join(map(self._decoder.feed, [*before, *prompt]))
         # Characters of the last earlier token that were not shown count as new, unless a prompt
         # follows them.
         self.text = text + pending if prompt or pending or not before else text[:num_shown]
+        self.prompt_length = len(self.text)
         self._pending = pending
         self._max_characters = None if stop.characters is None else len(self.text) + stop.characters
         self._append(text[len(self.text) :])
@@ -57,11 +62,31 @@ class TextStream:
         """Append the bytes of an incomplete character: no token follows."""
         self._append(self._decoder.flush())
 
-    def new_text(self) -> str:
-        """Return the text since the last call; the first call includes the prompt."""
-        new = self.text[self._num_shown :]
-        self._num_shown = len(self.text)
+    def new_text(self, *, is_last: bool = True) -> str:
+        """Return the text since the last call; the first call includes the prompt.
+
+        Args:
+            is_last: Whether the end of the text is returned even if it may be the beginning of a
+                stop string that is not part of the text.
+        """
+        end = len(self.text) - (0 if is_last or self.ended else self._beginning_of_stop())
+        new = self.text[self._num_shown : end]
+        self._num_shown = max(self._num_shown, end)
         return new
+
+    def _beginning_of_stop(self) -> int:
+        """Return how many last characters of the new text may begin an excluded stop string."""
+        if self._includes_until:
+            return 0
+        return max(
+            (
+                size
+                for stop in self._until
+                for size in range(1, min(len(stop), len(self.text) - self.prompt_length + 1))
+                if self.text.endswith(stop[:size])
+            ),
+            default=0,
+        )
 
     @property
     def continuation(self) -> str:
@@ -74,14 +99,19 @@ class TextStream:
         searched = len(self.text)
         self.text += piece
         ends = []
+        # A stop string that is left out is new text as a whole.
+        first = 0 if self._includes_until else self.prompt_length
         for stop in self._until:
-            start = self.text.find(stop, max(0, searched - len(stop) + 1))
+            start = self.text.find(stop, max(first, searched - len(stop) + 1))
             if start >= 0:
-                ends.append(start + len(stop))
+                end = start + len(stop)
+                ends.append((end, False, end if self._includes_until else start))
         if self._max_characters is not None and len(self.text) >= self._max_characters:
-            ends.append(self._max_characters)
+            ends.append((self._max_characters, True, self._max_characters))
         if ends:
-            self.text = self.text[: min(ends)]
+            _, is_limit, length = min(ends)
+            self.text = self.text[:length]
+            self.stopped = not is_limit
             self.ended = True
 
 
@@ -112,13 +142,22 @@ class TextBatch:
 
     def step(self) -> bool:
         """Generate a token of each text; return False, without a token, if all have ended."""
-        if not self._tokens_left or not self.generator.running.any():
+        if self.is_finished:
             return False
+        self.take(self.generator.step())
+        return True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all texts have ended."""
+        return not self._tokens_left or not self.generator.running.any()
+
+    def take(self, tokens: Sequence[int | None]) -> None:
+        """Append the token of each sequence to its text, and stop the texts that end with it."""
         self._tokens_left -= 1
-        for row, token in enumerate(self.generator.step()):
+        for row, token in enumerate(tokens):
             if token is not None:
                 self._feed(row, token)
-        return True
 
     def finish(self) -> None:
         """Generate all texts to their ends."""

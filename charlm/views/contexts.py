@@ -6,12 +6,21 @@ from typing import Any
 
 from charlm.evaluation.probes.agreement import Agreement
 from charlm.evaluation.probes.context import Context
-from charlm.evaluation.probes.embeddings import Embeddings
+from charlm.evaluation.probes.embeddings import EmbeddedToken, Embeddings
 from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.figures import PAIR, Axis, Line, label_map, line_chart, run_style
-from charlm.views.html import join, tag
+from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, legend, listed, paragraph
+from charlm.views.page import (
+    Figure,
+    Numbers,
+    Section,
+    bar_rows,
+    fact_list,
+    legend,
+    listed,
+    paragraph,
+)
 from charlm.views.passages import visible
 
 _FLAT = 0.01  # Nats: a smaller gain is not worth a longer context.
@@ -73,7 +82,6 @@ def _context_figure(contexts: Sequence[tuple[RunMeasurements, Context]]) -> Figu
         lines,
         Axis(title="context tokens", is_log=True),
         Axis(title="nats per token"),
-        key="ctx",
     )
     rows = [
         [run.name, row.context, row.loss_nats, row.gain_nats, row.standard_error]
@@ -81,7 +89,7 @@ def _context_figure(contexts: Sequence[tuple[RunMeasurements, Context]]) -> Figu
         for row in context.contexts
     ]
     return Figure(
-        key="ctx",
+        key="context",
         title="Loss by context length",
         findings=paragraph(
             *(describe_context(run.name, context) for run, context in contexts),
@@ -90,7 +98,6 @@ def _context_figure(contexts: Sequence[tuple[RunMeasurements, Context]]) -> Figu
         body=join(
             legend(
                 [run.name for run, _ in contexts],
-                key="ctx",
                 at=heads[-1],
                 values=[row[-1] for row in values],
             ),
@@ -125,7 +132,6 @@ def _gradients_figure(gradients: Sequence[tuple[RunMeasurements, Gradients]]) ->
         lines,
         Axis(title="distance in tokens", whole=True),
         Axis(title="gradient norm relative to distance 0", is_log=True),
-        key="grad",
     )
     at = min(16, len(heads) - 1)
     rows = [
@@ -134,7 +140,7 @@ def _gradients_figure(gradients: Sequence[tuple[RunMeasurements, Gradients]]) ->
         for row in curve.distances
     ]
     return Figure(
-        key="grad",
+        key="gradient-by-distance",
         title="Gradient norm by distance",
         findings=paragraph(
             "Norm of the gradient of a token's loss with respect to an earlier hidden state.",
@@ -143,7 +149,6 @@ def _gradients_figure(gradients: Sequence[tuple[RunMeasurements, Gradients]]) ->
         body=join(
             legend(
                 [run.name for run, _ in curves],
-                key="grad",
                 at=heads[at],
                 values=[row[min(at, len(row) - 1)] for row in values],
             ),
@@ -165,7 +170,7 @@ def embeddings_section(runs: Sequence[RunMeasurements]) -> Section:
     labels = [visible(token.label) for token in embeddings.tokens]
     explained = sum(embeddings.variance)
     figure = Figure(
-        key="emb",
+        key="embeddings",
         title=f"Embeddings of the {len(labels)} most frequent tokens, {run.name}",
         findings=(
             f"The first two principal components hold {explained:.0%} of the variance of "
@@ -180,9 +185,8 @@ def embeddings_section(runs: Sequence[RunMeasurements]) -> Section:
                     labels,
                     [token.x for token in embeddings.tokens],
                     [token.y for token in embeddings.tokens],
-                    key="emb",
                 ),
-                id="emb",
+                id="p-embeddings",
                 class_="slider",
                 tabindex=0,
                 role="slider",
@@ -191,7 +195,7 @@ def embeddings_section(runs: Sequence[RunMeasurements]) -> Section:
                 aria_valuemax=len(labels),
                 aria_valuenow=1,
             ),
-            tag("div", class_="panel", id="emb-panel", aria_live="polite"),
+            _panel(embeddings.tokens[0]),
             class_="split",
         ),
         numbers=Numbers(
@@ -211,12 +215,27 @@ def embeddings_section(runs: Sequence[RunMeasurements]) -> Section:
             "label": labels,
             "count": [token.count for token in embeddings.tokens],
             "near": [
-                [[visible(other.label), round(other.cosine, 3)] for other in token.neighbours]
+                [[visible(other.label), round(other.cosine, 5)] for other in token.neighbours]
                 for token in embeddings.tokens
             ],
         },
     )
     return Section("embeddings", "Embeddings", [figure])
+
+
+def _panel(token: EmbeddedToken) -> Html:
+    """Return the panel for one token."""
+    near = [(visible(other.label), other.cosine) for other in token.neighbours]
+    return tag(
+        "div",
+        tag("h4", "Token ", tag("code", visible(token.label))),
+        fact_list({"in the training text": f"{token.count:,}"}),
+        tag("div", "Nearest by cosine, all dimensions", class_="mut"),
+        tag("ol", *bar_rows(near, write="{:.2f}".format), class_="bars"),
+        class_="panel",
+        id="panel-embeddings",
+        aria_live="polite",
+    )
 
 
 def agreement_section(runs: Sequence[RunMeasurements]) -> Section:
@@ -263,11 +282,9 @@ def _agreement_figure(
         )
         for number, (name, table) in enumerate(zip(names, tables, strict=True))
     ]
-    key = f"agr-{field}"
+    key = f"agreement-by-{field}"
     axis = Axis(title="% correct", from_zero=True)
-    chart = line_chart(
-        lines, Axis(title=quantity, whole=True), axis, key=key, width=PAIR, height=260
-    )
+    chart = line_chart(lines, Axis(title=quantity, whole=True), axis, width=PAIR, height=260)
     values = [[f"{100 * row['accuracy']:.1f} %" for row in table] for table in tables]
     heads = [f"{row[field]}" for row in tables[0]]
     rows = [
@@ -280,7 +297,7 @@ def _agreement_figure(
         title=f"Agreement by {quantity}",
         findings=findings,
         body=join(
-            legend(names, key=key, at=heads[-1], values=[row[-1] for row in values]),
+            legend(names, at=heads[-1], values=[row[-1] for row in values]),
             tag("div", chart, class_="plot"),
         ),
         numbers=Numbers(["run", quantity, "pairs", "accuracy"], _columns(rows)),

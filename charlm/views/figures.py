@@ -104,7 +104,7 @@ class _Scale:
 
 
 def line_chart(
-    lines: Sequence[Line], x: Axis, y: Axis, *, key: str, width: int = WIDE, height: int = 330
+    lines: Sequence[Line], x: Axis, y: Axis, *, width: int = WIDE, height: int = 330
 ) -> Html:
     """Return a line chart, wide and narrow.
 
@@ -112,14 +112,13 @@ def line_chart(
         lines: Series to draw; dotted ones are drawn first.
         x: Horizontal axis.
         y: Vertical axis.
-        key: Name under which the page finds the numbers of the chart.
         width: Width of the wide drawing in pixels.
         height: Height of the wide drawing in pixels.
     """
     narrow_height = min(height, 270)
     return join(
-        tag("div", _line_svg(lines, x, y, key, width, height), class_="wide"),
-        tag("div", _line_svg(lines, x, y, key, NARROW, narrow_height), class_="narrow"),
+        tag("div", _line_svg(lines, x, y, width, height), class_="wide"),
+        tag("div", _line_svg(lines, x, y, NARROW, narrow_height), class_="narrow"),
     )
 
 
@@ -140,23 +139,18 @@ def swatch(number: int, *, dotted: bool = False) -> Html:
     )
 
 
-def dot_chart(
-    names: Sequence[str], values: Sequence[Sequence[float | None]], axis: Axis, *, key: str
-) -> Html:
+def dot_chart(names: Sequence[str], values: Sequence[Sequence[float | None]], axis: Axis) -> Html:
     """Return a chart with one row per name and one marker per run, half as wide as the page.
 
     Args:
         names: Name of each row.
         values: Values of each run, by row; None for no marker.
         axis: Horizontal axis.
-        key: Name under which the page finds the chart.
     """
-    return _drawn_twice(lambda width: _dot_svg(names, values, axis, key, width), PAIR)
+    return _drawn_twice(lambda width: _dot_svg(names, values, axis, width), PAIR)
 
 
-def scatter(
-    xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, key: str, title: str
-) -> Html:
+def scatter(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, title: str) -> Html:
     """Return a square chart of points, whose axes are percentages; it fits into a third."""
     size, left, bottom = 272, 36, 34
     across = _Scale(0, 1, left, size - 8, is_log=False)
@@ -179,7 +173,6 @@ def scatter(
         tag("path", class_="pts s1", d=points),
         tag("text", y.label, class_="at", x=0, y=28),
         tag("text", x.label, class_="at", x=size - 8, y=size - 2, text_anchor="end"),
-        attributes={"data-k": key},
         class_="chart",
         role="img",
         aria_label=f"{title}: {y.title} over {x.title}",
@@ -189,9 +182,9 @@ def scatter(
     )
 
 
-def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], *, key: str) -> Html:
+def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> Html:
     """Return labels at their places in a plane, wide and narrow."""
-    return _drawn_twice(lambda width: _label_svg(labels, xs, ys, key, width), 544)
+    return _drawn_twice(lambda width: _label_svg(labels, xs, ys, width), 544)
 
 
 def share_bar(shares: Sequence[float]) -> Html:
@@ -268,7 +261,6 @@ def _dot_svg(
     names: Sequence[str],
     values: Sequence[Sequence[float | None]],
     axis: Axis,
-    key: str,
     width: int,
 ) -> Html:
     row_height, top = 30, 8
@@ -292,7 +284,6 @@ def _dot_svg(
     return tag(
         "svg",
         *elements,
-        attributes={"data-k": key},
         class_="chart",
         role="img",
         aria_label=axis.title,
@@ -302,9 +293,7 @@ def _dot_svg(
     )
 
 
-def _label_svg(
-    labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], key: str, width: int
-) -> Html:
+def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], width: int) -> Html:
     across = _scale(xs, Axis(title=""), 20, width - 24)
     up = _scale(ys, Axis(title=""), width - 20, 20)
     elements = []
@@ -318,7 +307,6 @@ def _label_svg(
     return tag(
         "svg",
         *elements,
-        attributes={"data-k": key},
         class_="chart",
         role="img",
         aria_label="Embeddings in two dimensions",
@@ -328,7 +316,7 @@ def _label_svg(
     )
 
 
-def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, key: str, width: int, height: int) -> Html:
+def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) -> Html:
     points = [_drawable(line, x, y) for line in lines]
     named = [line.name for line in lines if not line.dotted]
     right = 12 + min(width / 4, _NAME_WIDTH * max(map(len, named), default=0))
@@ -342,7 +330,6 @@ def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, key: str, width: int, hei
         *paths,
         *_ends(lines, points, across, up),
         tag("g", class_="hv"),
-        attributes={"data-k": key},
         class_="chart",
         role="img",
         aria_label=f"{y.title} over {x.title}",

@@ -28,8 +28,12 @@ def escape(text: object) -> Html:
     """
     if isinstance(text, Html):
         return text
-    visible = _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", str(text))
-    return Html(html.escape(visible, quote=True))
+    return Html(html.escape(show_invisible(str(text)), quote=True))
+
+
+def show_invisible(text: str) -> str:
+    """Return a text with the code of each invisible character, such as a right-to-left mark."""
+    return _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
 def tag(

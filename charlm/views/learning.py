@@ -106,7 +106,7 @@ def _loss_figure(runs: Sequence[RunMeasurements]) -> Figure:
             _line(run, number, field, lambda row: row[unit.field])
             for number, run in enumerate(runs)
         ]
-        chart = line_chart(lines, Axis(title=title), Axis(title=unit.title), key="loss")
+        chart = line_chart(lines, Axis(title=title), Axis(title=unit.title))
         charts.append(tag("div", chart, class_="plot", attributes={"data-v": axis}))
     values = [
         [f"{training_loss(row, unit):.{unit.digits}f}" for row in run.metrics] for run in runs
@@ -149,14 +149,13 @@ def _loss_read_out(runs: Sequence[RunMeasurements], values: Sequence[Sequence[st
         tag("thead", tag("tr", tag("th", _heads(runs)[-1], class_="at"), *heads)),
         tag("tbody", *rows),
         class_="ro legend",
-        attributes={"data-k": "loss"},
     )
 
 
 def _rate_figure(runs: Sequence[RunMeasurements]) -> Figure:
     return _pair_figure(
         runs,
-        key="lr",
+        key="learning-rate",
         title="Learning rate",
         findings="The learning rate of the last step before each evaluation.",
         quantity="learning rate",
@@ -181,7 +180,7 @@ def _speed_figure(runs: Sequence[RunMeasurements]) -> Figure:
 def _norm_figure(runs: Sequence[RunMeasurements]) -> Figure:
     return _pair_figure(
         runs,
-        key="gnorm",
+        key="gradient-norm",
         title="Gradient norm",
         findings=paragraph(
             "Norm of the gradient before clipping, mean over the steps between two evaluations.",
@@ -206,7 +205,6 @@ def _group_figure(run: RunMeasurements) -> Figure:
         lines,
         Axis(title=_AXES["seconds"][1]),
         Axis(title="gradient norm", from_zero=True),
-        key="ggroup",
         width=PAIR,
         height=260,
     )
@@ -216,9 +214,9 @@ def _group_figure(run: RunMeasurements) -> Figure:
         for number, (group, column) in enumerate(zip(groups, values, strict=True))
     ]
     at = tag("li", _heads([run])[-1], class_="at")
-    read_out = tag("ul", at, *rows, class_="legend", attributes={"data-k": "ggroup"})
+    read_out = tag("ul", at, *rows, class_="legend")
     return Figure(
-        key="ggroup",
+        key="gradient-norm-by-group",
         title=f"Gradient norm by group of parameters, {run.name}",
         findings=f"At the last evaluation the norm of {largest} is the largest.",
         body=join(read_out, tag("div", chart, class_="plot")),
@@ -243,13 +241,12 @@ def _pair_figure(
         lines,
         Axis(title=_AXES["seconds"][1]),
         Axis(title=quantity, from_zero=from_zero),
-        key=key,
         width=PAIR,
         height=260,
     )
     values = [[_rounded(value(row)) for row in run.metrics] for run in runs]
     names = [run.name for run in runs]
-    read_out = legend(names, key=key, at=_heads(runs)[-1], values=[row[-1] for row in values])
+    read_out = legend(names, at=_heads(runs)[-1], values=[row[-1] for row in values])
     return Figure(
         key=key,
         title=title,

@@ -61,7 +61,7 @@ def _name_part(name: str) -> str:
 def _parameters_figure(runs: Sequence[RunMeasurements]) -> Figure:
     rows = [(run.name, part) for run in runs for part in parts_of(run)]
     return Figure(
-        key="net",
+        key="parameters",
         title="Where the parameters are",
         findings=paragraph(*map(describe_parameters, runs)),
         body=join(*map(_describe_run, runs)),

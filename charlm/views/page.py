@@ -1,11 +1,18 @@
 """The parts of the page: a figure with its title, findings, numbers and downloads; a section."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from charlm.views.figures import swatch
 from charlm.views.html import Html, tag
+from charlm.views.style import figure_style
+
+_MAX_ROWS = 500  # Of the numbers below a figure that stands alone.
+
+
+# Attributes of a part that does nothing without the report's script, which shows it.
+NEEDS_SCRIPT: Mapping[str, Any] = {"data_script": True, "hidden": True}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Figure:
     """A figure of the report.
 
     Attributes:
-        key: Short name, unique in the report: for the data and for the names of downloads.
+        key: Name, unique in the report: for the data and for the names of downloads.
         title: The quantity that is shown.
         findings: Sentences that are made from the numbers.
         body: Chart, passage or table.
@@ -48,27 +55,38 @@ class Figure:
     note: str = ""
 
     def render(self) -> Html:
-        """Return the figure as HTML."""
+        """Return the figure as HTML for a page with the report's script."""
+        return self._drawn(self._downloads())
+
+    def _repr_html_(self) -> str:
+        """Return the figure for a notebook: with its style, and complete without a script."""
+        return tag("div", figure_style(), self._drawn(self._static_numbers()), class_="charlm")
+
+    def _drawn(self, numbers: Html | None) -> Html:
         words = tag("div", tag("h3", self.title), tag("p", self.findings, class_="find"))
+        note = tag("span", self.note) if self.note else None
         return tag(
             "figure",
             tag("div", words, self.controls, class_="fh"),
             self.body,
-            self._footer(),
+            tag("div", numbers, note, class_="foot"),
             id=f"f-{self.key}",
         )
 
-    def _footer(self) -> Html:
-        table = tag("summary", "Numbers")
+    def _downloads(self) -> Html:
+        """Return what the script fills: the table of the numbers, and the downloads."""
+        numbers = tag("details", tag("summary", "Numbers"), attributes={"data-table": self.key})
+        csv = tag("button", "CSV", type="button", attributes={"data-csv": self.key})
         svg = tag("button", "SVG", type="button", attributes={"data-svg": self.key})
-        return tag(
-            "div",
-            tag("details", table, attributes={"data-table": self.key}),
-            tag("button", "CSV", type="button", attributes={"data-csv": self.key}),
-            svg if self.has_svg else None,
-            tag("span", self.note) if self.note else None,
-            class_="foot",
-        )
+        shown = [numbers, csv, svg if self.has_svg else None]
+        return tag("div", *shown, class_="foot", **NEEDS_SCRIPT)
+
+    def _static_numbers(self) -> Html | None:
+        if self.numbers is None:
+            return None
+        rows = list(zip(*self.numbers.columns, strict=True))[:_MAX_ROWS]
+        table = data_table(self.numbers.head, rows, class_="numbers")
+        return tag("details", tag("summary", "Numbers"), tag("div", table, class_="tw"))
 
 
 @dataclass(frozen=True)
@@ -106,12 +124,11 @@ class Section:
         return tag("section", heading, *parts, id=self.name, aria_labelledby=f"h-{self.name}")
 
 
-def legend(names: Sequence[str], *, key: str, at: str, values: Sequence[str]) -> Html:
+def legend(names: Sequence[str], *, at: str, values: Sequence[str]) -> Html:
     """Return the legend of a chart with one line per run, which is also its read-out.
 
     Args:
         names: Names of the runs.
-        key: Key of the chart.
         at: Place of the values.
         values: Value of each run at this place.
     """
@@ -119,7 +136,7 @@ def legend(names: Sequence[str], *, key: str, at: str, values: Sequence[str]) ->
         tag("li", swatch(number), f"{name} ", tag("b", value, attributes={"data-i": number}))
         for number, (name, value) in enumerate(zip(names, values, strict=True))
     ]
-    return tag("ul", tag("li", at, class_="at"), *rows, class_="legend", attributes={"data-k": key})
+    return tag("ul", tag("li", at, class_="at"), *rows, class_="legend")
 
 
 def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Html:
@@ -139,14 +156,16 @@ def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Ht
         )
         for value, text in options.items()
     ]
-    return tag("fieldset", tag("legend", label), *buttons, class_="seg")
+    # A form separates the group from groups of the same name in other outputs of a notebook.
+    return tag("form", tag("fieldset", tag("legend", label), *buttons, class_="seg"))
 
 
 def choose_run(key: str, names: Sequence[str]) -> Html | None:
     """Return radio buttons for the run that a passage shows; None for one run."""
     if len(names) == 1:
         return None
-    return choice("Run", f"r-{key}", {str(number): name for number, name in enumerate(names)}, "0")
+    options = {str(number): name for number, name in enumerate(names)}
+    return tag("div", choice("Run", f"r-{key}", options, "0"), **NEEDS_SCRIPT)
 
 
 def scale(style: str, edges: Sequence[str], note: str) -> Html:
@@ -171,6 +190,52 @@ def data_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, class_:
         for row in rows
     ]
     return tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *body), class_=class_)
+
+
+def fact_list(facts: Mapping[str, str]) -> Html:
+    """Return names with their values, as in the panel beside a passage."""
+    pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
+    return tag("dl", *pairs, class_="facts")
+
+
+def bar_rows(
+    bars: Sequence[tuple[str, float]],
+    chosen: str | None = None,
+    *,
+    limit: float = 1.0,
+    write: Callable[[float], str] | None = None,
+) -> list[Html]:
+    """Return list items with a label, a bar and its value.
+
+    Args:
+        bars: Label and value of each bar; a value below 0 has no bar.
+        chosen: Label of the bar that stands out.
+        limit: Value of a bar that fills the width.
+        write: Function that writes the value; by default it is a percentage.
+    """
+    write = write or percentage
+    return [
+        tag(
+            "li",
+            tag("code", label),
+            tag("svg", bar, class_="bx", viewBox="0 0 100 10", preserveAspectRatio="none"),
+            tag("span", write(value)),
+            class_="is" if label == chosen else None,
+        )
+        for label, value in bars
+        for bar in [tag("rect", width=f"{100 * min(1.0, max(0.0, value) / limit):.1f}", height=10)]
+    ]
+
+
+def percentage(value: float) -> str:
+    """Return a probability in percent.
+
+    >>> percentage(0.5), percentage(0.0123), percentage(0.0001)
+    ('50 %', '1.2 %', '< 0.1 %')
+    """
+    if value < 0.001:
+        return "< 0.1 %"
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,11 +1,8 @@
 """Sections to one HTML file, which opens without a network."""
 
-import base64
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from charlm.errors import OptionError
@@ -18,14 +15,17 @@ from charlm.evaluation.probes.gradients import Gradients
 from charlm.evaluation.probes.memory import Memory
 from charlm.evaluation.probes.passage import Passage
 from charlm.version import VERSION
+from charlm.views.cells import cells_section
 from charlm.views.contexts import agreement_section, context_section, embeddings_section
 from charlm.views.figures import swatch
 from charlm.views.html import Html, join, tag
 from charlm.views.learning import learning_section, unit_of
 from charlm.views.measurements import SECTIONS, Measurements, Reason, RunMeasurements
+from charlm.views.memory import memory_section
 from charlm.views.network import network_section
-from charlm.views.page import Section, listed
-from charlm.views.passages import cells_section, memory_section, surprisal_section
+from charlm.views.page import Figure, Section, listed
+from charlm.views.style import content_hash, read_asset, report_style
+from charlm.views.surprisal import surprisal_section
 
 _TITLE_LENGTH = 80  # Characters of a corpus title or a run's name in the heading.
 
@@ -68,10 +68,12 @@ class Report:
     Attributes:
         title: Title of the page.
         html: The whole page.
+        figures: Each figure by its name, for example "loss" and "memory"; a notebook shows them.
     """
 
     title: str
     html: str
+    figures: Mapping[str, Figure]
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook, in a frame of its own."""
@@ -115,7 +117,8 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
         _footer(runs),
         class_="page",
     )
-    return Report(title, _document(title, body, _data(made)))
+    figures = {figure.key: figure for section in made for figure in section.figures}
+    return Report(title, _document(title, body, _data(figures.values())), figures)
 
 
 def _reasons(runs: Sequence[RunMeasurements], kind: _Kind) -> list[str]:
@@ -224,8 +227,7 @@ def _footer(runs: Sequence[RunMeasurements]) -> Html:
     return tag("footer", tag("dl", *entries))
 
 
-def _data(sections: Sequence[Section]) -> dict[str, Any]:
-    figures = [figure for section in sections for figure in section.figures]
+def _data(figures: Collection[Figure]) -> dict[str, Any]:
     charts = {figure.key: dict(figure.data) for figure in figures if "head" in figure.data}
     others = {
         figure.key: dict(figure.data)
@@ -241,11 +243,12 @@ def _data(sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def _document(title: str, body: Html, data: dict[str, Any]) -> str:
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = report_style(), read_asset("report.js")
     # In a script element only "</" and "<!--" would end or change the data.
     text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src '{content_hash(style)}'; "
+        f"script-src '{content_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     head = join(
@@ -262,15 +265,6 @@ def _document(title: str, body: Html, data: dict[str, Any]) -> str:
     skip = tag("a", "Skip to the figures", class_="skip", href="#main")
     page = tag("html", tag("head", head), tag("body", skip, body, scripts), lang="en")
     return f"<!doctype html>\n{page}\n"
-
-
-def _asset(name: str) -> str:
-    return (files("charlm.views") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _short(text: str) -> str:

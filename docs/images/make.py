@@ -45,7 +45,7 @@ def take_picture(page: Path, picture: Path) -> None:
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.goto(page.as_uri())
         tab.locator("[data-mem='0'] i").nth(PLACE).click()
-        tab.locator("#mem").screenshot(path=str(picture))
+        tab.locator("#p-memory").screenshot(path=str(picture))
         browser.close()
 
 

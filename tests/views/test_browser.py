@@ -8,7 +8,7 @@ import pytest
 
 from charlm.api import load
 from charlm.views.measurements import ReportOptions, measure
-from charlm.views.report import make_report
+from charlm.views.report import Report, make_report
 from tests.conftest import small_config, train_all
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -28,7 +28,7 @@ OPTIONS = ReportOptions(
 
 
 @pytest.fixture(scope="module")
-def page_file(text_file, tmp_path_factory) -> Path:
+def report(text_file, tmp_path_factory) -> Report:
     """A report on two runs whose text and whose corpus name are hostile."""
     folder = tmp_path_factory.mktemp("browser")
     corpus = folder / ("<b>'" + "x" * 200 + ".txt")
@@ -38,8 +38,13 @@ def page_file(text_file, tmp_path_factory) -> Path:
         overrides = (f"model.cell={kind}", "training.steps=6", "training.evaluations=3")
         train_all(small_config(corpus, *overrides), folder / kind)
     models = [load(folder / kind).trained for kind in ("lstm", "gru")]
-    path = folder / "report.html"
-    path.write_text(make_report(measure(models, OPTIONS)).html, encoding="utf-8")
+    return make_report(measure(models, OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def page_file(report, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(report.html, encoding="utf-8")
     return path
 
 
@@ -81,7 +86,7 @@ def test_hovering_changes_the_shading_of_every_memory_row(page):
 
 
 def test_keys_move_through_a_passage_and_escape_returns(page):
-    passage = page.locator("#sur")
+    passage = page.locator("#p-surprisal")
     passage.focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
@@ -103,9 +108,42 @@ def test_hostile_text_is_displayed_as_text_and_the_page_stays_whole(page):
     assert page.evaluate("window.harmed") is None
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2
-    assert "<script>window.harmed=1</script>" in page.locator("#sur").text_content()
+    assert "<script>window.harmed=1</script>" in page.locator("#p-surprisal").text_content()
     assert "<b>'xxx" in page.locator("h1").text_content()
     assert page.locator("footer").is_visible()
+
+
+def test_figures_and_panels_are_complete_without_a_script(browser, page_file):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())
+        assert page.locator("svg.chart:visible").count() >= 8
+        for name in ("surprisal", "unit", "embeddings"):
+            assert page.locator(f"#panel-{name}").inner_text() != "", name
+        assert page.locator("[data-top='0'] li").count() == 3
+        assert page.locator("button:visible, [data-script]:visible").count() == 0
+
+
+def test_panels_say_the_same_without_and_with_a_script(browser, page, page_file):
+    with browser.new_context(java_script_enabled=False) as context:
+        still = context.new_page()
+        still.goto(page_file.as_uri())
+        for name in ("#panel-surprisal", "#panel-unit", "#panel-embeddings", "[data-top='0']"):
+            assert still.locator(name).inner_html() == page.locator(name).inner_html(), name
+
+
+def test_a_figure_in_a_notebook_has_its_own_style_and_changes_no_other(browser, report):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_content(
+        "<p class='find'>text of the notebook</p>" + report.figures["loss"]._repr_html_()
+    )
+    colour = "node => getComputedStyle(node).stroke"
+    assert page.locator("path.l.s1").first.evaluate(colour) == "rgb(10, 79, 156)"
+    assert page.locator("svg.chart:visible").count() == 1
+    assert (
+        page.locator("p.find").first.evaluate("node => getComputedStyle(node).fontSize") == "16px"
+    )
+    page.close()
 
 
 def test_numbers_and_downloads_are_those_of_the_figure(page):

@@ -20,7 +20,7 @@ from charlm.views.figures import (
     ticks,
 )
 from charlm.views.html import Html, escape, tag
-from charlm.views.report import _asset
+from charlm.views.style import design_tokens
 
 
 def parse(html: Html) -> ElementTree.Element:
@@ -40,13 +40,13 @@ def line(y, x=None, **options) -> Line:
 
 
 def test_points_are_at_their_values_on_linear_and_logarithmic_axes():
-    html = line_chart([line([0, 5, 10])], Axis(title="x"), Axis(title="y"), key="k")
+    html = line_chart([line([0, 5, 10])], Axis(title="x"), Axis(title="y"))
     (x0, y0), (x1, y1), (x2, y2) = path_of(html, 0)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
     assert y0 > y2
     axes = Axis(title="x", is_log=True), Axis(title="y", is_log=True)
-    html = line_chart([line([1, 10, 100], x=[1, 10, 100])], *axes, key="k")
+    html = line_chart([line([1, 10, 100], x=[1, 10, 100])], *axes)
     (x0, y0), (x1, y1), (x2, y2) = path_of(html, 0)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
@@ -57,7 +57,6 @@ def test_values_that_cannot_be_drawn_are_gaps():
         [line([1, float("nan"), 3, float("inf"), 0, 5])],
         Axis(title="x"),
         Axis(title="y", is_log=True),
-        key="k",
     )
     assert len(path_of(html, 0)) == 3
 
@@ -66,22 +65,24 @@ def test_a_single_point_and_equal_values_are_drawn():
     for values in ([2.0], [3.0, 3.0, 3.0], [0.0]):
         for from_zero in (False, True):
             axis = Axis(title="y", from_zero=from_zero)
-            html = line_chart([line(values)], Axis(title="x"), axis, key="k")
+            html = line_chart([line(values)], Axis(title="x"), axis)
             assert "nan" not in html, values
             assert len(path_of(html, 0)) == len(values)
 
 
 def test_an_axis_from_zero_begins_at_zero():
-    html = line_chart([line([5, 9])], Axis(title="x"), Axis(title="y", from_zero=True), key="k")
+    html = line_chart([line([5, 9])], Axis(title="x"), Axis(title="y", from_zero=True))
     assert ">0<" in html
     assert ">0<" not in line_chart(
-        [line([5, 9], x=[1, 2])], Axis(title="x"), Axis(title="y"), key="k"
+        [line([5, 9], x=[1, 2])],
+        Axis(title="x"),
+        Axis(title="y"),
     )
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap():
     lines = [line([1, 2 + number / 100], name=f"run {number}") for number in range(4)]
-    html = line_chart(lines, Axis(title="x"), Axis(title="y"), key="k")
+    html = line_chart(lines, Axis(title="x"), Axis(title="y"))
     ys = [float(y) for y in re.findall(r'class="dl s1" x="[\d.]+" y="([\d.]+)"', html)[:4]]
     assert all(later - earlier >= 14 for earlier, later in itertools.pairwise(ys))
 
@@ -100,10 +101,10 @@ def test_ticks_are_round_and_inside_their_range():
 def test_every_drawing_is_valid_xml_although_names_are_hostile():
     name = '<script>alert("1")</script>\u202e&'
     drawings = [
-        line_chart([line([1, 2], name=name)], Axis(title=name), Axis(title="y"), key="k"),
-        dot_chart([name, "b"], [[1.0, None], [2.0, 3.0]], Axis(title=name), key="k"),
-        scatter([0.1], [0.9], Axis(title="x"), Axis(title="y"), key="k", title=name),
-        label_map([name, "b", "c"], [0, 1, 2], [2, 1, 0], key="k"),
+        line_chart([line([1, 2], name=name)], Axis(title=name), Axis(title="y")),
+        dot_chart([name, "b"], [[1.0, None], [2.0, 3.0]], Axis(title=name)),
+        scatter([0.1], [0.9], Axis(title="x"), Axis(title="y"), title=name),
+        label_map([name, "b", "c"], [0, 1, 2], [2, 1, 0]),
         share_bar([0.5, 0.3, 0.2]),
         swatch(5),
     ]
@@ -143,11 +144,9 @@ def contrast(one: str, other: str) -> float:
 
 def themes() -> dict[str, dict[str, str]]:
     """Return the colours of each theme by name."""
-    style = _asset("report.css")
-    light, rest = style.split("@media (prefers-color-scheme:dark)", 1)
-    dark, printed = rest.split("@media print", 1)
-    read = lambda part: dict(re.findall(r"--([a-z0-9-]+):(#[0-9a-f]{3,6})", part))  # noqa: E731
-    return {"light": read(light), "dark": read(dark), "print": read(printed.split("\n}", 1)[0])}
+    light, dark = design_tokens().split("@media screen and (prefers-color-scheme: dark)")
+    read = lambda part: dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{3,6})", part))  # noqa: E731
+    return {"light and print": read(light), "dark": read(dark)}
 
 
 def test_text_has_enough_contrast_on_every_background_in_every_theme():

@@ -17,10 +17,11 @@ from charlm.evaluation.probes.context import Context, LossAtContext
 from charlm.evaluation.probes.gradients import Curve
 from charlm.evaluation.probes.memory import MeanDependence, Memory
 from charlm.version import VERSION
+from charlm.views.cells import describe_units
 from charlm.views.contexts import describe_context, describe_half_life
 from charlm.views.learning import describe_clipping, describe_losses, unit_of
 from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
-from charlm.views.passages import describe_memory, describe_units
+from charlm.views.memory import describe_memory
 from charlm.views.report import describe_run, make_report
 from tests.conftest import small_config, train_all
 
@@ -48,6 +49,19 @@ def test_a_report_has_every_section_that_the_model_has(trained):
     assert report._repr_html_().startswith("<iframe")
 
 
+def test_a_notebook_shows_each_figure_with_the_drawings_of_the_report(trained):
+    report = make_report(measure([load(trained).trained], OPTIONS))
+    assert {"loss", "surprisal", "memory", "context", "gates"} <= set(report.figures)
+    for name, figure in report.figures.items():
+        html = figure._repr_html_()
+        drawings = re.findall(r"<svg.*?</svg>", html)
+        assert drawings == re.findall(r"<svg.*?</svg>", figure.render()), name
+        assert all(drawing in report.html for drawing in drawings), name
+        assert ".charlm{" in html, name
+        assert "<script" not in html, name
+        assert "<button" not in html, name
+
+
 def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_path):
     train_all(small_config(text_file, "model.cell=gru"), tmp_path / "gru")
     runs = [load(trained), load(tmp_path / "gru")]
@@ -55,7 +69,7 @@ def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_
     html = path.read_text(encoding="utf-8")
     assert len(re.findall(r'data-mem="\d"', html)) == 2
     assert "95 % interval" in html
-    assert [row["name"] for row in data_of(html)["mem"]["runs"]] == ["trained", "gru"]
+    assert [row["name"] for row in data_of(html)["memory"]["runs"]] == ["trained", "gru"]
 
 
 def test_a_text_without_words_has_a_report(tmp_path):
@@ -104,7 +118,7 @@ def test_hostile_text_is_displayed_as_text(text_file, tmp_path):
     assert html.count("</style>") == 1
     assert "<b>" not in html.replace("<b>1", "").split("<body>")[1].split("<main")[0]
     assert "\u202e" not in html
-    texts = data_of(html)["sur"]["runs"][0]["text"]
+    texts = data_of(html)["surprisal"]["runs"][0]["text"]
     assert "<script>" in "".join(texts)
 
 

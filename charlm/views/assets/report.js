@@ -17,14 +17,15 @@ function svg(tag, attributes) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   return node;
 }
+for (const node of $$('[data-script]')) node.hidden = false;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-const percent = p => p >= 0.0995 ? (100 * p).toFixed(0) + ' %' : p >= 0.001 ? (100 * p).toFixed(1) + ' %' : '< 0.1 %';
+const percent = p => p < 0.001 ? '< 0.1 %' : (100 * p).toFixed(p >= 0.0995 ? 0 : 1) + ' %';
 
 /* One behaviour for every figure: pointing, arrow keys and tapping do the same.
    at(event): position under the pointer, or null. show(i, active): draws a position.
    text(i): reads it out. extend(range or null): selects a range, if given. */
 function slider(node, { count, start, at, show, text, extend }) {
-  let position = start, kept = null;
+  let position = start(), kept = null;
   function draw(i, active) {
     position = clamp(i, 0, count() - 1);
     show(position, active);
@@ -38,7 +39,7 @@ function slider(node, { count, start, at, show, text, extend }) {
     if (i !== null) draw(i, true);
   });
   node.addEventListener('pointerleave', event => {
-    if (event.pointerType !== 'touch' && kept === null && document.activeElement !== node) draw(start, false);
+    if (event.pointerType !== 'touch' && kept === null && document.activeElement !== node) draw(start(), false);
   });
   node.addEventListener('click', event => {
     const i = at(event);
@@ -47,7 +48,7 @@ function slider(node, { count, start, at, show, text, extend }) {
     draw(i, true);
   });
   node.addEventListener('focus', () => { if (node.matches(':focus-visible')) draw(position, true); });
-  node.addEventListener('blur', () => { if (kept === null) draw(start, false); });
+  node.addEventListener('blur', () => { if (kept === null) draw(start(), false); });
   node.addEventListener('keydown', event => {
     const page = Math.max(1, Math.round(count() / 10));
     const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: -page, PageDown: page };
@@ -56,7 +57,7 @@ function slider(node, { count, start, at, show, text, extend }) {
     if (event.key === 'Escape') {
       kept = null;
       if (extend) extend(null);
-      draw(start, true);
+      draw(start(), true);
     } else if (event.key === 'Enter' || event.key === ' ') {
       kept = kept === null ? position : null;
       event.preventDefault();
@@ -68,7 +69,7 @@ function slider(node, { count, start, at, show, text, extend }) {
       event.preventDefault();
     }
   });
-  draw(start, false);
+  draw(start(), false);
   return { redraw: () => draw(position, true), get position() { return position; } };
 }
 
@@ -90,7 +91,7 @@ for (const [key, chart] of Object.entries(D.charts)) {
     })) plot.setAttribute(name, value);
     slider(plot, {
       count: () => chart.head.length,
-      start: chart.at,
+      start: () => chart.at,
       at(event) {
         const drawing = shown();
         if (!drawing) return null;
@@ -119,10 +120,6 @@ for (const [key, chart] of Object.entries(D.charts)) {
     });
   }
 }
-for (const radio of $$('input[name="x-loss"]')) {
-  radio.addEventListener('change', () => { $('[data-x]', radio.closest('figure')).dataset.x = radio.value; });
-}
-
 /* Passages. */
 const SURPRISAL = [0, .5, 1, 2, 3, 4, 5, 7], MEMORY = [0, 50, 100, 200, 350, 500, 700, 900];
 const bin = (value, edges) => { let k = 0; while (k < edges.length - 1 && value >= edges[k + 1]) k++; return k; };
@@ -146,20 +143,18 @@ const facts = pairs => el('dl', { class: 'facts' },
   ...pairs.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
 function bars(list, near, label, limit = 1) {
   list.replaceChildren(...near.map(([text, p]) => {
-    const bar = el('u');
-    bar.style.width = 100 * clamp(p / limit, 0, 1) + '%';
-    return el('li', text === label ? { class: 'is' } : {},
-      el('code', {}, text), el('div', { class: 'bx' }, bar), el('span', {}, percent(p)));
+    const bar = svg('svg', { class: 'bx', viewBox: '0 0 100 10', preserveAspectRatio: 'none' });
+    bar.append(svg('rect', { width: (100 * clamp(p / limit, 0, 1)).toFixed(1), height: 10 }));
+    return el('li', text === label ? { class: 'is' } : {}, el('code', {}, text), bar, el('span', {}, percent(p)));
   }));
 }
 
-if (D.sur) {
-  const node = $('#sur'), panel = $('#sur-panel');
-  let run = D.sur.runs[0], list = $$('i', node);
-  const start = run.bits.indexOf(Math.max(...run.bits));
+if (D.surprisal) {
+  const node = $('#p-surprisal'), panel = $('#panel-surprisal');
+  let run = D.surprisal.runs[0], list = $$('i', node);
   const handle = slider(node, {
     count: () => list.length,
-    start,
+    start: () => run.at,
     at: tokenAt(() => list),
     show(i) {
       mark(list, i);
@@ -169,23 +164,23 @@ if (D.sur) {
       panel.replaceChildren(
         el('h4', {}, before ? '…' + before + ' ' : 'start ', el('code', {}, run.label[i])),
         facts([['surprisal', run.bits[i].toFixed(2) + ' bits'], ['probability', percent(run.p[i])],
-          ['rank', `${run.rank[i]} of ${run.size}`], ['entropy', run.entropy[i].toFixed(2) + ' bits']]),
+          ['rank', `${run.rank[i].toLocaleString('en')} of ${run.size.toLocaleString('en')}`], ['entropy', run.entropy[i].toFixed(2) + ' bits']]),
         el('div', { class: 'mut' }, 'Most probable tokens'), alternatives);
     },
     text: i => `${run.label[i]}, ${run.bits[i].toFixed(1)} bits, rank ${run.rank[i]}`,
   });
-  for (const radio of $$('input[name="r-sur"]')) radio.addEventListener('change', () => {
-    run = D.sur.runs[chosenRun('sur')];
+  for (const radio of $$('input[name="r-surprisal"]')) radio.addEventListener('change', () => {
+    run = D.surprisal.runs[chosenRun('surprisal')];
     list = fill(node, run.text);
     paint(list, run.text, i => 'u' + bin(run.bits[i], SURPRISAL));
     handle.redraw();
   });
 }
 
-if (D.mem) {
-  const node = $('#mem'), first = D.mem.runs[0];
+if (D.memory) {
+  const node = $('#p-memory'), first = D.memory.runs[0];
   const starts = texts => { let at = 0; return texts.map(text => { const start = at; at += text.length; return start; }); };
-  const rows = D.mem.runs.map((run, k) => ({
+  const rows = D.memory.runs.map((run, k) => ({
     run, list: $$('i', $(`[data-mem="${k}"]`)), top: $(`[data-top="${k}"]`), starts: starts(run.text),
   }));
   /* Runs with other tokens show the token at the same character. */
@@ -197,7 +192,7 @@ if (D.mem) {
   };
   slider(node, {
     count: () => first.text.length,
-    start: D.mem.at,
+    start: () => D.memory.at,
     at(event) {
       const token = event.target.closest?.('i');
       for (const row of rows) {
@@ -225,9 +220,9 @@ if (D.mem) {
   });
 }
 
-if (D.act) {
-  const node = $('#act'), panel = $('#act-panel'), label = $('#act-label');
-  let run = D.act.runs[0], list = $$('i', node), high = unpack(run), range = null, anchor = null, pressed = null;
+if (D.unit) {
+  const node = $('#p-unit'), panel = $('#panel-unit'), label = $('#unit-label');
+  let run = D.unit.runs[0], list = $$('i', node), high = unpack(run), range = null, anchor = null, pressed = null;
   function unpack(run) {
     const raw = atob(run.high), width = Math.ceil(run.units.length / 8);
     return (i, unit) => raw.charCodeAt(i * width + (unit >> 3)) >> (7 - (unit & 7)) & 1;
@@ -272,7 +267,7 @@ if (D.act) {
   }
   const handle = slider(node, {
     count: () => list.length,
-    start: 0,
+    start: () => 0,
     at: event => range || pressed !== null ? null : tokenAt(() => list)(event),
     show(i) { mark(list, i); if (!range) describe(i); },
     extend(move) {
@@ -292,8 +287,8 @@ if (D.act) {
   });
   addEventListener('pointerup', () => { pressed = null; });
   label.addEventListener('change', () => { select(null); colour(); handle.redraw(); });
-  for (const radio of $$('input[name="r-act"]')) radio.addEventListener('change', () => {
-    run = D.act.runs[chosenRun('act')];
+  for (const radio of $$('input[name="r-unit"]')) radio.addEventListener('change', () => {
+    run = D.unit.runs[chosenRun('unit')];
     high = unpack(run);
     const before = label.value;
     label.replaceChildren(...Object.keys(run.best).map(name => el('option', { value: name }, name)));
@@ -305,38 +300,38 @@ if (D.act) {
   });
 }
 
-if (D.emb) {
-  const node = $('#emb'), panel = $('#emb-panel');
+if (D.embeddings) {
+  const node = $('#p-embeddings'), panel = $('#panel-embeddings');
   const groups = $$('svg', node).map(drawing => $$('.e', drawing));
   slider(node, {
-    count: () => D.emb.label.length,
-    start: 0,
+    count: () => D.embeddings.label.length,
+    start: () => 0,
     at: event => { const group = event.target.closest?.('.e'); return group ? +group.dataset.i : null; },
     show(i) {
-      const near = new Set(D.emb.near[i].map(([label]) => label));
+      const near = new Set(D.embeddings.near[i].map(([label]) => label));
       for (const group of groups) group.forEach((node, j) => {
         node.classList.toggle('cur', j === i);
-        node.classList.toggle('near', near.has(D.emb.label[j]));
+        node.classList.toggle('near', near.has(D.embeddings.label[j]));
       });
       const list = el('ol', { class: 'bars' });
-      bars(list, D.emb.near[i], null);
-      $$('span', list).forEach((node, k) => { node.textContent = D.emb.near[i][k][1].toFixed(2); });
-      panel.replaceChildren(el('h4', {}, 'Token ', el('code', {}, D.emb.label[i])),
-        facts([['in the training text', D.emb.count[i].toLocaleString('en')]]),
+      bars(list, D.embeddings.near[i], null);
+      $$('span', list).forEach((node, k) => { node.textContent = D.embeddings.near[i][k][1].toFixed(2); });
+      panel.replaceChildren(el('h4', {}, 'Token ', el('code', {}, D.embeddings.label[i])),
+        facts([['in the training text', D.embeddings.count[i].toLocaleString('en')]]),
         el('div', { class: 'mut' }, 'Nearest by cosine, all dimensions'), list);
     },
-    text: i => `${D.emb.label[i]}, nearest ${D.emb.near[i].map(([label]) => label).join(', ')}`,
+    text: i => `${D.embeddings.label[i]}, nearest ${D.embeddings.near[i].map(([label]) => label).join(', ')}`,
   });
 }
 
 /* Numbers: large tables are made when they are opened. */
 const MADE = {
-  sur: () => [['run', 'position', 'token', 'bits', 'probability', 'rank', 'entropy'],
-    D.sur.runs.flatMap(run => run.label.map((label, i) => [run.name, i + 1, label, run.bits[i], run.p[i], run.rank[i], run.entropy[i]]))],
-  mem: () => [['run', 'position', 'predicted', 'earlier position', 'earlier', 'relative squared norm'],
-    D.mem.runs.flatMap(run => run.rows.flatMap((row, i) => row.map((value, j) => [run.name, i + 1, run.label[i], j + 1, run.label[j], value / 1000])))],
-  act: () => [['run', 'position', 'token', 'label', 'unit', 'value'],
-    D.act.runs.flatMap(run => Object.entries(run.best).flatMap(([name, unit]) => unit.values.map((value, i) => [run.name, i + 1, run.label[i], name, unit.unit, value / 100])))],
+  surprisal: () => [['run', 'position', 'token', 'bits', 'probability', 'rank', 'entropy'],
+    D.surprisal.runs.flatMap(run => run.label.map((label, i) => [run.name, i + 1, label, run.bits[i], run.p[i], run.rank[i], run.entropy[i]]))],
+  memory: () => [['run', 'position', 'predicted', 'earlier position', 'earlier', 'relative squared norm'],
+    D.memory.runs.flatMap(run => run.rows.flatMap((row, i) => row.map((value, j) => [run.name, i + 1, run.label[i], j + 1, run.label[j], value / 1000])))],
+  unit: () => [['run', 'position', 'token', 'label', 'unit', 'value'],
+    D.unit.runs.flatMap(run => Object.entries(run.best).flatMap(([name, unit]) => unit.values.map((value, i) => [run.name, i + 1, run.label[i], name, unit.unit, value / 100])))],
 };
 function numbers(key) {
   if (!(key in D.tables)) return MADE[key]();
