@@ -47,6 +47,7 @@ def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
         "tokenizer": trained.tokenizer.to_json(),
         "initial_states": json.dumps([part[0].tolist() for part in states]),
         "eos_id": str(EOS),
+        "eos_text": trained.tokenizer.decode([EOS]),
         "unknown_id": str(UNK),
         "mode": trained.mode,
         "direction": trained.model.direction,
