@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from charlm.errors import CharlmError as CharlmError
     from charlm.export.exporting import export_run as export_run
     from charlm.model.cells.registry import register_cell as register_cell
+    from charlm.serving.client import connect as connect
 
 __version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
     "choose": "charlm.api",
+    "connect": "charlm.serving.client",
     "list_runs": "charlm.api",
     "load": "charlm.api",
     "resume": "charlm.api",
@@ -49,6 +51,7 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "connect",
     "export_run",
     "list_runs",
     "load",

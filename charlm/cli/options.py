@@ -21,6 +21,7 @@ _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {
     "as_json": "--json",
+    "from_run": "--from",
     "no_repeat_ngram": "--no-repeat",
     "overrides": "--set",
     "parameters": "--set",

@@ -103,7 +103,7 @@ def serve(
         max_text=max_text,
     )
     from charlm.api import load
-    from charlm.serving.server import run_server
+    from charlm.serving.server import Server
 
     folders: list[Path | None] = [*(runs or [])] or [None]
     loaded = [load(folder, which=which, device=device) for folder in folders]
@@ -115,7 +115,7 @@ def serve(
             webbrowser.open(url)
 
     write_log = say if log else _write_nothing
-    run_server([run.trained for run in loaded], options, on_start=announce, log=write_log)
+    Server([run.trained for run in loaded], options, on_start=announce, log=write_log).run()
 
 
 def _write_nothing(line: str) -> None:

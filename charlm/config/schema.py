@@ -793,6 +793,13 @@ class Training(Section):
             "value N evaluations earlier."
         ),
     )
+    replay: Fraction = Field(
+        0.0,
+        description=(
+            "charlm train --from: fraction of the trained tokens that are of the text of the run "
+            "from which the weights come, so that the model does not forget it."
+        ),
+    )
     label_smoothing: Fraction = Field(
         0.0,
         description=(

@@ -81,7 +81,9 @@ def _module(description: dict[str, Any]) -> str:
 def _program_of_module(text: str) -> Program:
     start = text.index("const model = new Model(") + len("const model = new Model(")
     end = text.index(");\n", start)
-    return Program(engine=_script(text[: text.index("/* ---- The model. */")]), model=text[start:end])
+    return Program(
+        engine=_script(text[: text.index("/* ---- The model. */")]), model=text[start:end]
+    )
 
 
 def _program_of_page(text: str) -> Program:
@@ -198,8 +200,14 @@ def _records(has_hashes: bool) -> Html:
         tag("h2", "Kept", id="kept-title"),
         tag("p", "Nothing is kept yet.", id="kept-empty", class_="empty"),
         tag("ol", id="kept"),
-        tag("div", _button("Copy", "copy"), _button("Download", "download"), class_="bar",
-            id="kept-actions", hidden=True),
+        tag(
+            "div",
+            _button("Copy", "copy"),
+            _button("Download", "download"),
+            class_="bar",
+            id="kept-actions",
+            hidden=True,
+        ),
         class_="kept",
         aria_labelledby="kept-title",
     )
@@ -230,7 +238,10 @@ def _stream() -> Html:
 
 def _go(label: str) -> Html:
     return _button(
-        label, "go", "btn go", attributes={"data-label": label, "aria-keyshortcuts": "Control+Enter"}
+        label,
+        "go",
+        "btn go",
+        attributes={"data-label": label, "aria-keyshortcuts": "Control+Enter"},
     )
 
 
@@ -264,7 +275,9 @@ def _settings() -> Html:
         ),
         class_="keyhelp",
     )
-    header = tag("header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings"))
+    header = tag(
+        "header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings")
+    )
     return tag(
         "section",
         header,
@@ -283,8 +296,15 @@ def _slider(label: str, name: str, largest: float, step: float, hint: str) -> Ht
         "div",
         tag("label", label, for_=name),
         tag("output", id=f"{name}-value", for_=name),
-        tag("input", type="range", id=name, min=0, max=largest, step=step,
-            aria_describedby=f"{name}-hint"),
+        tag(
+            "input",
+            type="range",
+            id=name,
+            min=0,
+            max=largest,
+            step=step,
+            aria_describedby=f"{name}-hint",
+        ),
         tag("span", hint, class_="hint", id=f"{name}-hint"),
         class_="field",
     )
@@ -294,8 +314,15 @@ def _number(label: str, name: str, hint: str) -> Html:
     return tag(
         "div",
         tag("label", label, for_=name),
-        tag("input", type="number", id=name, min=0, step=1, inputmode="numeric",
-            aria_describedby=f"{name}-hint"),
+        tag(
+            "input",
+            type="number",
+            id=name,
+            min=0,
+            step=1,
+            inputmode="numeric",
+            aria_describedby=f"{name}-hint",
+        ),
         tag("span", hint, class_="hint", id=f"{name}-hint"),
         class_="field",
     )
@@ -318,4 +345,3 @@ def _about(about: About) -> Html:
         class_="about",
         aria_labelledby="about-title",
     )
-

@@ -151,4 +151,6 @@ def _from_bytes(
         position += 4 * shape[0]
     dtype = np.dtype(_DTYPES[stored_as])
     values = np.frombuffer(data, dtype, size, position).reshape(shape).astype(np.float32)
-    return values * (scales[:, None] if stored_as == "int8" else 1), position + size * dtype.itemsize
+    return values * (
+        scales[:, None] if stored_as == "int8" else 1
+    ), position + size * dtype.itemsize

@@ -23,6 +23,7 @@ from charlm.serving.metrics import Metrics
 from charlm.serving.models import ServedModels
 from charlm.serving.openapi import describe
 from charlm.serving.options import ServeOptions
+from charlm.serving.page import Page
 from charlm.serving.security import Guard
 from charlm.storage.untrusted import one_line
 from charlm.trained_model import TrainedModel
@@ -51,7 +52,8 @@ def make_app(
     metrics = Metrics(models)
     threads = ThreadPoolExecutor(_SCORING_THREADS, thread_name_prefix="charlm-score")
     api = Api(models, options, metrics, threads)
-    endpoints = api.endpoints()
+    page = Page(models)
+    endpoints = [*api.endpoints(), *page.endpoints()]
     description = json.dumps(describe(endpoints, has_key=options.api_key is not None))
 
     async def show_openapi(request: Request) -> Response:
@@ -61,9 +63,14 @@ def make_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         models.close()
+        page.close()
         threads.shutdown(cancel_futures=True)
 
-    routes: list[BaseRoute] = [*routes_of(endpoints), Route("/openapi.json", show_openapi)]
+    routes: list[BaseRoute] = [
+        *routes_of(endpoints),
+        Route("/openapi.json", show_openapi),
+        *page.files(),
+    ]
     app = Starlette(
         routes=routes,
         lifespan=lifespan,

@@ -102,11 +102,13 @@ class Submitted(NamedTuple):
 
     Attributes:
         generation: Its pieces.
+        number: Number of the text among those of the seed.
         num_echoed: Number of tokens of its prompt that its pieces begin with.
         begins: Whether the first of these is the beginning of a text, which has no probability.
     """
 
     generation: Generation
+    number: int
     num_echoed: int
     begins: bool
 
@@ -115,14 +117,14 @@ class Written(NamedTuple):
     """A text that is complete.
 
     Attributes:
+        submitted: Text that the engine has written.
         piece: All of it.
         num_new: Number of its new tokens.
-        begins: As of `Submitted`.
     """
 
+    submitted: Submitted
     piece: Piece
     num_new: int
-    begins: bool
 
 
 def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: int) -> Texts:
@@ -171,7 +173,7 @@ async def submit_all(texts: Texts, stack: ExitStack) -> list[Submitted]:
         stack.enter_context(generation)
         num_echoed = generation.num_prompt_tokens if job.echo else 0
         begins = num_echoed > 0 and job.options.state_in is None
-        submitted.append(Submitted(generation, num_echoed, begins))
+        submitted.append(Submitted(generation, job.number, num_echoed, begins))
     _check_size(texts.asked, submitted)
     return submitted
 
@@ -197,8 +199,7 @@ async def stream(texts: Texts, submitted: Sequence[Submitted]) -> AsyncIterator[
     """
     seen = [0] * len(submitted)
     async for index, piece in _merged([text.generation for text in submitted]):
-        begins = submitted[index].begins and seen[index] == 0
-        choice = _choice(texts, index, piece, begins=begins)
+        choice = _choice(texts, index, submitted[index], piece, is_first=seen[index] == 0)
         seen[index] += len(piece.ids)
         yield texts.completion([choice], None)
     num_new = sum(seen) - sum(text.num_echoed for text in submitted)
@@ -233,7 +234,7 @@ async def _written(submitted: Submitted) -> Written:
         finish_reason=pieces[-1].finish_reason,
         state=pieces[-1].state,
     )
-    return Written(piece, len(piece.ids) - submitted.num_echoed, submitted.begins)
+    return Written(submitted, piece, len(piece.ids) - submitted.num_echoed)
 
 
 async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Piece]]:
@@ -270,8 +271,10 @@ def _choices(texts: Texts, written: Sequence[Written]) -> list[Choice]:
             penalty = texts.options.ranking_penalty
             candidates = sorted(candidates, key=lambda text: -_rank(text, penalty))
         for candidate in candidates[: asked.num_choices]:
-            choice = _choice(texts, len(choices), candidate.piece, begins=candidate.begins)
-            choices.append(choice)
+            index = len(choices)
+            choices.append(
+                _choice(texts, index, candidate.submitted, candidate.piece, is_first=True)
+            )
     return choices
 
 
@@ -282,11 +285,15 @@ def _rank(written: Written, penalty: float) -> float:
     return normalize(sum(value or 0.0 for value in scores), written.num_new, penalty)
 
 
-def _choice(texts: Texts, index: int, piece: Piece, *, begins: bool) -> Choice:
-    """Return a text or a part of one; `begins` as of `Submitted`."""
+def _choice(
+    texts: Texts, index: int, submitted: Submitted, piece: Piece, *, is_first: bool
+) -> Choice:
+    """Return a text or a part of one, which may be the first part."""
     asked = texts.asked
+    begins = is_first and submitted.begins
     return Choice(
         index=index,
+        number=submitted.number,
         text=piece.text,
         logprobs=None if asked.logprobs is None else _logprobs(texts, piece, begins),
         finish_reason=piece.finish_reason,

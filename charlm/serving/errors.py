@@ -10,18 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from charlm.errors import BusyError, CharlmError, OptionError
+from charlm.serving.schemas import FIELD_OF
 from charlm.storage.untrusted import one_line
 
-# Names of options in requests, where they differ from those in Python.
-API_NAMES = {
-    "count": "n",
-    "length": "max_tokens",
-    "matching": "regex",
-    "state_in": "state",
-    "state_out": "state",
-    "typical": "typical_p",
-    "until": "stop",
-}
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -92,7 +83,7 @@ def as_api_error(error: Exception) -> ApiError:
 
 def api_name(option: str) -> str:
     """Return the name of an option in requests."""
-    return API_NAMES.get(option, option)
+    return FIELD_OF.get(option, option)
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

@@ -70,7 +70,8 @@ class ServeOptions:
                 option = "host" if name == self.host else "allow_host"
                 raise OptionError(option, "must be a name or an address", value=name)
         _check_origins(self.allow_origin)
-        _check_key(self.api_key)
+        if self.api_key is not None:
+            check_api_key(self.api_key)
         if self.api_key is None and not self.is_local:
             raise OptionError(
                 "host",
@@ -103,6 +104,12 @@ def as_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return None
 
 
+def check_api_key(key: str) -> None:
+    """Raise OptionError for a text that cannot be a key."""
+    if problem := _key_problem(key):
+        raise OptionError("api_key", problem)
+
+
 def read_api_key(path: Path) -> str:
     """Return the key in the first line of a file.
 
@@ -126,11 +133,6 @@ def _check_at_least_one(options: ServeOptions, *names: str) -> None:
     for name in names:
         if getattr(options, name) < 1:
             raise OptionError(name, "must be at least 1", value=getattr(options, name))
-
-
-def _check_key(key: str | None) -> None:
-    if key is not None and (problem := _key_problem(key)):
-        raise OptionError("api_key", problem)
 
 
 def _key_problem(key: str) -> str:

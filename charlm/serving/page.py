@@ -1,57 +1,59 @@
-"""The page of the server: its files, and the routes that only the page needs."""
+"""The page of the server: its files, and the routes that it needs besides the API."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
-from typing import Any, TypeVar
+from threading import Event
 
-import anyio
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from charlm.errors import CharlmError
-from charlm.evaluation.probes.memory import measure_memory
+from charlm.evaluation.probes.memory import Memory, measure_memory
 from charlm.runs.samples import read_samples
 from charlm.sampling.options import SampleOptions, StopCondition
 from charlm.sampling.sample import sample
+from charlm.serving import page_schemas as schemas
+from charlm.serving.api_routes import Endpoint, as_json
 from charlm.serving.errors import ApiError
+from charlm.serving.models import ServedModels
 from charlm.serving.next_token import predict_next
-from charlm.serving.page_requests import (
-    MAX_CHARACTERS,
-    MAX_MEMORY_CHARACTERS,
-    CopiesRequest,
-    MemoryRequest,
-    NextRequest,
-    PageRequest,
-    ReadRequest,
-    RecordsRequest,
-)
-from charlm.serving.reading import Interrupted, Reader, StateCache, settled, split_text
+from charlm.serving.reading import Reader, StateCache, settled, split_text
+from charlm.serving.requests import read_body, unless_client_leaves
 from charlm.serving.training_text import TrainingText
 from charlm.trained_model import TrainedModel
 from charlm.views.style import design_tokens
 
-MAX_MEMORY_TOKENS = 128  # The cost grows with the square: 128 take about two seconds.
-_CACHE_BYTES = 64 << 20  # Of the saved states of all runs.
+_STATES_BYTES = 64 << 20  # Of the saved states of all runs.
 _MAX_WAITING = 32  # Requests that wait for a thread.
 _EXAMPLE_CHARACTERS = 400
-_TYPES = {"css": "text/css", "js": "text/javascript", "html": "text/html"}
-_ASSETS = (
-    "page.css",
-    "page.js",
-    "shared.js",
-    "state.js",
-    "reading.js",
-    "write.js",
-    "score.js",
-    "memory.js",
-    "records.js",
+_SHARED_STYLE = "tokens.css"
+_FILES = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "shared.js": "text/javascript",
+    "state.js": "text/javascript",
+    "reading.js": "text/javascript",
+    "write.js": "text/javascript",
+    "score.js": "text/javascript",
+    "memory.js": "text/javascript",
+    "records.js": "text/javascript",
+}
+_NO_RECORDS = "it reads one long text, and no records such as names or titles"
+_BACKWARD = (
+    "it reads a text from the end to the beginning, so it cannot continue one; use a run of "
+    "direction forward"
+)
+_BOTH = (
+    "it reads a text in both directions, so no token is the next; use a run of direction forward"
 )
 
-Model = TypeVar("Model", bound=PageRequest)
+HasGone = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -72,119 +74,164 @@ class PageRun:
 
 
 class Threads:
-    """Runs measurements in threads; a measurement whose client has gone is not begun."""
+    """Runs the measurements of requests in a few threads.
+
+    A measurement that still waits when its client leaves is not begun.
+    """
 
     def __init__(self, threads: int) -> None:
-        """Allow a number of measurements at a time; at most `_MAX_WAITING` wait."""
-        self._limiter = anyio.Semaphore(threads)
+        """Allow a number of measurements at a time."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="charlm-page")
         self._waiting = 0
 
-    async def run(self, request: Request, measure: Callable[[Callable[[], bool]], Any]) -> Any:
-        """Return the result of a measurement.
+    async def run(self, request: Request, measure: Callable[[HasGone], BaseModel]) -> Response:
+        """Return the result of a measurement as a response.
 
         Args:
             request: Request that it belongs to.
-            measure: Function that is given another one, which says whether the client has gone.
+            measure: Function that is given another one, which says whether the client has left.
 
         Raises:
-            ApiError: Too many requests wait already.
-            Interrupted: The client has gone.
+            ApiError: Too many requests wait, or the client has left.
         """
         if self._waiting >= _MAX_WAITING:
             raise ApiError(429, "the server is busy; try again in a second", code="busy")
+        has_gone = Event()
         self._waiting += 1
         try:
-            await self._limiter.acquire()
+            return await unless_client_leaves(request, self._work(measure, has_gone))
         finally:
+            has_gone.set()
             self._waiting -= 1
-        try:
-            return await _while_connected(request, measure)
-        finally:
-            self._limiter.release()
 
+    async def _work(self, measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
+        loop = asyncio.get_running_loop()
+        answer = partial(_answer, measure, has_gone)
+        return await loop.run_in_executor(self._executor, answer)
 
-async def _while_connected(request: Request, measure: Callable[[Callable[[], bool]], Any]) -> Any:
-    if await request.is_disconnected():
-        raise Interrupted
-    has_gone = False
-
-    async def watch() -> None:
-        nonlocal has_gone
-        while not await request.is_disconnected():
-            await anyio.sleep(0.1)
-        has_gone = True
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch)
-        try:
-            return await anyio.to_thread.run_sync(partial(measure, lambda: has_gone))
-        finally:
-            group.cancel_scope.cancel()
+    def close(self) -> None:
+        """Begin no further measurement."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Page:
     """The page of some runs: its routes, and the states that it keeps."""
 
-    def __init__(self, runs: Mapping[str, TrainedModel]) -> None:
-        """Serve models under the names of their runs; the first one is the default."""
-        cache = StateCache(_CACHE_BYTES)
+    def __init__(self, models: ServedModels) -> None:
+        """Make a page for the runs of a server."""
+        states = StateCache(_STATES_BYTES)
+        self._models = models
         self._runs = {
-            name: PageRun(name, trained, Reader(trained, cache), TrainingText(trained))
-            for name, trained in runs.items()
+            model.name: PageRun(
+                name=model.name,
+                trained=model.trained,
+                reader=Reader(model.trained, states),
+                training=TrainingText(model.trained),
+            )
+            for model in models
         }
         self._quick = Threads(2)
         self._heavy = Threads(1)
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        assets = [
-            Route(f"/assets/{name}", partial(_asset, name=name), methods=["GET"])
-            for name in (*_ASSETS, "tokens.css")
-        ]
-        posts = {
-            "read": self._read,
-            "next": self._next,
-            "copies": self._copies,
-            "memory": self._memory,
-            "records": self._records,
-        }
+    def files(self) -> list[Route]:
+        """Return the routes of the page's files."""
+        assets = [*_FILES, _SHARED_STYLE]
         return [
-            Route("/", partial(_asset, name="page.html"), methods=["GET"]),
-            *assets,
-            Route("/page/runs", self._list_runs, methods=["GET"]),
-            *(Route(f"/page/{name}", route, methods=["POST"]) for name, route in posts.items()),
+            Route("/", partial(_send_file, name="page.html"), methods=["GET"]),
+            *(
+                Route(f"/assets/{it}", partial(_send_file, name=it), methods=["GET"])
+                for it in assets
+            ),
         ]
 
-    async def _list_runs(self, request: Request) -> Response:
-        names = [name for name, run in self._runs.items() if run.trained.writes_records]
-        runs = [_describe(run, names) for run in self._runs.values()]
+    def endpoints(self) -> list[Endpoint]:
+        """Return the routes that answer with JSON."""
+        return [
+            Endpoint("/page/runs", "GET", self.list_runs, "List the runs.", schemas.RunsResponse),
+            Endpoint(
+                "/page/read",
+                "POST",
+                self.read,
+                "Predict the tokens of a text from an edited position on.",
+                schemas.ReadResponse,
+                schemas.ReadRequest,
+                ({"text": "The cat", "start": 4, "alternatives": 2},),
+            ),
+            Endpoint(
+                "/page/next",
+                "POST",
+                self.predict_next,
+                "Return the distribution of the token at a position of a text.",
+                schemas.NextResponse,
+                schemas.NextRequest,
+                ({"text": "The cat", "at": 4, "temperature": 0.7, "top_p": 0.9},),
+            ),
+            Endpoint(
+                "/page/copies",
+                "POST",
+                self.find_copies,
+                "Find the passages of a text that the training text has, too.",
+                schemas.CopiesResponse,
+                schemas.CopiesRequest,
+                ({"text": "The cat", "min_characters": 3},),
+            ),
+            Endpoint(
+                "/page/memory",
+                "POST",
+                self.measure_memory,
+                "Measure which earlier tokens each prediction of a passage depends on.",
+                schemas.MemoryResponse,
+                schemas.MemoryRequest,
+                ({"text": "The cat"},),
+            ),
+            Endpoint(
+                "/page/records",
+                "POST",
+                self.write_records,
+                "Write records, and say which of them are new.",
+                schemas.RecordsResponse,
+                schemas.RecordsRequest,
+                ({"count": 2, "seed": 1},),
+            ),
+        ]
+
+    def close(self) -> None:
+        """Begin no further measurement."""
+        self._quick.close()
+        self._heavy.close()
+
+    async def list_runs(self, request: Request) -> Response:
+        """Answer /page/runs."""
         limits = {
-            "characters": MAX_CHARACTERS,
-            "memory_characters": MAX_MEMORY_CHARACTERS,
-            "memory_tokens": MAX_MEMORY_TOKENS,
+            "characters": schemas.MAX_CHARACTERS,
+            "memory_characters": schemas.MAX_MEMORY_CHARACTERS,
+            "memory_tokens": schemas.MAX_MEMORY_TOKENS,
         }
-        return JSONResponse({"runs": runs, "limits": limits})
+        runs = [_describe(run) for run in self._runs.values()]
+        return as_json(schemas.RunsResponse(schemas.RunList(runs, limits)))
 
-    async def _read(self, request: Request) -> Response:
-        asked = await _parse(request, ReadRequest)
-        run = self._forward_run(asked)
+    async def read(self, request: Request) -> Response:
+        """Answer /page/read."""
+        asked = await read_body(request, schemas.ReadRequest)
+        run = self._forward_run(asked.model)
 
-        def measure(has_gone: Callable[[], bool]) -> Any:
+        def measure(has_gone: HasGone) -> BaseModel:
             reading = run.reader.read(
                 asked.text,
                 start=asked.start,
                 alternatives=asked.alternatives,
                 is_interrupted=has_gone,
             )
-            return reading.to_json()
+            return schemas.ReadResponse(reading)
 
-        return await self._answer(self._quick, request, measure)
+        return await self._quick.run(request, measure)
 
-    async def _next(self, request: Request) -> Response:
-        asked = await _parse(request, NextRequest)
-        run = self._forward_run(asked)
+    async def predict_next(self, request: Request) -> Response:
+        """Answer /page/next."""
+        asked = await read_body(request, schemas.NextRequest)
+        run = self._forward_run(asked.model)
 
-        def measure(_: Callable[[], bool]) -> Any:
+        def measure(_: HasGone) -> BaseModel:
             at = len(asked.text) if asked.at is None else asked.at
             found = predict_next(
                 run.reader,
@@ -194,180 +241,145 @@ class Page:
                 max_copy=asked.max_copy,
                 training=run.training,
             )
-            return found.to_json()
+            return schemas.NextResponse(found)
 
-        return await self._answer(self._quick, request, measure)
+        return await self._quick.run(request, measure)
 
-    async def _copies(self, request: Request) -> Response:
-        asked = await _parse(request, CopiesRequest)
-        run = self._forward_run(asked)
-        return await self._answer(self._heavy, request, lambda _: find_copies(run, asked))
+    async def find_copies(self, request: Request) -> Response:
+        """Answer /page/copies."""
+        asked = await read_body(request, schemas.CopiesRequest)
+        run = self._forward_run(asked.model)
+        return await self._heavy.run(
+            request, lambda _: schemas.CopiesResponse(find_copies(run, asked))
+        )
 
-    async def _memory(self, request: Request) -> Response:
-        asked = await _parse(request, MemoryRequest)
-        run = self._run(asked)
+    async def measure_memory(self, request: Request) -> Response:
+        """Answer /page/memory."""
+        asked = await read_body(request, schemas.MemoryRequest)
+        run = self._forward_run(asked.model)
+        return await self._heavy.run(
+            request, lambda _: schemas.MemoryResponse(_memory(run, asked.text))
+        )
 
-        def measure(_: Callable[[], bool]) -> Any:
-            return measure_memory(run.trained, asked.text, tokens=MAX_MEMORY_TOKENS).to_json()
+    async def write_records(self, request: Request) -> Response:
+        """Answer /page/records."""
+        asked = await read_body(request, schemas.RecordsRequest)
+        run = self._run(asked.model)
+        if reason := _describe(run).unavailable["records"]:
+            raise _unsupported(run, reason)
+        return await self._heavy.run(
+            request, lambda _: schemas.RecordsResponse(write_records(run, asked))
+        )
 
-        return await self._answer(self._heavy, request, measure)
+    def _run(self, name: str | None) -> PageRun:
+        return self._runs[self._models.find(name).name]
 
-    async def _records(self, request: Request) -> Response:
-        asked = await _parse(request, RecordsRequest)
-        run = self._run(asked)
-        if not run.trained.writes_records:
-            raise ApiError(
-                400, f"{run.name}: {_NO_RECORDS}", param="model", code="unsupported_model"
-            )
-        return await self._answer(self._heavy, request, lambda _: write_records(run, asked))
-
-    async def _answer(
-        self, threads: Threads, request: Request, measure: Callable[[Callable[[], bool]], Any]
-    ) -> Response:
-        try:
-            return JSONResponse(await threads.run(request, measure))
-        except Interrupted:
-            return Response(status_code=499)  # Nobody reads it.
-
-    def _run(self, asked: PageRequest) -> PageRun:
-        if asked.model is None:
-            return next(iter(self._runs.values()))
-        if asked.model not in self._runs:
-            names = ", ".join(self._runs)
-            message = f"there is no model {asked.model!r}; use one of {names}"
-            raise ApiError(404, message, param="model", code="model_not_found")
-        return self._runs[asked.model]
-
-    def _forward_run(self, asked: PageRequest) -> PageRun:
-        run = self._run(asked)
+    def _forward_run(self, name: str | None) -> PageRun:
+        run = self._run(name)
         if reason := _reading_problem(run.trained):
-            raise ApiError(400, f"{run.name}: {reason}", param="model", code="unsupported_model")
+            raise _unsupported(run, reason)
         return run
 
 
-_NO_RECORDS = "the run reads one long text and not records, such as names or titles"
-
-
-def find_copies(run: PageRun, asked: CopiesRequest) -> dict[str, Any]:
-    """Return the copied passages, as `start`, `spans` of characters, and `reason` if there is none.
-
-    Passages before `start` are the same as before the edit.
-    """
+def find_copies(run: PageRun, asked: schemas.CopiesRequest) -> schemas.Copies:
+    """Return the passages that a text copies from the training text, from an edited position on."""
     pieces = split_text(run.trained, asked.text)
-    # A passage that an edit makes or destroys begins or ends within its own length of the edit.
+    # A passage that an edit makes or destroys is near it: no further than its smallest length.
     changed = max(0, settled(run.trained, asked.text, asked.start) - asked.min_characters)
-    context = max(0, changed - asked.min_characters)
-    first = sum(end <= context for end in pieces.ends)
+    first = sum(end <= max(0, changed - asked.min_characters) for end in pieces.ends)
     try:
         copied = run.training.copied_tokens(pieces.ids[first:], asked.min_characters)
     except CharlmError as error:
-        return {"start": 0, "spans": [], "reason": str(error)}
-    begins = [0, *pieces.ends][first:]
-    spans: list[list[int]] = []
-    for begin, end, is_copied in zip(begins, pieces.ends[first:], copied, strict=False):
-        if not is_copied or end <= changed:
-            continue
-        if spans and spans[-1][1] == max(begin, changed):
-            spans[-1][1] = end
-        else:
-            spans.append([max(begin, changed), end])
-    return {"start": changed, "spans": spans, "reason": None}
+        return schemas.Copies(0, [], str(error))
+    spans: list[tuple[int, int]] = []
+    ends = [0, *pieces.ends][first:]
+    for number, is_copied in enumerate(copied):
+        begin, end = max(ends[number], changed), ends[number + 1]
+        if is_copied and begin < end:
+            if spans and spans[-1][1] == begin:
+                begin = spans.pop()[0]
+            spans.append((begin, end))
+    return schemas.Copies(changed, spans, None)
 
 
-def write_records(run: PageRun, asked: RecordsRequest) -> dict[str, Any]:
-    """Return records that the model writes, each with whether it is new, or None if unknown."""
+def write_records(run: PageRun, asked: schemas.RecordsRequest) -> schemas.Records:
+    """Return records that a model writes, and which of them are new."""
     options = SampleOptions(
         stop=StopCondition(length=asked.max_tokens),
         filters=asked.filters(),
         count=asked.count,
         seed=asked.seed,
     )
+    written = sample(run.trained, options)
     reason = None
-    records = []
-    for written in sample(run.trained, options):
-        is_new = None
-        if reason is None:
-            try:
-                is_new = run.training.is_new_record(written.tokens)
-            except CharlmError as error:
-                reason = str(error)
-        records.append(
-            {
-                "text": written.text,
-                "log_probability": written.log_probability,
-                "tokens": len(written.tokens),
-                "ended": written.ended,
-                "is_new": is_new,
-            }
+    are_new: list[bool | None] = [None for _ in written]
+    try:
+        are_new = [run.training.is_new_record(record.tokens) for record in written]
+    except CharlmError as error:
+        reason = str(error)
+    records = [
+        schemas.Record(
+            text=record.text,
+            log_probability=record.log_probability,
+            tokens=len(record.tokens),
+            ended=record.ended,
+            is_new=is_new,
         )
-    return {"records": records, "reason": reason}
+        for record, is_new in zip(written, are_new, strict=True)
+    ]
+    return schemas.Records(records, reason)
 
 
-def _describe(run: PageRun, runs_of_records: Sequence[str]) -> dict[str, Any]:
+def _memory(run: PageRun, text: str) -> Memory:
+    memory = measure_memory(run.trained, text, tokens=schemas.MAX_MEMORY_TOKENS)
+    # The path of the folder is not the client's business.
+    return replace(memory, settings=memory.settings | {"run": run.name})
+
+
+def _describe(run: PageRun) -> schemas.RunInfo:
     trained = run.trained
-    reading = _reading_problem(trained)
-    both = trained.model.direction == "both"
-    records = None if trained.writes_records and not both else _NO_RECORDS
-    return {
-        "name": run.name,
-        "title": trained.origin.corpus.get("title", ""),
-        "level": trained.config.tokenizer.level,
-        "separates_by_space": trained.tokenizer.separates_by_space,
-        "separator": trained.record_separator,
-        "writes_records": trained.writes_records,
-        "direction": trained.model.direction,
-        "vocabulary_size": trained.tokenizer.vocabulary_size,
-        "cell": trained.config.model.cell.kind,
-        "example": _example(trained),
-        "unavailable": {
-            "write": reading,
+    problem = _reading_problem(trained)
+    records = None if trained.writes_records else _NO_RECORDS
+    return schemas.RunInfo(
+        name=run.name,
+        cell=trained.config.model.cell.kind,
+        level=trained.tokenizer.section.level,
+        separates_by_space=trained.tokenizer.separates_by_space,
+        separator=trained.record_separator,
+        writes_records=trained.writes_records,
+        direction=trained.model.direction,
+        vocabulary_size=trained.tokenizer.vocabulary_size,
+        example=_example(trained),
+        unavailable={
+            "write": problem,
             "score": None,
-            "memory": reading,
-            "records": reading if both else records,
+            "memory": problem,
+            "records": problem if trained.model.direction == "both" else records,
         },
-        "runs_of_records": [name for name in runs_of_records if name != run.name],
-    }
+    )
 
 
 def _reading_problem(trained: TrainedModel) -> str | None:
-    """Return why the page cannot read a text from its beginning, or None."""
-    if trained.model.direction == "backward":
-        return (
-            "the model reads a text from its end to its beginning, so that it cannot continue one; "
-            "choose a run of direction forward"
-        )
-    if trained.model.direction == "both":
-        return (
-            "the model reads a text in both directions, so that it has no next token; choose a run "
-            "of direction forward"
-        )
-    return None
+    """Return why a text cannot be read from its beginning, or None."""
+    return {"forward": None, "backward": _BACKWARD, "both": _BOTH}[trained.model.direction]
+
+
+def _unsupported(run: PageRun, reason: str) -> ApiError:
+    return ApiError(400, f"{run.name}: {reason}", param="model", code="unsupported_model")
 
 
 def _example(trained: TrainedModel) -> str:
-    """Return the end of what the model wrote last during its training."""
+    """Return the beginning of what the model wrote last during its training."""
     samples = read_samples(trained.folder)
     return str(samples[-1]["text"])[:_EXAMPLE_CHARACTERS] if samples else ""
 
 
-async def _parse(request: Request, kind: type[Model]) -> Model:
-    body = await request.body()
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise _validation_error(error) from None
+def _answer(measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
+    return as_json(measure(has_gone.is_set))
 
 
-def _validation_error(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    message = f"{place}: {first['msg']}" if place else first["msg"]
-    return ApiError(400, message, param=place or None, code="invalid_value")
-
-
-async def _asset(request: Request, *, name: str) -> Response:
-    if name == "tokens.css":
-        text = design_tokens()
-    else:
-        text = (files("charlm.serving") / "assets" / name).read_text(encoding="utf-8")
-    return Response(text, media_type=_TYPES[name.rsplit(".")[-1]])
+async def _send_file(request: Request, *, name: str) -> Response:
+    if name == _SHARED_STYLE:
+        return Response(design_tokens(), media_type="text/css")
+    text = (files("charlm.serving") / "assets" / name).read_text(encoding="utf-8")
+    return Response(text, media_type=_FILES.get(name, "text/html"))

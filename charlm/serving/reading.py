@@ -136,9 +136,7 @@ class Reader:
             shown = text[pieces.ends[at - 1] if at else 0 : pieces.ends[at]]
             log_p = logits.log_softmax(dim=-1).numpy()
             tokens.append(
-                describe_token(
-                    pieces.ids[at], shown, log_p, self.labels, alternatives=alternatives
-                )
+                describe_token(pieces.ids[at], shown, log_p, self.labels, alternatives=alternatives)
             )
         begin = pieces.ends[first - 1] if first else 0
         return Reading(begin, tokens, text[pieces.ends[-1] if pieces.ends else 0 :])

@@ -12,6 +12,17 @@ from charlm.errors import OptionError
 from charlm.sampling.options import SampleOptions, build_options
 
 DEFAULT_MAX_TOKENS = 16  # As in OpenAI's API.
+# Names of options in Python whose fields in requests are named as OpenAI's or vLLM's.
+FIELD_OF = {
+    "count": "n",
+    "length": "max_tokens",
+    "matching": "regex",
+    "state_in": "state",
+    "state_out": "state",
+    "typical": "typical_p",
+    "until": "stop",
+}
+OPTION_OF = {name: option for option, name in FIELD_OF.items()}
 # Fields of other servers and clients that do not change a text.
 IGNORED = frozenset(
     {
@@ -28,7 +39,7 @@ IGNORED = frozenset(
 MAX_LOGPROBS = 100
 MAX_PROMPTS = 1000
 MAX_BIASES = 1000
-MAX_CHOICES = 128
+MAX_CHOICES = 1000
 MAX_SENTENCES = 10_000
 _MAX_STOPS = 64
 _MAX_STOP_CHARACTERS = 1000
@@ -43,7 +54,7 @@ Prompt = str | list[int]
 def _check_prompt(value: Any) -> str | list[str] | list[int] | list[list[int]]:
     """Check a prompt without an error per element of a long list."""
     if isinstance(value, str):
-        return _check_text(value)
+        return check_text(value)
     if not isinstance(value, list) or not value:
         raise ValueError("must be a text, texts, token ids or lists of token ids, and not empty")
     if all(type(item) is int for item in value):
@@ -51,7 +62,7 @@ def _check_prompt(value: Any) -> str | list[str] | list[int] | list[list[int]]:
     if len(value) > MAX_PROMPTS:
         raise ValueError(f"must be at most {MAX_PROMPTS} prompts, got {len(value)}")
     if all(type(item) is str for item in value):
-        return [_check_text(item) for item in value]
+        return [check_text(item) for item in value]
     if all(type(item) is list and all(type(token) is int for token in item) for item in value):
         return value
     raise ValueError("must be a text, texts, token ids or lists of token ids, not a mixture")
@@ -63,7 +74,8 @@ def _check_ids(value: Any) -> list[int]:
     return value
 
 
-def _check_text(text: str) -> str:
+def check_text(text: str) -> str:
+    """Return a text of a request; raise ValueError for one that is no Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -223,7 +235,7 @@ class CompletionRequest(RequestBody):
     @classmethod
     def _check_unicode(cls, value: str | list[str] | None) -> str | list[str] | None:
         for text in [value] if isinstance(value, str) else value or []:
-            _check_text(text)
+            check_text(text)
         return value
 
     @field_validator("logit_bias", mode="after")
@@ -323,7 +335,7 @@ class ScoreRequest(RequestBody):
     @field_validator("sentences", mode="after")
     @classmethod
     def _check_unicode(cls, value: list[str]) -> list[str]:
-        return [_check_text(text) for text in value]
+        return [check_text(text) for text in value]
 
 
 class TokenizeRequest(RequestBody):
@@ -335,7 +347,7 @@ class TokenizeRequest(RequestBody):
     @field_validator("prompt", mode="after")
     @classmethod
     def _check_unicode(cls, value: str) -> str:
-        return _check_text(value)
+        return check_text(value)
 
 
 class DetokenizeRequest(RequestBody):
@@ -371,6 +383,7 @@ class Choice(BaseModel):
     """A text."""
 
     index: int
+    number: int = Field(description="Number of the text among those of the seed.")
     text: str
     logprobs: Logprobs | None
     finish_reason: Literal["stop", "length"] | None

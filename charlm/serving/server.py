@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 
 from charlm.errors import CharlmError
 from charlm.serving.app import make_app
@@ -21,30 +22,59 @@ _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_server(
-    runs: Sequence[TrainedModel],
-    options: ServeOptions,
-    *,
-    on_start: Callable[[str], object] = lambda url: None,
-    log: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Serve runs until SIGTERM or Ctrl-C, after which running requests may end.
+class Server:
+    """A server that listens from its beginning, and answers while `run` runs.
 
-    Args:
-        runs: The runs; the first one answers requests that name none.
-        options: Options of the server.
-        on_start: Function that is called with the address of the server when it answers.
-        log: Function that is called with a line per request.
-
-    Raises:
-        OptionError: Two runs have the same name.
-        CharlmError: The address cannot be listened on.
+    Attributes:
+        url: Address of the server.
     """
-    listener = _listen(options)
-    # Scores are computed in fp32, also beside one another in several threads.
-    torch.backends.cudnn.allow_tf32 = False
-    app = make_app(runs, options, log=log)
-    config = uvicorn.Config(
+
+    def __init__(
+        self,
+        runs: Sequence[TrainedModel],
+        options: ServeOptions,
+        *,
+        on_start: Callable[[str], object] = lambda url: None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Listen on the address of the options.
+
+        Args:
+            runs: The runs; the first one answers requests that name none.
+            options: Options of the server.
+            on_start: Function that is called with the address when the server answers.
+            log: Function that is called with a line per request.
+
+        Raises:
+            OptionError: Two runs have the same name.
+            CharlmError: The address cannot be listened on.
+        """
+        self._listener = _listen(options)
+        self.url = _url(options.host, self._listener.getsockname()[1])
+        # Scores are computed in fp32, also beside one another in several threads.
+        torch.backends.cudnn.allow_tf32 = False
+        app = make_app(runs, options, log=log)
+        self._server = _Server(
+            _uvicorn_config(app, options),
+            on_start=lambda: on_start(self.url),
+            close=app.state.models.close,
+            grace_seconds=options.grace_seconds,
+        )
+
+    def run(self) -> None:
+        """Answer requests until SIGTERM, Ctrl-C or `stop`, and then until the last text ends.
+
+        A text that takes longer than `grace_seconds` is cut.
+        """
+        asyncio.run(self._server.serve(sockets=[self._listener]))
+
+    def stop(self) -> None:
+        """End `run`, from any thread."""
+        self._server.should_exit = True
+
+
+def _uvicorn_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=bounded_protocol(options),
         ws="none",
@@ -57,9 +87,6 @@ def run_server(
         timeout_keep_alive=int(options.idle_seconds) + 1,
         timeout_graceful_shutdown=int(options.grace_seconds) + 2,
     )
-    url = _url(options.host, listener.getsockname()[1])
-    server = _Server(config, lambda: on_start(url), app.state.models.close, options.grace_seconds)
-    asyncio.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
@@ -68,6 +95,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        *,
         on_start: Callable[[], object],
         close: Callable[[], None],
         grace_seconds: float,

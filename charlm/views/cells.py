@@ -1,30 +1,35 @@
 """Section "Cells": which units follow a label, and how gates are used."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from charlm.evaluation.probes.cells import BestUnit, Cells, Tracks, Unit
-from charlm.evaluation.probes.gates import Gates
+from charlm.evaluation.probes.gates import Gates, GateSaturation
 from charlm.evaluation.probes.passage import Passage
-from charlm.views.figures import Axis, scatter
+from charlm.views.figures import Axis, Row, dot_chart, run_style, scatter
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
+from charlm.views.network import part_name
 from charlm.views.page import (
     NEEDS_SCRIPT,
     Figure,
     Numbers,
     Section,
     choose_run,
-    data_table,
+    columns,
     fact_list,
     listed,
     paragraph,
+    per_run,
+    percentage,
+    run_list,
 )
 from charlm.views.passages import HINT, passage_slider, visible
 
+_CLEAR = 0.1  # A smaller difference from the control means little.
 _Tracked = tuple[RunMeasurements, Cells, Tracks, Passage]
 
 
@@ -42,22 +47,47 @@ def cells_section(runs: Sequence[RunMeasurements]) -> Section:
     ]
     if tracked:
         parts.append(_tracks_figure(tracked))
-    gated = [(run, run.gates) for run in runs if isinstance(run.gates, Gates)]
-    if gated:
-        parts.append(_gates_figure(gated))
+    parts += [_gates_figure(run, run.gates) for run in runs if isinstance(run.gates, Gates)]
     return Section("cells", "Cells", parts)
 
 
-def describe_units(name: str, cells: Cells) -> str:
-    """Return a sentence about the labels that a single unit follows."""
-    followed = [row for row in cells.best if row.score > row.control + 0.1]
-    if not followed:
-        return f"{name}: no single unit follows a label clearly better than shifted labels."
-    labels = [
-        f"{row.label} ({_measure_name(row)} {row.score:.2f}, control {row.control:.2f})"
-        for row in followed
+def describe_units(results: Mapping[str, Cells]) -> str:
+    """Return sentences about the labels that a single unit follows.
+
+    Args:
+        results: Result of each run, by its name.
+    """
+    counts = {
+        name: f"{sum(map(_follows, cells.best))} of {len(cells.best)}"
+        for name, cells in results.items()
+    }
+    rows = [(name, row) for name, cells in results.items() for row in cells.best if _follows(row)]
+    sentence = (
+        f"Labels whose best unit scores more than {_CLEAR} above its control: {per_run(counts)}."
+    )
+    if not rows:
+        return sentence
+    name, best = max(rows, key=lambda pair: pair[1].score - pair[1].control)
+    return (
+        f"{sentence} The largest difference is that of {best.label} in {name}: "
+        f"{_measure_name(best)} {best.score:.2f}, control {best.control:.2f}."
+    )
+
+
+def describe_omitted_labels(results: Mapping[str, Cells]) -> list[str]:
+    """Return a sentence for each label that was not measured, with the runs and the reason."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for name, cells in results.items():
+        for omission in cells.omitted.items():
+            runs.setdefault(omission, []).append(name)
+    return [
+        f"{label} was not measured for {listed(names)}: {reason}."
+        for (label, reason), names in runs.items()
     ]
-    return f"{name}: single units follow {listed(labels)}."
+
+
+def _follows(row: BestUnit) -> bool:
+    return row.score > row.control + _CLEAR
 
 
 def _measure_name(row: BestUnit) -> str:
@@ -70,51 +100,88 @@ def _unit_name(unit: Unit) -> str:
 
 
 def _units_figure(shown: Sequence[tuple[RunMeasurements, Cells]]) -> Figure:
+    results = {run.name: cells for run, cells in shown}
+    auc = _units_chart(shown, "auc", Axis(title="AUC (0.5 = chance)", limits=(0.5, 1)))
+    correlation = Axis(title="|rank correlation| (0 = chance)", limits=(0, 1))
+    charts = [chart for chart in (auc, _units_chart(shown, "correlation", correlation)) if chart]
+    control = tag("path", class_="ctl", d="M6,0v12")
+    control = tag("svg", control, class_="sw", width=12, height=12, aria_hidden="true")
+    key = tag("li", control, f"best unit for shifted labels, {shown[0][0].name}")
+    omitted = [tag("p", text, class_="hint") for text in describe_omitted_labels(results)]
+    return Figure(
+        key="units",
+        title="Best unit for each label",
+        findings=paragraph(
+            describe_units(results),
+            "The unit is chosen on one half of the held-out text and scored on the other. The "
+            "control is the best unit for labels that are shifted along the text.",
+        ),
+        body=join(
+            run_list([run for run, _ in shown], key) if charts else None,
+            tag("div", *charts, class_="grid2") if charts else None,
+            *omitted,
+        ),
+        numbers=_unit_numbers(shown),
+        has_svg=bool(charts),
+    )
+
+
+def _units_chart(
+    shown: Sequence[tuple[RunMeasurements, Cells]], measure: str, axis: Axis
+) -> Html | None:
+    """Return the chart of the labels with one measure; None if there is none."""
+    tables = [
+        {row.label: row for row in cells.best if row.measure == measure} for _, cells in shown
+    ]
+    labels = list(dict.fromkeys(label for table in tables for label in table))
+    if not labels:
+        return None
+    low, high = axis.limits or (0, 1)
+    scores = {
+        label: [
+            min(high, max(low, table[label].score)) if label in table else None for table in tables
+        ]
+        for label in labels
+    }
+    first = tables[0]
+    rows = [
+        Row(
+            name=label,
+            values=scores[label],
+            control=max(low, first[label].control) if label in first else None,
+            note=f"{shown[0][0].name}: {_unit_name(first[label].unit)}" if label in first else "",
+        )
+        for label in labels
+    ]
+    return tag("div", dot_chart(rows, [run.number for run, _ in shown], axis))
+
+
+def _unit_numbers(shown: Sequence[tuple[RunMeasurements, Cells]]) -> Numbers:
+    head = ["run", "label", "measure", "score", "control", "unit", "with the label"]
     rows = [
         (
-            f"{row.label}, {run.name}",
+            run.name,
+            row.label,
             _measure_name(row),
-            f"{row.score:.3f}",
-            f"{row.control:.3f}",
+            round(row.score, 4),
+            round(row.control, 4),
             _unit_name(row.unit),
             "rises" if row.rises else "falls",
         )
         for run, cells in shown
         for row in cells.best
     ]
-    head = ("label", "measure", "score", "control", "unit", "with the label")
-    omitted = [
-        f"Not measured for {run.name}: "
-        + listed([f"{label} ({reason})" for label, reason in cells.omitted.items()])
-        + "."
-        for run, cells in shown
-        if cells.omitted
-    ]
-    body: list[object] = []
-    if rows:
-        body.append(tag("div", data_table(head, rows, class_="layers"), class_="scroll"))
-    body += [tag("p", sentence, class_="hint") for sentence in omitted]
-    return Figure(
-        key="units",
-        title="Best unit for each label",
-        findings=paragraph(
-            *(describe_units(run.name, cells) for run, cells in shown),
-            "The unit is chosen on one half of the held-out text and scored on the other. The "
-            "control is the best of labels that are shifted along the text.",
-        ),
-        body=join(*body),
-        numbers=Numbers(list(head), [list(column) for column in zip(*rows, strict=True)])
-        if rows
-        else Numbers(list(head), [[] for _ in head]),
-        has_svg=False,
-    )
+    return Numbers(head, columns(rows) if rows else [[] for _ in head])
 
 
 def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
     _, cells, tracks, passage = tracked[0]
     label = cells.best[0].label
     texts = [token.text for token in passage.tokens]
-    styles = [_value_style(value) for value in tracks.best[label]]
+    values = tracks.best[label]
+    at = _strongest(values)
+    styles = [_value_style(value) for value in values]
+    styles[at] = f"{styles[at]} cur"
     options = [
         tag("option", row.label, value=row.label, selected=number == 0)
         for number, row in enumerate(cells.best)
@@ -131,7 +198,7 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
         passage_slider("unit", texts, styles, "Position in the passage"),
         _value_scale(),
     )
-    panel = _panel(cells.best[0], texts[0], tracks.best[label][0])
+    panel = _panel(cells.best[0], texts[at], values[at])
     return Figure(
         key="unit",
         title="One unit on the passage",
@@ -145,8 +212,13 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
     )
 
 
+def _strongest(values: Sequence[float]) -> int:
+    """Return the place with the largest absolute value."""
+    return max(range(len(values)), key=lambda at: abs(values[at]))
+
+
 def _panel(best: BestUnit, text: str, value: float) -> Html:
-    """Return the panel for the first token of the passage."""
+    """Return the panel for a token of the passage."""
     facts = {
         "value": f"{value:.2f}".replace("-", "−"),
         _measure_name(best): f"{best.score:.3f}",
@@ -197,6 +269,7 @@ def _track_data(
                 "score": round(row.score, 5),
                 "control": round(row.control, 5),
                 "rises": row.rises,
+                "at": _strongest(tracks.best[row.label]),
                 "values": [round(100 * value) for value in tracks.best[row.label]],
             }
             for row in cells.best
@@ -204,41 +277,47 @@ def _track_data(
     }
 
 
-def _gates_figure(gated: Sequence[tuple[RunMeasurements, Gates]]) -> Figure:
-    run, gates = gated[0]
-    groups = {
-        f"layer {int(gate.layer.removeprefix('layer_')) + 1}, {gate.gate} gate": (
-            gate.open,
-            gate.closed,
-        )
+def describe_gates(gates: Gates) -> str:
+    """Return a sentence about how often each gate is open and closed."""
+    parts = [
+        f"{_gate_name(gate)} {percentage(_mean(gate.open))} and {percentage(_mean(gate.closed))}"
         for gate in gates.gates
-    }
-    sentences = []
-    for name, (opened, closed) in groups.items():
-        open_mean, closed_mean = sum(opened) / len(opened), sum(closed) / len(closed)
-        sentences.append(f"{name}: open at {open_mean:.0%} and closed at {closed_mean:.0%}")
+    ]
+    return f"Mean share of positions where it is open and where it is closed: {'; '.join(parts)}."
+
+
+def _gates_figure(run: RunMeasurements, gates: Gates) -> Figure:
     charts = [
         scatter(
-            closed,
-            opened,
-            Axis(title="closed (below 0.1), %", from_zero=True),
-            Axis(title="open (above 0.9), %", from_zero=True),
-            title=name,
+            gate.closed,
+            gate.open,
+            Axis(title="closed (below 0.1), % of positions"),
+            Axis(title="open (above 0.9), % of positions"),
+            title=_gate_name(gate),
+            style=run_style(run.number),
         )
-        for name, (opened, closed) in groups.items()
+        for gate in gates.gates
     ]
     rows = [
-        (name, unit, opened[unit], closed[unit])
-        for name, (opened, closed) in groups.items()
-        for unit in range(len(opened))
+        (_gate_name(gate), unit, gate.open[unit], gate.closed[unit])
+        for gate in gates.gates
+        for unit in range(len(gate.open))
     ]
     return Figure(
-        key="gates",
+        key=f"gates-{run.number + 1}" if run.number else "gates",
         title=f"Gate saturation, {run.name}",
-        findings=f"Each dot is one unit's gate. Mean over units, of all positions: "
-        f"{'; '.join(sentences)}.",
-        body=tag("div", *charts, class_="grid3"),
-        numbers=Numbers(
-            ["gate", "unit", "open", "closed"], [list(column) for column in zip(*rows, strict=True)]
+        findings=paragraph(
+            "Each point is the gate of one unit; on the dotted line it is always open or closed.",
+            describe_gates(gates),
         ),
+        body=tag("div", *charts, class_="grid3"),
+        numbers=Numbers(["gate", "unit", "open", "closed"], columns(rows)),
     )
+
+
+def _gate_name(gate: GateSaturation) -> str:
+    return f"{part_name(gate.layer)}, {gate.gate} gate"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

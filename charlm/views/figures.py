@@ -7,6 +7,7 @@ and print. Each chart is drawn twice, wide and narrow, so that text keeps its si
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from charlm.views.html import Html, join, tag
 
@@ -16,6 +17,7 @@ WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
 _LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
 _NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
 _NAME_HEIGHT = 15.0
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKERS: tuple[Callable[[float, float, float], str], ...] = (
     lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z",
     lambda x, y, r: (
@@ -44,12 +46,14 @@ class Axis:
         is_log: Whether the axis is logarithmic; its title then says so.
         from_zero: Whether a linear axis begins at 0.
         whole: Whether ticks are whole numbers.
+        limits: Ends of the axis; None for those of the values.
     """
 
     title: str
     is_log: bool = False
     from_zero: bool = False
     whole: bool = False
+    limits: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
@@ -103,6 +107,20 @@ class _Scale:
         return self.first + (value - low) / (high - low) * (self.last - self.first)
 
 
+class _Point(NamedTuple):
+    """A point of a line.
+
+    Attributes:
+        number: Its place among the values of the line.
+        x: Horizontal position.
+        y: Value.
+    """
+
+    number: int
+    x: float
+    y: float
+
+
 def line_chart(
     lines: Sequence[Line], x: Axis, y: Axis, *, width: int = WIDE, height: int = 330
 ) -> Html:
@@ -139,18 +157,37 @@ def swatch(number: int, *, dotted: bool = False) -> Html:
     )
 
 
-def dot_chart(names: Sequence[str], values: Sequence[Sequence[float | None]], axis: Axis) -> Html:
-    """Return a chart with one row per name and one marker per run, half as wide as the page.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a chart of dots.
+
+    Attributes:
+        name: Name of the row.
+        values: Value of each run; None for no marker.
+        control: Value of the grey bar, or None.
+        note: Smaller text below the name.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    control: float | None = None
+    note: str = ""
+
+
+def dot_chart(rows: Sequence[Row], runs: Sequence[int], axis: Axis) -> Html:
+    """Return a chart with one marker per run in each row, half as wide as the page.
 
     Args:
-        names: Name of each row.
-        values: Values of each run, by row; None for no marker.
+        rows: The rows.
+        runs: Number of the run of each value, which selects its marker.
         axis: Horizontal axis.
     """
-    return _drawn_twice(lambda width: _dot_svg(names, values, axis, width), PAIR)
+    return _drawn_twice(lambda width: _dot_svg(rows, runs, axis, width), PAIR)
 
 
-def scatter(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, title: str) -> Html:
+def scatter(
+    xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, title: str, style: str = "s1"
+) -> Html:
     """Return a square chart of points, whose axes are percentages; it fits into a third."""
     size, left, bottom = 272, 36, 34
     across = _Scale(0, 1, left, size - 8, is_log=False)
@@ -170,7 +207,8 @@ def scatter(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, title
         "svg",
         tag("text", title, class_="rl", x=0, y=12),
         *grid,
-        tag("path", class_="pts s1", d=points),
+        tag("path", class_="ref", d=f"M{left},{up(1):.1f}L{across(1):.1f},{up(0):.1f}"),
+        tag("path", class_=f"pts {style}", d=points),
         tag("text", y.label, class_="at", x=0, y=28),
         tag("text", x.label, class_="at", x=size - 8, y=size - 2, text_anchor="end"),
         class_="chart",
@@ -235,10 +273,12 @@ def format_tick(value: float, step: float) -> str:
     """Return a tick's label with the decimals that distinguish it from its neighbour.
 
     >>> format_tick(2, 0.5), format_tick(4000, 1000), format_tick(0.00001, 0)
-    ('2.0', '4,000', '1e-05')
+    ('2.0', '4,000', '10⁻⁵')
     """
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.0e}"
+        digits, power = f"{value:.0e}".split("e")
+        raised = f"10{str(int(power)).translate(_SUPERSCRIPTS)}"
+        return raised if digits == "1" else f"{digits}·{raised}"
     if step:
         return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
     return f"{value:,g}"
@@ -257,27 +297,19 @@ def _drawn_twice(draw: Callable[[int], Html], width: int) -> Html:
     return join(tag("div", draw(width), class_="wide"), tag("div", draw(NARROW), class_="narrow"))
 
 
-def _dot_svg(
-    names: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    axis: Axis,
-    width: int,
-) -> Html:
-    row_height, top = 30, 8
-    left = 16 + _NAME_WIDTH * max(map(len, names), default=0)
-    bottom = top + row_height * len(names)
-    given = [value for run in values for value in run if value is not None]
-    across = _scale(given, axis, left, width - 12)
-    elements = []
+def _dot_svg(rows: Sequence[Row], runs: Sequence[int], axis: Axis, width: int) -> Html:
+    row_height, top = (42 if any(row.note for row in rows) else 30), 8
+    left = 16 + _NAME_WIDTH * max((max(len(row.name), len(row.note)) for row in rows), default=0)
+    bottom = top + row_height * len(rows)
+    given = [at for row in rows for at in (*row.values, row.control) if at is not None]
+    across = _scale(given, axis, min(left, width / 2), width - 12)
+    elements: list[Html | None] = []
     for value, label in _labels(across, axis, count=4):
         at = f"{across(value):.1f}"
         elements.append(tag("path", class_="grid", d=f"M{at},{top}V{bottom}"))
         elements.append(tag("text", label, class_="tk", x=at, y=bottom + 16, text_anchor="middle"))
-    for row, name in enumerate(names):
-        y = top + row_height * (row + 0.5)
-        elements.append(tag("text", name, class_="rl", x=0, y=f"{y + 4:.1f}"))
-        places = [(number, run[row]) for number, run in enumerate(values)]
-        elements += [_marker(number, across(at), y) for number, at in places if at is not None]
+    for number, row in enumerate(rows):
+        elements += _dot_row(row, runs, across, top + row_height * (number + 0.5))
     elements.append(
         tag("text", axis.label, class_="at", x=width - 12, y=bottom + 34, text_anchor="end")
     )
@@ -286,11 +318,31 @@ def _dot_svg(
         *elements,
         class_="chart",
         role="img",
-        aria_label=axis.title,
+        aria_label=f"{axis.title}: {', '.join(row.name for row in rows)}",
         viewBox=f"0 0 {width} {bottom + 38}",
         width=width,
         height=bottom + 38,
     )
+
+
+def _dot_row(row: Row, runs: Sequence[int], across: _Scale, y: float) -> list[Html | None]:
+    name_y = y - 3 if row.note else y + 4
+    note = tag("text", row.note, class_="tk", x=0, y=f"{y + 11:.1f}") if row.note else None
+    places = [
+        (run, across(value))
+        for run, value in zip(runs, row.values, strict=True)
+        if value is not None
+    ]
+    ends = [x for _, x in places]
+    span = f"M{min(ends):.1f},{y:.1f}H{max(ends):.1f}" if len(ends) > 1 else None
+    control = None if row.control is None else f"M{across(row.control):.1f},{y - 7:.1f}v14"
+    return [
+        tag("text", row.name, class_="rl", x=0, y=f"{name_y:.1f}"),
+        note,
+        tag("path", class_="span", d=span) if span else None,
+        tag("path", class_="ctl", d=control) if control else None,
+        *(_marker(run, x, y) for run, x in places),
+    ]
 
 
 def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], width: int) -> Html:
@@ -298,7 +350,8 @@ def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], 
     up = _scale(ys, Axis(title=""), width - 20, 20)
     elements = []
     for number, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True)):
-        box = tag("rect", class_="eh", x=-10, y=-15, width=20, height=22)
+        half = max(10.0, 4.5 * len(label) + 4)
+        box = tag("rect", class_="eh", x=-half, y=-15, width=2 * half, height=22)
         name = tag("text", label, class_="et", text_anchor="middle")
         place = f"translate({across(x):.1f},{up(y):.1f})"
         elements.append(
@@ -320,8 +373,8 @@ def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) 
     points = [_drawable(line, x, y) for line in lines]
     named = [line.name for line in lines if not line.dotted]
     right = 12 + min(width / 4, _NAME_WIDTH * max(map(len, named), default=0))
-    across = _scale([at for line in points for at, _ in line], x, _LEFT, width - right)
-    up = _scale([value for line in points for _, value in line], y, height - _BOTTOM, _TOP)
+    across = _scale([point.x for line in points for point in line], x, _LEFT, width - right)
+    up = _scale([point.y for line in points for point in line], y, height - _BOTTOM, _TOP)
     order = sorted(range(len(lines)), key=lambda number: not lines[number].dotted)
     paths = [_path(lines[number], number, points[number], across, up) for number in order]
     return tag(
@@ -339,10 +392,10 @@ def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) 
     )
 
 
-def _drawable(line: Line, x: Axis, y: Axis) -> list[tuple[float, float]]:
+def _drawable(line: Line, x: Axis, y: Axis) -> list[_Point]:
     return [
-        (at, value)
-        for at, value in zip(line.x, line.y, strict=True)
+        _Point(number, at, value)
+        for number, (at, value) in enumerate(zip(line.x, line.y, strict=True))
         if math.isfinite(at)
         and math.isfinite(value)
         and (at > 0 or not x.is_log)
@@ -351,6 +404,8 @@ def _drawable(line: Line, x: Axis, y: Axis) -> list[tuple[float, float]]:
 
 
 def _scale(values: Sequence[float], axis: Axis, first: float, last: float) -> _Scale:
+    if axis.limits:
+        return _Scale(*axis.limits, first, last, is_log=axis.is_log)
     low, high = min(values, default=1.0), max(values, default=1.0)
     if axis.is_log:
         if low == high:
@@ -399,24 +454,24 @@ def _labels(scale: _Scale, axis: Axis, *, count: int) -> list[tuple[float, str]]
 
 
 def _path(
-    line: Line, number: int, points: Sequence[tuple[float, float]], across: _Scale, up: _Scale
+    line: Line, number: int, points: Sequence[_Point], across: _Scale, up: _Scale
 ) -> Html | None:
     if not points:
         return None
-    drawn = "L".join(f"{across(at):.1f},{up(value):.1f}" for at, value in points)
+    drawn = "L".join(f"{across(point.x):.1f},{up(point.y):.1f}" for point in points)
     style = f"l {line.style}{' thin' if line.dotted else ''}"
-    return tag("path", class_=style, d=f"M{drawn}", attributes={"data-s": number})
+    attributes: dict[str, object] = {"data-s": number}
+    if len(points) < len(line.x):  # The script must know which values are missing.
+        attributes["data-at"] = " ".join(str(point.number) for point in points)
+    return tag("path", class_=style, d=f"M{drawn}", attributes=attributes)
 
 
 def _ends(
-    lines: Sequence[Line],
-    points: Sequence[Sequence[tuple[float, float]]],
-    across: _Scale,
-    up: _Scale,
+    lines: Sequence[Line], points: Sequence[Sequence[_Point]], across: _Scale, up: _Scale
 ) -> list[Html]:
     """Return the marker and the name at the end of each line; names do not overlap."""
     ends = [
-        (up(line_points[-1][1]), across(line_points[-1][0]), line)
+        (up(line_points[-1].y), across(line_points[-1].x), line)
         for line, line_points in zip(lines, points, strict=True)
         if line_points and not line.dotted
     ]

@@ -1,13 +1,15 @@
 """Section "Learning": how the loss fell, whether training was stable, and what the model wrote."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, line_chart, run_style, swatch
+from charlm.views.charts import Chart, Series
+from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, line_chart
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, choice, legend, listed, paragraph
+from charlm.views.network import part_name
+from charlm.views.page import Figure, Numbers, Section, choice, paragraph, per_run, percentage
 
 Row = dict[str, Any]
 _AXES = {
@@ -62,67 +64,85 @@ def training_loss(row: Row, unit: _Unit) -> float:
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
 
 
+def describe_best(runs: Sequence[RunMeasurements]) -> str:
+    """Return a sentence about the lowest validation loss of each run."""
+    unit = unit_of(runs)
+    best = {run.name: min(run.metrics, key=lambda row: row["loss_nats"]) for run in runs}
+    scores = {
+        name: f"{row[unit.field]:.{unit.digits}f} at step {row['step']:,}"
+        for name, row in best.items()
+    }
+    return f"Lowest loss on the validation split, in {unit.title}: {per_run(scores)}."
+
+
 def describe_losses(runs: Sequence[RunMeasurements], unit: _Unit) -> str:
-    """Return sentences about the last and the lowest validation loss of each run."""
-    sentences = []
+    """Return sentences about the last validation loss of each run, and whether it rose."""
+    last = {
+        run.name: f"{run.metrics[-1][unit.field]:.{unit.digits}f} after "
+        f"{run.metrics[-1]['seconds']:,.0f} seconds"
+        for run in runs
+    }
+    rose = {}
     for run in runs:
-        last = run.metrics[-1]
         best = min(run.metrics, key=lambda row: row["loss_nats"])
-        sentence = (
-            f"After {last['seconds']:,.0f} seconds {run.name} is at "
-            f"{last[unit.field]:.{unit.digits}f} {unit.title}"
-        )
-        if best is not last and best["loss_nats"] < last["loss_nats"]:
-            sentence += (
-                f"; its lowest loss is {best[unit.field]:.{unit.digits}f} at step "
-                f"{best['step']:,}, after which validation loss rose"
-            )
-        sentences.append(sentence + ".")
-    return paragraph(*sentences)
+        if best["loss_nats"] < run.metrics[-1]["loss_nats"]:
+            rose[run.name] = f"after step {best['step']:,}"
+    return paragraph(
+        f"Validation loss in {unit.title}: {per_run(last)}.",
+        f"It rose again: {per_run(rose)}." if rose else "",
+    )
 
 
 def describe_clipping(runs: Sequence[RunMeasurements]) -> str:
     """Return a sentence about the fraction of steps whose gradient was clipped."""
-    clipped = []
+    clipped = {}
     for run in runs:
         shares = [row["clipped_share"] for row in run.metrics]
         given = [share for share in shares if share is not None]
         if given and sum(given) / len(given) >= _CLIPPED:
-            clipped.append(f"{sum(given) / len(given):.1%} of the steps of {run.name}")
+            clipped[run.name] = percentage(sum(given) / len(given))
     if not clipped:
-        return "No step was clipped."
-    return f"Clipped by norm: {listed(clipped)}."
+        return f"Fewer than {percentage(_CLIPPED)} of the steps were clipped."
+    return f"Steps that were clipped: {per_run(clipped)}."
+
+
+def describe_rate(runs: Sequence[RunMeasurements]) -> str:
+    """Return sentences about the largest and the last learning rate."""
+    rates = {run.name: [row["learning_rate"] for row in run.metrics] for run in runs}
+    constant = {name: _rounded(row[0]) for name, row in rates.items() if len(set(row)) == 1}
+    changing = {
+        name: f"{_rounded(max(row))} and {_rounded(row[-1])}"
+        for name, row in rates.items()
+        if name not in constant
+    }
+    return paragraph(
+        f"The same at every evaluation: {per_run(constant)}." if constant else "",
+        f"Largest at an evaluation, and at the last one: {per_run(changing)}." if changing else "",
+    )
+
+
+def tokens_per_second(run: RunMeasurements) -> float:
+    """Return the mean speed of training up to the last evaluation."""
+    last = run.metrics[-1]
+    return float(last["tokens"] / max(last["seconds"], 1e-9))
 
 
 def _loss_figure(runs: Sequence[RunMeasurements]) -> Figure:
     unit = unit_of(runs)
-    charts = []
-    for axis, (field, title) in _AXES.items():
-        lines = [
-            _line(run, number, field, lambda row: training_loss(row, unit), dotted=True)
-            for number, run in enumerate(runs)
-        ]
-        lines += [
-            _line(run, number, field, lambda row: row[unit.field])
-            for number, run in enumerate(runs)
-        ]
-        chart = line_chart(lines, Axis(title=title), Axis(title=unit.title))
-        charts.append(tag("div", chart, class_="plot", attributes={"data-v": axis}))
-    values = [
-        [f"{training_loss(row, unit):.{unit.digits}f}" for row in run.metrics] for run in runs
+    charts = {axis: _loss_chart(runs, unit, axis) for axis in _AXES}
+    drawings = [
+        tag("div", chart.drawing, class_="plot", attributes={"data-v": axis})
+        for axis, chart in charts.items()
     ]
-    values += [[f"{row[unit.field]:.{unit.digits}f}" for row in run.metrics] for run in runs]
     note = (
-        "Dotted lines are training loss, averaged over the steps between two evaluations; it is "
-        "measured with dropout, so it can be above validation loss."
+        "Dotted: training loss, averaged over the steps between two evaluations and measured with "
+        "dropout, so that it can be above validation loss."
     )
     return Figure(
         key="loss",
         title="Validation and training loss",
         findings=paragraph(describe_losses(runs, unit), note),
-        body=join(
-            _loss_read_out(runs, values), tag("div", *charts, attributes={"data-x": "seconds"})
-        ),
+        body=join(charts["seconds"].read_out, *drawings),
         controls=choice("Horizontal axis", "x-loss", {axis: axis for axis in _AXES}, "seconds"),
         numbers=_numbers(
             runs,
@@ -131,24 +151,35 @@ def _loss_figure(runs: Sequence[RunMeasurements]) -> Figure:
                 f"training, {unit.title}": lambda row: training_loss(row, unit),
             },
         ),
-        data={"head": _heads(runs), "v": values, "at": _longest(runs) - 1},
+        data=charts["seconds"].data,
     )
 
 
-def _loss_read_out(runs: Sequence[RunMeasurements], values: Sequence[Sequence[str]]) -> Html:
-    heads = [tag("th", swatch(number), run.name, scope="col") for number, run in enumerate(runs)]
-    rows = []
-    for offset, name in ((len(runs), "validation"), (0, "training")):
-        cells = [
-            tag("td", values[offset + number][-1], attributes={"data-i": offset + number})
-            for number in range(len(runs))
-        ]
-        rows.append(tag("tr", tag("th", name, scope="row"), *cells))
-    return tag(
-        "table",
-        tag("thead", tag("tr", tag("th", _heads(runs)[-1], class_="at"), *heads)),
-        tag("tbody", *rows),
-        class_="ro legend",
+def _loss_chart(runs: Sequence[RunMeasurements], unit: _Unit, axis: str) -> Chart:
+    field, title = _AXES[axis]
+    measures: dict[str, Callable[[Row], float]] = {
+        "validation": lambda row: row[unit.field],
+        "training": lambda row: training_loss(row, unit),
+    }
+    series = [
+        Series(
+            run=run,
+            x=[row[field] for row in run.metrics],
+            y=[value(row) for row in run.metrics],
+            measure=measure,
+            dotted=measure == "training",
+        )
+        for measure, value in measures.items()
+        for run in runs
+    ]
+    return Chart(
+        series=series,
+        x=Axis(title=title),
+        y=Axis(title=unit.title),
+        heads=_heads(runs),
+        write=lambda value: f"{value:.{unit.digits}f}",
+        at=-1,
+        is_wide=True,
     )
 
 
@@ -157,20 +188,19 @@ def _rate_figure(runs: Sequence[RunMeasurements]) -> Figure:
         runs,
         key="learning-rate",
         title="Learning rate",
-        findings="The learning rate of the last step before each evaluation.",
+        findings=describe_rate(runs),
         quantity="learning rate",
         value=lambda row: row["learning_rate"],
     )
 
 
 def _speed_figure(runs: Sequence[RunMeasurements]) -> Figure:
-    speeds = [run.metrics[-1]["tokens"] / max(run.metrics[-1]["seconds"], 1e-9) for run in runs]
-    means = [f"{run.name} {speed:,.0f}" for run, speed in zip(runs, speeds, strict=True)]
+    means = {run.name: f"{tokens_per_second(run):,.0f}" for run in runs}
     return _pair_figure(
         runs,
         key="speed",
         title="Speed",
-        findings=f"Mean tokens per second: {listed(means)}.",
+        findings=f"Mean tokens per second: {per_run(means)}.",
         quantity="tokens per second",
         value=lambda row: row["tokens"] / max(row["seconds"], 1e-9),
         from_zero=True,
@@ -192,39 +222,6 @@ def _norm_figure(runs: Sequence[RunMeasurements]) -> Figure:
     )
 
 
-def _group_figure(run: RunMeasurements) -> Figure:
-    groups = list(run.metrics[-1]["gradient_norms"])
-    seconds = [row["seconds"] for row in run.metrics]
-    columns = [[row["gradient_norms"].get(group, 0.0) for row in run.metrics] for group in groups]
-    lines = [
-        Line(name=group, style=INK_STYLES[number % len(INK_STYLES)], x=seconds, y=column)
-        for number, (group, column) in enumerate(zip(groups, columns, strict=True))
-    ]
-    largest = max(groups, key=lambda group: run.metrics[-1]["gradient_norms"][group])
-    chart = line_chart(
-        lines,
-        Axis(title=_AXES["seconds"][1]),
-        Axis(title="gradient norm", from_zero=True),
-        width=PAIR,
-        height=260,
-    )
-    values = [[f"{value:.3g}" for value in column] for column in columns]
-    rows = [
-        tag("li", f"{group} ", tag("b", column[-1], attributes={"data-i": number}))
-        for number, (group, column) in enumerate(zip(groups, values, strict=True))
-    ]
-    at = tag("li", _heads([run])[-1], class_="at")
-    read_out = tag("ul", at, *rows, class_="legend")
-    return Figure(
-        key="gradient-norm-by-group",
-        title=f"Gradient norm by group of parameters, {run.name}",
-        findings=f"At the last evaluation the norm of {largest} is the largest.",
-        body=join(read_out, tag("div", chart, class_="plot")),
-        numbers=Numbers(["seconds", *groups], [seconds, *columns]),
-        data={"head": _heads([run]), "v": values, "at": len(run.metrics) - 1},
-    )
-
-
 def _pair_figure(
     runs: Sequence[RunMeasurements],
     *,
@@ -236,78 +233,115 @@ def _pair_figure(
     from_zero: bool = False,
 ) -> Figure:
     """Return a figure of one quantity over seconds, half as wide as the page."""
-    lines = [_line(run, number, "seconds", value) for number, run in enumerate(runs)]
-    chart = line_chart(
-        lines,
-        Axis(title=_AXES["seconds"][1]),
-        Axis(title=quantity, from_zero=from_zero),
-        width=PAIR,
-        height=260,
+    series = [
+        Series(
+            run=run,
+            x=[row["seconds"] for row in run.metrics],
+            y=[value(row) for row in run.metrics],
+        )
+        for run in runs
+    ]
+    chart = Chart(
+        series=series,
+        x=Axis(title=_AXES["seconds"][1]),
+        y=Axis(title=quantity, from_zero=from_zero),
+        heads=_heads(runs),
+        write=_rounded,
+        at=-1,
     )
-    values = [[_rounded(value(row)) for row in run.metrics] for run in runs]
-    names = [run.name for run in runs]
-    read_out = legend(names, at=_heads(runs)[-1], values=[row[-1] for row in values])
+    # A constant series is a sentence.
+    is_constant = all(len(set(line.y)) == 1 for line in series) and not from_zero
     return Figure(
         key=key,
         title=title,
         findings=findings,
-        body=join(read_out, tag("div", chart, class_="plot")),
+        body=join() if is_constant else chart.body,
         numbers=_numbers(runs, {quantity: value}),
-        data={"head": _heads(runs), "v": values, "at": _longest(runs) - 1},
+        data={} if is_constant else chart.data,
+        has_svg=not is_constant,
     )
 
 
-def _line(
-    run: RunMeasurements,
-    number: int,
-    field: str,
-    value: Callable[[Row], float],
-    *,
-    dotted: bool = False,
-) -> Line:
-    return Line(
-        name=run.name,
-        style=run_style(number),
-        x=[row[field] for row in run.metrics],
-        y=[value(row) for row in run.metrics],
-        dotted=dotted,
-        marker=number,
+def describe_groups(run: RunMeasurements) -> str:
+    """Return a sentence about the group of parameters with the largest gradient."""
+    norms = run.metrics[-1]["gradient_norms"]
+    largest = max(norms, key=lambda group: norms[group])
+    return (
+        f"At the last evaluation {part_name(largest)} has the largest norm, {norms[largest]:.3g}."
     )
 
 
-def _longest(runs: Sequence[RunMeasurements]) -> int:
-    return max(len(run.metrics) for run in runs)
+def _group_figure(run: RunMeasurements) -> Figure:
+    groups = list(run.metrics[-1]["gradient_norms"])
+    names = list(map(part_name, groups))
+    seconds = [row["seconds"] for row in run.metrics]
+    norms = [[row["gradient_norms"].get(group, 0.0) for row in run.metrics] for group in groups]
+    lines = [
+        Line(name=name, style=INK_STYLES[number % len(INK_STYLES)], x=seconds, y=column)
+        for number, (name, column) in enumerate(zip(names, norms, strict=True))
+    ]
+    chart = line_chart(
+        lines,
+        Axis(title=_AXES["seconds"][1]),
+        Axis(title="gradient norm", from_zero=True),
+        width=PAIR,
+        height=260,
+    )
+    values = [[f"{value:.3g}" for value in column] for column in norms]
+    rows = [
+        tag("li", f"{name} ", tag("b", column[-1], attributes={"data-i": number}))
+        for number, (name, column) in enumerate(zip(names, values, strict=True))
+    ]
+    heads = _heads([run])
+    read_out = tag("ul", tag("li", heads[-1], class_="at"), *rows, class_="legend")
+    return Figure(
+        key="gradient-norm-by-group",
+        title=f"Gradient norm by group of parameters, {run.name}",
+        findings=describe_groups(run),
+        body=join(read_out, tag("div", chart, class_="plot")),
+        numbers=Numbers(["seconds", *names], [seconds, *norms]),
+        data={"head": heads, "v": values, "at": len(heads) - 1},
+    )
 
 
 def _heads(runs: Sequence[RunMeasurements]) -> list[str]:
-    """Return the place of each evaluation in a read-out."""
-    return [f"evaluation {number}" for number in range(1, _longest(runs) + 1)]
+    """Return the place of each evaluation in a read-out: its time, if that of all runs is equal."""
+    longest = max((run.metrics for run in runs), key=len)
+    heads = []
+    for number, row in enumerate(longest):
+        reached = [run.metrics[number] for run in runs if len(run.metrics) > number]
+        is_equal = len({f"{other['seconds']:,.0f}" for other in reached}) == 1
+        heads.append(f"after {row['seconds']:,.0f} s" if is_equal else f"evaluation {number + 1}")
+    return heads
 
 
 def _numbers(
     runs: Sequence[RunMeasurements], quantities: dict[str, Callable[[Row], float]]
 ) -> Numbers:
     rows = [(run, row) for run in runs for row in run.metrics]
-    columns: list[list[Any]] = [[run.name for run, _ in rows]]
-    columns += [[row[field] for _, row in rows] for field in ("step", "epochs", "seconds")]
-    columns += [[value(row) for _, row in rows] for value in quantities.values()]
-    return Numbers(["run", "step", "epochs", "seconds", *quantities], columns)
+    shown: list[list[Any]] = [[run.name for run, _ in rows]]
+    shown += [[row[field] for _, row in rows] for field in ("step", "epochs", "seconds")]
+    shown += [[value(row) for _, row in rows] for value in quantities.values()]
+    return Numbers(["run", "step", "epochs", "seconds", *quantities], shown)
 
 
 def _samples_figure(run: RunMeasurements) -> Figure:
     samples = run.samples
     shown = [samples[0], samples[len(samples) // 3], samples[-1]] if len(samples) > 2 else samples
-    every = [_sample(sample) for sample in samples]
-    further = tag(
+    scores = _scores_by_step(run)
+    every = tag(
         "details",
         tag("summary", f"All {len(samples)} samples"),
-        tag("div", *every, class_="all"),
+        tag("div", *(_sample(sample, scores) for sample in samples), class_="all"),
     )
     return Figure(
         key="samples",
         title=f"Samples, {run.name}",
-        findings=f"One prompt and one seed at {len(samples)} evaluations.",
-        body=join(tag("div", *map(_sample, shown), class_="samples"), further),
+        findings=describe_samples(run),
+        body=join(
+            tag("div", *(_sample(sample, scores) for sample in shown), class_="samples"),
+            every if len(samples) > len(shown) else None,
+        ),
         numbers=Numbers(
             ["step", "text"],
             [[sample["step"] for sample in samples], [sample["text"] for sample in samples]],
@@ -316,8 +350,28 @@ def _samples_figure(run: RunMeasurements) -> Figure:
     )
 
 
-def _sample(sample: Row) -> Html:
-    return tag("div", tag("h4", f"Step {sample['step']:,}"), tag("pre", sample["text"]))
+def describe_samples(run: RunMeasurements) -> str:
+    """Return a sentence about the samples that are shown."""
+    number = len(run.samples)
+    if number == 1:
+        return "One sample was kept so far."
+    shown = ": the first one, an early one and the last one" if number > 3 else ""
+    return f"The same prompt and the same seed at {number} evaluations{shown}."
+
+
+def _scores_by_step(run: RunMeasurements) -> dict[int, str]:
+    unit = unit_of([run])
+    return {
+        row["step"]: f"{row[unit.field]:.{unit.digits}f} {unit.title}"
+        for row in run.metrics
+        if unit.field in row
+    }
+
+
+def _sample(sample: Row, scores: Mapping[int, str]) -> Html:
+    score = scores.get(sample["step"])
+    heading = tag("h4", f"Step {sample['step']:,} ", tag("span", score) if score else None)
+    return tag("div", heading, tag("pre", sample["text"]))
 
 
 def _rounded(value: float) -> str:

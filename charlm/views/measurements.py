@@ -1,7 +1,7 @@
 """The results that a report shows: those of a run folder, and those of the measures."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +75,7 @@ class RunMeasurements:
     A measure that was not asked for is None.
 
     Attributes:
+        number: Position of the run in the report, which selects its colour and its marker.
         name: Name of the run: that of its folder.
         trained: The model, for facts about it.
         metrics: Lines of metrics.jsonl that have a score.
@@ -82,6 +83,7 @@ class RunMeasurements:
         tensors: Name, shape and size of each parameter.
     """
 
+    number: int
     name: str
     trained: TrainedModel
     metrics: list[dict[str, Any]]
@@ -134,8 +136,8 @@ def measure(
     names = _names([model.folder for model in models])
     text = options.text or _passage_of(models[0], options.passage_tokens)
     runs = [
-        _measure_run(name, model, options, text, report_progress)
-        for name, model in zip(names, models, strict=True)
+        replace(_measure_run(name, model, options, text, report_progress), number=number)
+        for number, (name, model) in enumerate(zip(names, models, strict=True))
     ]
     comparison: Comparison | Reason | None = None
     if len(models) > 1:
@@ -207,6 +209,7 @@ def _measure_run(
         ids = [token.token for token in results["passage"].tokens]
         results["tracks"] = attempt(lambda: track_units(trained, ids, results["cells"]))
     return RunMeasurements(
+        number=0,
         name=name,
         trained=trained,
         metrics=[row for row in read_metrics(trained.folder) if "loss_nats" in row],

@@ -1,15 +1,29 @@
 """Section "Memory": which earlier tokens a prediction depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Memory
-from charlm.views.figures import PAIR, Axis, Line, line_chart, run_style, swatch
+from charlm.views.charts import Chart, Series
+from charlm.views.figures import Axis, swatch
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, bar_rows, legend, listed, paragraph, scale
+from charlm.views.page import (
+    Figure,
+    Numbers,
+    Section,
+    bar_rows,
+    columns,
+    listed,
+    paragraph,
+    per_run,
+    percentage,
+    scale,
+)
 from charlm.views.passages import HINT, MEMORY_EDGES, bin_of, coloured_tokens, visible
+
+_REACH = 0.1  # Of a row's maximum.
 
 
 def memory_section(runs: Sequence[RunMeasurements]) -> Section:
@@ -26,13 +40,38 @@ def memory_section(runs: Sequence[RunMeasurements]) -> Section:
     return Section("memory", "Memory", parts)
 
 
-def describe_memory(name: str, memory: Memory) -> str:
-    """Return a sentence about the distance up to which a mean prediction depends on the text."""
-    reached = [row.distance for row in memory.by_distance if row.relative >= 0.1]
-    if not reached:
-        return f"{name}: no earlier token reaches a tenth of the row's maximum on average."
+def describe_memory(memories: Mapping[str, Memory]) -> str:
+    """Return sentences about the distance up to which a mean prediction depends on the text.
+
+    Args:
+        memories: Result of each run, by its name.
+    """
+    reached = {
+        name: [row.distance for row in memory.by_distance if row.relative >= _REACH]
+        for name, memory in memories.items()
+    }
+    far = {name: f"{max(distances)}" for name, distances in reached.items() if distances}
+    near = [name for name, distances in reached.items() if not distances]
+    return paragraph(
+        "Largest distance in tokens at which the mean is at least a tenth of the row's maximum: "
+        f"{per_run(far)}."
+        if far
+        else "",
+        f"No distance has such a mean in {listed(near)}." if near else "",
+    )
+
+
+def describe_letters(letters: Mapping[str, LetterAccuracy], known: int) -> str:
+    """Return a sentence about how often the first guess is right after some known letters."""
+    shares = {
+        name: percentage(row.accuracy[0])
+        for name, result in letters.items()
+        for row in result.by_known
+        if row.known == known
+    }
     return (
-        f"{name}: tokens up to {max(reached)} back reach a tenth of the row's maximum on average."
+        f"With {known} letter{'s' * (known != 1)} known, the first guess is right in: "
+        f"{per_run(shares)}."
     )
 
 
@@ -60,7 +99,7 @@ def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
         findings=paragraph(
             "The outlined token is predicted; the darker an earlier token, the more the logit of "
             "the prediction depends on it.",
-            *(describe_memory(run.name, memory) for run, memory in shown),
+            describe_memory({run.name: memory for run, memory in shown}),
         ),
         body=join(slider, scale("m", edges, note), HINT),
         data={
@@ -95,7 +134,7 @@ def _memory_row(number: int, run: RunMeasurements, memory: Memory) -> Html:
     bars = bar_rows(near, visible(texts[at]))
     return tag(
         "div",
-        tag("div", swatch(number), run.name, class_="nm"),
+        tag("div", swatch(run.number), run.name, class_="nm"),
         tag("div", coloured_tokens(texts, styles), class_="text", attributes={"data-mem": number}),
         tag("ol", *bars, class_="bars", attributes={"data-top": number}),
         class_="mem",
@@ -124,100 +163,69 @@ def _memory_data(run: RunMeasurements, memory: Memory) -> dict[str, Any]:
 def _dependence_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
     most = min(len(memory.by_distance) for _, memory in shown)
     distances = list(range(1, most + 1))
-    columns = [[row.relative for row in memory.by_distance[:most]] for _, memory in shown]
-    lines = [
-        Line(name=run.name, style=run_style(number), x=distances, y=column, marker=number)
-        for number, ((run, _), column) in enumerate(zip(shown, columns, strict=True))
-    ]
-    chart = line_chart(
-        lines,
-        Axis(title="distance in tokens", is_log=True),
-        Axis(title="mean relative squared norm", from_zero=True),
-        width=PAIR,
-        height=260,
+    values = [[row.relative for row in memory.by_distance[:most]] for _, memory in shown]
+    at = min(10, most) - 1
+    chart = Chart(
+        series=[
+            Series(run=run, x=distances, y=column)
+            for (run, _), column in zip(shown, values, strict=True)
+        ],
+        x=Axis(title="distance in tokens", is_log=True),
+        y=Axis(title="mean relative squared norm", from_zero=True),
+        heads=[f"distance {distance}" for distance in distances],
+        write="{:.2g}".format,
+        at=at,
     )
-    at = min(9, most - 1)
-    values = [[f"{value:.3g}" for value in column] for column in columns]
-    heads = [f"distance {distance}" for distance in distances]
-    names = [run.name for run, _ in shown]
-    means = [f"{column[at]:.2g} for {name}" for name, column in zip(names, columns, strict=True)]
+    means = {run.name: f"{row[at]:.2g}" for (run, _), row in zip(shown, values, strict=True)}
     return Figure(
         key="memory-by-distance",
         title="Dependence by distance",
-        findings=f"At {heads[at]} the mean is {listed(means)}.",
-        body=join(
-            legend(names, at=heads[at], values=[row[at] for row in values]),
-            tag("div", chart, class_="plot"),
-        ),
-        numbers=Numbers(["distance", *names], [distances, *columns]),
-        data={"head": heads, "v": values, "at": at},
+        findings=f"Mean at distance {distances[at]}: {per_run(means)}.",
+        body=chart.body,
+        numbers=Numbers(["distance", *(run.name for run, _ in shown)], [distances, *values]),
+        data=chart.data,
     )
 
 
 def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -> Figure:
-    known = [row.known for row in letters[0][1].by_known]
-    lines, values, columns, heads = [], [], [], []
-    for number, (run, result) in enumerate(letters):
-        for guesses in (1, 3):
-            column = [row.accuracy[guesses - 1] for row in result.by_known]
-            lines.append(
-                Line(
-                    name=run.name,
-                    style=run_style(number),
-                    x=[row.known for row in result.by_known],
-                    y=[100 * value for value in column],
-                    dotted=guesses == 3,
-                    marker=number,
-                )
-            )
-            columns.append(column)
-            heads.append(f"{run.name}, top {guesses}")
-        values.append([f"{100 * row.accuracy[0]:.0f} %" for row in result.by_known])
-    chart = line_chart(
-        lines,
-        Axis(title="known letters of the word", whole=True),
-        Axis(title="% correct", from_zero=True),
-        width=PAIR,
-        height=260,
-    )
-    names = [run.name for run, _ in letters]
+    longest = max((result.by_known for _, result in letters), key=len)
+    known = [row.known for row in longest]
     at = min(3, len(known) - 1)
+    chart = Chart(
+        series=[
+            Series(
+                run=run,
+                x=[row.known for row in result.by_known],
+                y=[100 * row.accuracy[guesses - 1] for row in result.by_known],
+                measure="first guess" if guesses == 1 else "first three",
+                dotted=guesses == 3,
+            )
+            for guesses in (1, 3)
+            for run, result in letters
+        ],
+        x=Axis(title="known letters of the word", whole=True),
+        y=Axis(title="% correct", from_zero=True),
+        heads=[f"{number} known" for number in known],
+        write="{:.0f} %".format,
+        at=at,
+    )
     return Figure(
         key="known-letters",
         title="Next letter correct, by known letters",
         findings=paragraph(
-            "Solid: the letter is the first guess. Dotted: it is among the first three.",
-            *(
-                f"{run.name} has {result.accuracy:.1%} of all tokens as its first guess."
-                for run, result in letters
-            ),
+            describe_letters({run.name: result for run, result in letters}, known[at]),
+            "Dotted: it is among the first three guesses.",
         ),
-        body=join(
-            legend(
-                names,
-                at=f"{known[at]} known",
-                values=[row[min(at, len(row) - 1)] for row in values],
-            ),
-            tag("div", chart, class_="plot"),
-        ),
+        body=chart.body,
         numbers=Numbers(
             ["run", "known letters", "letters", "top 1", "top 2", "top 3"],
-            _letter_columns(letters),
+            columns(
+                [
+                    [run.name, row.known, row.count, *row.accuracy]
+                    for run, result in letters
+                    for row in result.by_known
+                ]
+            ),
         ),
-        # Dotted lines have no number in the read-out.
-        data={
-            "head": [f"{number} known" for number in known],
-            "v": values,
-            "at": at,
-            "lines": [2 * number for number in range(len(letters))],
-        },
+        data=chart.data,
     )
-
-
-def _letter_columns(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -> list[list[Any]]:
-    rows = [
-        [run.name, row.known, row.count, *row.accuracy]
-        for run, result in letters
-        for row in result.by_known
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from charlm.views.figures import share_bar
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, data_table, paragraph
+from charlm.views.page import Figure, Numbers, Section, data_table, paragraph, percentage
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def parts_of(run: RunMeasurements) -> list[_Part]:
     """Return the parts of a network in the order of the data's way."""
     parts: dict[str, _Part] = {}
     for name, shape, size in run.tensors:
-        part = _name_part(name)
+        part = _part_of(name)
         before = parts.get(part, _Part(part, [], 0))
         parts[part] = _Part(part, [*before.shapes, shape], before.parameters + size)
     return list(parts.values())
@@ -42,19 +42,31 @@ def parts_of(run: RunMeasurements) -> list[_Part]:
 
 def describe_parameters(run: RunMeasurements) -> str:
     """Return a sentence about the part with most parameters."""
-    parts = parts_of(run)
-    largest = max(parts, key=lambda part: part.parameters)
-    share = largest.parameters / run.parameters
-    return f"{run.name}: {run.parameters:,} parameters, {share:.0%} of them in {largest.name}."
+    largest = max(parts_of(run), key=lambda part: part.parameters)
+    share = percentage(largest.parameters / run.parameters)
+    return f"{run.name} has {run.parameters:,} parameters, {share} of them in {largest.name}."
 
 
-def _name_part(name: str) -> str:
-    first, _, rest = name.partition(".")
+def part_name(group: str) -> str:
+    """Return the name of a part in words.
+
+    >>> part_name("layer_0"), part_name("backward_layer_1"), part_name("projection")
+    ('layer 1', 'backward layer 2', 'projection')
+    """
+    words = group.replace("_", " ").split()
+    if words[-1].isdigit():
+        words[-1] = str(int(words[-1]) + 1)
+    return " ".join(words)
+
+
+def _part_of(parameter: str) -> str:
+    """Return the part of a parameter: a layer, the embedding, the projection, and so on."""
+    first, _, rest = parameter.partition(".")
     if first in ("recurrence", "backward_recurrence"):
         direction = "backward " if first.startswith("backward") else ""
         kind, _, number = rest.partition(".")
         layer = number.split(".")[0]
-        return f"{direction}layer {int(layer) + 1}" if layer.isdigit() else f"{direction}{kind}"
+        return part_name(f"{direction}layer {layer}" if layer.isdigit() else f"{direction}{kind}")
     return first.replace("_", " ")
 
 
@@ -82,7 +94,7 @@ def _describe_run(run: RunMeasurements) -> Html:
     parts = parts_of(run)
     shares = [part.parameters / run.parameters for part in parts]
     rows = [
-        (part.name, _format_shapes(part.shapes), f"{part.parameters:,}", f"{share:.1%}")
+        (part.name, _format_shapes(part.shapes), f"{part.parameters:,}", percentage(share))
         for part, share in zip(parts, shares, strict=True)
     ]
     table = data_table(("part", "shapes", "parameters", "share"), rows, class_="layers")

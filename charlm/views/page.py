@@ -6,11 +6,13 @@ from typing import Any
 
 from charlm.views.figures import swatch
 from charlm.views.html import Html, tag
+from charlm.views.measurements import RunMeasurements
 from charlm.views.style import figure_style
 
 _MAX_ROWS = 500  # Of the numbers below a figure that stands alone.
 
 
+MISSING = "\u2013"  # In the place of a value.
 # Attributes of a part that does nothing without the report's script, which shows it.
 NEEDS_SCRIPT: Mapping[str, Any] = {"data_script": True, "hidden": True}
 
@@ -124,19 +126,25 @@ class Section:
         return tag("section", heading, *parts, id=self.name, aria_labelledby=f"h-{self.name}")
 
 
-def legend(names: Sequence[str], *, at: str, values: Sequence[str]) -> Html:
+def legend(runs: Sequence[tuple[int, str]], *, at: str, values: Sequence[str]) -> Html:
     """Return the legend of a chart with one line per run, which is also its read-out.
 
     Args:
-        names: Names of the runs.
+        runs: Number and name of each run.
         at: Place of the values.
         values: Value of each run at this place.
     """
     rows = [
-        tag("li", swatch(number), f"{name} ", tag("b", value, attributes={"data-i": number}))
-        for number, (name, value) in enumerate(zip(names, values, strict=True))
+        tag("li", swatch(run), f"{name} ", tag("b", value, attributes={"data-i": number}))
+        for number, ((run, name), value) in enumerate(zip(runs, values, strict=True))
     ]
     return tag("ul", tag("li", at, class_="at"), *rows, class_="legend")
+
+
+def run_list(runs: Sequence[RunMeasurements], *others: Html) -> Html:
+    """Return the legend of a chart whose values have no place: markers and names."""
+    items = [tag("li", swatch(run.number), run.name) for run in runs]
+    return tag("ul", *items, *others, class_="legend")
 
 
 def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Html:
@@ -228,13 +236,13 @@ def bar_rows(
 
 
 def percentage(value: float) -> str:
-    """Return a probability in percent.
+    """Return a fraction in percent.
 
-    >>> percentage(0.5), percentage(0.0123), percentage(0.0001)
-    ('50 %', '1.2 %', '< 0.1 %')
+    >>> percentage(0.5), percentage(0.0123), percentage(0.0001), percentage(0)
+    ('50 %', '1.2 %', '< 0.1 %', '0 %')
     """
     if value < 0.001:
-        return "< 0.1 %"
+        return "< 0.1 %" if value > 0 else "0 %"
     return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
 
 
@@ -245,6 +253,20 @@ def listed(names: Sequence[str]) -> str:
     ('a', 'a and b', 'a, b and c')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def per_run(values: Mapping[str, str]) -> str:
+    """Return the value of each run as a list in a sentence.
+
+    >>> per_run({"lstm": "2.1", "gru": "2.2"})
+    'lstm 2.1 and gru 2.2'
+    """
+    return listed([f"{name} {value}" for name, value in values.items()])
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Return the columns of a table of at least one row."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def paragraph(*sentences: str) -> str:

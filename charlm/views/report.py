@@ -2,32 +2,23 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from charlm.errors import OptionError
-from charlm.evaluation.comparison import Comparison
-from charlm.evaluation.probes.agreement import Agreement
-from charlm.evaluation.probes.cells import Cells
-from charlm.evaluation.probes.context import Context
-from charlm.evaluation.probes.embeddings import Embeddings
-from charlm.evaluation.probes.gradients import Gradients
-from charlm.evaluation.probes.memory import Memory
-from charlm.evaluation.probes.passage import Passage
-from charlm.version import VERSION
+from charlm.views.agreement import agreement_section
 from charlm.views.cells import cells_section
-from charlm.views.contexts import agreement_section, context_section, embeddings_section
-from charlm.views.figures import swatch
+from charlm.views.context import context_section
+from charlm.views.embeddings import embeddings_section
+from charlm.views.header import header, names_of
 from charlm.views.html import Html, join, tag
-from charlm.views.learning import learning_section, unit_of
+from charlm.views.learning import learning_section
 from charlm.views.measurements import SECTIONS, Measurements, Reason, RunMeasurements
 from charlm.views.memory import memory_section
 from charlm.views.network import network_section
 from charlm.views.page import Figure, Section, listed
 from charlm.views.style import content_hash, read_asset, report_style
 from charlm.views.surprisal import surprisal_section
-
-_TITLE_LENGTH = 80  # Characters of a corpus title or a run's name in the heading.
 
 
 @dataclass(frozen=True)
@@ -37,27 +28,46 @@ class _Kind:
     Attributes:
         title: Heading.
         make: Function that makes the section.
-        fields: Measurements that it needs: one of them for one run.
-        types: Types of these measurements when they succeeded.
+        fields: Title of each measurement. A run is left out of the section if it has none of those
+            in `main`.
+        main: Names of the measurements of which the section needs one.
     """
 
     title: str
     make: Callable[[Sequence[RunMeasurements]], Section]
-    fields: tuple[str, ...]
-    types: tuple[type, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)
+    main: tuple[str, ...] = ()
 
 
 _KINDS = {
-    "curves": _Kind("Learning", learning_section, (), ()),
-    "network": _Kind("Network", network_section, (), ()),
-    "surprisal": _Kind("Surprisal", surprisal_section, ("passage",), (Passage,)),
-    "memory": _Kind("Memory", memory_section, ("memory",), (Memory,)),
-    "context": _Kind(
-        "Context length", context_section, ("context", "gradients"), (Context, Gradients)
+    "curves": _Kind("Learning", learning_section),
+    "network": _Kind("Network", network_section),
+    "surprisal": _Kind(
+        "Surprisal",
+        surprisal_section,
+        {"passage": "Surprisal of each token", "surprisal": "Surprisal by class of token"},
+        ("passage",),
     ),
-    "cells": _Kind("Cells", cells_section, ("cells",), (Cells,)),
-    "embeddings": _Kind("Embeddings", embeddings_section, ("embeddings",), (Embeddings,)),
-    "agreement": _Kind("Agreement", agreement_section, ("agreement",), (Agreement,)),
+    "memory": _Kind(
+        "Memory",
+        memory_section,
+        {"memory": "What each prediction depends on", "letters": "Next letter correct"},
+        ("memory",),
+    ),
+    "context": _Kind(
+        "Context length",
+        context_section,
+        {"context": "Loss by context length", "gradients": "Gradient norm by distance"},
+        ("context", "gradients"),
+    ),
+    "cells": _Kind(
+        "Cells",
+        cells_section,
+        {"cells": "Best unit for each label", "gates": "Gate saturation"},
+        ("cells",),
+    ),
+    "embeddings": _Kind("Embeddings", embeddings_section, {"embeddings": ""}, ("embeddings",)),
+    "agreement": _Kind("Agreement", agreement_section, {"agreement": ""}, ("agreement",)),
 }
 
 
@@ -99,21 +109,19 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
         sections: Names of the sections to show, in the order of the report.
     """
     runs = measurements.runs
-    made: list[Section] = []
-    omitted: list[tuple[str, str]] = []
+    omissions = _Omissions()
+    made = []
     for name, kind in _KINDS.items():
-        if name not in sections:
-            continue
-        reasons = _reasons(runs, kind) if name != "curves" else _reasons_without_metrics(runs)
-        if len(reasons) < len(runs):
+        if name in sections and omissions.add_section(name, kind, runs) < len(runs):
             made.append(kind.make(runs))
-        omitted += [(kind.title, reason) for reason in dict.fromkeys(reasons)]
-    title = f"{listed([_short(run.name) for run in runs])}: charlm report"
+    if isinstance(measurements.comparison, Reason):
+        omissions.add("Difference between runs", measurements.comparison.text, runs[0])
+    title = f"{names_of(runs)}: charlm report"
     body = tag(
         "div",
-        _navigation(made, bool(omitted)),
-        _header(measurements),
-        tag("main", *(section.render() for section in made), _omissions(omitted)),
+        _navigation(made, bool(omissions.runs)),
+        header(measurements),
+        tag("main", *(section.render() for section in made), omissions.render(runs), id="main"),
         _footer(runs),
         class_="page",
     )
@@ -121,19 +129,57 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
     return Report(title, _document(title, body, _data(figures.values())), figures)
 
 
-def _reasons(runs: Sequence[RunMeasurements], kind: _Kind) -> list[str]:
-    """Return why a section lacks a run, for each run that it lacks."""
-    reasons = []
-    for run in runs:
-        results = [getattr(run, field) for field in kind.fields]
-        if kind.fields and not any(isinstance(result, kind.types) for result in results):
-            reason = next(result.text for result in results if isinstance(result, Reason))
-            reasons.append(reason)
-    return reasons
+@dataclass(frozen=True)
+class _Omissions:
+    """What a report lacks.
 
+    Attributes:
+        runs: Names of the runs for each title and reason.
+    """
 
-def _reasons_without_metrics(runs: Sequence[RunMeasurements]) -> list[str]:
-    return [f"{run.name}: has no evaluation yet" for run in runs if not run.metrics]
+    runs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def add_section(self, name: str, kind: _Kind, runs: Sequence[RunMeasurements]) -> int:
+        """Add what a section lacks; return the number of runs that it leaves out."""
+        number = 0
+        for run in runs:
+            missing = {
+                title: result.text
+                for key, title in kind.fields.items()
+                if isinstance(result := getattr(run, key), Reason)
+            }
+            if name == "curves" and not run.metrics:
+                missing = {"": "it has no evaluation yet"}
+            is_left_out = name == "curves" and bool(missing)
+            if kind.main:
+                is_left_out = all(isinstance(getattr(run, key), Reason) for key in kind.main)
+            if is_left_out:
+                missing = {kind.title: next(iter(missing.values()))}
+            number += is_left_out
+            for title, reason in missing.items():
+                self.add(title, reason, run)
+        return number
+
+    def add(self, title: str, reason: str, run: RunMeasurements) -> None:
+        """Add one reason, without the run folder at its beginning."""
+        text = reason.removeprefix(f"{run.trained.folder}: ")
+        self.runs.setdefault((title, text), []).append(run.name)
+
+    def render(self, runs: Sequence[RunMeasurements]) -> Html | None:
+        """Return the section with one line for each reason; None if nothing is missing."""
+        if not self.runs:
+            return None
+        items = [
+            tag("li", tag("b", title), f" of {listed(names)}" if len(runs) > 1 else "", f": {text}")
+            for (title, text), names in self.runs.items()
+        ]
+        return tag(
+            "section",
+            tag("h2", "Not in this report", id="h-omitted"),
+            tag("ul", *items, class_="omit"),
+            id="omitted",
+            aria_labelledby="h-omitted",
+        )
 
 
 def _navigation(sections: Sequence[Section], has_omissions: bool) -> Html:
@@ -142,78 +188,6 @@ def _navigation(sections: Sequence[Section], has_omissions: bool) -> Html:
         links.append(("omitted", "Not in this report"))
     items = [tag("li", tag("a", title, href=f"#{name}")) for name, title in links]
     return tag("nav", tag("ol", *items), aria_label="Sections")
-
-
-def _header(measurements: Measurements) -> Html:
-    runs = measurements.runs
-    titles = list(dict.fromkeys(run.trained.origin.corpus["title"] for run in runs))
-    heading = f"{listed([_short(run.name) for run in runs])} on {listed(list(map(_short, titles)))}"
-    over = f"charlm {VERSION} · report of {len(runs)} run{'s' * (len(runs) > 1)}"
-    return tag(
-        "header",
-        tag("p", over, class_="over"),
-        tag("h1", heading),
-        tag("p", " ".join(map(describe_run, runs)), class_="lede"),
-        _runs_table(measurements),
-    )
-
-
-def describe_run(run: RunMeasurements) -> str:
-    """Return a sentence about the network and its best score."""
-    section = run.trained.config.model
-    kind = section.cell.kind.replace("_", " ")
-    network = f"{run.name} is a network of kind {kind} with {run.parameters:,} parameters"
-    if not run.metrics:
-        return f"{network}; it was not evaluated yet."
-    unit = unit_of([run])
-    best = min(run.metrics, key=lambda row: row["loss_nats"])
-    score = f"{best[unit.field]:.{unit.digits}f} {unit.title}"
-    return f"{network}; on its validation split it reached {score} at step {best['step']:,}."
-
-
-def _runs_table(measurements: Measurements) -> Html | None:
-    """Return the table of runs with differences and intervals; None for one run."""
-    comparison = measurements.comparison
-    if not isinstance(comparison, Comparison):
-        return None
-    head = ("Run", "Parameters", "Steps", "Bits per character", "Difference [95 % interval]")
-    titles = [tag("th", title, scope="col") for title in head]
-    differences = {row.run: row for row in comparison.differences}
-    rows = []
-    for number, (run, compared) in enumerate(zip(measurements.runs, comparison.runs, strict=True)):
-        bits = compared.bits_per_character
-        cells = [
-            f"{compared.parameters:,}",
-            f"{compared.step:,}",
-            "-" if bits is None else f"{bits:.3f}",
-            _difference(differences.get(compared.run)),
-        ]
-        name = tag("th", swatch(number), run.name, scope="row")
-        rows.append(tag("tr", name, *(tag("td", cell) for cell in cells)))
-    table = tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *rows), class_="runs")
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Runs")
-
-
-def _difference(row: Any) -> str:
-    if row is None or row.bits_per_character is None:
-        return "-"
-    if row.low is None:
-        return f"{row.bits_per_character:+.3f}"
-    return f"{row.bits_per_character:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-
-
-def _omissions(omitted: Sequence[tuple[str, str]]) -> Html | None:
-    if not omitted:
-        return None
-    items = [tag("li", tag("b", title), ": ", reason) for title, reason in omitted]
-    heading = tag("h2", "Not in this report", id="h-omitted")
-    return tag(
-        "section",
-        heading,
-        tag("ul", *items, class_="omit"),
-        id="omitted",
-        aria_labelledby="h-omitted",
-    )
 
 
 def _footer(runs: Sequence[RunMeasurements]) -> Html:
@@ -265,7 +239,3 @@ def _document(title: str, body: Html, data: dict[str, Any]) -> str:
     skip = tag("a", "Skip to the figures", class_="skip", href="#main")
     page = tag("html", tag("head", head), tag("body", skip, body, scripts), lang="en")
     return f"<!doctype html>\n{page}\n"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _TITLE_LENGTH else f"{text[: _TITLE_LENGTH - 1]}…"

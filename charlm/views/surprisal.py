@@ -1,23 +1,27 @@
 """Section "Surprisal": where a text differs from what the network expects."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from charlm.evaluation.probes.passage import Passage
 from charlm.evaluation.surprisal import Surprisal
-from charlm.views.figures import PAIR, Axis, Line, dot_chart, line_chart, run_style, swatch
+from charlm.views.charts import Chart, Series
+from charlm.views.figures import Axis, Row, dot_chart
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (
+    MISSING,
     Figure,
     Numbers,
     Section,
     bar_rows,
     choose_run,
     fact_list,
-    legend,
     paragraph,
+    per_run,
     percentage,
+    run_list,
     scale,
 )
 from charlm.views.passages import HINT, SURPRISAL_EDGES, bin_of, passage_slider, visible
@@ -37,13 +41,21 @@ def surprisal_section(runs: Sequence[RunMeasurements]) -> Section:
     return Section("surprisal", "Surprisal", parts)
 
 
-def describe_surprisal(name: str, passage: Passage) -> str:
-    """Return a sentence about the mean and the largest surprisal of a passage."""
-    bits = [token.surprisal_bits for token in passage.tokens]
-    most = max(passage.tokens, key=lambda token: token.surprisal_bits)
+def describe_surprisal(passages: Mapping[str, Passage]) -> str:
+    """Return sentences about the mean surprisal of a passage and its most surprising token.
+
+    Args:
+        passages: Result of each run, by its name.
+    """
+    means = {}
+    for name, passage in passages.items():
+        bits = [token.surprisal_bits for token in passage.tokens]
+        means[name] = f"{sum(bits) / len(bits):.2f}"
+    name, first = next(iter(passages.items()))
+    most = first.tokens[_most_surprising(first)]
     return (
-        f"{name} needs {sum(bits) / len(bits):.2f} bits per token of this passage; the most "
-        f"surprising one is {visible(most.label)} with {most.surprisal_bits:.1f} bits."
+        f"Mean surprisal of the passage in bits per token: {per_run(means)}. The most surprising "
+        f"token for {name} is {visible(most.label)} with {most.surprisal_bits:.1f} bits."
     )
 
 
@@ -60,7 +72,11 @@ def _surprisal_figure(shown: Sequence[tuple[RunMeasurements, Passage]]) -> Figur
     return Figure(
         key="surprisal",
         title="Surprisal of each token",
-        findings=paragraph(*(describe_surprisal(run.name, passage) for run, passage in shown)),
+        findings=paragraph(
+            "Each token is coloured by its surprisal, −log₂ of the probability that the network "
+            "gave it.",
+            describe_surprisal({run.name: passage for run, passage in shown}),
+        ),
         body=join(tag("div", text, _panel(first), class_="split"), HINT),
         controls=choose_run("surprisal", [run.name for run, _ in shown]),
         data={"runs": [_surprisal_data(run, passage) for run, passage in shown]},
@@ -117,78 +133,77 @@ def _surprisal_data(run: RunMeasurements, passage: Passage) -> dict[str, Any]:
     }
 
 
+def describe_classes(name: str, result: Surprisal) -> str:
+    """Return a sentence about the classes of tokens that cost most."""
+    costly = max(result.by_class, key=lambda row: row["surprise_bits"])
+    largest = max(result.by_class, key=lambda row: row["share_of_surprise"])
+    return (
+        f"In {name}, {costly['class']} cost most per token; {largest['class']} are "
+        f"{percentage(largest['share_of_surprise'])} of all bits."
+    )
+
+
 def _classes_figure(summed: Sequence[tuple[RunMeasurements, Surprisal]]) -> Figure:
-    names = [row["class"] for row in summed[0][1].by_class]
-    values = [
-        [
-            next((row["surprise_bits"] for row in result.by_class if row["class"] == name), None)
-            for name in names
-        ]
-        for _, result in summed
+    runs = [run for run, _ in summed]
+    names = list(dict.fromkeys(row["class"] for _, result in summed for row in result.by_class))
+    tables = [
+        {row["class"]: row["surprise_bits"] for row in result.by_class} for _, result in summed
     ]
-    first = summed[0][1].by_class
-    costly = max(first, key=lambda row: row["surprise_bits"])
-    largest = max(first, key=lambda row: row["share_of_surprise"])
+    rows = [Row(name=name, values=[table.get(name) for table in tables]) for name in names]
+    axis = Axis(title="bits per token", from_zero=True)
     return Figure(
         key="surprisal-by-class",
         title="By class of token",
-        findings=(
-            f"In {summed[0][0].name}, {costly['class']} cost most per token; {largest['class']} "
-            f"are {largest['share_of_surprise']:.0%} of all bits."
+        findings=describe_classes(runs[0].name, summed[0][1]),
+        body=join(run_list(runs), dot_chart(rows, [run.number for run in runs], axis)),
+        numbers=Numbers(
+            ["class", *(run.name for run in runs)],
+            [names, *([table.get(name) for name in names] for table in tables)],
         ),
-        body=join(
-            _run_legend([run for run, _ in summed]),
-            dot_chart(
-                names,
-                values,
-                Axis(title="bits per token", from_zero=True),
-            ),
-        ),
-        numbers=Numbers(["class", *(run.name for run, _ in summed)], [names, *values]),
     )
+
+
+def describe_positions(tables: Mapping[str, Mapping[int, float]]) -> str:
+    """Return a sentence about the first and the last position in a word.
+
+    Args:
+        tables: Bits per token by position in the word, of each run.
+    """
+    parts = []
+    for name, table in tables.items():
+        first, last = min(table), max(table)
+        parts.append(
+            f"{name} needs {table[first]:.2f} bits for character {first} of a word"
+            + (f" and {table[last]:.2f} for character {last}" if last > first else "")
+        )
+    return "; ".join(parts) + "."
 
 
 def _positions_figure(summed: Sequence[tuple[RunMeasurements, Surprisal]]) -> Figure:
-    tables = [_position_bits(result) for _, result in summed]
-    positions = sorted({position for table in tables for position in table})
-    lines = [
-        Line(
-            name=run.name,
-            style=run_style(number),
-            x=[position for position in positions if position in table],
-            y=[table[position] for position in positions if position in table],
-            marker=number,
-        )
-        for number, ((run, _), table) in enumerate(zip(summed, tables, strict=True))
-    ]
-    values = [
-        [f"{table[position]:.2f}" if position in table else "" for position in positions]
-        for table in tables
-    ]
-    chart = line_chart(
-        lines,
-        Axis(title="character in the word", whole=True),
-        Axis(title="bits per token", from_zero=True),
-        width=PAIR,
-        height=260,
+    tables = {run.name: _position_bits(result) for run, result in summed}
+    positions = sorted({position for table in tables.values() for position in table})
+    values = [[table.get(at, math.nan) for at in positions] for table in tables.values()]
+    chart = Chart(
+        series=[
+            Series(run=run, x=positions, y=row)
+            for (run, _), row in zip(summed, values, strict=True)
+        ],
+        x=Axis(title="character in the word", whole=True),
+        y=Axis(title="bits per token", from_zero=True),
+        heads=[f"character {position}" for position in positions],
+        write=lambda bits: MISSING if math.isnan(bits) else f"{bits:.2f}",
+        at=0,
     )
-    heads = [f"character {position}" for position in positions]
-    names = [run.name for run, _ in summed]
     return Figure(
         key="surprisal-by-position",
         title="By position in the word",
-        findings="Where a word has begun, its next characters are easier to predict."
-        if all(_falls(table, positions) for table in tables)
-        else "The surprisal does not fall from the first to the last position shown.",
-        body=join(
-            legend(names, at=heads[0], values=[row[0] for row in values]),
-            tag("div", chart, class_="plot"),
-        ),
+        findings=describe_positions(tables),
+        body=chart.body,
         numbers=Numbers(
-            ["position", *names],
-            [positions, *([table.get(position) for position in positions] for table in tables)],
+            ["position", *tables],
+            [positions, *([table.get(at) for at in positions] for table in tables.values())],
         ),
-        data={"head": heads, "v": values, "at": 0},
+        data=chart.data,
     )
 
 
@@ -199,13 +214,3 @@ def _position_bits(result: Surprisal) -> dict[int, float]:
         for row in result.by_position
         if row["tokens"] >= _MIN_TOKENS
     }
-
-
-def _falls(table: dict[int, float], positions: Sequence[int]) -> bool:
-    known = [table[position] for position in positions if position in table]
-    return len(known) > 1 and known[-1] < known[0]
-
-
-def _run_legend(runs: Sequence[RunMeasurements]) -> Html:
-    items = [tag("li", swatch(number), run.name) for number, run in enumerate(runs)]
-    return tag("ul", *items, class_="legend")

@@ -31,6 +31,7 @@ NUMBERS = {
 BESIDE = {
     "train": ["text.txt"],
     "train --resume": [],
+    "train --from-vocabulary": ["text.txt", "--from=run"],
     "tune": ["text.txt", "--search", "model.hidden_size=8,16", "--trials", "1"],
     "tune --search": ["text.txt"],
     "tune TEXT": ["--search", "model.hidden_size=8,16", "--trials", "1"],
@@ -77,6 +78,7 @@ WRONG: dict[str, dict[str, int]] = {
     "view --out": TARGET,
     "--only": {"": 2, "nonsense": 2, "curves,": 2},
     "--from": FILE,
+    "train --from": RUN,
     "--prompt-file": FILE,
     "--state-in": FILE,
     "--state-out": TARGET,

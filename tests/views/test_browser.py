@@ -98,7 +98,7 @@ def test_keys_move_through_a_passage_and_escape_returns(page):
 
 def test_the_axis_switch_shows_another_chart(page):
     shown = "nodes => nodes.findIndex(node => node.getBoundingClientRect().width > 0)"
-    charts = page.locator("[data-x] svg.chart")
+    charts = page.locator("[data-v] svg.chart")
     before = charts.evaluate_all(shown)
     page.locator('input[name="x-loss"][value="steps"]').check(force=True)
     assert charts.evaluate_all(shown) != before

@@ -9,6 +9,7 @@ import pytest
 from charlm.views.figures import (
     Axis,
     Line,
+    Row,
     dot_chart,
     label_map,
     line_chart,
@@ -102,7 +103,9 @@ def test_every_drawing_is_valid_xml_although_names_are_hostile():
     name = '<script>alert("1")</script>\u202e&'
     drawings = [
         line_chart([line([1, 2], name=name)], Axis(title=name), Axis(title="y")),
-        dot_chart([name, "b"], [[1.0, None], [2.0, 3.0]], Axis(title=name)),
+        dot_chart(
+            [Row(name=name, values=[1.0, None], control=0.5, note=name)], [0, 5], Axis(title=name)
+        ),
         scatter([0.1], [0.9], Axis(title="x"), Axis(title="y"), title=name),
         label_map([name, "b", "c"], [0, 1, 2], [2, 1, 0]),
         share_bar([0.5, 0.3, 0.2]),

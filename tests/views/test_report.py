@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -18,11 +19,12 @@ from charlm.evaluation.probes.gradients import Curve
 from charlm.evaluation.probes.memory import MeanDependence, Memory
 from charlm.version import VERSION
 from charlm.views.cells import describe_units
-from charlm.views.contexts import describe_context, describe_half_life
+from charlm.views.context import describe_context, describe_half_lives
+from charlm.views.header import describe_runs
 from charlm.views.learning import describe_clipping, describe_losses, unit_of
 from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
 from charlm.views.memory import describe_memory
-from charlm.views.report import describe_run, make_report
+from charlm.views.report import make_report
 from tests.conftest import small_config, train_all
 
 OPTIONS = ReportOptions(passage_tokens=60, memory_tokens=30, probe_tokens=400)
@@ -157,26 +159,32 @@ def rows(*losses: float, clipped=0.0) -> list[dict]:
 
 
 def test_the_sentence_about_losses_says_whether_validation_loss_rose(run):
-    falling = replace(run, metrics=rows(3, 2, 1))
-    rising = replace(run, metrics=rows(3, 1, 2))
+    falling = replace(run, name="falling", metrics=rows(3, 2, 1))
+    rising = replace(run, name="rising", metrics=rows(3, 1, 2))
     unit = unit_of([run])
-    assert "rose" not in describe_losses([falling], unit)
-    assert "its lowest loss is 1.443 at step 200, after which validation loss rose" in (
-        describe_losses([rising], unit)
+    assert describe_losses([falling], unit) == (
+        "Validation loss in bits per character: falling 1.443 after 30 seconds."
+    )
+    assert describe_losses([falling, rising], unit).endswith(
+        "It rose again: rising after step 200."
     )
 
 
 def test_the_sentence_about_clipping_says_whether_steps_were_clipped(run):
-    assert describe_clipping([replace(run, metrics=rows(1))]) == "No step was clipped."
-    assert (
-        describe_clipping([replace(run, metrics=rows(1, clipped=None))]) == "No step was clipped."
-    )
-    assert "25.0% of the steps" in describe_clipping([replace(run, metrics=rows(1, clipped=0.25))])
+    assert describe_clipping([replace(run, metrics=rows(1))]).startswith("Fewer than 0.1 %")
+    assert describe_clipping([replace(run, metrics=rows(1, clipped=None))]).startswith("Fewer")
+    clipped = replace(run, name="run", metrics=rows(1, clipped=0.25))
+    assert describe_clipping([clipped]) == "Steps that were clipped: run 25 %."
 
 
 def test_the_sentence_about_a_run_says_whether_it_was_evaluated(run):
-    assert "not evaluated" in describe_run(replace(run, metrics=[]))
-    assert "1.443 bits per character at step 100" in describe_run(replace(run, metrics=rows(1)))
+    waiting = replace(run, name="waiting", metrics=[])
+    assert describe_runs([waiting]).endswith("waiting was not evaluated yet.")
+    scored = replace(run, name="scored", metrics=rows(2, 1, 3))
+    assert describe_runs([scored, waiting]) == (
+        "Lowest loss on the validation split, in bits per character: scored 1.443 at step 200. "
+        "waiting was not evaluated yet."
+    )
 
 
 def context(*losses: float) -> Context:
@@ -189,25 +197,36 @@ def context(*losses: float) -> Context:
 
 
 def test_the_sentence_about_context_says_up_to_where_the_loss_falls():
-    assert "up to 10 tokens" in describe_context("x", context(2, 1.5, 1.499))
-    assert "up to 100 tokens" in describe_context("x", context(2, 1.5, 1.2))
-    assert "does not lower the loss" in describe_context("x", context(2, 2, 2))
+    contexts = {"a": context(2, 1.5, 1.499), "b": context(2, 1.5, 1.2), "c": context(2, 2, 2)}
+    assert describe_context(contexts) == (
+        "Longest context that lowers the loss by 0.01 nats against the length before it: a 10 and "
+        "b 100 tokens. No context longer than 1 token does so in c."
+    )
 
 
 def test_the_sentence_about_the_gradient_says_whether_it_falls():
-    assert "every 3.5 tokens" in describe_half_life("x", Curve("layer_0", "hidden", 3.5, []))
-    assert "does not fall" in describe_half_life("x", Curve("layer_0", "hidden", float("inf"), []))
+    curves = {
+        name: Curve("layer_0", "hidden", half_life, [])
+        for name, half_life in (("a", 3.5), ("b", math.inf), ("c", 0.0))
+    }
+    assert describe_half_lives(curves) == (
+        "Tokens over which it halves: a 3.5. It does not fall with distance in b. It is 0 beyond "
+        "distance 0 in c."
+    )
 
 
 def test_the_sentence_about_memory_says_how_far_predictions_depend():
     table = [
         MeanDependence(distance, value, 5) for distance, value in ((1, 1), (2, 0.3), (3, 0.05))
     ]
-    assert "up to 2 back" in describe_memory("x", Memory([], table, {}))
-    assert "no earlier token" in describe_memory("x", Memory([], table[2:], {}))
+    sentence = describe_memory({"a": Memory([], table, {}), "b": Memory([], table[2:], {})})
+    assert "a tenth of the row's maximum: a 2. No distance has such a mean in b." in sentence
 
 
 def test_the_sentence_about_units_compares_scores_with_their_controls():
     unit = BestUnit("digit", "auc", Unit("layer_0", "hidden", 3), True, 0.9, 0.6, 0.1)
-    assert "digit (AUC 0.90, control 0.60)" in describe_units("x", Cells([unit], {}, {}))
-    assert "no single unit" in describe_units("x", Cells([replace(unit, control=0.85)], {}, {}))
+    follows, weak = Cells([unit], {}, {}), Cells([replace(unit, control=0.85)], {}, {})
+    sentence = describe_units({"a": follows, "b": weak})
+    assert "above its control: a 1 of 1 and b 0 of 1." in sentence
+    assert "digit in a: AUC 0.90, control 0.60." in sentence
+    assert "largest difference" not in describe_units({"b": weak})

@@ -19,7 +19,7 @@ function svg(tag, attributes) {
 }
 for (const node of $$('[data-script]')) node.hidden = false;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-const percent = p => p < 0.001 ? '< 0.1 %' : (100 * p).toFixed(p >= 0.0995 ? 0 : 1) + ' %';
+const percent = p => p < 0.001 ? (p > 0 ? '< 0.1 %' : '0 %') : (100 * p).toFixed(p >= 0.0995 ? 0 : 1) + ' %';
 
 /* One behaviour for every figure: pointing, arrow keys and tapping do the same.
    at(event): position under the pointer, or null. show(i, active): draws a position.
@@ -74,7 +74,13 @@ function slider(node, { count, start, at, show, text, extend }) {
 }
 
 /* Line charts: the legend above a chart is its read-out. */
-const points = path => path.getAttribute('d').slice(1).split('L').map(pair => pair.split(',').map(Number));
+function points(path) {
+  const places = path.dataset.at?.split(' '), line = [];
+  path.getAttribute('d').slice(1).split('L').forEach((pair, i) => {
+    line[places ? +places[i] : i] = pair.split(',').map(Number);
+  });
+  return line;
+}
 for (const [key, chart] of Object.entries(D.charts)) {
   const figure = $('#f-' + key), legend = $('.legend', figure);
   if (!legend) continue;
@@ -267,7 +273,7 @@ if (D.unit) {
   }
   const handle = slider(node, {
     count: () => list.length,
-    start: () => 0,
+    start: () => best().at,
     at: event => range || pressed !== null ? null : tokenAt(() => list)(event),
     show(i) { mark(list, i); if (!range) describe(i); },
     extend(move) {
