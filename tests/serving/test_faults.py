@@ -15,6 +15,7 @@ import pytest
 from serving.servers import loaded, running
 
 from charlm.api import load
+from charlm.serving import completions
 
 FIELDS = {"prompt": "The ", "max_tokens": 40, "temperature": 0.9}
 
@@ -189,16 +190,46 @@ def wait_for_texts(url: str, count: int) -> None:
     assert num_running(url) == count
 
 
-def test_a_client_that_does_not_read_its_answer_is_disconnected(server, expected):
-    body = json.dumps({"prompt": "The ", "max_tokens": 900_000, "stream": True, "logprobs": 100})
-    parts = urlsplit(server)
+def num_answered(url: str) -> float:
+    name = 'charlm_requests_total{route="/v1/completions",status="200"}'
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@contextmanager
+def silent_reader(url: str, **fields: object) -> Iterator[socket.socket]:
+    """A client that sends a request and does not read the answer."""
+    body = json.dumps(fields).encode()
+    parts = urlsplit(url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((parts.hostname, parts.port))
-        connection.sendall(head(server, len(body)) + body.encode())
-        wait_for_texts(server, 1)
-        wait_until_idle(server)  # Although the connection is still open on this side.
+        connection.sendall(head(url, len(body)) + body)
+        yield connection
+
+
+def test_a_client_that_does_not_read_its_answer_is_disconnected(server, expected):
+    before = num_answered(server)
+    ids = [2 + number % 20 for number in range(20_000)]
+    fields = {"prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 22}
+    with silent_reader(server, **fields) as connection:
+        deadline = time.monotonic() + 60
+        while num_answered(server) == before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    assert length > 4_000_000 and len(answer) < length
     assert text_of(server, 0) == expected[0]
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_read_too_slowly_is_cut(server, monkeypatch):
+    monkeypatch.setattr(completions, "MAX_WAITING", 100)
+    fields = {"prompt": "The ", "max_tokens": 900_000, "stream": True, "logprobs": 22}
+    with silent_reader(server, **fields):
+        wait_for_texts(server, 1)
+        wait_until_idle(server)
 
 
 def test_a_client_that_leaves_ends_its_work(server):
