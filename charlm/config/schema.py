@@ -796,8 +796,8 @@ class Training(Section):
     replay: Fraction = Field(
         0.0,
         description=(
-            "charlm train --from: fraction of the trained tokens that are of the text of the run "
-            "from which the weights come, so that the model does not forget it."
+            "Fraction of the trained tokens that are of the text of the run whose weights the "
+            "training starts from (charlm train --from), so that the model does not forget it."
         ),
     )
     label_smoothing: Fraction = Field(

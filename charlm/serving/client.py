@@ -177,6 +177,8 @@ class Connection:
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            # Nothing has to be closed after a request.
+            limits=httpx.Limits(max_keepalive_connections=0),
             # A proxy of the environment cannot reach this machine's own addresses.
             trust_env=not is_loopback(urlsplit(url).hostname or ""),
         )

@@ -53,7 +53,11 @@ class Server:
         self.url = _url(options.host, self._listener.getsockname()[1])
         # Scores are computed in fp32, also beside one another in several threads.
         torch.backends.cudnn.allow_tf32 = False
-        app = make_app(runs, options, log=log)
+        try:
+            app = make_app(runs, options, log=log)
+        except CharlmError:
+            self._listener.close()
+            raise
         self._server = _Server(
             _uvicorn_config(app, options),
             on_start=lambda: on_start(self.url),

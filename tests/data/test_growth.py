@@ -9,7 +9,7 @@ from charlm.data.tokenizer import UNK, learn_tokenizer, load_tokenizer
 OLD = "To be or not to be, that is the question. The cat ate a fig.\n"
 NEW = {
     "Polish": "Zażółć gęślą jaźń. Zażółć gęślą jaźń.\n",
-    "Ukrainian": "Їжак біжить.\nЇжак біжить.\n",
+    "Ukrainian": "Їжак біжить.\nЇжак біжить.\n",  # noqa: RUF001 - Cyrillic letters are meant.
     "emoji": "to be 😀😀 👍🏽 👍🏽\n",
 }
 LEVELS = {"char": {}, "word": {}, "bpe": {"vocabulary_size": 270}, "byte": {}}

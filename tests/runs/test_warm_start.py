@@ -20,7 +20,7 @@ from charlm.runs.experiment import Notice
 from charlm.runs.warm_start import inherit, open_ancestor
 
 POLISH = "Żółty kot śpi na dachu. Sowa śpiewa.\n" * 60
-UKRAINIAN = "Їжак біжить і дивиться.\n" * 60
+UKRAINIAN = "Їжак біжить і дивиться.\n" * 60  # noqa: RUF001 - Cyrillic letters are meant.
 EMOJI = "The cat sat 😀 on the mat 🐈.\n" * 60
 VARIANTS = {
     "plain": [],

@@ -7,7 +7,8 @@ import pytest
 from charlm import trained_model
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.sampling.sample import sample
-from charlm.serving.engine import Engine, Generation, Job, Piece
+from charlm.serving.engine import Engine
+from charlm.serving.jobs import Generation, Job, Piece
 from charlm.trained_model import TrainedModel
 
 

@@ -81,6 +81,7 @@ $('#copykept').addEventListener('click', async () => {
 
 let shownRun = null;
 export function begin() { draw(); }
+export const leave = () => {};
 export function show() {
   if (shownRun !== S.run) {
     waiting?.abort();

@@ -400,6 +400,11 @@ export function begin() {
   area.value = value;
   area.setSelectionRange(value.length, value.length);
 }
+/* Called when another view or another run is chosen. */
+export function leave({ isOtherRun }) {
+  for (const work of [refresh, asks, copies, missing]) work.cancel();
+  if (isOtherRun) stop();
+}
 /* Called when the view is shown, and when another run is chosen. */
 export function show() {
   $('#unit').textContent = unit() + 's';
