@@ -356,6 +356,7 @@ TOGETHER = {
     "tune text.txt --search=model.hidden_size=8,16 --trials=1 --study=a": "--study",
     "compress run text.txt --out=- --json": "--json",
     "compress run text.txt text.txt": "[RUN] FILE",
+    "eval perplexity run --int8 --precision=bf16": "--precision",
     "eval compare run": "RUN RUN...",
     "eval novelty run text.txt text.txt": "RUN|FILE",
     "eval agreement run text.txt text.txt": "PAIRS",
