@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.export.exporting import export_run as export_run
+    from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
+    from charlm.serving.client import connect as connect
 
 __version__ = VERSION
 
 _HOMES = {
     "Run": "charlm.api",
     "choose": "charlm.api",
+    "connect": "charlm.serving.client",
     "list_runs": "charlm.api",
     "load": "charlm.api",
     "resume": "charlm.api",
@@ -40,6 +44,8 @@ _HOMES = {
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
+    "export_run": "charlm.export.exporting",
+    "import_run": "charlm.export.importing",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -47,6 +53,9 @@ __all__ = [
     "Config",
     "Run",
     "choose",
+    "connect",
+    "export_run",
+    "import_run",
     "list_runs",
     "load",
     "load_config",

@@ -28,6 +28,7 @@ from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, su
 from charlm.runs.metrics import flat_metrics, read_metrics
 from charlm.runs.progress_bar import shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
+from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
 from charlm.sampling.during_training import sampled
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
@@ -141,6 +142,14 @@ class Run:
     def writes_records(self) -> bool:
         """Whether the model ends a text with <EOS>."""
         return self.trained.writes_records
+
+    def with_int8(self) -> "Run":
+        """Return this run with a model that computes its products in int8, for inference.
+
+        Raises:
+            OptionError: The model is not on the processor.
+        """
+        return Run(trained_model.with_int8(self.trained))
 
     def sample(self, *, state_out: StrPath | None = None, **options: Any) -> list[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
@@ -265,6 +274,8 @@ def train(
     text: Config | Texts,
     *,
     out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    from_vocabulary: Vocabulary = "grow",
     track: Literal["tensorboard"] | None = None,
     progress: bool = True,
     on_evaluation: Callable[[Evaluated], object] | None = None,
@@ -275,11 +286,15 @@ def train(
 
         run = charlm.train("novel.txt", minutes=5)
         run = charlm.train(charlm.load_config("quickstart"), seed=2, progress=False)
+        run = charlm.train("titles.txt", from_run="runs/english", minutes=2)
 
     Args:
         text: Files, folders, globs or corpora, for which `choose` chooses the settings; or a
             configuration, from `load_config`.
         out: Run folder; None makes a new one under `runs/`.
+        from_run: Run folder whose weights and tokenizer the training starts from.
+        from_vocabulary: `grow`: tokens that are only in the new text are added; `keep`: they are
+            read as <UNK>.
         track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
             run folder.
         progress: Whether to show a bar and a line per evaluation on stderr, or in a notebook.
@@ -296,13 +311,17 @@ def train(
     """
     if track is not None:
         check_installed()
+    ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
+    changes = [*overrides, *_training_overrides(training)]
+    reasons: Sequence[str] = ()
     if isinstance(text, Config):
-        config = change_config(text, [*overrides, *_training_overrides(training)])
-        reasons: Sequence[str] = ()
+        config = change_config(text, changes)
+        if ancestor is not None:
+            config = inherit(config, ancestor)
     else:
-        config, reasons = choose(text, overrides=overrides, **training)
+        config, reasons = automatic.choose([*changes, _text_override(text)], ancestor=ancestor)
     with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
-        experiment = prepare.begin(config, folder)
+        experiment = prepare.begin(config, folder, ancestor=ancestor)
     return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
 
 
@@ -403,8 +422,7 @@ def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> Ch
     Raises:
         CharlmError: A setting is wrong, or the text cannot be read.
     """
-    names = f"corpus.text={json.dumps(_names(text))}"
-    return automatic.choose([*overrides, *_training_overrides(training), names])
+    return automatic.choose([*overrides, *_training_overrides(training), _text_override(text)])
 
 
 def load(
@@ -535,6 +553,10 @@ def _observed(experiment: Experiment, events: Events, observers: _Observers) -> 
     if not observers.progress:
         return events
     return shown(experiment, events, first_lines=observers.first_lines)
+
+
+def _text_override(text: Texts) -> str:
+    return f"corpus.text={json.dumps(_names(text))}"
 
 
 def _names(text: Texts) -> list[str]:

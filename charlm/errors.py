@@ -93,3 +93,7 @@ class GroupError(CharlmError):
 
 class StorageError(CharlmError):
     """A database that cannot be reached, or lacks what a search needs."""
+
+
+class BusyError(CharlmError):
+    """A server that has as many requests as it accepts; the same request may succeed later."""

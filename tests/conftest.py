@@ -13,6 +13,7 @@ from charlm.config.load import load_config
 from charlm.config.schema import Config
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
+from charlm.runs.warm_start import Ancestor
 
 # The same examples in every run, without a time limit: a new failure comes from the change.
 settings.register_profile(
@@ -96,9 +97,9 @@ def unseal(folder: Path) -> None:
         path.write_text(json.dumps(kept), encoding="utf-8")
 
 
-def train_all(config: Config, folder: Path) -> Experiment:
+def train_all(config: Config, folder: Path, ancestor: Ancestor | None = None) -> Experiment:
     """Train a new run to the end; return its experiment."""
-    experiment = prepare.begin(config, folder)
+    experiment = prepare.begin(config, folder, ancestor=ancestor)
     for _ in session.run(experiment):
         pass
     return experiment

@@ -43,6 +43,8 @@ def _table(run: "Run", tensors: list[dict[str, Any]], total: int) -> Iterator[st
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
     facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"
     yield f"{run.folder}: {facts}"
+    if ancestor := run.corpus.get("ancestor"):
+        yield f"trained from the weights of {ancestor['name']} ({ancestor['weights'][:12]})"
     width = max(len(tensor["description"]) for tensor in tensors)
     for tensor in [*tensors, {"description": "all", "shape": (), "parameters": total}]:
         shape = " x ".join(map(str, tensor["shape"]))

@@ -31,8 +31,8 @@ Type a line, and the model continues it. After an empty line the model continues
   /q or Ctrl-D     quit
   //...            a line that begins with a slash
 Ctrl-C stops the writing."""
-_FILTERS = {field.name for field in fields(Filters)}
-_SETTINGS = _FILTERS | {field.name for field in fields(StopCondition)}
+_FILTERS = {field.name for field in fields(Filters)} - {"logit_bias"}
+_SETTINGS = _FILTERS | {field.name for field in fields(StopCondition)} - {"includes_until"}
 _OPTIONS = {flag(name): name for name in _SETTINGS}
 _WHOLE_NUMBERS = ("top_k", "repetition_window", "no_repeat_ngram", "length", "characters")
 _LINE_BREAK = "\\n"

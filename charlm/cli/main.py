@@ -15,11 +15,14 @@ from charlm.cli import (
     config,
     corpus,
     evaluate,
+    export,
+    import_model,
     inspect,
     probes,
     runs,
     sample,
     scores,
+    serve,
     train,
     tune,
     view,
@@ -56,6 +59,9 @@ app.command("decompress")(compress.decompress)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
+app.command("export")(export.export)
+app.command("import")(import_model.import_model)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")

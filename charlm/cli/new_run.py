@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from charlm.errors import ConfigError, OptionError
 if TYPE_CHECKING:
     from charlm.config.schema import Config
     from charlm.runs.experiment import Experiment
+    from charlm.runs.warm_start import Ancestor
     from charlm.training.process_group import Group
 
 _MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
@@ -48,13 +50,37 @@ def text_override(sources: Sequence[str]) -> list[str]:
     return [f"corpus.text={json.dumps(sources)}"] if sources else []
 
 
-def checked_or_chosen(config: str | None, overrides: list[str]) -> "tuple[Config, Sequence[str]]":
-    """Return the configuration of that name; without one, chosen settings and the reasons."""
+@dataclass(frozen=True)
+class NewRun:
+    """What a new run is made from.
+
+    Attributes:
+        config: Its configuration.
+        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
+        ancestor: Run that the weights come from; None for random weights.
+    """
+
+    config: "Config"
+    reasons: Sequence[str] = ()
+    ancestor: "Ancestor | None" = None
+
+
+def checked_or_chosen(
+    config: str | None, overrides: list[str], ancestor: "Ancestor | None" = None
+) -> NewRun:
+    """Return a run with the configuration of that name; without one, with chosen settings."""
     from charlm.runs.automatic import choose
 
     checked = checked_config(config, overrides)
     say_example(checked)
-    return (checked, ()) if config is not None else choose(overrides)
+    if config is None:
+        chosen = choose(overrides, ancestor=ancestor)
+        return NewRun(config=chosen.config, reasons=chosen.reasons, ancestor=ancestor)
+    if ancestor is not None:
+        from charlm.runs.warm_start import inherit
+
+        checked = inherit(checked, ancestor)
+    return NewRun(config=checked, ancestor=ancestor)
 
 
 def say_example(config: "Config") -> None:
@@ -80,14 +106,11 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         raise OptionError("overrides", str(error)) from None
 
 
-def begin(
-    config: "Config", reasons: Sequence[str], out: Path | None, name: str, group: "Group"
-) -> "Experiment":
+def begin(new: NewRun, out: Path | None, name: str, group: "Group") -> "Experiment":
     """Begin a run.
 
     Args:
-        config: Its configuration.
-        reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
+        new: What the run is made from.
         out: Run folder to create; None for a new one under `runs/`.
         name: First part of the name of a new folder.
         group: Processes that train together.
@@ -97,10 +120,12 @@ def begin(
     from charlm.runs.folder import new_folder
 
     with new_folder(out, name) as folder:
-        experiment = prepare.begin(config, folder, group=group, workers=available_cores())
-    for line in reasons:
+        experiment = prepare.begin(
+            new.config, folder, ancestor=new.ancestor, group=group, workers=available_cores()
+        )
+    for line in new.reasons:
         say(line)
-    if reasons:
+    if new.reasons:
         say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
     return experiment
 

@@ -21,6 +21,7 @@ _Text = TypeVar("_Text", str, list[str])
 # Options whose name on the command line differs from that in Python.
 _FLAGS = {
     "as_json": "--json",
+    "from_run": "--from",
     "no_repeat_ngram": "--no-repeat",
     "overrides": "--set",
     "parameters": "--set",
@@ -266,6 +267,16 @@ Split = Annotated[
     PartName | None,
     typer.Option(
         help="Without TEXT: part of the run's own corpus. [valid]",
+        show_default=False,
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="TOKEN",
+        callback=not_empty,
+        help="Measure only the loss of this token, such as was; can be repeated. [all tokens]",
         show_default=False,
     ),
 ]

@@ -9,6 +9,7 @@ from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
     MAX_SEED,
+    At,
     Device,
     Json,
     NamedRun,
@@ -89,6 +90,7 @@ def context(
             min=1, callback=at_most(MAX_PARALLEL), help="Number of tokens that are predicted."
         ),
     ] = 2000,
+    at: At = None,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
@@ -105,9 +107,8 @@ def context(
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     trained = load(folder, which=which, device=device).trained
-    result = measure_context(
-        trained, paths=texts, split=part_to_score(split, texts), targets=targets
-    )
+    part = part_to_score(split, texts)
+    result = measure_context(trained, paths=texts, split=part, targets=targets, at=at or ())
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -22,10 +22,11 @@ from charlm.cli.options import (
     at_most,
     choose_run,
     finite,
+    not_empty,
     some_text,
     unicode_text,
 )
-from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result
+from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError, quote
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
@@ -42,6 +43,7 @@ from charlm.sampling.options import (
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run, Sample
     from charlm.sampling.next_tokens import NextTokens
+    from charlm.serving.client import RemoteRun
 
 # Options that --interactive has no use for, besides those of the command line only.
 _NOT_INTERACTIVE = (
@@ -60,6 +62,7 @@ _EXTENT = "Beginning and end"
 _CONTENTS = "What a text must and must not contain"
 _NUMBER = "How many texts, and which"
 _TASKS = "Instead of new texts, and in parts"
+AnyOptions = SampleOptions | SearchOptions | FillOptions | NextOptions
 _BYTE_ORDER_MARK = "\ufeff"  # Some editors begin a file with it.
 
 
@@ -345,6 +348,28 @@ def sample(
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Compute products in int8 on the CPU: faster for large models where it has "
+            "AVX-512 VNNI or AMX.",
+        ),
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            callback=not_empty,
+            help="Let a server of charlm serve write; RUN is the name of a run there.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=as_path, help="File with the key of the server of --url."
+        ),
+    ] = None,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="Print control characters unescaped on a terminal."),
@@ -383,20 +408,45 @@ def sample(
         _refuse_with("next", {"fill": fill})
     options = build_options(NextOptions, given) if next_tokens else _options(given)
     folder = choose_run(run, named_run)
+    if api_key_file is not None and url is None:
+        raise OptionError("api_key_file", "has no effect without {}", others=["url"])
+    if url is not None:
+        local: dict[str, Any] = {"fill": fill, "beams": beams, "next": next_tokens or None}
+        local |= {"interactive": interactive or None, "novel": novel or None}
+        local |= {"state_in": state_in, "state_out": state_out}
+        local |= {"int8": int8 or None, "device": None if device == "auto" else device}
+        _refuse_with("url", local | {"checkpoint": None if which == "best" else which})
+    options = _with_prompt(options, prompt, prompt_file)
+    if url is not None:
+        server = _connect(url, folder, api_key_file)
+        _Output(server, as_json=as_json, raw=raw).write(options)
+        return
 
     from charlm.api import load
 
-    output = _Output(load(folder, which=which, device=device), as_json=as_json, raw=raw)
-    if isinstance(options, FillOptions):
-        output.fill(options)
-    elif isinstance(options, SearchOptions):
-        output.search(replace(options, prompt=_read_prompt(prompt, prompt_file)))
-    elif isinstance(options, NextOptions):
-        output.next_tokens(replace(options, prompt=_read_prompt(prompt, prompt_file)))
-    elif interactive:
-        output.converse(options)
-    else:
-        output.sample(replace(options, prompt=_read_prompt(prompt, prompt_file)), state_out)
+    loaded = load(folder, which=which, device="cpu" if int8 and device == "auto" else device)
+    if int8:
+        loaded = _with_int8(loaded)
+    output = _Output(_LocalRun(loaded, state_out), as_json=as_json, raw=raw)
+    output.write(options, run=loaded, interactive=interactive)
+
+
+def _with_int8(run: "Run") -> "Run":
+    """Return the run with products in int8; say so if they are no faster here."""
+    from charlm.model.fast.int8 import has_int8_products
+    from charlm.sampling.speed import seconds_per_step
+
+    quantized = run.with_int8()
+    if not has_int8_products(quantized.model):
+        say("int8: this model has no product that is large enough to gain from int8; it uses fp32")
+        return run
+    seconds, seconds_before = (seconds_per_step(each.model) for each in (quantized, run))
+    if seconds >= seconds_before:
+        say(
+            f"int8: a token takes {1e6 * seconds:.0f} µs, and {1e6 * seconds_before:.0f} µs in "
+            "fp32: this processor gains nothing from int8 for this model; leave out --int8"
+        )
+    return quantized
 
 
 def _refuse_with(option: str, others: Mapping[str, Any]) -> None:
@@ -418,82 +468,158 @@ def _options(given: Mapping[str, Any]) -> SampleOptions | SearchOptions | FillOp
     return build_options(SampleOptions, given)
 
 
+class _Writer(Protocol):
+    """A run that writes texts, on this machine or on a server."""
+
+    @property
+    def record_separator(self) -> str | None:
+        """What the corpus has between two records; None if it has nothing, or no records."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Run and step, for JSON."""
+        ...
+
+    def write(self, options: SampleOptions) -> "list[Sample]":
+        """Write texts."""
+        ...
+
+    def write_stream(self, options: SampleOptions) -> Iterator[str]:
+        """Write one text, yielding its pieces."""
+        ...
+
+
 @dataclass(frozen=True)
-class _Output:
-    """How the texts of a run are printed.
+class _LocalRun:
+    """A run on this machine.
 
     Attributes:
-        run: Run that writes the texts.
+        run: The run.
+        state_out: File to write the state of a text to, or None.
+    """
+
+    run: "Run"
+    state_out: Path | None
+
+    @property
+    def record_separator(self) -> str | None:
+        return self.run.trained.record_separator
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        from charlm.trained_model import provenance
+
+        facts = provenance(self.run.trained)
+        return {name: facts[name] for name in ("run", "step", "products") if name in facts}
+
+    def write(self, options: SampleOptions) -> "list[Sample]":
+        from charlm.api import sample_to_file
+
+        return sample_to_file(self.run.trained, options, self.state_out)
+
+    def write_stream(self, options: SampleOptions) -> Iterator[str]:
+        from charlm.api import stream_to_file
+
+        return stream_to_file(self.run.trained, options, self.state_out)
+
+
+def _connect(url: str, run: Path | None, api_key_file: Path | None) -> "RemoteRun":
+    from charlm.serving.client import connect
+    from charlm.serving.options import read_api_key
+
+    api_key = None if api_key_file is None else read_api_key(api_key_file)
+    return connect(url, model=None if run is None else run.name, api_key=api_key)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """How texts are printed.
+
+    Attributes:
+        writer: Run that writes the texts.
         as_json: Whether each text is a JSON object on one line.
         raw: Whether control characters are printed unescaped on a terminal.
     """
 
-    run: "Run"
+    writer: _Writer
     as_json: bool
     raw: bool
 
-    def fill(self, options: FillOptions) -> None:
+    def write(
+        self, options: AnyOptions, *, run: "Run | None" = None, interactive: bool = False
+    ) -> None:
+        """Print what the options ask for; what is no new text needs a run on this machine."""
+        if isinstance(options, SampleOptions) and not interactive:
+            self.sample(options)
+        elif run is not None:
+            self._write_here(run, options)
+
+    def _write_here(self, run: "Run", options: AnyOptions) -> None:
+        if isinstance(options, FillOptions):
+            self.fill(run, options)
+        elif isinstance(options, SearchOptions):
+            self.search(run, options)
+        elif isinstance(options, NextOptions):
+            self.next_tokens(run, options)
+        else:
+            self.converse(run, options)
+
+    def fill(self, run: "Run", options: FillOptions) -> None:
         """Print texts whose gap is filled."""
         from charlm.sampling.fill import fill
 
-        for filled in fill(self.run.trained, options):
+        for filled in fill(run.trained, options):
             self._print(filled.text, filled.to_json())
 
-    def next_tokens(self, options: NextOptions) -> None:
+    def next_tokens(self, run: "Run", options: NextOptions) -> None:
         """Print the most probable next tokens of a prompt."""
         from charlm.sampling.next_tokens import next_tokens
 
-        result = next_tokens(self.run.trained, options)
+        result = next_tokens(run.trained, options)
         emit_result(result.to_json(), _next_tokens_table(result), as_json=self.as_json)
 
-    def search(self, options: SearchOptions) -> None:
+    def search(self, run: "Run", options: SearchOptions) -> None:
         """Print the most probable texts."""
         from charlm.sampling.search import search
 
-        self._print_samples(search(self.run.trained, options), options)
+        self._print_samples(search(run.trained, options), options)
 
-    def converse(self, options: SampleOptions) -> None:
+    def converse(self, run: "Run", options: SampleOptions) -> None:
         """Write a text in turns with the user."""
         from charlm.cli.interactive import Conversation, converse
 
-        direction = self.run.model.direction
+        direction = run.model.direction
         if direction != "forward":
             problem = f"the model reads {direction} and cannot continue a line"
             raise UnsupportedOptionError("interactive", problem)
-        converse(Conversation(self.run.trained, options, raw=self.raw))
+        converse(Conversation(run.trained, options, raw=self.raw))
 
-    def sample(self, options: SampleOptions, state_out: Path | None) -> None:
+    def sample(self, options: SampleOptions) -> None:
         """Print sampled texts; a single text is printed while it is written."""
-        from charlm.api import sample_to_file, stream_to_file
-
         constraints = options.constraints
         is_batch = options.count > 1 or options.best_of > 1
         if is_batch or self.as_json or constraints.novel or constraints.max_copy is not None:
             options = replace(options, scored=self.as_json)
-            samples = sample_to_file(self.run.trained, options, state_out)
-            self._print_samples(samples, options)
+            self._print_samples(self.writer.write(options), options)
             return
         writer = TextWriter(raw=self.raw)
-        for piece in stream_to_file(self.run.trained, options, state_out):
+        for piece in self.writer.write_stream(options):
             writer.write(piece)
         writer.finish()
-        if state_out is None or sys.stdout.isatty():  # Else successive parts form one text.
+        if not options.state_out or sys.stdout.isatty():  # Else successive parts form one text.
             emit(self._end(is_last=True), end="", raw=self.raw)
 
     def _end(self, *, is_last: bool) -> str:
         """Return what follows a text: as in the corpus, or else a line of dashes between two."""
-        own = self.run.trained.record_separator
+        own = self.writer.record_separator
         end = own or ("\n" if is_last else "\n\n---\n\n")
         return f"{end}\n" if is_last and not end.endswith("\n") else end
 
     def _print_samples(
         self, samples: "Sequence[Sample]", options: SampleOptions | SearchOptions
     ) -> None:
-        facts = {
-            "run": str(self.run.folder),
-            "step": self.run.state["step"],
-            "settings": _settings(options),
-        }
+        facts = self.writer.facts | {"settings": _settings(options)}
         for number, sample in enumerate(samples):
             end = self._end(is_last=number == len(samples) - 1)
             self._print(sample.text, sample.to_json() | facts, end=end)
@@ -565,6 +691,12 @@ def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:
         "log_probabilities": "nats, of the model itself: at temperature 1, before filters, banned "
         "texts and constraints",
     }
+
+
+def _with_prompt(options: AnyOptions, prompt: str, file: Path | None) -> AnyOptions:
+    if isinstance(options, FillOptions):
+        return options
+    return replace(options, prompt=_read_prompt(prompt, file))
 
 
 def _read_prompt(prompt: str, file: Path | None) -> str:

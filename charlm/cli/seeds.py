@@ -1,10 +1,11 @@
 """`charlm train --seeds`: several trainings that differ in their seed only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from charlm.cli.new_run import begin, checked_or_chosen
+from charlm.cli.new_run import NewRun, begin
 from charlm.cli.progress import follow
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit
@@ -16,13 +17,12 @@ from charlm.training.process_group import SINGLE_PROCESS
 
 
 def train_seeds(
-    config: str | None, overrides: list[str], seeds: Sequence[int], out: Path | None, name: str
+    make_run: Callable[[], NewRun], seeds: Sequence[int], out: Path | None, name: str
 ) -> int:
     """Train once per seed, then print mean, standard deviation and range of the scores.
 
     Args:
-        config: Configuration file, or None to choose the settings, once for all seeds.
-        overrides: Settings that were given.
+        make_run: Function that checks or chooses the settings, once for all seeds.
         seeds: Seeds.
         out: Folder of the run folders `seed-1` ...; None for new ones under `runs/`.
         name: First part of the name of a new folder.
@@ -33,14 +33,16 @@ def train_seeds(
     folders = {seed: out and out / f"seed-{seed}" for seed in seeds}
     for folder in filter(None, folders.values()):
         check_new(folder)
-    checked, reasons = checked_or_chosen(config, overrides)
+    new = make_run()
     experiments: list[Experiment] = []
 
     def begin_next(seed: int) -> Experiment:
-        seeded = change_config(checked, [f"training.seed={seed}"])
-        lines = () if experiments else reasons
-        folder = folders[seed]
-        experiment = begin(seeded, lines, folder, f"{name}-seed-{seed}", SINGLE_PROCESS)
+        seeded = replace(
+            new,
+            config=change_config(new.config, [f"training.seed={seed}"]),
+            reasons=() if experiments else new.reasons,
+        )
+        experiment = begin(seeded, folders[seed], f"{name}-seed-{seed}", SINGLE_PROCESS)
         experiments.append(experiment)
         return experiment
 

@@ -12,6 +12,7 @@ import typer
 from charlm.cli.new_run import (
     ConfigName,
     Corpora,
+    NewRun,
     Overrides,
     TextArguments,
     begin,
@@ -32,6 +33,7 @@ from charlm.cli.options import (
     known_device,
     refuse_beside,
 )
+from charlm.errors import OptionError
 
 if TYPE_CHECKING:
     from charlm.runs.experiment import Experiment
@@ -124,6 +126,22 @@ def train(
             help="If the loss is not finite: stop, or halve the learning rate and go back. [stop]"
         ),
     ] = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            parser=as_path,
+            help="Start from the weights and the tokenizer of a run, for a text like its own.",
+        ),
+    ] = None,
+    from_vocabulary: Annotated[
+        Literal["grow", "keep"] | None,
+        typer.Option(
+            help="--from: grow: add tokens that are only in the new text; keep: read them as "
+            "<UNK>. [grow]"
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to resume.")
     ] = None,
@@ -160,6 +178,7 @@ def train(
     """
     from charlm.cli.progress import follow
     from charlm.cli.seeds import train_seeds
+    from charlm.runs.folder import check_new
     from charlm.tracking import check_installed
     from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
 
@@ -167,8 +186,10 @@ def train(
     sources = [*(corpus or []), *(texts or [])]
     if resume is not None:
         others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
-        others |= {"--set": overrides, "--out": out, "--seed": seed}
+        others |= {"--set": overrides, "--out": out, "--seed": seed, "--from": from_run}
         refuse_beside("--resume", others, "which continues the run with its own settings")
+    if from_vocabulary is not None and from_run is None:
+        raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
     if track is not None:
         check_installed()
     group = SINGLE_PROCESS
@@ -182,7 +203,8 @@ def train(
         beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}
         beside |= {"--track": track, "torchrun": is_launched() or None, "--report": report or None}
         refuse_beside("--seeds", beside, "which trains one run after the other in this process")
-        return train_seeds(config, settings, as_seeds(seeds), out, run_name(config, sources))
+        make_run = partial(_make_run, config, settings, from_run, from_vocabulary)
+        return train_seeds(make_run, as_seeds(seeds), out, run_name(config, sources))
     if is_launched():
         _check_torchrun_options(out or resume, processes)
         # torchrun restarts the same command when a process has ended.
@@ -193,7 +215,10 @@ def train(
     if resume is not None:
         prepare = partial(changes.resume, resume)
     else:
-        prepare = _prepare_new_run(config, settings, out, run_name(config, sources))
+        if out is not None:
+            check_new(out)
+        new = _make_run(config, settings, from_run, from_vocabulary)
+        prepare = partial(begin, new, out, run_name(config, sources))
     if processes is not None and processes > 1:
         reason = "which trains in other processes; run charlm view afterwards"
         refuse_beside("--processes", {"--report": report or None}, reason)
@@ -214,16 +239,17 @@ def _one_budget(minutes: float | None, steps: int | None, epochs: float | None) 
     return budget
 
 
-def _prepare_new_run(
-    config: str | None, overrides: list[str], out: Path | None, name: str
-) -> _Prepare:
-    """Check the configuration, or choose one, and return what begins the run; see `begin`."""
-    from charlm.runs.folder import check_new
+def _make_run(
+    config: str | None,
+    overrides: list[str],
+    from_run: Path | None,
+    vocabulary: Literal["grow", "keep"] | None,
+) -> NewRun:
+    """Check the configuration, or choose one."""
+    from charlm.runs.warm_start import open_ancestor
 
-    if out is not None:
-        check_new(out)
-    checked, reasons = checked_or_chosen(config, overrides)
-    return lambda group: begin(checked, reasons, out, name, group)
+    ancestor = None if from_run is None else open_ancestor(from_run, vocabulary or "grow")
+    return checked_or_chosen(config, overrides, ancestor)
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:

@@ -793,6 +793,13 @@ class Training(Section):
             "value N evaluations earlier."
         ),
     )
+    replay: Fraction = Field(
+        0.0,
+        description=(
+            "Fraction of the trained tokens that are of the text of the run whose weights the "
+            "training starts from (charlm train --from), so that the model does not forget it."
+        ),
+    )
     label_smoothing: Fraction = Field(
         0.0,
         description=(

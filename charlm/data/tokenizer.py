@@ -286,6 +286,23 @@ def load_tokenizer(text: str, section: TokenizerSection) -> Tokenizer:
     return Tokenizer(library, section)
 
 
+def with_tokens(
+    tokenizer: Tokenizer, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()
+) -> Tokenizer:
+    """Return a tokenizer with more tokens behind those that it has, whose ids stay the same.
+
+    Args:
+        tokenizer: Tokenizer to extend.
+        tokens: New tokens, as `tokenizer.json` writes them.
+        merges: Level `bpe`: merges that make the new tokens. They apply after all others.
+    """
+    vocabulary = tokenizer.library.get_vocab()
+    vocabulary |= {token: len(vocabulary) + rank for rank, token in enumerate(tokens)}
+    all_merges = [*_merges_of(tokenizer.library), *merges]
+    library = _library_of(tokenizer.section, vocabulary, all_merges)
+    return Tokenizer(library, tokenizer.section)
+
+
 def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
     """Return the smallest unsigned integer type that can represent every id."""
     return np.min_scalar_type(vocabulary_size - 1)
@@ -294,6 +311,11 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
 def decode_blocks(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
     """Yield the text of blocks of UTF-8, as `Text.blocks` yields them."""
     return (block.decode() for block, _ in blocks)
+
+
+def _merges_of(library: HuggingFaceTokenizer) -> list[tuple[str, str]]:
+    """Return the merges of a tokenizer, in their order; empty except for subwords."""
+    return [_merge_pair(merge) for merge in json.loads(library.to_str())["model"].get("merges", [])]
 
 
 def _merge_pair(merge: Any) -> tuple[str, str]:
@@ -383,8 +405,7 @@ def _learn_subwords(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     library.train_from_iterator(blocks, trainer)
-    merges = [tuple(pair) for pair in json.loads(library.to_str())["model"]["merges"]]
-    return _with_model(section, models.BPE(_learned_vocabulary(library, size), merges))
+    return _with_model(section, models.BPE(_learned_vocabulary(library, size), _merges_of(library)))
 
 
 def _with_model(section: TokenizerSection, model: Any) -> HuggingFaceTokenizer:

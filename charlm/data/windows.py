@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from charlm.data.replay import Records, Replay
 from charlm.data.restarts import StreamTokens, eos_ends, plan_streams
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
@@ -137,6 +138,7 @@ def stream_windows(
     window: int,
     start: Position,
     options: StreamOptions = DEFAULT_OPTIONS,
+    replay: Replay | None = None,
     shard: Shard = ALL,
 ) -> Iterator[Window]:
     """Read a text in `batch_size` contiguous streams side by side, epoch after epoch, forever.
@@ -151,16 +153,15 @@ def stream_windows(
         window: Tokens per window of each stream.
         start: Position at which reading begins.
         options: Lengths of windows, order of reading, restarts and direction.
+        replay: Old text that is mixed into every epoch, or None.
         shard: Streams that this process reads.
 
     Raises:
         CorpusError: The text is too short for one window of `batch_size` streams.
     """
-    length = _stream_length(len(ids), batch_size, window)
-    texts = _in_direction(options.direction, ids)
-    no_starts = np.zeros(0, dtype=np.int64)
-    starts = [eos_ends(text) if options.restart_windows else no_starts for text in texts]
     position = start
+    text = _StreamText.of(ids if replay is None else replay.stream(ids, position.epoch), options)
+    length = _stream_length(text.num_tokens, batch_size, window)
     while True:
         random = np.random.default_rng([options.seed, position.epoch])
         edges = _window_edges(length, window, options, random)
@@ -178,14 +179,14 @@ def stream_windows(
                 restart_windows=options.restart_windows,
                 first_restarts=first_restarts,
             )
-            for found in starts
+            for found in text.document_starts
         ]
         num_windows = max(plan.num_windows for plan in plans)
         first = min(position.index, num_windows - 1)
         reads = zip(*(plan.read_from(first) for plan in plans), strict=True)
         for number, read in zip(range(first, num_windows), reads, strict=False):
             streams = _Streams(length, shifts, shard.columns(batch_size))
-            parts = [streams.of(text, tokens) for text, tokens in zip(texts, read, strict=True)]
+            parts = [streams.of(*one) for one in zip(text.readings, read, strict=True)]
             inputs, targets, restarts = map(partial(torch.cat, dim=-1), zip(*parts, strict=True))
             position = _after(position, num_windows)
             yield Window(
@@ -197,10 +198,19 @@ def stream_windows(
                 global_batch_size=batch_size,
                 restarts=restarts if restarts.any() else None,
             )
+        if replay is not None:
+            text = _StreamText.of(replay.stream(ids, position.epoch), options)
 
 
 def record_windows(
-    ids: Ids, *, batch_size: int, window: int, seed: int, start: Position, shard: Shard = ALL
+    ids: Ids,
+    *,
+    batch_size: int,
+    window: int,
+    seed: int,
+    start: Position,
+    replay: Replay | None = None,
+    shard: Shard = ALL,
 ) -> Iterator[Window]:
     """Read records in batches of similar length, shuffled in each epoch, forever.
 
@@ -213,6 +223,7 @@ def record_windows(
         window: Longest window, in tokens.
         seed: Seed of the order of records.
         start: Position at which reading begins.
+        replay: Old text that is mixed into every epoch, or None.
         shard: Records of each batch that this process reads; if there are none in a batch, it reads
             a column of padding.
 
@@ -225,14 +236,21 @@ def record_windows(
             "the training text is too small: it has no record; every line or document that is not "
             "empty is one"
         )
+    read = Records(ids, spans, np.zeros(len(spans), dtype=np.int64))
     position = start
     while True:
+        if replay is not None:
+            read = replay.records(ids, spans, position.epoch)
         random = np.random.default_rng([seed, position.epoch])
-        windows = _record_windows_of_epoch(spans, batch_size, window, random)
+        windows = _record_windows_of_epoch(read.spans, batch_size, window, random)
         num_windows = len(windows)
         for records, first in windows[min(position.index, num_windows - 1) :]:
             columns = shard.columns(len(records))
-            inputs, targets = _padded(ids, spans[records], first, window, columns)
+            inputs, targets = _padded(read.ids, read.spans[records], first, window, columns)
+            if replay is not None:
+                time = first + np.arange(len(targets))[:, None]  # (time, 1)
+                is_unscored = time < _columns_of(read.unscored[records], columns)
+                targets = targets.masked_fill(torch.from_numpy(is_unscored), PADDING)
             position = _after(position, num_windows)
             yield Window(
                 inputs=inputs,
@@ -393,6 +411,28 @@ def _in_direction(direction: str, ids: Ids) -> list[Ids]:
     return [backward] if direction == "backward" else [ids, backward]
 
 
+class _StreamText(NamedTuple):
+    """A text as the directions of a model read it.
+
+    Attributes:
+        num_tokens: Number of tokens.
+        readings: Ids in the order of reading of each direction.
+        document_starts: Positions in each of them at which streams may restart.
+    """
+
+    num_tokens: int
+    readings: list[Ids]
+    document_starts: list[npt.NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, ids: Ids, options: StreamOptions) -> "_StreamText":
+        """Return a text that is read with these options."""
+        readings = _in_direction(options.direction, ids)
+        nowhere = np.zeros(0, dtype=np.int64)
+        starts = [eos_ends(ids) if options.restart_windows else nowhere for ids in readings]
+        return cls(len(ids), readings, starts)
+
+
 @dataclass(frozen=True)
 class _Streams:
     """The streams of an epoch that a process reads.
@@ -500,6 +540,12 @@ def _record_windows_of_epoch(
         for number in order
         for first in range(0, lengths[batches[number]].max(), window)
     ]
+
+
+def _columns_of(unscored: npt.NDArray[np.int64], columns: slice) -> npt.NDArray[np.int64]:
+    """Return the values of some columns; one value for a process without a record."""
+    own = unscored[columns]
+    return own if len(own) else np.zeros(1, dtype=np.int64)
 
 
 def _padded(

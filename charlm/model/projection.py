@@ -25,6 +25,7 @@ class MixtureOfSoftmaxes(nn.Linear):
         softmaxes: Number of softmaxes, K.
         prior: Weights U of the mixture, (K, hidden).
         latent: Weights V of all softmaxes, (K x inner, hidden).
+        product: Module that computes W z + b in place of the layer, such as one in int8, or None.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class MixtureOfSoftmaxes(nn.Linear):
         self.softmaxes = softmaxes
         self.prior = nn.Linear(hidden_size, softmaxes, bias=False)
         self.latent = nn.Linear(hidden_size, softmaxes * inner_size)
+        self.product: nn.Module | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
@@ -42,7 +44,8 @@ class MixtureOfSoftmaxes(nn.Linear):
         latent = torch.tanh(self.latent(hidden)).view(
             *hidden.shape[:-1], self.softmaxes, self.in_features
         )
-        components = torch.log_softmax(super().forward(latent).float(), dim=-1)
+        scores = super().forward(latent) if self.product is None else self.product(latent)
+        components = torch.log_softmax(scores.float(), dim=-1)
         return torch.logsumexp(prior.unsqueeze(-1) + components, dim=-2)
 
 
@@ -88,8 +91,14 @@ class AdaptiveSoftmax(nn.Module):
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
         # The products are small, and torch's module needs results of one type.
         with torch.autocast(hidden.device.type, enabled=False):
-            log_p: Tensor = self.layers.log_prob(self._as_weights(hidden.flatten(0, -2)))
-        return log_p.view(*hidden.shape[:-1], -1)
+            hidden = self._as_weights(hidden)
+            head = torch.log_softmax(self.layers.head(hidden), dim=-1)
+            frequent = self.layers.shortlist_size
+            clusters = [
+                torch.log_softmax(cluster(hidden), dim=-1) + head[..., frequent + number, None]
+                for number, cluster in enumerate(self.layers.tail)
+            ]
+        return torch.cat([head[..., :frequent], *clusters], dim=-1)
 
     def target_log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return log-probabilities of targets alone: (tokens, hidden), (tokens,) → (tokens,)."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
 from charlm.data.utf8 import LineEnds, count_characters, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
+from charlm.runs.warm_start import Ancestor, inherit
 from charlm.training.devices import Hardware, choose_device, choose_precision
 
 _HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -48,6 +50,9 @@ _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
 _MANY_STEPS = 20_000
 _MAX_PASSES = 60.0
+# Peak rate of trained weights, as a fraction of that of random ones.
+_TRAINED_RATE = 0.25
+_DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
 # Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
 _MIN_RECORDS = 200
@@ -219,32 +224,41 @@ class ChosenConfig(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def choose(overrides: Sequence[str] = (), *, speed: Speed | None = None) -> ChosenConfig:
+def choose(
+    overrides: Sequence[str] = (),
+    *,
+    speed: Speed | None = None,
+    ancestor: Ancestor | None = None,
+) -> ChosenConfig:
     """Choose the fields of a configuration that `overrides` leave open.
 
     Args:
         overrides: Fields as `section.key=value`, with the text and the budget among them.
         speed: Function from the hidden size to the tokens per second of training on this device.
             By default it is measured, which takes about two seconds.
+        ancestor: Run that the weights come from: network and tokenizer are those of this run.
 
     Raises:
         CharlmError: An override is wrong, or the text cannot be read.
     """
     config = load_config(None, overrides)
+    if ancestor is not None:
+        config = inherit(config, ancestor)
     inspection = _inspect(config)
     text = inspection.text
     plan = _make_plan(config, text, speed or _device_speed(config.training, text))
     fields = {
         "corpus": inspection.corpus_fields,
-        "tokenizer": {"level": text.level},
-        **_chosen_fields(config, text, plan),
+        "tokenizer": {"level": text.level} if ancestor is None else config.tokenizer.model_dump(),
+        **_chosen_fields(config, text, plan, is_trained=ancestor is not None),
     }
     # Resolved names of the text, because standard input can be read only once.
     later = [f"corpus.text={json.dumps(inspection.text_names)}"]
     if plan.stops_early:
         later.append(f"training.epochs={plan.passes}")
     chosen = check_config(override(fields, [*overrides, *later]), "chosen")
-    return ChosenConfig(config=chosen, reasons=_reasons(config, text, plan, chosen))
+    origin = None if ancestor is None else ancestor.folder
+    return ChosenConfig(config=chosen, reasons=_reasons(config, text, plan, chosen, origin))
 
 
 @dataclass(frozen=True)
@@ -409,13 +423,26 @@ def _batch_size(training: TrainingSection, text: TextFacts, window: int) -> int:
     return batch_size
 
 
-def _chosen_fields(config: Config, text: TextFacts, plan: _Plan) -> dict[str, dict[str, Any]]:
-    """Return the fields that follow from a plan, by sections of the configuration."""
+def _chosen_fields(
+    config: Config, text: TextFacts, plan: _Plan, *, is_trained: bool
+) -> dict[str, dict[str, Any]]:
+    """Return the fields that follow from a plan, by sections of the configuration.
+
+    Args:
+        config: Configuration, of which some fields are set.
+        text: Facts about the text.
+        plan: Size of the network and length of the training.
+        is_trained: Whether the network is that of `config`, with trained weights.
+    """
     recipe = text.recipe
     if recipe is _STREAM and plan.stops_early:
         recipe = _SMALL_STREAM
+    model = _model_fields(config, recipe, plan)
+    if is_trained:
+        recipe = replace(recipe, learning_rate=_TRAINED_RATE * recipe.learning_rate)
+        model = config.model.model_dump() | {name: model[name] for name in _DROPOUT}
     return {
-        "model": _model_fields(config, recipe, plan),
+        "model": model,
         "training": _training_fields(config, recipe, plan, plan.steps(text)),
     }
 
@@ -450,15 +477,25 @@ def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) 
     return fields
 
 
-def _reasons(config: Config, text: TextFacts, plan: _Plan, chosen: Config) -> tuple[str, ...]:
-    """Return one line each about text, network, training and dropout."""
+def _reasons(
+    config: Config, text: TextFacts, plan: _Plan, chosen: Config, origin: Path | None
+) -> tuple[str, ...]:
+    """Return one line each about text, network, training and dropout.
+
+    Args:
+        config: Configuration before the choice.
+        text: Facts about the text.
+        plan: Size of the network and length of the training.
+        chosen: Configuration after the choice.
+        origin: Run folder that the weights come from; None for random weights.
+    """
     model = chosen.model
     training = chosen.training
     budget = _budget(config.training)
     passes = f"{plan.passes:.1f} passes over the text"
     size_reason = f"the largest size that suits {budget} and this text"
     if "hidden_size" in config.model.model_fields_set:
-        size_reason = "as set"
+        size_reason = "as set" if origin is None else f"those of {origin}"
     early = ""
     if plan.stops_early:
         early = (

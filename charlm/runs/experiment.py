@@ -11,6 +11,7 @@ import torch
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus
+from charlm.data.replay import Replay
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
@@ -22,6 +23,7 @@ from charlm.data.windows import (
     stream_windows,
 )
 from charlm.model.language_model import LanguageModel
+from charlm.runs.old_text import OldText
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.devices import Hardware
@@ -67,6 +69,8 @@ class Experiment:
         vectors_fraction: Fraction of the vocabulary for which the file of vectors had a vector;
             None without such a file and after resuming.
         notices: What the user should know before the training begins, one line each.
+        ancestor: Facts about the run whose weights the training started from; None without one.
+        old_text: Text of that run, to score and to replay; None if it is not at hand.
     """
 
     folder: Path
@@ -83,6 +87,8 @@ class Experiment:
     group: Group = SINGLE_PROCESS
     vectors_fraction: float | None = None
     notices: tuple[str, ...] = ()
+    ancestor: dict[str, Any] | None = None
+    old_text: OldText | None = None
 
     @cached_property
     def valid_restoration(self) -> Restoration:
@@ -186,6 +192,7 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the windows of the training text from the current position on, without end."""
     section = experiment.config.training
     ids = experiment.tokens["train"].ids
+    replay = _replay(experiment)
 
     if experiment.corpus.mode == "stream":
         return stream_windows(
@@ -200,6 +207,7 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
                 restart_windows=section.restart_windows,
                 direction=experiment.model.direction,
             ),
+            replay=replay,
             shard=experiment.group.shard,
         )
 
@@ -210,7 +218,22 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             window=section.window,
             seed=section.seed,
             start=experiment.state.position,
+            replay=replay,
             shard=experiment.group.shard,
         )
 
     return read_in_direction(experiment.model.direction, ids, mode="records", read=read)
+
+
+def _replay(experiment: Experiment) -> Replay | None:
+    """Return the old text to mix into the training text, or None."""
+    section = experiment.config.training
+    old = experiment.old_text
+    if old is None or not section.replay:
+        return None
+    return Replay(
+        ids=old.tokens["train"].ids,
+        mode=old.mode,
+        fraction=section.replay,
+        window=section.window,
+    )

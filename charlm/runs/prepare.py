@@ -21,7 +21,7 @@ from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.embedding import put_vectors
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import EncodedCorpus, Experiment, training_windows
 from charlm.runs.files import BEGIN_AGAIN
 from charlm.runs.folder import (
@@ -34,8 +34,10 @@ from charlm.runs.folder import (
     run_lock,
     write_run_files,
 )
+from charlm.runs.old_text import old_text_or_notice
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.verify import check_weights
+from charlm.runs.warm_start import Ancestor, growth_line
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
@@ -53,7 +55,12 @@ from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
 def begin(
-    config: Config, folder: Path, *, group: Group = SINGLE_PROCESS, workers: int = 1
+    config: Config,
+    folder: Path,
+    *,
+    ancestor: Ancestor | None = None,
+    group: Group = SINGLE_PROCESS,
+    workers: int = 1,
 ) -> Experiment:
     """Encode the corpus, make the model, and create the run folder with a first checkpoint.
 
@@ -62,6 +69,8 @@ def begin(
     Args:
         config: Configuration, not resolved yet.
         folder: Run folder to create.
+        ancestor: Run to start from, whose network and tokenizer `config` has (`inherit`); None for
+            random weights.
         group: Processes that train together.
         workers: Number of processes that encode a large text.
 
@@ -71,13 +80,14 @@ def begin(
     check_new(folder)
     config = resolve(config)
     device = choose_device(config.training.device, local_rank=group.local_rank)
-    encoded = encode(config, workers=workers)
-    vectors = _read_vectors(config, encoded.tokenizer)
+    encoded = encode(config, ancestor=ancestor, workers=workers)
+    vectors = None if ancestor else _read_vectors(config, encoded.tokenizer)
     torch.manual_seed(config.training.seed)
     hardware = Hardware(device, choose_precision(config.training.precision, device))
     experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
     if vectors is not None:
         experiment = _with_vectors(experiment, vectors)
+    experiment = _with_ancestor(experiment, ancestor)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
     with acquired(experiment.lock):
         check_new(folder)  # Another process may have begun there in the meantime.
@@ -124,12 +134,17 @@ def resume(
 
 
 def encode(
-    config: ResolvedConfig, *, workers: int = 1, report: Report | None = None
+    config: ResolvedConfig,
+    *,
+    ancestor: Ancestor | None = None,
+    workers: int = 1,
+    report: Report | None = None,
 ) -> EncodedCorpus:
     """Read and encode a corpus, and keep the result in the cache for later runs.
 
     Args:
         config: Configuration, of which the corpus and the tokenizer are used.
+        ancestor: Run whose tokenizer is extended; None to learn one.
         workers: Number of processes that encode a large text.
         report: Function that receives the number of bytes encoded since its last call.
 
@@ -137,9 +152,12 @@ def encode(
         CharlmError: The corpus cannot be used, or the cache cannot be written.
     """
     corpus = open_corpus(config)
-    tokenizer = learn_or_load_tokenizer(
-        corpus.parts["train"], config.tokenizer, cache=cache_folder() / "tokens"
-    )
+    train = corpus.parts["train"]
+    if ancestor is not None:
+        tokenizer = ancestor.tokenizer_for(train)
+    else:
+        cache = cache_folder() / "tokens"
+        tokenizer = learn_or_load_tokenizer(train, config.tokenizer, cache=cache)
     tokens = _encode_parts(corpus, tokenizer, workers, report)
     return EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
 
@@ -178,10 +196,12 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     )
     hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
     experiment = _assemble(folder, config, encoded, hardware, lock, group)
+    experiment = _with_old_text(experiment, run.corpus.get("ancestor"))
     rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
     notices = (
+        *experiment.notices,
         *_used_budget(experiment),
         *_change_of_precision(experiment, saved.state["precision"]),
     )
@@ -293,6 +313,33 @@ def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
     )
 
 
+def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experiment:
+    """Put the weights of an ancestor, if there is one, into the model, and read its text."""
+    if ancestor is None:
+        return _with_old_text(experiment, None)
+    model = experiment.model
+    tokenizer = experiment.tokenizer
+    counts = count_ids(experiment.tokens["train"].ids, tokenizer.vocabulary_size)
+    weights = ancestor.weights_for(experiment.config.model, tokenizer, counts)
+    load_weights(model, weights, ancestor.folder)
+    experiment = _with_old_text(experiment, ancestor.facts())
+    start_loss = None
+    if experiment.old_text is not None:
+        start_loss = experiment.old_text.loss_nats(model, experiment.hardware)
+    line = growth_line(ancestor, tokenizer, counts)
+    return replace(
+        experiment,
+        ancestor=ancestor.facts() | {"start_loss_nats": start_loss},
+        notices=(line, *experiment.notices),
+    )
+
+
+def _with_old_text(experiment: Experiment, facts: dict[str, Any] | None) -> Experiment:
+    """Add the text of the ancestor that `facts` describe, or a notice if it cannot be read."""
+    old_text, notices = old_text_or_notice(facts, experiment.config, experiment.tokenizer)
+    return replace(experiment, ancestor=facts, old_text=old_text, notices=notices)
+
+
 def _corpus_facts(experiment: Experiment) -> dict[str, Any]:
     """Return the contents of corpus.json, which replaces the corpus where that is not available."""
     vocabulary_size = experiment.tokenizer.vocabulary_size
@@ -302,6 +349,7 @@ def _corpus_facts(experiment: Experiment) -> dict[str, Any]:
         "parts": {part: tokens.counts.to_json() for part, tokens in experiment.tokens.items()},
         "vectors_share": experiment.vectors_fraction,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
+        **({"ancestor": experiment.ancestor} if experiment.ancestor else {}),
     }
 
 

@@ -32,12 +32,14 @@ from charlm.runs.metrics import (
     overfitting,
     read_metrics,
 )
+from charlm.runs.old_text import forgetting
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.validation import (
     EvaluationStopped,
     fraction_scored,
     is_better_than_guessing,
+    old_text_metrics,
     record_score,
     validate,
 )
@@ -106,7 +108,10 @@ def _run(
     session.prepare_good_checkpoint()
     reason = yield from session.train()
     if reason != "stopped":
-        yield from map(Notice, overfitting(read_metrics(experiment.folder)))
+        history = read_metrics(experiment.folder)
+        yield from map(Notice, overfitting(history))
+        replay = experiment.config.training.replay
+        yield from map(Notice, forgetting(experiment.ancestor, history, replay=replay))
     yield Finished(experiment, reason)
 
 
@@ -248,22 +253,23 @@ class _Session:
         try:
             with experiment.average.applied():
                 score = validate(experiment, stop=self.stop, clock=self.clock)
+                old_text = old_text_metrics(experiment)
         except EvaluationStopped:
             self.save_schedule.save()
             return "stopped"
         seconds = self.clock() - began
         if is_first:
             yield from _slow_evaluation(experiment, score, seconds)
-        event = self._record(score, seconds)
+        event = self._record(score, seconds, old_text)
         with experiment.average.applied():
             yield event
         is_over = experiment.state.is_out_of_patience(experiment.config.training)
         return "patience" if is_over else None
 
-    def _record(self, score: Score | None, seconds: float) -> Evaluated:
+    def _record(self, score: Score | None, seconds: float, old_text: dict[str, float]) -> Evaluated:
         experiment = self.experiment
         is_best = record_score(experiment, score)
-        metrics = evaluation_metrics(
+        metrics = old_text | evaluation_metrics(
             experiment,
             score,
             fraction_scored=fraction_scored(experiment, score),

@@ -11,6 +11,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
 from charlm.errors import DivergenceError
 from charlm.runs.experiment import Experiment
+from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.training.loop import DIVERGENCE_REMEDY
 from charlm.training.loss import Score, score
 
@@ -63,6 +64,17 @@ def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[
     rows = len(experiment.model.encoder.recurrences) * (total + WARM_UP * _num_streams(total))
     state.validation_part = min(largest_part, max(2, -(-rows // max(begun.rows, 1))))
     return _score_part(experiment, state.validation_part, stop).score
+
+
+def old_text_metrics(experiment: Experiment) -> dict[str, float]:
+    """Return the field of metrics.jsonl about the ancestor's text; empty without such a text.
+
+    The first process of a group scores it alone.
+    """
+    if experiment.old_text is None or not experiment.group.is_first:
+        return {}
+    loss_nats = experiment.old_text.loss_nats(experiment.model, experiment.hardware)
+    return {} if loss_nats is None else {ANCESTOR_LOSS: loss_nats}
 
 
 class _Scored(NamedTuple):

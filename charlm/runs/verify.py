@@ -56,12 +56,24 @@ _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class AncestorFacts(StrictModel):
+    """Facts about the run whose weights a training started from."""
+
+    name: str
+    weights: str
+    loss_nats: float | None
+    start_loss_nats: float | None = None
+    corpus: dict[str, Any]
+    fingerprints: dict[str, str]
+
+
 class CorpusFacts(StrictModel):
     """Fields of corpus.json that charlm reads."""
 
     title: str = ""
     fingerprints: dict[str, str]
     train_token_counts: list[Count]
+    ancestor: AncestorFacts | None = None
 
 
 class MetricsFacts(StrictModel):

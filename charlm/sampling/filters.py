@@ -1,17 +1,17 @@
 """Filters on logits: pure functions of (batch, vocabulary), applied in a fixed order.
 
-The order is `FILTER_ORDER`: first the filters that depend on the text so far (repetition penalty,
-no repeated n-gram), then the temperature, then the filters that cut tokens off (top k, top p, min
-p, typical, epsilon, eta). Constraints, such as banned text and regular expressions, come before all
-of them, so that every threshold applies to the tokens that may be written at all. Each filter sees
-the distribution that the filter before it left, renormalized.
+The order is `FILTER_ORDER`: first the logit bias, then the filters that depend on the text so far
+(penalties, no repeated n-gram), then the temperature, then the filters that cut tokens off (top k,
+top p, min p, typical, epsilon, eta). Constraints, such as banned text and regular expressions, come
+before all of them, so that every threshold applies to the tokens that may be written at all. Each
+filter sees the distribution that the filter before it left, renormalized.
 
 No filter removes every token: if it would, the most probable token stays, or the most typical one
 for `keep_typical`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,22 +20,56 @@ from torch import Tensor
 from charlm.sampling.options import Filters
 
 
-def apply_filters(logits: Tensor, history: Tensor, filters: Filters) -> Tensor:
+def apply_filters(
+    logits: Tensor, history: Tensor, filters: Filters, num_earlier: int = 0
+) -> Tensor:
     """Apply all active filters, in the order of `FILTER_ORDER`.
 
     Args:
         logits: Logits, (batch, vocabulary).
         history: Ids of the text so far, (batch, tokens).
         filters: Strength of each filter.
+        num_earlier: Number of ids of the history that are not new text.
 
     Returns:
         Logits, minus infinity for tokens that may not be drawn, (batch, vocabulary).
     """
     for name in filters.active:
-        window = filters.repetition_window if name == "repetition_penalty" else None
-        seen = history if window is None else history[:, -window:]
+        seen = history
+        if name == "repetition_penalty" and filters.repetition_window is not None:
+            seen = history[:, -filters.repetition_window :]
+        elif name in ("presence_penalty", "frequency_penalty"):
+            seen = history[:, num_earlier:]
         logits = _FUNCTIONS[name](logits, seen, getattr(filters, name))
     return logits
+
+
+def add_bias(logits: Tensor, biases: Sequence[tuple[int, float]]) -> Tensor:
+    """Add numbers to the logits of some tokens.
+
+    Args:
+        logits: Logits, (batch, vocabulary).
+        biases: Pairs of an id and what is added to its logit.
+    """
+    ids, values = zip(*biases, strict=True)
+    index = torch.tensor(ids, device=logits.device)
+    return logits.index_add(-1, index, logits.new_tensor(values).expand(len(logits), -1))
+
+
+def penalize_presence(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """Subtract the penalty from the logit of each token that occurs in the history.
+
+    This is `presence_penalty` of OpenAI's API; the arguments are those of `penalize_repetition`.
+    """
+    return logits - penalty * (_counts(logits, history) > 0)
+
+
+def penalize_frequency(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """Subtract the penalty from the logit of a token for each occurrence in the history.
+
+    This is `frequency_penalty` of OpenAI's API; the arguments are those of `penalize_repetition`.
+    """
+    return logits - penalty * _counts(logits, history)
 
 
 def penalize_repetition(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
@@ -146,6 +180,11 @@ def cut_eta(logits: Tensor, epsilon: float) -> Tensor:
     return _without(logits, probabilities <= eta)
 
 
+def _counts(logits: Tensor, history: Tensor) -> Tensor:
+    """Return how often each token occurs in the history, (batch, vocabulary)."""
+    return torch.zeros_like(logits).scatter_add(-1, history, torch.ones_like(history).to(logits))
+
+
 def _outside(probabilities: Tensor, order: Tensor, p: float) -> Tensor:
     """Return a mask of the tokens to drop, (batch, vocabulary).
 
@@ -173,6 +212,9 @@ def _without(logits: Tensor, dropped: Tensor) -> Tensor:
 
 # From logits, the history that a filter looks at, and the filter's strength to logits.
 _FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor, Any], Tensor]] = {
+    "logit_bias": lambda logits, _, biases: add_bias(logits, biases),
+    "presence_penalty": penalize_presence,
+    "frequency_penalty": penalize_frequency,
     "repetition_penalty": penalize_repetition,
     "no_repeat_ngram": forbid_repeated_ngrams,
     "temperature": lambda logits, _, temperature: apply_temperature(logits, temperature),

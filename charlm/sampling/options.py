@@ -25,6 +25,9 @@ DEFAULT_BEAMS = 8
 DEFAULT_NEXT_TOKENS = 10
 # Order in which filters are applied.
 FILTER_ORDER: tuple[str, ...] = (
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
     "repetition_penalty",
     "no_repeat_ngram",
     "temperature",
@@ -36,7 +39,10 @@ FILTER_ORDER: tuple[str, ...] = (
     "eta",
 )
 # Values, besides None, at which a filter changes nothing.
-_NEUTRAL = {
+_NEUTRAL: dict[str, object] = {
+    "logit_bias": (),
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
     "repetition_penalty": 1,
     "temperature": 1,
     "top_p": 1,
@@ -45,6 +51,10 @@ _NEUTRAL = {
     "epsilon": 0,
     "eta": 0,
 }
+_READS_HISTORY = ("presence_penalty", "frequency_penalty", "repetition_penalty", "no_repeat_ngram")
+# Largest absolute values, as in the API of OpenAI.
+_MAX_PENALTY = 2
+_MAX_BIAS = 100
 _GAP = re.compile("_{3,}")
 
 
@@ -58,6 +68,12 @@ def _check_fraction(**values: float | None) -> None:
     for option, value in values.items():
         if value is not None and not 0 <= value <= 1:
             raise OptionError(option, "must be between 0 and 1", value=value)
+
+
+def _check_magnitude(maximum: float, **values: float | None) -> None:
+    for option, value in values.items():
+        if value is not None and not abs(value) <= maximum:
+            raise OptionError(option, f"must be between -{maximum} and {maximum}", value=value)
 
 
 def _check_not_empty(option: str, texts: tuple[str, ...]) -> None:
@@ -81,6 +97,7 @@ class StopCondition:
             those take.
         characters: Number of new characters, at which the text is cut exactly.
         until: Stop strings; the text ends with the first one that is written.
+        includes_until: Whether that stop string is part of the text; else the text ends before it.
 
     Raises:
         OptionError: A value is out of its range.
@@ -89,6 +106,7 @@ class StopCondition:
     length: int | None = None
     characters: int | None = None
     until: tuple[str, ...] = ()
+    includes_until: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -123,6 +141,12 @@ class Filters:
         repetition_penalty: Divisor of the logits of tokens that the text already has; 1 is off.
         repetition_window: Number of last tokens that the penalty applies to; None for all.
         no_repeat_ngram: Length of the n-grams that may not occur twice, in tokens.
+        presence_penalty: Number subtracted from the logit of each token that the new text already
+            has; between -2 and 2.
+        frequency_penalty: Number subtracted from the logit of a token for each time that the new
+            text has it; between -2 and 2.
+        logit_bias: Pairs of an id and the number that is added to its logit, between -100 and 100,
+            before everything else.
 
     Raises:
         OptionError: A value is out of its range, or has no effect.
@@ -138,6 +162,9 @@ class Filters:
     repetition_penalty: float | None = None
     repetition_window: int | None = None
     no_repeat_ngram: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -155,6 +182,14 @@ class Filters:
             epsilon=self.epsilon,
             eta=self.eta,
         )
+        _check_magnitude(
+            _MAX_PENALTY,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        )
+        for token, bias in self.logit_bias:
+            _check_at_least(0, logit_bias=token)
+            _check_magnitude(_MAX_BIAS, logit_bias=bias)
         penalty = self.repetition_penalty
         if penalty is not None and not 0 < penalty < math.inf:
             raise OptionError("repetition_penalty", "must be above 0", value=penalty)
@@ -173,10 +208,10 @@ class Filters:
             name for name in names if getattr(self, name) not in (None, _NEUTRAL.get(name))
         )
 
-    @property
+    @cached_property
     def reads_history(self) -> bool:
         """Whether a filter needs the text so far."""
-        return "repetition_penalty" in self.active or "no_repeat_ngram" in self.active
+        return any(name in self.active for name in _READS_HISTORY)
 
 
 @dataclass(frozen=True)
@@ -414,6 +449,8 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     }
     if isinstance(values.get("ban"), str):
         values["ban"] = (values["ban"],)
+    if isinstance(values.get("logit_bias"), Mapping):
+        values["logit_bias"] = tuple(values["logit_bias"].items())
     names = _names(kind)
     parts: dict[str, Any] = {
         part: part_type(**{name: values.pop(name) for name in _names(part_type) & values.keys()})

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charlm.data.suffix_index import SuffixIndex
 from charlm.errors import CheckpointError, UnsupportedOptionError
+from charlm.sampling.batch import Batch
 from charlm.sampling.constraints.banned_text import BannedText
-from charlm.sampling.constraints.copy_limit import CopyLimit
+from charlm.sampling.constraints.copy_limit import Backtracker, CopyLimit
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
-from charlm.sampling.options import SampleOptions
+from charlm.sampling.options import Filters, SampleOptions
 from charlm.sampling.prompts import Prompt, first_token, read_prompt, refuse_unwritable
 from charlm.sampling.saved_state import GenerationState, state_from_bytes
 from charlm.sampling.text_stream import TextBatch, TextStream
@@ -50,12 +52,21 @@ class Plan:
             return self.options.seed
         return 1 if self.state is None else self.state.seed
 
-    def begin(self, numbers: Sequence[int], copy_limit: CopyLimit | None = None) -> TextBatch:
+    def begin(
+        self,
+        numbers: Sequence[int],
+        copy_limit: CopyLimit | None = None,
+        *,
+        num_alternatives: int = 0,
+        batch: Batch | None = None,
+    ) -> TextBatch:
         """Return texts that have their prompts and are not written yet.
 
         Args:
             numbers: Number of each sequence.
             copy_limit: Copy limit of this batch.
+            num_alternatives: Number of most probable tokens whose log-probabilities are kept.
+            batch: Batch to share with other texts; `Generator.start` then begins the texts.
         """
         trained = self.trained
         prompt = in_reading_order(trained, self.prompt_ids)
@@ -69,6 +80,7 @@ class Plan:
                 filters=self.options.filters,
                 stops_at_eos=trained.writes_records,
                 scored=self.options.scored or self.options.best_of > 1,
+                num_alternatives=num_alternatives,
             ),
             constraints=[
                 *first_token(trained, self.prompt),
@@ -77,11 +89,29 @@ class Plan:
                 *([] if regex is None else [regex]),
             ],
             state=self.state,
+            batch=batch,
         )
         if regex is not None and not trained.writes_records:
             regex.on_end(generator.stop)
         streams = [self._stream() for _ in numbers]
-        return TextBatch(generator, streams, max_tokens=self.options.stop.max_tokens)
+        return TextBatch(
+            generator,
+            streams,
+            max_tokens=self.options.stop.max_tokens,
+            backtracker=None if copy_limit is None else Backtracker(generator, copy_limit),
+        )
+
+    def copy_limit(self, index: SuffixIndex, max_copy: int) -> CopyLimit:
+        """Return the copy limit of one text.
+
+        Args:
+            index: Index of the training text.
+            max_copy: Maximum number of characters in a run.
+        """
+        tokenizer = self.trained.tokenizer
+        token_texts = tokenizer.token_texts(eos=b"" if self.trained.writes_records else None)
+        before = b"".join(token_texts[token] for token in self.prompt_ids)
+        return CopyLimit(index, token_texts, max_copy, before=before)
 
     def _banned_text(self, prompt: list[int], batch: int) -> Sequence[Constraint]:
         earlier = [] if self.state is None else self.state.ids
@@ -110,8 +140,13 @@ class Plan:
         )
 
 
-def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
+def make_plan(trained: TrainedModel, options: SampleOptions, prompt: Prompt | None = None) -> Plan:
     """Return what the texts of one call have in common.
+
+    Args:
+        trained: Model that writes.
+        options: Options of the call.
+        prompt: Prompt to use instead of that of the options.
 
     Raises:
         UnsupportedOptionError: An option does not suit the model.
@@ -130,7 +165,9 @@ def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
         max_copy=constraints.max_copy is not None,
     )
     allow_unknown = options.allow_unknown
-    prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
+    if prompt is None:
+        prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
+    _refuse_unknown_ids(trained, options.filters)
     refuse_unwritable(trained, options.stop, constraints.ban, allow_unknown=allow_unknown)
     automaton = None
     if constraints.matching is not None:
@@ -149,6 +186,15 @@ def make_plan(trained: TrainedModel, options: SampleOptions) -> Plan:
         state=_initial_state(trained, options),
         automaton=automaton,
     )
+
+
+def _refuse_unknown_ids(trained: TrainedModel, filters: Filters) -> None:
+    size = trained.tokenizer.vocabulary_size
+    for token, _ in filters.logit_bias:
+        if token >= size:
+            raise UnsupportedOptionError(
+                "logit_bias", f"must name ids below {size}, the number of tokens", value=token
+            )
 
 
 def refuse_if_backward(trained: TrainedModel, **given: bool) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,43 @@ def atomic_write(
         if temporary is not None:
             with suppress(OSError):  # The error above already says why nothing can be written.
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_output(target: Path, *, error_type: type[CharlmError], remedy: str) -> Iterator[Path]:
+    """Let a block write a file or a folder beside `target`, and rename it once it is complete.
+
+    If the block raises, nothing is left, and `target` stays as it was.
+
+    Args:
+        target: The file or folder to write; missing parent folders are created. A file is
+            replaced, a folder must be empty.
+        error_type: Class of the error raised if it cannot be written.
+        remedy: What the user can do then.
+
+    Yields:
+        Path that the block writes a file or a folder to; its name is that of the target.
+
+    Raises:
+        CharlmError: The place is not writable, or the disk is full.
+    """
+    workplace: Path | None = None
+    try:
+        make_folder(target.parent)
+        workplace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        written = workplace / target.name
+        yield written
+        for path in [written, *written.rglob("*")]:
+            _sync(path)
+        if target.is_dir():
+            target.rmdir()  # It is empty; Windows does not rename a folder to one that exists.
+        written.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _write_error(target, error, error_type, remedy) from None
+    finally:
+        if workplace is not None:
+            shutil.rmtree(workplace, ignore_errors=True)
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -134,6 +172,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    if path.is_dir():
+        _sync_folder(path)
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _write_error(

@@ -9,10 +9,12 @@ from conftest import small_config, train_all
 
 from charlm.errors import DivergenceError
 from charlm.runs.metrics import flat_metrics, read_metrics
+from charlm.runs.warm_start import open_ancestor
 
 PAGE = Path(__file__).parents[2] / "docs" / "train.md"
 RUNS = {
     "stream": ["training.clipnorm=1"],
+    "from": [],  # It starts from the weights of `stream`.
     "both": ["corpus.mode=records", "model.direction=both", "model.num_layers=2"],
     "adapted": ["model.tied=true", "training.averaging=exponential"],
     "mixture": ["model.mixture=2"],
@@ -36,10 +38,14 @@ def documented() -> set[str]:
 def written(text_file, tmp_path_factory) -> set[str]:
     """Return the names that trainings of several kinds write."""
     names: set[str] = set()
+    ancestor = None
     for name, overrides in RUNS.items():
         folder = tmp_path_factory.mktemp("metrics") / name
         with suppress(DivergenceError):
-            train_all(small_config(text_file, *overrides, "training.steps=4"), folder)
+            config = small_config(text_file, *overrides, "training.steps=4")
+            train_all(config, folder, ancestor if name == "from" else None)
+        if name == "stream":
+            ancestor = open_ancestor(folder)
         for line in read_metrics(folder):
             names |= set(flat_metrics(line))
     return names

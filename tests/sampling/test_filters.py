@@ -207,6 +207,9 @@ def test_every_row_has_its_own_history():
 
 def test_the_order_of_filters_is_the_documented_one():
     assert list(FILTER_ORDER) == [
+        "logit_bias",
+        "presence_penalty",
+        "frequency_penalty",
         "repetition_penalty",
         "no_repeat_ngram",
         "temperature",
@@ -238,6 +241,9 @@ NEUTRAL = {
     "typical": 1,
     "epsilon": 0,
     "eta": 0,
+    "logit_bias": (),
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
     "repetition_penalty": 1,
     "no_repeat_ngram": None,
     "top_k": None,

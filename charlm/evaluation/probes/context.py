@@ -16,6 +16,7 @@ import torch
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import reverse
 from charlm.errors import CharlmError, CorpusError, OptionError
+from charlm.evaluation.probes.gradients import tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
@@ -74,6 +75,7 @@ def measure_context(
     split: "Part" = "valid",
     contexts: Sequence[int] = CONTEXTS,
     targets: int = TARGETS,
+    at: Sequence[str] = (),
 ) -> Context:
     """Measure the loss of a model as a function of the number of tokens that it has read.
 
@@ -84,18 +86,25 @@ def measure_context(
         split: Part of the run's own corpus to read, if neither of the two is given.
         contexts: Numbers of context tokens; those longer than the text allows are left out.
         targets: Number of targets, at places that are evenly spaced over the text.
+        at: Predict only these tokens, such as `was`; none means all tokens.
 
     Raises:
-        CharlmError: The text cannot be read or is too short, or the model reads records or in both
-            directions.
+        CharlmError: The text cannot be read, is too short or has no such token, or the model reads
+            records or in both directions.
     """
     _require_one_long_text(trained)
+    named, names = tokens_named(trained, at)
     tokens, name = text_to_score(trained, text, paths, split)
     ids = reverse(tokens.ids, mode="stream") if not trained.is_forward else tokens.ids
     context = measure_losses(
-        trained.model, ids, contexts=contexts, targets=targets, device=trained.device
+        trained.model, ids, contexts=contexts, targets=targets, named=named, device=trained.device
     )
-    settings = {"text": name, "state": "initial before each context", "precision": "fp32"}
+    settings = {
+        "text": name,
+        "at": names,
+        "state": "initial before each context",
+        "precision": "fp32",
+    }
     return replace(context, settings=provenance(trained) | settings | context.settings)
 
 
@@ -107,6 +116,7 @@ def measure_losses(
     contexts: Sequence[int],
     targets: int,
     device: torch.device,
+    named: Sequence[int] = (),
 ) -> Context:
     """Measure the loss of the same targets from contexts of each length.
 
@@ -116,10 +126,11 @@ def measure_losses(
         contexts: Numbers of context tokens; those longer than the text allows are left out.
         targets: Number of targets.
         device: Device of the model.
+        named: Ids of the tokens that are predicted; none predicts all.
 
     Raises:
         OptionError: A number is too small.
-        CorpusError: The text has fewer than four tokens.
+        CorpusError: The text has fewer than four tokens, or no such token.
     """
     if min(contexts, default=0) < 1:
         raise OptionError("contexts", "must be numbers of at least 1", value=list(contexts))
@@ -131,7 +142,10 @@ def measure_losses(
             f"the text has {len(ids)} tokens, too few for a context of {min(contexts)}; give a "
             "longer text"
         )
-    places = _choose_places(len(ids), longest=lengths[-1], targets=targets)
+    if named:
+        places = _places_of(named, ids, longest=lengths[-1], targets=targets)
+    else:
+        places = _choose_places(len(ids), longest=lengths[-1], targets=targets)
     losses = [_losses(model, ids, places, length, device) for length in lengths]
     return Context(
         contexts=list(_rows(lengths, losses)),
@@ -157,6 +171,18 @@ def _choose_places(num_tokens: int, *, longest: int, targets: int) -> Integers:
     size = min(_PLACE, targets, max(1, num_tokens - longest))
     firsts = np.linspace(longest, num_tokens - size, max(1, targets // size))
     return np.unique(firsts.round().astype(np.int64))[:, None] + np.arange(size)
+
+
+def _places_of(named: Sequence[int], ids: Ids, *, longest: int, targets: int) -> Integers:
+    """Return positions of named tokens, (places, 1), evenly spaced among all of them."""
+    found = np.flatnonzero(np.isin(ids[longest:], named)) + longest
+    if len(found) == 0:
+        raise CorpusError(
+            f"the text has no such token after its first {longest} tokens; name other tokens, or "
+            "give a longer text"
+        )
+    chosen = np.linspace(0, len(found) - 1, min(targets, len(found))).round().astype(np.int64)
+    return found[chosen][:, None]
 
 
 def _losses(

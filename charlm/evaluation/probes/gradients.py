@@ -184,10 +184,9 @@ def measure_gradients(
     Raises:
         CharlmError: The text cannot be read, is too short for a window, or has no such token.
     """
-    words = [at] if isinstance(at, str) else at
-    targets = [token for word in words for token in _tokens_named(trained, word)]
+    targets, named = tokens_named(trained, at)
     tokens, name = text_to_score(trained, text, paths, split)
-    facts = provenance(trained) | {"text": name, "at": ", ".join(words) or "all tokens"}
+    facts = provenance(trained) | {"text": name, "at": named}
     if untrained:
         facts |= {"checkpoint": "untrained", "step": 0}
     gradients = measure_gradient_norms(
@@ -202,8 +201,23 @@ def measure_gradients(
     return replace(gradients, settings=facts | gradients.settings)
 
 
-def _tokens_named(trained: TrainedModel, word: str) -> list[int]:
-    """Return the ids of a token, with and without blanks around it."""
+def tokens_named(trained: TrainedModel, names: Sequence[str]) -> tuple[list[int], str]:
+    """Return the ids of tokens, with and without blanks around them, and the names as a text.
+
+    Args:
+        trained: The model.
+        names: Texts of tokens, or one of them; none means all tokens, without ids.
+
+    Raises:
+        OptionError: The model has no such token.
+    """
+    words = [names] if isinstance(names, str) else names
+    return [id_ for word in words for id_ in _ids_of(trained, word)], ", ".join(
+        words
+    ) or "all tokens"
+
+
+def _ids_of(trained: TrainedModel, word: str) -> list[int]:
     text = word.encode()
     names = enumerate(trained.tokenizer.token_bytes)
     ids = [token for token, name in names if text in (name, name.strip())]

@@ -147,6 +147,35 @@ def most_probable(log_p: Floats, labels: Sequence[str], count: int) -> list[Alte
     return [Alternative(labels[token], math.exp(log_p[token])) for token in order]
 
 
+def describe_token(
+    token: int, text: str, log_p: Floats, labels: Sequence[str], *, alternatives: int = ALTERNATIVES
+) -> PassageToken:
+    """Return the prediction of one token.
+
+    Args:
+        token: Id of the token.
+        text: Text that it adds to the passage.
+        log_p: Log-probability of every id in its place, (vocabulary,).
+        labels: Text of each id, as `token_labels` returns it.
+        alternatives: Number of most probable tokens to list.
+    """
+    return PassageToken(
+        token=token,
+        text=text,
+        label=labels[token],
+        probability=math.exp(log_p[token]),
+        surprisal_bits=-float(log_p[token]) / math.log(2),
+        rank=int((log_p >= log_p[token]).sum()),
+        entropy_bits=entropy_bits(log_p),
+        alternatives=most_probable(log_p, labels, alternatives) if alternatives else [],
+    )
+
+
+def entropy_bits(log_p: Floats) -> float:
+    """Return the entropy of a distribution whose log-probabilities are finite, (vocabulary,)."""
+    return -float((np.exp(log_p) * log_p).sum()) / math.log(2)
+
+
 def _describe(
     ids: Ids, log_p: Floats, tokenizer: Tokenizer, *, records: bool
 ) -> list[PassageToken]:
@@ -155,16 +184,6 @@ def _describe(
     described = []
     for token, row in zip(ids.tolist(), log_p, strict=True):
         text = decoder.feed(token)
-        described.append(
-            PassageToken(
-                token=token,
-                text="\n" if records and token == EOS else text,
-                label=labels[token],
-                probability=math.exp(row[token]),
-                surprisal_bits=-row[token] / math.log(2),
-                rank=int((row >= row[token]).sum()),
-                entropy_bits=-float((np.exp(row) * row).sum()) / math.log(2),
-                alternatives=most_probable(row, labels, ALTERNATIVES),
-            )
-        )
+        shown = "\n" if records and token == EOS else text
+        described.append(describe_token(token, shown, row, labels))
     return described

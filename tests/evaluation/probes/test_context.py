@@ -1,10 +1,13 @@
 """Context length: texts with known answers, and agreement with a model that reads one target."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from charlm.api import load
+from charlm.cli.main import run as charlm
 from charlm.config.schema import Model
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.context import measure_context, measure_losses
@@ -89,12 +92,45 @@ def test_a_short_text_leaves_out_long_contexts():
     assert [row.context for row in measured.contexts] == [5, 25]
 
 
+def test_the_loss_of_named_tokens_is_that_of_the_same_positions():
+    model, ids = make_model(), random_ids(300)
+    (row,) = measure_losses(
+        model, ids, contexts=[7], targets=1000, named=[3, 5], device=CPU
+    ).contexts
+    expected = []
+    for position in np.flatnonzero(np.isin(ids, [3, 5])).tolist():
+        if position >= 7:
+            tokens = torch.from_numpy(ids[position - 7 : position + 1].astype(np.int64))[:, None]
+            with torch.no_grad():
+                logits, _ = model(tokens[:-1])
+            expected.append(-float(logits[-1, 0].log_softmax(dim=-1)[tokens[-1, 0]]))
+    assert row.loss_nats == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_fewer_named_tokens_than_there_are_are_spread_over_the_text():
+    measured = measure_losses(
+        make_model(), random_ids(3000), contexts=[1], targets=9, named=[3], device=CPU
+    )
+    assert measured.settings == {"targets": 9, "places": 9}
+
+
+def test_the_command_measures_named_tokens(trained, capfd):
+    arguments = ["eval", "context", str(trained), "--targets", "20", "--at", "o"]
+    assert charlm([*arguments, "--json"]) == 0
+    settings = json.loads(capfd.readouterr().out)["settings"]
+    assert (settings["at"], settings["targets"]) == ("o", 20)
+    assert charlm([*arguments, "--at", "ab"]) == 2
+    assert "--at: must be a token of the model" in capfd.readouterr().err
+
+
 def test_what_cannot_be_measured_is_refused(trained, trained_records):
     for options, error in (
         ({"contexts": (0, 5)}, OptionError),
         ({"contexts": ()}, OptionError),
         ({"targets": 0}, OptionError),
         ({"text": "a"}, CorpusError),
+        ({"text": "The cat sat on the mat.", "at": "w"}, CorpusError),
+        ({"at": "ab"}, OptionError),
     ):
         with pytest.raises(error):
             measure_context(load(trained).trained, **options)

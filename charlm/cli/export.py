@@ -1,0 +1,100 @@
+"""`charlm export`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli.options import Folder, Json, NamedRun, Which, as_path, choose_run
+from charlm.cli.terminal import emit_result
+from charlm.errors import OptionError
+from charlm.export.targets import Precision, TargetName
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.export.exporting import Export
+
+
+def export(
+    run: Folder = None,
+    to: Annotated[TargetName | None, typer.Option(help="What to write.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            parser=as_path,
+            help="File to write (html, onnx), or new folder (torch, transformers).",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Precision of the weights: html int8, fp16 or fp32; onnx fp32 or int8; else fp32. "
+            "[the first]",
+            show_default=False,
+        ),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="html: write only the engine, a JavaScript module.")
+    ] = False,
+    new_only: Annotated[
+        bool,
+        typer.Option(
+            "--new-only",
+            help="html, records: the page can leave out records of the training part. The file "
+            "then reveals whether a text is one of them.",
+        ),
+    ] = False,
+    text_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=as_path,
+            help="Text to verify the export with. [the validation text of the run]",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    as_json: Json = False,
+) -> None:
+    """Write a model for another program: one HTML page, onnxruntime, torch or transformers.
+
+    The program itself computes the probabilities of a text from what was written. charlm prints the
+    differences from its own, and writes nothing if they are too large.
+
+    Try: charlm export --to html --out model.html
+    """
+    from charlm.api import load
+    from charlm.evaluation.text_files import read_text_file
+    from charlm.export.exporting import export_run
+
+    if to is None or out is None:
+        raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
+    if int8 and precision is not None:
+        raise OptionError("int8", "cannot be combined with {}", others=["precision"])
+    text = None if text_file is None else read_text_file(text_file, remedy="correct the path")
+    result = export_run(
+        load(choose_run(run, named_run), which=which, device="cpu"),
+        to,
+        out,
+        precision="int8" if int8 else precision,
+        embed=embed,
+        new_only=new_only,
+        text=text,
+        force=force,
+    )
+    emit_result(result.to_json(), _lines(result), as_json=as_json)
+
+
+def _lines(result: "Export") -> Iterator[str]:
+    found = result.verification
+    yield f"{result.path}: {result.bytes:,} bytes, {result.precision}"
+    logits = f"largest difference of a logit {found.largest_logit_difference:.1e}"
+    if found.logit_bound is not None:
+        logits += f" (limit {found.logit_bound:.1e})"
+    yield (
+        f"compared with charlm on {found.tokens:,} tokens of {found.passage}, by {found.runtime}: "
+        f"{logits}, {found.nats_difference:+.1e} nats per token (limit {found.nats_bound:g})"
+    )

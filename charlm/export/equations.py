@@ -1,0 +1,436 @@
+"""The cells as source code of torch: what an exported module contains instead of charlm.
+
+Each source is one class with the equations of one recurrence and nothing else. Its parameters have
+the names of torch's layer where torch has the recurrence, else those of `charlm.model.cells`.
+"""
+
+from collections.abc import Iterator
+from textwrap import indent
+from typing import NamedTuple
+
+from charlm.config.schema import Cell as CellSection
+
+_BAG = '''
+class Bag(nn.Module):
+    """A bag of words written as a recurrence (Goldberg 2017, ch. 14): s <- s + x.
+
+    The state is as wide as the input, and there are no weights.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+
+    def step(self, x: Tensor, state: State) -> State:
+        (total,) = state
+        return (total + x,)
+'''
+
+_ELMAN = '''
+class Elman(nn.RNN):
+    """The simple recurrent network of Elman 1990, with the parameters of torch.nn.RNN.
+
+    h <- {name}(W_ih x + b_ih + W_hh h + b_hh)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, nonlinearity="{name}")
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        sums = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        sums = sums + F.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)
+        return (torch.{name}(sums),)
+'''
+
+_SIGMOID_ELMAN = '''
+class Elman(nn.Module):
+    """The simple recurrent network of Elman 1990 with the logistic function.
+
+    h <- sigmoid(W_ih x + b + W_hh h)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, hidden_size)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        return (torch.sigmoid(self.input(x) + self.recurrent(hidden)),)
+'''
+
+_GRU = '''
+class GRU(nn.GRU):
+    """The GRU of Cho et al. 2014 (arXiv:1406.1078v1), with the parameters of torch.nn.GRU.
+
+    r, u = sigmoid(W_ih x + b_ih + W_hh h + b_hh)
+    c = tanh(W_ic x + b_ic + r * (W_hc h + b_hc))
+    h <- (1 - u) * c + u * h
+    """
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        from_input = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        from_hidden = F.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)
+        reset_x, update_x, candidate_x = from_input.chunk(3, dim=-1)
+        reset_h, update_h, candidate_h = from_hidden.chunk(3, dim=-1)
+        reset = torch.sigmoid(reset_x + reset_h)
+        update = torch.sigmoid(update_x + update_h)
+        candidate = torch.tanh(candidate_x + reset * candidate_h)
+        return (candidate + update * (hidden - candidate),)
+'''
+
+_RESET_BEFORE_GRU = '''
+class GRU(nn.Module):
+    """The GRU of Cho et al. 2014 (arXiv:1406.1078v3), section 2.3.
+
+    r, u = sigmoid(W [h, x] + b)
+    c = tanh(W_c [r * h, x] + b_c)
+    h <- (1 - u) * c + u * h
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 3 * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.candidate = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        reset_x, update_x, candidate_x = self.input(x).chunk(3, dim=-1)
+        reset_h, update_h = self.recurrent(hidden).chunk(2, dim=-1)
+        reset = torch.sigmoid(reset_x + reset_h)
+        update = torch.sigmoid(update_x + update_h)
+        candidate = torch.tanh(candidate_x + self.candidate(reset * hidden))
+        return (candidate + update * (hidden - candidate),)
+'''
+
+_RESET_FREE_GRU = '''
+class GRU(nn.Module):
+    """The simplified GRU of textbooks, without a reset gate.
+
+    u = sigmoid(W [h, x] + b)
+    c = tanh(W_c [h, x] + b_c)
+    h <- (1 - u) * c + u * h
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 2 * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        update, candidate = (self.input(x) + self.recurrent(hidden)).chunk(2, dim=-1)
+        update, candidate = torch.sigmoid(update), torch.tanh(candidate)
+        return (candidate + update * (hidden - candidate),)
+'''
+
+_LSTM = '''
+class LSTM(nn.LSTM):
+    """The LSTM of Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000.
+
+    i, f, o = sigmoid(W_ih x + b_ih + W_hh h + b_hh)
+    g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+    c <- f * c + i * g
+    h <- o * tanh(c)
+
+    Names of the parameters and order of the gates (i, f, g, o) are those of torch.nn.LSTM.
+    """
+
+    def step(self, x: Tensor, state: State) -> State:
+        hidden, memory = state
+        sums = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        sums = sums + F.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)
+        input_gate, forget_gate, candidate, output_gate = sums.chunk(4, dim=-1)
+        memory = torch.sigmoid(forget_gate) * memory + torch.sigmoid(input_gate) * torch.tanh(
+            candidate
+        )
+        return torch.sigmoid(output_gate) * torch.tanh(memory), memory
+'''
+
+_NESTED_LSTM = '''
+class NestedLSTM(nn.Module):
+    """The Nested LSTM of Moniz and Krueger 2018 (arXiv:1801.10308): {depth} levels.
+
+    i, f, o = sigmoid(W [h, x] + b)
+    z = W_z [h, x] + b_z
+    c <- inner LSTM with the input i * z and the hidden state f * c
+    h <- o * tanh(c)
+
+    The innermost level is an LSTM: c <- f * c + i * tanh(z).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 4 * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
+        levels = range({inner})
+        self.inner = nn.ModuleList(nn.Linear(2 * hidden_size, 4 * hidden_size) for _ in levels)
+
+    def step(self, x: Tensor, state: State) -> State:
+        hidden, *memories = state
+        return self.step_level(0, self.input(x) + self.recurrent(hidden), memories)
+
+    def step_level(self, level: int, sums: Tensor, memories: list[Tensor]) -> State:
+        input_gate, forget_gate, output_gate, candidate = sums.chunk(4, dim=-1)
+        input_gate, forget_gate = torch.sigmoid(input_gate), torch.sigmoid(forget_gate)
+        memory, *inner_memories = memories
+        if inner_memories:
+            inner_input = torch.cat([input_gate * candidate, forget_gate * memory], dim=-1)
+            inner_sums = self.inner[level](inner_input)
+            memory, *inner_memories = self.step_level(level + 1, inner_sums, inner_memories)
+        else:
+            memory = forget_gate * memory + input_gate * torch.tanh(candidate)
+        return torch.sigmoid(output_gate) * torch.tanh(memory), memory, *inner_memories
+'''
+
+_MOGRIFIER_LSTM = '''
+class MogrifierLSTM(nn.Module):
+    """The Mogrifier LSTM of Melis et al. 2020 (arXiv:1909.01792).
+
+    In turn x <- 2 sigmoid(Q h) * x and h <- 2 sigmoid(R x) * h, {rounds} in all, each with a
+    matrix of its own; then the step of an LSTM.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 4 * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
+        sizes = [(hidden_size, input_size), (input_size, hidden_size)]
+        self.mogrifier = nn.ModuleList(
+            {round} for number in range({rounds})
+        )
+
+    def step(self, x: Tensor, state: State) -> State:
+        hidden, memory = state
+        for number, product in enumerate(self.mogrifier):
+            if number % 2 == 0:
+                x = 2 * torch.sigmoid(product(hidden)) * x
+            else:
+                hidden = 2 * torch.sigmoid(product(x)) * hidden
+        sums = self.input(x) + self.recurrent(hidden)
+        input_gate, forget_gate, candidate, output_gate = sums.chunk(4, dim=-1)
+        memory = torch.sigmoid(forget_gate) * memory + torch.sigmoid(input_gate) * torch.tanh(
+            candidate
+        )
+        return torch.sigmoid(output_gate) * torch.tanh(memory), memory
+'''
+_FULL_ROUND = "nn.Linear(*sizes[number % 2], bias=False)"
+_LOW_RANK_ROUND = """nn.Sequential(
+                nn.Linear(sizes[number % 2][0], {rank}, bias=False),
+                nn.Linear({rank}, sizes[number % 2][1], bias=False),
+            )
+           """
+
+_MIN_GRU = '''
+class MinGRU(nn.Module):
+    """The minGRU of Feng et al. 2024 (arXiv:2410.01201), section 3.1.
+
+    z = sigmoid(W_z x + b_z)
+    h <- (1 - z) * h + z * (W_h x + b_h)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 2 * hidden_size)
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        update, candidate = self.input(x).chunk(2, dim=-1)
+        return (torch.sigmoid(-update) * hidden + torch.sigmoid(update) * candidate,)
+'''
+
+_MIN_LSTM = '''
+class MinLSTM(nn.Module):
+    """The minLSTM of Feng et al. 2024 (arXiv:2410.01201), section 3.2, with normalized gates.
+
+    f, i = sigmoid(W x + b), both divided by f + i
+    h <- f * h + i * (W_h x + b_h)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 3 * hidden_size)
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        forget_gate, input_gate, candidate = self.input(x).chunk(3, dim=-1)
+        # f / (f + i) = sigmoid(log f - log i), which is not 0 / 0 with both gates closed.
+        difference = F.logsigmoid(forget_gate) - F.logsigmoid(input_gate)
+        return (torch.sigmoid(difference) * hidden + torch.sigmoid(-difference) * candidate,)
+'''
+
+
+class CellSource(NamedTuple):
+    """A cell as source code.
+
+    Attributes:
+        name: Name of the class, made with (input_size, hidden_size); `step` maps an input, (batch,
+            input_size), and a state to the next state, whose first tensor is the output.
+        source: The class.
+        num_states: Number of tensors in a state, each (batch, hidden_size).
+    """
+
+    name: str
+    source: str
+    num_states: int
+
+
+def cell_source(section: CellSection) -> CellSource:
+    """Return the source of the cell that a configuration describes."""
+    if section.kind == "elman" and section.activation == "sigmoid":
+        return CellSource("Elman", _SIGMOID_ELMAN, 1)
+    if section.kind == "elman":
+        return CellSource("Elman", _ELMAN.format(name=section.activation), 1)
+    if section.kind == "gru":
+        sources = {"after": _GRU, "before": _RESET_BEFORE_GRU, "none": _RESET_FREE_GRU}
+        return CellSource("GRU", sources[section.reset], 1)
+    if section.kind == "lstm":
+        return _lstm(section)
+    if section.kind == "nested_lstm":
+        source = _NESTED_LSTM.format(depth=section.depth, inner=section.depth - 1)
+        return CellSource("NestedLSTM", source, 1 + section.depth)
+    if section.kind == "mogrifier_lstm":
+        return CellSource("MogrifierLSTM", _mogrifier(section), 2)
+    name, source = {
+        "bag": ("Bag", _BAG),
+        "min_gru": ("MinGRU", _MIN_GRU),
+        "min_lstm": ("MinLSTM", _MIN_LSTM),
+    }[section.kind]
+    return CellSource(name, source, 1)
+
+
+def _mogrifier(section: CellSection) -> str:
+    product = _FULL_ROUND if section.rank is None else _LOW_RANK_ROUND.format(rank=section.rank)
+    return _MOGRIFIER_LSTM.replace("{rounds}", str(section.rounds)).replace("{round}", product)
+
+
+def _lstm(section: CellSection) -> CellSource:
+    """Return the LSTM of torch, or the variant with the options of a configuration."""
+    if not (
+        section.peepholes
+        or section.without
+        or section.coupled
+        or section.capped
+        or section.full_gate_recurrence
+    ):
+        return CellSource("LSTM", _LSTM, 2)
+    gates = _Gates(section)
+    source = "\n".join(
+        [
+            "\nclass LSTM(nn.Module):",
+            indent("\n".join(gates.docstring()), "    "),
+            "",
+            "    def __init__(self, input_size: int, hidden_size: int) -> None:",
+            indent("\n".join(gates.constructor()), "        "),
+            "",
+            "    def step(self, x: Tensor, state: State) -> State:",
+            indent("\n".join(gates.step()), "        "),
+            "",
+        ]
+    )
+    num_states = 2 + (len(gates.names) if section.full_gate_recurrence else 0)
+    return CellSource("LSTM", source, num_states)
+
+
+class _Gates:
+    """Lines of source for the options of an LSTM, as in `charlm.model.cells.lstm.LSTMVariant`.
+
+    Attributes:
+        names: Names of the gates that have weights, in the order of their blocks.
+    """
+
+    def __init__(self, section: CellSection) -> None:
+        missing = {*section.without, *(["forget_gate"] if section.coupled else [])}
+        self.names = [
+            name for name in ("input", "forget", "output") if f"{name}_gate" not in missing
+        ]
+        self._section = section
+
+    def docstring(self) -> Iterator[str]:
+        """Yield the equations."""
+        section = self._section
+        yield '"""An LSTM with options of Gers and Schmidhuber 2000 and Greff et al. 2015.'
+        yield ""
+        for name in self.names:
+            peephole = f" + P_{name[0]} c" if name in section.peepholes else ""
+            gates = " + R [i, f, o of the token before]" if section.full_gate_recurrence else ""
+            new = ", with the new c" if name == "output" and peephole else ""
+            yield f"{name[0]} = sigmoid(W [h, x]{peephole}{gates} + b){new}"
+        if section.coupled:
+            yield "f = 1 - i"
+        if section.capped:
+            yield "i <- min(i, 1 - f)"
+        forget, kept = ("f * ", "i * ") if self._has("forget") else ("", "i * ")
+        kept = kept if "input" in self.names else ""
+        candidate = self._activated("input", "W_g [h, x] + b_g")
+        yield f"c <- {forget}c + {kept}{candidate}"
+        output = "o * " if "output" in self.names else ""
+        yield f"h <- {output}{self._activated('output', 'c').replace('torch.', '')}"
+        yield '"""'
+
+    def constructor(self) -> Iterator[str]:
+        """Yield the lines that create the weights."""
+        section, count = self._section, len(self.names)
+        blocks = f"{count + 1} * " if count else ""
+        yield "super().__init__()"
+        yield f"self.input = nn.Linear(input_size, {blocks}hidden_size)"
+        yield f"self.recurrent = nn.Linear(hidden_size, {blocks}hidden_size, bias=False)"
+        for name in self.names:
+            if name in section.peepholes:
+                yield f"self.peephole_{name} = {self._peephole()}"
+        if section.full_gate_recurrence:
+            units = f"{count} * hidden_size" if count > 1 else "hidden_size"
+            yield f"self.gate_recurrence = nn.Linear({units}, {units}, bias=False)"
+
+    def step(self) -> Iterator[str]:
+        """Yield the lines of the step."""
+        section = self._section
+        sums = [f"{name}_gate" for name in self.names]
+        before = "*gates_before" if section.full_gate_recurrence else ""
+        yield f"hidden, memory{', ' if before else ''}{before} = state"
+        yield "sums = self.input(x) + self.recurrent(hidden)"
+        if section.full_gate_recurrence:
+            yield "gates = self.gate_recurrence(torch.cat(gates_before, dim=-1))"
+            yield "sums = sums + F.pad(gates, (0, hidden.shape[-1]))  # Not of the candidate."
+        if sums:
+            yield f"{', '.join([*sums, 'candidate'])} = sums.chunk({len(sums) + 1}, dim=-1)"
+        else:
+            yield "candidate = sums"
+        for name in ("input", "forget"):
+            if name in self.names:
+                yield self._gate(name)
+        if section.coupled:
+            yield "forget_gate = 1 - input_gate"
+        if section.capped:
+            yield "input_gate = torch.minimum(input_gate, 1 - forget_gate)"
+        forget = "forget_gate * " if self._has("forget") else ""
+        kept = "input_gate * " if "input" in self.names else ""
+        candidate = self._activated("input", "candidate")
+        yield f"memory = {forget}memory + {kept}{candidate}"
+        if "output" in self.names:
+            yield self._gate("output")
+        output = "output_gate * " if "output" in self.names else ""
+        yield f"hidden = {output}{self._activated('output', 'memory')}"
+        after = sums if section.full_gate_recurrence else []
+        yield f"return {', '.join(['hidden', 'memory', *after])}"
+
+    def _has(self, name: str) -> bool:
+        return name in self.names or (name == "forget" and self._section.coupled)
+
+    def _peephole(self) -> str:
+        if self._section.peephole_weights == "full":
+            return "nn.Linear(hidden_size, hidden_size, bias=False)"
+        return "nn.Parameter(torch.zeros(hidden_size))"
+
+    def _gate(self, name: str) -> str:
+        is_full = self._section.peephole_weights == "full"
+        product = f"self.peephole_{name}(memory)" if is_full else f"self.peephole_{name} * memory"
+        peephole = f" + {product}" if name in self._section.peepholes else ""
+        return f"{name}_gate = torch.sigmoid({name}_gate{peephole})"
+
+    def _activated(self, place: str, value: str) -> str:
+        """Return tanh of a value, or the value where the activation is left out."""
+        is_left_out = f"{place}_activation" in self._section.without
+        return value if is_left_out else f"torch.tanh({value})"

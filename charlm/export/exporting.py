@@ -1,0 +1,191 @@
+"""Export a run: check, write beside the target, verify with the target's own runtime, rename."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from charlm.api import Run
+from charlm.config.schema import CELL_KINDS
+from charlm.errors import CharlmError
+from charlm.export.options import ExportOptions
+from charlm.export.targets import Precision, TargetName
+from charlm.export.verification import (
+    Computed,
+    Passage,
+    Verification,
+    choose_passage,
+    compare_logits,
+    compute_logits,
+)
+from charlm.storage.atomic import atomic_output
+from charlm.storage.results import Result
+from charlm.trained_model import TrainedModel
+from charlm.version import install_hint
+
+
+class Exporter(NamedTuple):
+    """The two functions of a target.
+
+    Attributes:
+        write: Writes a trained model to a path, which does not exist: a file, or a folder that the
+            function creates. It raises CharlmError if it cannot represent the model.
+        compute: Computes logits on a passage by the runtime of the target, from what `write` wrote
+            alone, and with fresh code: nothing of charlm's model is used.
+    """
+
+    write: Callable[[TrainedModel, ExportOptions, Path], None]
+    compute: Callable[[Path, Passage, ExportOptions], Computed]
+
+
+@dataclass(frozen=True)
+class Export(Result):
+    """What was exported.
+
+    Attributes:
+        run: Run folder.
+        checkpoint: Checkpoint, `best` or `last`.
+        to: Name of the target.
+        path: The file or folder.
+        precision: Precision of the weights.
+        bytes: Size of all files together.
+        verification: Differences from charlm.
+    """
+
+    run: str
+    checkpoint: str
+    to: TargetName
+    path: str
+    precision: Precision
+    bytes: int
+    verification: Verification
+
+
+def export_run(run: Run, to: TargetName, out: str | Path, **options: Any) -> Export:
+    """Export a run, verified with the runtime of the target; see `charlm export`.
+
+    Args:
+        run: The run.
+        to: `html`, `onnx`, `torch` or `transformers`.
+        out: File or folder to write.
+        options: Other fields of `ExportOptions`.
+
+    Returns:
+        What was written, and how far its logits are from those of charlm.
+
+    Raises:
+        CharlmError: The target cannot represent the model, something is not installed, the output
+            exists or cannot be written, or the export differs from charlm. Nothing is written.
+    """
+    return export(run.trained, ExportOptions(to, Path(out), **options))
+
+
+def export(trained: TrainedModel, options: ExportOptions) -> Export:
+    """Export a trained model; see `export_run`."""
+    options = options.resolved
+    _check_representable(trained, options)
+    _check_installed(options)
+    check_output(options.out, is_folder=options.target.is_folder, force=options.force)
+    exporter = _EXPORTERS[options.to]()
+    passage = choose_passage(trained, options.text)
+    expected = compute_logits(trained, passage)
+    remedy = "name another place with --out"
+    with atomic_output(options.out, error_type=CharlmError, remedy=remedy) as path:
+        exporter.write(trained, options, path)
+        computed = exporter.compute(path, passage, options)
+        precision = options.precision or options.target.precisions[0]
+        verification = compare_logits(expected, computed, passage, precision)
+        size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+    return Export(
+        run=str(trained.folder),
+        checkpoint=trained.origin.which,
+        to=options.to,
+        path=str(options.out),
+        precision=precision,
+        bytes=size,
+        verification=verification,
+    )
+
+
+def check_output(out: Path, *, is_folder: bool, force: bool) -> None:
+    """Raise CharlmError if a file or folder cannot be written without losing something.
+
+    A file is replaced only with `force`; a folder must be empty.
+    """
+    if is_folder:
+        if out.exists() and not out.is_dir():
+            raise CharlmError(f"{out}: is a file; name a folder with --out")
+        if out.is_dir() and any(out.iterdir()):
+            raise CharlmError(f"{out}: the folder is not empty; name another one with --out")
+        return
+    if out.is_dir():
+        raise CharlmError(f"{out}: is a folder; name a file with --out")
+    if out.exists() and not force:
+        raise CharlmError(
+            f"{out}: the file exists; name another one with --out, or overwrite it with --force"
+        )
+
+
+def _check_representable(trained: TrainedModel, options: ExportOptions) -> None:
+    """Raise CharlmError if the target cannot represent the model."""
+    section = trained.config.model
+    if section.direction not in options.target.directions:
+        known = " or ".join(options.target.directions)
+        raise CharlmError(
+            f"{trained.folder}: the model reads {_direction(section.direction)}, which "
+            f"{options.to} cannot represent, only {known}; train it with model.direction="
+            f"{options.target.directions[0]}"
+        )
+    if section.cell.kind not in CELL_KINDS:
+        raise CharlmError(
+            f"{trained.folder}: the cell {section.cell.kind} is not one of charlm, so no target "
+            "has its equations; export a run of another cell"
+        )
+
+
+def _direction(direction: str) -> str:
+    return "in both directions" if direction == "both" else direction
+
+
+def _check_installed(options: ExportOptions) -> None:
+    """Raise CharlmError if a module that the target needs is not installed."""
+    target = options.target
+    missing = [module for module in target.modules if find_spec(module) is None]
+    if missing and target.extra is not None:
+        raise CharlmError(
+            f"export to {options.to}: needs {', '.join(missing)}, which is not installed: "
+            f"{install_hint(target.extra)}"
+        )
+
+
+def _html() -> Exporter:
+    from charlm.export import html
+
+    return Exporter(html.write, html.compute)
+
+
+def _onnx() -> Exporter:
+    from charlm.export import onnx
+
+    return Exporter(onnx.write, onnx.compute)
+
+
+def _torch() -> Exporter:
+    from charlm.export import torch
+
+    return Exporter(torch.write, torch.compute)
+
+
+def _transformers() -> Exporter:
+    from charlm.export import transformers
+
+    return Exporter(transformers.write, transformers.compute)
+
+
+_EXPORTERS: dict[TargetName, Callable[[], Exporter]] = {
+    "html": _html,
+    "onnx": _onnx,
+    "torch": _torch,
+    "transformers": _transformers,
+}

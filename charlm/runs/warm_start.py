@@ -1,0 +1,185 @@
+"""Training that starts from the weights of another run, its ancestor (`charlm train --from`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from charlm.config.schema import Config, ResolvedConfig, Section
+from charlm.config.schema import Model as ModelSection
+from charlm.data.corpus import Text
+from charlm.data.growth import grow, relatives
+from charlm.data.tokenizer import UNK, Tokenizer, decode_blocks
+from charlm.errors import ConfigError
+from charlm.model.growth import NewTokens, grown_weights
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.files import Tensors
+from charlm.runs.folder import load_run
+from charlm.runs.verify import check_weights
+from charlm.storage.tensors import tensors_checksum
+
+Vocabulary = Literal["grow", "keep"]
+# Settings of the network that may differ from the ancestor's: its weights do not depend on them.
+_FREE_MODEL_FIELDS = {
+    "word_dropout",
+    "embedding_dropout",
+    "dropout",
+    "output_dropout",
+    "dropout_mask",
+    "weight_dropout",
+}
+_FREE_TOKENIZER_FIELDS = {"eos"}
+_SHOWN_TOKENS = 10
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """The run whose weights a training starts from.
+
+    Attributes:
+        folder: Run folder.
+        config: Its resolved configuration.
+        tokenizer: Its tokenizer.
+        corpus: Facts about its corpus.
+        weights: Its weights, by their names in files.
+        loss_nats: Its validation loss in nats per token; None if it was not measured.
+        vocabulary: `grow`: unknown tokens of the new text are added; `keep`: they are <UNK>.
+    """
+
+    folder: Path
+    config: ResolvedConfig
+    tokenizer: Tokenizer
+    corpus: dict[str, Any]
+    weights: Tensors
+    loss_nats: float | None
+    vocabulary: Vocabulary = "grow"
+
+    def tokenizer_for(self, text: Text) -> Tokenizer:
+        """Return the tokenizer for a new training text."""
+        if self.vocabulary == "keep":
+            return self.tokenizer
+        return grow(self.tokenizer, decode_blocks(text.blocks()))
+
+    def weights_for(
+        self, section: ModelSection, tokenizer: Tokenizer, counts: np.typing.NDArray[np.int64]
+    ) -> Tensors:
+        """Return the weights for a grown tokenizer.
+
+        Args:
+            section: Configuration of the model.
+            tokenizer: Tokenizer from `tokenizer_for`.
+            counts: How often each token occurs in the new training text, (vocabulary,).
+        """
+        num_old = self.tokenizer.vocabulary_size
+        if tokenizer.vocabulary_size == num_old:
+            return self.weights
+        # A token that does not occur counts as one occurrence, so that its logarithm is finite.
+        old_counts = np.maximum(self.corpus["train_token_counts"], 1)
+        new = NewTokens(
+            relatives=relatives(tokenizer, num_old),
+            frequencies=torch.tensor(np.maximum(counts[num_old:], 1) / max(counts.sum(), 1)),
+            old_frequencies=torch.tensor(old_counts / old_counts.sum()),
+        )
+        return grown_weights(self.weights, section, new)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what corpus.json records about the ancestor."""
+        return {
+            "name": self.folder.absolute().name,
+            "weights": tensors_checksum(dict(self.weights)),
+            "loss_nats": self.loss_nats,
+            "mode": self.config.corpus.mode,
+            "corpus": self.config.corpus.model_dump(mode="json"),
+            "fingerprints": self.corpus["fingerprints"],
+        }
+
+
+def open_ancestor(folder: Path, vocabulary: Vocabulary = "grow") -> Ancestor:
+    """Read the run that a training is to start from: its best checkpoint, else its last one.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+    """
+    run = load_run(folder)
+    which = "best" if (folder / "best" / "state.json").is_file() else "last"
+    saved = load_checkpoint(folder / which, only="weights")
+    check_weights(
+        saved.weights, run.config.model, run.tokenizer.vocabulary_size, place=saved.folder
+    )
+    return Ancestor(
+        folder=folder,
+        config=run.config,
+        tokenizer=run.tokenizer,
+        corpus=run.corpus,
+        weights=saved.weights,
+        loss_nats=saved.state["best_loss_nats"] if which == "best" else None,
+        vocabulary=vocabulary,
+    )
+
+
+def inherit(config: Config, ancestor: Ancestor) -> Config:
+    """Return a configuration with the network and the tokenizer of an ancestor.
+
+    Raises:
+        ConfigError: The configuration sets a field to another value than the ancestor has.
+    """
+    old = ancestor.config
+    model = _inherited("model", config.model, old.model, _FREE_MODEL_FIELDS, ancestor.folder)
+    tokenizer = _inherited(
+        "tokenizer", config.tokenizer, old.tokenizer, _FREE_TOKENIZER_FIELDS, ancestor.folder
+    )
+    return config.model_copy(update={"model": model, "tokenizer": tokenizer})
+
+
+def _inherited(name: str, given: Section, old: Section, free: set[str], folder: Path) -> Section:
+    """Return a section of the ancestor with the free fields that were given."""
+    for field in sorted(given.model_fields_set - free):
+        wanted, present = getattr(given, field), getattr(old, field)
+        if wanted != present and _means(name, field, given) != _means(name, field, old):
+            raise ConfigError(
+                f"{name}.{field}: is {_shown(present)} in {folder}, whose weights are used, but "
+                f"{_shown(wanted)} is set; remove the setting, or train without --from"
+            )
+    kept = {field: getattr(given, field) for field in given.model_fields_set & free}
+    return type(old).model_validate(old.model_dump() | kept)
+
+
+def _means(name: str, field: str, section: Section) -> object:
+    """Return the value of a field, sizes of layers in full."""
+    if isinstance(section, ModelSection) and field in ("hidden_size", "num_layers"):
+        return section.hidden_sizes
+    return getattr(section, field)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Section):
+        value = {field: getattr(value, field) for field in value.fields_shown()}
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def growth_line(ancestor: Ancestor, tokenizer: Tokenizer, counts: Any) -> str:
+    """Return a line about the tokens that a new text shares with its ancestor.
+
+    Args:
+        ancestor: The ancestor.
+        tokenizer: The grown tokenizer.
+        counts: How often each token occurs in the new training text, (vocabulary,).
+    """
+    num_old = ancestor.tokenizer.vocabulary_size
+    occurs = np.asarray(counts[:num_old]) > 0
+    occurs[:2] = True  # <EOS> and <UNK> are in every vocabulary.
+    added = tokenizer.token_bytes[num_old:]
+    shown = " ".join(token.decode(errors="backslashreplace") for token in added[:_SHOWN_TOKENS])
+    more = " ..." if len(added) > _SHOWN_TOKENS else ""
+    line = (
+        f"weights of {ancestor.folder}: {occurs.sum():,} tokens kept, {len(added):,} added"
+        + (f" ({shown!r}{more})" if added else "")
+        + f", {(~occurs).sum():,} not in the new text"
+    )
+    unknown = int(counts[UNK])
+    return line + (f"; {unknown:,} tokens of the new text are <UNK>" if unknown else "")

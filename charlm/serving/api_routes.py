@@ -1,0 +1,308 @@
+"""The routes of the API: one function per route, from a request to a response."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Send
+
+from charlm.data.tokenizer import EOS, EOS_TEXT
+from charlm.errors import CharlmError
+from charlm.evaluation.sentences import score_sentences
+from charlm.serving import completions, schemas
+from charlm.serving.errors import ApiError, as_api_error
+from charlm.serving.metrics import Metrics
+from charlm.serving.models import ServedModel, ServedModels
+from charlm.serving.options import ServeOptions
+from charlm.serving.requests import read_body, unless_client_leaves
+from charlm.version import VERSION
+
+Handler = Callable[[Request], Awaitable[Response]]
+_QUICK_TOKENS = 10_000  # A response with more is written as JSON in a thread.
+
+
+class Endpoint(NamedTuple):
+    """A route and its description.
+
+    Attributes:
+        path: Path of the route.
+        method: HTTP method.
+        handler: Function that answers.
+        summary: What the route does, for /openapi.json.
+        response: Model of the response, or None if it is no JSON.
+        request: Model of the body of the request, or None if it has none.
+        examples: Bodies that the route accepts.
+    """
+
+    path: str
+    method: str
+    handler: Handler
+    summary: str
+    response: type[BaseModel] | None
+    request: type[BaseModel] | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API of some runs.
+
+    Attributes:
+        models: The runs.
+        options: Options of the server.
+        metrics: What is counted.
+        threads: Where sentences are scored, so that they do not take all threads.
+    """
+
+    models: ServedModels
+    options: ServeOptions
+    metrics: Metrics
+    threads: Executor
+
+    def endpoints(self) -> list[Endpoint]:
+        """Return the routes, except that of /openapi.json, which describes them."""
+        return [
+            Endpoint("/v1/models", "GET", self.list_models, "List the runs.", schemas.ModelList),
+            Endpoint(
+                "/v1/models/{model}", "GET", self.show_model, "Describe a run.", schemas.ModelInfo
+            ),
+            Endpoint(
+                "/v1/completions",
+                "POST",
+                self.complete,
+                "Write texts that continue prompts, or score prompts.",
+                schemas.Completion,
+                schemas.CompletionRequest,
+                (
+                    {"prompt": "The ", "max_tokens": 20, "temperature": 0.8, "seed": 1},
+                    {"prompt": ["The ", "A "], "n": 2, "stop": ["."], "logprobs": 2},
+                    {"prompt": [2, 3], "max_tokens": 0, "echo": True, "logprobs": 0},
+                    {"prompt": "", "max_tokens": 5, "stream": True},
+                    {"prompt": "The ", "max_tokens": 5, "state": True},
+                ),
+            ),
+            Endpoint(
+                "/v1/score",
+                "POST",
+                self.score,
+                "Return the log-probability of sentences, as `charlm eval sentences` does.",
+                schemas.ScoreResponse,
+                schemas.ScoreRequest,
+                ({"sentences": ["The cat sat.", "The cat sat on."], "explain": True},),
+            ),
+            Endpoint(
+                "/v1/chat/completions",
+                "POST",
+                self.refuse_chat,
+                "Refuse chats: a run continues texts.",
+                schemas.ErrorResponse,
+            ),
+            Endpoint(
+                "/tokenizer_info",
+                "GET",
+                self.describe_tokenizer,
+                "Name the special tokens.",
+                schemas.TokenizerInfo,
+            ),
+            Endpoint(
+                "/tokenize",
+                "POST",
+                self.tokenize,
+                "Return the token ids of a text.",
+                schemas.TokenizeResponse,
+                schemas.TokenizeRequest,
+                ({"prompt": "The "}, {"prompt": "<EOS>"}),
+            ),
+            Endpoint(
+                "/detokenize",
+                "POST",
+                self.detokenize,
+                "Return the text of token ids.",
+                schemas.DetokenizeResponse,
+                schemas.DetokenizeRequest,
+                ({"tokens": [0, 2, 3]},),
+            ),
+            Endpoint("/health", "GET", self.show_health, "Say that it runs.", schemas.Health),
+            Endpoint("/metrics", "GET", self.show_metrics, "Counts for Prometheus.", None),
+        ]
+
+    async def list_models(self, request: Request) -> Response:
+        """Answer /v1/models."""
+        infos = [self._info(model) for model in self.models]
+        return as_json(schemas.ModelList(data=infos))
+
+    async def show_model(self, request: Request) -> Response:
+        """Answer /v1/models/{model}."""
+        return as_json(self._info(self.models.find(request.path_params["model"])))
+
+    async def complete(self, request: Request) -> Response:
+        """Answer /v1/completions."""
+        started = time.perf_counter()
+        asked = await read_body(request, schemas.CompletionRequest)
+        model = self.models.find(asked.model)
+        texts = completions.read_texts(asked, model, max_sequences=self._max_sequences)
+        if asked.stream:
+            return await self._stream(texts, started)
+        completion = await unless_client_leaves(request, completions.complete(texts))
+        self._count(completion)
+        tokens = 0 if completion.usage is None else completion.usage.total_tokens
+        if tokens * (1 + (asked.logprobs or 0)) <= _QUICK_TOKENS:
+            return as_json(completion)
+        return await asyncio.to_thread(as_json, completion)
+
+    async def score(self, request: Request) -> Response:
+        """Answer /v1/score."""
+        asked = await read_body(request, schemas.ScoreRequest)
+        model = self.models.find(asked.model)
+        self._check_length(sum(map(len, asked.sentences)), "sentences")
+        loop = asyncio.get_running_loop()
+        score = partial(score_sentences, model.trained, asked.sentences, explain=asked.explain)
+        result = await loop.run_in_executor(self.threads, score)
+        found = result.to_json()
+        # The path of the folder is not the client's business.
+        found["settings"] |= {"run": model.name}
+        return as_json(schemas.ScoreResponse.model_validate(found))
+
+    async def refuse_chat(self, request: Request) -> Response:
+        """Answer /v1/chat/completions."""
+        raise ApiError(
+            404,
+            "the models of this server continue texts and hold no chats; use /v1/completions with "
+            "a prompt",
+            code="not_found",
+        )
+
+    async def describe_tokenizer(self, request: Request) -> Response:
+        """Answer /tokenizer_info."""
+        return as_json(schemas.TokenizerInfo(eos_token=EOS_TEXT))
+
+    async def tokenize(self, request: Request) -> Response:
+        """Answer /tokenize."""
+        asked = await read_body(request, schemas.TokenizeRequest)
+        model = self.models.find(asked.model)
+        ids = await asyncio.to_thread(completions.read_ids, asked.prompt, model)
+        most = self.options.max_text
+        return as_json(schemas.TokenizeResponse(tokens=ids, count=len(ids), max_model_len=most))
+
+    async def detokenize(self, request: Request) -> Response:
+        """Answer /detokenize."""
+        asked = await read_body(request, schemas.DetokenizeRequest)
+        model = self.models.find(asked.model)
+        size = model.trained.tokenizer.vocabulary_size
+        wrong = next((token for token in asked.tokens if not 0 <= token < size), None)
+        if wrong is not None:
+            message = f"tokens: must be between 0 and {size - 1}, got {wrong!r:.40}"
+            raise ApiError(400, message, param="tokens", code="invalid_value")
+        text = await asyncio.to_thread(_text_of, model, asked.tokens)
+        return as_json(schemas.DetokenizeResponse(prompt=text))
+
+    async def show_health(self, request: Request) -> Response:
+        """Answer /health."""
+        names = [model.name for model in self.models]
+        return as_json(schemas.Health(version=VERSION, models=names))
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Answer /metrics."""
+        return self.metrics.response()
+
+    @property
+    def _max_sequences(self) -> int:
+        return self.options.max_streams + self.options.max_queue
+
+    def _info(self, model: ServedModel) -> schemas.ModelInfo:
+        trained = model.trained
+        return schemas.ModelInfo(
+            id=model.name,
+            created=0,
+            checkpoint=trained.origin.which,
+            step=trained.origin.state["step"],
+            level=trained.tokenizer.section.level,
+            mode=trained.mode,
+            vocabulary_size=trained.tokenizer.vocabulary_size,
+            max_model_len=self.options.max_text,
+            record_separator=trained.record_separator,
+        )
+
+    def _check_length(self, characters: int, param: str) -> None:
+        most = self.options.max_text
+        if characters > most:
+            message = f"{param}: have {characters:,} characters, but at most {most:,} are allowed"
+            raise ApiError(400, message, param=param, code="invalid_value")
+
+    def _count(self, completion: schemas.Completion) -> None:
+        if completion.usage is not None:
+            self.metrics.count_usage(completion.model, completion.usage)
+
+    async def _stream(self, texts: completions.Texts, started: float) -> Response:
+        """Return a stream whose first part is there, so that an error has its own status."""
+        stack = ExitStack()
+        try:
+            submitted = await completions.submit_all(texts, stack)
+            parts = completions.stream(texts, submitted)
+            first = await anext(parts)
+        except BaseException:
+            stack.close()
+            raise
+        self.metrics.count_first_token(texts.model.name, started)
+        return EventStream(self._events(texts, first, parts), stack)
+
+    async def _events(
+        self,
+        texts: completions.Texts,
+        first: schemas.Completion,
+        parts: AsyncIterator[schemas.Completion],
+    ) -> AsyncIterator[bytes]:
+        """Yield the parts of a stream as server-sent events; an error is the last one."""
+        options = texts.asked.stream_options
+        yield _event(first)
+        try:
+            async for part in parts:
+                self._count(part)
+                if part.choices or (options is not None and options.include_usage):
+                    yield _event(part)
+        except CharlmError as error:
+            yield b"data: " + as_api_error(error).response().body + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A stream of server-sent events that ends its work when the client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], stack: ExitStack) -> None:
+        """Send events; the stack is closed at the end."""
+        super().__init__(events, media_type="text/event-stream")
+        self._stack = stack
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events."""
+        with self._stack:
+            await super().stream_response(send)
+
+
+def as_json(value: BaseModel) -> Response:
+    """Return a response with the fields of a value."""
+    return Response(value.model_dump_json(), media_type="application/json")
+
+
+def routes_of(endpoints: list[Endpoint]) -> list[Route]:
+    """Return the routes of endpoints."""
+    return [Route(item.path, item.handler, methods=[item.method]) for item in endpoints]
+
+
+def _event(part: schemas.Completion) -> bytes:
+    return b"data: " + part.model_dump_json().encode() + b"\n\n"
+
+
+def _text_of(model: ServedModel, ids: list[int]) -> str:
+    """Return the text of ids; <EOS> at the beginning is written, as `tokenize` reads it."""
+    text = model.trained.tokenizer.decode(ids[1:] if ids[:1] == [EOS] else ids)
+    return EOS_TEXT + text if ids[:1] == [EOS] else text

@@ -1,0 +1,157 @@
+"""The folder of `export --to torch`: each recurrence and option, in a process without charlm."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RECORDS, TEXT, small_config, train_all
+from export.models import OPTIONS, STD, passage_of, random_model
+from model.cells_table import CELLS
+from safetensors.torch import load_file
+
+import charlm
+from charlm.export import torch as target
+from charlm.export.options import ExportOptions
+from charlm.export.verification import compare_logits, compute_logits
+
+MODELS = {name: {"cell": cell} for name, cell in CELLS.items()} | OPTIONS
+# Loads every folder and prints its loss on the texts given, and a greedy text.
+WITHOUT_CHARLM = """
+import importlib.util, json, pathlib, sys
+import torch
+sys.modules["charlm"] = None
+torch.set_num_threads(1)
+results = []
+for folder, texts, prompt in json.loads(sys.stdin.read()):
+    spec = importlib.util.spec_from_file_location("model", pathlib.Path(folder, "model.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["model"] = module
+    spec.loader.exec_module(module)
+    model = module.load()
+    results.append([model.loss_nats(*texts), model.generate(prompt, 200, temperature=0)])
+print(json.dumps(results))
+"""
+
+
+def run_without_charlm(jobs: list) -> list[tuple[float, str]]:
+    result = subprocess.run(
+        [sys.executable, "-B", "-W", "error", "-c", WITHOUT_CHARLM],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_module_computes_the_logits_of_charlm(name, tmp_path):
+    trained = random_model(MODELS[name], std=STD.get(name, 0.15))
+    passage = passage_of(trained)
+    options = ExportOptions("torch", tmp_path / "x")
+    target.write(trained, options, tmp_path / "x")
+    computed = target.compute(tmp_path / "x", passage, options)
+    result = compare_logits(compute_logits(trained, passage), computed, passage, "fp32")
+    assert result.largest_logit_difference < 1e-4, name
+    names = {path.name for path in (tmp_path / "x").iterdir()}
+    assert names == {"model.py", "model.safetensors", "tokenizer.json", "config.json"}
+
+
+def test_the_modules_are_formatted_and_have_no_unused_part(tmp_path):
+    sources = {name: target.module_source(random_model(MODELS[name])) for name in MODELS}
+    for eos in ("line", "sentence", "none"):
+        for direction in ("forward", "backward"):
+            trained = random_model({"direction": direction}, overrides=(f"tokenizer.eos={eos}",))
+            sources[f"{direction} {eos}"] = target.module_source(trained)
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    rules = "--select=E,F,I,UP,B,SIM,RUF"
+    ruff = [sys.executable, "-m", "ruff"]
+    for arguments in (
+        ["check", "--isolated", "--line-length=100", rules],
+        ["format", "--check", "--isolated", "--line-length=100"],
+    ):
+        result = subprocess.run(
+            [*ruff, *arguments, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+def test_layers_of_torch_load_the_weights_of_their_layer(cell, tmp_path):
+    trained = random_model({"cell": cell, "num_layers": 2})
+    target.write(trained, ExportOptions("torch", tmp_path / "x"), tmp_path / "x")
+    weights = load_file(tmp_path / "x" / "model.safetensors")
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[cell]
+    x = torch.nn.functional.embedding(torch.arange(9)[:, None], weights["embedding.weight"])
+    for number, size in enumerate([12, 32]):
+        layer = kind(size, 32)
+        prefix = f"layers.{number}."
+        layer.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in weights.items() if prefix in key}
+        )
+        x, _ = layer(x)
+    logits = torch.nn.functional.linear(x, weights["projection.weight"], weights["projection.bias"])
+    expected, _ = trained.model(torch.arange(9)[:, None])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
+    """Every level of tokens, records, and both directions that a folder can have."""
+    text, records = tmp_path / "text.txt", tmp_path / "records.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    records.write_text(RECORDS, encoding="utf-8")
+    cases = {
+        "char": [text],
+        "byte": [text, "tokenizer.level=byte"],
+        "word": [text, "tokenizer.level=word"],
+        "whitespace": [text, "tokenizer.level=word", "tokenizer.words=whitespace"],
+        "bpe": [text, "tokenizer.level=bpe", "tokenizer.vocabulary_size=300"],
+        "lowercase": [text, "tokenizer.lowercase=true"],
+        "line": [text, "tokenizer.eos=line"],
+        "sentence": [text, "tokenizer.eos=sentence"],
+        "none": [text, "tokenizer.eos=none"],
+        "backward line": [text, "tokenizer.eos=line", "model.direction=backward"],
+        "records": [records, "corpus.mode=records"],
+        "backward": [text, "model.direction=backward"],
+    }
+    jobs, runs = [], []
+    for name, (path, *overrides) in cases.items():
+        train_all(small_config(path, "training.learning_rate=2e-2", *overrides), tmp_path / name)
+        runs.append(charlm.load(tmp_path / name))
+        charlm.export_run(runs[-1], "torch", tmp_path / f"{name}-torch")
+        scored = RECORDS[:60] if name == "records" else TEXT[:300]
+        pieces = scored.splitlines() if name == "records" else [scored]
+        jobs.append([str(tmp_path / f"{name}-torch"), pieces, scored[:3]])
+    for name, run, job, (loss, written) in zip(
+        cases, runs, jobs, run_without_charlm(jobs), strict=True
+    ):
+        scored = "".join(f"{piece}\n" for piece in job[1]) if len(job[1]) > 1 else job[1][0]
+        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=5e-7), name
+        (sample,) = run.sample(prompt=job[2], length=200, temperature=0)
+        assert written == sample.text, name
+
+
+def test_nothing_of_a_text_or_a_title_is_in_the_source(tmp_path):
+    hostile = '"""\nimport os; os.abort()\n"""'
+    trained = random_model(text=hostile + "abc")
+    trained.origin.corpus["title"] = hostile
+    assert "abort" not in target.module_source(trained)
+    target.write(trained, ExportOptions("torch", tmp_path / "x"), tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "config.json").read_text(encoding="utf-8"))
+    assert config["title"] == hostile
+
+
+def test_a_folder_can_be_moved(trained, tmp_path):
+    charlm.export_run(charlm.load(trained), "torch", tmp_path / "x")
+    moved = shutil.move(tmp_path / "x", tmp_path / "y")
+    ((loss, _),) = run_without_charlm([[str(moved), ["The cat sat."], "The"]])
+    assert loss == pytest.approx(
+        charlm.load(trained).perplexity("The cat sat.").loss_nats, abs=5e-7
+    )
+    assert not list(Path(moved).glob("__pycache__"))
