@@ -1,10 +1,11 @@
-"""How much context Elman, GRU and LSTM use: the corpus agreement, read as one long text.
+"""How much context Elman, GRU and LSTM use: loss by context, gradients, and agreement.
 
 Every recurrence is trained with --hidden units, and again with as many units as give it the number
-of parameters of the LSTM, for an equal number of steps. Printed are the loss at the verbs, whose
-number depends on a subject some words back, by the number of context tokens; the same over all
-tokens; the half-life of the verb's gradient; and the accuracy of the agreement by distance. Each
-number is the median over the seeds, with the range in brackets.
+of parameters of the LSTM, for an equal number of steps: on the corpus agreement as one long text,
+and on its sentences, each by itself. Printed are, for the text, the loss at the verbs, whose number
+depends on a subject some words back, by the number of context tokens, and the same over all tokens;
+for the sentences, the half-life of the gradient of the verb's loss; for both, the accuracy of the
+agreement by distance. Each number is the median over the seeds, with the range in brackets.
 
     python benchmarks/agreement_context.py --seeds 1,2,3
 """
@@ -102,9 +103,8 @@ def fitting_size(cell: str, target: int, vocabulary_size: int) -> int:
 
 
 def measure(network: Network, seed: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Train a network, and return its numbers by quantity."""
+    """Train a network on the text and on its sentences; return its numbers by quantity."""
     overrides = [
-        *STREAM,
         f"model.cell={network.cell}",
         f"model.hidden_size={network.hidden_size}",
         f"training.steps={options.steps}",
@@ -112,29 +112,47 @@ def measure(network: Network, seed: int, options: argparse.Namespace) -> dict[st
         *options.overrides,
     ]
     with tempfile.TemporaryDirectory() as folder:
-        config = charlm.load_config("agreement", overrides)
-        run = charlm.train(config, out=Path(folder) / "run", progress=False)
-        return quantities(run)
+        text = train([*STREAM, *overrides], Path(folder) / "text")
+        sentences = train(overrides, Path(folder) / "sentences")
+        return context_quantities(text) | gradient_quantities(sentences)
 
 
-def quantities(run: Run) -> dict[str, dict[str, Any]]:
-    """Return losses by context, half-lives, and accuracies by distance."""
+def train(overrides: list[str], folder: Path) -> Run:
+    """Train one run on the corpus agreement."""
+    config = charlm.load_config("agreement", overrides)
+    return charlm.train(config, out=folder, progress=False)
+
+
+def context_quantities(run: Run) -> dict[str, dict[str, Any]]:
+    """Return losses by context and accuracies of a run that reads one long text."""
     verbs = run.context(contexts=CONTEXTS, at=VERBS)
     every = run.context(contexts=CONTEXTS)
-    gradients = run.gradients(window=32, windows=512, at=VERBS)
-    agreement = run.agreement(sentences=4000)
     return {
-        "nats at verbs": {str(row.context): row.loss_nats for row in verbs.contexts},
-        "nats of all tokens": {str(row.context): row.loss_nats for row in every.contexts},
-        "half-life, tokens": {curve.part: curve.half_life_tokens for curve in gradients.curves},
-        "relative at 16": {curve.part: curve.distances[16].relative for curve in gradients.curves},
-        "agreement": {
-            format_distance(row["distance_from"], row["distance_to"]): row["accuracy"]
-            for row in agreement.by_distance
-        }
-        | {"all": agreement.accuracy},
+        "text: nats at verbs": {str(row.context): row.loss_nats for row in verbs.contexts},
+        "text: nats, all": {str(row.context): row.loss_nats for row in every.contexts},
+        "text: agreement": accuracies(run),
+    }
+
+
+def gradient_quantities(run: Run) -> dict[str, dict[str, Any]]:
+    """Return half-lives and accuracies of a run that reads each sentence by itself."""
+    curves = run.gradients(window=24, windows=512, at=VERBS).curves
+    return {
+        "half-life, tokens": {curve.part: curve.half_life_tokens for curve in curves},
+        "relative norm at 16": {curve.part: curve.distances[16].relative for curve in curves},
+        "agreement": accuracies(run),
         "validation": {"nats": run.state["best_loss_nats"]},
     }
+
+
+def accuracies(run: Run) -> dict[str, float]:
+    """Return the accuracy of the agreement by number of words between subject and verb."""
+    agreement = run.agreement(sentences=4000)
+    by_distance = {
+        format_distance(row["distance_from"], row["distance_to"]): row["accuracy"]
+        for row in agreement.by_distance
+    }
+    return by_distance | {"all": agreement.accuracy}
 
 
 def format_columns(rows: list[dict[str, float]]) -> str:

@@ -18,10 +18,10 @@ from charlm.data.tokenizer import EOS, UNK, Decoder, Ids, Tokenizer
 from charlm.data.written_form import written_form
 from charlm.errors import CharlmError
 from charlm.evaluation.options import RARE
-from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, Integers, of_trained
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score, training_texts
+from charlm.trained_model import TrainedModel, provenance, training_texts
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -106,9 +106,7 @@ def measure_surprisal(
     Raises:
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
-    tokens, name = text_to_score(trained, text, paths, split)
-    ids = tokens.ids[:limit]
-    require_tokens(ids)
+    ids, name = read_beginning(trained, text, paths, split, limit)
     word_counts = _count_training_words(trained)
     surprisal = summarize(
         ids,

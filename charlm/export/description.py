@@ -13,7 +13,7 @@ from charlm.data.cards import Card, card_names, load_card
 from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.export.targets import Precision
 from charlm.export.weights import pack_weights
-from charlm.model.language_model import count_parameters
+from charlm.model.language_model import LanguageModel, count_parameters
 from charlm.runs.metrics import read_metrics
 from charlm.trained_model import TrainedModel
 from charlm.version import VERSION
@@ -44,7 +44,7 @@ class About:
         network: Kind, layers and units of the network.
         parameters: Number of parameters.
         score: Score on the validation text, in a sentence.
-        token: Name of the tokens, such as "characters".
+        token: Name of a token, such as "character".
         precision: Precision of the weights.
         version: Version of charlm.
         separator: What the corpus has between two records.
@@ -62,28 +62,36 @@ class About:
 
 
 def describe(trained: TrainedModel, precision: Precision) -> dict[str, Any]:
-    """Return what the classes `Network`, `Tokenizer` and `Model` of the engine read."""
-    weights = pack_weights(trained.model, precision)
-    about = describe_model(trained, precision)
+    """Return what the class `Model` of the engine reads."""
     return {
-        "about": vars(about),
+        "about": vars(describe_model(trained, precision)),
         "records": trained.writes_records,
         "backward": not trained.is_forward,
-        "network": describe_network(trained.config.model)
-        | {
-            "vocabulary_size": trained.model.vocabulary_size,
-            "cell_sizes": [cell.hidden_size for cell in trained.model.encoder.recurrence.layers],
-        },
-        "tensors": weights.tensors,
-        "weights": base64.b64encode(weights.data).decode(),
+        **describe_network(trained.model, trained.config.model, precision),
         "tokenizer": describe_tokenizer(trained.tokenizer),
     }
 
 
-def describe_network(section: ModelSection) -> dict[str, Any]:
-    """Return the options of a network; a pretrained embedding is a learned one."""
-    options = section.model_dump(mode="json", include=set(NETWORK_FIELDS))
-    return options | {"embedding": "one_hot" if section.embedding == "one_hot" else "learned"}
+def describe_network(
+    model: LanguageModel, section: ModelSection, precision: Precision
+) -> dict[str, Any]:
+    """Return what the class `Network` of the engine reads.
+
+    Args:
+        model: Model of one direction.
+        section: Its configuration. A pretrained embedding is written as a learned one.
+        precision: Precision of the matrices; vectors are always in fp32.
+    """
+    weights = pack_weights(model, precision)
+    network = section.model_dump(mode="json", include=set(NETWORK_FIELDS))
+    network["embedding"] = "one_hot" if section.embedding == "one_hot" else "learned"
+    network["vocabulary_size"] = model.vocabulary_size
+    network["cell_sizes"] = [cell.hidden_size for cell in model.encoder.recurrence.layers]
+    return {
+        "network": network,
+        "tensors": weights.tensors,
+        "weights": base64.b64encode(weights.data).decode(),
+    }
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -117,7 +125,7 @@ def describe_model(trained: TrainedModel, precision: Precision) -> About:
         network=_network(trained.config.model),
         parameters=parameters,
         score=_score(trained),
-        token=TOKEN_NAMES[trained.tokenizer.section.level],
+        token=TOKEN_NAMES[trained.tokenizer.section.level].removesuffix("s"),
         precision=precision,
         version=VERSION,
         separator=trained.record_separator or "\n",
@@ -136,9 +144,11 @@ def _licence(names: Sequence[str], cards: dict[str, Card]) -> str:
 
 
 def _network(section: ModelSection) -> str:
-    """Return kind and size of a network, such as "lstm, 2 layers of 512 units"."""
+    """Return kind and size of a network, such as "LSTM, 2 layers of 512 units"."""
     sizes = section.hidden_sizes
     kind = section.cell.kind.replace("_", " ")
+    for name in ("LSTM", "GRU", "Elman"):
+        kind = kind.replace(name.lower(), name)
     if len(sizes) == 1:
         return f"{kind}, {sizes[0]} units"
     if len(set(sizes)) == 1:
@@ -150,9 +160,9 @@ def _score(trained: TrainedModel) -> str:
     """Return the validation score of the checkpoint, or that there is none."""
     step = trained.origin.state.get("step")
     lines = [line for line in read_metrics(trained.folder) if line.get("step") == step]
-    if not lines:
+    score = lines[-1] if lines else {}
+    if "loss_nats" not in score:
         return "not measured"
-    score = lines[-1]
     sentence = f"{score['loss_nats']:.3f} nats per token"
     if trained.tokenizer.section.level == "word":
         return f"{sentence} (perplexity {score['perplexity']:.1f}) on held-out text"

@@ -68,22 +68,21 @@ def compute(path: Path, passage: Passage, options: ExportOptions) -> Computed:
     return run_program(program, passage.inputs)
 
 
-def engine() -> str:
-    """Return the engine as a JavaScript module without a model."""
-    return "\n".join(_asset(name) for name in _ENGINE)
+def engine_script() -> str:
+    """Return the engine without a model, as a script whose classes later scripts can use."""
+    module = "\n".join(_asset(name) for name in _ENGINE)
+    return re.sub(r"^export ", "", module, flags=re.M)
 
 
 def _module(description: dict[str, Any]) -> str:
     first = _FIRST_LINE.format(version=description["about"]["version"])
-    return first + _script(engine()) + "\n" + _MODULE_END.format(description=_json(description))
+    return first + engine_script() + "\n" + _MODULE_END.format(description=_json(description))
 
 
 def _program_of_module(text: str) -> Program:
     start = text.index("const model = new Model(") + len("const model = new Model(")
     end = text.index(");\n", start)
-    return Program(
-        engine=_script(text[: text.index("/* ---- The model. */")]), model=text[start:end]
-    )
+    return Program(engine=text[: text.index("/* ---- The model. */")], model=text[start:end])
 
 
 def _program_of_page(text: str) -> Program:
@@ -92,11 +91,6 @@ def _program_of_page(text: str) -> Program:
     if model is None or not scripts:
         raise ValueError("the page has no model or no script")
     return Program(engine=scripts[0], model=model[1])
-
-
-def _script(module: str) -> str:
-    """Return a module as a script, which shares its names with the scripts after it."""
-    return re.sub(r"^export ", "", module, flags=re.M)
 
 
 def _asset(name: str) -> str:
@@ -125,7 +119,7 @@ def _training_hashes(trained: TrainedModel) -> str:
 def _page(description: dict[str, Any], hashes: str | None) -> str:
     about = About(**description["about"])
     style = design_tokens() + _asset("page.css")
-    library, script = _script(engine()), _asset("page.js")
+    library, script = engine_script(), _asset("page.js")
     policy = (
         f"default-src 'none'; style-src '{content_hash(style)}'; "
         f"script-src '{content_hash(library)}' '{content_hash(script)}'; "
@@ -160,14 +154,14 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
     )
     parts = _records(has_hashes) if is_records else _stream()
     lead = (
-        f"A recurrent network ({about.network}) that writes {about.token}, one after another. It "
-        "runs in this page: nothing is sent."
+        f"A recurrent network ({about.network}) writes these texts in your browser, one "
+        f"{about.token} after another. Nothing is sent anywhere."
     )
     main = tag(
         "main",
         tag("h1", about.title),
         tag("p", lead, class_="lead"),
-        tag("div", parts, _settings(), class_="work"),
+        tag("div", parts, _settings(has_undo=not is_records), class_="work"),
         _about(about),
         id="main",
     )
@@ -175,7 +169,7 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
     return join(skip, bar, main)
 
 
-def _button(label: str, name: str, class_: str = "btn", **attributes: object) -> Html:
+def _button(label: str, name: str, class_: str = "btn", **attributes: Any) -> Html:
     return tag("button", label, type="button", id=name, class_=class_, **attributes)
 
 
@@ -232,7 +226,8 @@ def _stream() -> Html:
     length = tag(
         "label", "Write ", tag("select", *lengths, id="length"), " characters", class_="right"
     )
-    bar = tag("div", _go("Continue"), _button("Undo", "undo", disabled=True), length, class_="bar")
+    history = [_button(name, name.lower(), disabled=True) for name in ("Undo", "Redo")]
+    bar = tag("div", _go("Continue"), *history, length, class_="bar")
     return tag("section", area, bar, _status(), aria_label="Text")
 
 
@@ -254,7 +249,7 @@ def _status() -> Html:
     )
 
 
-def _settings() -> Html:
+def _settings(*, has_undo: bool) -> Html:
     fields = [
         _slider("Temperature", "temperature", 2, 0.05, "0 always takes the most probable token."),
         _number("Top-k", "topK", "Most probable tokens to draw from; 0 for all."),
@@ -262,19 +257,6 @@ def _settings() -> Html:
         _slider("Min-p", "minP", 0.5, 0.01, "Smallest probability, relative to the largest."),
         _number("Seed", "seed", "The same seed and settings give the same texts."),
     ]
-    keys = tag(
-        "div",
-        tag("h2", "Keys"),
-        tag(
-            "dl",
-            tag("dt", tag("kbd", "Ctrl"), " ", tag("kbd", "Enter")),
-            tag("dd", "write"),
-            tag("dt", tag("kbd", "Esc")),
-            tag("dd", "stop; close the settings"),
-            class_="keys",
-        ),
-        class_="keyhelp",
-    )
     header = tag(
         "header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings")
     )
@@ -283,12 +265,23 @@ def _settings() -> Html:
         header,
         *fields,
         _button("Reset", "reset"),
-        keys,
+        _keys(has_undo=has_undo),
         id="settings",
         class_="settings",
         aria_labelledby="settings-title",
         hidden=True,
     )
+
+
+def _keys(*, has_undo: bool) -> Html:
+    keys = [(("Ctrl", "Enter"), "write"), (("Esc",), "stop; close the settings")]
+    if has_undo:
+        keys += [(("Ctrl", "Z"), "undo"), (("Ctrl", "Shift", "Z"), "redo")]
+    items = [
+        join(tag("dt", join(*(tag("kbd", name) for name in names))), tag("dd", action))
+        for names, action in keys
+    ]
+    return tag("div", tag("h2", "Keys"), tag("dl", *items, class_="keys"), class_="keyhelp")
 
 
 def _slider(label: str, name: str, largest: float, step: float, hint: str) -> Html:

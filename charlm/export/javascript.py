@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,24 +23,24 @@ from charlm.model.uninitialized import uninitialized_model
 
 _TIMEOUT_SECONDS = 600
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# Reads each sequence of ids from the initial state; returns all logits as fp32 in base64.
+# Reads each sequence of ids from the initial state; the result is all logits, fp32 in base64.
 _COMPUTE = """\
-const outputs = [];
+const bytes = [];
 for (const ids of inputs) {
   let state;
   for (const id of ids) {
     const step = model.step(id, state);
     state = step.state;
-    outputs.push(step.logits);
+    const view = new Uint8Array(step.logits.buffer);
+    for (let k = 0; k < view.length; k += 4096) {
+      bytes.push(String.fromCharCode(...view.subarray(k, k + 4096)));
+    }
   }
 }
-const bytes = outputs.map((logits) => new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength));
+const result = btoa(bytes.join(""));
 """
-_TO_NODE = 'process.stdout.write(Buffer.concat(bytes).toString("base64"));\n'
-_TO_PAGE = """\
-const texts = bytes.map((part) => String.fromCharCode(...part));
-document.getElementById("result").textContent = btoa(texts.join(""));
-"""
+_TO_NODE = "\nprocess.stdout.write(result);\n"
+_TO_PAGE = '\ndocument.getElementById("result").textContent = result;\n'
 
 
 class Program(NamedTuple):
@@ -55,6 +55,18 @@ class Program(NamedTuple):
     model: str
 
 
+class Output(NamedTuple):
+    """The result of a script.
+
+    Attributes:
+        text: Text that the script assigned to `result`.
+        runtime: Name of the runtime: node or chromium.
+    """
+
+    text: str
+    runtime: str
+
+
 def run_program(program: Program, inputs: Sequence[Sequence[int]]) -> Computed:
     """Return the logits after each input, by the first runtime that is installed.
 
@@ -65,13 +77,27 @@ def run_program(program: Program, inputs: Sequence[Sequence[int]]) -> Computed:
         CharlmError: The runtime fails.
     """
     script = f"const model = new Model({program.model});\nconst inputs = {json.dumps(inputs)};\n"
-    script = program.engine + script + _COMPUTE
-    if node := shutil.which("node"):
-        return _computed(_run_node(node, script + _TO_NODE), inputs, "node")
-    if chromium := find_chromium():
-        return _computed(_run_chromium(chromium, script + _TO_PAGE), inputs, "chromium")
+    output = run_script(program.engine + script + _COMPUTE)
+    if output is not None:
+        return _computed(output, inputs)
     runtime = "charlm with the weights of the file (the JavaScript was not run: there is no node)"
     return Computed(_run_weights(json.loads(program.model), inputs), runtime)
+
+
+def run_script(script: str) -> Output | None:
+    """Run a script by the first runtime that is installed: node, else Chromium, else None.
+
+    Args:
+        script: JavaScript that assigns an ASCII text to the constant `result`.
+
+    Raises:
+        CharlmError: The runtime fails.
+    """
+    if node := shutil.which("node"):
+        return Output(_run_node(node, script + _TO_NODE), "node")
+    if chromium := find_chromium():
+        return Output(run_in_chromium(chromium, script), "chromium")
+    return None
 
 
 def find_chromium() -> str | None:
@@ -86,10 +112,15 @@ def _run_node(node: str, script: str) -> str:
         return _output_of([node, str(path)], "node")
 
 
-def _run_chromium(chromium: str, script: str) -> str:
+def run_in_chromium(chromium: str, script: str) -> str:
+    """Return the result of a script, as for `run_script`, which Chromium opens from a file.
+
+    Raises:
+        CharlmError: Chromium fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "verify.html"
-        page = f'<meta charset="utf-8"><pre id="result"></pre><script>{script}</script>'
+        page = f'<meta charset="utf-8"><pre id="result"></pre><script>{script}{_TO_PAGE}</script>'
         path.write_text(page, encoding="utf-8")
         arguments = ["--headless", "--disable-gpu", f"--user-data-dir={folder}/profile"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -111,13 +142,13 @@ def _output_of(command: list[str], runtime: str) -> str:
     return result.stdout.decode(errors="replace")
 
 
-def _computed(text: str, inputs: Sequence[Sequence[int]], runtime: str) -> Computed:
+def _computed(output: Output, inputs: Sequence[Sequence[int]]) -> Computed:
     try:
-        logits = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+        logits = np.frombuffer(base64.b64decode(output.text, validate=True), dtype="<f4")
         rows = logits.reshape(sum(map(len, inputs)), -1)
     except (binascii.Error, ValueError):
-        raise CharlmError(f"export to html: {runtime} returned no logits") from None
-    return Computed(_split(rows, inputs), runtime)
+        raise CharlmError(f"export to html: {output.runtime} returned no logits") from None
+    return Computed(_split(rows, inputs), output.runtime)
 
 
 def _split(rows: Logits, inputs: Sequence[Sequence[int]]) -> list[Logits]:
@@ -125,10 +156,10 @@ def _split(rows: Logits, inputs: Sequence[Sequence[int]]) -> list[Logits]:
 
 
 @torch.inference_mode()
-def _run_weights(description: dict[str, object], inputs: Sequence[Sequence[int]]) -> list[Logits]:
-    network = dict(description["network"])  # type: ignore[call-overload]
+def _run_weights(description: dict[str, Any], inputs: Sequence[Sequence[int]]) -> list[Logits]:
+    network = dict(description["network"])
     vocabulary_size = network.pop("vocabulary_size")
     del network["cell_sizes"]
     model = uninitialized_model(ModelSection(**network), vocabulary_size).eval()
-    read_weights(model, description["tensors"], base64.b64decode(str(description["weights"])))
+    read_weights(model, description["tensors"], base64.b64decode(description["weights"]))
     return [model(torch.tensor(ids)[:, None])[0][:, 0].numpy() for ids in inputs]

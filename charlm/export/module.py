@@ -1,7 +1,10 @@
 """A trained model as one module of torch that does not need charlm: its source and its weights."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -87,6 +90,24 @@ def language_model_source(section: ModelSection, *, masked: bool = False) -> str
         *_LanguageModel(section, cell, masked=masked).lines(),
     ]
     return "\n".join(lines)
+
+
+def import_file(path: Path, name: str) -> Any:
+    """Return the module in a file that charlm wrote; it is not registered under its name."""
+    loader = _Loader(name, str(path))
+    specification = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if specification is None:
+        raise ValueError(f"{path} is not a module")
+    module = importlib.util.module_from_spec(specification)
+    loader.exec_module(module)
+    return module
+
+
+class _Loader(SourceFileLoader):
+    """Loads a module without leaving its compiled form beside it."""
+
+    def set_data(self, *arguments: object, **names: object) -> None:
+        """Write nothing."""
 
 
 class _LanguageModel:

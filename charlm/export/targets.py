@@ -45,7 +45,7 @@ TARGETS: dict[TargetName, Target] = {
         precisions=("fp32", "int8"),
         directions=("forward", "backward"),
         extra="onnx",
-        modules=("onnx", "onnxruntime", "onnxscript"),
+        modules=("onnx", "onnxruntime"),
     ),
     "torch": Target(
         writes="a folder with a module of torch and its weights",

@@ -1,16 +1,18 @@
 """Export to torch: weights under torch's names, and one module that reads them without charlm."""
 
-import importlib.util
 import json
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 
 from charlm.data.tokenizer import EOS
-from charlm.export.module import language_model_source, module_config, module_tensors
+from charlm.export.module import (
+    import_file,
+    language_model_source,
+    module_config,
+    module_tensors,
+)
 from charlm.export.options import ExportOptions
 from charlm.export.verification import Computed, Passage
 from charlm.trained_model import TrainedModel
@@ -209,28 +211,10 @@ def _text_model(trained: TrainedModel) -> str:
 
 def compute(path: Path, passage: Passage, options: ExportOptions) -> Computed:
     """Compute logits by the module and the weights of the folder."""
-    model = _import_module(path / MODULE).load(path).model
+    model = import_file(path / MODULE, "exported_model").load(path).model
     logits = []
     with torch.inference_mode():
         for inputs in passage.inputs:
             rows, _ = model(torch.tensor(inputs)[:, None])
             logits.append(rows[:, 0].float().numpy())
     return Computed(logits, f"torch {torch.__version__} with {MODULE}")
-
-
-def _import_module(path: Path) -> Any:
-    """Return the module in a file; it is not registered under its name."""
-    loader = _Loader("exported_model", str(path))
-    specification = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
-    if specification is None:
-        raise ValueError(f"{path} is not a module")
-    module = importlib.util.module_from_spec(specification)
-    loader.exec_module(module)
-    return module
-
-
-class _Loader(SourceFileLoader):
-    """Loads a module without leaving its compiled form beside it."""
-
-    def set_data(self, *arguments: object, **names: object) -> None:
-        """Write nothing."""

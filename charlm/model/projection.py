@@ -91,8 +91,14 @@ class AdaptiveSoftmax(nn.Module):
         """Return log-probabilities: (..., hidden) → (..., vocabulary)."""
         # The products are small, and torch's module needs results of one type.
         with torch.autocast(hidden.device.type, enabled=False):
-            log_p: Tensor = self.layers.log_prob(self._as_weights(hidden.flatten(0, -2)))
-        return log_p.view(*hidden.shape[:-1], -1)
+            hidden = self._as_weights(hidden)
+            head = torch.log_softmax(self.layers.head(hidden), dim=-1)
+            frequent = self.layers.shortlist_size
+            clusters = [
+                torch.log_softmax(cluster(hidden), dim=-1) + head[..., frequent + number, None]
+                for number, cluster in enumerate(self.layers.tail)
+            ]
+        return torch.cat([head[..., :frequent], *clusters], dim=-1)
 
     def target_log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return log-probabilities of targets alone: (tokens, hidden), (tokens,) → (tokens,)."""

@@ -10,8 +10,11 @@ from torch import Tensor
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
+from charlm.sampling.batch import Step
+from charlm.sampling.drawing import without_unknown
 from charlm.sampling.filters import forbid_repeated_ngrams
-from charlm.sampling.generator import Constraint, Step, read_once, without_unknown
+from charlm.sampling.generator import Constraint
+from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.stepper import Stepper
 
 
@@ -104,7 +107,7 @@ def beam_search(
     """
     step = Stepper(model) if step is None else step
     context = [EOS, *prompt]
-    states = read_once(model, context[:-1], None, 1)
+    states = read_once(model, context[:-1])
     ids = torch.tensor(context[-1:], device=next(model.parameters()).device)
     beams = [Hypothesis()]
     ended = list[Hypothesis]()

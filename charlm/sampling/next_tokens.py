@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from charlm.data.tokenizer import EOS, EOS_TEXT
-from charlm.sampling.generator import read_once
 from charlm.sampling.options import NextOptions
 from charlm.sampling.plan import in_reading_order
+from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.prompts import first_token, read_prompt
 from charlm.sampling.stepper import Stepper
 from charlm.storage.results import Result
@@ -65,7 +65,7 @@ def next_tokens(trained: TrainedModel, options: NextOptions) -> NextTokens:
     require_one_direction(trained)
     prompt = read_prompt(trained, options.prompt, allow_unknown=options.allow_unknown)
     ids = [EOS, *in_reading_order(trained, prompt.ids)]
-    states = read_once(trained.model, ids[:-1], None, 1)
+    states = read_once(trained.model, ids[:-1])
     last = torch.tensor(ids[-1:], device=trained.device)
     logits, _ = Stepper(trained.model)(last, states)
     for constraint in first_token(trained, prompt):

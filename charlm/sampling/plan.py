@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charlm.data.suffix_index import SuffixIndex
 from charlm.errors import CheckpointError, UnsupportedOptionError
+from charlm.sampling.batch import Batch
 from charlm.sampling.constraints.banned_text import BannedText
-from charlm.sampling.constraints.copy_limit import CopyLimit
+from charlm.sampling.constraints.copy_limit import Backtracker, CopyLimit
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
 from charlm.sampling.options import Filters, SampleOptions
@@ -56,6 +58,7 @@ class Plan:
         copy_limit: CopyLimit | None = None,
         *,
         num_alternatives: int = 0,
+        batch: Batch | None = None,
     ) -> TextBatch:
         """Return texts that have their prompts and are not written yet.
 
@@ -63,6 +66,7 @@ class Plan:
             numbers: Number of each sequence.
             copy_limit: Copy limit of this batch.
             num_alternatives: Number of most probable tokens whose log-probabilities are kept.
+            batch: Batch to share with other texts; `Generator.start` then begins the texts.
         """
         trained = self.trained
         prompt = in_reading_order(trained, self.prompt_ids)
@@ -85,11 +89,29 @@ class Plan:
                 *([] if regex is None else [regex]),
             ],
             state=self.state,
+            batch=batch,
         )
         if regex is not None and not trained.writes_records:
             regex.on_end(generator.stop)
         streams = [self._stream() for _ in numbers]
-        return TextBatch(generator, streams, max_tokens=self.options.stop.max_tokens)
+        return TextBatch(
+            generator,
+            streams,
+            max_tokens=self.options.stop.max_tokens,
+            backtracker=None if copy_limit is None else Backtracker(generator, copy_limit),
+        )
+
+    def copy_limit(self, index: SuffixIndex, max_copy: int) -> CopyLimit:
+        """Return the copy limit of one text.
+
+        Args:
+            index: Index of the training text.
+            max_copy: Maximum number of characters in a run.
+        """
+        tokenizer = self.trained.tokenizer
+        token_texts = tokenizer.token_texts(eos=b"" if self.trained.writes_records else None)
+        before = b"".join(token_texts[token] for token in self.prompt_ids)
+        return CopyLimit(index, token_texts, max_copy, before=before)
 
     def _banned_text(self, prompt: list[int], batch: int) -> Sequence[Constraint]:
         earlier = [] if self.state is None else self.state.ids

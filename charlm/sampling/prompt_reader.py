@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from charlm.data.tokenizer import EOS
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import predict_window
 from charlm.model.recurrence import States
-from charlm.sampling.generator import alternatives
+from charlm.sampling.drawing import alternatives
+
+_WINDOW = 1024  # Tokens that are read in one forward pass.
 
 
 class PromptReader:
@@ -28,7 +31,7 @@ class PromptReader:
         states: States | None = None,
         *,
         num_alternatives: int | None = None,
-        window: int = 1024,
+        window: int = _WINDOW,
     ) -> None:
         """Begin before the first token.
 
@@ -54,6 +57,11 @@ class PromptReader:
         """Whether all ids but the last have been read."""
         return self._position >= len(self._ids) - 1
 
+    def forget(self) -> None:
+        """Remove the log-probabilities."""
+        self.log_probabilities = []
+        self.alternatives = []
+
     @torch.inference_mode()
     def read_window(self) -> None:
         """Read the next tokens."""
@@ -70,3 +78,28 @@ class PromptReader:
             self.log_probabilities += log_p.gather(-1, ids[:, None])[:, 0].tolist()
             if self._num_alternatives:
                 self.alternatives += alternatives(log_p, ids, self._num_alternatives)
+
+
+def read_once(model: LanguageModel, ids: Sequence[int], states: States | None = None) -> States:
+    """Read ids.
+
+    Args:
+        model: Model in evaluation mode.
+        ids: Ids to read.
+        states: States before them, of a batch of one; None for the initial states.
+
+    Returns:
+        States after them, of a batch of one.
+    """
+    reader = PromptReader(model, [*ids, EOS], states, window=_WINDOW)  # The last one is not read.
+    while not reader.is_finished:
+        reader.read_window()
+    return reader.states
+
+
+def expand(states: States, batch: int) -> States:
+    """Return states of a batch of one as those of a batch of equal sequences."""
+    return tuple(
+        tuple(part.expand(batch, *part.shape[1:]).contiguous() for part in state)
+        for state in states
+    )

@@ -11,11 +11,7 @@ from charlm.data.tokenizer import EOS
 from charlm.data.written_form import written_form
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.beam_search import normalize
-from charlm.sampling.constraints.copy_limit import (
-    CopyLimit,
-    generate_without_long_copies,
-    text_to_index,
-)
+from charlm.sampling.constraints.copy_limit import text_to_index
 from charlm.sampling.novelty import NoveltyFilter
 from charlm.sampling.options import SampleOptions
 from charlm.sampling.plan import Plan, in_text_order, make_plan
@@ -109,8 +105,7 @@ def stream(
     texts = plan.begin([plan.first_number])
     (text_stream,) = texts.streams
     if not trained.is_forward:
-        texts.finish()
-        yield _samples(plan, texts)[0].text
+        yield _finish(plan, texts)[0].text
         return texts.generator.generation_state()
     yield text_stream.new_text()
     while texts.step():
@@ -139,43 +134,19 @@ def _writer(plan: Plan) -> Callable[[Sequence[int]], list[Sample]]:
         return lambda numbers: [
             text
             for start in range(0, len(numbers), rows)
-            for text in _write_batch(plan, numbers[start : start + rows])
+            for text in _finish(plan, plan.begin(numbers[start : start + rows]))
         ]
     index = training_index(plan.trained)
     return lambda numbers: [
-        _write_without_long_copies(plan, number, index, max_copy) for number in numbers
+        sample
+        for number in numbers
+        for sample in _finish(plan, plan.begin([number], plan.copy_limit(index, max_copy)))
     ]
 
 
-def _write_batch(plan: Plan, numbers: Sequence[int]) -> list[Sample]:
-    texts = plan.begin(numbers)
+def _finish(plan: Plan, texts: TextBatch) -> list[Sample]:
     texts.finish()
-    return _samples(plan, texts)
-
-
-def _write_without_long_copies(
-    plan: Plan, number: int, index: SuffixIndex, max_copy: int
-) -> Sample:
-    trained = plan.trained
-    token_texts = trained.tokenizer.token_texts(eos=b"" if trained.writes_records else None)
-    before = b"".join(token_texts[token] for token in plan.prompt_ids)
-    limit = CopyLimit(index, token_texts, max_copy, before=before)
-    texts = plan.begin([number], limit)
-    (text_stream,) = texts.streams
-    (ids,) = texts.generator.tokens
-    length = plan.options.stop.max_tokens
-    tokens = generate_without_long_copies(texts.generator, limit, length=length)
-    for count, token in enumerate(tokens, 1):
-        if token != EOS or not trained.writes_records:
-            text_stream.feed(token)
-        if text_stream.ended:
-            del ids[count:]
-            break
-    return _samples(plan, texts)[0]
-
-
-def _samples(plan: Plan, texts: TextBatch) -> list[Sample]:
-    scores = texts.generator.log_probabilities()
+    scores = texts.generator.log_probabilities
     return [_sample(plan, texts, row, row_scores) for row, row_scores in enumerate(scores)]
 
 

@@ -1,8 +1,8 @@
 """The state of a text, so that it can be continued: in memory, or as a safetensors file."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from charlm.data.tokenizer import Decoder, Tokenizer
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, weights_checksum
 from charlm.model.recurrence import States
@@ -41,6 +42,23 @@ class GenerationState:
     num_drawn: int
     num_shown: int = 0
     ended: bool = False
+
+
+def shorten(state: GenerationState, tokenizer: Tokenizer, max_ids: int) -> GenerationState:
+    """Return a state with at most `max_ids` ids, so that continuing it takes constant time.
+
+    The continuation is the same, except that filters and constraints see the last ids only.
+    """
+    if len(state.ids) <= max_ids:
+        return state
+    ids = state.ids[-max_ids:]
+    num_hidden = _num_characters(state.ids, tokenizer) - state.num_shown
+    return replace(state, ids=ids, num_shown=_num_characters(ids, tokenizer) - num_hidden)
+
+
+def _num_characters(ids: Sequence[int], tokenizer: Tokenizer) -> int:
+    """Return the number of complete characters of a text."""
+    return sum(map(len, map(Decoder(tokenizer).feed, ids)))
 
 
 class _Metadata(StrictModel):

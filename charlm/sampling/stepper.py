@@ -20,8 +20,15 @@ class Stepper:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: LanguageModel) -> None:
-        """Compute the table from the present weights; `model` is in evaluation mode."""
+    def __init__(
+        self, model: LanguageModel, *, max_table_size: int | None = _MAX_TABLE_SIZE
+    ) -> None:
+        """Compute the table from the present weights.
+
+        Args:
+            model: Model in evaluation mode.
+            max_table_size: Largest number of entries of the table; None for no limit.
+        """
         encoder = model.encoder
         self._recurrence = encoder.recurrence
         self._first: Cell = encoder.recurrence.layers[0]
@@ -34,7 +41,7 @@ class Stepper:
         device = next(model.parameters()).device
         embedded = encoder.embedding(torch.arange(model.vocabulary_size, device=device))
         width = self._first.project(embedded[:1]).shape[-1]
-        self._is_projected = width * len(embedded) <= _MAX_TABLE_SIZE
+        self._is_projected = max_table_size is None or width * len(embedded) <= max_table_size
         self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
 
     def __call__(self, ids: Tensor, states: States) -> tuple[Tensor, States]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from charlm.data.tokenizer import EOS, Decoder, Tokenizer
+from charlm.sampling.constraints.copy_limit import Backtracker
 from charlm.sampling.generator import Generator
 from charlm.sampling.options import StopCondition
 
@@ -50,17 +51,25 @@ class TextStream:
         self.text = text + pending if prompt or pending or not before else text[:num_shown]
         self.prompt_length = len(self.text)
         self._pending = pending
+        self._ends_nowhere = not stop.until and stop.characters is None
         self._max_characters = None if stop.characters is None else len(self.text) + stop.characters
         self._append(text[len(self.text) :])
 
     def feed(self, token: int) -> None:
         """Append the text of a token."""
-        self._append(self._decoder.feed(token).removeprefix(self._pending))
-        self._pending = ""
+        piece = self._decoder.feed(token)
+        if self._pending:
+            piece = piece.removeprefix(self._pending)
+            self._pending = ""
+        self._append(piece)
 
     def flush(self) -> None:
         """Append the bytes of an incomplete character: no token follows."""
         self._append(self._decoder.flush())
+
+    def skip_prompt(self) -> None:
+        """Let the first call of `new_text` begin after the prompt."""
+        self._num_shown = self.prompt_length
 
     def new_text(self, *, is_last: bool = True) -> str:
         """Return the text since the last call; the first call includes the prompt.
@@ -73,6 +82,11 @@ class TextStream:
         new = self.text[self._num_shown : end]
         self._num_shown = max(self._num_shown, end)
         return new
+
+    @property
+    def start(self) -> int:
+        """Number of characters of `text` that were shown before the prompt."""
+        return self._start
 
     def _beginning_of_stop(self) -> int:
         """Return how many last characters of the new text may begin an excluded stop string."""
@@ -98,6 +112,8 @@ class TextStream:
             return
         searched = len(self.text)
         self.text += piece
+        if self._ends_nowhere:
+            return
         ends = []
         # A stop string that is left out is new text as a whole.
         first = 0 if self._includes_until else self.prompt_length
@@ -124,7 +140,12 @@ class TextBatch:
     """
 
     def __init__(
-        self, generator: Generator, streams: Sequence[TextStream], *, max_tokens: int
+        self,
+        generator: Generator,
+        streams: Sequence[TextStream],
+        *,
+        max_tokens: int,
+        backtracker: Backtracker | None = None,
     ) -> None:
         """Stop the texts that end within their prompt.
 
@@ -132,30 +153,51 @@ class TextBatch:
             generator: Generator of the sequences.
             streams: Text of each sequence, with its prompt.
             max_tokens: Maximum number of new tokens per text.
+            backtracker: Takes the only sequence back from dead ends. Its text then has only tokens
+                that can no longer be removed.
         """
         self.generator = generator
         self.streams = streams
-        self._tokens_left = max_tokens
+        self._max_tokens = max_tokens
+        self._num_steps = 0
+        self._backtracker = backtracker
+        self._num_read = 0
         for row, stream in enumerate(streams):
             if stream.ended:
                 generator.stop(row)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all texts have ended."""
+        steps = self._num_steps if self._backtracker is None else len(self.generator.tokens[0])
+        return steps >= self._max_tokens or not any(self.generator.running)
+
+    @property
+    def num_final(self) -> int:
+        """Number of tokens of the first text that can no longer be removed."""
+        return len(self.generator.tokens[0]) if self._backtracker is None else self._num_read
 
     def step(self) -> bool:
         """Generate a token of each text; return False, without a token, if all have ended."""
         if self.is_finished:
             return False
-        self.take(self.generator.step())
+        self.prepare()
+        self.generator.step()
+        self.take()
         return True
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether all texts have ended."""
-        return not self._tokens_left or not self.generator.running.any()
+    def prepare(self) -> None:
+        """Before a step of the generator: leave a dead end."""
+        if self._backtracker is not None:
+            self._backtracker.prepare()
 
-    def take(self, tokens: Sequence[int | None]) -> None:
-        """Append the token of each sequence to its text, and stop the texts that end with it."""
-        self._tokens_left -= 1
-        for row, token in enumerate(tokens):
+    def take(self) -> None:
+        """After a step of the generator: append its tokens, and stop the texts that end."""
+        self._num_steps += 1
+        if self._backtracker is not None:
+            self._take_final(self._backtracker)
+            return
+        for row, token in enumerate(self.generator.last_tokens):
             if token is not None:
                 self._feed(row, token)
 
@@ -163,6 +205,17 @@ class TextBatch:
         """Generate all texts to their ends."""
         while self.step():
             pass
+
+    def _take_final(self, backtracker: Backtracker) -> None:
+        backtracker.finish()
+        (ids,) = self.generator.tokens
+        final = len(ids) if self.is_finished else backtracker.num_final
+        for token in ids[self._num_read : final]:
+            self._num_read += 1
+            self._feed(0, token)
+            if self.streams[0].ended:
+                self.generator.truncate(self._num_read)
+                return
 
     def _feed(self, row: int, token: int) -> None:
         if token == EOS and self.generator.options.stops_at_eos:

@@ -12,8 +12,8 @@ from charlm.data.tokenizer import EOS, EOS_TEXT
 from charlm.errors import CharlmError
 from charlm.sampling.beam_search import normalize
 from charlm.sampling.options import SampleOptions
-from charlm.serving.engine import Generation, Job, Piece
 from charlm.serving.errors import ApiError
+from charlm.serving.jobs import Generation, Job, Piece
 from charlm.serving.models import ServedModel
 from charlm.serving.schemas import (
     Choice,

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, UNK_TEXT, Tokenizer
 from charlm.errors import OptionError
-from charlm.serving.engine import Engine, Limits, StateStore
+from charlm.serving.engine import Engine, Limits
 from charlm.serving.errors import ApiError
 from charlm.serving.options import ServeOptions
+from charlm.serving.states import StateStore
 from charlm.trained_model import TrainedModel
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK
 from charlm.evaluation.probes.passage import entropy_bits
+from charlm.sampling.drawing import without_unknown
 from charlm.sampling.filters import apply_filters
-from charlm.sampling.generator import without_unknown
 from charlm.sampling.options import Filters
 from charlm.sampling.prompts import first_token, read_prompt
 from charlm.serving.reading import Reader, record_bounds, split_text

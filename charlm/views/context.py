@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from charlm.evaluation.probes.context import Context
 from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis
+from charlm.views.figures import Axis, format_number
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Section, columns, listed, paragraph, per_run
 
@@ -131,7 +131,7 @@ def _gradients_figure(gradients: Sequence[tuple[RunMeasurements, Gradients]]) ->
         x=Axis(title="distance in tokens", whole=True),
         y=Axis(title="gradient norm relative to the mean at distance 0", is_log=True),
         heads=[f"distance {row.distance}" for row in longest],
-        write="{:.2g}".format,
+        write=lambda value: format_number(value, 2),
         at=min(_READ_OUT_DISTANCE, len(longest) - 1),
         is_wide=True,
     )

@@ -34,7 +34,7 @@ def _embeddings_figure(name: str, embeddings: Embeddings) -> Figure:
         key="embeddings",
         title=f"Embeddings of the {len(labels)} most frequent tokens, {name}",
         findings=f"{describe_embeddings(embeddings)} The panel lists the nearest tokens in all "
-        "dimensions.",
+        "dimensions. A point is a token whose label would cover another one.",
         body=tag("div", _map(labels, tokens), _panel(tokens[0]), class_="split"),
         numbers=Numbers(
             ["token", "count", "component 1", "component 2", "nearest"],

@@ -17,6 +17,7 @@ WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
 _LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
 _NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
 _NAME_HEIGHT = 15.0
+_LABEL_WIDTH, _LABEL_HEIGHT = 8.5, 12.0  # Of a character in a map of labels.
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MARKERS: tuple[Callable[[float, float, float], str], ...] = (
     lambda x, y, r: f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z",
@@ -221,7 +222,10 @@ def scatter(
 
 
 def label_map(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> Html:
-    """Return labels at their places in a plane, wide and narrow."""
+    """Return labels at their places in a plane, wide and narrow.
+
+    A label that would cover an earlier one is a point.
+    """
     return _drawn_twice(lambda width: _label_svg(labels, xs, ys, width), 544)
 
 
@@ -276,12 +280,24 @@ def format_tick(value: float, step: float) -> str:
     ('2.0', '4,000', '10⁻⁵')
     """
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        digits, power = f"{value:.0e}".split("e")
-        raised = f"10{str(int(power)).translate(_SUPERSCRIPTS)}"
-        return raised if digits == "1" else f"{digits}·{raised}"
+        return format_number(value, 1).removeprefix("1·")
     if step:
         return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
     return f"{value:,g}"
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with at most `digits` digits, and a large one in full.
+
+    >>> format_number(52961.3), format_number(0.0021), format_number(4.806e-07)
+    ('52,961', '0.0021', '4.81·10⁻⁷')
+    """
+    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1000:
+        return f"{value:.{digits}g}"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    factor, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{factor}·10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
 def _round_step(step: float, *, whole: bool) -> float:
@@ -304,7 +320,7 @@ def _dot_svg(rows: Sequence[Row], runs: Sequence[int], axis: Axis, width: int) -
     given = [at for row in rows for at in (*row.values, row.control) if at is not None]
     across = _scale(given, axis, min(left, width / 2), width - 12)
     elements: list[Html | None] = []
-    for value, label in _labels(across, axis, count=4):
+    for value, label in _labels(across, axis, count=5):
         at = f"{across(value):.1f}"
         elements.append(tag("path", class_="grid", d=f"M{at},{top}V{bottom}"))
         elements.append(tag("text", label, class_="tk", x=at, y=bottom + 16, text_anchor="middle"))
@@ -349,13 +365,22 @@ def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], 
     across = _scale(xs, Axis(title=""), 20, width - 24)
     up = _scale(ys, Axis(title=""), width - 20, 20)
     elements = []
+    boxes: list[tuple[float, float, float]] = []  # Middle and half the width of each written label.
     for number, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True)):
-        half = max(10.0, 4.5 * len(label) + 4)
-        box = tag("rect", class_="eh", x=-half, y=-15, width=2 * half, height=22)
-        name = tag("text", label, class_="et", text_anchor="middle")
-        place = f"translate({across(x):.1f},{up(y):.1f})"
+        half = _LABEL_WIDTH * len(label) / 2
+        place = across(x), up(y), half
+        is_free = not any(
+            abs(place[0] - other[0]) < half + other[2] and abs(place[1] - other[1]) < _LABEL_HEIGHT
+            for other in boxes
+        )
+        if is_free:
+            boxes.append(place)
+        written = max(10.0, half + 4) if is_free else 6.0
+        box = tag("rect", class_="eh", x=-written, y=-15, width=2 * written, height=22)
+        name = tag("text", label if is_free else "·", class_="et", text_anchor="middle")
+        moved = f"translate({place[0]:.1f},{place[1]:.1f})"
         elements.append(
-            tag("g", box, name, class_="e", transform=place, attributes={"data-i": number})
+            tag("g", box, name, class_="e", transform=moved, attributes={"data-i": number})
         )
     return tag(
         "svg",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, line_chart
+from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, format_number, line_chart
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.network import part_name
@@ -109,9 +109,9 @@ def describe_clipping(runs: Sequence[RunMeasurements]) -> str:
 def describe_rate(runs: Sequence[RunMeasurements]) -> str:
     """Return sentences about the largest and the last learning rate."""
     rates = {run.name: [row["learning_rate"] for row in run.metrics] for run in runs}
-    constant = {name: _rounded(row[0]) for name, row in rates.items() if len(set(row)) == 1}
+    constant = {name: format_number(row[0]) for name, row in rates.items() if len(set(row)) == 1}
     changing = {
-        name: f"{_rounded(max(row))} and {_rounded(row[-1])}"
+        name: f"{format_number(max(row))} and {format_number(row[-1])}"
         for name, row in rates.items()
         if name not in constant
     }
@@ -246,7 +246,7 @@ def _pair_figure(
         x=Axis(title=_AXES["seconds"][1]),
         y=Axis(title=quantity, from_zero=from_zero),
         heads=_heads(runs),
-        write=_rounded,
+        write=format_number,
         at=-1,
     )
     # A constant series is a sentence.
@@ -266,9 +266,8 @@ def describe_groups(run: RunMeasurements) -> str:
     """Return a sentence about the group of parameters with the largest gradient."""
     norms = run.metrics[-1]["gradient_norms"]
     largest = max(norms, key=lambda group: norms[group])
-    return (
-        f"At the last evaluation {part_name(largest)} has the largest norm, {norms[largest]:.3g}."
-    )
+    norm = format_number(norms[largest])
+    return f"At the last evaluation {part_name(largest)} has the largest norm, {norm}."
 
 
 def _group_figure(run: RunMeasurements) -> Figure:
@@ -287,7 +286,7 @@ def _group_figure(run: RunMeasurements) -> Figure:
         width=PAIR,
         height=260,
     )
-    values = [[f"{value:.3g}" for value in column] for column in norms]
+    values = [[format_number(value) for value in column] for column in norms]
     rows = [
         tag("li", f"{name} ", tag("b", column[-1], attributes={"data-i": number}))
         for number, (name, column) in enumerate(zip(names, values, strict=True))
@@ -372,12 +371,3 @@ def _sample(sample: Row, scores: Mapping[int, str]) -> Html:
     score = scores.get(sample["step"])
     heading = tag("h4", f"Step {sample['step']:,} ", tag("span", score) if score else None)
     return tag("div", heading, tag("pre", sample["text"]))
-
-
-def _rounded(value: float) -> str:
-    """Return a number with four digits, and a large one in full.
-
-    >>> _rounded(52961.3), _rounded(0.00013333)
-    ('52,961', '0.0001333')
-    """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -17,10 +17,11 @@ from charlm.evaluation.probes.known_letters import LetterAccuracy, measure_known
 from charlm.evaluation.probes.memory import Memory, measure_memory
 from charlm.evaluation.probes.passage import Passage, measure_passage
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
+from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import count_parameters
 from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
-from charlm.trained_model import TrainedModel, text_to_score
+from charlm.trained_model import TrainedModel, original_bytes
 
 SECTIONS = (
     "curves",
@@ -32,6 +33,7 @@ SECTIONS = (
     "embeddings",
     "agreement",
 )
+_CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
 _Measured = TypeVar("_Measured")
 
 
@@ -156,10 +158,11 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
 
 def _passage_of(trained: TrainedModel, tokens: int) -> str | None:
     """Return the beginning of a run's validation split, from the first line that is whole."""
-    scored = attempt(lambda: text_to_score(trained))
-    if isinstance(scored, Reason):
+    original = attempt(lambda: decode_utf8(original_bytes(trained), "the validation split"))
+    if isinstance(original, Reason):
         return None
-    text = trained.tokenizer.decode(scored.tokens.ids[: 2 * tokens].tolist())
+    separator = trained.config.corpus.separator or "\n"
+    text = original[: _CHARACTERS_PER_TOKEN * tokens].replace(separator, "\n").lstrip("\n")
     first_line, _, rest = text.partition("\n")
     is_cut = trained.mode == "stream" and len(first_line) < tokens
     return rest.lstrip("\n") or text if is_cut else text

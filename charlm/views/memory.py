@@ -6,7 +6,7 @@ from typing import Any
 from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Memory
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis, swatch
+from charlm.views.figures import Axis, format_number, swatch
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (
@@ -173,10 +173,10 @@ def _dependence_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figur
         x=Axis(title="distance in tokens", is_log=True),
         y=Axis(title="mean relative squared norm", from_zero=True),
         heads=[f"distance {distance}" for distance in distances],
-        write="{:.2g}".format,
+        write=lambda value: format_number(value, 2),
         at=at,
     )
-    means = {run.name: f"{row[at]:.2g}" for (run, _), row in zip(shown, values, strict=True)}
+    means = {line.run.name: format_number(line.y[at], 2) for line in chart.series}
     return Figure(
         key="memory-by-distance",
         title="Dependence by distance",

@@ -36,7 +36,7 @@ def surprisal_section(runs: Sequence[RunMeasurements]) -> Section:
     summed = [(run, run.surprisal) for run in runs if isinstance(run.surprisal, Surprisal)]
     if summed:
         classes = _classes_figure(summed)
-        with_words = [(run, result) for run, result in summed if _position_bits(result)]
+        with_words = [(run, result) for run, result in summed if len(_position_bits(result)) > 1]
         parts.append((classes, _positions_figure(with_words)) if with_words else classes)
     return Section("surprisal", "Surprisal", parts)
 

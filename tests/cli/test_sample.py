@@ -14,6 +14,7 @@ import charlm as package
 from charlm.cli.main import run as charlm
 from charlm.cli.terminal import printable
 from charlm.sampling import sample as sample_module
+from charlm.sampling.plan import Plan
 
 FILTERS = {
     "--temperature": 1.2,
@@ -155,12 +156,12 @@ def test_many_texts_are_written_in_batches_that_fit_in_memory(trained, monkeypat
     run = package.load(trained)
     texts = [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)]
     sizes = []
-    write = sample_module._write_batch
     monkeypatch.setattr(sample_module, "_MAX_LOGITS", 3 * run.tokenizer.vocabulary_size)
+    begin = Plan.begin
     monkeypatch.setattr(
-        sample_module,
-        "_write_batch",
-        lambda plan, numbers: sizes.append(len(numbers)) or write(plan, numbers),
+        Plan,
+        "begin",
+        lambda plan, numbers: sizes.append(len(numbers)) or begin(plan, numbers),
     )
     assert [text.text for text in run.sample(count=7, best_of=2, seed=7, length=9)] == texts
     assert sizes == [3, 3, 3, 3, 2]

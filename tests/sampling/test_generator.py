@@ -15,8 +15,9 @@ from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
-from charlm.sampling import generator as generator_module
-from charlm.sampling.generator import Generator, GeneratorOptions, draw, generate
+from charlm.sampling import prompt_reader
+from charlm.sampling.drawing import draw
+from charlm.sampling.generator import Generator, GeneratorOptions, generate
 from charlm.sampling.options import Filters
 from charlm.sampling.saved_state import GenerationState, state_from_bytes, state_to_bytes
 from charlm.sampling.stepper import Stepper
@@ -245,7 +246,7 @@ def test_generation_computes_no_gradients(model):
 def test_a_long_prompt_is_read_in_windows_with_the_same_result(model, monkeypatch):
     prompt = np.random.default_rng(1).integers(2, VOCABULARY, 50).tolist()
     whole = tokens_of(model, prompt, [0, 1])
-    monkeypatch.setattr(generator_module, "_PROMPT_WINDOW", 7)
+    monkeypatch.setattr(prompt_reader, "_WINDOW", 7)
     assert tokens_of(model, prompt, [0, 1]) == whole
 
 
@@ -286,7 +287,7 @@ def test_pairs_of_tokens_match_the_model_s_distribution_of_the_second(model):
 
 def test_log_probabilities_are_the_model_s_own_before_filters(model):
     generator = generated(model, [3], [0, 1], filters=ALL_FILTERS, scored=True)
-    for ids, scores in zip(generator.tokens, generator.log_probabilities(), strict=True):
+    for ids, scores in zip(generator.tokens, generator.log_probabilities, strict=True):
         inputs = torch.tensor([EOS, 3, *ids])[:, None]
         with torch.no_grad():
             log_p = model(inputs[:-1])[0][:, 0].double().log_softmax(dim=-1)
@@ -297,7 +298,7 @@ def test_log_probabilities_are_the_model_s_own_before_filters(model):
 def test_an_ended_sequence_has_as_many_log_probabilities_as_tokens(model):
     generator = generated(model, [], list(range(6)), stops_at_eos=True, scored=True)
     assert any(len(ids) < 30 for ids in generator.tokens)
-    lengths = [len(scores) for scores in generator.log_probabilities()]
+    lengths = [len(scores) for scores in generator.log_probabilities]
     assert lengths == [len(ids) for ids in generator.tokens]
 
 
@@ -456,7 +457,7 @@ def test_restored_tokens_leave_no_trace_except_in_the_random_numbers(model):
         for _ in range(12):
             generator.step()
         assert generator.tokens == whole.tokens, filters
-        assert generator.log_probabilities() == whole.log_probabilities()
+        assert generator.log_probabilities == whole.log_probabilities
         assert generator.generation_state().num_drawn == 27
 
 

@@ -5,7 +5,6 @@ from model.cells_table import CELLS
 
 from charlm.config.schema import Model
 from charlm.model.language_model import LanguageModel
-from charlm.sampling import stepper
 from charlm.sampling.stepper import Stepper
 
 VOCABULARY, BATCH = 9, 3
@@ -32,14 +31,14 @@ def make(**fields: object) -> LanguageModel:
     ).eval()
 
 
-def assert_steps_equal_a_window(model: LanguageModel, name: str = "") -> None:
+def assert_steps_equal_a_window(model: LanguageModel, name: str = "", **options: object) -> None:
     def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
         torch.testing.assert_close(actual, expected, msg=lambda message: f"{name}: {message}")
 
     ids = torch.randint(VOCABULARY, (6, BATCH), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected, states_after = model(ids)
-        step, states = Stepper(model), model.initial_states(BATCH)
+        step, states = Stepper(model, **options), model.initial_states(BATCH)
         for row, expected_row in zip(ids, expected, strict=True):
             logits, states = step(row, states)
             close(logits, expected_row)
@@ -58,11 +57,11 @@ def test_steps_include_all_that_surrounds_the_cells():
         assert_steps_equal_a_window(make(**fields), name)
 
 
-def test_a_vocabulary_too_large_for_a_table_works_without_one(monkeypatch):
-    monkeypatch.setattr(stepper, "_MAX_TABLE_SIZE", 10)
+def test_a_vocabulary_too_large_for_a_table_works_without_one():
     model = make(num_layers=2)
-    assert Stepper(model)._rows is not None and not Stepper(model)._is_projected
-    assert_steps_equal_a_window(model)
+    assert not Stepper(model, max_table_size=10)._is_projected
+    assert Stepper(model, max_table_size=None)._is_projected
+    assert_steps_equal_a_window(model, max_table_size=10)
 
 
 def test_a_new_stepper_uses_the_present_weights():

@@ -1,5 +1,7 @@
 """The report in headless Chromium, which opens it from a file."""
 
+import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +159,100 @@ def test_numbers_and_downloads_are_those_of_the_figure(page):
     with page.expect_download() as drawing:
         figure.locator('[data-svg="loss"]').click()
     assert drawing.value.path().read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_text_in_a_csv_file_is_no_formula_in_a_spreadsheet(page):
+    with page.expect_download() as csv:
+        page.locator('[data-csv="surprisal"]').click()
+    lines = csv.value.path().read_text(encoding="utf-8").splitlines()
+    tokens = [line.split(",")[2] for line in lines if line.count(",") == 6]
+    assert "'=" in tokens
+    assert not [token for token in tokens if token[:1] in "=+-@" and token]
+
+
+def test_selecting_a_range_lists_units_and_other_places_with_the_same_pattern(page):
+    tokens = page.locator("#p-unit i")
+    tokens.nth(10).scroll_into_view_if_needed()
+    first, last = tokens.nth(10).bounding_box(), tokens.nth(11).bounding_box()
+    page.mouse.move(first["x"] + 2, first["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(last["x"] + 2, last["y"] + 5)
+    page.mouse.up()
+    assert page.locator("#p-unit i.sel").count() == 2
+    panel = page.locator("#panel-unit").inner_text()
+    units = re.search(r"(\d+) of (\d+) units are among their highest tenth throughout", panel)
+    assert units is not None
+    hits = re.search(r"At (\d+) other token", panel)
+    assert (hits is not None) == (int(units[1]) > 0)
+    assert page.locator("#p-unit i.hit").count() == (int(hits[1]) if hits else 0)
+    page.locator("#p-unit").focus()
+    page.keyboard.press("Escape")
+    assert page.locator("#p-unit i.sel, #p-unit i.hit").count() == 0
+    page.keyboard.press("Home")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.locator("#p-unit i.sel").count() == 3
+
+
+def test_every_chart_and_passage_is_one_tab_stop_that_keys_move(page):
+    sliders = page.locator("[role=slider]:visible")
+    assert sliders.count() >= 12
+    for number in range(sliders.count()):
+        slider = sliders.nth(number)
+        name = slider.get_attribute("aria-label")
+        slider.focus()
+        last = int(slider.get_attribute("aria-valuemax"))
+        now = lambda: int(slider.get_attribute("aria-valuenow"))  # noqa: B023, E731
+        page.keyboard.press("End")
+        assert now() == last, name
+        page.keyboard.press("Home")
+        assert now() == 1, name
+        page.keyboard.press("PageDown")
+        assert now() == min(last, 1 + max(1, int(last / 10 + 0.5))), name
+        page.keyboard.press("PageUp")
+        page.keyboard.press("ArrowRight")
+        assert now() == min(last, 2), name
+        assert slider.get_attribute("aria-valuetext"), name
+        assert slider.locator("[tabindex]").count() == 0, name
+
+
+def test_a_kept_place_stays_until_escape(page):
+    passage = page.locator("#p-surprisal")
+    tokens = passage.locator("i")
+    tokens.nth(20).click()
+    tokens.nth(40).hover()
+    assert passage.get_attribute("aria-valuenow") == "21"
+    passage.focus()
+    page.keyboard.press("Escape")
+    tokens.nth(40).hover()
+    assert passage.get_attribute("aria-valuenow") == "41"
+
+
+def test_headings_are_in_order_and_tables_have_scopes(page):
+    headings = page.locator("h1, h2, h3, h4, h5, h6")
+    levels = headings.evaluate_all("nodes => nodes.map(node => +node.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("input:not(label input), select:not(label select)").count() == 0
+
+
+def test_forced_colours_keep_marks_and_nothing_moves_on_its_own(page):
+    page.emulate_media(forced_colors="active", reduced_motion="reduce")
+    outline = "node => getComputedStyle(node).outlineStyle"
+    assert page.locator("#p-surprisal i.cur").evaluate(outline) == "solid"
+    assert page.locator(".seg label:has(input:checked)").first.evaluate(outline) == "solid"
+    moving = "nodes => nodes.filter(n => getComputedStyle(n).transitionDuration !== '0s').length"
+    assert page.locator("*").evaluate_all(moving) == 0
+
+
+def test_print_is_light_and_leaves_out_controls(page):
+    page.emulate_media(color_scheme="dark", media="print")
+    colour = "node => getComputedStyle(node).color"
+    assert page.locator("h1").evaluate(colour) == "rgb(26, 30, 35)"
+    assert page.locator("nav:visible, .foot:visible, .seg:visible").count() == 0
+    assert page.locator("svg.chart:visible").count() >= 8
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

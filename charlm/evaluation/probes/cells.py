@@ -21,12 +21,13 @@ from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows import WARM_UP, windows_to_score
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.labels import Label, label_characters
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -170,8 +171,7 @@ def measure_cells(
         )
     if shifts < 1:
         raise OptionError("shifts", "must be at least 1", value=shifts)
-    scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
+    ids, name = read_beginning(trained, text, paths, split, tokens)
     if len(ids) < _MIN_TOKENS:
         raise CorpusError(f"{name}: {len(ids)} tokens; a probe needs at least {_MIN_TOKENS}")
     units, values = read_units(trained.model, ids, mode=trained.mode)

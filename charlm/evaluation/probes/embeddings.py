@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from charlm.data.tokenizer import UNK
+from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import token_labels
 from charlm.evaluation.static_model import Floats, Integers
@@ -126,9 +126,9 @@ def principal_components(vectors: Floats) -> tuple[Floats, list[float]]:
 
 
 def _most_frequent(counts: Integers, tokens: int) -> Integers:
-    """Return the ids of the most frequent tokens that occur, without <UNK>."""
+    """Return the ids of the most frequent tokens that occur, without <EOS> and <UNK>."""
     order = np.argsort(-counts, kind="stable")
-    is_shown = (counts[order] > 0) & (order != UNK)
+    is_shown = (counts[order] > 0) & ~np.isin(order, (EOS, UNK))
     frequent: Integers = order[is_shown][:tokens]
     return frequent
 

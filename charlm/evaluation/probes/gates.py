@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import WARM_UP, windows_to_score
 from charlm.errors import CharlmError
-from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -93,9 +93,7 @@ def measure_gates(
     if not any(cell.gate_names for cell in trained.model.encoder.recurrence.layers):
         kind = trained.config.model.cell.kind
         raise CharlmError(f"{trained.folder}: a network of kind {kind} has no gates")
-    scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
-    require_tokens(ids)
+    ids, name = read_beginning(trained, text, paths, split, tokens)
     settings = {"text": name, "tokens": len(ids), "precision": "fp32"}
     return Gates(
         gates=list(saturation(trained.model, ids, mode=trained.mode)),

@@ -15,11 +15,11 @@ import numpy as np
 from charlm.data.tokenizer import Decoder, Ids
 from charlm.data.windows import WARM_UP
 from charlm.errors import CharlmError
-from charlm.evaluation.perplexity import require_tokens
 from charlm.evaluation.probes.passage import predict_passage
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -88,9 +88,7 @@ def measure_known_letters(
             f"{trained.folder}: known letters need a model that reads characters forward; this one "
             f"has level {level} and direction {trained.model.direction}"
         )
-    scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
-    require_tokens(ids)
+    ids, name = read_beginning(trained, text, paths, split, tokens)
     decoder = Decoder(trained.tokenizer)
     characters = [decoder.feed(token) for token in ids.tolist()]
     streams = min(_STREAMS, max(1, len(ids) // WARM_UP))

@@ -8,7 +8,7 @@ matrix; the squares are summed over the vocabulary, and no root is taken.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
-from charlm.data.windows import reverse
+from charlm.data.windows import record_spans, reverse
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -134,13 +136,14 @@ def measure_memory(
             f"{trained.folder}: the model reads in both directions, and a prediction depends on "
             "the tokens after it too; measure a model of direction forward or backward"
         )
-    scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
+    ids, name = read_beginning(trained, text, paths, split, tokens)
     if trained.model.direction == "backward":
         ids = np.asarray(reverse(ids, mode=trained.mode), dtype=np.int64)
     if len(ids) < 2:
         raise CorpusError(f"{name}: {len(ids)} tokens; a passage needs at least 2")
-    memory = summarize(ids, measure_connectivity(trained.model, ids), trained.tokenizer)
+    spans = record_spans(ids) if trained.mode == "records" else np.array([[0, len(ids)]])
+    records = [measure_connectivity(trained.model, ids[start:end]) for start, end in spans]
+    memory = summarize(ids, records, trained.tokenizer, mode=trained.mode)
     settings = {
         "text": name,
         "tokens": len(ids),
@@ -179,27 +182,41 @@ def measure_connectivity(model: LanguageModel, ids: Ids) -> Connectivity:
     return Connectivity(squared_norms, np.concatenate(log_p))
 
 
-def summarize(ids: Integers, connectivity: Connectivity, tokenizer: Tokenizer) -> Memory:
+def summarize(
+    ids: Integers, records: Sequence[Connectivity], tokenizer: Tokenizer, *, mode: Mode
+) -> Memory:
     """Return predictions with their texts, and the mean dependence by distance.
 
     Args:
         ids: Passage in reading order, (tokens,).
-        connectivity: Its gradients and log-probabilities.
+        records: Gradients and log-probabilities of each record of the passage; a text of stream
+            mode is one record. A prediction does not depend on the records before its own.
         tokenizer: Tokenizer of the model.
+        mode: `stream` or `records`.
     """
     labels = token_labels(tokenizer)
     decoder = Decoder(tokenizer)
     predictions = [
         Dependence(
             token=token,
-            text=decoder.feed(token),
+            text="\n" if mode == "records" and token == EOS else decoder.feed(token),
             probability=math.exp(row[token]),
             alternatives=most_probable(row, labels, ALTERNATIVES),
-            squared_norms=connectivity.squared_norms[at, :at].tolist(),
+            squared_norms=[0.0] * (position - at) + record.squared_norms[at, :at].tolist(),
         )
-        for at, (token, row) in enumerate(zip(ids.tolist(), connectivity.log_p, strict=True))
+        for position, token, (record, at, row) in zip(
+            range(len(ids)), ids.tolist(), _rows(records), strict=True
+        )
     ]
-    return Memory(predictions, _by_distance(predictions), settings={})
+    lengths = [at for _, at, _ in _rows(records)]
+    return Memory(predictions, _by_distance(predictions, lengths), settings={})
+
+
+def _rows(records: Sequence[Connectivity]) -> Iterator[tuple[Connectivity, int, Floats]]:
+    """Yield the record of each prediction, its place there, and its log-probabilities."""
+    for record in records:
+        for at, row in enumerate(record.log_p):
+            yield record, at, row
 
 
 def _gradients(model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Floats, Floats]:
@@ -237,10 +254,17 @@ def _gradients(model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[F
     return squared.numpy(force=True), log_p.numpy(force=True)
 
 
-def _by_distance(predictions: Sequence[Dependence]) -> list[MeanDependence]:
+def _by_distance(predictions: Sequence[Dependence], lengths: Sequence[int]) -> list[MeanDependence]:
+    """Return mean dependences by distance, over the tokens that each prediction can depend on.
+
+    Args:
+        predictions: The predictions.
+        lengths: Number of tokens before each prediction in its record.
+    """
     relative: list[list[float]] = [[] for _ in predictions]
-    for prediction in predictions:
-        for distance, value in enumerate(reversed(prediction.relative), start=1):
+    for prediction, length in zip(predictions, lengths, strict=True):
+        before = prediction.relative[len(prediction.relative) - length :]
+        for distance, value in enumerate(reversed(before), start=1):
             relative[distance].append(value)
     return [
         MeanDependence(distance, math.fsum(values) / len(values), len(values))

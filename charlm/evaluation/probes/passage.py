@@ -12,12 +12,12 @@ import torch
 from charlm.config.schema import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows import windows_to_score
-from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, reading_order, require_one_probability
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import predict_window
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -100,9 +100,7 @@ def measure_passage(
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
     require_one_probability(trained.model)
-    scored, name = text_to_score(trained, text, paths, split)
-    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
-    require_tokens(ids)
+    ids, name = read_beginning(trained, text, paths, split, tokens)
     log_p = predict_passage(trained.model, ids, mode=trained.mode)
     return Passage(
         tokens=_describe(ids, log_p, trained.tokenizer, records=trained.writes_records),

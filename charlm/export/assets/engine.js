@@ -75,8 +75,9 @@ function halfToNumber(bits) {
 /**
  * Return the tensors of a model by name, each {values, scales, rows, columns}.
  *
- * A vector has rows 0. The type "= NAME" is a tensor that has come before. A matrix of type int8 is its scales, one fp32 number per row, and then its
- * integers: weight = scale of the row * integer. All numbers are little-endian.
+ * A vector has rows 0. The type "= NAME" is a tensor that has come before. A matrix of type int8 is
+ * its scales, one fp32 number per row, and then its integers: weight = scale of the row * integer.
+ * All numbers are little-endian.
  */
 function readTensors(descriptions, base64) {
   const bytes = bytesOfBase64(base64);
@@ -90,11 +91,12 @@ function readTensors(descriptions, base64) {
     }
     const size = Math.max(rows, 1) * columns;
     const scales = type === "int8" ? new Float32Array(take(rows, 4)) : null;
-    let values;
-    if (type === "int8") values = Float32Array.from(new Int8Array(take(size, 1)));
-    else if (type === "fp16") values = Float32Array.from(new Uint16Array(take(size, 2)), halfToNumber);
-    else values = new Float32Array(take(size, 4));
-    tensors.set(name, { values, scales, rows, columns });
+    const values = {
+      int8: () => Float32Array.from(new Int8Array(take(size, 1))),
+      fp16: () => Float32Array.from(new Uint16Array(take(size, 2)), halfToNumber),
+      fp32: () => new Float32Array(take(size, 4)),
+    };
+    tensors.set(name, { values: values[type](), scales, rows, columns });
   }
   if (position !== bytes.length) throw new Error("the weights do not have the described size");
   return tensors;
@@ -282,7 +284,8 @@ class LSTM extends Cell {
   }
 
   step(projected, [hidden, memory]) {
-    const sums = chunk(add(projected, this.recurrent.times(hidden)), 4); // torch's order: i, f, c, o.
+    // In torch's order: input, forget, candidate, output.
+    const sums = chunk(add(projected, this.recurrent.times(hidden)), 4);
     return lstmStep(...sums, memory);
   }
 }
@@ -576,7 +579,8 @@ export class Network {
     let x = null;
     let total = null;
     const after = this.cells.map((cell, layer) => {
-      const projected = layer ? cell.project(this.normalize(layer - 1, x)) : this.projectToken(token);
+      const projected =
+        layer === 0 ? this.projectToken(token) : cell.project(this.normalize(layer - 1, x));
       const layerState = cell.step(projected, state[layer]);
       const y = layerState[0];
       x = layer && this.skip === "residual" ? add(x, y) : y;

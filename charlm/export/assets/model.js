@@ -74,7 +74,9 @@ class ForwardText {
     this.decoder = new Decoder(tokenizer);
     for (const id of ids) this.decoder.feed(id);
     this.text = prompt;
-    this.pending = pending;
+    // Between words that are separated by spaces, the prompt may have the space already.
+    const hasSpace = tokenizer.description.whitespace && prompt.endsWith(" ");
+    this.pending = hasSpace ? " " : pending;
   }
 
   add(token) {

@@ -4,6 +4,8 @@ const $ = (id) => document.getElementById(id);
 const model = new Model(JSON.parse($("model").textContent));
 const FRAME_MS = 12; // Work between two frames, so that the page reacts.
 const PER_CLICK = 20;
+const TYPING_PAUSE_MS = 900; // Typing with longer pauses is undone in parts.
+const MAX_LISTED = 8; // Unknown characters or words that a message lists.
 const MAX_ATTEMPTS = 50; // Texts that are written for each new one.
 
 /** Return an element; children are elements, or text that is never read as markup. */
@@ -81,10 +83,10 @@ function showRunning(isRunning) {
 /** Tell which characters or words of a prompt the model does not know. */
 function showUnknown(prompt) {
   const { unknown } = model.readPrompt(prompt);
-  const listed = unknown.slice(0, 8).map((text) => `“${text}”`).join(", ");
-  $("unknown").textContent = unknown.length
-    ? `The model does not know ${listed}${unknown.length > 8 ? ", …" : ""}. It reads this as unknown.`
-    : "";
+  const listed = unknown.slice(0, MAX_LISTED).map((text) => `“${text}”`);
+  if (unknown.length > MAX_LISTED) listed.push("…");
+  const message = `The model does not know ${listed.join(", ")}. It reads this as unknown.`;
+  $("unknown").textContent = unknown.length ? message : "";
 }
 
 /* ---- Records. */
@@ -97,7 +99,9 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
 /** Return the CRC-32 of a text in UTF-8. */
 function crc32(text) {
   let crc = -1;
-  for (const byte of new TextEncoder().encode(text)) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ byte) & 255];
+  for (const byte of new TextEncoder().encode(text)) {
+    crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ byte) & 255];
+  }
   return ~crc >>> 0;
 }
 
@@ -139,13 +143,16 @@ function makeRecords() {
       () => {
         $("records").prepend(...found.map(recordItem));
         const seconds = ((performance.now() - startedAt) / 1000).toFixed(2);
-        say(`${found.length} ${found.length === 1 ? "record" : "records"} in ${seconds} seconds${attempts > found.length ? `; ${attempts - found.length} were in the training text or repeated` : ""}.`);
+        const others = attempts - found.length;
+        const known = others ? ` ${others} others are in the training text or repeated.` : "";
+        say(`${found.length} records in ${seconds} seconds.${known}`);
       },
     );
   }
 
   function recordItem(text) {
-    const button = element("button", { class: "btn keep", type: "button", "aria-pressed": "false", "aria-label": `Keep ${text}` }, "Keep");
+    const attributes = { class: "btn keep", type: "button", "aria-pressed": "false" };
+    const button = element("button", { ...attributes, "aria-label": `Keep ${text}` }, "Keep");
     button.addEventListener("click", () => {
       const at = kept.indexOf(text);
       if (at < 0) kept.push(text);
@@ -189,33 +196,76 @@ function makeRecords() {
 
 /* ---- A stream. */
 
+/**
+ * Undo and redo of typing and of texts that were written. A change by a program makes a browser
+ * forget its own history.
+ */
+function makeHistory(area, changed) {
+  const past = [];
+  const future = [];
+  let typedAt = -Infinity;
+
+  const showButtons = () => {
+    $("undo").disabled = past.length === 0;
+    $("redo").disabled = future.length === 0;
+  };
+  const remember = () => {
+    past.push(area.value);
+    future.length = 0;
+    typedAt = -Infinity;
+    showButtons();
+  };
+  const move = (from, to) => {
+    stopWork?.();
+    if (!from.length) return;
+    to.push(area.value);
+    area.value = from.pop();
+    typedAt = -Infinity;
+    showButtons();
+    changed();
+    area.focus();
+  };
+  area.addEventListener("beforeinput", () => {
+    if (performance.now() - typedAt > TYPING_PAUSE_MS) remember();
+    typedAt = performance.now();
+  });
+  $("undo").addEventListener("click", () => move(past, future));
+  $("redo").addEventListener("click", () => move(future, past));
+  area.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    event.preventDefault();
+    if (event.shiftKey) move(future, past);
+    else move(past, future);
+  });
+  return { remember };
+}
+
 function makeStream() {
   const area = $("text");
-  const past = [];
+  const history = makeHistory(area, () => showUnknown(area.value));
+  let number = 0;
   let writing = null; // The text that can go on, while nobody has changed it.
 
   function start() {
     const before = area.value;
     if (writing?.text !== before) {
-      const options = Object.assign(settings, { prompt: before, number: 0, length: Infinity });
-      writing = { tokens: model.write(options), text: before };
+      Object.assign(settings, { prompt: before, number: number++, length: Infinity });
+      writing = { tokens: model.write(settings), text: before };
     }
     const wanted = Number($("length").value);
     const startedAt = performance.now();
     let added = 0;
-    past.push(before);
+    history.remember();
     area.readOnly = true;
     work(
       () => {
-        const { value, done } = writing.tokens.next();
-        if (done) return false;
+        const { value } = writing.tokens.next();
         writing.text = value.text;
         added = value.text.length - before.length;
         return added < wanted;
       },
       () => {
         area.readOnly = false;
-        $("undo").disabled = false;
         const seconds = (performance.now() - startedAt) / 1000;
         say(`Wrote ${added} characters, ${Math.round(added / seconds)} per second.`);
       },
@@ -226,14 +276,8 @@ function makeStream() {
     );
   }
 
-  $("undo").addEventListener("click", () => {
-    stopWork?.();
-    area.value = past.pop();
-    $("undo").disabled = past.length === 0;
-    area.focus();
-  });
   area.addEventListener("input", () => showUnknown(area.value));
-  return { start, restart: () => (writing = null) };
+  return { start, restart: () => ((number = 0), (writing = null)) };
 }
 
 /* ---- Start. */

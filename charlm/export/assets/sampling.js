@@ -96,8 +96,8 @@ export function filterLogits(logits, { temperature = 1, topK, topP, minP }, allo
 export function drawToken(logits, uniform, options, allows = null) {
   const left = filterLogits(logits, options, allows);
   if (options.temperature === 0) return left.indexOf(maximum(left));
-  const cumulative = softmax(left);
-  for (let token = 1; token < cumulative.length; token++) cumulative[token] += cumulative[token - 1];
+  let sum = 0;
+  const cumulative = softmax(left).map((probability) => (sum += probability));
   const target = uniform * cumulative.at(-1) * (1 - 2 ** -52);
   const drawn = cumulative.findIndex((value) => value > target);
   if (drawn < 0) throw new Error("the probabilities are not finite");

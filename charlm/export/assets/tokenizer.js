@@ -7,16 +7,23 @@ export const UNKNOWN = 1;
 const LETTER = String.raw`[\p{L}\p{M}\p{N}_]`;
 const SPACE = String.raw`[^\P{White_Space}\n]`;
 // JavaScript's \s has other characters than Unicode's White_Space.
-const WORDS = [
+const WORD_PATTERNS = [
   String.raw` ?${LETTER}+(?:['\u2019]${LETTER}+)*`, // A word with one space before it.
   String.raw` ?[^\p{White_Space}\p{L}\p{M}\p{N}_]`, // A punctuation mark with one space before it.
   String.raw`\n`,
   String.raw`${SPACE}+(?!\P{White_Space})`, // Other spaces; the last one belongs to the next word.
   SPACE,
-].join("|");
+];
+const WORDS = new RegExp(WORD_PATTERNS.join("|"), "gu");
+const NOT_SPACES = /\P{White_Space}+/gu;
+// Corpora such as the Penn Treebank write unknown words as <unk>.
+const UNKNOWN_WORDS = /(?<!\P{White_Space})<unk>(?!\P{White_Space})/gu;
 
-/** The bytes that a text of one character per byte stands for. */
-const bytesOf = (text) => Uint8Array.from(text, (character) => character.charCodeAt(0));
+const toUtf8 = (text) => new TextEncoder().encode(text);
+
+// A text of one character per byte, and its bytes.
+const letterOf = (byte) => String.fromCharCode(byte);
+const bytesOf = (text) => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
 
 /**
  * A tokenizer as charlm exports it.
@@ -30,13 +37,12 @@ export class Tokenizer {
   constructor(description) {
     this.description = description;
     const { level } = description;
-    const tokens =
-      level === "byte" ? Array.from({ length: 256 }, (_, b) => String.fromCharCode(b)) : description.tokens;
-    const toBytes = level === "byte" || level === "bpe" ? bytesOf : (text) => new TextEncoder().encode(text);
+    const tokens = description.tokens ?? Array.from({ length: 256 }, (_, byte) => letterOf(byte));
+    const toBytes = level === "byte" || level === "bpe" ? bytesOf : toUtf8;
     this.tokenBytes = [new Uint8Array(0), bytesOf("<UNK>"), ...tokens.map(toBytes)];
     this.ids = new Map(tokens.map((token, k) => [token, k + 2]));
     if (level === "bpe") this.readMerges(tokens, description.merges);
-    // A token can begin with a space; then a space at the end of a prompt belongs to the next token.
+    // Where tokens begin with spaces, a space at the end of a prompt belongs to the next token.
     this.joinsSpaces =
       (level === "word" || level === "bpe") &&
       !description.whitespace &&
@@ -53,7 +59,8 @@ export class Tokenizer {
     const { level } = this.description;
     if (level === "byte" || level === "bpe") return [];
     const unknown = this.words(text).filter((word) => this.encodeWord(word)[0] === UNKNOWN);
-    return [...new Set(unknown.map((word) => (level === "word" && word.replace(/^ +| +$/g, "")) || word))];
+    const withoutSpaces = (word) => word.replace(/^ +| +$/g, "") || word;
+    return [...new Set(level === "word" ? unknown.map(withoutSpaces) : unknown)];
   }
 
   /**
@@ -83,17 +90,16 @@ export class Tokenizer {
   words(text) {
     const { level, whitespace } = this.description;
     text = text.toWellFormed?.() ?? text;
-    if (level === "byte") return Array.from(new TextEncoder().encode(text), (b) => String.fromCharCode(b));
+    if (level === "byte") return Array.from(toUtf8(text), letterOf);
     text = this.normalize(text);
     if (level === "char") return Array.from(text);
-    if (!whitespace) return text.match(new RegExp(WORDS, "gu")) ?? [];
-    // Corpora such as the Penn Treebank write unknown words as <unk>.
-    text = text.replace(/(?<!\P{White_Space})<unk>(?!\P{White_Space})/gu, "<UNK>");
-    return text.replaceAll("\n", " <EOS> ").match(/\P{White_Space}+/gu) ?? [];
+    if (!whitespace) return text.match(WORDS) ?? [];
+    text = text.replace(UNKNOWN_WORDS, "<UNK>").replaceAll("\n", " <EOS> ");
+    return text.match(NOT_SPACES) ?? [];
   }
 
   encodeWord(word) {
-    if (this.description.level === "bpe") return this.merge(new TextEncoder().encode(word));
+    if (this.description.level === "bpe") return this.merge(toUtf8(word));
     if (this.description.whitespace && word === "<EOS>") return [EOS];
     return [this.ids.get(word) ?? UNKNOWN];
   }
@@ -109,12 +115,12 @@ export class Tokenizer {
 
   /** Return the subwords of a word: the merge that was learned first comes first. */
   merge(bytes) {
-    const ids = Array.from(bytes, (byte) => this.ids.get(String.fromCharCode(byte)));
+    const ids = Array.from(bytes, (byte) => this.ids.get(letterOf(byte)));
     for (;;) {
       let best = null;
       for (let k = 0; k + 1 < ids.length; k++) {
         const merge = this.merges.get(`${ids[k]},${ids[k + 1]}`);
-        if (merge && (!best || merge.rank < best.rank)) best = { rank: merge.rank, merged: merge.merged, k };
+        if (merge && (!best || merge.rank < best.rank)) best = { ...merge, k };
       }
       if (!best) return ids;
       ids.splice(best.k, 2, best.merged);

@@ -1,5 +1,6 @@
 /* The view Memory: which earlier tokens the prediction of each token depends on. */
 import { $, $$, bars, bin, clamp, el, flat, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
+import { originals } from './reading.js';
 import { S, limits, run, save, unit } from './state.js';
 
 let memory = null, position = 0, kept = null;
@@ -12,9 +13,12 @@ const measure = latest(400, async signal => {
   node.setAttribute('aria-busy', 'true');
   try {
     const answer = await post('/page/memory', { model: S.run, text }, signal);
-    memory = answer.predictions.map(({ token, text, probability, alternatives, squared_norms: norms }) => {
+    const { predictions } = answer, texts = originals(text, predictions);
+    // A long text ends where it ends: the end of the document is not part of it.
+    if (predictions.at(-1).token === 0 && !run().writes_records) predictions.pop();
+    memory = predictions.map(({ token, probability, alternatives, squared_norms: norms }, k) => {
       const most = Math.max(...norms, 0);
-      return { token, text, probability, alternatives, relative: norms.map(value => most ? value / most : 0) };
+      return { token, text: texts[k], probability, alternatives, relative: norms.map(value => most ? value / most : 0) };
     });
     const read = memory.length >= limits.memory_tokens ? `The first ${plural(memory.length, unit())} are measured.` : '';
     position = clamp(position || memory.length - 4, 0, memory.length - 1);
@@ -86,6 +90,7 @@ function example() {
   return lines.sort((a, b) => b.length - a.length)[0]?.slice(0, 70) ?? '';
 }
 export function begin() { $('#msent').value = S.ms ?? example(); }
+export const leave = () => measure.cancel();
 export function show() {
   if (S.ms === null) $('#msent').value = example();
   measure();

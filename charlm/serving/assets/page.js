@@ -1,5 +1,5 @@
 /* The page: runs, views, settings and the state in the address. */
-import { $, $$, get, problem, solved } from './shared.js';
+import { $, $$, el, get, problem, solved } from './shared.js';
 import { DEFAULTS, RANGES, S, TABS, limits, restore, run, runs, save, unit, whenTooLong } from './state.js';
 import * as write from './write.js';
 import * as score from './score.js';
@@ -9,7 +9,8 @@ import * as records from './records.js';
 const VIEWS = { write, score, memory, records };
 const HAVE_SETTINGS = ['write', 'records'];
 
-function tab(name, { focus = false } = {}) {
+function tab(name, { focus = false, isOtherRun = false } = {}) {
+  VIEWS[S.tab].leave({ isOtherRun });
   S.tab = name;
   for (const one of TABS) {
     const button = $('#t-' + one), isShown = one === name;
@@ -32,15 +33,13 @@ function available(name) {
   if (!box) return reason;
   box.hidden = !reason;
   box.nextElementSibling.hidden = !!reason;
-  box.replaceChildren(reason ? `${name[0].toUpperCase() + name.slice(1)} is not available for the run ${run().name}: ${reason}. ` : '');
-  const others = runs.filter(one => one !== run() && !one.unavailable[name]);
-  for (const other of reason ? others : []) {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.className = 'btn';
-    button.textContent = `Use ${other.name}`;
-    button.addEventListener('click', () => choose(other.name));
-    box.append(button);
+  box.replaceChildren();
+  if (!reason) return reason;
+  box.append(el('p', {}, `${name[0].toUpperCase() + name.slice(1)} is not available for the run ${run().name}: ${reason}.`));
+  for (const other of runs.filter(one => !one.unavailable[name])) {
+    const button = el('button', { type: 'button', class: 'btn' }, `Use ${other.name}`);
+    button.addEventListener('click', () => { choose(other.name); $('#t-' + S.tab).focus(); });
+    box.append(button, ' ');
   }
   return reason;
 }
@@ -49,7 +48,7 @@ function choose(name) {
   $('#run').value = name;
   for (const node of $$('.one')) node.textContent = unit();
   for (const node of $$('.units')) node.textContent = unit() + 's';
-  tab(S.tab);
+  tab(S.tab, { isOtherRun: true });
 }
 
 for (const name of TABS) $('#t-' + name).addEventListener('click', () => tab(name));
@@ -99,7 +98,7 @@ addEventListener('keydown', event => { if (event.key === 'Escape' && !$('#drawer
 async function start() {
   let found;
   try { found = await get('/page/runs'); } catch (error) { problem(error, start); return; }
-  solved();
+  solved(start);
   runs.push(...found.runs);
   Object.assign(limits, found.limits);
   restore();

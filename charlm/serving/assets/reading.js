@@ -96,5 +96,18 @@ export async function findCopies(reading, signal) {
 export function copiedCharacters(reading) {
   return (reading?.copies ?? []).reduce((total, [from, to]) => total + points(reading.text.slice(from, to), to - from), 0);
 }
+/* The text of each token as the sentence has it: the tokens name unknown ones <UNK>. */
+export function originals(sentence, tokens) {
+  const one = run().level === 'char' ? /[^]/uy : / ?[^ \n]+|[^]/uy;
+  let at = 0;
+  return tokens.map(({ token, text }) => {
+    let found = text;
+    if (token === 1) {
+      one.lastIndex = at;
+      found = one.exec(sentence)?.[0] ?? '�';
+    } else if (text && token !== 0 && !sentence.startsWith(text, at) && sentence.startsWith(' ' + text, at)) found = ' ' + text;
+    at += found.length;
+    return found;
+  });
+}
 export const totalBits = cells => cells.reduce((total, cell) => total + cell.bits, 0);
-export const runName = () => run()?.name ?? '';

@@ -14,7 +14,7 @@ async function more() {
     written = [...answer.records, ...written].slice(0, MAX_SHOWN);
     reason = answer.reason;
     clicks++;
-    solved();
+    solved(more);
     say(`${answer.records.length} records, ${answer.records.filter(record => record.is_new).length} of them new`);
   } catch (error) {
     if (!isAbort(error)) problem(error, more);
@@ -81,6 +81,7 @@ $('#copykept').addEventListener('click', async () => {
 
 let shownRun = null;
 export function begin() { draw(); }
+export const leave = () => {};
 export function show() {
   if (shownRun !== S.run) {
     waiting?.abort();

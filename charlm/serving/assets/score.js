@@ -1,5 +1,6 @@
 /* The view Score: sentences, ranked, with the tokens that decide. */
 import { $, $$, bin, count, el, latest, plural, post, say, shown, SURPRISAL } from './shared.js';
+import { originals } from './reading.js';
 import { S, run, save } from './state.js';
 
 const MAX_SENTENCES = 50, MAX_CHARACTERS = 500, LISTED = 3;
@@ -16,9 +17,9 @@ const score = latest(300, async signal => {
 });
 function describe(sentence) {
   const bits = -sentence.log_probability / Math.LN2;
-  const space = run().separates_by_space ? ' ' : '';
-  const tokens = (sentence.explained ?? []).map((token, k) => ({
-    text: (k && token.token ? space : '') + (token.token ? token.text : '↵'), id: token.token, bits: -token.log_probability / Math.LN2,
+  const explained = sentence.explained ?? [], texts = originals(sentence.text, explained);
+  const tokens = explained.map(({ token, log_probability: p }, k) => ({
+    text: token === 0 ? '↵' : texts[k], id: token, bits: -p / Math.LN2,
   }));
   return { text: sentence.text, sum: bits, m: bits / Math.max(1, [...sentence.text].length), tokens, unknown: sentence.unknown };
 }
@@ -79,17 +80,19 @@ for (const radio of $$('input[name=rank]')) {
   radio.addEventListener('change', () => { S.rank = radio.value; save(); draw(); });
 }
 
-/* Three lines of an example, and one of them with two words exchanged. */
+/* Two lines that the model wrote, and the first one with two words exchanged. */
 function example() {
-  const found = run().example.split('\n').map(line => line.trim()).filter(line => line.length > 12 && line.length < 80).slice(0, 3);
-  const words = found[0]?.split(' ') ?? [];
-  if (words.length > 3) found.splice(1, 0, [words[0], words[2], words[1], ...words.slice(3)].join(' '));
-  return found.join('\n');
+  const lines = run().example.split('\n').slice(1).map(line => line.trim());
+  const [first, second] = lines.filter(line => line.length < 70 && line.split(' ').length > 3);
+  if (!first) return lines.filter(Boolean).slice(0, 3).join('\n');
+  const words = first.split(' ');
+  return [first, [words[0], words[2], words[1], ...words.slice(3)].join(' '), ...second ? [second] : []].join('\n');
 }
 export function begin() {
   $('#sents').value = S.sents ?? example();
   $(`input[name=rank][value=${S.rank}]`).checked = true;
 }
+export const leave = () => score.cancel();
 export function show() {
   if (S.sents === null) $('#sents').value = example();
   score();

@@ -361,11 +361,13 @@ function save(name, type, text) {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
+/* A spreadsheet would read text that begins with one of these signs as a formula. */
+const harmless = value => typeof value === 'string' && /^[=+\-@\t\r]/.test(value) ? "'" + value : cell(value);
 const quote = text => /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 for (const button of $$('[data-csv]')) button.addEventListener('click', () => {
   const [head, rows] = numbers(button.dataset.csv);
   save(button.dataset.csv + '.csv', 'text/csv',
-    [head, ...rows].map(row => row.map(value => quote(cell(value))).join(',')).join('\n') + '\n');
+    [head, ...rows].map(row => row.map(value => quote(harmless(value))).join(',')).join('\n') + '\n');
 });
 const PROPERTIES = ['fill', 'stroke', 'stroke-width', 'stroke-dasharray', 'stroke-linecap', 'stroke-linejoin',
   'opacity', 'font-family', 'font-size', 'font-weight', 'text-anchor'];

@@ -13,9 +13,9 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.copy_limit import (
+    Backtracker,
     Backtracking,
     CopyLimit,
-    generate_without_long_copies,
     text_to_index,
 )
 
@@ -132,7 +132,7 @@ class MemorizingGenerator:
     def __init__(self, limit: CopyLimit, seed: int, *, context: int, doubt: float) -> None:
         self.limit, self.random = limit, np.random.default_rng(seed)
         self.context, self.doubt = context, doubt
-        self.tokens, self.running = [[]], np.array([True])
+        self.tokens = [[]]
         self.num_drawn = 0
 
     def step(self) -> None:
@@ -159,9 +159,22 @@ def write(
 ) -> tuple[str, MemorizingGenerator]:
     limit = CopyLimit(SuffixIndex(TRAINING.encode()), CHARACTERS, max_copy)
     generator = MemorizingGenerator(limit, seed, context=context, doubt=doubt)
-    ids = list(generate_without_long_copies(generator, limit, length=80))
-    assert ids == generator.tokens[0]
+    ids = generate(generator, limit, length=80)
     return b"".join(CHARACTERS[token] for token in ids).decode(), generator
+
+
+def generate(generator: MemorizingGenerator, limit: CopyLimit, *, length: int) -> list[int]:
+    """Return the tokens of a text; those that were called final stay as they are."""
+    backtracker = Backtracker(generator, limit)
+    (tokens,) = generator.tokens
+    final: list[int] = []
+    while len(tokens) < length:
+        backtracker.prepare()
+        generator.step()
+        backtracker.finish()
+        assert tokens[: len(final)] == final
+        final = tokens[: backtracker.num_final]
+    return tokens
 
 
 def test_a_model_that_has_memorized_its_text_copies_no_longer_run():
@@ -199,7 +212,7 @@ def test_a_text_that_cannot_begin_is_one_clear_error():
     limit = CopyLimit(SuffixIndex(b"aa"), [b"", b"aa"], 1)
     generator = MemorizingGenerator(limit, 1, context=1, doubt=1)
     with pytest.raises(UnsupportedOptionError, match=r"^max_copy: after 0 tokens .*got 1$"):
-        list(generate_without_long_copies(generator, limit, length=5))
+        generate(generator, limit, length=5)
 
 
 def test_a_text_backtracks_further_at_the_same_dead_end():

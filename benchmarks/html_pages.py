@@ -1,0 +1,150 @@
+"""Exported pages: speed in Chromium, size, time of twenty records, and what int8 costs.
+
+Without arguments it measures how many tokens per second the engine draws in headless Chromium, for
+an LSTM of one layer with random weights: network, filters and decoding, on one core. The columns:
+
+    tokens/s    median of five rounds of 2,000 tokens
+    ms/token    its inverse
+    products    multiplications in matrix products per token
+
+For each configuration it prints the size of the page after one step of training, which is that
+after any training. For each run folder it prints the size, the loss of the run on its validation
+text with its own weights and with those of the page (int8), and what the page needs for its first
+click: for a model of records, the seconds for twenty of them.
+
+    python benchmarks/html_pages.py --hidden 256 --hidden 512
+    python benchmarks/html_pages.py --config names --config shakespeare
+    python benchmarks/html_pages.py runs/names runs/quickstart runs/words runs/shakespeare
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from measuring import argument_parser, print_environment
+from playwright.sync_api import Browser, sync_playwright
+
+import charlm
+from charlm.config.load import load_config
+from charlm.config.schema import Model as ModelSection
+from charlm.data.tokenizer import learn_tokenizer
+from charlm.export.description import describe_network, describe_tokenizer
+from charlm.export.html import engine_script
+from charlm.export.javascript import find_chromium, run_in_chromium
+from charlm.export.weights import pack_weights, read_weights
+from charlm.model.language_model import LanguageModel
+
+ALPHABET = "".join(map(chr, range(32, 97)))  # With <EOS> and <UNK> 67 ids, as Tiny Shakespeare has.
+MEASURE = """
+const model = new Model(description);
+const options = { temperature: 0.8, length: Infinity };
+const rounds = Array.from({ length: 6 }, () => {
+  const texts = model.write(options);
+  const begin = performance.now();
+  for (let k = 0; k < 2000; k++) texts.next();
+  return (performance.now() - begin) / 2000;
+});
+const result = JSON.stringify(rounds.slice(1).sort((a, b) => a - b)[2]);
+"""
+
+
+def main() -> None:
+    """Print the measurements that the command line asks for."""
+    options = parse()
+    chromium = find_chromium()
+    if chromium is None:
+        sys.exit("needs chromium")
+    print_environment()
+    if options.hidden:
+        print("\nhidden   tokens/s   ms/token   products")
+        for hidden_size in options.hidden:
+            print_speed(chromium, hidden_size)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        for name in options.config:
+            print_size(name, Path(folder))
+        for run in options.runs:
+            print_run(run, Path(folder), browser)
+        browser.close()
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line; without arguments the speed of two sizes is measured."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders")
+    parser.add_argument("--config", action="append", default=[], help="name of a configuration")
+    parser.add_argument("--hidden", action="append", default=[], type=int, help="units of an LSTM")
+    options = parser.parse_args()
+    if not (options.runs or options.config or options.hidden):
+        options.hidden = [256, 512]
+    return options
+
+
+def print_speed(chromium: str, hidden_size: int) -> None:
+    """Print the speed of an LSTM with random weights."""
+    torch.manual_seed(1)
+    section = ModelSection(hidden_size=hidden_size, embedding_size=64)
+    tokenizer = learn_tokenizer([ALPHABET], load_config(None, []).tokenizer)
+    model = LanguageModel(section, tokenizer.vocabulary_size).eval()
+    description = {
+        **describe_network(model, section, "int8"),
+        "tokenizer": describe_tokenizer(tokenizer),
+        "records": False,
+        "backward": False,
+    }
+    script = f"{engine_script()}const description = {json.dumps(description)};{MEASURE}"
+    ms_per_token = float(run_in_chromium(chromium, script))
+    # The product of the first layer's input weights is computed once per token of the alphabet.
+    products = 4 * hidden_size**2 + hidden_size * tokenizer.vocabulary_size
+    speed = f"{1000 / ms_per_token:11,.0f}{ms_per_token:11.3f}"
+    print(f"{hidden_size:6}{speed}{products:11,}", flush=True)
+
+
+def print_size(config: str, folder: Path) -> None:
+    """Print the size of the page of a configuration."""
+    overrides = ["training.minutes=null", "training.steps=1"]
+    run = charlm.train(load_config(config, overrides), out=folder / f"run-{config}")
+    result = charlm.export_run(run, "html", folder / f"{config}.html")
+    print(f"\n{config}: {result.bytes:,} bytes, int8", flush=True)
+
+
+def print_run(path: Path, folder: Path, browser: Browser) -> None:
+    """Print size, loss and speed of the page of a run."""
+    run = charlm.load(path, device="cpu")
+    page_file = folder / f"{path.name}.html"
+    result = charlm.export_run(run, "html", page_file)
+    print(
+        f"\n{path}: {result.bytes:,} bytes, int8; in the browser: {first_click(browser, page_file)}"
+    )
+    exact = run.perplexity().loss_nats
+    weights = pack_weights(run.trained.model, "int8")
+    read_weights(run.trained.model, weights.tensors, weights.data)
+    rounded = run.perplexity().loss_nats
+    print(
+        f"nats per token on the validation text: {exact:.4f}, int8 {rounded:.4f}, "
+        f"difference {rounded - exact:+.5f}",
+        flush=True,
+    )
+
+
+def first_click(browser: Browser, path: Path) -> str:
+    """Return what the page says after its first records or its first 2,000 characters."""
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    if page.locator("#length").count():
+        page.locator("#length").select_option("2000")
+        page.locator("#go").click()
+    page.get_by_text(re.compile(r"second")).wait_for()
+    text = page.locator("#status").text_content() or ""
+    page.close()
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The text that a probe reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from charlm.data.restarts import eos_ends
+from charlm.data.tokenizer import EOS
+from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.static_model import Integers
+from charlm.trained_model import TrainedModel, text_to_score
+
+if TYPE_CHECKING:
+    from charlm.data.cards import Part
+
+
+class TextToRead(NamedTuple):
+    """A text that a probe reads.
+
+    Attributes:
+        ids: Its tokens, (tokens,), at least one.
+        name: Where it comes from.
+    """
+
+    ids: Integers
+    name: str
+
+
+def read_beginning(
+    trained: TrainedModel,
+    text: str | None,
+    paths: Sequence[str | Path],
+    split: "Part",
+    tokens: int | None,
+) -> TextToRead:
+    """Return the beginning of a string, else of files, else of a part of the model's own corpus.
+
+    Args:
+        trained: The model that is to read the text.
+        text: A string, or None.
+        paths: Files, folders or names of corpora.
+        split: Part of the model's own corpus, used if there are neither string nor paths.
+        tokens: Largest number of tokens; None means all. In records mode, a record that does not
+            fit is left out, and the first record is cut if it does not fit.
+
+    Raises:
+        CharlmError: The text cannot be read or has no token.
+    """
+    scored, name = text_to_score(trained, text, paths, split)
+    ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
+    require_tokens(ids)
+    return TextToRead(whole_records(ids) if trained.mode == "records" else ids, name)
+
+
+def whole_records(ids: Integers) -> Integers:
+    """Return the records that end in a text; a single one that does not end gets its <EOS>.
+
+    >>> whole_records(np.array([5, 6, EOS, 7])).tolist()
+    [5, 6, 0]
+    >>> whole_records(np.array([5, 6, 7])).tolist()
+    [5, 6, 0]
+    """
+    ends = eos_ends(ids)
+    return ids[: ends[-1]] if len(ends) else np.append(ids[: max(1, len(ids) - 1)], EOS)
