@@ -25,6 +25,13 @@ export function commonStart(one, other) {
   if (k && (one.charCodeAt(k - 1) & 0xfc00) === 0xd800) k--;
   return k;
 }
+/* The number of characters that two texts have in common at their ends, besides those at their beginnings. */
+export function commonEnd(one, other, start) {
+  const most = Math.min(one.length, other.length) - start;
+  let k = 0;
+  while (k < most && one.charCodeAt(one.length - 1 - k) === other.charCodeAt(other.length - 1 - k)) k++;
+  return k;
+}
 
 export const known = text => readings.get(key(S.run, text));
 function keep(name, reading) {
