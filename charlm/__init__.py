@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
     from charlm.export.exporting import export_run as export_run
+    from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
 
@@ -44,6 +45,7 @@ _HOMES = {
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
+    "import_run": "charlm.export.importing",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "choose",
     "connect",
     "export_run",
+    "import_run",
     "list_runs",
     "load",
     "load_config",

@@ -143,6 +143,14 @@ class Run:
         """Whether the model ends a text with <EOS>."""
         return self.trained.writes_records
 
+    def with_int8(self) -> "Run":
+        """Return this run with a model that computes its products in int8, for inference.
+
+        Raises:
+            OptionError: The model is not on the processor.
+        """
+        return Run(trained_model.with_int8(self.trained))
+
     def sample(self, *, state_out: StrPath | None = None, **options: Any) -> list[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
 

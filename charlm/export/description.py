@@ -44,7 +44,7 @@ class About:
         network: Kind, layers and units of the network.
         parameters: Number of parameters.
         score: Score on the validation text, in a sentence.
-        token: Name of the tokens, such as "characters".
+        token: Name of a token, such as "character".
         precision: Precision of the weights.
         version: Version of charlm.
         separator: What the corpus has between two records.
@@ -125,7 +125,7 @@ def describe_model(trained: TrainedModel, precision: Precision) -> About:
         network=_network(trained.config.model),
         parameters=parameters,
         score=_score(trained),
-        token=TOKEN_NAMES[trained.tokenizer.section.level],
+        token=TOKEN_NAMES[trained.tokenizer.section.level].removesuffix("s"),
         precision=precision,
         version=VERSION,
         separator=trained.record_separator or "\n",

@@ -154,14 +154,14 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
     )
     parts = _records(has_hashes) if is_records else _stream()
     lead = (
-        f"A recurrent network ({about.network}) writes these texts in your browser, {about.token} "
-        "one after another. Nothing is sent anywhere."
+        f"A recurrent network ({about.network}) writes these texts in your browser, one "
+        f"{about.token} after another. Nothing is sent anywhere."
     )
     main = tag(
         "main",
         tag("h1", about.title),
         tag("p", lead, class_="lead"),
-        tag("div", parts, _settings(), class_="work"),
+        tag("div", parts, _settings(has_undo=not is_records), class_="work"),
         _about(about),
         id="main",
     )
@@ -249,7 +249,7 @@ def _status() -> Html:
     )
 
 
-def _settings() -> Html:
+def _settings(*, has_undo: bool) -> Html:
     fields = [
         _slider("Temperature", "temperature", 2, 0.05, "0 always takes the most probable token."),
         _number("Top-k", "topK", "Most probable tokens to draw from; 0 for all."),
@@ -257,19 +257,6 @@ def _settings() -> Html:
         _slider("Min-p", "minP", 0.5, 0.01, "Smallest probability, relative to the largest."),
         _number("Seed", "seed", "The same seed and settings give the same texts."),
     ]
-    keys = tag(
-        "div",
-        tag("h2", "Keys"),
-        tag(
-            "dl",
-            tag("dt", tag("kbd", "Ctrl"), " ", tag("kbd", "Enter")),
-            tag("dd", "write"),
-            tag("dt", tag("kbd", "Esc")),
-            tag("dd", "stop; close the settings"),
-            class_="keys",
-        ),
-        class_="keyhelp",
-    )
     header = tag(
         "header", tag("h2", "Settings", id="settings-title"), _button("Close", "close-settings")
     )
@@ -278,12 +265,23 @@ def _settings() -> Html:
         header,
         *fields,
         _button("Reset", "reset"),
-        keys,
+        _keys(has_undo=has_undo),
         id="settings",
         class_="settings",
         aria_labelledby="settings-title",
         hidden=True,
     )
+
+
+def _keys(*, has_undo: bool) -> Html:
+    keys = [(("Ctrl", "Enter"), "write"), (("Esc",), "stop; close the settings")]
+    if has_undo:
+        keys += [(("Ctrl", "Z"), "undo"), (("Ctrl", "Shift", "Z"), "redo")]
+    items = [
+        join(tag("dt", join(*(tag("kbd", name) for name in names))), tag("dd", action))
+        for names, action in keys
+    ]
+    return tag("div", tag("h2", "Keys"), tag("dl", *items, class_="keys"), class_="keyhelp")
 
 
 def _slider(label: str, name: str, largest: float, step: float, hint: str) -> Html:

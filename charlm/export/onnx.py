@@ -25,7 +25,7 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
     """
     model = trained.model
     if options.precision == "int8":
-        model = with_int8_products(model)
+        model = with_int8_products(model, min_weights=0)
     step = step_to_onnx(model)
     helper.set_model_props(step, _metadata(trained, options))
     path.write_bytes(step.SerializeToString())

@@ -98,7 +98,7 @@ addEventListener('keydown', event => { if (event.key === 'Escape' && !$('#drawer
 async function start() {
   let found;
   try { found = await get('/page/runs'); } catch (error) { problem(error, start); return; }
-  solved();
+  solved(start);
   runs.push(...found.runs);
   Object.assign(limits, found.limits);
   restore();

@@ -41,6 +41,7 @@ function put(value, at = value.length) {
 }
 /* Everything that follows a change of the text. */
 function changed() {
+  outdate();
   draw();
   branches();
   save();
@@ -61,6 +62,11 @@ const copies = latest(250, async signal => {
   draw();
 });
 const asks = latest(30, signal => ask(signal));
+/* The list is of another text or position, so that nothing is taken from it. */
+function outdate() {
+  panel = null;
+  $('#alts').setAttribute('aria-busy', 'true');
+}
 
 /* The text: coloured cells below the transparent text of the text area. */
 let drawn = [];
@@ -148,7 +154,7 @@ async function ask(signal) {
     ...(S.set.c > 0 && { max_copy: S.set.c }),
   }, signal);
   if (value !== text()) return;
-  panel = { text: value, answer, start: at >= value.length ? value.length : startOf(value, answer.start) };
+  panel = { text: value, at, answer, start: at >= value.length ? value.length : startOf(value, answer.start) };
   showPanel();
 }
 function startOf(value, start) {
@@ -162,6 +168,7 @@ function showPanel() {
   const rows = answer.candidates.map(row => ({ ...row, model: row.model_probability, isActual: row.token === actual?.token }));
   if (actual && actual.token !== 1 && !rows.some(row => row.isActual)) rows.push({ ...actual, model: actual.model_probability, isActual: true });
   bars($('#alts'), rows, { take });
+  $('#alts').removeAttribute('aria-busy');
   const bits = p => p > 0 ? (-Math.log2(p)).toFixed(2) + ' bits' : '–';
   const facts = actual
     ? [['surprisal', bits(actual.model_probability)], ['rank', `${count(actual.rank)} of ${count(answer.writable)}`]]
@@ -277,7 +284,7 @@ async function go() {
       ended = choice.finish_reason ?? ended;
       append(choice.text);
     }
-    solved();
+    solved(go);
   } catch (error) {
     if (!isAbort(error) && !own.signal.aborted) reason = error;
   }
@@ -299,9 +306,18 @@ function request() {
     ...(c > 0 && { max_copy: c }), ...(r && { regex: r }),
   };
 }
+/* Pieces may arrive faster than a browser draws, and Escape must be heard. */
+const FRAME = 40;
+let frame = 0;
 function append(added) {
   if (!added) return;
-  S.br[S.cur].t += added;
+  S.br[S.cur].t = (text() + added).slice(0, limits.characters);
+  if (text().length === limits.characters) running.abort();
+  frame ||= setTimeout(flush, FRAME);
+}
+function flush() {
+  frame = 0;
+  if (!running) return;
   area.value = text();
   area.setSelectionRange(text().length, text().length);
   draw();
@@ -321,13 +337,15 @@ async function follow() {
 }
 function stop() { running?.abort(); }
 function finish(from, ended, reason) {
-  const isStopped = running.signal.aborted, written = points(text().slice(from), text().length - from);
+  const isFull = text().length === limits.characters;
+  const isStopped = running.signal.aborted && !isFull, written = points(text().slice(from), text().length - from);
   running = null;
   area.readOnly = false;
   const { separator, writes_records: records } = run();
   if (ended === 'stop' && records && separator && !reason && !S.set.r) S.br[S.cur].t += separator;
   if (!reason && !written && text().length === from) { past.pop(); }
   put(text());
+  if (isFull) problem(new Error(`The page holds at most ${count(limits.characters)} characters. Begin another text, or remove a part of this one.`));
   if (reason?.param === 'regex') { regexProblem(reason.message); document.dispatchEvent(new Event('settings')); }
   else if (reason) problem(reason, go);
   const how = reason ? reason.message : isStopped ? 'Stopped after' : 'Wrote';
@@ -355,6 +373,8 @@ area.addEventListener('input', () => {
 document.addEventListener('selectionchange', () => {
   if (document.activeElement !== area || running || area.value !== text()) return;
   draw();
+  if (panel?.at === area.selectionStart) return;
+  outdate();
   asks();
 });
 /* A click moves the caret to the beginning of a token; another click there leaves it where it is. */
