@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
+    from charlm.tasks.label_run import load_labels as load_labels
 
 __version__ = VERSION
 
@@ -44,6 +45,7 @@ _HOMES = {
     "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
+    "load_labels": "charlm.tasks.label_run",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
     "import_run": "charlm.export.importing",
@@ -61,6 +63,7 @@ __all__ = [
     "list_runs",
     "load",
     "load_config",
+    "load_labels",
     "model_card",
     "register_cell",
     "resume",
