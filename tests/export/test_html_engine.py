@@ -19,7 +19,7 @@ from charlm.export.html import engine_script
 from charlm.export.javascript import run_script
 from charlm.export.weights import quantize_rows
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.generator import draw
+from charlm.sampling.drawing import draw
 from charlm.sampling.options import Filters
 
 VOCABULARY, TOKENS = 40, 200

@@ -178,6 +178,13 @@ def test_a_missing_package_is_named(monkeypatch, trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_do_not_fit_into_a_file_are_refused(monkeypatch, trained, tmp_path):
+    monkeypatch.setattr(target, "_MAX_BYTES", 1000)
+    with pytest.raises(CharlmError, match=r"a file of ONNX holds at most 1,000"):
+        charlm.export_run(charlm.load(trained), "onnx", tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_states_of_the_file_are_the_learned_ones(tmp_path):
     trained = random_model(OPTIONS["learned initial state"])
     options = ExportOptions("onnx", tmp_path / "x").resolved
