@@ -3,10 +3,11 @@
 The model is untrained, because the speed does not depend on what it has learned. The plain loop is
 what most scripts do: embed, run the layer for one token, project, softmax, torch.multinomial. All
 methods are timed in turn, in several rounds. The table shows medians of tokens per second, and
-medians of the ratio to the plain loop. The last line is the fraction of the memory bandwidth that
-sampling one text uses: the weights are read once per token.
+medians of the ratio to the plain loop. The last lines are what a token costs: multiplications, and
+bytes of weights, which are read once per token, as a fraction of the memory bandwidth. Weights that
+a cache holds are read faster than that.
 
-    python benchmarks/sampling.py --hidden 512 --vocabulary 65 --rounds 5
+    python benchmarks/sampling.py --hidden 512 --vocabulary 65 --rounds 5 --threads 1
 """
 
 import argparse
@@ -26,12 +27,13 @@ from measuring import (
 )
 
 import charlm
+from charlm.model.fast.int8 import Int8Matrix, multiplies_exactly, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import Filters
 
 CHUNK = 50  # Tokens between two readings of the clock.
-PLAIN_LOOP, ONE_TEXT = "plain loop", "one text"
+PLAIN_LOOP, ONE_TEXT, ONE_TEXT_INT8 = "plain loop", "one text", "one text, int8"
 
 
 def main() -> None:
@@ -43,7 +45,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     sizes = [f"model.hidden_size={options.hidden}", "model.embedding_size=64"]
     model = LanguageModel(charlm.load_config(None, sizes).model, options.vocabulary).eval()
-    rates = measure_in_turn(measurements(model, options.seconds), options.rounds)
+    in_int8 = with_int8_products(model)
+    rates = measure_in_turn(measurements(model, in_int8, options.seconds), options.rounds)
     rows = [
         {
             "method": name,
@@ -52,8 +55,11 @@ def main() -> None:
         }
         for name, median in medians(rates).items()
     ]
-    read_bytes = bytes_per_token(model) * statistics.median(rates[ONE_TEXT])
-    fraction = read_bytes / bandwidth(options.seconds)
+    bytes_per_second = bandwidth(options.seconds)
+    costs = [
+        cost(each, statistics.median(rates[name]), bytes_per_second) | {"method": name}
+        for name, each in ((ONE_TEXT, model), (ONE_TEXT_INT8, in_int8))
+    ]
     print_environment(
         f"charlm {charlm.__version__}",
         f"hidden size {options.hidden}",
@@ -64,11 +70,19 @@ def main() -> None:
             f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
             f"{row['ratio_to_plain_loop']:>8.2f} of the plain loop"
         )
-    print(f"one text reads its weights at {fraction:.0%} of the memory bandwidth")
+    for row in costs:
+        print(
+            f"{row['method']}: {row['microseconds']:.0f} µs, {row['multiplications']:,} "
+            f"multiplications and {row['bytes']:,} bytes of weights per token, read at "
+            f"{row['bandwidth_fraction']:.0%} of the memory bandwidth"
+        )
+    if not multiplies_exactly():
+        print("this processor has no exact products in int8: they are computed in fp32")
     results = {
         **environment(),
         "hidden_size": options.hidden,
-        "bandwidth_fraction": fraction,
+        "multiplies_int8": multiplies_exactly(),
+        "costs": costs,
         "methods": rows,
     }
     print(json.dumps(results))
@@ -87,13 +101,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measurements(model: LanguageModel, seconds: float) -> dict[str, Callable[[], float]]:
+def measurements(
+    model: LanguageModel, in_int8: LanguageModel, seconds: float
+) -> dict[str, Callable[[], float]]:
     """Return, for each method, a function that measures its tokens per second."""
     methods: dict[str, Callable[[], Iterator[int]]] = {
         PLAIN_LOOP: lambda: plain_loop(model),
         ONE_TEXT: lambda: sample(model, 1, Filters(temperature=1)),
         "one text, top-p 0.9": lambda: sample(model, 1, Filters(temperature=1, top_p=0.9)),
+        ONE_TEXT_INT8: lambda: sample(in_int8, 1, Filters(temperature=1)),
         "64 texts": lambda: sample(model, 64, Filters(temperature=1)),
+        "64 texts, int8": lambda: sample(in_int8, 64, Filters(temperature=1)),
     }
 
     def measure(method: Callable[[], Iterator[int]]) -> float:
@@ -138,13 +156,24 @@ def median_ratio(rates: list[float], reference: list[float]) -> float:
     return statistics.median(ours / theirs for ours, theirs in zip(rates, reference, strict=True))
 
 
-def bytes_per_token(model: LanguageModel) -> int:
-    """Return the bytes of the weights that one token reads: recurrent matrix and projection."""
-    return sum(
-        weight.nbytes
-        for name, weight in model.named_parameters()
-        if "weight_hh" in name or "projection" in name
+def cost(
+    model: LanguageModel, tokens_per_second: float, bytes_per_second: float
+) -> dict[str, float]:
+    """Return what a token of one text costs: the recurrent product and the projection.
+
+    The product with the embedded token is read from a table.
+    """
+    products = [model.encoder.recurrence.layers[0].recurrent, model.projection]
+    read = sum(
+        product.transposed.nbytes if isinstance(product, Int8Matrix) else product.weight.nbytes
+        for product in products
     )
+    return {
+        "microseconds": 1e6 / tokens_per_second,
+        "multiplications": sum(product.weight.numel() for product in products),
+        "bytes": read,
+        "bandwidth_fraction": read * tokens_per_second / bytes_per_second,
+    }
 
 
 def bandwidth(seconds: float) -> float:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.export.card import model_card as model_card
     from charlm.export.exporting import export_run as export_run
+    from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
 
@@ -44,6 +46,8 @@ _HOMES = {
     "load_config": "charlm.config.load",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
+    "import_run": "charlm.export.importing",
+    "model_card": "charlm.export.card",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -53,9 +57,11 @@ __all__ = [
     "choose",
     "connect",
     "export_run",
+    "import_run",
     "list_runs",
     "load",
     "load_config",
+    "model_card",
     "register_cell",
     "resume",
     "train",

@@ -143,6 +143,14 @@ class Run:
         """Whether the model ends a text with <EOS>."""
         return self.trained.writes_records
 
+    def with_int8(self) -> "Run":
+        """Return this run with a model that computes its products in int8, for inference.
+
+        Raises:
+            OptionError: The model is not on the processor.
+        """
+        return Run(trained_model.with_int8(self.trained))
+
     def sample(self, *, state_out: StrPath | None = None, **options: Any) -> list[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
 
@@ -468,10 +476,9 @@ def _report(
     runs: Sequence[Run], options: Mapping[str, Any], report_progress: Callable[[str], None]
 ) -> "Report":
     from charlm.views.measurements import ReportOptions, measure
-    from charlm.views.report import check_sections, make_report
+    from charlm.views.report import make_report
 
     shown = ReportOptions(**options)
-    check_sections(shown.sections)
     models = [run.trained for run in runs]
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 

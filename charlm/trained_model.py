@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from charlm.data.listing import shown_names
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, OptionError
+from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
@@ -135,6 +136,17 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
         device=chosen,
         origin=Origin(folder, which, corpus, saved.state),
     )
+
+
+def with_int8(trained: TrainedModel) -> TrainedModel:
+    """Return a trained model that computes its products in int8, with the same weights.
+
+    Raises:
+        OptionError: The model is not on the processor.
+    """
+    if trained.device.type != "cpu":
+        raise OptionError("int8", "products are computed by the processor; choose the device cpu")
+    return replace(trained, model=with_int8_products(trained.model))
 
 
 def of_experiment(experiment: Experiment) -> TrainedModel:
@@ -310,6 +322,7 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         **({"record": "document"} if trained.writes_records and not trained.reads_lines else {}),
         "direction": trained.model.direction,
         "device": str(trained.device),
+        **({"products": "int8"} if has_int8_products(trained.model) else {}),
         "training_seed": trained.config.training.seed,
         "version": VERSION,
     }

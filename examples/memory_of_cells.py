@@ -9,8 +9,8 @@
 # # What does a cell remember?
 #
 # An LSTM reads a text and keeps a vector of 64 numbers in its memory. Does any single number mean
-# anything? Karpathy et al. 2015 (arXiv:1506.02078) found units that are high inside quotation marks.
-# Nobody had told the network what a quotation is: it had only learned to predict characters.
+# anything? Karpathy et al. 2015 (arXiv:1506.02078) found units that are high inside quotation
+# marks. Nobody had told the network what a quotation is: it had only learned to predict characters.
 #
 # This notebook looks for such units, asks whether a find could be luck, and then takes a unit away.
 
@@ -78,9 +78,8 @@ run
 sample = 'ab "cd a" (b)'
 for label in label_characters(sample):
     if label.name in ("inside quotation marks", "bracket depth"):
-        print(
-            f"{sample}    the text\n{''.join(f'{value:.0f}' for value in label.values)}    {label.name}"
-        )
+        digits = "".join(f"{value:.0f}" for value in label.values)
+        print(f"{sample}    the text\n{digits}    {label.name}")
 
 # %% [markdown]
 # A candidate is a number that changes with the text: each of the 64 units of $h$ and of $c$. For a
@@ -152,28 +151,33 @@ print(f"inside quotation marks:        AUC {score:.3f}")
 print(f"the same label, shifted:       at most {shift:.3f}")
 print(f"the same label, shuffled:      at most {shuffle:.3f}")
 print(f"slow waves that mean nothing:  at most {largest(wave):.3f}")
-print(
-    f"Above the shifted control: {score - shift:+.3f}; above the shuffled one: {score - shuffle:+.3f}."
-)
+print(f"Above the shifted control: {score - shift:+.3f}.")
+print(f"Above the shuffled control: {score - shuffle:+.3f}.")
 
 # %% [markdown]
 # A score is evidence only as far as it is above the *shifted* control.
 #
 # ## 4. Look at it
 #
-# The passage is coloured by the value of the unit that follows the chosen label best. Choose another
-# label, or select a range of the text to see which units are high throughout.
+# The passage is coloured by the value of the unit that follows the chosen label best. Choose
+# another label, or select a range of the text to see which units are high throughout.
 
 # %%
 report = run.report(sections=("cells",))
 report
 
 # %% [markdown]
+# The gates of the same network: how often is each open, and how often closed?
+
+# %%
+report.figures["gates"]
+
+# %% [markdown]
 # ## 5. Take it away
 #
 # A unit that follows quotations need not be one that the network *uses*. We hold one unit of the
-# memory at a constant value, its mean, and predict the text again. What happens to the prediction of
-# the closing mark?
+# memory at a constant value, its mean, and predict the text again. What happens to the prediction
+# of the closing mark?
 
 # %%
 best = next(row for row in cells.best if row.label == "inside quotation marks")
@@ -228,8 +232,8 @@ print(
 
 # %% [markdown]
 # A closing mark that becomes a surprise shows that the network uses the unit. Where the cost is
-# small, the network keeps the same fact in several units: the probe tells where a fact can be *read*,
-# and only taking the unit away tells whether it is *used*.
+# small, the network keeps the same fact in several units: the probe tells where a fact can be
+# *read*, and only taking the unit away tells whether it is *used*.
 #
 # ## 6. A real language
 #
@@ -261,7 +265,8 @@ for row in source.cells(tokens=10_000).best:
 #
 # 1. Train with 16 units and with 256. In which network is the best unit better, and why might a
 #    large network need no single unit for a quotation?
-# 2. `model.cell=elman`: does an Elman network have a unit for quotations? For the depth of brackets?
+# 2. `model.cell=elman`: does an Elman network have a unit for quotations? For the depth of
+#    brackets?
 # 3. Write a label of your own with `Label` from `charlm.evaluation.probes.labels`: for example, the
 #    number of characters since the last vowel. Is there a unit for it?
 # 4. Repeat section 2 with a network before its training (`steps=1`). Which labels does an untrained

@@ -215,9 +215,9 @@ run = charlm.train(config, steps=1200, evaluations=5, out=RUNS / "elman", progre
 run
 
 # %% [markdown]
-# Is it really the same network? We copy charlm's weights into our numpy arrays, and compare loss and
-# gradient on a piece of the held-out text. (charlm has two biases, as torch does; only their sum
-# matters. A text begins and ends with the token `<EOS>`.)
+# Is it really the same network? We copy charlm's weights into our numpy arrays, and compare loss
+# and gradient on a piece of the held-out text. (charlm has two biases, as torch does; only their
+# sum matters. A text begins and ends with the token `<EOS>`.)
 
 # %%
 model = copy.deepcopy(run.model).double()
@@ -251,8 +251,8 @@ for name, parameter in parameters.items():
     assert difference < 1e-8
 
 # %% [markdown]
-# charlm's score of the same sentence is the same sum. It divides it by the number of characters, and
-# by $\ln 2$ to have bits.
+# charlm's score of the same sentence is the same sum. It divides it by the number of characters,
+# and by $\ln 2$ to have bits.
 
 # %%
 score = run.perplexity(SENTENCE)
@@ -276,8 +276,13 @@ report = run.report(sections=("curves", "surprisal", "memory"), passage_tokens=3
 report
 
 # %% [markdown]
-# How much is a letter worth? The accuracy of the next letter by the number of letters of the word
-# that were read:
+# Each figure of the report can be shown by itself.
+
+# %%
+report.figures["known-letters"]
+
+# %% [markdown]
+# How much is a letter worth? The surprisal of a character, by its position in the word:
 
 # %%
 surprisal = run.surprise(limit=5000, show=0)
@@ -291,11 +296,11 @@ print(f"The first character of a word costs {first / third:.1f} times as much as
 #
 # 1. Leave `from_later` out of `backward`. Which of the checks fail, and for which weights? Does the
 #    network still learn?
-# 2. Set `Wh` to zero in the trained numpy network, and measure the loss again. What does the network
-#    know without a memory?
+# 2. Set `Wh` to zero in the trained numpy network, and measure the loss again. What does the
+#    network know without a memory?
 # 3. Replace tanh by the logistic function in `forward`. What changes in `backward`? Compare with
 #    `model.cell={kind: elman, activation: sigmoid}` in charlm.
-# 4. Remove the limit of the norm in section 4, and raise `RATE` until the training fails. What
-#    does the norm do before it fails?
+# 4. Remove the limit of the norm in section 4, and raise `RATE` until the training fails. What does
+#    the norm do before it fails?
 # 5. Train with `model.cell=lstm` for the same number of steps. Which is better per step, which per
 #    second, and which per parameter? `run.compare([other])` prints an interval.

@@ -22,11 +22,12 @@ from pathlib import Path
 import torch
 
 import charlm
-from charlm.data.tokenizer import EOS
 from charlm.evaluation.probes.gradients import measure_gradient_norms
 from charlm.model.cells.lstm import LSTM, set_gate_bias
 from charlm.model.language_model import LanguageModel
 from charlm.trained_model import text_to_score
+from charlm.views.figures import Axis, Line, line_chart, run_style
+from charlm.views.page import Figure
 
 RUNS = Path(tempfile.mkdtemp())
 DISTANCES = (1, 2, 4, 8, 16)
@@ -34,8 +35,8 @@ DISTANCES = (1, 2, 4, 8, 16)
 # %% [markdown]
 # ## 1. One number
 #
-# The simplest recurrence is $h_t = w h_{t-1}$. The chain rule gives
-# $\partial h_T / \partial h_t = w^{T-t}$: a power. It vanishes or explodes, unless $w$ is exactly 1.
+# The simplest recurrence is $h_t = w h_{t-1}$. The chain rule gives $\partial h_T / \partial h_t =
+# w^{T-t}$: a power. It vanishes or explodes, unless $w$ is exactly 1.
 
 # %%
 for w in (0.9, 1.0, 1.1):
@@ -88,12 +89,44 @@ def show(names, rows, distances=DISTANCES):
 GAINS = (0.5, 1.0, 2.0, 4.0)
 measured = [relative_norms(gain) for gain in GAINS]
 show([f"gain {gain}" for gain in GAINS], measured)
+
+# %% [markdown]
+# On a logarithmic axis a power is a straight line.
+
+# %%
+
+
+def chart(title, findings, rows, x_axis, y_axis):
+    """Return a figure with one line for each row of points (x, y)."""
+    lines = [
+        Line(
+            name=name,
+            style=run_style(number),
+            x=[x for x, _ in points],
+            y=[y for _, y in points],
+            marker=number,
+        )
+        for number, (name, points) in enumerate(rows.items())
+    ]
+    body = line_chart(lines, x_axis, y_axis)
+    return Figure(key="chart", title=title, findings=findings, body=body)
+
+
 for gain, row in zip(GAINS, measured, strict=True):
     assert all(norm <= gain**distance * (1 + 1e-9) for distance, norm in enumerate(row))
 
+chart(
+    "Gradient norm by distance, random Elman networks",
+    f"At distance 16 it is {measured[0][16]:.1e} with a gain of {GAINS[0]}, and "
+    f"{measured[-1][16]:.1e} with a gain of {GAINS[-1]}.",
+    {f"gain {gain}": list(enumerate(row)) for gain, row in zip(GAINS, measured, strict=True)},
+    Axis(title="distance in steps", whole=True),
+    Axis(title="norm relative to distance 0", is_log=True),
+)
+
 # %% [markdown]
-# A small gain makes the gradient vanish. With a large one, most units are saturated and pass nothing
-# on, but the others can make it explode. There is no gain that keeps it for long.
+# A small gain makes the gradient vanish. With a large one, most units are saturated and pass
+# nothing on, but the others can make it explode. There is no gain that keeps it for long.
 #
 # ## 3. Three networks that learned a language
 #
@@ -119,7 +152,8 @@ for cell, run in runs.items():
 #
 # $$c_t = f_t \odot c_{t-1} + i_t \odot \tilde c_t$$
 #
-# Along $c$, a step multiplies the gradient by the forget gate $f$ alone, without any matrix or slope.
+# Along $c$, a step multiplies the gradient by the forget gate $f$ alone, without any matrix or
+# slope.
 
 # %%
 curves = {}
@@ -136,12 +170,21 @@ print(
 )
 
 # %%
-reports = runs["elman"].report([runs["gru"], runs["lstm"]], sections=("context", "agreement"))
-reports
+report = runs["elman"].report([runs["gru"], runs["lstm"]], sections=("context", "agreement"))
+report.figures["gradient-by-distance"]
 
 # %% [markdown]
-# What reaches far back can be learned. In half of the sentences below the subject is plural, so a
-# network that forgot the subject is right in at most 50 % of them.
+# The figure is the one of `charlm view`: it measures all words, and the table above the verbs
+# alone. Where a word can be predicted from its neighbours, no gradient needs to go far.
+#
+# Did the networks learn the agreement?
+
+# %%
+report.figures["agreement-by-distance"]
+
+# %% [markdown]
+# The test sentences come in pairs that differ only in the number of the subject, so a network that
+# forgot the subject is right in at most 50 % of them.
 
 # %%
 for cell, run in runs.items():
@@ -172,6 +215,16 @@ for cell, rows in contexts.items():
     print(f"{cell:<5}" + "".join(f"{row.loss_nats:>8.2f}" for row in rows) + " nats at the verb")
 gap = contexts["elman"][-1].loss_nats - contexts["lstm"][-1].loss_nats
 print(f"With 50 words, the Elman network needs {gap:.2f} nats per verb more than the LSTM.")
+
+chart(
+    "Loss at the verb by number of words read",
+    "With 50 words: "
+    + ", ".join(f"{cell} {rows[-1].loss_nats:.2f}" for cell, rows in contexts.items())
+    + ".",
+    {cell: [(row.context, row.loss_nats) for row in rows] for cell, rows in contexts.items()},
+    Axis(title="words read", is_log=True),
+    Axis(title="nats at the verb"),
+)
 
 # %% [markdown]
 # The loss with a few words can be higher than with one: a part of a sentence is misleading, because
@@ -207,9 +260,10 @@ for bias in (-2, 0, 1, 3):
         device=torch.device("cpu"),
     )
     memory = next(curve for curve in gradients.curves if curve.part == "memory")
+    reached = memory.distances[16].relative
     gate = float(torch.sigmoid(torch.tensor(float(bias))))
     print(
-        f"bias {bias:>2}: forget gate {gate:.2f}; 16 words back {memory.distances[16].relative:.1e} "
+        f"bias {bias:>2}: forget gate {gate:.2f}; 16 words back {reached:.1e} "
         f"of the gradient, {gate**16:.1e} along c alone"
     )
 
@@ -270,12 +324,12 @@ for clipnorm in ("null", "64"):
 #
 # ## Exercises
 #
-# 1. In section 2, replace tanh by relu and by the logistic function. Which of the bounds still hold?
+# 1. In section 2, replace tanh by relu and by the logistic function. Does the bound still hold?
 #    What is the largest slope of the logistic function?
 # 2. In a GRU, $h_t = (1 - u) \odot \tilde c + u \odot h_{t-1}$. Which gate takes the place of $f$?
 #    Which initial bias would open it? Write the cell and train it.
 # 3. `run.gradients(untrained=True)` measures a network before its training. Which of the three
 #    networks gained most by training?
-# 4. Train the Elman network for 6,000 steps. Does it learn the agreement? Does its half-life change?
+# 4. Train the Elman network for 6,000 steps. Does it learn the agreement? Is its half-life longer?
 # 5. `run.agreement(longest=8, most_nouns=6)` tests sentences longer than any in training. Which
 #    network generalizes?

@@ -113,6 +113,12 @@ def perplexity(
         bool,
         typer.Option("--baselines", help="Also score n-grams and compressors on the same text."),
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Also score the model with its products in int8; runs on the CPU."
+        ),
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -137,10 +143,12 @@ def perplexity(
         segment=segment,
         fit_tokens=fit_tokens,
         baselines=baselines,
+        int8=int8,
     )
     from charlm.api import load
     from charlm.evaluation.perplexity import measure_perplexity
 
+    device = "cpu" if int8 and device == "auto" else device
     score = measure_perplexity(load(folder, which=which, device=device).trained, options)
     emit_result(score.to_json(), _perplexity_table(score), as_json=as_json)
 
@@ -268,15 +276,22 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
 
 
 def _perplexity_table(score: "Perplexity") -> Iterator[str]:
-    adapted = score.adapted.to_json() if score.adapted else {}
-    if adapted:
-        yield f"{'':<24} {'static':>14} {'adapted':>14}"
+    others = {
+        name: other.to_json()
+        for name, other in (("adapted", score.adapted), ("int8", score.int8))
+        if other is not None
+    }
+    if others:
+        names = ["static" if "adapted" in others else "fp32", *others]
+        yield f"{'':<24} " + " ".join(f"{name:>14}" for name in names)
     hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
     for name, value in score.to_json().items():
         is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
         if is_shown and name not in hidden:
-            cells = [value, adapted[name]] if name in adapted else [value]
+            cells = [value, *(other[name] for other in others.values() if name in other)]
             yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+    if score.int8:
+        yield f"{'int8 minus fp32':<24} {score.int8.difference_nats:>+14.5f} nats per token"
     yield folded(format_settings(score.settings))
     if score.adapted:
         yield folded(f"adapted: {format_settings(score.adapted.settings)}")

@@ -11,11 +11,13 @@ import typer
 
 from charlm.cli import (
     cache,
+    card,
     compress,
     config,
     corpus,
     evaluate,
     export,
+    import_model,
     inspect,
     probes,
     runs,
@@ -60,6 +62,8 @@ app.command("runs")(runs.runs)
 app.command("view")(view.view)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
+app.command("import")(import_model.import_model)
+app.command("card")(card.card)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")

@@ -26,7 +26,7 @@ from charlm.cli.options import (
     some_text,
     unicode_text,
 )
-from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result
+from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result, say
 from charlm.errors import CharlmError, OptionError, UnsupportedOptionError, quote
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
@@ -348,6 +348,14 @@ def sample(
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Compute products in int8 on the CPU: faster for large models where it has "
+            "AVX-512 VNNI or AMX.",
+        ),
+    ] = False,
     url: Annotated[
         str | None,
         typer.Option(
@@ -406,7 +414,7 @@ def sample(
         local: dict[str, Any] = {"fill": fill, "beams": beams, "next": next_tokens or None}
         local |= {"interactive": interactive or None, "novel": novel or None}
         local |= {"state_in": state_in, "state_out": state_out}
-        local |= {"device": None if device == "auto" else device}
+        local |= {"int8": int8 or None, "device": None if device == "auto" else device}
         _refuse_with("url", local | {"checkpoint": None if which == "best" else which})
     options = _with_prompt(options, prompt, prompt_file)
     if url is not None:
@@ -416,9 +424,29 @@ def sample(
 
     from charlm.api import load
 
-    loaded = load(folder, which=which, device=device)
+    loaded = load(folder, which=which, device="cpu" if int8 and device == "auto" else device)
+    if int8:
+        loaded = _with_int8(loaded)
     output = _Output(_LocalRun(loaded, state_out), as_json=as_json, raw=raw)
     output.write(options, run=loaded, interactive=interactive)
+
+
+def _with_int8(run: "Run") -> "Run":
+    """Return the run with products in int8; say so if they are no faster here."""
+    from charlm.model.fast.int8 import has_int8_products
+    from charlm.sampling.speed import seconds_per_step
+
+    quantized = run.with_int8()
+    if not has_int8_products(quantized.model):
+        say("int8: this model has no product that is large enough to gain from int8; it uses fp32")
+        return run
+    seconds, seconds_before = (seconds_per_step(each.model) for each in (quantized, run))
+    if seconds >= seconds_before:
+        say(
+            f"int8: a token takes {1e6 * seconds:.0f} µs, and {1e6 * seconds_before:.0f} µs in "
+            "fp32: this processor gains nothing from int8 for this model; leave out --int8"
+        )
+    return quantized
 
 
 def _refuse_with(option: str, others: Mapping[str, Any]) -> None:
@@ -480,7 +508,10 @@ class _LocalRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"run": str(self.run.folder), "step": self.run.state["step"]}
+        from charlm.trained_model import provenance
+
+        facts = provenance(self.run.trained)
+        return {name: facts[name] for name in ("run", "step", "products") if name in facts}
 
     def write(self, options: SampleOptions) -> "list[Sample]":
         from charlm.api import sample_to_file

@@ -63,6 +63,7 @@ class ScoringOptions:
         segment: Number of tokens that dynamic evaluation predicts before it learns from them.
         fit_tokens: Number of tokens of the validation split, from its beginning, to fit on.
         baselines: Whether to score n-gram models and compressors on the same text.
+        int8: Whether to score the model with its products in int8 as well, beside fp32.
     """
 
     text: str | None = None
@@ -77,6 +78,7 @@ class ScoringOptions:
     segment: int = SEGMENT
     fit_tokens: int = FIT_TOKENS
     baselines: bool = False
+    int8: bool = False
 
     def __post_init__(self) -> None:
         """Validate all options.
@@ -88,6 +90,10 @@ class ScoringOptions:
             raise OptionError("paths", "cannot be combined with {}", others=["text"])
         if self.precision not in ("fp32", "bf16"):
             raise OptionError("precision", "must be fp32 or bf16", value=self.precision)
+        if self.int8 and self.precision != "fp32":
+            raise OptionError(
+                "int8", "is compared with {} fp32; leave one out", others=["precision"]
+            )
         for name in ("streams", "mix_ngram", "segment", "fit_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -27,6 +27,7 @@ from charlm.trained_model import (
     restoration_to_score,
     share_in_training,
     text_to_score,
+    with_int8,
 )
 from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
@@ -56,6 +57,27 @@ class Adapted(Result):
 
 
 @dataclass(frozen=True)
+class Int8Score(Result):
+    """The score of a model that computes its products in int8.
+
+    Attributes:
+        loss_nats: Nats per predicted token, <EOS> included.
+        perplexity: exp(loss_nats).
+        bits_per_character: As of `Perplexity`.
+        bits_per_byte: As of `Perplexity`.
+        seconds: Time of quantizing and scoring.
+        difference_nats: `loss_nats` minus that of fp32 on the same text.
+    """
+
+    loss_nats: float
+    perplexity: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
+    seconds: float
+    difference_nats: float
+
+
+@dataclass(frozen=True)
 class Perplexity(Result):
     """The score of a model on a text.
 
@@ -82,6 +104,7 @@ class Perplexity(Result):
         adapted: Score of the model that adapts; all other fields concern the model as it was
             trained. None if no adaptation was asked for.
         baselines: Scores of methods without a network on the same text, or None.
+        int8: Score of the same model with its products in int8, or None.
     """
 
     loss_nats: float
@@ -100,6 +123,7 @@ class Perplexity(Result):
     settings: dict[str, Any]
     adapted: Adapted | None = None
     baselines: list[Baseline] | None = None
+    int8: Int8Score | None = None
 
 
 def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
@@ -139,6 +163,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         | _records_in_training(trained, options),
         adapted=_adapted(trained, static, tokens, restoration, options),
         baselines=_baselines(trained, tokens.ids, restoration, options),
+        int8=_int8_score(trained, static, tokens, restoration, options, result),
     )
 
 
@@ -316,6 +341,29 @@ def _adapted(
     uses_train = options.dynamic or options.mix_ngram is not None
     parts: list[Part] = ["valid", "train"] if uses_train else ["valid"]
     return replace(adapted, settings=adapted.settings | _overlap(trained, tokens.ids, parts))
+
+
+def _int8_score(
+    trained: TrainedModel,
+    static: StaticModel,
+    tokens: Tokens,
+    restoration: Restoration,
+    options: ScoringOptions,
+    fp32: Score,
+) -> Int8Score | None:
+    if not options.int8:
+        return None
+    started = time.perf_counter()
+    model = with_int8(trained).model
+    result = score_text(replace(static, model=model), tokens.ids, streams=options.streams)
+    return Int8Score(
+        loss_nats=result.loss_nats,
+        perplexity=result.perplexity,
+        bits_per_character=restoration.bits_per(tokens.counts.characters, result.nats),
+        bits_per_byte=restoration.bits_per(tokens.counts.bytes, result.nats),
+        seconds=round(time.perf_counter() - started, 3),
+        difference_nats=result.loss_nats - fp32.loss_nats,
+    )
 
 
 def _baselines(

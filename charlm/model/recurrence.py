@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
 from charlm.model.dropout import Dropout
 from charlm.model.fast.backpropagation import run_window
-from charlm.model.fast.int8 import Int8Matrix
+from charlm.model.fast.int8 import has_int8_products
 from charlm.model.fast.kernels import run_kernel
 from charlm.model.fast.products import weight_dropout
 from charlm.model.fast.scan import scan
@@ -32,7 +32,7 @@ def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     Returns:
         Outputs, (time, batch, hidden), and the state after the window.
     """
-    if isinstance(cell, FusedCell) and not isinstance(cell.recurrent, Int8Matrix):
+    if isinstance(cell, FusedCell) and not has_int8_products(cell):
         return run_kernel(cell, x, state)
     if isinstance(cell, LinearCell):
         return _run_scan(cell, x, state)

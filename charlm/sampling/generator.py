@@ -221,13 +221,15 @@ class Generator:
     def take(self, ids: list[int], scores: Scores) -> None:
         """Take in the next token of each sequence, and how probable it was."""
         running = self.running
-        tokens = [token if runs else None for token, runs in zip(ids, running, strict=True)]
+        tokens: list[int | None] = [*ids]
+        if not all(running):
+            tokens = [token if runs else None for token, runs in zip(ids, running, strict=True)]
         _append(self.tokens, ids, running)
         if scores.log_probabilities:
             _append(self.log_probabilities, scores.log_probabilities, running)
         if scores.alternatives:
             _append(self.alternatives, scores.alternatives, running)
-        if self.filters.reads_history:
+        if self.options.filters.reads_history:
             self._history.append(torch.tensor(ids, device=self._device))
         for constraint in self._constraints:
             constraint.update(tokens)

@@ -208,7 +208,7 @@ class Filters:
             name for name in names if getattr(self, name) not in (None, _NEUTRAL.get(name))
         )
 
-    @property
+    @cached_property
     def reads_history(self) -> bool:
         """Whether a filter needs the text so far."""
         return any(name in self.active for name in _READS_HISTORY)

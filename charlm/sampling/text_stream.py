@@ -51,13 +51,17 @@ class TextStream:
         self.text = text + pending if prompt or pending or not before else text[:num_shown]
         self.prompt_length = len(self.text)
         self._pending = pending
+        self._ends_nowhere = not stop.until and stop.characters is None
         self._max_characters = None if stop.characters is None else len(self.text) + stop.characters
         self._append(text[len(self.text) :])
 
     def feed(self, token: int) -> None:
         """Append the text of a token."""
-        self._append(self._decoder.feed(token).removeprefix(self._pending))
-        self._pending = ""
+        piece = self._decoder.feed(token)
+        if self._pending:
+            piece = piece.removeprefix(self._pending)
+            self._pending = ""
+        self._append(piece)
 
     def flush(self) -> None:
         """Append the bytes of an incomplete character: no token follows."""
@@ -108,6 +112,8 @@ class TextStream:
             return
         searched = len(self.text)
         self.text += piece
+        if self._ends_nowhere:
+            return
         ends = []
         # A stop string that is left out is new text as a whole.
         first = 0 if self._includes_until else self.prompt_length

@@ -25,6 +25,7 @@ from charlm.serving.schemas import (
 )
 
 _MAX_RESULTS = 4_000_000  # Log-probabilities that a response may have.
+MAX_WAITING = 50_000  # Parts of a stream that wait for a client that reads slowly.
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int,
     async def forward(index: int) -> None:
         try:
             async for piece in generations[index]:
+                if arrived.qsize() >= MAX_WAITING:
+                    raise CharlmError("the client reads the stream too slowly; it is cut here")
                 arrived.put_nowait((index, piece))
             arrived.put_nowait(None)
         except CharlmError as error:

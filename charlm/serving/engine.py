@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 
 from charlm.data.suffix_index import SuffixIndex
 from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError
+from charlm.model.fast.packed import with_packed_products
 from charlm.sampling.batch import Batch
 from charlm.sampling.plan import Plan, make_plan
 from charlm.sampling.prompts import Prompt
 from charlm.sampling.sample import training_index
+from charlm.sampling.stepper import Stepper
 from charlm.serving.jobs import Generation, Job, wake
 from charlm.serving.rows import Row
 from charlm.trained_model import TrainedModel
@@ -59,7 +61,7 @@ class Engine:
         self._queue = deque[Row]()
         self._reading = deque[Row]()
         self._rows: list[Row] = []
-        self._batch = Batch(trained.model)
+        self._batch = Batch(trained.model, Stepper(with_packed_products(trained.model)))
         self._index: SuffixIndex | None = None
         self._index_lock = threading.Lock()
         self._is_closing = False
@@ -113,7 +115,8 @@ class Engine:
     def _check_open(self) -> None:
         if self._is_closing:
             raise CharlmError("the server is shutting down")
-        if len(self._queue) >= self.limits.max_queued:
+        most = self.limits.max_rows + self.limits.max_queued
+        if self.num_running + len(self._queue) >= most:
             raise BusyError(
                 f"the server is busy: {len(self._queue)} texts are waiting; try again later"
             )

@@ -145,8 +145,9 @@ def _listen(options: ServeOptions) -> socket.socket:
     try:
         return socket.create_server((options.host, options.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        problem = f"cannot listen: {error.strerror or error}"
-        raise CharlmError(f"{place}: {problem}; choose another address or --port") from None
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]
+        remedy = "choose another address or --port"
+        raise CharlmError(f"{place}: cannot listen: {reason}; {remedy}") from None
 
 
 def _url(host: str, port: int) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
+import safetensors.torch
+import torch
 import typer  # noqa: TID251 - it walks the command tree
 from conftest import TEXT, small_config, train_all
 
@@ -26,6 +28,13 @@ NOT_UTF8, TOO_LONG = (
 NUMBERS = {
     int: ["", "x", "1.5", "nan", "inf", "9" * 30],
     float: ["", "x", "nan", "inf", "-inf", "1e400", "-1"],
+}
+# A state dict to import: an LSTM of one unit over two characters.
+STATE_DICT = {
+    "embedding.weight": torch.zeros(2, 3),
+    "rnn.weight_ih_l0": torch.zeros(4, 3),
+    "rnn.weight_hh_l0": torch.zeros(4, 1),
+    "projection.weight": torch.zeros(2, 1),
 }
 # Other arguments that make the command valid except for the tested option.
 BESIDE = {
@@ -61,6 +70,14 @@ BESIDE = {
     "export --to": ["run", "--out=new"],
     "export --out": ["run", "--to=torch"],
     "export RUN": ["--to=torch", "--out=new"],
+    "card": ["run"],
+    "card --run": [],
+    "import": ["x.safetensors", "--cell=lstm", "--tokenizer=chars.json", "--eos=b", "--out=new"],
+    "import --cell": ["x.safetensors", "--tokenizer=chars.json", "--eos=b", "--out=new"],
+    "import --tokenizer": ["x.safetensors", "--cell=lstm", "--eos=b", "--out=new"],
+    "import --out": ["x.safetensors", "--cell=lstm", "--tokenizer=chars.json", "--eos=b"],
+    "import --eos": ["x.safetensors", "--cell=lstm", "--tokenizer=chars.json", "--out=new"],
+    "import FILE.safetensors": ["--cell=lstm", "--tokenizer=chars.json", "--eos=b", "--out=new"],
 }
 # Wrong texts and paths, with the exit status: 2 if no file or run could make them right, else 1. An
 # entry with the name of a command takes precedence over one without.
@@ -76,6 +93,7 @@ WRONG: dict[str, dict[str, int]] = {
     "view --text": {"": 2, NOT_UTF8: 2},
     "eval memory --text": {"": 2, NOT_UTF8: 2},
     "view --out": TARGET,
+    "card --out": TARGET,
     "--only": {"": 2, "nonsense": 2, "curves,": 2},
     "--from": FILE,
     "train --from": RUN,
@@ -143,6 +161,14 @@ WRONG: dict[str, dict[str, int]] = {
     "--at": {"": 2, "nonsense": 2},
     "--remove": {"": 2, "nonsense": 2, "../names": 2},
     "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
+    "FILE.safetensors": FILE,
+    "--tokenizer": FILE,
+    "--gates": {"": 2, "ifg": 2, "abcd": 2, NOT_UTF8: 2},
+    "--eos": {"": 2, "c": 2, NOT_UTF8: 2},
+    "--unknown": {"": 2, "c": 2, NOT_UTF8: 2},
+    "--embedding": {"": 2, "nonsense": 2, NOT_UTF8: 2},
+    "--projection": {"": 2, "nonsense": 2, NOT_UTF8: 2},
+    "--layers": {"": 2, "nonsense": 2, NOT_UTF8: 2},
 }
 
 
@@ -209,6 +235,8 @@ def folder(tmp_path_factory) -> Path:
         (folder / name).write_text("neither", encoding="utf-8")
     (folder / "empty").write_text("", encoding="utf-8")
     (folder / "folder").mkdir()
+    (folder / "chars.json").write_text('["a", "b"]', encoding="utf-8")
+    safetensors.torch.save_file(STATE_DICT, folder / "x.safetensors")
     train_all(small_config(folder / "text.txt", "training.steps=2"), folder / "run")
     return folder
 
@@ -328,6 +356,7 @@ TOGETHER = {
     "tune text.txt --search=model.hidden_size=8,16 --trials=1 --study=a": "--study",
     "compress run text.txt --out=- --json": "--json",
     "compress run text.txt text.txt": "[RUN] FILE",
+    "eval perplexity run --int8 --precision=bf16": "--precision",
     "eval compare run": "RUN RUN...",
     "eval novelty run text.txt text.txt": "RUN|FILE",
     "eval agreement run text.txt text.txt": "PAIRS",

@@ -109,7 +109,7 @@ def test_int8_computes_what_charlm_computes_in_int8():
     names = ["lstm", "gru_reset_before", "mogrifier_lstm_2_rounds_rank_2", "min_lstm"]
     for name in [*names, "mixture", "adaptive", "one-hot", "tied, adapter", "layer norm, residual"]:
         trained = random_model(MODELS[name])
-        model = with_int8_products(trained.model)
+        model = with_int8_products(trained.model, min_weights=0)
         step = step_to_onnx(model)
         products = [node.op_type for node in step.graph.node]
         assert "MatMulInteger" in products and "Gemm" not in products, name
@@ -174,6 +174,13 @@ def test_an_operator_without_a_counterpart_is_refused(monkeypatch):
 def test_a_missing_package_is_named(monkeypatch, trained, tmp_path):
     monkeypatch.setattr(exporting, "find_spec", lambda module: None)
     with pytest.raises(CharlmError, match=r"needs onnx, onnxruntime.*pip install '.*\[onnx\]'"):
+        charlm.export_run(charlm.load(trained), "onnx", tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_into_a_file_are_refused(monkeypatch, trained, tmp_path):
+    monkeypatch.setattr(target, "_MAX_BYTES", 1000)
+    with pytest.raises(CharlmError, match=r"a file of ONNX holds at most 1,000"):
         charlm.export_run(charlm.load(trained), "onnx", tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 

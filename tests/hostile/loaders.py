@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
+import safetensors.torch
+import torch
 from conftest import unseal
 from reading import opened, resolved
 
@@ -35,6 +37,7 @@ from charlm.data.vectors import read_vectors
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.agreement import read_pairs
 from charlm.evaluation.sentences import read_sentences
+from charlm.export.importing import import_run
 from charlm.runs import prepare
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
@@ -51,6 +54,8 @@ SLOW = (
     "state.json to resume from",
     "metrics.jsonl",
     "weights",
+    "imported weights",
+    "imported characters",
 )
 NAMES = (
     *SLOW,
@@ -73,6 +78,7 @@ NAMES = (
     "token cache",
     "token cache's facts",
 )
+_CHARACTERS = '["a", "b", "\\n"]'
 MEMBER, MEMBER_TEXT = "folder/text.txt", b"to be or not to be\n" * 20
 DOCUMENTS = [{"text": "To be,\nor not", "id": 1}, {"text": "to be.", "id": 2}]
 
@@ -182,6 +188,14 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "state.json to resume from": in_run("last/state.json", _resume),
         "metrics.jsonl": in_run("metrics.jsonl", _resume),
         "weights": Loader(_in_checkpoint(run_folder, weights), [weights.read_bytes()]),
+        "imported weights": Loader(
+            in_file("x.safetensors", lambda path: _import(path, _characters(folder), folder)),
+            [safetensors.torch.save(_state_dict())],
+        ),
+        "imported characters": Loader(
+            in_file("characters", lambda path: _import(_saved_state_dict(folder), path, folder)),
+            [_CHARACTERS.encode(), b'{"a": 0, "\\n": 2, "b": 1}', b"ab\n"],
+        ),
         "generation state": Loader(
             in_file("state", lambda path: original.sample(prompt="", length=4, state_in=path)),
             [state_out.read_bytes()],
@@ -221,6 +235,41 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "token cache": in_cache("ids"),
         "token cache's facts": in_cache("json"),
     }
+
+
+def _import(weights: Path, characters: Path, folder: Path) -> None:
+    """Import a state dict and use the run; a refused one leaves nothing."""
+    out = folder / "imported"
+    try:
+        import_run(weights, cell="gru", tokenizer=characters, out=out, eos="\\n", text="ab\n")
+        _sample(out)
+    except CharlmError:
+        assert not list(folder.glob("*imported*"))
+        raise
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _state_dict() -> dict[str, torch.Tensor]:
+    return {
+        "encoder.weight": torch.eye(3, 2),
+        "rnn.weight_ih_l0": torch.ones(6, 2),
+        "rnn.weight_hh_l0": torch.ones(6, 2),
+        "decoder.weight": torch.eye(3, 2) * 2,
+        "decoder.bias": torch.ones(3),
+    }
+
+
+def _saved_state_dict(folder: Path) -> Path:
+    path = folder / "valid.safetensors"
+    safetensors.torch.save_file(_state_dict(), path)
+    return path
+
+
+def _characters(folder: Path) -> Path:
+    path = folder / "characters.json"
+    path.write_text(_CHARACTERS, encoding="utf-8")
+    return path
 
 
 def _read_text(path: Path) -> object:

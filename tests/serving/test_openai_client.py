@@ -53,7 +53,7 @@ def test_a_streamed_completion_is_the_same_text(client, model):
     options = {"include_usage": True}
     parts = list(client.completions.create(stream=True, stream_options=options, **fields))
     assert "".join(part.choices[0].text for part in parts if part.choices) == whole.text
-    assert len(parts) > 5
+    assert len(parts) > 2  # The first token, the rest, and the usage.
     assert parts[-1].choices == [] and parts[-1].usage.completion_tokens == 30
     assert parts[-2].choices[0].finish_reason == "length"
 

@@ -23,7 +23,10 @@ from charlm.model.fast.products import Matrix
 from charlm.model.projection import MixtureOfSoftmaxes
 
 _LARGEST = 127
-_SMALLEST_MAXIMUM = 1e-30  # A vector of zeros is divided by this instead of zero.
+_SMALLEST_MAXIMUM = 1e-30  # A vector of zeros is divided by a multiple of this instead of zero.
+# The vector of a product is quantized in about 10 µs, in which fp32 multiplies with this many
+# weights.
+_MIN_WEIGHTS = 2**17
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,12 +35,13 @@ class Int8Matrix(Matrix):
     """A matrix, (out, in), whose products are computed in int8: W v + b. It has no gradients.
 
     Attributes:
-        integers: Q_W, (out, in): int8, or fp32 where the processor multiplies int8 inexactly.
+        transposed: Q_W transposed, (in, out): int8, or fp32 where the processor multiplies int8
+            inexactly.
         scales: s_W, (out,).
         out_features: Number of rows.
     """
 
-    integers: Tensor
+    transposed: Tensor
     scales: Tensor
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
@@ -49,17 +53,18 @@ class Int8Matrix(Matrix):
         # torch 2.9 to 2.13 return wrong products of matrices with one column.
         is_exact = values.shape[1] > 1 and multiplies_exactly()
         integers = (values / scales).round().to(torch.int8 if is_exact else torch.float32)
-        self.register_buffer("integers", integers, persistent=False)
+        # A row of Q_W is contiguous: the transpose is a view.
+        self.register_buffer("transposed", integers.t(), persistent=False)
         self.register_buffer("scales", scales[:, 0], persistent=False)
 
     def multiply(self, vector: Tensor) -> Tensor:
         """Return W v + b."""
         _refuse_gradients()
-        rows = vector.float().flatten(0, -2)
+        rows = vector if vector.ndim == 2 else vector.flatten(0, -2)
         scale = _scales(rows)
         products = self._multiply_integers((rows / scale).round_()) * self.scales
         total = products * scale if self.bias is None else torch.addcmul(self.bias, products, scale)
-        return total.view(*vector.shape[:-1], -1)
+        return total if vector.ndim == 2 else total.view(*vector.shape[:-1], -1)
 
     def operands(self, precision: torch.dtype) -> tuple[Tensor, ...]:
         """Refuse to prepare a window of training."""
@@ -67,24 +72,29 @@ class Int8Matrix(Matrix):
         return super().operands(precision)
 
     def _multiply_integers(self, rows: Tensor) -> Tensor:
-        if self.integers.dtype == torch.int8:
-            return torch._int_mm(rows.to(torch.int8), self.integers.t())
-        return torch.mm(rows, self.integers.t())
+        if self.transposed.dtype == torch.int8:
+            return torch._int_mm(rows.to(torch.int8), self.transposed)
+        return torch.mm(rows, self.transposed)
 
 
 @torch.no_grad()
-def with_int8_products(model: Module) -> Module:
+def with_int8_products(model: Module, *, min_weights: int = _MIN_WEIGHTS) -> Module:
     """Return a copy of a model on the processor that computes its products in int8.
 
     It shares the weights of `model`. Embeddings, norms, biases and diagonal weights stay in fp32.
+
+    Args:
+        model: Model in evaluation mode.
+        min_weights: Number of weights below which a product stays in fp32, where it is faster.
     """
     copied = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for module in list(copied.modules()):
-        if isinstance(module, MixtureOfSoftmaxes):
+        if isinstance(module, MixtureOfSoftmaxes) and _is_large(module, min_weights):
             module.product = _quantized(module)
         for name, child in module.named_children():
             # A mixture is a layer of torch as well, but computes more than its product.
-            if isinstance(child, Matrix) or type(child) is nn.Linear:
+            is_product = isinstance(child, Matrix) or type(child) is nn.Linear
+            if is_product and _is_large(child, min_weights):
                 setattr(module, name, _quantized(child))
     return copied
 
@@ -107,13 +117,17 @@ def multiplies_exactly() -> bool:
     )
 
 
-def _quantized(layer: Matrix | nn.Linear) -> Int8Matrix:
-    return Int8Matrix(cast(nn.Parameter, layer.weight), layer.bias)
+def _is_large(layer: nn.Module, min_weights: int) -> bool:
+    return cast(Tensor, layer.weight).numel() >= min_weights
+
+
+def _quantized(layer: nn.Module) -> Int8Matrix:
+    return Int8Matrix(cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias))
 
 
 def _scales(rows: Tensor) -> Tensor:
     """Return the scale of each row, (rows, 1)."""
-    return rows.abs().amax(dim=-1, keepdim=True).clamp_(min=_SMALLEST_MAXIMUM) / _LARGEST
+    return rows.abs().amax(dim=-1, keepdim=True).clamp_(min=_SMALLEST_MAXIMUM).mul_(1 / _LARGEST)
 
 
 def _refuse_gradients() -> None:

@@ -98,13 +98,14 @@ addEventListener('keydown', event => { if (event.key === 'Escape' && !$('#drawer
 async function start() {
   let found;
   try { found = await get('/page/runs'); } catch (error) { problem(error, start); return; }
-  solved();
+  solved(start);
   runs.push(...found.runs);
   Object.assign(limits, found.limits);
   restore();
   if (!runs.some(one => one.name === S.run)) S.run = runs[0].name;
   $('#run').replaceChildren(...runs.map(one => new Option(`${one.name}: ${one.cell}`, one.name)));
-  whenTooLong(isTooLong => document.body.classList.toggle('unsaved', isTooLong));
+  whenTooLong(isTooLong => { $('#unsaved').hidden = !isTooLong; });
+  addEventListener('hashchange', () => location.reload());
   showSettings();
   for (const view of Object.values(VIEWS)) view.begin();
   choose(S.run);

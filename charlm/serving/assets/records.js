@@ -14,7 +14,7 @@ async function more() {
     written = [...answer.records, ...written].slice(0, MAX_SHOWN);
     reason = answer.reason;
     clicks++;
-    solved();
+    solved(more);
     say(`${answer.records.length} records, ${answer.records.filter(record => record.is_new).length} of them new`);
   } catch (error) {
     if (!isAbort(error)) problem(error, more);

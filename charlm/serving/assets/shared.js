@@ -100,22 +100,30 @@ export async function* events(path, body, signal) {
   }
 }
 
-/* A problem that concerns the whole page; `retry` repeats what failed. */
-let retry = null;
-export function problem(error, again) {
-  retry = again;
+/* A problem of a request, until the same kind of request succeeds. `again` repeats what failed. */
+let open = null;
+export function problem(error, again, kind = again) {
+  open = { again, kind };
   $('#problem-text').textContent = error.message;
   $('#problem-retry').hidden = !again;
   $('#problem').hidden = false;
 }
-export function solved() {
-  if (!$('#problem').hidden) $('#problem').hidden = true;
+export function solved(kind) {
+  if (open && open.kind === kind) close();
 }
-$('#problem-close').addEventListener('click', solved);
-$('#problem-retry').addEventListener('click', () => { solved(); retry?.(); });
+function close() {
+  open = null;
+  $('#problem').hidden = true;
+}
+$('#problem-close').addEventListener('click', close);
+$('#problem-retry').addEventListener('click', () => {
+  const again = open?.again;
+  close();
+  again?.();
+});
 
 /* Run `work(signal, ...)` after `delay` milliseconds; a later call replaces an earlier one. */
-export function latest(delay, work, failed = problem) {
+export function latest(delay, work) {
   let timer = 0, controller = null;
   function schedule(...values) {
     cancel();
@@ -123,15 +131,13 @@ export function latest(delay, work, failed = problem) {
       const own = controller = new AbortController();
       try {
         await work(own.signal, ...values);
-        if (!own.signal.aborted) solved();
+        if (!own.signal.aborted) solved(schedule);
       } catch (error) {
-        if (!own.signal.aborted && !isAbort(error)) report(error, () => schedule(...values));
+        if (own.signal.aborted || isAbort(error)) return;
+        if (!(error instanceof ServerError)) throw error;
+        problem(error, () => schedule(...values), schedule);
       }
     }, delay);
-  }
-  function report(error, again) {
-    if (!(error instanceof ServerError)) throw error;
-    failed(error, again);
   }
   function cancel() { clearTimeout(timer); controller?.abort(); }
   schedule.cancel = cancel;
@@ -142,6 +148,8 @@ export function latest(delay, work, failed = problem) {
 export function bars(list, rows, { take = null } = {}) {
   const focused = $$('button', list).indexOf(document.activeElement);
   const most = Math.max(.2, ...rows.map(row => Math.max(row.probability, row.model ?? 0)));
+  const longest = Math.max(2, ...rows.map(row => [...shown(row.label)].length));
+  list.style.setProperty('--label', Math.min(12, longest) + 'ch');
   list.replaceChildren(...rows.map((row, k) => {
     const bar = el('u'), line = el('s');
     bar.style.width = 100 * row.probability / most + '%';

@@ -1,5 +1,7 @@
 """Products in int8: the numbers by hand, every cell and projection, and what they refuse."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,12 @@ from torch import nn
 from charlm.errors import CharlmError
 from charlm.model.cells.base import FusedCell
 from charlm.model.fast import int8
-from charlm.model.fast.int8 import Int8Matrix, has_int8_products, with_int8_products
+from charlm.model.fast.int8 import Int8Matrix, has_int8_products
 from charlm.model.fast.products import Matrix
 from charlm.model.language_model import weights_checksum
 from charlm.model.recurrence import run_stepwise
 
+with_int8_products = partial(int8.with_int8_products, min_weights=0)
 PROJECTIONS = {
     "linear": {},
     "tied": {"tied": True},
@@ -89,7 +92,7 @@ def test_a_processor_without_exact_products_gives_the_same_numbers(monkeypatch):
     expected, _ = with_int8_products(model)(ids)
     monkeypatch.setattr(int8, "multiplies_exactly", lambda: False)
     quantized = with_int8_products(model)
-    assert quantized.projection.integers.dtype == torch.float32
+    assert quantized.projection.transposed.dtype == torch.float32
     torch.testing.assert_close(quantized(ids)[0], expected, rtol=0, atol=1e-6)
 
 
@@ -100,3 +103,11 @@ def test_gradients_are_refused(cell):
         model(torch.zeros(2, 1, dtype=torch.int64))
     with pytest.raises(CharlmError, match="int8 products has no gradients"):
         next(m for m in model.modules() if isinstance(m, Int8Matrix)).operands(torch.float32)
+
+
+def test_small_products_stay_in_fp32():
+    model = make_model(vocabulary_size=20, hidden_size=200, embedding_size=16)
+    quantized = int8.with_int8_products(model)
+    names = [name for name, module in quantized.named_modules() if isinstance(module, Int8Matrix)]
+    assert names == ["encoder.recurrence.cells.0.recurrent"]  # 800 x 200 weights.
+    assert not has_int8_products(int8.with_int8_products(make_model()))

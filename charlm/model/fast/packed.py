@@ -1,0 +1,82 @@
+"""Products of several vectors with weights that are packed once, for inference on a processor.
+
+For a matrix product torch calls a library that rearranges the weights in every call. For 4 to 64
+vectors, as in a batch of texts, that takes longer than the product itself. oneDNN can multiply with
+weights that were rearranged before: 2.4 times as fast for 32 vectors and a matrix of 2,048 x 512
+(AMD EPYC, one thread: 282 instead of 672 µs). A single vector is faster without.
+
+The sums are formed in another order, so that results differ in their last bits.
+"""
+
+from copy import deepcopy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charlm.model.fast.products import Matrix
+from charlm.model.projection import MixtureOfSoftmaxes
+
+_FEW = 2  # Vectors, from which on packed weights are faster.
+_USUAL = 32  # Vectors that the layout of the packed weights is chosen for.
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class PackedMatrix(Matrix):
+    """A matrix, (out, in), that multiplies several vectors by a packed copy. It has no gradients.
+
+    Attributes:
+        packed: The weight in the layout of oneDNN.
+        out_features: Number of rows.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
+        """Pack a weight; the module keeps it too."""
+        super().__init__(weight, bias)
+        self.out_features = len(weight)
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _USUAL)
+
+    def multiply(self, vector: Tensor) -> Tensor:
+        """Return W v + b."""
+        if vector.numel() < _FEW * vector.shape[-1]:
+            return functional.linear(vector, self.weight, self.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            vector, self.packed, self.bias, "none", [], ""
+        )
+        return product
+
+
+@torch.no_grad()
+def with_packed_products(model: Module) -> Module:
+    """Return a copy of a model that multiplies with packed weights, or the model itself.
+
+    The copy shares the weights of `model`. A model that is not on a processor, that is not in fp32,
+    or whose products are special already, such as those in int8, stays as it is.
+    """
+    parameters = list(model.parameters())
+    if not _has_functions() or any(
+        parameter.device.type != "cpu" or parameter.dtype != torch.float32
+        for parameter in parameters
+    ):
+        return model
+    copied = deepcopy(model, {id(parameter): parameter for parameter in parameters})
+    for module in list(copied.modules()):
+        if isinstance(module, MixtureOfSoftmaxes) and module.product is None:
+            module.product = _packed(module)
+        for name, child in module.named_children():
+            if type(child) in (Matrix, nn.Linear):
+                setattr(module, name, _packed(cast(Matrix | nn.Linear, child)))
+    return copied
+
+
+def _packed(layer: Matrix | nn.Linear) -> PackedMatrix:
+    return PackedMatrix(cast(nn.Parameter, layer.weight), layer.bias)
+
+
+def _has_functions() -> bool:
+    """Return whether this build of torch has the functions, which no documentation promises."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    is_built = torch._C._has_mkldnn  # As `torch.backends.mkldnn.is_available` tells.
+    return is_built and all(hasattr(torch.ops.mkldnn, name) for name in names)

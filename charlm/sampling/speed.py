@@ -1,0 +1,24 @@
+"""The time that a step of a model takes on this processor."""
+
+import time
+
+import torch
+
+from charlm.data.tokenizer import EOS
+from charlm.model.language_model import LanguageModel
+from charlm.sampling.stepper import Stepper
+
+_STEPS = 30
+
+
+@torch.inference_mode()
+def seconds_per_step(model: LanguageModel) -> float:
+    """Return the shortest of some steps of one text: others may have shared the processor."""
+    step = Stepper(model)
+    ids, states = torch.tensor([EOS]), model.encoder.recurrence.initial_states(1)
+    durations = []
+    for _ in range(_STEPS):
+        started = time.perf_counter()
+        step(ids, states)
+        durations.append(time.perf_counter() - started)
+    return min(durations)
