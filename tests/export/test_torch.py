@@ -128,7 +128,7 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
         runs.append(charlm.load(tmp_path / name))
         if name == "char":  # <UNK> is never written, however probable it is.
             with torch.no_grad():
-                runs[-1].model.projection.bias[1] = 9
+                runs[-1].model.projection.bias[1] = 5
         charlm.export_run(runs[-1], "torch", tmp_path / "new" / f"{name}-torch")
         shutil.move(tmp_path / "new" / f"{name}-torch", tmp_path)
         assert not list(tmp_path.glob("*/__pycache__"))
@@ -139,7 +139,7 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
         cases, runs, jobs, run_without_charlm(jobs), strict=True
     ):
         scored = "".join(f"{piece}\n" for piece in job[1]) if len(job[1]) > 1 else job[1][0]
-        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=5e-7), name
+        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=1e-6), name
         (sample,) = run.sample(prompt=job[2], length=200, temperature=0)
         assert written == sample.text, name
 
