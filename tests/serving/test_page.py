@@ -73,7 +73,8 @@ def test_a_text_read_from_the_edited_position_is_the_text_read_from_its_beginnin
     trained = page_runs[name]
     reader = new_reader(trained)
     random = np.random.default_rng(3)
-    text, tokens = "", []
+    text = text_for(name) * 5  # Several windows.
+    tokens = reader.read(text).tokens
     for number in range(40):
         at = int(random.integers(len(text) + 1))
         end = min(len(text), at + int(random.integers(4)))
