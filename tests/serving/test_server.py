@@ -26,11 +26,10 @@ def read_lines(url: str, process: subprocess.Popen[str], number: int, *, tokens:
 
 def test_sigterm_ends_the_server_with_status_0_after_the_texts_that_are_being_written(trained):
     with own_process(trained) as (process, url):
-        lines = read_lines(url, process, signal.SIGTERM, tokens=300)
-        assert lines[-1] == "data: [DONE]"
-        choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
+        *parts, end = read_lines(url, process, signal.SIGTERM, tokens=300)
+        choices = [json.loads(part.removeprefix("data: "))["choices"][0] for part in parts]
         assert sum(len(choice["text"]) for choice in choices) == 300
-        assert choices[-1]["finish_reason"] == "length"
+        assert choices[-1]["finish_reason"] == "length" and end == "data: [DONE]"
         assert process.wait(timeout=60) == 0
         assert process.communicate() == ("", "")
 
