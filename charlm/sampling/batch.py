@@ -88,9 +88,12 @@ class Scores(NamedTuple):
     log_probabilities: list[float]
     alternatives: list[dict[int, float]]
 
-    def of(self, rows: slice) -> "Scores":
-        """Return the scores of some rows."""
-        return Scores(self.log_probabilities[rows], self.alternatives[rows])
+    def of(self, rows: slice, num_alternatives: int | None) -> "Scores":
+        """Return the scores of the rows of a member."""
+        if num_alternatives is None:
+            return _UNSCORED
+        alternatives = self.alternatives[rows] if num_alternatives else []
+        return Scores(self.log_probabilities[rows], alternatives)
 
 
 _UNSCORED = Scores([], [])
@@ -257,8 +260,7 @@ class Batch:
         for member in self._members:
             if id(member) not in failed:
                 rows = self._rows[id(member)]
-                is_scored = member.num_alternatives is not None
-                member.take(ids[rows], scores.of(rows) if is_scored else _UNSCORED)
+                member.take(ids[rows], scores.of(rows, member.num_alternatives))
 
     def _find_diverged(self, ids: list[int], vocabulary_size: int, failed: "_Failed") -> None:
         """Add the members whose probabilities are not finite; the search for a token fails then."""

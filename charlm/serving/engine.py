@@ -115,7 +115,8 @@ class Engine:
     def _check_open(self) -> None:
         if self._is_closing:
             raise CharlmError("the server is shutting down")
-        if len(self._queue) >= self.limits.max_queued:
+        most = self.limits.max_rows + self.limits.max_queued
+        if self.num_running + len(self._queue) >= most:
             raise BusyError(
                 f"the server is busy: {len(self._queue)} texts are waiting; try again later"
             )

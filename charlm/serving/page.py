@@ -191,7 +191,7 @@ class Page:
                 "Write records, and say which of them are new.",
                 schemas.RecordsResponse,
                 schemas.RecordsRequest,
-                ({"count": 2, "seed": 1},),
+                ({"model": "records", "count": 2, "seed": 1},),
             ),
         ]
 

@@ -15,7 +15,7 @@ from charlm.serving.jobs import FinishReason, Generation, Job, Piece
 _WINDOW = 128
 # Last tokens of a text that its state keeps, so that continuing it takes constant time. Filters and
 # constraints of the continuation see no more of the text.
-_MAX_HISTORY = 4096
+_MAX_HISTORY = 1024
 
 
 class Row:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RECORDS, TEXT, small_config, train_all
-from export.models import OPTIONS, STD, passage_of, random_model
+from export.models import OPTIONS, STD, greedy, passage_of, random_model
 from model.cells_table import CELLS
 
 import charlm
@@ -63,9 +63,9 @@ print(json.dumps(results))
 """
 
 
-def run_without_charlm(jobs: list, cache: Path) -> list[dict]:
+def run_without_charlm(jobs: list, cache: Path, program: str = WITHOUT_CHARLM) -> list:
     result = subprocess.run(
-        [sys.executable, "-B", "-W", "error", "-c", WITHOUT_CHARLM],
+        [sys.executable, "-B", "-W", "error", "-c", program],
         input=json.dumps([jobs, UNUSUAL]),
         capture_output=True,
         text=True,
@@ -98,6 +98,34 @@ def logit_difference(name: str, folder: Path) -> float:
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "backward"])
 def test_the_folder_computes_the_logits_of_charlm(name, tmp_path):
     assert logit_difference(name, tmp_path / "x") < 1e-4
+
+
+GREEDY = """
+import json, sys
+sys.modules["charlm"] = None
+import torch
+from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
+results = []
+for folder in json.loads(sys.stdin.read())[0]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    written = model.generate(ids, max_new_tokens=200, do_sample=False)
+    results.append(written[0, 1:].tolist())
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.slow
+def test_every_recurrence_and_option_generates_the_greedy_text_of_charlm(tmp_path):
+    names = [name for name in MODELS if name != "backward"]
+    models = {name: random_model(MODELS[name], std=STD.get(name, 0.15)) for name in names}
+    folders = [tmp_path / str(number) for number in range(len(models))]
+    for folder, trained in zip(folders, models.values(), strict=True):
+        target.write(trained, ExportOptions("transformers", folder), folder)
+    results = run_without_charlm(list(map(str, folders)), tmp_path / "cache", GREEDY)
+    for (name, trained), ids in zip(models.items(), results, strict=True):
+        assert ids == greedy(trained).tokens, name
 
 
 @pytest.mark.slow

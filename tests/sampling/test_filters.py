@@ -172,6 +172,32 @@ def test_the_repetition_penalty_applies_to_the_window():
     assert apply_filters(logits, NOTHING, chosen).tolist() == logits.tolist()
 
 
+def test_presence_and_frequency_penalties_act_on_new_tokens_only():
+    logits = torch.ones(1, 5, dtype=torch.float64)
+    history = ids(4, 2, 2, 3)  # The first one is part of the prompt.
+    presence = Filters(temperature=1, presence_penalty=0.5)
+    assert apply_filters(logits, history, presence, 1).tolist() == [[1, 1, 0.5, 0.5, 1]]
+    frequency = Filters(temperature=1, frequency_penalty=-0.25)
+    assert apply_filters(logits, history, frequency, 1).tolist() == [[1, 1, 1.5, 1.25, 1]]
+    both = Filters(temperature=1, presence_penalty=1.0, frequency_penalty=0.25)
+    assert apply_filters(logits, history, both, 2).tolist() == [[1, 1, -0.25, -0.25, 1]]
+    assert apply_filters(logits, history, both, 4).tolist() == logits.tolist()
+
+
+def test_a_bias_is_added_before_everything_else():
+    logits = torch.zeros(2, 4, dtype=torch.float64)
+    biased = Filters(temperature=0.5, logit_bias=((2, 3.0), (0, -1.0)))
+    assert (
+        apply_filters(logits, torch.empty(2, 0, dtype=torch.int64), biased).tolist()
+        == [[-8.0, -6.0, 0.0, -6.0]] * 2
+    )
+    greedy = Filters(temperature=0, logit_bias=((3, 1.0),), repetition_penalty=4.0)
+    assert apply_filters(logits, torch.tensor([[3], [1]]), greedy).tolist() == [
+        [0, 0, 0, 0.25],
+        [0, 0, 0, 1],
+    ]
+
+
 def test_no_ngram_occurs_twice():
     logits = torch.zeros(1, 6, dtype=torch.float64)
     # After 2 3 came 4 and 5; after 3 came 4, 5; 3 itself came.

@@ -28,6 +28,8 @@ OUT_OF_RANGE = [
     (Filters, "eta", -1),
     (Filters, "repetition_penalty", 0),
     (Filters, "no_repeat_ngram", 0),
+    (Filters, "presence_penalty", 2.1),
+    (Filters, "frequency_penalty", -math.inf),
     (StopCondition, "length", 0),
     (StopCondition, "characters", 0),
     (ConstraintOptions, "max_copy", 0),
@@ -46,6 +48,10 @@ def test_a_value_out_of_its_range_is_refused_with_its_option():
     for kind, name in ((StopCondition, "until"), (ConstraintOptions, "ban")):
         with pytest.raises(OptionError, match=f"^{name}: must not be empty"):
             kind(**{name: ("a", "")})
+    for pair, value in (((-1, 0.0), "-1"), ((3, 100.5), "100.5"), ((3, math.nan), "nan")):
+        with pytest.raises(OptionError, match=rf"^logit_bias: must be .*got {value}$"):
+            Filters(logit_bias=(pair,))
+    assert build_options(SampleOptions, {"logit_bias": {3: 1}}).filters.logit_bias == ((3, 1),)
     with pytest.raises(OptionError, match=r"^repetition_window: must be at least 1, got 0"):
         Filters(repetition_penalty=2, repetition_window=0)
 

@@ -67,3 +67,39 @@ def test_characters_of_a_token_that_were_not_shown_begin_the_next_part():
     second.feed(dog)
     assert second.new_text() == " d"
     assert second.continuation == "og d" and second.ended
+
+
+def test_a_stop_string_that_is_left_out_is_new_text_as_a_whole():
+    tokenizer = TOKENIZERS["char"]
+    stop = StopCondition(until=("the", "cat"), includes_until=False)
+    stream = TextStream(tokenizer, tokenizer.encode("at").tolist(), stop)
+    stream.skip_prompt()
+    shown = []
+    for token in tokenizer.encode("he tth thecat").tolist():
+        stream.feed(token)
+        shown.append(stream.new_text(is_last=False))
+    assert "".join(shown) == "he tth " and stream.text == "athe tth "
+    assert stream.ended and stream.stopped
+    # What may begin a stop string is held back until another character follows.
+    assert shown[:8] == ["h", "e", " ", "", "t", "", "th ", ""]
+
+
+def test_the_end_of_a_text_is_shown_even_if_it_may_begin_a_stop_string():
+    tokenizer = TOKENIZERS["char"]
+    stream = TextStream(tokenizer, [], StopCondition(until=("tht",), includes_until=False))
+    for token in tokenizer.encode("ath").tolist():
+        stream.feed(token)
+    assert stream.new_text(is_last=False) == "a"
+    stream.flush()
+    assert stream.new_text() == "th"
+
+
+def test_a_limit_of_characters_within_a_stop_string_is_not_a_stop():
+    tokenizer = TOKENIZERS["char"]
+    for characters, stopped in ((3, False), (4, True)):
+        stop = StopCondition(characters=characters, until=("the",))
+        stream = TextStream(tokenizer, [], stop)
+        for token in tokenizer.encode("athe").tolist():
+            stream.feed(token)
+        assert stream.ended and stream.stopped == stopped
+        assert stream.text == "athe"[:characters]

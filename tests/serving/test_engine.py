@@ -361,6 +361,19 @@ def test_a_full_queue_is_busy_and_free_again_after_a_cancel(model):
     engine.close()
 
 
+def test_without_a_queue_a_free_row_is_still_used(model):
+    engine = Engine(model, Limits(max_rows=2, max_queued=0))
+    running = [engine.submit(Job(options(length=50_000))) for _ in range(2)]
+    with pytest.raises(BusyError):
+        engine.submit(Job(options()))
+    running[0].cancel()
+    next(running[1])
+    while engine.num_running > 1:  # The row is free at the next step.
+        next(running[1])
+    assert written(engine, Job(options(length=5))).finish_reason == "length"
+    engine.close()
+
+
 def test_a_text_that_is_too_long_or_does_not_suit_the_model_is_refused(model):
     engine = Engine(model, Limits(max_length=50))
     for job, message in (

@@ -39,8 +39,11 @@ def body_of(operation: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def schema_of(description: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    name = content["schema"]["$ref"].removeprefix("#/components/schemas/")
-    return description["components"]["schemas"][name]
+    schema = content["schema"]
+    while "$ref" in schema:
+        name = schema["$ref"].removeprefix("#/components/schemas/")
+        schema = description["components"]["schemas"][name]
+    return schema
 
 
 def values_of(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy[Any]:
