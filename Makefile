@@ -1,6 +1,7 @@
 # make demo    train a model on a text that Python contains, and sample from it
 # make test    run the tests
 # make check   run everything that CI runs: format, lint, types, tests with coverage
+# make browser install the browser of the browser tests where it is missing
 # make docs    generate the reference pages and the folder map
 # make faults  kill trainings at random points and compare the resumed runs: a few minutes
 # make fuzz    fuzz the loaders of untrusted files: SECONDS for each loader, FUZZ for one loader
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check docs faults fuzz clean
+.PHONY: demo test check browser docs faults fuzz clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -30,6 +31,13 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term --durations=30
+
+# The package manager needs root. Without a browser, the browser tests are skipped, and fail in CI.
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium; \
+	else echo "make: the browser tests need Chromium; on Debian, run apt-get install chromium as root" >&2; fi
 
 # Eight kinds of training, killed and resumed 240 times in total.
 faults: $(READY)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
+    from charlm.export.card import model_card as model_card
     from charlm.export.exporting import export_run as export_run
     from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
@@ -46,6 +47,7 @@ _HOMES = {
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
     "import_run": "charlm.export.importing",
+    "model_card": "charlm.export.card",
     "register_cell": "charlm.model.cells.registry",
 }
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "list_runs",
     "load",
     "load_config",
+    "model_card",
     "register_cell",
     "resume",
     "train",

@@ -32,7 +32,8 @@ def read_cells(path: Path) -> list[Cell]:
     cells = []
     text = path.read_text(encoding="utf-8")
     heads = [*re.finditer(r"(?m)^# %%(.*)\n", text)]
-    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=True):
+    starts = [*(head.start() for head in heads), len(text)]
+    for head, end in zip(heads, starts[1:], strict=True):
         source, is_text = text[head.end() : end], "[markdown]" in head[1]
         if is_text:
             source = re.sub(r"(?m)^# ?", "", source)

@@ -11,6 +11,7 @@ import typer
 
 from charlm.cli import (
     cache,
+    card,
     compress,
     config,
     corpus,
@@ -62,6 +63,7 @@ app.command("view")(view.view)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("import")(import_model.import_model)
+app.command("card")(card.card)
 app.command("cache")(cache.cache)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(config.app, name="config")

@@ -106,7 +106,7 @@ def measure_surprisal(
     Raises:
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
-    ids, name = read_beginning(trained, text, paths, split, limit)
+    ids, name, _ = read_beginning(trained, text, paths, split, limit)
     word_counts = _count_training_words(trained)
     surprisal = summarize(
         ids,

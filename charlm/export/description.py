@@ -41,6 +41,7 @@ class About:
     Attributes:
         title: Title of the corpus; of the user's own files, their names without folders.
         licence: Licence of the text.
+        source: Origin of the text; empty for the user's own files.
         network: Kind, layers and units of the network.
         parameters: Number of parameters.
         score: Score on the validation text, in a sentence.
@@ -52,6 +53,7 @@ class About:
 
     title: str
     licence: str
+    source: str
     network: str
     parameters: int
     score: str
@@ -122,6 +124,7 @@ def describe_model(trained: TrainedModel, precision: Precision) -> About:
     return About(
         title=_title(names, cards),
         licence=_licence(names, cards),
+        source=" ".join(card.source for card in cards.values()),
         network=_network(trained.config.model),
         parameters=parameters,
         score=_score(trained),

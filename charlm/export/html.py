@@ -166,7 +166,8 @@ def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:
         id="main",
     )
     skip = tag("a", "Skip to the contents", class_="vh", href="#main")
-    return join(skip, bar, main)
+    without = tag("noscript", tag("p", "This page needs JavaScript."))
+    return join(skip, bar, without, main)
 
 
 def _button(label: str, name: str, class_: str = "btn", **attributes: Any) -> Html:
@@ -324,13 +325,14 @@ def _number(label: str, name: str, hint: str) -> Html:
 def _about(about: About) -> Html:
     facts = {
         "Corpus": about.title,
+        "Source": about.source,
         "Licence of the text": about.licence,
         "Network": about.network,
         "Parameters": f"{about.parameters:,}, in {about.precision}",
         "Score": about.score,
         "Made with": f"charlm {about.version}",
     }
-    items = [join(tag("dt", name), tag("dd", value)) for name, value in facts.items()]
+    items = [join(tag("dt", name), tag("dd", value)) for name, value in facts.items() if value]
     return tag(
         "section",
         tag("h2", "About this model", id="about-title"),

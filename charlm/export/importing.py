@@ -33,7 +33,7 @@ from charlm.version import VERSION
 
 Activation = Literal["tanh", "relu"]
 # The training text of an imported model is not known. Its name says so where charlm looks for it.
-_UNKNOWN_TEXT = "unknown-text-of-an-imported-model"
+_UNKNOWN_TEXT = "unknown text of an imported model"
 _PROBE_TOKENS = 500  # Tokens on which the orders of the gates are compared.
 _MARGIN_NATS = 0.02  # Another order must be better by this.
 

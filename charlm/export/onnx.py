@@ -10,11 +10,14 @@ import onnxruntime  # type: ignore[import-untyped]
 from onnx import helper
 
 from charlm.data.tokenizer import EOS, UNK
+from charlm.errors import CharlmError
 from charlm.export.onnx_graph import step_to_onnx
 from charlm.export.options import ExportOptions
 from charlm.export.verification import Computed, Logits, Passage
 from charlm.model.fast.int8 import with_int8_products
 from charlm.trained_model import TrainedModel, provenance
+
+_MAX_BYTES = 2_000_000_000  # Of a file of protocol buffers, less what surrounds the weights.
 
 
 def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
@@ -25,7 +28,8 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
     """
     model = trained.model
     if options.precision == "int8":
-        model = with_int8_products(model, min_weights=0)
+        model = with_int8_products(model, min_weights=0, in_integers=True)
+    _check_size(trained)
     step = step_to_onnx(model)
     helper.set_model_props(step, _metadata(trained, options))
     path.write_bytes(step.SerializeToString())
@@ -36,6 +40,16 @@ def compute(path: Path, passage: Passage, options: ExportOptions) -> Computed:
     session = _session(path)
     logits = [np.concatenate(list(_logits(session, sequence))) for sequence in passage.inputs]
     return Computed(logits, f"onnxruntime {onnxruntime.__version__}")
+
+
+def _check_size(trained: TrainedModel) -> None:
+    """Raise CharlmError if the weights do not fit into one file."""
+    size = sum(parameter.nbytes for parameter in trained.model.parameters())
+    if size > _MAX_BYTES:
+        raise CharlmError(
+            f"{trained.folder}: the weights have {size:,} bytes, and a file of ONNX holds at most "
+            f"{_MAX_BYTES:,}; export with --to torch"
+        )
 
 
 def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, UNK_TEXT
+from charlm.export.card import card_of
 from charlm.export.module import (
     import_file,
     language_model_source,
@@ -153,6 +154,7 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
         "generation_config.json": _json(_generation_config(trained)),
         "tokenizer.json": _tokenizer_json(trained),
         "tokenizer_config.json": _json(_tokenizer_config()),
+        "README.md": card_of(trained, None, target="transformers") + "\n",
     }
     for name, text in files.items():
         (path / name).write_text(text, encoding="utf-8")

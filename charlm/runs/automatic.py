@@ -50,8 +50,11 @@ _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
 _MANY_STEPS = 20_000
 _MAX_PASSES = 60.0
-# Peak rate of trained weights, as a fraction of that of random ones.
-_TRAINED_RATE = 0.25
+# Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, the largest
+# number of passes, and the fraction of the old text, which costs nothing on the new one.
+_TRAINED_RATE = 0.3
+_MAX_PASSES_TRAINED = 20.0
+_REPLAY = 0.1
 _DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
 # Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
@@ -246,11 +249,12 @@ def choose(
         config = inherit(config, ancestor)
     inspection = _inspect(config)
     text = inspection.text
-    plan = _make_plan(config, text, speed or _device_speed(config.training, text))
+    max_passes = _MAX_PASSES if ancestor is None else _MAX_PASSES_TRAINED
+    plan = _make_plan(config, text, speed or _device_speed(config.training, text), max_passes)
     fields = {
         "corpus": inspection.corpus_fields,
         "tokenizer": {"level": text.level} if ancestor is None else config.tokenizer.model_dump(),
-        **_chosen_fields(config, text, plan, is_trained=ancestor is not None),
+        **_chosen_fields(config, text, plan, ancestor),
     }
     # Resolved names of the text, because standard input can be read only once.
     later = [f"corpus.text={json.dumps(inspection.text_names)}"]
@@ -377,7 +381,7 @@ def _record_tokens(train: Text, sample: bytes, reading: _Reading, level: Level) 
     return 1 + round(size / max(count, 1) / _CHARACTERS_PER_TOKEN[level])
 
 
-def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
+def _make_plan(config: Config, text: TextFacts, speed: Speed, max_passes: float) -> _Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
     recipe = text.recipe
@@ -398,12 +402,12 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     else:
         hidden_size = recipe.hidden_size(text, trained_tokens)
     passes = trained_tokens(hidden_size) / text.tokens
-    stops_early = training.minutes is not None and passes > _MAX_PASSES
+    stops_early = training.minutes is not None and passes > max_passes
     plan = _Plan(
         hidden_size=hidden_size,
         batch_size=batch_size,
         length=length,
-        passes=_MAX_PASSES if stops_early else passes,
+        passes=max_passes if stops_early else passes,
         stops_early=stops_early,
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
@@ -424,7 +428,7 @@ def _batch_size(training: TrainingSection, text: TextFacts, window: int) -> int:
 
 
 def _chosen_fields(
-    config: Config, text: TextFacts, plan: _Plan, *, is_trained: bool
+    config: Config, text: TextFacts, plan: _Plan, ancestor: Ancestor | None
 ) -> dict[str, dict[str, Any]]:
     """Return the fields that follow from a plan, by sections of the configuration.
 
@@ -432,18 +436,22 @@ def _chosen_fields(
         config: Configuration, of which some fields are set.
         text: Facts about the text.
         plan: Size of the network and length of the training.
-        is_trained: Whether the network is that of `config`, with trained weights.
+        ancestor: Run whose network and weights `config` has; None for a new network.
     """
     recipe = text.recipe
     if recipe is _STREAM and plan.stops_early:
         recipe = _SMALL_STREAM
     model = _model_fields(config, recipe, plan)
-    if is_trained:
-        recipe = replace(recipe, learning_rate=_TRAINED_RATE * recipe.learning_rate)
-        model = config.model.model_dump() | {name: model[name] for name in _DROPOUT}
+    if ancestor is None:
+        return {
+            "model": model,
+            "training": _training_fields(config, recipe, plan, plan.steps(text)),
+        }
+    recipe = replace(recipe, learning_rate=_TRAINED_RATE * recipe.learning_rate)
+    training = _training_fields(config, recipe, plan, plan.steps(text))
     return {
-        "model": model,
-        "training": _training_fields(config, recipe, plan, plan.steps(text)),
+        "model": config.model.model_dump() | {name: model[name] for name in _DROPOUT},
+        "training": training | ({"replay": _REPLAY} if ancestor.can_be_replayed() else {}),
     }
 
 

@@ -97,6 +97,8 @@ def state_facts(experiment: Experiment) -> dict[str, Any]:
     return {
         "charlm": VERSION,
         "precision": precision_name(experiment.hardware.precision),
+        "device": experiment.hardware.device.type,
+        "cores": torch.get_num_threads() * experiment.group.size,
         **{field: getattr(state, field) for field in _SCALARS},
         "position": asdict(state.position),
         "average": experiment.average.json_state(),

@@ -9,10 +9,10 @@ import torch
 
 from charlm.config.schema import Config, ResolvedConfig, Section
 from charlm.config.schema import Model as ModelSection
-from charlm.data.corpus import Text
+from charlm.data.corpus import Text, open_corpus
 from charlm.data.growth import grow, relatives
 from charlm.data.tokenizer import UNK, Tokenizer, decode_blocks
-from charlm.errors import ConfigError
+from charlm.errors import CharlmError, ConfigError
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.files import Tensors
@@ -83,6 +83,17 @@ class Ancestor:
             old_frequencies=torch.tensor(old_counts / old_counts.sum()),
         )
         return grown_weights(self.weights, section, new)
+
+    def can_be_replayed(self) -> bool:
+        """Return whether the ancestor's text is at hand, and can be mixed into a training."""
+        if self.config.model.direction != "forward":
+            return False
+        try:
+            corpus = open_corpus(self.config)
+        except CharlmError:
+            return False
+        fingerprints: dict[str, str] = self.corpus["fingerprints"]
+        return corpus.parts["train"].fingerprint == fingerprints.get("train")
 
     def facts(self) -> dict[str, Any]:
         """Return what corpus.json records about the ancestor."""

@@ -188,7 +188,7 @@ class Api:
     async def tokenize(self, request: Request) -> Response:
         """Answer /tokenize."""
         asked = await read_body(request, schemas.TokenizeRequest)
-        model = self.models.find(asked.model)
+        model = self.models.find_tokenizer(asked.model)
         ids = await asyncio.to_thread(completions.read_ids, asked.prompt, model)
         most = self.options.max_text
         return as_json(schemas.TokenizeResponse(tokens=ids, count=len(ids), max_model_len=most))
@@ -196,7 +196,7 @@ class Api:
     async def detokenize(self, request: Request) -> Response:
         """Answer /detokenize."""
         asked = await read_body(request, schemas.DetokenizeRequest)
-        model = self.models.find(asked.model)
+        model = self.models.find_tokenizer(asked.model)
         size = model.trained.tokenizer.vocabulary_size
         wrong = next((token for token in asked.tokens if not 0 <= token < size), None)
         if wrong is not None:

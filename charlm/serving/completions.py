@@ -25,7 +25,7 @@ from charlm.serving.schemas import (
 )
 
 _MAX_RESULTS = 4_000_000  # Log-probabilities that a response may have.
-MAX_WAITING = 50_000  # Parts of a stream that wait for a client that reads slowly.
+MAX_WAITING = 1000  # Parts of a stream that wait for a client that reads slowly.
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,21 @@ class ServedModels:
             raise ApiError(404, message, param="model", code="model_not_found")
         return self._models[name]
 
+    def find_tokenizer(self, name: str | None) -> ServedModel:
+        """Return the run of a name, which may be left out if there is only one.
+
+        lm-evaluation-harness asks for token ids without a name. With those of another run, its
+        scores would be wrong without a sign of it.
+
+        Raises:
+            ApiError: There is no such run, or the name is missing.
+        """
+        if name is None and len(self._models) > 1:
+            names = ", ".join(self._models)
+            message = f"model: must name the run whose tokens are meant, one of {names}"
+            raise ApiError(400, message, param="model", code="invalid_value")
+        return self.find(name)
+
     def close(self) -> None:
         """End the work of all engines."""
         for model in self:

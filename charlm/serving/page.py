@@ -126,7 +126,7 @@ class Page:
                 name=model.name,
                 trained=model.trained,
                 reader=Reader(model.trained, states),
-                training=TrainingText(model.trained),
+                training=TrainingText(model.trained, model.engine.training_index),
             )
             for model in models
         }
@@ -191,7 +191,7 @@ class Page:
                 "Write records, and say which of them are new.",
                 schemas.RecordsResponse,
                 schemas.RecordsRequest,
-                ({"count": 2, "seed": 1},),
+                ({"model": "records", "count": 2, "seed": 1},),
             ),
         ]
 

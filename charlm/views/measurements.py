@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError, quote
 from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
 from charlm.evaluation.probes.cells import Cells, Tracks, measure_cells, track_units
@@ -34,6 +35,7 @@ SECTIONS = (
     "agreement",
 )
 _CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
+_MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
 
 
@@ -57,6 +59,18 @@ class ReportOptions:
     memory_tokens: int = 120
     probe_tokens: int = 10_000
     context_targets: int = 500
+
+    def __post_init__(self) -> None:
+        """Raise OptionError if the text is too short or a section does not exist."""
+        if self.text is not None and len(self.text.strip()) < _MIN_TEXT:
+            problem = f"must have at least {_MIN_TEXT} characters besides spaces"
+            raise OptionError("text", problem, value=self.text)
+        for name in self.sections:
+            if name not in SECTIONS:
+                near = get_close_matches(name, SECTIONS, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                known = f"the sections are {', '.join(SECTIONS)}"
+                raise OptionError("only", f"has no section {quote(name)}; {hint}{known}")
 
 
 @dataclass(frozen=True)

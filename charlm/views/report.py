@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from charlm.errors import OptionError
 from charlm.views.agreement import agreement_section
 from charlm.views.cells import cells_section
 from charlm.views.context import context_section
@@ -92,13 +91,6 @@ class Report:
             f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" '
             'width="100%" height="800" style="border:0"></iframe>'
         )
-
-
-def check_sections(names: Sequence[str]) -> None:
-    """Raise OptionError if a section does not exist."""
-    for name in names:
-        if name not in SECTIONS:
-            raise OptionError("only", f"must be sections of {', '.join(SECTIONS)}", value=name)
 
 
 def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) -> Report:

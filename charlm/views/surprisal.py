@@ -53,9 +53,11 @@ def describe_surprisal(passages: Mapping[str, Passage]) -> str:
         means[name] = f"{sum(bits) / len(bits):.2f}"
     name, first = next(iter(passages.items()))
     most = first.tokens[_most_surprising(first)]
-    return (
+    is_cut = first.settings.get("is_cut")
+    return paragraph(
+        f"Shown: the first {len(first.tokens):,} tokens of the text." if is_cut else "",
         f"Mean surprisal of the passage in bits per token: {per_run(means)}. The most surprising "
-        f"token for {name} is {visible(most.label)} with {most.surprisal_bits:.1f} bits."
+        f"token for {name} is {visible(most.label)} with {most.surprisal_bits:.1f} bits.",
     )
 
 

@@ -141,6 +141,11 @@ def test_settings_are_chosen_for_trained_weights(trained, text_file):
     assert warm.config.model.hidden_sizes == (16,)
     assert warm.config.model.embedding_size == 8
     assert warm.config.training.learning_rate < cold.training.learning_rate
+    assert warm.config.training.replay == 0.1
+    minutes = [overrides[0], "training.minutes=1000", "training.device=cpu"]
+    assert choose(minutes, speed=speed).config.training.epochs == 60
+    longest = choose(minutes, speed=speed, ancestor=open_ancestor(trained)).config.training
+    assert longest.epochs == 20
     assert any(str(trained) in reason for reason in warm.reasons)
 
 

@@ -352,8 +352,10 @@ def test_tokens_of_a_text_and_texts_of_tokens(client, run):
         "chat_template": None,
     }
 
+    name = run.folder.name
+
     def tokenize(text: str) -> list[int]:
-        body = {"prompt": text, "add_special_tokens": False}
+        body = {"prompt": text, "add_special_tokens": False, "model": name}
         answer = client.post("/tokenize", json=body).json()
         assert answer["count"] == len(answer["tokens"]) and answer["max_model_len"] == 2000
         return answer["tokens"]
@@ -361,9 +363,18 @@ def test_tokens_of_a_text_and_texts_of_tokens(client, run):
     assert tokenize("<EOS>") == [0]
     assert tokenize("aŽ") == [*run.tokenizer.encode("a").tolist(), 1]
     for text in ("The cat", "<EOS>The", ""):
-        ids = tokenize(text)
-        assert client.post("/detokenize", json={"tokens": ids}).json() == {"prompt": text}
-    assert client.post("/detokenize", json={"tokens": [-1]}).status_code == 400
+        body = {"tokens": tokenize(text), "model": name}
+        assert client.post("/detokenize", json=body).json() == {"prompt": text}
+    wrong = {"tokens": [-1], "model": name}
+    assert client.post("/detokenize", json=wrong).json()["error"]["param"] == "tokens"
+
+
+def test_token_ids_of_several_runs_need_the_name_of_one(client):
+    """A harness that leaves it out would score one run with the tokens of another."""
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [2]})):
+        response = client.post(path, json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "model"
 
 
 def test_scores_of_sentences_are_those_of_the_command(client, run):

@@ -225,7 +225,7 @@ def test_a_client_that_does_not_read_its_answer_is_disconnected(server, expected
 
 @pytest.mark.slow
 def test_a_stream_that_is_read_too_slowly_is_cut(server, monkeypatch):
-    monkeypatch.setattr(completions, "MAX_WAITING", 100)
+    monkeypatch.setattr(completions, "MAX_WAITING", 10)
     fields = {"prompt": "The ", "max_tokens": 900_000, "stream": True, "logprobs": 22}
     with silent_reader(server, **fields):
         wait_for_texts(server, 1)

@@ -156,6 +156,10 @@ def test_text_has_enough_contrast_on_every_background_in_every_theme():
     for theme, colours in themes().items():
         for ink in ("ink", "ink2", "ink3", "s1", "s2", "s3", "s4"):
             assert contrast(colours[ink], colours["bg"]) >= 4.5, (theme, ink)
+        for ink in ("accent", "bad"):
+            assert contrast(colours[ink], colours["bg"]) >= 4.5, (theme, ink)
+        assert contrast(colours["accent"], colours["accent-bg"]) >= 4.5, theme
+        assert contrast(colours["ink2"], colours["surface"]) >= 4.5, theme
         scales = [f"{scale}{step}" for scale in "um" for step in range(8)]
         scales += [f"{sign}{step}" for sign in "np" for step in range(1, 5)]
         for step in scales:

@@ -21,10 +21,18 @@ from charlm.version import VERSION
 from charlm.views.cells import describe_units
 from charlm.views.context import describe_context, describe_half_lives
 from charlm.views.header import describe_runs
-from charlm.views.learning import describe_clipping, describe_losses, unit_of
+from charlm.views.learning import (
+    describe_clipping,
+    describe_groups,
+    describe_losses,
+    describe_rate,
+    describe_samples,
+    unit_of,
+)
 from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
 from charlm.views.memory import describe_memory
 from charlm.views.report import make_report
+from charlm.views.surprisal import describe_classes, describe_positions, describe_surprisal
 from tests.conftest import small_config, train_all
 
 OPTIONS = ReportOptions(passage_tokens=60, memory_tokens=30, probe_tokens=400)
@@ -230,3 +238,53 @@ def test_the_sentence_about_units_compares_scores_with_their_controls():
     assert "above its control: a 1 of 1 and b 0 of 1." in sentence
     assert "digit in a: AUC 0.90, control 0.60." in sentence
     assert "largest difference" not in describe_units({"b": weak})
+
+
+def test_sentences_about_learning_state_their_numbers(run):
+    changing = [
+        {**row, "learning_rate": rate} for row, rate in zip(rows(2, 1), (0.1, 2e-6), strict=True)
+    ]
+    constant = [{**row, "learning_rate": 0.5} for row in rows(2, 1)]
+    runs = [replace(run, name="a", metrics=changing), replace(run, name="b", metrics=constant)]
+    assert describe_rate(runs) == (
+        "The same at every evaluation: b 0.5. Largest at an evaluation, and at the last one: "
+        "a 0.1 and 2.00·10⁻⁶."
+    )
+    norms = [{"gradient_norms": {"layer_0": 1.0, "projection": 3.0}}]
+    sentence = describe_groups(replace(run, metrics=norms))
+    assert sentence.endswith("projection has the largest norm, 3.")
+    one = replace(run, samples=[{"step": 1, "text": "a"}])
+    assert describe_samples(one) == "One sample was kept so far."
+    assert "4 evaluations: the first one" in describe_samples(replace(run, samples=one.samples * 4))
+
+
+def test_sentences_about_surprisal_state_their_numbers(run):
+    token = run.passage.tokens[0]
+    costs = (("a", 1.0), ("b", 5.0))
+    tokens = [replace(token, label=label, surprisal_bits=bits) for label, bits in costs]
+    whole = replace(run.passage, tokens=tokens, settings={"is_cut": False})
+    sentence = describe_surprisal({"x": whole})
+    assert "bits per token: x 3.00. The most surprising token for x is b with 5.0 bits." in sentence
+    assert "first 2 tokens" not in sentence
+    assert "first 2 tokens" in describe_surprisal({"x": replace(whole, settings={"is_cut": True})})
+    assert describe_positions({"x": {1: 4.0, 9: 0.5}, "y": {1: 2.0}}) == (
+        "x needs 4.00 bits for character 1 of a word and 0.50 for character 9; y needs 2.00 bits "
+        "for character 1 of a word."
+    )
+    table = [
+        {"class": "letters", "surprise_bits": 1.0, "share_of_surprise": 0.75},
+        {"class": "digits", "surprise_bits": 3.0, "share_of_surprise": 0.25},
+    ]
+    assert describe_classes("x", replace(run.surprisal, by_class=table)) == (
+        "In x, digits cost most per token; letters are 75 % of all bits."
+    )
+
+
+def test_a_report_on_records_has_no_missing_number(trained_records):
+    measurements = measure([load(trained_records).trained], replace(OPTIONS, probe_tokens=401))
+    html = make_report(measurements).html
+    assert "NaN" not in html.split('id="data">')[1].split("</script>")[0]
+    memory = measurements.runs[0].memory
+    starts = [at + 1 for at, row in enumerate(memory.predictions[:-1]) if row.text == "\n"]
+    assert starts
+    assert all(max(memory.predictions[at].squared_norms) == 0 for at in starts)

@@ -171,7 +171,7 @@ def measure_cells(
         )
     if shifts < 1:
         raise OptionError("shifts", "must be at least 1", value=shifts)
-    ids, name = read_beginning(trained, text, paths, split, tokens)
+    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     if len(ids) < _MIN_TOKENS:
         raise CorpusError(f"{name}: {len(ids)} tokens; a probe needs at least {_MIN_TOKENS}")
     units, values = read_units(trained.model, ids, mode=trained.mode)

@@ -93,7 +93,7 @@ def measure_gates(
     if not any(cell.gate_names for cell in trained.model.encoder.recurrence.layers):
         kind = trained.config.model.cell.kind
         raise CharlmError(f"{trained.folder}: a network of kind {kind} has no gates")
-    ids, name = read_beginning(trained, text, paths, split, tokens)
+    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     settings = {"text": name, "tokens": len(ids), "precision": "fp32"}
     return Gates(
         gates=list(saturation(trained.model, ids, mode=trained.mode)),

@@ -88,7 +88,7 @@ def measure_known_letters(
             f"{trained.folder}: known letters need a model that reads characters forward; this one "
             f"has level {level} and direction {trained.model.direction}"
         )
-    ids, name = read_beginning(trained, text, paths, split, tokens)
+    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     decoder = Decoder(trained.tokenizer)
     characters = [decoder.feed(token) for token in ids.tolist()]
     streams = min(_STREAMS, max(1, len(ids) // WARM_UP))

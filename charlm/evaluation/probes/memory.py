@@ -136,7 +136,7 @@ def measure_memory(
             f"{trained.folder}: the model reads in both directions, and a prediction depends on "
             "the tokens after it too; measure a model of direction forward or backward"
         )
-    ids, name = read_beginning(trained, text, paths, split, tokens)
+    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     if trained.model.direction == "backward":
         ids = np.asarray(reverse(ids, mode=trained.mode), dtype=np.int64)
     if len(ids) < 2:

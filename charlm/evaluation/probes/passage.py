@@ -100,12 +100,13 @@ def measure_passage(
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
     """
     require_one_probability(trained.model)
-    ids, name = read_beginning(trained, text, paths, split, tokens)
+    ids, name, is_cut = read_beginning(trained, text, paths, split, tokens)
     log_p = predict_passage(trained.model, ids, mode=trained.mode)
+    settings = {"text": name, "is_cut": is_cut, "state": "initial", "precision": "fp32"}
     return Passage(
         tokens=_describe(ids, log_p, trained.tokenizer, records=trained.writes_records),
         vocabulary_size=trained.tokenizer.vocabulary_size,
-        settings=provenance(trained) | {"text": name, "state": "initial", "precision": "fp32"},
+        settings=provenance(trained) | settings,
     )
 
 

@@ -22,10 +22,12 @@ class TextToRead(NamedTuple):
     Attributes:
         ids: Its tokens, (tokens,), at least one.
         name: Where it comes from.
+        is_cut: Whether the text has more tokens.
     """
 
     ids: Integers
     name: str
+    is_cut: bool
 
 
 def read_beginning(
@@ -51,7 +53,9 @@ def read_beginning(
     scored, name = text_to_score(trained, text, paths, split)
     ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
     require_tokens(ids)
-    return TextToRead(whole_records(ids) if trained.mode == "records" else ids, name)
+    if trained.mode == "records":
+        ids = whole_records(ids)
+    return TextToRead(ids, name, is_cut=len(ids) < len(scored.ids))
 
 
 def whole_records(ids: Integers) -> Integers:

@@ -16,8 +16,6 @@ const WORD_PATTERNS = [
 ];
 const WORDS = new RegExp(WORD_PATTERNS.join("|"), "gu");
 const NOT_SPACES = /\P{White_Space}+/gu;
-// Corpora such as the Penn Treebank write unknown words as <unk>.
-const UNKNOWN_WORDS = /(?<!\P{White_Space})<unk>(?!\P{White_Space})/gu;
 
 const toUtf8 = (text) => new TextEncoder().encode(text);
 
@@ -94,8 +92,9 @@ export class Tokenizer {
     text = this.normalize(text);
     if (level === "char") return Array.from(text);
     if (!whitespace) return text.match(WORDS) ?? [];
-    text = text.replace(UNKNOWN_WORDS, "<UNK>").replaceAll("\n", " <EOS> ");
-    return text.match(NOT_SPACES) ?? [];
+    const words = text.replaceAll("\n", " <EOS> ").match(NOT_SPACES) ?? [];
+    // Corpora such as the Penn Treebank write unknown words as <unk>.
+    return words.map((word) => (word === "<unk>" ? "<UNK>" : word));
   }
 
   encodeWord(word) {

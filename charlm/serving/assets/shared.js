@@ -148,6 +148,8 @@ export function latest(delay, work) {
 export function bars(list, rows, { take = null } = {}) {
   const focused = $$('button', list).indexOf(document.activeElement);
   const most = Math.max(.2, ...rows.map(row => Math.max(row.probability, row.model ?? 0)));
+  const longest = Math.max(2, ...rows.map(row => [...shown(row.label)].length));
+  list.style.setProperty('--label', Math.min(12, longest) + 'ch');
   list.replaceChildren(...rows.map((row, k) => {
     const bar = el('u'), line = el('s');
     bar.style.width = 100 * row.probability / most + '%';

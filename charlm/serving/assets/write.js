@@ -2,7 +2,7 @@
 import { $, $$, arrows, bars, bin, count, el, events, flat, isAbort, latest, percent, plural, post, problem, say, scale,
   shown, solved, SURPRISAL } from './shared.js';
 import { S, filters, limits, run, save, text, unit } from './state.js';
-import { commonStart, copiedCharacters, findCopies, known, points, read, totalBits } from './reading.js';
+import { commonEnd, commonStart, copiedCharacters, findCopies, known, points, read, totalBits } from './reading.js';
 
 const MAX_BRANCHES = 20, MAX_STEPS = 200, TYPING_PAUSE = 900, BRANCH_SHOWN = 240, BRANCH_CONTEXT = 14;
 const area = $('#text'), back = $('#back');
@@ -29,6 +29,13 @@ function travel(from, to, what) {
   typed = 0;
   put(text(), Math.min(found.at, text().length));
   say(what);
+}
+/* Return to the last snapshot, as if nothing had happened since. */
+function restoreLast() {
+  const found = past.pop();
+  S.br = found.br;
+  S.cur = found.cur;
+  put(text(), Math.min(found.at, text().length));
 }
 const undo = () => travel(past, future, 'Undone');
 const redo = () => travel(future, past, 'Redone');
@@ -78,13 +85,11 @@ function items() {
 /* Until the new reading is there: the colours of what has not changed. */
 function carried(value) {
   if (!last || last.run !== S.run) return [];
-  const same = commonStart(last.text, value), kept = last.cells.filter(cell => cell.end <= same);
-  const shift = value.length - last.text.length, from = Math.max(same, same - shift);
-  let end = last.text.length, k = last.cells.length;
-  while (k > 0 && last.cells[k - 1].start >= from && last.text.slice(last.cells[k - 1].start) === value.slice(last.cells[k - 1].start + shift)) {
-    end = last.cells[--k].start;
-  }
-  return [...kept, ...last.cells.slice(k).map(cell => ({ ...cell, start: cell.start + shift, end: cell.end + shift }))];
+  const same = commonStart(last.text, value), shift = value.length - last.text.length;
+  const end = last.text.length - commonEnd(last.text, value, same);
+  const kept = last.cells.filter(cell => cell.end <= same);
+  const moved = last.cells.filter(cell => cell.start >= end);
+  return [...kept, ...moved.map(cell => ({ ...cell, start: cell.start + shift, end: cell.end + shift }))];
 }
 function describe(cells, copies, value) {
   const at = area.selectionStart, fork = S.br[S.cur].f, list = [];
@@ -105,25 +110,47 @@ function describe(cells, copies, value) {
   plain(value.length);
   return list;
 }
+/* A block per line, so that a browser lays out only the lines that change. */
+function linesOf(list) {
+  const lines = [[]];
+  for (const item of list) {
+    lines.at(-1).push(item);
+    if (item.text.endsWith('\n')) lines.push([]);
+  }
+  return lines;
+}
+const sameItem = (one, other) => one.text === other.text && one.style === other.style;
+const sameLine = (one, other) => one.length === other.length && one.every((item, k) => sameItem(item, other[k]));
 function draw() {
-  const list = items(), most = Math.min(list.length, drawn.length);
-  const same = (one, other) => one.text === other.text && one.style === other.style;
-  let a = 0, b = 0;
-  while (a < most && same(list[a], drawn[a])) a++;
-  while (b < most - a && same(list[list.length - 1 - b], drawn[drawn.length - 1 - b])) b++;
-  for (let k = drawn.length - b - a; k > 0; k--) back.childNodes[a].remove();
-  const added = document.createDocumentFragment();
-  for (const { text, style } of list.slice(a, list.length - b)) added.append(el('i', style ? { class: style } : {}, text));
-  if (!back.lastChild) back.append('\u200b');
-  back.insertBefore(added, back.childNodes[a]);
-  drawn = list;
+  const lines = linesOf(items()), [a, b] = common(drawn, lines, sameLine);
+  if (drawn.length === lines.length && a + b === lines.length - 1) {
+    replace(back.children[a], drawn[a], lines[a], sameItem, node);
+  } else replace(back, drawn, lines, sameLine, block);
+  drawn = lines;
   status();
   controls();
 }
+/* The numbers of elements that two lists have in common at their beginnings and ends. */
+function common(old, list, same) {
+  const most = Math.min(old.length, list.length);
+  let a = 0, b = 0;
+  while (a < most && same(list[a], old[a])) a++;
+  while (b < most - a && same(list[list.length - 1 - b], old[old.length - 1 - b])) b++;
+  return [a, b];
+}
+function replace(parent, old, list, same, make) {
+  const [a, b] = common(old, list, same), added = document.createDocumentFragment();
+  if (!old.length) parent.replaceChildren();
+  for (let k = old.length - b - a; k > 0; k--) parent.childNodes[a].remove();
+  added.append(...list.slice(a, list.length - b).map(make));
+  parent.insertBefore(added, parent.childNodes[a] ?? null);
+  if (!list.length) parent.append('\u200b');
+}
+const node = ({ text, style }) => el('i', style ? { class: style } : {}, text);
+const block = line => el('div', {}, ...line.length ? line.map(node) : ['\u200b']);
 function status() {
   const value = text(), reading = known(value);
   if (!value) { $('#status').textContent = 'Empty text'; return; }
-  if (reading?.isTooLong) { $('#status').textContent = `The page reads at most ${count(limits.characters)} characters.`; return; }
   const length = points(value, value.length), parts = [plural(length, 'character')];
   if (reading?.cells.length) {
     parts.push(`${(totalBits(reading.cells) / length).toFixed(2)} bits per character`);
@@ -151,12 +178,13 @@ async function ask(signal) {
   const value = text(), at = area.selectionStart;
   const answer = await post('/page/next', {
     model: S.run, text: value, at: at >= value.length ? null : points(value, at), ...filters(),
-    ...(S.set.c > 0 && { max_copy: S.set.c }),
+    ...copyLimit(),
   }, signal);
   if (value !== text()) return;
   panel = { text: value, at, answer, start: at >= value.length ? value.length : startOf(value, answer.start) };
   showPanel();
 }
+const copyLimit = () => S.set.c > 0 && !$('#s-c').disabled ? { max_copy: S.set.c } : {};
 function startOf(value, start) {
   return [...value].slice(0, start).join('').length;
 }
@@ -296,14 +324,14 @@ function cut() {
   return known(value)?.cells.find(cell => cell.start <= at && at < cell.end)?.start ?? at;
 }
 function request() {
-  const { c, r, s } = S.set, value = text(), separator = run().separator;
+  const { r, s } = S.set, value = text(), separator = run().separator;
   const begin = separator ? value.lastIndexOf(separator) + 1 && value.lastIndexOf(separator) + separator.length : 0;
   // Another branch from the same place, and another record, get other random numbers.
   const siblings = S.br.filter((branch, k) => k !== S.cur && branch.t.length > value.length && branch.t.startsWith(value)).length;
   const records = separator ? value.split(separator).length - 1 : 0;
   return {
     model: S.run, prompt: value.slice(begin), max_tokens: +$('#len').value, stream: true, ...filters(), seed: s + siblings + records,
-    ...(c > 0 && { max_copy: c }), ...(r && { regex: r }),
+    ...copyLimit(), ...(r && { regex: r }),
   };
 }
 /* Pieces may arrive faster than a browser draws, and Escape must be heard. */
@@ -318,9 +346,11 @@ function append(added) {
 function flush() {
   frame = 0;
   if (!running) return;
+  const isInView = back.lastElementChild.getBoundingClientRect().bottom < innerHeight;
   area.value = text();
   area.setSelectionRange(text().length, text().length);
   draw();
+  if (isInView) back.lastElementChild.scrollIntoView({ block: 'nearest' });
   follow();
 }
 /* While a text is written, one reading after the other, without aborting any. */
@@ -343,8 +373,7 @@ function finish(from, ended, reason) {
   area.readOnly = false;
   const { separator, writes_records: records } = run();
   if (ended === 'stop' && records && separator && !reason && !S.set.r) S.br[S.cur].t += separator;
-  if (!reason && !written && text().length === from) { past.pop(); }
-  put(text());
+  if (text().length > from) put(text()); else restoreLast();
   if (isFull) problem(new Error(`The page holds at most ${count(limits.characters)} characters. Begin another text, or remove a part of this one.`));
   if (reason?.param === 'regex') { regexProblem(reason.message); document.dispatchEvent(new Event('settings')); }
   else if (reason) problem(reason, go);
@@ -388,8 +417,8 @@ area.addEventListener('click', () => {
 });
 area.addEventListener('pointermove', event => {
   if (event.pointerType === 'touch' || running) return;
-  const node = document.elementsFromPoint(event.clientX, event.clientY).find(one => one.parentNode === back);
-  const cell = node && known(text())?.cells[[...back.children].indexOf(node)];
+  const node = document.elementsFromPoint(event.clientX, event.clientY).find(one => one.tagName === 'I' && back.contains(one));
+  const cell = node && known(text())?.cells[$$('i', back).indexOf(node)];
   if (!cell || cell.isUnknown) { if ($('#status').dataset.hover) { delete $('#status').dataset.hover; status(); } return; }
   const p = 2 ** -cell.bits, rank = cell.count === 1 ? `, rank ${count(cell.first.rank)}` : '';
   $('#status').dataset.hover = '1';
