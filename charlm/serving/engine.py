@@ -150,19 +150,20 @@ class Engine:
             self._queue = deque(waiting)
 
     def _run(self) -> None:
+        reason = "the server failed; its output has the reason"
         try:
             while self._admit():
                 self._drop_cancelled()
                 self._read_prompts()
                 self._step()
+            reason = "the server is shutting down"
         finally:
-            self._is_closing = True
-            self._fail([*self._rows, *self._reading, *self._queue])
-
-    def _fail(self, rows: list[Row]) -> None:
-        for row in rows:
-            row.fail(CharlmError("the server is shutting down"))
-        wake([row.generation for row in rows])
+            with self._changed:
+                self._is_closing = True
+            rows = [*self._rows, *self._reading, *self._queue]
+            for row in rows:
+                row.fail(CharlmError(reason))
+            wake([row.generation for row in rows])
 
     def _admit(self) -> bool:
         """Wait for jobs, and move them from the queue to free rows; return False at the end."""
