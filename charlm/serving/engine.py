@@ -3,8 +3,9 @@
 A `Job` is one sequence. `Engine.submit` returns a `Generation`, which yields `Piece`s to a thread
 or to an asyncio task. Nothing here knows HTTP.
 
-A text does not depend on the texts beside it, except that sums of floating-point numbers may differ
-in their last bits; see charlm/sampling/batch.py.
+A text does not depend on the texts beside it: products have packed weights, so that a row of a batch
+is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample` writes
+for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
 """
 
 import threading

@@ -9,14 +9,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import uvicorn
-from starlette.types import ASGIApp
 
 from charlm.errors import CharlmError
-from charlm.serving.app import make_app
-from charlm.serving.connections import bounded_protocol
 from charlm.serving.options import ServeOptions, as_address
 from charlm.trained_model import TrainedModel
+from charlm.version import install_hint
+
+try:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+    from charlm.serving.app import make_app
+    from charlm.serving.connections import bounded_protocol
+except ModuleNotFoundError as missing:
+    raise CharlmError(
+        f"charlm serve: needs {missing.name}, which is not installed: {install_hint('serve')}"
+    ) from missing
 
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
