@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from charlm.data.suffix_index import SuffixIndex
-from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError
+from charlm.errors import BusyError, CharlmError, ClosedError, OptionError, UnsupportedOptionError
 from charlm.model.fast.packed import with_packed_products
 from charlm.sampling.batch import Batch
 from charlm.sampling.plan import Plan, make_plan
@@ -89,7 +89,8 @@ class Engine:
         Raises:
             BusyError: The queue is full.
             OptionError: An option does not suit the model, or the text is too long.
-            CharlmError: The engine is closed, or as for `charlm.sampling.sample.sample`.
+            ClosedError: The engine is closed.
+            CharlmError: As for `charlm.sampling.sample.sample`.
         """
         self._check_open()
         plan = _plan(self.trained, job)
@@ -114,7 +115,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._is_closing:
-            raise CharlmError("the server is shutting down")
+            raise ClosedError("the server is shutting down")
         most = self.limits.max_rows + self.limits.max_queued
         if self.num_running + len(self._queue) >= most:
             raise BusyError(
@@ -155,7 +156,7 @@ class Engine:
 
     def _fail(self, rows: list[Row]) -> None:
         for row in rows:
-            row.fail(CharlmError("the server is shutting down"))
+            row.fail(ClosedError("the server is shutting down"))
         wake([row.generation for row in rows])
 
     def _admit(self) -> bool:
