@@ -3,8 +3,9 @@
 A `Job` is one sequence. `Engine.submit` returns a `Generation`, which yields `Piece`s to a thread
 or to an asyncio task. Nothing here knows HTTP.
 
-A text does not depend on the texts beside it, except that sums of floating-point numbers may differ
-in their last bits; see charlm/sampling/batch.py.
+A text does not depend on the texts beside it: products have packed weights, so that a row of a batch
+is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample` writes
+for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
 """
 
 import threading
@@ -98,13 +99,24 @@ class Engine:
         num_prompt_tokens = len(plan.prompt_ids) + job.begins_with_eos
         generation = Generation(num_prompt_tokens, self._cancel)
         max_copy = job.options.constraints.max_copy
-        limit = None if max_copy is None else plan.copy_limit(self._training_index(), max_copy)
+        limit = None if max_copy is None else plan.copy_limit(self.training_index(), max_copy)
         row = Row(job, plan, generation, self._batch, limit)
         with self._changed:
             self._check_open()
             self._queue.append(row)
             self._changed.notify()
         return generation
+
+    def training_index(self) -> SuffixIndex:
+        """Return the index of the training text, which is made at the first call.
+
+        Raises:
+            CharlmError: The training text cannot be read, or pydivsufsort is not installed.
+        """
+        with self._index_lock:
+            if self._index is None:
+                self._index = training_index(self.trained)
+            return self._index
 
     def close(self) -> None:
         """End all jobs with an error, and the thread."""
@@ -132,12 +144,6 @@ class Engine:
         if job.writes and plan.options.stop.max_tokens > most:
             problem = f"must be at most {most} tokens after this prompt"
             raise OptionError("length", problem, value=plan.options.stop.max_tokens)
-
-    def _training_index(self) -> SuffixIndex:
-        with self._index_lock:
-            if self._index is None:
-                self._index = training_index(self.trained)
-            return self._index
 
     def _cancel(self, generation: Generation) -> None:
         with self._changed:

@@ -19,6 +19,7 @@ from charlm.export.options import ExportOptions
 from charlm.export.verification import compare_logits, compute_logits
 from charlm.model.log_probabilities import sequence_log_probabilities
 
+SETTINGS = ["training.learning_rate=2e-2", "training.steps=40"]
 MODELS = {name: {"cell": cell} for name, cell in CELLS.items()} | OPTIONS
 # Loads every folder and prints its loss on the texts given, and a greedy text.
 WITHOUT_CHARLM = """
@@ -123,8 +124,11 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
     }
     jobs, runs = [], []
     for name, (path, *overrides) in cases.items():
-        train_all(small_config(path, "training.learning_rate=2e-2", *overrides), tmp_path / name)
+        train_all(small_config(path, *SETTINGS, *overrides), tmp_path / name)
         runs.append(charlm.load(tmp_path / name))
+        if name == "char":  # <UNK> is never written, however probable it is.
+            with torch.no_grad():
+                runs[-1].model.projection.bias[1] = 5
         charlm.export_run(runs[-1], "torch", tmp_path / "new" / f"{name}-torch")
         shutil.move(tmp_path / "new" / f"{name}-torch", tmp_path)
         assert not list(tmp_path.glob("*/__pycache__"))
@@ -135,7 +139,7 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
         cases, runs, jobs, run_without_charlm(jobs), strict=True
     ):
         scored = "".join(f"{piece}\n" for piece in job[1]) if len(job[1]) > 1 else job[1][0]
-        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=5e-7), name
+        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=1e-6), name
         (sample,) = run.sample(prompt=job[2], length=200, temperature=0)
         assert written == sample.text, name
 

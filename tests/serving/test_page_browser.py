@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from serving.servers import running
+from serving.servers import KEY, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -463,3 +463,13 @@ def test_a_continuation_that_fails_leaves_no_branch(page):
     sync_api.expect(page.locator("#e-r")).to_be_visible()
     assert text_of(page) == "The cat sat"
     assert page.locator("#branches").is_hidden()
+
+
+def test_a_page_with_a_key_works_after_the_browser_has_asked_for_it(browser, page_runs):
+    with running([page_runs["trained"]], api_key=KEY) as url:
+        context = browser.new_context(http_credentials={"username": "any", "password": KEY})
+        page = context.new_page()
+        page.goto(url)
+        write(page, "The cat")
+        continue_text(page)
+        context.close()

@@ -346,9 +346,11 @@ function append(added) {
 function flush() {
   frame = 0;
   if (!running) return;
+  const isInView = back.lastElementChild.getBoundingClientRect().bottom < innerHeight;
   area.value = text();
   area.setSelectionRange(text().length, text().length);
   draw();
+  if (isInView) back.lastElementChild.scrollIntoView({ block: 'nearest' });
   follow();
 }
 /* While a text is written, one reading after the other, without aborting any. */
