@@ -292,7 +292,7 @@ def test_a_state_continues_at_every_level(other_levels, monkeypatch):
     monkeypatch.setattr(rows_module, "_MAX_HISTORY", 5)
     for level, model in other_levels.items():
         engine = Engine(model)
-        whole = written(engine, Job(options(characters=42), echo=True)).text
+        whole = written(engine, Job(options(length=400, characters=42), echo=True)).text
         for part in ({"length": 3}, {"characters": 3}):  # These end within words.
             text, given = "", {}
             for _ in range(14):
