@@ -3,9 +3,9 @@
 A `Job` is one sequence. `Engine.submit` returns a `Generation`, which yields `Piece`s to a thread
 or to an asyncio task. Nothing here knows HTTP.
 
-A text does not depend on the texts beside it: products have packed weights, so that a row of a batch
-is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample` writes
-for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
+A text does not depend on the texts beside it: products have packed weights, so that a row of a
+batch is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample`
+writes for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
 """
 
 import threading
@@ -151,18 +151,21 @@ class Engine:
             self._queue = deque(waiting)
 
     def _run(self) -> None:
+        reason = "the server failed; its output has the reason"
         try:
             while self._admit():
                 self._drop_cancelled()
                 self._read_prompts()
                 self._step()
+            reason = "the server is shutting down"
         finally:
-            self._is_closing = True
-            self._fail([*self._rows, *self._reading, *self._queue])
+            with self._changed:
+                self._is_closing = True
+            self._fail([*self._rows, *self._reading, *self._queue], reason)
 
-    def _fail(self, rows: list[Row]) -> None:
+    def _fail(self, rows: list[Row], reason: str) -> None:
         for row in rows:
-            row.fail(ClosedError("the server is shutting down"))
+            row.fail(ClosedError(reason))
         wake([row.generation for row in rows])
 
     def _admit(self) -> bool:
