@@ -431,6 +431,20 @@ def test_closing_ends_all_jobs_with_an_error(model):
         engine.submit(Job(options()))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_thread_ends_all_jobs_instead_of_letting_them_wait(model, monkeypatch):
+    engine = Engine(model)
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(engine, "_step", fail)
+    with pytest.raises(CharlmError, match="the server failed"):
+        list(engine.submit(Job(options())))
+    with pytest.raises(CharlmError, match="shutting down"):
+        engine.submit(Job(options()))
+
+
 def test_threads_submit_at_the_same_time(shared_engine):
     expected = {seed: written(shared_engine, Job(options(seed=seed))).text for seed in range(16)}
     found: dict[int, str] = {}
