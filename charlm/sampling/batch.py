@@ -182,10 +182,11 @@ class Batch:
         random = [number for member in self._members for number in member.draw_random()]
         uniform = torch.tensor(random, dtype=torch.float64, device=self._device)
         chosen = self._choose(allowed, uniform, groups)
-        scores = _score(logits, chosen, groups)
-        self._last = chosen
         ids: list[int] = chosen.tolist()
         self._find_diverged(ids, logits.shape[-1], failed)
+        # Where probabilities are not finite, the search for a token ends behind the last one.
+        self._last = chosen.clamp(max=logits.shape[-1] - 1)
+        scores = _score(logits, self._last, groups)
         self._give(ids, scores, failed)
         return list(failed.values())
 
