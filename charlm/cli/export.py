@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli.options import Folder, Json, NamedRun, Which, as_path, choose_run
 from charlm.cli.terminal import emit_result
-from charlm.errors import OptionError
+from charlm.errors import CorpusError, OptionError
 from charlm.export.targets import Precision, TargetName
 
 if TYPE_CHECKING:  # It imports torch.
@@ -75,6 +75,8 @@ def export(
     if int8 and precision is not None:
         raise OptionError("int8", "cannot be combined with {}", others=["precision"])
     text = None if text_file is None else read_text_file(text_file, remedy="correct the path")
+    if text == "":
+        raise CorpusError(f"{text_file}: the file is empty; name a text with --text-file")
     result = export_run(
         load(choose_run(run, named_run), which=which, device="cpu"),
         to,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from typer import Abort
 from typer.core import TyperCommand, TyperGroup
 
 _WHOLE = 1000  # Characters of a summary: more than any has.
@@ -26,6 +27,13 @@ class GroupedCommand(TyperCommand):
 
 class CommandGroup(TyperGroup):
     """A group of commands whose help shows their summaries in full, on several lines if needed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. After Ctrl-C, typer would end it without a line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Abort from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the name and the first sentence of each command."""

@@ -25,6 +25,7 @@ _FLAGS = {
     "no_repeat_ngram": "--no-repeat",
     "overrides": "--set",
     "parameters": "--set",
+    "sections": "--only",
 }
 # Short names of settings in other trainers.
 _SETTINGS = {

@@ -166,8 +166,13 @@ def compare(
     if text is None:
         name = split if path is None else str(path)
         text = _read_text(models[0], path, split)
+    separator = _separator_of_all(models)
     lines = split_lines(text, _line_ends(models))
-    scored = [_score_lines(model, text, lines) for model in models]
+    if separator and len(lines) > 1 and not lines[-1].replace(separator, ""):
+        lines[-2:] = ["".join(lines[-2:])]  # Its <EOS> belongs to the line before.
+    scored = [
+        _score_lines(model, text, lines, splits_documents=separator is not None) for model in models
+    ]
     if block_characters is None:
         block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // (4 * max(BLOCKS))))
     starts = np.flatnonzero(np.diff(block_of_lines(lines, block_characters), prepend=-1))
@@ -256,6 +261,24 @@ def _line_ends(models: Sequence[TrainedModel]) -> LineEnds:
     sections = [model.config.corpus for model in models]
     read_lines = all(corpus.mode == "records" and corpus.record == "line" for corpus in sections)
     return "unicode" if read_lines and all(corpus.rules > 1 for corpus in sections) else "line_feed"
+
+
+def _separator_of_all(models: Sequence[TrainedModel]) -> str | None:
+    """Return the separator between documents that all models read as <EOS>.
+
+    None if they differ, or if it has a line end, by which texts are paired: all models then read
+    separators as text.
+    """
+    separators = {
+        model.config.corpus.separator
+        if model.mode == "stream"
+        and model.tokenizer.section.eos == "document"
+        and not model.tokenizer.separates_by_space
+        else None
+        for model in models
+    }
+    separator = separators.pop()
+    return None if separators or separator is None or "\n" in separator else separator
 
 
 def _lines_read(lines: Sequence[str], records: bool) -> Integers:
@@ -350,11 +373,13 @@ def _read_text(trained: TrainedModel, path: str | Path | None, split: "Part") ->
     return decode_utf8(original_bytes(trained, split=split), name)
 
 
-def _score_lines(trained: TrainedModel, text: str, lines: Sequence[str]) -> _Scored:
-    """Score a text and its lines; separators between documents are read as text."""
-    tokens = encode_string(trained, text, splits_documents=False)
+def _score_lines(
+    trained: TrainedModel, text: str, lines: Sequence[str], *, splits_documents: bool
+) -> _Scored:
+    """Score a text and its lines."""
+    tokens = encode_string(trained, text, splits_documents=splits_documents)
     require_tokens(tokens.ids)
-    restoration = restoration_of_string(trained, text, splits_documents=False)
+    restoration = restoration_of_string(trained, text, splits_documents=splits_documents)
     if restoration.problem:
         raise CharlmError(
             f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "

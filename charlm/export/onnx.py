@@ -28,7 +28,7 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
     """
     model = trained.model
     if options.precision == "int8":
-        model = with_int8_products(model, min_weights=0)
+        model = with_int8_products(model, min_weights=0, in_integers=True)
     _check_size(trained)
     step = step_to_onnx(model)
     helper.set_model_props(step, _metadata(trained, options))

@@ -1,6 +1,5 @@
 """What may come next at a position of a text: the model's distribution and the filtered one."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from charlm.evaluation.probes.passage import entropy_bits
 from charlm.sampling.drawing import without_unknown
 from charlm.sampling.filters import apply_filters
 from charlm.sampling.options import Filters
-from charlm.sampling.prompts import first_token, read_prompt
+from charlm.sampling.prompts import Prompt, first_token, read_prompt
 from charlm.serving.reading import Reader, record_bounds, split_text
 from charlm.serving.training_text import TrainingText
 from charlm.storage.results import Result
@@ -105,11 +104,8 @@ def predict_next(
     """
     context = _context(reader, text, at)
     logits = reader.predict_next(context.ids)[None]
-    if context.pending:
-        for constraint in first_token(
-            reader.trained, read_prompt(reader.trained, context.pending, allow_unknown=True)
-        ):
-            logits = constraint.mask(logits.to(reader.trained.device)).cpu()
+    for constraint in first_token(reader.trained, Prompt([], context.pending)):
+        logits = constraint.mask(logits.to(reader.trained.device)).cpu()
     model = logits.softmax(dim=-1)[0]
     allowed = without_unknown(logits)
     if max_copy is not None and training is not None:
@@ -130,24 +126,29 @@ def _filter(allowed: Tensor, ids: Sequence[int], filters: Filters) -> Tensor:
 
 
 def _context(reader: Reader, text: str, at: int) -> _Context:
-    trained = reader.trained
-    if at >= len(text):
-        begin = 0
-        if trained.record_separator is not None:
-            begin = text.rfind(trained.record_separator) + 1
-            begin += len(trained.record_separator) - 1 if begin else 0
-        prompt = read_prompt(trained, text[begin:], allow_unknown=True)
-        return _Context(prompt.ids, len(text), text[begin:], prompt.pending)
-    pieces = split_text(trained, text)
+    return _context_at_end(reader, text) if at >= len(text) else _context_within(reader, text, at)
+
+
+def _context_at_end(reader: Reader, text: str) -> _Context:
+    separator = reader.trained.record_separator
+    record = text if separator is None else text.rpartition(separator)[2]
+    prompt = read_prompt(reader.trained, record, allow_unknown=True)
+    return _Context(prompt.ids, len(text), record, prompt.pending)
+
+
+def _context_within(reader: Reader, text: str, at: int) -> _Context:
+    pieces = split_text(reader.trained, text)
     # The token that has the character; of a character in several tokens, the first of them.
     number = bisect_right(pieces.ends, at)
     while number > 0 and _is_part(pieces.ends, number - 1):
         number -= 1
     start = pieces.ends[number - 1] if number else 0
-    if number >= len(pieces.ids):
-        return _Context(_record_before(reader, pieces.ids, number), start, text[:start])
-    ids = _record_before(reader, pieces.ids, number)
-    return _Context(ids, start, text[:start], actual=pieces.ids[number])
+    return _Context(
+        ids=_record_before(reader, pieces.ids, number),
+        start=start,
+        before=text[:start],
+        actual=pieces.ids[number] if number < len(pieces.ids) else None,
+    )
 
 
 def _is_part(ends: Sequence[int], number: int) -> bool:
@@ -176,14 +177,13 @@ def _describe(reader: Reader, context: _Context, model: Tensor, filtered: Tensor
         )
 
     order = model.sort(descending=True, stable=True).indices.tolist()[: CANDIDATES + 1]
-    log_p = model[model > 0].log().numpy()
     return NextToken(
         start=context.start,
         candidates=[candidate(token) for token in order if token != UNK][:CANDIDATES],
         actual=None if context.actual is None else candidate(context.actual),
         possible=int((filtered > 0).sum()),
         writable=int((model > 0).sum()) - int(model[UNK] > 0),
-        entropy_bits=entropy_bits(log_p) if math.isfinite(float(model.sum())) else math.nan,
+        entropy_bits=entropy_bits(model[model > 0].log().numpy()),
     )
 
 

@@ -126,7 +126,7 @@ class Page:
                 name=model.name,
                 trained=model.trained,
                 reader=Reader(model.trained, states),
-                training=TrainingText(model.trained),
+                training=TrainingText(model.trained, model.engine.training_index),
             )
             for model in models
         }

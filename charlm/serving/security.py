@@ -44,7 +44,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_CHALLENGE = 'Basic realm="charlm: the key as password", charset="UTF-8", Bearer'
+# One scheme only: Chromium asks for no password if Bearer is named in the same header.
+_CHALLENGE = 'Basic realm="charlm: the key as password", charset="UTF-8"'
 
 
 class Guard:

@@ -1,6 +1,6 @@
 """The training text of a run: passages that a text copies from it, and records that are new."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import numpy as np
@@ -11,7 +11,6 @@ from charlm.data.tokenizer import EOS
 from charlm.data.utf8 import character_bounds
 from charlm.errors import CharlmError
 from charlm.sampling.constraints.copy_limit import CopyLimit
-from charlm.sampling.sample import training_index
 from charlm.trained_model import TrainedModel, training_texts
 
 MAX_BYTES = 64 << 20  # Of a training text that is searched; its index takes five times as much.
@@ -22,9 +21,15 @@ _LIMITS = 4  # Copy limits that are kept for other values of `max_copy`.
 class TrainingText:
     """The training text of a run, which is read when it is first needed. Thread-safe."""
 
-    def __init__(self, trained: TrainedModel) -> None:
-        """Read nothing yet."""
+    def __init__(self, trained: TrainedModel, make_index: Callable[[], SuffixIndex]) -> None:
+        """Read nothing yet.
+
+        Args:
+            trained: Model of the run.
+            make_index: Function that returns the index of the training text.
+        """
         self._trained = trained
+        self._make_index = make_index
         self._lock = Lock()
         self._index: SuffixIndex | CharlmError | None = None
         self._limits: dict[int, CopyLimit] = {}
@@ -41,7 +46,8 @@ class TrainingText:
         with self._lock:
             if self._index is None:
                 try:
-                    self._index = _build_index(self._trained)
+                    _check_size(self._trained)
+                    self._index = self._make_index()
                 except CharlmError as error:
                     self._index = error
             if isinstance(self._index, CharlmError):
@@ -107,11 +113,10 @@ class TrainingText:
             return self._limits[max_copy]
 
 
-def _build_index(trained: TrainedModel) -> SuffixIndex:
+def _check_size(trained: TrainedModel) -> None:
     size = training_texts(trained)["train"].size
     if size > MAX_BYTES:
         raise CharlmError(
             f"{trained.folder}: the training text has {size:,} bytes; the page searches texts of "
             f"at most {MAX_BYTES:,}"
         )
-    return training_index(trained)

@@ -15,7 +15,9 @@ RUN_STYLES = ("s1", "s2", "s3", "s4")  # Colours of runs, which have markers too
 INK_STYLES = ("k1", "k2", "k3")  # Lines that do not stand for a run.
 WIDE, PAIR, NARROW = 880, 420, 358  # Widths in pixels.
 _LEFT, _TOP, _BOTTOM = 48, 24, 40  # Margins of the plot in pixels; the right one holds names.
-_NAME_WIDTH = 7.4  # Pixels per character of a name at the end of a line.
+_NAME_WIDTH = 7.4  # Pixels per character of the name of a row.
+_BOLD_WIDTH = 9.0  # Pixels per character of a name at the end of a line, which is bold.
+_TICK_WIDTH = 8.0
 _NAME_HEIGHT = 15.0
 _LABEL_WIDTH, _LABEL_HEIGHT = 8.5, 12.0  # Of a character in a map of labels.
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -190,14 +192,14 @@ def scatter(
     xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, *, title: str, style: str = "s1"
 ) -> Html:
     """Return a square chart of points, whose axes are percentages; it fits into a third."""
-    size, left, bottom = 272, 36, 34
-    across = _Scale(0, 1, left, size - 8, is_log=False)
+    size, left, right, bottom = 272, 36, 14, 34
+    across = _Scale(0, 1, left, size - right, is_log=False)
     up = _Scale(0, 1, size - bottom, 44, is_log=False)
     grid = []
     for share in (0.0, 0.5, 1.0):
         label, at, over = f"{share:.0%}".rstrip("%"), f"{up(share):.1f}", f"{across(share):.1f}"
         grid += [
-            tag("path", class_="grid", d=f"M{left},{at}H{size - 8}"),
+            tag("path", class_="grid", d=f"M{left},{at}H{size - right}"),
             tag(
                 "text", label, class_="tk", x=left - 6, y=f"{up(share) + 4:.1f}", text_anchor="end"
             ),
@@ -211,7 +213,7 @@ def scatter(
         tag("path", class_="ref", d=f"M{left},{up(1):.1f}L{across(1):.1f},{up(0):.1f}"),
         tag("path", class_=f"pts {style}", d=points),
         tag("text", y.label, class_="at", x=0, y=28),
-        tag("text", x.label, class_="at", x=size - 8, y=size - 2, text_anchor="end"),
+        tag("text", x.label, class_="at", x=size - right, y=size - 2, text_anchor="end"),
         class_="chart",
         role="img",
         aria_label=f"{title}: {y.title} over {x.title}",
@@ -397,16 +399,18 @@ def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], 
 def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) -> Html:
     points = [_drawable(line, x, y) for line in lines]
     named = [line.name for line in lines if not line.dotted]
-    right = 12 + min(width / 4, _NAME_WIDTH * max(map(len, named), default=0))
-    across = _scale([point.x for line in points for point in line], x, _LEFT, width - right)
+    right = 12 + min(width / 4, _BOLD_WIDTH * max(map(len, named), default=0))
     up = _scale([point.y for line in points for point in line], y, height - _BOTTOM, _TOP)
+    widest = max((len(label) for _, label in _labels(up, y, count=5)), default=0)
+    left = max(_LEFT, 8 + _TICK_WIDTH * widest)
+    across = _scale([point.x for line in points for point in line], x, left, width - right)
     order = sorted(range(len(lines)), key=lambda number: not lines[number].dotted)
     paths = [_path(lines[number], number, points[number], across, up) for number in order]
     return tag(
         "svg",
         *_axes(across, up, x, y, width, height),
         *paths,
-        *_ends(lines, points, across, up),
+        *_ends(lines, points, across, up, int((right - 12) / _BOLD_WIDTH + 0.01)),
         tag("g", class_="hv"),
         class_="chart",
         role="img",
@@ -451,12 +455,21 @@ def _axes(across: _Scale, up: _Scale, x: Axis, y: Axis, width: int, height: int)
     elements = []
     for value, label in _labels(up, y, count=5):
         at = up(value)
-        elements.append(tag("path", class_="grid", d=f"M{_LEFT},{at:.1f}H{across.last:.1f}"))
         elements.append(
-            tag("text", label, class_="tk", x=_LEFT - 7, y=f"{at + 4:.1f}", text_anchor="end")
+            tag("path", class_="grid", d=f"M{across.first:g},{at:.1f}H{across.last:.1f}")
+        )
+        elements.append(
+            tag(
+                "text",
+                label,
+                class_="tk",
+                x=f"{across.first - 7:g}",
+                y=f"{at + 4:.1f}",
+                text_anchor="end",
+            )
         )
     bottom = height - _BOTTOM
-    elements.append(tag("path", class_="ax", d=f"M{_LEFT},{bottom}H{across.last:.1f}"))
+    elements.append(tag("path", class_="ax", d=f"M{across.first:g},{bottom}H{across.last:.1f}"))
     for value, label in _labels(across, x, count=5 if width > NARROW else 3):
         at = across(value)
         elements.append(tag("path", class_="ax", d=f"M{at:.1f},{bottom}v4"))
@@ -492,9 +505,21 @@ def _path(
 
 
 def _ends(
-    lines: Sequence[Line], points: Sequence[Sequence[_Point]], across: _Scale, up: _Scale
+    lines: Sequence[Line],
+    points: Sequence[Sequence[_Point]],
+    across: _Scale,
+    up: _Scale,
+    most: int,
 ) -> list[Html]:
-    """Return the marker and the name at the end of each line; names do not overlap."""
+    """Return the marker and the name at the end of each line; names do not overlap.
+
+    Args:
+        lines: The lines.
+        points: Points of each line.
+        across: Horizontal scale.
+        up: Vertical scale.
+        most: Number of characters for which there is space; a longer name is cut.
+    """
     ends = [
         (up(line_points[-1].y), across(line_points[-1].x), line)
         for line, line_points in zip(lines, points, strict=True)
@@ -507,7 +532,8 @@ def _ends(
         if line.marker is not None:
             elements.append(_marker(line.marker, x, y))
         at = f"{across.last + 8:.1f}"
-        elements.append(tag("text", line.name, class_=f"dl {line.style}", x=at, y=f"{height:.1f}"))
+        name = line.name if len(line.name) <= most else f"{line.name[: most - 1]}…"
+        elements.append(tag("text", name, class_=f"dl {line.style}", x=at, y=f"{height:.1f}"))
     return elements
 
 

@@ -70,7 +70,7 @@ class ReportOptions:
                 near = get_close_matches(name, SECTIONS, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
                 known = f"the sections are {', '.join(SECTIONS)}"
-                raise OptionError("only", f"has no section {quote(name)}; {hint}{known}")
+                raise OptionError("sections", f"has no section {quote(name)}; {hint}{known}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ class RunMeasurements:
     def parameters(self) -> int:
         """Number of parameters of the model."""
         return sum(size for _, _, size in self.tensors)
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether the model reads the text from its end."""
+        return self.trained.model.direction == "backward"
 
 
 @dataclass(frozen=True)
@@ -198,33 +203,15 @@ def _measure_run(
     text: str | None,
     report_progress: Callable[[str], None],
 ) -> RunMeasurements:
-    tokens = options.probe_tokens
-    measures: dict[str, tuple[str, Callable[[], Any]]] = {
-        "passage": (
-            "surprisal memory cells",
-            lambda: measure_passage(trained, text, tokens=options.passage_tokens),
-        ),
-        "surprisal": ("surprisal", lambda: measure_surprisal(trained, show=0, limit=tokens // 2)),
-        "letters": ("memory", lambda: measure_known_letters(trained, tokens=tokens)),
-        "memory": (
-            "memory",
-            lambda: measure_memory(trained, text, tokens=options.memory_tokens),
-        ),
-        "context": ("context", lambda: measure_context(trained, targets=options.context_targets)),
-        "gradients": ("context", lambda: measure_gradients(trained, windows=16)),
-        "cells": ("cells", lambda: measure_cells(trained, tokens=tokens)),
-        "gates": ("cells", lambda: measure_gates(trained, tokens=tokens // 2)),
-        "embeddings": ("embeddings", lambda: measure_embeddings(trained)),
-        "agreement": ("agreement", lambda: _agreement(trained)),
-    }
     results: dict[str, Any] = {}
-    for measure_name, (sections, measure_one) in measures.items():
-        if set(sections.split()) & set(options.sections):
-            report_progress(f"{name}: {measure_name}")
-            results[measure_name] = attempt(measure_one)
-    if isinstance(results.get("cells"), Cells) and isinstance(results.get("passage"), Passage):
-        ids = [token.token for token in results["passage"].tokens]
-        results["tracks"] = attempt(lambda: track_units(trained, ids, results["cells"]))
+    for field, (sections, measure_one) in _measures(trained, options, text).items():
+        if set(sections) & set(options.sections):
+            report_progress(f"{name}: {field}")
+            results[field] = attempt(measure_one)
+    cells, passage = results.get("cells"), results.get("passage")
+    if isinstance(cells, Cells) and isinstance(passage, Passage):
+        ids = [token.token for token in passage.tokens]
+        results["tracks"] = attempt(lambda: track_units(trained, ids, cells))
     return RunMeasurements(
         number=0,
         name=name,
@@ -234,6 +221,37 @@ def _measure_run(
         tensors=count_parameters(trained.model),
         **results,
     )
+
+
+def _measures(
+    trained: TrainedModel, options: ReportOptions, text: str | None
+) -> dict[str, tuple[tuple[str, ...], Callable[[], Any]]]:
+    """Return the sections that need each measure, and the function that measures it."""
+    tokens = options.probe_tokens
+    return {
+        "passage": (
+            ("surprisal", "cells"),
+            lambda: measure_passage(trained, text, tokens=options.passage_tokens),
+        ),
+        "surprisal": (
+            ("surprisal",),
+            lambda: measure_surprisal(trained, show=0, limit=tokens // 2),
+        ),
+        "letters": (("memory",), lambda: measure_known_letters(trained, tokens=tokens)),
+        "memory": (
+            ("memory",),
+            lambda: measure_memory(trained, text, tokens=options.memory_tokens),
+        ),
+        "context": (
+            ("context",),
+            lambda: measure_context(trained, targets=options.context_targets),
+        ),
+        "gradients": (("context",), lambda: measure_gradients(trained, windows=16)),
+        "cells": (("cells",), lambda: measure_cells(trained, tokens=tokens)),
+        "gates": (("cells",), lambda: measure_gates(trained, tokens=tokens // 2)),
+        "embeddings": (("embeddings",), lambda: measure_embeddings(trained)),
+        "agreement": (("agreement",), lambda: _agreement(trained)),
+    }
 
 
 def _agreement(trained: TrainedModel) -> Agreement:

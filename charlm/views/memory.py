@@ -1,10 +1,15 @@
 """Section "Memory": which earlier tokens a prediction depends on."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from charlm.evaluation.probes.known_letters import LetterAccuracy
-from charlm.evaluation.probes.memory import Memory
+from charlm.evaluation.probes.memory import Dependence, Memory
+from charlm.evaluation.static_model import reading_order
 from charlm.views.charts import Chart, Series
 from charlm.views.figures import Axis, format_number, swatch
 from charlm.views.html import Html, join, show_invisible, tag
@@ -21,9 +26,17 @@ from charlm.views.page import (
     percentage,
     scale,
 )
-from charlm.views.passages import HINT, MEMORY_EDGES, bin_of, coloured_tokens, visible
+from charlm.views.passages import (
+    HINT,
+    MEMORY_EDGES,
+    bin_of,
+    coloured_tokens,
+    describe_direction,
+    visible,
+)
 
 _REACH = 0.1  # Of a row's maximum.
+_UNREAD = -1.0  # In the place of the dependence on a token that is read later.
 
 
 def memory_section(runs: Sequence[RunMeasurements]) -> Section:
@@ -75,21 +88,66 @@ def describe_letters(letters: Mapping[str, LetterAccuracy], known: int) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Row:
+    """The predictions of one run in the order of the text, which a backward run reads reversed.
+
+    Attributes:
+        run: The run.
+        predictions: One for each token.
+        relative: Dependence of each prediction on each token; `_UNREAD` for those that are read
+            later.
+        starts: Number of characters before each token.
+        at: Place that is shown at first: the least probable token of the half that is read last.
+    """
+
+    run: RunMeasurements
+    predictions: list[Dependence]
+    relative: list[list[float]]
+    starts: list[int]
+    at: int
+
+    @property
+    def texts(self) -> list[str]:
+        """Text of each token."""
+        return [prediction.text for prediction in self.predictions]
+
+    def place_of(self, other: "_Row") -> int:
+        """Return the token that has the same place in the text as the first one of another row."""
+        start = other.starts[other.at]
+        return max(at for at, own in enumerate(self.starts) if own <= start)
+
+
+def _in_text_order(run: RunMeasurements, memory: Memory) -> _Row:
+    read = memory.predictions
+    ids = np.array([prediction.token for prediction in read])
+    trained = run.trained
+    places = reading_order(ids, trained.mode, trained.model.direction).tolist()
+    predictions = [read[number] for number in np.argsort(places).tolist()]
+    relative = [[_UNREAD] * len(read) for _ in read]
+    for place, prediction in zip(places, read, strict=True):
+        for other, value in zip(places, prediction.relative, strict=False):
+            relative[place][other] = value
+    starts = itertools.accumulate((len(row.text) for row in predictions), initial=0)
+    late = range(len(read) // 2, len(read))
+    at = places[min(late, key=lambda number: read[number].probability)]
+    return _Row(run, predictions, relative, list(starts)[:-1], at)
+
+
 def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
-    rows = [_memory_row(number, run, memory) for number, (run, memory) in enumerate(shown)]
-    edges = [f"{edge:g}" for edge in MEMORY_EDGES]
-    first = shown[0][1]
+    rows = [_in_text_order(run, memory) for run, memory in shown]
+    first = rows[0]
     slider = tag(
         "div",
-        tag("p", "Passage: ", "".join(row.text for row in first.predictions), class_="vh"),
-        *rows,
+        tag("p", "Passage: ", "".join(first.texts), class_="vh"),
+        *(_draw_row(number, row, row.place_of(first)) for number, row in enumerate(rows)),
         class_="slider",
         id="p-memory",
         tabindex=0,
         role="slider",
         aria_label="Position in the passage",
         aria_valuemin=1,
-        aria_valuemax=len(first.predictions),
+        aria_valuemax=len(first.texts),
         aria_valuenow=1,
     )
     note = "squared norm relative to the row's maximum, lower end of each step"
@@ -100,64 +158,54 @@ def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
             "The outlined token is predicted; the darker an earlier token, the more the logit of "
             "the prediction depends on it.",
             describe_memory({run.name: memory for run, memory in shown}),
+            describe_direction([run for run, _ in shown]),
         ),
-        body=join(slider, scale("m", edges, note), HINT),
-        data={
-            "runs": [_memory_data(run, memory) for run, memory in shown],
-            "at": _most_surprising(first),
-        },
+        body=join(slider, scale("m", [f"{edge:g}" for edge in MEMORY_EDGES], note), HINT),
+        data={"runs": list(map(_memory_data, rows)), "at": first.at},
         has_svg=False,
         note="Squared norm of the gradient with respect to the one-hot input. The maxima of rows "
         "differ between runs.",
     )
 
 
-def _most_surprising(memory: Memory) -> int:
-    """Return the least probable token of the second half of a passage."""
-    half = len(memory.predictions) // 2
-    return min(
-        range(half, len(memory.predictions)), key=lambda at: memory.predictions[at].probability
-    )
-
-
-def _memory_row(number: int, run: RunMeasurements, memory: Memory) -> Html:
-    at = _most_surprising(memory)
-    relative = memory.predictions[at].relative
+def _draw_row(number: int, row: _Row, at: int) -> Html:
     styles = [
-        f"m{bin_of(relative[other], MEMORY_EDGES)}" if other < at else "cur" * (other == at)
-        for other in range(len(memory.predictions))
+        "cur" if other == at else "" if value < 0 else f"m{bin_of(value, MEMORY_EDGES)}"
+        for other, value in enumerate(row.relative[at])
     ]
-    texts = [prediction.text for prediction in memory.predictions]
-    near = [
-        (visible(other.text), other.probability) for other in memory.predictions[at].alternatives
-    ]
-    bars = bar_rows(near, visible(texts[at]))
+    near = [(visible(other.text), other.probability) for other in row.predictions[at].alternatives]
+    bars = bar_rows(near, visible(row.texts[at]))
+    passage = coloured_tokens(row.texts, styles)
     return tag(
         "div",
-        tag("div", swatch(run.number), run.name, class_="nm"),
-        tag("div", coloured_tokens(texts, styles), class_="text", attributes={"data-mem": number}),
+        tag("div", swatch(row.run.number), row.run.name, class_="nm"),
+        tag("div", passage, class_="text", attributes={"data-mem": number}),
         tag("ol", *bars, class_="bars", attributes={"data-top": number}),
         class_="mem",
     )
 
 
-def _memory_data(run: RunMeasurements, memory: Memory) -> dict[str, Any]:
+def _memory_data(row: _Row) -> dict[str, Any]:
     return {
-        "name": run.name,
-        "text": [show_invisible(prediction.text) for prediction in memory.predictions],
-        "label": [visible(prediction.text) for prediction in memory.predictions],
-        "rows": [
-            [round(1000 * value) for value in prediction.relative]
-            for prediction in memory.predictions
-        ],
+        "name": row.run.name,
+        "text": list(map(show_invisible, row.texts)),
+        "starts": row.starts,
+        "label": list(map(visible, row.texts)),
+        "rows": [_written(values) for values in row.relative],
         "near": [
             [
                 [visible(other.text), round(other.probability, 6)]
                 for other in prediction.alternatives
             ]
-            for prediction in memory.predictions
+            for prediction in row.predictions
         ],
     }
+
+
+def _written(values: Sequence[float]) -> list[int]:
+    """Return thousandths, without the unread tokens at the end."""
+    last = max((at for at, value in enumerate(values) if value >= 0), default=-1)
+    return [round(1000 * value) if value >= 0 else -1 for value in values[: last + 1]]
 
 
 def _dependence_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:

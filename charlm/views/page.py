@@ -65,7 +65,8 @@ class Figure:
         return tag("div", figure_style(), self._drawn(self._static_numbers()), class_="charlm")
 
     def _drawn(self, numbers: Html | None) -> Html:
-        words = tag("div", tag("h3", self.title), tag("p", self.findings, class_="find"))
+        findings = self.findings.replace(" %", "\u00a0%")  # No line break before the unit.
+        words = tag("div", tag("h3", self.title), tag("p", findings, class_="find"))
         note = tag("span", self.note) if self.note else None
         return tag(
             "figure",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from charlm.views.html import Html, join, show_invisible, tag
-from charlm.views.page import NEEDS_SCRIPT
+from charlm.views.measurements import RunMeasurements
+from charlm.views.page import NEEDS_SCRIPT, listed
 
 SURPRISAL_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 7)  # Bits.
 MEMORY_EDGES = (0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # Of the row's maximum.
@@ -14,6 +15,15 @@ HINT = tag(
     class_="hint",
     **NEEDS_SCRIPT,
 )
+
+
+def describe_direction(runs: Sequence[RunMeasurements]) -> str:
+    """Return a sentence about the runs that read the text from its end, or nothing."""
+    names = [run.name for run in runs if run.is_backward]
+    if not names:
+        return ""
+    verb = "read" if len(names) > 1 else "reads"
+    return f"{listed(names)} {verb} from the end: a prediction depends on the tokens after it."
 
 
 def bin_of(value: float, edges: Sequence[float]) -> int:

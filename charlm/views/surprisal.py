@@ -24,7 +24,14 @@ from charlm.views.page import (
     run_list,
     scale,
 )
-from charlm.views.passages import HINT, SURPRISAL_EDGES, bin_of, passage_slider, visible
+from charlm.views.passages import (
+    HINT,
+    SURPRISAL_EDGES,
+    bin_of,
+    describe_direction,
+    passage_slider,
+    visible,
+)
 
 _MIN_TOKENS = 20  # The mean of fewer tokens says little.
 
@@ -78,8 +85,9 @@ def _surprisal_figure(shown: Sequence[tuple[RunMeasurements, Passage]]) -> Figur
             "Each token is coloured by its surprisal, −log₂ of the probability that the network "
             "gave it.",
             describe_surprisal({run.name: passage for run, passage in shown}),
+            describe_direction([run for run, _ in shown]),
         ),
-        body=join(tag("div", text, _panel(first), class_="split"), HINT),
+        body=join(tag("div", text, _panel(*shown[0]), class_="split"), HINT),
         controls=choose_run("surprisal", [run.name for run, _ in shown]),
         data={"runs": [_surprisal_data(run, passage) for run, passage in shown]},
         has_svg=False,
@@ -90,12 +98,21 @@ def _most_surprising(passage: Passage) -> int:
     return max(range(len(passage.tokens)), key=lambda at: passage.tokens[at].surprisal_bits)
 
 
-def _panel(passage: Passage) -> Html:
+def _place(texts: Sequence[str], at: int, label: str, *, backward: bool) -> Html:
+    """Return a token with what is read before it: in a backward run, the text after it."""
+    token = tag("code", label)
+    near = texts[at + 1 : at + 13] if backward else texts[max(0, at - 12) : at]
+    text = "".join(map(show_invisible, near)).replace("\n", "↵")
+    if backward:
+        return tag("h4", token, f" {text[:24]}…" if text else " end")
+    return tag("h4", f"…{text[-24:]} " if text else "start ", token)
+
+
+def _panel(run: RunMeasurements, passage: Passage) -> Html:
     """Return the panel for the most surprising token."""
     at = _most_surprising(passage)
     token = passage.tokens[at]
-    before = "".join(show_invisible(other.text) for other in passage.tokens[max(0, at - 12) : at])
-    place = f"…{before[-24:]} ".replace("\n", "↵") if before else "start "
+    texts = [other.text for other in passage.tokens]
     facts = {
         "surprisal": f"{token.surprisal_bits:.2f} bits",
         "probability": percentage(token.probability),
@@ -107,7 +124,7 @@ def _panel(passage: Passage) -> Html:
     bars = bar_rows(near, visible(token.label), limit=limit)
     return tag(
         "div",
-        tag("h4", place, tag("code", visible(token.label))),
+        _place(texts, at, visible(token.label), backward=run.is_backward),
         fact_list(facts),
         tag("div", "Most probable tokens", class_="mut"),
         tag("ol", *bars, class_="bars"),
@@ -120,6 +137,7 @@ def _panel(passage: Passage) -> Html:
 def _surprisal_data(run: RunMeasurements, passage: Passage) -> dict[str, Any]:
     return {
         "name": run.name,
+        "backward": run.is_backward,
         "at": _most_surprising(passage),
         "size": passage.vocabulary_size,
         "text": [show_invisible(token.text) for token in passage.tokens],

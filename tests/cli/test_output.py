@@ -123,3 +123,12 @@ def test_ctrl_c_while_the_command_line_is_imported_ends_in_one_line(monkeypatch,
         main()
     assert end.value.code == 130
     assert capsys.readouterr().err == "charlm: interrupted\n"
+
+
+def test_ctrl_c_during_a_command_ends_in_one_line(monkeypatch, capsys):
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("charlm.api.load", interrupt)
+    assert charlm(["inspect", "run"]) == 130
+    assert capsys.readouterr().err == "charlm: interrupted\n"

@@ -38,6 +38,10 @@ STATE_DICT = {
 }
 # Other arguments that make the command valid except for the tested option.
 BESIDE = {
+    "sample --api-key-file": ["run", "--url=http://127.0.0.1:1"],
+    # Any free port: a wrong value that is not refused must not occupy the usual one.
+    "serve": ["run", "--port=0"],
+    "serve --port": ["run"],
     "train": ["text.txt"],
     "train --resume": [],
     "train --from-vocabulary": ["text.txt", "--from=run"],
@@ -163,6 +167,11 @@ WRONG: dict[str, dict[str, int]] = {
     "--seeds": {"": 2, "x": 2, "1..": 2, "3..1": 2, "-1": 2, "1,1": 2},
     "--at": {"": 2, "nonsense": 2},
     "--remove": {"": 2, "nonsense": 2, "../names": 2},
+    "--url": {"": 2, "x": 2, "ftp://127.0.0.1": 2, "http://127.0.0.1:1": 1, NOT_UTF8: 2},
+    "--api-key-file": FILE,
+    "--host": {"": 2, "a b": 2, "0.0.0.0": 2, "http://127.0.0.1": 2, NOT_UTF8: 2},
+    "--allow-host": {"": 2, "a b": 2, "http://x": 2, NOT_UTF8: 2},
+    "--allow-origin": {"": 2, "*": 2, "example.org": 2, "https://a/b": 2, NOT_UTF8: 2},
     "FOLDER": {"": 2, "missing": 1, TOO_LONG: 1},
     "FILE.safetensors": FILE,
     "--tokenizer": FILE,
@@ -341,6 +350,7 @@ CONFLICTS = {
     "state_out": ("count", "best_of", "novel", "max_copy"),
     "matching": ("characters", "until", "max_copy", *STATES),
     "prompt_file": ("prompt",),
+    "url": ("fill", "beams", "interactive", "novel", "next_tokens", *STATES),
 }
 # What cannot stand together, and what the line names.
 TOGETHER = {

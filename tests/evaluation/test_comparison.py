@@ -13,6 +13,7 @@ from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.utf8 import split_lines
 from charlm.errors import CharlmError
 from charlm.evaluation.comparison import block_of_lines, difference_intervals, nats_of_lines
+from tests.conftest import small_config, train_all
 
 TEXT = "A b.\n\nC dé\n"
 
@@ -118,3 +119,19 @@ def test_models_of_records_are_compared_on_a_text_with_any_line_ends(trained_rec
     for line_end in ("\n", "\r", "\r\n", "\u2028"):
         result = run.compare([run], text=f"ban{line_end}dera{line_end}" * 40)
         assert result.runs[0].loss_nats > 0, line_end
+
+
+def test_a_separator_that_all_models_read_as_eos_costs_what_perplexity_says(text_file, tmp_path):
+    corpus = tmp_path / "documents.txt"
+    document = text_file.read_text(encoding="utf-8")[:90]
+    corpus.write_text(f"{document}\n\f" * 9, encoding="utf-8")
+    settings = ("training.steps=4", r"corpus.separator=\f", "tokenizer.eos=document")
+    train_all(small_config(corpus, *settings), tmp_path / "run")
+    train_all(small_config(corpus, "training.steps=4"), tmp_path / "text")
+    run, reads_text = charlm.load(tmp_path / "run"), charlm.load(tmp_path / "text")
+    text = corpus.read_text(encoding="utf-8")
+    same = run.compare([run], text=text)
+    assert same.runs[0].unknown_share == 0
+    expected = run.perplexity(text=text).bits_per_character
+    assert same.runs[0].bits_per_character == pytest.approx(expected, abs=1e-6)
+    assert run.compare([reads_text], text=text).runs[0].unknown_share > 0

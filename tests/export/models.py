@@ -9,6 +9,8 @@ from charlm.data.resolve import resolve
 from charlm.data.tokenizer import learn_tokenizer
 from charlm.export.verification import Passage
 from charlm.model.language_model import LanguageModel
+from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.sample import Sample, sample
 from charlm.trained_model import Origin, TrainedModel
 
 TEXT = "The old owl sat on the mat, and the cat sang.\nA dog slept: 12 hours!\n" * 3
@@ -62,6 +64,13 @@ def random_model(
 
 # Without an input gate and activations, an error of rounding grows exponentially.
 STD = {"lstm_gate_recurrence_without_all_but_forget_gate": 0.05}
+
+
+def greedy(trained: TrainedModel, tokens: int = 200) -> Sample:
+    """Return the most probable text token by token."""
+    stop, filters = StopCondition(length=tokens), Filters(temperature=0)
+    (text,) = sample(trained, SampleOptions(stop=stop, filters=filters))
+    return text
 
 
 def passage_of(trained: TrainedModel, tokens: int = 200) -> Passage:

@@ -7,6 +7,7 @@ import pytest
 from conftest import small_config, train_all
 
 import charlm
+from charlm.cli.main import run
 from charlm.errors import CharlmError, OptionError
 from charlm.export import exporting
 from charlm.export.exporting import Exporter
@@ -152,3 +153,22 @@ def test_a_given_text_is_used(trained):
     assert choose_passage(trained, "The cat").sequences == [
         [*trained.tokenizer.encode("The cat").tolist(), 0]
     ]
+
+
+def test_an_empty_text_is_refused_by_its_file(trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_text("", encoding="utf-8")
+    arguments = ["export", str(trained), "--to=torch", "--out=x", "--text-file=empty"]
+    assert run(arguments) == 1
+    assert (
+        capfd.readouterr().err == "charlm: empty: the file is empty; name a text with --text-file\n"
+    )
+
+
+def test_the_command_prints_the_differences(trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["export", str(trained), "--to=torch", "--out=x"]) == 0
+    first, second = capfd.readouterr().out.splitlines()
+    assert first.startswith("x: ") and first.endswith(" bytes, fp32")
+    assert "compared with charlm on 1,000 tokens of the validation text, by torch" in second
+    assert "(limit 1e-05)" in second

@@ -19,7 +19,8 @@ from charlm.export.html import engine_script
 from charlm.export.javascript import run_script
 from charlm.export.weights import quantize_rows
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.drawing import draw
+from charlm.sampling.drawing import draw, without_unknown
+from charlm.sampling.filters import apply_filters
 from charlm.sampling.options import Filters
 
 VOCABULARY, TOKENS = 40, 200
@@ -188,7 +189,8 @@ def test_drawn_tokens_equal_those_of_charlm():
     given = [{"temperature": 1} | each for each in FILTERS]
     code = """
     const draw = (options) => logits.map((row, k) => drawToken(row, uniform[k], options));
-    const found = options.map(draw);
+    const keep = (options) => logits.map((row) => Array.from(filterLogits(row, options), isFinite));
+    const found = options.map((each) => ({ tokens: draw(each), kept: keep(each) }));
     """
     found = run(
         code,
@@ -196,9 +198,13 @@ def test_drawn_tokens_equal_those_of_charlm():
         logits=logits.astype(float).tolist(),
         uniform=uniform.tolist(),
     )
-    for options, tokens in zip(given, found, strict=True):
-        expected = draw(torch.from_numpy(logits), torch.from_numpy(uniform), Filters(**options))
+    history = torch.empty((len(logits), 0), dtype=torch.int64)
+    for options, (tokens, kept) in zip(given, map(dict.values, found), strict=True):
+        filters = Filters(**options)
+        expected = draw(torch.from_numpy(logits), torch.from_numpy(uniform), filters)
         assert tokens == expected.tolist(), options
+        left = apply_filters(without_unknown(torch.from_numpy(logits)), history, filters)
+        assert kept == left.isfinite().tolist(), options
 
 
 def test_random_numbers_are_uniform_and_depend_on_seed_and_number():
@@ -253,6 +259,8 @@ def tokenizers() -> dict[str, Tokenizer]:
         for number, options in enumerate(
             SECTION_OPTIONS[:1] if level == "byte" else SECTION_OPTIONS
         ):
+            if level == "bpe":
+                options = options | {"vocabulary_size": 400}
             section = known.section.model_copy(update=options)
             made[f"{level} {number}"] = learn_tokenizer(["\n".join(TEXTS[1:]) * 20], section)
             if not number:
@@ -288,3 +296,27 @@ def test_ids_texts_and_unknown_parts_equal_those_of_charlm():
             assert found[name]["unknown"][number] == tokenizer.find_unknown(text), place
             assert found[name]["decoded"][number] == tokenizer.decode(ids), place
         assert found[name]["odd"] == tokenizer.decode(odd[name]), name
+
+
+def test_an_incomplete_character_is_held_back_and_shown_at_the_end():
+    code = """
+    const write = (bytes, length) => {
+      const ids = [...bytes.map((byte) => byte + 2), EOS];
+      const model = Object.create(Model.prototype);
+      const logits = (id) => Array.from({ length: 258 }, (_, k) => (k === id ? 9 : 0));
+      const network = {
+        initialState: () => 0,
+        step: (_, position) => ({ logits: logits(ids[position]), state: position + 1 }),
+      };
+      Object.assign(model, { network, writesRecords: true, tokenizer: new Tokenizer(description) });
+      return [...model.write({ temperature: 0, length })].map((written) => written.text);
+    };
+    const euro = [0x61, 0xe2, 0x82, 0xac];
+    const found = [write(euro, 9), write(euro, 3), write(euro.slice(0, 3), 9)];
+    """
+    found = run(code, description=describe_tokenizer(TOKENIZERS["byte"]))
+    assert found == [
+        ["a", "a", "a", "a\u20ac", "a\u20ac"],
+        ["a", "a", "a\ufffd"],
+        ["a", "a", "a", "a\ufffd"],
+    ]

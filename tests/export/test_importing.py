@@ -1,7 +1,6 @@
 """Models that plain torch has trained become runs with the same score; what is unclear is asked."""
 
 import json
-from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -144,9 +143,9 @@ def test_a_wrong_order_of_the_gates_is_detected_and_the_right_one_is_named(
         assert right.loss_nats == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_order_of_the_gates_of_a_gru_is_detected(tmp_path, characters):
-    model = trained_model("gru", steps=60, num_layers=1)
-    for gates in map("".join, permutations("rzn")):
+def test_a_wrong_order_of_the_gates_of_a_gru_is_detected(tmp_path, characters):
+    model = trained_model("gru", steps=40, num_layers=1)
+    for gates in ("zrn", "nrz"):
         order = ["rzn".index(letter) for letter in gates]
         tensors = {
             name: torch.cat([tensor.chunk(3)[block] for block in order]) if "_l" in name else tensor
@@ -155,9 +154,8 @@ def test_every_order_of_the_gates_of_a_gru_is_detected(tmp_path, characters):
         weights = save(tmp_path / "x.safetensors", tensors)
         options = {"cell": "gru", "tokenizer": characters, "eos": "\n", "text": TEXT[:300]}
         charlm.import_run(weights, out=tmp_path / gates, gates=gates, **options)
-        if gates != "rzn":
-            with pytest.raises(CharlmError, match=f"--gates {gates}"):
-                charlm.import_run(weights, out=tmp_path / "wrong", **options)
+        with pytest.raises(CharlmError, match=f"--gates {gates}"):
+            charlm.import_run(weights, out=tmp_path / "wrong", **options)
 
 
 def test_a_text_that_does_not_fit_is_reported(tmp_path, characters, capfd):

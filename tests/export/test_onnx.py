@@ -1,6 +1,7 @@
 """Export to ONNX: the step of every recurrence in onnxruntime, the file, and the example program."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from export.models import OPTIONS, STD, passage_of, random_model
 from model.cells_table import CELLS
 
 import charlm
+from charlm.cli.main import run as command_line
 from charlm.errors import CharlmError
 from charlm.export import exporting, onnx_graph
 from charlm.export import onnx as target
@@ -106,7 +108,7 @@ def test_a_step_computes_what_charlm_computes(name):
 
 
 def test_int8_computes_what_charlm_computes_in_int8():
-    names = ["lstm", "gru_reset_before", "mogrifier_lstm_2_rounds_rank_2", "min_lstm"]
+    names = ["lstm", "gru_reset_before", "nested_lstm_depth_2", "min_lstm"]
     for name in [*names, "mixture", "adaptive", "one-hot", "tied, adapter", "layer norm, residual"]:
         trained = random_model(MODELS[name])
         model = with_int8_products(trained.model, min_weights=0)
@@ -183,6 +185,25 @@ def test_weights_that_do_not_fit_into_a_file_are_refused(monkeypatch, trained, t
     with pytest.raises(CharlmError, match=r"a file of ONNX holds at most 1,000"):
         charlm.export_run(charlm.load(trained), "onnx", tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_run_or_a_diverged_model_leaves_nothing(trained, tmp_path, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (weights,) = (folder / "best").glob("weights*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    out = tmp_path / "new" / "x.onnx"
+    arguments = ["export", str(folder), "--to", "onnx", "--out", str(out), "--int8"]
+    assert command_line(arguments) == 1
+    error = capfd.readouterr().err
+    assert str(folder) in error and error.count("\n") == 1
+    run = charlm.load(trained)
+    with torch.no_grad():
+        run.model.projection.bias[2] = torch.nan
+    for precision in ("fp32", "int8"):
+        with pytest.raises(CharlmError, match=r"differs from charlm by \+?nan"):
+            charlm.export_run(run, "onnx", out, precision=precision)
+    assert not out.exists() and not any(path.suffix == ".onnx" for path in tmp_path.rglob("*"))
 
 
 def test_the_states_of_the_file_are_the_learned_ones(tmp_path):

@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import RECORDS, TEXT, small_config, train_all
-from export.models import OPTIONS, STD, passage_of, random_model
+from export.models import OPTIONS, STD, greedy, passage_of, random_model
+from export.models import TEXT as EXPORTED_TEXT
 from model.cells_table import CELLS
 from safetensors.torch import load_file
 
@@ -17,7 +18,9 @@ import charlm
 from charlm.export import torch as target
 from charlm.export.options import ExportOptions
 from charlm.export.verification import compare_logits, compute_logits
+from charlm.model.log_probabilities import sequence_log_probabilities
 
+SETTINGS = ["training.learning_rate=2e-2", "training.steps=40"]
 MODELS = {name: {"cell": cell} for name, cell in CELLS.items()} | OPTIONS
 # Loads every folder and prints its loss on the texts given, and a greedy text.
 WITHOUT_CHARLM = """
@@ -122,9 +125,14 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
     }
     jobs, runs = [], []
     for name, (path, *overrides) in cases.items():
-        train_all(small_config(path, "training.learning_rate=2e-2", *overrides), tmp_path / name)
+        train_all(small_config(path, *SETTINGS, *overrides), tmp_path / name)
         runs.append(charlm.load(tmp_path / name))
-        charlm.export_run(runs[-1], "torch", tmp_path / f"{name}-torch")
+        if name == "char":  # <UNK> is never written, however probable it is.
+            with torch.no_grad():
+                runs[-1].model.projection.bias[1] = 5
+        charlm.export_run(runs[-1], "torch", tmp_path / "new" / f"{name}-torch")
+        shutil.move(tmp_path / "new" / f"{name}-torch", tmp_path)
+        assert not list(tmp_path.glob("*/__pycache__"))
         scored = RECORDS[:60] if name == "records" else TEXT[:300]
         pieces = scored.splitlines() if name == "records" else [scored]
         jobs.append([str(tmp_path / f"{name}-torch"), pieces, scored[:3]])
@@ -132,26 +140,34 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
         cases, runs, jobs, run_without_charlm(jobs), strict=True
     ):
         scored = "".join(f"{piece}\n" for piece in job[1]) if len(job[1]) > 1 else job[1][0]
-        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=5e-7), name
+        assert loss == pytest.approx(run.perplexity(scored).loss_nats, abs=1e-6), name
         (sample,) = run.sample(prompt=job[2], length=200, temperature=0)
         assert written == sample.text, name
 
 
-def test_nothing_of_a_text_or_a_title_is_in_the_source(tmp_path):
+def test_no_text_is_in_the_source_and_no_folder_in_the_title(tmp_path):
     hostile = '"""\nimport os; os.abort()\n"""'
     trained = random_model(text=hostile + "abc")
-    trained.origin.corpus["title"] = hostile
+    corpus = trained.config.corpus.model_copy(update={"text": (f"/home/me/{hostile}",)})
+    trained = replace(trained, config=trained.config.model_copy(update={"corpus": corpus}))
     assert "abort" not in target.module_source(trained)
     target.write(trained, ExportOptions("torch", tmp_path / "x"), tmp_path / "x")
     config = json.loads((tmp_path / "x" / "config.json").read_text(encoding="utf-8"))
     assert config["title"] == hostile
 
 
-def test_a_folder_can_be_moved(trained, tmp_path):
-    charlm.export_run(charlm.load(trained), "torch", tmp_path / "x")
-    moved = shutil.move(tmp_path / "x", tmp_path / "y")
-    ((loss, _),) = run_without_charlm([[str(moved), ["The cat sat."], "The"]])
-    assert loss == pytest.approx(
-        charlm.load(trained).perplexity("The cat sat.").loss_nats, abs=5e-7
-    )
-    assert not list(Path(moved).glob("__pycache__"))
+@pytest.mark.slow
+def test_without_charlm_every_recurrence_and_option_has_the_same_loss_and_greedy_text(tmp_path):
+    models = {name: random_model(MODELS[name], std=STD.get(name, 0.15)) for name in MODELS}
+    jobs = []
+    for number, trained in enumerate(models.values()):
+        folder = tmp_path / str(number)
+        target.write(trained, ExportOptions("torch", folder), folder)
+        jobs.append([str(folder), [EXPORTED_TEXT[:200]], ""])
+    for (name, trained), (loss, written) in zip(
+        models.items(), run_without_charlm(jobs), strict=True
+    ):
+        ids = [*trained.tokenizer.encode(EXPORTED_TEXT[:200]).tolist(), 0]
+        (log_p,) = sequence_log_probabilities(trained.model, [ids], eos=0, device=trained.device)
+        assert loss == pytest.approx(-log_p / len(ids), abs=5e-7), name
+        assert written == greedy(trained).text, name

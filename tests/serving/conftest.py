@@ -19,6 +19,7 @@ KINDS = {
     "spaced": ("tokenizer.level=word", "tokenizer.words=whitespace"),
     "bytes": ("tokenizer.level=byte",),
     "folded": ("tokenizer.lowercase=true", "tokenizer.normalization=nfc"),
+    "documents": ("corpus.mode=records", "corpus.separator=sat"),
     "backward": ("model.direction=backward",),
     "both": ("model.direction=both",),
 }

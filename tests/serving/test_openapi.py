@@ -91,27 +91,33 @@ def test_every_route_is_described_and_every_described_route_exists(client, descr
     assert described == routes
 
 
+def accepted(client, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    """Return the answer to an example, which one of the runs accepts: some need records."""
+    responses = []
+    for model in client.get("/v1/models").json()["data"]:
+        name = model["id"]
+        sent = None if body is None else body | {"model": name}
+        responses.append(client.request(method, path.replace("{model}", name), json=sent))
+        if responses[-1].status_code == 200:
+            return responses[-1]
+    raise AssertionError((path, body, [response.text for response in responses]))
+
+
 def test_every_example_is_accepted_and_answered_as_described(client, description):
     num_examples = 0
     for method, path, operation in operations_of(description):
-        content = body_of(operation)
-        bodies = [None]
-        if content is not None:
-            bodies = [example["value"] for example in content["examples"].values()]
         if "200" not in operation["responses"]:
             continue
-        name = client.get("/v1/models").json()["data"][0]["id"]
-        for body in bodies:
-            if body is not None:
-                body = body | {"model": name}
-            response = client.request(method, path.replace("{model}", name), json=body)
-            assert response.status_code == 200, (path, body, response.text)
+        content = body_of(operation)
+        examples = [{"value": None}] if content is None else content["examples"].values()
+        for example in examples:
+            response = accepted(client, method, path, example["value"])
             kind = response.headers["content-type"].partition(";")[0]
             if kind == "application/json":
-                assert kind in operation["responses"]["200"]["content"]
-                model = schema_of(description, operation["responses"]["200"]["content"][kind])
-                answer = response.json()
-                assert set(model.get("required", ())) <= set(answer) <= set(model["properties"])
+                described = operation["responses"]["200"]["content"][kind]
+                model = schema_of(description, described)
+                names = set(model.get("properties", response.json()))
+                assert set(model.get("required", ())) <= set(response.json()) <= names
             num_examples += 1
     assert num_examples > 10
 
@@ -132,7 +138,7 @@ def check_allowed(client, method: str, path: str, bodies: st.SearchStrategy[Any]
 
     name = client.get("/v1/models").json()["data"][0]["id"]
 
-    @settings(max_examples=40)
+    @settings(max_examples=15)
     @given(bodies)
     def check(body):
         body["model"] = name
@@ -201,7 +207,7 @@ def check_any_request(client: TestClient, examples: int) -> None:
 
 
 def test_no_request_fails_in_the_server(client):
-    check_any_request(client, 100)
+    check_any_request(client, 60)
 
 
 @pytest.mark.slow

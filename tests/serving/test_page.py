@@ -25,7 +25,7 @@ from charlm.serving.reading import Interrupted, Reader, StateCache
 from charlm.trained_model import training_texts
 from tests.conftest import TEXT
 
-READABLE = ("trained", "records", "bpe", "words", "spaced", "bytes", "folded")
+READABLE = ("trained", "records", "documents", "bpe", "words", "spaced", "bytes", "folded")
 TEXTS = {"records": "bana\nmelia\nki", "default": "The cat sat on the mat.\nThe dög slept on"}
 HOSTILE = "<script>alert(1)</script>\u202e\u2028\"'&amp;\x00\ufeff e\u0301 🙂"
 
@@ -73,11 +73,12 @@ def test_a_text_read_from_the_edited_position_is_the_text_read_from_its_beginnin
     trained = page_runs[name]
     reader = new_reader(trained)
     random = np.random.default_rng(3)
-    text, tokens = "", []
+    text = text_for(name) * 5  # Several windows.
+    tokens = reader.read(text).tokens
     for number in range(40):
         at = int(random.integers(len(text) + 1))
         end = min(len(text), at + int(random.integers(4)))
-        pieces = ("the", " ", "cat \n", "é", "e\u0301", "🙂", "\n\n", "  dog's", "x", "")
+        pieces = ("the", " ", "cat \n", "é", "e\u0301", "🙂", "\n\n", "  dog's", "sat", "x", "")
         edited = text[:at] + pieces[int(random.integers(len(pieces)))] + text[end:]
         found = reader.read(edited, start=at)
         kept, position = [], 0
@@ -143,7 +144,7 @@ def test_a_reading_whose_client_has_gone_is_given_up(page_runs):
 @pytest.mark.parametrize("name", READABLE)
 @pytest.mark.parametrize("end", ["", " "])
 def test_the_next_tokens_are_those_of_charlm_sample_next(page_runs, client, name, end):
-    text = "The cat sat" + end if name != "records" else "ba"
+    text = {"records": "ba", "documents": "The cat" + end}.get(name, "The cat sat" + end)
     found = ask(client, "next", model=name, text=text)
     options = NextOptions(prompt=text, count=10, allow_unknown=True)
     expected = next_tokens(page_runs[name], options)

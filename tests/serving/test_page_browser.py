@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from serving.servers import running
+from serving.servers import KEY, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -123,23 +123,24 @@ def test_typing_colours_the_text(page):
     assert len(set(classes)) > 2
 
 
-@pytest.mark.parametrize("text", ["The\n\n\ncat \n", "The cat sat " * 40, "x" * 400 + "\n\n", "\n"])
-def test_the_colours_have_the_layout_of_the_text_area(page, text):
-    page.locator("#text").fill(text)
-    coloured(page)
-    area, back = page.locator("#text").bounding_box(), page.locator("#back").bounding_box()
-    assert (area["x"], area["y"], area["width"]) == (back["x"], back["y"], back["width"])
-    # Without a minimum the text area is as high as its own text.
-    heights = page.evaluate(
-        """() => {
-          const [area, back] = ['#text', '#back'].map(name => document.querySelector(name));
-          const height = node => { node.style.alignSelf = 'start'; return node.scrollHeight; };
-          const own = height(back);
-          area.style.height = '0';
-          return [own, height(area)];
-        }"""
-    )
-    assert heights[0] == heights[1]
+def test_the_colours_have_the_layout_of_the_text_area(page):
+    for text in ("The\n\n\ncat \n", "The cat sat " * 40, "x" * 400 + "\n\n", "\n"):
+        page.locator("#text").fill(text)
+        coloured(page)
+        area, back = page.locator("#text").bounding_box(), page.locator("#back").bounding_box()
+        assert (area["x"], area["y"], area["width"]) == (back["x"], back["y"], back["width"])
+        # Without a minimum the text area is as high as its own text.
+        heights = page.evaluate(
+            """() => {
+              const [area, back] = ['#text', '#back'].map(name => document.querySelector(name));
+              back.style.alignSelf = area.style.alignSelf = 'start';
+              area.style.height = '0';
+              return [back.scrollHeight, area.scrollHeight];
+            }"""
+        )
+        assert heights[0] == heights[1], text
+        page.evaluate("document.querySelector('#text').removeAttribute('style')")
+        page.evaluate("document.querySelector('#back').removeAttribute('style')")
 
 
 def test_continue_streams_and_undo_and_redo_work(page):
@@ -258,18 +259,15 @@ def test_reloading_the_address_restores_the_page(page):
     assert page.locator("#blist li").count() == 2
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
+def test_a_strange_address_does_no_harm(page, server):
+    for state in (
         {"br": [{"t": 3}], "cur": 9, "set": {"t": "x", "r": []}, "tab": "no", "run": "nothing"},
         {"br": "x", "kept": [1], "set": None, "sents": 5},
         {"br": [{"t": "The cat", "f": 99}], "cur": -1},
-    ],
-)
-def test_a_strange_address_does_no_harm(page, server, state):
-    open_page(page, server, **state)
-    page.locator("#alts li").first.wait_for()
-    assert page.locator("#t-write").get_attribute("aria-selected") == "true"
+    ):
+        open_page(page, server, **state)
+        page.locator("#alts li").first.wait_for()
+        assert page.locator("#t-write").get_attribute("aria-selected") == "true"
 
 
 def test_hostile_text_is_displayed_as_text_in_every_view(page, server):
@@ -292,7 +290,10 @@ def test_hostile_text_is_displayed_as_text_in_every_view(page, server):
     assert page.evaluate("window.harmed") is None
 
 
-@pytest.mark.parametrize("name", ["words", "bpe", "spaced", "bytes"])
+@pytest.mark.parametrize(
+    "name",
+    ["words", "bpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spaced", "bytes"))],
+)
 def test_runs_of_other_tokens_work_and_the_caret_snaps_to_tokens(page, name):
     page.locator("#run").select_option(name)
     write(page, "The old owl sang")
@@ -429,9 +430,7 @@ def test_a_server_that_fails_is_reported_and_the_text_stays(page):
     assert text_of(page) == "The cat"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_horizontal_scrolling_and_does_not_zoom(page, server, scheme):
-    page.emulate_media(color_scheme=scheme)
+def test_a_phone_needs_no_horizontal_scrolling_and_does_not_zoom(page, server):
     page.set_viewport_size({"width": 390, "height": 800})
     long = "x" * 300
     open_page(
@@ -447,3 +446,33 @@ def test_a_phone_needs_no_horizontal_scrolling_and_does_not_zoom(page, server, s
         "nodes => nodes.filter(node => node.offsetParent).map(node => getComputedStyle(node).fontSize)"
     )
     assert min(float(size.removesuffix("px")) for size in sizes) >= 16
+
+
+def test_a_text_that_is_too_long_for_the_address_is_announced(page):
+    page.locator("#text").fill("日本 " * 3000)
+    sync_api.expect(page.locator("#unsaved")).to_be_visible()
+    assert "#" not in page.url
+    page.locator("#text").fill("The cat")
+    sync_api.expect(page.locator("#unsaved")).to_be_hidden()
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_continuation_that_fails_leaves_no_branch(page):
+    write(page, "The cat sat")
+    place_caret(page, 4)
+    page.locator("#set").click()
+    page.locator("#s-r").fill("[a-")
+    page.locator("#go").click()
+    sync_api.expect(page.locator("#e-r")).to_be_visible()
+    assert text_of(page) == "The cat sat"
+    assert page.locator("#branches").is_hidden()
+
+
+def test_a_page_with_a_key_works_after_the_browser_has_asked_for_it(browser, page_runs):
+    with running([page_runs["trained"]], api_key=KEY) as url:
+        context = browser.new_context(http_credentials={"username": "any", "password": KEY})
+        page = context.new_page()
+        page.goto(url)
+        write(page, "The cat")
+        continue_text(page)
+        context.close()

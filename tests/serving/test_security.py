@@ -31,7 +31,7 @@ def requests_of(client: TestClient) -> list[tuple[str, str]]:
         for route in client.app.routes
         for method in sorted(route.methods)
     ]
-    assert {"/health", "/metrics", "/openapi.json", "/v1/completions"} <= {
+    assert {"/", "/health", "/metrics", "/openapi.json", "/v1/completions"} <= {
         path for _, path in found
     }
     return [*found, ("GET", "/nothing"), ("PUT", "/v1/completions"), ("OPTIONS", "/health")]
@@ -71,6 +71,7 @@ def test_the_right_key_is_accepted_as_token_and_as_password(keyed):
     for authorization in (f"Bearer {KEY}", f"bearer {KEY}", basic(KEY), basic(KEY, user="")):
         headers = {"Authorization": authorization}
         assert keyed.get("/health", headers=headers).status_code == 200
+        assert keyed.get("/", headers=headers).status_code == 200
 
 
 def test_a_browser_is_asked_for_the_key(keyed):

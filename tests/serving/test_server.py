@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 
 import httpx
 import pytest
@@ -26,11 +27,10 @@ def read_lines(url: str, process: subprocess.Popen[str], number: int, *, tokens:
 
 def test_sigterm_ends_the_server_with_status_0_after_the_texts_that_are_being_written(trained):
     with own_process(trained) as (process, url):
-        lines = read_lines(url, process, signal.SIGTERM, tokens=300)
-        assert lines[-1] == "data: [DONE]"
-        choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
+        *parts, end = read_lines(url, process, signal.SIGTERM, tokens=300)
+        choices = [json.loads(part.removeprefix("data: "))["choices"][0] for part in parts]
         assert sum(len(choice["text"]) for choice in choices) == 300
-        assert choices[-1]["finish_reason"] == "length"
+        assert choices[-1]["finish_reason"] == "length" and end == "data: [DONE]"
         assert process.wait(timeout=60) == 0
         assert process.communicate() == ("", "")
 
@@ -54,6 +54,20 @@ def test_a_port_in_use_is_one_line(trained, capsys):
         f"charlm: 127.0.0.1:{port}: cannot listen: Address already in use; choose another address "
         "or --port\n"
     )
+
+
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(monkeypatch, capsys):
+    cases = [
+        ("uvicorn", "charlm.serving.server", ["serve", "run"], "serve"),
+        ("httpx", "charlm.serving.client", ["sample", "--url", "http://127.0.0.1:1"], "client"),
+    ]
+    for package, module, arguments, extra in cases:
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        assert main.run(arguments) == 1
+        line = capsys.readouterr().err
+        assert package in line and f"pip install 'charlm-rnn[{extra}]'" in line
+        assert line.count("\n") == 1
 
 
 def test_two_runs_of_one_name_are_refused(trained, capsys):

@@ -88,6 +88,20 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     assert all(later - earlier >= 14 for earlier, later in itertools.pairwise(ys))
 
 
+def test_long_names_and_ticks_stay_inside_the_drawing():
+    for name in ("backward", "x" * 60):
+        html = line_chart([line([1, 250_000], name=name)], Axis(title="x"), Axis(title="y"))
+        for drawing in html.split("<svg")[1:]:
+            width = float(re.search(r'width="(\d+)"', drawing)[1])
+            x, shown = re.search(r'class="dl s1" x="([\d.]+)"[^>]*>([^<]*)<', drawing).groups()
+            assert float(x) + 8.9 * len(shown) <= width, name
+            assert shown[:8] == name[:8]
+            end, tick = re.search(
+                r'x="([\d.]+)"[^>]*text-anchor="end">(200,000)<', drawing
+            ).groups()
+            assert float(end) >= 7.7 * len(tick)
+
+
 def test_ticks_are_round_and_inside_their_range():
     for low, high in ((0, 1), (1.93, 3.7), (0, 4721), (-3e-5, 2e-5), (1e5, 1.2e5)):
         values = ticks(low, high)

@@ -13,14 +13,21 @@ import pytest
 from charlm.api import load, write_report
 from charlm.cli.main import run as charlm
 from charlm.errors import OptionError
+from charlm.evaluation.comparison import Comparison
+from charlm.evaluation.probes.agreement import Agreement
 from charlm.evaluation.probes.cells import BestUnit, Cells, Unit
 from charlm.evaluation.probes.context import Context, LossAtContext
-from charlm.evaluation.probes.gradients import Curve
+from charlm.evaluation.probes.embeddings import Embeddings
+from charlm.evaluation.probes.gates import Gates, GateSaturation
+from charlm.evaluation.probes.gradients import Curve, Gradients
+from charlm.evaluation.probes.known_letters import KnownLetters, LetterAccuracy
 from charlm.evaluation.probes.memory import MeanDependence, Memory
 from charlm.version import VERSION
-from charlm.views.cells import describe_units
-from charlm.views.context import describe_context, describe_half_lives
-from charlm.views.header import describe_runs
+from charlm.views.agreement import describe_agreement
+from charlm.views.cells import describe_gates, describe_omitted_labels, describe_units
+from charlm.views.context import describe_certainty, describe_context, describe_half_lives
+from charlm.views.embeddings import describe_embeddings
+from charlm.views.header import describe_comparison, describe_network, describe_runs
 from charlm.views.learning import (
     describe_clipping,
     describe_groups,
@@ -29,8 +36,17 @@ from charlm.views.learning import (
     describe_samples,
     unit_of,
 )
-from charlm.views.measurements import SECTIONS, ReportOptions, RunMeasurements, measure
-from charlm.views.memory import describe_memory
+from charlm.views.measurements import (
+    SECTIONS,
+    Measurements,
+    Reason,
+    ReportOptions,
+    RunMeasurements,
+    measure,
+)
+from charlm.views.memory import describe_letters, describe_memory
+from charlm.views.network import describe_parameters
+from charlm.views.passages import describe_direction
 from charlm.views.report import make_report
 from charlm.views.surprisal import describe_classes, describe_positions, describe_surprisal
 from tests.conftest import small_config, train_all
@@ -151,6 +167,7 @@ def test_the_command_writes_the_report_and_prints_its_path(trained, capsys, tmp_
 
 
 # Every sentence is true of its data, and differs where the data differ.
+_SHARES = {"a": 1.0, "b": 0.5}
 
 
 def rows(*losses: float, clipped=0.0) -> list[dict]:
@@ -278,6 +295,117 @@ def test_sentences_about_surprisal_state_their_numbers(run):
     assert describe_classes("x", replace(run.surprisal, by_class=table)) == (
         "In x, digits cost most per token; letters are 75 % of all bits."
     )
+
+
+def test_the_sentence_about_a_network_states_layers_units_and_parameters(run, text_file):
+    for overrides, network in [
+        (("model.cell=gru",), "1 layer of kind GRU with 16 units"),
+        (("model.cell=nested_lstm", "model.num_layers=2"), "2 layers of kind nested LSTM with 16"),
+        (("model.hidden_size=[8,4]",), "2 layers of kind LSTM with 8 and 4 units"),
+    ]:
+        trained = replace(run.trained, config=small_config(text_file, *overrides))
+        sentence = describe_network(
+            replace(run, name="a", trained=trained, tensors=[("x", (1200,), 1200)])
+        )
+        assert sentence.startswith(f"a has {network}"), overrides
+        assert sentence.endswith(", and 1,200 parameters."), overrides
+
+
+def test_the_sentence_about_parameters_names_the_largest_part(run):
+    tensors = [("embedding.weight", (3, 10), 30), ("projection.weight", (7, 10), 70)]
+    for order, largest in ((tensors, "70 % of them in projection"), (tensors[:1], "100 %")):
+        sentence = describe_parameters(replace(run, name="a", tensors=order))
+        assert largest in sentence, sentence
+    assert sentence == "a has 30 parameters, 100 % of them in embedding."
+
+
+def test_the_sentence_about_a_comparison_needs_one(run):
+    comparison = Comparison([], [], {"characters": 5000})
+    assert "the same 5,000 characters" in describe_comparison(Measurements([run], comparison))
+    for missing in (None, Reason("no text")):
+        assert describe_comparison(Measurements([run], missing)) == "", missing
+
+
+def test_the_sentence_about_letters_is_about_the_first_guess_and_one_number():
+    letters = LetterAccuracy(
+        0.7, [KnownLetters(1, 9, [0.25, 0.5, 0.75]), KnownLetters(2, 9, [0.5, 1, 1])], {}
+    )
+    first = "With 1 letter known, the first guess is right in: a 25 %."
+    assert describe_letters({"a": letters}, 1) == first
+    short = replace(letters, by_known=letters.by_known[:1])
+    assert describe_letters({"a": letters, "b": short}, 2) == (
+        "With 2 letters known, the first guess is right in: a 50 %."
+    )
+
+
+def test_the_sentence_about_gates_states_open_before_closed():
+    gates = [
+        GateSaturation("layer_0", "forget", open=[0.5, 1.0], closed=[0.0, 0.2]),
+        GateSaturation("layer_1", "input", open=[0.0], closed=[0.0]),
+    ]
+    assert describe_gates(Gates(gates, {})).endswith(
+        "it is closed: layer 1, forget gate 75 % and 10 %; layer 2, input gate 0 % and 0 %."
+    )
+
+
+def test_the_sentence_about_embeddings_adds_both_components():
+    assert describe_embeddings(Embeddings([], [0.3, 0.15], 64, {})) == (
+        "The first two principal components hold 45 % of the variance of 64 dimensions."
+    )
+
+
+def test_the_sentence_about_agreement_states_the_accuracy_of_each_run():
+    results = {name: Agreement(share, 9, 0, 0, [], [], [], {}) for name, share in _SHARES.items()}
+    assert describe_agreement(results) == (
+        "Verbs that agree with their subject: a 100 % and b 50 %."
+    )
+
+
+def test_the_warning_about_certain_runs_names_those_with_a_loss_near_zero():
+    certain, open_ = Gradients([], {}, 1e-9), Gradients([], {}, 2.0)
+    assert describe_certainty({"a": open_}) == ""
+    assert "near 0 in b: there" in describe_certainty({"a": open_, "b": certain})
+
+
+def test_the_sentences_about_omitted_labels_join_runs_with_the_same_reason():
+    few, none = "1 of 9 positions have it", "0 of 9 positions have it"
+    cells = {
+        "a": Cells([], {"digit": few}, {}),
+        "b": Cells([], {"digit": few, "indentation": none}, {}),
+        "c": Cells([], {"digit": none}, {}),
+        "d": Cells([], {}, {}),
+    }
+    assert describe_omitted_labels(cells) == [
+        f"digit was not measured for a and b: {few}.",
+        f"indentation was not measured for b: {none}.",
+        f"digit was not measured for c: {none}.",
+    ]
+
+
+def test_a_backward_run_shows_the_text_in_its_order_and_what_comes_after(run, text_file, tmp_path):
+    train_all(small_config(text_file, "model.direction=backward"), tmp_path / "backward")
+    models = [run.trained, load(tmp_path / "backward").trained]
+    options = replace(OPTIONS, sections=("surprisal", "memory"), text="The cat sat on a mat. " * 2)
+    measurements = measure(models, options)
+    html = make_report(measurements, options.sections).html
+    forward, backward = data_of(html)["memory"]["runs"]
+    assert backward["text"] == forward["text"]
+    at = data_of(html)["memory"]["at"]
+    assert len(forward["rows"][at]) == at
+    after = [value >= 0 for value in backward["rows"][at]]
+    assert after == [False] * (at + 1) + [True] * (len(forward["text"]) - at - 1)
+    assert max(backward["rows"][at][at + 1 :]) == 1000
+    rows = re.findall(r'data-mem="\d">(.*?)</div>', html, re.S)
+    assert [row.split('class="cur"')[0].count("<i") - 1 for row in rows] == [at, at]
+    assert html.count("backward reads from the end: a prediction depends on the tokens") == 2
+    assert describe_direction(measurements.runs[:1]) == ""
+
+
+def test_a_message_about_a_section_names_the_option_as_the_caller_wrote_it(trained, capsys):
+    with pytest.raises(OptionError, match=r"^sections: has no section 'curve'; did you mean"):
+        ReportOptions(sections=("curve",))
+    assert charlm(["view", str(trained), "--only", "curve"]) == 2
+    assert "--only" in capsys.readouterr().err
 
 
 def test_a_report_on_records_has_no_missing_number(trained_records):

@@ -323,7 +323,7 @@ def _reason_to_omit(values: Floats, *, is_binary: bool) -> str:
         if is_binary:
             with_label = int(half.sum())
             if min(with_label, len(half) - with_label) < _MIN_POSITIVES:
-                return f"{with_label} of {len(half)} positions in a half of the text have it"
+                return f"{with_label:,} of {len(half):,} positions in a half of the text have it"
         elif half.min() == half.max():
             return f"its value is {half[0]:g} in a half of the text"
     return ""

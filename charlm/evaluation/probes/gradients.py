@@ -279,24 +279,32 @@ def measure_gradient_norms(
         _norms_by_distance(model, texts, batch, window, device)
         for batch in _split(chosen, window * len(texts))
     ]
-    norms = [batch.norms for batch in batches]
+    settings = {
+        "mode": mode,
+        "direction": model.direction,
+        "window": window,
+        "windows": len(chosen.starts),
+        "state": _state_before(chosen, mode),
+        "precision": "fp64",
+    }
+    return _summarize(batches, settings)
+
+
+def _state_before(chosen: _Windows, mode: Mode) -> str:
+    """Return what the state before each window is."""
     if mode == "records":
-        state = "initial at each record"
-    else:
-        state = f"carried over {chosen.warm_up} tokens before each window"
+        return "initial at each record"
+    return f"carried over {chosen.warm_up} tokens before each window"
+
+
+def _summarize(batches: Sequence[_Measured], settings: dict[str, Any]) -> Gradients:
+    norms = [batch.norms for batch in batches]
     return Gradients(
         curves=[
             _curve(layer, part, np.concatenate([batch[layer, part] for batch in norms], axis=1))
             for layer, part in norms[0]
         ],
-        settings={
-            "mode": mode,
-            "direction": model.direction,
-            "window": window,
-            "windows": len(chosen.starts),
-            "state": state,
-            "precision": "fp64",
-        },
+        settings=settings,
         median_loss_nats=float(np.median(np.concatenate([batch.losses for batch in batches]))),
     )
 

@@ -136,9 +136,9 @@ def predict_passage(model: LanguageModel, ids: Ids, *, mode: Mode, streams: int 
 
 
 def token_labels(tokenizer: Tokenizer) -> list[str]:
-    """Return the text of each id; bytes that are not UTF-8 become replacement characters."""
+    r"""Return the text of each id; a byte that is not UTF-8 is shown as in `\xe2`."""
     texts = tokenizer.token_texts(eos=b"<EOS>", unknown=b"<UNK>")
-    return [text.decode("utf-8", "replace") for text in texts]
+    return [text.decode("utf-8", "backslashreplace") for text in texts]
 
 
 def most_probable(log_p: Floats, labels: Sequence[str], count: int) -> list[Alternative]:

@@ -73,6 +73,7 @@ function work(step, finish, show = () => {}) {
   };
   stopWork = end;
   showRunning(true);
+  say("");
   run();
 }
 

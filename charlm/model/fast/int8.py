@@ -44,15 +44,28 @@ class Int8Matrix(Matrix):
     transposed: Tensor
     scales: Tensor
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
-        """Quantize a weight; the module keeps it too, under its name in files."""
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None = None,
+        *,
+        in_integers: bool | None = None,
+    ) -> None:
+        """Quantize a weight; the module keeps it too, under its name in files.
+
+        Args:
+            weight: The weight, (out, in).
+            bias: The bias, (out,), or None.
+            in_integers: Whether to multiply in int8; None: if this processor does it exactly.
+        """
         super().__init__(weight, bias)
         self.out_features = len(weight)
         values = weight.detach()
         scales = _scales(values)
-        # torch 2.9 to 2.13 return wrong products of matrices with one column.
-        is_exact = values.shape[1] > 1 and multiplies_exactly()
-        integers = (values / scales).round().to(torch.int8 if is_exact else torch.float32)
+        if in_integers is None:
+            # torch 2.9 to 2.13 return wrong products of matrices with one column.
+            in_integers = values.shape[1] > 1 and multiplies_exactly()
+        integers = (values / scales).round().to(torch.int8 if in_integers else torch.float32)
         # A row of Q_W is contiguous: the transpose is a view.
         self.register_buffer("transposed", integers.t(), persistent=False)
         self.register_buffer("scales", scales[:, 0], persistent=False)
@@ -78,7 +91,9 @@ class Int8Matrix(Matrix):
 
 
 @torch.no_grad()
-def with_int8_products(model: Module, *, min_weights: int = _MIN_WEIGHTS) -> Module:
+def with_int8_products(
+    model: Module, *, min_weights: int = _MIN_WEIGHTS, in_integers: bool | None = None
+) -> Module:
     """Return a copy of a model on the processor that computes its products in int8.
 
     It shares the weights of `model`. Embeddings, norms, biases and diagonal weights stay in fp32.
@@ -86,16 +101,17 @@ def with_int8_products(model: Module, *, min_weights: int = _MIN_WEIGHTS) -> Mod
     Args:
         model: Model in evaluation mode.
         min_weights: Number of weights below which a product stays in fp32, where it is faster.
+        in_integers: As for `Int8Matrix`; True for a model that is only traced.
     """
     copied = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for module in list(copied.modules()):
         if isinstance(module, MixtureOfSoftmaxes) and _is_large(module, min_weights):
-            module.product = _quantized(module)
+            module.product = _quantized(module, in_integers)
         for name, child in module.named_children():
             # A mixture is a layer of torch as well, but computes more than its product.
             is_product = isinstance(child, Matrix) or type(child) is nn.Linear
             if is_product and _is_large(child, min_weights):
-                setattr(module, name, _quantized(child))
+                setattr(module, name, _quantized(child, in_integers))
     return copied
 
 
@@ -121,8 +137,9 @@ def _is_large(layer: nn.Module, min_weights: int) -> bool:
     return cast(Tensor, layer.weight).numel() >= min_weights
 
 
-def _quantized(layer: nn.Module) -> Int8Matrix:
-    return Int8Matrix(cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias))
+def _quantized(layer: nn.Module, in_integers: bool | None) -> Int8Matrix:
+    bias = cast(nn.Parameter | None, layer.bias)
+    return Int8Matrix(cast(nn.Parameter, layer.weight), bias, in_integers=in_integers)
 
 
 def _scales(rows: Tensor) -> Tensor:

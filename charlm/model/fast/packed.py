@@ -1,11 +1,14 @@
-"""Products of several vectors with weights that are packed once, for inference on a processor.
+"""Products with weights that are packed once, for inference on a processor.
 
 For a matrix product torch calls a library that rearranges the weights in every call. For 4 to 64
-vectors, as in a batch of texts, that takes longer than the product itself. oneDNN can multiply with
+vectors, as in a batch of texts, that takes longer than the product itself. oneDNN can multiply by
 weights that were rearranged before: 2.4 times as fast for 32 vectors and a matrix of 2,048 x 512
-(AMD EPYC, one thread: 282 instead of 672 µs). A single vector is faster without.
+(AMD EPYC, one thread: 282 instead of 672 µs), and as fast for one vector.
 
-The sums are formed in another order, so that results differ in their last bits.
+Its sums have the same order for any number of vectors and threads. The result for a vector is
+therefore the same to the last bit, whichever vectors are beside it: unlike torch's usual product,
+which also differs from this one in the last bits. The same holds for a step of a model if its sizes
+are multiples of 32; else torch computes the last units of a row by other functions than the others.
 """
 
 from copy import deepcopy
@@ -13,19 +16,17 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from charlm.model.fast.products import Matrix
 from charlm.model.projection import MixtureOfSoftmaxes
 
-_FEW = 2  # Vectors, from which on packed weights are faster.
 _USUAL = 32  # Vectors that the layout of the packed weights is chosen for.
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class PackedMatrix(Matrix):
-    """A matrix, (out, in), that multiplies several vectors by a packed copy. It has no gradients.
+    """A matrix, (out, in), whose products are computed with a packed copy. It has no gradients.
 
     Attributes:
         packed: The weight in the layout of oneDNN.
@@ -40,8 +41,6 @@ class PackedMatrix(Matrix):
 
     def multiply(self, vector: Tensor) -> Tensor:
         """Return W v + b."""
-        if vector.numel() < _FEW * vector.shape[-1]:
-            return functional.linear(vector, self.weight, self.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             vector, self.packed, self.bias, "none", [], ""
         )

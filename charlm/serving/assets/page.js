@@ -104,7 +104,8 @@ async function start() {
   restore();
   if (!runs.some(one => one.name === S.run)) S.run = runs[0].name;
   $('#run').replaceChildren(...runs.map(one => new Option(`${one.name}: ${one.cell}`, one.name)));
-  whenTooLong(isTooLong => document.body.classList.toggle('unsaved', isTooLong));
+  whenTooLong(isTooLong => { $('#unsaved').hidden = !isTooLong; });
+  addEventListener('hashchange', () => location.reload());
   showSettings();
   for (const view of Object.values(VIEWS)) view.begin();
   choose(S.run);

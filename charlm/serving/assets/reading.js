@@ -1,6 +1,6 @@
 /* The tokens of a text with their surprisal, and what it copies from the training text. */
 import { post } from './shared.js';
-import { S, run, limits } from './state.js';
+import { S, run } from './state.js';
 
 const MAX_KNOWN = 40, COMPARED = 8;
 const readings = new Map();  // The latest ones, by run and text; the last is the newest.
@@ -55,7 +55,6 @@ function nearest(name, text, usable = () => true) {
 export async function read(text, signal) {
   const done = known(text);
   if (done) { keep(done.run, done); return done; }
-  if ([...text].length > limits.characters) return { run: S.run, text, tokens: [], cells: [], rest: text, isTooLong: true };
   const name = S.run, [base, same] = nearest(name, text);
   const answer = await post('/page/read', { model: name, text, start: points(text, same), alternatives: 0 }, signal);
   const start = position(text, answer.start), tokens = [];
@@ -92,7 +91,7 @@ function cellsOf(tokens) {
 
 /* Find the copied passages of a reading; `reason` says why they are not known. */
 export async function findCopies(reading, signal) {
-  if (reading.copies || reading.isTooLong) return;
+  if (reading.copies) return;
   const { text, run: name } = reading, [base, same] = nearest(name, text, other => other.copies && !other.reason);
   const answer = await post('/page/copies', { model: name, text, start: base ? points(text, same) : 0 }, signal);
   const start = position(text, answer.start);

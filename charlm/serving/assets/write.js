@@ -30,6 +30,13 @@ function travel(from, to, what) {
   put(text(), Math.min(found.at, text().length));
   say(what);
 }
+/* Return to the last snapshot, as if nothing had happened since. */
+function restoreLast() {
+  const found = past.pop();
+  S.br = found.br;
+  S.cur = found.cur;
+  put(text(), Math.min(found.at, text().length));
+}
 const undo = () => travel(past, future, 'Undone');
 const redo = () => travel(future, past, 'Redone');
 
@@ -144,7 +151,6 @@ const block = line => el('div', {}, ...line.length ? line.map(node) : ['\u200b']
 function status() {
   const value = text(), reading = known(value);
   if (!value) { $('#status').textContent = 'Empty text'; return; }
-  if (reading?.isTooLong) { $('#status').textContent = `The page reads at most ${count(limits.characters)} characters.`; return; }
   const length = points(value, value.length), parts = [plural(length, 'character')];
   if (reading?.cells.length) {
     parts.push(`${(totalBits(reading.cells) / length).toFixed(2)} bits per character`);
@@ -172,12 +178,13 @@ async function ask(signal) {
   const value = text(), at = area.selectionStart;
   const answer = await post('/page/next', {
     model: S.run, text: value, at: at >= value.length ? null : points(value, at), ...filters(),
-    ...(S.set.c > 0 && { max_copy: S.set.c }),
+    ...copyLimit(),
   }, signal);
   if (value !== text()) return;
   panel = { text: value, at, answer, start: at >= value.length ? value.length : startOf(value, answer.start) };
   showPanel();
 }
+const copyLimit = () => S.set.c > 0 && !$('#s-c').disabled ? { max_copy: S.set.c } : {};
 function startOf(value, start) {
   return [...value].slice(0, start).join('').length;
 }
@@ -317,14 +324,14 @@ function cut() {
   return known(value)?.cells.find(cell => cell.start <= at && at < cell.end)?.start ?? at;
 }
 function request() {
-  const { c, r, s } = S.set, value = text(), separator = run().separator;
+  const { r, s } = S.set, value = text(), separator = run().separator;
   const begin = separator ? value.lastIndexOf(separator) + 1 && value.lastIndexOf(separator) + separator.length : 0;
   // Another branch from the same place, and another record, get other random numbers.
   const siblings = S.br.filter((branch, k) => k !== S.cur && branch.t.length > value.length && branch.t.startsWith(value)).length;
   const records = separator ? value.split(separator).length - 1 : 0;
   return {
     model: S.run, prompt: value.slice(begin), max_tokens: +$('#len').value, stream: true, ...filters(), seed: s + siblings + records,
-    ...(c > 0 && { max_copy: c }), ...(r && { regex: r }),
+    ...copyLimit(), ...(r && { regex: r }),
   };
 }
 /* Pieces may arrive faster than a browser draws, and Escape must be heard. */
@@ -339,9 +346,11 @@ function append(added) {
 function flush() {
   frame = 0;
   if (!running) return;
+  const isInView = back.lastElementChild.getBoundingClientRect().bottom < innerHeight;
   area.value = text();
   area.setSelectionRange(text().length, text().length);
   draw();
+  if (isInView) back.lastElementChild.scrollIntoView({ block: 'nearest' });
   follow();
 }
 /* While a text is written, one reading after the other, without aborting any. */
@@ -364,8 +373,7 @@ function finish(from, ended, reason) {
   area.readOnly = false;
   const { separator, writes_records: records } = run();
   if (ended === 'stop' && records && separator && !reason && !S.set.r) S.br[S.cur].t += separator;
-  if (!reason && !written && text().length === from) { past.pop(); }
-  put(text());
+  if (text().length > from) put(text()); else restoreLast();
   if (isFull) problem(new Error(`The page holds at most ${count(limits.characters)} characters. Begin another text, or remove a part of this one.`));
   if (reason?.param === 'regex') { regexProblem(reason.message); document.dispatchEvent(new Event('settings')); }
   else if (reason) problem(reason, go);

@@ -164,11 +164,14 @@ if (D.surprisal) {
     at: tokenAt(() => list),
     show(i) {
       mark(list, i);
+      const token = el('code', {}, run.label[i]);
       const before = run.text.slice(Math.max(0, i - 12), i).join('').slice(-24).replaceAll('\n', '↵');
+      const after = run.text.slice(i + 1, i + 13).join('').slice(0, 24).replaceAll('\n', '↵');
       const alternatives = el('ol', { class: 'bars' });
       bars(alternatives, run.near[i], run.label[i], Math.max(.25, run.near[i][0][1]));
       panel.replaceChildren(
-        el('h4', {}, before ? '…' + before + ' ' : 'start ', el('code', {}, run.label[i])),
+        run.backward ? el('h4', {}, token, after ? ' ' + after + '…' : ' end')
+          : el('h4', {}, before ? '…' + before + ' ' : 'start ', token),
         facts([['surprisal', run.bits[i].toFixed(2) + ' bits'], ['probability', percent(run.p[i])],
           ['rank', `${run.rank[i].toLocaleString('en')} of ${run.size.toLocaleString('en')}`], ['entropy', run.entropy[i].toFixed(2) + ' bits']]),
         el('div', { class: 'mut' }, 'Most probable tokens'), alternatives);
@@ -185,9 +188,8 @@ if (D.surprisal) {
 
 if (D.memory) {
   const node = $('#p-memory'), first = D.memory.runs[0];
-  const starts = texts => { let at = 0; return texts.map(text => { const start = at; at += text.length; return start; }); };
   const rows = D.memory.runs.map((run, k) => ({
-    run, list: $$('i', $(`[data-mem="${k}"]`)), top: $(`[data-top="${k}"]`), starts: starts(run.text),
+    run, list: $$('i', $(`[data-mem="${k}"]`)), top: $(`[data-top="${k}"]`), starts: run.starts,
   }));
   /* Runs with other tokens show the token at the same character. */
   const same = (row, i) => {
@@ -214,14 +216,15 @@ if (D.memory) {
     show(i) {
       for (const row of rows) {
         const j = same(row, i), values = row.run.rows[j];
-        paint(row.list, row.run.text, k => k < j ? 'm' + bin(values[k], MEMORY) : '');
+        paint(row.list, row.run.text, k => values[k] >= 0 ? 'm' + bin(values[k], MEMORY) : '');
         mark(row.list, j);
         bars(row.top, row.run.near[j], row.run.label[j]);
       }
     },
     text: i => `${first.label[i]}: ` + rows.map(row => {
-      const j = same(row, i), values = row.run.rows[j], k = values.indexOf(Math.max(...values, -1));
-      return row.run.name + (k < 0 ? ' has nothing before it' : ` depends most on ${row.run.label[k]}, ${j - k} back`);
+      const j = same(row, i), values = row.run.rows[j], most = Math.max(...values, -1), k = values.indexOf(most);
+      return row.run.name + (most < 0 ? ' has nothing before it'
+        : ` depends most on ${row.run.label[k]}, ${Math.abs(j - k)} ${k < j ? 'back' : 'ahead'}`);
     }).join('; '),
   });
 }
@@ -335,7 +338,7 @@ const MADE = {
   surprisal: () => [['run', 'position', 'token', 'bits', 'probability', 'rank', 'entropy'],
     D.surprisal.runs.flatMap(run => run.label.map((label, i) => [run.name, i + 1, label, run.bits[i], run.p[i], run.rank[i], run.entropy[i]]))],
   memory: () => [['run', 'position', 'predicted', 'earlier position', 'earlier', 'relative squared norm'],
-    D.memory.runs.flatMap(run => run.rows.flatMap((row, i) => row.map((value, j) => [run.name, i + 1, run.label[i], j + 1, run.label[j], value / 1000])))],
+    D.memory.runs.flatMap(run => run.rows.flatMap((row, i) => row.flatMap((value, j) => value < 0 ? [] : [[run.name, i + 1, run.label[i], j + 1, run.label[j], value / 1000]])))],
   unit: () => [['run', 'position', 'token', 'label', 'unit', 'value'],
     D.unit.runs.flatMap(run => Object.entries(run.best).flatMap(([name, unit]) => unit.values.map((value, i) => [run.name, i + 1, run.label[i], name, unit.unit, value / 100])))],
 };

@@ -14,7 +14,7 @@ from charlm.sampling.stepper import Stepper
 
 PROJECTIONS = {
     "linear": {},
-    "tied and adapted": {"tied": True, "hidden_size": 24},
+    "tied and adapted": {"tied": True, "hidden_size": 64},
     "mixture": {"mixture": 3},
     "adaptive": {"adaptive_cutoffs": (3, 9)},
 }
@@ -22,7 +22,7 @@ PROJECTIONS = {
 
 def models():
     """Yield a model of each cell and of each projection, by name."""
-    sizes = {"hidden_size": 16, "embedding_size": 16, "vocabulary_size": 20, "sharpness": 1}
+    sizes = {"hidden_size": 32, "embedding_size": 32, "vocabulary_size": 20, "sharpness": 1}
     for name, cell in CELLS.items():
         yield name, make_model(**sizes | {"cell": cell})
     for name, projection in PROJECTIONS.items():
@@ -46,18 +46,34 @@ def test_every_model_steps_as_without_packed_weights():
                 torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_packed_weight_is_used_from_two_vectors_on():
+@torch.inference_mode()
+def test_a_row_is_the_same_to_the_last_bit_in_a_batch_of_any_size():
+    ids = torch.randint(2, 20, (4, 33), generator=torch.Generator().manual_seed(1))
+    for name, model in models():
+        step = Stepper(with_packed_products(model))
+        whole = model.initial_states(33)
+        rows = [model.initial_states(1) for _ in range(33)]
+        few = model.initial_states(5)
+        for window in ids:
+            logits, whole = step(window, whole)
+            of_few, few = step(window[:5], few)
+            assert torch.equal(of_few, logits[:5]), name
+            for row in range(33):
+                of_one, rows[row] = step(window[row : row + 1], rows[row])
+                assert torch.equal(of_one[0], logits[row]), (name, row)
+
+
+def test_the_packed_copy_is_multiplied():
     matrix = PackedMatrix(nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4)))
     with torch.no_grad():
         matrix.weight.zero_()  # The packed copy keeps its ones.
-        assert matrix(torch.ones(1, 3)).tolist() == [[1.0] * 4]
         assert matrix(torch.ones(2, 3)).tolist() == [[4.0] * 4] * 2
 
 
 def test_models_without_packed_functions_or_in_another_type_stay_as_they_are(monkeypatch):
     model = make_model()
     assert with_packed_products(model.double()) is model
-    quantized = with_int8_products(make_model())
+    quantized = with_int8_products(make_model(), min_weights=0)
     kinds = [type(module) for module in with_packed_products(quantized).modules()]
     assert PackedMatrix not in kinds and Int8Matrix in kinds
     monkeypatch.setattr(packed, "_has_functions", lambda: False)
