@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from charlm.api import load as load
     from charlm.api import resume as resume
     from charlm.api import train as train
+    from charlm.api import train_labels as train_labels
     from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
@@ -42,6 +43,7 @@ _HOMES = {
     "load": "charlm.api",
     "resume": "charlm.api",
     "train": "charlm.api",
+    "train_labels": "charlm.api",
     "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
@@ -68,6 +70,7 @@ __all__ = [
     "register_cell",
     "resume",
     "train",
+    "train_labels",
     "train_seeds",
 ]
 

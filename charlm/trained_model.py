@@ -99,6 +99,22 @@ class TrainedModel:
         return self.model.direction == "forward"
 
 
+class LabelModelError(CharlmError):
+    """A model of labels in place of a language model.
+
+    Attributes:
+        folder: Run folder of the model.
+    """
+
+    def __init__(self, folder: Path, config: ResolvedConfig) -> None:
+        """Make an error about the run in a folder."""
+        super().__init__(
+            f"{folder}: is a model of labels (task {config.task.kind}), which neither writes nor "
+            "predicts a text; use charlm predict for new texts, and charlm eval task for its score"
+        )
+        self.folder = folder
+
+
 class ScoredText(NamedTuple):
     """A text to score.
 
@@ -124,7 +140,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     """
     config, tokenizer, corpus = load_run(folder)
     if config.task.has_labels:
-        raise writes_no_text(folder, config)
+        raise LabelModelError(folder, config)
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
@@ -146,14 +162,6 @@ def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:
     return which if is_present else "last"
 
 
-def writes_no_text(folder: Path, config: ResolvedConfig) -> CharlmError:
-    """Return the error of whatever needs a language model, and got a model of labels."""
-    return CharlmError(
-        f"{folder}: is a model of labels (task {config.task.kind}), which neither writes nor "
-        "predicts a text; use charlm predict for new texts, and charlm eval task for its score"
-    )
-
-
 def with_int8(trained: TrainedModel) -> TrainedModel:
     """Return a trained model that computes its products in int8, with the same weights.
 
@@ -172,7 +180,7 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
         CharlmError: It is a model of labels.
     """
     if isinstance(experiment.model, LabelModel):
-        raise writes_no_text(experiment.folder, experiment.config)
+        raise LabelModelError(experiment.folder, experiment.config)
     return TrainedModel(
         model=experiment.model,
         tokenizer=experiment.tokenizer,

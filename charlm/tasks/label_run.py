@@ -52,6 +52,16 @@ class LabelRun:
         """The run folder."""
         return self.origin.folder
 
+    @property
+    def corpus(self) -> dict[str, Any]:
+        """Facts about the corpus."""
+        return self.origin.corpus
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Facts about the checkpoint, such as `step`."""
+        return self.origin.state
+
     def predict(self, texts: Sequence[str]) -> "list[Predicted]":
         """Return the label of each text, or of each of its tokens, with probabilities.
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import PAIRS, small_config, train_all, unseal
 
+from charlm import api as charlm_api
 from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.config.schema import Model, Task
@@ -374,6 +375,30 @@ def test_names_have_their_scripts():
     assert pairs["GREEK SMALL LETTER BETA"] == "greek"
     assert pairs["PILE OF POO"] == "none"
     assert len(set(pairs.values())) > 30
+
+
+def test_a_model_of_labels_is_trained_from_python(pairs_files, tmp_path):
+    config = small_config(pairs_files["tag"], "task.kind=tag")
+    run = charlm_api.train_labels(config, task="tag", out=tmp_path / "run", progress=False)
+    assert len(run.predict(["bano"])[0].labels) == 4
+    with pytest.raises(CharlmError, match=r"charlm.train_labels"):
+        charlm_api.train(config, out=tmp_path / "other", progress=False)
+
+
+def test_a_model_of_labels_is_inspected_and_listed(runs, capfd):
+    folder = str(runs["tag"].folder)
+    assert charlm(["inspect", folder]) == 0
+    out = capfd.readouterr().out
+    assert "labels, weights" in out and "task tag" in out
+    assert charlm(["runs", folder, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["runs"][0]["task"] == "tag"
+
+
+def test_a_report_on_a_task_is_refused_before_training(pairs_files, tmp_path, capfd):
+    arguments = ["train", str(pairs_files["tag"]), "--task", "tag", "--report", "--steps", "1"]
+    assert charlm([*arguments, "--out", str(tmp_path / "run")]) == 1
+    assert "--report: is about language models" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_labels_is_no_language_model(runs):
