@@ -15,6 +15,7 @@ import torch
 from charlm import trained_model
 from charlm.config.load import change_config
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig
+from charlm.data.cards import Part
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.options import ScoringOptions
@@ -26,15 +27,17 @@ from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
 from charlm.runs.listing import RunSummary, SeedScores, find_runs, summarize, summarize_seeds
 from charlm.runs.metrics import flat_metrics, read_metrics
-from charlm.runs.progress_bar import shown, validation_score
+from charlm.runs.progress_bar import level_of_scores, shown, validation_score
 from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
+from charlm.sampling.completion import complete
 from charlm.sampling.during_training import sampled
 from charlm.sampling.fill import Fill as Fill
 from charlm.sampling.fill import fill
 from charlm.sampling.next_tokens import NextTokens as NextTokens
 from charlm.sampling.next_tokens import next_tokens
 from charlm.sampling.options import (
+    CompletionOptions,
     FillOptions,
     NextOptions,
     SampleOptions,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.probes.memory import Memory
     from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
+    from charlm.tasks.completion import Completions
     from charlm.views.report import Report
 
 StrPath = str | Path
@@ -82,7 +86,7 @@ class Run:
         sizes = ", ".join(map(str, self.config.model.hidden_sizes))
         parameters = sum(tensor.numel() for tensor in self.model.parameters())
         level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
-        score = validation_score(self.history, self.state["step"], level)
+        score = validation_score(self.history, self.state["step"], level_of_scores(self.config))
         return (
             f"Run {self.folder}: {self.which} checkpoint, step {self.state['step']:,}\n"
             f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
@@ -166,6 +170,23 @@ class Run:
     def search(self, **options: Any) -> list[Sample]:
         """Search for the most probable texts; options as in `SearchOptions`."""
         return search(self.trained, build_options(SearchOptions, options))
+
+    def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
+        """Return the target of each source, with a model of task `complete`.
+
+        Options as in `CompletionOptions`.
+        """
+        given = [sources] if isinstance(sources, str) else sources
+        return complete(self.trained, given, build_options(CompletionOptions, options))
+
+    def completions(self, split: Part = "valid", **options: Any) -> "Completions":
+        """Complete the sources of a part of the corpus, and compare with the right targets.
+
+        Options as in `CompletionOptions`.
+        """
+        from charlm.tasks.completion import measure_completion
+
+        return measure_completion(self.trained, split, build_options(CompletionOptions, options))
 
     def fill(self, text: str, **options: Any) -> list[Fill]:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""

@@ -97,3 +97,7 @@ class StorageError(CharlmError):
 
 class BusyError(CharlmError):
     """A server that has as many requests as it accepts; the same request may succeed later."""
+
+
+class ClosedError(CharlmError):
+    """A server that is shutting down and accepts no more requests."""

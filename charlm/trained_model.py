@@ -188,6 +188,30 @@ def training_texts(trained: TrainedModel) -> dict[Part, Text]:
     return corpus.parts
 
 
+def corpus_part(trained: TrainedModel, split: Part) -> Text:
+    """Return a part of the corpus that a model was trained with.
+
+    Raises:
+        CheckpointError: The corpus has no such part, or has changed since the training.
+    """
+    parts = training_texts(trained)
+    if split not in parts:
+        raise CheckpointError(
+            f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
+            "name a text to score"
+        )
+    return parts[split]
+
+
+def require_language_model(trained: TrainedModel) -> None:
+    """Raise CharlmError if a model predicts the targets of sources only, and no whole text."""
+    if trained.config.task.has_pairs:
+        raise CharlmError(
+            f"{trained.folder}: the model has learned targets of sources (task complete), and does "
+            "not predict a whole text; score the targets with charlm eval task"
+        )
+
+
 def share_in_training(trained: TrainedModel, split: Part) -> float | None:
     """Return the fraction of the records of a held-out part that are in the training part too.
 
@@ -251,6 +275,7 @@ def text_to_score(
         CheckpointError: The corpus has no such part, or has changed since the training.
         CorpusError: A text cannot be read.
     """
+    require_language_model(trained)
     if text is not None:
         return ScoredText(encode_string(trained, text), "a string")
     if paths:
@@ -259,13 +284,7 @@ def text_to_score(
         is_usual = source.raw or source.encoding == "utf-8"
         name = shown_names(names) + ("" if is_usual else f" in {source.encoding}")
         return ScoredText(encode(trained, source), name)
-    parts = training_texts(trained)
-    if split not in parts:
-        raise CheckpointError(
-            f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
-            "name a text to score"
-        )
-    return ScoredText(encode(trained, parts[split]), split)
+    return ScoredText(encode(trained, corpus_part(trained, split)), split)
 
 
 def original_bytes(

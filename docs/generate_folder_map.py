@@ -28,11 +28,11 @@ ROOMS = [
     "sampling",
     "evaluation",
     "compression",
+    "tasks",
     "api.py",
     "views",
     "serving",
     "export",
-    "tasks",
     "tuning",
     "cli",
 ]

@@ -41,6 +41,13 @@ RECORDS = (
     "\n".join(a + b + c for a in "bdgklm" for b in "aeiou" for c in ("n", "ra", "lia", "do", "s"))
     + "\n"
 )
+NAMES = RECORDS.split()
+# Pairs of a source and a target for each kind of task.
+PAIRS = {
+    "complete": [(name, name[::-1].upper()) for name in NAMES],
+    "classify": [(name, {"s": "ess", "n": "en"}.get(name[-1], "vowel")) for name in NAMES],
+    "tag": [(name, "".join("v" if c in "aeiou" else "c" for c in name)) for name in NAMES],
+}
 SMALL = [
     "model.hidden_size=16",
     "model.embedding_size=8",
@@ -77,6 +84,16 @@ def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("records") / "records.txt"
     path.write_text(RECORDS, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def pairs_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of pairs for each kind of task."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for kind, pairs in PAIRS.items():
+        lines = (f"{source}\t{target}\n" for source, target in pairs)
+        (folder / f"{kind}.txt").write_text("".join(lines), encoding="utf-8")
+    return {kind: folder / f"{kind}.txt" for kind in PAIRS}
 
 
 def small_config(text: Path, *overrides: str) -> Config:

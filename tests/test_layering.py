@@ -16,7 +16,7 @@ ORDER = [
     {"runs"},
     {"trained_model"},
     {"sampling"},
-    {"evaluation", "compression"},
+    {"evaluation", "compression", "tasks"},
     {"tracking"},
     {"views"},
     {"api"},

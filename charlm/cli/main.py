@@ -24,6 +24,7 @@ from charlm.cli import (
     sample,
     scores,
     serve,
+    task,
     train,
     tune,
     view,
@@ -54,6 +55,7 @@ evaluate.app.command("compare")(scores.compare)
 evaluate.app.command("memory")(probes.memory)
 evaluate.app.command("context")(probes.context)
 evaluate.app.command("cells")(probes.cells)
+evaluate.app.command("task")(task.task)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)

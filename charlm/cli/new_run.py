@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,6 +38,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
 ]
+Task = Annotated[
+    Literal["complete"] | None,
+    typer.Option(help="Learn from pairs; complete: write the target of a source."),
+]
 
 
 def training_overrides(settings: Mapping[str, object]) -> list[str]:
@@ -48,6 +52,11 @@ def training_overrides(settings: Mapping[str, object]) -> list[str]:
 def text_override(sources: Sequence[str]) -> list[str]:
     """Return the override that sets the text, or nothing if no text was given."""
     return [f"corpus.text={json.dumps(sources)}"] if sources else []
+
+
+def task_override(task: str | None) -> list[str]:
+    """Return the override that sets the task, or nothing if none was given."""
+    return [] if task is None else [f"task.kind={task}"]
 
 
 @dataclass(frozen=True)

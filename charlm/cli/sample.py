@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
@@ -31,6 +31,7 @@ from charlm.errors import CharlmError, OptionError, UnsupportedOptionError, quot
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
     DEFAULT_TEMPERATURE,
+    CompletionOptions,
     ConstraintOptions,
     FillOptions,
     Filters,
@@ -56,6 +57,8 @@ _NOT_INTERACTIVE = (
     "state_out",
     "beams",
 )
+# Options that --source can be combined with.
+_WITH_SOURCE = ("beams", "length", "allow_unknown")
 # Groups of options in the help.
 _DRAWING = "How a token is drawn"
 _EXTENT = "Beginning and end"
@@ -319,6 +322,15 @@ def sample(
             rich_help_panel=_TASKS,
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            callback=some_text,
+            help="Write the target of a source, with a model of task complete.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
     interactive: Annotated[
         bool,
         typer.Option(
@@ -398,6 +410,14 @@ def sample(
     given |= {"state_out": None if state_out is None else True}
     if prompt_file is not None:
         _refuse_with("prompt_file", {"prompt": given["prompt"], "fill": fill})
+    if source is not None:
+        others = {name: value for name, value in given.items() if name not in _WITH_SOURCE}
+        others |= {"fill": others.pop("text"), "interactive": interactive or None, "url": url}
+        others |= {"next": next_tokens or None, "prompt_file": prompt_file, "int8": int8 or None}
+        _refuse_with("source", others | {"state_out": state_out})
+        completion = CompletionOptions(beams or 1, length or DEFAULT_LENGTH, allow_unknown)
+        _complete(source, completion, choose_run(run, named_run), which, device, as_json)
+        return
     if interactive:
         others = {name: given[name] for name in _NOT_INTERACTIVE}
         others |= {"count": count if count != 1 else None, "fill": fill}
@@ -429,6 +449,23 @@ def sample(
         loaded = _with_int8(loaded)
     output = _Output(_LocalRun(loaded, state_out), as_json=as_json, raw=raw)
     output.write(options, run=loaded, interactive=interactive)
+
+
+def _complete(
+    source: str,
+    options: CompletionOptions,
+    folder: Path | None,
+    which: Literal["best", "last"],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Print the target that a model writes for a source."""
+    from charlm.api import load
+
+    run = load(folder, which=which, device=device)
+    (target,) = run.complete(source, **asdict(options))
+    facts = {"source": source, "target": target, "run": str(run.folder)} | asdict(options)
+    emit_result(facts, [target], as_json=as_json)
 
 
 def _with_int8(run: "Run") -> "Run":

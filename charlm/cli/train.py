@@ -14,10 +14,12 @@ from charlm.cli.new_run import (
     Corpora,
     NewRun,
     Overrides,
+    Task,
     TextArguments,
     begin,
     checked_or_chosen,
     run_name,
+    task_override,
     text_override,
     training_overrides,
 )
@@ -85,6 +87,7 @@ def train(
     config: ConfigName = None,
     corpus: Corpora = None,
     overrides: Overrides = None,
+    task: Task = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -187,6 +190,7 @@ def train(
     if resume is not None:
         others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
         others |= {"--set": overrides, "--out": out, "--seed": seed, "--from": from_run}
+        others |= {"--task": task}
         refuse_beside("--resume", others, "which continues the run with its own settings")
     if from_vocabulary is not None and from_run is None:
         raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
@@ -198,6 +202,7 @@ def train(
         *(overrides or []),
         *training_overrides({**changes.given(), "seed": seed}),
         *text_override(sources),
+        *task_override(task),
     ]
     if seeds is not None:
         beside: dict[str, object] = {"--seed": seed, "--resume": resume, "--processes": processes}

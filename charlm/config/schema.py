@@ -28,6 +28,9 @@ RULES = 2  # Of reading texts, in new runs.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
 CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
+TaskKind = Literal["language_model", "complete"]
+# Options of each kind of task; those of other kinds are rejected.
+TASK_OPTIONS: dict[str, tuple[str, ...]] = {}
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
@@ -239,6 +242,22 @@ class Corpus(Section):
         description=(
             "Tables: read only documents whose fields have these values, as in {language: en}. A "
             "text field also matches the value that YAML reads in it, as in {year: 2020}."
+        ),
+    )
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Tasks, tables: name of the field with the source, such as a text to classify. [the "
+            "only possible one]"
+        ),
+    )
+    target: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Tasks, tables: name of the field with the target, such as a label. [the only possible "
+            "one]"
         ),
     )
     rules: Literal[1, 2] | None = Field(
@@ -935,6 +954,60 @@ class Checkpoint(Section):
     )
 
 
+class Task(Section):
+    """What the network learns. Options of other kinds are rejected."""
+
+    kind: TaskKind = Field(
+        "language_model",
+        description=(
+            "language_model: predict each token of a text; complete: write the target of a source. "
+            "(docs/tasks.md)"
+        ),
+    )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options of this kind."""
+        return TASK_OPTIONS.get(self.kind, ())
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a record is a source and a target."""
+        return self.kind != "language_model"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the targets are labels of a fixed set, and no text."""
+        return self.kind in ("classify", "tag")
+
+    def fields_shown(self) -> list[str]:
+        """Return `kind` and the names of its options."""
+        return ["kind", *self.options]
+
+    @model_validator(mode="after")
+    def _has_only_options_of_its_kind(self) -> "Task":
+        owners = {option: kind for kind, options in TASK_OPTIONS.items() for option in options}
+        for name, owner in owners.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if name not in self.options and value != default:
+                raise ValueError(f"{name}: is an option of {owner}, not of {self.kind}; remove it")
+        return self
+
+
+# Settings that a task cannot have, by section and field: the only possible values, and whether
+# this holds for labels only.
+_POSSIBLE_IN_TASKS: tuple[tuple[str, str, tuple[object, ...], bool], ...] = (
+    ("corpus", "mode", (None, "records"), False),
+    ("corpus", "field", (None,), False),
+    ("training", "replay", (0.0,), False),
+    ("model", "mixture", (1,), True),
+    ("model", "adaptive_cutoffs", ((),), True),
+    ("model", "tied", (False,), True),
+    ("training", "activation_regularization", (0.0,), True),
+    ("training", "temporal_regularization", (0.0,), True),
+)
+
+
 class Config(Section):
     """The configuration of an experiment; `load_config` makes one from a file and overrides."""
 
@@ -942,6 +1015,7 @@ class Config(Section):
     tokenizer: Tokenizer = Field(
         Tokenizer.model_validate({}), description="How text is divided into tokens."
     )
+    task: Task = Field(Task.model_validate({}), description="What the network learns.")
     model: Model = Field(Model.model_validate({}), description="The network.")
     training: Training = Field(
         Training.model_validate({}), description="How the network is trained."
@@ -957,6 +1031,32 @@ class Config(Section):
             raise ValueError(
                 "corpus.valid_share and corpus.test_share: leave no training text; "
                 f"their sum must be less than 1, got {held_out}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_suit_the_task(self) -> "Config":
+        task = self.task
+        if not task.has_pairs:
+            for name in ("source", "target"):
+                if getattr(self.corpus, name) is not None:
+                    raise ValueError(
+                        f"corpus.{name}: has no effect without a task, got "
+                        f"{getattr(self.corpus, name)!r:.60}; set task.kind, or remove it"
+                    )
+            return self
+        for section, field, possible, for_labels in _POSSIBLE_IN_TASKS:
+            value = getattr(getattr(self, section), field)
+            if value not in possible and (task.has_labels or not for_labels):
+                raise ValueError(
+                    f"{section}.{field}: is not possible with task.kind: {task.kind}, got "
+                    f"{value!r:.60}; remove it"
+                )
+        directions = ("forward", "both") if task.has_labels else ("forward",)
+        if self.model.direction not in directions:
+            raise ValueError(
+                f"model.direction: must be {' or '.join(directions)} with task.kind: {task.kind}, "
+                f"got {self.model.direction}; change one of the two"
             )
         return self
 

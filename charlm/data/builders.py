@@ -514,9 +514,66 @@ class _Modifiers:
         return [*self._choices.maybe(_ADVERBS), self._choices.one(verbs)]
 
 
+_UNITS = _words(
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen"""
+)
+_TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
+
+
+def number_words(numbers: int = 20_000, seed: int = 1, digits: int = 6) -> Iterator[str]:
+    """Generate numbers and their names in English, as pairs for the task `complete`.
+
+    The number of digits is drawn first, so that short numbers are as frequent as long ones, as far
+    as there are enough of them.
+
+    Args:
+        numbers: Number of pairs, all different.
+        seed: Seed of the numbers.
+        digits: Largest number of digits, 1 to 9.
+
+    Yields:
+        A number and its name with a tab between them, as in
+        "1,234<TAB>one thousand two hundred thirty-four".
+
+    Raises:
+        CorpusError: A parameter is out of range, or there are fewer numbers.
+    """
+    if not 1 <= digits <= 9 or not 1 <= numbers <= 10**digits // 2:
+        raise CorpusError(
+            f"number-words: digits must be 1 to 9 and numbers at most half of those with so many "
+            f"digits, got digits={digits} and numbers={numbers}"
+        )
+    choices = _RandomChoices(seed)
+    seen: set[int] = set()
+    while len(seen) < numbers:
+        number = choices.below(10 ** (1 + choices.below(digits)))
+        if number not in seen:
+            seen.add(number)
+            yield f"{number:,}\t{number_in_words(number)}"
+
+
+def number_in_words(number: int) -> str:
+    """Return the English name of a number from 0 to 999,999,999.
+
+    >>> number_in_words(1234)
+    'one thousand two hundred thirty-four'
+    """
+    for size, name in ((1_000_000, "million"), (1_000, "thousand"), (100, "hundred")):
+        if number >= size:
+            count, rest = divmod(number, size)
+            words = f"{number_in_words(count)} {name}"
+            return f"{words} {number_in_words(rest)}" if rest else words
+    if number < 20:
+        return _UNITS[number]
+    ten, unit = divmod(number, 10)
+    return _TENS[ten - 2] + (f"-{_UNITS[unit]}" if unit else "")
+
+
 BUILDERS: dict[str, Callable[..., Iterator[str]]] = {
     "python-docs": python_docs,
     "python-source": python_source,
     "unicode-names": unicode_names,
     "agreement": agreement,
+    "number-words": number_words,
 }

@@ -18,12 +18,15 @@ class Records(NamedTuple):
 
     Attributes:
         ids: Ids of all sequences, (tokens,).
+        targets: What is predicted at the position of each id, (tokens,): the ids themselves, or
+            those of a task.
         spans: First position of each sequence and the one after its last token, (sequences, 2).
         unscored: Number of tokens at the beginning of each sequence that are not predicted,
             (sequences,).
     """
 
     ids: Ids
+    targets: Ids
     spans: npt.NDArray[np.int64]
     unscored: npt.NDArray[np.int64]
 
@@ -75,8 +78,10 @@ class Replay:
             unscored = self.num_unscored
             starts = np.arange(0, len(part) - unscored, self.window)
             old = np.stack([starts, np.minimum(starts + self.window, len(part))], axis=1)
+        ids = np.concatenate([np.asarray(new), part]).astype(new.dtype)
         return Records(
-            ids=np.concatenate([np.asarray(new), part]).astype(new.dtype),
+            ids=ids,
+            targets=ids,
             spans=np.concatenate([spans, old + len(new)]),
             unscored=np.repeat([0, unscored], [len(spans), len(old)]),
         )

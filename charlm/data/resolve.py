@@ -15,7 +15,8 @@ from charlm.config.schema import (
 )
 from charlm.data.cards import Card, card_names, corpus_files, load_card
 from charlm.data.listing import absolute_names
-from charlm.data.sources import are_tables
+from charlm.data.sources import are_tables, first_field_names
+from charlm.data.tables import choose_fields
 from charlm.errors import ConfigError
 
 
@@ -71,6 +72,7 @@ def _corpus_fields(config: Config, card: Card | None) -> dict[str, object]:
     valid_text = corpus.valid_text or own.get("valid")
     test_text = corpus.test_text or own.get("test")
     mode = corpus.mode or (card.mode if card else "stream")
+    mode = "records" if config.task.has_pairs else mode
     decided = {
         "text": corpus.text if card else absolute_names(corpus.text),
         "valid_text": absolute_names(valid_text),
@@ -90,7 +92,19 @@ def _corpus_fields(config: Config, card: Card | None) -> dict[str, object]:
         "copies": corpus.copies or "together",
         "separator": corpus.separator or (card.separator if card else None),
     }
-    return corpus.model_dump() | decided
+    return corpus.model_dump() | decided | _pair_fields(config, card)
+
+
+def _pair_fields(config: Config, card: Card | None) -> dict[str, str]:
+    """Return the fields of a table with the source and the target of each pair."""
+    corpus = config.corpus
+    rules = corpus.rules or RULES
+    is_open = config.task.has_pairs and (corpus.source is None or corpus.target is None)
+    if not is_open or card is not None or not are_tables(corpus.text, rules=rules):
+        return {}
+    names = first_field_names(corpus.text, rules=rules, encoding=corpus.encoding)
+    source, target = choose_fields(names, corpus.source, corpus.target)
+    return {"source": source, "target": target}
 
 
 def _record(config: Config, card: Card | None, mode: Mode) -> Record:

@@ -26,7 +26,7 @@ from charlm.data.encodings import canonical_encoding, raw_blocks, utf8_blocks
 from charlm.data.formats import TABLES, Source, find_format
 from charlm.data.listing import find_files, shown_name, shown_names
 from charlm.data.progress import current_listener
-from charlm.data.tables import read_documents
+from charlm.data.tables import PairFields, field_names, read_documents
 from charlm.data.utf8 import count_characters
 from charlm.errors import CorpusError
 from charlm.storage.atomic import atomic_write
@@ -63,6 +63,18 @@ def are_tables(names: Sequence[str], *, rules: int) -> bool:
         return all(find_format(path, str(path), rules=rules, raw=False).table for path in paths)
     except (CorpusError, OSError):  # It is raised again where the text is opened.
         return False
+
+
+def first_field_names(names: Sequence[str], *, rules: int, encoding: str) -> list[str]:
+    """Return the names of the fields of the first table of names.
+
+    Raises:
+        CorpusError: The table cannot be read, or is empty.
+    """
+    path = find_files(names, rules=rules)[0]
+    with translate_read_errors(path):
+        source = find_format(path, shown_name(str(path)), rules=rules, raw=False)
+        return field_names(source, encoding=encoding)
 
 
 def open_plain_files(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> list[PlainFile]:
@@ -113,6 +125,7 @@ def check_effects(section: ResolvedCorpus, raw: bool) -> None:
     """Raise CorpusError if a setting for tables or for encoded text has no effect on any file."""
     encoding = "" if canonical_encoding(section.encoding) == "utf-8" else section.encoding
     is_set = {"field": section.field, "where": section.where, "encoding": encoding}
+    is_set |= {"source": section.source, "target": section.target}
     if section.rules == 1 or not any(is_set.values()):
         return
     names = [*section.text, *(section.valid_text or ()), *(section.test_text or ())]
@@ -123,7 +136,7 @@ def check_effects(section: ResolvedCorpus, raw: bool) -> None:
             f"corpus.encoding: has no effect, because the text is read as {kind}, got "
             f"{encoding!r}; remove it"
         )
-    for field in ("field", "where"):
+    for field in ("field", "where", "source", "target"):
         if is_set[field] and not any(tables):
             raise CorpusError(
                 f"corpus.{field}: has no effect, because no text is a table "
@@ -153,6 +166,8 @@ def _cache_path(source: Source, status: os.stat_result, section: ResolvedCorpus,
     key += [source.compression, source.table, section.rules, section.encoding, raw]
     if source.table:
         key += [section.field, section.where]
+    if source.table and section.target:
+        key += [section.source, section.target]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     kept = cache_folder() / "texts" / name
     return kept if kept.with_suffix(".json").exists() else converted_folder() / name
@@ -239,10 +254,13 @@ def _read_blocks(
 def _read_table(
     source: Source, section: ResolvedCorpus, *, checks_encoding: bool
 ) -> Iterator[bytes]:
+    field: str | PairFields = section.field or "text"
+    if section.source and section.target:
+        field = PairFields(section.source, section.target)
     documents = read_documents(
         source,
         encoding="utf-8" if section.rules == 1 else section.encoding,
-        field=section.field or "text",
+        field=field,
         where=section.where,
         checks_encoding=checks_encoding,
     )

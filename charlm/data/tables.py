@@ -3,20 +3,24 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
 from typing import Any, NamedTuple
 
 from charlm.data.encodings import open_utf8, utf8_blocks
 from charlm.data.formats import Source, import_arrow
-from charlm.errors import CorpusError
+from charlm.errors import ConfigError, CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import one_line
 
 _BATCH_ROWS = 1024  # Rows of a Parquet file that are read together.
 _MAX_LINE_BYTES = 1 << 26  # A parsed line takes up to 25 times as much memory.
 _MAX_VALUES_SHOWN = 5
+# Names of the fields of a pair that say what they are; the source comes first.
+_KNOWN_PAIRS = (("source", "target"), ("text", "label"), ("input", "output"), ("tokens", "tags"))
+_TARGET_NAMES = ("target", "label", "output", "tag", "tags", "class", "category", "sentiment")
 Scalar = str | int | float | bool | None
 # How YAML writes these values: a text field that holds one of the words matches the value.
 _WORDS: dict[Scalar, tuple[str, ...]] = {
@@ -33,15 +37,29 @@ class _Row(NamedTuple):
     fields: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class PairFields:
+    """Names of the fields with the source and with the target of a pair."""
+
+    source: str
+    target: str
+
+
 def read_documents(
-    source: Source, *, encoding: str, field: str, where: Mapping[str, Scalar], checks_encoding: bool
+    source: Source,
+    *,
+    encoding: str,
+    field: str | PairFields,
+    where: Mapping[str, Scalar],
+    checks_encoding: bool,
 ) -> Iterator[str]:
     """Yield the text of each document of a table. A row whose text is null is skipped.
 
     Args:
         source: The table.
         encoding: Encoding of the file; without effect on Parquet.
-        field: Name of the field that contains the text.
+        field: Name of the field that contains the text. The text of a pair is its source, a tab,
+            and its target.
         where: Fields and the values that they must have; other rows are skipped.
         checks_encoding: Whether to refuse a file that is UTF-8 in place of `encoding`.
 
@@ -50,20 +68,104 @@ def read_documents(
             text.
         OSError: The file cannot be read.
     """
-    if source.table == ".parquet":
-        rows = _read_parquet(source, [field, *where])
-    else:
-        blocks = utf8_blocks(source, encoding, checks_encoding=checks_encoding)
-        rows = _TEXT_READERS[source.table](open_utf8(blocks), source.name)
+    fields = [field] if isinstance(field, str) else [field.source, field.target]
+    rows = _read_rows(source, encoding, [*fields, *where], checks_encoding=checks_encoding)
     selection = _Selection(where)
     is_empty = True
+    text: str | None
     for row in filter(selection.includes, rows):
-        if (text := _text_of(row, field, source.name)) is not None:
+        if isinstance(field, PairFields):
+            text = _pair_of(row, field, source.name)
+        else:
+            text = _text_of(row, field, source.name)
+        if text is not None:
             is_empty = False
             yield text
     if is_empty:
         reason = selection.reason() or f"the table is empty, or {field!r} is null in every row"
         raise CorpusError(f"{source.name}: contains no document; {reason}")
+
+
+def choose_fields(names: Sequence[str], source: str | None, target: str | None) -> tuple[str, str]:
+    """Return the fields with the source and the target, those that are not given by their names.
+
+    >>> choose_fields(["id", "text", "label"], None, None)
+    ('text', 'label')
+
+    Raises:
+        ConfigError: There is more than one possibility, or none.
+    """
+    if source is None and target is None:
+        pairs = [pair for pair in _KNOWN_PAIRS if set(pair) <= set(names)]
+        if not pairs and len(names) == 2:
+            first, second = names
+            is_swapped = first in _TARGET_NAMES and second not in _TARGET_NAMES
+            pairs = [(second, first) if is_swapped else (first, second)]
+        if len(pairs) == 1:
+            return pairs[0]
+    elif len(names) == 2:
+        others = [name for name in names if name not in (source, target)]
+        return source or others[0], target or others[-1]
+    given = [role for role, name in (("source", source), ("target", target)) if name is None]
+    shown = ", ".join(map(repr, names[:10]))
+    raise ConfigError(
+        f"corpus.{given[0]}: which field is the {given[0]}? the fields are {shown}; name it with "
+        f"--set corpus.{given[0]}=NAME" + (" --set corpus.target=NAME" if len(given) > 1 else "")
+    )
+
+
+def field_names(source: Source, *, encoding: str) -> list[str]:
+    """Return the names of the fields in the first row of a table.
+
+    Raises:
+        CorpusError: The row cannot be read, or there is none.
+        OSError: The file cannot be read.
+    """
+    row = next(_read_rows(source, encoding, [""], checks_encoding=False), None)
+    if row is None:
+        raise CorpusError(f"{source.name}: contains no row; give a table of sources and targets")
+    return list(map(str, row.fields))
+
+
+def _read_rows(
+    source: Source, encoding: str, fields: list[str], *, checks_encoding: bool
+) -> Iterator[_Row]:
+    """Yield the rows of a table; of a Parquet file, only these fields if the first one exists."""
+    if source.table == ".parquet":
+        return _read_parquet(source, fields)
+    blocks = utf8_blocks(source, encoding, checks_encoding=checks_encoding)
+    return _TEXT_READERS[source.table](open_utf8(blocks), source.name)
+
+
+def _pair_of(row: _Row, fields: PairFields, name: str) -> str:
+    """Return the source and the target of a row with a tab between them.
+
+    A tab within them becomes a space, so that their lengths stay as they are.
+    """
+    pair = vars(fields).items()
+    return "\t".join(_cell_of(row, role, field, name).replace("\t", " ") for role, field in pair)
+
+
+def _cell_of(row: _Row, role: str, field: str, name: str) -> str:
+    """Return the text of a cell: of a list, its words; of a whole number, its digits."""
+    value = row.fields.get(field)
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = " ".join(value)
+    elif isinstance(value, int):
+        value = str(value)
+    if field not in row.fields or not isinstance(value, str | None):
+        kind = type(value).__name__ if field in row.fields else "nothing"
+        names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
+        raise CorpusError(
+            f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are "
+            f"{names}); name another field with --set corpus.{role}"
+        )
+    if value is None or not value.strip():
+        raise CorpusError(
+            f"{name}: {row.place}: field {field!r}, the {role}, is empty; fill it, or skip the row "
+            "with corpus.where"
+        )
+    return value
 
 
 def _text_of(row: _Row, field: str, name: str) -> str | None:

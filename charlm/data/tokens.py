@@ -83,13 +83,23 @@ class Counts(Result):
 
 @dataclass(frozen=True)
 class Tokens:
-    """An encoded text: read-only memory maps of its ids, (tokens,), and its counts.
+    """An encoded text.
 
-    The ids of a large text are `ShardedIds`.
+    Attributes:
+        ids: Ids, (tokens,), a read-only memory map, or `ShardedIds` of a large text.
+        counts: Counts of the text.
+        targets: Targets of the records of a task at the position of each id, (tokens,), -100 where
+            there is none; None if each id is predicted.
     """
 
     ids: Ids
     counts: Counts
+    targets: Ids | None = None
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of predictions."""
+        return len(self.ids) if self.targets is None else int((self.targets >= 0).sum())
 
 
 class _Task(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -211,6 +211,7 @@ def record_windows(
     start: Position,
     replay: Replay | None = None,
     shard: Shard = ALL,
+    targets: Ids | None = None,
 ) -> Iterator[Window]:
     """Read records in batches of similar length, shuffled in each epoch, forever.
 
@@ -226,6 +227,9 @@ def record_windows(
         replay: Old text that is mixed into every epoch, or None.
         shard: Records of each batch that this process reads; if there are none in a batch, it reads
             a column of padding.
+        targets: What is predicted at the position of each id, (tokens,), `PADDING` for nothing. A
+            record of a task is read in one window, so that each window predicts something. By
+            default the ids themselves.
 
     Raises:
         CorpusError: There is no record.
@@ -236,7 +240,10 @@ def record_windows(
             "the training text is too small: it has no record; every line or document that is not "
             "empty is one"
         )
-    read = Records(ids, spans, np.zeros(len(spans), dtype=np.int64))
+    if targets is not None:
+        window = int((spans[:, 1] - spans[:, 0]).max())
+    nothing = np.zeros(len(spans), dtype=np.int64)
+    read = Records(ids, ids if targets is None else targets, spans, unscored=nothing)
     position = start
     while True:
         if replay is not None:
@@ -246,15 +253,15 @@ def record_windows(
         num_windows = len(windows)
         for records, first in windows[min(position.index, num_windows - 1) :]:
             columns = shard.columns(len(records))
-            inputs, targets = _padded(read.ids, read.spans[records], first, window, columns)
+            inputs, predicted = _padded(read, records, first, window, columns)
             if replay is not None:
-                time = first + np.arange(len(targets))[:, None]  # (time, 1)
+                time = first + np.arange(len(predicted))[:, None]  # (time, 1)
                 is_unscored = time < _columns_of(read.unscored[records], columns)
-                targets = targets.masked_fill(torch.from_numpy(is_unscored), PADDING)
+                predicted = predicted.masked_fill(torch.from_numpy(is_unscored), PADDING)
             position = _after(position, num_windows)
             yield Window(
                 inputs=inputs,
-                targets=targets,
+                targets=predicted,
                 resets_state=first == 0,
                 next=position,
                 epochs=_num_epochs(position, num_windows),
@@ -263,7 +270,13 @@ def record_windows(
 
 
 def windows_to_score(
-    ids: Ids, *, mode: str, direction: str = "forward", streams: int = 1, shard: Shard = ALL
+    ids: Ids,
+    *,
+    mode: str,
+    direction: str = "forward",
+    streams: int = 1,
+    shard: Shard = ALL,
+    targets: Ids | None = None,
 ) -> Iterator[ScoringWindow]:
     """Read a text once in the mode and direction of a model, each token predicted once.
 
@@ -275,7 +288,14 @@ def windows_to_score(
         streams: Number of pieces read side by side in stream mode. One is exact; of several, all
             but the first read `WARM_UP` tokens unscored before their piece.
         shard: Streams, or batches of records, that this process reads.
+        targets: Targets of the records of a task, as for `record_windows`.
     """
+    if targets is not None:
+
+        def read_task(ids: Ids, targets: Ids) -> Iterator[ScoringWindow]:
+            return scoring_record_windows(ids, shard=shard, targets=targets)
+
+        return read_with_targets(direction, ids, targets, read=read_task)
 
     def read(ids: Ids) -> Iterator[ScoringWindow]:
         if mode == "records":
@@ -326,7 +346,12 @@ def scoring_windows(
 
 
 def scoring_record_windows(
-    ids: Ids, *, batch_size: int = 64, window: int | None = None, shard: Shard = ALL
+    ids: Ids,
+    *,
+    batch_size: int = 64,
+    window: int | None = None,
+    shard: Shard = ALL,
+    targets: Ids | None = None,
 ) -> Iterator[ScoringWindow]:
     """Read every record once from the zero state, records of similar length together.
 
@@ -336,19 +361,24 @@ def scoring_record_windows(
         window: Tokens per window of each record; by default the logits of all records fit in
             memory.
         shard: Batches that this process reads: every `num_shards`-th one.
+        targets: As for `record_windows`, with one window per record.
     """
     spans = record_spans(ids)
+    nothing = np.zeros(len(spans), dtype=np.int64)
+    read = Records(ids, ids if targets is None else targets, spans, unscored=nothing)
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
     for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
-        batch = spans[order[begin : begin + batch_size]]
-        size = window or max(1, _SCORING_TOKENS // len(batch))
+        records = order[begin : begin + batch_size]
+        batch = spans[records]
         longest = int((batch[:, 1] - batch[:, 0]).max())
+        size = window or max(1, _SCORING_TOKENS // len(batch))
+        size = size if targets is None else longest
         for first in range(0, longest, size):
-            inputs, targets = _padded(ids, batch, first, size)
+            inputs, predicted = _padded(read, records, first, size)
             at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
             yield ScoringWindow(
                 inputs=inputs,
-                targets=targets,
+                targets=predicted,
                 resets_state=first == 0,
                 next=Position(),
                 epochs=0.0,
@@ -373,6 +403,24 @@ def read_in_direction(
         return read(ids)
     backward = read(reverse(ids, mode=mode))
     return backward if direction == "backward" else map(_side_by_side, read(ids), backward)
+
+
+def read_with_targets(
+    direction: str, ids: Ids, targets: Ids, *, read: Callable[[Ids, Ids], Iterator[AnyWindow]]
+) -> Iterator[AnyWindow]:
+    """Read the records of a task in the direction of a model.
+
+    Args:
+        direction: `forward` or `both`: the backward window is then beside the forward one in the
+            batch. It has no targets, because each is predicted from both directions together.
+        ids: Ids of the records, (tokens,).
+        targets: What is predicted at the position of each id, (tokens,).
+        read: Function that makes windows of ids and targets.
+    """
+    if direction == "forward":
+        return read(ids, targets)
+    backward = read(reverse(ids, mode="records"), np.full_like(targets, PADDING))
+    return map(_side_by_side, read(ids, targets), backward)
 
 
 def reverse(ids: Ids, *, mode: str) -> Ids:
@@ -549,17 +597,22 @@ def _columns_of(unscored: npt.NDArray[np.int64], columns: slice) -> npt.NDArray[
 
 
 def _padded(
-    ids: Any, spans: npt.NDArray[np.int64], first: int, window: int, columns: slice = slice(None)
+    read: Records,
+    numbers: npt.NDArray[np.int64],
+    first: int,
+    window: int,
+    columns: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, (time, batch), of a window of records.
 
     Args:
-        ids: Ids of all records, (tokens,).
-        spans: Start and stop of each record of the batch, (records, 2).
+        read: All records.
+        numbers: Numbers of the records of the batch, (batch,).
         first: Position in the records at which the window begins.
         window: Longest window, in tokens.
         columns: Records of the batch to return; they are padded as the whole batch would be.
     """
+    spans = read.spans[numbers]
     longest = (spans[:, 1] - spans[:, 0]).max()
     time = np.arange(first, min(first + window, longest))[:, None]  # (time, 1)
     spans = spans[columns]
@@ -567,7 +620,7 @@ def _padded(
         spans = np.zeros((1, 2), np.int64)
     is_present = time < spans[:, 1] - spans[:, 0]
     at = np.minimum(spans[:, 0] + time, np.maximum(spans[:, 1] - 1, 0))
-    targets = np.where(is_present, ids[at].astype(np.int64), PADDING)
-    before = ids[np.maximum(at - 1, 0)].astype(np.int64)
+    targets = np.where(is_present, read.targets[at].astype(np.int64), PADDING)
+    before = read.ids[np.maximum(at - 1, 0)].astype(np.int64)
     inputs = np.where((time > 0) & is_present, before, EOS)
     return torch.from_numpy(inputs), torch.from_numpy(targets)

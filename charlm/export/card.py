@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from charlm.api import Run
-from charlm.config.schema import Cell, Config, ResolvedConfig, Section
+from charlm.config.schema import TOKEN_NAMES, Cell, Config, ResolvedConfig, Section
 from charlm.data.cards import card_names, load_card
 from charlm.errors import CheckpointError, CorpusError
 from charlm.evaluation.options import ScoringOptions
@@ -50,7 +50,7 @@ def card_of(trained: TrainedModel, score: Perplexity | None, *, target: str | No
     parts = [
         _front_matter(target),
         f"# {escape_markdown(about.title)}\n",
-        f"A recurrent language model over {about.token}: {about.network}, "
+        f"A recurrent language model over {_tokens(trained)}: {about.network}, "
         f"{about.parameters:,} parameters. Trained with charlm {about.version}.\n",
         "\n".join(_text(trained, about)),
         "\n".join(_score(trained, score, about)),
@@ -76,6 +76,10 @@ def code_block(text: str, language: str = "text") -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{show_invisible(text)}\n{fence}"
+
+
+def _tokens(trained: TrainedModel) -> str:
+    return TOKEN_NAMES[trained.tokenizer.section.level]
 
 
 def _measured(trained: TrainedModel) -> Perplexity | None:
@@ -109,7 +113,7 @@ def _text(trained: TrainedModel, about: About) -> Iterator[str]:
             card = load_card(name)
             yield f"| language | {escape_markdown(card.language)} |"
             yield f"| source | {escape_markdown(card.source)} |"
-    yield f"| read as | {mode} of {about.token} |"
+    yield f"| read as | {mode} of {_tokens(trained)} |"
     yield f"| vocabulary | {trained.tokenizer.vocabulary_size:,} tokens |"
     for part, counts in parts.items():
         yield (

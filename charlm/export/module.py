@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from charlm.config.schema import Model as ModelSection
+from charlm.export.description import describe_model
 from charlm.export.equations import CellSource, cell_source
 from charlm.runs.checkpoint import weights_of
 from charlm.trained_model import TrainedModel
@@ -65,7 +66,7 @@ def module_config(trained: TrainedModel) -> dict[str, Any]:
         "mode": trained.mode,
         "direction": section.direction,
         "level": trained.tokenizer.section.level,
-        "title": str(trained.origin.corpus.get("title", "")),
+        "title": describe_model(trained, "fp32").title,  # Names of files without their folders.
         "charlm_version": VERSION,
     }
 

@@ -134,13 +134,7 @@ def match(tensors: Mapping[str, Tensor], vocabulary_size: int, options: MatchOpt
     for part, name in matrices.items():
         roles[name] = f"{roles[name]} and {part}" if name in roles else part
     bias = _bias(others, matrices, vocabulary_size, roles)
-    if unknown := [name for name in tensors if name not in roles]:
-        shape = tuple(tensors[unknown[0]].shape)
-        raise CharlmError(
-            f"{one_line(unknown[0])} of shape {shape} belongs to no part of a language model of "
-            f"embedding, {options.cell} layers and projection over {vocabulary_size} tokens; "
-            "remove it from the file, or correct --cell or --tokenizer"
-        )
+    _refuse_others(tensors, roles, vocabulary_size, options.cell)
     embedding = tensors[matrices["embedding"]].float() if "embedding" in matrices else None
     is_tied = matrices.get("embedding") == matrices["projection"] or _is_equal(tensors, matrices)
     return Matched(
@@ -150,6 +144,19 @@ def match(tensors: Mapping[str, Tensor], vocabulary_size: int, options: MatchOpt
         bias=bias,
         roles=roles,
     )
+
+
+def _refuse_others(
+    tensors: Mapping[str, Tensor], roles: Mapping[str, str], vocabulary_size: int, cell: CellName
+) -> None:
+    """Raise CharlmError if a tensor belongs to no part of the model."""
+    if unknown := [name for name in tensors if name not in roles]:
+        shape = tuple(tensors[unknown[0]].shape)
+        raise CharlmError(
+            f"{one_line(unknown[0])} of shape {shape} belongs to no part of a language model of "
+            f"embedding, {cell} layers and projection over {vocabulary_size} tokens; remove it "
+            "from the file, or correct --cell or --tokenizer"
+        )
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

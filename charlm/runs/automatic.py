@@ -253,6 +253,7 @@ def choose(
     plan = _make_plan(config, text, speed or _device_speed(config.training, text), max_passes)
     fields = {
         "corpus": inspection.corpus_fields,
+        "task": config.task.model_dump(exclude_unset=True),
         "tokenizer": {"level": text.level} if ancestor is None else config.tokenizer.model_dump(),
         **_chosen_fields(config, text, plan, ancestor),
     }
@@ -295,6 +296,9 @@ def _inspect(config: Config) -> _Inspection:
     fields: dict[str, Any] = {"mode": mode}
     if mode == "records":
         fields["record"] = reading.record
+    if resolved.task.has_pairs:
+        pair = ("source", "target")
+        fields |= {name: getattr(resolved.corpus, name) for name in pair}
     characters = round(train.size * per_byte)
     if _is_split_open(config, card, corpus):
         whole = (train.size + corpus.parts["valid"].size) * per_byte
@@ -333,6 +337,8 @@ def _choose_mode(
 ) -> _Reading:
     """Return how a text is best read."""
     record = resolved.corpus.record
+    if config.task.has_pairs:
+        return _Reading("records", record, "each has a source and a target")
     if config.corpus.mode:
         return _Reading(corpus.mode, record, "corpus.mode is set")
     if card:
@@ -449,9 +455,10 @@ def _chosen_fields(
         }
     recipe = replace(recipe, learning_rate=_TRAINED_RATE * recipe.learning_rate)
     training = _training_fields(config, recipe, plan, plan.steps(text))
+    can_replay = not config.task.has_pairs and ancestor.can_be_replayed()
     return {
         "model": config.model.model_dump() | {name: model[name] for name in _DROPOUT},
-        "training": training | ({"replay": _REPLAY} if ancestor.can_be_replayed() else {}),
+        "training": training | ({"replay": _REPLAY} if can_replay else {}),
     }
 
 

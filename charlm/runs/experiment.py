@@ -19,6 +19,7 @@ from charlm.data.windows import (
     StreamOptions,
     Window,
     read_in_direction,
+    read_with_targets,
     record_windows,
     stream_windows,
 )
@@ -192,6 +193,7 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the windows of the training text from the current position on, without end."""
     section = experiment.config.training
     ids = experiment.tokens["train"].ids
+    targets = experiment.tokens["train"].targets
     replay = _replay(experiment)
 
     if experiment.corpus.mode == "stream":
@@ -211,7 +213,7 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             shard=experiment.group.shard,
         )
 
-    def read(ids: Ids) -> Iterator[Window]:
+    def read(ids: Ids, targets: Ids | None = None) -> Iterator[Window]:
         return record_windows(
             ids,
             batch_size=section.batch_size,
@@ -220,8 +222,11 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             start=experiment.state.position,
             replay=replay,
             shard=experiment.group.shard,
+            targets=targets,
         )
 
+    if targets is not None:
+        return read_with_targets(experiment.model.direction, ids, targets, read=read)
     return read_in_direction(experiment.model.direction, ids, mode="records", read=read)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config.load import load_resolved
-from charlm.config.schema import Level, ResolvedConfig
+from charlm.config.schema import Level, ResolvedConfig, TaskKind
 from charlm.errors import CheckpointError, ConfigError
 from charlm.model.uninitialized import model_of_shapes
 from charlm.runs.metrics import read_metrics
@@ -37,6 +37,7 @@ class RunSummary(Result):
         loss_nats: Validation loss, nats per token.
         perplexity: exp(loss_nats).
         bits_per_character: Validation loss in bits per character.
+        task: What the network learns.
     """
 
     run: str
@@ -54,6 +55,12 @@ class RunSummary(Result):
     loss_nats: float | None
     perplexity: float | None
     bits_per_character: float | None
+    task: TaskKind = "language_model"
+
+    @property
+    def level_of_scores(self) -> Level | None:
+        """Level of the tokens that are predicted; None for the targets of a task."""
+        return self.level if self.task == "language_model" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,7 @@ class SeedScores(Result):
 
     def values(self) -> list[float]:
         """Return the score of each run."""
-        field = score_field(self.runs[0].level)
+        field = score_field(self.runs[0].level_of_scores)
         return [float(getattr(run, field)) for run in self.runs]
 
 
@@ -124,6 +131,7 @@ def summarize(folder: Path) -> RunSummary:
         loss_nats=_number(best, "loss_nats"),
         perplexity=_number(best, "perplexity"),
         bits_per_character=_number(best, "bits_per_character"),
+        task=config.task.kind,
     )
 
 
@@ -134,7 +142,7 @@ def summarize_seeds(folders: Sequence[Path]) -> SeedScores:
         CharlmError: A run cannot be read, or has no validation score.
     """
     runs = [summarize(folder) for folder in folders]
-    level = runs[0].level
+    level = runs[0].level_of_scores
     scores = [getattr(run, score_field(level)) for run in runs]
     for run, score in zip(runs, scores, strict=True):
         if score is None:

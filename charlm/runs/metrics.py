@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from charlm.config.schema import Training as TrainingSection
-from charlm.data.spelling import Restoration
-from charlm.data.tokens import Counts
 from charlm.errors import CheckpointError
 from charlm.model.language_model import LanguageModel, named_weights
 from charlm.runs.experiment import Experiment
@@ -105,24 +103,24 @@ def evaluation_metrics(
         "is_best": is_best,
     }
     if score is not None:
-        counts = experiment.tokens["valid"].counts
-        metrics |= _score_metrics(score, counts, experiment.valid_restoration, fraction_scored)
+        metrics |= _score_metrics(experiment, score, fraction_scored)
     return metrics
 
 
 def _score_metrics(
-    score: Score, counts: Counts, restoration: Restoration, fraction: float
+    experiment: Experiment, score: Score, fraction: float
 ) -> dict[str, float | None]:
     """Return the scores; of a part of the split, as if the rest had the same loss."""
-    nats = score.nats / fraction
-    return {
-        "loss_nats": score.loss_nats,
-        "perplexity": score.perplexity,
-        "bits_per_character": restoration.bits_per(counts.characters, nats),
-        "bits_per_byte": restoration.bits_per(counts.bytes, nats),
-        "unknown_share": counts.unknown_share,
-        "validation_share": fraction,
-    }
+    counts = experiment.tokens["valid"].counts
+    scores: dict[str, float | None] = {"loss_nats": score.loss_nats, "perplexity": score.perplexity}
+    if experiment.config.task.has_pairs:  # What is predicted has no characters of its own.
+        scores["accuracy"] = score.correct / max(score.tokens, 1)
+    else:
+        restoration = experiment.valid_restoration
+        nats = score.nats / fraction
+        scores["bits_per_character"] = restoration.bits_per(counts.characters, nats)
+        scores["bits_per_byte"] = restoration.bits_per(counts.bytes, nats)
+    return scores | {"unknown_share": counts.unknown_share, "validation_share": fraction}
 
 
 def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,9 +11,11 @@ from torch import nn
 
 from charlm.config.load import check_resolved
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig
+from charlm.config.schema import Task as TaskSection
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.listing import shown_names
+from charlm.data.pairs import with_targets
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
@@ -158,14 +160,18 @@ def encode(
     else:
         cache = cache_folder() / "tokens"
         tokenizer = learn_or_load_tokenizer(train, config.tokenizer, cache=cache)
-    tokens = _encode_parts(corpus, tokenizer, workers, report)
+    tokens = _encode_parts(corpus, tokenizer, config.task, workers, report)
     return EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
 
 
 def _encode_parts(
-    corpus: Corpus, tokenizer: Tokenizer, workers: int, report: Report | None = None
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    task: TaskSection,
+    workers: int,
+    report: Report | None = None,
 ) -> dict[Part, Tokens]:
-    return {
+    tokens = {
         part: encode_text(
             text,
             tokenizer,
@@ -176,6 +182,7 @@ def _encode_parts(
         )
         for part, text in corpus.parts.items()
     }
+    return {part: with_targets(encoded, tokenizer, task) for part, encoded in tokens.items()}
 
 
 def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
@@ -192,7 +199,9 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
         )
     device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = EncodedCorpus(
-        corpus=corpus, tokenizer=tokenizer, tokens=_encode_parts(corpus, tokenizer, workers)
+        corpus=corpus,
+        tokenizer=tokenizer,
+        tokens=_encode_parts(corpus, tokenizer, config.task, workers),
     )
     hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
     experiment = _assemble(folder, config, encoded, hardware, lock, group)

@@ -1,6 +1,7 @@
 """The progress of a training as a bar, in a terminal or a notebook, and a line per evaluation.
 
-Scores have one unit per level of the tokens: perplexity for words, bits per character otherwise.
+Scores have one unit: perplexity for words, bits per character for other tokens, and nats per target
+for the targets of a task.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from charlm.config.schema import Level
+from charlm.config.schema import Config, Level
 from charlm.runs.experiment import Evaluated, Events, Experiment, Halved, Notice
 from charlm.training.loop import Progress
 
@@ -44,7 +45,7 @@ class ProgressBar:
         if self._bar is None:
             self._bar = _make_bar(done)
         self._bar.n = done
-        level = self._experiment.config.tokenizer.level
+        level = level_of_scores(self._experiment.config)
         loss = format_score(training_score(self._experiment, float(progress.loss)), level)
         speed = state.tokens / max(state.seconds, 1e-9)
         text = f"{loss} {unit_of(level)}, {speed:,.0f} tokens/s"
@@ -82,24 +83,33 @@ def shown(experiment: Experiment, events: Events, *, first_lines: Sequence[str] 
             yield event
 
 
-def unit_of(level: Level) -> str:
-    """Return the unit of the scores of a model whose tokens have this level."""
-    return score_field(level).replace("_", " ")
+def level_of_scores(config: Config) -> Level | None:
+    """Return the level of the tokens that are predicted; None for the targets of a task."""
+    return None if config.task.has_pairs else config.tokenizer.level
 
 
-def score_field(level: Level) -> str:
+def unit_of(level: Level | None) -> str:
+    """Return the unit of the scores of a model, from `level_of_scores`."""
+    return score_field(level).replace("_", " ") if level else "nats per target"
+
+
+def score_field(level: Level | None) -> str:
     """Return the field of metrics.jsonl that has the score in this unit."""
+    if level is None:
+        return "loss_nats"
     return "perplexity" if level == "word" else "bits_per_character"
 
 
-def format_score(score: float | None, level: Level) -> str:
+def format_score(score: float | None, level: Level | None) -> str:
     """Return a score in the unit of the level; "-" where it is not known."""
     if score is None:
         return "-"
+    if level is None:
+        return f"{score:.4f}"
     return f"{score:,.1f}" if level == "word" else f"{score:.3f}"
 
 
-def validation_score(history: Sequence[Mapping[str, Any]], step: int, level: Level) -> str:
+def validation_score(history: Sequence[Mapping[str, Any]], step: int, level: Level | None) -> str:
     """Return the validation score of a step with its unit; "not scored" without one."""
     field = score_field(level)
     scores = [line[field] for line in history if line["step"] == step and field in line]
@@ -108,7 +118,10 @@ def validation_score(history: Sequence[Mapping[str, Any]], step: int, level: Lev
 
 def training_score(experiment: Experiment, loss_nats: float) -> float:
     """Return a mean training loss per token in the unit of the level."""
-    if experiment.config.tokenizer.level == "word":
+    level = level_of_scores(experiment.config)
+    if level is None:
+        return loss_nats
+    if level == "word":
         return math.exp(min(loss_nats, _MAX_EXPONENT))
     counts = experiment.tokens["train"].counts
     return loss_nats * counts.tokens / (math.log(2) * max(counts.characters, 1))
@@ -121,7 +134,7 @@ def evaluation_line(event: Evaluated) -> str:
     'step 400, epoch 0.22, 14 s: training 3.053, validation 2.526 bits per character, best'
     """
     experiment, metrics = event.experiment, event.metrics
-    level = experiment.config.tokenizer.level
+    level = level_of_scores(experiment.config)
     training = training_score(experiment, metrics["training_loss_nats"])
     line = (
         f"step {metrics['step']:,}, epoch {metrics['epochs']:.2f}, {metrics['seconds']:.0f} s: "
@@ -130,6 +143,8 @@ def evaluation_line(event: Evaluated) -> str:
     if event.score is None:
         return f"{line} {unit_of(level)}"
     line += f", validation {format_score(metrics[score_field(level)], level)} {unit_of(level)}"
+    if "accuracy" in metrics:
+        line += f", accuracy {metrics['accuracy']:.2%}"
     unknown = experiment.tokens["valid"].counts.unknown_share
     if unknown >= _SHOWN_UNKNOWN:
         line += f" ({unknown:.1%} unknown {'words' if level == 'word' else 'characters'})"

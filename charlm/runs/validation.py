@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
@@ -54,14 +55,15 @@ def validate(
 def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Score:
     """Score the whole split if there is time for it, else a part, and keep to this choice."""
     state = experiment.state
-    total = len(experiment.tokens["valid"].ids)
+    total = experiment.tokens["valid"].num_predicted
     largest_part = max(1, total // _MIN_TOKENS_SCORED)
     deadline = math.inf if largest_part == 1 else clock() + _seconds_per_evaluation(experiment)
     begun = _score_part(experiment, 1, stop, lambda: clock() >= deadline)
     if deadline == math.inf or begun.score.tokens >= total:
         state.validation_part = 1
         return begun.score
-    rows = len(experiment.model.encoder.recurrences) * (total + WARM_UP * _num_streams(total))
+    num_rows = len(experiment.tokens["valid"].ids)
+    rows = len(experiment.model.encoder.recurrences) * (num_rows + WARM_UP * _num_streams(num_rows))
     state.validation_part = min(largest_part, max(2, -(-rows // max(begun.rows, 1))))
     return _score_part(experiment, state.validation_part, stop).score
 
@@ -88,7 +90,7 @@ def fraction_scored(experiment: Experiment, score: Score | None) -> float:
     """Return the fraction of the validation split that was scored."""
     if score is None or experiment.state.validation_part in (None, 1):
         return 1.0
-    return score.tokens / len(experiment.tokens["valid"].ids)
+    return score.tokens / experiment.tokens["valid"].num_predicted
 
 
 def _seconds_per_evaluation(experiment: Experiment) -> float:
@@ -144,17 +146,19 @@ def _windows(experiment: Experiment, part: int) -> Iterator[ScoringWindow]:
     The part is spread over the split: the beginning of every parallel stream, or every `part`-th
     record.
     """
-    ids = experiment.tokens["valid"].ids
+    ids, targets = experiment.tokens["valid"].ids, experiment.tokens["valid"].targets
     mode = experiment.corpus.mode
     num_tokens = len(ids) // part
     if part > 1 and mode == "records":
-        ids = _every_nth_record(ids, part)
+        at = _every_nth_record(ids, part)
+        ids, targets = np.asarray(ids[at]), None if targets is None else targets[at]
     windows = windows_to_score(
         ids,
         mode=mode,
         direction=experiment.model.direction,
         streams=_num_streams(num_tokens),
         shard=experiment.group.shard,
+        targets=targets,
     )
     if part == 1 or mode == "records":
         return windows
@@ -166,11 +170,11 @@ def _num_streams(num_tokens: int) -> int:
     return max(1, min(_MAX_STREAMS, num_tokens // _MIN_TOKENS_PER_STREAM))
 
 
-def _every_nth_record(ids: Ids, n: int) -> Ids:
-    """Return the ids of every n-th record, and of the first one."""
+def _every_nth_record(ids: Ids, n: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the ids of every n-th record, and of the first one."""
     spans = record_spans(ids)
     is_chosen = np.arange(len(spans)) % n == 0
-    return np.asarray(ids[np.flatnonzero(np.repeat(is_chosen, spans[:, 1] - spans[:, 0]))])
+    return np.flatnonzero(np.repeat(is_chosen, spans[:, 1] - spans[:, 0]))
 
 
 def _first_tokens(windows: Iterator[ScoringWindow], count: float) -> Iterator[ScoringWindow]:

@@ -86,7 +86,7 @@ class Ancestor:
 
     def can_be_replayed(self) -> bool:
         """Return whether the ancestor's text is at hand, and can be mixed into a training."""
-        if self.config.model.direction != "forward":
+        if self.config.model.direction != "forward" or self.config.task.has_pairs:
             return False
         try:
             corpus = open_corpus(self.config)

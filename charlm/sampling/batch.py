@@ -3,10 +3,11 @@
 The model reads the last token of all sequences in one step. The members of a batch, each one or
 several sequences, have their own options: rows with equal filters are drawn in one call.
 
-With torch's usual products, sums of floating-point numbers differ in their last bits between batches
-of different sizes. A token then differs where two tokens are nearly equally probable, or where a
-random number is next to the border of two tokens. With packed products (charlm/model/fast/packed.py)
-a row is the same in any company. docs/lab/serving-2026-11.md has how often texts differ.
+With torch's usual products, sums of floating-point numbers differ in their last bits between
+batches of different sizes. A token then differs where two tokens are nearly equally probable, or
+where a random number is next to the border of two tokens. With packed products
+(charlm/model/fast/packed.py) a row is the same in any company. docs/lab/serving-2026-11-26.md has
+how often texts differ.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -181,10 +182,11 @@ class Batch:
         random = [number for member in self._members for number in member.draw_random()]
         uniform = torch.tensor(random, dtype=torch.float64, device=self._device)
         chosen = self._choose(allowed, uniform, groups)
-        scores = _score(logits, chosen, groups)
-        self._last = chosen
         ids: list[int] = chosen.tolist()
         self._find_diverged(ids, logits.shape[-1], failed)
+        # Where probabilities are not finite, the search for a token ends behind the last one.
+        self._last = chosen.clamp(max=logits.shape[-1] - 1)
+        scores = _score(logits, self._last, groups)
         self._give(ids, scores, failed)
         return list(failed.values())
 

@@ -1,11 +1,16 @@
 """A sample at each evaluation of a training, kept in samples.jsonl of the run folder."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
+from torch import nn
+
+from charlm.data.tokenizer import Ids
+from charlm.data.windows import record_spans
 from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
 from charlm.runs.samples import MAX_SAMPLES, append_sample, truncate_samples
-from charlm.sampling.options import Filters, SampleOptions, StopCondition
+from charlm.sampling.completion import complete_ids
+from charlm.sampling.options import CompletionOptions, Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
@@ -15,6 +20,7 @@ _RECORDS = 10
 _SEED = 1  # Always the same, so that the samples of a training can be compared.
 _TEMPERATURE = 0.8
 _MAX_CHARACTERS = 2000
+_MAX_IDS = 20_000  # Of the beginning of the text, among which the first records are.
 
 
 def sampled(experiment: Experiment, events: Events) -> Events:
@@ -54,6 +60,9 @@ def _sample(experiment: Experiment) -> str:
     """Return a few hundred characters from the model, always with the same seed."""
     model = experiment.model
     trained = of_experiment(experiment)
+    tokens = experiment.tokens.get("valid", experiment.tokens["train"])
+    if tokens.targets is not None:
+        return _completions(experiment, tokens.ids, tokens.targets)
     options = SampleOptions(
         stop=StopCondition(length=_LENGTH[experiment.tokenizer.section.level]),
         filters=Filters(temperature=_TEMPERATURE),
@@ -61,10 +70,29 @@ def _sample(experiment: Experiment) -> str:
         seed=_SEED,
         scored=False,
     )
+    with _evaluated(model):
+        samples = sample(trained, options)
+    return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]
+
+
+def _completions(experiment: Experiment, ids: Ids, targets: Ids) -> str:
+    """Return the first sources of a part, each with the target that the model writes."""
+    spans = record_spans(ids[:_MAX_IDS])[:_RECORDS].tolist()
+    prompts = [ids[start:stop][targets[start:stop] < 0].tolist() for start, stop in spans]
+    with _evaluated(experiment.model):
+        options = CompletionOptions(length=_LENGTH["word"])
+        written = complete_ids(experiment.model, prompts, options)
+    decode = experiment.tokenizer.decode
+    lines = (decode(prompt) + decode(ids) for prompt, ids in zip(prompts, written, strict=True))
+    return "\n".join(lines)[:_MAX_CHARACTERS]
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode in the block."""
     was_training = model.training
     model.eval()
     try:
-        samples = sample(trained, options)
+        yield
     finally:
         model.train(was_training)
-    return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]

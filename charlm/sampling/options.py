@@ -360,6 +360,28 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
+class CompletionOptions:
+    """How targets are written.
+
+    Attributes:
+        beams: Number of beams; 1 takes the most probable token at each step.
+        length: Maximum number of tokens of a target.
+        allow_unknown: Whether unknown characters and words of a source are read as <UNK>.
+
+    Raises:
+        OptionError: A value is out of its range.
+    """
+
+    beams: int = 1
+    length: int = DEFAULT_LENGTH
+    allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_at_least(1, beams=self.beams, length=self.length)
+
+
+@dataclass(frozen=True)
 class FillOptions:
     """How the gap in a text is filled.
 
@@ -422,7 +444,9 @@ class NextOptions:
         _check_at_least(1, count=self.count)
 
 
-Options = TypeVar("Options", SampleOptions, SearchOptions, FillOptions, NextOptions)
+Options = TypeVar(
+    "Options", SampleOptions, SearchOptions, FillOptions, NextOptions, CompletionOptions
+)
 _PARTS: Mapping[str, type[StopCondition | Filters | ConstraintOptions]] = {
     "stop": StopCondition,
     "filters": Filters,
@@ -435,7 +459,7 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     """Return options of a kind from flat names, such as `temperature` and `max_copy`.
 
     Args:
-        kind: `SampleOptions`, `SearchOptions`, `FillOptions` or `NextOptions`.
+        kind: `SampleOptions` or another kind of options of this module.
         given: Values by name; None stands for an option that was not given.
 
     Raises:

@@ -3,9 +3,9 @@
 A `Job` is one sequence. `Engine.submit` returns a `Generation`, which yields `Piece`s to a thread
 or to an asyncio task. Nothing here knows HTTP.
 
-A text does not depend on the texts beside it: products have packed weights, so that a row of a batch
-is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample` writes
-for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
+A text does not depend on the texts beside it: products have packed weights, so that a row of a
+batch is the same in any company (charlm/model/fast/packed.py). It is the text that `charlm sample`
+writes for the same seed, except that the last bits of sums differ; see charlm/sampling/batch.py.
 """
 
 import threading
@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from charlm.data.suffix_index import SuffixIndex
-from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError
+from charlm.errors import BusyError, CharlmError, ClosedError, OptionError, UnsupportedOptionError
 from charlm.model.fast.packed import with_packed_products
 from charlm.sampling.batch import Batch
 from charlm.sampling.plan import Plan, make_plan
@@ -90,7 +90,8 @@ class Engine:
         Raises:
             BusyError: The queue is full.
             OptionError: An option does not suit the model, or the text is too long.
-            CharlmError: The engine is closed, or as for `charlm.sampling.sample.sample`.
+            ClosedError: The engine is closed.
+            CharlmError: As for `charlm.sampling.sample.sample`.
         """
         self._check_open()
         plan = _plan(self.trained, job)
@@ -126,7 +127,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._is_closing:
-            raise CharlmError("the server is shutting down")
+            raise ClosedError("the server is shutting down")
         most = self.limits.max_rows + self.limits.max_queued
         if self.num_running + len(self._queue) >= most:
             raise BusyError(
@@ -150,18 +151,21 @@ class Engine:
             self._queue = deque(waiting)
 
     def _run(self) -> None:
+        reason = "the server failed; its output has the reason"
         try:
             while self._admit():
                 self._drop_cancelled()
                 self._read_prompts()
                 self._step()
+            reason = "the server is shutting down"
         finally:
-            self._is_closing = True
-            self._fail([*self._rows, *self._reading, *self._queue])
+            with self._changed:
+                self._is_closing = True
+            self._fail([*self._rows, *self._reading, *self._queue], reason)
 
-    def _fail(self, rows: list[Row]) -> None:
+    def _fail(self, rows: list[Row], reason: str) -> None:
         for row in rows:
-            row.fail(CharlmError("the server is shutting down"))
+            row.fail(ClosedError(reason))
         wake([row.generation for row in rows])
 
     def _admit(self) -> bool:

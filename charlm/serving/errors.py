@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from charlm.errors import BusyError, CharlmError, OptionError
+from charlm.errors import BusyError, CharlmError, ClosedError, OptionError
 from charlm.serving.schemas import FIELD_OF
 from charlm.storage.untrusted import one_line
 
@@ -73,6 +73,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, message, param=api_name(error.option), code="invalid_value")
     if isinstance(error, BusyError):
         return ApiError(429, str(error), code="busy", headers={"Retry-After": "1"})
+    if isinstance(error, ClosedError):
+        return ApiError(503, str(error), code="shutting_down")
     if isinstance(error, CharlmError):
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):

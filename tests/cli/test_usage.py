@@ -55,6 +55,7 @@ BESIDE = {
     "sample --run": [],
     "inspect --run": [],
     "eval perplexity --run": [],
+    "eval task --run": [],
     "eval agreement --run": [],
     "eval gradients --run": [],
     "eval memory --run": [],
@@ -148,6 +149,7 @@ WRONG: dict[str, dict[str, int]] = {
     "--ban": {"": 2, NOT_UTF8: 2},
     "--until": {"": 2, NOT_UTF8: 2},
     "--fill": {"": 2, NOT_UTF8: 2},
+    "--source": {"": 2, NOT_UTF8: 2, "The Žebra": 1},
     "--matching": {NOT_UTF8: 2, "(": 1, "Ž": 1},
     "RUN": RUN,
     "RUN...": RUN,
@@ -334,6 +336,11 @@ CONFLICTS = {
         *("count", "best_of", "novel", "max_copy", "matching", "as_json", "prompt"),
         *("prompt_file", "next_tokens", *STATES),
     ),
+    "source": (
+        *("temperature", *FILTERS, "no_repeat_ngram", "ban", "best_of", "length_penalty", "novel"),
+        *("max_copy", "matching", "characters", "until", "seed", *STATES, "fill", "interactive"),
+        *("prompt", "prompt_file", "next_tokens", "count", "url", "int8"),
+    ),
     "next_tokens": (
         *("temperature", *FILTERS, "ban", "best_of", "length_penalty", "novel", "max_copy"),
         *("matching", "length", "characters", "until", "seed", *STATES, "beams", "fill"),
@@ -355,6 +362,7 @@ TOGETHER = {
         for option in ("--corpus", "--config", "--set", "--out")
     },
     "train --resume=run --seed=3": "--seed",
+    "train --resume=run --task=complete": "--task",
     "train --resume=run --seed=0": "--seed",
     "tune text.txt --resume=run": "TEXT",
     **{

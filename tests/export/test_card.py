@@ -24,6 +24,8 @@ def test_a_card_has_text_score_samples_use_and_cost(records_card, trained_record
     assert records_card.startswith("---\ntags:\n- charlm\n")
     headings = re.findall(r"^#+ (.*)$", records_card, re.MULTILINE)
     assert headings == ["records.txt", "Text", "Score", "Samples", "Use", "Training"]
+    assert "A recurrent language model over characters: LSTM, 16 units" in records_card
+    assert "| read as | records (lines) of characters |" in records_card
     assert "| licence of the text | not stated |" in records_card
     assert f"| {score.loss_nats:.4f} | {score.perplexity:.3f} |" in records_card
     assert "zero at each record" in records_card and "step 60" in records_card

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,10 +145,11 @@ def test_without_charlm_losses_and_greedy_texts_are_those_of_charlm(tmp_path):
         assert written == sample.text, name
 
 
-def test_nothing_of_a_text_or_a_title_is_in_the_source(tmp_path):
+def test_no_text_is_in_the_source_and_no_folder_in_the_title(tmp_path):
     hostile = '"""\nimport os; os.abort()\n"""'
     trained = random_model(text=hostile + "abc")
-    trained.origin.corpus["title"] = hostile
+    corpus = trained.config.corpus.model_copy(update={"text": (f"/home/me/{hostile}",)})
+    trained = replace(trained, config=trained.config.model_copy(update={"corpus": corpus}))
     assert "abort" not in target.module_source(trained)
     target.write(trained, ExportOptions("torch", tmp_path / "x"), tmp_path / "x")
     config = json.loads((tmp_path / "x" / "config.json").read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from conftest import RECORDS, SMALL, TEXT, small_config, train_all
+from conftest import PAIRS, RECORDS, SMALL, TEXT, small_config, train_all
 from faults.injection import at_call, hooked, kill_self
 
 from charlm.cli import main as command_line
@@ -36,7 +36,7 @@ from charlm.runs.files import LOCK
 
 VARIANTS = [
     "-".join(names) for names in product(("stream", "records"), ("char", "word"), ("elman", "lstm"))
-]
+] + [f"{task}-char-lstm" for task in ("complete",)]
 STEPS = 10
 SETTINGS = [
     *SMALL,
@@ -68,18 +68,25 @@ class Reference(NamedTuple):
     seconds: float
 
 
+def text_of(mode: str) -> str:
+    """Return a text for a mode, or the pairs of a task."""
+    if mode in PAIRS:
+        return "".join(f"{source}\t{target}\n" for source, target in PAIRS[mode])
+    return TEXT if mode == "stream" else RECORDS.replace("a", "a ")
+
+
 class Training:
     """A training in its own run folder, continued by one fork after another."""
 
     def __init__(self, variant: str, folder: Path) -> None:
         mode, level, cell = variant.split("-")
         text = folder / f"{mode}.txt"
-        text.write_text(TEXT if mode == "stream" else RECORDS.replace("a", "a "), encoding="utf-8")
+        text.write_text(text_of(mode), encoding="utf-8")
         config = folder / "empty.yaml"
         config.touch()
         self.run, self._log = folder / "run", folder / "log.txt"
         overrides = [
-            f"corpus.mode={mode}",
+            f"task.kind={mode}" if mode in PAIRS else f"corpus.mode={mode}",
             f"tokenizer.level={level}",
             f"model.cell={cell}",
             *SETTINGS,

@@ -395,6 +395,15 @@ def test_metrics_count_tokens_and_requests(client):
     assert "no-such-route" not in text
 
 
+def test_a_server_that_shuts_down_says_so(trained):
+    app = make_app(loaded(trained), ServeOptions())
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        app.state.models.close()
+        for stream in (False, True):
+            error = error_of(client, 503, prompt="The ", stream=stream)
+            assert (error["type"], error["code"]) == ("server_error", "shutting_down")
+
+
 @pytest.mark.parametrize("level", ["byte", "word", "bpe"])
 def test_other_tokens_give_the_texts_and_scores_of_a_local_run(level, text_file, tmp_path):
     overrides = [f"tokenizer.level={level}", "training.steps=4"]

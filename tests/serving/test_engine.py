@@ -292,12 +292,14 @@ def test_a_state_continues_at_every_level(other_levels, monkeypatch):
     monkeypatch.setattr(rows_module, "_MAX_HISTORY", 5)
     for level, model in other_levels.items():
         engine = Engine(model)
-        whole = written(engine, Job(options(length=42), echo=True)).text
-        text, given = "", {}
-        for _ in range(14):
-            piece = written(engine, Job(options(**given, length=3), keeps_state=True))
-            text, given = text + piece.text, {"state_in": piece.state}
-        assert whole.startswith(text) and len(whole) - len(text) <= 1, level
+        whole = written(engine, Job(options(length=400, characters=42), echo=True)).text
+        for part in ({"length": 3}, {"characters": 3}):  # These end within words.
+            text, given = "", {}
+            for _ in range(14):
+                piece = written(engine, Job(options(**given | part), keeps_state=True))
+                text, given = text + piece.text, {"state_in": piece.state}
+            size = min(len(text), 42)
+            assert text[:size] == whole[:size], (level, part)
         engine.close()
 
 
@@ -427,6 +429,20 @@ def test_closing_ends_all_jobs_with_an_error(model):
     for generation in (running, waiting):
         with pytest.raises(CharlmError, match="shutting down"):
             list(generation)
+    with pytest.raises(CharlmError, match="shutting down"):
+        engine.submit(Job(options()))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_thread_ends_all_jobs_instead_of_letting_them_wait(model, monkeypatch):
+    engine = Engine(model)
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(engine, "_step", fail)
+    with pytest.raises(CharlmError, match="the server failed"):
+        list(engine.submit(Job(options())))
     with pytest.raises(CharlmError, match="shutting down"):
         engine.submit(Job(options()))
 

@@ -138,6 +138,15 @@ def test_each_malformed_request_is_answered_with_an_error(server, expected):
             assert response.json()["error"]["message"], body[:60]
 
 
+def test_a_regular_expression_without_an_end_is_refused_and_disturbs_nobody(server, expected):
+    with other_clients(server, expected):
+        body = {"prompt": "The ", "regex": "(a|b)*a(a|b){200}", "n": 3}
+        response = httpx.post(f"{server}/v1/completions", json=body, timeout=60)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == "regex" and "too many states" in error["message"]
+
+
 def test_what_is_not_http_is_answered_with_an_error_or_closed(server):
     wrong = [
         b"\x16\x03\x01\x02\x00" + bytes(500),

@@ -290,7 +290,10 @@ def test_hostile_text_is_displayed_as_text_in_every_view(page, server):
     assert page.evaluate("window.harmed") is None
 
 
-@pytest.mark.parametrize("name", ["words", "bpe", "spaced", "bytes"])
+@pytest.mark.parametrize(
+    "name",
+    ["words", "bpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spaced", "bytes"))],
+)
 def test_runs_of_other_tokens_work_and_the_caret_snaps_to_tokens(page, name):
     page.locator("#run").select_option(name)
     write(page, "The old owl sang")

@@ -53,6 +53,9 @@ RECORDS = [
     "model.direction=both",
     "training.temporal_regularization=1",
 ]
+TASKS = {
+    "complete": ["task.kind=complete", "training.batch_size=7"],
+}
 WORDS = [
     "corpus.mode=stream",
     "tokenizer.level=word",
@@ -147,7 +150,7 @@ for command in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(text_file, records_file, tmp_path_factory) -> Path:
+def trained_by_two(text_file, records_file, pairs_files, tmp_path_factory) -> Path:
     """A folder with the runs that two processes trained, all in one launch.
 
     `changing` was trained for 20 steps by one process, then for 20 by two. The workers of
@@ -160,12 +163,12 @@ def trained_by_two(text_file, records_file, tmp_path_factory) -> Path:
     with FileLock(temporary / "trained-by-two.lock"):
         if not folder.is_dir():
             unfinished = temporary / "unfinished"
-            train_by_two(unfinished, text_file, records_file)
+            train_by_two(unfinished, text_file, records_file, pairs_files)
             unfinished.rename(folder)
     return folder
 
 
-def train_by_two(folder: Path, text: Path, records: Path) -> None:
+def train_by_two(folder: Path, text: Path, records: Path, pairs: dict[str, Path]) -> None:
     train_alone(text, folder / "changing", *CONSTANT, steps=20)
     bf16 = "training.gradient_compression=bf16"
     commands = [
@@ -173,6 +176,7 @@ def train_by_two(folder: Path, text: Path, records: Path) -> None:
         train_arguments(text, folder / "bf16", *STREAM, bf16, steps=40),
         train_arguments(records, folder / "records", *RECORDS, steps=40),
         train_arguments(text, folder / "words", *WORDS, steps=40),
+        *(train_arguments(pairs[kind], folder / kind, *TASKS[kind], steps=40) for kind in TASKS),
         ["train", "--resume", str(folder / "changing"), "--steps", "40"],
         train_arguments(text, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
     ]
@@ -203,6 +207,12 @@ def test_two_processes_train_a_stream_as_one_does(trained_by_two, stream_by_one)
 def test_two_processes_train_on_records_as_one_does(trained_by_two, records_file, tmp_path):
     train_alone(records_file, tmp_path / "one", *RECORDS, steps=40)
     assert_same_training(trained_by_two / "records", tmp_path / "one")
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_two_processes_train_a_task_as_one_does(kind, trained_by_two, pairs_files, tmp_path):
+    train_alone(pairs_files[kind], tmp_path / "one", *TASKS[kind], steps=40)
+    assert_same_training(trained_by_two / kind, tmp_path / "one")
 
 
 def test_two_processes_train_an_adaptive_softmax_and_initial_states_as_one_does(

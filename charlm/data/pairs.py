@@ -1,0 +1,73 @@
+"""Pairs: records with a source and a target, such as a text and its label.
+
+A pair is a record of a corpus like any other: its source, a tab, and its target. A table gives the
+two fields, and a plain text has one pair per line.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.config.schema import Task as TaskSection
+from charlm.data.tokenizer import UNK, Ids, Tokenizer
+from charlm.data.tokens import Tokens
+from charlm.data.windows import PADDING, record_spans
+from charlm.errors import ConfigError, CorpusError
+
+SEPARATOR = "\t"
+
+
+def with_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
+    """Return encoded records with the targets of a task; arguments as for `completion_targets`."""
+    if task.kind == "complete":
+        return replace(tokens, targets=completion_targets(tokens.ids, tokenizer))
+    return tokens
+
+
+def completion_targets(ids: Ids, tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
+    """Return the targets of encoded pairs, (tokens,): the ids after the first tab of each record.
+
+    Args:
+        ids: Ids of the pairs, each with its closing <EOS>, (tokens,).
+        tokenizer: Tokenizer of the ids.
+
+    Raises:
+        CorpusError: A record has no tab, no source or no target.
+    """
+    ids = np.asarray(ids)
+    spans = record_spans(ids)
+    tabs = np.flatnonzero(ids == separator_id(tokenizer))
+    # The first tab of each record, or a place after its end if there is none.
+    first = np.append(tabs, len(ids))[np.searchsorted(tabs, spans[:, 0])]
+    problems = {
+        "has no tab, which separates the source from the target": first >= spans[:, 1],
+        "has no source before the tab": first == spans[:, 0],
+        "has no target after the tab": first == spans[:, 1] - 2,
+    }
+    for problem, has_it in problems.items():
+        if has_it.any():
+            start, stop = spans[np.argmax(has_it)]
+            shown = tokenizer.decode(ids[start : min(stop - 1, start + 40)].tolist())
+            raise CorpusError(
+                f"the record {shown!r} {problem}; correct or remove it, or give a table with the "
+                "fields source and target"
+            )
+    is_source = np.arange(len(ids)) <= np.repeat(first, spans[:, 1] - spans[:, 0])
+    return np.where(is_source, PADDING, ids.astype(np.int32))
+
+
+def separator_id(tokenizer: Tokenizer) -> int:
+    """Return the id of the tab.
+
+    Raises:
+        ConfigError: The tab is no token of its own.
+    """
+    ids = tokenizer.encode(SEPARATOR).tolist()
+    if len(ids) != 1 or ids[0] == UNK:
+        level = tokenizer.section.level
+        raise ConfigError(
+            f"tokenizer: the tab between source and target is no token at level {level}; use "
+            "tokenizer.level=char or byte"
+        )
+    return int(ids[0])

@@ -1,0 +1,1 @@
+"""Scores of models that have learned a task, and their predictions."""

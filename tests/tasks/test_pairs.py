@@ -1,0 +1,119 @@
+"""Pairs from tables: which fields they are, and one line for each mistake."""
+
+import json
+
+import pytest
+from conftest import small_config
+
+from charlm.cli.main import run as charlm
+from charlm.config.load import load_config
+from charlm.data.corpus import open_corpus
+from charlm.data.resolve import resolve
+from charlm.data.tables import choose_fields
+from charlm.errors import ConfigError, CorpusError
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (["id", "text", "label"], {}, ("text", "label")),
+        (["id", "source", "target"], {}, ("source", "target")),
+        (["review", "stars"], {}, ("review", "stars")),
+        (["label", "review"], {}, ("review", "label")),
+        (["review", "stars"], {"target": "review"}, ("stars", "review")),
+    ],
+)
+def test_fields_are_guessed_where_there_is_one_possibility(names, given, expected):
+    assert choose_fields(names, given.get("source"), given.get("target")) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "named"),
+    [
+        (["a", "b", "c"], {}, "corpus.source=NAME --set corpus.target=NAME"),
+        (["a", "b", "c"], {"source": "a"}, "corpus.target=NAME"),
+        (["text", "label", "source", "target"], {}, "corpus.source=NAME"),
+        (["a"], {}, "corpus.source=NAME"),
+    ],
+)
+def test_other_fields_are_asked_for_in_one_line(names, given, named):
+    with pytest.raises(ConfigError, match=named) as caught:
+        choose_fields(names, given.get("source"), given.get("target"))
+    assert "\n" not in str(caught.value)
+
+
+def corpus_of(path, *overrides):
+    config = resolve(load_config(None, [f"corpus.text={path}", "task.kind=complete", *overrides]))
+    return open_corpus(config)
+
+
+def records_of(corpus):
+    return sorted(block.decode() for text in corpus.parts.values() for block, _ in text.blocks())
+
+
+ROWS = [{"source": f"s\t{n}", "target": f"line\n{n}", "lang": "en"} for n in range(10)]
+
+
+def test_a_row_of_a_table_is_a_record_with_a_tab(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    records = records_of(corpus_of(path, "corpus.where={lang: en}"))
+    assert records == [f"s {n}\tline\n{n}" for n in range(10)]
+
+
+def test_other_fields_make_another_text_of_the_same_table(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b,c\n" + "".join(f"x{n},y{n},z{n}\n" for n in range(10)), encoding="utf-8")
+    for target in "bc":
+        records = records_of(corpus_of(path, "corpus.source=a", f"corpus.target={target}"))
+        letter = {"b": "y", "c": "z"}[target]
+        assert records == [f"x{n}\t{letter}{n}" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"text": "a", "label": ""}, "line 11: field 'label', the target, is empty"),
+        ({"text": "  ", "label": "x"}, "line 11: field 'text', the source, is empty"),
+        ({"text": None, "label": "x"}, "line 11: field 'text', the source, is empty"),
+        ({"text": "a"}, "line 11: field 'label' must be text, got nothing"),
+        ({"text": {}, "label": "x"}, "line 11: field 'text' must be text, got dict"),
+    ],
+)
+def test_a_wrong_cell_is_refused_with_its_line(row, problem, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": ["a", "b"], "label": n} for n in range(10)]
+    path.write_text("\n".join(map(json.dumps, [*rows, row])), encoding="utf-8")
+    with pytest.raises(CorpusError, match=problem):
+        corpus_of(path)
+
+
+def test_a_wrong_column_is_refused_with_the_names_of_the_fields(tmp_path, capsys):
+    path = tmp_path / "reviews.csv"
+    path.write_text("text,label\n" + "good,yes\n" * 20, encoding="utf-8")
+    settings = ["--set", "corpus.target=stars", "--set", "corpus.source=text"]
+    out = ["--out", str(tmp_path / "run")]
+    assert charlm(["train", str(path), "--task", "complete", *settings, *out]) == 1
+    line = capsys.readouterr().err
+    assert "field 'stars' must be text, got nothing (the fields are label, text)" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["corpus.source=a"], "corpus.source: has no effect without a task"),
+        (["task.kind=complete", "corpus.mode=stream"], "corpus.mode: is not possible with task"),
+        (["task.kind=complete", "corpus.field=a"], "corpus.field: is not possible with task"),
+        (["task.kind=complete", "training.replay=0.1"], "training.replay: is not possible"),
+        (["task.kind=complete", "model.direction=both"], "model.direction: must be forward with"),
+    ],
+)
+def test_settings_that_do_not_suit_a_task_are_refused(overrides, problem, text_file):
+    with pytest.raises(ConfigError, match=problem):
+        small_config(text_file, *overrides)
+
+
+def test_fields_without_a_table_are_refused(pairs_files):
+    with pytest.raises(CorpusError, match=r"corpus.source: has no effect, because no text"):
+        corpus_of(pairs_files["complete"], "corpus.source=a", "corpus.target=b")
