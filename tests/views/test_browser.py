@@ -153,6 +153,7 @@ def test_a_figure_in_a_notebook_has_its_own_style_and_changes_no_other(browser, 
 def test_numbers_and_downloads_are_those_of_the_figure(page):
     figure = page.locator("figure", has=page.locator('[data-csv="loss"]'))
     figure.locator("summary").first.click()
+    figure.locator("details table tbody tr").first.wait_for()  # The event comes after the click.
     assert figure.locator("details table tbody tr").count() >= 3
     with page.expect_download() as csv:
         figure.locator('[data-csv="loss"]').click()
