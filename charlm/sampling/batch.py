@@ -184,9 +184,10 @@ class Batch:
         chosen = self._choose(allowed, uniform, groups)
         ids: list[int] = chosen.tolist()
         self._find_diverged(ids, logits.shape[-1], failed)
-        # Where probabilities are not finite, the search for a token ends behind the last one.
-        self._last = chosen.clamp(max=logits.shape[-1] - 1)
-        scores = _score(logits, self._last, groups)
+        if failed:  # The search for a token ends behind the last one where there are no numbers.
+            chosen = chosen.clamp(max=logits.shape[-1] - 1)
+        self._last = chosen
+        scores = _score(logits, chosen, groups)
         self._give(ids, scores, failed)
         return list(failed.values())
 

@@ -241,15 +241,7 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
     at = min(3, len(known) - 1)
     chart = Chart(
         series=[
-            Series(
-                run=run,
-                x=[row.known for row in result.by_known],
-                y=[100 * row.accuracy[guesses - 1] for row in result.by_known],
-                measure="first guess" if guesses == 1 else "first three",
-                dotted=guesses == 3,
-            )
-            for guesses in (1, 3)
-            for run, result in letters
+            _letters_series(run, result, guesses) for guesses in (1, 3) for run, result in letters
         ],
         x=Axis(title="known letters of the word", whole=True),
         y=Axis(title="% correct", from_zero=True),
@@ -257,6 +249,11 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
         write="{:.0f} %".format,
         at=at,
     )
+    rows = [
+        [run.name, row.known, row.count, *row.accuracy]
+        for run, result in letters
+        for row in result.by_known
+    ]
     return Figure(
         key="known-letters",
         title="Next letter correct, by known letters",
@@ -266,14 +263,18 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
         ),
         body=chart.body,
         numbers=Numbers(
-            ["run", "known letters", "letters", "top 1", "top 2", "top 3"],
-            columns(
-                [
-                    [run.name, row.known, row.count, *row.accuracy]
-                    for run, result in letters
-                    for row in result.by_known
-                ]
-            ),
+            ["run", "known letters", "letters", "top 1", "top 2", "top 3"], columns(rows)
         ),
         data=chart.data,
+    )
+
+
+def _letters_series(run: RunMeasurements, result: LetterAccuracy, guesses: int) -> Series:
+    """Return how often the next letter is among the first guesses: one, or three."""
+    return Series(
+        run=run,
+        x=[row.known for row in result.by_known],
+        y=[100 * row.accuracy[guesses - 1] for row in result.by_known],
+        measure="first guess" if guesses == 1 else "first three",
+        dotted=guesses == 3,
     )

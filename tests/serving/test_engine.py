@@ -115,6 +115,32 @@ def test_a_text_is_the_same_alone_among_fifty_others_and_streamed(shared_engine)
         assert pieces[-1].finish_reason == expected.finish_reason
 
 
+def test_large_steps_have_all_threads_small_ones_have_one_and_the_text_is_the_same(
+    model, monkeypatch
+):
+    used: list[tuple[int, int]] = []
+
+    class Recorded(Engine):
+        def _choose_threads(self) -> None:
+            super()._choose_threads()
+            used.append((len(self._rows), torch.get_num_threads()))
+
+    weights = sum(tensor.numel() for tensor in model.model.parameters())
+    monkeypatch.setattr(engine_module, "_MIN_PARALLEL", 3 * weights)
+    torch.set_num_threads(2)
+    try:
+        engine = Recorded(model)
+        jobs = [Job(options(seed=seed, length=60)) for seed in range(5)]
+        alone = [written(engine, job).text for job in jobs]
+        together = [engine.submit(job) for job in jobs]
+        assert [text_of(list(generation)) for generation in together] == alone
+        engine.close()
+    finally:
+        torch.set_num_threads(1)
+    assert all((threads == 2) == (rows >= 3) for rows, threads in used)
+    assert {rows for rows, _ in used} >= {1, 5}
+
+
 def test_a_text_is_the_same_in_an_event_loop_where_its_pieces_arrive_in_parts(shared_engine):
     job = Job(options(length=3000))
     expected = written(shared_engine, job)

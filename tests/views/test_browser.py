@@ -153,6 +153,7 @@ def test_a_figure_in_a_notebook_has_its_own_style_and_changes_no_other(browser, 
 def test_numbers_and_downloads_are_those_of_the_figure(page):
     figure = page.locator("figure", has=page.locator('[data-csv="loss"]'))
     figure.locator("summary").first.click()
+    figure.locator("details table tbody tr").first.wait_for()  # The event comes after the click.
     assert figure.locator("details table tbody tr").count() >= 3
     with page.expect_download() as csv:
         figure.locator('[data-csv="loss"]').click()
@@ -253,7 +254,7 @@ def test_print_is_light_and_leaves_out_controls(page):
     page.emulate_media(color_scheme="dark", media="print")
     colour = "node => getComputedStyle(node).color"
     assert page.locator("h1").evaluate(colour) == "rgb(26, 30, 35)"
-    assert page.locator("nav:visible, .foot:visible, .seg:visible").count() == 0
+    assert page.locator("nav:visible, .foot:visible, .seg:visible, select:visible").count() == 0
     assert page.locator("svg.chart:visible").count() >= 8
 
 
@@ -262,3 +263,16 @@ def test_a_phone_needs_no_horizontal_scrolling(page, scheme):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_no_text_sticks_out_of_its_chart(page):
+    outside = """charts => charts.flatMap(chart => {
+      const box = chart.getBoundingClientRect();
+      return [...chart.querySelectorAll('text')].filter(text => {
+        const own = text.getBoundingClientRect();
+        return box.width && (own.right > box.right + 1 || own.left < box.left - 1);
+      }).map(text => text.textContent);
+    })"""
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.locator("figure:not(#f-embeddings) svg.chart").evaluate_all(outside) == []
