@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def main() -> None:
         config = load_config(CONFIGS[kind], options.overrides)
         build_corpus(CONFIGS[kind])
         print(f"\n{kind} ({CONFIGS[kind]}), test part: {MEASURES[kind]}, nats per target, seconds")
-        for score in (*baselines(kind, config), *networks(kind, config, options.cells)):
+        for score in chain(baselines(kind, config), networks(kind, config, options.cells)):
             loss = "" if score.loss_nats is None else f"{score.loss_nats:.4f}"
             print(f"{score.name:<36}{score.value:>9.2%}{loss:>10}{score.seconds:>8.0f}", flush=True)
 

@@ -96,13 +96,14 @@ def labels_of(
         return [[" ".join(target.split())] for target in targets]
     counts = (record_spans(ids) @ [-1, 1] - 1).tolist()
     found = []
-    for number, (target, count) in enumerate(zip(targets, counts, strict=True), start=1):
+    for target, count in zip(targets, counts, strict=True):
         tags = tags_of(target, count)
         if tags is None:
             raise CorpusError(
-                f"{place}: the {number:,}th source has {count:,} tokens, but its target "
-                f"{target!r:.{_SHOWN}} has another number of labels; give one label for each "
-                "token, separated by spaces or as single characters (docs/tasks.md)"
+                f"{place}: a source has {count:,} tokens, but its target {target!r:.{_SHOWN}} has "
+                "another number of labels; give one label for each token, separated by spaces or "
+                "as single characters; if the labels are of words, set tokenizer.level=word and "
+                "tokenizer.words=whitespace"
             )
         found.append(tags)
     return found

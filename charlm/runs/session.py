@@ -230,11 +230,14 @@ class _Session:
 
     def _steps(self) -> Iterator[Progress]:
         experiment = self.experiment
+        section = experiment.config.training
+        if experiment.config.task.has_pairs:  # Whole records have too many lengths to record all.
+            section = section.model_copy(update={"cuda_graph": False})
         return train(
             self.objective,
             training_windows(experiment),
             experiment.optimizer,
-            experiment.config.training,
+            section,
             state=experiment.state,
             average=experiment.average,
             group=experiment.group,
