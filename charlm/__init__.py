@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from charlm.api import load as load
     from charlm.api import resume as resume
     from charlm.api import train as train
+    from charlm.api import train_labels as train_labels
     from charlm.api import train_seeds as train_seeds
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
+    from charlm.tasks.label_run import load_labels as load_labels
 
 __version__ = VERSION
 
@@ -41,9 +43,11 @@ _HOMES = {
     "load": "charlm.api",
     "resume": "charlm.api",
     "train": "charlm.api",
+    "train_labels": "charlm.api",
     "train_seeds": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
+    "load_labels": "charlm.tasks.label_run",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
     "import_run": "charlm.export.importing",
@@ -61,10 +65,12 @@ __all__ = [
     "list_runs",
     "load",
     "load_config",
+    "load_labels",
     "model_card",
     "register_cell",
     "resume",
     "train",
+    "train_labels",
     "train_seeds",
 ]
 

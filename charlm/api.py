@@ -49,8 +49,9 @@ from charlm.sampling.sample import sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
 from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
+from charlm.tasks.label_run import LabelRun, load_labels
 from charlm.tracking import check_installed, tracked
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import TrainedModel, require_language_model
 
 if TYPE_CHECKING:
     from charlm.compression.compress import Compression
@@ -332,8 +333,55 @@ def train(
     """
     if track is not None:
         check_installed()
+    experiment, observers = _begin(
+        text, [*overrides, *_training_overrides(training)], out, from_run, from_vocabulary
+    )
+    observers = observers._replace(track=track, progress=progress, on_evaluation=on_evaluation)
+    return _train(experiment, observers)
+
+
+def train_labels(
+    text: Config | Texts,
+    *,
+    task: Literal["classify", "tag"] = "classify",
+    out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> LabelRun:
+    """Train a model that labels texts or their tokens; return the best checkpoint of the run.
+
+        run = charlm.train_labels("reviews.csv", minutes=1)
+        print(run.predict(["a wonderful film"])[0].labels[0].label)
+
+    Args:
+        text: Table of texts and labels, or a configuration.
+        task: `classify`: one label for each text; `tag`: one label for each token.
+        out: As for `train`.
+        from_run: Language model whose encoder the training starts from.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`.
+    """
+    changes = [*overrides, f"task.kind={task}", *_training_overrides(training)]
+    experiment, observers = _begin(text, changes, out, from_run, "grow")
+    _run_to_the_end(experiment, observers._replace(progress=progress))
+    return load_labels(experiment.folder)
+
+
+def _begin(
+    text: Config | Texts,
+    changes: Sequence[str],
+    out: StrPath | None,
+    from_run: StrPath | None,
+    from_vocabulary: Vocabulary,
+) -> "tuple[Experiment, _Observers]":
+    """Begin a run; return it with observers that know why its settings were chosen."""
     ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
-    changes = [*overrides, *_training_overrides(training)]
     reasons: Sequence[str] = ()
     if isinstance(text, Config):
         config = change_config(text, changes)
@@ -343,7 +391,7 @@ def train(
         config, reasons = automatic.choose([*changes, _text_override(text)], ancestor=ancestor)
     with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
         experiment = prepare.begin(config, folder, ancestor=ancestor)
-    return _train(experiment, _Observers(track, progress, on_evaluation, reasons))
+    return experiment, _Observers(first_lines=reasons)
 
 
 def resume(
@@ -496,6 +544,8 @@ def write_report(
 def _report(
     runs: Sequence[Run], options: Mapping[str, Any], report_progress: Callable[[str], None]
 ) -> "Report":
+    for run in runs:
+        require_language_model(run.trained)
     from charlm.views.measurements import ReportOptions, measure
     from charlm.views.report import make_report
 
@@ -553,7 +603,19 @@ class _Observers(NamedTuple):
 
 
 def _train(experiment: Experiment, observers: _Observers) -> Run:
-    """Train to the end of the budget and return the best checkpoint.
+    """Train to the end of the budget and return the best checkpoint."""
+    if experiment.labels:
+        experiment.lock.release()
+        raise CharlmError(
+            f"task.kind: {experiment.config.task.kind} makes a model of labels, got a call that "
+            "returns a language model; call charlm.train_labels, or charlm train"
+        )
+    _run_to_the_end(experiment, observers)
+    return load(experiment.folder)
+
+
+def _run_to_the_end(experiment: Experiment, observers: _Observers) -> None:
+    """Train to the end of the budget.
 
     After Ctrl-C or an exception of an observer, the last step is saved before it is raised.
     """
@@ -567,7 +629,6 @@ def _train(experiment: Experiment, observers: _Observers) -> Run:
                     observers.on_evaluation(event)
     if stop():
         raise KeyboardInterrupt
-    return load(experiment.folder)
 
 
 def _observed(experiment: Experiment, events: Events, observers: _Observers) -> Events:

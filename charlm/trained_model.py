@@ -17,6 +17,7 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
+from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
 from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
@@ -98,6 +99,22 @@ class TrainedModel:
         return self.model.direction == "forward"
 
 
+class LabelModelError(CharlmError):
+    """A model of labels in place of a language model.
+
+    Attributes:
+        folder: Run folder of the model.
+    """
+
+    def __init__(self, folder: Path, config: ResolvedConfig) -> None:
+        """Make an error about the run in a folder."""
+        super().__init__(
+            f"{folder}: is a model of labels (task {config.task.kind}), which neither writes nor "
+            "predicts a text; use charlm predict for new texts, and charlm eval task for its score"
+        )
+        self.folder = folder
+
+
 class ScoredText(NamedTuple):
     """A text to score.
 
@@ -122,8 +139,9 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
         CheckpointError: The folder is no run folder, or is damaged.
     """
     config, tokenizer, corpus = load_run(folder)
-    if which == "best" and not (folder / "best" / "state.json").is_file():
-        which = "last"  # The training stopped before its first evaluation.
+    if config.task.has_labels:
+        raise LabelModelError(folder, config)
+    which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
     check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
@@ -138,6 +156,12 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     )
 
 
+def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:
+    """Return `last` instead of `best` if the training stopped before its first evaluation."""
+    is_present = (folder / which / "state.json").is_file()
+    return which if is_present else "last"
+
+
 def with_int8(trained: TrainedModel) -> TrainedModel:
     """Return a trained model that computes its products in int8, with the same weights.
 
@@ -150,7 +174,13 @@ def with_int8(trained: TrainedModel) -> TrainedModel:
 
 
 def of_experiment(experiment: Experiment) -> TrainedModel:
-    """Return the model of a training as it is now; the caller puts it into evaluation mode."""
+    """Return the model of a training as it is now; the caller puts it into evaluation mode.
+
+    Raises:
+        CharlmError: It is a model of labels.
+    """
+    if isinstance(experiment.model, LabelModel):
+        raise LabelModelError(experiment.folder, experiment.config)
     return TrainedModel(
         model=experiment.model,
         tokenizer=experiment.tokenizer,

@@ -8,6 +8,7 @@ from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run
+    from charlm.tasks.label_run import LabelRun
 
 
 def inspect(
@@ -25,8 +26,14 @@ def inspect(
     from charlm.api import load
     from charlm.model.descriptions import describe_weights
     from charlm.model.language_model import count_parameters
+    from charlm.tasks.label_run import load_labels
+    from charlm.trained_model import LabelModelError
 
-    loaded = load(choose_run(run, named_run), which=which, device="cpu")
+    loaded: Run | LabelRun
+    try:
+        loaded = load(choose_run(run, named_run), which=which, device="cpu")
+    except LabelModelError as error:
+        loaded = load_labels(error.folder, which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
     descriptions = describe_weights(loaded.model, loaded.config.model.cell.kind)
@@ -38,10 +45,12 @@ def inspect(
     emit_result(data, _table(loaded, tensors, total), as_json=as_json)
 
 
-def _table(run: "Run", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
+def _table(run: "Run | LabelRun", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
     section = run.config.model
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
     facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"
+    if run.config.task.has_pairs:
+        facts += f", task {run.config.task.kind}"
     yield f"{run.folder}: {facts}"
     if ancestor := run.corpus.get("ancestor"):
         yield f"trained from the weights of {ancestor['name']} ({ancestor['weights'][:12]})"

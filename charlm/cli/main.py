@@ -19,6 +19,7 @@ from charlm.cli import (
     export,
     import_model,
     inspect,
+    predict,
     probes,
     runs,
     sample,
@@ -59,6 +60,7 @@ evaluate.app.command("task")(task.task)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)
+app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
 app.command("runs")(runs.runs)
 app.command("view")(view.view)

@@ -39,8 +39,11 @@ Overrides = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
 ]
 Task = Annotated[
-    Literal["complete"] | None,
-    typer.Option(help="Learn from pairs; complete: write the target of a source."),
+    Literal["complete", "classify", "tag"] | None,
+    typer.Option(
+        help="Learn from pairs: complete: the target of a source; classify: a label for each text; "
+        "tag: a label for each token."
+    ),
 ]
 
 

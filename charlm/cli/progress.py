@@ -2,11 +2,11 @@
 
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, quote
 from charlm.runs import session
 from charlm.runs.experiment import (
     Evaluated,
@@ -26,6 +26,7 @@ from charlm.training.loop import Progress
 
 _SAMPLE_CHARACTERS = 160  # Shown of each sample on a terminal.
 _SAMPLE_LINES = 4
+_SHOWN_LABELS = 10
 
 
 def follow(prepare: Callable[[], Experiment], *, track: bool = False, report: bool = False) -> int:
@@ -79,6 +80,22 @@ def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> i
     return status
 
 
+def _task_lines(experiment: Experiment) -> Iterator[str]:
+    """Yield a line about the task, if there is one."""
+    task, corpus = experiment.config.task, experiment.config.corpus
+    if not task.has_pairs:
+        return
+    line = f"task: {task.kind}"
+    if corpus.source and corpus.target:
+        line += f"; the source is the field {quote(corpus.source)}, the target the field "
+        line += quote(corpus.target)
+    if experiment.labels:
+        labels = ", ".join(map(quote, experiment.labels[:_SHOWN_LABELS]))
+        more = ", ..." if len(experiment.labels) > _SHOWN_LABELS else ""
+        line += f"; {len(experiment.labels):,} labels: {labels}{more}"
+    yield line
+
+
 class _Display:
     """Shows the events of a training."""
 
@@ -125,6 +142,8 @@ class _Display:
             f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
             f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
         )
+        for line in _task_lines(experiment):
+            say(line)
         for warning in experiment.corpus.warnings:
             say(f"warning: {warning}")
         num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())

@@ -16,12 +16,16 @@ from charlm.cli.options import (
     at_most,
     choose_run,
 )
-from charlm.cli.tables import format_number, format_settings
+from charlm.cli.tables import format_number, format_rows, format_settings
 from charlm.cli.terminal import emit_result, folded
-from charlm.errors import quote
+from charlm.errors import UnsupportedOptionError, quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.tasks.completion import Completions
+    from charlm.tasks.labels import LabelScores
+
+_MAX_COLUMNS = 12  # Of a confusion matrix in a terminal; of a larger one, the largest entries.
+_NUM_CONFUSED = 10
 
 
 def task(
@@ -43,22 +47,56 @@ def task(
 ) -> None:
     """Score a model of a task on a part of its own corpus.
 
-    Task complete: the fraction of targets that are written exactly, and the edit distance.
+    Task complete: the fraction of targets that are written exactly, and the edit distance. Tasks
+    classify and tag: accuracy, macro F1, loss, calibration, the confusion matrix, and for BIO
+    labels the F1 of spans.
 
     Try: charlm eval task --split test
     """
     from charlm.api import load
+    from charlm.runs.files import RUNS
+    from charlm.runs.folder import load_run, newest_run
+    from charlm.tasks.label_run import load_labels
+    from charlm.tasks.labels import measure_labels
 
-    folder = choose_run(run, named_run)
+    folder = choose_run(run, named_run) or newest_run(RUNS)
+    if load_run(folder).head is not None:
+        if beams is not None:
+            raise UnsupportedOptionError("beams", "has an effect on task complete only; remove it")
+        scores = measure_labels(load_labels(folder, which, device), split)
+        emit_result(scores.to_json(), _labels_table(scores), as_json=as_json)
+        return
     loaded = load(folder, which=which, device=device)
     result = loaded.completions(split, beams=beams or 1)
     emit_result(result.to_json(), _completions_table(result), as_json=as_json)
 
 
-def _completions_table(result: "Completions") -> Iterator[str]:
+def _numbers(result: "Completions | LabelScores") -> Iterator[str]:
     for name, value in result.to_json().items():
         if isinstance(value, int | float):
             yield f"{name:<24} {format_number(value):>14}"
+
+
+def _labels_table(result: "LabelScores") -> Iterator[str]:
+    yield from _numbers(result)
+    confused = [
+        (count, right, predicted)
+        for right, row in result.confusion.items()
+        for predicted, count in row.items()
+        if count and right != predicted
+    ]
+    if len(result.confusion) <= _MAX_COLUMNS:
+        rows = [[right, *map(str, row.values())] for right, row in result.confusion.items()]
+        yield ""
+        yield format_rows(["right \\ predicted", *result.confusion], rows, "table")
+    else:
+        for count, right, predicted in sorted(confused, reverse=True)[:_NUM_CONFUSED]:
+            yield f"{count:>8,} times {quote(predicted)} instead of {quote(right)}"
+    yield folded(format_settings(result.settings))
+
+
+def _completions_table(result: "Completions") -> Iterator[str]:
+    yield from _numbers(result)
     for error in result.errors:
         source, target, written = map(quote, (error.source, error.target, error.written))
         yield folded(f"{source}: {written} instead of {target}")

@@ -28,9 +28,9 @@ RULES = 2  # Of reading texts, in new runs.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
 CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
-TaskKind = Literal["language_model", "complete"]
+TaskKind = Literal["language_model", "complete", "classify", "tag"]
 # Options of each kind of task; those of other kinds are rejected.
-TASK_OPTIONS: dict[str, tuple[str, ...]] = {}
+TASK_OPTIONS: dict[str, tuple[str, ...]] = {"classify": ("pooling",)}
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
@@ -960,8 +960,15 @@ class Task(Section):
     kind: TaskKind = Field(
         "language_model",
         description=(
-            "language_model: predict each token of a text; complete: write the target of a source. "
-            "(docs/tasks.md)"
+            "language_model: predict each token of a text; complete: write the target of a source; "
+            "classify: one label for each text; tag: one label for each token. (docs/tasks.md)"
+        ),
+    )
+    pooling: Literal["last", "mean", "max"] = Field(
+        "mean",
+        description=(
+            "classify: what the label is read from: the last state, or the mean or the maximum of "
+            "the states over time."
         ),
     )
 

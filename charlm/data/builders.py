@@ -16,6 +16,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -570,10 +571,108 @@ def number_in_words(number: int) -> str:
     return _TENS[ten - 2] + (f"-{_UNITS[unit]}" if unit else "")
 
 
+# Scripts with at least a hundred names, most of which begin with the script.
+_SCRIPTS = frozenset(
+    _words(
+        """ARABIC BALINESE BAMUM BRAHMI BRAILLE CANADIAN CHEROKEE COPTIC CUNEIFORM CYRILLIC
+        DEVANAGARI DUPLOYAN ETHIOPIC GEORGIAN GREEK HANGUL HEBREW HENTAIGANA KANGXI KATAKANA KHMER
+        LATIN LINEAR MALAYALAM MENDE MEROITIC MIAO MONGOLIAN MYANMAR PAHAWH SINHALA TAI TAMIL
+        TIBETAN VAI YI"""
+    )
+)
+
+
+def script_names() -> Iterator[str]:
+    """List the names of the Unicode characters with their scripts, as pairs for `classify`.
+
+    Yields:
+        The names of `unicode_names`, each with a tab and the first word in lower case if this is a
+        script, else `none`.
+    """
+    for name in unicode_names():
+        first = name.split()[0]
+        yield f"{name}\t{first.lower() if first in _SCRIPTS else 'none'}"
+
+
+# Kind of a character by the type of its token; other tokens are code or spaces.
+_KIND_OF = {
+    "STRING": '"',
+    "FSTRING_START": '"',
+    "FSTRING_MIDDLE": '"',
+    "FSTRING_END": '"',
+    "COMMENT": "#",
+    "NAME": "a",
+    "NUMBER": "0",
+    "OP": "+",
+}
+_MIN_PIECE = 300  # Characters from which a piece of a file ends with a line.
+_MAX_PIECE = 1000
+
+
+def code_kinds(pieces: int = 4000, most_per_file: int = 8) -> Iterator[str]:
+    """Collect pieces of the standard library's source code, as pairs for the task `tag`.
+
+    Args:
+        pieces: Number of pieces, no two alike. Those of one file follow each other.
+        most_per_file: Largest number of pieces of a file, so that no file has many.
+
+    Yields:
+        Some lines of a file, a tab, and one character for the kind of each character: `"` string,
+        `#` comment, `a` name, `0` number, `+` operator, `_` space. A piece begins and ends outside
+        strings.
+
+    Raises:
+        CorpusError: The installation has no source files of the standard library.
+    """
+    files = (islice(_code_pieces(source), most_per_file) for source in python_source())
+    distinct = dict.fromkeys(chain.from_iterable(files))
+    yield from islice(distinct, pieces)
+
+
+def _code_pieces(source: str) -> Iterator[str]:
+    """Yield the pieces of a file with the kinds of their characters."""
+    kinds = None if "\t" in source else character_kinds(source)
+    if kinds is None:
+        return
+    start = end = 0
+    for line in source.splitlines(keepends=True):
+        end += len(line)
+        is_in_string = kinds[end - 1] == '"'
+        if end - start >= _MIN_PIECE and not is_in_string:
+            piece = source[start:end].strip("\n")
+            first = source.index(piece, start)
+            if len(piece) <= _MAX_PIECE:
+                yield f"{piece}\t{kinds[first : first + len(piece)]}"
+            start = end
+
+
+def character_kinds(source: str) -> str | None:
+    """Return the kind of each character of Python source; None if it cannot be read as tokens.
+
+    >>> character_kinds("x = 10  # ten")
+    'a_+_00__#####'
+    """
+    lines = source.splitlines(keepends=True)
+    offsets = [0, *accumulate(map(len, lines))]
+    kinds = ["_"] * len(source)
+    try:
+        for token in tokenize.generate_tokens(iter(lines).__next__):
+            kind = _KIND_OF.get(tokenize.tok_name[token.type])
+            if kind is not None:
+                places = (token.start, token.end)
+                start, stop = (offsets[row - 1] + column for row, column in places)
+                kinds[start:stop] = kind * (stop - start)
+    except (tokenize.TokenError, SyntaxError, IndexError):
+        return None
+    return "".join(kinds)
+
+
 BUILDERS: dict[str, Callable[..., Iterator[str]]] = {
     "python-docs": python_docs,
     "python-source": python_source,
     "unicode-names": unicode_names,
     "agreement": agreement,
     "number-words": number_words,
+    "script-names": script_names,
+    "code-kinds": code_kinds,
 }

@@ -20,6 +20,7 @@ from charlm.errors import CorpusError
 from charlm.version import install_hint
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+PAIR_TABLES = (".conll",)  # Tables of pairs; in other runs they are plain text.
 # Suffixes that rules 1 of `corpus.rules` know.
 _SUFFIXES_OF_RULES_1 = (".gz", ".zst", ".jsonl", ".parquet")
 _FIRST_BYTES = 16
@@ -82,7 +83,7 @@ class Source:
         return _DECOMPRESSORS.get(self.compression, _open_plain)(self.path)
 
 
-def find_format(path: Path, name: str, *, rules: int, raw: bool) -> Source:
+def find_format(path: Path, name: str, *, rules: int, raw: bool, pairs: bool = False) -> Source:
     """Return a file with its format.
 
     Args:
@@ -90,17 +91,19 @@ def find_format(path: Path, name: str, *, rules: int, raw: bool) -> Source:
         name: Name of the file in messages.
         rules: Value of `corpus.rules`.
         raw: Whether the text is any bytes; then only the name of the file decides.
+        pairs: Whether the records are pairs.
 
     Raises:
         CorpusError: The file is a document or an archive that charlm does not read.
         OSError: The file cannot be read.
     """
-    known = _SUFFIXES_OF_RULES_1 if rules == 1 else (*_DECOMPRESSORS, *TABLES)
+    tables = (*TABLES, *PAIR_TABLES) if pairs else TABLES
+    known = _SUFFIXES_OF_RULES_1 if rules == 1 else (*_DECOMPRESSORS, *tables)
     *inner, last = [suffix.lower() if rules > 1 else suffix for suffix in ["", "", *path.suffixes]]
     last = last if last in known else ""
     compression = last if last in _DECOMPRESSORS else ""
     table = inner[-1] if compression and inner[-1] in known else last
-    table = table if table in TABLES else ""
+    table = table if table in tables else ""
     if rules > 1 and not raw and not compression and table != ".parquet":
         compression = _compression_by_contents(path, name)
     return Source(path, name, compression, table)

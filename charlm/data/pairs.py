@@ -18,7 +18,7 @@ from charlm.errors import ConfigError, CorpusError
 SEPARATOR = "\t"
 
 
-def with_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
+def add_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
     """Return encoded records with the targets of a task; arguments as for `completion_targets`."""
     if task.kind == "complete":
         return replace(tokens, targets=completion_targets(tokens.ids, tokenizer))

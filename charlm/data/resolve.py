@@ -100,7 +100,7 @@ def _pair_fields(config: Config, card: Card | None) -> dict[str, str]:
     corpus = config.corpus
     rules = corpus.rules or RULES
     is_open = config.task.has_pairs and (corpus.source is None or corpus.target is None)
-    if not is_open or card is not None or not are_tables(corpus.text, rules=rules):
+    if not is_open or card is not None or not are_tables(corpus.text, rules=rules, pairs=True):
         return {}
     names = first_field_names(corpus.text, rules=rules, encoding=corpus.encoding)
     source, target = choose_fields(names, corpus.source, corpus.target)
@@ -119,7 +119,8 @@ def _record(config: Config, card: Card | None, mode: Mode) -> Record:
     if corpus.record is not None or mode == "stream" or ends_lines:
         return corpus.record or "line"
     has_separator = corpus.separator or (card is not None and card.separator)
-    is_table = card is None and are_tables(corpus.text, rules=corpus.rules or RULES)
+    rules, pairs = corpus.rules or RULES, config.task.has_pairs
+    is_table = card is None and are_tables(corpus.text, rules=rules, pairs=pairs)
     return "document" if has_separator or is_table else "line"
 
 

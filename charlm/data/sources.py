@@ -56,11 +56,20 @@ class PlainFile:
     ends: npt.NDArray[np.int64]
 
 
-def are_tables(names: Sequence[str], *, rules: int) -> bool:
-    """Return whether all files of the names are tables; False if they cannot be found."""
+def are_tables(names: Sequence[str], *, rules: int, pairs: bool = False) -> bool:
+    """Return whether all files of the names are tables; False if they cannot be found.
+
+    Args:
+        names: Names of the texts.
+        rules: Value of `corpus.rules`.
+        pairs: Whether the records are pairs.
+    """
     try:
-        paths = find_files(names, rules=rules)
-        return all(find_format(path, str(path), rules=rules, raw=False).table for path in paths)
+        formats = (
+            find_format(path, str(path), rules=rules, raw=False, pairs=pairs)
+            for path in find_files(names, rules=rules)
+        )
+        return all(source.table for source in formats)
     except (CorpusError, OSError):  # It is raised again where the text is opened.
         return False
 
@@ -73,7 +82,7 @@ def first_field_names(names: Sequence[str], *, rules: int, encoding: str) -> lis
     """
     path = find_files(names, rules=rules)[0]
     with translate_read_errors(path):
-        source = find_format(path, shown_name(str(path)), rules=rules, raw=False)
+        source = find_format(path, shown_name(str(path)), rules=rules, raw=False, pairs=True)
         return field_names(source, encoding=encoding)
 
 
@@ -111,7 +120,9 @@ def find_sources(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> It
     for path in find_files(names, rules=section.rules):
         with translate_read_errors(path):
             try:
-                source = find_format(path, shown_name(str(path)), rules=section.rules, raw=raw)
+                name = shown_name(str(path))
+                pairs = section.target is not None
+                source = find_format(path, name, rules=section.rules, raw=raw, pairs=pairs)
             except CorpusError as error:
                 if path in map(Path, names):
                     raise

@@ -1,4 +1,4 @@
-"""Tables with a document per row: JSON (`.jsonl`, `.ndjson`, `.json`), `.csv`, `.tsv`, Parquet."""
+"""Tables with a document per row: JSON (`.jsonl`, `.ndjson`, `.json`), CSV, Parquet, CoNLL."""
 
 import csv
 import io
@@ -320,6 +320,33 @@ def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
         ) from None
 
 
+def _read_conll(file: io.BufferedReader, name: str) -> Iterator[_Row]:
+    """Yield the sentences of a file with a line per token, as the fields `tokens` and `tags`.
+
+    The first column is the token and the last one its tag. Columns are separated by tabs, or else
+    by spaces; an empty line ends a sentence. Comments (`# key = value`) and the lines -DOCSTART-
+    are skipped.
+    """
+    pairs: list[tuple[str, str]] = []
+    first = 1
+    for number, line in enumerate(chain(io.TextIOWrapper(file, encoding="utf-8"), [""]), start=1):
+        columns = line.strip("\r\n").split("\t") if "\t" in line else line.split()
+        if not line.strip():
+            if pairs:
+                tokens, tags = (" ".join(column) for column in zip(*pairs, strict=True))
+                yield _Row(f"line {first}", {"tokens": tokens, "tags": tags})
+            pairs = []
+        elif columns[0] != "-DOCSTART-" and not (columns[0] == "#" and "=" in columns):
+            token, tag = columns[0].strip(), columns[-1].strip()
+            if len(columns) < 2 or not token or not tag or " " in token + tag:
+                raise CorpusError(
+                    f"{name}: line {number}: must have a token and its tag, got "
+                    f"{line.strip()!r:.60}; correct or remove it"
+                )
+            first = first if pairs else number
+            pairs.append((token, tag))
+
+
 def _too_long(name: str, place: str) -> CorpusError:
     return CorpusError(f"{name}: {place} has 64 MiB or more; split it into several documents")
 
@@ -354,4 +381,5 @@ _TEXT_READERS: dict[str, Callable[[io.BufferedReader, str], Iterator[_Row]]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_csv,
+    ".conll": _read_conll,
 }

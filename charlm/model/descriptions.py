@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from charlm.model.language_model import LanguageModel, named_weights
+from charlm.model.label_model import AnyModel
+from charlm.model.language_model import named_weights
 
 _KINDS = {
     "bag": "bag",
@@ -35,6 +36,7 @@ _OTHER_PARTS = {
     r"embedding\.weight": "embedding",
     r"bridge\.weight": "output adapter",
     r"projection\.(weight|bias)": "projection, {0}",
+    r"head\.(weight|bias)": "labels, {0}",
     r"projection\.prior\.weight": "projection, weights of the mixture",
     r"projection\.latent\.(weight|bias)": "projection, {0} of each softmax's input",
     r"projection\.layers\.head\.(weight|bias)": "projection, {0} of frequent tokens and clusters",
@@ -48,7 +50,7 @@ _LAYER_PARTS = {
 }
 
 
-def describe_weights(model: LanguageModel, kind: str) -> Iterator[str]:
+def describe_weights(model: AnyModel, kind: str) -> Iterator[str]:
     """Yield what each weight is, in the order of `named_weights`.
 
     Args:
@@ -61,7 +63,7 @@ def describe_weights(model: LanguageModel, kind: str) -> Iterator[str]:
     sizes = [layer.hidden_size for layer in model.encoder.recurrence.layers]
     names = [name for name, _ in named_weights(model)]
     is_tied = "embedding.weight" in names and not any(
-        name.startswith("projection.") and name.endswith("weight") for name in names
+        name.startswith(("projection.", "head.")) and name.endswith("weight") for name in names
     )
     for name, weight in named_weights(model):
         layer = re.fullmatch(r"(backward_)?recurrence\.(\w+)\.(\d+)\.(.+)", name)

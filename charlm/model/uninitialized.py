@@ -10,21 +10,32 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from charlm.config.schema import Model as ModelSection
+from charlm.model.label_model import AnyModel, LabelHead, LabelModel, make_model
 from charlm.model.language_model import LanguageModel
 
 _DRAWING = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.log_normal_}
 
 
-def model_of_shapes(section: ModelSection, vocabulary_size: int) -> LanguageModel:
+def model_of_shapes(
+    section: ModelSection, vocabulary_size: int, head: LabelHead | None = None
+) -> AnyModel:
     """Create a model whose tensors have names and shapes, but neither memory nor values."""
     with torch.device("meta"), _nothing_drawn():
-        return LanguageModel(section, vocabulary_size)
+        return make_model(section, vocabulary_size, head)
 
 
 def uninitialized_model(section: ModelSection, vocabulary_size: int) -> LanguageModel:
     """Create a model whose weights are arbitrary until they are loaded. Buffers have values."""
     with _nothing_drawn():
         return LanguageModel(section, vocabulary_size)
+
+
+def uninitialized_label_model(
+    section: ModelSection, vocabulary_size: int, head: LabelHead
+) -> LabelModel:
+    """Create a model of labels whose weights are arbitrary until they are loaded."""
+    with _nothing_drawn():
+        return LabelModel(section, vocabulary_size, head)
 
 
 @contextmanager

@@ -465,7 +465,8 @@ def _chosen_fields(
 def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]:
     model = config.model
     hidden_size = plan.hidden_size
-    can_be_tied = model.embedding == "learned" and not model.adaptive_cutoffs
+    has_labels = config.task.has_labels
+    can_be_tied = model.embedding == "learned" and not (model.adaptive_cutoffs or has_labels)
     dropout = recipe.output_dropout(plan.passes)
     return {
         "hidden_size": hidden_size,
@@ -473,6 +474,7 @@ def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]
         "tied": recipe.tokens_are_words and can_be_tied,
         "output_dropout": dropout,
         "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
+        "direction": "both" if config.task.kind == "tag" else model.direction,
     }
 
 
@@ -482,7 +484,7 @@ def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) 
         "window": recipe.window,
         "optimizer": recipe.optimizer,
         "warmup_steps": round(min(100, steps / 10)),
-        "clipnorm": float(plan.length),
+        "clipnorm": 1.0 if config.task.kind == "classify" else float(plan.length),
         "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.stops_early else 5,
     }
     is_open = "optimizer" not in config.training.model_fields_set

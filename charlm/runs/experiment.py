@@ -11,6 +11,7 @@ import torch
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus
+from charlm.data.labels import Labels
 from charlm.data.replay import Replay
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
@@ -23,7 +24,7 @@ from charlm.data.windows import (
     record_windows,
     stream_windows,
 )
-from charlm.model.language_model import LanguageModel
+from charlm.model.label_model import AnyModel
 from charlm.runs.old_text import OldText
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
@@ -41,11 +42,13 @@ class EncodedCorpus:
         corpus: Text by parts.
         tokenizer: Tokenizer, learned from the training part.
         tokens: Token ids by parts.
+        labels: Labels of the training part, sorted; empty for a task without labels.
     """
 
     corpus: Corpus
     tokenizer: Tokenizer
     tokens: dict[Part, Tokens]
+    labels: Labels = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Experiment:
         notices: What the user should know before the training begins, one line each.
         ancestor: Facts about the run whose weights the training started from; None without one.
         old_text: Text of that run, to score and to replay; None if it is not at hand.
+        labels: Labels that the model chooses from; empty for a task without labels.
     """
 
     folder: Path
@@ -79,7 +83,7 @@ class Experiment:
     corpus: Corpus
     tokenizer: Tokenizer
     tokens: dict[Part, Tokens]
-    model: LanguageModel
+    model: AnyModel
     optimizer: torch.optim.Optimizer
     average: Average
     state: TrainingState
@@ -90,6 +94,7 @@ class Experiment:
     notices: tuple[str, ...] = ()
     ancestor: dict[str, Any] | None = None
     old_text: OldText | None = None
+    labels: Labels = ()
 
     @cached_property
     def valid_restoration(self) -> Restoration:

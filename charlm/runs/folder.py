@@ -12,9 +12,11 @@ from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
 from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.labels import Labels
 from charlm.data.listing import MissingTextError
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
+from charlm.model.label_model import LabelHead, label_head
 from charlm.runs.checkpoint import remove_checkpoint
 from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, RUNS, write_file
 from charlm.runs.verify import (
@@ -34,12 +36,22 @@ class RunFiles(NamedTuple):
     Attributes:
         config: The resolved configuration.
         tokenizer: The tokenizer.
-        corpus: Facts about the corpus: title, fingerprints, sizes, and token counts.
+        corpus: Facts about the corpus: title, fingerprints, sizes, token counts, and labels.
     """
 
     config: ResolvedConfig
     tokenizer: Tokenizer
     corpus: dict[str, Any]
+
+    @property
+    def labels(self) -> Labels:
+        """Labels that the model chooses from; empty for a task without labels."""
+        return tuple(self.corpus.get("labels") or ())
+
+    @property
+    def head(self) -> LabelHead | None:
+        """What the model is made for, if it is a model of labels."""
+        return label_head(self.config.task, self.labels)
 
 
 def check_new(folder: Path) -> None:
@@ -258,7 +270,14 @@ def _read_run_files(folder: Path) -> RunFiles:
             f"corpus.json counts {counts} tokens, but tokenizer.json has "
             f"{tokenizer.vocabulary_size}"
         )
-    return RunFiles(config=config, tokenizer=tokenizer, corpus=corpus)
+    run = RunFiles(config=config, tokenizer=tokenizer, corpus=corpus)
+    is_known = len(set(run.labels)) == len(run.labels)
+    if not is_known or (len(run.labels) > 1) != config.task.has_labels:
+        raise ValueError(
+            f"corpus.json has {len(run.labels)} labels, which do not suit the task "
+            f"{config.task.kind} of config.yaml"
+        )
+    return run
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.errors import CheckpointError
-from charlm.model.language_model import LanguageModel, named_weights
+from charlm.model.language_model import named_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CONTINUE, METRICS, write_file
 from charlm.runs.verify import PARSE_ERRORS, MetricsFacts, validate_facts
@@ -28,7 +28,7 @@ _NOISE = 0.005
 class StepMetrics:
     """Sums of step metrics, kept on the device to avoid synchronizing."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         """Start with no steps.
 
         Args:
@@ -112,7 +112,9 @@ def _score_metrics(
 ) -> dict[str, float | None]:
     """Return the scores; of a part of the split, as if the rest had the same loss."""
     counts = experiment.tokens["valid"].counts
-    scores: dict[str, float | None] = {"loss_nats": score.loss_nats, "perplexity": score.perplexity}
+    scores: dict[str, float | None] = {"loss_nats": score.loss_nats}
+    if not experiment.config.task.has_labels:
+        scores["perplexity"] = score.perplexity
     if experiment.config.task.has_pairs:  # What is predicted has no characters of its own.
         scores["accuracy"] = score.correct / max(score.tokens, 1)
     else:

@@ -1,8 +1,10 @@
 """Begin a new run, or resume an existing one."""
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,28 @@ import torch
 from torch import nn
 
 from charlm.config.load import check_resolved
-from charlm.config.schema import BUDGETS, Config, ResolvedConfig
+from charlm.config.schema import BUDGETS, Config, Mode, ResolvedConfig
 from charlm.config.schema import Task as TaskSection
 from charlm.data.cards import Part, cache_folder
-from charlm.data.corpus import Corpus, open_corpus
+from charlm.data.corpus import Corpus, Text, open_corpus
+from charlm.data.labels import (
+    LabelledTexts,
+    label_targets,
+    labels_of,
+    learn_labels,
+    split_labels,
+)
 from charlm.data.listing import shown_names
-from charlm.data.pairs import with_targets
+from charlm.data.pairs import add_targets
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.embedding import put_vectors
+from charlm.model.label_model import LabelModel, label_head, make_model
 from charlm.model.language_model import LanguageModel
-from charlm.runs.checkpoint import load_checkpoint, load_weights
+from charlm.runs.checkpoint import load_checkpoint, load_weights, weights_of
 from charlm.runs.experiment import EncodedCorpus, Experiment, training_windows
 from charlm.runs.files import BEGIN_AGAIN
 from charlm.runs.folder import (
@@ -154,35 +164,57 @@ def encode(
         CharlmError: The corpus cannot be used, or the cache cannot be written.
     """
     corpus = open_corpus(config)
-    train = corpus.parts["train"]
+    split = split_labels(corpus) if config.task.has_labels else None
+    texts = corpus.parts if split is None else split.texts
+    train = texts["train"]
     if ancestor is not None:
         tokenizer = ancestor.tokenizer_for(train)
     else:
         cache = cache_folder() / "tokens"
         tokenizer = learn_or_load_tokenizer(train, config.tokenizer, cache=cache)
-    tokens = _encode_parts(corpus, tokenizer, config.task, workers, report)
-    return EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
+    tokens = _encode_parts(texts, tokenizer, corpus.mode, workers, report)
+    encoded = EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
+    return _with_targets(encoded, config.task, split)
 
 
 def _encode_parts(
-    corpus: Corpus,
+    texts: Mapping[Part, Text],
     tokenizer: Tokenizer,
-    task: TaskSection,
+    mode: Mode,
     workers: int,
     report: Report | None = None,
 ) -> dict[Part, Tokens]:
-    tokens = {
-        part: encode_text(
-            text,
-            tokenizer,
-            mode=corpus.mode,
-            cache=cache_folder() / "tokens",
-            workers=workers,
-            report=report,
-        )
-        for part, text in corpus.parts.items()
+    cache = cache_folder() / "tokens"
+    return {
+        part: encode_text(text, tokenizer, mode=mode, cache=cache, workers=workers, report=report)
+        for part, text in texts.items()
     }
-    return {part: with_targets(encoded, tokenizer, task) for part, encoded in tokens.items()}
+
+
+def _with_targets(
+    encoded: EncodedCorpus, task: TaskSection, split: LabelledTexts | None
+) -> EncodedCorpus:
+    """Return an encoded corpus with the targets of a task; its labels are learned if it has none.
+
+    Args:
+        encoded: Ids of the pairs, or of their sources if the targets are labels.
+        task: The task.
+        split: Sources and targets, if these are labels.
+    """
+    if split is None:
+        with_targets = partial(add_targets, tokenizer=encoded.tokenizer, task=task)
+        return replace(encoded, tokens={p: with_targets(t) for p, t in encoded.tokens.items()})
+    tokens, title = encoded.tokens, encoded.corpus.title
+    found = {
+        part: labels_of(tokens[part].ids, targets, task, place=title)
+        for part, targets in split.targets.items()
+    }
+    labels = encoded.labels or learn_labels(found, task)
+    labelled = {
+        part: replace(tokens[part], targets=label_targets(tokens[part].ids, rows, labels, task))
+        for part, rows in found.items()
+    }
+    return replace(encoded, tokens=labelled, labels=labels)
 
 
 def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
@@ -190,7 +222,9 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
     config = run.config
     tokenizer = run.tokenizer
     saved = load_checkpoint(folder / "last")
-    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
+    check_weights(
+        saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder, head=run.head
+    )
     corpus = open_run_corpus(folder, config)
     if _fingerprints(corpus) != run.corpus["fingerprints"]:
         raise CheckpointError(
@@ -198,11 +232,15 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
             f"{shown_names(config.corpus.text)}; restore the text, or begin a new run"
         )
     device = choose_device(config.training.device, local_rank=group.local_rank)
+    split = split_labels(corpus) if config.task.has_labels else None
+    texts = corpus.parts if split is None else split.texts
     encoded = EncodedCorpus(
         corpus=corpus,
         tokenizer=tokenizer,
-        tokens=_encode_parts(corpus, tokenizer, config.task, workers),
+        tokens=_encode_parts(texts, tokenizer, corpus.mode, workers),
+        labels=run.labels,
     )
+    encoded = _with_targets(encoded, config.task, split)
     hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
     experiment = _assemble(folder, config, encoded, hardware, lock, group)
     experiment = _with_old_text(experiment, run.corpus.get("ancestor"))
@@ -282,8 +320,9 @@ def _assemble(
             f"process, got {config.training.batch_size}"
         )
     vocabulary_size = encoded.tokenizer.vocabulary_size
-    check_size(config.model, vocabulary_size)
-    model = LanguageModel(config.model, vocabulary_size).to(hardware.device)
+    head = label_head(config.task, encoded.labels)
+    check_size(config.model, vocabulary_size, head)
+    model = make_model(config.model, vocabulary_size, head).to(hardware.device)
     return Experiment(
         folder=folder,
         config=config,
@@ -297,6 +336,7 @@ def _assemble(
         hardware=hardware,
         lock=lock,
         group=group,
+        labels=encoded.labels,
     )
 
 
@@ -329,11 +369,14 @@ def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experim
     model = experiment.model
     tokenizer = experiment.tokenizer
     counts = count_ids(experiment.tokens["train"].ids, tokenizer.vocabulary_size)
-    weights = ancestor.weights_for(experiment.config.model, tokenizer, counts)
+    weights = ancestor.weights_for(tokenizer, counts)
+    if isinstance(model, LabelModel):  # It has no projection, but a new head.
+        own = weights_of(model)
+        weights = own | {name: weights[name] for name in own.keys() & weights.keys()}
     load_weights(model, weights, ancestor.folder)
     experiment = _with_old_text(experiment, ancestor.facts())
     start_loss = None
-    if experiment.old_text is not None:
+    if experiment.old_text is not None and isinstance(model, LanguageModel):
         start_loss = experiment.old_text.loss_nats(model, experiment.hardware)
     line = growth_line(ancestor, tokenizer, counts)
     return replace(
@@ -345,6 +388,8 @@ def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experim
 
 def _with_old_text(experiment: Experiment, facts: dict[str, Any] | None) -> Experiment:
     """Add the text of the ancestor that `facts` describe, or a notice if it cannot be read."""
+    if experiment.config.task.has_labels:  # The model predicts no text.
+        return replace(experiment, ancestor=facts)
     old_text, notices = old_text_or_notice(facts, experiment.config, experiment.tokenizer)
     return replace(experiment, ancestor=facts, old_text=old_text, notices=notices)
 
@@ -358,6 +403,7 @@ def _corpus_facts(experiment: Experiment) -> dict[str, Any]:
         "parts": {part: tokens.counts.to_json() for part, tokens in experiment.tokens.items()},
         "vectors_share": experiment.vectors_fraction,
         "train_token_counts": count_ids(experiment.tokens["train"].ids, vocabulary_size).tolist(),
+        **({"labels": list(experiment.labels)} if experiment.labels else {}),
         **({"ancestor": experiment.ancestor} if experiment.ancestor else {}),
     }
 

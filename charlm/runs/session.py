@@ -47,7 +47,7 @@ from charlm.training.clipping import group_norms
 from charlm.training.devices import fast_math
 from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
 from charlm.training.loss import Score
-from charlm.training.objective import LanguageModelObjective
+from charlm.training.objective import make_objective
 from charlm.training.process_group import AnyObjective
 from charlm.training.schedule import is_warm_up_shortened
 
@@ -117,7 +117,7 @@ def _run(
 
 def _make_objective(experiment: Experiment) -> AnyObjective:
     section = experiment.config.training
-    objective = LanguageModelObjective(experiment.model, section, experiment.hardware)
+    objective = make_objective(experiment.model, section, experiment.hardware)
     return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 

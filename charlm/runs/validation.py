@@ -11,6 +11,7 @@ import numpy.typing as npt
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
 from charlm.errors import DivergenceError
+from charlm.model.label_model import LabelModel
 from charlm.runs.experiment import Experiment
 from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.training.loop import DIVERGENCE_REMEDY
@@ -73,9 +74,10 @@ def old_text_metrics(experiment: Experiment) -> dict[str, float]:
 
     The first process of a group scores it alone.
     """
-    if experiment.old_text is None or not experiment.group.is_first:
+    model, old_text = experiment.model, experiment.old_text
+    if old_text is None or isinstance(model, LabelModel) or not experiment.group.is_first:
         return {}
-    loss_nats = experiment.old_text.loss_nats(experiment.model, experiment.hardware)
+    loss_nats = old_text.loss_nats(model, experiment.hardware)
     return {} if loss_nats is None else {ANCESTOR_LOSS: loss_nats}
 
 
@@ -218,6 +220,6 @@ def record_score(experiment: Experiment, score: Score | None) -> bool:
 
 
 def is_better_than_guessing(experiment: Experiment, score: Score | None) -> bool:
-    """Return whether a score is at least that of a uniform distribution over the vocabulary."""
-    vocabulary_size = experiment.tokenizer.vocabulary_size
-    return score is None or score.loss_nats <= math.log(vocabulary_size)
+    """Return whether a score is at least that of a uniform distribution over what is predicted."""
+    num_outputs = len(experiment.labels) or experiment.tokenizer.vocabulary_size
+    return score is None or score.loss_nats <= math.log(num_outputs)

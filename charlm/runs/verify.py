@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import CheckpointError
+from charlm.model.label_model import LabelHead
 from charlm.model.language_model import named_weights
 from charlm.model.uninitialized import model_of_shapes
 from charlm.runs.files import CHECKPOINTS, EVENT_FILES, RESTORE, RUN_FILES, Tensors
@@ -73,6 +74,7 @@ class CorpusFacts(StrictModel):
     title: str = ""
     fingerprints: dict[str, str]
     train_token_counts: list[Count]
+    labels: list[str] | None = None
     ancestor: AncestorFacts | None = None
 
 
@@ -193,7 +195,12 @@ def run_checksums(folder: Path) -> dict[str, str]:
 
 
 def check_weights(
-    weights: Tensors, section: ModelSection, vocabulary_size: int, *, place: Path
+    weights: Tensors,
+    section: ModelSection,
+    vocabulary_size: int,
+    *,
+    place: Path,
+    head: LabelHead | None = None,
 ) -> None:
     """Check weights before the model is made, whose size an untrusted configuration states.
 
@@ -202,6 +209,7 @@ def check_weights(
         section: Configuration of the model.
         vocabulary_size: Number of tokens in the vocabulary.
         place: Folder of the checkpoint, for error messages.
+        head: What the model is made for, if it is a model of labels.
 
     Raises:
         CheckpointError: Names or shapes differ from those of the model, or a weight is not finite.
@@ -212,7 +220,7 @@ def check_weights(
             f"{place}: the weights do not fit config.yaml: {len(weights)} tensors are too few for "
             f"{layers} layers; use the files of one run"
         )
-    check_shapes(model_of_shapes(section, vocabulary_size), weights, place)
+    check_shapes(model_of_shapes(section, vocabulary_size, head), weights, place)
     for name, tensor in weights.items():
         if tensor.dtype not in _FLOATS or not all(map(math.isfinite, _extremes(tensor))):
             raise CheckpointError(

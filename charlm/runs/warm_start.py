@@ -12,7 +12,7 @@ from charlm.config.schema import Model as ModelSection
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.growth import grow, relatives
 from charlm.data.tokenizer import UNK, Tokenizer, decode_blocks
-from charlm.errors import CharlmError, ConfigError
+from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.files import Tensors
@@ -30,6 +30,8 @@ _FREE_MODEL_FIELDS = {
     "dropout_mask",
     "weight_dropout",
 }
+# Settings of the projection, which a model of labels does not have.
+_PROJECTION_FIELDS = ("tied", "mixture", "adaptive_cutoffs")
 _FREE_TOKENIZER_FIELDS = {"eos"}
 _SHOWN_TOKENS = 10
 
@@ -62,13 +64,10 @@ class Ancestor:
             return self.tokenizer
         return grow(self.tokenizer, decode_blocks(text.blocks()))
 
-    def weights_for(
-        self, section: ModelSection, tokenizer: Tokenizer, counts: np.typing.NDArray[np.int64]
-    ) -> Tensors:
+    def weights_for(self, tokenizer: Tokenizer, counts: np.typing.NDArray[np.int64]) -> Tensors:
         """Return the weights for a grown tokenizer.
 
         Args:
-            section: Configuration of the model.
             tokenizer: Tokenizer from `tokenizer_for`.
             counts: How often each token occurs in the new training text, (vocabulary,).
         """
@@ -82,7 +81,7 @@ class Ancestor:
             frequencies=torch.tensor(np.maximum(counts[num_old:], 1) / max(counts.sum(), 1)),
             old_frequencies=torch.tensor(old_counts / old_counts.sum()),
         )
-        return grown_weights(self.weights, section, new)
+        return grown_weights(self.weights, self.config.model, new)
 
     def can_be_replayed(self) -> bool:
         """Return whether the ancestor's text is at hand, and can be mixed into a training."""
@@ -114,6 +113,11 @@ def open_ancestor(folder: Path, vocabulary: Vocabulary = "grow") -> Ancestor:
         CheckpointError: The folder is no run folder, or is damaged.
     """
     run = load_run(folder)
+    if run.head is not None:
+        raise CheckpointError(
+            f"{folder}: is a model of labels (task {run.config.task.kind}); start from a language "
+            "model"
+        )
     which = "best" if (folder / "best" / "state.json").is_file() else "last"
     saved = load_checkpoint(folder / which, only="weights")
     check_weights(
@@ -137,7 +141,13 @@ def inherit(config: Config, ancestor: Ancestor) -> Config:
         ConfigError: The configuration sets a field to another value than the ancestor has.
     """
     old = ancestor.config
-    model = _inherited("model", config.model, old.model, _FREE_MODEL_FIELDS, ancestor.folder)
+    free = _FREE_MODEL_FIELDS
+    if config.task.has_labels:
+        defaults = ModelSection.model_validate({})
+        reset = {field: getattr(defaults, field) for field in _PROJECTION_FIELDS}
+        free = free | {*_PROJECTION_FIELDS, "direction"}
+        old = old.model_copy(update={"model": old.model.model_copy(update=reset)})
+    model = _inherited("model", config.model, old.model, free, ancestor.folder)
     tokenizer = _inherited(
         "tokenizer", config.tokenizer, old.tokenizer, _FREE_TOKENIZER_FIELDS, ancestor.folder
     )

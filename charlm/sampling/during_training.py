@@ -7,12 +7,13 @@ from torch import nn
 
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import record_spans
+from charlm.model.language_model import LanguageModel
 from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
 from charlm.runs.samples import MAX_SAMPLES, append_sample, truncate_samples
 from charlm.sampling.completion import complete_ids
 from charlm.sampling.options import CompletionOptions, Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
-from charlm.trained_model import of_experiment
+from charlm.trained_model import TrainedModel, of_experiment
 
 # Tokens of a few hundred characters. Records are short, so several are sampled.
 _LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
@@ -46,7 +47,9 @@ def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
     count = truncate_samples(experiment)
     for event in events:
         yield event
-        if isinstance(event, Evaluated) and experiment.model.direction != "both":
+        model = experiment.model
+        can_write = isinstance(model, LanguageModel) and model.direction != "both"
+        if isinstance(event, Evaluated) and can_write:
             sample_event = Sampled(step=event.metrics["step"], text=_sample(experiment))
             if count < MAX_SAMPLES:
                 append_sample(experiment, sample_event)
@@ -58,11 +61,10 @@ def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
 
 def _sample(experiment: Experiment) -> str:
     """Return a few hundred characters from the model, always with the same seed."""
-    model = experiment.model
     trained = of_experiment(experiment)
     tokens = experiment.tokens.get("valid", experiment.tokens["train"])
     if tokens.targets is not None:
-        return _completions(experiment, tokens.ids, tokens.targets)
+        return _completions(trained, tokens.ids, tokens.targets)
     options = SampleOptions(
         stop=StopCondition(length=_LENGTH[experiment.tokenizer.section.level]),
         filters=Filters(temperature=_TEMPERATURE),
@@ -70,19 +72,19 @@ def _sample(experiment: Experiment) -> str:
         seed=_SEED,
         scored=False,
     )
-    with _evaluated(model):
+    with _evaluated(trained.model):
         samples = sample(trained, options)
     return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]
 
 
-def _completions(experiment: Experiment, ids: Ids, targets: Ids) -> str:
+def _completions(trained: TrainedModel, ids: Ids, targets: Ids) -> str:
     """Return the first sources of a part, each with the target that the model writes."""
     spans = record_spans(ids[:_MAX_IDS])[:_RECORDS].tolist()
     prompts = [ids[start:stop][targets[start:stop] < 0].tolist() for start, stop in spans]
-    with _evaluated(experiment.model):
+    with _evaluated(trained.model):
         options = CompletionOptions(length=_LENGTH["word"])
-        written = complete_ids(experiment.model, prompts, options)
-    decode = experiment.tokenizer.decode
+        written = complete_ids(trained.model, prompts, options)
+    decode = trained.tokenizer.decode
     lines = (decode(prompt) + decode(ids) for prompt, ids in zip(prompts, written, strict=True))
     return "\n".join(lines)[:_MAX_CHARACTERS]
 

@@ -12,6 +12,7 @@ import torch
 
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
+from charlm.model.label_model import LabelHead
 from charlm.model.log_probabilities import autocast
 from charlm.model.uninitialized import model_of_shapes
 
@@ -147,13 +148,13 @@ def _keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def check_size(section: ModelSection, vocabulary_size: int) -> None:
+def check_size(section: ModelSection, vocabulary_size: int, head: LabelHead | None = None) -> None:
     """Check that the weights of a model fit into the memory of this machine, without creating them.
 
     Raises:
         ConfigError: The memory is too small.
     """
-    model = model_of_shapes(section, vocabulary_size)
+    model = model_of_shapes(section, vocabulary_size, head)
     weights = sum(tensor.numel() for tensor in model.parameters())
     needed = 4 * weights
     if not hasattr(os, "sysconf"):  # Windows: no check.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
-from charlm.model.language_model import LanguageModel
+from charlm.model.label_model import AnyModel, LabelModel, predict_labels
 from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
 
@@ -121,9 +121,11 @@ def regularization(section: TrainingSection, features: Tensor, projected: Tensor
 
 @torch.inference_mode()
 def predict_windows(
-    model: LanguageModel, windows: Iterable[Window], *, device: torch.device, precision: torch.dtype
+    model: AnyModel, windows: Iterable[Window], *, device: torch.device, precision: torch.dtype
 ) -> Iterator[Prediction]:
     """Predict the tokens of a text window by window, with the state carried between windows.
+
+    A model of labels reads whole records, and predicts their labels.
 
     Args:
         model: Model, in evaluation mode during the iteration.
@@ -139,6 +141,9 @@ def predict_windows(
     try:
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
+            if isinstance(model, LabelModel):
+                yield predict_labels(model, inputs, targets, precision=precision)
+                continue
             states = None if window.resets_state else states
             parts, states = predict_window(model, inputs, targets, states, precision=precision)
             yield from parts
@@ -148,7 +153,7 @@ def predict_windows(
 
 @torch.inference_mode()
 def score(
-    model: LanguageModel,
+    model: AnyModel,
     windows: Iterable[Window],
     *,
     device: torch.device,
@@ -168,7 +173,7 @@ def score(
             included; if it returns True, the tokens before them are the result.
 
     Returns:
-        Sums over the tokens; for a model of both directions, the mean of the two directions.
+        Sums over the tokens; for a language model of both directions, the mean of the two.
     """
     nats = torch.zeros((), dtype=torch.float64, device=device)
     correct, tokens = torch.zeros((2,), dtype=torch.int64, device=device)
@@ -179,7 +184,7 @@ def score(
         nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.
         tokens += (targets != PADDING).sum()
-    directions = len(model.encoder.recurrences)
+    directions = 1 if isinstance(model, LabelModel) else len(model.encoder.recurrences)
     return Score(
         nats=float(nats) / directions,
         tokens=int(tokens) // directions,

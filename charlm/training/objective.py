@@ -3,8 +3,12 @@
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.data.windows import PADDING
+from charlm.model.encoder import Encoder
+from charlm.model.label_model import AnyModel, LabelModel
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
@@ -100,11 +104,7 @@ class LanguageModelObjective(nn.Module):
         The matrices of rare words in an adaptive softmax and learned initial states have none where
         a window has no rare word, or does not start a text.
         """
-        learns_states = any(
-            len(layer)
-            for recurrence in self.model.encoder.recurrences
-            for layer in recurrence.learned_states
-        )
+        learns_states = _learns_states(self.model.encoder)
         return not learns_states and not isinstance(self.model.projection, AdaptiveSoftmax)
 
     def initial_states(self, batch_size: int) -> States:
@@ -134,3 +134,80 @@ class LanguageModelObjective(nn.Module):
             objective = objective + penalty * (num_valid_columns / batch_size)
         # Gradients stop at the window's edge: truncated BPTT (Williams and Peng 1990).
         return ObjectiveValue(objective=objective, nats=nats, states=detach(states))
+
+
+class LabelObjective(nn.Module):
+    """J of a model of labels: cross-entropy summed over the labels of a record.
+
+    Attributes:
+        model: The model of labels, on the device of `hardware`.
+        section: Label smoothing.
+        hardware: Device and precision of the model.
+    """
+
+    model: LabelModel
+
+    def __init__(self, model: LabelModel, section: TrainingSection, hardware: Hardware) -> None:
+        """Create the objective of a model."""
+        super().__init__()
+        self.model = model
+        self.section = section
+        self.hardware = hardware
+
+    @property
+    def num_networks(self) -> int:
+        """Number of directions of the model."""
+        return len(self.model.encoder.recurrences)
+
+    @property
+    def uses_every_parameter(self) -> bool:
+        """Whether every parameter has a gradient after every window."""
+        return not _learns_states(self.model.encoder)
+
+    def initial_states(self, batch_size: int) -> States:
+        """Return the states before the first token."""
+        return self.model.initial_states(batch_size)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        states: States | None,
+        batch_size: float,
+        num_valid_columns: int,
+    ) -> ObjectiveValue:
+        """Compute J for some records; see `Objective`.
+
+        The columns of both directions are one record, so that J is a mean over half of them.
+        """
+        with self.hardware.autocast():
+            logits, labels, states = self.model(inputs, targets, states)
+        logits = logits.float()
+        nats = functional.cross_entropy(logits, labels, ignore_index=PADDING, reduction="sum")
+        smoothed = nats
+        if self.section.label_smoothing:
+            smoothed = functional.cross_entropy(
+                logits,
+                labels,
+                ignore_index=PADDING,
+                reduction="sum",
+                label_smoothing=self.section.label_smoothing,
+            )
+        return ObjectiveValue(
+            objective=smoothed / (batch_size / self.num_networks),
+            nats=nats.detach(),
+            states=detach(states),
+        )
+
+
+def _learns_states(encoder: Encoder) -> bool:
+    """Return whether initial states are learned."""
+    layers = (layer for each in encoder.recurrences for layer in each.learned_states)
+    return any(len(layer) for layer in layers)
+
+
+def make_objective(model: AnyModel, section: TrainingSection, hardware: Hardware) -> Objective:
+    """Return the objective of a model."""
+    if isinstance(model, LabelModel):
+        return LabelObjective(model, section, hardware)
+    return LanguageModelObjective(model, section, hardware)

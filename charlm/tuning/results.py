@@ -141,7 +141,7 @@ class Tuning:
 
     @property
     def use(self) -> str:
-        """Command that samples from the best model, and the machine on which it works."""
+        """Command that uses the best model, and the machine on which it works."""
         place = f"on {self.best_host}: " if self.best_host else ""
         return f"{place}charlm sample {shlex.quote(str(self.best_run))}"
 

@@ -56,6 +56,7 @@ BESIDE = {
     "inspect --run": [],
     "eval perplexity --run": [],
     "eval task --run": [],
+    "predict --run": [],
     "eval agreement --run": [],
     "eval gradients --run": [],
     "eval memory --run": [],

@@ -36,7 +36,7 @@ from charlm.runs.files import LOCK
 
 VARIANTS = [
     "-".join(names) for names in product(("stream", "records"), ("char", "word"), ("elman", "lstm"))
-] + [f"{task}-char-lstm" for task in ("complete",)]
+] + [f"{task}-char-lstm" for task in PAIRS]
 STEPS = 10
 SETTINGS = [
     *SMALL,

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet
 import safetensors.torch
 import torch
-from conftest import unseal
+from conftest import small_config, train_all, unseal
 from reading import opened, resolved
 
 from charlm.api import Run, load
@@ -29,7 +29,10 @@ from charlm.config.load import load_config
 from charlm.config.schema import Corpus
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
+from charlm.data.corpus import open_corpus
 from charlm.data.fetching import extract_member
+from charlm.data.labels import split_labels
+from charlm.data.resolve import resolve
 from charlm.data.sources import open_plain_files
 from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
@@ -43,6 +46,7 @@ from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
+from charlm.tasks.label_run import load_labels
 
 LEVELS = ("char", "word", "byte", "bpe")
 # These load a model or resume a training at every use.
@@ -50,6 +54,8 @@ SLOW = (
     "tokenizer.json",
     "run's config.yaml",
     "corpus.json",
+    "corpus.json with labels",
+    "config.yaml with labels",
     "state.json",
     "state.json to resume from",
     "metrics.jsonl",
@@ -74,6 +80,8 @@ NAMES = (
     "documents.json",
     "documents.jsonl",
     "documents.parquet",
+    "pairs.csv",
+    "pairs.conll",
     "archive",
     "token cache",
     "token cache's facts",
@@ -134,7 +142,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
         return load_bytes
 
-    def in_run(name: str, read: Callable[[Path], object]) -> Loader:
+    def in_run(name: str, read: Callable[[Path], object], run_folder: Path = run_folder) -> Loader:
         path = run_folder / name
         whole = path.read_bytes()
 
@@ -147,6 +155,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
         return Loader(load_bytes, [whole])
 
+    labels_folder = _train_labels(folder)
     state_out = folder / "state.safetensors"
     original.sample(prompt="T", length=8, state_out=state_out)
     text = folder / "text.txt"
@@ -184,6 +193,8 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "corpus.json": in_run(
             "corpus.json", lambda run_folder: _load_run(run_folder).perplexity("The cat sat.")
         ),
+        "corpus.json with labels": in_run("corpus.json", _predict, labels_folder),
+        "config.yaml with labels": in_run("config.yaml", _predict, labels_folder),
         "state.json": in_run("best/state.json", _sample),
         "state.json to resume from": in_run("last/state.json", _resume),
         "metrics.jsonl": in_run("metrics.jsonl", _resume),
@@ -228,6 +239,10 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
             [b"\n".join(json.dumps(document).encode() for document in DOCUMENTS)],
         ),
         "documents.parquet": Loader(in_file("documents.parquet", _read_text), [_parquet()]),
+        "pairs.csv": Loader(in_file("pairs.csv", _read_pairs), [b"text,label\ngood,yes\nbad,no\n"]),
+        "pairs.conll": Loader(
+            in_file("pairs.conll", _read_pairs), [b"Ann NNP B-PER\nsings VBZ O\n\nRain\tO\n"]
+        ),
         "archive": Loader(
             in_file("archive", lambda path: extract_member(path, MEMBER, folder / "unpacked.txt")),
             list(_archives()),
@@ -235,6 +250,25 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         "token cache": in_cache("ids"),
         "token cache's facts": in_cache("json"),
     }
+
+
+def _train_labels(folder: Path) -> Path:
+    """Train a model of labels for a step; return its run folder, without checksums."""
+    text = folder / "pairs.txt"
+    text.write_text("ab\tx\nba\ty\n" * 20, encoding="utf-8")
+    config = small_config(text, "task.kind=classify", "training.steps=1", "model.hidden_size=4")
+    train_all(config, folder / "labels")
+    unseal(folder / "labels")
+    return folder / "labels"
+
+
+def _predict(run_folder: Path) -> object:
+    return load_labels(run_folder, device="cpu").predict(["ab"])
+
+
+def _read_pairs(path: Path) -> object:
+    config = load_config(None, [f"corpus.text={path}", "task.kind=classify"])
+    return split_labels(open_corpus(resolve(config)))
 
 
 def _import(weights: Path, characters: Path, folder: Path) -> None:

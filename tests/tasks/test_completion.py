@@ -150,8 +150,9 @@ def test_a_source_is_completed_from_the_command_line(run, capfd):
 
 
 def test_what_does_not_apply_is_refused_with_what_to_use_instead(run, trained):
-    with pytest.raises(CharlmError, match="charlm eval task"):
-        run.perplexity()
+    for measure in (run.perplexity, run.report):
+        with pytest.raises(CharlmError, match="charlm eval task"):
+            measure()
     with pytest.raises(CharlmError, match="charlm train PAIRS --task complete"):
         load(trained, device="cpu").complete("The")
 

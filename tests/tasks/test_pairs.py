@@ -103,6 +103,10 @@ def test_a_wrong_column_is_refused_with_the_names_of_the_fields(tmp_path, capsys
     ("overrides", "problem"),
     [
         (["corpus.source=a"], "corpus.source: has no effect without a task"),
+        (["task.pooling=max"], "pooling: is an option of classify"),
+        (["task.kind=complete", "task.pooling=max"], "pooling: is an option of classify"),
+        (["task.kind=tag", "model.direction=backward"], "must be forward or both with task"),
+        (["task.kind=classify", "model.tied=true"], "model.tied: is not possible with task"),
         (["task.kind=complete", "corpus.mode=stream"], "corpus.mode: is not possible with task"),
         (["task.kind=complete", "corpus.field=a"], "corpus.field: is not possible with task"),
         (["task.kind=complete", "training.replay=0.1"], "training.replay: is not possible"),
@@ -117,3 +121,44 @@ def test_settings_that_do_not_suit_a_task_are_refused(overrides, problem, text_f
 def test_fields_without_a_table_are_refused(pairs_files):
     with pytest.raises(CorpusError, match=r"corpus.source: has no effect, because no text"):
         corpus_of(pairs_files["complete"], "corpus.source=a", "corpus.target=b")
+
+
+CONLL = """\
+-DOCSTART- -X- O
+
+# text = Ann Lee sings
+Ann NNP B-PER
+Lee NNP I-PER
+sings VBZ O
+
+Rain\tO
+# B-X
+"""
+
+
+def test_sentences_of_conll_columns_are_records(tmp_path):
+    path = tmp_path / "news.conll"
+    path.write_text(CONLL + "\n" + "Bob B-PER\n\n" * 8, encoding="utf-8")
+    config = load_config(
+        None, [f"corpus.text={path}", "task.kind=tag", "tokenizer.level=word",
+               "tokenizer.words=whitespace", "corpus.valid_share=0"]
+    )  # fmt: skip
+    resolved = resolve(config)
+    assert (resolved.corpus.source, resolved.corpus.target) == ("tokens", "tags")
+    records = set(records_of(open_corpus(resolved)))
+    assert records == {"Bob\tB-PER", "Rain #\tO B-X", "Ann Lee sings\tB-PER I-PER O"}
+
+
+def test_without_a_task_conll_columns_are_plain_text(tmp_path):
+    path = tmp_path / "news.conll"
+    path.write_text(CONLL, encoding="utf-8")
+    config = resolve(load_config(None, [f"corpus.text={path}", "corpus.valid_share=0"]))
+    assert records_of(open_corpus(config)) == [CONLL]
+
+
+@pytest.mark.parametrize("line", ["word", "a b\tc", "word\t"])
+def test_a_conll_line_without_token_and_tag_is_refused_with_its_number(line, tmp_path):
+    path = tmp_path / "news.conll"
+    path.write_text(f"a O\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"line 3: must have a token and its tag"):
+        corpus_of(path)

@@ -55,6 +55,8 @@ RECORDS = [
 ]
 TASKS = {
     "complete": ["task.kind=complete", "training.batch_size=7"],
+    "classify": ["task.kind=classify", "training.batch_size=7", "task.pooling=last"],
+    "tag": ["task.kind=tag", "training.batch_size=7", "model.direction=both"],
 }
 WORDS = [
     "corpus.mode=stream",

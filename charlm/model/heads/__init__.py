@@ -1,0 +1,1 @@
+"""Heads: from the features of a sequence to labels."""

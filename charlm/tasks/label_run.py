@@ -1,0 +1,282 @@
+"""A trained model of labels, and the labels that it gives to texts and to their tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from charlm.config.schema import ResolvedConfig
+from charlm.data.cards import Part, cache_folder, temporary_conversions
+from charlm.data.labels import Labels, label_targets, labels_of, split_labels
+from charlm.data.tokenizer import EOS, Ids, Tokenizer, id_dtype
+from charlm.data.tokens import encode_text
+from charlm.data.windows import PADDING, read_with_targets, record_spans, scoring_record_windows
+from charlm.errors import CharlmError, CheckpointError
+from charlm.model.label_model import LabelModel, predict_labels
+from charlm.model.uninitialized import uninitialized_label_model
+from charlm.runs.checkpoint import load_checkpoint, load_weights
+from charlm.runs.files import CheckpointName
+from charlm.runs.folder import load_run, open_run_corpus
+from charlm.runs.verify import check_weights
+from charlm.storage.results import Result
+from charlm.trained_model import Origin, present_checkpoint
+from charlm.training.devices import choose_device
+
+
+@dataclass(frozen=True)
+class LabelRun:
+    """A trained model of labels in its run folder.
+
+    Attributes:
+        model: Model in evaluation mode, on `device`.
+        tokenizer: Tokenizer learned from the run's training text.
+        config: Resolved configuration.
+        labels: Labels that the model chooses from.
+        device: Device of the model.
+        origin: Run that the model comes from.
+    """
+
+    model: LabelModel
+    tokenizer: Tokenizer
+    config: ResolvedConfig
+    labels: Labels
+    device: torch.device
+    origin: Origin
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.origin.folder
+
+    @property
+    def corpus(self) -> dict[str, Any]:
+        """Facts about the corpus."""
+        return self.origin.corpus
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Facts about the checkpoint, such as `step`."""
+        return self.origin.state
+
+    def predict(self, texts: Sequence[str]) -> "list[Predicted]":
+        """Return the label of each text, or of each of its tokens, with probabilities.
+
+        Raises:
+            CharlmError: A text is empty.
+        """
+        return predict(self, texts)
+
+
+@dataclass(frozen=True)
+class PredictedLabel(Result):
+    """A label with its probability.
+
+    Attributes:
+        label: The most probable label.
+        probability: Its probability.
+        probabilities: Probability of every label.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Predicted(Result):
+    """The labels of a text.
+
+    Attributes:
+        text: The text.
+        tokens: Tokens that have a label: the whole text as one, or each token.
+        labels: Label of each of them.
+    """
+
+    text: str
+    tokens: list[str]
+    labels: list[PredictedLabel]
+
+
+class LabelPredictions(NamedTuple):
+    """Predictions in the order of the text.
+
+    Attributes:
+        log_probabilities: Log-probabilities of the labels in nats, (predictions, labels).
+        targets: Number of the right label, (predictions,).
+    """
+
+    log_probabilities: npt.NDArray[np.float64]
+    targets: npt.NDArray[np.int64]
+
+
+def load_labels(
+    folder: str | Path, which: CheckpointName = "best", device: str = "auto"
+) -> LabelRun:
+    """Load a trained model of labels. Nothing in the run folder is executed.
+
+    Args:
+        folder: Run folder.
+        which: `best` by validation loss, or `last`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+        CharlmError: The model is a language model.
+    """
+    folder = Path(folder)
+    run = load_run(folder)
+    chosen = choose_device(device)
+    head = run.head
+    if head is None:
+        raise CharlmError(
+            f"{folder}: has no labels (task {run.config.task.kind}); train a model of labels with "
+            "charlm train TABLE --task classify, or --task tag"
+        )
+    saved = load_checkpoint(folder / present_checkpoint(folder, which), only="weights")
+    size = run.tokenizer.vocabulary_size
+    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=head)
+    model = uninitialized_label_model(run.config.model, size, head)
+    load_weights(model, saved.weights, saved.folder)
+    return LabelRun(
+        model=model.to(chosen).eval(),
+        tokenizer=run.tokenizer,
+        config=run.config,
+        labels=run.labels,
+        device=chosen,
+        origin=Origin(folder, which, run.corpus, saved.state),
+    )
+
+
+def predict(run: LabelRun, texts: Sequence[str]) -> list[Predicted]:
+    """Return the labels of texts, as `LabelRun.predict`."""
+    rows = [run.tokenizer.encode(text).tolist() for text in texts]
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            raise CharlmError(f"text {number}: is empty and has no label; remove the empty line")
+    if not rows:
+        return []
+    ids = np.array([index for row in rows for index in (*row, EOS)])
+    ids = ids.astype(id_dtype(run.tokenizer.vocabulary_size))
+    is_tag = run.config.task.kind == "tag"
+    counts = [len(row) if is_tag else 1 for row in rows]
+    # The targets state only where a label is predicted.
+    found = [[run.labels[0]] * count for count in counts]
+    targets = label_targets(ids, found, run.labels, run.config.task)
+    probabilities = np.exp(predict_ids(run, ids, targets).log_probabilities)
+    by_text = np.split(probabilities, np.cumsum(counts)[:-1])
+    return [
+        Predicted(
+            text=text,
+            tokens=[run.tokenizer.decode([index]) for index in row] if is_tag else [text],
+            labels=[_label(run.labels, of_token) for of_token in of_text.tolist()],
+        )
+        for text, row, of_text in zip(texts, rows, by_text, strict=True)
+    ]
+
+
+def _label(labels: Labels, probabilities: list[float]) -> PredictedLabel:
+    probability, best = max(zip(probabilities, labels, strict=True), key=lambda pair: pair[0])
+    by_label = dict(zip(labels, probabilities, strict=True))
+    return PredictedLabel(label=best, probability=probability, probabilities=by_label)
+
+
+def predict_ids(run: LabelRun, ids: Ids, targets: Ids) -> LabelPredictions:
+    """Return the predictions of encoded records.
+
+    Args:
+        run: The model.
+        ids: Ids of the records, each with its closing <EOS>, (tokens,).
+        targets: Targets at the positions of the ids, (tokens,); where there is none, nothing is
+            predicted.
+    """
+    parts = list(_predictions(run, ids, targets))
+    positions = np.concatenate([at for at, _ in parts])
+    order = np.argsort(positions)
+    return LabelPredictions(
+        log_probabilities=np.concatenate([log_p for _, log_p in parts])[order],
+        targets=targets[positions[order]].astype(np.int64),
+    )
+
+
+@torch.inference_mode()
+def _predictions(
+    run: LabelRun, ids: Ids, targets: Ids
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """Yield positions in the ids and the log-probabilities of the labels there."""
+    windows = read_with_targets(
+        run.model.direction,
+        ids,
+        targets,
+        read=lambda ids, targets: scoring_record_windows(ids, targets=targets),
+    )
+    for window in windows:
+        device = run.device
+        logits, found = predict_labels(
+            run.model, window.inputs.to(device), window.targets.to(device)
+        )
+        positions = window.positions
+        at = positions.amax(dim=0) if len(found) == positions.shape[1] else positions.flatten()
+        is_target = (found != PADDING).cpu()
+        log_probabilities = logits.double().log_softmax(dim=-1).cpu()
+        yield at[is_target].numpy(), log_probabilities[is_target].numpy()
+
+
+class LabelledPart(NamedTuple):
+    """A part of a corpus, encoded with its labels.
+
+    Attributes:
+        ids: Ids of the sources, each with its closing <EOS>, (tokens,).
+        labels: Labels of each record.
+    """
+
+    ids: Ids
+    labels: list[list[str]]
+
+
+def labelled_part(run: LabelRun, split: Part) -> LabelledPart:
+    """Return a part of the corpus that a model was trained with.
+
+    Raises:
+        CheckpointError: The corpus has no such part, or has changed since the training.
+    """
+    with temporary_conversions():
+        corpus = open_run_corpus(run.folder, run.config)
+        if split not in corpus.parts:
+            raise CheckpointError(
+                f"{run.folder}: the corpus has no {split} part, only {', '.join(corpus.parts)}; "
+                "choose another --split"
+            )
+        if corpus.parts[split].fingerprint != run.origin.corpus["fingerprints"].get(split):
+            raise CheckpointError(
+                f"{run.folder}: the {split} text has changed since the training; restore the old "
+                "text"
+            )
+        texts, targets = split_labels(corpus)
+        cache = cache_folder() / "tokens"
+        ids = np.asarray(encode_text(texts[split], run.tokenizer, mode="records", cache=cache).ids)
+    found = labels_of(ids, targets[split], run.config.task, place=corpus.title)
+    return LabelledPart(ids, found)
+
+
+def num_records(ids: Ids) -> int:
+    """Return the number of encoded records."""
+    return len(record_spans(ids))
+
+
+def facts_of(run: LabelRun) -> dict[str, Any]:
+    """Return the facts about a model that each of its scores depends on."""
+    section = run.config
+    return {
+        "run": str(run.folder),
+        "checkpoint": run.origin.which,
+        "step": run.origin.state["step"],
+        "task": section.task.kind,
+        "level": section.tokenizer.level,
+        "direction": run.model.direction,
+        "device": str(run.device),
+        "training_seed": section.training.seed,
+    }
