@@ -320,8 +320,8 @@ def test_a_compressed_file_unpacks_to_no_more_than_its_header_says(folder):
         bytes([0, 10]) + bytes(8) + deflater.compress(bytes(100 * MEGABYTE)) + deflater.flush()
     )
     run = load(folder, device="cpu")
+    assert is_refused(run.decompress, bomb)  # The first call imports modules.
     assert peak_megabytes(is_refused, run.decompress, bomb) < 4 * len(bomb) / MEGABYTE
-    assert is_refused(run.decompress, bomb)
 
 
 def test_the_torch_version_in_a_compressed_file_is_escaped_in_the_message(folder):
