@@ -625,8 +625,16 @@ def code_kinds(pieces: int = 4000, most_per_file: int = 8) -> Iterator[str]:
         CorpusError: The installation has no source files of the standard library.
     """
     files = (islice(_code_pieces(source), most_per_file) for source in python_source())
-    distinct = dict.fromkeys(chain.from_iterable(files))
-    yield from islice(distinct, pieces)
+    yield from islice(_without_copies(chain.from_iterable(files)), pieces)
+
+
+def _without_copies(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts without those that came before."""
+    seen: set[str] = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
 
 
 def _code_pieces(source: str) -> Iterator[str]:

@@ -143,7 +143,8 @@ class Tuning:
     def use(self) -> str:
         """Command that uses the best model, and the machine on which it works."""
         place = f"on {self.best_host}: " if self.best_host else ""
-        return f"{place}charlm sample {shlex.quote(str(self.best_run))}"
+        command = "eval task" if self.config.task.has_pairs else "sample"
+        return f"{place}charlm {command} {shlex.quote(str(self.best_run))}"
 
 
 def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: StudyFacts) -> Tuning:

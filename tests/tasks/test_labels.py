@@ -394,6 +394,18 @@ def test_a_model_of_labels_is_inspected_and_listed(runs, capfd):
     assert json.loads(capfd.readouterr().out)["runs"][0]["task"] == "tag"
 
 
+def test_the_settings_of_a_task_are_searched(pairs_files, tmp_path, capfd):
+    settings = ["task.kind=classify", "training.steps=4", "model.hidden_size=8"]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    search = ["--search", "task.pooling=last,max", "--trials", "2"]
+    out = tmp_path / "tuned"
+    text = str(pairs_files["classify"])
+    assert charlm(["tune", text, *changes, *search, "--out", str(out)]) == 0
+    _, err = capfd.readouterr()
+    assert f"use its model with: charlm eval task {out}" in err
+    assert charlm(["eval", "task", str(next(out.glob("trials/*")))]) == 0
+
+
 def test_a_report_on_a_task_is_refused_before_training(pairs_files, tmp_path, capfd):
     arguments = ["train", str(pairs_files["tag"]), "--task", "tag", "--report", "--steps", "1"]
     assert charlm([*arguments, "--out", str(tmp_path / "run")]) == 1
