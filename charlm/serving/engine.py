@@ -206,7 +206,8 @@ class Engine:
             if not row.reader.is_finished:
                 row.reader.read_window()
             if row.reader.is_finished:
-                self._reading.popleft()
+                with self._changed:  # `submit` counts the row in one place or the other.
+                    self._rows.append(self._reading.popleft())
                 self._start(row)
             spent = time.perf_counter() - start
             if self._rows and spent > _READING_SHARE * self._step_seconds:
@@ -214,7 +215,6 @@ class Engine:
 
     def _start(self, row: Row) -> None:
         row.start()
-        self._rows.append(row)
         if row.is_finished:
             self._deliver([row])
 

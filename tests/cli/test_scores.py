@@ -191,11 +191,11 @@ def latin_run(tmp_path_factory, cache):
     return folder / "run"
 
 
-def test_a_compared_text_is_utf_8_and_its_separators_are_text(capfd, latin_run, file):
+def test_a_compared_text_is_utf_8_and_its_separators_are_eos(capfd, latin_run, file):
     file.write_text("Un été là.\nLà.QQQ\nLà.\n", encoding="utf-8")
     (run, _) = parsed(capfd, "compare", latin_run, latin_run, "--text", file)["runs"]
-    assert run["tokens"] == 22 + 1  # And <EOS> at the end.
-    assert run["unknown_share"] == pytest.approx(4 / 23)  # QQQ and l.
+    assert run["tokens"] == 22 - 3 + 1 + 1  # <EOS> instead of QQQ, and at the end.
+    assert run["unknown_share"] == pytest.approx(1 / 21)  # l.
 
 
 def test_a_string_is_scored_whatever_the_encoding_of_the_corpus(latin_run):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -462,6 +463,8 @@ def test_closing_ends_all_jobs_with_an_error(model):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_bug_in_the_thread_ends_all_jobs_instead_of_letting_them_wait(model, monkeypatch):
     engine = Engine(model)
+    raised: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda found: raised.append(found.exc_type))
 
     def fail() -> None:
         raise ZeroDivisionError("a bug")
@@ -471,6 +474,8 @@ def test_a_bug_in_the_thread_ends_all_jobs_instead_of_letting_them_wait(model, m
         list(engine.submit(Job(options())))
     with pytest.raises(CharlmError, match="shutting down"):
         engine.submit(Job(options()))
+    engine.close()
+    assert raised == [ZeroDivisionError]
 
 
 def test_threads_submit_at_the_same_time(shared_engine):
@@ -495,6 +500,14 @@ def test_nothing_is_kept_after_a_request(shared_engine):
         tensors = sum(type(item) is torch.Tensor for item in objects)
         return tensors, sum(type(item) in (Generation, Piece, Row) for item in objects)
 
+    def settled() -> tuple[int, int]:
+        """The thread of the engine drops a job after it has delivered the last piece."""
+        found = [count(), count()]
+        while found[-1] != found[-2]:
+            time.sleep(0.05)
+            found.append(count())
+        return found[-1]
+
     def serve(requests: int) -> None:
         for k in range(requests):
             given = {"length": 12} | MIXTURE[k % len(MIXTURE)]
@@ -504,7 +517,9 @@ def test_nothing_is_kept_after_a_request(shared_engine):
 
     serve(14)
     written(shared_engine, Job(options(length=2)))
-    before = count()
+    time.sleep(0.1)
+    before = settled()
     serve(140)
     written(shared_engine, Job(options(length=2)))
-    assert count() == before
+    time.sleep(0.1)
+    assert settled() == before
