@@ -542,8 +542,8 @@ def number_words(numbers: int = 20_000, seed: int = 1, digits: int = 6) -> Itera
     """
     if not 1 <= digits <= 9 or not 1 <= numbers <= 10**digits // 2:
         raise CorpusError(
-            f"number-words: digits must be 1 to 9 and numbers at most half of those with so many "
-            f"digits, got digits={digits} and numbers={numbers}"
+            "number-words: digits must be 1 to 9, and numbers must be 1 to 10^digits / 2, got "
+            f"digits={digits} and numbers={numbers}"
         )
     choices = _RandomChoices(seed)
     seen: set[int] = set()

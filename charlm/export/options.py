@@ -13,7 +13,7 @@ from charlm.export.targets import TARGETS, Precision, Target, TargetName
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported, where it is written, and how it is verified.
+    """The target of an export, its output, and its verification.
 
     Attributes:
         to: Name of the target.

@@ -36,7 +36,7 @@ class ServeOptions:
         max_body: Number of bytes of a request.
         max_connections: Number of open connections.
         idle_seconds: Seconds in which a client must send a request, and take a part of a response.
-        grace_seconds: Seconds in which running requests may end after the server is told to stop.
+        grace_seconds: Maximum seconds that running requests may take after SIGTERM or Ctrl-C.
 
     Raises:
         OptionError: A value is out of its range, or a key is missing.

@@ -1,4 +1,4 @@
-"""The server: one process that answers until it is told to stop."""
+"""The server: one process that answers requests until SIGTERM or Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -102,7 +102,7 @@ def _uvicorn_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends with status 0, and ends its streams when it is told to stop."""
+    """A server that ends its streams and exits with status 0 after SIGTERM or Ctrl-C."""
 
     def __init__(
         self,

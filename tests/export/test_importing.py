@@ -1,4 +1,4 @@
-"""Models that plain torch has trained become runs with the same score; what is unclear is asked."""
+"""A model trained with plain torch becomes a run with the same score; ambiguities are errors."""
 
 import json
 from pathlib import Path
