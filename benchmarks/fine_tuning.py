@@ -1,0 +1,269 @@
+"""What a training gains from the weights of another run, and what the network then forgets.
+
+Each text is read line by line. It is trained on with automatic settings, first from random weights
+and then from each run that is named with --from, and all networks are scored on the same held-out
+lines. No setting is chosen on them. --replay repeats the trainings that start from a run with a
+fraction of the old text; "old text" is the loss on the validation text of that run, before and
+after the training.
+
+With --adaptation, the trainings from a run are repeated with methods of Howard and Ruder
+(arXiv:1801.06146) and Li et al. (arXiv:1802.01483), which charlm does not have as options:
+
+- discriminative: the learning rate of the recurrence is that of the projection divided by 2.6, and
+  that of the embedding is divided by 2.6 again
+- unfreezing: the projection is trained from the beginning, the recurrence after a fifth of the
+  steps, and the embedding after two fifths
+- l2: after each step, each weight also moves towards its first value, by ten times the learning
+  rate as a fraction of the distance
+
+    python benchmarks/fine_tuning.py names.txt:rest.txt --from quickstart=runs/quickstart
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import (
+    add_overrides,
+    add_seeds,
+    argument_parser,
+    environment,
+    print_environment,
+    spread,
+    text_override,
+)
+from torch import Tensor
+
+import charlm
+from charlm.model.language_model import named_weights
+from charlm.runs import automatic, prepare, session
+from charlm.runs.experiment import Experiment
+from charlm.runs.metrics import read_metrics
+from charlm.runs.old_text import ANCESTOR_LOSS
+from charlm.runs.warm_start import open_ancestor
+
+DEPTHS = {"projection": 0, "recurrence": 1, "embedding": 2}
+RATE_DIVISOR = 2.6
+UNFREEZE_EACH = 0.2
+L2_PER_RATE = 10.0
+ADAPTATIONS = ("discriminative", "unfreezing", "l2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of training, which is repeated with several seeds.
+
+    Attributes:
+        text: Training text.
+        held_out: Text that is scored.
+        start: Name of the run that the weights come from; `random` for none.
+        folder: Its folder; empty for none.
+        replay: Fraction of the old text in the training.
+        adaptation: Method on top of the automatic settings; empty for none.
+    """
+
+    text: str
+    held_out: str
+    start: str = "random"
+    folder: str = ""
+    replay: float = 0.0
+    adaptation: str = ""
+
+
+def main() -> None:
+    """Train every case with every seed; print one line per run, a table, and JSON."""
+    options = arguments()
+    print_environment(*options.overrides)
+    rows = []
+    for case in cases(options):
+        runs = []
+        for seed in options.seeds:
+            runs.append(measure(case, seed, options))
+            print(f"{describe(case)}, seed {seed}: {json.dumps(runs[-1])}", flush=True)
+        numbers = {key: spread([run[key] for run in runs]) for key in runs[0]}
+        rows.append({"case": asdict(case), "scores": numbers})
+    print("\n" + "\n".join(format_rows(rows)))
+    print(json.dumps({**environment(), "overrides": options.overrides, "rows": rows}))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "texts", nargs="+", metavar="TEXT:HELD_OUT", help="text to train on, and text to score"
+    )
+    parser.add_argument(
+        "--from",
+        dest="starts",
+        action="append",
+        default=[],
+        metavar="NAME=RUN",
+        help="run that the weights come from; can be repeated",
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="minutes per training [1]")
+    parser.add_argument(
+        "--replay", type=float, nargs="+", default=[0.0], help="fractions of the old text [0]"
+    )
+    parser.add_argument("--adaptation", nargs="*", choices=ADAPTATIONS, default=[])
+    add_seeds(parser, [1])
+    add_overrides(parser)
+    return parser.parse_args()
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield every case of the command line, the trainings from random weights first."""
+    for pair in options.texts:
+        text, _, held_out = pair.rpartition(":")
+        yield Case(text, held_out)
+        for pair in options.starts:
+            start, _, folder = pair.partition("=")
+            for replay in options.replay:
+                yield Case(text, held_out, start, folder, replay)
+            for adaptation in options.adaptation:
+                replay = options.replay[0]
+                yield Case(text, held_out, start, folder, replay, adaptation)
+
+
+def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Train one network, and return its scores."""
+    overrides = [
+        text_override(case.text),
+        "corpus.mode=records",
+        f"training.minutes={options.minutes}",
+        f"training.seed={seed}",
+        *options.overrides,
+    ]
+    ancestor = open_ancestor(Path(case.folder)) if case.folder else None
+    if ancestor:
+        overrides.append(f"training.replay={case.replay}")
+    config = automatic.choose(overrides, ancestor=ancestor).config
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        experiment = prepare.begin(config, folder, ancestor=ancestor)
+        adapt(experiment, case.adaptation)
+        for _ in session.run(experiment):
+            pass
+        score = charlm.load(folder).perplexity(paths=[case.held_out])
+        old = old_text_losses(experiment, folder)
+    state = experiment.state
+    return {
+        "loss_nats": score.loss_nats,
+        "bits_per_character": score.bits_per_character,
+        "steps": state.step,
+        "passes": state.epochs,
+        "training_seconds": state.seconds,
+        **old,
+    }
+
+
+def old_text_losses(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """Return the losses on the text of the ancestor: before the training, and of the best model."""
+    if experiment.ancestor is None:
+        return {}
+    best = [line for line in read_metrics(folder) if line.get("is_best")][-1]
+    return {
+        "old_text_before": experiment.ancestor["start_loss_nats"],
+        "old_text_after": best[ANCESTOR_LOSS],
+    }
+
+
+def adapt(experiment: Experiment, adaptation: str) -> None:
+    """Let the optimizer of an experiment move its weights by a method of adaptation."""
+    if not adaptation:
+        return
+    weights = [
+        (DEPTHS.get(layer_of(name), 1), tensor) for name, tensor in named_weights(experiment.model)
+    ]
+    first = [tensor.detach().clone() for _, tensor in weights]
+    before = [tensor.detach().clone() for _, tensor in weights]
+    move = MOVES[adaptation]
+
+    @torch.no_grad()
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rate = optimizer.param_groups[0]["lr"]
+        done = experiment.state.fraction_done(experiment.config.training)
+        for (depth, tensor), old, start in zip(weights, before, first, strict=True):
+            tensor.copy_(move(tensor, old, start, Step(depth, rate, done)))
+            old.copy_(tensor)
+
+    experiment.optimizer.register_step_post_hook(after_step)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Circumstances of one step of the optimizer.
+
+    Attributes:
+        depth: Number of layers between a weight and the projection.
+        rate: Learning rate.
+        done: Fraction of the training that is done.
+    """
+
+    depth: int
+    rate: float
+    done: float
+
+
+def discriminative(new: Tensor, old: Tensor, _: Tensor, step: Step) -> Tensor:
+    """Return a weight after a step of a smaller rate; the step is proportional to the rate."""
+    return old.lerp(new, RATE_DIVISOR**-step.depth)
+
+
+def unfreezing(new: Tensor, old: Tensor, _: Tensor, step: Step) -> Tensor:
+    """Return the old weight for as long as its layer is frozen."""
+    return new if step.done >= UNFREEZE_EACH * step.depth else old
+
+
+def l2(new: Tensor, _: Tensor, first: Tensor, step: Step) -> Tensor:
+    """Return a weight that has also moved towards its first value."""
+    return new.lerp(first, min(1.0, L2_PER_RATE * step.rate))
+
+
+MOVES: dict[str, Callable[[Tensor, Tensor, Tensor, Step], Tensor]] = {
+    "discriminative": discriminative,
+    "unfreezing": unfreezing,
+    "l2": l2,
+}
+
+
+def layer_of(name: str) -> str:
+    """Return the part of the network that a weight belongs to, from its name in files."""
+    return next((layer for layer in DEPTHS if layer in name), "recurrence")
+
+
+def describe(case: Case) -> str:
+    """Return a case in words."""
+    parts = [Path(case.text).name, f"from {case.start}"]
+    if case.folder:
+        parts.append(f"replay {case.replay:g}")
+    if case.adaptation:
+        parts.append(case.adaptation)
+    return ", ".join(parts)
+
+
+def format_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: medians, and for the loss its range."""
+    yield "| training | nats per token | bits per character | steps | seconds | old text |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for row in rows:
+        scores = row["scores"]
+        loss = scores["loss_nats"]
+        middle = {key: value["median"] for key, value in scores.items()}
+        old = ""
+        if "old_text_before" in scores:
+            old = f"{middle['old_text_before']:.3f} → {middle['old_text_after']:.3f}"
+        yield (
+            f"| {describe(Case(**row['case']))} | {loss['median']:.3f} "
+            f"({loss['lowest']:.3f} to {loss['highest']:.3f}) | "
+            f"{middle['bits_per_character']:.3f} | {middle['steps']:,.0f} | "
+            f"{middle['training_seconds']:.0f} | {old} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
