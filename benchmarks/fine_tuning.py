@@ -22,6 +22,7 @@ With --adaptation, the trainings from a run are repeated with methods of Howard 
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +111,11 @@ def arguments() -> argparse.Namespace:
         "--replay", type=float, nargs="+", default=[0.0], help="fractions of the old text [0]"
     )
     parser.add_argument("--adaptation", nargs="*", choices=ADAPTATIONS, default=[])
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count the minutes in processor time, on a machine with other work: use one thread",
+    )
     add_seeds(parser, [1])
     add_overrides(parser)
     return parser.parse_args()
@@ -146,7 +152,8 @@ def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, flo
         folder = Path(temporary) / "run"
         experiment = prepare.begin(config, folder, ancestor=ancestor)
         adapt(experiment, case.adaptation)
-        for _ in session.run(experiment):
+        clock = time.process_time if options.processor_time else time.perf_counter
+        for _ in session.run(experiment, clock=clock):
             pass
         score = charlm.load(folder).perplexity(paths=[case.held_out])
         old = old_text_losses(experiment, folder)
@@ -156,6 +163,7 @@ def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, flo
         "bits_per_character": score.bits_per_character,
         "steps": state.step,
         "passes": state.epochs,
+        "hidden_size": config.model.hidden_sizes[0],
         "training_seconds": state.seconds,
         **old,
     }
