@@ -1,7 +1,59 @@
-"""Dropout of units, per token or per window, and dropout of whole embeddings."""
+"""Dropout of units, of whole embeddings, and of any tensor, such as recurrent weights."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_WORDS = 2**16  # Number of different random words that a mask is drawn from.
+_WORDS_PER_DRAW = 4  # In a random number of 64 bits.
+
+
+def drop(x: Tensor, p: float) -> Tensor:
+    """Set random elements of x to zero, and scale the others to keep the mean.
+
+    Srivastava et al. 2014.
+
+    Args:
+        x: Any tensor.
+        p: Fraction of the elements that is dropped, at least 0 and less than 1.
+    """
+    if not p:
+        return x
+    # On a GPU torch draws the mask in the kernel that multiplies.
+    return x * dropout_scale(x.shape, p, like=x) if _is_on_cpu(x) else functional.dropout(x, p)
+
+
+def dropout_scale(shape: torch.Size, p: float, *, like: Tensor) -> Tensor:
+    """Return random factors of dropout: 0, or 1 / (1 - p).
+
+    On a CPU each factor comes from 16 random bits, so that the fraction dropped is p rounded to a
+    multiple of 2^-16, and the scale is that of the rounded fraction. `bernoulli_` takes several
+    times as long, because it draws 64 bits for each factor.
+
+    Args:
+        shape: Shape of the result.
+        p: Fraction of zeros, at least 0 and less than 1.
+        like: Tensor with the device and the type of the result.
+    """
+    if not _is_on_cpu(like):
+        return functional.dropout(like.new_ones(shape), p)
+    dropped_words = min(round(p * _WORDS), _WORDS - 1)
+    is_kept = torch.ge(_random_words(shape), dropped_words - _WORDS // 2, out=like.new_empty(shape))
+    return is_kept.mul_(_WORDS / (_WORDS - dropped_words))
+
+
+def _is_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _random_words(shape: torch.Size) -> Tensor:
+    """Return uniform integers from -2^15 to 2^15 - 1 of torch's CPU generator.
+
+    Without bounds, `random_` leaves the sign bit zero; from the lowest integer on, it draws all 64.
+    """
+    size = shape.numel()
+    draws = torch.empty(-(-size // _WORDS_PER_DRAW), dtype=torch.int64)
+    return draws.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)[:size].view(shape)
 
 
 class Dropout(nn.Module):
@@ -25,8 +77,8 @@ class Dropout(nn.Module):
         if not (self.training and self.p):
             return x
         if not self.whole_window:
-            return functional.dropout(x, self.p)
-        return x * functional.dropout(x.new_ones(x.shape[1:]), self.p)
+            return drop(x, self.p)
+        return x * dropout_scale(x.shape[1:], self.p, like=x)
 
 
 class WordDropout(nn.Module):
@@ -57,5 +109,5 @@ class WordDropout(nn.Module):
         """
         if not (self.training and self.p):
             return x
-        scale = functional.dropout(x.new_ones(self.vocabulary_size), self.p)
+        scale = dropout_scale(torch.Size([self.vocabulary_size]), self.p, like=x)
         return x * scale[ids].unsqueeze(-1)

@@ -13,8 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 from compatibility.make_old_run import processor
+from torch.nn import functional
 
 from charlm.cli.main import run as charlm
+from charlm.model import dropout
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
@@ -74,6 +76,17 @@ def test_an_old_run_folder_scores_the_same(command, name):
         ), options
 
 
+@pytest.fixture
+def earlier_masks(monkeypatch):
+    """Draw dropout as the earlier charlm did, by torch's `bernoulli_`."""
+    monkeypatch.setattr(
+        dropout,
+        "dropout_scale",
+        lambda shape, p, *, like: functional.dropout(like.new_ones(shape), p),
+    )
+
+
+@pytest.mark.usefixtures("earlier_masks")
 @pytest.mark.parametrize("name", NAMES)
 def test_an_old_run_folder_resumes_as_if_it_had_never_stopped(command, name):
     expected = EXPECTED[name]

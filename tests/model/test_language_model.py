@@ -10,7 +10,7 @@ from model.cells_table import CELLS, reference_weights, relative_error, weights_
 
 from charlm.config.schema import Model
 from charlm.errors import ConfigError
-from charlm.model.dropout import Dropout, WordDropout
+from charlm.model.dropout import Dropout, WordDropout, drop
 from charlm.model.language_model import LanguageModel, count_parameters, detach, named_weights
 from charlm.model.recurrence import Run, States, run, run_stepwise
 
@@ -580,7 +580,7 @@ def test_dropped_recurrent_weights_act_in_the_step_and_have_no_gradient(name):
         torch.testing.assert_close(fast, slow)
     torch.manual_seed(5)
     for product in cell.state_products():
-        dropped = torch.nn.functional.dropout(product.weight, 0.5) == 0
+        dropped = drop(product.weight, 0.5) == 0
         assert 0 < dropped.double().mean() < 1
         assert (product.weight.grad[dropped] == 0).all()
     assert (cell.input.weight.grad != 0).any(dim=1).double().mean() > 0.5

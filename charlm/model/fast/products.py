@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charlm.model.dropout import drop
+
 
 class Recorder(Protocol):
     """A function that replaces a product while a step is traced."""
@@ -166,7 +168,7 @@ def weight_dropout(products: Iterable[Product], p: float) -> Iterator[None]:
     """
     products = list(products) if p else []
     for product in products:
-        product.weight_after_dropout = functional.dropout(product.weight, p)
+        product.weight_after_dropout = drop(product.weight, p)
     try:
         yield
     finally:

@@ -1,0 +1,128 @@
+"""Training step with the dropout masks of charlm, and with those of torch's `bernoulli_`.
+
+Both kinds of steps are taken in turn, round by round, in one process, so that drift of the
+machine's speed affects both alike; the medians and their ratio are printed. `none` is the same
+step without any dropout. Settings, sizes and precision are those of the configurations; the ids
+are random, and a step reads whole windows. For records, the window is the mean length of a record.
+
+    python benchmarks/dropout.py
+    python benchmarks/dropout.py --only names --rounds 5
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from ablation import NO_DROPOUT
+from measuring import (
+    argument_parser,
+    environment,
+    measure_in_turn,
+    medians,
+    print_environment,
+    seconds_of,
+)
+from step import WARM_UP_STEPS, take_steps, training_steps
+from torch import Tensor
+from torch.nn import functional
+
+import charlm
+from charlm.model import dropout
+from charlm.training.devices import choose_device, choose_precision, fast_math, precision_name
+
+COLUMNS = ["bernoulli_", "charlm", "none", "speed-up", "cost before", "cost now"]
+
+
+class Case(NamedTuple):
+    """A configuration, the size of its vocabulary, and overrides of it."""
+
+    config: str
+    vocabulary_size: int
+    overrides: tuple[str, ...] = ()
+
+
+CASES = {
+    "names": Case("names", 28, ("training.window=8",)),  # 7.1 letters and <EOS>.
+    "shakespeare, output dropout 0.1": Case("shakespeare", 67, ("model.output_dropout=0.1",)),
+    "words": Case("words", 8000),
+    "shakespeare-best": Case("shakespeare-best", 67),
+}
+
+
+def main() -> None:
+    """Time all cases; print one line each, and all as JSON."""
+    options = arguments()
+    device = choose_device("cpu")
+    precision = precision_name(choose_precision("auto", device))
+    print_environment(precision, f"{options.rounds} rounds of {options.steps} steps")
+    print(f"{'milliseconds per step':<32}" + "".join(f"{column:>13}" for column in COLUMNS))
+    rows = []
+    with fast_math():
+        for name in options.only or CASES:
+            rows.append({"case": name, **measure(CASES[name], precision, device, options)})
+            print_row(rows[-1])
+    print(json.dumps({**environment(), "precision": precision, "rows": rows}))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(CASES), help="cases to measure [all]")
+    parser.add_argument("--rounds", type=int, default=21, help="timed rounds [21]")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
+    return parser.parse_args()
+
+
+def measure(
+    case: Case, precision: str, device: torch.device, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Time the steps of one case with each kind of masks."""
+    fast = dropout.dropout_scale
+    kinds: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
+        "bernoulli_": (bernoulli_scale, []),
+        "charlm": (fast, []),
+        "none": (fast, NO_DROPOUT),
+    }
+    timed = {}
+    for kind, (scale, changes) in kinds.items():
+        config = configure(case, changes)
+        steps, _ = training_steps(config, precision, case.vocabulary_size, device)
+        timed[kind] = partial(seconds_per_step, steps, scale, options.steps)
+        seconds_per_step(steps, scale, WARM_UP_STEPS)
+    try:
+        seconds = medians(measure_in_turn(timed, options.rounds))
+    finally:
+        dropout.dropout_scale = fast
+    return {"seconds": seconds, "speed_up": seconds["bernoulli_"] / seconds["charlm"]}
+
+
+def configure(case: Case, changes: list[str]) -> charlm.Config:
+    """Return the configuration of a case, with a budget that does not end."""
+    budget = ["training.minutes=null", "training.epochs=null", "training.steps=1000000000"]
+    return charlm.load_config(case.config, [*case.overrides, *budget, *changes])
+
+
+def bernoulli_scale(shape: torch.Size, p: float, *, like: Tensor) -> Tensor:
+    """Return random factors of dropout as torch draws them."""
+    return functional.dropout(like.new_ones(shape), p)
+
+
+def seconds_per_step(steps: Iterator[object], scale: Callable[..., Tensor], count: int) -> float:
+    """Take N steps with masks of one kind, and return the time of one."""
+    dropout.dropout_scale = scale
+    return seconds_of(lambda: take_steps(steps, count)) / count
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """Print the line of one case."""
+    seconds = row["seconds"]
+    times = "".join(f"{seconds[kind] * 1e3:>13.2f}" for kind in COLUMNS[:3])
+    costs = "".join(f"{seconds[kind] / seconds['none'] - 1:>13.1%}" for kind in COLUMNS[:2])
+    print(f"{row['case']:<32}{times}{row['speed_up']:>13.2f}{costs}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
