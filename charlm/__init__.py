@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from charlm.api import choose as choose
     from charlm.api import list_runs as list_runs
     from charlm.api import load as load
+    from charlm.api import report as report
     from charlm.api import resume as resume
     from charlm.api import train as train
     from charlm.api import train_labels as train_labels
@@ -41,6 +42,7 @@ _HOMES = {
     "connect": "charlm.serving.client",
     "list_runs": "charlm.api",
     "load": "charlm.api",
+    "report": "charlm.api",
     "resume": "charlm.api",
     "train": "charlm.api",
     "train_labels": "charlm.api",
@@ -68,6 +70,7 @@ __all__ = [
     "load_labels",
     "model_card",
     "register_cell",
+    "report",
     "resume",
     "train",
     "train_labels",

@@ -51,7 +51,7 @@ from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tasks.label_run import LabelRun, load_labels
 from charlm.tracking import check_installed, tracked
-from charlm.trained_model import TrainedModel, require_language_model
+from charlm.trained_model import LabelModelError, TrainedModel
 
 if TYPE_CHECKING:
     from charlm.compression.compress import Compression
@@ -256,7 +256,7 @@ class Run:
 
         return measure_cells(self.trained, text, **options)
 
-    def report(self, others: "Sequence[Run]" = (), **options: Any) -> "Report":
+    def report(self, others: "Sequence[AnyRun]" = (), **options: Any) -> "Report":
         """Return a report on this run and others, which a notebook shows.
 
         Args:
@@ -290,6 +290,9 @@ class Run:
         from charlm.compression.compress import alphabet_of, decompress
 
         return decompress(data, self.model, alphabet_of(self.trained), **options)
+
+
+AnyRun = Run | LabelRun
 
 
 def train(
@@ -511,8 +514,40 @@ def load(
     return Run(trained_model.load(folder, which, device))
 
 
+def load_any(
+    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> AnyRun:
+    """Load a trained model: a `Run`, or a `LabelRun` of task classify or tag.
+
+    Args:
+        folder: As for `load`.
+        which: As for `load`.
+        device: As for `load`.
+
+    Raises:
+        CheckpointError: As for `load`.
+    """
+    try:
+        return load(folder, which=which, device=device)
+    except LabelModelError as error:
+        return load_labels(error.folder, which, device)
+
+
+def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
+    """Return a report on one or several runs, which a notebook shows.
+
+        charlm.report(charlm.load_labels("runs/reviews"))
+
+    Args:
+        runs: The runs; the others are compared with the first.
+        options: Fields of `ReportOptions`, such as `text` and `sections`.
+    """
+    given = [runs] if isinstance(runs, Run | LabelRun) else runs
+    return _report(given, options, lambda _: None)
+
+
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[AnyRun],
     out: StrPath | None = None,
     *,
     report_progress: Callable[[str], None] = lambda _: None,
@@ -542,15 +577,13 @@ def write_report(
 
 
 def _report(
-    runs: Sequence[Run], options: Mapping[str, Any], report_progress: Callable[[str], None]
+    runs: Sequence[AnyRun], options: Mapping[str, Any], report_progress: Callable[[str], None]
 ) -> "Report":
-    for run in runs:
-        require_language_model(run.trained)
     from charlm.views.measurements import ReportOptions, measure
     from charlm.views.report import make_report
 
     shown = ReportOptions(**options)
-    models = [run.trained for run in runs]
+    models = [run.trained if isinstance(run, Run) else run for run in runs]
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 

@@ -51,9 +51,9 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False, report: bo
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
         status = _show_events(experiment, stop_requested, track=track)
     if report and status == 0:
-        from charlm.api import load, write_report
+        from charlm.api import load_any, write_report
 
-        path = write_report([load(experiment.folder)], report_progress=say)
+        path = write_report([load_any(experiment.folder)], report_progress=say)
         say(f"report: {path}")
     emit(str(experiment.folder))
     return status

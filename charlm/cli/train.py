@@ -35,7 +35,7 @@ from charlm.cli.options import (
     known_device,
     refuse_beside,
 )
-from charlm.errors import OptionError, UnsupportedOptionError
+from charlm.errors import OptionError
 
 if TYPE_CHECKING:
     from charlm.runs.experiment import Experiment
@@ -223,7 +223,6 @@ def train(
         if out is not None:
             check_new(out)
         new = _make_run(config, settings, from_run, from_vocabulary)
-        _check_report(new, report)
         prepare = partial(begin, new, out, run_name(config, sources))
     if processes is not None and processes > 1:
         reason = "which trains in other processes; run charlm view afterwards"
@@ -256,13 +255,6 @@ def _make_run(
 
     ancestor = None if from_run is None else open_ancestor(from_run, vocabulary or "grow")
     return checked_or_chosen(config, overrides, ancestor)
-
-
-def _check_report(new: NewRun, report: bool) -> None:
-    if report and new.config.task.has_pairs:
-        raise UnsupportedOptionError(
-            "report", "is about language models; charlm eval task scores a model of a task"
-        )
 
 
 def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:

@@ -33,7 +33,7 @@ def view(
         typer.Option(
             metavar="SECTION,SECTION",
             callback=not_empty,
-            help="Sections: curves, network, surprisal, memory, context, cells, embeddings, "
+            help="Sections: curves, task, network, surprisal, memory, context, cells, embeddings, "
             "agreement. [all]",
         ),
     ] = None,
@@ -52,11 +52,12 @@ def view(
     """Write a report on what a model learned: one HTML file that needs no network.
 
     The report shows how a run learned, what surprises it, what it remembers, which units carry
-    meaning, and how far back it looks. Several runs are shown side by side.
+    meaning, and how far back it looks; of a task, its scores and its most surprising errors.
+    Several runs are shown side by side.
 
     Try: charlm view --only curves,memory --open
     """
-    from charlm.api import load, write_report
+    from charlm.api import load_any, write_report
     from charlm.evaluation.text_files import read_text_file
     from charlm.views.measurements import SECTIONS
 
@@ -65,7 +66,7 @@ def view(
     if text_file is not None:
         text = read_text_file(text_file, remedy="correct the path")
     folders: list[Path | None] = [*(runs or [])] or [None]
-    loaded = [load(folder, which=which, device=device) for folder in folders]
+    loaded = [load_any(folder, which=which, device=device) for folder in folders]
     path = write_report(
         loaded,
         out,

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from charlm.data.cards import Part
 from charlm.data.pairs import completion_targets
 from charlm.data.tokenizer import Ids, Tokenizer
-from charlm.data.windows import record_spans, windows_to_score
+from charlm.data.windows import PADDING, record_spans, windows_to_score
+from charlm.model.log_probabilities import target_log_probabilities
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, corpus_part, encode, provenance
 from charlm.training.loss import score
 
-_NUM_ERRORS = 10
+_NUM_ERRORS = 20
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Completed(Result):
         written: What the model wrote.
         edit_distance: Least number of insertions, deletions and replacements of characters between
             the two.
+        nats: Negative log-probability of the right target with its <EOS>, in nats.
     """
 
     source: str
     target: str
     written: str
     edit_distance: int
+    nats: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,9 @@ class Completions(Result):
         edits_per_character: Sum of the edit distances per character of the right targets.
         loss_nats: Cross-entropy in nats per token of the right targets, <EOS> included.
         accuracy: Fraction of these tokens that are the most probable ones.
-        errors: The first targets that are not written exactly.
+        errors: Targets that are not written exactly, the one whose right target is least probable
+            first, at most 20.
+        examples: The first sources with what the model writes, if they were asked for.
         settings: Facts that the score depends on.
     """
 
@@ -59,19 +66,34 @@ class Completions(Result):
     loss_nats: float
     accuracy: float
     errors: list[Completed]
+    examples: list[Completed]
     settings: dict[str, Any]
 
 
 def measure_completion(
-    trained: TrainedModel, split: Part, options: CompletionOptions
+    trained: TrainedModel,
+    split: Part,
+    options: CompletionOptions,
+    *,
+    records: int | None = None,
+    examples: int = 0,
 ) -> Completions:
     """Complete the sources of a part of a model's corpus, and compare the results.
+
+    Args:
+        trained: The model.
+        split: Part of its corpus.
+        options: How targets are written.
+        records: Number of sources to complete, from the beginning; None means all.
+        examples: Number of first sources that are kept with what the model writes.
 
     Raises:
         CharlmError: The model was not trained to complete sources, or has no such part.
     """
     require_completion(trained)
-    ids = np.asarray(encode(trained, corpus_part(trained, split)).ids)
+    whole = np.asarray(encode(trained, corpus_part(trained, split)).ids)
+    ends = record_spans(whole)[:, 1]
+    ids = whole[: ends[:records][-1]]
     targets = completion_targets(ids, trained.tokenizer)
     scored = score(
         trained.model,
@@ -89,21 +111,46 @@ def measure_completion(
         edits_per_character=float(distances.sum() / max(characters, 1)),
         loss_nats=scored.loss_nats,
         accuracy=scored.correct / max(scored.tokens, 1),
-        errors=[record for record in completed if record.edit_distance][:_NUM_ERRORS],
-        settings=provenance(trained) | {"split": split, "beams": options.beams},
+        errors=most_surprising(completed),
+        examples=completed[:examples],
+        settings=provenance(trained)
+        | {"split": split, "records_of_split": len(ends), "beams": options.beams},
     )
+
+
+def most_surprising(completed: Sequence[Completed]) -> list[Completed]:
+    """Return the targets that are not written exactly, the least probable right target first."""
+    wrong = [record for record in completed if record.written != record.target]
+    return sorted(wrong, key=lambda record: -record.nats)[:_NUM_ERRORS]
 
 
 def _complete_records(
     trained: TrainedModel, ids: Ids, targets: Ids, options: CompletionOptions
 ) -> list[Completed]:
     spans = record_spans(ids).tolist()
+    log_p = _log_probabilities(trained, ids, targets)
+    nats = [-float(log_p[start:stop].sum()) for start, stop in spans]
     pairs = [_split(ids[start:stop], targets[start:stop]) for start, stop in spans]
     written = complete_ids(trained.model, [source for source, _ in pairs], options)
     return [
-        _compare(trained.tokenizer, source, target, row)
-        for (source, target), row in zip(pairs, written, strict=True)
+        _compare(trained.tokenizer, source, target, row, of_record)
+        for (source, target), row, of_record in zip(pairs, written, nats, strict=True)
     ]
+
+
+@torch.inference_mode()
+def _log_probabilities(trained: TrainedModel, ids: Ids, targets: Ids) -> npt.NDArray[np.float64]:
+    """Return the log-probability of each target, (tokens,); 0 where there is none."""
+    found = np.zeros(len(ids))
+    for window in windows_to_score(ids, mode="records", targets=targets):
+        inputs, window_targets = (
+            tensor.to(trained.device) for tensor in (window.inputs, window.targets)
+        )
+        log_p, _ = target_log_probabilities(trained.model, inputs, window_targets)
+        is_target = (window.targets != PADDING).numpy()
+        at = window.positions.numpy()[is_target]
+        found[at] = log_p.double().cpu().numpy()[is_target]
+    return found
 
 
 def _split(ids: Ids, targets: Ids) -> tuple[list[int], list[int]]:
@@ -113,7 +160,7 @@ def _split(ids: Ids, targets: Ids) -> tuple[list[int], list[int]]:
 
 
 def _compare(
-    tokenizer: Tokenizer, source: list[int], target: list[int], written: list[int]
+    tokenizer: Tokenizer, source: list[int], target: list[int], written: list[int], nats: float
 ) -> Completed:
     right, found = tokenizer.decode(target), tokenizer.decode(written)
     return Completed(
@@ -121,6 +168,7 @@ def _compare(
         target=right,
         written=found,
         edit_distance=edit_distance(right, found),
+        nats=nats,
     )
 
 

@@ -172,13 +172,14 @@ def predict(run: LabelRun, texts: Sequence[str]) -> list[Predicted]:
         Predicted(
             text=text,
             tokens=[run.tokenizer.decode([index]) for index in row] if is_tag else [text],
-            labels=[_label(run.labels, of_token) for of_token in of_text.tolist()],
+            labels=[predicted_label(run.labels, of_token) for of_token in of_text.tolist()],
         )
         for text, row, of_text in zip(texts, rows, by_text, strict=True)
     ]
 
 
-def _label(labels: Labels, probabilities: list[float]) -> PredictedLabel:
+def predicted_label(labels: Labels, probabilities: list[float]) -> PredictedLabel:
+    """Return the most probable label, from the probability of each label."""
     probability, best = max(zip(probabilities, labels, strict=True), key=lambda pair: pair[0])
     by_label = dict(zip(labels, probabilities, strict=True))
     return PredictedLabel(label=best, probability=probability, probabilities=by_label)

@@ -41,6 +41,7 @@ class Chart:
         write: Function that writes a value in the legend.
         at: Place that is shown at first.
         is_wide: Whether it is as wide as the page; otherwise two stand side by side.
+        reference: Dotted line that stands for no run, or None.
     """
 
     series: Sequence[Series]
@@ -50,6 +51,7 @@ class Chart:
     write: Callable[[float], str]
     at: int
     is_wide: bool = False
+    reference: Line | None = None
 
     @property
     def body(self) -> Html:
@@ -70,6 +72,7 @@ class Chart:
             )
             for series in self.series
         ]
+        lines += [self.reference] if self.reference else []
         width, height = (WIDE, 330) if self.is_wide else (PAIR, 260)
         return line_chart(lines, self.x, self.y, width=width, height=height)
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from charlm.evaluation.comparison import Comparison, Difference
 from charlm.evaluation.probes.gradients import Gradients
 from charlm.evaluation.probes.known_letters import LetterAccuracy
+from charlm.tasks.completion import Completions
+from charlm.tasks.labels import LabelScores
 from charlm.version import VERSION
 from charlm.views.context import top_curve
 from charlm.views.figures import swatch
 from charlm.views.html import Html, tag
 from charlm.views.learning import describe_best, tokens_per_second
 from charlm.views.measurements import Measurements, RunMeasurements
-from charlm.views.page import MISSING, listed, paragraph
+from charlm.views.page import MISSING, listed, paragraph, percentage
 
 _TITLE_LENGTH = 80  # Characters of a corpus title or a run's name in the heading.
 _KINDS = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman", "bag": "bag of tokens"}
@@ -95,6 +97,20 @@ def _quantities(measurements: Measurements) -> list[_Quantity]:
     runs = measurements.runs
     rows = [*_scores(measurements)]
     measures: dict[str, Callable[[RunMeasurements], str]] = {
+        "Task": _task,
+        "Labels correct": lambda run: _of_labels(run, lambda result: percentage(result.accuracy)),
+        "Most frequent label": lambda run: _of_labels(
+            run, lambda result: percentage(result.majority)
+        ),
+        "Macro F1": lambda run: _of_labels(run, lambda result: f"{result.macro_f1:.3f}"),
+        "Calibration error": lambda run: _of_labels(
+            run, lambda result: f"{result.calibration_error:.3f}"
+        ),
+        "Written exactly": lambda run: _of_targets(
+            run, lambda result: percentage(result.exact_match)
+        ),
+        "Edit distance": lambda run: _of_targets(run, lambda result: f"{result.edit_distance:.2f}"),
+        "Nats per target token or label": lambda run: _lowest(run, "loss_nats", 4, of_task=True),
         "Next token correct": _accuracy,
         "Gradient half-life, tokens": _half_life,
         "Training, tokens/s": _speed,
@@ -109,11 +125,7 @@ def _scores(measurements: Measurements) -> list[_Quantity]:
     """Return the scores on the same text, with differences and intervals."""
     comparison = measurements.comparison
     if not isinstance(comparison, Comparison):
-        bests = [
-            min((r["bits_per_character"] for r in run.metrics), default=None)
-            for run in measurements.runs
-        ]
-        best = [MISSING if bits is None else f"{bits:.3f}" for bits in bests]
+        best = [_lowest(run, "bits_per_character", 3, of_task=False) for run in measurements.runs]
         return [_Quantity("Bits per character", best)]
     differences: list[Difference | None] = [None, *comparison.differences]
     return [
@@ -124,6 +136,25 @@ def _scores(measurements: Measurements) -> list[_Quantity]:
         ),
         _Quantity("95 % interval", list(map(_interval, differences))),
     ]
+
+
+def _lowest(run: RunMeasurements, field: str, digits: int, *, of_task: bool) -> str:
+    """Return the lowest validation score of a run that has a task, or of one that has none."""
+    if run.has_task != of_task or not run.metrics:
+        return MISSING
+    return f"{min(row[field] for row in run.metrics):.{digits}f}"
+
+
+def _task(run: RunMeasurements) -> str:
+    return run.trained.config.task.kind if run.has_task else MISSING
+
+
+def _of_labels(run: RunMeasurements, write: Callable[[LabelScores], str]) -> str:
+    return write(run.task) if isinstance(run.task, LabelScores) else MISSING
+
+
+def _of_targets(run: RunMeasurements, write: Callable[[Completions], str]) -> str:
+    return write(run.task) if isinstance(run.task, Completions) else MISSING
 
 
 def _interval(row: Difference | None) -> str:

@@ -22,7 +22,7 @@ _CLIPPED = 0.001  # Fraction of steps below which clipping is not worth a senten
 
 @dataclass(frozen=True)
 class _Unit:
-    """The unit of losses: bits per character, or perplexity for words.
+    """The unit of losses: bits per character, perplexity for words, or nats if there are tasks.
 
     Attributes:
         field: Field of a line of metrics.jsonl.
@@ -37,14 +37,20 @@ class _Unit:
 
 _BITS = _Unit("bits_per_character", "bits per character", 3)
 _PERPLEXITY = _Unit("perplexity", "perplexity per word", 1)
+_NATS = _Unit("loss_nats", "nats per predicted token or label", 4)
 
 
 def learning_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section; runs without an evaluation are left out of its charts."""
     evaluated = [run for run in runs if run.metrics]
     parts: list[Figure | tuple[Figure, ...]] = [_loss_figure(evaluated)]
-    parts.append((_rate_figure(evaluated), _speed_figure(evaluated)))
-    parts.append((_norm_figure(evaluated), _group_figure(evaluated[0])))
+    if all("accuracy" in row for run in evaluated for row in run.metrics):
+        parts.append((_accuracy_figure(evaluated), _rate_figure(evaluated)))
+        parts.append((_speed_figure(evaluated), _norm_figure(evaluated)))
+        parts.append(_group_figure(evaluated[0]))
+    else:
+        parts.append((_rate_figure(evaluated), _speed_figure(evaluated)))
+        parts.append((_norm_figure(evaluated), _group_figure(evaluated[0])))
     sampled = [run for run in runs if run.samples]
     if sampled:
         parts.append(_samples_figure(sampled[0]))
@@ -53,12 +59,16 @@ def learning_section(runs: Sequence[RunMeasurements]) -> Section:
 
 def unit_of(runs: Sequence[RunMeasurements]) -> _Unit:
     """Return the unit in which the losses of all runs are shown."""
+    if any(run.has_task for run in runs):
+        return _NATS
     levels = {run.trained.config.tokenizer.level for run in runs}
     return _PERPLEXITY if levels == {"word"} else _BITS
 
 
 def training_loss(row: Row, unit: _Unit) -> float:
     """Return the training loss of an evaluation in the unit of the validation loss."""
+    if unit is _NATS:
+        return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
         return float(2.718281828459045 ** min(row["training_loss_nats"], 700))
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
@@ -191,6 +201,24 @@ def _rate_figure(runs: Sequence[RunMeasurements]) -> Figure:
         findings=describe_rate(runs),
         quantity="learning rate",
         value=lambda row: row["learning_rate"],
+    )
+
+
+def describe_accuracy(runs: Sequence[RunMeasurements]) -> str:
+    """Return a sentence about the accuracy at the last evaluation."""
+    last = {run.name: f"{100 * run.metrics[-1]['accuracy']:.2f} %" for run in runs}
+    return f"Labels or target tokens that are the most probable ones, at the end: {per_run(last)}."
+
+
+def _accuracy_figure(runs: Sequence[RunMeasurements]) -> Figure:
+    return _pair_figure(
+        runs,
+        key="accuracy",
+        title="Accuracy on the validation split",
+        findings=describe_accuracy(runs),
+        quantity="% correct",
+        value=lambda row: 100 * row["accuracy"],
+        from_zero=True,
     )
 
 
@@ -355,6 +383,8 @@ def describe_samples(run: RunMeasurements) -> str:
     if number == 1:
         return "One sample was kept so far."
     shown = ": the first one, an early one and the last one" if number > 3 else ""
+    if run.has_task:
+        return f"The first sources, and what was written for them, at {number} evaluations{shown}."
     return f"The same prompt and the same seed at {number} evaluations{shown}."
 
 

@@ -11,7 +11,7 @@ from charlm.evaluation.comparison import Comparison, compare
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
 from charlm.evaluation.probes.cells import Cells, Tracks, measure_cells, track_units
 from charlm.evaluation.probes.context import Context, measure_context
-from charlm.evaluation.probes.embeddings import Embeddings, measure_embeddings
+from charlm.evaluation.probes.embeddings import Embeddings, embeddings_of, measure_embeddings
 from charlm.evaluation.probes.gates import Gates, measure_gates
 from charlm.evaluation.probes.gradients import Gradients, measure_gradients
 from charlm.evaluation.probes.known_letters import LetterAccuracy, measure_known_letters
@@ -22,10 +22,16 @@ from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import count_parameters
 from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
+from charlm.sampling.options import CompletionOptions
+from charlm.tasks.attention import Attention
+from charlm.tasks.completion import Completions, measure_completion
+from charlm.tasks.label_run import LabelRun, facts_of
+from charlm.tasks.labels import LabelScores, measure_labels
 from charlm.trained_model import TrainedModel, original_bytes
 
 SECTIONS = (
     "curves",
+    "task",
     "network",
     "surprisal",
     "memory",
@@ -35,8 +41,12 @@ SECTIONS = (
     "agreement",
 )
 _CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
+_EXAMPLES = 12  # First records of a task that are shown.
+_TARGET_LENGTH = 200  # Most tokens of a target that a model of a task writes.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
+AnyTrained = TrainedModel | LabelRun
+TaskScores = LabelScores | Completions
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class ReportOptions:
         probe_tokens: Most tokens of held-out text that the measures of units and letters read;
             those that read it one token after the other read half of them.
         context_targets: Number of tokens that are predicted from contexts of each length.
+        task_records: Most records of the validation split that a model of a task is scored on; one
+            that writes targets is scored on a quarter of them.
     """
 
     text: str | None = None
@@ -59,6 +71,7 @@ class ReportOptions:
     memory_tokens: int = 120
     probe_tokens: int = 10_000
     context_targets: int = 500
+    task_records: int = 2_000
 
     def __post_init__(self) -> None:
         """Raise OptionError if the text is too short or a section does not exist."""
@@ -101,10 +114,12 @@ class RunMeasurements:
 
     number: int
     name: str
-    trained: TrainedModel
+    trained: AnyTrained
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     tensors: list[tuple[str, tuple[int, ...], int]]
+    task: TaskScores | Reason | None = None
+    attention: list[Attention] | Reason | None = None
     passage: Passage | Reason | None = None
     surprisal: Surprisal | Reason | None = None
     letters: LetterAccuracy | Reason | None = None
@@ -121,6 +136,11 @@ class RunMeasurements:
     def parameters(self) -> int:
         """Number of parameters of the model."""
         return sum(size for _, _, size in self.tensors)
+
+    @property
+    def has_task(self) -> bool:
+        """Whether the model has learned a task, and is no model of whole texts."""
+        return self.trained.config.task.has_pairs
 
     @property
     def is_backward(self) -> bool:
@@ -142,7 +162,7 @@ class Measurements:
 
 
 def measure(
-    models: Sequence[TrainedModel],
+    models: Sequence[AnyTrained],
     options: ReportOptions,
     *,
     report_progress: Callable[[str], None] = lambda _: None,
@@ -155,7 +175,7 @@ def measure(
         report_progress: Function that is called with the name of each measure before it begins.
     """
     names = _names([model.folder for model in models])
-    text = options.text or _passage_of(models[0], options.passage_tokens)
+    text = options.text or _passage_of(models, options.passage_tokens)
     runs = [
         replace(_measure_run(name, model, options, text, report_progress), number=number)
         for number, (name, model) in enumerate(zip(names, models, strict=True))
@@ -163,7 +183,7 @@ def measure(
     comparison: Comparison | Reason | None = None
     if len(models) > 1:
         report_progress("comparison")
-        comparison = attempt(lambda: compare(models))
+        comparison = attempt(lambda: _compare(models))
     return Measurements(runs, comparison)
 
 
@@ -175,7 +195,25 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
         return Reason(str(error))
 
 
-def _passage_of(trained: TrainedModel, tokens: int) -> str | None:
+def _compare(models: Sequence[AnyTrained]) -> Comparison:
+    language_models = [model for model in models if isinstance(model, TrainedModel)]
+    if len(language_models) < len(models) or any(m.config.task.has_pairs for m in models):
+        raise CharlmError(
+            "only language models are compared on one text; the table of runs has the scores of "
+            "tasks"
+        )
+    return compare(language_models)
+
+
+def _passage_of(models: Sequence[AnyTrained], tokens: int) -> str | None:
+    """Return the beginning of the validation split of the first language model."""
+    for model in models:
+        if isinstance(model, TrainedModel) and not model.config.task.has_pairs:
+            return _beginning_of_split(model, tokens)
+    return None
+
+
+def _beginning_of_split(trained: TrainedModel, tokens: int) -> str | None:
     """Return the beginning of a run's validation split, from the first line that is whole."""
     original = attempt(lambda: decode_utf8(original_bytes(trained), "the validation split"))
     if isinstance(original, Reason):
@@ -198,20 +236,23 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _measure_run(
     name: str,
-    trained: TrainedModel,
+    trained: AnyTrained,
     options: ReportOptions,
     text: str | None,
     report_progress: Callable[[str], None],
 ) -> RunMeasurements:
     results: dict[str, Any] = {}
-    for field, (sections, measure_one) in _measures(trained, options, text).items():
+    measures = (
+        _label_measures(trained, options)
+        if isinstance(trained, LabelRun)
+        else _measures(trained, options, text)
+    )
+    for field, (sections, measure_one) in measures.items():
         if set(sections) & set(options.sections):
             report_progress(f"{name}: {field}")
             results[field] = attempt(measure_one)
-    cells, passage = results.get("cells"), results.get("passage")
-    if isinstance(cells, Cells) and isinstance(passage, Passage):
-        ids = [token.token for token in passage.tokens]
-        results["tracks"] = attempt(lambda: track_units(trained, ids, cells))
+    if isinstance(trained, TrainedModel):
+        results |= _tracks(trained, results)
     return RunMeasurements(
         number=0,
         name=name,
@@ -223,12 +264,23 @@ def _measure_run(
     )
 
 
-def _measures(
-    trained: TrainedModel, options: ReportOptions, text: str | None
-) -> dict[str, tuple[tuple[str, ...], Callable[[], Any]]]:
+def _tracks(trained: TrainedModel, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the units on the passage, if both were measured."""
+    cells, passage = results.get("cells"), results.get("passage")
+    if not isinstance(cells, Cells) or not isinstance(passage, Passage):
+        return {}
+    ids = [token.token for token in passage.tokens]
+    return {"tracks": attempt(lambda: track_units(trained, ids, cells))}
+
+
+_Measures = dict[str, tuple[tuple[str, ...], Callable[[], Any]]]
+
+
+def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -> _Measures:
     """Return the sections that need each measure, and the function that measures it."""
     tokens = options.probe_tokens
     return {
+        "task": (("task",), lambda: _completions(trained, options)),
         "passage": (
             ("surprisal", "cells"),
             lambda: measure_passage(trained, text, tokens=options.passage_tokens),
@@ -252,6 +304,46 @@ def _measures(
         "embeddings": (("embeddings",), lambda: measure_embeddings(trained)),
         "agreement": (("agreement",), lambda: _agreement(trained)),
     }
+
+
+def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
+    """Return the measures of a model of labels; those that need predictions of a text fail."""
+
+    def refuse() -> None:
+        raise CharlmError(
+            f"{run.folder}: the model predicts labels (task {run.config.task.kind}) and no text"
+        )
+
+    of_text = {
+        "passage": ("surprisal", "cells"),
+        "memory": ("memory",),
+        "context": ("context",),
+        "gradients": ("context",),
+        "cells": ("cells",),
+        "agreement": ("agreement",),
+    }
+    return {field: (sections, refuse) for field, sections in of_text.items()} | {
+        "task": (
+            ("task",),
+            lambda: measure_labels(run, "valid", records=options.task_records, examples=_EXAMPLES),
+        ),
+        "embeddings": (
+            ("embeddings",),
+            lambda: embeddings_of(run.model.encoder, run.tokenizer, run.origin, facts_of(run)),
+        ),
+    }
+
+
+def _completions(trained: TrainedModel, options: ReportOptions) -> Completions:
+    if not trained.config.task.has_pairs:
+        raise CharlmError(f"{trained.folder}: the run is a language model, which has no task")
+    return measure_completion(
+        trained,
+        "valid",
+        CompletionOptions(length=_TARGET_LENGTH),
+        records=max(1, options.task_records // 4),
+        examples=_EXAMPLES,
+    )
 
 
 def _agreement(trained: TrainedModel) -> Agreement:

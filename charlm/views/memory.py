@@ -122,7 +122,7 @@ def _in_text_order(run: RunMeasurements, memory: Memory) -> _Row:
     read = memory.predictions
     ids = np.array([prediction.token for prediction in read])
     trained = run.trained
-    places = reading_order(ids, trained.mode, trained.model.direction).tolist()
+    places = reading_order(ids, trained.config.corpus.mode, trained.model.direction).tolist()
     predictions = [read[number] for number in np.argsort(places).tolist()]
     relative = [[_UNREAD] * len(read) for _ in read]
     for place, prediction in zip(places, read, strict=True):

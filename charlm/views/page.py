@@ -191,11 +191,31 @@ def scale(style: str, edges: Sequence[str], note: str) -> Html:
     )
 
 
-def data_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, class_: str) -> Html:
-    """Return a table whose first column names the rows."""
+def data_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    class_: str,
+    has_heads: bool = False,
+) -> Html:
+    """Return a table whose first column names the rows.
+
+    Args:
+        head: Title of each column.
+        rows: Cells of each row.
+        class_: Classes of the table.
+        has_heads: Whether each cell has its title as data, for phones, where it stands beside it.
+    """
     titles = [tag("th", title, scope="col") for title in head]
     body = [
-        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
+        tag(
+            "tr",
+            tag("th", row[0], scope="row"),
+            *(
+                tag("td", cell, attributes={"data-head": title} if has_heads else None)
+                for title, cell in zip(head[1:], row[1:], strict=True)
+            ),
+        )
         for row in rows
     ]
     return tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *body), class_=class_)

@@ -18,6 +18,7 @@ from charlm.views.network import network_section
 from charlm.views.page import Figure, Section, listed
 from charlm.views.style import content_hash, read_asset, report_style
 from charlm.views.surprisal import surprisal_section
+from charlm.views.tasks import task_section
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class _Kind:
 
 _KINDS = {
     "curves": _Kind("Learning", learning_section),
+    "task": _Kind("Task", task_section, {"task": "", "attention": "Attention"}, ("task",)),
     "network": _Kind("Network", network_section),
     "surprisal": _Kind(
         "Surprisal",
@@ -104,6 +106,8 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
     omissions = _Omissions()
     made = []
     for name, kind in _KINDS.items():
+        if name == "task" and len(sections) > 1 and not any(run.has_task for run in runs):
+            continue  # That a language model has no task is no omission.
         if name in sections and omissions.add_section(name, kind, runs) < len(runs):
             made.append(kind.make(runs))
     if isinstance(measurements.comparison, Reason):
@@ -158,12 +162,20 @@ class _Omissions:
         self.runs.setdefault((title, text), []).append(run.name)
 
     def render(self, runs: Sequence[RunMeasurements]) -> Html | None:
-        """Return the section with one line for each reason; None if nothing is missing."""
+        """Return the section with one line for each reason and runs; None if nothing is missing."""
         if not self.runs:
             return None
+        titles: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for (title, text), names in self.runs.items():
+            titles.setdefault((text, tuple(names)), []).append(title)
         items = [
-            tag("li", tag("b", title), f" of {listed(names)}" if len(runs) > 1 else "", f": {text}")
-            for (title, text), names in self.runs.items()
+            tag(
+                "li",
+                tag("b", listed(missing)),
+                f" of {listed(names)}" if len(runs) > 1 else "",
+                f": {text}",
+            )
+            for (text, names), missing in titles.items()
         ]
         return tag(
             "section",
@@ -194,18 +206,22 @@ def _footer(runs: Sequence[RunMeasurements]) -> Html:
 
 
 def _data(figures: Collection[Figure]) -> dict[str, Any]:
-    charts = {figure.key: dict(figure.data) for figure in figures if "head" in figure.data}
+    kinds = {"charts": "head", "matrices": "cells", "tags": "tags"}
+    grouped: dict[str, Any] = {
+        kind: {figure.key: dict(figure.data) for figure in figures if name in figure.data}
+        for kind, name in kinds.items()
+    }
     others = {
         figure.key: dict(figure.data)
         for figure in figures
-        if figure.data and "head" not in figure.data
+        if figure.data and not any(name in figure.data for name in kinds.values())
     }
     tables = {
         figure.key: {"h": figure.numbers.head, "c": figure.numbers.columns}
         for figure in figures
         if figure.numbers is not None
     }
-    return {"charts": charts, "tables": tables} | others
+    return grouped | {"tables": tables} | others
 
 
 def _document(title: str, body: Html, data: dict[str, Any]) -> str:

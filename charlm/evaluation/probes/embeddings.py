@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from charlm.data.tokenizer import EOS, UNK
+from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import token_labels
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
+from charlm.model.encoder import Encoder
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance
+from charlm.trained_model import Origin, TrainedModel, provenance
 
 TOKENS = 200  # Most frequent tokens: more labels would cover each other.
 NEIGHBOURS = 5
@@ -78,16 +79,40 @@ def measure_embeddings(trained: TrainedModel, *, tokens: int = TOKENS) -> Embedd
     Raises:
         CharlmError: The model has one-hot embeddings, or too few tokens.
     """
-    embedding = trained.model.encoder.embedding
+    encoder, settings = trained.model.encoder, provenance(trained)
+    return embeddings_of(encoder, trained.tokenizer, trained.origin, settings, tokens=tokens)
+
+
+def embeddings_of(
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    origin: Origin,
+    settings: dict[str, Any],
+    *,
+    tokens: int = TOKENS,
+) -> Embeddings:
+    """Return the embeddings of an encoder, of a language model or another one.
+
+    Args:
+        encoder: Encoder that embeds the tokens.
+        tokenizer: Tokenizer of the ids.
+        origin: Run, with the frequencies of the tokens.
+        settings: Facts that the result depends on.
+        tokens: Largest number of tokens.
+
+    Raises:
+        CharlmError: As for `measure_embeddings`.
+    """
+    embedding = encoder.embedding
     if isinstance(embedding, OneHot):
-        raise CharlmError(f"{trained.folder}: one-hot tokens are all at the same distance")
-    counts = np.array(trained.origin.corpus["train_token_counts"], dtype=np.int64)
+        raise CharlmError(f"{origin.folder}: one-hot tokens are all at the same distance")
+    counts = np.array(origin.corpus["train_token_counts"], dtype=np.int64)
     chosen = _most_frequent(counts, tokens)
     if len(chosen) < 3:
-        raise CharlmError(f"{trained.folder}: the training text has {len(chosen)} different tokens")
+        raise CharlmError(f"{origin.folder}: the training text has {len(chosen)} different tokens")
     vectors = embedding.weight.detach().double().numpy(force=True)[chosen]
     places, variance = principal_components(vectors)
-    labels = token_labels(trained.tokenizer)
+    labels = token_labels(tokenizer)
     neighbours = _neighbours(vectors, [labels[token] for token in chosen.tolist()])
     return Embeddings(
         tokens=[
@@ -103,7 +128,7 @@ def measure_embeddings(trained: TrainedModel, *, tokens: int = TOKENS) -> Embedd
         ],
         variance=variance,
         size=vectors.shape[1],
-        settings=provenance(trained),
+        settings=settings,
     )
 
 

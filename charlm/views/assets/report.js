@@ -23,8 +23,9 @@ const percent = p => p < 0.001 ? (p > 0 ? '< 0.1 %' : '0 %') : (100 * p).toFixed
 
 /* One behaviour for every figure: pointing, arrow keys and tapping do the same.
    at(event): position under the pointer, or null. show(i, active): draws a position.
-   text(i): reads it out. extend(range or null): selects a range, if given. */
-function slider(node, { count, start, at, show, text, extend }) {
+   text(i): reads it out. extend(range or null): selects a range, if given.
+   across: number of positions in a row of a matrix. */
+function slider(node, { count, start, at, show, text, extend, across }) {
   let position = start(), kept = null;
   function draw(i, active) {
     position = clamp(i, 0, count() - 1);
@@ -51,7 +52,8 @@ function slider(node, { count, start, at, show, text, extend }) {
   node.addEventListener('blur', () => { if (kept === null) draw(start(), false); });
   node.addEventListener('keydown', event => {
     const page = Math.max(1, Math.round(count() / 10));
-    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: -page, PageDown: page };
+    const down = across ?? -1;
+    const steps = { ArrowLeft: -1, ArrowDown: down, ArrowRight: 1, ArrowUp: -down, PageUp: -page, PageDown: page };
     const target = event.key === 'Home' ? 0 : event.key === 'End' ? count() - 1
       : event.key in steps ? position + steps[event.key] : null;
     if (event.key === 'Escape') {
@@ -126,6 +128,48 @@ for (const [key, chart] of Object.entries(D.charts)) {
     });
   }
 }
+/* Matrices: the legend shows one cell. */
+for (const [key, matrix] of Object.entries(D.matrices)) {
+  const figure = $('#f-' + key), plot = $('.plot', figure), across = matrix.columns.length;
+  const part = name => $(`[data-part="${name}"]`, figure);
+  const drawings = $$('svg.chart', plot).map(node => ({
+    node, layer: $('.hv', node), grid: node.dataset.grid.split(' ').map(Number),
+  }));
+  const place = i => [Math.floor(i / across), i % across];
+  const say = i => { const [row, column] = place(i); return matrix.cells[row][column]; };
+  plot.classList.add('slider');
+  for (const [name, value] of Object.entries({
+    tabindex: 0, role: 'slider', 'aria-label': $('h3', figure).textContent, 'aria-valuemin': 1,
+  })) plot.setAttribute(name, value);
+  slider(plot, {
+    across,
+    count: () => matrix.rows.length * across,
+    start: () => matrix.at,
+    at(event) {
+      const drawing = drawings.find(({ node }) => node.getBoundingClientRect().width);
+      if (!drawing) return null;
+      const box = drawing.node.getBoundingClientRect(), scale = drawing.node.viewBox.baseVal.width / box.width;
+      const [left, top, width, height] = drawing.grid;
+      const column = Math.floor(((event.clientX - box.left) * scale - left) / width);
+      const row = Math.floor(((event.clientY - box.top) * scale - top) / height);
+      const inside = row >= 0 && row < matrix.rows.length && column >= 0 && column < across;
+      return inside ? row * across + column : null;
+    },
+    show(i) {
+      const [row, column] = place(i);
+      part('row').textContent = matrix.rows[row];
+      part('column').textContent = matrix.columns[column];
+      part('cell').textContent = say(i);
+      for (const { layer, grid: [left, top, width, height] } of drawings) {
+        layer.replaceChildren(svg('rect', {
+          class: 'spot', x: left + column * width, y: top + row * height, width, height,
+        }));
+      }
+    },
+    text: i => { const [row, column] = place(i); return `${matrix.rows[row]}, ${matrix.columns[column]}: ${say(i)}`; },
+  });
+}
+
 /* Passages. */
 const SURPRISAL = [0, .5, 1, 2, 3, 4, 5, 7], MEMORY = [0, 50, 100, 200, 350, 500, 700, 900];
 const bin = (value, edges) => { let k = 0; while (k < edges.length - 1 && value >= edges[k + 1]) k++; return k; };
@@ -183,6 +227,26 @@ if (D.surprisal) {
     list = fill(node, run.text);
     paint(list, run.text, i => 'u' + bin(run.bits[i], SURPRISAL));
     handle.redraw();
+  });
+}
+
+for (const [key, tags] of Object.entries(D.tags)) {
+  const node = $('#p-' + key), panel = $('#panel-' + key), list = $$('i', node);
+  const near = i => tags.near[i].map(([label, p]) => [tags.labels[label], p]);
+  slider(node, {
+    count: () => list.length,
+    start: () => tags.at,
+    at: tokenAt(() => list),
+    show(i) {
+      mark(list, i);
+      const found = el('ol', { class: 'bars' }), predicted = tags.labels[tags.tags[i]];
+      bars(found, near(i), predicted);
+      panel.replaceChildren(el('h4', {}, 'Token ', el('code', {}, tags.token[i])),
+        facts([['right', tags.labels[tags.right[i]]], ['predicted', predicted]]),
+        el('div', { class: 'mut' }, 'Most probable labels'), found);
+    },
+    text: i => `${tags.token[i]}, ${tags.labels[tags.tags[i]]}`
+      + (tags.right[i] === tags.tags[i] ? '' : `, wrong: ${tags.labels[tags.right[i]]} is right`),
   });
 }
 
@@ -343,6 +407,9 @@ const MADE = {
     D.unit.runs.flatMap(run => Object.entries(run.best).flatMap(([name, unit]) => unit.values.map((value, i) => [run.name, i + 1, run.label[i], name, unit.unit, value / 100])))],
 };
 function numbers(key) {
+  const tags = D.tags[key];
+  if (tags) return [['position', 'token', 'right', 'predicted', 'probability'], tags.token.map((token, i) =>
+    [i + 1, token, tags.labels[tags.right[i]], tags.labels[tags.tags[i]], tags.near[i][0][1]])];
   if (!(key in D.tables)) return MADE[key]();
   const { h, c } = D.tables[key];
   return [h, (c[0] ?? []).map((_, row) => c.map(column => column[row]))];

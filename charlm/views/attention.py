@@ -1,0 +1,73 @@
+"""Figures of the task `translate`: what the decoder attends to."""
+
+from collections.abc import Sequence
+
+from charlm.tasks.attention import Attention
+from charlm.views.figures import PAIR, WIDE
+from charlm.views.matrices import ShareMatrix
+from charlm.views.measurements import RunMeasurements
+from charlm.views.page import Figure, Numbers, columns, percentage
+from charlm.views.passages import visible
+
+_MAX_TOKENS = 40  # Of a source and of a target that are drawn.
+_PAIR_TOKENS = 16  # Of a source that fits into half of the page.
+
+
+def describe_attention(attention: Attention) -> str:
+    """Return a sentence about the target token whose attention is most concentrated."""
+    peaks = [max(row) for row in attention.weights]
+    row = max(range(len(peaks)), key=peaks.__getitem__)
+    column = attention.weights[row].index(peaks[row])
+    mean = sum(peaks) / len(peaks)
+    return (
+        f"The largest weight of a row is {percentage(mean)} on average; it is largest for "
+        f"{visible(attention.target[row])}, {percentage(peaks[row])} on "
+        f"{visible(attention.source[column])}."
+    )
+
+
+def attention_figures(
+    run: RunMeasurements, attentions: Sequence[Attention], of_run: str
+) -> list[Figure]:
+    """Return a matrix for each of some texts."""
+    return [
+        _figure(run, number, attention, of_run)
+        for number, attention in enumerate(map(_beginning, attentions), start=1)
+        if attention.source and attention.target
+    ]
+
+
+def _beginning(attention: Attention) -> Attention:
+    """Return the weights of the first tokens."""
+    return Attention(
+        source=attention.source[:_MAX_TOKENS],
+        target=attention.target[:_MAX_TOKENS],
+        weights=[row[:_MAX_TOKENS] for row in attention.weights[:_MAX_TOKENS]],
+    )
+
+
+def _figure(run: RunMeasurements, number: int, attention: Attention, of_run: str) -> Figure:
+    matrix = ShareMatrix(
+        rows=list(map(visible, attention.target)),
+        columns=list(map(visible, attention.source)),
+        shares=attention.weights,
+        values=[[percentage(weight) for weight in row] for row in attention.weights],
+        row_title="written",
+        column_title="source",
+        at=(0, attention.weights[0].index(max(attention.weights[0]))),
+        width=PAIR if len(attention.source) <= _PAIR_TOKENS else WIDE,
+    )
+    rows = [
+        [row + 1, target, column + 1, source, attention.weights[row][column]]
+        for row, target in enumerate(attention.target)
+        for column, source in enumerate(attention.source)
+    ]
+    head = ["target position", "target", "source position", "source", "weight"]
+    return Figure(
+        key=f"attention-{run.number + 1}-{number}",
+        title=f"Attention, example {number}{of_run}",
+        findings=describe_attention(attention),
+        body=matrix.body,
+        numbers=Numbers(head, columns(rows)),
+        data=matrix.data,
+    )
