@@ -2,7 +2,7 @@
 # make test    run the tests
 # make check   run everything that CI runs: format, lint, types, tests with coverage
 # make browser install the browser of the browser tests where it is missing
-# make docs    generate the reference pages and the folder map
+# make docs    generate the reference pages, the folder map and the board
 # make faults  kill trainings at random points and compare the resumed runs: a few minutes
 # make fuzz    fuzz the loaders of untrusted files: SECONDS for each loader, FUZZ for one loader
 # make clean   delete the environment and all caches
@@ -52,6 +52,7 @@ fuzz: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/reference/generate.py
 	$(BIN)/python docs/generate_folder_map.py
+	$(BIN)/python benchmarks/board_page.py
 
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

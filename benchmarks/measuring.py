@@ -126,10 +126,20 @@ def print_environment(*facts: str) -> None:
     print(", ".join((machine, versions, *facts)), flush=True)
 
 
-def run_python(*arguments: str | Path) -> str:
-    """Run a fresh Python to its end; return its standard output."""
+def run_python(*arguments: str | Path, threads: int | None = None) -> str:
+    """Run a fresh Python to its end; return its standard output.
+
+    Args:
+        arguments: Its command line.
+        threads: Number of threads of torch; None for its default.
+    """
     command = [sys.executable, *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | limit
+    process = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    return process.stdout
 
 
 def synchronize(device: torch.device | None) -> None:

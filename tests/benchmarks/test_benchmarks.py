@@ -1,32 +1,16 @@
 """Settings and calculations of the benchmarks. Each is loaded from its file, as a program is."""
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmark_modules import FOLDER, load
 
 from charlm.config.load import load_config
 from charlm.model.language_model import LanguageModel
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    """Return a benchmark's module, loaded with its folder first in the path, as for a program."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    path = sys.path[:]
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = path
-    return module
-
 
 ablation, configs, gpu, measuring, scaling, shakespeare, step, words = map(
     load, ("ablation", "configs", "gpu", "measuring", "scaling", "shakespeare", "step", "words")

@@ -1,0 +1,266 @@
+"""Board: nats per character of a held-out text after N minutes of training on two cores.
+
+Three contestants train one after the other on the first nine tenths of the text, and score each
+character of the last tenth once: charlm with automatic settings, a plain loop over `torch.nn.LSTM`,
+and a transformer of the size of nanoGPT's CPU recipe. --config adds charlm with a configuration,
+and --program a program of your own. Before and after each training, the speed of the machine is
+measured with fixed work, in GFLOP/s. The machine must be idle otherwise.
+
+--out is the JSON of the board, with a plot beside it (.svg). It is written after each training, and
+a training that it contains is not repeated, so the command continues where it was stopped. The
+rules of the board are in docs/board.md.
+
+    python benchmarks/board.py tinyshakespeare.txt --minutes 1 5 20 --seeds 3 --out board.json
+    python benchmarks/board.py tinyshakespeare.txt --config shakespeare --out board.json
+    python benchmarks/board.py tinyshakespeare.txt --program mine=my_program.py --out board.json
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from board_format import Board, Machine, Row, Speed, Text, read_board, write_board
+from board_page import draw, summary_table
+from measuring import argument_parser, environment, run_python, seconds_of
+from pydantic import ValidationError
+
+from charlm.version import VERSION
+
+FOLDER = Path(__file__).parent
+HELD_OUT = 0.1
+SQUARE = 2048  # Rows of the matrices of the fixed product.
+UNITS, BATCH, WINDOW = 512, 32, 64  # Of the fixed LSTM step.
+ROUNDS = 5  # The fastest counts.
+CHANGED = 0.1  # A change of speed by more than this fraction is pointed out.
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A program that takes part.
+
+    Attributes:
+        name: Name in the board.
+        program: File of the program.
+        options: Arguments after those that every contestant gets.
+        source: Address of the program; None for one of this repository.
+        version: Version of the program.
+    """
+
+    name: str
+    program: Path
+    options: tuple[str, ...] = ()
+    source: str | None = None
+    version: str = f"charlm {VERSION}"
+
+
+OWN = {
+    "charlm": Contestant("charlm", FOLDER / "board_charlm.py"),
+    "lstm": Contestant("torch.nn.LSTM", FOLDER / "board_lstm.py"),
+    "transformer": Contestant("transformer", FOLDER / "board_transformer.py"),
+}
+
+
+def main() -> None:
+    """Run what is missing on the board; print a line per training and a table."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    contestants = choose_contestants(options)
+    board = begin(options)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = split(options.text, Path(folder))
+        order = itertools.product(options.minutes, range(1, options.seeds + 1), contestants)
+        for minutes, seed, contestant in order:
+            if (contestant.name, minutes, seed) in {row.key for row in board.rows}:
+                continue
+            row = measure(contestant, texts, minutes, seed, options.threads)
+            board = board.with_row(row)
+            print(format_row(row), flush=True)
+            if options.out:
+                write_board(options.out, board)
+                options.out.with_suffix(".svg").write_text(draw(board), encoding="utf-8")
+    print("\n" + summary_table(board))
+    if not options.out:
+        print(board.model_dump_json())
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("text", type=Path, help="text in UTF-8; its last tenth is held out")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[1.0], help="training times [1]"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="number of seeds, from 1 to N [1]"
+    )
+    parser.add_argument(
+        "--contestants",
+        nargs="*",
+        choices=list(OWN),
+        default=list(OWN),
+        help="those of this repository [all]",
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also charlm with this configuration; can be repeated",
+    )
+    parser.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="also a Python program, run as FILE TRAIN HELD_OUT MINUTES SEED; its last line is "
+        "JSON; can be repeated",
+    )
+    parser.add_argument("--source", help="address of the code of --program")
+    parser.add_argument("--program-version", default="unknown", help="version of --program")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each training [2]")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
+    options = parser.parse_args()
+    if options.seeds < 1 or options.threads < 1 or min(options.minutes) <= 0:
+        parser.error("--minutes, --seeds and --threads: must be above 0")
+    if any("=" not in pair for pair in options.program):
+        parser.error("--program: must be NAME=FILE")
+    return options
+
+
+def choose_contestants(options: argparse.Namespace) -> list[Contestant]:
+    """Return the programs that the command line asks for."""
+    own = [OWN[name] for name in options.contestants]
+    charlm = OWN["charlm"].program
+    configured = [
+        Contestant(f"charlm, {Path(name).stem}", charlm, ("--config", name))
+        for name in options.config
+    ]
+    pairs = (pair.partition("=") for pair in options.program)
+    others = [
+        Contestant(name, Path(path), source=options.source, version=options.program_version)
+        for name, _, path in pairs
+    ]
+    return [*own, *configured, *others]
+
+
+def begin(options: argparse.Namespace) -> Board:
+    """Return the board of the file to continue, or one without rows."""
+    machine = Machine(**environment() | {"threads": options.threads})
+    board = Board(text=describe_text(options.text), machine=machine)
+    if options.out is None or not options.out.exists():
+        return board
+    try:
+        found = read_board(options.out)
+    except ValidationError as error:
+        sys.exit(f"board.py: {options.out}: is no board: {error}; name another file")
+    for name in ("text", "machine"):
+        if getattr(found, name) != getattr(board, name):
+            sys.exit(
+                f"board.py: {options.out}: its {name} is another one: "
+                f"{getattr(found, name)!r}; name another file"
+            )
+    return found
+
+
+def describe_text(path: Path) -> Text:
+    """Return the facts about a text."""
+    data = path.read_bytes()
+    count = len(data.decode())
+    training = int(count * (1 - HELD_OUT))
+    return Text(
+        name=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        training_characters=training,
+        held_out_characters=count - training,
+    )
+
+
+def split(path: Path, folder: Path) -> tuple[Path, Path]:
+    """Write the text to train on and the held-out text to two files; return them."""
+    text = path.read_bytes().decode()
+    training = describe_text(path).training_characters
+    train, held_out = folder / "train.txt", folder / "held-out.txt"
+    train.write_bytes(text[:training].encode())
+    held_out.write_bytes(text[training:].encode())
+    return train, held_out
+
+
+def measure(
+    contestant: Contestant, texts: Sequence[Path], minutes: float, seed: int, threads: int
+) -> Row:
+    """Run a contestant between two measurements of the machine's speed.
+
+    Raises:
+        SystemExit: The program did not predict every character once, or broke a rule.
+    """
+    speed_before = machine_speed()
+    start = time.perf_counter()
+    given = [*texts, f"{minutes:g}", str(seed), *contestant.options]
+    output = run_python(contestant.program, *given, threads=threads)
+    total_seconds = time.perf_counter() - start
+    try:
+        result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        predicted = result.pop("characters")
+        expected = len(texts[1].read_bytes().decode())
+        if predicted != expected:
+            raise ValueError(f"characters: must be {expected}, got {predicted}")
+        return Row(
+            contestant=contestant.name,
+            source=contestant.source,
+            version=contestant.version,
+            minutes=minutes,
+            seed=seed,
+            total_seconds=round(total_seconds, 2),
+            speed_before=speed_before,
+            speed_after=machine_speed(),
+            **result,
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        sys.exit(f"board.py: {contestant.name}: its result is not valid: {error!r}")
+
+
+def machine_speed() -> Speed:
+    """Measure the speed of the machine with fixed work, on the threads of this process."""
+    torch.manual_seed(0)
+    square = torch.randn(SQUARE, SQUARE)
+    low = square.bfloat16()
+    lstm = torch.nn.LSTM(UNITS, UNITS)
+    inputs = torch.randn(WINDOW, BATCH, UNITS)
+    # Per multiplication of a product two operations; six in a step forward and backward.
+    product, step = 2 * SQUARE**3, 6 * 4 * UNITS * 2 * UNITS * BATCH * WINDOW
+    return Speed(
+        product_fp32=fastest(lambda: square @ square, product),
+        product_bf16=fastest(lambda: low @ low, product),
+        lstm=fastest(lambda: lstm(inputs)[0].sum().backward(), step),
+    )
+
+
+def fastest(work: Callable[[], object], operations: float) -> float:
+    """Return the highest rate of several calls in GFLOP/s."""
+    work()  # The first call builds kernels.
+    return round(operations / min(seconds_of(work) for _ in range(ROUNDS)) / 1e9, 1)
+
+
+def format_row(row: Row) -> str:
+    """Return the line of one training, with the speed if it changed."""
+    before, after = row.speed_before.lstm, row.speed_after.lstm
+    note = ""
+    if abs(after / before - 1) > CHANGED:
+        note = f"; the machine's speed changed from {before:.0f} to {after:.0f} GFLOP/s"
+    return (
+        f"{row.minutes:g} min, seed {row.seed}, {row.contestant}: {row.loss_nats:.4f} nats, "
+        f"{row.steps:,} steps, {row.total_seconds:.0f} s in total; {row.settings}{note}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Contestant of the board: charlm, with automatic settings or a configuration.
+
+The weights of the last step are scored. Validation during the training reads the held-out text, but
+nothing is chosen with it: the budget and the schedule do not depend on it, and the checkpoint with
+the lowest validation loss is not used.
+
+    python benchmarks/board_charlm.py TRAIN HELD_OUT MINUTES SEED
+    python benchmarks/board_charlm.py TRAIN HELD_OUT MINUTES SEED --config shakespeare
+"""
+
+import argparse
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from unittest import mock
+
+from board_peer import Result, add_task
+from measuring import add_overrides, argument_parser, count_parameters, text_override, train
+
+import charlm
+
+
+def main() -> None:
+    """Train, score and print the result."""
+    parser = add_task(argument_parser(__doc__))
+    parser.add_argument("--config", help="configuration, instead of automatic settings")
+    add_overrides(parser)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, CHARLM_CACHE=f"{folder}/cache"),
+    ):
+        print(json.dumps(asdict(measure(parser.parse_args(), Path(folder) / "run"))))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> Result:
+    """Train and score one run."""
+    config = configure(options)
+    experiment = train(config, folder)
+    score = charlm.load(folder, which="last").perplexity(split="valid")
+    if score.bits_per_character is None:
+        raise SystemExit("board_charlm.py: the tokens do not represent the whole text")
+    state = experiment.state
+    return Result(
+        loss_nats=score.bits_per_character * math.log(2),
+        characters=score.characters,
+        parameters=count_parameters(experiment.model),
+        steps=state.step,
+        training_seconds=state.seconds,
+        settings=describe(config, options.config),
+    )
+
+
+def configure(options: argparse.Namespace) -> charlm.Config:
+    """Return the automatic settings, or those of a configuration with the texts and the budget."""
+    texts = [text_override(options.held_out, "corpus.valid_text"), *options.overrides]
+    if options.config is None:
+        budget = {"minutes": options.minutes, "seed": options.seed}
+        return charlm.choose(options.train, overrides=texts, **budget).config
+    budget = [f"training.minutes={options.minutes}", f"training.seed={options.seed}"]
+    no_share = "corpus.valid_share=0"
+    return charlm.load_config(
+        options.config, [text_override(options.train), no_share, *budget, *texts]
+    )
+
+
+def describe(config: charlm.Config, name: str | None) -> str:
+    """Return the settings in a few words."""
+    model, training = config.model, config.training
+    sizes = " + ".join(map(str, model.hidden_sizes))
+    facts = [
+        f"configuration {name}" if name else "automatic",
+        f"{model.cell.kind} {sizes}",
+        f"batch {training.batch_size}",
+        f"window {training.window}",
+        f"{training.optimizer} {training.learning_rate:g}",
+        f"dropout {model.output_dropout:g}",
+    ]
+    return ", ".join(facts)
+
+
+if __name__ == "__main__":
+    main()
