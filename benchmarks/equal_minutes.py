@@ -1,0 +1,311 @@
+r"""Two kinds of network at equal minutes: a stack of scans with MLPs against an LSTM.
+
+Every text and optimizer has two sides. Each side gets the same number of trials at a short budget,
+drawn from its own list of values with a fixed seed, each on a core of its own, as many side by side
+as there are cores. Then the best settings of each side are trained at every budget on all threads,
+with several seeds; for a longer budget, output dropout and rate follow two rules that are the same
+for both sides. All trainings are in the JSON of --out, which is written after each one: a training
+that it contains is not repeated, so that the command continues where it was stopped.
+
+A side is a name and settings. A setting with several values is searched:
+
+    python benchmarks/equal_minutes.py shakespeare.txt python-source --out equal.json
+    python benchmarks/equal_minutes.py a.txt --minutes 1 5 --seeds 3 1 --out equal.json \
+        --side lstm model.cell=lstm model.hidden_size=256,384,512 \
+        --side scan model.cell=min_gru model.num_layers=2,4 model.hidden_size=256,384
+
+The trials are not exact: the machine must be idle, and two of them share its memory.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import random
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from measuring import (
+    argument_parser,
+    environment,
+    measure_run,
+    print_environment,
+    run_python,
+    text_override,
+)
+
+import charlm
+from charlm.errors import CharlmError
+from charlm.storage.atomic import atomic_write
+
+Side = dict[str, tuple[str, ...]]  # Values by setting.
+COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
+RATES = {"muon": "1e-2,2e-2,4e-2", "adamw": "4e-3,8e-3,1.6e-2"}
+SIDES = {
+    "lstm": [
+        "model.cell=lstm",
+        "model.hidden_size=256,384,512",
+        "model.num_layers=1,2",
+        "training.batch_size=16,32,64",
+    ],
+    "scan": [
+        "model.cell=min_gru",
+        "model.skip=residual",
+        "model.layer_norm=true",
+        "model.hidden_size=256,384,512",
+        "model.num_layers=2,3,4",
+        "training.batch_size=16,32,64",
+    ],
+}
+# For a longer budget than that of the trials: dropout added by each doubling of the passes over the
+# text beyond the third, and the power of the number of steps with which the rate falls. Both are
+# those of the automatic settings (charlm/runs/automatic.py).
+DROPOUT_PER_DOUBLING, PASSES_WITHOUT_DROPOUT, MAX_DROPOUT = 0.15, 3.0, 0.5
+STEPS_AT_PEAK_RATE, RATE_POWER = 4000, 0.3
+
+
+def main() -> None:
+    """Run what is missing; print a line per training and the table."""
+    options = arguments()
+    if options.alone:
+        print(json.dumps(measure(options.texts[0], options.alone)))
+        return
+    print_environment(f"{options.trials} trials of {options.search_minutes:g} minutes per side")
+    results = read_results(options.out, plan_of(options))
+    for text, optimizer, name in combinations(options):
+        search(results, options, text, optimizer, name)
+    for minutes, seeds in zip(options.minutes, options.seeds, strict=True):
+        for seed in range(1, seeds + 1):
+            for text, optimizer, name in combinations(options):
+                train_best(results, options, (text, optimizer, name), minutes, seed)
+    print("\n" + format_table(results["runs"], list(options.sides)))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("texts", nargs="+", help="files or names of corpora")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20], help="[1 5 20]")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[3, 1, 1],
+        metavar="N",
+        help="number of seeds for each of the --minutes [3 1 1]",
+    )
+    parser.add_argument("--optimizers", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--trials", type=int, default=12, help="trials of each side [12]")
+    parser.add_argument(
+        "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of the last runs [2]")
+    parser.add_argument(
+        "--side",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "SECTION.KEY=VALUES"),
+        help="a side and its settings, instead of lstm and scan; give it once per side",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
+    parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.alone and options.out is None:
+        parser.error("--out: is needed")
+    if len(options.seeds) != len(options.minutes):
+        parser.error("--seeds: must have as many numbers as --minutes")
+    given = {side[0]: side[1:] for side in options.side or []} or SIDES
+    options.sides = {name: read_side(settings) for name, settings in given.items()}
+    return options
+
+
+def read_side(settings: Sequence[str]) -> Side:
+    """Return the values of each setting.
+
+    >>> read_side(["model.cell=lstm", "model.hidden_size=256,384"])
+    {'model.cell': ('lstm',), 'model.hidden_size': ('256', '384')}
+    """
+    pairs = (setting.partition("=") for setting in settings)
+    return {key: tuple(values.split(",")) for key, _, values in pairs}
+
+
+def plan_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all trainings of a file have in common."""
+    sides = options.sides.items()
+    return {
+        "sides": {
+            name: {key: list(values) for key, values in side.items()} for name, side in sides
+        },
+        "trials": options.trials,
+        "search_minutes": options.search_minutes,
+        "threads": options.threads,
+    }
+
+
+def read_results(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a file to continue, or none."""
+    if not path.exists():
+        return {**environment(), **plan, "runs": []}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in plan.items():
+        if results.get(name) != value:
+            found = f"{path}: has other {name}: {results.get(name)}"
+            sys.exit(f"equal_minutes.py: {found}; name another file")
+    return results
+
+
+def add_run(results: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
+    """Add a training, write the file, and print a line."""
+    results["runs"].append(run)
+    with atomic_write(path) as file:
+        file.write(json.dumps(results, indent=1).encode())
+    loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f} nats"
+    settings = " ".join(run["overrides"])
+    print(
+        f"{run['kind']} {run['text']} {run['optimizer']} {run['side']}, {run['minutes']:g} min, "
+        f"seed {run['seed']}: {loss}, {run['steps']:,} steps; {settings}",
+        flush=True,
+    )
+
+
+def combinations(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Yield every text, optimizer and side."""
+    yield from itertools.product(options.texts, options.optimizers, options.sides)
+
+
+def draw_trials(side: Side, optimizer: str, count: int) -> list[list[str]]:
+    """Return different settings of a side in an order that is always the same, at most `count`."""
+    values = {"training.learning_rate": tuple(RATES[optimizer].split(",")), **side}
+    grid = [
+        [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
+        for chosen in itertools.product(*values.values())
+    ]
+    random.Random(1).shuffle(grid)
+    return grid[:count]
+
+
+def search(
+    results: dict[str, Any], options: argparse.Namespace, text: str, optimizer: str, name: str
+) -> None:
+    """Run the trials of a side that are missing, side by side on one core each."""
+    place = {"text": text, "optimizer": optimizer, "side": name}
+    fixed = {"kind": "trial", **place, "minutes": options.search_minutes, "seed": 1}
+    trials = draw_trials(options.sides[name], optimizer, options.trials)
+    known = [run["overrides"] for run in results["runs"] if fixed.items() <= run.items()]
+    missing = [trial for trial in trials if trial not in known]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(run_alone, fixed | {"overrides": trial}, 1) for trial in missing]
+        for job in jobs:
+            add_run(results, options.out, job.result())
+
+
+def train_best(
+    results: dict[str, Any],
+    options: argparse.Namespace,
+    place: tuple[str, str, str],
+    minutes: float,
+    seed: int,
+) -> None:
+    """Train the best settings of a side, unless the file contains this training."""
+    text, optimizer, name = place
+    fixed = {"kind": "run", "text": text, "optimizer": optimizer, "side": name}
+    fixed |= {"minutes": minutes, "seed": seed}
+    if any(fixed.items() <= run.items() for run in results["runs"]):
+        return
+    trials = [
+        run
+        for run in results["runs"]
+        if run["kind"] == "trial"
+        and (run["text"], run["optimizer"], run["side"]) == place
+        and run["loss_nats"] is not None
+    ]
+    if not trials:
+        print(f"{text} {optimizer} {name}: every trial diverged", flush=True)
+        return
+    best = min(trials, key=lambda run: run["loss_nats"])
+    overrides = adjust(best, minutes, options.threads)
+    add_run(results, options.out, run_alone(fixed | {"overrides": overrides}, options.threads))
+
+
+def adjust(trial: dict[str, Any], minutes: float, threads: int) -> list[str]:
+    """Return the settings of a trial for another budget, with dropout and rate for its length."""
+    factor = minutes * threads / trial["minutes"]  # A trial has one thread.
+    passes, steps = trial["epochs"] * factor, trial["steps"] * factor
+    doublings = math.log2(max(passes, 1e-9) / PASSES_WITHOUT_DROPOUT)
+    dropout = min(MAX_DROPOUT, max(0.0, DROPOUT_PER_DOUBLING * doublings))
+    settings = dict(override.split("=", 1) for override in trial["overrides"])
+    longer = max(1.0, steps / max(trial["steps"], STEPS_AT_PEAK_RATE))
+    rate = float(settings["training.learning_rate"]) / longer**RATE_POWER
+    settings["training.learning_rate"] = f"{rate:.2g}"
+    settings["model.output_dropout"] = f"{dropout:.2g}"
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def run_alone(run: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Train in a process of its own; return the run with its results."""
+    settings = [
+        *run["overrides"],
+        f"training.optimizer={run['optimizer']}",
+        f"training.minutes={run['minutes']}",
+        f"training.seed={run['seed']}",
+    ]
+    output = run_python(__file__, run["text"], "--alone", *settings, threads=threads)
+    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return run | result
+
+
+def measure(text: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train one run of its own; return its loss, which is None if it diverged."""
+    name = text_override(text if not Path(text).exists() else Path(text))
+    try:
+        config = charlm.load_config(None, [name, *COMMON, *overrides])
+        run = measure_run(config)
+    except CharlmError as error:
+        return {"loss_nats": None, "steps": 0, "epochs": 0.0, "error": str(error)}
+    valid = run.pop("splits")["valid"]
+    return {
+        "loss_nats": valid["loss_nats"],
+        "bits_per_character": valid["bits_per_character"],
+        **run,
+    }
+
+
+def format_table(runs: Sequence[dict[str, Any]], sides: Sequence[str]) -> str:
+    """Return the table of the last runs: one line per text, optimizer and budget."""
+    columns = ["text", "optimizer", "minutes", *sides, f"{sides[-1]} minus {sides[0]}"]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    finished = [run for run in runs if run["kind"] == "run" and run["loss_nats"] is not None]
+    places = dict.fromkeys((run["text"], run["optimizer"], run["minutes"]) for run in finished)
+    for place in places:
+        losses = {
+            side: [
+                run["loss_nats"]
+                for run in finished
+                if (run["text"], run["optimizer"], run["minutes"]) == place and run["side"] == side
+            ]
+            for side in sides
+        }
+        cells = [Path(place[0]).stem, place[1], f"{place[2]:g}"]
+        cells += [format_losses(losses[side]) for side in sides]
+        first, last = losses[sides[0]], losses[sides[-1]]
+        difference = statistics.median(last) - statistics.median(first) if first and last else None
+        cells.append("" if difference is None else f"{difference:+.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def format_losses(losses: Sequence[float]) -> str:
+    """Return the median of losses with their range, or nothing without losses."""
+    if not losses:
+        return ""
+    middle = f"{statistics.median(losses):.3f}"
+    return middle if len(losses) == 1 else f"{middle} ({min(losses):.3f} to {max(losses):.3f})"
+
+
+if __name__ == "__main__":
+    main()

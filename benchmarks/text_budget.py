@@ -1,0 +1,237 @@
+"""Automatic settings against the best of a search, for texts of several sizes and several budgets.
+
+For each text and budget, `charlm train TEXT --minutes N` trains with automatic settings. Then
+`charlm tune` searches from them: twenty trials with the same budget, of which the first one has the
+automatic settings; rate, size, batch and dropout are searched. The difference is that of the
+automatic settings to the best trial, which was chosen by its loss on the validation split and is
+therefore slightly optimistic. A difference that is not above 0.02 nats is the target.
+
+A path of the form FILE:BYTES is the beginning of a file, cut after a line end. With --unit steps a
+budget is a number of steps, which does not depend on the speed of the machine, but then nothing is
+gained by a small network.
+
+The folder --out contains the searches and `results.json`. Both continue where they were stopped.
+Needs the extra `tune`.
+
+    python benchmarks/text_budget.py novel.txt:50000 novel.txt --budgets 1 5 20 --out text-budget
+    python benchmarks/text_budget.py novel.txt --unit steps --budgets 500 2000 --out by-steps
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring import (
+    add_overrides,
+    argument_parser,
+    environment,
+    measure_run,
+    print_environment,
+)
+
+import charlm
+from charlm.errors import CharlmError
+from charlm.runs.automatic import ChosenConfig
+from charlm.storage.atomic import atomic_write
+from charlm.tuning.search import Callbacks, tune
+from charlm.tuning.study import Budget
+
+TARGET = 0.02
+RATE_FACTOR = 4  # Of the largest rate of the search to the automatic one, and of that to the least.
+SIZES = (64, 96, 128, 192, 256, 384, 512, 640, 768)
+BATCHES = (8, 16, 32, 64)
+
+
+def main() -> None:
+    """Measure what is missing; print a line per text and budget, and the table."""
+    options = arguments()
+    print_environment(f"{options.trials} trials", *options.overrides)
+    path = options.out / "results.json"
+    plan = {"trials": options.trials, "unit": options.unit, "overrides": options.overrides}
+    results = read_results(path, plan)
+    for budget in options.budgets:
+        for text in options.texts:
+            if (text, budget) in {(row["text"], row["budget"]) for row in results["rows"]}:
+                continue
+            results["rows"].append(measure(text, budget, options))
+            with atomic_write(path) as file:
+                file.write(json.dumps(results, indent=1).encode())
+            print(format_row(results["rows"][-1], options.unit), flush=True)
+    print("\n" + format_table(results["rows"], options.unit))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("texts", nargs="+", metavar="TEXT[:BYTES]", help="files or corpora")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[1, 5, 20], help="[1 5 20]")
+    parser.add_argument(
+        "--unit", choices=["minutes", "steps"], default="minutes", help="of budgets [minutes]"
+    )
+    parser.add_argument("--trials", type=int, default=20, help="trials of a search [20]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
+    add_overrides(parser, "settings to keep, in both; can be repeated")
+    return parser.parse_args()
+
+
+def read_results(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a file to continue, or none."""
+    if not path.exists():
+        return {**environment(), **plan, "rows": []}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in plan.items():
+        if results[name] != value:
+            sys.exit(
+                f"text_budget.py: {path}: has other {name}: {results[name]}; name another --out"
+            )
+    return results
+
+
+def measure(text: str, budget: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Train with automatic settings, and search from them."""
+    source = source_of(text, options.out / "texts")
+    chosen = choose(source, budget, options)
+    automatic = train(chosen.config)
+    name = f"{Path(source).stem}-{budget:g}-{options.unit}"
+    search = search_space(chosen.config)
+    report = Callbacks(report=lambda trial, best: print(".", end="", flush=True))
+    tuning = tune(
+        chosen.config,
+        search,
+        out=options.out / name,
+        budget=Budget(trials=options.trials),
+        callbacks=report,
+    )
+    best = tuning.best
+    if best is None or best.loss_nats is None:
+        raise CharlmError(f"{tuning.folder}: no trial has a loss; give a larger budget")
+    return {
+        "text": text,
+        "budget": budget,
+        "bytes": Path(source).stat().st_size if Path(source).exists() else None,
+        "automatic": automatic,
+        "reasons": chosen.reasons,
+        "search": search,
+        "trials": tuning.num_ended,
+        "best_loss_nats": min(best.loss_nats, automatic["loss_nats"]),
+        "best_values": best.values,
+    }
+
+
+def source_of(text: str, folder: Path) -> str:
+    """Return the file or corpus of a text; the beginning of a file is written to a folder.
+
+    >>> source_of("python-source", Path("x"))
+    'python-source'
+    """
+    name, colon, size = text.rpartition(":")
+    if not colon or not size.isdecimal():
+        return text
+    folder.mkdir(parents=True, exist_ok=True)
+    with Path(name).open("rb") as file:
+        data = file.read(int(size))
+    part = folder / f"{Path(name).stem}-{size}.txt"
+    part.write_bytes(data[: data.rfind(b"\n") + 1])
+    return str(part)
+
+
+def choose(source: str, budget: float, options: argparse.Namespace) -> ChosenConfig:
+    """Return the automatic settings."""
+    amount = int(budget) if options.unit == "steps" else budget
+    return charlm.choose(source, overrides=options.overrides, **{options.unit: amount})
+
+
+def train(config: charlm.Config) -> dict[str, Any]:
+    """Train one run; return its loss and its size."""
+    run = measure_run(config)
+    valid = run.pop("splits")["valid"]
+    return {"loss_nats": valid["loss_nats"], "settings": list(describe(config)), **run}
+
+
+def describe(config: charlm.Config) -> Iterator[str]:
+    """Yield the settings that are searched, with the optimizer."""
+    model, training = config.model, config.training
+    yield f"{model.hidden_sizes[0]} units"
+    yield f"{training.optimizer} {training.learning_rate:g}"
+    yield f"batch {training.batch_size}"
+    yield f"dropout {model.output_dropout:g}"
+
+
+def search_space(config: charlm.Config) -> list[str]:
+    """Return what is searched: values around those of the automatic settings, all of them among it.
+
+    Rates are a factor of four around the automatic one; sizes and batches are the nearest ones.
+    """
+    model, training = config.model, config.training
+    rate = training.learning_rate
+    sizes = nearest(SIZES, model.hidden_sizes[0])
+    batches = nearest(BATCHES, training.batch_size)
+    return [
+        f"training.learning_rate={rate / RATE_FACTOR:.2g}..{rate * RATE_FACTOR:.2g}",
+        f"model.hidden_size={','.join(map(str, sizes))}",
+        f"training.batch_size={','.join(map(str, batches))}",
+        "model.output_dropout=0.0..0.6",
+        "training.weight_decay=0.01,0.1,0.3",
+    ]
+
+
+def nearest(values: Sequence[int], value: int) -> list[int]:
+    """Return a value with up to two smaller and two larger ones.
+
+    >>> nearest(BATCHES, 32), nearest(SIZES, 48)
+    ([8, 16, 32, 64], [48, 64, 96])
+    """
+    below = [other for other in values if other < value]
+    above = [other for other in values if other > value]
+    return [*below[-2:], value, *above[:2]]
+
+
+def format_row(row: dict[str, Any], unit: str) -> str:
+    """Return the line of one text and budget."""
+    automatic = row["automatic"]
+    values = ", ".join(
+        f"{key.partition('.')[2]}={value:g}" for key, value in row["best_values"].items()
+    )
+    return (
+        f"{row['text']}, {row['budget']:g} {unit}: automatic {automatic['loss_nats']:.4f} "
+        f"({', '.join(automatic['settings'])}), best of {row['trials']} trials "
+        f"{row['best_loss_nats']:.4f} ({values})"
+    )
+
+
+def format_table(rows: Sequence[dict[str, Any]], unit: str) -> str:
+    """Return the table; a difference above the target is bold."""
+    columns = [
+        "text",
+        unit,
+        "automatic",
+        "loss",
+        "best of the search",
+        "difference",
+        "its settings",
+    ]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for row in rows:
+        loss, best = row["automatic"]["loss_nats"], row["best_loss_nats"]
+        difference = f"{loss - best:+.3f}"
+        values = (
+            f"{key.partition('.')[2]} {value:.3g}" for key, value in row["best_values"].items()
+        )
+        cells = [
+            Path(row["text"]).name,
+            f"{row['budget']:g}",
+            ", ".join(row["automatic"]["settings"]),
+            f"{loss:.3f}",
+            f"{best:.3f}",
+            f"**{difference}**" if loss - best > TARGET else difference,
+            ", ".join(values),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
