@@ -27,6 +27,7 @@ RULES = 2  # Of reading texts, in new runs.
 # Upper limits, so that an untrusted configuration cannot exhaust memory.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
+_MAX_NGRAMS = 8
 CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
 TaskKind = Literal["language_model", "complete", "classify", "tag"]
 # Options of each kind of task; those of other kinds are rejected.
@@ -531,6 +532,32 @@ class Model(Section):
         ),
     )
     freeze_embedding: bool = Field(False, description="pretrained: do not train the vectors.")
+    ngrams: int = Field(
+        0,
+        ge=0,
+        le=_MAX_NGRAMS,
+        description=(
+            "Join the embedding of a token with a vector for each of its last 2, 3, ... up to N "
+            "tokens, from hash tables (Pagnoni et al. 2024); 0: none. 4 is best for characters "
+            "where the text is read a few times at most."
+        ),
+    )
+    ngram_buckets: int = Field(
+        1 << 14,
+        ge=1,
+        le=_MAX_UNITS,
+        description="ngrams: number of rows of the hash table for the n-grams of each length.",
+    )
+    ngram_width: int = Field(
+        32,
+        ge=1,
+        le=_MAX_UNITS,
+        description="ngrams: number of units of a row.",
+    )
+    ngram_dropout: Fraction = Field(
+        0.0,
+        description="ngrams: fraction of the rows dropped, each as a whole.",
+    )
     direction: Literal["forward", "backward", "both"] = Field(
         "forward",
         description=(
@@ -628,6 +655,12 @@ class Model(Section):
                 f"skip: {self.skip} adds the outputs of layers, so all layers must have the same "
                 f"size, got {list(self.hidden_sizes)}; give one hidden_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ngrams_are_longer_than_a_token(self) -> "Model":
+        if self.ngrams == 1:
+            raise ValueError("ngrams: must be 0, or at least 2 tokens, got 1; set 0 for none")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,8 @@ NETWORK_FIELDS = (
     "hidden_size",
     "num_layers",
     "embedding_size",
+    "ngrams",
+    "ngram_buckets",
     "skip",
     "layer_norm",
     "initial_state",

@@ -12,6 +12,7 @@ from torch import Tensor
 from charlm.config.schema import Model as ModelSection
 from charlm.export.description import describe_model
 from charlm.export.equations import CellSource, cell_source
+from charlm.model.ngrams import FACTOR, PRIME
 from charlm.runs.checkpoint import weights_of
 from charlm.trained_model import TrainedModel
 from charlm.version import VERSION
@@ -84,6 +85,7 @@ def language_model_source(section: ModelSection, *, masked: bool = False) -> str
     count = "One tensor" if cell.num_states == 1 else f"{cell.num_states} tensors"
     lines = [
         f"# {count} per layer, (batch, hidden); the first is the output of the layer.",
+        *(["# At last, the last ids, (batch, order - 1)."] if section.ngrams else []),
         "State = tuple[Tensor, ...]",
         "Outputs = tuple[Tensor, list[State]]  # Of a window or token, and the states after it.",
         "",
@@ -132,6 +134,12 @@ class _LanguageModel:
         yield ""
         yield from self._forward.splitlines()
         yield ""
+        if self._section.ngrams:
+            method = _NGRAMS.replace("@factor@", str(FACTOR)).replace("@prime@", str(PRIME))
+            for name in ("ngrams", "ngram_buckets"):
+                method = method.replace(f"@{name}@", str(getattr(self._section, name)))
+            yield from method.splitlines()
+            yield ""
         yield "    def step(self, ids: Tensor, states: list[State]) -> Outputs:"
         yield '        """Read one token: (batch,) -> features, (batch, hidden), and the states."""'
         yield from self._indented(self._step())
@@ -155,7 +163,13 @@ class _LanguageModel:
         else:
             yield "self.embedding = nn.Embedding(vocabulary_size, embedding_size)"
         yield "self.hidden_sizes = hidden_sizes"
-        yield "input_sizes = [embedding_size, *hidden_sizes[:-1]]"
+        width = ""
+        if section.ngrams:
+            orders = section.ngrams - 1
+            width = f" + {orders * section.ngram_width}"
+            rows = f"{orders} * {section.ngram_buckets}"
+            yield f"self.ngrams = nn.Embedding({rows}, {section.ngram_width})"
+        yield f"input_sizes = [embedding_size{width}, *hidden_sizes[:-1]]"
         yield "self.layers = nn.ModuleList("
         yield f"    {cell.name}(*sizes) for sizes in zip(input_sizes, hidden_sizes, strict=True)"
         yield ")"
@@ -197,6 +211,8 @@ class _LanguageModel:
         output = section.hidden_sizes[-1]
         if section.cell.kind == "bag":
             output = section.embedding_size
+            if section.ngrams:
+                output += (section.ngrams - 1) * section.ngram_width
         return section.tied and section.mixture == 1 and output != section.embedding_size
 
     def _step(self) -> Iterator[str]:
@@ -206,6 +222,10 @@ class _LanguageModel:
             yield "x = F.one_hot(ids, self.vocabulary_size).to(weights.dtype)"
         else:
             yield "x = self.embedding(ids)"
+        if self._section.ngrams:
+            yield "*states, (last,) = states"
+            yield "rows, last = self.read_ngrams(ids, last)"
+            yield "x = torch.cat([x, rows], dim=-1)"
         yield "states_after = []"
         if self._skip == "sum":
             yield "total = 0.0"
@@ -224,6 +244,8 @@ class _LanguageModel:
         yield f"    x = {'x + state[0] if number else state[0]' if is_residual else 'state[0]'}"
         if self._skip == "sum":
             yield "    total = total + x"
+        if self._section.ngrams:
+            yield "states_after.append((last,))"
         features = "total" if self._skip == "sum" else "x"
         result = f"self.norms[-1]({features})" if has_norm else features
         yield f"return {result}, states_after"
@@ -251,17 +273,36 @@ class _LanguageModel:
             yield "return self.projection(features)"
 
     def _initial_states(self) -> Iterator[str]:
+        last = ""
+        if self._section.ngrams:
+            yield f"last = self.ngrams.weight.new_zeros(batch_size, {self._section.ngrams - 1})"
+            last = " + [(last,)]"
         if self._section.initial_state == "learned":
             state = "tuple(tensor.expand(batch_size, -1) for tensor in layer)"
-            yield f"return [{state} for layer in self.initial]"
+            yield f"return [{state} for layer in self.initial]{last}"
             return
         count = self._cell.num_states
         yield "weights = next(self.parameters())"
         times = f" * {count}" if count > 1 else ""
         state = f"(weights.new_zeros(batch_size, size),){times}"
-        yield f"return [{state} for size in self.hidden_sizes]"
+        yield f"return [{state} for size in self.hidden_sizes]{last}"
 
 
+_NGRAMS = '''\
+    def read_ngrams(self, ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows of hash tables for the n-grams that end with ids, and the last ids.
+
+        As in Pagnoni et al. 2024 (arXiv:2412.09871); no n-gram crosses an <EOS>, id 0.
+        """
+        keys = newer = ids
+        rows = []
+        for distance in range(1, @ngrams@):
+            older = last[:, -distance].long() * newer.sign()
+            keys = (keys * @factor@ + older) % @prime@
+            rows.append(keys % @ngram_buckets@ + (distance - 1) * @ngram_buckets@)
+            newer = older
+        last = torch.cat([last[:, 1:], ids[:, None].to(last.dtype)], dim=1)
+        return self.ngrams(torch.stack(rows, dim=1)).flatten(1), last'''
 _FORWARD = '''\
     def forward(self, ids: Tensor, states: list[State] | None = None) -> Outputs:
         """Read a window.

@@ -34,6 +34,8 @@ _BATCH = 1_000_003
 # onnxruntime multiplies uint8 with int8 forty times as fast as int8 with int8, so 128 is added to
 # the numbers of a vector.
 _ZERO_POINT = np.uint8(128)
+# Types of ids, and of states.
+_ONNX_TYPES = {torch.int64: TensorProto.INT64, torch.float32: TensorProto.FLOAT}
 # Operators of torch that have a counterpart with the same arguments.
 _SAME = {
     "abs": "Abs",
@@ -43,8 +45,10 @@ _SAME = {
     "mul": "Mul",
     "neg": "Neg",
     "relu": "Relu",
+    "remainder": "Mod",
     "round": "Round",
     "sigmoid": "Sigmoid",
+    "sign": "Sign",
     "sub": "Sub",
     "tanh": "Tanh",
 }
@@ -69,7 +73,8 @@ def step_to_onnx(model: LanguageModel) -> onnx.ModelProto:
     """Return the ONNX model of one step, for any batch size.
 
     Inputs are `token`, int64, (batch,), and `state_0` ..., fp32, (batch, hidden), in the order of
-    the layers. Outputs are `logits`, fp32, (batch, vocabulary), and `next_state_0` ...
+    the layers, then for n-grams the last ids, fp32, (batch, order - 1). Outputs are `logits`, fp32,
+    (batch, vocabulary), and `next_state_0` ...
     """
     widths = [part.shape[-1] for state in model.initial_states(1) for part in state]
     # Expanded tensors take no memory. The tracer would take one tensor given twice as one input.
@@ -102,11 +107,11 @@ def _step_of(model: LanguageModel) -> Callable[..., tuple[Tensor, ...]]:
     is_one_hot = isinstance(model.encoder.embedding, OneHot)
     stepper = Stepper(model, max_table_size=None if is_one_hot else 0)
 
+    counts = [len(state) for state in model.initial_states(1)]
+
     def step(token: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         rest = iter(parts)
-        states: States = tuple(
-            tuple(islice(rest, cell.num_state_tensors)) for cell in model.encoder.recurrence.layers
-        )
+        states: States = tuple(tuple(islice(rest, count)) for count in counts)
         logits, states = stepper(token, states)
         return logits, *(part for state in states for part in state)
 
@@ -174,6 +179,8 @@ class _Graph:
         # An operator that writes to its argument is used as its result: the name ends in _.
         name = node.target.overloadpacket.__name__.rstrip("_")  # type: ignore[union-attr]
         if name in _SAME:
+            if node.meta["val"].dtype == torch.int64:
+                arguments = [np.int64(x) if isinstance(x, int) else x for x in arguments]
             return self.add(_SAME[name], *arguments)
         if name not in _TRANSLATORS:
             raise CharlmError(f"export to onnx: the operator {name} of torch has no counterpart")
@@ -217,6 +224,8 @@ def _rows(graph: _Graph, node: fx.Node, rows: Value, ids: Sequence[Value]) -> Va
 
 
 def _to_copy(graph: _Graph, node: fx.Node, x: Value) -> Value:
+    if node.meta["val"].dtype in _ONNX_TYPES:
+        return graph.add("Cast", x, to=_ONNX_TYPES[node.meta["val"].dtype])
     if node.kwargs["dtype"] != torch.int8:
         raise CharlmError(f"export to onnx: the type {node.kwargs['dtype']} is not expected")
     return graph.add("Cast", graph.add("Add", x, float(_ZERO_POINT)), to=TensorProto.UINT8)
@@ -233,6 +242,15 @@ def _product(graph: _Graph, vector: Value, matrix: Value, *bias: Value) -> Value
     if isinstance(matrix, Transposed):  # A matrix that is also the embedding is stored once.
         return graph.add("Gemm", vector, matrix.array, *bias, transB=1)
     return graph.add("Gemm", vector, matrix, *bias)
+
+
+def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
+    unsqueezed = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
+    return graph.add("Concat", *unsqueezed, axis=axis)
+
+
+def _transpose(graph: _Graph, node: fx.Node, x: Value) -> Value:
+    return graph.add("Transpose", x, perm=[1, 0]) if isinstance(x, str) else Transposed(x)
 
 
 def _split(graph: _Graph, node: fx.Node, x: Value, size: int, axis: int) -> Value:
@@ -274,6 +292,7 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "clamp": lambda graph, node, x, least: graph.add("Max", x, least),
     "clone": lambda graph, node, x: x,
     "detach": lambda graph, node, x: x,
+    "embedding": lambda graph, node, rows, ids: _rows(graph, node, rows, [ids]),
     "index": _rows,
     "lift_fresh_copy": lambda graph, node, x: x,
     "log_sigmoid_forward": _log_sigmoid,
@@ -291,7 +310,8 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
         "Slice", x, _integers(start), _integers(end), _integers(axis)
     ),
     "split": _split,
-    "t": lambda graph, node, matrix: Transposed(matrix),
+    "stack": _stack,
+    "t": _transpose,
     "unsqueeze": lambda graph, node, x, axis: graph.add("Unsqueeze", x, _integers(axis)),
     "view": _reshape,
 }

@@ -62,6 +62,8 @@ def engine_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
     encoder = model.encoder
     if not isinstance(encoder.embedding, OneHot):
         yield "embedding.weight", encoder.embedding.weight
+    if encoder.ngrams is not None:
+        yield "ngrams.weight", encoder.ngrams.weight
     recurrence = encoder.recurrence
     for layer, cell in enumerate(recurrence.layers):
         for name, tensor in _cell_weights(cell):

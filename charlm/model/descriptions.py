@@ -34,6 +34,7 @@ _CELL_PARTS = {
 _GATED = re.compile(r"(kernel|input|recurrent|inner|gate_recurrence)\.")
 _OTHER_PARTS = {
     r"embedding\.weight": "embedding",
+    r"ngrams\.weight": "rows of the hash tables of n-grams",
     r"bridge\.weight": "output adapter",
     r"projection\.(weight|bias)": "projection, {0}",
     r"head\.(weight|bias)": "labels, {0}",

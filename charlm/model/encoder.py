@@ -9,6 +9,7 @@ from charlm.config.schema import Model as ModelSection
 from charlm.model.cells.registry import make_cell
 from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.embedding import make_embedding
+from charlm.model.ngrams import NgramEmbedding
 from charlm.model.recurrence import Recurrence, Run, States, run
 
 
@@ -16,9 +17,10 @@ class Encoder(nn.Module):
     """The part of a network that reads tokens. Its state is explicit: an argument and a result.
 
     Attributes:
-        embedding_size: Width of an embedded token.
+        embedding_size: Width of an embedded token, without its n-grams.
         hidden_size: Width of the features.
         embedding: Ids to vectors.
+        ngrams: Last n-grams to vectors, which are joined with that of the token; None without.
         recurrence: Layers of cells.
         backward_recurrence: Layers that read sequences from their end, in direction `both`; else
             None.
@@ -34,9 +36,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = make_embedding(section, vocabulary_size)
         self.embedding_size = self.embedding.embedding_dim
-        self.recurrence = _make_recurrence(section, self.embedding_size)
+        self.ngrams = _make_ngrams(section)
+        width = self.embedding_size + (self.ngrams.width if self.ngrams else 0)
+        self.recurrence = _make_recurrence(section, width)
         self.backward_recurrence = (
-            _make_recurrence(section, self.embedding_size) if section.direction == "both" else None
+            _make_recurrence(section, width) if section.direction == "both" else None
         )
         self.hidden_size = self.recurrence.layers[-1].hidden_size
         self.word_dropout = WordDropout(section.word_dropout, vocabulary_size)
@@ -52,8 +56,9 @@ class Encoder(nn.Module):
         Args:
             ids: Ids of the window, (time, batch). In direction `both` the second half of the batch
                 belongs to the backward recurrence.
-            states: State of each layer before the window, those of the backward recurrence after
-                those of the forward one; None for the initial states.
+            states: State of each layer before the window, and after them that of the n-grams if
+                there are any; those of the backward recurrence after those of the forward one. None
+                for the initial states.
             run: Function that runs a cell over the window.
 
         Returns:
@@ -61,20 +66,38 @@ class Encoder(nn.Module):
         """
         if states is None:
             states = self.initial_states(ids.shape[1])
-        x = self.embedding_dropout(self.word_dropout(self.embedding(ids), ids))
-        recurrences = self.recurrences
-        num_layers = len(states) // len(recurrences)
         outputs: list[Tensor] = []
         states_after: list[States] = []
+        recurrences = self.recurrences
+        num_states = len(states) // len(recurrences)
         for number, (recurrence, columns) in enumerate(
-            zip(recurrences, x.chunk(len(recurrences), dim=1), strict=True)
+            zip(recurrences, ids.chunk(len(recurrences), dim=1), strict=True)
         ):
-            first = number * num_layers
-            y, after = recurrence(columns, states[first : first + num_layers], run=run)
+            before = states[number * num_states : (number + 1) * num_states]
+            num_layers = len(recurrence.cells)
+            x, last = self.embed(columns, before[num_layers:])
+            y, after = recurrence(x, before[:num_layers], run=run)
             outputs.append(y)
-            states_after.append(after)
+            states_after.append(after + last)
         features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return features, tuple(state for after in states_after for state in after)
+
+    def embed(self, ids: Tensor, last: States) -> tuple[Tensor, States]:
+        """Return what the first layer reads: the embeddings of tokens and n-grams.
+
+        Args:
+            ids: Ids of a window of one direction, (time, batch).
+            last: State of the n-grams before the window; empty without n-grams.
+
+        Returns:
+            Inputs of the first layer, (time, batch, width), and the state after the window.
+        """
+        x = self.word_dropout(self.embedding(ids), ids)
+        if self.ngrams is not None:
+            rows, after = self.ngrams(ids, last[0][0])
+            x = torch.cat([x, rows], dim=-1)
+            last = ((after,),)
+        return self.embedding_dropout(x), last
 
     @property
     def recurrences(self) -> Sequence[Recurrence]:
@@ -87,8 +110,24 @@ class Encoder(nn.Module):
         """Return the states before the first token; see `forward` for their order."""
         columns = batch_size // len(self.recurrences)
         return tuple(
-            state for recurrence in self.recurrences for state in recurrence.initial_states(columns)
+            state
+            for recurrence in self.recurrences
+            for state in recurrence.initial_states(columns) + self._initial_ngrams(columns)
         )
+
+    def _initial_ngrams(self, batch_size: int) -> States:
+        """Return the state of the n-grams before the first token: <EOS>, id 0, everywhere."""
+        if self.ngrams is None:
+            return ()
+        return ((self.ngrams.weight.new_zeros(batch_size, self.ngrams.order - 1),),)
+
+
+def _make_ngrams(section: ModelSection) -> NgramEmbedding | None:
+    if not section.ngrams:
+        return None
+    return NgramEmbedding(
+        section.ngrams, section.ngram_buckets, section.ngram_width, section.ngram_dropout
+    )
 
 
 def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:

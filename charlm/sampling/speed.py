@@ -15,7 +15,7 @@ _STEPS = 30
 def seconds_per_step(model: LanguageModel) -> float:
     """Return the shortest of some steps of one text: others may have shared the processor."""
     step = Stepper(model)
-    ids, states = torch.tensor([EOS]), model.encoder.recurrence.initial_states(1)
+    ids, states = torch.tensor([EOS]), model.initial_states(1)
     durations = []
     for _ in range(_STEPS):
         started = time.perf_counter()

@@ -15,8 +15,8 @@ class Stepper:
     """A model of one direction that reads one token per call.
 
     The product of the embedding and the first layer's input matrix is computed once, as a table
-    with a row per token, unless it would be too large. A step is then a row of that table and
-    `Cell.step`, without the overhead of a kernel for whole windows.
+    with a row per token, unless it would be too large or the input contains n-grams. A step is then
+    a row of that table and `Cell.step`, without the overhead of a kernel for whole windows.
     """
 
     @torch.inference_mode()
@@ -31,8 +31,9 @@ class Stepper:
         """
         encoder = model.encoder
         self._recurrence = encoder.recurrence
+        self._num_layers = len(encoder.recurrence.layers)
         self._first: Cell = encoder.recurrence.layers[0]
-        self._is_single_layer = len(encoder.recurrence.layers) == 1 and isinstance(
+        self._is_single_layer = self._num_layers == 1 and isinstance(
             encoder.recurrence.norms[0], nn.Identity
         )
         self._project: nn.Module = model.projection
@@ -40,8 +41,11 @@ class Stepper:
             self._project = nn.Sequential(model.output_adapter, model.projection)
         device = next(model.parameters()).device
         embedded = encoder.embedding(torch.arange(model.vocabulary_size, device=device))
-        width = self._first.project(embedded[:1]).shape[-1]
-        self._is_projected = max_table_size is None or width * len(embedded) <= max_table_size
+        self._ngrams = encoder.ngrams
+        self._is_projected = self._ngrams is None and (
+            max_table_size is None
+            or self._first.project(embedded[:1]).shape[-1] * len(embedded) <= max_table_size
+        )
         self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
 
     def __call__(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
@@ -55,14 +59,19 @@ class Stepper:
             Logits of the tokens that follow, (batch, vocabulary), and the states after the tokens.
         """
         rows = self._rows[ids]
+        layers, last = states[: self._num_layers], states[self._num_layers :]
+        if self._ngrams is not None:
+            more, after = self._ngrams(ids[None], last[0][0])
+            rows = torch.cat([rows, more[0]], dim=-1)
+            last = ((after,),)
         if self._is_single_layer:  # Faster: most models have nothing around their only layer.
-            output, state = self._step(self._first, rows, states[0])
-            states = (state,)
+            output, state = self._step(self._first, rows, layers[0])
+            layers = (state,)
         else:
-            features, states = self._recurrence(rows[None], states, run=self._run)
+            features, layers = self._recurrence(rows[None], layers, run=self._run)
             output = features[0]
         logits: Tensor = self._project(output)
-        return logits, states
+        return logits, layers + last
 
     def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         output, state = self._step(cell, x[0], state)

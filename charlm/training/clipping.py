@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,22 @@ def clip(
         clipnorm: Largest norm of the whole gradient; None for no limit.
         clipvalue: Largest absolute value of a component; None for no limit.
     """
-    parameters = list(parameters)
-    norms = _gradient_norms(parameters)
+    gradients = [_coalesced(tensor) for tensor in parameters]
+    norms = _norms(gradients)
     norm = remaining_norm = torch.linalg.vector_norm(norms)
     by_value = by_norm = None
+    present = [gradient for gradient in gradients if gradient is not None]
     if clipvalue is not None:
-        nn.utils.clip_grad_value_(parameters, clipvalue)
-        remaining_norms = _gradient_norms(parameters)
+        torch._foreach_clamp_min_(present, -clipvalue)
+        torch._foreach_clamp_max_(present, clipvalue)
+        remaining_norms = _norms(gradients)
         remaining_norm = torch.linalg.vector_norm(remaining_norms)
         # Clipping a component lowers the norm of its parameter: no search through all components.
         by_value = (remaining_norms < norms).any()
     if clipnorm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, clipnorm, remaining_norm)
+        # As torch.nn.utils.clip_grads_with_norm_, which does not know sparse gradients.
+        factor = (clipnorm / (remaining_norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(present, factor)
         by_norm = remaining_norm > clipnorm
     return Clipping(norm=norm, norms=norms, by_value=by_value, by_norm=by_norm)
 
@@ -62,14 +66,14 @@ def gradient_group(name: str) -> str:
         name: Name of the parameter in files, such as `recurrence.cells.0.kernel.weight_ih_l0`.
 
     Returns:
-        `embedding`, also for a matrix that the projection shares; `layer_0` and so on, with the
-        norms and initial states of the layer; `backward_layer_0` and so on for the backward
-        recurrence of direction `both`; `projection`, with the output adapter before it.
+        `embedding`, with the n-grams, also for a matrix that the projection shares; `layer_0` and
+        so on, with the norms and initial states of the layer; `backward_layer_0` and so on for the
+        backward recurrence of direction `both`; `projection`, with the output adapter before it.
     """
     layer = re.match(r"(backward_)?recurrence\.\w+\.(\d+)\.", name)
     if layer:
         return f"{layer[1] or ''}layer_{layer[2]}"
-    return "embedding" if name.startswith("embedding.") else "projection"
+    return "embedding" if name.startswith(("embedding.", "ngrams.")) else "projection"
 
 
 def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
@@ -86,10 +90,17 @@ def group_norms(norms: Tensor, groups: Sequence[str]) -> dict[str, float]:
     return {group: math.sqrt(square) for group, square in squares.items()}
 
 
-def _gradient_norms(parameters: list[Tensor]) -> Tensor:
-    """Return the norm of each parameter's gradient, (parameters,), without synchronizing."""
-    norms = iter(
-        torch._foreach_norm([tensor.grad for tensor in parameters if tensor.grad is not None])
-    )
-    zero = parameters[0].new_zeros(())
-    return torch.stack([zero if tensor.grad is None else next(norms) for tensor in parameters])
+def _coalesced(parameter: Tensor) -> Tensor | None:
+    """Return the gradient of a parameter; of a sparse one the values, each row once."""
+    if parameter.grad is None or not parameter.grad.is_sparse:
+        return parameter.grad
+    parameter.grad = parameter.grad.coalesce()
+    return parameter.grad._values()
+
+
+def _norms(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return the norm of each gradient, (parameters,), without synchronizing."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    norms = iter(torch._foreach_norm(present))
+    zero = present[0].new_zeros(())
+    return torch.stack([zero if gradient is None else next(norms) for gradient in gradients])

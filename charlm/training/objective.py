@@ -14,6 +14,7 @@ from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
 from charlm.training.devices import Hardware
 from charlm.training.loss import regularization, summed_cross_entropy
+from charlm.training.rows import allow_sparse_gradients
 
 
 class ObjectiveValue(NamedTuple):
@@ -207,7 +208,8 @@ def _learns_states(encoder: Encoder) -> bool:
 
 
 def make_objective(model: AnyModel, section: TrainingSection, hardware: Hardware) -> Objective:
-    """Return the objective of a model."""
+    """Return the objective of a model, whose gradients are sparse where that is faster."""
+    allow_sparse_gradients(model, allowed=hardware.device.type == "cpu")
     if isinstance(model, LabelModel):
         return LabelObjective(model, section, hardware)
     return LanguageModelObjective(model, section, hardware)

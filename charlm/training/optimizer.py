@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from charlm.config.schema import Training as TrainingSection
 from charlm.model.language_model import named_weights
 from charlm.training.muon import GatewiseMuon, ParameterGroups, gate_rows
+from charlm.training.rows import RowUpdates, tables
 
 
 def make_optimizer(
@@ -21,11 +22,15 @@ def make_optimizer(
     Args:
         model: Model whose parameters are trained.
         section: Optimizer, learning rate, decay of the means, and weight decay: on matrices, and if
-            configured on embeddings and biases.
+            configured on embeddings and biases. The hash tables of n-grams have their own steps.
         precision: Type of Muon's matrix products.
     """
     recurrent = gate_rows(model) if section.optimizer == "muon" else {}
-    groups = _parameter_groups(model, section, except_for=recurrent)
+    hashed = tables(model)
+    groups = _parameter_groups(model, section, except_for={*recurrent, *hashed})
+    if hashed:
+        decay = section.weight_decay if section.decay_embeddings else 0.0
+        groups.append({"params": hashed, "weight_decay": decay})
     rate, betas = section.learning_rate, (section.beta1, section.beta2)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True),
@@ -37,11 +42,14 @@ def make_optimizer(
         "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=section.beta1, fused=True),
         "muon": lambda: GatewiseMuon(recurrent, groups, section, precision),
     }
-    return makers[section.optimizer]()
+    optimizer = makers[section.optimizer]()
+    if hashed:
+        RowUpdates(optimizer, None if section.optimizer == "sgd" else section.beta2)
+    return optimizer
 
 
 def _parameter_groups(
-    model: nn.Module, section: TrainingSection, *, except_for: dict[Tensor, int]
+    model: nn.Module, section: TrainingSection, *, except_for: set[Tensor]
 ) -> ParameterGroups:
     """Return the groups of matrices, embeddings and biases, each with its weight decay."""
     is_decayed = {

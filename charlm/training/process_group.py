@@ -26,6 +26,7 @@ from charlm.data.tokens import available_cores
 from charlm.data.windows import Shard
 from charlm.errors import GroupError
 from charlm.training.objective import Objective
+from charlm.training.rows import allow_sparse_gradients
 
 # While one process prepares the text, the others wait: a large text takes hours.
 _RENDEZVOUS_TIMEOUT = timedelta(days=1)
@@ -131,6 +132,7 @@ class Group:
         """
         if not self._connected:
             return objective
+        allow_sparse_gradients(objective.model, allowed=False)  # DDP exchanges dense ones.
         wrapped = DistributedDataParallel(
             cast(nn.Module, objective),
             find_unused_parameters=not objective.uses_every_parameter,

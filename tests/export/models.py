@@ -32,6 +32,14 @@ OPTIONS: dict[str, dict] = {
     "mixture": {"mixture": 3},
     "adaptive": {"adaptive_cutoffs": [10, 20]},
     "backward": {"direction": "backward"},
+    "n-grams": {"ngrams": 4, "ngram_buckets": 100, "ngram_width": 8},
+    "n-grams, one-hot, two layers": {
+        "ngrams": 2,
+        "ngram_buckets": 1000,
+        "embedding": "one_hot",
+        "num_layers": 2,
+        "initial_state": "learned",
+    },
 }
 
 

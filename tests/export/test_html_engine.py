@@ -34,6 +34,8 @@ AROUND: dict[str, dict[str, Any]] = {
     "learned_initial_state": {"initial_state": "learned", "num_layers": 2},
     "learned_initial_state_gru": {"initial_state": "learned", "cell": "gru"},
     "one_hot": {"embedding": "one_hot"},
+    "ngrams": {"ngrams": 4, "ngram_buckets": 100, "ngram_width": 8},
+    "ngrams_bag": {"ngrams": 3, "cell": "bag"},
     "one_hot_bag": {"embedding": "one_hot", "cell": "bag"},
     "one_hot_mogrifier": {"embedding": "one_hot", "cell": "mogrifier_lstm"},
     "tied": {"tied": True, "embedding_size": 32},

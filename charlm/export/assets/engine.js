@@ -513,13 +513,43 @@ class AdaptiveSoftmax {
   }
 }
 
+const PRIME = 67108859; // The largest below 2 ** 26.
+const FACTOR = 41475557; // FACTOR * PRIME + id is below 2 ** 53: an exact integer.
+
+/** Rows of hash tables for the last 2, 3, ... tokens: the class of this name in Python. */
+class NgramEmbedding {
+  constructor(table, order, buckets) {
+    Object.assign(this, { table, order, buckets });
+  }
+
+  /** The state is a list with the vector of the last ids, the oldest one first. */
+  initialState() {
+    return [new Float32Array(this.order - 1)];
+  }
+
+  /** Return {rows, state}: the rows of the n-grams that end with a token, and the last ids. */
+  read(token, [last]) {
+    const rows = [];
+    let key = token;
+    let newer = token;
+    for (let distance = 1; distance < this.order; distance++) {
+      // No n-gram crosses an <EOS>, token 0.
+      const older = newer === 0 ? 0 : last[last.length - distance];
+      key = (key * FACTOR + older) % PRIME;
+      rows.push(this.table.row((key % this.buckets) + (distance - 1) * this.buckets));
+      newer = older;
+    }
+    return { rows: concatenate(...rows), state: [Float32Array.of(...last.subarray(1), token)] };
+  }
+}
+
 const MAX_TABLE = 2 ** 22; // Numbers that the table of projected tokens may hold: 16 MB.
 
 /**
  * A language model of one direction, as charlm exports it: {network, tensors, weights}.
  *
  * step(token, state) returns the logits of the next token and the state after the token. A state is
- * a list with a list of vectors per layer. No call changes a state, so states can be kept.
+ * a list with a list of vectors per layer, and one for n-grams. No call changes a state, so states can be kept.
  */
 export class Network {
   constructor({ network, tensors, weights }) {
@@ -532,6 +562,9 @@ export class Network {
     this.vocabularySize = network.vocabulary_size;
     this.skip = network.skip;
     this.embedding = product("embedding"); // Null: tokens are one-hot vectors.
+    this.ngrams = network.ngrams
+      ? new NgramEmbedding(product("ngrams"), network.ngrams, network.ngram_buckets)
+      : null;
     this.cells = network.cell_sizes.map(
       (size, layer) =>
         new (CELLS[network.cell.kind](network.cell))(
@@ -561,7 +594,7 @@ export class Network {
   }
 
   initialState() {
-    return this.initial;
+    return this.ngrams ? [...this.initial, this.ngrams.initialState()] : this.initial;
   }
 
   step(token, state) {
@@ -576,11 +609,12 @@ export class Network {
   }
 
   advance(token, state) {
+    const ngrams = this.ngrams?.read(token, state[this.cells.length]);
     let x = null;
     let total = null;
     const after = this.cells.map((cell, layer) => {
       const projected =
-        layer === 0 ? this.projectToken(token) : cell.project(this.normalize(layer - 1, x));
+        layer === 0 ? this.projectToken(token, ngrams?.rows) : cell.project(this.normalize(layer - 1, x));
       const layerState = cell.step(projected, state[layer]);
       const y = layerState[0];
       x = layer && this.skip === "residual" ? add(x, y) : y;
@@ -588,15 +622,17 @@ export class Network {
       return layerState;
     });
     const features = this.normalize(this.cells.length - 1, this.skip === "sum" ? total : x);
-    return { features, state: after };
+    return { features, state: ngrams ? [...after, ngrams.state] : after };
   }
 
   normalize(layer, x) {
     return this.norms[layer] ? this.norms[layer].apply(x) : x;
   }
 
-  /** Return what the first layer computes from a token alone. It is kept for the next time. */
-  projectToken(token) {
+  /** Return what the first layer computes from a token, and the rows of its n-grams if any. */
+  projectToken(token, rows) {
+    if (rows) return this.cells[0].project(concatenate(this.embed(token), rows));
+    // What it computes from a token alone is kept for the next time.
     if (this.table.has(token)) return this.table.get(token);
     const projected = this.cells[0].project(this.embed(token));
     if ((this.table.size + 1) * projected.length <= MAX_TABLE) this.table.set(token, projected);
