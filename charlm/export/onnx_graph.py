@@ -38,6 +38,7 @@ _ZERO_POINT = np.uint8(128)
 _SAME = {
     "abs": "Abs",
     "add": "Add",
+    "exp": "Exp",
     "div": "Div",
     "minimum": "Min",
     "mul": "Mul",
@@ -45,6 +46,7 @@ _SAME = {
     "relu": "Relu",
     "round": "Round",
     "sigmoid": "Sigmoid",
+    "sqrt": "Sqrt",
     "sub": "Sub",
     "tanh": "Tanh",
 }
@@ -246,6 +248,17 @@ def _log_sigmoid(graph: _Graph, node: fx.Node, x: Value) -> Value:
     return [graph.add("Neg", graph.add("Softplus", graph.add("Neg", x))), None]
 
 
+def _expm1(graph: _Graph, node: fx.Node, x: Value) -> Value:
+    """Add 2 tanh(x / 2) / (1 - tanh(x / 2)), which keeps the digits of small x."""
+    tanh = graph.add("Tanh", graph.add("Mul", x, 0.5))
+    return graph.add("Div", graph.add("Mul", tanh, 2.0), graph.add("Sub", 1.0, tanh))
+
+
+def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
+    rows = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
+    return graph.add("Concat", *rows, axis=axis)
+
+
 def _layer_norm(
     graph: _Graph,
     node: fx.Node,
@@ -263,6 +276,7 @@ def _layer_norm(
 _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "_int_mm": _integer_product,
     "_log_softmax": lambda graph, node, x, axis, _: graph.add("LogSoftmax", x, axis=axis),
+    "_softmax": lambda graph, node, x, axis, _: graph.add("Softmax", x, axis=axis),
     "_to_copy": _to_copy,
     "_unsafe_view": _reshape,
     "addcmul": lambda graph, node, x, a, b: graph.add("Add", x, graph.add("Mul", a, b)),
@@ -274,6 +288,7 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "clamp": lambda graph, node, x, least: graph.add("Max", x, least),
     "clone": lambda graph, node, x: x,
     "detach": lambda graph, node, x: x,
+    "expm1": _expm1,
     "index": _rows,
     "lift_fresh_copy": lambda graph, node, x: x,
     "log_sigmoid_forward": _log_sigmoid,
@@ -287,10 +302,14 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "select": lambda graph, node, x, axis, index: graph.add(
         "Gather", x, np.int64(index), axis=axis
     ),
+    "silu": lambda graph, node, x: graph.add("Mul", x, graph.add("Sigmoid", x)),
     "slice": lambda graph, node, x, axis, start, end: graph.add(
         "Slice", x, _integers(start), _integers(end), _integers(axis)
     ),
+    "softplus": lambda graph, node, x: graph.add("Softplus", x),
     "split": _split,
+    "stack": _stack,
+    "sum": lambda graph, node, x, axes: graph.add("ReduceSum", x, _integers(*axes), keepdims=0),
     "t": lambda graph, node, matrix: Transposed(matrix),
     "unsqueeze": lambda graph, node, x, axis: graph.add("Unsqueeze", x, _integers(axis)),
     "view": _reshape,
