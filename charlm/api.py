@@ -562,6 +562,8 @@ def load_any(
     try:
         return load(folder, which=which, device=device)
     except LabelModelError as error:
+        if error.kind == "translate":
+            raise
         return load_labels(error.folder, which, device)
 
 
