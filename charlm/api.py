@@ -583,7 +583,7 @@ def _report(
     from charlm.views.report import make_report
 
     shown = ReportOptions(**options)
-    models = [run.trained if isinstance(run, Run) else run for run in runs]
+    models = [run if isinstance(run, LabelRun) else run.trained for run in runs]
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 

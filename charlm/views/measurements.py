@@ -196,8 +196,8 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
 
 
 def _compare(models: Sequence[AnyTrained]) -> Comparison:
-    language_models = [model for model in models if isinstance(model, TrainedModel)]
-    if len(language_models) < len(models) or any(m.config.task.has_pairs for m in models):
+    language_models = [model for model in models if not isinstance(model, LabelRun)]
+    if any(model.config.task.has_pairs for model in models):
         raise CharlmError(
             "only language models are compared on one text; the table of runs has the scores of "
             "tasks"
@@ -208,7 +208,7 @@ def _compare(models: Sequence[AnyTrained]) -> Comparison:
 def _passage_of(models: Sequence[AnyTrained], tokens: int) -> str | None:
     """Return the beginning of the validation split of the first language model."""
     for model in models:
-        if isinstance(model, TrainedModel) and not model.config.task.has_pairs:
+        if not isinstance(model, LabelRun) and not model.config.task.has_pairs:
             return _beginning_of_split(model, tokens)
     return None
 
@@ -251,7 +251,7 @@ def _measure_run(
         if set(sections) & set(options.sections):
             report_progress(f"{name}: {field}")
             results[field] = attempt(measure_one)
-    if isinstance(trained, TrainedModel):
+    if not isinstance(trained, LabelRun):
         results |= _tracks(trained, results)
     return RunMeasurements(
         number=0,
