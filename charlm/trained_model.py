@@ -237,8 +237,9 @@ def require_language_model(trained: TrainedModel) -> None:
     """Raise CharlmError if a model predicts the targets of sources only, and no whole text."""
     if trained.config.task.has_pairs:
         raise CharlmError(
-            f"{trained.folder}: the model has learned targets of sources (task complete), and does "
-            "not predict a whole text; score the targets with charlm eval task"
+            f"{trained.folder}: the model has learned targets of sources (task "
+            f"{trained.config.task.kind}), and does not predict a whole text; write targets with "
+            "charlm sample --source, and score them with charlm eval task"
         )
 
 
