@@ -54,15 +54,26 @@ class Stepper:
         Returns:
             Logits of the tokens that follow, (batch, vocabulary), and the states after the tokens.
         """
+        features, states = self.advance(ids, states)
+        return self.project(features), states
+
+    def advance(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
+        """Read the next token of each sequence; arguments as for a call.
+
+        Returns:
+            Features, (batch, hidden), and the states after the tokens.
+        """
         rows = self._rows[ids]
         if self._is_single_layer:  # Faster: most models have nothing around their only layer.
             output, state = self._step(self._first, rows, states[0])
-            states = (state,)
-        else:
-            features, states = self._recurrence(rows[None], states, run=self._run)
-            output = features[0]
-        logits: Tensor = self._project(output)
-        return logits, states
+            return output, (state,)
+        features, states = self._recurrence(rows[None], states, run=self._run)
+        return features[0], states
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return logits, (batch, vocabulary), of features."""
+        logits: Tensor = self._project(features)
+        return logits
 
     def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         output, state = self._step(cell, x[0], state)

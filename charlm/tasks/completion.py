@@ -13,7 +13,7 @@ from charlm.data.windows import record_spans, windows_to_score
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, corpus_part, encode, provenance
+from charlm.trained_model import Trained, corpus_part, encode, provenance
 from charlm.training.loss import score
 
 _NUM_ERRORS = 10
@@ -63,7 +63,7 @@ class Completions(Result):
 
 
 def measure_completion(
-    trained: TrainedModel, split: Part, options: CompletionOptions
+    trained: Trained[Any], split: Part, options: CompletionOptions
 ) -> Completions:
     """Complete the sources of a part of a model's corpus, and compare the results.
 
@@ -95,7 +95,7 @@ def measure_completion(
 
 
 def _complete_records(
-    trained: TrainedModel, ids: Ids, targets: Ids, options: CompletionOptions
+    trained: Trained[Any], ids: Ids, targets: Ids, options: CompletionOptions
 ) -> list[Completed]:
     spans = record_spans(ids).tolist()
     pairs = [_split(ids[start:stop], targets[start:stop]) for start, stop in spans]
