@@ -27,7 +27,8 @@ from charlm.tasks.attention import Attention
 from charlm.tasks.completion import Completions, measure_completion
 from charlm.tasks.label_run import LabelRun, facts_of
 from charlm.tasks.labels import LabelScores, measure_labels
-from charlm.trained_model import TrainedModel, original_bytes
+from charlm.tasks.translation import Translator, read_attention
+from charlm.trained_model import Trained, TrainedModel, original_bytes
 
 SECTIONS = (
     "curves",
@@ -41,11 +42,12 @@ SECTIONS = (
     "agreement",
 )
 _CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
+_ATTENTIONS = 4  # Sources whose attention is drawn.
 _EXAMPLES = 12  # First records of a task that are shown.
 _TARGET_LENGTH = 200  # Most tokens of a target that a model of a task writes.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
-AnyTrained = TrainedModel | LabelRun
+AnyTrained = Trained[Any] | LabelRun
 TaskScores = LabelScores | Completions
 
 
@@ -253,6 +255,7 @@ def _measure_run(
             results[field] = attempt(measure_one)
     if not isinstance(trained, LabelRun):
         results |= _tracks(trained, results)
+        results |= _attention(trained, results)
     return RunMeasurements(
         number=0,
         name=name,
@@ -271,6 +274,18 @@ def _tracks(trained: TrainedModel, results: dict[str, Any]) -> dict[str, Any]:
         return {}
     ids = [token.token for token in passage.tokens]
     return {"tracks": attempt(lambda: track_units(trained, ids, cells))}
+
+
+def _attention(trained: Trained[Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Return what a decoder attends to while it writes the first targets, if it is one."""
+    task = results.get("task")
+    if trained.config.task.kind != "translate" or not isinstance(task, Completions):
+        return {}
+    translator = Translator(trained)
+    options = CompletionOptions(length=_TARGET_LENGTH, allow_unknown=True)
+    sources = [example.source for example in task.examples[:_ATTENTIONS]]
+    read = attempt(lambda: [read_attention(translator, source, options) for source in sources])
+    return {"attention": read}
 
 
 _Measures = dict[str, tuple[tuple[str, ...], Callable[[], Any]]]

@@ -13,7 +13,12 @@ from charlm.serving.models import ServedModels
 from charlm.serving.options import ServeOptions
 from tests.conftest import small_config, train_all
 
-TASKS = {"classify": "charlm predict", "tag": "charlm predict", "complete": "--source"}
+TASKS = {
+    "classify": "charlm predict",
+    "tag": "charlm predict",
+    "complete": "--source",
+    "translate": "--source",
+}
 # Commands about whole texts; {} is the run folder and OUT a new file.
 REFUSED = [
     "sample {}",
@@ -84,7 +89,7 @@ def test_tasks_have_columns_in_the_list_of_runs(folders, trained, capfd):
     assert charlm(["runs", str(parent), "--format", "csv"]) == 0
     head, *rows = [line.split(",") for line in capfd.readouterr().out.splitlines()]
     kinds = [row[head.index("task")] for row in rows]
-    assert kinds == ["classify", "complete", "tag"]
+    assert kinds == ["classify", "complete", "tag", "translate"]
     assert all(row[head.index("accuracy")].endswith("%") for row in rows)
     assert all(row[head.index("bits/char")] == "-" for row in rows)
     assert charlm(["runs", str(trained), "--format", "csv"]) == 0

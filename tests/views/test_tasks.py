@@ -33,11 +33,13 @@ TASKS = {
     "classify": ["task.kind=classify"],
     "tag": ["task.kind=tag", "model.direction=both"],
     "complete": ["task.kind=complete"],
+    "translate": ["task.kind=translate"],
 }
 FIGURES = {
     "classify": {"labels", "reliability", "confusion-1", "errors-1"},
     "tag": {"labels", "reliability", "confusion-1", "tags-1", "errors-1"},
     "complete": {"errors-1", "examples-1"},
+    "translate": {"errors-1", "examples-1", "attention-1-1", "attention-1-4"},
 }
 
 
@@ -131,8 +133,9 @@ def test_a_training_of_a_task_ends_with_its_report(pairs_files, tmp_path, capfd)
 def test_only_the_first_records_are_scored_and_the_report_says_so(runs):
     for kind, run in runs.items():
         options = replace(OPTIONS, sections=("task",), task_records=8)
-        (found,) = measure([run if kind != "complete" else run.trained], options).runs
-        number = 2 if kind == "complete" else 8
+        writes = kind in ("complete", "translate")
+        (found,) = measure([run.trained if writes else run], options).runs
+        number = 2 if writes else 8
         assert found.task.records == number
         html = make_report(measure([found.trained], options), ("task",)).html
         assert f"the first {number} of 30 records" in html, kind
