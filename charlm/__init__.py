@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from charlm.api import train as train
     from charlm.api import train_labels as train_labels
     from charlm.api import train_seeds as train_seeds
+    from charlm.api import train_translator as train_translator
     from charlm.config.load import load_config as load_config
     from charlm.config.schema import Config as Config
     from charlm.errors import CharlmError as CharlmError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
     from charlm.tasks.label_run import load_labels as load_labels
+    from charlm.tasks.translation import load_translator as load_translator
 
 __version__ = VERSION
 
@@ -47,9 +49,11 @@ _HOMES = {
     "train": "charlm.api",
     "train_labels": "charlm.api",
     "train_seeds": "charlm.api",
+    "train_translator": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
     "load_labels": "charlm.tasks.label_run",
+    "load_translator": "charlm.tasks.translation",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
     "import_run": "charlm.export.importing",
@@ -68,6 +72,7 @@ __all__ = [
     "load",
     "load_config",
     "load_labels",
+    "load_translator",
     "model_card",
     "register_cell",
     "report",
@@ -75,6 +80,7 @@ __all__ = [
     "train",
     "train_labels",
     "train_seeds",
+    "train_translator",
 ]
 
 

@@ -50,6 +50,7 @@ from charlm.sampling.saved_state import GenerationState, state_to_bytes
 from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
 from charlm.tasks.label_run import LabelRun, load_labels
+from charlm.tasks.translation import Translator, load_translator
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import LabelModelError, TrainedModel
 
@@ -376,6 +377,37 @@ def train_labels(
     return load_labels(experiment.folder)
 
 
+def train_translator(
+    text: Config | Texts,
+    *,
+    out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> Translator:
+    """Train an encoder and a decoder; return the best checkpoint of the run.
+
+        run = charlm.train_translator("dates.tsv", minutes=1)
+        print(run.complete("3 May 2021"))
+
+    Args:
+        text: Table of sources and targets, or a configuration.
+        out: As for `train`.
+        from_run: Language model whose weights both sides start from.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`.
+    """
+    changes = [*overrides, "task.kind=translate", *_training_overrides(training)]
+    experiment, observers = _begin(text, changes, out, from_run, "grow")
+    _run_to_the_end(experiment, observers._replace(progress=progress))
+    return load_translator(experiment.folder)
+
+
 def _begin(
     text: Config | Texts,
     changes: Sequence[str],
@@ -637,11 +669,13 @@ class _Observers(NamedTuple):
 
 def _train(experiment: Experiment, observers: _Observers) -> Run:
     """Train to the end of the budget and return the best checkpoint."""
-    if experiment.labels:
+    task = experiment.config.task
+    if task.has_labels or task.kind == "translate":
         experiment.lock.release()
+        call = "train_labels" if task.has_labels else "train_translator"
         raise CharlmError(
-            f"task.kind: {experiment.config.task.kind} makes a model of labels, got a call that "
-            "returns a language model; call charlm.train_labels, or charlm train"
+            f"task.kind: {task.kind} makes no language model, got a call that returns one; call "
+            f"charlm.{call}, or charlm train"
         )
     _run_to_the_end(experiment, observers)
     return load(experiment.folder)

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -17,17 +17,19 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
-from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
-from charlm.model.uninitialized import uninitialized_model
+from charlm.model.translation_model import TokenModel, TranslationModel
+from charlm.model.uninitialized import uninitialized_model, uninitialized_translation_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
-from charlm.runs.folder import load_run, open_run_corpus
+from charlm.runs.folder import RunFiles, load_run, open_run_corpus
 from charlm.runs.verify import check_weights
 from charlm.storage.atomic import can_write
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
+
+Model = TypeVar("Model", bound=TokenModel)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A trained model with its tokenizer and configuration.
+class Trained(Generic[Model]):
+    """A trained model of tokens with its tokenizer and configuration.
 
     Attributes:
         model: Model in evaluation mode, on `device`.
@@ -60,7 +62,7 @@ class TrainedModel:
         origin: Run that the model comes from.
     """
 
-    model: LanguageModel
+    model: Model
     tokenizer: Tokenizer
     config: ResolvedConfig
     device: torch.device
@@ -99,20 +101,31 @@ class TrainedModel:
         return self.model.direction == "forward"
 
 
+TrainedModel = Trained[LanguageModel]
+TrainedTranslator = Trained[TranslationModel]
+
+
 class LabelModelError(CharlmError):
-    """A model of labels in place of a language model.
+    """A model of labels, or an encoder and a decoder, in place of a language model.
 
     Attributes:
         folder: Run folder of the model.
+        kind: Its task.
     """
 
     def __init__(self, folder: Path, config: ResolvedConfig) -> None:
         """Make an error about the run in a folder."""
+        problem = "is a model of labels (task {}), which neither writes nor predicts a text"
+        remedy = "charlm predict for new texts"
+        if config.task.kind == "translate":
+            problem = "is an encoder and a decoder (task {}), which do not predict a whole text"
+            remedy = "charlm sample --source for new sources"
         super().__init__(
-            f"{folder}: is a model of labels (task {config.task.kind}), which neither writes nor "
-            "predicts a text; use charlm predict for new texts, and charlm eval task for its score"
+            f"{folder}: {problem.format(config.task.kind)}; use {remedy}, and charlm eval task for "
+            "its score"
         )
         self.folder = folder
+        self.kind = config.task.kind
 
 
 class ScoredText(NamedTuple):
@@ -138,21 +151,44 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
     """
-    config, tokenizer, corpus = load_run(folder)
-    if config.task.has_labels:
-        raise LabelModelError(folder, config)
+    run = load_run(folder)
+    if run.head is not None:
+        raise LabelModelError(folder, run.config)
+    model = uninitialized_model(run.config.model, run.tokenizer.vocabulary_size)
+    return _load(run, model, folder, which, device)
+
+
+def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
+    """Load a trained encoder and decoder; arguments and exceptions as for `load`."""
+    run = load_run(folder)
+    task = run.config.task
+    if task.kind != "translate":
+        raise CharlmError(
+            f"{folder}: has no decoder (task {task.kind}); train one with charlm train PAIRS "
+            "--task translate"
+        )
+    vocabulary_size = run.tokenizer.vocabulary_size
+    model = uninitialized_translation_model(run.config.model, vocabulary_size, task)
+    return _load(run, model, folder, which, device)
+
+
+def _load(
+    run: RunFiles, model: Model, folder: Path, which: CheckpointName, device: str
+) -> Trained[Model]:
+    """Return a trained model with the weights of a checkpoint."""
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
-    check_weights(saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder)
-    model = uninitialized_model(config.model, tokenizer.vocabulary_size)
+    size = run.tokenizer.vocabulary_size
+    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
     load_weights(model, saved.weights, saved.folder)
-    return TrainedModel(
-        model=model.to(chosen).eval(),
-        tokenizer=tokenizer,
-        config=config,
+    model.to(chosen).eval()
+    return Trained(
+        model=model,
+        tokenizer=run.tokenizer,
+        config=run.config,
         device=chosen,
-        origin=Origin(folder, which, corpus, saved.state),
+        origin=Origin(folder, which, run.corpus, saved.state),
     )
 
 
@@ -177,9 +213,9 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
     """Return the model of a training as it is now; the caller puts it into evaluation mode.
 
     Raises:
-        CharlmError: It is a model of labels.
+        CharlmError: It is no language model.
     """
-    if isinstance(experiment.model, LabelModel):
+    if not isinstance(experiment.model, LanguageModel):
         raise LabelModelError(experiment.folder, experiment.config)
     return TrainedModel(
         model=experiment.model,
@@ -360,7 +396,7 @@ def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_docum
     return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
 
 
-def provenance(trained: TrainedModel) -> dict[str, Any]:
+def provenance(trained: Trained[Any]) -> dict[str, Any]:
     """Return the facts about a trained model that each of its scores depends on."""
     return {
         "run": str(trained.folder),
@@ -369,7 +405,7 @@ def provenance(trained: TrainedModel) -> dict[str, Any]:
         **tokenizer_settings(trained.tokenizer),
         "mode": trained.mode,
         **({"record": "document"} if trained.writes_records and not trained.reads_lines else {}),
-        "direction": trained.model.direction,
+        "direction": trained.config.model.direction,
         "device": str(trained.device),
         **({"products": "int8"} if has_int8_products(trained.model) else {}),
         "training_seed": trained.config.training.seed,

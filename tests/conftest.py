@@ -45,6 +45,7 @@ NAMES = RECORDS.split()
 # Pairs of a source and a target for each kind of task.
 PAIRS = {
     "complete": [(name, name[::-1].upper()) for name in NAMES],
+    "translate": [(name, name[::-1].upper()) for name in NAMES],
     "classify": [(name, {"s": "ess", "n": "en"}.get(name[-1], "vowel")) for name in NAMES],
     "tag": [(name, "".join("v" if c in "aeiou" else "c" for c in name)) for name in NAMES],
 }

@@ -9,6 +9,7 @@ from charlm.cli.terminal import emit_result
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run
     from charlm.tasks.label_run import LabelRun
+    from charlm.tasks.translation import Translator
 
 
 def inspect(
@@ -27,13 +28,15 @@ def inspect(
     from charlm.model.descriptions import describe_weights
     from charlm.model.language_model import count_parameters
     from charlm.tasks.label_run import load_labels
+    from charlm.tasks.translation import load_translator
     from charlm.trained_model import LabelModelError
 
-    loaded: Run | LabelRun
+    loaded: Run | LabelRun | Translator
     try:
         loaded = load(choose_run(run, named_run), which=which, device="cpu")
     except LabelModelError as error:
-        loaded = load_labels(error.folder, which=which, device="cpu")
+        load_it = load_translator if error.kind == "translate" else load_labels
+        loaded = load_it(error.folder, which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
     descriptions = describe_weights(loaded.model, loaded.config.model.cell.kind)
@@ -45,7 +48,9 @@ def inspect(
     emit_result(data, _table(loaded, tensors, total), as_json=as_json)
 
 
-def _table(run: "Run | LabelRun", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
+def _table(
+    run: "Run | LabelRun | Translator", tensors: list[dict[str, Any]], total: int
+) -> Iterator[str]:
     section = run.config.model
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
     facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"

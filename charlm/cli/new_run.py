@@ -39,10 +39,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
 ]
 Task = Annotated[
-    Literal["complete", "classify", "tag"] | None,
+    Literal["complete", "translate", "classify", "tag"] | None,
     typer.Option(
-        help="Learn from pairs: complete: the target of a source; classify: a label for each text; "
-        "tag: a label for each token."
+        help="Learn from pairs: complete: the target of a source; translate: the same with an "
+        "encoder and a decoder; classify: a label for each text; tag: a label for each token."
     ),
 ]
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 import typer
 
@@ -66,6 +66,7 @@ _CONTENTS = "What a text must and must not contain"
 _NUMBER = "How many texts, and which"
 _TASKS = "Instead of new texts, and in parts"
 AnyOptions = SampleOptions | SearchOptions | FillOptions | NextOptions
+_SOURCES_PER_BATCH = 256
 _BYTE_ORDER_MARK = "\ufeff"  # Some editors begin a file with it.
 
 
@@ -327,7 +328,16 @@ def sample(
         typer.Option(
             metavar="TEXT",
             callback=some_text,
-            help="Write the target of a source, with a model of task complete.",
+            help="Write the target of a source, with a model of task complete or translate.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
+    source_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=as_path,
+            help="Write the target of each line of a file; - is stdin.",
             rich_help_panel=_TASKS,
         ),
     ] = None,
@@ -410,13 +420,16 @@ def sample(
     given |= {"state_out": None if state_out is None else True}
     if prompt_file is not None:
         _refuse_with("prompt_file", {"prompt": given["prompt"], "fill": fill})
-    if source is not None:
+    if source is not None or source_file is not None:
+        option = "source" if source is not None else "source_file"
         others = {name: value for name, value in given.items() if name not in _WITH_SOURCE}
         others |= {"fill": others.pop("text"), "interactive": interactive or None, "url": url}
         others |= {"next": next_tokens or None, "prompt_file": prompt_file, "int8": int8 or None}
-        _refuse_with("source", others | {"state_out": state_out})
+        others |= {"source_file": source_file if source is not None else None}
+        _refuse_with(option, others | {"state_out": state_out})
         completion = CompletionOptions(beams or 1, length or DEFAULT_LENGTH, allow_unknown)
-        _complete(source, completion, choose_run(run, named_run), which, device, as_json)
+        model = _Model(choose_run(run, named_run), which, device)
+        _complete(_sources(source, source_file), completion, model, as_json=as_json)
         return
     if interactive:
         others = {name: given[name] for name in _NOT_INTERACTIVE}
@@ -451,21 +464,48 @@ def sample(
     output.write(options, run=loaded, interactive=interactive)
 
 
-def _complete(
-    source: str,
-    options: CompletionOptions,
-    folder: Path | None,
-    which: Literal["best", "last"],
-    device: str,
-    as_json: bool,
-) -> None:
-    """Print the target that a model writes for a source."""
-    from charlm.api import load
+class _Model(NamedTuple):
+    """A model to load: its run folder, or None for the newest one, checkpoint and device."""
 
-    run = load(folder, which=which, device=device)
-    (target,) = run.complete(source, **asdict(options))
-    facts = {"source": source, "target": target, "run": str(run.folder)} | asdict(options)
-    emit_result(facts, [target], as_json=as_json)
+    folder: Path | None
+    which: Literal["best", "last"]
+    device: str
+
+
+def _sources(source: str | None, file: Path | None) -> list[str]:
+    """Return the source, or the lines of a file.
+
+    Raises:
+        OptionError: A line of the file is empty.
+    """
+    if file is None:
+        return [] if source is None else [source]
+    lines = _read_text(file, "source_file").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            problem = f"{file}: line {number} is empty and has no target; remove it"
+            raise UnsupportedOptionError("source_file", problem)
+    return lines
+
+
+def _complete(
+    sources: Sequence[str], options: CompletionOptions, model: _Model, *, as_json: bool
+) -> None:
+    """Print the target that a model writes for each source."""
+    from charlm.api import load
+    from charlm.runs.files import RUNS
+    from charlm.runs.folder import load_run, newest_run
+    from charlm.tasks.translation import load_translator
+
+    folder = model.folder or newest_run(RUNS)
+    is_translator = load_run(folder).config.task.kind == "translate"
+    load_it = load_translator if is_translator else load
+    run = load_it(folder, which=model.which, device=model.device)
+    for first in range(0, len(sources), _SOURCES_PER_BATCH):
+        batch = sources[first : first + _SOURCES_PER_BATCH]
+        for source, target in zip(batch, run.complete(batch, **asdict(options)), strict=True):
+            facts = {"source": source, "target": target, "run": str(run.folder)}
+            emit_result(facts | asdict(options), [target], as_json=as_json)
 
 
 def _with_int8(run: "Run") -> "Run":
@@ -738,21 +778,23 @@ def _with_prompt(options: AnyOptions, prompt: str, file: Path | None) -> AnyOpti
 
 def _read_prompt(prompt: str, file: Path | None) -> str:
     """Return the prompt: an argument, standard input, or the contents of a file."""
-    if prompt == "-" or file == Path("-"):
-        return _decode(sys.stdin.buffer.read(), "stdin")
-    if file is None:
+    if file is None and prompt != "-":
         return prompt.removeprefix(_BYTE_ORDER_MARK)
+    return _read_text(file or Path("-"), "prompt_file")
+
+
+def _read_text(file: Path, option: str) -> str:
+    """Return the contents of a file that is the value of an option; - is standard input."""
     try:
-        return _decode(file.read_bytes(), str(file))
+        is_stdin = file == Path("-")
+        data, name = (sys.stdin.buffer.read(), "stdin") if is_stdin else (file.read_bytes(), file)
     except OSError as error:
         problem = f"{file}: cannot be read: {error.strerror}; name another file"
-        raise UnsupportedOptionError("prompt_file", problem) from None
-
-
-def _decode(data: bytes, name: str) -> str:
+        raise UnsupportedOptionError(option, problem) from None
     try:
         return data.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
+        what = option.removesuffix("_file")
         raise CharlmError(
-            f"{name}: byte {error.start} of the prompt is not UTF-8; save the prompt as UTF-8"
+            f"{name}: byte {error.start} of the {what} is not UTF-8; save the {what} as UTF-8"
         ) from None

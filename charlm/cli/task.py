@@ -37,7 +37,8 @@ def task(
             min=1,
             callback=at_most(MAX_PARALLEL),
             metavar="N",
-            help="Task complete: beam search with N beams. [the most probable token each time]",
+            help="Tasks complete and translate: beam search with N beams. [the most probable token "
+            "each time]",
         ),
     ] = None,
     named_run: NamedRun = None,
@@ -47,9 +48,9 @@ def task(
 ) -> None:
     """Score a model of a task on a part of its own corpus.
 
-    Task complete: the fraction of targets that are written exactly, and the edit distance. Tasks
-    classify and tag: accuracy, macro F1, loss, calibration, the confusion matrix, and for BIO
-    labels the F1 of spans.
+    Tasks complete and translate: the fraction of targets that are written exactly, and the edit
+    distance. Tasks classify and tag: accuracy, macro F1, loss, calibration, the confusion matrix,
+    and for BIO labels the F1 of spans.
 
     Try: charlm eval task --split test
     """
@@ -58,15 +59,18 @@ def task(
     from charlm.runs.folder import load_run, newest_run
     from charlm.tasks.label_run import load_labels
     from charlm.tasks.labels import measure_labels
+    from charlm.tasks.translation import load_translator
 
     folder = choose_run(run, named_run) or newest_run(RUNS)
-    if load_run(folder).head is not None:
+    kind = load_run(folder).config.task
+    if kind.has_labels:
         if beams is not None:
-            raise UnsupportedOptionError("beams", "has an effect on task complete only; remove it")
+            raise UnsupportedOptionError("beams", "has no effect on labels; remove it")
         scores = measure_labels(load_labels(folder, which, device), split)
         emit_result(scores.to_json(), _labels_table(scores), as_json=as_json)
         return
-    loaded = load(folder, which=which, device=device)
+    load_it = load_translator if kind.kind == "translate" else load
+    loaded = load_it(folder, which=which, device=device)
     result = loaded.completions(split, beams=beams or 1)
     emit_result(result.to_json(), _completions_table(result), as_json=as_json)
 

@@ -29,9 +29,9 @@ _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
 _MAX_NGRAMS = 8
 CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
-TaskKind = Literal["language_model", "complete", "classify", "tag"]
+TaskKind = Literal["language_model", "complete", "translate", "classify", "tag"]
 # Options of each kind of task; those of other kinds are rejected.
-TASK_OPTIONS: dict[str, tuple[str, ...]] = {"classify": ("pooling",)}
+TASK_OPTIONS: dict[str, tuple[str, ...]] = {"classify": ("pooling",), "translate": ("attention",)}
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "elman": ("activation",),
     "gru": ("reset",),
@@ -994,7 +994,16 @@ class Task(Section):
         "language_model",
         description=(
             "language_model: predict each token of a text; complete: write the target of a source; "
-            "classify: one label for each text; tag: one label for each token. (docs/tasks.md)"
+            "translate: the same with an encoder and a decoder; classify: one label for each text; "
+            "tag: one label for each token. (docs/tasks.md)"
+        ),
+    )
+    attention: Literal["none", "additive"] = Field(
+        "additive",
+        description=(
+            "translate: what the decoder sees of the source. none: only the last state of the "
+            "encoder, which it starts from; additive: also a weighted mean of the states after all "
+            "source tokens (Bahdanau et al. 2015)."
         ),
     )
     pooling: Literal["last", "mean", "max"] = Field(
@@ -1019,6 +1028,16 @@ class Task(Section):
     def has_labels(self) -> bool:
         """Whether the targets are labels of a fixed set, and no text."""
         return self.kind in ("classify", "tag")
+
+    @property
+    def writes_targets(self) -> bool:
+        """Whether the targets are texts, which a trained model writes."""
+        return self.has_pairs and not self.has_labels
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Directions in which the sources of pairs can be read."""
+        return ("forward",) if self.kind == "complete" else ("forward", "both")
 
     def fields_shown(self) -> list[str]:
         """Return `kind` and the names of its options."""
@@ -1092,11 +1111,10 @@ class Config(Section):
                     f"{section}.{field}: is not possible with task.kind: {task.kind}, got "
                     f"{value!r:.60}; remove it"
                 )
-        directions = ("forward", "both") if task.has_labels else ("forward",)
-        if self.model.direction not in directions:
+        if self.model.direction not in task.directions:
             raise ValueError(
-                f"model.direction: must be {' or '.join(directions)} with task.kind: {task.kind}, "
-                f"got {self.model.direction}; change one of the two"
+                f"model.direction: must be {' or '.join(task.directions)} with task.kind: "
+                f"{task.kind}, got {self.model.direction}; change one of the two"
             )
         return self
 

@@ -20,7 +20,7 @@ SEPARATOR = "\t"
 
 def add_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
     """Return encoded records with the targets of a task; arguments as for `completion_targets`."""
-    if task.kind == "complete":
+    if task.writes_targets:
         return replace(tokens, targets=completion_targets(tokens.ids, tokenizer))
     return tokens
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from charlm.model.label_model import AnyModel
+from charlm.model.any_model import AnyModel
 from charlm.model.language_model import named_weights
 
 _KINDS = {
@@ -38,12 +38,18 @@ _OTHER_PARTS = {
     r"bridge\.weight": "output adapter",
     r"projection\.(weight|bias)": "projection, {0}",
     r"head\.(weight|bias)": "labels, {0}",
+    r"bridge\.(\d+)\.(\d+)\.(weight|bias)": "bridge, layer {0}, state tensor {1}, {2}",
+    r"attention\.query\.(weight|bias)": "attention, {0} of the target's features",
+    r"attention\.key\.weight": "attention, weights of the source's features",
+    r"attention\.score\.weight": "attention, weights of the scores",
+    r"attention\.output\.weight": "attention, weights of the context",
     r"projection\.prior\.weight": "projection, weights of the mixture",
     r"projection\.latent\.(weight|bias)": "projection, {0} of each softmax's input",
     r"projection\.layers\.head\.(weight|bias)": "projection, {0} of frequent tokens and clusters",
     r"projection\.layers\.tail\.(\d+)\.0\.weight": "projection, input weights of cluster {0}",
     r"projection\.layers\.tail\.(\d+)\.1\.weight": "projection, weights of cluster {0}",
 }
+_DECODER = "decoder."
 _LAYER_PARTS = {
     r"norms\.(weight|bias)": "normalization, {0}",
     r"initial\.0": "initial hidden state",
@@ -63,17 +69,22 @@ def describe_weights(model: AnyModel, kind: str) -> Iterator[str]:
     """
     sizes = [layer.hidden_size for layer in model.encoder.recurrence.layers]
     names = [name for name, _ in named_weights(model)]
-    is_tied = "embedding.weight" in names and not any(
-        name.startswith(("projection.", "head.")) and name.endswith("weight") for name in names
+    side = _DECODER if any(name.startswith(_DECODER) for name in names) else ""
+    is_tied = f"{side}embedding.weight" in names and not any(
+        name.startswith((f"{side}projection.", "head.")) and name.endswith("weight")
+        for name in names
     )
-    for name, weight in named_weights(model):
+    for full_name, weight in named_weights(model):
+        name = full_name.removeprefix(_DECODER)
+        decoder = "decoder, " * (name != full_name)
         layer = re.fullmatch(r"(backward_)?recurrence\.(\w+)\.(\d+)\.(.+)", name)
         if layer is None:
-            shared = ", also weights of the projection" * (is_tied and name == "embedding.weight")
-            yield _describe(name, _OTHER_PARTS) + shared
+            is_shared = is_tied and full_name == f"{side}embedding.weight"
+            shared = ", also weights of the projection" * is_shared
+            yield decoder + _describe(name, _OTHER_PARTS) + shared
             continue
         backward, part, number, rest = layer.groups()
-        place = f"{'backward ' if backward else ''}layer {int(number) + 1}"
+        place = f"{decoder}{'backward ' if backward else ''}layer {int(number) + 1}"
         if part == "cells":
             gates = len(weight) // sizes[int(number)]
             yield f"{place}, {_KINDS.get(kind, kind)}, {_describe_in_cell(rest, gates)}"

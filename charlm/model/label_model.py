@@ -1,6 +1,5 @@
 """Encoder and a linear layer over labels: a model of the tasks `classify` and `tag`."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from charlm.model.dropout import Dropout
 from charlm.model.encoder import Encoder
 from charlm.model.heads.sequence_label import pool
 from charlm.model.heads.token_label import align
-from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import Prediction, scoring
 from charlm.model.recurrence import States
 
@@ -29,11 +27,6 @@ class LabelHead(NamedTuple):
 
     task: TaskSection
     num_labels: int
-
-
-def label_head(task: TaskSection, labels: Sequence[str]) -> LabelHead | None:
-    """Return what a model of labels is made for; None for a task without labels."""
-    return LabelHead(task, len(labels)) if task.has_labels else None
 
 
 class LabelModel(nn.Module):
@@ -102,18 +95,6 @@ class LabelModel(nn.Module):
     def initial_states(self, batch_size: int) -> States:
         """Return the states before the first token; see `Encoder.initial_states`."""
         return self.encoder.initial_states(batch_size)
-
-
-AnyModel = LanguageModel | LabelModel
-
-
-def make_model(
-    section: ModelSection, vocabulary_size: int, head: LabelHead | None = None
-) -> AnyModel:
-    """Create a model of labels, or a language model if there are none."""
-    if head is None:
-        return LanguageModel(section, vocabulary_size)
-    return LabelModel(section, vocabulary_size, head)
 
 
 def predict_labels(

@@ -15,7 +15,12 @@ from charlm.model.recurrence import Run, States, run
 from charlm.storage.tensors import tensors_checksum
 
 # Beginning of a parameter's name in the module → beginning of its name in files.
-_NAMES_IN_FILES = {"encoder.": "", "output_adapter.": "bridge."}
+_NAMES_IN_FILES = {
+    "encoder.": "",
+    "output_adapter.": "bridge.",
+    "decoder.encoder.": "decoder.",
+    "decoder.output_adapter.": "decoder.bridge.",
+}
 
 
 class LanguageModel(nn.Module):
@@ -76,6 +81,23 @@ class LanguageModel(nn.Module):
         features, states = self.encoder(ids, states, run=run)
         logits: Tensor = self.projection(self.adapt(features))
         return logits, states
+
+    def read(
+        self, inputs: Tensor, targets: Tensor, states: States | None = None
+    ) -> tuple[Tensor, Tensor, States]:
+        """Read a window; return features with the targets that they predict.
+
+        Args:
+            inputs: Ids of the window, (time, batch).
+            targets: The id that follows each of them, (time, batch).
+            states: State of each layer before the window; None for the initial states.
+
+        Returns:
+            Features, (time, batch, hidden), targets, (time, batch), and the states after the
+            window. A model of whole records may return them for a part of the window.
+        """
+        features, states = self.encoder(inputs, states)
+        return features, targets, states
 
     def adapt(self, features: Tensor) -> Tensor:
         """Return the input of the projection: (time, batch, hidden) → (time, batch, width)."""

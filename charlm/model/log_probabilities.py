@@ -14,6 +14,7 @@ from torch.nn import functional
 from charlm.model.language_model import LanguageModel
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
+from charlm.model.translation_model import TokenModel
 
 # Largest number of logits computed at once: 4 MB in fp32, which a processor's caches hold, and
 # 16 MB on a GPU.
@@ -66,7 +67,7 @@ def scoring(device: torch.device, precision: torch.dtype) -> Iterator[None]:
 
 
 def predict_window(
-    model: LanguageModel,
+    model: TokenModel,
     inputs: Tensor,
     targets: Tensor,
     states: States | None = None,
@@ -86,10 +87,10 @@ def predict_window(
         precision: Type in which matrix products are computed.
 
     Returns:
-        Predictions, which together cover all tokens in order, and the states after the window.
+        Predictions, which together cover all targets in order, and the states after the window.
     """
     with scoring(inputs.device, precision):
-        features, states = model.encoder(inputs, states)
+        features, targets, states = model.read(inputs, targets, states)
         adapted = model.adapt(features).flatten(0, 1)
 
     def predictions() -> Iterator[Prediction]:

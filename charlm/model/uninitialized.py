@@ -10,14 +10,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from charlm.config.schema import Model as ModelSection
-from charlm.model.label_model import AnyModel, LabelHead, LabelModel, make_model
+from charlm.config.schema import Task as TaskSection
+from charlm.model.any_model import AnyModel, Head, make_model
+from charlm.model.label_model import LabelHead, LabelModel
 from charlm.model.language_model import LanguageModel
+from charlm.model.translation_model import TranslationModel
 
 _DRAWING = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.log_normal_}
 
 
 def model_of_shapes(
-    section: ModelSection, vocabulary_size: int, head: LabelHead | None = None
+    section: ModelSection, vocabulary_size: int, head: Head | None = None
 ) -> AnyModel:
     """Create a model whose tensors have names and shapes, but neither memory nor values."""
     with torch.device("meta"), _nothing_drawn():
@@ -36,6 +39,14 @@ def uninitialized_label_model(
     """Create a model of labels whose weights are arbitrary until they are loaded."""
     with _nothing_drawn():
         return LabelModel(section, vocabulary_size, head)
+
+
+def uninitialized_translation_model(
+    section: ModelSection, vocabulary_size: int, task: TaskSection
+) -> TranslationModel:
+    """Create an encoder and a decoder whose weights are arbitrary until they are loaded."""
+    with _nothing_drawn():
+        return TranslationModel(section, vocabulary_size, task)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from charlm.data.windows import (
     record_windows,
     stream_windows,
 )
-from charlm.model.label_model import AnyModel
+from charlm.model.any_model import AnyModel
 from charlm.runs.old_text import OldText
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average

@@ -16,7 +16,7 @@ from charlm.data.labels import Labels
 from charlm.data.listing import MissingTextError
 from charlm.data.tokenizer import Tokenizer, load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
-from charlm.model.label_model import LabelHead, label_head
+from charlm.model.any_model import Head, head_of
 from charlm.runs.checkpoint import remove_checkpoint
 from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, RUNS, write_file
 from charlm.runs.verify import (
@@ -49,9 +49,9 @@ class RunFiles(NamedTuple):
         return tuple(self.corpus.get("labels") or ())
 
     @property
-    def head(self) -> LabelHead | None:
-        """What the model is made for, if it is a model of labels."""
-        return label_head(self.config.task, self.labels)
+    def head(self) -> Head | None:
+        """What the model is made for; None for a language model."""
+        return head_of(self.config.task, self.labels)
 
 
 def check_new(folder: Path) -> None:

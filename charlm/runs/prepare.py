@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from charlm.config.load import check_resolved
 from charlm.config.schema import BUDGETS, Config, Mode, ResolvedConfig
@@ -30,12 +30,13 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
+from charlm.model.any_model import head_of, make_model
 from charlm.model.embedding import put_vectors
-from charlm.model.label_model import LabelModel, label_head, make_model
 from charlm.model.language_model import LanguageModel
+from charlm.model.translation_model import TranslationModel
 from charlm.runs.checkpoint import load_checkpoint, load_weights, weights_of
 from charlm.runs.experiment import EncodedCorpus, Experiment, training_windows
-from charlm.runs.files import BEGIN_AGAIN
+from charlm.runs.files import BEGIN_AGAIN, Tensors
 from charlm.runs.folder import (
     RunFiles,
     acquired,
@@ -320,7 +321,7 @@ def _assemble(
             f"process, got {config.training.batch_size}"
         )
     vocabulary_size = encoded.tokenizer.vocabulary_size
-    head = label_head(config.task, encoded.labels)
+    head = head_of(config.task, encoded.labels)
     check_size(config.model, vocabulary_size, head)
     model = make_model(config.model, vocabulary_size, head).to(hardware.device)
     return Experiment(
@@ -348,16 +349,18 @@ def _read_vectors(config: ResolvedConfig, tokenizer: Tokenizer) -> Vectors | Non
 
 def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
     """Put pretrained vectors into the embedding, and make their path in the config absolute."""
-    embedding = experiment.model.encoder.embedding
-    config = experiment.config
-    if not isinstance(embedding, nn.Embedding):
-        return experiment
-    put_vectors(embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
+    model, config = experiment.model, experiment.config
+    sides = [model, *([model.decoder] if isinstance(model, TranslationModel) else [])]
+    for side in sides:
+        embedding = side.encoder.embedding
+        if not isinstance(embedding, nn.Embedding):
+            return experiment
+        put_vectors(embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
     path = str(Path(config.model.vectors or "").absolute())
-    model = config.model.model_copy(update={"vectors": path})
+    section = config.model.model_copy(update={"vectors": path})
     return replace(
         experiment,
-        config=config.model_copy(update={"model": model}),
+        config=config.model_copy(update={"model": section}),
         vectors_fraction=vectors.fraction_found,
     )
 
@@ -370,9 +373,10 @@ def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experim
     tokenizer = experiment.tokenizer
     counts = count_ids(experiment.tokens["train"].ids, tokenizer.vocabulary_size)
     weights = ancestor.weights_for(tokenizer, counts)
-    if isinstance(model, LabelModel):  # It has no projection, but a new head.
-        own = weights_of(model)
-        weights = own | {name: weights[name] for name in own.keys() & weights.keys()}
+    if isinstance(model, TranslationModel):
+        load_weights(model.decoder, _completed(weights, model.decoder), ancestor.folder)
+    if not isinstance(model, LanguageModel):
+        weights = _completed(weights, model)
     load_weights(model, weights, ancestor.folder)
     experiment = _with_old_text(experiment, ancestor.facts())
     start_loss = None
@@ -386,9 +390,15 @@ def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experim
     )
 
 
+def _completed(weights: Tensors, model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a model, those of its ancestor where it has weights of these names."""
+    own = weights_of(model)
+    return own | {name: weights[name] for name in own.keys() & weights.keys()}
+
+
 def _with_old_text(experiment: Experiment, facts: dict[str, Any] | None) -> Experiment:
     """Add the text of the ancestor that `facts` describe, or a notice if it cannot be read."""
-    if experiment.config.task.has_labels:  # The model predicts no text.
+    if not isinstance(experiment.model, LanguageModel):  # The model predicts no whole text.
         return replace(experiment, ancestor=facts)
     old_text, notices = old_text_or_notice(facts, experiment.config, experiment.tokenizer)
     return replace(experiment, ancestor=facts, old_text=old_text, notices=notices)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
 from charlm.errors import DivergenceError
-from charlm.model.label_model import LabelModel
+from charlm.model.language_model import LanguageModel
 from charlm.runs.experiment import Experiment
 from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.training.loop import DIVERGENCE_REMEDY
@@ -64,7 +64,8 @@ def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[
         state.validation_part = 1
         return begun.score
     num_rows = len(experiment.tokens["valid"].ids)
-    rows = len(experiment.model.encoder.recurrences) * (num_rows + WARM_UP * _num_streams(num_rows))
+    directions = 2 if experiment.model.direction == "both" else 1
+    rows = directions * (num_rows + WARM_UP * _num_streams(num_rows))
     state.validation_part = min(largest_part, max(2, -(-rows // max(begun.rows, 1))))
     return _score_part(experiment, state.validation_part, stop).score
 
@@ -75,7 +76,7 @@ def old_text_metrics(experiment: Experiment) -> dict[str, float]:
     The first process of a group scores it alone.
     """
     model, old_text = experiment.model, experiment.old_text
-    if old_text is None or isinstance(model, LabelModel) or not experiment.group.is_first:
+    if old_text is None or not isinstance(model, LanguageModel) or not experiment.group.is_first:
         return {}
     loss_nats = old_text.loss_nats(model, experiment.hardware)
     return {} if loss_nats is None else {ANCESTOR_LOSS: loss_nats}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import CheckpointError
-from charlm.model.label_model import LabelHead
+from charlm.model.any_model import Head
 from charlm.model.language_model import named_weights
 from charlm.model.uninitialized import model_of_shapes
 from charlm.runs.files import CHECKPOINTS, EVENT_FILES, RESTORE, RUN_FILES, Tensors
@@ -200,7 +200,7 @@ def check_weights(
     vocabulary_size: int,
     *,
     place: Path,
-    head: LabelHead | None = None,
+    head: Head | None = None,
 ) -> None:
     """Check weights before the model is made, whose size an untrusted configuration states.
 
@@ -209,7 +209,7 @@ def check_weights(
         section: Configuration of the model.
         vocabulary_size: Number of tokens in the vocabulary.
         place: Folder of the checkpoint, for error messages.
-        head: What the model is made for, if it is a model of labels.
+        head: What the model is made for; None for a language model.
 
     Raises:
         CheckpointError: Names or shapes differ from those of the model, or a weight is not finite.

@@ -115,8 +115,7 @@ def open_ancestor(folder: Path, vocabulary: Vocabulary = "grow") -> Ancestor:
     run = load_run(folder)
     if run.head is not None:
         raise CheckpointError(
-            f"{folder}: is a model of labels (task {run.config.task.kind}); start from a language "
-            "model"
+            f"{folder}: is a model of task {run.config.task.kind}; start from a language model"
         )
     which = "best" if (folder / "best" / "state.json").is_file() else "last"
     saved = load_checkpoint(folder / which, only="weights")
@@ -142,10 +141,12 @@ def inherit(config: Config, ancestor: Ancestor) -> Config:
     """
     old = ancestor.config
     free = _FREE_MODEL_FIELDS
+    if "both" in config.task.directions and config.task.has_pairs:
+        free = free | {"direction"}
     if config.task.has_labels:
         defaults = ModelSection.model_validate({})
         reset = {field: getattr(defaults, field) for field in _PROJECTION_FIELDS}
-        free = free | {*_PROJECTION_FIELDS, "direction"}
+        free = free | {*_PROJECTION_FIELDS}
         old = old.model_copy(update={"model": old.model.model_copy(update=reset)})
     model = _inherited("model", config.model, old.model, free, ancestor.folder)
     tokenizer = _inherited(

@@ -10,6 +10,7 @@ from torch import Tensor
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
+from charlm.model.recurrence import States
 from charlm.sampling.batch import Step
 from charlm.sampling.drawing import without_unknown
 from charlm.sampling.filters import forbid_repeated_ngrams
@@ -24,6 +25,20 @@ class SearchConstraint(Constraint, Protocol):
     def select(self, rows: Sequence[int]) -> None:
         """Let sequence i continue what was sequence rows[i]; their number may change."""
         ...
+
+
+class Start(NamedTuple):
+    """Where new texts begin.
+
+    Attributes:
+        ids: Last id before each text, (batch,).
+        states: States before these ids.
+        step: Function that advances the batch by a token.
+    """
+
+    ids: Tensor
+    states: States
+    step: Step
 
 
 @dataclass(frozen=True)
@@ -105,10 +120,26 @@ def beam_search(
     Raises:
         CharlmError: The constraints leave nothing to write.
     """
-    step = Stepper(model) if step is None else step
     context = [EOS, *prompt]
-    states = read_once(model, context[:-1])
-    ids = torch.tensor(context[-1:], device=next(model.parameters()).device)
+    start = Start(
+        ids=torch.tensor(context[-1:], device=next(model.parameters()).device),
+        states=read_once(model, context[:-1]),
+        step=Stepper(model) if step is None else step,
+    )
+    return search_from(start, options, is_end=is_end, prompt=prompt, constraints=constraints)
+
+
+@torch.inference_mode()
+def search_from(
+    start: Start,
+    options: BeamOptions,
+    *,
+    is_end: Callable[[list[int]], bool],
+    prompt: Sequence[int] = (),
+    constraints: Sequence[SearchConstraint] = (),
+) -> list[Hypothesis]:
+    """Search from a start of one sequence; the rest is as for `beam_search`."""
+    ids, states, step = start
     beams = [Hypothesis()]
     ended = list[Hypothesis]()
     for _ in range(options.length):

@@ -1,30 +1,35 @@
-"""The targets that a model of the task `complete` writes for sources: greedily or by beam search.
+"""The targets that a model writes for sources, greedily or by beam search: `complete`, `translate`.
 
-The model reads a source and a tab, and writes until <EOS>. Sources of one length are read side by
+A language model reads a source and a tab, and writes until <EOS>. An encoder reads the source, and
+the decoder writes after the tab. Sources of one length are read side by
 side, so that no padding is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from charlm.data.pairs import SEPARATOR
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.beam_search import BeamOptions, beam_search
+from charlm.model.recurrence import States
+from charlm.model.translation_model import Source, TokenModel, TranslationModel
+from charlm.sampling.beam_search import BeamOptions, Start, search_from
 from charlm.sampling.drawing import without_unknown
 from charlm.sampling.options import CompletionOptions
 from charlm.sampling.prompts import read_prompt
 from charlm.sampling.stepper import Stepper
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import Trained
 
 _MAX_BATCH = 256
 _LENGTH_PENALTY = 0.6
 
 
 def complete(
-    trained: TrainedModel, sources: Sequence[str], options: CompletionOptions
+    trained: Trained[Any], sources: Sequence[str], options: CompletionOptions
 ) -> list[str]:
     """Return the target of each source.
 
@@ -36,28 +41,34 @@ def complete(
         require_completion(trained)
     except CharlmError as error:
         raise UnsupportedOptionError("source", str(error)) from None
-    prompts = [_prompt(trained, source, options) for source in sources]
+    prompts = [prompt_of(trained, source, options) for source in sources]
     written = complete_ids(trained.model, prompts, options)
     return [trained.tokenizer.decode(ids) for ids in written]
 
 
-def require_completion(trained: TrainedModel) -> None:
+def require_completion(trained: Trained[Any]) -> None:
     """Raise CharlmError if a model was not trained to complete sources."""
-    if trained.config.task.kind != "complete":
+    if not trained.config.task.writes_targets:
         raise CharlmError(
             f"{trained.folder}: the model has not learned targets of sources; train one with "
-            "charlm train PAIRS --task complete, or write a text with charlm sample --prompt"
+            "charlm train PAIRS --task complete, or --task translate, or write a text with charlm "
+            "sample --prompt"
         )
 
 
-def _prompt(trained: TrainedModel, source: str, options: CompletionOptions) -> list[int]:
+def prompt_of(trained: Trained[Any], source: str, options: CompletionOptions) -> list[int]:
+    """Return the ids of a source with its tab.
+
+    Raises:
+        UnsupportedOptionError: The source has unknown characters or words, and that is not allowed.
+    """
     prompt = source.replace(SEPARATOR, " ") + SEPARATOR
     allow_unknown = options.allow_unknown
     return read_prompt(trained, prompt, allow_unknown=allow_unknown, option="source").ids
 
 
 def complete_ids(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], options: CompletionOptions
+    model: TokenModel, prompts: Sequence[Sequence[int]], options: CompletionOptions
 ) -> list[list[int]]:
     """Return the ids that a model writes after each prompt, without <EOS>.
 
@@ -66,16 +77,16 @@ def complete_ids(
         prompts: Ids of the sources, each with its tab.
         options: How targets are written.
     """
+    read = _decoder(model) if isinstance(model, TranslationModel) else _reader(model)
     if options.beams > 1:
-        return [_search(model, prompt, options) for prompt in prompts]
+        return [_search(read([prompt]), options) for prompt in prompts]
     written: list[list[int]] = [[] for _ in prompts]
-    stepper = Stepper(model)
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batch: list[int] = []
     for number in [*by_length, None]:
         is_full = len(batch) == _MAX_BATCH
         if batch and (number is None or is_full or len(prompts[number]) != len(prompts[batch[0]])):
-            rows = _write(model, stepper, [prompts[row] for row in batch], options.length)
+            rows = _write(read([prompts[row] for row in batch]), options.length)
             for row, ids in zip(batch, rows, strict=True):
                 written[row] = ids
             batch = []
@@ -84,19 +95,61 @@ def complete_ids(
     return written
 
 
-@torch.inference_mode()
-def _write(
-    model: LanguageModel, stepper: Stepper, prompts: Sequence[Sequence[int]], length: int
-) -> list[list[int]]:
-    """Return the most probable ids after prompts of one length, token by token."""
+# Prompts of one length → where their targets begin.
+_Read = Callable[[Sequence[Sequence[int]]], Start]
+
+
+def _reader(model: LanguageModel) -> _Read:
+    """Return a function that reads prompts with a language model."""
+    stepper = Stepper(model)
+
+    @torch.inference_mode()
+    def read(prompts: Sequence[Sequence[int]]) -> Start:
+        ids = with_eos(model, prompts)
+        _, states = model.encoder(ids[:-1], model.initial_states(len(prompts)))
+        return Start(ids[-1], states, stepper)
+
+    return read
+
+
+def _decoder(model: TranslationModel) -> _Read:
+    """Return a function that reads sources with an encoder, for a decoder to write the targets."""
+    stepper = Stepper(model.decoder)
+
+    @torch.inference_mode()
+    def read(prompts: Sequence[Sequence[int]]) -> Start:
+        ids = with_eos(model, prompts)
+        source = read_sources(model, ids[:-1])
+
+        def step(ids: Tensor, states: States) -> tuple[Tensor, States]:
+            features, states = stepper.advance(ids, states)
+            return stepper.project(model.attend(features[None], source)[0]), states
+
+        return Start(ids[-1], source.states, step)
+
+    return read
+
+
+def with_eos(model: TokenModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Return <EOS> and the ids of prompts of one length, (time, batch)."""
     device = next(model.parameters()).device
-    read = torch.tensor([[EOS, *prompt] for prompt in prompts], device=device).T
-    _, states = model.encoder(read[:-1], model.initial_states(len(prompts)))
-    ids = read[-1]
-    columns: list[torch.Tensor] = []
-    has_ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    return torch.tensor([[EOS, *prompt] for prompt in prompts], device=device).T
+
+
+def read_sources(model: TranslationModel, ids: Tensor) -> Source:
+    """Read sources of one length with an encoder; ids as from `with_eos`, without the tab."""
+    lengths = torch.full((ids.shape[1],), len(ids), device=ids.device)
+    return model.read_source(ids, lengths)
+
+
+@torch.inference_mode()
+def _write(start: Start, length: int) -> list[list[int]]:
+    """Return the most probable ids of each text, token by token."""
+    ids, states, step = start
+    columns: list[Tensor] = []
+    has_ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     while len(columns) < length and not has_ended.all():
-        logits, states = stepper(ids, states)
+        logits, states = step(ids, states)
         ids = without_unknown(logits).argmax(dim=-1)
         columns.append(ids)
         has_ended |= ids == EOS
@@ -104,8 +157,8 @@ def _write(
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]
 
 
-def _search(model: LanguageModel, prompt: Sequence[int], options: CompletionOptions) -> list[int]:
+def _search(start: Start, options: CompletionOptions) -> list[int]:
     """Return the most probable ids that a beam search finds."""
     beams = BeamOptions(beams=options.beams, length=options.length, length_penalty=_LENGTH_PENALTY)
-    best, *_ = beam_search(model, prompt, beams, is_end=lambda ids: ids[-1] == EOS)
+    best, *_ = search_from(start, beams, is_end=lambda ids: ids[-1] == EOS)
     return best.ids[:-1] if best.ended else best.ids

@@ -5,15 +5,16 @@ from contextlib import closing, contextmanager
 
 from torch import nn
 
-from charlm.data.tokenizer import Ids
+from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows import record_spans
-from charlm.model.language_model import LanguageModel
+from charlm.model.label_model import LabelModel
+from charlm.model.translation_model import TokenModel
 from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
 from charlm.runs.samples import MAX_SAMPLES, append_sample, truncate_samples
 from charlm.sampling.completion import complete_ids
 from charlm.sampling.options import CompletionOptions, Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
-from charlm.trained_model import TrainedModel, of_experiment
+from charlm.trained_model import of_experiment
 
 # Tokens of a few hundred characters. Records are short, so several are sampled.
 _LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
@@ -48,7 +49,7 @@ def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
     for event in events:
         yield event
         model = experiment.model
-        can_write = isinstance(model, LanguageModel) and model.direction != "both"
+        can_write = not isinstance(model, LabelModel) and model.direction != "both"
         if isinstance(event, Evaluated) and can_write:
             sample_event = Sampled(step=event.metrics["step"], text=_sample(experiment))
             if count < MAX_SAMPLES:
@@ -61,10 +62,10 @@ def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
 
 def _sample(experiment: Experiment) -> str:
     """Return a few hundred characters from the model, always with the same seed."""
-    trained = of_experiment(experiment)
     tokens = experiment.tokens.get("valid", experiment.tokens["train"])
-    if tokens.targets is not None:
-        return _completions(trained, tokens.ids, tokens.targets)
+    if tokens.targets is not None and not isinstance(experiment.model, LabelModel):
+        return _completions(experiment.model, experiment.tokenizer, tokens.ids, tokens.targets)
+    trained = of_experiment(experiment)
     options = SampleOptions(
         stop=StopCondition(length=_LENGTH[experiment.tokenizer.section.level]),
         filters=Filters(temperature=_TEMPERATURE),
@@ -77,14 +78,13 @@ def _sample(experiment: Experiment) -> str:
     return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]
 
 
-def _completions(trained: TrainedModel, ids: Ids, targets: Ids) -> str:
+def _completions(model: TokenModel, tokenizer: Tokenizer, ids: Ids, targets: Ids) -> str:
     """Return the first sources of a part, each with the target that the model writes."""
     spans = record_spans(ids[:_MAX_IDS])[:_RECORDS].tolist()
     prompts = [ids[start:stop][targets[start:stop] < 0].tolist() for start, stop in spans]
-    with _evaluated(trained.model):
-        options = CompletionOptions(length=_LENGTH["word"])
-        written = complete_ids(trained.model, prompts, options)
-    decode = trained.tokenizer.decode
+    with _evaluated(model):
+        written = complete_ids(model, prompts, CompletionOptions(length=_LENGTH["word"]))
+    decode = tokenizer.decode
     lines = (decode(prompt) + decode(ids) for prompt, ids in zip(prompts, written, strict=True))
     return "\n".join(lines)[:_MAX_CHARACTERS]
 

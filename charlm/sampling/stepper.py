@@ -58,6 +58,15 @@ class Stepper:
         Returns:
             Logits of the tokens that follow, (batch, vocabulary), and the states after the tokens.
         """
+        features, states = self.advance(ids, states)
+        return self.project(features), states
+
+    def advance(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
+        """Read the next token of each sequence; arguments as for a call.
+
+        Returns:
+            Features, (batch, hidden), and the states after the tokens.
+        """
         rows = self._rows[ids]
         layers, last = states[: self._num_layers], states[self._num_layers :]
         if self._ngrams is not None:
@@ -66,12 +75,14 @@ class Stepper:
             last = ((after,),)
         if self._is_single_layer:  # Faster: most models have nothing around their only layer.
             output, state = self._step(self._first, rows, layers[0])
-            layers = (state,)
-        else:
-            features, layers = self._recurrence(rows[None], layers, run=self._run)
-            output = features[0]
-        logits: Tensor = self._project(output)
-        return logits, layers + last
+            return output, (state, *last)
+        features, layers = self._recurrence(rows[None], layers, run=self._run)
+        return features[0], layers + last
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return logits, (batch, vocabulary), of features."""
+        logits: Tensor = self._project(features)
+        return logits
 
     def _run(self, cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         output, state = self._step(cell, x[0], state)

@@ -9,7 +9,7 @@ from charlm.storage.results import Result
 class Attention(Result):
     """The attention weights of a decoded text, from `charlm.tasks.translation.read_attention`.
 
-        attention = read_attention(load_translator("runs/dates"), "3 May 2021")
+        attention = charlm.load_translator("runs/dates").attention("3 May 2021")
         attention.weights[row][column]  # Of source token `column` for target token `row`.
 
     Attributes:

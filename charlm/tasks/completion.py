@@ -11,12 +11,12 @@ import torch
 from charlm.data.cards import Part
 from charlm.data.pairs import completion_targets
 from charlm.data.tokenizer import Ids, Tokenizer
-from charlm.data.windows import PADDING, record_spans, windows_to_score
-from charlm.model.log_probabilities import target_log_probabilities
+from charlm.data.windows import record_spans, windows_to_score
+from charlm.model.log_probabilities import log_probabilities_of, predict_window
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, corpus_part, encode, provenance
+from charlm.trained_model import Trained, corpus_part, encode, provenance
 from charlm.training.loss import score
 
 _NUM_ERRORS = 20
@@ -71,7 +71,7 @@ class Completions(Result):
 
 
 def measure_completion(
-    trained: TrainedModel,
+    trained: Trained[Any],
     split: Part,
     options: CompletionOptions,
     *,
@@ -125,11 +125,10 @@ def most_surprising(completed: Sequence[Completed]) -> list[Completed]:
 
 
 def _complete_records(
-    trained: TrainedModel, ids: Ids, targets: Ids, options: CompletionOptions
+    trained: Trained[Any], ids: Ids, targets: Ids, options: CompletionOptions
 ) -> list[Completed]:
     spans = record_spans(ids).tolist()
-    log_p = _log_probabilities(trained, ids, targets)
-    nats = [-float(log_p[start:stop].sum()) for start, stop in spans]
+    nats = _record_nats(trained, ids, targets).tolist()
     pairs = [_split(ids[start:stop], targets[start:stop]) for start, stop in spans]
     written = complete_ids(trained.model, [source for source, _ in pairs], options)
     return [
@@ -139,18 +138,20 @@ def _complete_records(
 
 
 @torch.inference_mode()
-def _log_probabilities(trained: TrainedModel, ids: Ids, targets: Ids) -> npt.NDArray[np.float64]:
-    """Return the log-probability of each target, (tokens,); 0 where there is none."""
-    found = np.zeros(len(ids))
+def _record_nats(trained: Trained[Any], ids: Ids, targets: Ids) -> npt.NDArray[np.float64]:
+    """Return the negative log-probability of the target of each record, (records,)."""
+    ends = record_spans(ids)[:, 1]
+    nats = np.zeros(len(ends))
     for window in windows_to_score(ids, mode="records", targets=targets):
         inputs, window_targets = (
             tensor.to(trained.device) for tensor in (window.inputs, window.targets)
         )
-        log_p, _ = target_log_probabilities(trained.model, inputs, window_targets)
-        is_target = (window.targets != PADDING).numpy()
-        at = window.positions.numpy()[is_target]
-        found[at] = log_p.double().cpu().numpy()[is_target]
-    return found
+        predictions, _ = predict_window(trained.model, inputs, window_targets)
+        log_p = torch.cat([log_probabilities_of(*prediction) for prediction in predictions])
+        sums = log_p.double().view(-1, inputs.shape[1]).sum(dim=0)
+        last = window.positions.amax(dim=0).numpy()
+        nats[np.searchsorted(ends, last + 1)] = -sums.cpu().numpy()
+    return nats
 
 
 def _split(ids: Ids, targets: Ids) -> tuple[list[int], list[int]]:

@@ -16,7 +16,7 @@ from charlm.data.tokenizer import EOS, Ids, Tokenizer, id_dtype
 from charlm.data.tokens import encode_text
 from charlm.data.windows import PADDING, read_with_targets, record_spans, scoring_record_windows
 from charlm.errors import CharlmError, CheckpointError
-from charlm.model.label_model import LabelModel, predict_labels
+from charlm.model.label_model import LabelHead, LabelModel, predict_labels
 from charlm.model.uninitialized import uninitialized_label_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.files import CheckpointName
@@ -131,7 +131,7 @@ def load_labels(
     run = load_run(folder)
     chosen = choose_device(device)
     head = run.head
-    if head is None:
+    if not isinstance(head, LabelHead):
         raise CharlmError(
             f"{folder}: has no labels (task {run.config.task.kind}); train a model of labels with "
             "charlm train TABLE --task classify, or --task tag"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_DECODER = "decoder."
+
 
 @dataclass(frozen=True)
 class Clipping:
@@ -69,7 +71,13 @@ def gradient_group(name: str) -> str:
         `embedding`, with the n-grams, also for a matrix that the projection shares; `layer_0` and
         so on, with the norms and initial states of the layer; `backward_layer_0` and so on for the
         backward recurrence of direction `both`; `projection`, with the output adapter before it.
+        Those of a decoder are `decoder_embedding` and `decoder_layer_0` and so on; between encoder
+        and decoder are `bridge` and `attention`.
     """
+    if name.startswith(_DECODER):
+        return f"decoder_{gradient_group(name.removeprefix(_DECODER))}"
+    if between := re.match(r"(bridge|attention)\.\w+\.", name):
+        return between[1]
     layer = re.match(r"(backward_)?recurrence\.\w+\.(\d+)\.", name)
     if layer:
         return f"{layer[1] or ''}layer_{layer[2]}"

@@ -12,7 +12,7 @@ import torch
 
 from charlm.config.schema import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
-from charlm.model.label_model import LabelHead
+from charlm.model.any_model import Head
 from charlm.model.log_probabilities import autocast
 from charlm.model.uninitialized import model_of_shapes
 
@@ -148,7 +148,7 @@ def _keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def check_size(section: ModelSection, vocabulary_size: int, head: LabelHead | None = None) -> None:
+def check_size(section: ModelSection, vocabulary_size: int, head: Head | None = None) -> None:
     """Check that the weights of a model fit into the memory of this machine, without creating them.
 
     Raises:

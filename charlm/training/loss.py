@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
-from charlm.model.label_model import AnyModel, LabelModel, predict_labels
+from charlm.model.any_model import AnyModel
+from charlm.model.label_model import LabelModel, predict_labels
 from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
 
@@ -184,7 +185,8 @@ def score(
         nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.
         tokens += (targets != PADDING).sum()
-    directions = 1 if isinstance(model, LabelModel) else len(model.encoder.recurrences)
+    is_twice = model.direction == "both" and not isinstance(model, LabelModel)
+    directions = 2 if is_twice else 1
     return Score(
         nats=float(nats) / directions,
         tokens=int(tokens) // directions,

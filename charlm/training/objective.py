@@ -1,4 +1,4 @@
-"""The training objective: what the loop needs of a model, and the objective of a language model."""
+"""The training objective: what the loop needs of a model, and the objectives of the tasks."""
 
 from typing import NamedTuple, Protocol
 
@@ -7,11 +7,13 @@ from torch.nn import functional
 
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING
+from charlm.model.any_model import AnyModel
 from charlm.model.encoder import Encoder
-from charlm.model.label_model import AnyModel, LabelModel
-from charlm.model.language_model import LanguageModel, detach
+from charlm.model.label_model import LabelModel
+from charlm.model.language_model import detach
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
+from charlm.model.translation_model import TokenModel
 from charlm.training.devices import Hardware
 from charlm.training.loss import regularization, summed_cross_entropy
 from charlm.training.rows import allow_sparse_gradients
@@ -76,17 +78,17 @@ class Objective(Protocol):
 
 
 class LanguageModelObjective(nn.Module):
-    """J of a language model: cross-entropy summed over time, and the regularization.
+    """J of a model of tokens: cross-entropy summed over time, and the regularization.
 
     Attributes:
-        model: The language model, on the device of `hardware`.
+        model: Language model, or encoder and decoder, on the device of `hardware`.
         section: Label smoothing and regularization of activations.
         hardware: Device and precision of the model.
     """
 
-    model: LanguageModel
+    model: TokenModel
 
-    def __init__(self, model: LanguageModel, section: TrainingSection, hardware: Hardware) -> None:
+    def __init__(self, model: TokenModel, section: TrainingSection, hardware: Hardware) -> None:
         """Create the objective of a model."""
         super().__init__()
         self.model = model
@@ -95,8 +97,8 @@ class LanguageModelObjective(nn.Module):
 
     @property
     def num_networks(self) -> int:
-        """Number of directions of the model."""
-        return len(self.model.encoder.recurrences)
+        """Number of directions that a batch has; an encoder reverses its sources itself."""
+        return 2 if self.model.direction == "both" else 1
 
     @property
     def uses_every_parameter(self) -> bool:
@@ -122,7 +124,7 @@ class LanguageModelObjective(nn.Module):
     ) -> ObjectiveValue:
         """Compute J for some columns of a window; see `Objective`."""
         with self.hardware.autocast():
-            features, states = self.model.encoder(inputs, states)
+            features, targets, states = self.model.read(inputs, targets, states)
             projected = self.model.adapt(features)
             objective, nats = summed_cross_entropy(
                 projected,

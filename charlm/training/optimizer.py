@@ -70,4 +70,4 @@ def _parameter_groups(
 def _kind(name: str, tensor: Tensor) -> str:
     if tensor.ndim < 2:
         return "bias"
-    return "embedding" if name.startswith("embedding.") else "matrix"
+    return "embedding" if name.endswith("embedding.weight") else "matrix"

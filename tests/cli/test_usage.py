@@ -150,6 +150,7 @@ WRONG: dict[str, dict[str, int]] = {
     "--ban": {"": 2, NOT_UTF8: 2},
     "--until": {"": 2, NOT_UTF8: 2},
     "--fill": {"": 2, NOT_UTF8: 2},
+    "--source-file": FILE,
     "--source": {"": 2, NOT_UTF8: 2, "The Žebra": 1},
     "--matching": {NOT_UTF8: 2, "(": 1, "Ž": 1},
     "RUN": RUN,
@@ -340,7 +341,7 @@ CONFLICTS = {
     "source": (
         *("temperature", *FILTERS, "no_repeat_ngram", "ban", "best_of", "length_penalty", "novel"),
         *("max_copy", "matching", "characters", "until", "seed", *STATES, "fill", "interactive"),
-        *("prompt", "prompt_file", "next_tokens", "count", "url", "int8"),
+        *("prompt", "prompt_file", "next_tokens", "count", "url", "int8", "source_file"),
     ),
     "next_tokens": (
         *("temperature", *FILTERS, "ban", "best_of", "length_penalty", "novel", "max_copy"),

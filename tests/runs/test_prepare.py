@@ -20,6 +20,7 @@ from charlm.training.loss import Score
 
 TASKS = {
     "complete": ["task.kind=complete", "model.dropout=0.2", "model.num_layers=2"],
+    "translate": ["task.kind=translate", "model.dropout=0.2", "model.num_layers=2"],
     "classify": ["task.kind=classify", "task.pooling=max", "model.output_dropout=0.2"],
     "tag": ["task.kind=tag", "model.direction=both", "training.averaging=exponential"],
 }

@@ -55,6 +55,7 @@ RECORDS = [
 ]
 TASKS = {
     "complete": ["task.kind=complete", "training.batch_size=7"],
+    "translate": ["task.kind=translate", "training.batch_size=7", "model.direction=both"],
     "classify": ["task.kind=classify", "training.batch_size=7", "task.pooling=last"],
     "tag": ["task.kind=tag", "training.batch_size=7", "model.direction=both"],
 }
