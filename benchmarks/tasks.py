@@ -1,4 +1,4 @@
-"""Scores of the three example tasks: baselines, and Elman, GRU and LSTM of the shipped sizes.
+"""Scores of the four example tasks: baselines, and Elman, GRU and LSTM of the shipped sizes.
 
 Each network is trained with the shipped configuration of its task, and tested on the test part.
 
@@ -28,8 +28,27 @@ from charlm.runs import prepare, session
 from charlm.tasks.label_run import load_labels
 from charlm.tasks.labels import measure_labels
 
-CONFIGS = {"complete": "number-words", "classify": "script-names", "tag": "code-kinds"}
-MEASURES = {"complete": "exact match", "classify": "accuracy", "tag": "accuracy"}
+CONFIGS = {
+    "complete": "number-words",
+    "translate": "written-dates",
+    "classify": "script-names",
+    "tag": "code-kinds",
+}
+MEASURES = {
+    "complete": "exact match",
+    "translate": "exact match",
+    "classify": "accuracy",
+    "tag": "accuracy",
+}
+# Settings beside the shipped ones: for tags a network that reads forward only; for translations one
+# without attention, and a language model of the pairs.
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "translate": {
+        ", no attention": ["task.attention=none"],
+        ", task complete": ["task.kind=complete", "model.direction=forward"],
+    },
+    "tag": {", forward": ["model.direction=forward"]},
+}
 Pairs = list[tuple[str, str]]
 
 
@@ -73,25 +92,26 @@ def arguments() -> argparse.Namespace:
 
 
 def networks(kind: str, config: Config, cells: Sequence[str]) -> Iterator[Score]:
-    """Train a network of each cell; for tags also one that reads forward only."""
+    """Train a network of each cell as shipped, and with the other settings of `VARIANTS`."""
     for cell in cells:
-        for direction in ("forward", "both") if kind == "tag" else ("forward",):
-            overrides = [f"model.cell={cell}", f"model.direction={direction}"]
-            name = f"{cell}, {direction}" if kind == "tag" else cell
-            yield train(name, kind, charlm.load_config(CONFIGS[kind], overrides), config)
+        for name, settings in ({"": []} | VARIANTS.get(kind, {})).items():
+            overrides = [f"model.cell={cell}", *settings]
+            yield train(cell + name, charlm.load_config(CONFIGS[kind], overrides), config)
 
 
-def train(name: str, kind: str, changed: Config, config: Config) -> Score:
-    """Train a network with another cell and direction; score it on the test part."""
-    config = config.model_copy(update={"model": changed.model})
+def train(name: str, changed: Config, config: Config) -> Score:
+    """Train a network with another cell, direction and task; score it on the test part."""
+    config = config.model_copy(update={"model": changed.model, "task": changed.task})
+    kind = config.task.kind
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         experiment = prepare.begin(config, folder)
         for _ in session.run(experiment):
             pass
         seconds = experiment.state.seconds
-        if kind == "complete":
-            result = charlm.load(folder).completions("test")
+        if config.task.writes_targets:
+            load = charlm.load_translator if kind == "translate" else charlm.load
+            result = load(folder).completions("test")
             return Score(name, result.exact_match, result.loss_nats, seconds)
         scores = measure_labels(load_labels(folder), "test")
         return Score(name, scores.accuracy, scores.loss_nats, seconds)
@@ -105,7 +125,7 @@ def baselines(kind: str, config: Config) -> Iterator[Score]:
         for part, text in corpus.parts.items()
     }
     train_pairs, test_pairs = pairs["train"], pairs["test"]
-    if kind == "complete":
+    if kind in ("complete", "translate"):
         nearest = nearest_source(train_pairs)
         yield Score("target of the nearest source", share_right(nearest, test_pairs))
         return

@@ -1,14 +1,16 @@
 """A trained model with all that it was trained with, and the texts that it can read."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from charlm.config.schema import Mode, ResolvedConfig
+from charlm.config.schema import Model as ModelSection
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.corpus import Text, read_text
 from charlm.data.listing import shown_names
@@ -154,8 +156,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     run = load_run(folder)
     if run.head is not None:
         raise LabelModelError(folder, run.config)
-    model = uninitialized_model(run.config.model, run.tokenizer.vocabulary_size)
-    return _load(run, model, folder, which, device)
+    return _load(run, uninitialized_model, folder, which, device)
 
 
 def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
@@ -167,20 +168,24 @@ def load_translator(folder: Path, which: CheckpointName, device: str) -> Trained
             f"{folder}: has no decoder (task {task.kind}); train one with charlm train PAIRS "
             "--task translate"
         )
-    vocabulary_size = run.tokenizer.vocabulary_size
-    model = uninitialized_translation_model(run.config.model, vocabulary_size, task)
-    return _load(run, model, folder, which, device)
+    make = partial(uninitialized_translation_model, task=task)
+    return _load(run, make, folder, which, device)
 
 
 def _load(
-    run: RunFiles, model: Model, folder: Path, which: CheckpointName, device: str
+    run: RunFiles,
+    make: Callable[[ModelSection, int], Model],
+    folder: Path,
+    which: CheckpointName,
+    device: str,
 ) -> Trained[Model]:
-    """Return a trained model with the weights of a checkpoint."""
+    """Return a trained model, made by `make`, with the weights of a checkpoint."""
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
     size = run.tokenizer.vocabulary_size
     check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
+    model = make(run.config.model, size)
     load_weights(model, saved.weights, saved.folder)
     model.to(chosen).eval()
     return Trained(

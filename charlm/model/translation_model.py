@@ -134,7 +134,7 @@ class TranslationModel(nn.Module):
             forward, *backward = features.chunk(num_directions, dim=1)
             joined = torch.cat([forward, *(align(part, lengths) for part in backward)], dim=-1)
             memory = self.attention.remember(joined, is_source_token(lengths, len(ids)))
-        return Source(self._joined(states), memory)
+        return Source(self._joined(states) + self._states_of_inputs(ids.shape[1]), memory)
 
     def attend(self, features: Tensor, source: Source) -> Tensor:
         """Return features of targets, (target time, batch, hidden), with what they attend to."""
@@ -157,18 +157,26 @@ class TranslationModel(nn.Module):
         """Return states of the decoder, in the shape of those that `read` returns."""
         return self.decoder.initial_states(batch_size)
 
+    def _states_of_inputs(self, batch_size: int) -> States:
+        """Return the initial states of the decoder that belong to no layer: those of n-grams."""
+        return self.decoder.initial_states(batch_size)[len(self.bridge) :]
+
     def _joined(self, states: States) -> States:
-        """Return the states that the decoder starts from."""
-        num_layers = len(self.bridge)
-        if len(states) == num_layers:
-            return states
+        """Return the states that the layers of the decoder start from.
+
+        Args:
+            states: States of the encoder, of each direction those of the layers first.
+        """
+        num_layers, num_states = len(self.bridge), len(states) // len(self.encoder.recurrences)
+        if len(self.encoder.recurrences) == 1:
+            return states[:num_layers]
         return tuple(
             tuple(
                 linear(torch.cat([forward, backward], dim=-1)).to(forward.dtype)
                 for linear, forward, backward in zip(
                     cast(nn.ModuleList, maps),
                     states[layer],
-                    states[num_layers + layer],
+                    states[num_states + layer],
                     strict=True,
                 )
             )

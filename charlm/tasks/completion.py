@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from charlm.data.cards import Part
@@ -127,7 +128,7 @@ def _complete_records(
     trained: Trained[Any], ids: Ids, targets: Ids, options: CompletionOptions
 ) -> list[Completed]:
     spans = record_spans(ids).tolist()
-    nats = _nats(trained, ids, targets)
+    nats = _record_nats(trained, ids, targets).tolist()
     pairs = [_split(ids[start:stop], targets[start:stop]) for start, stop in spans]
     written = complete_ids(trained.model, [source for source, _ in pairs], options)
     return [
@@ -137,19 +138,20 @@ def _complete_records(
 
 
 @torch.inference_mode()
-def _nats(trained: Trained[Any], ids: Ids, targets: Ids) -> list[float]:
-    """Return the negative log-probability of the target of each record."""
+def _record_nats(trained: Trained[Any], ids: Ids, targets: Ids) -> npt.NDArray[np.float64]:
+    """Return the negative log-probability of the target of each record, (records,)."""
     ends = record_spans(ids)[:, 1]
-    found = np.zeros(len(ends))
+    nats = np.zeros(len(ends))
     for window in windows_to_score(ids, mode="records", targets=targets):
-        inputs, window_targets = window.inputs.to(trained.device), window.targets.to(trained.device)
+        inputs, window_targets = (
+            tensor.to(trained.device) for tensor in (window.inputs, window.targets)
+        )
         predictions, _ = predict_window(trained.model, inputs, window_targets)
         log_p = torch.cat([log_probabilities_of(*prediction) for prediction in predictions])
-        # A decoder has its own time, so that only the columns are those of the window.
         sums = log_p.double().view(-1, inputs.shape[1]).sum(dim=0)
-        records = np.searchsorted(ends, window.positions.amax(dim=0).numpy(), side="right")
-        found[records] = -sums.cpu().numpy()
-    return [float(nats) for nats in found]
+        last = window.positions.amax(dim=0).numpy()
+        nats[np.searchsorted(ends, last + 1)] = -sums.cpu().numpy()
+    return nats
 
 
 def _split(ids: Ids, targets: Ids) -> tuple[list[int], list[int]]:

@@ -343,6 +343,7 @@ CONFLICTS = {
         *("max_copy", "matching", "characters", "until", "seed", *STATES, "fill", "interactive"),
         *("prompt", "prompt_file", "next_tokens", "count", "url", "int8", "source_file"),
     ),
+    "source_file": ("temperature", "prompt", "prompt_file", "count", "url", "seed", "source"),
     "next_tokens": (
         *("temperature", *FILTERS, "ban", "best_of", "length_penalty", "novel", "max_copy"),
         *("matching", "length", "characters", "until", "seed", *STATES, "beams", "fill"),

@@ -10,7 +10,8 @@ HARNESS = Path(__file__).with_name("harness.py")
 
 def test_killed_and_resumed_trainings_end_with_the_weights_of_undisturbed_ones():
     options = ["--kills", "10", "--kills-per-training", "5"]
-    variants = ["--variants", "stream-char-lstm", "classify-char-lstm", "tag-char-lstm"]
+    variants = ["--variants", "stream-char-lstm", "classify-char-lstm"]
+    variants += ["tag-char-lstm", "translate-char-lstm"]
     done = subprocess.run(
         [sys.executable, HARNESS, *options, *variants],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

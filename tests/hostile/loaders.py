@@ -47,6 +47,7 @@ from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
 from charlm.tasks.label_run import load_labels
+from charlm.tasks.translation import load_translator
 
 LEVELS = ("char", "word", "byte", "bpe")
 # These load a model or resume a training at every use.
@@ -56,6 +57,8 @@ SLOW = (
     "corpus.json",
     "corpus.json with labels",
     "config.yaml with labels",
+    "config.yaml with a decoder",
+    "weights with a decoder",
     "state.json",
     "state.json to resume from",
     "metrics.jsonl",
@@ -155,7 +158,8 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
         return Loader(load_bytes, [whole])
 
-    labels_folder = _train_labels(folder)
+    labels_folder = _train_task(folder, "classify")
+    decoder_folder = _train_task(folder, "translate")
     state_out = folder / "state.safetensors"
     original.sample(prompt="T", length=8, state_out=state_out)
     text = folder / "text.txt"
@@ -176,7 +180,7 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
 
         return Loader(load_bytes, [path.read_bytes()])
 
-    weights = _weights_of(run_folder)
+    weights, decoder = _weights_of(run_folder), _weights_of(decoder_folder)
     return {
         "config": Loader(
             in_file("config.yaml", load_config), [(trained / "config.yaml").read_bytes(), _CONFIG]
@@ -195,10 +199,14 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
         ),
         "corpus.json with labels": in_run("corpus.json", _predict, labels_folder),
         "config.yaml with labels": in_run("config.yaml", _predict, labels_folder),
+        "config.yaml with a decoder": in_run("config.yaml", _translate, decoder_folder),
+        "weights with a decoder": Loader(
+            _in_checkpoint(decoder_folder, decoder, _translate), [decoder.read_bytes()]
+        ),
         "state.json": in_run("best/state.json", _sample),
         "state.json to resume from": in_run("last/state.json", _resume),
         "metrics.jsonl": in_run("metrics.jsonl", _resume),
-        "weights": Loader(_in_checkpoint(run_folder, weights), [weights.read_bytes()]),
+        "weights": Loader(_in_checkpoint(run_folder, weights, _sample), [weights.read_bytes()]),
         "imported weights": Loader(
             in_file("x.safetensors", lambda path: _import(path, _characters(folder), folder)),
             [safetensors.torch.save(_state_dict())],
@@ -252,14 +260,18 @@ def loaders(folder: Path, trained: Path) -> dict[str, Loader]:
     }
 
 
-def _train_labels(folder: Path) -> Path:
-    """Train a model of labels for a step; return its run folder, without checksums."""
+def _train_task(folder: Path, kind: str) -> Path:
+    """Train a model of a task for a step; return its run folder, without checksums."""
     text = folder / "pairs.txt"
     text.write_text("ab\tx\nba\ty\n" * 20, encoding="utf-8")
-    config = small_config(text, "task.kind=classify", "training.steps=1", "model.hidden_size=4")
-    train_all(config, folder / "labels")
-    unseal(folder / "labels")
-    return folder / "labels"
+    config = small_config(text, f"task.kind={kind}", "training.steps=1", "model.hidden_size=4")
+    train_all(config, folder / kind)
+    unseal(folder / kind)
+    return folder / kind
+
+
+def _translate(run_folder: Path) -> object:
+    return load_translator(run_folder, device="cpu").complete("ab", length=3)
 
 
 def _predict(run_folder: Path) -> object:
@@ -362,7 +374,9 @@ def _weights_of(run_folder: Path) -> Path:
     return run_folder / "best" / state["files"]["weights"]["file"]
 
 
-def _in_checkpoint(run_folder: Path, weights: Path) -> Callable[[bytes], object]:
+def _in_checkpoint(
+    run_folder: Path, weights: Path, read: Callable[[Path], object]
+) -> Callable[[bytes], object]:
     """Return a function that loads a run with other weights and a valid checksum."""
     path, whole = run_folder / "best" / "state.json", weights.read_bytes()
     state = json.loads(path.read_text(encoding="utf-8"))
@@ -373,7 +387,7 @@ def _in_checkpoint(run_folder: Path, weights: Path) -> Callable[[bytes], object]
         weights.write_bytes(data)
         path.write_text(json.dumps(state), encoding="utf-8")
         try:
-            return _sample(run_folder)
+            return read(run_folder)
         finally:
             weights.write_bytes(whole)
             path.write_bytes(before)
