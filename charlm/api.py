@@ -293,7 +293,7 @@ class Run:
         return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
-AnyRun = Run | LabelRun
+AnyRun = Run | LabelRun | Translator
 
 
 def train(
@@ -549,7 +549,7 @@ def load(
 def load_any(
     folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
 ) -> AnyRun:
-    """Load a trained model: a `Run`, or a `LabelRun` of task classify or tag.
+    """Load a trained model: a `Run`, a `LabelRun` of task classify or tag, or a `Translator`.
 
     Args:
         folder: As for `load`.
@@ -562,9 +562,8 @@ def load_any(
     try:
         return load(folder, which=which, device=device)
     except LabelModelError as error:
-        if error.kind == "translate":
-            raise
-        return load_labels(error.folder, which, device)
+        load_it = load_translator if error.kind == "translate" else load_labels
+        return load_it(error.folder, which, device)
 
 
 def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
@@ -576,7 +575,7 @@ def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
         runs: The runs; the others are compared with the first.
         options: Fields of `ReportOptions`, such as `text` and `sections`.
     """
-    given = [runs] if isinstance(runs, Run | LabelRun) else runs
+    given = [runs] if isinstance(runs, Run | LabelRun | Translator) else runs
     return _report(given, options, lambda _: None)
 
 
@@ -617,7 +616,7 @@ def _report(
     from charlm.views.report import make_report
 
     shown = ReportOptions(**options)
-    models = [run.trained if isinstance(run, Run) else run for run in runs]
+    models = [run if isinstance(run, LabelRun) else run.trained for run in runs]
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 

@@ -7,9 +7,7 @@ from charlm.cli.options import Folder, Json, NamedRun, Which, choose_run
 from charlm.cli.terminal import emit_result
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.api import Run
-    from charlm.tasks.label_run import LabelRun
-    from charlm.tasks.translation import Translator
+    from charlm.api import AnyRun
 
 
 def inspect(
@@ -24,19 +22,11 @@ def inspect(
 
     Try: charlm inspect
     """
-    from charlm.api import load
+    from charlm.api import load_any
     from charlm.model.descriptions import describe_weights
     from charlm.model.language_model import count_parameters
-    from charlm.tasks.label_run import load_labels
-    from charlm.tasks.translation import load_translator
-    from charlm.trained_model import LabelModelError
 
-    loaded: Run | LabelRun | Translator
-    try:
-        loaded = load(choose_run(run, named_run), which=which, device="cpu")
-    except LabelModelError as error:
-        load_it = load_translator if error.kind == "translate" else load_labels
-        loaded = load_it(error.folder, which=which, device="cpu")
+    loaded = load_any(choose_run(run, named_run), which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
     descriptions = describe_weights(loaded.model, loaded.config.model.cell.kind)
@@ -48,9 +38,7 @@ def inspect(
     emit_result(data, _table(loaded, tensors, total), as_json=as_json)
 
 
-def _table(
-    run: "Run | LabelRun | Translator", tensors: list[dict[str, Any]], total: int
-) -> Iterator[str]:
+def _table(run: "AnyRun", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
     section = run.config.model
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
     facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"

@@ -1,6 +1,7 @@
 """`charlm predict`: labels of texts from standard input."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import Device, Folder, NamedRun, Which, choose_run
-from charlm.cli.terminal import emit, emit_json
-from charlm.errors import CharlmError
+from charlm.cli.terminal import emit, emit_json, say
+from charlm.errors import CharlmError, quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.tasks.label_run import Predicted
 
 _LINES_PER_BATCH = 64
+_MAX_LISTED = 10  # Unknown characters or words in a message.
 
 
 def predict(
@@ -30,6 +32,7 @@ def predict(
 
     Task classify: the label, its probability, and each other label with its probability, most
     probable first, separated by tabs. Task tag: one label for each token, separated by spaces.
+    Characters or words that the model does not know are counted on stderr at the end.
 
     Try: printf 'GREEK SMALL LETTER BETA\n' | charlm predict
     """
@@ -39,12 +42,34 @@ def predict(
 
     loaded = load_labels(choose_run(run, named_run) or newest_run(RUNS), which, device)
     is_tag = loaded.config.task.kind == "tag"
+    unknown: Counter[str] = Counter()
+    num_texts = 0
     for texts in _batches():
+        for text in texts:
+            found = loaded.tokenizer.count_unknown(text)
+            unknown += found
+            num_texts += bool(found)
         for predicted in loaded.predict(texts):
             if as_json:
                 emit_json(predicted.to_json(), in_ascii=False)
             else:
                 emit(_tags(predicted) if is_tag else _label(predicted))
+    if unknown:
+        say(_describe_unknown(unknown, num_texts, loaded.tokenizer.section.level))
+
+
+def _describe_unknown(unknown: Counter[str], num_texts: int, level: str) -> str:
+    """Return a line about what was read as <UNK>, the most frequent first."""
+    total = unknown.total()
+    kind = "word" if level == "word" else "character"
+    listed = ", ".join(
+        f"{quote(text)} {count:,}" for text, count in unknown.most_common(_MAX_LISTED)
+    )
+    more = ", ..." if len(unknown) > _MAX_LISTED else ""
+    return (
+        f"{total:,} unknown {kind}{'s' * (total > 1)} in {num_texts:,} "
+        f"text{'s' * (num_texts > 1)}, read as <UNK>: {listed}{more}"
+    )
 
 
 def _batches() -> Iterator[list[str]]:

@@ -26,8 +26,9 @@ def runs(
 ) -> None:
     """List the runs in a folder with their settings and validation scores.
 
-    The scores are those of the best evaluation. Run folders in subfolders are listed too. For a
-    comparison on the same text, use charlm eval compare.
+    The scores are those of the best evaluation; of a task, the loss per target token or label, and
+    the accuracy. Run folders in subfolders are listed too. For a comparison on the same text, use
+    charlm eval compare.
 
     Try: charlm runs --format csv
     """
@@ -47,19 +48,26 @@ def runs(
 
 def runs_table(summaries: "list[RunSummary]", form: TableForm = "table") -> str:
     """Return a table with a row per run."""
-    rows = [[cell(summary) for cell in _COLUMNS.values()] for summary in summaries]
-    return format_rows(list(_COLUMNS), rows, form)
+    has_tasks = any(summary.task != "language_model" for summary in summaries)
+    columns = {
+        name: cell for name, cell in _COLUMNS.items() if has_tasks or name not in _TASK_COLUMNS
+    }
+    rows = [[cell(summary) for cell in columns.values()] for summary in summaries]
+    return format_rows(list(columns), rows, form)
 
 
 def _score(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+_TASK_COLUMNS = ("accuracy", "task")  # Shown if a run has learned a task.
 _COLUMNS: "dict[str, Callable[[RunSummary], str]]" = {
     "run": lambda run: run.run,
     "bits/char": lambda run: _score(run.bits_per_character, 3),
     "perplexity": lambda run: _score(run.perplexity, 2),
     "nats/token": lambda run: _score(run.loss_nats, 4),
+    "accuracy": lambda run: "-" if run.accuracy is None else f"{run.accuracy:.2%}",
+    "task": lambda run: "-" if run.task == "language_model" else run.task,
     "level": lambda run: run.level,
     "cell": lambda run: run.cell,
     "units": lambda run: " ".join(map(str, run.hidden_sizes)),

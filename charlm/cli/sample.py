@@ -456,8 +456,10 @@ def sample(
         return
 
     from charlm.api import load
+    from charlm.trained_model import require_language_model
 
     loaded = load(folder, which=which, device="cpu" if int8 and device == "auto" else device)
+    require_language_model(loaded.trained)
     if int8:
         loaded = _with_int8(loaded)
     output = _Output(_LocalRun(loaded, state_out), as_json=as_json, raw=raw)

@@ -34,7 +34,7 @@ from charlm.data.windows import reverse, windows_to_score
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import TrainedModel, require_language_model
 from charlm.training.loss import score
 
 # A stream that starts from the zero state costs about 13 bits more at the level of characters.
@@ -88,7 +88,12 @@ class Compression(Result):
 
 
 def alphabet_of(trained: TrainedModel) -> Alphabet:
-    """Return the tokens of a trained model."""
+    """Return the tokens of a trained model.
+
+    Raises:
+        CharlmError: The model predicts no whole text.
+    """
+    require_language_model(trained)
     corpus = trained.config.corpus
     return Alphabet(trained.tokenizer, corpus.mode, corpus.separator or "", corpus.record)
 

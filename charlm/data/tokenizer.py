@@ -14,6 +14,7 @@ ids are the same, and the speed is that of memory.
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -94,6 +95,14 @@ class Tokenizer:
         Raises:
             TokenizerError: The text has lone surrogates, so it is not Unicode.
         """
+        return list(self.count_unknown(text))
+
+    def count_unknown(self, text: str) -> Counter[str]:
+        """Return the number of each character or word of `text` without an id, in order.
+
+        Raises:
+            TokenizerError: As for `find_unknown`.
+        """
         normalized = self.normalize(_to_utf8(text).decode())
         unknown: Iterable[str] = []  # Bytes and subwords represent every text.
         if self.section.level == "word":
@@ -105,7 +114,7 @@ class Tokenizer:
         elif self.section.level == "char" and self._table is not None:
             table = self._table
             unknown = (character for character in normalized if table[ord(character)] == UNK)
-        return list(dict.fromkeys(unknown))
+        return Counter(unknown)
 
     def normalize(self, text: str) -> str:
         """Return the text after the tokenizer's normalization: Unicode form, case, markers."""

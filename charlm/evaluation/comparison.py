@@ -31,6 +31,7 @@ from charlm.trained_model import (
     encode_string,
     original_bytes,
     provenance,
+    require_language_model,
     restoration_of_string,
     training_texts,
 )
@@ -162,6 +163,8 @@ def compare(
         raise CharlmError(
             f"a comparison needs two runs at least, got {len(models)}; name another run folder"
         )
+    for model in models:
+        require_language_model(model)
     name = "a string"
     if text is None:
         name = split if path is None else str(path)

@@ -18,7 +18,7 @@ from charlm.evaluation.text_files import read_text_file
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 
 class Line(NamedTuple):
@@ -115,6 +115,7 @@ def score_sentences(
         CharlmError: There is no sentence, the file cannot be read, or `explain` is asked of a
             model that reads in both directions.
     """
+    require_language_model(trained)
     if sentences is not None:
         given = [sentences] if isinstance(sentences, str) else sentences
         lines = [Line(number, text) for number, text in enumerate(given, start=1)]

@@ -38,6 +38,8 @@ class RunSummary(Result):
         perplexity: exp(loss_nats).
         bits_per_character: Validation loss in bits per character.
         task: What the network learns.
+        accuracy: Fraction of the labels or target tokens that are the most probable ones; None for
+            language models.
     """
 
     run: str
@@ -56,6 +58,7 @@ class RunSummary(Result):
     perplexity: float | None
     bits_per_character: float | None
     task: TaskKind = "language_model"
+    accuracy: float | None = None
 
     @property
     def level_of_scores(self) -> Level | None:
@@ -132,6 +135,7 @@ def summarize(folder: Path) -> RunSummary:
         perplexity=_number(best, "perplexity"),
         bits_per_character=_number(best, "bits_per_character"),
         task=config.task.kind,
+        accuracy=_number(best, "accuracy"),
     )
 
 

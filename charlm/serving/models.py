@@ -9,7 +9,7 @@ from charlm.serving.engine import Engine, Limits
 from charlm.serving.errors import ApiError
 from charlm.serving.options import ServeOptions
 from charlm.serving.states import StateStore
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import TrainedModel, require_language_model
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class ServedModels:
 
         Raises:
             OptionError: There is no run, or two have the same name.
+            CharlmError: A run predicts no whole text.
         """
+        for run in runs:
+            require_language_model(run)
         names = [run.folder.absolute().name for run in runs]
         if not runs or len(set(names)) < len(names):
             problem = "must be runs in folders of different names" if runs else "must be given"

@@ -28,13 +28,21 @@ def describe_attention(attention: Attention) -> str:
 
 def attention_figures(
     run: RunMeasurements, attentions: Sequence[Attention], of_run: str
-) -> list[Figure]:
-    """Return a matrix for each of some texts."""
-    return [
-        _figure(run, number, attention, of_run)
+) -> list[Figure | tuple[Figure, ...]]:
+    """Return a matrix for each of some texts; those of short sources stand side by side."""
+    shown = [
+        (attention, _figure(run, number, attention, of_run))
         for number, attention in enumerate(map(_beginning, attentions), start=1)
         if attention.source and attention.target
     ]
+    short = [figure for attention, figure in shown if _is_short(attention)]
+    long = [figure for attention, figure in shown if not _is_short(attention)]
+    pairs = [tuple(short[at : at + 2]) for at in range(0, len(short) - 1, 2)]
+    return [*pairs, *short[2 * len(pairs) :], *long]
+
+
+def _is_short(attention: Attention) -> bool:
+    return len(attention.source) <= _PAIR_TOKENS
 
 
 def _beginning(attention: Attention) -> Attention:
@@ -55,7 +63,7 @@ def _figure(run: RunMeasurements, number: int, attention: Attention, of_run: str
         row_title="written",
         column_title="source",
         at=(0, attention.weights[0].index(max(attention.weights[0]))),
-        width=PAIR if len(attention.source) <= _PAIR_TOKENS else WIDE,
+        width=PAIR if _is_short(attention) else WIDE,
     )
     rows = [
         [row + 1, target, column + 1, source, attention.weights[row][column]]

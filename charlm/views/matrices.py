@@ -78,4 +78,4 @@ class ShareMatrix:
             )
         ]
         value = tag("b", self.values[row][column], attributes={"data-part": "cell"})
-        return tag("ul", *parts, tag("li", value), class_="legend")
+        return tag("ul", *parts, tag("li", value), class_="legend cells")

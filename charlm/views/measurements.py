@@ -27,7 +27,8 @@ from charlm.tasks.attention import Attention
 from charlm.tasks.completion import Completions, measure_completion
 from charlm.tasks.label_run import LabelRun, facts_of
 from charlm.tasks.labels import LabelScores, measure_labels
-from charlm.trained_model import TrainedModel, original_bytes
+from charlm.tasks.translation import Translator, read_attention
+from charlm.trained_model import TrainedModel, TrainedTranslator, original_bytes, provenance
 
 SECTIONS = (
     "curves",
@@ -41,11 +42,12 @@ SECTIONS = (
     "agreement",
 )
 _CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
+_ATTENTIONS = 4  # Sources whose attention is drawn.
 _EXAMPLES = 12  # First records of a task that are shown.
 _TARGET_LENGTH = 200  # Most tokens of a target that a model of a task writes.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
-AnyTrained = TrainedModel | LabelRun
+AnyTrained = TrainedModel | TrainedTranslator | LabelRun
 TaskScores = LabelScores | Completions
 
 
@@ -197,7 +199,7 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
 
 def _compare(models: Sequence[AnyTrained]) -> Comparison:
     language_models = [model for model in models if isinstance(model, TrainedModel)]
-    if len(language_models) < len(models) or any(m.config.task.has_pairs for m in models):
+    if any(model.config.task.has_pairs for model in models):
         raise CharlmError(
             "only language models are compared on one text; the table of runs has the scores of "
             "tasks"
@@ -242,17 +244,20 @@ def _measure_run(
     report_progress: Callable[[str], None],
 ) -> RunMeasurements:
     results: dict[str, Any] = {}
-    measures = (
-        _label_measures(trained, options)
-        if isinstance(trained, LabelRun)
-        else _measures(trained, options, text)
-    )
+    if isinstance(trained, TrainedModel):
+        measures = _measures(trained, options, text)
+    elif isinstance(trained, TrainedTranslator):
+        measures = _refusals(trained) | _translation_measures(trained, options)
+    else:
+        measures = _refusals(trained) | _label_measures(trained, options)
     for field, (sections, measure_one) in measures.items():
         if set(sections) & set(options.sections):
             report_progress(f"{name}: {field}")
             results[field] = attempt(measure_one)
     if isinstance(trained, TrainedModel):
         results |= _tracks(trained, results)
+    if isinstance(trained, TrainedTranslator):
+        results |= _attention(trained, results)
     return RunMeasurements(
         number=0,
         name=name,
@@ -271,6 +276,18 @@ def _tracks(trained: TrainedModel, results: dict[str, Any]) -> dict[str, Any]:
         return {}
     ids = [token.token for token in passage.tokens]
     return {"tracks": attempt(lambda: track_units(trained, ids, cells))}
+
+
+def _attention(trained: TrainedTranslator, results: dict[str, Any]) -> dict[str, Any]:
+    """Return what a decoder attends to while it writes the first targets."""
+    task = results.get("task")
+    if not isinstance(task, Completions):
+        return {}
+    translator = Translator(trained)
+    options = CompletionOptions(length=_TARGET_LENGTH, allow_unknown=True)
+    sources = [example.source for example in task.examples[:_ATTENTIONS]]
+    read = attempt(lambda: [read_attention(translator, source, options) for source in sources])
+    return {"attention": read}
 
 
 _Measures = dict[str, tuple[tuple[str, ...], Callable[[], Any]]]
@@ -306,13 +323,12 @@ def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -
     }
 
 
-def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
-    """Return the measures of a model of labels; those that need predictions of a text fail."""
+def _refusals(trained: TrainedTranslator | LabelRun) -> _Measures:
+    """Return the measures that need predictions of a text; they fail for these models."""
 
     def refuse() -> None:
-        raise CharlmError(
-            f"{run.folder}: the model predicts labels (task {run.config.task.kind}) and no text"
-        )
+        kind = trained.config.task.kind
+        raise CharlmError(f"{trained.folder}: the model of task {kind} predicts no text")
 
     of_text = {
         "passage": ("surprisal", "cells"),
@@ -320,9 +336,15 @@ def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
         "context": ("context",),
         "gradients": ("context",),
         "cells": ("cells",),
+        "embeddings": ("embeddings",),
         "agreement": ("agreement",),
     }
-    return {field: (sections, refuse) for field, sections in of_text.items()} | {
+    return {field: (sections, refuse) for field, sections in of_text.items()}
+
+
+def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
+    """Return the measures of a model of labels."""
+    return {
         "task": (
             ("task",),
             lambda: measure_labels(run, "valid", records=options.task_records, examples=_EXAMPLES),
@@ -334,7 +356,19 @@ def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
     }
 
 
-def _completions(trained: TrainedModel, options: ReportOptions) -> Completions:
+def _translation_measures(trained: TrainedTranslator, options: ReportOptions) -> _Measures:
+    """Return the measures of an encoder and a decoder."""
+    encoder = trained.model.encoder
+    return {
+        "task": (("task",), lambda: _completions(trained, options)),
+        "embeddings": (
+            ("embeddings",),
+            lambda: embeddings_of(encoder, trained.tokenizer, trained.origin, provenance(trained)),
+        ),
+    }
+
+
+def _completions(trained: TrainedModel | TrainedTranslator, options: ReportOptions) -> Completions:
     if not trained.config.task.has_pairs:
         raise CharlmError(f"{trained.folder}: the run is a language model, which has no task")
     return measure_completion(

@@ -312,7 +312,6 @@ def test_what_does_not_apply_is_refused_with_what_to_use_instead(runs, trained, 
     refused = {
         ("sample", folder): "charlm predict",
         ("eval", "perplexity", folder): "charlm eval task",
-        ("view", folder): "charlm predict",
         ("export", folder, "--to", "torch", "--out", "x"): "charlm predict",
         ("compress", folder, __file__): "charlm predict",
         ("predict", str(trained)): "--task classify",
@@ -404,13 +403,6 @@ def test_the_settings_of_a_task_are_searched(pairs_files, tmp_path, capfd):
     _, err = capfd.readouterr()
     assert f"use its model with: charlm eval task {out}" in err
     assert charlm(["eval", "task", str(next(out.glob("trials/*")))]) == 0
-
-
-def test_a_report_on_a_task_is_refused_before_training(pairs_files, tmp_path, capfd):
-    arguments = ["train", str(pairs_files["tag"]), "--task", "tag", "--report", "--steps", "1"]
-    assert charlm([*arguments, "--out", str(tmp_path / "run")]) == 1
-    assert "--report: is about language models" in capfd.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_labels_is_no_language_model(runs):

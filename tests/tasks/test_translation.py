@@ -256,7 +256,7 @@ def test_sources_are_translated_from_the_command_line(run, capfd, monkeypatch, t
 
 @pytest.mark.parametrize(
     "command",
-    ["eval perplexity", "view", "compress", "serve", "export --to html --out x", "sample"],
+    ["eval perplexity", "compress", "serve", "export --to html --out x", "sample"],
 )
 def test_what_needs_a_language_model_refuses_a_translator_in_one_line(run, command, capfd):
     name, *options = command.split(" --")

@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from charlm.api import load
+from charlm.api import load, load_any
+from charlm.tasks.attention import Attention
 from charlm.views.measurements import ReportOptions, measure
 from charlm.views.report import Report, make_report
 from tests.conftest import small_config, train_all
@@ -45,6 +47,36 @@ def report(text_file, tmp_path_factory) -> Report:
 
 
 @pytest.fixture(scope="module")
+def task_file(tmp_path_factory) -> Path:
+    """The report on a run of each task, whose sources, targets and labels are hostile."""
+    folder = tmp_path_factory.mktemp("tasks")
+    sources = [f"{HOSTILE} {number}" for number in range(30)]
+    targets = {
+        "classify": [f"<b>{HOSTILE}{number % 3}" for number in range(30)],
+        "tag": ["".join("<&"[character in "<>"] for character in source) for source in sources],
+        "complete": [HOSTILE[number:] for number in range(30)],
+    }
+    for kind, found in targets.items():
+        lines = (f"{source}\t{target}\n" for source, target in zip(sources, found, strict=True))
+        corpus = folder / f"{kind}<i>.txt"
+        corpus.write_text("".join(lines), encoding="utf-8")
+        train_all(small_config(corpus, f"task.kind={kind}", "training.steps=3"), folder / kind)
+    runs = [load_any(folder / kind, device="cpu") for kind in targets]
+    measured = measure([runs[0], runs[1], runs[2].trained], OPTIONS)
+    attention = Attention([HOSTILE, "a"], ["<b>", "<EOS>"], [[0.3, 0.7], [0.9, 0.1]])
+    with_attention = replace(measured.runs[2], attention=[attention])
+    html = make_report(replace(measured, runs=[*measured.runs[:2], with_attention])).html
+    path = folder / "report.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def task_page(browser, task_file) -> Iterator:
+    yield from _opened(browser, task_file)
+
+
+@pytest.fixture(scope="module")
 def page_file(report, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(report.html, encoding="utf-8")
@@ -64,6 +96,10 @@ def browser() -> Iterator:
 @pytest.fixture
 def page(browser, page_file) -> Iterator:
     """The opened report, whose requests and console messages are checked at the end."""
+    yield from _opened(browser, page_file)
+
+
+def _opened(browser, page_file) -> Iterator:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     messages: list[str] = []
     requests: list[str] = []
@@ -115,6 +151,74 @@ def test_hostile_text_is_displayed_as_text_and_the_page_stays_whole(page):
     assert "<script>window.harmed=1</script>" in page.locator("#p-surprisal").text_content()
     assert "<b>'xxx" in page.locator("h1").text_content()
     assert page.locator("footer").is_visible()
+
+
+def test_hostile_text_of_tasks_is_displayed_as_text_and_the_page_stays_whole(task_page):
+    page = task_page
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img, main b b, main script").count() == 0
+    assert page.locator("script").count() == 2
+    for figure in ("errors-1", "errors-3", "examples-3", "confusion-1", "attention-3-1"):
+        text = page.locator(f"#f-{figure}").text_content()
+        assert "<script>" in text, figure
+        assert "\u202e" not in text, figure
+    assert page.locator("footer").is_visible()
+
+
+def test_the_figures_of_tasks_are_complete_without_a_script(browser, task_page, task_file):
+    parts = ["#panel-tags-2", "#f-confusion-1 .legend", "#f-attention-3-1 .legend"]
+    with browser.new_context(java_script_enabled=False) as context:
+        still = context.new_page()
+        still.goto(task_file.as_uri())
+        for part in parts:
+            shown = still.locator(part).inner_html()
+            assert shown == task_page.locator(part).inner_html(), part
+        assert still.locator("#f-confusion-1 svg.chart:visible").count() == 1
+
+
+def test_keys_and_pointer_move_through_a_matrix_by_rows_and_columns(task_page):
+    plot = task_page.locator("#f-attention-3-1 .plot")
+    cell = task_page.locator('#f-attention-3-1 [data-part="cell"]')
+    plot.focus()
+    shown = []
+    for key in ("Home", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        task_page.keyboard.press(key)
+        shown.append(cell.text_content())
+    assert shown == ["30 %", "70 %", "10 %", "90 %", "30 %"]
+    task_page.keyboard.press("Escape")
+    task_page.locator("h1").click()
+    left, top, width, height = map(
+        float, plot.locator("svg:visible").get_attribute("data-grid").split()
+    )
+    box = plot.locator("svg:visible").bounding_box()
+    scale = box["width"] / float(plot.locator("svg:visible").get_attribute("width"))
+    plot.scroll_into_view_if_needed()
+    box = plot.locator("svg:visible").bounding_box()
+    task_page.mouse.move(
+        box["x"] + (left + 0.5 * width) * scale, box["y"] + (top + 1.5 * height) * scale
+    )
+    assert cell.text_content() == "90 %"
+
+
+def test_the_panel_of_labels_follows_the_token(task_page):
+    passage = task_page.locator("#p-tags-2")
+    tokens = passage.locator("i")
+    tokens.nth(3).hover()
+    assert passage.get_attribute("aria-valuenow") == "4"
+    panel = task_page.locator("#panel-tags-2").inner_text()
+    assert panel.splitlines()[0] == f"Token {tokens.nth(3).text_content()}"
+    wrong = tokens.evaluate_all("nodes => nodes.map(node => node.classList.contains('wrong'))")
+    for number in (wrong.index(True), wrong.index(False)):
+        tokens.nth(number).hover()
+        text = passage.get_attribute("aria-valuetext")
+        assert ("wrong" in text) == wrong[number]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_on_tasks_fits_a_phone(task_page, scheme):
+    task_page.emulate_media(color_scheme=scheme)
+    task_page.set_viewport_size({"width": 390, "height": 800})
+    assert task_page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_figures_and_panels_are_complete_without_a_script(browser, page_file):
@@ -231,7 +335,9 @@ def test_a_kept_place_stays_until_escape(page):
     assert passage.get_attribute("aria-valuenow") == "41"
 
 
-def test_headings_are_in_order_and_tables_have_scopes(page):
+@pytest.mark.parametrize("name", ["page", "task_page"])
+def test_headings_are_in_order_and_tables_have_scopes(name, request):
+    page = request.getfixturevalue(name)
     headings = page.locator("h1, h2, h3, h4, h5, h6")
     levels = headings.evaluate_all("nodes => nodes.map(node => +node.tagName[1])")
     assert levels[0] == 1
@@ -265,7 +371,7 @@ def test_a_phone_needs_no_horizontal_scrolling(page, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_no_text_sticks_out_of_its_chart(page):
+def test_no_text_sticks_out_of_its_chart(page, task_page):
     outside = """charts => charts.flatMap(chart => {
       const box = chart.getBoundingClientRect();
       return [...chart.querySelectorAll('text')].filter(text => {
@@ -274,5 +380,7 @@ def test_no_text_sticks_out_of_its_chart(page):
       }).map(text => text.textContent);
     })"""
     for width in (390, 1280):
-        page.set_viewport_size({"width": width, "height": 800})
-        assert page.locator("figure:not(#f-embeddings) svg.chart").evaluate_all(outside) == []
+        for opened in (page, task_page):
+            opened.set_viewport_size({"width": width, "height": 800})
+            charts = opened.locator("figure:not(#f-embeddings) svg.chart")
+            assert charts.evaluate_all(outside) == []

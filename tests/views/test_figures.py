@@ -176,5 +176,6 @@ def test_text_has_enough_contrast_on_every_background_in_every_theme():
         assert contrast(colours["ink2"], colours["surface"]) >= 4.5, theme
         scales = [f"{scale}{step}" for scale in "um" for step in range(8)]
         scales += [f"{sign}{step}" for sign in "np" for step in range(1, 5)]
+        scales += [f"t{label}" for label in range(1, 9)]
         for step in scales:
             assert contrast(colours["ink"], colours[step]) >= 4.5, (theme, step)

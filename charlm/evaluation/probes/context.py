@@ -21,7 +21,7 @@ from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance, require_language_model, text_to_score
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -92,6 +92,7 @@ def measure_context(
         CharlmError: The text cannot be read, is too short or has no such token, or the model reads
             records or in both directions.
     """
+    require_language_model(trained)
     _require_one_long_text(trained)
     named, names = tokens_named(trained, at)
     tokens, name = text_to_score(trained, text, paths, split)
