@@ -278,19 +278,21 @@ class _LanguageModel:
             yield "return self.projection(features)"
 
     def _initial_states(self) -> Iterator[str]:
-        last = ""
-        if self._section.ngrams:
-            yield f"last = self.ngrams.weight.new_zeros(batch_size, {self._section.ngrams - 1})"
-            last = " + [(last,)]"
         if self._section.initial_state == "learned":
             state = "tuple(tensor.expand(batch_size, -1) for tensor in layer)"
-            yield f"return [{state} for layer in self.initial]{last}"
+            layers = f"[{state} for layer in self.initial]"
+        else:
+            count = self._cell.num_states
+            yield "weights = next(self.parameters())"
+            times = f" * {count}" if count > 1 else ""
+            state = f"(weights.new_zeros(batch_size, size),){times}"
+            layers = f"[{state} for size in self.hidden_sizes]"
+        if not self._section.ngrams:
+            yield f"return {layers}"
             return
-        count = self._cell.num_states
-        yield "weights = next(self.parameters())"
-        times = f" * {count}" if count > 1 else ""
-        state = f"(weights.new_zeros(batch_size, size),){times}"
-        yield f"return [{state} for size in self.hidden_sizes]{last}"
+        yield f"parts = {layers}"
+        yield f"last = self.ngrams.weight.new_zeros(batch_size, {self._section.ngrams - 1})"
+        yield "return [*parts, (last,)]"
 
 
 _NGRAMS = '''\

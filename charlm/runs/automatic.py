@@ -50,6 +50,9 @@ _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
 _MANY_STEPS = 20_000
 _MAX_PASSES = 60.0
+# Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
+_MAX_PASSES_WITH_NGRAMS = 2.0
+_NGRAMS = 4
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, the largest
 # number of passes, and the fraction of the old text, which costs nothing on the new one.
 _TRAINED_RATE = 0.3
@@ -112,6 +115,8 @@ class Recipe:
         learning_rate: Peak rate for 256 units and a few thousand steps.
         dropout_per_doubling: Output dropout added by each doubling of the passes over the text.
         passes_without_dropout: Number of passes up to which there is no dropout.
+        passes_with_ngrams: Number of passes up to which the input has n-grams. In further passes
+            their tables memorize the text.
     """
 
     tokens_are_words: bool = False
@@ -122,6 +127,7 @@ class Recipe:
     learning_rate: float
     dropout_per_doubling: float
     passes_without_dropout: float
+    passes_with_ngrams: float = 0.0
 
     def hidden_size(self, text: TextFacts, trained_tokens: Callable[[int], float]) -> int:
         """Return the largest size that the budget can train and the text is large enough for.
@@ -162,6 +168,7 @@ _STREAM = Recipe(
     learning_rate=4.0e-2,
     dropout_per_doubling=0.15,
     passes_without_dropout=3.0,
+    passes_with_ngrams=_MAX_PASSES_WITH_NGRAMS,
 )
 _RECORDS = Recipe(
     optimizer="adamw",
@@ -471,6 +478,7 @@ def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]
     return {
         "hidden_size": hidden_size,
         "embedding_size": hidden_size if recipe.tokens_are_words else max(16, hidden_size // 4),
+        "ngrams": _NGRAMS if plan.passes <= recipe.passes_with_ngrams else 0,
         "tied": recipe.tokens_are_words and can_be_tied,
         "output_dropout": dropout,
         "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
@@ -518,6 +526,10 @@ def _reasons(
         early = (
             f"; on a small text, training stops early, before {budget}, so that the model does not "
             "memorize it"
+        )
+    if model.ngrams:
+        size_reason += (
+            f"; with embeddings of the last 2 to {model.ngrams} {TOKEN_NAMES[text.level]}"
         )
     dropout_reason = "because little of the text is read more than once"
     if model.output_dropout:

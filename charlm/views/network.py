@@ -67,7 +67,7 @@ def _part_of(parameter: str) -> str:
         kind, _, number = rest.partition(".")
         layer = number.split(".")[0]
         return part_name(f"{direction}layer {layer}" if layer.isdigit() else f"{direction}{kind}")
-    return first.replace("_", " ")
+    return "n-grams" if first == "ngrams" else first.replace("_", " ")
 
 
 def _parameters_figure(runs: Sequence[RunMeasurements]) -> Figure:

@@ -117,6 +117,23 @@ def test_more_passes_over_a_text_give_more_dropout_and_a_lower_rate(text_of):
     assert long.training.learning_rate < short.training.learning_rate
 
 
+def test_characters_of_a_text_that_is_read_at_most_twice_have_ngrams(text_of):
+    text = text_of(PROSE * 50)
+    cases = [
+        (4, ["training.epochs=1"]),
+        (4, ["training.epochs=2"]),
+        (0, ["training.epochs=2.1"]),
+        (0, ["training.epochs=1", "tokenizer.level=word"]),
+        (0, ["training.epochs=1", "corpus.mode=records"]),
+        (3, ["training.epochs=1", "model.ngrams=3"]),
+    ]
+    for expected, overrides in cases:
+        choice = choose([text, *overrides], speed=constant_speed(50_000))
+        assert choice.config.model.ngrams == expected, overrides
+        says = f"embeddings of the last 2 to {expected} characters" in choice.reasons[1]
+        assert says == (expected > 0), overrides
+
+
 def test_training_on_a_small_text_stops_early(text_of):
     training = chosen(text_of(PROSE), "training.minutes=60").training
     assert training.minutes is None

@@ -27,6 +27,12 @@ TASKS = {
 VARIANTS = {
     **TASKS,
     "stream-over-epochs": ["training.batch_size=16", "training.window=40", "training.steps=30"],
+    "ngrams-muon": [
+        "model.ngrams=3",
+        "model.ngram_dropout=0.2",
+        "training.optimizer=muon",
+        "training.restart_windows=2",
+    ],
     "records-gru-sgd": ["corpus.mode=records", "model.cell=gru", "training.optimizer=sgd"],
     "bf16-nadam": [
         "training.epochs=0.2",

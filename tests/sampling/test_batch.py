@@ -25,10 +25,11 @@ FILTERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def model() -> LanguageModel:
+@pytest.fixture(scope="module", params=[0, 3], ids=["plain", "n-grams"])
+def model(request) -> LanguageModel:
     torch.manual_seed(1)
-    model = LanguageModel(Model(hidden_size=8, embedding_size=4), VOCABULARY).eval()
+    section = Model(hidden_size=8, embedding_size=4, ngrams=request.param)
+    model = LanguageModel(section, VOCABULARY).eval()
     with torch.no_grad():
         model.projection.weight *= 8
     return model

@@ -51,6 +51,7 @@ RECORDS = [
     "training.batch_size=7",
     "training.accumulation=2",
     "model.direction=both",
+    "model.ngrams=3",
     "training.temporal_regularization=1",
 ]
 TASKS = {

@@ -3,7 +3,8 @@
 The measure is the connectivity of Madsen 2019, "Visualizing memorization in RNNs" (Distill,
 doi:10.23915/distill.00016): the squared norm of the gradient of the target's logit with respect to
 each earlier one-hot input. The gradient of the embedded input is mapped back by the embedding
-matrix; the squares are summed over the vocabulary, and no root is taken.
+matrix; the squares are summed over the vocabulary, and no root is taken. What a token does through
+the rows of its n-grams is not counted: they are chosen by ids, and have no gradient by them.
 """
 
 import copy
