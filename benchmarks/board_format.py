@@ -167,6 +167,7 @@ def read_board(path: Path) -> Board:
 
 def write_board(path: Path, board: Board) -> None:
     """Write a file of the board; it is complete or unchanged, whenever the program is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(board.model_dump_json(indent=1) + "\n", encoding="utf-8")
     part.replace(path)

@@ -12,7 +12,7 @@ A side is a name and settings. A setting with several values is searched:
     python benchmarks/equal_minutes.py shakespeare.txt python-source --out equal.json
     python benchmarks/equal_minutes.py a.txt --minutes 1 5 --seeds 3 1 --out equal.json \
         --side lstm model.cell=lstm model.hidden_size=256,384,512 \
-        --side scan model.cell=min_gru model.num_layers=2,4 model.hidden_size=256,384
+        --side scan model.cell=rg_lru model.block=griffin model.embedding_size=256,384
 
 The trials are not exact: the machine must be idle, and two of them share its memory.
 """
@@ -45,7 +45,7 @@ from charlm.storage.atomic import atomic_write
 
 Side = dict[str, tuple[str, ...]]  # Values by setting.
 COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
-RATES = {"muon": "1e-2,2e-2,4e-2", "adamw": "4e-3,8e-3,1.6e-2"}
+RATES = {"muon": "1e-2,2e-2,4e-2", "adamw": "2e-3,4e-3,8e-3,1.6e-2"}
 SIDES = {
     "lstm": [
         "model.cell=lstm",
@@ -54,11 +54,11 @@ SIDES = {
         "training.batch_size=16,32,64",
     ],
     "scan": [
-        "model.cell=min_gru",
+        "model.cell=rg_lru,hgrn",
         "model.skip=residual",
         "model.layer_norm=true",
         "model.hidden_size=256,384,512",
-        "model.num_layers=2,3,4",
+        "model.num_layers=2,3",
         "training.batch_size=16,32,64",
     ],
 }

@@ -44,6 +44,9 @@ class Card(Section):
     members: dict[Part, str] = Field(
         {}, description="Member of the archive that contains each part."
     )
+    strip_lines: bool = Field(
+        False, description="Remove white space at both ends of each line of a download."
+    )
     separator: str | None = None
     valid_share: Fraction | None = None
     test_share: Fraction | None = None
@@ -208,6 +211,8 @@ def fetch_corpus(
             extract_member(archive, card.members[part], target)
         else:
             _copy_file(archive, target)
+        if card.strip_lines:
+            _strip_lines(target)
     return list(targets.values())
 
 
@@ -217,6 +222,13 @@ def _check_copy(name: str, card: Card, copy: Path) -> None:
         raise CorpusError(f"{copy}: no such file; give a copy of the download of {name}")
     if card.sha256:
         check_sha256(copy, card.sha256)
+
+
+def _strip_lines(path: Path) -> None:
+    """Remove white space at both ends of each line of a file; lines end with LF."""
+    with atomic_write(path) as stripped, path.open("rb") as file:
+        for line in file:
+            stripped.write(line.strip() + b"\n")
 
 
 def _copy_file(source: Path, target: Path) -> None:

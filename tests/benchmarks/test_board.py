@@ -133,7 +133,7 @@ def run_board(monkeypatch, folder, *arguments: str) -> None:
     )
     monkeypatch.setattr(board.torch, "set_num_threads", lambda threads: None)
     program = f"mine={folder / 'mine.py'}"
-    out = ["--program", program, "--contestants", "--out", str(folder / "b.json")]
+    out = ["--program", program, "--contestants", "--out", str(folder / "new" / "b.json")]
     monkeypatch.setattr("sys.argv", ["board.py", str(folder / "a.txt"), *out, *arguments])
     board.main()
 
@@ -144,9 +144,9 @@ def test_a_training_that_the_file_contains_is_not_repeated(tmp_path, monkeypatch
     run_board(monkeypatch, tmp_path, "--minutes", "1", "--seeds", "2")
     output = capsys.readouterr().out
     assert "seed 1, mine" not in output and "seed 2, mine: 3.0000 nats" in output
-    rows = page.read_board(tmp_path / "b.json").rows
+    rows = page.read_board(tmp_path / "new" / "b.json").rows
     assert [(row.seed, row.loss_nats) for row in rows] == [(1, 2.0), (2, 3.0)]
-    assert "mine" in (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert "mine" in (tmp_path / "new" / "b.svg").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="its machine is another one"):
         run_board(monkeypatch, tmp_path, "--threads", "1")
 

@@ -123,6 +123,7 @@ def test_the_steps_equal_those_of_a_recipe_whose_loss_is_a_mean(name, window, th
         ("wikitext-2", 33_278, 33.6),
         ("enwik8", 258, 47.3),
         ("ptb-small", 10_000, 4.3),
+        ("ptb-characters", 51, 2.8),
     ],
 )
 def test_a_network_has_the_number_of_parameters_stated_in_the_header(

@@ -700,14 +700,20 @@ def test_a_copy_is_copied_to_the_cache(tmp_path):
     assert opened(Section(text="names")).mode == "records"
 
 
-def test_an_archive_is_unpacked_into_the_parts_of_its_corpus(tmp_path):
-    archive = tmp_path / "simple-examples.tgz"
+def penn_treebank(folder: Path) -> Path:
+    """Return an archive with the members of Penn Treebank."""
+    archive = folder / "simple-examples.tgz"
     with tarfile.open(archive, "w:gz") as file:
         for part in ("train", "valid", "test"):
             data = f" the {part} <unk> \n a mat \n".encode()
             entry = tarfile.TarInfo(f"./simple-examples/data/ptb.{part}.txt")
             entry.size = len(data)
             file.addfile(entry, io.BytesIO(data))
+    return archive
+
+
+def test_an_archive_is_unpacked_into_the_parts_of_its_corpus(tmp_path):
+    archive = penn_treebank(tmp_path)
     paths = fetch_corpus("ptb", source=archive)
     assert [path.name for path in paths] == ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"]
     corpus: Corpus = opened(Section(text="ptb"))
@@ -715,6 +721,14 @@ def test_an_archive_is_unpacked_into_the_parts_of_its_corpus(tmp_path):
         part: [f" the {part} <unk> ".encode(), b" a mat "] for part in ("train", "valid", "test")
     }
     assert resolved(Section(text="ptb")).corpus.valid_text == (str(paths[1]),)
+
+
+def test_penn_treebank_by_characters_has_no_space_at_the_ends_of_a_line(tmp_path):
+    fetch_corpus("ptb-characters", source=penn_treebank(tmp_path))
+    corpus = opened(Section(text="ptb-characters"))
+    assert {part: contents(text) for part, text in corpus.parts.items()} == {
+        part: [f"the {part} <unk>".encode(), b"a mat"] for part in ("train", "valid", "test")
+    }
 
 
 def test_an_archive_without_a_part_is_an_error(tmp_path):
