@@ -57,6 +57,10 @@ _MAX_PASSES_TRAINED = 20.0
 _REPLAY = 0.1
 _DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
+# Steps so large that the same device measured twice leads to the same settings: passes differ by
+# a quarter between two values of dropout, and by a factor of two between two rates.
+_DROPOUT_STEP = 0.05
+_RATES_PER_DECADE = 10
 # Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
 _MIN_RECORDS = 200
 _MAX_RECORD_BYTES = 80
@@ -146,12 +150,19 @@ class Recipe:
         """
         width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
         rate = self.learning_rate * width * min(1.0, 4000 / steps) ** 0.3
-        return float(f"{min(rate, _MAX_LEARNING_RATE):.2g}")
+        return _round_rate(min(rate, _MAX_LEARNING_RATE))
 
     def output_dropout(self, passes: float) -> float:
         """Return the output dropout for a number of passes over the text."""
         doublings = math.log2(max(passes, 1e-9) / self.passes_without_dropout)
-        return round(min(0.5, max(0.0, self.dropout_per_doubling * doublings)), 2)
+        dropout = min(0.5, max(0.0, self.dropout_per_doubling * doublings))
+        return round(round(dropout / _DROPOUT_STEP) * _DROPOUT_STEP, 2)
+
+
+def _round_rate(rate: float) -> float:
+    """Return the nearest of ten rates per decade, as 0.0316 to 0.032."""
+    exponent = round(_RATES_PER_DECADE * math.log10(rate)) / _RATES_PER_DECADE
+    return float(f"{10**exponent:.2g}")
 
 
 _STREAM = Recipe(
