@@ -151,13 +151,43 @@ def test_training_on_a_small_text_stops_early(text_of):
     training = chosen(text_of(PROSE), "training.minutes=60").training
     assert training.minutes is None
     assert training.epochs == automatic._MAX_PASSES
-    assert training.optimizer == "adamw"
+    assert (training.optimizer, training.weight_decay) == ("muon", 0.3)
     long = PROSE * 200
     config = chosen(text_of(long), "training.minutes=1")
     assert config.training.minutes == 1 and config.training.epochs is None
-    assert config.training.optimizer == "muon"
+    assert (config.training.optimizer, config.training.weight_decay) == ("muon", 0.1)
     tokens = 60 * constant_speed(50_000)(config.model.hidden_size[0])
     assert tokens / (0.9 * len(long)) < automatic._MAX_PASSES
+
+
+def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the_last_pass(text_of):
+    text = text_of(PROSE)
+    below, above = (
+        chosen(text, f"training.minutes={60 * factor}", tokens_per_second=23.5).training
+        for factor in (0.9, 1.5)
+    )
+    assert below.epochs is None and above.epochs == automatic._MAX_PASSES
+    same = ("optimizer", "batch_size", "weight_decay")
+    assert [getattr(below, name) for name in same] == [getattr(above, name) for name in same]
+    assert below.learning_rate / 1.3 < above.learning_rate < 1.3 * below.learning_rate
+
+
+def test_only_a_stream_read_many_times_gets_a_high_weight_decay(text_of):
+    decay = {
+        (mode, epochs): chosen(
+            text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}"
+        ).training.weight_decay
+        for mode in ("stream", "records")
+        for epochs in (1, 16, 60)
+    }
+    assert decay == {
+        ("stream", 1): 0.1,
+        ("stream", 16): 0.2,
+        ("stream", 60): 0.3,
+        ("records", 1): 0.1,
+        ("records", 16): 0.1,
+        ("records", 60): 0.1,
+    }
 
 
 def test_a_budget_of_steps_or_epochs_stays_as_set(text_of):
