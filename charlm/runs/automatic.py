@@ -60,6 +60,13 @@ _MAX_PASSES_TRAINED = 20.0
 _REPLAY = 0.1
 _DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
+_MIN_WEIGHT_DECAY = 0.1
+_PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
+# Steps so large that the same device measured twice leads to the same settings: passes differ by
+# a quarter between two values of dropout, and by a factor of two between two rates.
+_DROPOUT_STEP = 0.05
+_DECAY_STEP = 0.05
+_RATES_PER_DECADE = 10
 # Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
 _MIN_RECORDS = 200
 _MAX_RECORD_BYTES = 80
@@ -117,6 +124,7 @@ class Recipe:
         passes_without_dropout: Number of passes up to which there is no dropout.
         passes_with_ngrams: Number of passes up to which the input has n-grams. In further passes
             their tables memorize the text.
+        max_weight_decay: Weight decay for many passes over the text.
     """
 
     tokens_are_words: bool = False
@@ -127,6 +135,7 @@ class Recipe:
     learning_rate: float
     dropout_per_doubling: float
     passes_without_dropout: float
+    max_weight_decay: float
     passes_with_ngrams: float = 0.0
 
     def hidden_size(self, text: TextFacts, trained_tokens: Callable[[int], float]) -> int:
@@ -152,12 +161,29 @@ class Recipe:
         """
         width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
         rate = self.learning_rate * width * min(1.0, 4000 / steps) ** 0.3
-        return float(f"{min(rate, _MAX_LEARNING_RATE):.2g}")
+        return _round_rate(min(rate, _MAX_LEARNING_RATE))
 
     def output_dropout(self, passes: float) -> float:
         """Return the output dropout for a number of passes over the text."""
         doublings = math.log2(max(passes, 1e-9) / self.passes_without_dropout)
-        return round(min(0.5, max(0.0, self.dropout_per_doubling * doublings)), 2)
+        dropout = min(0.5, max(0.0, self.dropout_per_doubling * doublings))
+        return _round(dropout, _DROPOUT_STEP)
+
+    def weight_decay(self, passes: float) -> float:
+        """Return the weight decay for a number of passes over the text."""
+        decay = min(self.max_weight_decay, max(_MIN_WEIGHT_DECAY, passes / _PASSES_PER_DECAY))
+        return _round(decay, _DECAY_STEP)
+
+
+def _round(value: float, step: float) -> float:
+    """Return the nearest multiple of a step of hundredths."""
+    return round(round(value / step) * step, 2)
+
+
+def _round_rate(rate: float) -> float:
+    """Return the nearest of ten rates per decade, as 0.0316 to 0.032."""
+    exponent = round(_RATES_PER_DECADE * math.log10(rate)) / _RATES_PER_DECADE
+    return float(f"{10**exponent:.2g}")
 
 
 _STREAM = Recipe(
@@ -169,6 +195,7 @@ _STREAM = Recipe(
     dropout_per_doubling=0.15,
     passes_without_dropout=3.0,
     passes_with_ngrams=_MAX_PASSES_WITH_NGRAMS,
+    max_weight_decay=0.3,
 )
 _RECORDS = Recipe(
     optimizer="adamw",
@@ -178,9 +205,8 @@ _RECORDS = Recipe(
     learning_rate=8.0e-3,
     dropout_per_doubling=0.1,
     passes_without_dropout=2.0,
+    max_weight_decay=_MIN_WEIGHT_DECAY,
 )
-# With muon a model memorizes a small text too soon.
-_SMALL_STREAM = replace(_RECORDS, batch_size=16, learning_rate=1.6e-2)
 _WORDS = Recipe(
     tokens_are_words=True,
     optimizer="muon",
@@ -190,12 +216,13 @@ _WORDS = Recipe(
     learning_rate=2.0e-2,
     dropout_per_doubling=0.15,
     passes_without_dropout=0.5,
+    max_weight_decay=0.3,
 )
 _RECIPES: dict[tuple[Mode, bool], Recipe] = {
     ("stream", False): _STREAM,
     ("records", False): _RECORDS,
     ("stream", True): _WORDS,
-    ("records", True): replace(_WORDS, batch_size=64),
+    ("records", True): replace(_WORDS, batch_size=64, max_weight_decay=_MIN_WEIGHT_DECAY),
 }
 
 
@@ -452,15 +479,17 @@ def _chosen_fields(
         ancestor: Run whose network and weights `config` has; None for a new network.
     """
     recipe = text.recipe
-    if recipe is _STREAM and plan.stops_early:
-        recipe = _SMALL_STREAM
     model = _model_fields(config, recipe, plan)
     if ancestor is None:
         return {
             "model": model,
             "training": _training_fields(config, recipe, plan, plan.steps(text)),
         }
-    recipe = replace(recipe, learning_rate=_TRAINED_RATE * recipe.learning_rate)
+    recipe = replace(
+        recipe,
+        learning_rate=_TRAINED_RATE * recipe.learning_rate,
+        max_weight_decay=_MIN_WEIGHT_DECAY,
+    )
     training = _training_fields(config, recipe, plan, plan.steps(text))
     can_replay = not config.task.has_pairs and ancestor.can_be_replayed()
     return {
@@ -497,8 +526,9 @@ def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) 
     }
     is_open = "optimizer" not in config.training.model_fields_set
     if is_open or config.training.optimizer == recipe.optimizer:
-        # The recipe's rate does not suit another optimizer.
+        # The recipe's rate and weight decay do not suit another optimizer.
         fields["learning_rate"] = recipe.peak_rate(plan.hidden_size, steps)
+        fields["weight_decay"] = recipe.weight_decay(plan.passes)
     return fields
 
 

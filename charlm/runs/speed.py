@@ -1,11 +1,11 @@
 """Training speed of this device for any hidden size, measured in a few steps."""
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import torch
 
 from charlm.config.load import check_config
@@ -20,8 +20,10 @@ from charlm.training.optimizer import make_optimizer
 Speed = Callable[[int], float]  # From the hidden size to the tokens per second of training.
 
 _MEASURED_SIZES = (128, 256, 512)
-_SECONDS_PER_SIZE = 0.5
-_WARM_UP_STEPS = 3  # The first steps build kernels.
+_NUM_SAMPLES = 5
+_SECONDS_PER_SAMPLE = 0.1
+_WARM_UP_STEPS = 5  # The first steps build kernels, and record CUDA graphs.
+_FINE_RESOLUTION = 1e-4  # Seconds. On Windows the processor time of a thread is too coarse.
 
 
 def measured_speed(
@@ -32,8 +34,8 @@ def measured_speed(
 ) -> Speed:
     """Return the speed of a device.
 
-    Three hidden sizes are measured at the first call. The speed of another size is that of the
-    nearest one, scaled by the numbers of multiplications.
+    Three hidden sizes are measured at the first call. Between and beyond them, the seconds per
+    token are linear in the number of multiplications.
 
     Args:
         training: Fields of the section `training`, such as `batch_size` and `window`.
@@ -44,13 +46,10 @@ def measured_speed(
 
     def speed(hidden_size: int) -> float:
         if not measured:
-            for size in _MEASURED_SIZES:
-                fields = {"model": {"hidden_size": size}, "training": training}
-                config = check_config(fields, "measured")
-                measured[size] = _measure(config, vocabulary_size, hardware)
-        nearest = min(measured, key=lambda size: abs(math.log(size / hidden_size)))
-        work = _multiplications(nearest, vocabulary_size)
-        return measured[nearest] * work / _multiplications(hidden_size, vocabulary_size)
+            measured.update(_measure_sizes(training, vocabulary_size, hardware))
+        work = {size: _multiplications(size, vocabulary_size) for size in measured}
+        wanted = _multiplications(hidden_size, vocabulary_size)
+        return 1 / _interpolate(wanted, {work[size]: measured[size] for size in measured})
 
     return speed
 
@@ -60,8 +59,61 @@ def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary_size
 
 
-def _measure(config: Config, vocabulary_size: int, hardware: Hardware) -> float:
-    """Return the tokens per second of a training on random tokens."""
+def _interpolate(work: float, seconds: Mapping[float, float]) -> float:
+    """Return the seconds of some work, linear in it between and beyond the measured ones.
+
+    Measurements whose line would meet zero are no reason for a speed without limit: less work is
+    never taken to be faster than in proportion.
+
+    Args:
+        work: Number of multiplications.
+        seconds: Measured seconds by number of multiplications, at least two.
+    """
+    known = np.array(sorted(seconds))
+    index = int(np.clip(np.searchsorted(known, work), 1, len(known) - 1))
+    low, high = float(known[index - 1]), float(known[index])
+    slope = max(0.0, (seconds[high] - seconds[low]) / (high - low))
+    nearest = low if work < high else high
+    line = seconds[nearest] + slope * (work - nearest)
+    return max(line, seconds[nearest] * min(1.0, work / nearest))
+
+
+def _measure_sizes(
+    training: Mapping[str, Any], vocabulary_size: int, hardware: Hardware
+) -> dict[int, float]:
+    """Return the seconds per token of each measured size.
+
+    The sizes are timed in turn in several short samples, and the shortest one counts: what other
+    programs take from the device at times then changes nothing.
+    """
+    clock = _clock(hardware.device)
+    samples: dict[int, list[float]] = {size: [] for size in _MEASURED_SIZES}
+    with fast_math():
+        steps = {}
+        for size in samples:
+            config = check_config({"model": {"hidden_size": size}, "training": training}, "speed")
+            steps[size] = _training_steps(config, vocabulary_size, hardware)
+            for _ in range(_WARM_UP_STEPS):
+                next(steps[size])
+        for _ in range(_NUM_SAMPLES):
+            for size, series in samples.items():
+                series.append(_seconds_per_step(steps[size], clock))
+    tokens_per_step = training["batch_size"] * training["window"]
+    return {size: min(series) / tokens_per_step for size, series in samples.items()}
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return the clock by which steps are timed.
+
+    On a CPU it is the processor time of this thread, which takes part in all of a step. It stands
+    still while another program has the core.
+    """
+    is_fine = time.get_clock_info("thread_time").resolution <= _FINE_RESOLUTION
+    return time.thread_time if device.type == "cpu" and is_fine else time.perf_counter
+
+
+def _training_steps(config: Config, vocabulary_size: int, hardware: Hardware) -> Iterator[Progress]:
+    """Return endless training steps on random tokens."""
     section = config.training
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(config.model, vocabulary_size).to(hardware.device)
@@ -74,7 +126,7 @@ def _measure(config: Config, vocabulary_size: int, hardware: Hardware) -> float:
         epochs=0.0,
         global_batch_size=section.batch_size,
     )
-    steps = train(
+    return train(
         LanguageModelObjective(model, section, hardware),
         repeat(window),
         make_optimizer(model, section, precision=hardware.precision),
@@ -82,19 +134,14 @@ def _measure(config: Config, vocabulary_size: int, hardware: Hardware) -> float:
         state=TrainingState(),
         clock=time.perf_counter,
     )
-    with fast_math():
-        return _tokens_per_second(steps)
 
 
-def _tokens_per_second(steps: Iterable[Progress]) -> float:
-    """Return the speed of the steps after the first ones."""
-    began = time.perf_counter()
-    for progress in steps:
-        state = progress.state
-        if state.step == _WARM_UP_STEPS:
-            first_tokens = state.tokens
-            first_seconds = state.seconds
-        if state.step > _WARM_UP_STEPS and time.perf_counter() - began > _SECONDS_PER_SIZE:
-            progress.check_finite()  # Waits for the device.
-            break
-    return (state.tokens - first_tokens) / (state.seconds - first_seconds)
+def _seconds_per_step(steps: Iterator[Progress], clock: Callable[[], float]) -> float:
+    """Take steps for a short time, and return the mean seconds of one."""
+    count = 0
+    started, began = time.perf_counter(), clock()
+    while count == 0 or time.perf_counter() - started < _SECONDS_PER_SAMPLE:
+        progress = next(steps)
+        count += 1
+    progress.check_finite()  # Waits for the device.
+    return (clock() - began) / count

@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from itertools import repeat
 
 import pytest
 import torch
@@ -134,17 +136,75 @@ def test_characters_of_a_text_that_is_read_at_most_twice_have_ngrams(text_of):
         assert says == (expected > 0), overrides
 
 
+def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
+    recipe = automatic._RECIPES["stream", False]
+    text = automatic.TextFacts(
+        title="a novel",
+        characters=2_000_000,
+        mode="stream",
+        reading="",
+        level="char",
+        alphabet_size=80,
+        record_tokens=40,
+    )
+    changes = {
+        "hidden_size": lambda x: recipe.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
+        "rate": lambda x: recipe.peak_rate(256, 1000 * x),
+        "dropout": recipe.output_dropout,
+    }
+    for name, most in {"hidden_size": 0.04, "rate": 0.05, "dropout": 0.15}.items():
+        amounts = [1.01**power for power in range(500)]
+        changed = sum(changes[name](x) != changes[name](1.03 * x) for x in amounts)
+        assert 0 < changed < most * len(amounts), (name, changed)
+
+
+def test_rates_are_rounded_to_ten_per_decade():
+    recipe = automatic._RECIPES["stream", False]
+    rates = {recipe.peak_rate(256, steps) for steps in range(4000, 80_000, 500)}
+    assert sorted(rates) == [0.016, 0.02, 0.025, 0.032, 0.04]
+
+
 def test_training_on_a_small_text_stops_early(text_of):
     training = chosen(text_of(PROSE), "training.minutes=60").training
     assert training.minutes is None
     assert training.epochs == automatic._MAX_PASSES
-    assert training.optimizer == "adamw"
+    assert (training.optimizer, training.weight_decay) == ("muon", 0.3)
     long = PROSE * 200
     config = chosen(text_of(long), "training.minutes=1")
     assert config.training.minutes == 1 and config.training.epochs is None
-    assert config.training.optimizer == "muon"
+    assert (config.training.optimizer, config.training.weight_decay) == ("muon", 0.1)
     tokens = 60 * constant_speed(50_000)(config.model.hidden_size[0])
     assert tokens / (0.9 * len(long)) < automatic._MAX_PASSES
+
+
+def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the_last_pass(text_of):
+    text = text_of(PROSE)
+    below, above = (
+        chosen(text, f"training.minutes={60 * factor}", tokens_per_second=23.5).training
+        for factor in (0.9, 1.5)
+    )
+    assert below.epochs is None and above.epochs == automatic._MAX_PASSES
+    same = ("optimizer", "batch_size", "weight_decay")
+    assert [getattr(below, name) for name in same] == [getattr(above, name) for name in same]
+    assert below.learning_rate / 1.3 < above.learning_rate < 1.3 * below.learning_rate
+
+
+def test_only_a_stream_read_many_times_gets_a_high_weight_decay(text_of):
+    decay = {
+        (mode, epochs): chosen(
+            text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}"
+        ).training.weight_decay
+        for mode in ("stream", "records")
+        for epochs in (1, 16, 60)
+    }
+    assert decay == {
+        ("stream", 1): 0.1,
+        ("stream", 16): 0.2,
+        ("stream", 60): 0.3,
+        ("records", 1): 0.1,
+        ("records", 16): 0.1,
+        ("records", 60): 0.1,
+    }
 
 
 def test_a_budget_of_steps_or_epochs_stays_as_set(text_of):
@@ -226,7 +286,7 @@ def test_a_chosen_configuration_trains(text_of, tmp_path):
 
 
 def test_the_measured_speed_falls_with_the_hidden_size(text_of, monkeypatch):
-    monkeypatch.setattr(speed, "_SECONDS_PER_SIZE", 0.01)
+    monkeypatch.setattr(speed, "_SECONDS_PER_SAMPLE", 0.005)
     tokens_per_second = speed.measured_speed(
         {"steps": 10**9, "batch_size": 8, "window": 16},
         vocabulary_size=90,
@@ -236,6 +296,52 @@ def test_the_measured_speed_falls_with_the_hidden_size(text_of, monkeypatch):
     assert math.isfinite(tokens_per_second(64))
     overrides = [text_of(PROSE), "training.minutes=0.1", "training.device=cpu"]
     assert choose(overrides).config.model.hidden_size[0] in automatic._HIDDEN_SIZES
+
+
+def measured_with(monkeypatch, samples: dict[int, list[float]]):
+    """Return the speed that is measured where samples last so many seconds, by hidden size."""
+    series = {size: iter(seconds) for size, seconds in samples.items()}
+    monkeypatch.setattr(
+        speed, "_training_steps", lambda config, *rest: repeat(config.model.hidden_size[0])
+    )
+    monkeypatch.setattr(speed, "_seconds_per_step", lambda steps, clock: next(series[next(steps)]))
+    tokens_per_second = speed.measured_speed(
+        {"steps": 10**9, "batch_size": 10, "window": 10},
+        vocabulary_size=64,
+        hardware=Hardware(torch.device("cpu")),
+    )
+    tokens_per_second(256)  # It is measured now, and not again.
+    return tokens_per_second
+
+
+def test_the_shortest_of_several_samples_counts(monkeypatch):
+    idle = {128: [1.0] * 5, 256: [2.5] * 5, 512: [8.0] * 5}
+    busy = {128: [9, 9, 1, 9, 9], 256: [2.5, 9, 9, 9, 9], 512: [20, 20, 20, 20, 8.0]}
+    expected, actual = (measured_with(monkeypatch, samples) for samples in (idle, busy))
+    for size in automatic._HIDDEN_SIZES:
+        assert actual(size) == expected(size), size
+    assert expected(128) == 100 / 1.0 and expected(512) == 100 / 8.0
+
+
+def test_speeds_of_sizes_that_were_not_measured_lie_on_lines_and_never_rise(monkeypatch):
+    # One second of each step is the same for all sizes; the rest is in proportion to the work.
+    work = {size: speed._multiplications(size, 64) for size in (32, 128, 256, 384, 512, 1024)}
+    exact = {size: 1 + work[size] / work[128] for size in work}
+    samples = {size: [exact[size]] * 5 for size in (128, 256, 512)}
+    tokens_per_second = measured_with(monkeypatch, samples)
+    for size in work:
+        assert tokens_per_second(size) == pytest.approx(100 / exact[size]), size
+    for noisy in ({128: 1.0, 256: 1.0, 512: 0.9}, {128: 0.1, 256: 5.0, 512: 50.0}):
+        rates = measured_with(monkeypatch, {size: [noisy[size]] * 5 for size in noisy})
+        below = [rates(size) for size in automatic._HIDDEN_SIZES if size <= 128]
+        assert below == sorted(below, reverse=True)
+        assert 0 < rates(32) <= rates(128) * work[128] / work[32] * (1 + 1e-9)
+        assert rates(1024) <= rates(512)
+
+
+def test_steps_on_a_cpu_are_timed_without_the_time_of_other_programs():
+    assert speed._clock(torch.device("cpu")) is time.thread_time
+    assert speed._clock(torch.device("cuda")) is time.perf_counter
 
 
 def test_mistakes_have_the_messages_of_a_configuration_file(text_of):
