@@ -70,11 +70,13 @@ class NewRun:
         config: Its configuration.
         reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
         ancestor: Run that the weights come from; None for random weights.
+        leaves_time: Whether the chosen training ends before the minutes that were given.
     """
 
     config: "Config"
     reasons: Sequence[str] = ()
     ancestor: "Ancestor | None" = None
+    leaves_time: bool = False
 
 
 def checked_or_chosen(
@@ -87,7 +89,12 @@ def checked_or_chosen(
     say_example(checked)
     if config is None:
         chosen = choose(overrides, ancestor=ancestor)
-        return NewRun(config=chosen.config, reasons=chosen.reasons, ancestor=ancestor)
+        return NewRun(
+            config=chosen.config,
+            reasons=chosen.reasons,
+            ancestor=ancestor,
+            leaves_time=checked.training.minutes != chosen.config.training.minutes,
+        )
     if ancestor is not None:
         from charlm.runs.warm_start import inherit
 
@@ -100,6 +107,16 @@ def say_example(config: "Config") -> None:
     if "text" not in config.corpus.model_fields_set:
         names = ", ".join(config.corpus.text)
         say(f"no text was given: training on the example corpus {names}; name a text to train on")
+
+
+def say_time_left(*, is_left: bool) -> None:
+    """Print why a training has ended before its minutes, if time is left."""
+    if is_left:
+        say(
+            "the rest of the time is not used, because more passes over a small text seldom help; "
+            "if the last evaluations improved clearly, try twice the passes with --epochs; more "
+            "text helps, as do the weights of a run on a larger text (--from RUN)"
+        )
 
 
 def checked_config(config: str | None, changes: list[str]) -> "Config":

@@ -19,6 +19,7 @@ from charlm.cli.new_run import (
     begin,
     checked_or_chosen,
     run_name,
+    say_time_left,
     task_override,
     text_override,
     training_overrides,
@@ -198,6 +199,7 @@ def train(
         check_installed()
     group = SINGLE_PROCESS
     prepare: _Prepare
+    leaves_time = False
     settings = [
         *(overrides or []),
         *training_overrides({**changes.given(), "seed": seed}),
@@ -223,12 +225,14 @@ def train(
         if out is not None:
             check_new(out)
         new = _make_run(config, settings, from_run, from_vocabulary)
+        leaves_time = new.leaves_time
         prepare = partial(begin, new, out, run_name(config, sources))
     if processes is not None and processes > 1:
         reason = "which trains in other processes; run charlm view afterwards"
         refuse_beside("--processes", {"--report": report or None}, reason)
         return _launch_processes(prepare, processes, {**changes.given(), "track": track})
     status = follow(lambda: prepare(group), track=track is not None, report=report)
+    say_time_left(is_left=leaves_time and status == 0)
     return 0 if is_launched() else status  # torchrun would start a failed process again.
 
 

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +26,14 @@ from charlm.config.schema import (
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, Text, open_corpus
+from charlm.data.lines import choose_reading, measure_lines
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
-from charlm.data.utf8 import LineEnds, count_characters, split_lines, strip_line_end
+from charlm.data.utf8 import LineEnds, count_characters, ends_line, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
 from charlm.runs.warm_start import Ancestor, inherit
+from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.training.devices import Hardware, choose_device, choose_precision
 
 _HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -42,8 +43,12 @@ _READING = {
     "line": "reading one record per line",
     "document": "reading one record per document",
 }
-# Blocks of one or two megabytes: the first one may lack characters of the others.
-_BLOCKS_READ = 16
+# The first megabyte may lack characters of the others.
+_BYTES_READ = 16 * BLOCK_BYTES
+_OTHER_MODE = {
+    "stream": "if each line is a text of its own, add --set corpus.mode=records",
+    "records": "if the lines belong together, add --set corpus.mode=stream",
+}
 # Characters from which a loss is known to a hundredth of a nat. Scoring more would only take time.
 _VALIDATION_CHARACTERS = 200_000
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
@@ -67,12 +72,9 @@ _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24
 _DROPOUT_STEP = 0.05
 _DECAY_STEP = 0.05
 _RATES_PER_DECADE = 10
-# Lines are records if they are many and short, hardly any is empty or indented, and few are equal.
-_MIN_RECORDS = 200
-_MAX_RECORD_BYTES = 80
+# Documents are records if they are many and short.
+_MIN_DOCUMENTS = 200
 _MAX_DOCUMENT_BYTES = 2000
-_MAX_IRREGULAR_LINES = 0.01
-_MAX_EQUAL_LINES = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class TextFacts:
 
     Attributes:
         title: Title of the text.
-        characters: Approximate number of characters of the training part.
+        characters: Approximate number of characters of the training part; in records mode without
+            line ends and separators.
         mode: How the text is read.
         reading: How it is read and why, in words.
         level: Level of the tokens.
@@ -99,8 +102,11 @@ class TextFacts:
 
     @property
     def tokens(self) -> float:
-        """Approximate number of tokens of the training part."""
-        return max(1.0, self.characters / _CHARACTERS_PER_TOKEN[self.level])
+        """Approximate number of tokens of the training part, with the <EOS> of each record."""
+        tokens = self.characters / _CHARACTERS_PER_TOKEN[self.level]
+        if self.mode == "records":
+            tokens *= self.record_tokens / max(self.record_tokens - 1, 1)
+        return max(1.0, tokens)
 
     @property
     def recipe(self) -> "Recipe":
@@ -321,12 +327,13 @@ def _inspect(config: Config) -> _Inspection:
     resolved = resolve(config)
     corpus = open_corpus(resolved)
     level = resolved.tokenizer.level
-    train = corpus.parts["train"]
-    blocks = [block for block, _ in islice(train.blocks(), _BLOCKS_READ)]
-    sample = blocks[0]
-    per_byte = 1.0 if level == "byte" else count_characters(sample) / max(len(sample), 1)
     reading = _choose_mode(config, resolved, card, corpus)
     mode = reading.mode
+    if mode != corpus.mode:
+        corpus = open_corpus(_with_reading(config, resolved, reading))
+    train = corpus.parts["train"]
+    sample = _beginning(train, _BYTES_READ)
+    per_byte = 1.0 if level == "byte" else count_characters(sample) / max(len(sample), 1)
     fields: dict[str, Any] = {"mode": mode}
     if mode == "records":
         fields["record"] = reading.record
@@ -339,14 +346,15 @@ def _inspect(config: Config) -> _Inspection:
         fraction = float(f"{min(0.1, _VALIDATION_CHARACTERS / max(whole, 1)):.2g}")
         fields["valid_share"] = fraction
         characters = round(whole * (1 - fraction))
+    mean_characters = train.size * per_byte / len(train.spans)
     text = TextFacts(
         title=card.title if card else shown_names(config.corpus.text),
         characters=characters,
         mode=mode,
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
-        alphabet_size=_alphabet_size(blocks, level),
-        record_tokens=_record_tokens(train, sample, reading, level),
+        alphabet_size=len(set(sample if level == "byte" else sample.decode())),
+        record_tokens=1 + round(mean_characters / _CHARACTERS_PER_TOKEN[level]),
     )
     return _Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
 
@@ -358,12 +366,32 @@ def _is_split_open(config: Config, card: Card | None, corpus: Corpus) -> bool:
     return not is_set and not is_on_card and "valid" in corpus.parts
 
 
+def _beginning(text: Text, size: int) -> bytes:
+    """Return about `size` bytes from the beginning of a text, documents end with lines."""
+    found = bytearray()
+    for block, _ in text.blocks():
+        found += block
+        if not ends_line(block, text.line_ends):
+            found += b"\n"
+        if len(found) >= size:
+            break
+    return bytes(found)
+
+
 class _Reading(NamedTuple):
     """How a text is best read, and why."""
 
     mode: Mode
     record: Record
     reason: str
+
+
+def _with_reading(config: Config, resolved: ResolvedConfig, reading: _Reading) -> ResolvedConfig:
+    """Return the resolved configuration with another reading of the text."""
+    # The split follows the mode unless it is set.
+    changes = {"mode": reading.mode, "record": reading.record, "split": config.corpus.split}
+    corpus = resolved.corpus.model_copy(update=changes)
+    return resolve(resolved.model_copy(update={"corpus": corpus}))
 
 
 def _choose_mode(
@@ -381,44 +409,22 @@ def _choose_mode(
     if config.corpus.record != "line" and resolved.tokenizer.words != "whitespace":
         lengths = np.sort(train.spans[:, 2] - train.spans[:, 1])
         if (
-            len(lengths) >= _MIN_RECORDS
+            len(lengths) >= _MIN_DOCUMENTS
             and lengths[len(lengths) * 99 // 100] <= _MAX_DOCUMENT_BYTES
         ):
             return _Reading("records", "document", "the documents are short and independent")
     names, rules = resolved.corpus.text, resolved.corpus.rules
     if resolved.corpus.separator or are_tables(names, rules=rules):
         return _Reading("stream", "document", "the documents are few or long")
-    return _choose_lines(next(train.blocks())[0], train.line_ends)
+    return _read_lines(_beginning(train, BLOCK_BYTES), train.line_ends)
 
 
-def _choose_lines(sample: bytes, line_ends: LineEnds) -> _Reading:
-    """Return whether the lines of a text are records."""
-    lines = [strip_line_end(line, line_ends) for line in split_lines(sample, line_ends)]
-    count = max(len(lines), 1)
-    irregular = sum(not line.strip() or line[:1].isspace() for line in lines) / count
-    equal = 1 - len(set(lines)) / count
-    if len(lines) < _MIN_RECORDS or irregular > _MAX_IRREGULAR_LINES or equal > _MAX_EQUAL_LINES:
-        return _Reading("stream", "line", "the lines belong together")
-    if sorted(map(len, lines))[len(lines) * 99 // 100] > _MAX_RECORD_BYTES:
-        return _Reading("stream", "line", "the lines are long")
-    return _Reading("records", "line", "the lines are short and independent")
-
-
-def _alphabet_size(blocks: Sequence[bytes], level: Level) -> int:
-    """Return the number of different bytes or characters."""
-    letters = set[str | int]()
-    for block in blocks:
-        letters.update(block if level == "byte" else block.decode())
-    return len(letters)
-
-
-def _record_tokens(train: Text, sample: bytes, reading: _Reading, level: Level) -> int:
-    """Return the approximate mean number of tokens per line or document, with <EOS>."""
-    size, count = train.size, len(train.spans)
-    if reading.record == "line":
-        lines = split_lines(sample, train.line_ends)
-        size, count = len(sample), sum(1 for line in lines if strip_line_end(line, train.line_ends))
-    return 1 + round(size / max(count, 1) / _CHARACTERS_PER_TOKEN[level])
+def _read_lines(sample: bytes, line_ends: LineEnds) -> _Reading:
+    """Return how a text is best read by its lines, with the alternative if that is uncertain."""
+    lines = split_lines(sample.decode(errors="replace"), line_ends)
+    facts = measure_lines([strip_line_end(line, line_ends) for line in lines])
+    mode, reason, is_certain = choose_reading(facts)
+    return _Reading(mode, "line", reason if is_certain else f"{reason}; {_OTHER_MODE[mode]}")
 
 
 def _make_plan(config: Config, text: TextFacts, speed: Speed, max_passes: float) -> _Plan:

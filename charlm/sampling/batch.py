@@ -24,6 +24,7 @@ from charlm.model.recurrence import States
 from charlm.sampling.drawing import alternatives, choose, without_unknown
 from charlm.sampling.options import Filters
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import threads_for_step
 
 # Ids, (batch,), and the states before them → logits, (batch, vocabulary), and the states after.
 Step = Callable[[Tensor, States], tuple[Tensor, States]]
@@ -113,6 +114,7 @@ class Batch:
         """
         self._device = next(model.parameters()).device
         self._step = Stepper(model) if step is None else step
+        self._num_weights = sum(tensor.numel() for tensor in model.parameters())
         self._members: list[Member] = []
         self._rows: dict[int, slice] = {}  # By the identity of the member.
         self._states: States = ()
@@ -175,6 +177,10 @@ class Batch:
         They have to leave: the constraints forbid every token of one of their sequences, or the
         model's probabilities are not finite.
         """
+        with threads_for_step(len(self) * self._num_weights):
+            return self._give_tokens()
+
+    def _give_tokens(self) -> list[tuple[Member, CharlmError]]:
         logits, self._states = self._step(self._last, self._states)
         groups = self._grouped()
         allowed = without_unknown(logits)

@@ -13,8 +13,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-import torch
-
 from charlm.data.suffix_index import SuffixIndex
 from charlm.errors import BusyError, CharlmError, ClosedError, OptionError, UnsupportedOptionError
 from charlm.model.fast.packed import with_packed_products
@@ -31,9 +29,6 @@ _PIECE_SECONDS = 0.02  # Between two pieces of a text, so that streaming does no
 # Prompts are read between two steps for this many times as long as the last step took, and at least
 # a window.
 _READING_SHARE = 2.0
-# Multiplications of a step from which several threads compute it faster than one. Below it, they
-# wait for each other, and take the processor from the thread that answers the clients.
-_MIN_PARALLEL = 2**26
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,6 @@ class Engine:
         self._index_lock = threading.Lock()
         self._is_closing = False
         self._step_seconds = 0.0
-        self._num_weights = sum(tensor.numel() for tensor in trained.model.parameters())
-        self._max_threads = torch.get_num_threads()
         self._next_pieces = 0.0
         self._thread = threading.Thread(target=self._run, name="charlm-engine", daemon=True)
         self._thread.start()
@@ -223,7 +216,6 @@ class Engine:
         self._prepare()
         if not self._rows:
             return
-        self._choose_threads()
         start = time.perf_counter()
         failed = {id(member): error for member, error in self._batch.step()}
         if failed:
@@ -233,13 +225,6 @@ class Engine:
         now = time.perf_counter()
         self._step_seconds = now - start
         self._deliver_news(now)
-
-    def _choose_threads(self) -> None:
-        """Let the next step be computed by one thread, or by all if it is large."""
-        is_large = len(self._rows) * self._num_weights >= _MIN_PARALLEL
-        threads = self._max_threads if is_large else 1
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
     def _prepare(self) -> None:
         """Let rows leave dead ends; a row that cannot ends with an error."""

@@ -170,6 +170,18 @@ def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
     assert "example corpus" not in capfd.readouterr().err
 
 
+def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, monkeypatch):
+    monkeypatch.setattr("charlm.runs.automatic.measured_speed", lambda *_, **__: lambda _: 1e6)
+    monkeypatch.setattr("charlm.runs.automatic._MAX_PASSES", 0.5)
+    reason = "the rest of the time is not used"
+    assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5"]) == 0
+    error = capfd.readouterr().err
+    assert "stops early, before 5 minutes" in error
+    assert reason in error.splitlines()[-1]
+    assert charlm(["train", str(text_file), *SETTINGS, "--epochs", "0.5"]) == 0
+    assert reason not in capfd.readouterr().err
+
+
 def test_early_stopping_is_reported(capfd, text_file):
     changes = ["--set", "training.patience=1", "--set", "training.learning_rate=1e-30"]
     assert (

@@ -5,6 +5,7 @@ import math
 import time
 from itertools import repeat
 
+import kinds
 import pytest
 import torch
 import yaml
@@ -20,7 +21,7 @@ from charlm.runs.automatic import choose
 from charlm.training.devices import Hardware
 
 PROSE = TEXT.replace("\n", "\n\n")
-NAMES = "".join(f"{name}{number % 7}\n" for number, name in enumerate((RECORDS * 3).split()))
+NAMES = kinds.names(300)
 
 
 def constant_speed(tokens_per_second: float):
@@ -49,8 +50,8 @@ def test_lines_are_records_if_they_are_many_short_regular_and_different(text_of)
         "names": NAMES,
         "paragraphs": PROSE,
         "code": "x = 1\n    y = 2\n" * 300,
-        "few lines": RECORDS[:400],
-        "long lines": "\n".join(f"{number} " + "long line " * 20 for number in range(400)),
+        "few lines": RECORDS[:200],
+        "long lines": "\n".join(f"{number} " + "long line " * 40 for number in range(400)),
         "equal lines": "over and over\n" * 900,
     }
     for name, text in texts.items():
@@ -265,14 +266,48 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     text, network, training, dropout = choice.reasons
     assert (
         text.startswith("text: ")
-        and "split into characters; reading one long text: the lines belong" in text
+        and "split into characters; reading one long text: blank or indented lines" in text
     )
     assert network.startswith(f"network: {choice.config.model.hidden_size[0]} units, ")
     assert "1 minute and" in network
     assert training.startswith("training: ") and "stops early, before 1 minute" in training
     assert dropout.startswith("dropout: 0") and "passes over the text" in dropout
     records = choose([text_of(NAMES), "training.steps=3"], speed=constant_speed(50_000))
-    assert "one record per line: the lines are short and independent" in records.reasons[0]
+    assert records.reasons[0].endswith(
+        "one record per line: the lines are short and their order does not matter"
+    )
+
+
+def test_an_uncertain_reading_names_the_alternative_setting(text_of):
+    texts = {
+        "stream": kinds.unpunctuated_sentences(300),
+        "records": kinds.sentence_per_line(300, shuffled=True),
+    }
+    for mode, text in texts.items():
+        choice = choose([text_of(text), "training.steps=3"], speed=constant_speed(50_000))
+        assert choice.config.corpus.mode == mode
+        other = {"stream": "records", "records": "stream"}[mode]
+        assert choice.reasons[0].endswith(f", add --set corpus.mode={other}"), mode
+
+
+@pytest.mark.parametrize("minutes", [1, 60])
+@pytest.mark.parametrize("level", ["char", "byte", "word"])
+def test_records_have_the_same_settings_whether_the_mode_is_chosen_or_set(level, minutes, text_of):
+    text = text_of(kinds.headlines(900).replace("e", "é"))
+    overrides = [text, f"tokenizer.level={level}", f"training.minutes={minutes}"]
+    automatic_choice = choose(overrides, speed=constant_speed(50_000))
+    set_mode = choose([*overrides, "corpus.mode=records"], speed=constant_speed(50_000))
+    assert automatic_choice.config == set_mode.config
+    assert automatic_choice.reasons[1:] == set_mode.reasons[1:]
+
+
+def test_the_planned_steps_of_records_count_one_end_per_line(text_of):
+    names = kinds.names(2000)
+    overrides = ["training.epochs=2", "corpus.valid_share=0", "tokenizer.level=byte"]
+    choice = choose([text_of(names), *overrides], speed=constant_speed(50_000))
+    assert f", {len(names) - 2000:,} characters for training" in choice.reasons[0]
+    steps = int(choice.reasons[2].removeprefix("training: ").split()[0].replace(",", ""))
+    assert steps == pytest.approx(2 * 2000 / 64, rel=0.1)
 
 
 def test_a_chosen_configuration_trains(text_of, tmp_path):

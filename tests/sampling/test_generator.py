@@ -15,7 +15,7 @@ from charlm.config.schema import Model
 from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
-from charlm.sampling import prompt_reader
+from charlm.sampling import prompt_reader, threads
 from charlm.sampling.drawing import draw
 from charlm.sampling.generator import Generator, GeneratorOptions, generate
 from charlm.sampling.options import Filters
@@ -414,6 +414,29 @@ def test_a_step_function_replaces_the_model(model):
 
     assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == tokens_of(model, [4, 5], [0, 1, 2])
     assert shapes == [(3,)] * 30
+
+
+def test_a_small_step_has_one_thread_and_leaves_the_number_of_threads_and_the_text(
+    model, monkeypatch
+):
+    used = []
+
+    def step(ids, states):
+        used.append(torch.get_num_threads())
+        return Stepper(model)(ids, states)
+
+    expected = tokens_of(model, [4, 5], [0, 1, 2])
+    torch.set_num_threads(2)
+    try:
+        assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == expected
+        assert set(used) == {1} and torch.get_num_threads() == 2
+        used.clear()
+        weights = sum(tensor.numel() for tensor in model.parameters())
+        monkeypatch.setattr(threads, "_MIN_PARALLEL", 3 * weights)
+        assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == expected
+        assert set(used) == {2} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_the_same_seed_writes_the_same_text_in_another_process(model):

@@ -16,8 +16,10 @@ from charlm import trained_model
 from charlm.data.tokenizer import EOS
 from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError
 from charlm.evaluation.static_model import of_trained
+from charlm.sampling import threads as threads_module
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.sampling.sample import sample
+from charlm.sampling.stepper import Stepper
 from charlm.serving import engine as engine_module
 from charlm.serving import rows as rows_module
 from charlm.serving.engine import Engine, Limits
@@ -121,16 +123,17 @@ def test_large_steps_have_all_threads_small_ones_have_one_and_the_text_is_the_sa
 ):
     used: list[tuple[int, int]] = []
 
-    class Recorded(Engine):
-        def _choose_threads(self) -> None:
-            super()._choose_threads()
-            used.append((len(self._rows), torch.get_num_threads()))
+    class Recorded(Stepper):
+        def __call__(self, ids, states):
+            used.append((len(ids), torch.get_num_threads()))
+            return super().__call__(ids, states)
 
     weights = sum(tensor.numel() for tensor in model.model.parameters())
-    monkeypatch.setattr(engine_module, "_MIN_PARALLEL", 3 * weights)
+    monkeypatch.setattr(engine_module, "Stepper", Recorded)
+    monkeypatch.setattr(threads_module, "_MIN_PARALLEL", 3 * weights)
     torch.set_num_threads(2)
     try:
-        engine = Recorded(model)
+        engine = Engine(model)
         jobs = [Job(options(seed=seed, length=60)) for seed in range(5)]
         alone = [written(engine, job).text for job in jobs]
         together = [engine.submit(job) for job in jobs]
