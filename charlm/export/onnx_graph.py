@@ -42,6 +42,8 @@ _SAME = {
     "add": "Add",
     "exp": "Exp",
     "div": "Div",
+    "exp": "Exp",
+    "maximum": "Max",
     "minimum": "Min",
     "mul": "Mul",
     "neg": "Neg",
