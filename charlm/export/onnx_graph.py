@@ -42,7 +42,6 @@ _SAME = {
     "add": "Add",
     "exp": "Exp",
     "div": "Div",
-    "exp": "Exp",
     "maximum": "Max",
     "minimum": "Min",
     "mul": "Mul",
