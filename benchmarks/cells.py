@@ -58,6 +58,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "min lstm": {"kind": "min_lstm"},
     "rg-lru": {"kind": "rg_lru"},
     "hgrn": {"kind": "hgrn"},
+    "slstm": {"kind": "slstm"},
+    "diagonal gru": {"kind": "diagonal_gru"},
+    "diagonal lstm": {"kind": "diagonal_lstm"},
 }
 BARE_LAYERS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

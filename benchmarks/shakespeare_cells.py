@@ -1,5 +1,7 @@
 """Loss of every recurrence on tiny Shakespeare, with equal time and equal numbers of parameters.
 
+With --steps the recurrences take equally many steps instead, which a busy machine does not change.
+
 Each network has the configuration `shakespeare`, except for its recurrence and its size. The size
 is chosen so that the number of parameters is that of an LSTM with --hidden units, within 3 %. The
 networks train one after another, for --seconds each, so the machine must be idle otherwise. The
@@ -7,6 +9,7 @@ loss is that of the whole validation split. If a training diverges, or ends with
 that of a uniform guess, it starts again with a quarter of the learning rate, which is printed.
 
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
+    python benchmarks/shakespeare_cells.py tinyshakespeare.txt lstm slstm --steps 600
 """
 
 import argparse
@@ -42,7 +45,8 @@ def main() -> None:
     options = arguments()
     vocabulary_size = len(set(options.text.read_text(encoding="utf-8"))) + 2  # <EOS> and <UNK>.
     target = parameters_of("lstm", options.hidden, vocabulary_size)
-    print_environment(f"{target:,} parameters", f"{options.seconds:g} s each")
+    budget = f"{options.steps:,} steps" if options.steps else f"{options.seconds:g} s"
+    print_environment(f"{target:,} parameters", f"{budget} each")
     print(
         f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} "
         f"{'nats':>7} {'bits':>6}"
@@ -67,6 +71,7 @@ def arguments() -> argparse.Namespace:
         "--hidden", type=int, default=256, help="units of the LSTM that sets the parameters [256]"
     )
     parser.add_argument("--seconds", type=float, default=60, help="training time of each [60]")
+    parser.add_argument("--steps", type=int, help="training steps of each, instead of --seconds")
     add_overrides(parser)
     options = parser.parse_args()
     unknown = [name for name in options.cells if name not in CELLS]
@@ -79,9 +84,10 @@ def measure(
     name: str, size: int, vocabulary_size: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train one recurrence, with a lower learning rate where it fails, and score it."""
+    budget = f"minutes={options.seconds / 60}"
     overrides = [
         text_override(options.text),
-        f"training.minutes={options.seconds / 60}",
+        f"training.{f'steps={options.steps}' if options.steps else budget}",
         "training.evaluations=1",
         *model_overrides(name, size),
         *options.overrides,

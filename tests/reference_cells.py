@@ -274,6 +274,37 @@ def lower_bound(layer: int, bounds: np.ndarray) -> Vector:
     return np.cumsum(shares, axis=0)[layer] - shares[0]
 
 
+def slstm(x: Vector, state: State, w: Weights, options: dict) -> State:
+    """Beck et al. 2024 (arXiv:2405.04517), section 2.2, equations 8 to 17, with f = sigmoid; gates: i, f, z, o.
+
+    A state that no step leads to can have n < |c|: then n is |c|, plus 1e-30 against 0 / 0.
+    """
+    h, c, n, m = state
+    n = np.maximum(n, abs(c)) + 1e-30
+    log_i, f, z, o = np.split(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h, 4)
+    log_f = -np.log1p(np.exp(-f))
+    m_after = np.maximum(log_f + m, log_i)
+    i, f = np.exp(log_i - m_after), np.exp(log_f + m - m_after)
+    c = f * c + i * np.tanh(z)
+    n = f * n + i
+    return [sigmoid(o) * c / n, c, n, m_after]
+
+
+def diagonal_gru(x: Vector, state: State, w: Weights, options: dict) -> State:
+    """The GRU of ParaRNN (Danieli et al. 2025, arXiv:2510.21450): the matrices of h are diagonal; u keeps h."""
+    (h,) = state
+    r_x, u_x, c_x = np.split(w["weight_ih"] @ x + w["bias_ih"], 3)
+    w_r, w_u, w_c = np.split(w["weight_hh"], 3)
+    r, u = sigmoid(r_x + w_r * h), sigmoid(u_x + w_u * h)
+    return [(1 - u) * np.tanh(c_x + w_c * (r * h)) + u * h]
+
+
+def diagonal_lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
+    """The plain LSTM with diagonal matrices of h; gates in torch's order."""
+    h, c = state
+    return lstm_from(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] * np.tile(h, 4), c)
+
+
 GRUS = {"after": gru_reset_after, "before": gru_reset_before, "none": gru_reset_none}
 STEPS = {
     "bag": bag,
@@ -286,6 +317,9 @@ STEPS = {
     "min_lstm": min_lstm,
     "rg_lru": rg_lru,
     "hgrn": hgrn,
+    "slstm": slstm,
+    "diagonal_gru": diagonal_gru,
+    "diagonal_lstm": diagonal_lstm,
 }
 
 
@@ -366,7 +400,9 @@ def count_parts(kind: str, options: dict) -> int:
         return 1 + options["depth"]
     if kind == "lstm" and options["full_gate_recurrence"]:
         return 2 + len(gates_of(options))
-    return 2 if kind in ("lstm", "mogrifier_lstm") else 1
+    if kind == "slstm":
+        return 4
+    return 2 if kind in ("lstm", "mogrifier_lstm", "diagonal_lstm") else 1
 
 
 def cell_weights(kind: str, options: dict, layer: int, weights: Weights) -> Weights:

@@ -31,6 +31,7 @@ _MAX_NGRAMS = 8
 CELL_KINDS = (
     *("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm"),
     *("min_gru", "min_lstm", "rg_lru", "hgrn"),
+    *("slstm", "diagonal_gru", "diagonal_lstm"),
 )
 TaskKind = Literal["language_model", "complete", "translate", "classify", "tag"]
 # Options of each kind of task; those of other kinds are rejected.
@@ -366,7 +367,7 @@ class Cell(Section):
         "lstm",
         description=(
             "bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, rg_lru, hgrn, "
-            "or a name given to charlm.register_cell."
+            "slstm, diagonal_gru, diagonal_lstm, or a name given to charlm.register_cell."
         ),
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(

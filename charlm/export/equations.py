@@ -306,6 +306,89 @@ class HGRN(nn.Module):
         return (forget * hidden + free * torch.sigmoid(-forget_gate) * F.silu(candidate),)
 '''
 
+_SLSTM = '''
+class SLSTM(nn.Module):
+    """The sLSTM of Beck et al. 2024 (arXiv:2405.04517), section 2.2.
+
+    i, f, z, o = W [h, x] + b
+    m' = max(i, m + log sigmoid(f))
+    i = exp(i - m')
+    f = exp(m + log sigmoid(f) - m')
+    c <- f * c + i * tanh(z)
+    n <- f * n + i
+    h <- sigmoid(o) * c / n
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 4 * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
+
+    def step(self, x: Tensor, state: State) -> State:
+        hidden, memory, normalizer, stabilizer = state
+        sums = self.input(x) + self.recurrent(hidden)
+        log_input, forget_sum, candidate, output = sums.chunk(4, dim=-1)
+        log_forget = stabilizer + F.logsigmoid(forget_sum)
+        stabilizer = torch.maximum(log_input, log_forget)
+        input_gate = torch.exp(log_input - stabilizer)
+        forget_gate = torch.exp(log_forget - stabilizer)
+        # In every state that a step leads to, the normalizer is at least |memory|.
+        normalizer = torch.maximum(normalizer, memory.abs()) + 1e-30
+        normalizer = forget_gate * normalizer + input_gate
+        memory = forget_gate * memory + input_gate * torch.tanh(candidate)
+        return torch.sigmoid(output) * (memory / normalizer), memory, normalizer, stabilizer
+'''
+
+_DIAGONAL_GRU = '''
+class DiagonalGRU(nn.Module):
+    """A GRU with diagonal recurrent matrices (Danieli et al. 2025, arXiv:2510.21450).
+
+    r, u = sigmoid(W x + w * h + b)
+    c = tanh(W_c x + w_c * r * h + b_c)
+    h <- (1 - u) * c + u * h
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 3 * hidden_size)
+        self.diagonals = nn.Parameter(torch.zeros(3 * hidden_size))
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        from_hidden = self.diagonals * torch.cat([hidden] * 3, dim=-1)
+        reset_x, update_x, candidate_x = self.input(x).chunk(3, dim=-1)
+        reset_h, update_h, candidate_h = from_hidden.chunk(3, dim=-1)
+        reset = torch.sigmoid(reset_x + reset_h)
+        update = torch.sigmoid(update_x + update_h)
+        candidate = torch.tanh(candidate_x + reset * candidate_h)
+        return (candidate + update * (hidden - candidate),)
+'''
+
+_DIAGONAL_LSTM = '''
+class DiagonalLSTM(nn.Module):
+    """An LSTM with diagonal recurrent matrices (Danieli et al. 2025, arXiv:2510.21450).
+
+    i, f, o = sigmoid(W x + w * h + b)
+    g = tanh(W_g x + w_g * h + b_g)
+    c <- f * c + i * g
+    h <- o * tanh(c)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 4 * hidden_size)
+        self.diagonals = nn.Parameter(torch.zeros(4 * hidden_size))
+
+    def step(self, x: Tensor, state: State) -> State:
+        hidden, memory = state
+        sums = self.input(x) + self.diagonals * torch.cat([hidden] * 4, dim=-1)
+        input_gate, forget_gate, candidate, output_gate = sums.chunk(4, dim=-1)
+        memory = torch.sigmoid(forget_gate) * memory + torch.sigmoid(input_gate) * torch.tanh(
+            candidate
+        )
+        return torch.sigmoid(output_gate) * torch.tanh(memory), memory
+'''
+
 
 class CellSource(NamedTuple):
     """A cell as source code.
@@ -338,14 +421,16 @@ def cell_source(section: CellSection) -> CellSource:
         return CellSource("NestedLSTM", source, 1 + section.depth)
     if section.kind == "mogrifier_lstm":
         return CellSource("MogrifierLSTM", _mogrifier(section), 2)
-    name, source = {
-        "bag": ("Bag", _BAG),
-        "min_gru": ("MinGRU", _MIN_GRU),
-        "min_lstm": ("MinLSTM", _MIN_LSTM),
-        "rg_lru": ("RGLRU", _RG_LRU),
-        "hgrn": ("HGRN", _HGRN),
+    return {
+        "bag": CellSource("Bag", _BAG, 1),
+        "min_gru": CellSource("MinGRU", _MIN_GRU, 1),
+        "min_lstm": CellSource("MinLSTM", _MIN_LSTM, 1),
+        "rg_lru": CellSource("RGLRU", _RG_LRU, 1),
+        "hgrn": CellSource("HGRN", _HGRN, 1),
+        "slstm": CellSource("SLSTM", _SLSTM, 4),
+        "diagonal_gru": CellSource("DiagonalGRU", _DIAGONAL_GRU, 1),
+        "diagonal_lstm": CellSource("DiagonalLSTM", _DIAGONAL_LSTM, 2),
     }[section.kind]
-    return CellSource(name, source, 1)
 
 
 def _mogrifier(section: CellSection) -> str:

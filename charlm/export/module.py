@@ -22,6 +22,7 @@ from charlm.version import VERSION
 _NAMES = [
     (r"recurrence\.cells\.(\d+)\.kernel\.", r"layers.\1."),
     (r"recurrence\.cells\.(\d+)\.peepholes\.(\w+)\.weight", r"layers.\1.peephole_\2"),
+    (r"recurrence\.cells\.(\d+)\.diagonals\.weight", r"layers.\1.diagonals"),
     (r"recurrence\.cells\.", "layers."),
     (r"recurrence\.(norms|initial)\.", r"\1."),
     (r"bridge\.", "output_adapter."),

@@ -42,6 +42,7 @@ _SAME = {
     "add": "Add",
     "exp": "Exp",
     "div": "Div",
+    "maximum": "Max",
     "minimum": "Min",
     "mul": "Mul",
     "neg": "Neg",

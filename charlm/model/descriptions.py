@@ -17,6 +17,9 @@ _KINDS = {
     "min_lstm": "min LSTM",
     "rg_lru": "RG-LRU",
     "hgrn": "HGRN",
+    "slstm": "sLSTM",
+    "diagonal_gru": "diagonal GRU",
+    "diagonal_lstm": "diagonal LSTM",
 }
 _VALUES = {"weight": "weights", "bias": "biases"}
 # Within a cell: pattern of the name, and its description. {0}, {1} are the groups of the pattern;
@@ -26,6 +29,7 @@ _CELL_PARTS = {
     r"kernel\.(weight|bias)_hh_l0": "recurrent {0}",
     r"(input|recurrent)\.(weight|bias)": "{0} {1}",
     r"candidate\.(weight|bias)": "recurrent {0} of the candidate",
+    r"diagonals\.weight": "diagonal recurrent weights",
     r"peepholes\.(\w+)\.weight": "peephole of the {0} gate",
     r"decay": "decay of each unit",
     r"bound": "lower bound of the forget gate",
@@ -35,7 +39,7 @@ _CELL_PARTS = {
     r"mogrifier\.(\d+)\.(\d+)\.weight": "weights of round {0}, factor {1}",
 }
 # Parts of a cell whose first dimension is the number of gates times the number of units.
-_GATED = re.compile(r"(kernel|input|recurrent|inner|gate_recurrence)\.")
+_GATED = re.compile(r"(kernel|input|recurrent|diagonals|inner|gate_recurrence)\.")
 _OTHER_PARTS = {
     r"embedding\.weight": "embedding",
     r"ngrams\.weight": "rows of the hash tables of n-grams",

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
+from charlm.model.cells.slstm import SLSTM
 from charlm.model.dropout import Dropout
 from charlm.model.fast.backpropagation import run_window
 from charlm.model.fast.int8 import has_int8_products
 from charlm.model.fast.kernels import run_kernel
 from charlm.model.fast.products import weight_dropout
 from charlm.model.fast.scan import scan
+from charlm.model.fast.slstm import run_slstm
 
 States = tuple[State, ...]  # The state of each layer.
 Run = Callable[[Cell, Tensor, State], tuple[Tensor, State]]  # `run`, or a function in its place.
@@ -21,8 +23,8 @@ Run = Callable[[Cell, Tensor, State], tuple[Tensor, State]]  # `run`, or a funct
 def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     """Run a cell over a window in the fastest way that its equations allow.
 
-    That is a kernel of torch, a parallel scan, or the traced step of `fast/backpropagation.py`. No
-    kernel of torch computes int8 products.
+    That is a kernel of torch, a parallel scan, a loop written by hand (`fast/slstm.py`), or the
+    traced step of `fast/backpropagation.py`. No kernel of torch computes int8 products.
 
     Args:
         cell: One layer.
@@ -44,6 +46,8 @@ def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
     )
     projected = cell.project(x).to(state[0].dtype)
     with torch.autocast(device, enabled=False):
+        if isinstance(cell, SLSTM) and not has_int8_products(cell):
+            return run_slstm(cell.recurrent.effective_weight, projected, state, precision)
         return run_window(cell, projected, state, precision)
 
 

@@ -31,6 +31,9 @@ KINDS = [
     "min_lstm",
     "rg_lru",
     "hgrn",
+    "slstm",
+    "diagonal_gru",
+    "diagonal_lstm",
 ]
 VARIANTS = {
     "two sizes": ["model.hidden_size=[12, 20]"],
@@ -86,7 +89,7 @@ def trained(capfd, text, *overrides: str, steps: int = 12) -> None:
 
 
 # Records for one cell per way of running a window: kernel, step by step, scan, and a plain sum.
-RECORD_KINDS = ["lstm", "{kind: gru, reset: before}", "min_lstm", "bag"]
+RECORD_KINDS = ["lstm", "{kind: gru, reset: before}", "min_lstm", "slstm", "bag"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_an_empty_file_and_single_bytes_come_back():
 
 def test_every_recurrence_can_code():
     data = LEARNED.encode() * 3
-    for kind in ("elman", "gru", "nested_lstm", "mogrifier_lstm", "min_gru"):
+    for kind in ("elman", "gru", "nested_lstm", "mogrifier_lstm", "min_gru", "slstm"):
         model = network(CHARACTERS, kind=kind)
         compressed = compress(data, model, CHARACTERS, streams=2)
         assert decompress(compressed, model, CHARACTERS) == data, kind

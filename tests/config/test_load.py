@@ -403,6 +403,9 @@ CELL_SECTIONS = {
     "min_lstm": {},
     "rg_lru": {},
     "hgrn": {},
+    "slstm": {},
+    "diagonal_gru": {},
+    "diagonal_lstm": {},
 }
 CHANGED_OPTIONS = {
     **{name: value for section in CELL_SECTIONS.values() for name, value in section.items()},

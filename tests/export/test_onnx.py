@@ -108,7 +108,7 @@ def test_a_step_computes_what_charlm_computes(name):
 
 
 def test_int8_computes_what_charlm_computes_in_int8():
-    names = ["lstm", "gru_reset_before", "nested_lstm_depth_2", "min_lstm"]
+    names = ["lstm", "gru_reset_before", "nested_lstm_depth_2", "min_lstm", "slstm"]
     for name in [*names, "mixture", "adaptive", "one-hot", "tied, adapter", "layer norm, residual"]:
         trained = random_model(MODELS[name])
         model = with_int8_products(trained.model, min_weights=0)

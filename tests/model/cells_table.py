@@ -95,10 +95,14 @@ CELLS: dict[str, dict] = {
     "min_lstm": {"kind": "min_lstm"},
     "rg_lru": {"kind": "rg_lru"},
     "hgrn": {"kind": "hgrn"},
+    "slstm": {"kind": "slstm"},
+    "diagonal_gru": {"kind": "diagonal_gru"},
+    "diagonal_lstm": {"kind": "diagonal_lstm"},
 }
 FUSED = ["elman_tanh", "elman_relu", "gru_reset_after", "lstm"]
 SCANNED = ["bag", "min_gru", "min_lstm", "rg_lru", "hgrn"]
-TRACED = [name for name in CELLS if name not in FUSED + SCANNED]
+WRITTEN = ["slstm"]  # A loop with a backward pass of its own.
+TRACED = [name for name in CELLS if name not in FUSED + SCANNED + WRITTEN]
 # Together these use states, products and results in every way that the cells of TRACED do.
 SOME_TRACED = [
     "elman_sigmoid",
@@ -106,15 +110,17 @@ SOME_TRACED = [
     "lstm_coupled_peepholes_gate_recurrence",
     "nested_lstm_depth_3",
     "mogrifier_lstm_2_rounds_rank_2",
+    "diagonal_gru",
 ]
 # One cell per way to run a window, and all of SOME_TRACED.
-SOME_CELLS = ["gru_reset_after", "lstm", "min_lstm", *SOME_TRACED]
+SOME_CELLS = ["gru_reset_after", "lstm", "min_lstm", *WRITTEN, *SOME_TRACED]
 INPUT, HIDDEN, TIME, BATCH = 3, 4, 4, 2
 ENTRIES = 16  # Largest number of entries of a tensor whose gradient is measured; drawn by seed.
 Gradients = dict[str, np.ndarray]
 
 every_cell = pytest.mark.parametrize("name", CELLS)
 some_cells = pytest.mark.parametrize("name", SOME_CELLS)
+written_and_traced_cells = pytest.mark.parametrize("name", [*WRITTEN, *SOME_TRACED])
 some_traced_cells = pytest.mark.parametrize("name", SOME_TRACED)
 
 
@@ -205,6 +211,7 @@ RENAMED = [
     (r"peepholes\.(\w+)\.weight$", r"peephole_\1"),
     (r"(^|\.\d\.)input\.(weight|bias)$", r"\1\2_ih"),
     (r"recurrent\.weight$", "weight_hh"),
+    (r"diagonals\.weight$", "weight_hh"),
     (r"candidate\.weight$", "weight_ch"),
     (r"gate_recurrence\.weight$", "weight_gates"),
     (r"(mogrifier\.\d)\.0\.weight$", r"\1.right"),

@@ -10,6 +10,7 @@ from model.cells_table import (
     SCANNED,
     SOME_TRACED,
     TRACED,
+    WRITTEN,
     assert_equal_gradients,
     cell_of,
     every_cell,
@@ -24,6 +25,7 @@ from charlm.config.schema import CELL_KINDS, CELL_OPTIONS
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell
+from charlm.model.cells.slstm import SLSTM
 from charlm.model.recurrence import run, run_stepwise
 
 
@@ -55,7 +57,7 @@ def test_a_step_gives_the_outputs_states_and_gradients_of_the_reference(name):
 def test_every_cell_agrees_with_the_reference_in_fp32():
     for name in CELLS:
         # Tracing is slow, and its result depends on the step, not on the type of its tensors.
-        runs_fast = name in (*FUSED, *SCANNED, *SOME_TRACED)
+        runs_fast = name in (*FUSED, *SCANNED, *WRITTEN, *SOME_TRACED)
         for runner in (run_stepwise, run) if runs_fast else (run_stepwise,):
             assert_agrees_with_reference(
                 name, runner, torch.float32, output_error=1e-5, gradient_error=1e-4
@@ -98,7 +100,8 @@ def _alternatives(value: object) -> tuple:
 def test_a_window_runs_by_kernel_or_scan_where_the_equations_allow():
     assert [name for name in CELLS if isinstance(cell_of(name), FusedCell)] == FUSED
     assert [name for name in CELLS if isinstance(cell_of(name), LinearCell)] == SCANNED
-    assert len(TRACED) + len(FUSED) + len(SCANNED) == len(CELLS)
+    assert [name for name in CELLS if isinstance(cell_of(name), SLSTM)] == WRITTEN
+    assert len(TRACED) + len(FUSED) + len(SCANNED) + len(WRITTEN) == len(CELLS)
 
 
 # Initial weights.
@@ -114,6 +117,7 @@ RECURRENT_BLOCKS = {
     "nested_lstm_depth_2": 8,
     "nested_lstm_depth_3": 12,
     **{name: 4 for name in CELLS if name.startswith(("lstm", "mogrifier"))},
+    "slstm": 4,
     **{name: 3 for name in CELLS if "without" in name and "gate" in name},
     **{name: 3 for name in CELLS if "coupled" in name},
     "lstm_without_any_gate": 1,
@@ -259,6 +263,8 @@ def count_weights(name: str) -> int:
         return {"min_gru": 2, "min_lstm": 3}[section.kind] * (INPUT + 1) * HIDDEN
     if section.kind in ("rg_lru", "hgrn"):
         return {"rg_lru": 3, "hgrn": 2}[section.kind] * (INPUT + 1) * HIDDEN + HIDDEN
+    if section.kind in ("diagonal_gru", "diagonal_lstm"):
+        return {"diagonal_gru": 3, "diagonal_lstm": 4}[section.kind] * (INPUT + 2) * HIDDEN
     blocks = RECURRENT_BLOCKS[name] if section.kind != "nested_lstm" else 4
     size = blocks * (INPUT * HIDDEN + matrix + units) + (blocks * units if name in FUSED else 0)
     size += len(section.peepholes) * (matrix if section.peephole_weights == "full" else units)

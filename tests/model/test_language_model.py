@@ -129,6 +129,16 @@ NETWORKS: dict[str, dict] = {
         "tied": True,
         "initial_state": "learned",
     },
+    "slstm_sum_norm_tied_learned_state": {
+        "cell": CELLS["slstm"],
+        "num_layers": 2,
+        "skip": "sum",
+        "layer_norm": True,
+        "tied": True,
+        "initial_state": "learned",
+    },
+    "diagonal_gru_residual": {"cell": CELLS["diagonal_gru"], "num_layers": 2, "skip": "residual"},
+    "diagonal_lstm_one_hot": {"cell": CELLS["diagonal_lstm"], "embedding": "one_hot"},
     "lstm_both_directions": {
         "cell": CELLS["lstm"],
         "num_layers": 2,
@@ -282,6 +292,7 @@ TRAINED_CELLS = [
     *("lstm_full_peepholes", "lstm_capped_peepholes", "lstm_coupled_peepholes_gate_recurrence"),
     *("nested_lstm_depth_3", "mogrifier_lstm_2_rounds_rank_2", "min_gru", "min_lstm"),
     *("rg_lru", "hgrn"),
+    *("slstm", "diagonal_gru", "diagonal_lstm"),
 ]
 
 
@@ -536,7 +547,7 @@ def test_a_model_splits_into_one_model_per_direction_with_the_same_weights():
 
 WITH_RECURRENT_WEIGHTS = [
     *("lstm", "elman_relu", "gru_reset_after", "gru_reset_before"),
-    *("lstm_full_peepholes", "mogrifier_lstm_2_rounds_rank_2"),
+    *("lstm_full_peepholes", "mogrifier_lstm_2_rounds_rank_2", "slstm", "diagonal_lstm"),
 ]
 
 

@@ -163,14 +163,14 @@ function multiply(w, v, result, rows, columns) {
   }
 }
 
-/** A diagonal matrix: w * v, entry by entry. */
+/** One or several diagonal matrices, one below the other: w * v, entry by entry. */
 class Diagonal {
   constructor(weight) {
     this.values = weight.values;
   }
 
   times(v) {
-    return vector(v.length, (j) => this.values[j] * v[j]);
+    return vector(this.values.length, (j) => this.values[j] * v[j % v.length]);
   }
 }
 
@@ -476,6 +476,51 @@ class HGRN extends Cell {
   }
 }
 
+/** A mean of candidates with exponential weights: memory / normalizer, both scaled by exp(-m). */
+class SLSTM extends Cell {
+  constructor(product, size) {
+    super(product, size);
+    this.tensors = 4;
+  }
+
+  step(projected, [hidden, memory, normalizer, stabilizer]) {
+    const { size } = this;
+    const sums = chunk(add(projected, this.recurrent.times(hidden)), 4);
+    const [logInput, forgetSum, candidate, output] = sums;
+    const logForget = vector(size, (j) => stabilizer[j] + logSigmoid(forgetSum[j]));
+    const after = vector(size, (j) => Math.max(logInput[j], logForget[j]));
+    const input = vector(size, (j) => Math.exp(logInput[j] - after[j]));
+    const forget = vector(size, (j) => Math.exp(logForget[j] - after[j]));
+    const newMemory = vector(size, (j) => forget[j] * memory[j] + input[j] * tanh(candidate[j]));
+    const newNormalizer = vector(size, (j) => {
+      const positive = Math.max(normalizer[j], Math.abs(memory[j])) + 1e-30;
+      return forget[j] * positive + input[j];
+    });
+    return [
+      vector(size, (j) => sigmoid(output[j]) * (newMemory[j] / newNormalizer[j])),
+      newMemory,
+      newNormalizer,
+      after,
+    ];
+  }
+}
+
+/** A GRU whose recurrent matrices are diagonal. */
+class DiagonalGRU extends GRU {
+  constructor(product, size) {
+    super(product, size);
+    this.recurrent = product("diagonals");
+  }
+}
+
+/** An LSTM whose recurrent matrices are diagonal. */
+class DiagonalLSTM extends LSTM {
+  constructor(product, size) {
+    super(product, size);
+    this.recurrent = product("diagonals");
+  }
+}
+
 const GRUS = { after: GRU, before: ResetBeforeGRU, none: ResetFreeGRU };
 const isVariant = (options) =>
   options.peepholes.length > 0 ||
@@ -494,6 +539,9 @@ const CELLS = {
   min_lstm: () => MinLSTM,
   rg_lru: () => RGLRU,
   hgrn: () => HGRN,
+  slstm: () => SLSTM,
+  diagonal_gru: () => DiagonalGRU,
+  diagonal_lstm: () => DiagonalLSTM,
 };
 
 /* ---- Around the cells. */

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from charlm.config.schema import Cell as CellSection
 from charlm.config.schema import register_cell_kind
 from charlm.model.cells.base import Cell
+from charlm.model.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU
 from charlm.model.cells.hgrn import HGRN
 from charlm.model.cells.lstm import LSTM, LSTMVariant
@@ -13,6 +14,7 @@ from charlm.model.cells.mogrifier import MogrifierLSTM
 from charlm.model.cells.nested import NestedLSTM
 from charlm.model.cells.rg_lru import RGLRU
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
+from charlm.model.cells.slstm import SLSTM
 
 CellFactory = Callable[[int, int], Cell]  # (input_size, hidden_size) → a layer.
 
@@ -115,4 +117,7 @@ _MAKERS: dict[str, Callable[[CellSection, int, int], Cell]] = {
     "min_lstm": lambda section, size, hidden: MinLSTM(size, hidden),
     "rg_lru": lambda section, size, hidden: RGLRU(size, hidden),
     "hgrn": lambda section, size, hidden: HGRN(size, hidden),
+    "slstm": lambda section, size, hidden: SLSTM(size, hidden),
+    "diagonal_gru": lambda section, size, hidden: DiagonalGRU(size, hidden),
+    "diagonal_lstm": lambda section, size, hidden: DiagonalLSTM(size, hidden),
 }

@@ -11,6 +11,7 @@ which also differs from this one in the last bits. The same holds for a step of 
 are multiples of 32; else torch computes the last units of a row by other functions than the others.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TypeVar, cast
 
@@ -47,6 +48,39 @@ class PackedMatrix(Matrix):
         return product
 
 
+def packed_product(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
+    """Return the function v → W v, (batch, in) → (batch, out), for the steps of a window.
+
+    Packing takes as long as one or two products. The function has no gradients.
+
+    Args:
+        weight: W, (out, in).
+        batch: Number of vectors in each call.
+    """
+    if not _can_pack(weight):
+        transposed = weight.t().contiguous()  # Makes its products faster.
+        return lambda vectors: torch.mm(vectors, transposed)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
+
+    def multiply(vectors: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(vectors, packed, None, "none", [], "")
+        return product
+
+    return multiply
+
+
+def product_of(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right, without gradients.
+
+    For fp32 on AMD, oneDNN is twice as fast as the library that torch calls (a product of 2,048 x
+    2,048 by 2,048 x 512: 42 instead of 83 ms on one thread of an EPYC).
+    """
+    if not _can_pack(left):
+        return left @ right
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    return product
+
+
 @torch.no_grad()
 def with_packed_products(model: Module) -> Module:
     """Return a copy of a model that multiplies with packed weights, or the model itself.
@@ -72,6 +106,14 @@ def with_packed_products(model: Module) -> Module:
 
 def _packed(layer: Matrix | nn.Linear) -> PackedMatrix:
     return PackedMatrix(cast(nn.Parameter, layer.weight), layer.bias)
+
+
+def _can_pack(weight: Tensor) -> bool:
+    """Return whether oneDNN multiplies a weight's type on its device at full speed."""
+    if weight.device.type != "cpu" or not _has_functions():
+        return False
+    has_bf16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or has_bf16
 
 
 def _has_functions() -> bool:

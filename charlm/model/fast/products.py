@@ -156,6 +156,40 @@ class Diagonal(Product):
         return (gradients * vectors).sum(dim=0)
 
 
+class Diagonals(Product):
+    """One diagonal matrix per gate, (gates x size,): w ⊙ [v, v, ...]."""
+
+    def __init__(self, size: int, gates: int) -> None:
+        """Create diagonals of zeros, to be initialized."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(gates * size))
+        self.bias = None
+        self.gates = gates
+
+    def multiply(self, vector: Tensor) -> Tensor:
+        """Return w ⊙ [v, v, ...]."""
+        return self.effective_weight * torch.cat([vector] * self.gates, dim=-1)
+
+    def operands(self, precision: torch.dtype) -> tuple[Tensor, ...]:
+        """Return w, (gates, size), in its own precision, as `Diagonal` does."""
+        return (self.effective_weight.detach().view(self.gates, -1),)
+
+    @staticmethod
+    def multiply_by(vector: Tensor, *operands: Tensor) -> Tensor:
+        """Return w ⊙ [v, v, ...]."""
+        return (operands[0] * vector.unsqueeze(1)).flatten(1)
+
+    @staticmethod
+    def vector_gradient(gradient: Tensor, *operands: Tensor) -> Tensor:
+        """Return the sum over the gates of w ⊙ δ."""
+        return (operands[0] * gradient.view(len(gradient), *operands[0].shape)).sum(dim=1)
+
+    def weight_gradient(self, vectors: Tensor, gradients: Tensor) -> Tensor:
+        """Return Σ_t δ_t ⊙ [v_t, v_t, ...]."""
+        by_gate = gradients.view(len(gradients), self.gates, -1)
+        return (by_gate * vectors.unsqueeze(1)).sum(dim=0).flatten()
+
+
 @contextmanager
 def weight_dropout(products: Iterable[Product], p: float) -> Iterator[None]:
     """Drop weights of `products` inside the context, and scale the others to keep the mean.

@@ -18,6 +18,9 @@ GATES = {
     "min_lstm": ["forget", "input"],
     "rg_lru": ["recurrence", "input"],
     "hgrn": ["forget"],
+    "slstm": ["output"],
+    "diagonal_gru": ["reset", "update"],
+    "diagonal_lstm": ["input", "forget", "output"],
     "nested_lstm": [
         f"{level}{gate}" for level in ("", "inner 1 ") for gate in ("input", "forget", "output")
     ],

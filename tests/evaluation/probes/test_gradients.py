@@ -42,6 +42,9 @@ CELLS = [
     "min_lstm",
     "rg_lru",
     "hgrn",
+    "slstm",
+    "diagonal_gru",
+    "diagonal_lstm",
 ]
 
 

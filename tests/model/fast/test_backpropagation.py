@@ -18,6 +18,7 @@ from model.cells_table import (
     relative_error,
     some_traced_cells,
     window_of,
+    written_and_traced_cells,
 )
 
 from charlm.model.cells.base import Cell, State
@@ -67,7 +68,7 @@ def test_a_second_window_is_not_traced_again(name, monkeypatch):
 # Uses of autograd.
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_the_gradient_of_one_state_tensor_alone_can_be_computed(name):
     cell = cell_of(name)
     x, state = window_of(cell)
@@ -79,7 +80,7 @@ def test_the_gradient_of_one_state_tensor_alone_can_be_computed(name):
         assert relative_error(actual, expected) < ERROR
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_loss_on_one_result_alone_has_the_gradients_of_the_plain_loop(name):
     """A loss on the outputs, or on one tensor of the last state: other gradients are zero."""
     cell = cell_of(name)
@@ -92,7 +93,7 @@ def test_a_loss_on_one_result_alone_has_the_gradients_of_the_plain_loop(name):
         assert_equal_gradients(*gradients, ERROR)
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_frozen_weight_gets_no_gradient_and_does_not_change_the_others(changeable):
     cell = changeable
     window = window_of(cell)
@@ -109,7 +110,7 @@ def test_a_frozen_weight_gets_no_gradient_and_does_not_change_the_others(changea
                 assert relative_error(weight.grad, expected[other]) < ERROR, other
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_input_and_state_have_gradients_if_all_weights_are_frozen(changeable):
     cell = changeable.requires_grad_(False)
     x, state = window_of(cell)
@@ -131,7 +132,7 @@ def test_a_step_traced_without_gradients_serves_a_window_with_gradients(name):
     assert_same(cell.requires_grad_(True))
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_backward_can_run_twice_over_a_window(name):
     cell = cell_of(name)
     x, state = window_of(cell)
@@ -141,7 +142,7 @@ def test_backward_can_run_twice_over_a_window(name):
     assert all((first[key] == second[key]).all() for key in first)
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_two_windows_can_run_forward_before_either_runs_backward(name):
     cell = cell_of(name)
     windows = [window_of(cell, seed=seed) for seed in (6, 7)]
@@ -153,7 +154,7 @@ def test_two_windows_can_run_forward_before_either_runs_backward(name):
         assert_equal_gradients(gradients_of(cell, loss, *window), wanted, ERROR)
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_window_uses_the_weights_after_the_last_training_step(changeable):
     before = copy.deepcopy(changeable.state_dict())
     run(changeable, *window_of(changeable))[0].sum().backward()
@@ -174,7 +175,9 @@ def test_a_copied_cell_and_a_cast_cell_use_their_own_weights(name, changeable):
     assert_same(changeable.double())
 
 
-@pytest.mark.parametrize("name", ["elman_sigmoid", "lstm_peepholes", "mogrifier_lstm_1_round"])
+@pytest.mark.parametrize(
+    "name", ["elman_sigmoid", "lstm_peepholes", "mogrifier_lstm_1_round", "slstm"]
+)
 def test_under_autocast_products_are_rounded_and_gradients_have_the_type_of_the_weights(name):
     cell = cell_of(name, torch.float32)
     x, state = window_of(cell, dtype=torch.float32)
@@ -190,7 +193,7 @@ def test_under_autocast_products_are_rounded_and_gradients_have_the_type_of_the_
         assert 1e-4 < relative_error(gradient, wanted) < 0.1
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_second_derivative_raises_an_error(name):
     cell = cell_of(name)
     x, state = window_of(cell)
@@ -199,7 +202,7 @@ def test_a_second_derivative_raises_an_error(name):
         gradient.sum().backward()
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_change_in_place_after_a_window_raises_an_error_or_has_no_effect(name, changeable):
     """As everywhere in torch, it never leads to a wrong gradient."""
     cell = changeable
@@ -234,7 +237,7 @@ def gradients_or_none(cell: Cell, loss: torch.Tensor, x: torch.Tensor, state: St
 # Memory.
 
 
-@some_traced_cells
+@written_and_traced_cells
 def test_a_window_is_freed_with_its_results_without_the_garbage_collector(name):
     """Otherwise memory would grow by a window per step of training."""
     cell = cell_of(name)

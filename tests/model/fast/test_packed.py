@@ -7,7 +7,12 @@ from torch import nn
 
 from charlm.model.fast import packed
 from charlm.model.fast.int8 import Int8Matrix, with_int8_products
-from charlm.model.fast.packed import PackedMatrix, with_packed_products
+from charlm.model.fast.packed import (
+    PackedMatrix,
+    packed_product,
+    product_of,
+    with_packed_products,
+)
 from charlm.model.fast.products import Matrix
 from charlm.model.language_model import weights_checksum
 from charlm.sampling.stepper import Stepper
@@ -79,3 +84,19 @@ def test_models_without_packed_functions_or_in_another_type_stay_as_they_are(mon
     monkeypatch.setattr(packed, "_has_functions", lambda: False)
     model = make_model()
     assert with_packed_products(model) is model
+
+
+def test_products_of_a_window_are_those_of_torch_with_and_without_packing(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    weight, vectors = (torch.randn(rows, 48, generator=generator) for rows in (64, 5))
+    for can_pack in (True, False):
+        if not can_pack:
+            monkeypatch.setattr(packed, "_has_functions", lambda: False)
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            given, wanted = vectors.to(dtype), vectors.to(dtype) @ weight.to(dtype).t()
+            for product in (
+                packed_product(weight.to(dtype), 5)(given),
+                product_of(given, weight.to(dtype).t()),
+            ):
+                assert product.dtype == dtype
+                torch.testing.assert_close(product, wanted, rtol=0, atol=tolerance * 50)
