@@ -15,6 +15,7 @@ VARIANTS = {
     "adaptive": {"adaptive_cutoffs": [4]},
     "one_hot": {"embedding": "one_hot", "cell": "gru"},
     "both": {"direction": "both", "layer_norm": True, "initial_state": "learned"},
+    "blocks": {"block": "griffin", "cell": "rg_lru"},
 } | {name: {"cell": cell} for name, cell in CELLS.items()}
 
 
@@ -31,7 +32,7 @@ def test_every_weight_has_a_description_of_its_own_in_words():
         descriptions = list(described(name).values())
         assert len(set(descriptions)) == len(descriptions), name
         for description in descriptions:
-            assert re.fullmatch(r"[A-Za-z0-9 ,']+", description), (name, description)
+            assert re.fullmatch(r"[A-Za-z0-9 ,'-]+", description), (name, description)
 
 
 def test_descriptions_state_layer_recurrence_part_and_number_of_gates():
