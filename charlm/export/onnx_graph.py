@@ -276,6 +276,11 @@ def _gelu(graph: _Graph, node: fx.Node, x: Value) -> Value:
     return graph.add("Mul", graph.add("Mul", x, 0.5), graph.add("Add", tanh, 1.0))
 
 
+def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
+    rows = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
+    return graph.add("Concat", *rows, axis=axis)
+
+
 def _layer_norm(
     graph: _Graph,
     node: fx.Node,
