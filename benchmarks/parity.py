@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("cells", nargs="*", default=CELLS, help="recurrences [all]")
-    parser.add_argument("--steps", type=int, default=3000, help="training steps [3000]")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps [1000]")
     parser.add_argument(
         "--rates",
         type=lambda text: [float(rate) for rate in text.split(",")],

@@ -17,7 +17,7 @@ GATES = {
     "min_gru": ["keep", "update"],
     "min_lstm": ["forget", "input"],
     "rg_lru": ["recurrence", "input"],
-    "hgrn": ["forget"],
+    "hgrn": ["forget", "input"],
     "nested_lstm": [
         f"{level}{gate}" for level in ("", "inner 1 ") for gate in ("input", "forget", "output")
     ],
