@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.probes.context import Context
     from charlm.evaluation.probes.gradients import Gradients
     from charlm.evaluation.probes.memory import Memory
+    from charlm.evaluation.probes.parity import Parity
     from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
     from charlm.tasks.completion import Completions
@@ -229,6 +230,12 @@ class Run:
         from charlm.evaluation.probes.agreement import measure_agreement
 
         return measure_agreement(self.trained, pairs, **options)
+
+    def parity(self, **options: Any) -> "Parity":
+        """Measure the accuracy on the parity of bit strings; options as in `measure_parity`."""
+        from charlm.evaluation.probes.parity import measure_parity
+
+        return measure_parity(self.trained, **options)
 
     def gradients(self, text: str | None = None, **options: Any) -> "Gradients":
         """Measure the gradient of a token's loss over the tokens before it.

@@ -5,6 +5,7 @@ the weights by name, each matrix as (out, in); x is the input, h the hidden stat
 matrix product, `*` the product by element; a state is a list of vectors, of which the first is the output.
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -27,6 +28,7 @@ CELL = {
 MODEL = {
     "embedding": "learned",
     "skip": "none",
+    "block": "none",
     "layer_norm": False,
     "initial_state": "zero",
     "tied": False,
@@ -339,8 +341,11 @@ def network(
     given = [embed(token, model, weights) for token in ids]
     outputs, after = [], []
     for layer in range(model["num_layers"]):
+        norms = f"recurrence.blocks.{layer}.mixing_norm.weight"
         seen = (
-            [normalize(x, layer - 1, weights) for x in given]
+            [root_mean_square(x, weights[norms]) for x in given]
+            if model["block"] == "griffin"
+            else [normalize(x, layer - 1, weights) for x in given]
             if model["layer_norm"] and layer > 0
             else given
         )
@@ -348,6 +353,13 @@ def network(
             initial_state(model, layer, len(given[0]), weights) if states is None else states[layer]
         )
         made, state = run(kind, options, seen, state, cell_weights(kind, options, layer, weights))
+        if model["block"] == "griffin":
+            made = np.array(
+                [
+                    griffin(x, n, y, layer, weights)
+                    for x, n, y in zip(given, seen, made, strict=True)
+                ]
+            )
         residual = model["skip"] == "residual" and layer > 0
         given = [x + y for x, y in zip(given, made, strict=True)] if residual else list(made)
         outputs.append(given)
@@ -357,7 +369,31 @@ def network(
     )
     if model["layer_norm"]:
         result = [normalize(y, model["num_layers"] - 1, weights) for y in result]
+    if model["block"] == "griffin":
+        last = weights[f"recurrence.norms.{model['num_layers'] - 1}.weight"]
+        result = [root_mean_square(y, last) for y in result]
     return np.array([project(y, model, weights) for y in result]), after
+
+
+def root_mean_square(x: Vector, weight: Vector) -> Vector:
+    """Zhang and Sennrich 2019 (arXiv:1910.07467), with 1e-6 under the root."""
+    return weight * x / np.sqrt((x**2).mean() + 1e-6)
+
+
+def gelu(x: Vector) -> Vector:
+    """Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2: the approximation by tanh."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def griffin(x: Vector, normal: Vector, y: Vector, layer: int, weights: Weights) -> Vector:
+    """Return the stream after a layer that read `normal` and gave y: De et al. 2024, figure 2, without convolution."""
+    w = {
+        name: weights[f"recurrence.blocks.{layer}.{name}.weight"]
+        for name in ("gate", "output", "mlp_norm", "mlp_input", "mlp_output")
+    }
+    x = x + w["output"] @ (gelu(w["gate"] @ normal) * y)
+    gate, value = np.split(w["mlp_input"] @ root_mean_square(x, w["mlp_norm"]), 2)
+    return x + w["mlp_output"] @ (gelu(gate) * value)
 
 
 def embed(token: int, model: dict, weights: Weights) -> Vector:
@@ -416,7 +452,9 @@ def cell_weights(kind: str, options: dict, layer: int, weights: Weights) -> Weig
         if name.startswith(prefix)
     }
     if kind == "hgrn":
-        names = sorted(name for name in weights if name.endswith(".bound"))
+        names = sorted(
+            name for name in weights if re.fullmatch(r"recurrence\.cells\.\d+\.bound", name)
+        )
         found["lower_bound"] = lower_bound(layer, np.stack([weights[name] for name in names]))
     return found
 

@@ -261,19 +261,26 @@ def counted_by_the_page(model: Model, vocabulary_size: int) -> int:
     }
     total, size = 0, letters["e"]
     for hidden_size in model.hidden_sizes:
+        letters["x"] = model.mlp_expansion
         letters |= {"m": size, "d": size if model.cell.kind == "bag" else hidden_size}
         letters["s"] = value(row["state"], letters)
         total += value(row["parameters"], letters)
         total += value(AROUND["`layer_norm`, each layer"], letters) * model.layer_norm
         learned = model.initial_state == "learned"
         total += value(AROUND["`initial_state: learned`, each layer"], letters) * learned
-        size = letters["d"]
+        if model.block == "griffin":
+            total += value(AROUND["`block: griffin`, each layer"], letters)
+        else:
+            size = letters["d"]
+    total += value(AROUND["`block: griffin`, the last norm"], letters) * (model.block == "griffin")
     total *= 2 if model.direction == "both" else 1
     total += value(AROUND[f"embedding: {model.embedding}"], letters) + value(
         AROUND[f"skip: {model.skip}"], letters
     )
+    if model.block == "griffin":  # The projection reads the stream.
+        letters["d"] = letters["e"]
     total += value(AROUND["projection, `tied: true`" if model.tied else "projection"], letters)
-    adapted = model.tied and letters["e"] != letters["d"]
+    adapted = model.tied and letters["e"] != size
     return total + value(AROUND["output adapter, if `tied: true` and e ≠ d"], letters) * adapted
 
 
@@ -299,6 +306,9 @@ CELLS = [
         {"skip": "sum", "num_layers": 2, "layer_norm": True},
         {"direction": "backward", "num_layers": 2},
         {"direction": "both", "num_layers": 2, "layer_norm": True, "initial_state": "learned"},
+        {"block": "griffin", "num_layers": 2, "mlp_expansion": 2},
+        {"block": "griffin", "embedding": "one_hot", "initial_state": "learned"},
+        {"block": "griffin", "tied": True, "direction": "both"},
         {"tied": True, "embedding_size": 6},
         {"tied": True, "direction": "both"},
         {"tied": True, "hidden_size": [6, 4], "layer_norm": True},

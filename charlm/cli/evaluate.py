@@ -1,4 +1,4 @@
-"""`charlm eval`, with `perplexity`, `agreement` and `gradients`."""
+"""`charlm eval`, with `perplexity`, `agreement`, `parity` and `gradients`."""
 
 import math
 from collections.abc import Iterator
@@ -14,11 +14,13 @@ from charlm.cli.options import (
     MAX_SEED,
     At,
     Device,
+    Folder,
     Json,
     NamedRun,
     Split,
     Which,
     at_most,
+    choose_run,
     not_empty,
     part_to_score,
     split_run_and_texts,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.perplexity import Perplexity
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Curve, Gradients
+    from charlm.evaluation.probes.parity import Parity
 
 # Scores that are None where the cost of what the tokens leave out cannot be computed.
 _MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
@@ -206,6 +209,42 @@ def agreement(
     emit_result(result.to_json(), _agreement_table(result), as_json=as_json)
 
 
+@app.command("parity")
+def parity(
+    run: Folder = None,
+    strings: Annotated[
+        int,
+        typer.Option(
+            min=2, callback=at_most(MAX_COUNT), help="Number of strings of each length, even."
+        ),
+    ] = 200,
+    longest: Annotated[
+        int,
+        typer.Option(min=1, max=4096, help="Most bits of a string; the corpus parity has 16."),
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the strings.")
+    ] = 2,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure what a recurrence can compute: is the number of ones in a string of bits odd?
+
+    Train on the corpus parity first. Chance is 50 %.
+
+    Try: charlm eval parity --longest 128
+    """
+    from charlm.api import load
+
+    folder = choose_run(run, named_run)
+    result = load(folder, which=which, device=device).parity(
+        strings=strings, longest=longest, seed=seed
+    )
+    emit_result(result.to_json(), _parity_table(result), as_json=as_json)
+
+
 @app.command("gradients")
 def gradients(
     run_and_texts: Annotated[
@@ -332,6 +371,14 @@ def _agreement_table(result: "Agreement") -> Iterator[str]:
             heading = title if number == 0 else ""
             accuracy = f"{row['count']:>8,} pairs {row['accuracy']:>7.1%}"
             yield f"{heading:<26} {label:<10} {accuracy}"
+    yield folded(format_settings(result.settings))
+
+
+def _parity_table(result: "Parity") -> Iterator[str]:
+    yield f"{'bits':>6}  {'strings':>8}  {'accuracy':>8}"
+    for row in result.by_length:
+        yield f"{row['bits']:>6,}  {row['count']:>8,}  {row['accuracy']:>8.1%}"
+    yield f"{'all':>6}  {result.count:>8,}  {result.accuracy:>8.1%}"
     yield folded(format_settings(result.settings))
 
 

@@ -41,7 +41,10 @@ def inspect(
 def _table(run: "AnyRun", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:
     section = run.config.model
     sizes = ", ".join(str(cell.hidden_size) for cell in run.model.encoder.recurrence.layers)
-    facts = f"{section.cell.kind} of {sizes}, {section.direction}, step {run.state['step']:,}"
+    block = f" in blocks of kind {section.block}" if section.block != "none" else ""
+    facts = (
+        f"{section.cell.kind} of {sizes}{block}, {section.direction}, step {run.state['step']:,}"
+    )
     if run.config.task.has_pairs:
         facts += f", task {run.config.task.kind}"
     yield f"{run.folder}: {facts}"

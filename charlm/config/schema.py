@@ -578,6 +578,18 @@ class Model(Section):
         ),
     )
     layer_norm: bool = Field(False, description="Normalize the output of each layer.")
+    block: Literal["none", "griffin"] = Field(
+        "none",
+        description=(
+            "none; griffin: each layer is a residual block of De et al. 2024: RMSNorm and "
+            "the recurrence with a gated branch, then RMSNorm and a gated MLP. The stream "
+            "that the layers add to has `embedding_size` units, so choose 256 or more; "
+            "`dropout` acts on what is added to it."
+        ),
+    )
+    mlp_expansion: int = Field(
+        3, ge=1, le=16, description="griffin: units of the MLP per unit of the stream, 1 to 16."
+    )
     initial_state: Literal["zero", "learned"] = Field(
         "zero", description="State before the first token: zero or learned."
     )
@@ -670,6 +682,21 @@ class Model(Section):
     def _ngrams_are_longer_than_a_token(self) -> "Model":
         if self.ngrams == 1:
             raise ValueError("ngrams: must be 0, or at least 2 tokens, got 1; set 0 for none")
+        return self
+
+    @model_validator(mode="after")
+    def _block_is_the_only_way_around_a_layer(self) -> "Model":
+        if self.block == "none":
+            if self.mlp_expansion != type(self).model_fields["mlp_expansion"].default:
+                raise ValueError("mlp_expansion: has an effect only with block: griffin; remove it")
+            return self
+        for name in ("skip", "layer_norm"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: block: griffin has its own residual connections and norms, got "
+                    f"{name}: {value}; remove {name}"
+                )
         return self
 
     @model_validator(mode="after")

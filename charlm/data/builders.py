@@ -244,6 +244,7 @@ _MAIN_VERBS = (
 
 _MAX_PHRASES = 16
 _MAX_NOUNS = 16
+_MAX_BITS = 4096
 # After this many repeated sentences in a row, the grammar has hardly any new sentence left.
 _MAX_REPETITIONS = 1000
 
@@ -369,12 +370,14 @@ def agreement_sentences(
     return _distinct(_draw_sentences(seed, longest, most_nouns, subject_is_plural), sentences)
 
 
-def _check_range(name: str, value: int, least: int, most: int) -> None:
+def _check_range(
+    name: str, value: int, least: int, most: int, *, builder: str = "agreement"
+) -> None:
     # The values come from YAML, in which 40000 and "40000" are easily confused.
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         bounds = f"at least {least}" if most == sys.maxsize else f"from {least} to {most}"
         raise CorpusError(
-            f"agreement: {name} must be a whole number {bounds}, got {value!r}; "
+            f"{builder}: {name} must be a whole number {bounds}, got {value!r}; "
             "correct the card's parameters"
         )
 
@@ -741,6 +744,37 @@ def character_kinds(source: str) -> str | None:
     return "".join(kinds)
 
 
+def parity(*, strings: int = 20_000, seed: int = 1, longest: int = 16) -> Iterator[str]:
+    """Generate strings of bits with their parity, as in "0110=0".
+
+    Args:
+        strings: Number of strings; short ones occur several times.
+        seed: Seed of the random choices.
+        longest: Largest number of bits; every number from 1 is as frequent.
+
+    Raises:
+        CorpusError: A parameter is out of range.
+    """
+    for name, value, least, most in (
+        ("strings", strings, 1, sys.maxsize),
+        ("seed", seed, 0, sys.maxsize),
+        ("longest", longest, 1, _MAX_BITS),
+    ):
+        _check_range(name, value, least, most, builder="parity")
+    choices = _RandomChoices(seed)
+    lengths = (1 + choices.below(longest) for _ in range(strings))
+    return (with_parity("".join(choices.one("01") for _ in range(bits))) for bits in lengths)
+
+
+def with_parity(bits: str) -> str:
+    """Return digits 0 and 1 with the parity of the ones.
+
+    >>> with_parity("0110")
+    '0110=0'
+    """
+    return f"{bits}={bits.count('1') % 2}"
+
+
 BUILDERS: dict[str, Callable[..., Iterator[str]]] = {
     "python-docs": python_docs,
     "python-source": python_source,
@@ -750,4 +784,5 @@ BUILDERS: dict[str, Callable[..., Iterator[str]]] = {
     "written-dates": written_dates,
     "script-names": script_names,
     "code-kinds": code_kinds,
+    "parity": parity,
 }

@@ -28,6 +28,8 @@ NETWORK_FIELDS = (
     "ngram_buckets",
     "skip",
     "layer_norm",
+    "block",
+    "mlp_expansion",
     "initial_state",
     "tied",
     "mixture",
@@ -151,14 +153,15 @@ def _licence(names: Sequence[str], cards: dict[str, Card]) -> str:
 def _network(section: ModelSection) -> str:
     """Return kind and size of a network, such as "LSTM, 2 layers of 512 units"."""
     sizes = section.hidden_sizes
+    around = " in Griffin blocks" if section.block == "griffin" else ""
     kind = section.cell.kind.replace("_", " ")
     for name in ("LSTM", "GRU", "Elman"):
         kind = kind.replace(name.lower(), name)
     if len(sizes) == 1:
-        return f"{kind}, {sizes[0]} units"
+        return f"{kind}, {sizes[0]} units{around}"
     if len(set(sizes)) == 1:
-        return f"{kind}, {len(sizes)} layers of {sizes[0]} units"
-    return f"{kind}, layers of {', '.join(map(str, sizes))} units"
+        return f"{kind}, {len(sizes)} layers of {sizes[0]} units{around}"
+    return f"{kind}, layers of {', '.join(map(str, sizes))} units{around}"
 
 
 def _score(trained: TrainedModel) -> str:

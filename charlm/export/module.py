@@ -24,7 +24,7 @@ _NAMES = [
     (r"recurrence\.cells\.(\d+)\.peepholes\.(\w+)\.weight", r"layers.\1.peephole_\2"),
     (r"recurrence\.cells\.(\d+)\.diagonals\.weight", r"layers.\1.diagonals"),
     (r"recurrence\.cells\.", "layers."),
-    (r"recurrence\.(norms|initial)\.", r"\1."),
+    (r"recurrence\.(norms|initial|blocks)\.", r"\1."),
     (r"bridge\.", "output_adapter."),
     (r"projection\.layers\.", "projection."),
     (r"projection\.(prior|latent)\.", r"\1."),
@@ -58,6 +58,8 @@ def _name_in_module(name: str, section: ModelSection) -> str:
         if re.match(pattern, name):
             renamed = re.sub(pattern, replacement, name, count=1)
             is_matrix = ".peephole_" in renamed and section.cell.peephole_weights == "full"
+            if section.block == "griffin":
+                renamed = re.sub(r"norms\.\d+\.", "norm.", renamed)
             return f"{renamed}.weight" if is_matrix else renamed
     return name
 
@@ -96,6 +98,7 @@ def language_model_source(section: ModelSection, *, masked: bool = False) -> str
         "Outputs = tuple[Tensor, list[State]]  # Of a window or token, and the states after it.",
         "",
         cell.source,
+        *([_GRIFFIN_BLOCK] if section.block == "griffin" else []),
         *_LanguageModel(section, cell, masked=masked).lines(),
     ]
     return "\n".join(lines)
@@ -129,6 +132,9 @@ class _LanguageModel:
         self._is_deep = len(section.hidden_sizes) > 1
         self._skip = section.skip if self._is_deep else "none"
         self._is_one_hot = section.embedding == "one_hot"
+        self._has_blocks = section.block == "griffin"
+        self._units = "stream_size" if section.cell.kind == "bag" else "size"
+        self._width = "stream_size" if self._has_blocks else "hidden_sizes[-1]"
 
     def lines(self) -> Iterator[str]:
         """Yield the lines."""
@@ -175,10 +181,20 @@ class _LanguageModel:
             width = f" + {orders * section.ngram_width}"
             rows = f"{orders} * {section.ngram_buckets}"
             yield f"self.ngrams = nn.Embedding({rows}, {section.ngram_width})"
-        yield f"input_sizes = [embedding_size{width}, *hidden_sizes[:-1]]"
+        if self._has_blocks:
+            yield f"stream_size = embedding_size{width}"
+            yield "input_sizes = [stream_size] * len(hidden_sizes)"
+        else:
+            yield f"input_sizes = [embedding_size{width}, *hidden_sizes[:-1]]"
         yield "self.layers = nn.ModuleList("
         yield f"    {cell.name}(*sizes) for sizes in zip(input_sizes, hidden_sizes, strict=True)"
         yield ")"
+        if self._has_blocks:
+            sizes = f"stream_size, {self._units}, {section.mlp_expansion}"
+            yield "self.blocks = nn.ModuleList("
+            yield f"    GriffinBlock({sizes}) for size in hidden_sizes"
+            yield ")"
+            yield "self.norm = nn.RMSNorm(stream_size, eps=1e-6)"
         if section.layer_norm:
             yield "self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden_sizes)"
         if section.initial_state == "learned":
@@ -195,17 +211,18 @@ class _LanguageModel:
             cutoffs = list(section.adaptive_cutoffs)
             yield "# The adaptive softmax of Grave et al. 2017 (arXiv:1609.04309)."
             yield "self.projection = nn.AdaptiveLogSoftmaxWithLoss("
-            yield f"    hidden_sizes[-1], vocabulary_size, {cutoffs}, div_value=4.0, head_bias=True"
+            sizes = f"{self._width}, vocabulary_size, {cutoffs}"
+            yield f"    {sizes}, div_value=4.0, head_bias=True"
             yield ")"
             return
-        width = "hidden_sizes[-1]"
+        width = self._width
         if section.mixture > 1:
             width = "embedding_size"
             count = section.mixture
-            yield f"self.prior = nn.Linear(hidden_sizes[-1], {count}, bias=False)"
-            yield f"self.latent = nn.Linear(hidden_sizes[-1], {count} * embedding_size)"
+            yield f"self.prior = nn.Linear({self._width}, {count}, bias=False)"
+            yield f"self.latent = nn.Linear({self._width}, {count} * embedding_size)"
         elif self._has_adapter:
-            yield "self.output_adapter = nn.Linear(hidden_sizes[-1], embedding_size, bias=False)"
+            yield f"self.output_adapter = nn.Linear({width}, embedding_size, bias=False)"
         if section.tied:
             yield "self.bias = nn.Parameter(torch.zeros(vocabulary_size))"
         else:
@@ -215,14 +232,18 @@ class _LanguageModel:
     def _has_adapter(self) -> bool:
         section = self._section
         output = section.hidden_sizes[-1]
-        if section.cell.kind == "bag":
+        if section.cell.kind == "bag" or self._has_blocks:
             output = section.embedding_size
             if section.ngrams:
                 output += (section.ngrams - 1) * section.ngram_width
         return section.tied and section.mixture == 1 and output != section.embedding_size
 
     def _step(self) -> Iterator[str]:
-        has_norm = self._section.layer_norm
+        yield from self._embed()
+        yield "states_after = []"
+        yield from self._step_blocks() if self._has_blocks else self._step_layers()
+
+    def _embed(self) -> Iterator[str]:
         if self._is_one_hot:
             yield "weights = next(self.parameters())"
             yield "x = F.one_hot(ids, self.vocabulary_size).to(weights.dtype)"
@@ -232,7 +253,19 @@ class _LanguageModel:
             yield "*states, (last,) = states"
             yield "rows, last = self.read_ngrams(ids, last)"
             yield "x = torch.cat([x, rows], dim=-1)"
-        yield "states_after = []"
+
+    def _step_blocks(self) -> Iterator[str]:
+        yield "for block, layer, state in zip(self.blocks, self.layers, states, strict=True):"
+        yield "    normalized = block.mixing_norm(x)"
+        yield "    state = layer.step(normalized, state)"
+        yield "    states_after.append(state)"
+        yield "    x = block(x, normalized, state[0])"
+        if self._section.ngrams:
+            yield "states_after.append((last,))"
+        yield "return self.norm(x), states_after"
+
+    def _step_layers(self) -> Iterator[str]:
+        has_norm = self._section.layer_norm
         if self._skip == "sum":
             yield "total = 0.0"
         is_numbered = self._is_deep and (has_norm or self._skip == "residual")
@@ -311,6 +344,30 @@ _NGRAMS = '''\
             newer = older
         last = torch.cat([last[:, 1:], ids[:, None].to(last.dtype)], dim=1)
         return self.ngrams(torch.stack(rows, dim=1)).flatten(1), last'''
+_GRIFFIN_BLOCK = '''
+class GriffinBlock(nn.Module):
+    """The residual block of De et al. 2024 (arXiv:2402.19427) around a recurrence R.
+
+    x <- x + W_o (gelu(W_g n) * R(n)), n = norm(x)
+    x <- x + V_o (gelu(V_g m) * V_x m), m = norm(x)
+    """
+
+    def __init__(self, stream_size: int, hidden_size: int, expansion: int) -> None:
+        super().__init__()
+        mlp_size = expansion * stream_size
+        self.mixing_norm = nn.RMSNorm(stream_size, eps=1e-6)
+        self.gate = nn.Linear(stream_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, stream_size, bias=False)
+        self.mlp_norm = nn.RMSNorm(stream_size, eps=1e-6)
+        self.mlp_input = nn.Linear(stream_size, 2 * mlp_size, bias=False)
+        self.mlp_output = nn.Linear(mlp_size, stream_size, bias=False)
+
+    def forward(self, x: Tensor, normalized: Tensor, y: Tensor) -> Tensor:
+        """Add to the stream what the recurrence, with this input and output, and the MLP give."""
+        x = x + self.output(F.gelu(self.gate(normalized), approximate="tanh") * y)
+        gate, value = self.mlp_input(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.mlp_output(F.gelu(gate, approximate="tanh") * value)
+'''
 _FORWARD = '''\
     def forward(self, ids: Tensor, states: list[State] | None = None) -> Outputs:
         """Read a window.

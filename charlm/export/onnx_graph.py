@@ -7,6 +7,7 @@ instead of a tenth of one, and with a FutureWarning.
 """
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -268,6 +269,14 @@ def _expm1(graph: _Graph, node: fx.Node, x: Value) -> Value:
     return graph.add("Div", graph.add("Mul", tanh, 2.0), graph.add("Sub", 1.0, tanh))
 
 
+def _gelu(graph: _Graph, node: fx.Node, x: Value) -> Value:
+    """Add 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))): the only kind of gelu in a model."""
+    cube = graph.add("Mul", graph.add("Mul", x, x), x)
+    inner = graph.add("Add", x, graph.add("Mul", cube, 0.044715))
+    tanh = graph.add("Tanh", graph.add("Mul", inner, math.sqrt(2 / math.pi)))
+    return graph.add("Mul", graph.add("Mul", x, 0.5), graph.add("Add", tanh, 1.0))
+
+
 def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
     rows = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
     return graph.add("Concat", *rows, axis=axis)
@@ -304,15 +313,20 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "detach": lambda graph, node, x: x,
     "embedding": lambda graph, node, rows, ids: _rows(graph, node, rows, [ids]),
     "expm1": _expm1,
+    "gelu": lambda graph, node, x, **_: _gelu(graph, node, x),
     "index": _rows,
     "lift_fresh_copy": lambda graph, node, x: x,
     "log_sigmoid_forward": _log_sigmoid,
     "logsumexp": lambda graph, node, x, axes: graph.add(
         "ReduceLogSumExp", x, _integers(*axes), keepdims=0
     ),
+    "mean": lambda graph, node, x, axes, keep: graph.add(
+        "ReduceMean", x, _integers(*axes), keepdims=int(keep)
+    ),
     "mm": lambda graph, node, x, matrix: _product(graph, x, matrix),
     "native_layer_norm": _layer_norm,
     "ones_like": lambda graph, node, x: 1.0,
+    "rsqrt": lambda graph, node, x: graph.add("Reciprocal", graph.add("Sqrt", x)),
     "rsub": lambda graph, node, x, number: graph.add("Sub", number, x),
     "select": lambda graph, node, x, axis, index: graph.add(
         "Gather", x, np.int64(index), axis=axis

@@ -68,6 +68,9 @@ def engine_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
     for layer, cell in enumerate(recurrence.layers):
         for name, tensor in _cell_weights(cell):
             yield f"layers.{layer}.{name}", tensor
+        if recurrence.blocks:
+            for name, tensor in recurrence.blocks[layer].named_parameters():
+                yield f"layers.{layer}.block.{name}", tensor
         for name, tensor in recurrence.norms[layer].named_parameters():
             yield f"layers.{layer}.norm.{name}", tensor
         for number, tensor in enumerate(recurrence.learned_states[layer]):

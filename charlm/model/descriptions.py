@@ -59,6 +59,12 @@ _OTHER_PARTS = {
 }
 _DECODER = "decoder."
 _LAYER_PARTS = {
+    r"blocks\.mixing_norm\.weight": "normalization before the recurrence",
+    r"blocks\.gate\.weight": "weights of the gate beside the recurrence",
+    r"blocks\.output\.weight": "weights from the recurrence to the stream",
+    r"blocks\.mlp_norm\.weight": "normalization before the MLP",
+    r"blocks\.mlp_input\.weight": "input weights of the MLP, gate and value",
+    r"blocks\.mlp_output\.weight": "output weights of the MLP",
     r"norms\.(weight|bias)": "normalization, {0}",
     r"initial\.0": "initial hidden state",
     r"initial\.(\d+)": "initial state tensor {0}",

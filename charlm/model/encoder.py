@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Model as ModelSection
+from charlm.model.block import GriffinBlock
 from charlm.model.cells.registry import make_cell
 from charlm.model.dropout import Dropout, WordDropout
 from charlm.model.embedding import make_embedding
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
         self.backward_recurrence = (
             _make_recurrence(section, width) if section.direction == "both" else None
         )
-        self.hidden_size = self.recurrence.layers[-1].hidden_size
+        self.hidden_size = self.recurrence.output_size
         self.word_dropout = WordDropout(section.word_dropout, vocabulary_size)
         self.embedding_dropout = Dropout(
             section.embedding_dropout, whole_window=section.dropout_mask == "window"
@@ -131,10 +132,14 @@ def _make_ngrams(section: ModelSection) -> NgramEmbedding | None:
 
 
 def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
-    cells = []
+    cells, blocks = [], []
     for hidden_size in section.hidden_sizes:
         cells.append(make_cell(section.cell, input_size, hidden_size, gain=section.recurrent_gain))
-        input_size = cells[-1].hidden_size
+        if section.block == "griffin":
+            units = cells[-1].hidden_size
+            blocks.append(GriffinBlock(input_size, units, section.mlp_expansion))
+        else:
+            input_size = cells[-1].hidden_size
     return Recurrence(
         cells,
         dropout=section.dropout,
@@ -143,4 +148,5 @@ def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
         learn_initial=section.initial_state == "learned",
         whole_window=section.dropout_mask == "window",
         weight_dropout=section.weight_dropout,
+        blocks=blocks,
     )

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from charlm.model.block import GriffinBlock, RMSNorm
 from charlm.model.cells.base import Cell, FusedCell, LinearCell, State
 from charlm.model.cells.slstm import SLSTM
 from charlm.model.dropout import Dropout
@@ -68,7 +69,11 @@ def _run_scan(cell: LinearCell, x: Tensor, state: State) -> tuple[Tensor, State]
 
 
 class Recurrence(nn.Module):
-    """Layers of cells with dropout between them, normalization and skip connections."""
+    """Layers of cells with dropout between them, normalization, skip connections or blocks.
+
+    Attributes:
+        output_size: Number of units of the output.
+    """
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Recurrence(nn.Module):
         learn_initial: bool = False,
         whole_window: bool = False,
         weight_dropout: float = 0.0,
+        blocks: Sequence[GriffinBlock] = (),
     ) -> None:
         """Stack `cells`.
 
@@ -93,6 +99,7 @@ class Recurrence(nn.Module):
             learn_initial: The state before the first token is learned instead of zero.
             whole_window: The same units are dropped at every token of a window.
             weight_dropout: Fraction of the recurrent weights that is dropped for a window.
+            blocks: Block around each layer; empty for none. Their dropout is on what a block adds.
         """
         super().__init__()
         self.cells = nn.ModuleList(cells)
@@ -111,6 +118,11 @@ class Recurrence(nn.Module):
             )
             for cell in cells
         )
+        self.blocks = nn.ModuleList(blocks)
+        self.output_size = cells[-1].hidden_size
+        if blocks:
+            self.output_size = blocks[-1].output.out_features
+            self.norms[-1] = RMSNorm(self.output_size)
         # Gives the initial states the type and device that the module is moved to.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
@@ -135,17 +147,34 @@ class Recurrence(nn.Module):
         Returns:
             Outputs, (time, batch, hidden), and the states after the window.
         """
+        if self.blocks:
+            return self._run_blocks(x, states, run)
         states_after: list[State] = []
         total: Tensor | None = None
         for layer, (cell, state) in enumerate(zip(self.layers, states, strict=True)):
             layer_input = self.dropout(self.norms[layer - 1](x)) if layer else x
-            p = self.weight_dropout if self.training else 0.0
-            with weight_dropout(cell.state_products(), p):
-                y, state_after = run(cell, layer_input, state)
+            y, state_after = self._run_cell(cell, layer_input, state, run)
             x = x + y if layer and self.skip == "residual" else y
             total = y if total is None or self.skip != "sum" else total + y
             states_after.append(state_after)
         return self.norms[-1](total if self.skip == "sum" else x), tuple(states_after)
+
+    def _run_blocks(self, x: Tensor, states: States, run: Run) -> tuple[Tensor, States]:
+        """Run all layers over a window, each within its block; see `forward`."""
+        states_after: list[State] = []
+        blocks = cast(list[GriffinBlock], list(self.blocks))
+        for block, cell, state in zip(blocks, self.layers, states, strict=True):
+            normalized = block.mixing_norm(x)
+            y, state_after = self._run_cell(cell, normalized, state, run)
+            x = x + self.dropout(block.mix(normalized, y))
+            x = x + self.dropout(block.feed_forward(x))
+            states_after.append(state_after)
+        return self.norms[-1](x), tuple(states_after)
+
+    def _run_cell(self, cell: Cell, x: Tensor, state: State, run: Run) -> tuple[Tensor, State]:
+        p = self.weight_dropout if self.training else 0.0
+        with weight_dropout(cell.state_products(), p):
+            return run(cell, x, state)
 
     def initial_states(self, batch_size: int) -> States:
         """Return the state of each layer before the first token, each tensor (batch, hidden)."""

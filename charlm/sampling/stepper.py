@@ -36,15 +36,20 @@ class Stepper:
         self._is_single_layer = self._num_layers == 1 and isinstance(
             encoder.recurrence.norms[0], nn.Identity
         )
+        has_blocks = len(encoder.recurrence.blocks) > 0  # The first layer reads a normalized token.
         self._project: nn.Module = model.projection
         if not isinstance(model.output_adapter, nn.Identity):
             self._project = nn.Sequential(model.output_adapter, model.projection)
         device = next(model.parameters()).device
         embedded = encoder.embedding(torch.arange(model.vocabulary_size, device=device))
         self._ngrams = encoder.ngrams
-        self._is_projected = self._ngrams is None and (
-            max_table_size is None
-            or self._first.project(embedded[:1]).shape[-1] * len(embedded) <= max_table_size
+        self._is_projected = (
+            not has_blocks
+            and self._ngrams is None
+            and (
+                max_table_size is None
+                or self._first.project(embedded[:1]).shape[-1] * len(embedded) <= max_table_size
+            )
         )
         self._rows: Tensor = self._first.project(embedded) if self._is_projected else embedded
 

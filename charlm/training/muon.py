@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.schema import Training as TrainingSection
+from charlm.model.block import GriffinBlock
 from charlm.model.cells.base import Cell
 
 # Parameters with the options that they share, in the form of torch's optimizers.
@@ -20,13 +21,15 @@ _NEWTON_SCHULZ = ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.755
 
 
 def gate_rows(model: nn.Module) -> dict[Tensor, int]:
-    """Return each matrix of the recurrent layers with its number of rows per gate.
+    """Return each matrix of the recurrent layers and their blocks with its rows per gate.
 
     A matrix that does not consist of gates one below the other, as those of the Mogrifier, is one
     block.
     """
     rows: dict[Tensor, int] = {}
     for cell in model.modules():
+        if isinstance(cell, GriffinBlock):
+            rows.update(cell.matrix_rows())
         if not isinstance(cell, Cell):
             continue
         for name, tensor in cell.named_parameters():

@@ -75,7 +75,8 @@ def describe_network(run: RunMeasurements) -> str:
     sizes = [f"{size:,}" for size in dict.fromkeys(model.hidden_sizes)]
     layers = f"{model.num_layers} layer{'s' * (model.num_layers > 1)}"
     return (
-        f"{run.name} has {layers} of kind {kind} with {listed(sizes)} units, and "
+        f"{run.name} has {layers} of kind {kind} with {listed(sizes)} units"
+        f"{', each in a Griffin block' if model.block == 'griffin' else ''}, and "
         f"{run.parameters:,} parameters."
     )
 

@@ -39,6 +39,8 @@ VARIANTS = {
     "two sizes": ["model.hidden_size=[12, 20]"],
     "residual": ["model.num_layers=3", "model.skip=residual", "model.layer_norm=true"],
     "hgrn": ["model.cell=hgrn", "model.num_layers=3", "model.skip=residual"],
+    "blocks": ["model.cell=rg_lru", "model.num_layers=2", "model.block=griffin"],
+    "blocks, tied": ["model.cell=lstm", "model.block=griffin", "model.tied=true"],
     "sum": ["model.num_layers=2", "model.skip=sum", "model.initial_state=learned"],
     "one-hot": ["model.embedding=one_hot", "model.cell=gru"],
     "tied": ["model.tied=true", "model.cell={kind: gru, reset: before}"],

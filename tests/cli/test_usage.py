@@ -58,6 +58,8 @@ BESIDE = {
     "eval task --run": [],
     "predict --run": [],
     "eval agreement --run": [],
+    "eval parity": ["run"],
+    "eval parity --run": [],
     "eval gradients --run": [],
     "eval memory --run": [],
     "eval context --run": [],

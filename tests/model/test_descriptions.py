@@ -15,6 +15,7 @@ VARIANTS = {
     "adaptive": {"adaptive_cutoffs": [4]},
     "one_hot": {"embedding": "one_hot", "cell": "gru"},
     "both": {"direction": "both", "layer_norm": True, "initial_state": "learned"},
+    "blocks": {"block": "griffin", "cell": "rg_lru"},
 } | {name: {"cell": cell} for name, cell in CELLS.items()}
 
 

@@ -89,6 +89,25 @@ NETWORKS: dict[str, dict] = {
         "skip": "residual",
         "initial_state": "learned",
     },
+    "rg_lru_blocks_tied": {
+        "cell": CELLS["rg_lru"],
+        "num_layers": 2,
+        "block": "griffin",
+        "tied": True,
+    },
+    "lstm_blocks_two_sizes_learned_state": {
+        "cell": CELLS["lstm"],
+        "hidden_size": [5, 3],
+        "block": "griffin",
+        "mlp_expansion": 2,
+        "initial_state": "learned",
+    },
+    "hgrn_blocks_both_directions": {
+        "cell": CELLS["hgrn"],
+        "num_layers": 2,
+        "block": "griffin",
+        "direction": "both",
+    },
     "bag_residual_learned_state": {
         "cell": CELLS["bag"],
         "num_layers": 2,
@@ -323,14 +342,41 @@ def test_a_few_steps_of_training_in_bf16_learn_a_toy_sequence(name):
 
 
 def test_changing_a_later_token_leaves_earlier_logits_unchanged():
-    for skip in ("none", "residual", "sum"):
-        model = make(cell="gru", num_layers=2, skip=skip)
+    kinds = [{"cell": "gru", "skip": skip} for skip in ("none", "residual", "sum")]
+    for options in (*kinds, {"cell": "rg_lru", "block": "griffin"}):
+        model = make(**options, num_layers=2)
+        randomize(model)
         before = ids()
         after = before.clone()
         after[4] = (after[4] + 1) % VOCABULARY
         difference = (model(before)[0] - model(after)[0]).abs().amax(dim=(1, 2))
-        assert (difference[:4] == 0).all(), skip
-        assert (difference[4:] > 0).all(), skip
+        assert (difference[:4] == 0).all(), options
+        assert (difference[4:] > 0).all(), options
+
+
+def randomize(model: LanguageModel) -> None:
+    """Give a model random weights: the output matrices of a new block are zero."""
+    torch.manual_seed(3)
+    for tensor in model.parameters():
+        torch.nn.init.normal_(tensor, std=0.5)
+
+
+def test_a_new_block_passes_the_stream_on_unchanged_and_learns_to_change_it():
+    model = make(num_layers=2, block="griffin", cell="rg_lru")
+    features, _ = model.encoder(ids())
+    x = model.encoder.embedding(ids())
+    torch.testing.assert_close(features, x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    model(ids())[0].square().sum().backward()
+    assert all(block.output.weight.grad.any() for block in model.encoder.recurrence.blocks)
+
+
+def test_dropout_of_a_block_acts_on_what_is_added_to_the_stream():
+    model = make(num_layers=2, block="griffin", dropout=0.5).train()
+    randomize(model)
+    torch.manual_seed(1)
+    first = model(ids())[0]
+    assert not torch.equal(first, model(ids())[0])
+    assert torch.equal(model.eval()(ids())[0], model(ids())[0])
 
 
 def test_two_windows_with_carried_state_equal_one_long_window():

@@ -313,6 +313,18 @@ def test_muon_updates_all_other_parameters_as_adamw_does(decay):
     ]
 
 
+def test_muon_has_the_matrices_of_a_block_and_adamw_its_norms():
+    section = Model(cell="rg_lru", block="griffin", hidden_size=4, embedding_size=3)
+    model = LanguageModel(section, 5)
+    found = {tuple(matrix.shape): size for matrix, size in gate_rows(model).items()}
+    assert found == {(12, 3): 4, (4, 3): 4, (3, 4): 3, (18, 3): 9, (3, 9): 3}
+    others = [name for name, tensor in named_weights(model) if tensor not in gate_rows(model)]
+    assert [name for name in others if ".blocks." in name] == [
+        "recurrence.blocks.0.mixing_norm.weight",
+        "recurrence.blocks.0.mlp_norm.weight",
+    ]
+
+
 def test_the_rows_of_a_gate_in_a_matrix_are_the_units_of_the_cell():
     for cell, rows in (
         ("elman", {(4, 3): 4, (4, 4): 4}),

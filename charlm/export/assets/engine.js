@@ -563,6 +563,43 @@ class LayerNorm {
   }
 }
 
+/** Division by the root mean square (Zhang and Sennrich 2019). */
+class RMSNorm {
+  constructor(weight) {
+    this.weight = weight.values;
+  }
+
+  apply(x) {
+    let mean = 0;
+    for (const value of x) mean += (value * value) / x.length;
+    const factor = 1 / Math.sqrt(mean + 1e-6);
+    return vector(x.length, (j) => x[j] * factor * this.weight[j]);
+  }
+}
+
+const gelu = (x) => 0.5 * x * (1 + tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+
+/** The residual block of Griffin around a recurrence: De et al. 2024. */
+class GriffinBlock {
+  constructor(product, tensor) {
+    this.mixingNorm = new RMSNorm(tensor("mixing_norm.weight"));
+    this.gate = product("gate");
+    this.output = product("output");
+    this.mlpNorm = new RMSNorm(tensor("mlp_norm.weight"));
+    this.mlpInput = product("mlp_input");
+    this.mlpOutput = product("mlp_output");
+  }
+
+  /** Return the stream after the recurrence, whose input and output are given, and the MLP. */
+  apply(x, normalized, y) {
+    const gate = this.gate.times(normalized);
+    const mixed = add(x, this.output.times(vector(y.length, (j) => gelu(gate[j]) * y[j])));
+    const [mlpGate, value] = chunk(this.mlpInput.times(this.mlpNorm.apply(mixed)), 2);
+    const units = vector(value.length, (j) => gelu(mlpGate[j]) * value[j]);
+    return add(mixed, this.mlpOutput.times(units));
+  }
+}
+
 /** log p = log sum_k pi_k softmax(W tanh(V_k h) + b), pi = softmax(U h): Yang et al. 2018. */
 class Mixture {
   constructor(product, softmaxes) {
@@ -672,7 +709,15 @@ export class Network {
     );
     this.norms = this.cells.map((_, layer) => {
       const weight = all.get(`layers.${layer}.norm.weight`);
-      return weight ? new LayerNorm(weight, all.get(`layers.${layer}.norm.bias`)) : null;
+      const bias = all.get(`layers.${layer}.norm.bias`);
+      if (!weight) return null;
+      return bias ? new LayerNorm(weight, bias) : new RMSNorm(weight);
+    });
+    const hasBlocks = network.block === "griffin";
+    this.blocks = this.cells.flatMap((_, layer) => {
+      const place = `layers.${layer}.block`;
+      const tensor = (name) => all.get(`${place}.${name}`);
+      return hasBlocks ? [new GriffinBlock((name) => product(`${place}.${name}`), tensor)] : [];
     });
     this.initial = this.cells.map((cell, layer) =>
       Array.from(
@@ -707,6 +752,11 @@ export class Network {
 
   advance(token, state) {
     const ngrams = this.ngrams?.read(token, state[this.cells.length]);
+    const run = this.blocks.length ? this.runBlocks(token, state, ngrams) : this.runLayers(token, state, ngrams);
+    return { features: run.features, state: ngrams ? [...run.state, ngrams.state] : run.state };
+  }
+
+  runLayers(token, state, ngrams) {
     let x = null;
     let total = null;
     const after = this.cells.map((cell, layer) => {
@@ -719,7 +769,19 @@ export class Network {
       return layerState;
     });
     const features = this.normalize(this.cells.length - 1, this.skip === "sum" ? total : x);
-    return { features, state: ngrams ? [...after, ngrams.state] : after };
+    return { features, state: after };
+  }
+
+  runBlocks(token, state, ngrams) {
+    let x = ngrams ? concatenate(this.embed(token), ngrams.rows) : this.embed(token);
+    const after = this.cells.map((cell, layer) => {
+      const block = this.blocks[layer];
+      const normalized = block.mixingNorm.apply(x);
+      const layerState = cell.step(cell.project(normalized), state[layer]);
+      x = block.apply(x, normalized, layerState[0]);
+      return layerState;
+    });
+    return { features: this.normalize(this.cells.length - 1, x), state: after };
   }
 
   normalize(layer, x) {

@@ -22,7 +22,7 @@ class HGRN(LinearCell):
         bound: The layer's entry of this softmax, (hidden,).
     """
 
-    gate_names = ("forget",)
+    gate_names = ("forget", "input")
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         """Create a layer of `hidden_size` units, the only one until `join_layers` is called."""

@@ -17,10 +17,10 @@ GATES = {
     "min_gru": ["keep", "update"],
     "min_lstm": ["forget", "input"],
     "rg_lru": ["recurrence", "input"],
-    "hgrn": ["forget"],
     "slstm": ["output"],
     "diagonal_gru": ["reset", "update"],
     "diagonal_lstm": ["input", "forget", "output"],
+    "hgrn": ["forget", "input"],
     "nested_lstm": [
         f"{level}{gate}" for level in ("", "inner 1 ") for gate in ("input", "forget", "output")
     ],
