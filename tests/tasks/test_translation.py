@@ -33,7 +33,8 @@ from charlm.training.loss import score
 TAB = 2
 CPU = torch.device("cpu")
 CELLS = [
-    "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm", "bag",
+    "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm", "rg_lru", "hgrn",
+    "bag",
 ]  # fmt: skip
 
 
