@@ -56,6 +56,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "mogrifier lstm": {"kind": "mogrifier_lstm"},
     "min gru": {"kind": "min_gru"},
     "min lstm": {"kind": "min_lstm"},
+    "rg-lru": {"kind": "rg_lru"},
+    "hgrn": {"kind": "hgrn"},
 }
 BARE_LAYERS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

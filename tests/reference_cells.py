@@ -251,6 +251,29 @@ def min_lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
     return [f / (f + i) * h + i / (f + i) * candidate]
 
 
+def rg_lru(x: Vector, state: State, w: Weights, options: dict) -> State:
+    """De et al. 2024 (arXiv:2402.19427), equations 1 to 4 with c = 8; what is fed in is a map of x too."""
+    (h,) = state
+    r, i, candidate = np.split(w["weight_ih"] @ x + w["bias_ih"], 3)
+    a = (1 / (1 + np.exp(w["decay"]))) ** (8 * sigmoid(r))
+    return [a * h + np.sqrt(1 - a**2) * sigmoid(i) * candidate]
+
+
+def hgrn(x: Vector, state: State, w: Weights, options: dict) -> State:
+    """Qin et al. 2023 (arXiv:2311.04823), equations 1 to 5, the state real; one layer alone has no lower bound."""
+    (h,) = state
+    forget, candidate = np.split(w["weight_ih"] @ x + w["bias_ih"], 2)
+    lower = w.get("lower_bound", 0.0)
+    f = lower + (1 - lower) * sigmoid(forget)
+    return [f * h + (1 - f) * candidate * sigmoid(candidate)]
+
+
+def lower_bound(layer: int, bounds: np.ndarray) -> Vector:
+    """Return the bound of a layer, of all layers' parameters, (layers, hidden): equation 6 of Qin et al. 2023."""
+    shares = np.exp(bounds) / np.exp(bounds).sum(axis=0)
+    return np.cumsum(shares, axis=0)[layer] - shares[0]
+
+
 GRUS = {"after": gru_reset_after, "before": gru_reset_before, "none": gru_reset_none}
 STEPS = {
     "bag": bag,
@@ -261,6 +284,8 @@ STEPS = {
     "mogrifier_lstm": mogrifier_lstm,
     "min_gru": min_gru,
     "min_lstm": min_lstm,
+    "rg_lru": rg_lru,
+    "hgrn": hgrn,
 }
 
 
@@ -349,11 +374,15 @@ def cell_weights(kind: str, options: dict, layer: int, weights: Weights) -> Weig
     prefix, suffix = f"recurrence.cells.{layer}.", ""
     if is_torch(kind, CELL | options):
         prefix, suffix = prefix + "kernel.", "_l0"
-    return {
+    found = {
         name.removeprefix(prefix).removesuffix(suffix): weight
         for name, weight in weights.items()
         if name.startswith(prefix)
     }
+    if kind == "hgrn":
+        names = sorted(name for name in weights if name.endswith(".bound"))
+        found["lower_bound"] = lower_bound(layer, np.stack([weights[name] for name in names]))
+    return found
 
 
 def is_torch(kind: str, options: dict) -> bool:

@@ -28,7 +28,10 @@ RULES = 2  # Of reading texts, in new runs.
 _MAX_UNITS = 1 << 20
 _MAX_LAYERS = 256
 _MAX_NGRAMS = 8
-CELL_KINDS = ("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm")
+CELL_KINDS = (
+    *("bag", "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm"),
+    *("min_gru", "min_lstm", "rg_lru", "hgrn"),
+)
 TaskKind = Literal["language_model", "complete", "translate", "classify", "tag"]
 # Options of each kind of task; those of other kinds are rejected.
 TASK_OPTIONS: dict[str, tuple[str, ...]] = {"classify": ("pooling",), "translate": ("attention",)}
@@ -362,8 +365,8 @@ class Cell(Section):
     kind: str = Field(
         "lstm",
         description=(
-            "bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, or a name "
-            "given to charlm.register_cell."
+            "bag, elman, gru, lstm, nested_lstm, mogrifier_lstm, min_gru, min_lstm, rg_lru, hgrn, "
+            "or a name given to charlm.register_cell."
         ),
     )
     activation: Literal["tanh", "relu", "sigmoid"] = Field(
@@ -650,6 +653,11 @@ class Model(Section):
                     "remove num_layers"
                 )
             object.__setattr__(self, "num_layers", num_sizes)
+        if self.cell.kind == "hgrn" and len(set(self.hidden_sizes)) > 1:
+            raise ValueError(
+                "hidden_size: the layers of hgrn share a lower bound of their forget gates, so all "
+                f"must have the same size, got {list(self.hidden_sizes)}; give one hidden_size"
+            )
         if self.skip != "none" and len(set(self.hidden_sizes)) > 1:
             raise ValueError(
                 f"skip: {self.skip} adds the outputs of layers, so all layers must have the same "

@@ -261,6 +261,51 @@ class MinLSTM(nn.Module):
         return (torch.sigmoid(difference) * hidden + torch.sigmoid(-difference) * candidate,)
 '''
 
+_RG_LRU = '''
+class RGLRU(nn.Module):
+    """The RG-LRU of De et al. 2024 (arXiv:2402.19427), section 2.4, its input a map of x too.
+
+    r, i = sigmoid(W x + b)
+    log a = -8 r * softplus(decay)
+    h <- a * h + sqrt(1 - a^2) * i * (W_h x + b_h)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 3 * hidden_size)
+        self.decay = nn.Parameter(torch.zeros(hidden_size))
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        recurrence_gate, input_gate, candidate = self.input(x).chunk(3, dim=-1)
+        log_decay = -8 * F.softplus(self.decay) * torch.sigmoid(recurrence_gate)
+        factor = torch.sqrt(-torch.expm1(2 * log_decay)) * torch.sigmoid(input_gate)
+        return (torch.exp(log_decay) * hidden + factor * candidate,)
+'''
+
+_HGRN = '''
+class HGRN(nn.Module):
+    """The HGRU of Qin et al. 2023 (arXiv:2311.04823), its state real and without output gate.
+
+    f = g + (1 - g) * sigmoid(W_f x + b_f)
+    h <- f * h + (1 - f) * swish(W_h x + b_h)
+
+    g, the lower bound of f, is a constant of the layer: 0 in the first one, then rising.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, 2 * hidden_size)
+        self.bound = nn.Parameter(torch.zeros(hidden_size))
+
+    def step(self, x: Tensor, state: State) -> State:
+        (hidden,) = state
+        forget_gate, candidate = self.input(x).chunk(2, dim=-1)
+        free = 1 - self.bound
+        forget = self.bound + free * torch.sigmoid(forget_gate)
+        return (forget * hidden + free * torch.sigmoid(-forget_gate) * F.silu(candidate),)
+'''
+
 
 class CellSource(NamedTuple):
     """A cell as source code.
@@ -297,6 +342,8 @@ def cell_source(section: CellSection) -> CellSource:
         "bag": ("Bag", _BAG),
         "min_gru": ("MinGRU", _MIN_GRU),
         "min_lstm": ("MinLSTM", _MIN_LSTM),
+        "rg_lru": ("RGLRU", _RG_LRU),
+        "hgrn": ("HGRN", _HGRN),
     }[section.kind]
     return CellSource(name, source, 1)
 

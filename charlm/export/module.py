@@ -12,6 +12,7 @@ from torch import Tensor
 from charlm.config.schema import Model as ModelSection
 from charlm.export.description import describe_model
 from charlm.export.equations import CellSource, cell_source
+from charlm.model.cells.hgrn import HGRN
 from charlm.model.ngrams import FACTOR, PRIME
 from charlm.runs.checkpoint import weights_of
 from charlm.trained_model import TrainedModel
@@ -39,10 +40,14 @@ def module_tensors(trained: TrainedModel) -> dict[str, Tensor]:
 
     A matrix that embedding and projection share occurs once, as that of the embedding.
     """
-    return {
+    tensors = {
         _name_in_module(name, trained.config.model): tensor.cpu().contiguous()
         for name, tensor in weights_of(trained.model).items()
     }
+    for number, cell in enumerate(trained.model.encoder.recurrence.layers):
+        if isinstance(cell, HGRN):  # The module has no layer that depends on the others.
+            tensors[f"layers.{number}.bound"] = cell.lower_bound().detach().cpu()
+    return tensors
 
 
 def _name_in_module(name: str, section: ModelSection) -> str:

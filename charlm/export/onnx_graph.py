@@ -40,6 +40,7 @@ _ONNX_TYPES = {torch.int64: TensorProto.INT64, torch.float32: TensorProto.FLOAT}
 _SAME = {
     "abs": "Abs",
     "add": "Add",
+    "exp": "Exp",
     "div": "Div",
     "minimum": "Min",
     "mul": "Mul",
@@ -49,6 +50,7 @@ _SAME = {
     "round": "Round",
     "sigmoid": "Sigmoid",
     "sign": "Sign",
+    "sqrt": "Sqrt",
     "sub": "Sub",
     "tanh": "Tanh",
 }
@@ -244,11 +246,6 @@ def _product(graph: _Graph, vector: Value, matrix: Value, *bias: Value) -> Value
     return graph.add("Gemm", vector, matrix, *bias)
 
 
-def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
-    unsqueezed = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
-    return graph.add("Concat", *unsqueezed, axis=axis)
-
-
 def _transpose(graph: _Graph, node: fx.Node, x: Value) -> Value:
     return graph.add("Transpose", x, perm=[1, 0]) if isinstance(x, str) else Transposed(x)
 
@@ -262,6 +259,17 @@ def _split(graph: _Graph, node: fx.Node, x: Value, size: int, axis: int) -> Valu
 def _log_sigmoid(graph: _Graph, node: fx.Node, x: Value) -> Value:
     # The second result of torch's operator is a buffer for the gradient.
     return [graph.add("Neg", graph.add("Softplus", graph.add("Neg", x))), None]
+
+
+def _expm1(graph: _Graph, node: fx.Node, x: Value) -> Value:
+    """Add 2 tanh(x / 2) / (1 - tanh(x / 2)), which keeps the digits of small x."""
+    tanh = graph.add("Tanh", graph.add("Mul", x, 0.5))
+    return graph.add("Div", graph.add("Mul", tanh, 2.0), graph.add("Sub", 1.0, tanh))
+
+
+def _stack(graph: _Graph, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
+    rows = [graph.add("Unsqueeze", part, _integers(axis)) for part in parts]
+    return graph.add("Concat", *rows, axis=axis)
 
 
 def _layer_norm(
@@ -281,6 +289,7 @@ def _layer_norm(
 _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "_int_mm": _integer_product,
     "_log_softmax": lambda graph, node, x, axis, _: graph.add("LogSoftmax", x, axis=axis),
+    "_softmax": lambda graph, node, x, axis, _: graph.add("Softmax", x, axis=axis),
     "_to_copy": _to_copy,
     "_unsafe_view": _reshape,
     "addcmul": lambda graph, node, x, a, b: graph.add("Add", x, graph.add("Mul", a, b)),
@@ -293,6 +302,7 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "clone": lambda graph, node, x: x,
     "detach": lambda graph, node, x: x,
     "embedding": lambda graph, node, rows, ids: _rows(graph, node, rows, [ids]),
+    "expm1": _expm1,
     "index": _rows,
     "lift_fresh_copy": lambda graph, node, x: x,
     "log_sigmoid_forward": _log_sigmoid,
@@ -306,12 +316,15 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "select": lambda graph, node, x, axis, index: graph.add(
         "Gather", x, np.int64(index), axis=axis
     ),
+    "silu": lambda graph, node, x: graph.add("Mul", x, graph.add("Sigmoid", x)),
     "slice": lambda graph, node, x, axis, start, end: graph.add(
         "Slice", x, _integers(start), _integers(end), _integers(axis)
     ),
+    "softplus": lambda graph, node, x: graph.add("Softplus", x),
     "split": _split,
     "stack": _stack,
     "t": _transpose,
+    "sum": lambda graph, node, x, axes: graph.add("ReduceSum", x, _integers(*axes), keepdims=0),
     "unsqueeze": lambda graph, node, x, axis: graph.add("Unsqueeze", x, _integers(axis)),
     "view": _reshape,
 }

@@ -120,6 +120,8 @@ def _cell_weights(cell: Cell) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.weight", module.weight
             if module.bias is not None:
                 yield f"{name}.bias", module.bias
+    for name, tensor in cell.named_parameters(recurse=False):
+        yield name, tensor
 
 
 def _projection_weights(projection: nn.Module) -> Iterator[tuple[str, Tensor]]:

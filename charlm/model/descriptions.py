@@ -15,6 +15,8 @@ _KINDS = {
     "mogrifier_lstm": "Mogrifier LSTM",
     "min_gru": "min GRU",
     "min_lstm": "min LSTM",
+    "rg_lru": "RG-LRU",
+    "hgrn": "HGRN",
 }
 _VALUES = {"weight": "weights", "bias": "biases"}
 # Within a cell: pattern of the name, and its description. {0}, {1} are the groups of the pattern;
@@ -25,6 +27,8 @@ _CELL_PARTS = {
     r"(input|recurrent)\.(weight|bias)": "{0} {1}",
     r"candidate\.(weight|bias)": "recurrent {0} of the candidate",
     r"peepholes\.(\w+)\.weight": "peephole of the {0} gate",
+    r"decay": "decay of each unit",
+    r"bound": "lower bound of the forget gate",
     r"gate_recurrence\.weight": "weights from the gates of the step before",
     r"inner\.(\d+)\.(weight|bias)": "inner LSTM {0}, {1}",
     r"mogrifier\.(\d+)\.weight": "weights of round {0}",

@@ -92,6 +92,8 @@ class Recurrence(nn.Module):
         """
         super().__init__()
         self.cells = nn.ModuleList(cells)
+        for number, cell in enumerate(cells):
+            cell.join_layers(cells, number)
         self.dropout = Dropout(dropout, whole_window=whole_window)
         self.weight_dropout = weight_dropout
         self.skip = skip

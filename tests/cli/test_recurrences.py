@@ -29,10 +29,13 @@ KINDS = [
     "{kind: mogrifier_lstm, rounds: 2, rank: null}",
     "min_gru",
     "min_lstm",
+    "rg_lru",
+    "hgrn",
 ]
 VARIANTS = {
     "two sizes": ["model.hidden_size=[12, 20]"],
     "residual": ["model.num_layers=3", "model.skip=residual", "model.layer_norm=true"],
+    "hgrn": ["model.cell=hgrn", "model.num_layers=3", "model.skip=residual"],
     "sum": ["model.num_layers=2", "model.skip=sum", "model.initial_state=learned"],
     "one-hot": ["model.embedding=one_hot", "model.cell=gru"],
     "tied": ["model.tied=true", "model.cell={kind: gru, reset: before}"],

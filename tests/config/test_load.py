@@ -401,6 +401,8 @@ CELL_SECTIONS = {
     "mogrifier_lstm": {"rounds": 2, "rank": None},
     "min_gru": {},
     "min_lstm": {},
+    "rg_lru": {},
+    "hgrn": {},
 }
 CHANGED_OPTIONS = {
     **{name: value for section in CELL_SECTIONS.values() for name, value in section.items()},

@@ -93,9 +93,11 @@ CELLS: dict[str, dict] = {
     "mogrifier_lstm_5_rounds_rank_2": {"kind": "mogrifier_lstm", "rounds": 5, "rank": 2},
     "min_gru": {"kind": "min_gru"},
     "min_lstm": {"kind": "min_lstm"},
+    "rg_lru": {"kind": "rg_lru"},
+    "hgrn": {"kind": "hgrn"},
 }
 FUSED = ["elman_tanh", "elman_relu", "gru_reset_after", "lstm"]
-SCANNED = ["bag", "min_gru", "min_lstm"]
+SCANNED = ["bag", "min_gru", "min_lstm", "rg_lru", "hgrn"]
 TRACED = [name for name in CELLS if name not in FUSED + SCANNED]
 # Together these use states, products and results in every way that the cells of TRACED do.
 SOME_TRACED = [

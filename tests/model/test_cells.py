@@ -216,6 +216,34 @@ def test_peepholes_start_at_zero():
         assert not any(weight.any() for weight in peepholes.values()), name
 
 
+def test_an_rg_lru_with_open_gates_starts_with_decays_spread_over_0_9_to_0_999():
+    """De et al. 2024, section 2.4: a^c is uniform in this range."""
+    torch.manual_seed(5)
+    cell = make_cell(CellSection(kind="rg_lru"), 1, 4000)
+    with torch.no_grad():
+        cell.input.bias.fill_(50.0)  # σ is 1.
+        decay, _ = cell.coefficients(cell.project(torch.zeros(1)))
+    assert 0.9 <= decay.min() < 0.901 and 0.998 < decay.max() <= 0.999
+    assert decay.mean().item() == pytest.approx(0.9495, abs=0.002)
+
+
+def test_the_lower_bound_of_an_hgrn_is_zero_in_the_first_layer_and_rises_from_layer_to_layer():
+    """Qin et al. 2023, section 3.2: with equal parameters, layer k of n has (k − 1) / n."""
+    cells = [make_cell(CellSection(kind="hgrn"), 2, 3) for _ in range(4)]
+    for number, cell in enumerate(cells):
+        cell.join_layers(cells, number)
+    for number, cell in enumerate(cells):
+        torch.testing.assert_close(cell.lower_bound(), torch.full((3,), number / 4))
+        with torch.no_grad():
+            cell.input.bias.fill_(-50.0)  # σ is 0: the forget gate is at its bound.
+            decay, _ = cell.coefficients(cell.project(torch.zeros(2)))
+        torch.testing.assert_close(decay, cell.lower_bound().detach())
+    with torch.no_grad():
+        cells[3].bound.copy_(torch.tensor([-9.0, 0.0, 9.0]))
+    bounds = torch.stack([cell.lower_bound() for cell in cells])
+    assert not bounds[0].any() and (bounds.diff(dim=0) > 0).all() and (bounds < 1).all()
+
+
 def test_a_cell_has_the_number_of_parameters_of_its_equations():
     for name in CELLS:
         size = sum(weight.numel() for weight in initial(name).parameters())
@@ -229,6 +257,8 @@ def count_weights(name: str) -> int:
         return 0
     if section.kind in ("min_gru", "min_lstm"):
         return {"min_gru": 2, "min_lstm": 3}[section.kind] * (INPUT + 1) * HIDDEN
+    if section.kind in ("rg_lru", "hgrn"):
+        return {"rg_lru": 3, "hgrn": 2}[section.kind] * (INPUT + 1) * HIDDEN + HIDDEN
     blocks = RECURRENT_BLOCKS[name] if section.kind != "nested_lstm" else 4
     size = blocks * (INPUT * HIDDEN + matrix + units) + (blocks * units if name in FUSED else 0)
     size += len(section.peepholes) * (matrix if section.peephole_weights == "full" else units)

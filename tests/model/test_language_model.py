@@ -76,6 +76,19 @@ NETWORKS: dict[str, dict] = {
         "embedding": "one_hot",
         "layer_norm": True,
     },
+    "rg_lru_residual_norm_tied": {
+        "cell": CELLS["rg_lru"],
+        "num_layers": 2,
+        "skip": "residual",
+        "layer_norm": True,
+        "tied": True,
+    },
+    "hgrn_residual_learned_state": {
+        "cell": CELLS["hgrn"],
+        "num_layers": 3,
+        "skip": "residual",
+        "initial_state": "learned",
+    },
     "bag_residual_learned_state": {
         "cell": CELLS["bag"],
         "num_layers": 2,
@@ -268,6 +281,7 @@ TRAINED_CELLS = [
     *("bag", "elman_tanh", "elman_sigmoid", "gru_reset_after", "gru_reset_before", "lstm"),
     *("lstm_full_peepholes", "lstm_capped_peepholes", "lstm_coupled_peepholes_gate_recurrence"),
     *("nested_lstm_depth_3", "mogrifier_lstm_2_rounds_rank_2", "min_gru", "min_lstm"),
+    *("rg_lru", "hgrn"),
 ]
 
 

@@ -319,6 +319,8 @@ def test_the_rows_of_a_gate_in_a_matrix_are_the_units_of_the_cell():
         ("gru", {(12, 3): 4, (12, 4): 4}),
         ("bag", {}),
         ("min_lstm", {(12, 3): 4}),
+        ("rg_lru", {(12, 3): 4}),
+        ("hgrn", {(8, 3): 4}),
         ({"kind": "gru", "reset": "before"}, {(12, 3): 4, (8, 4): 4, (4, 4): 4}),
         ("nested_lstm", {(16, 3): 4, (16, 4): 4, (16, 8): 4}),
         ({"kind": "lstm", "full_gate_recurrence": True}, {(16, 3): 4, (16, 4): 4, (12, 12): 4}),

@@ -9,6 +9,7 @@
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const logSigmoid = (x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x)));
+const softplus = (x) => -logSigmoid(-x);
 const tanh = Math.tanh;
 const identity = (x) => x;
 
@@ -432,6 +433,49 @@ class MinLSTM extends Cell {
   }
 }
 
+/** r, i = sigmoid(W x + b); log a = -8 r softplus(decay); h <- a * h + sqrt(1 - a^2) * i * candidate */
+class RGLRU extends Cell {
+  constructor(product, size, options, vectors) {
+    super(product, size);
+    this.rate = map(vectors("decay"), (x) => 8 * softplus(x));
+  }
+
+  step(projected, [hidden]) {
+    const [recurrence, input, candidate] = chunk(projected, 3);
+    return [
+      vector(this.size, (j) => {
+        const logDecay = -this.rate[j] * sigmoid(recurrence[j]);
+        const increment = Math.sqrt(-Math.expm1(2 * logDecay)) * sigmoid(input[j]) * candidate[j];
+        return Math.exp(logDecay) * hidden[j] + increment;
+      }),
+    ];
+  }
+}
+
+/** f = bound + (1 - bound) * sigmoid(W x + b); h <- f * h + (1 - f) * swish(candidate) */
+class HGRN extends Cell {
+  constructor(product, size, options, vectors, layer, layers) {
+    super(product, size);
+    this.bound = vector(size, (j) => {
+      const entries = Array.from({ length: layers }, (_, k) => vectors("bound", k)[j]);
+      return logSoftmax(entries)
+        .slice(1, layer + 1)
+        .reduce((sum, logP) => sum + Math.exp(logP), 0);
+    });
+  }
+
+  step(projected, [hidden]) {
+    const [forget, candidate] = chunk(projected, 2);
+    return [
+      vector(this.size, (j) => {
+        const kept = this.bound[j] + (1 - this.bound[j]) * sigmoid(forget[j]);
+        const increment = (1 - this.bound[j]) * sigmoid(-forget[j]);
+        return kept * hidden[j] + increment * candidate[j] * sigmoid(candidate[j]);
+      }),
+    ];
+  }
+}
+
 const GRUS = { after: GRU, before: ResetBeforeGRU, none: ResetFreeGRU };
 const isVariant = (options) =>
   options.peepholes.length > 0 ||
@@ -448,6 +492,8 @@ const CELLS = {
   mogrifier_lstm: () => MogrifierLSTM,
   min_gru: () => MinGRU,
   min_lstm: () => MinLSTM,
+  rg_lru: () => RGLRU,
+  hgrn: () => HGRN,
 };
 
 /* ---- Around the cells. */
@@ -571,6 +617,9 @@ export class Network {
           (name) => product(`layers.${layer}.${name}`),
           size,
           network.cell,
+          (name, k = layer) => all.get(`layers.${k}.${name}`).values,
+          layer,
+          network.cell_sizes.length,
         ),
     );
     this.norms = this.cells.map((_, layer) => {

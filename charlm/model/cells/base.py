@@ -6,7 +6,7 @@ tokens of a window in one product.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,14 @@ class Cell(nn.Module, ABC):
     def output(self, state: State) -> Tensor:
         """Return the layer's output for a state, (batch, hidden)."""
         return state[0]
+
+    def join_layers(self, layers: Sequence["Cell"], number: int) -> None:
+        """Note the layers of the network, for a cell that depends on them. By default, do nothing.
+
+        Args:
+            layers: All layers of the recurrence, the first one first.
+            number: Position of this layer among them, from 0.
+        """
 
     def products(self) -> Iterator[Product]:
         """Yield each product of the cell once."""

@@ -6,10 +6,12 @@ from charlm.config.schema import Cell as CellSection
 from charlm.config.schema import register_cell_kind
 from charlm.model.cells.base import Cell
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU
+from charlm.model.cells.hgrn import HGRN
 from charlm.model.cells.lstm import LSTM, LSTMVariant
 from charlm.model.cells.minimal import MinGRU, MinLSTM
 from charlm.model.cells.mogrifier import MogrifierLSTM
 from charlm.model.cells.nested import NestedLSTM
+from charlm.model.cells.rg_lru import RGLRU
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
 
 CellFactory = Callable[[int, int], Cell]  # (input_size, hidden_size) → a layer.
@@ -111,4 +113,6 @@ _MAKERS: dict[str, Callable[[CellSection, int, int], Cell]] = {
     ),
     "min_gru": lambda section, size, hidden: MinGRU(size, hidden),
     "min_lstm": lambda section, size, hidden: MinLSTM(size, hidden),
+    "rg_lru": lambda section, size, hidden: RGLRU(size, hidden),
+    "hgrn": lambda section, size, hidden: HGRN(size, hidden),
 }

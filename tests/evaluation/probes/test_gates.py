@@ -16,6 +16,8 @@ GATES = {
     "gru": ["reset", "update"],
     "min_gru": ["keep", "update"],
     "min_lstm": ["forget", "input"],
+    "rg_lru": ["recurrence", "input"],
+    "hgrn": ["forget"],
     "nested_lstm": [
         f"{level}{gate}" for level in ("", "inner 1 ") for gate in ("input", "forget", "output")
     ],

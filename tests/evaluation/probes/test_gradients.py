@@ -40,6 +40,8 @@ CELLS = [
     "mogrifier_lstm",
     "min_gru",
     "min_lstm",
+    "rg_lru",
+    "hgrn",
 ]
 
 
@@ -152,7 +154,7 @@ def probed(cell, state, part, probe):
     return hidden + gate * (torch.tanh(memory + probe) - torch.tanh(memory)), memory + probe
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "min_gru"])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "min_gru", "hgrn"])
 def test_each_norm_is_that_of_the_total_derivative_of_an_unrolled_network(cell):
     model = make(cell=cell, num_layers=2)
     # One window after exactly 256 tokens, so that the state before it is carried from the start.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model.cells_table import relative_error, window_of
+from model.cells_table import SCANNED, new_cell, relative_error, window_of
 
 from charlm.config.schema import Cell as CellSection
 from charlm.model.cells.registry import make_cell
@@ -143,6 +143,46 @@ def test_saturated_gates_have_finite_states_and_gradients(kind):
         assert all(tensor.isfinite().all() for tensor in (y, *gradients))
         assert ((y >= 0.5) & (y <= 2.0)).all()  # Between the candidate and the first state.
         torch.testing.assert_close(y[0], torch.tensor(first).expand(2, 9))
+
+
+def test_an_rg_lru_stays_exact_and_finite_where_its_decay_is_nearly_or_exactly_one():
+    """1 − a² would be 0 in fp32 below a gate of about 1e-8; below σ(−104) the gate itself is 0."""
+    gates = torch.tensor([-200.0, -100.0, -60.0, -30.0, -17.0, 0.0, 17.0, 200.0])
+    increments = []
+    for dtype in (torch.float32, torch.float64):
+        cell = make_cell(CellSection(kind="rg_lru"), 1, len(gates)).to(dtype)
+        with torch.no_grad():
+            cell.decay.fill_(-4.0)
+            cell.input.weight.zero_()
+            cell.input.bias.copy_(torch.cat([gates, torch.full_like(gates, 9.0), gates * 0 + 1]))
+        x = torch.ones(70, 2, 1, dtype=dtype)
+        hidden = torch.full((2, len(gates)), 2.0, dtype=dtype, requires_grad=True)
+        increments.append(cell.coefficients(cell.project(x))[1])
+        for runner in (run, run_stepwise):
+            y, _ = runner(cell, x, (hidden,))
+            gradients = torch.autograd.grad(y.sum(), [hidden, *cell.parameters()])
+            assert all(tensor.isfinite().all() for tensor in (y, *gradients))
+    # In fp32 the increments of the first two units are below the square root of the least number.
+    assert increments[0][..., :2].max() < 1e-18
+    actual, expected = (tensor[..., 2:].double() for tensor in increments)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", SCANNED)
+def test_a_scanned_cell_neither_sees_later_tokens_nor_loses_its_state_between_windows(name):
+    cell = new_cell(name)
+    x, (hidden,) = window_of(cell, time=9)
+    with torch.no_grad():
+        whole, (after,) = run(cell, x, (hidden,))
+        for token in range(1, 9):
+            changed = x.clone()
+            changed[token] += 1.0
+            difference = (run(cell, changed, (hidden,))[0] - whole).abs().amax(dim=(1, 2))
+            assert not difference[:token].any() and difference[token] > 0, token
+            _, between = run(cell, x[:token], (hidden,))
+            rest, (last,) = run(cell, x[token:], between)
+            torch.testing.assert_close(rest, whole[token:], rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(last, after, rtol=1e-12, atol=1e-13)
 
 
 def test_the_state_of_a_bag_is_the_sum_of_its_inputs():
