@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -103,8 +103,15 @@ class Trained(Generic[Model]):
         return self.model.direction == "forward"
 
 
-TrainedModel = Trained[LanguageModel]
-TrainedTranslator = Trained[TranslationModel]
+class TrainedModel(Trained[LanguageModel]):
+    """A trained language model."""
+
+
+class TrainedTranslator(Trained[TranslationModel]):
+    """A trained encoder and decoder."""
+
+
+_AnyTrained = TypeVar("_AnyTrained", bound=Trained[Any])
 
 
 class LabelModelError(CharlmError):
@@ -156,7 +163,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     run = load_run(folder)
     if run.head is not None:
         raise LabelModelError(folder, run.config)
-    return _load(run, uninitialized_model, folder, which, device)
+    return _load(TrainedModel, run, uninitialized_model, folder, which, device)
 
 
 def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
@@ -169,16 +176,17 @@ def load_translator(folder: Path, which: CheckpointName, device: str) -> Trained
             "--task translate"
         )
     make = partial(uninitialized_translation_model, task=task)
-    return _load(run, make, folder, which, device)
+    return _load(TrainedTranslator, run, make, folder, which, device)
 
 
 def _load(
+    kind: type[_AnyTrained],
     run: RunFiles,
-    make: Callable[[ModelSection, int], Model],
+    make: Callable[[ModelSection, int], TokenModel],
     folder: Path,
     which: CheckpointName,
     device: str,
-) -> Trained[Model]:
+) -> _AnyTrained:
     """Return a trained model, made by `make`, with the weights of a checkpoint."""
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
@@ -188,7 +196,7 @@ def _load(
     model = make(run.config.model, size)
     load_weights(model, saved.weights, saved.folder)
     model.to(chosen).eval()
-    return Trained(
+    return kind(
         model=model,
         tokenizer=run.tokenizer,
         config=run.config,
@@ -211,7 +219,13 @@ def with_int8(trained: TrainedModel) -> TrainedModel:
     """
     if trained.device.type != "cpu":
         raise OptionError("int8", "products are computed by the processor; choose the device cpu")
-    return replace(trained, model=with_int8_products(trained.model))
+    return TrainedModel(
+        model=with_int8_products(trained.model),
+        tokenizer=trained.tokenizer,
+        config=trained.config,
+        device=trained.device,
+        origin=trained.origin,
+    )
 
 
 def of_experiment(experiment: Experiment) -> TrainedModel:
@@ -240,7 +254,7 @@ def require_one_direction(trained: TrainedModel) -> None:
         )
 
 
-def training_texts(trained: TrainedModel) -> dict[Part, Text]:
+def training_texts(trained: Trained[Any]) -> dict[Part, Text]:
     """Return the parts of the corpus that a model was trained with.
 
     Raises:
@@ -259,7 +273,7 @@ def training_texts(trained: TrainedModel) -> dict[Part, Text]:
     return corpus.parts
 
 
-def corpus_part(trained: TrainedModel, split: Part) -> Text:
+def corpus_part(trained: Trained[Any], split: Part) -> Text:
     """Return a part of the corpus that a model was trained with.
 
     Raises:
@@ -295,7 +309,7 @@ def share_in_training(trained: TrainedModel, split: Part) -> float | None:
     return open_run_corpus(trained.folder, trained.config).shares_in_training().get(split)
 
 
-def encode(trained: TrainedModel, text: Text, cache: Path | None = None) -> Tokens:
+def encode(trained: Trained[Any], text: Text, cache: Path | None = None) -> Tokens:
     """Return the tokens of a text, from the cache folder if they are there.
 
     If the folder cannot be written, a small text is encoded in memory.

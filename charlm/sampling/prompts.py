@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import UnsupportedOptionError, quote
 from charlm.sampling.options import StopCondition
-from charlm.trained_model import TrainedModel
+from charlm.trained_model import Trained, TrainedModel
 
 _LISTED = 8  # Unknown characters or words that an error message lists.
 # Characters that a keyboard writes, and those that printed texts have in their place.
@@ -34,7 +34,7 @@ class Prompt:
 
 
 def read_prompt(
-    trained: TrainedModel, prompt: str, *, allow_unknown: bool, option: str = "prompt"
+    trained: Trained[Any], prompt: str, *, allow_unknown: bool, option: str = "prompt"
 ) -> Prompt:
     """Return a prompt as a model reads it.
 

@@ -28,7 +28,13 @@ from charlm.tasks.completion import Completions, measure_completion
 from charlm.tasks.label_run import LabelRun, facts_of
 from charlm.tasks.labels import LabelScores, measure_labels
 from charlm.tasks.translation import Translator, read_attention
-from charlm.trained_model import Trained, TrainedModel, original_bytes
+from charlm.trained_model import (
+    Trained,
+    TrainedModel,
+    TrainedTranslator,
+    original_bytes,
+    provenance,
+)
 
 SECTIONS = (
     "curves",
@@ -47,7 +53,7 @@ _EXAMPLES = 12  # First records of a task that are shown.
 _TARGET_LENGTH = 200  # Most tokens of a target that a model of a task writes.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
-AnyTrained = Trained[Any] | LabelRun
+AnyTrained = TrainedModel | TrainedTranslator | LabelRun
 TaskScores = LabelScores | Completions
 
 
@@ -198,7 +204,7 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
 
 
 def _compare(models: Sequence[AnyTrained]) -> Comparison:
-    language_models = [model for model in models if not isinstance(model, LabelRun)]
+    language_models = [model for model in models if isinstance(model, TrainedModel)]
     if any(model.config.task.has_pairs for model in models):
         raise CharlmError(
             "only language models are compared on one text; the table of runs has the scores of "
@@ -210,7 +216,7 @@ def _compare(models: Sequence[AnyTrained]) -> Comparison:
 def _passage_of(models: Sequence[AnyTrained], tokens: int) -> str | None:
     """Return the beginning of the validation split of the first language model."""
     for model in models:
-        if not isinstance(model, LabelRun) and not model.config.task.has_pairs:
+        if isinstance(model, TrainedModel) and not model.config.task.has_pairs:
             return _beginning_of_split(model, tokens)
     return None
 
@@ -245,16 +251,17 @@ def _measure_run(
 ) -> RunMeasurements:
     results: dict[str, Any] = {}
     measures = (
-        _label_measures(trained, options)
-        if isinstance(trained, LabelRun)
-        else _measures(trained, options, text)
+        _measures(trained, options, text)
+        if isinstance(trained, TrainedModel)
+        else _task_measures(trained, options)
     )
     for field, (sections, measure_one) in measures.items():
         if set(sections) & set(options.sections):
             report_progress(f"{name}: {field}")
             results[field] = attempt(measure_one)
-    if not isinstance(trained, LabelRun):
+    if isinstance(trained, TrainedModel):
         results |= _tracks(trained, results)
+    if isinstance(trained, TrainedTranslator):
         results |= _attention(trained, results)
     return RunMeasurements(
         number=0,
@@ -276,10 +283,10 @@ def _tracks(trained: TrainedModel, results: dict[str, Any]) -> dict[str, Any]:
     return {"tracks": attempt(lambda: track_units(trained, ids, cells))}
 
 
-def _attention(trained: Trained[Any], results: dict[str, Any]) -> dict[str, Any]:
+def _attention(trained: TrainedTranslator, results: dict[str, Any]) -> dict[str, Any]:
     """Return what a decoder attends to while it writes the first targets, if it is one."""
     task = results.get("task")
-    if trained.config.task.kind != "translate" or not isinstance(task, Completions):
+    if not isinstance(task, Completions):
         return {}
     translator = Translator(trained)
     options = CompletionOptions(length=_TARGET_LENGTH, allow_unknown=True)
@@ -321,13 +328,24 @@ def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -
     }
 
 
-def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
-    """Return the measures of a model of labels; those that need predictions of a text fail."""
+def _task_measures(run: LabelRun | TrainedTranslator, options: ReportOptions) -> _Measures:
+    """Return the measures of another model; those that need predictions of a text fail."""
+    target = "labels" if isinstance(run, LabelRun) else "targets of sources"
 
     def refuse() -> None:
         raise CharlmError(
-            f"{run.folder}: the model predicts labels (task {run.config.task.kind}) and no text"
+            f"{run.folder}: the model predicts {target} (task {run.config.task.kind}) and no text"
         )
+
+    def scores() -> TaskScores:
+        if isinstance(run, LabelRun):
+            records = options.task_records
+            return measure_labels(run, "valid", records=records, examples=_EXAMPLES)
+        return _completions(run, options)
+
+    def embeddings() -> Embeddings:
+        settings = facts_of(run) if isinstance(run, LabelRun) else provenance(run)
+        return embeddings_of(run.model.encoder, run.tokenizer, run.origin, settings)
 
     of_text = {
         "passage": ("surprisal", "cells"),
@@ -338,18 +356,12 @@ def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
         "agreement": ("agreement",),
     }
     return {field: (sections, refuse) for field, sections in of_text.items()} | {
-        "task": (
-            ("task",),
-            lambda: measure_labels(run, "valid", records=options.task_records, examples=_EXAMPLES),
-        ),
-        "embeddings": (
-            ("embeddings",),
-            lambda: embeddings_of(run.model.encoder, run.tokenizer, run.origin, facts_of(run)),
-        ),
+        "task": (("task",), scores),
+        "embeddings": (("embeddings",), embeddings),
     }
 
 
-def _completions(trained: TrainedModel, options: ReportOptions) -> Completions:
+def _completions(trained: Trained[Any], options: ReportOptions) -> Completions:
     if not trained.config.task.has_pairs:
         raise CharlmError(f"{trained.folder}: the run is a language model, which has no task")
     return measure_completion(

@@ -91,8 +91,9 @@ def test_sources_and_targets_are_divided_by_hand():
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_a_score_does_not_depend_on_padding(cell, direction):
-    for attention in ("none", "additive"):
-        model = make_translator(attention, cell=cell, direction=direction, num_layers=2)
+    for attention, ngrams in (("none", 0), ("additive", 0), ("additive", 3)):
+        sizes = {"num_layers": 2, "ngrams": ngrams, "ngram_buckets": 50}
+        model = make_translator(attention, cell=cell, direction=direction, **sizes)
         together = nats_of(model, PAIRS_OF_LENGTHS)
         alone = [nats_of(model, [pair]) for pair in PAIRS_OF_LENGTHS]
         assert together.tokens == sum(found.tokens for found in alone) == 24
@@ -191,9 +192,9 @@ def test_sources_of_different_lengths_are_translated_as_one_by_one(run):
     assert run.complete(sources) == [run.complete(source)[0] for source in sources]
 
 
-@pytest.mark.parametrize("attention", ["none", "additive"])
-def test_what_is_written_is_most_probable_and_more_beams_are_no_worse(attention):
-    model = make_translator(attention, direction="both")
+@pytest.mark.parametrize(("attention", "ngrams"), [("none", 0), ("additive", 0), ("additive", 3)])
+def test_what_is_written_is_most_probable_and_more_beams_are_no_worse(attention, ngrams):
+    model = make_translator(attention, direction="both", ngrams=ngrams, ngram_buckets=50)
     for source, _ in PAIRS_OF_LENGTHS:
         written = [
             complete_ids(model, [[*source, TAB]], CompletionOptions(beams=beams, length=4))[0]
