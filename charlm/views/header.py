@@ -111,7 +111,7 @@ def _quantities(measurements: Measurements) -> list[_Quantity]:
             run, lambda result: percentage(result.exact_match)
         ),
         "Edit distance": lambda run: _of_targets(run, lambda result: f"{result.edit_distance:.2f}"),
-        "Nats per target token or label": lambda run: _lowest(run, "loss_nats", 4, of_task=True),
+        "Nats per target": lambda run: _lowest(run, "loss_nats", 4, of_task=True),
         "Next token correct": _accuracy,
         "Gradient half-life, tokens": _half_life,
         "Training, tokens/s": _speed,

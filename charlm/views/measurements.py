@@ -28,7 +28,13 @@ from charlm.tasks.completion import Completions, measure_completion
 from charlm.tasks.label_run import LabelRun, facts_of
 from charlm.tasks.labels import LabelScores, measure_labels
 from charlm.tasks.translation import Translator, read_attention
-from charlm.trained_model import TrainedModel, TrainedTranslator, original_bytes, provenance
+from charlm.trained_model import (
+    Trained,
+    TrainedModel,
+    TrainedTranslator,
+    original_bytes,
+    provenance,
+)
 
 SECTIONS = (
     "curves",
@@ -244,12 +250,11 @@ def _measure_run(
     report_progress: Callable[[str], None],
 ) -> RunMeasurements:
     results: dict[str, Any] = {}
-    if isinstance(trained, TrainedModel):
-        measures = _measures(trained, options, text)
-    elif isinstance(trained, TrainedTranslator):
-        measures = _refusals(trained) | _translation_measures(trained, options)
-    else:
-        measures = _refusals(trained) | _label_measures(trained, options)
+    measures = (
+        _measures(trained, options, text)
+        if isinstance(trained, TrainedModel)
+        else _task_measures(trained, options)
+    )
     for field, (sections, measure_one) in measures.items():
         if set(sections) & set(options.sections):
             report_progress(f"{name}: {field}")
@@ -279,7 +284,7 @@ def _tracks(trained: TrainedModel, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attention(trained: TrainedTranslator, results: dict[str, Any]) -> dict[str, Any]:
-    """Return what a decoder attends to while it writes the first targets."""
+    """Return what a decoder attends to while it writes the first targets, if it is one."""
     task = results.get("task")
     if not isinstance(task, Completions):
         return {}
@@ -323,12 +328,24 @@ def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -
     }
 
 
-def _refusals(trained: TrainedTranslator | LabelRun) -> _Measures:
-    """Return the measures that need predictions of a text; they fail for these models."""
+def _task_measures(run: LabelRun | TrainedTranslator, options: ReportOptions) -> _Measures:
+    """Return the measures of another model; those that need predictions of a text fail."""
+    target = "labels" if isinstance(run, LabelRun) else "targets of sources"
 
     def refuse() -> None:
-        kind = trained.config.task.kind
-        raise CharlmError(f"{trained.folder}: the model of task {kind} predicts no text")
+        raise CharlmError(
+            f"{run.folder}: the model predicts {target} (task {run.config.task.kind}) and no text"
+        )
+
+    def scores() -> TaskScores:
+        if isinstance(run, LabelRun):
+            records = options.task_records
+            return measure_labels(run, "valid", records=records, examples=_EXAMPLES)
+        return _completions(run, options)
+
+    def embeddings() -> Embeddings:
+        settings = facts_of(run) if isinstance(run, LabelRun) else provenance(run)
+        return embeddings_of(run.model.encoder, run.tokenizer, run.origin, settings)
 
     of_text = {
         "passage": ("surprisal", "cells"),
@@ -336,39 +353,15 @@ def _refusals(trained: TrainedTranslator | LabelRun) -> _Measures:
         "context": ("context",),
         "gradients": ("context",),
         "cells": ("cells",),
-        "embeddings": ("embeddings",),
         "agreement": ("agreement",),
     }
-    return {field: (sections, refuse) for field, sections in of_text.items()}
-
-
-def _label_measures(run: LabelRun, options: ReportOptions) -> _Measures:
-    """Return the measures of a model of labels."""
-    return {
-        "task": (
-            ("task",),
-            lambda: measure_labels(run, "valid", records=options.task_records, examples=_EXAMPLES),
-        ),
-        "embeddings": (
-            ("embeddings",),
-            lambda: embeddings_of(run.model.encoder, run.tokenizer, run.origin, facts_of(run)),
-        ),
+    return {field: (sections, refuse) for field, sections in of_text.items()} | {
+        "task": (("task",), scores),
+        "embeddings": (("embeddings",), embeddings),
     }
 
 
-def _translation_measures(trained: TrainedTranslator, options: ReportOptions) -> _Measures:
-    """Return the measures of an encoder and a decoder."""
-    encoder = trained.model.encoder
-    return {
-        "task": (("task",), lambda: _completions(trained, options)),
-        "embeddings": (
-            ("embeddings",),
-            lambda: embeddings_of(encoder, trained.tokenizer, trained.origin, provenance(trained)),
-        ),
-    }
-
-
-def _completions(trained: TrainedModel | TrainedTranslator, options: ReportOptions) -> Completions:
+def _completions(trained: Trained[Any], options: ReportOptions) -> Completions:
     if not trained.config.task.has_pairs:
         raise CharlmError(f"{trained.folder}: the run is a language model, which has no task")
     return measure_completion(

@@ -102,7 +102,7 @@ def test_a_report_on_a_task_has_its_figures_and_the_sections_of_every_run(kind, 
 
 def test_one_reason_for_several_sections_is_one_line(reports):
     omitted = reports["classify"].html.split('id="omitted"')[1]
-    assert omitted.count("the model of task classify predicts no text") == 1
+    assert omitted.count("predicts labels (task classify) and no text") == 1
 
 
 def test_runs_of_tasks_and_language_models_share_a_page(runs, trained, tmp_path):
