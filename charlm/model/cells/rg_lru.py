@@ -36,11 +36,12 @@ class RGLRU(LinearCell):
         """Return decay a and increment √(1 − a²) ⊙ i ⊙ W_h x, each (..., hidden)."""
         recurrence, input_gate, candidate = projected.chunk(3, dim=-1)
         log_decay = torch.sigmoid(recurrence) * (-_SHARPNESS * functional.softplus(self.decay))
-        # Near a = 1, expm1 keeps the digits of 1 − a². The bound keeps the slope of the root finite
-        # where the gate underflows and a is 1.
-        squared = (-torch.expm1(2 * log_decay)).clamp(min=torch.finfo(log_decay.dtype).tiny)
+        # With e = a − 1, 1 − a² is −e (2 + e), which keeps its digits near a = 1. The bound keeps
+        # the slope of the root finite where the gate underflows and a is 1.
+        change = torch.expm1(log_decay)
+        squared = (-change * (2 + change)).clamp(min=torch.finfo(log_decay.dtype).tiny)
         increment = squared.sqrt() * torch.sigmoid(input_gate) * candidate
-        return torch.exp(log_decay), increment
+        return 1 + change, increment
 
     @torch.no_grad()
     def initialize(self, gain: float = 1.0) -> None:
