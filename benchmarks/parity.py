@@ -18,7 +18,7 @@ from measuring import add_overrides, add_seeds, argument_parser, print_environme
 
 import charlm
 
-CELLS = ("elman", "gru", "lstm", "min_gru", "min_lstm", "rg_lru", "hgrn")
+CELLS = ("elman", "gru", "lstm", "slstm", "min_gru", "min_lstm", "rg_lru", "hgrn")
 LONGEST_SEEN = 16
 
 
