@@ -293,7 +293,8 @@ def require_language_model(trained: TrainedModel) -> None:
     if trained.config.task.has_pairs:
         raise CharlmError(
             f"{trained.folder}: the model has learned targets of sources (task complete), and does "
-            "not predict a whole text; score the targets with charlm eval task"
+            "not predict a whole text; write targets with charlm sample --source, or score them "
+            "with charlm eval task"
         )
 
 

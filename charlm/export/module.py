@@ -191,9 +191,8 @@ class _LanguageModel:
         yield ")"
         if self._has_blocks:
             sizes = f"stream_size, {self._units}, {section.mlp_expansion}"
-            yield "self.blocks = nn.ModuleList("
-            yield f"    GriffinBlock({sizes}) for size in hidden_sizes"
-            yield ")"
+            yield f"blocks = [GriffinBlock({sizes}) for size in hidden_sizes]"
+            yield "self.blocks = nn.ModuleList(blocks)"
             yield "self.norm = nn.RMSNorm(stream_size, eps=1e-6)"
         if section.layer_norm:
             yield "self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden_sizes)"

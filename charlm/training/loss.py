@@ -13,6 +13,7 @@ from charlm.config.schema import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.any_model import AnyModel
 from charlm.model.label_model import LabelModel, predict_labels
+from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
 from charlm.model.projection import AdaptiveSoftmax
 
@@ -185,8 +186,7 @@ def score(
         nats += functional.cross_entropy(scaled, targets, ignore_index=PADDING, reduction="sum")
         correct += (logits.argmax(dim=-1) == targets).sum()  # Padding equals no id.
         tokens += (targets != PADDING).sum()
-    is_twice = model.direction == "both" and not isinstance(model, LabelModel)
-    directions = 2 if is_twice else 1
+    directions = len(model.encoder.recurrences) if isinstance(model, LanguageModel) else 1
     return Score(
         nats=float(nats) / directions,
         tokens=int(tokens) // directions,

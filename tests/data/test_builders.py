@@ -44,6 +44,7 @@ CARD_KEYS = {
     "sha256",
     "members",
     "separator",
+    "strip_lines",
     "valid_share",
     "test_share",
     "level",

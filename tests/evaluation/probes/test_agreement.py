@@ -59,7 +59,7 @@ class RuleModel(nn.Module):
             number: [self.words.index(verb) for verb in verbs if verb in self.words]
             for number, verbs in VERBS.items()
         }
-        self.read: list[Words] = []
+        self.texts_read: list[Words] = []
 
     def encoder(
         self, ids: torch.Tensor, states: list[Words] | None = None
@@ -72,8 +72,12 @@ class RuleModel(nn.Module):
                 number = self.rule(texts[column])
                 if number is not None:
                     logits[time, column, self.verbs[number]] = 1.0
-        self.read += texts
+        self.texts_read += texts
         return logits, texts
+
+    def read(self, inputs, targets, states=None):
+        features, states = self.encoder(inputs, states)
+        return features, targets, states
 
     def adapt(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
@@ -169,7 +173,7 @@ def test_a_model_that_reads_backward_is_given_whole_sentences(tokenizer):
         model = RuleModel(tokenizer, lambda words: None, direction)
         result = score_verbs(model, tokenizer, sentences, records=False, device=CPU)
         assert result.settings["compared"] == "whole sentences"
-        assert ["", ".", last] in [words[:3] for words in model.read], direction
+        assert ["", ".", last] in [words[:3] for words in model.texts_read], direction
 
 
 def test_a_tie_counts_as_wrong(tokenizer):
@@ -249,10 +253,10 @@ def test_pairs_are_compared_as_whole_sentences_and_records_with_their_end(tokeni
     result = score_pairs(model, tokenizer, pairs, records=True, device=CPU)
     assert (result.accuracy, result.count, result.unknown_pairs) == (0.5, 2, 0)
     assert result.by_distance == result.by_nouns == result.by_attractors == []
-    assert model.read[0][-1] == "."  # So that <EOS> is predicted after it.
-    model.read.clear()
+    assert model.texts_read[0][-1] == "."  # So that <EOS> is predicted after it.
+    model.texts_read.clear()
     score_pairs(model, tokenizer, pairs, records=False, device=CPU)
-    assert model.read[0][-1] == "full"
+    assert model.texts_read[0][-1] == "full"
 
 
 def test_pairs_that_are_the_same_tokens_count_as_wrong(tokenizer):
