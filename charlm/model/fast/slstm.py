@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from charlm.model.cells.base import State
 from charlm.model.cells.slstm import positive_normalizer
@@ -87,9 +88,9 @@ class _Window(torch.autograd.Function):
         for x in projected.unbind():
             sums = multiply(outputs[-1].to(precision)).to(x.dtype).add_(x)
             gates = sums.view(len(x), 4, -1)
-            _activate(gates[:, 1:])
             log_input, forget, candidate, output = gates.unbind(1)
-            log_forget = forget.log()
+            log_forget = functional.logsigmoid(forget)  # Not the log of σ, which may be 0.
+            _activate(gates[:, 1:])
             stabilizer = torch.maximum(log_input, stabilizer + log_forget)
             log_kept = log_forget.add_(log_weight)
             log_weight = torch.logaddexp(log_input, log_kept)

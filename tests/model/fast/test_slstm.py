@@ -65,6 +65,20 @@ def test_extreme_gates_give_finite_outputs_and_gradients(scale):
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_with_extreme_gates_run_has_the_outputs_and_the_state_of_the_plain_loop():
+    """In fp32 the sigmoid of a sum below -104 is zero, and its logarithm would be infinite."""
+    cell = new_cell("slstm", torch.float32)
+    with torch.no_grad():
+        cell.input.weight.mul_(1000)
+    x, state = window_of(cell, time=40, dtype=torch.float32)
+    (y, after), (expected, expected_after) = (
+        runner(cell, x, state) for runner in (run, run_stepwise)
+    )
+    assert relative_error(y, expected) < 1e-4
+    for actual, wanted in zip(after, expected_after, strict=True):
+        assert relative_error(actual, wanted) < 1e-4
+
+
 def test_sizes_of_a_real_layer_agree_in_fp32_and_roughly_in_bf16():
     """Here the products are packed; the small cells of other tests are in float64."""
     torch.manual_seed(1)
