@@ -278,7 +278,8 @@ def choose(
     Args:
         overrides: Fields as `section.key=value`, with the text and the budget among them.
         speed: Function from the hidden size to the tokens per second of training on this device.
-            By default it is measured, which takes about two seconds.
+            By default it is measured, which takes about two seconds, or four if n-grams are
+            considered.
         ancestor: Run that the weights come from: network and tokenizer are those of this run.
 
     Raises:
@@ -290,7 +291,7 @@ def choose(
     inspection = _inspect(config)
     text = inspection.text
     max_passes = _MAX_PASSES if ancestor is None else _MAX_PASSES_TRAINED
-    plan = _make_plan(config, text, speed or _device_speed(config.training, text), max_passes)
+    plan = _make_plan(config, text, speed or _device_speed(config, text), max_passes)
     fields = {
         "corpus": inspection.corpus_fields,
         "task": config.task.model_dump(exclude_unset=True),
@@ -367,7 +368,7 @@ def _is_split_open(config: Config, card: Card | None, corpus: Corpus) -> bool:
 
 
 def _beginning(text: Text, size: int) -> bytes:
-    """Return about `size` bytes from the beginning of a text, documents end with lines."""
+    """Return about `size` bytes from the beginning of a text; each document ends its last line."""
     found = bytearray()
     for block, _ in text.blocks():
         found += block
@@ -587,8 +588,27 @@ def _budget(training: TrainingSection) -> str:
     return f"{amount:,g} {unit if amount != 1 else unit[:-1]}"
 
 
-def _device_speed(training: TrainingSection, text: TextFacts) -> Speed:
-    """Return the speed of the device, which is measured when it is first asked for."""
+def _device_speed(config: Config, text: TextFacts) -> Speed:
+    """Return the speed of the device, which is measured when it is first asked for.
+
+    It is that of a network with n-grams for each size that would have them; see `_model_fields`.
+    """
+    training, model, limit = config.training, config.model, text.recipe.passes_with_ngrams
+    if "ngrams" in model.model_fields_set:
+        return _measured_speed(training, text, model.ngrams)
+    plain = _measured_speed(training, text, ngrams=0)
+    slower = _measured_speed(training, text, ngrams=_NGRAMS)
+
+    def speed(hidden_size: int) -> float:
+        tokens_per_second = plain(hidden_size)
+        passes = tokens_per_second * 60 * (training.minutes or 0.0) / text.tokens
+        return slower(hidden_size) if passes <= limit else tokens_per_second
+
+    return speed
+
+
+def _measured_speed(training: TrainingSection, text: TextFacts, ngrams: int) -> Speed:
+    """Return the speed of networks with n-grams up to a length; 0 for none."""
     device = choose_device(training.device)
     fields: dict[str, Any] = {"steps": 10**9}
     for name in ("optimizer", "batch_size", "window"):
@@ -600,4 +620,5 @@ def _device_speed(training: TrainingSection, text: TextFacts) -> Speed:
         fields,
         vocabulary_size=VOCABULARY_SIZES[text.level] or text.alphabet_size + 2,
         hardware=Hardware(device, choose_precision(training.precision, device)),
+        ngrams=ngrams,
     )

@@ -14,7 +14,7 @@ from charlm.data.windows import Position, Window
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, fast_math
 from charlm.training.loop import Progress, TrainingState, train
-from charlm.training.objective import LanguageModelObjective
+from charlm.training.objective import make_objective
 from charlm.training.optimizer import make_optimizer
 
 Speed = Callable[[int], float]  # From the hidden size to the tokens per second of training.
@@ -31,6 +31,7 @@ def measured_speed(
     *,
     vocabulary_size: int,
     hardware: Hardware,
+    ngrams: int = 0,
 ) -> Speed:
     """Return the speed of a device.
 
@@ -41,17 +42,29 @@ def measured_speed(
         training: Fields of the section `training`, such as `batch_size` and `window`.
         vocabulary_size: Number of tokens in the vocabulary.
         hardware: Device to measure, and its precision.
+        ngrams: Length of the longest n-grams at the input of the network; 0 for none.
     """
     measured: dict[int, float] = {}
 
     def speed(hidden_size: int) -> float:
         if not measured:
-            measured.update(_measure_sizes(training, vocabulary_size, hardware))
+            configs = _configs(training, ngrams)
+            measured.update(_measure_sizes(configs, vocabulary_size, hardware))
         work = {size: _multiplications(size, vocabulary_size) for size in measured}
         wanted = _multiplications(hidden_size, vocabulary_size)
         return 1 / _interpolate(wanted, {work[size]: measured[size] for size in measured})
 
     return speed
+
+
+def _configs(training: Mapping[str, Any], ngrams: int) -> dict[int, Config]:
+    """Return the configuration of each measured size."""
+    return {
+        size: check_config(
+            {"model": {"hidden_size": size, "ngrams": ngrams}, "training": training}, "speed"
+        )
+        for size in _MEASURED_SIZES
+    }
 
 
 def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
@@ -62,8 +75,8 @@ def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
 def _interpolate(work: float, seconds: Mapping[float, float]) -> float:
     """Return the seconds of some work, linear in it between and beyond the measured ones.
 
-    Measurements whose line would meet zero are no reason for a speed without limit: less work is
-    never taken to be faster than in proportion.
+    Half the work takes at least half the seconds: where noise makes the line too steep, it would
+    otherwise reach zero, and the speed would have no limit.
 
     Args:
         work: Number of multiplications.
@@ -79,7 +92,7 @@ def _interpolate(work: float, seconds: Mapping[float, float]) -> float:
 
 
 def _measure_sizes(
-    training: Mapping[str, Any], vocabulary_size: int, hardware: Hardware
+    configs: Mapping[int, Config], vocabulary_size: int, hardware: Hardware
 ) -> dict[int, float]:
     """Return the seconds per token of each measured size.
 
@@ -87,19 +100,20 @@ def _measure_sizes(
     programs take from the device at times then changes nothing.
     """
     clock = _clock(hardware.device)
-    samples: dict[int, list[float]] = {size: [] for size in _MEASURED_SIZES}
+    samples: dict[int, list[float]] = {size: [] for size in configs}
     with fast_math():
         steps = {}
-        for size in samples:
-            config = check_config({"model": {"hidden_size": size}, "training": training}, "speed")
+        for size, config in configs.items():
             steps[size] = _training_steps(config, vocabulary_size, hardware)
             for _ in range(_WARM_UP_STEPS):
                 next(steps[size])
         for _ in range(_NUM_SAMPLES):
             for size, series in samples.items():
                 series.append(_seconds_per_step(steps[size], clock))
-    tokens_per_step = training["batch_size"] * training["window"]
-    return {size: min(series) / tokens_per_step for size, series in samples.items()}
+    return {
+        size: min(samples[size]) / (config.training.batch_size * config.training.window)
+        for size, config in configs.items()
+    }
 
 
 def _clock(device: torch.device) -> Callable[[], float]:
@@ -127,7 +141,7 @@ def _training_steps(config: Config, vocabulary_size: int, hardware: Hardware) ->
         global_batch_size=section.batch_size,
     )
     return train(
-        LanguageModelObjective(model, section, hardware),
+        make_objective(model, section, hardware),
         repeat(window),
         make_optimizer(model, section, precision=hardware.precision),
         section,

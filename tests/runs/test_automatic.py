@@ -137,6 +137,26 @@ def test_characters_of_a_text_that_is_read_at_most_twice_have_ngrams(text_of):
         assert says == (expected > 0), overrides
 
 
+@pytest.mark.parametrize(
+    ("minutes", "overrides", "expected"),
+    [(1, [], 4), (4, [], 0), (4, ["model.ngrams=3"], 3), (1, ["model.ngrams=0"], 0)],
+)
+def test_the_measured_speed_is_that_of_a_network_with_the_chosen_ngrams(
+    minutes, overrides, expected, text_of, monkeypatch
+):
+    """At 1,000 tokens per second one minute is half a pass, and four minutes are two and a half."""
+    speeds = {0: 1000.0, 3: 900.0, 4: 800.0}
+    monkeypatch.setattr(
+        automatic, "measured_speed", lambda *_, ngrams, **__: lambda size: speeds[ngrams]
+    )
+    text = text_of(PROSE * (100_000 // len(PROSE)))
+    fields = [text, f"training.minutes={minutes}", "training.device=cpu", *overrides]
+    choice = choose([*fields, "training.batch_size=1", "training.window=50"])
+    assert choice.config.model.ngrams == expected
+    steps = minutes * 60 * speeds[expected] / 50
+    assert choice.reasons[2].startswith(f"training: {steps:,.0f} steps ")
+
+
 def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
     recipe = automatic._RECIPES["stream", False]
     text = automatic.TextFacts(
