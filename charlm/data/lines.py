@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ class LineFacts:
         same_length: Fraction with exactly the length `length`.
         broken: Fraction that ends inside a sentence where the next word did not fit.
         unfilled: Fraction that does not end a sentence although the next word did fit.
-        open_ends: Fraction that ends with a comma, colon, dash or opening bracket.
+        open_ends: Fraction that ends with a comma, semicolon, colon, dash or opening bracket.
         sentences: Fraction that ends with the punctuation of a sentence.
         ascending: Fraction that follows the line before in alphabetical order.
         letters_first: Fraction that begins with a letter.
@@ -218,11 +218,9 @@ def _order_gain(lines: Sequence[str]) -> tuple[float, float]:
 
 
 def _without_common_start(before: str, line: str) -> str:
-    length = 0
-    for length, (first, second) in enumerate(zip(before, line, strict=False)):  # noqa: B007
-        if first != second:
-            break
-    return line[length:]
+    pairs = zip(before, line, strict=False)
+    common = takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return line[sum(1 for _ in common) :]
 
 
 def _compressed_size(lines: Sequence[str]) -> int:
