@@ -13,7 +13,7 @@ from charlm.model.label_model import LabelModel
 from charlm.model.language_model import detach
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
-from charlm.model.translation_model import TokenModel
+from charlm.model.translation_model import TokenModel, TranslationModel
 from charlm.training.devices import Hardware
 from charlm.training.loss import regularization, summed_cross_entropy
 from charlm.training.rows import allow_sparse_gradients
@@ -105,10 +105,13 @@ class LanguageModelObjective(nn.Module):
         """Whether every parameter has a gradient after every window.
 
         The matrices of rare words in an adaptive softmax and learned initial states have none where
-        a window has no rare word, or does not start a text.
+        a window has no rare word, or does not start a text. Without attention, a decoder sees the
+        states of its encoder, and neither the last norm nor the last block.
         """
-        learns_states = _learns_states(self.model.encoder)
-        return not learns_states and not isinstance(self.model.projection, AdaptiveSoftmax)
+        model = self.model
+        has_unused = isinstance(model, TranslationModel) and model.attention is None
+        is_sometimes_unused = isinstance(model.projection, AdaptiveSoftmax)
+        return not (has_unused or is_sometimes_unused or _learns_states(model.encoder))
 
     def initial_states(self, batch_size: int) -> States:
         """Return the states before the first token."""

@@ -214,6 +214,10 @@ OPTIONS = [
     ["model.cell={kind: lstm, coupled: true, peepholes: [output]}"],
     ["model.cell={kind: lstm, capped: true}"],
     ["model.cell=min_lstm"],
+    ["model.cell=slstm", "model.ngrams=3", "model.ngram_dropout=0.1"],
+    ["model.cell=rg_lru", "model.block=griffin", "model.num_layers=2", "model.dropout=0.1"],
+    ["model.cell=hgrn", "model.num_layers=2"],
+    ["model.cell=diagonal_lstm", "model.ngrams=2", "training.optimizer=muon"],
 ]
 
 
