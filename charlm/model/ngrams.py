@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The largest prime below 2^26, and about that prime divided by the golden ratio. A product of two numbers
-# below the prime, plus an id, is below 2^53: JavaScript, whose integers are floating-point numbers,
-# computes the hash exactly.
+# The largest prime below 2^26, and about that prime divided by the golden ratio. A product of two
+# numbers below the prime, plus an id, is below 2^53: JavaScript, whose integers are floating-point
+# numbers, computes the hash exactly.
 PRIME = 67_108_859
 FACTOR = 41_475_557
 _INITIAL_DEVIATION = 0.05
