@@ -31,7 +31,7 @@ class RunSummary(Result):
         parameters: Number of weights; None if the kind of cell is not registered.
         budget: Budget, such as "5 minutes".
         seed: Seed of the training.
-        step: Step of the best evaluation; the three scores are None before the first one.
+        step: Step of the best evaluation; the scores are None before the first one.
         steps: Number of steps trained.
         seconds: Time of these steps.
         loss_nats: Validation loss, nats per token.

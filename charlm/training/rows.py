@@ -45,8 +45,8 @@ class RowUpdates:
 
     This is RMSprop (Hinton 2012) with the corrected means of Adam (Kingma and Ba 2015) and one mean
     per row, as in row-wise AdaGrad (Mudigere et al. 2022, arXiv:2104.05158). With `sgd` it is
-    w_r ← (1 - η λ) w_r - η g. All other rows and their state stay as they are, so the work does not
-    grow with the table, and a rare row is not moved by old gradients.
+    w_r ← (1 - η λ) w_r - η g. All other rows and their state stay as they are, so a rare row is not
+    moved by old gradients. With sparse gradients the work does not grow with the table.
 
     The state is that of the optimizer, under torch's names `exp_avg_sq` and `step`. NAdam reads
     `mu_product` too when it is restored.

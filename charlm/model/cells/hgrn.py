@@ -40,8 +40,8 @@ class HGRN(LinearCell):
 
     def lower_bound(self) -> Tensor:
         """Return L, (hidden,)."""
-        shares = torch.softmax(torch.stack(self._bounds), dim=0)
-        return shares[1 : self._number + 1].sum(dim=0)
+        fractions = torch.softmax(torch.stack(self._bounds), dim=0)
+        return fractions[1 : self._number + 1].sum(dim=0)
 
     def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
         """Return decay f and increment (1 − f) ⊙ swish(W_h x), each (..., hidden)."""
