@@ -98,7 +98,7 @@ class Tokenizer:
         return list(self.count_unknown(text))
 
     def count_unknown(self, text: str) -> Counter[str]:
-        """Return the number of each character or word of `text` without an id, in order.
+        """Return the number of each character or word of `text` without an id, by first occurrence.
 
         Raises:
             TokenizerError: As for `find_unknown`.

@@ -71,8 +71,8 @@ def gradient_group(name: str) -> str:
         `embedding`, with the n-grams, also for a matrix that the projection shares; `layer_0` and
         so on, with the norms and initial states of the layer; `backward_layer_0` and so on for the
         backward recurrence of direction `both`; `projection`, with the output adapter before it.
-        Those of a decoder are `decoder_embedding` and `decoder_layer_0` and so on; between encoder
-        and decoder are `bridge` and `attention`.
+        Those of a decoder are `decoder_embedding`, `decoder_layer_0` and so on, and
+        `decoder_projection`; between encoder and decoder are `bridge` and `attention`.
     """
     if name.startswith(_DECODER):
         return f"decoder_{gradient_group(name.removeprefix(_DECODER))}"

@@ -1,4 +1,4 @@
-"""Products with weights that are packed once, for inference on a processor.
+"""Products with weights that are packed once, on a processor: for inference and for windows.
 
 For a matrix product torch calls a library that rearranges the weights in every call. For 4 to 64
 vectors, as in a batch of texts, that takes longer than the product itself. oneDNN can multiply by
