@@ -534,7 +534,7 @@ def number_words(numbers: int = 20_000, seed: int = 1, digits: int = 6) -> Itera
     as there are enough of them.
 
     Args:
-        numbers: Number of pairs, all different.
+        numbers: Number of pairs, all different: at most half of all numbers.
         seed: Seed of the numbers.
         digits: Largest number of digits, 1 to 9.
 
@@ -543,13 +543,11 @@ def number_words(numbers: int = 20_000, seed: int = 1, digits: int = 6) -> Itera
         "1,234<TAB>one thousand two hundred thirty-four".
 
     Raises:
-        CorpusError: A parameter is out of range, or there are fewer numbers.
+        CorpusError: A parameter is out of range.
     """
-    if not 1 <= digits <= 9 or not 1 <= numbers <= 10**digits // 2:
-        raise CorpusError(
-            "number-words: digits must be 1 to 9, and numbers must be 1 to 10^digits / 2, got "
-            f"digits={digits} and numbers={numbers}"
-        )
+    _check_range("digits", digits, 1, 9, builder="number-words")
+    _check_range("numbers", numbers, 1, 10**digits // 2, builder="number-words")
+    _check_range("seed", seed, 0, sys.maxsize, builder="number-words")
     choices = _RandomChoices(seed)
     seen: set[int] = set()
     while len(seen) < numbers:

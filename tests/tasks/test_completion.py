@@ -180,5 +180,7 @@ def test_numbers_are_written_in_words():
     pairs = [line.split("\t") for line in number_words(numbers=300, digits=4)]
     assert len({number for number, _ in pairs}) == 300
     assert all(number_in_words(int(n.replace(",", ""))) == name for n, name in pairs)
-    with pytest.raises(CorpusError, match="number-words: digits must be"):
-        next(number_words(digits=10))
+    for wrong in ({"digits": 10}, {"digits": "6"}, {"numbers": 6, "digits": 1}):
+        name = next(iter(wrong))
+        with pytest.raises(CorpusError, match=f"number-words: {name} must be"):
+            next(number_words(**wrong))

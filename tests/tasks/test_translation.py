@@ -339,5 +339,6 @@ def test_dates_are_written_in_ten_formats():
     for source, target in pairs:
         found = date.fromisoformat(target)
         assert str(found.year) in source and str(found.day) in source
-    with pytest.raises(CorpusError, match="written-dates: dates must be"):
-        next(written_dates(dates=0))
+    for wrong in (0, "20000"):
+        with pytest.raises(CorpusError, match="written-dates: dates must be"):
+            next(written_dates(dates=wrong))
