@@ -87,11 +87,29 @@ Texts = StrPath | Sequence[StrPath]
 _Trained = TypeVar("_Trained", bound=TrainedModel | TrainedTranslator | TrainedLabelModel)
 
 
-@dataclass(frozen=True)
-class _AnyModelRun(Generic[_Trained]):
-    """What the runs of all models have; abstract."""
+@dataclass(frozen=True, repr=False)
+class _LoadedRun(Generic[_Trained]):
+    """What the runs of all models have in common; abstract.
+
+    Attributes:
+        trained: Model, tokenizer, configuration, device and origin.
+    """
 
     trained: _Trained
+
+    def __repr__(self) -> str:
+        """Return three lines: the checkpoint, the model, and its text with the score."""
+        sizes = ", ".join(map(str, self.config.model.hidden_sizes))
+        parameters = sum(tensor.numel() for tensor in self.trained.model.parameters())
+        level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
+        kind, step = type(self).__name__, self.state["step"]
+        score = validation_score(self.history, step, level_of_scores(self.config))
+        return (
+            f"{kind} {self.folder}: {self.which} checkpoint, step {step:,}\n"
+            f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
+            f"level {level}, vocabulary of {vocabulary:,} tokens\n"
+            f"text: {self.corpus['title']}; validation: {score}"
+        )
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -146,26 +164,13 @@ class _AnyModelRun(Generic[_Trained]):
         return _report([self.trained, *(run.trained for run in others)], options)
 
 
-@dataclass(frozen=True)
-class Run(_AnyModelRun[TrainedModel]):
+@dataclass(frozen=True, repr=False)
+class Run(_LoadedRun[TrainedModel]):
     """A trained model in its run folder.
 
     Attributes:
         trained: Model, tokenizer, configuration, device and origin.
     """
-
-    def __repr__(self) -> str:
-        """Return three lines: the checkpoint, the model, and its text with the score."""
-        sizes = ", ".join(map(str, self.config.model.hidden_sizes))
-        parameters = sum(tensor.numel() for tensor in self.model.parameters())
-        level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
-        score = validation_score(self.history, self.state["step"], level_of_scores(self.config))
-        return (
-            f"Run {self.folder}: {self.which} checkpoint, step {self.state['step']:,}\n"
-            f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
-            f"level {level}, vocabulary of {vocabulary:,} tokens\n"
-            f"text: {self.corpus['title']}; validation: {score}"
-        )
 
     @property
     def model(self) -> LanguageModel:
@@ -318,8 +323,8 @@ class Run(_AnyModelRun[TrainedModel]):
         return decompress(data, self.model, alphabet_of(self.trained), **options)
 
 
-@dataclass(frozen=True)
-class LabelRun(_AnyModelRun[TrainedLabelModel]):
+@dataclass(frozen=True, repr=False)
+class LabelRun(_LoadedRun[TrainedLabelModel]):
     """A trained model of task classify or tag in its run folder.
 
     Attributes:
@@ -351,8 +356,8 @@ class LabelRun(_AnyModelRun[TrainedLabelModel]):
         return measure_labels(self.trained, split)
 
 
-@dataclass(frozen=True)
-class Translator(_AnyModelRun[TrainedTranslator]):
+@dataclass(frozen=True, repr=False)
+class Translator(_LoadedRun[TrainedTranslator]):
     """A trained encoder and decoder in its run folder.
 
     Attributes:

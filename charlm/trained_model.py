@@ -282,7 +282,7 @@ def corpus_part(trained: Trained[Any], split: Part) -> Text:
     if split not in parts:
         raise CheckpointError(
             f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
-            "name a text to score"
+            f"{'choose another split' if trained.config.task.has_pairs else 'name a text to score'}"
         )
     return parts[split]
 

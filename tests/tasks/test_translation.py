@@ -313,6 +313,7 @@ def test_a_translator_is_trained_from_python(pairs_files, tmp_path):
     config = small_config(pairs_files["translate"], "task.kind=translate")
     run = charlm_api.train_translator(config, out=tmp_path / "run", progress=False)
     assert len(run.complete(["bano", "kira"], length=5)) == 2
+    assert repr(run).startswith("Translator ") and repr(run).count("\n") == 2
     assert (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").count("\\t") > 5
     with pytest.raises(CharlmError, match=r"charlm.train_translator"):
         charlm_api.train(config, out=tmp_path / "other", progress=False)
