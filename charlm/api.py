@@ -1,6 +1,8 @@
 """The Python interface: `train`, `resume` and `load` return a `Run`.
 
-Each command is one method of it.
+Each command is one method of it. Models of labels are a `LabelRun`, from `train_labels` and
+`load_labels`; an encoder and decoder are a `Translator`, from `train_translator` and
+`load_translator`.
 """
 
 import json
@@ -802,7 +804,7 @@ def _train(experiment: Experiment, observers: _Observers) -> Run:
         call = "train_labels" if task.has_labels else "train_translator"
         raise CharlmError(
             f"task.kind: {task.kind} makes no language model, got a call that returns one; call "
-            f"charlm.{call}, or charlm train"
+            f"charlm.{call}, or continue a run with charlm train --resume"
         )
     _run_to_the_end(experiment, observers)
     return load(experiment.folder)
