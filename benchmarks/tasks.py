@@ -25,8 +25,6 @@ from charlm.data.corpus import open_corpus
 from charlm.data.pairs import SEPARATOR
 from charlm.data.resolve import resolve
 from charlm.runs import prepare, session
-from charlm.tasks.label_run import load_labels
-from charlm.tasks.labels import measure_labels
 
 CONFIGS = {
     "complete": "number-words",
@@ -113,7 +111,7 @@ def train(name: str, changed: Config, config: Config) -> Score:
             load = charlm.load_translator if kind == "translate" else charlm.load
             result = load(folder).completions("test")
             return Score(name, result.exact_match, result.loss_nats, seconds)
-        scores = measure_labels(load_labels(folder), "test")
+        scores = charlm.load_labels(folder).scores("test")
         return Score(name, scores.accuracy, scores.loss_nats, seconds)
 
 

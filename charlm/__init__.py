@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from charlm.api import choose as choose
     from charlm.api import list_runs as list_runs
     from charlm.api import load as load
+    from charlm.api import load_labels as load_labels
+    from charlm.api import load_translator as load_translator
     from charlm.api import report as report
     from charlm.api import resume as resume
     from charlm.api import train as train
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from charlm.export.importing import import_run as import_run
     from charlm.model.cells.registry import register_cell as register_cell
     from charlm.serving.client import connect as connect
-    from charlm.tasks.label_run import load_labels as load_labels
-    from charlm.tasks.translation import load_translator as load_translator
 
 __version__ = VERSION
 
@@ -44,6 +44,8 @@ _HOMES = {
     "connect": "charlm.serving.client",
     "list_runs": "charlm.api",
     "load": "charlm.api",
+    "load_labels": "charlm.api",
+    "load_translator": "charlm.api",
     "report": "charlm.api",
     "resume": "charlm.api",
     "train": "charlm.api",
@@ -52,8 +54,6 @@ _HOMES = {
     "train_translator": "charlm.api",
     "Config": "charlm.config.schema",
     "load_config": "charlm.config.load",
-    "load_labels": "charlm.tasks.label_run",
-    "load_translator": "charlm.tasks.translation",
     "CharlmError": "charlm.errors",
     "export_run": "charlm.export.exporting",
     "import_run": "charlm.export.importing",

@@ -1,6 +1,8 @@
 """The Python interface: `train`, `resume` and `load` return a `Run`.
 
-Each command is one method of it.
+Each command is one method of it. Models of labels are a `LabelRun`, from `train_labels` and
+`load_labels`; an encoder and decoder are a `Translator`, from `train_translator` and
+`load_translator`.
 """
 
 import json
@@ -8,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -16,10 +18,13 @@ from charlm import trained_model
 from charlm.config.load import change_config
 from charlm.config.schema import BUDGETS, Config, ResolvedConfig
 from charlm.data.cards import Part
+from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.options import ScoringOptions
+from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
+from charlm.model.translation_model import TranslationModel
 from charlm.runs import automatic, prepare, session
 from charlm.runs.automatic import ChosenConfig
 from charlm.runs.experiment import Evaluated, Events, Experiment
@@ -49,10 +54,14 @@ from charlm.sampling.sample import sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
 from charlm.sampling.search import search
 from charlm.storage.atomic import atomic_write
-from charlm.tasks.label_run import LabelRun, load_labels
-from charlm.tasks.translation import Translator, load_translator
+from charlm.tasks import label_run
+from charlm.tasks.label_run import Predicted, TrainedLabelModel, predict
 from charlm.tracking import check_installed, tracked
-from charlm.trained_model import LabelModelError, TrainedModel
+from charlm.trained_model import (
+    LanguageModelRequiredError,
+    TrainedModel,
+    TrainedTranslator,
+)
 
 if TYPE_CHECKING:
     from charlm.compression.compress import Compression
@@ -67,31 +76,38 @@ if TYPE_CHECKING:
     from charlm.evaluation.probes.parity import Parity
     from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
+    from charlm.tasks.attention import Attention
     from charlm.tasks.completion import Completions
+    from charlm.tasks.labels import LabelScores
+    from charlm.views.measurements import AnyTrained
     from charlm.views.report import Report
 
 StrPath = str | Path
 Texts = StrPath | Sequence[StrPath]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained model in its run folder.
+_Trained = TypeVar("_Trained", bound=TrainedModel | TrainedTranslator | TrainedLabelModel)
+
+
+@dataclass(frozen=True, repr=False)
+class _LoadedRun(Generic[_Trained]):
+    """What the runs of all models have in common; abstract.
 
     Attributes:
         trained: Model, tokenizer, configuration, device and origin.
     """
 
-    trained: TrainedModel
+    trained: _Trained
 
     def __repr__(self) -> str:
         """Return three lines: the checkpoint, the model, and its text with the score."""
         sizes = ", ".join(map(str, self.config.model.hidden_sizes))
-        parameters = sum(tensor.numel() for tensor in self.model.parameters())
+        parameters = sum(tensor.numel() for tensor in self.trained.model.parameters())
         level, vocabulary = self.config.tokenizer.level, self.tokenizer.vocabulary_size
-        score = validation_score(self.history, self.state["step"], level_of_scores(self.config))
+        kind, step = type(self).__name__, self.state["step"]
+        score = validation_score(self.history, step, level_of_scores(self.config))
         return (
-            f"Run {self.folder}: {self.which} checkpoint, step {self.state['step']:,}\n"
+            f"{kind} {self.folder}: {self.which} checkpoint, step {step:,}\n"
             f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
             f"level {level}, vocabulary of {vocabulary:,} tokens\n"
             f"text: {self.corpus['title']}; validation: {score}"
@@ -136,14 +152,32 @@ class Run:
         return self.trained.tokenizer
 
     @property
-    def model(self) -> LanguageModel:
-        """The model in evaluation mode."""
-        return self.trained.model
-
-    @property
     def device(self) -> torch.device:
         """The device of the model."""
         return self.trained.device
+
+    def report(self, others: "Sequence[AnyRun]" = (), **options: Any) -> "Report":
+        """Return a report on this run and others, which a notebook shows.
+
+        Args:
+            others: Runs to compare this one with.
+            options: Fields of `ReportOptions`, such as `text` and `sections`.
+        """
+        return _report([self.trained, *(run.trained for run in others)], options)
+
+
+@dataclass(frozen=True, repr=False)
+class Run(_LoadedRun[TrainedModel]):
+    """A trained model in its run folder.
+
+    Attributes:
+        trained: Model, tokenizer, configuration, device and origin.
+    """
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model in evaluation mode."""
+        return self.trained.model
 
     @property
     def writes_records(self) -> bool:
@@ -264,15 +298,6 @@ class Run:
 
         return measure_cells(self.trained, text, **options)
 
-    def report(self, others: "Sequence[AnyRun]" = (), **options: Any) -> "Report":
-        """Return a report on this run and others, which a notebook shows.
-
-        Args:
-            others: Runs to compare this one with.
-            options: Fields of `ReportOptions`, such as `text` and `sections`.
-        """
-        return _report([self, *others], options, lambda _: None)
-
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
         from charlm.evaluation.novelty import measure_novelty
@@ -298,6 +323,79 @@ class Run:
         from charlm.compression.compress import alphabet_of, decompress
 
         return decompress(data, self.model, alphabet_of(self.trained), **options)
+
+
+@dataclass(frozen=True, repr=False)
+class LabelRun(_LoadedRun[TrainedLabelModel]):
+    """A trained model of task classify or tag in its run folder.
+
+    Attributes:
+        trained: Model, tokenizer, configuration, labels, device and origin.
+    """
+
+    @property
+    def model(self) -> LabelModel:
+        """The model in evaluation mode."""
+        return self.trained.model
+
+    @property
+    def labels(self) -> Labels:
+        """Labels that the model chooses from."""
+        return self.trained.labels
+
+    def predict(self, texts: Sequence[str]) -> list[Predicted]:
+        """Return the label of each text, or of each of its tokens, with probabilities.
+
+        Raises:
+            CharlmError: A text is empty.
+        """
+        return predict(self.trained, texts)
+
+    def scores(self, split: Part = "valid") -> "LabelScores":
+        """Label a part of the corpus, and compare with the right labels."""
+        from charlm.tasks.labels import measure_labels
+
+        return measure_labels(self.trained, split)
+
+
+@dataclass(frozen=True, repr=False)
+class Translator(_LoadedRun[TrainedTranslator]):
+    """A trained encoder and decoder in its run folder.
+
+    Attributes:
+        trained: Model, tokenizer, configuration, device and origin.
+    """
+
+    @property
+    def model(self) -> TranslationModel:
+        """The model in evaluation mode."""
+        return self.trained.model
+
+    def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
+        """Return the target of each source; options as in `CompletionOptions`."""
+        given = [sources] if isinstance(sources, str) else sources
+        return complete(self.trained, given, build_options(CompletionOptions, options))
+
+    def completions(self, split: Part = "valid", **options: Any) -> "Completions":
+        """Write the targets of a part of the corpus, and compare with the right ones.
+
+        Options as in `CompletionOptions`.
+        """
+        from charlm.tasks.completion import measure_completion
+
+        return measure_completion(self.trained, split, build_options(CompletionOptions, options))
+
+    def attention(self, source: str, **options: Any) -> "Attention":
+        """Write the target of a source; return what the decoder attended to.
+
+        Options as in `CompletionOptions`.
+
+        Raises:
+            CharlmError: The model has no attention.
+        """
+        from charlm.tasks.attention import read_attention
+
+        return read_attention(self.trained, source, build_options(CompletionOptions, options))
 
 
 AnyRun = Run | LabelRun | Translator
@@ -553,6 +651,28 @@ def load(
     return Run(trained_model.load(folder, which, device))
 
 
+def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "auto") -> LabelRun:
+    """Load a trained model of labels. Nothing in the run folder is executed.
+
+    Args:
+        folder: Run folder.
+        which: As for `load`.
+        device: As for `load`.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+        CharlmError: The model has another task.
+    """
+    return LabelRun(label_run.load_labels(Path(folder), which, device))
+
+
+def load_translator(
+    folder: StrPath, which: CheckpointName = "best", device: str = "auto"
+) -> Translator:
+    """Load a trained encoder and decoder; arguments and exceptions as for `load_labels`."""
+    return Translator(trained_model.load_translator(Path(folder), which, device))
+
+
 def load_any(
     folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
 ) -> AnyRun:
@@ -568,7 +688,7 @@ def load_any(
     """
     try:
         return load(folder, which=which, device=device)
-    except LabelModelError as error:
+    except LanguageModelRequiredError as error:
         load_it = load_translator if error.kind == "translate" else load_labels
         return load_it(error.folder, which, device)
 
@@ -582,8 +702,8 @@ def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
         runs: The runs; the others are compared with the first.
         options: Fields of `ReportOptions`, such as `text` and `sections`.
     """
-    given = [runs] if isinstance(runs, Run | LabelRun | Translator) else runs
-    return _report(given, options, lambda _: None)
+    given = [runs] if isinstance(runs, AnyRun) else runs
+    return _report([run.trained for run in given], options)
 
 
 def write_report(
@@ -608,7 +728,7 @@ def write_report(
         OptionError: A section does not exist.
         CharlmError: The file cannot be written.
     """
-    report = _report(runs, options, report_progress)
+    report = _report([run.trained for run in runs], options, report_progress)
     path = Path(out) if out is not None else runs[0].folder / "report.html"
     remedy = "name a file that can be written with --out"
     with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
@@ -617,13 +737,14 @@ def write_report(
 
 
 def _report(
-    runs: Sequence[AnyRun], options: Mapping[str, Any], report_progress: Callable[[str], None]
+    models: "Sequence[AnyTrained]",
+    options: Mapping[str, Any],
+    report_progress: Callable[[str], None] = lambda _: None,
 ) -> "Report":
     from charlm.views.measurements import ReportOptions, measure
     from charlm.views.report import make_report
 
     shown = ReportOptions(**options)
-    models = [run if isinstance(run, LabelRun) else run.trained for run in runs]
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 
@@ -683,7 +804,7 @@ def _train(experiment: Experiment, observers: _Observers) -> Run:
         call = "train_labels" if task.has_labels else "train_translator"
         raise CharlmError(
             f"task.kind: {task.kind} makes no language model, got a call that returns one; call "
-            f"charlm.{call}, or charlm train"
+            f"charlm.{call}, or continue a run with charlm train --resume"
         )
     _run_to_the_end(experiment, observers)
     return load(experiment.folder)

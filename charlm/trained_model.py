@@ -114,8 +114,8 @@ class TrainedTranslator(Trained[TranslationModel]):
 _AnyTrained = TypeVar("_AnyTrained", bound=Trained[Any])
 
 
-class LabelModelError(CharlmError):
-    """A model of labels, or an encoder and a decoder, in place of a language model.
+class LanguageModelRequiredError(CharlmError):
+    """A model of a task where a model of whole texts is needed.
 
     Attributes:
         folder: Run folder of the model.
@@ -124,17 +124,15 @@ class LabelModelError(CharlmError):
 
     def __init__(self, folder: Path, config: ResolvedConfig) -> None:
         """Make an error about the run in a folder."""
-        problem = "is a model of labels (task {}), which neither writes nor predicts a text"
-        remedy = "charlm predict for new texts"
-        if config.task.kind == "translate":
-            problem = "is an encoder and a decoder (task {}), which do not predict a whole text"
-            remedy = "charlm sample --source for new sources"
-        super().__init__(
-            f"{folder}: {problem.format(config.task.kind)}; use {remedy}, and charlm eval task for "
-            "its score"
-        )
+        kind = config.task.kind
+        problem = f"has learned targets of sources (task {kind}), and predicts no whole text"
+        remedy = "charlm sample --source for new sources"
+        if config.task.has_labels:
+            problem = f"is a model of labels (task {kind}) and neither writes nor predicts a text"
+            remedy = "charlm predict for new texts"
+        super().__init__(f"{folder}: {problem}; use {remedy}, and charlm eval task for its score")
         self.folder = folder
-        self.kind = config.task.kind
+        self.kind = kind
 
 
 class ScoredText(NamedTuple):
@@ -159,10 +157,11 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
 
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
+        LanguageModelRequiredError: The model has labels, or an encoder and a decoder.
     """
     run = load_run(folder)
     if run.head is not None:
-        raise LabelModelError(folder, run.config)
+        raise LanguageModelRequiredError(folder, run.config)
     return _load(TrainedModel, run, uninitialized_model, folder, which, device)
 
 
@@ -232,10 +231,10 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
     """Return the model of a training as it is now; the caller puts it into evaluation mode.
 
     Raises:
-        CharlmError: It is no language model.
+        LanguageModelRequiredError: It is no language model.
     """
     if not isinstance(experiment.model, LanguageModel):
-        raise LabelModelError(experiment.folder, experiment.config)
+        raise LanguageModelRequiredError(experiment.folder, experiment.config)
     return TrainedModel(
         model=experiment.model,
         tokenizer=experiment.tokenizer,
@@ -283,19 +282,15 @@ def corpus_part(trained: Trained[Any], split: Part) -> Text:
     if split not in parts:
         raise CheckpointError(
             f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
-            "name a text to score"
+            f"{'choose another split' if trained.config.task.has_pairs else 'name a text to score'}"
         )
     return parts[split]
 
 
 def require_language_model(trained: TrainedModel) -> None:
-    """Raise CharlmError if a model predicts the targets of sources only, and no whole text."""
+    """Raise LanguageModelRequiredError if a model predicts only the targets of sources."""
     if trained.config.task.has_pairs:
-        raise CharlmError(
-            f"{trained.folder}: the model has learned targets of sources (task complete), and does "
-            "not predict a whole text; write targets with charlm sample --source, or score them "
-            "with charlm eval task"
-        )
+        raise LanguageModelRequiredError(trained.folder, trained.config)
 
 
 def share_in_training(trained: TrainedModel, split: Part) -> float | None:

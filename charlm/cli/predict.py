@@ -36,9 +36,9 @@ def predict(
 
     Try: printf 'GREEK SMALL LETTER BETA\n' | charlm predict
     """
+    from charlm.api import load_labels
     from charlm.runs.files import RUNS
     from charlm.runs.folder import newest_run
-    from charlm.tasks.label_run import load_labels
 
     loaded = load_labels(choose_run(run, named_run) or newest_run(RUNS), which, device)
     is_tag = loaded.config.task.kind == "tag"

@@ -478,26 +478,26 @@ def _sources(source: str | None, file: Path | None) -> list[str]:
     """Return the source, or the lines of a file.
 
     Raises:
-        OptionError: A line of the file is empty.
+        UnsupportedOptionError: A line of the file is empty.
     """
     if file is None:
         return [] if source is None else [source]
-    lines = _read_text(file, "source_file").splitlines()
+    # `splitlines` would also divide a source at characters such as U+2028.
+    lines = _read_text(file, "source_file").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             problem = f"{file}: line {number} is empty and has no target; remove it"
             raise UnsupportedOptionError("source_file", problem)
-    return lines
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _complete(
     sources: Sequence[str], options: CompletionOptions, model: _Model, *, as_json: bool
 ) -> None:
     """Print the target that a model writes for each source."""
-    from charlm.api import load
+    from charlm.api import load, load_translator
     from charlm.runs.files import RUNS
     from charlm.runs.folder import load_run, newest_run
-    from charlm.tasks.translation import load_translator
 
     folder = model.folder or newest_run(RUNS)
     is_translator = load_run(folder).config.task.kind == "translate"

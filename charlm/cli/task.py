@@ -54,19 +54,16 @@ def task(
 
     Try: charlm eval task --split test
     """
-    from charlm.api import load
+    from charlm.api import load, load_labels, load_translator
     from charlm.runs.files import RUNS
     from charlm.runs.folder import load_run, newest_run
-    from charlm.tasks.label_run import load_labels
-    from charlm.tasks.labels import measure_labels
-    from charlm.tasks.translation import load_translator
 
     folder = choose_run(run, named_run) or newest_run(RUNS)
     kind = load_run(folder).config.task
     if kind.has_labels:
         if beams is not None:
             raise UnsupportedOptionError("beams", "has no effect on labels; remove it")
-        scores = measure_labels(load_labels(folder, which, device), split)
+        scores = load_labels(folder, which, device).scores(split)
         emit_result(scores.to_json(), _labels_table(scores), as_json=as_json)
         return
     load_it = load_translator if kind.kind == "translate" else load

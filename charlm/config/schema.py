@@ -542,8 +542,8 @@ class Model(Section):
         le=_MAX_NGRAMS,
         description=(
             "Join the embedding of a token with a vector for each of its last 2, 3, ... up to N "
-            "tokens, from hash tables (Pagnoni et al. 2024); 0: none. 4 is best for characters "
-            "where the text is read a few times at most."
+            "tokens, from hash tables (Pagnoni et al. 2024); 0: none. 4 helps with characters if "
+            "the text is read at most twice."
         ),
     )
     ngram_buckets: int = Field(

@@ -156,15 +156,11 @@ def compare(
         seed: Without effect; it is accepted because earlier intervals were drawn at random.
 
     Raises:
-        CharlmError: The text cannot be read or has no token, or a model reads in both directions
-            or has no token for a line end.
+        CharlmError: The text cannot be read or has no token, there are fewer than two models, or
+            one of them was trained on pairs, reads in both directions or has no token for a line
+            end.
     """
-    if len(models) < 2:
-        raise CharlmError(
-            f"a comparison needs two runs at least, got {len(models)}; name another run folder"
-        )
-    for model in models:
-        require_language_model(model)
+    _require_models(models)
     name = "a string"
     if text is None:
         name = split if path is None else str(path)
@@ -203,6 +199,16 @@ def compare(
         assumption=_assumption(len(text)),
         warnings=tuple(_budget_warnings(models)),
     )
+
+
+def _require_models(models: Sequence[TrainedModel]) -> None:
+    """Raise CharlmError if there are fewer than two models, or one predicts no whole text."""
+    if len(models) < 2:
+        raise CharlmError(
+            f"a comparison needs two runs at least, got {len(models)}; name another run folder"
+        )
+    for model in models:
+        require_language_model(model)
 
 
 def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> Integers:

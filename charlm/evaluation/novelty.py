@@ -23,7 +23,13 @@ from charlm.errors import CorpusError, OptionError
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample as write_samples
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, encode, provenance, training_texts
+from charlm.trained_model import (
+    TrainedModel,
+    encode,
+    provenance,
+    require_language_model,
+    training_texts,
+)
 
 MAX_NGRAM = 16
 _DEFAULT_RECORDS = 1000
@@ -178,9 +184,10 @@ def measure_novelty(
         seed: Seed of these texts.
 
     Raises:
-        CharlmError: There is no text to measure, the corpus of the run has changed, or
-            pydivsufsort is not installed.
+        CharlmError: There is no text to measure, the corpus of the run has changed, the model was
+            trained on pairs, or pydivsufsort is not installed.
     """
+    require_language_model(trained)
     records = trained.writes_records
     parts = training_texts(trained)
     written = {

@@ -24,7 +24,7 @@ from charlm.model.recurrence import States
 from charlm.sampling.drawing import alternatives, choose, without_unknown
 from charlm.sampling.options import Filters
 from charlm.sampling.stepper import Stepper
-from charlm.sampling.threads import threads_for_step
+from charlm.sampling.threads import num_weights, threads_for_step
 
 # Ids, (batch,), and the states before them → logits, (batch, vocabulary), and the states after.
 Step = Callable[[Tensor, States], tuple[Tensor, States]]
@@ -114,7 +114,7 @@ class Batch:
         """
         self._device = next(model.parameters()).device
         self._step = Stepper(model) if step is None else step
-        self._num_weights = sum(tensor.numel() for tensor in model.parameters())
+        self._num_weights = num_weights(model)
         self._members: list[Member] = []
         self._rows: dict[int, slice] = {}  # By the identity of the member.
         self._states: States = ()

@@ -17,6 +17,7 @@ from charlm.sampling.filters import forbid_repeated_ngrams
 from charlm.sampling.generator import Constraint
 from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import num_weights, threads_for_step
 
 
 class SearchConstraint(Constraint, Protocol):
@@ -34,11 +35,13 @@ class Start(NamedTuple):
         ids: Last id before each text, (batch,).
         states: States before these ids.
         step: Function that advances the batch by a token.
+        num_weights: Number of weights of the model, about the multiplications per sequence.
     """
 
     ids: Tensor
     states: States
     step: Step
+    num_weights: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def beam_search(
         ids=torch.tensor(context[-1:], device=next(model.parameters()).device),
         states=read_once(model, context[:-1]),
         step=Stepper(model) if step is None else step,
+        num_weights=num_weights(model),
     )
     return search_from(start, options, is_end=is_end, prompt=prompt, constraints=constraints)
 
@@ -139,7 +143,18 @@ def search_from(
     constraints: Sequence[SearchConstraint] = (),
 ) -> list[Hypothesis]:
     """Search from a start of one sequence; the rest is as for `beam_search`."""
-    ids, states, step = start
+    with threads_for_step(options.beams * start.num_weights):
+        return _search(start, options, is_end, prompt, constraints)
+
+
+def _search(
+    start: Start,
+    options: BeamOptions,
+    is_end: Callable[[list[int]], bool],
+    prompt: Sequence[int],
+    constraints: Sequence[SearchConstraint],
+) -> list[Hypothesis]:
+    ids, states, step, _ = start
     beams = [Hypothesis()]
     ended = list[Hypothesis]()
     for _ in range(options.length):

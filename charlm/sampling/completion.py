@@ -1,8 +1,8 @@
 """The targets that a model writes for sources, greedily or by beam search: `complete`, `translate`.
 
 A language model reads a source and a tab, and writes until <EOS>. An encoder reads the source, and
-the decoder writes after the tab. Sources of one length are read side by
-side, so that no padding is read.
+the decoder writes after the tab. Sources of one length are read side by side, so that no padding is
+read.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from charlm.sampling.drawing import without_unknown
 from charlm.sampling.options import CompletionOptions
 from charlm.sampling.prompts import read_prompt
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import num_weights, threads_for_step
 from charlm.trained_model import Trained
 
 _MAX_BATCH = 256
@@ -86,7 +87,9 @@ def complete_ids(
     for number in [*by_length, None]:
         is_full = len(batch) == _MAX_BATCH
         if batch and (number is None or is_full or len(prompts[number]) != len(prompts[batch[0]])):
-            rows = _write(read([prompts[row] for row in batch]), options.length)
+            start = read([prompts[row] for row in batch])
+            with threads_for_step(len(batch) * start.num_weights):
+                rows = _write(start, options.length)
             for row, ids in zip(batch, rows, strict=True):
                 written[row] = ids
             batch = []
@@ -107,7 +110,7 @@ def _reader(model: LanguageModel) -> _Read:
     def read(prompts: Sequence[Sequence[int]]) -> Start:
         ids = with_eos(model, prompts)
         _, states = model.encoder(ids[:-1], model.initial_states(len(prompts)))
-        return Start(ids[-1], states, stepper)
+        return Start(ids[-1], states, stepper, num_weights(model))
 
     return read
 
@@ -125,7 +128,7 @@ def _decoder(model: TranslationModel) -> _Read:
             features, states = stepper.advance(ids, states)
             return stepper.project(model.attend(features[None], source)[0]), states
 
-        return Start(ids[-1], source.states, step)
+        return Start(ids[-1], source.states, step, num_weights(model.decoder))
 
     return read
 
@@ -145,7 +148,7 @@ def read_sources(model: TranslationModel, ids: Tensor) -> Source:
 @torch.inference_mode()
 def _write(start: Start, length: int) -> list[list[int]]:
     """Return the most probable ids of each text, token by token."""
-    ids, states, step = start
+    ids, states, step, _ = start
     columns: list[Tensor] = []
     has_ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     while len(columns) < length and not has_ended.all():

@@ -11,6 +11,7 @@ from charlm.sampling.plan import in_reading_order
 from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.prompts import first_token, read_prompt
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import num_weights, threads_for_step
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, provenance, require_one_direction
 
@@ -67,7 +68,8 @@ def next_tokens(trained: TrainedModel, options: NextOptions) -> NextTokens:
     ids = [EOS, *in_reading_order(trained, prompt.ids)]
     states = read_once(trained.model, ids[:-1])
     last = torch.tensor(ids[-1:], device=trained.device)
-    logits, _ = Stepper(trained.model)(last, states)
+    with threads_for_step(num_weights(trained.model)):
+        logits, _ = Stepper(trained.model)(last, states)
     for constraint in first_token(trained, prompt):
         logits = constraint.mask(logits)
     probabilities = logits[0].double().softmax(dim=-1)

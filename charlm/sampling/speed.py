@@ -7,6 +7,7 @@ import torch
 from charlm.data.tokenizer import EOS
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import num_weights, threads_for_step
 
 _STEPS = 30
 
@@ -14,11 +15,12 @@ _STEPS = 30
 @torch.inference_mode()
 def seconds_per_step(model: LanguageModel) -> float:
     """Return the shortest of some steps of one text: others may have shared the processor."""
-    step = Stepper(model)
+    step, weights = Stepper(model), num_weights(model)
     ids, states = torch.tensor([EOS]), model.initial_states(1)
     durations = []
     for _ in range(_STEPS):
         started = time.perf_counter()
-        step(ids, states)
+        with threads_for_step(weights):
+            step(ids, states)
         durations.append(time.perf_counter() - started)
     return min(durations)

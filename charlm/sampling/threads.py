@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 # Multiplications of a step from which several threads compute it faster than one. Below it they
 # wait for each other, and take the processor from other work, such as answering clients.
 _MIN_PARALLEL = 2**26
+
+
+def num_weights(model: nn.Module) -> int:
+    """Return the number of multiplications of a step of one sequence, about."""
+    return sum(tensor.numel() for tensor in model.parameters())
 
 
 @contextmanager

@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 
+import torch
+
+from charlm.data.tokenizer import EOS, EOS_TEXT
+from charlm.errors import CharlmError
+from charlm.sampling.completion import complete_ids, prompt_of, read_sources, with_eos
+from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
+from charlm.trained_model import TrainedTranslator
 
 
 @dataclass(frozen=True)
 class Attention(Result):
-    """The attention weights of a decoded text, from `charlm.tasks.translation.read_attention`.
+    """The attention weights of a decoded text, from `read_attention`.
 
         attention = charlm.load_translator("runs/dates").attention("3 May 2021")
         attention.weights[row][column]  # Of source token `column` for target token `row`.
@@ -22,3 +29,41 @@ class Attention(Result):
     source: list[str]
     target: list[str]
     weights: list[list[float]]
+
+
+@torch.inference_mode()
+def read_attention(
+    trained: TrainedTranslator, source: str, options: CompletionOptions | None = None
+) -> Attention:
+    """Write the target of a source; return what the decoder attended to.
+
+    Args:
+        trained: The model.
+        source: A source.
+        options: How the target is written; by default the most probable token at each step.
+
+    Raises:
+        CharlmError: The model has no attention.
+        UnsupportedOptionError: The source has unknown characters or words, and that is not allowed.
+    """
+    model, options = trained.model, options or CompletionOptions()
+    if model.attention is None:
+        raise CharlmError(
+            f"{trained.folder}: the model has no attention (task.attention: none); train one "
+            "with task.attention=additive"
+        )
+    prompt = prompt_of(trained, source, options)
+    (written,) = complete_ids(model, [prompt], options)
+    read = with_eos(model, [prompt])
+    memory = read_sources(model, read[:-1])
+    inputs = torch.tensor([prompt[-1], *written], device=read.device)[:, None]
+    features, _ = model.decoder.encoder(inputs, memory.states)
+    has_ended = len(written) < options.length
+    target = [*written, EOS] if has_ended else written
+    weights = model.attention_weights(features[: len(target)], memory)[:, 1:, 0]
+    decode = trained.tokenizer.decode
+    return Attention(
+        source=[decode([index]) for index in prompt[:-1]],
+        target=[decode([index]) if index != EOS else EOS_TEXT for index in target],
+        weights=weights.tolist(),
+    )

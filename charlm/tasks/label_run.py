@@ -28,8 +28,8 @@ from charlm.training.devices import choose_device
 
 
 @dataclass(frozen=True)
-class LabelRun:
-    """A trained model of labels in its run folder.
+class TrainedLabelModel:
+    """A trained model of labels with its tokenizer and configuration.
 
     Attributes:
         model: Model in evaluation mode, on `device`.
@@ -51,24 +51,6 @@ class LabelRun:
     def folder(self) -> Path:
         """The run folder."""
         return self.origin.folder
-
-    @property
-    def corpus(self) -> dict[str, Any]:
-        """Facts about the corpus."""
-        return self.origin.corpus
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Facts about the checkpoint, such as `step`."""
-        return self.origin.state
-
-    def predict(self, texts: Sequence[str]) -> "list[Predicted]":
-        """Return the label of each text, or of each of its tokens, with probabilities.
-
-        Raises:
-            CharlmError: A text is empty.
-        """
-        return predict(self, texts)
 
 
 @dataclass(frozen=True)
@@ -113,9 +95,7 @@ class LabelPredictions(NamedTuple):
     targets: npt.NDArray[np.int64]
 
 
-def load_labels(
-    folder: str | Path, which: CheckpointName = "best", device: str = "auto"
-) -> LabelRun:
+def load_labels(folder: Path, which: CheckpointName, device: str) -> TrainedLabelModel:
     """Load a trained model of labels. Nothing in the run folder is executed.
 
     Args:
@@ -125,9 +105,8 @@ def load_labels(
 
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
-        CharlmError: The model is a language model.
+        CharlmError: The model has another task.
     """
-    folder = Path(folder)
     run = load_run(folder)
     chosen = choose_device(device)
     head = run.head
@@ -136,12 +115,13 @@ def load_labels(
             f"{folder}: has no labels (task {run.config.task.kind}); train a model of labels with "
             "charlm train TABLE --task classify, or --task tag"
         )
-    saved = load_checkpoint(folder / present_checkpoint(folder, which), only="weights")
+    which = present_checkpoint(folder, which)
+    saved = load_checkpoint(folder / which, only="weights")
     size = run.tokenizer.vocabulary_size
     check_weights(saved.weights, run.config.model, size, place=saved.folder, head=head)
     model = uninitialized_label_model(run.config.model, size, head)
     load_weights(model, saved.weights, saved.folder)
-    return LabelRun(
+    return TrainedLabelModel(
         model=model.to(chosen).eval(),
         tokenizer=run.tokenizer,
         config=run.config,
@@ -151,8 +131,12 @@ def load_labels(
     )
 
 
-def predict(run: LabelRun, texts: Sequence[str]) -> list[Predicted]:
-    """Return the labels of texts, as `LabelRun.predict`."""
+def predict(run: TrainedLabelModel, texts: Sequence[str]) -> list[Predicted]:
+    """Return the label of each text, or of each of its tokens, with probabilities.
+
+    Raises:
+        CharlmError: A text is empty.
+    """
     rows = [run.tokenizer.encode(text).tolist() for text in texts]
     for number, row in enumerate(rows, start=1):
         if not row:
@@ -185,7 +169,7 @@ def predicted_label(labels: Labels, probabilities: list[float]) -> PredictedLabe
     return PredictedLabel(label=best, probability=probability, probabilities=by_label)
 
 
-def predict_ids(run: LabelRun, ids: Ids, targets: Ids) -> LabelPredictions:
+def predict_ids(run: TrainedLabelModel, ids: Ids, targets: Ids) -> LabelPredictions:
     """Return the predictions of encoded records.
 
     Args:
@@ -205,7 +189,7 @@ def predict_ids(run: LabelRun, ids: Ids, targets: Ids) -> LabelPredictions:
 
 @torch.inference_mode()
 def _predictions(
-    run: LabelRun, ids: Ids, targets: Ids
+    run: TrainedLabelModel, ids: Ids, targets: Ids
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Yield positions in the ids and the log-probabilities of the labels there."""
     windows = read_with_targets(
@@ -238,7 +222,7 @@ class LabelledPart(NamedTuple):
     labels: list[list[str]]
 
 
-def labelled_part(run: LabelRun, split: Part) -> LabelledPart:
+def labelled_part(run: TrainedLabelModel, split: Part) -> LabelledPart:
     """Return a part of the corpus that a model was trained with.
 
     Raises:
@@ -268,7 +252,7 @@ def num_records(ids: Ids) -> int:
     return len(record_spans(ids))
 
 
-def facts_of(run: LabelRun) -> dict[str, Any]:
+def facts_of(run: TrainedLabelModel) -> dict[str, Any]:
     """Return the facts about a model that each of its scores depends on."""
     section = run.config
     return {

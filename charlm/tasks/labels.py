@@ -16,8 +16,8 @@ from charlm.storage.results import Result
 from charlm.tasks.label_run import (
     LabelledPart,
     LabelPredictions,
-    LabelRun,
     PredictedLabel,
+    TrainedLabelModel,
     facts_of,
     labelled_part,
     num_records,
@@ -151,7 +151,7 @@ class LabelScores(Result):
 
 
 def measure_labels(
-    run: LabelRun, split: Part, *, records: int | None = None, examples: int = 0
+    run: TrainedLabelModel, split: Part, *, records: int | None = None, examples: int = 0
 ) -> LabelScores:
     """Label a part of a model's corpus, and compare with the right labels.
 
@@ -207,7 +207,7 @@ def _beginning(part: LabelledPart, records: int | None) -> LabelledPart:
 class _Pieces:
     """The labelled texts or tokens of a part, with what stands around them."""
 
-    def __init__(self, run: LabelRun, ids: Ids) -> None:
+    def __init__(self, run: TrainedLabelModel, ids: Ids) -> None:
         """Divide encoded records into what has a label each.
 
         Args:
@@ -240,7 +240,9 @@ class _Pieces:
         return first, token, last
 
 
-def _worst(run: LabelRun, predictions: LabelPredictions, pieces: _Pieces) -> list[LabelError]:
+def _worst(
+    run: TrainedLabelModel, predictions: LabelPredictions, pieces: _Pieces
+) -> list[LabelError]:
     """Return the wrong predictions whose right label is least probable."""
     log_p, right = predictions
     predicted = log_p.argmax(axis=1)
@@ -264,7 +266,7 @@ def _worst(run: LabelRun, predictions: LabelPredictions, pieces: _Pieces) -> lis
 
 
 def _examples(
-    run: LabelRun,
+    run: TrainedLabelModel,
     predictions: LabelPredictions,
     pieces: _Pieces,
     labels: Sequence[Sequence[str]],
@@ -362,7 +364,7 @@ def reliability(
     ]
 
 
-def _is_bio(run: LabelRun) -> bool:
+def _is_bio(run: TrainedLabelModel) -> bool:
     is_tag = run.config.task.kind == "tag"
     return is_tag and all(label == _OUTSIDE or label[:2] in ("B-", "I-") for label in run.labels)
 

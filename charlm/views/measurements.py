@@ -23,12 +23,12 @@ from charlm.model.language_model import count_parameters
 from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
 from charlm.sampling.options import CompletionOptions
-from charlm.tasks.attention import Attention
+from charlm.tasks.attention import Attention, read_attention
 from charlm.tasks.completion import Completions, measure_completion
-from charlm.tasks.label_run import LabelRun, facts_of
+from charlm.tasks.label_run import TrainedLabelModel, facts_of
 from charlm.tasks.labels import LabelScores, measure_labels
-from charlm.tasks.translation import Translator, read_attention
 from charlm.trained_model import (
+    LanguageModelRequiredError,
     Trained,
     TrainedModel,
     TrainedTranslator,
@@ -53,7 +53,7 @@ _EXAMPLES = 12  # First records of a task that are shown.
 _TARGET_LENGTH = 200  # Most tokens of a target that a model of a task writes.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 _Measured = TypeVar("_Measured")
-AnyTrained = TrainedModel | TrainedTranslator | LabelRun
+AnyTrained = TrainedModel | TrainedTranslator | TrainedLabelModel
 TaskScores = LabelScores | Completions
 
 
@@ -288,10 +288,9 @@ def _attention(trained: TrainedTranslator, results: dict[str, Any]) -> dict[str,
     task = results.get("task")
     if not isinstance(task, Completions):
         return {}
-    translator = Translator(trained)
     options = CompletionOptions(length=_TARGET_LENGTH, allow_unknown=True)
     sources = [example.source for example in task.examples[:_ATTENTIONS]]
-    read = attempt(lambda: [read_attention(translator, source, options) for source in sources])
+    read = attempt(lambda: [read_attention(trained, source, options) for source in sources])
     return {"attention": read}
 
 
@@ -328,23 +327,20 @@ def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -
     }
 
 
-def _task_measures(run: LabelRun | TrainedTranslator, options: ReportOptions) -> _Measures:
+def _task_measures(run: TrainedLabelModel | TrainedTranslator, options: ReportOptions) -> _Measures:
     """Return the measures of another model; those that need predictions of a text fail."""
-    target = "labels" if isinstance(run, LabelRun) else "targets of sources"
 
     def refuse() -> None:
-        raise CharlmError(
-            f"{run.folder}: the model predicts {target} (task {run.config.task.kind}) and no text"
-        )
+        raise LanguageModelRequiredError(run.folder, run.config)
 
     def scores() -> TaskScores:
-        if isinstance(run, LabelRun):
+        if isinstance(run, TrainedLabelModel):
             records = options.task_records
             return measure_labels(run, "valid", records=records, examples=_EXAMPLES)
         return _completions(run, options)
 
     def embeddings() -> Embeddings:
-        settings = facts_of(run) if isinstance(run, LabelRun) else provenance(run)
+        settings = facts_of(run) if isinstance(run, TrainedLabelModel) else provenance(run)
         return embeddings_of(run.model.encoder, run.tokenizer, run.origin, settings)
 
     of_text = {

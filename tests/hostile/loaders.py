@@ -23,7 +23,7 @@ import torch
 from conftest import small_config, train_all, unseal
 from reading import opened, resolved
 
-from charlm.api import Run, load
+from charlm.api import Run, load, load_labels, load_translator
 from charlm.compression.container import FORMAT, MAGIC
 from charlm.config.load import load_config
 from charlm.config.schema import Corpus
@@ -46,8 +46,6 @@ from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
 from charlm.runs.verify import check_weights
-from charlm.tasks.label_run import load_labels
-from charlm.tasks.translation import load_translator
 
 LEVELS = ("char", "word", "byte", "bpe")
 # These load a model or resume a training at every use.

@@ -15,6 +15,7 @@ from charlm.sampling.beam_search import BeamOptions, Hypothesis, beam_search, no
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import Filters
+from charlm.sampling.stepper import Stepper
 
 VOCABULARY = 5
 LENGTH = 4
@@ -162,3 +163,22 @@ def test_constraints_that_leave_no_token_are_one_clear_error():
 
     with pytest.raises(CharlmError, match="leave the beams no token to write"):
         search(make_model(1), [], 2, constraints=[Nothing()])
+
+
+def test_small_steps_have_one_thread_and_the_number_of_threads_stays():
+    model = make_model(1)
+    stepper = Stepper(model)
+    used = []
+
+    def step(ids, states):
+        used.append(torch.get_num_threads())
+        return stepper(ids, states)
+
+    expected = search(model, [2], 3)
+    torch.set_num_threads(2)
+    try:
+        assert search(model, [2], 3, step=step) == expected
+        assert set(used) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import torch
 from conftest import PAIRS, small_config, train_all, unseal
 
 from charlm import api as charlm_api
-from charlm.api import load
+from charlm.api import load, load_labels
 from charlm.cli.main import run as charlm
 from charlm.config.schema import Model, Task
 from charlm.data.builders import character_kinds, code_kinds, script_names
@@ -22,8 +22,8 @@ from charlm.errors import CharlmError, CorpusError
 from charlm.model.heads.sequence_label import pool
 from charlm.model.label_model import LabelHead, LabelModel
 from charlm.runs.warm_start import inherit, open_ancestor
-from charlm.tasks.label_run import load_labels, predict_ids
-from charlm.tasks.labels import calibration_error, confusion, macro_f1, measure_labels, span_f1
+from charlm.tasks.label_run import predict_ids
+from charlm.tasks.labels import calibration_error, confusion, macro_f1, span_f1
 from charlm.training.loss import score
 
 SETTINGS = {
@@ -247,7 +247,7 @@ def test_a_table_is_classified_without_a_configuration(tmp_path, capsys, monkeyp
 
 def test_a_run_that_has_learned_scores_well_and_predicts_what_it_scores(runs):
     for kind, run in runs.items():
-        scores = measure_labels(run, "valid")
+        scores = run.scores("valid")
         assert scores.accuracy > 0.95 > scores.majority
         assert sum(sum(row.values()) for row in scores.confusion.values()) == scores.predictions
         pairs = PAIRS[kind]
@@ -284,7 +284,7 @@ def test_the_score_of_a_task_is_printed(runs, capfd):
     for run in runs.values():
         assert charlm(["eval", "task", str(run.folder), "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
-        assert found["accuracy"] == measure_labels(run, "valid").accuracy
+        assert found["accuracy"] == run.scores().accuracy
         assert charlm(["eval", "task", str(run.folder)]) == 0
         assert "calibration_error" in capfd.readouterr().out
 
@@ -380,6 +380,7 @@ def test_a_model_of_labels_is_trained_from_python(pairs_files, tmp_path):
     config = small_config(pairs_files["tag"], "task.kind=tag")
     run = charlm_api.train_labels(config, task="tag", out=tmp_path / "run", progress=False)
     assert len(run.predict(["bano"])[0].labels) == 4
+    assert repr(run).startswith("LabelRun ") and repr(run).count("\n") == 2
     with pytest.raises(CharlmError, match=r"charlm.train_labels"):
         charlm_api.train(config, out=tmp_path / "other", progress=False)
 

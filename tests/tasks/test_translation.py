@@ -12,7 +12,7 @@ import torch
 from conftest import PAIRS, small_config, train_all
 
 from charlm import api as charlm_api
-from charlm.api import load
+from charlm.api import load, load_translator
 from charlm.cli.main import run as charlm
 from charlm.config.schema import Model, Task
 from charlm.data.builders import written_date, written_dates
@@ -27,14 +27,13 @@ from charlm.model.translation_model import TranslationModel, split_pairs
 from charlm.runs.warm_start import inherit, open_ancestor
 from charlm.sampling.completion import complete_ids
 from charlm.sampling.options import CompletionOptions
-from charlm.tasks.translation import load_translator
 from charlm.training.loss import score
 
 TAB = 2
 CPU = torch.device("cpu")
 CELLS = [
     "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm", "rg_lru", "hgrn",
-    "bag",
+    "slstm", "bag",
 ]  # fmt: skip
 
 
@@ -159,6 +158,7 @@ def test_encoder_and_decoder_agree_with_their_equations():
         assert torch.allclose(features[at, 0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_in_parts_is_the_same_and_has_the_same_gradients(monkeypatch):
     torch.manual_seed(1)
     attention = AdditiveAttention(3, 4, 5)
@@ -246,6 +246,11 @@ def test_sources_are_translated_from_the_command_line(run, capfd, monkeypatch, t
     (tmp_path / "sources").write_text("bano\n\nkira\n", encoding="utf-8")
     assert charlm(["sample", folder, "--source-file", str(tmp_path / "sources")]) == 1
     assert "line 2 is empty" in capfd.readouterr().err
+    (tmp_path / "sources").write_bytes("ba\u2028no\r\nkira".encode())
+    options = ["--source-file", str(tmp_path / "sources"), "--allow-unknown", "--json"]
+    assert charlm(["sample", folder, *options]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["ba\u2028no", "kira"]
     assert charlm(["eval", "task", folder, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == run.completions().to_json()
     assert charlm(["inspect", folder]) == 0
@@ -308,6 +313,7 @@ def test_a_translator_is_trained_from_python(pairs_files, tmp_path):
     config = small_config(pairs_files["translate"], "task.kind=translate")
     run = charlm_api.train_translator(config, out=tmp_path / "run", progress=False)
     assert len(run.complete(["bano", "kira"], length=5)) == 2
+    assert repr(run).startswith("Translator ") and repr(run).count("\n") == 2
     assert (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").count("\\t") > 5
     with pytest.raises(CharlmError, match=r"charlm.train_translator"):
         charlm_api.train(config, out=tmp_path / "other", progress=False)
@@ -321,6 +327,7 @@ def test_a_table_of_pairs_needs_no_configuration(tmp_path, capfd):
     assert "task: translate" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_pairs_of_words_and_of_subwords_are_translated(pairs_files, tmp_path):
     for level in ("word", "bpe", "byte"):
         options = ["task.kind=translate", f"tokenizer.level={level}", "training.steps=2"]

@@ -62,7 +62,7 @@ def task_file(tmp_path_factory) -> Path:
         corpus.write_text("".join(lines), encoding="utf-8")
         train_all(small_config(corpus, f"task.kind={kind}", "training.steps=3"), folder / kind)
     runs = [load_any(folder / kind, device="cpu") for kind in targets]
-    measured = measure([runs[0], runs[1], runs[2].trained], OPTIONS)
+    measured = measure([run.trained for run in runs], OPTIONS)
     attention = Attention([HOSTILE, "a"], ["<b>", "<EOS>"], [[0.3, 0.7], [0.9, 0.1]])
     with_attention = replace(measured.runs[2], attention=[attention])
     html = make_report(replace(measured, runs=[*measured.runs[:2], with_attention])).html

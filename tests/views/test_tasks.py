@@ -54,13 +54,13 @@ def runs(pairs_files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(runs):
-    return {kind: report(run, **vars(OPTIONS)) for kind, run in runs.items()}
+    return {kind: run.report(**vars(OPTIONS)) for kind, run in runs.items()}
 
 
 @pytest.fixture(scope="module")
 def measured(runs) -> RunMeasurements:
     options = replace(OPTIONS, sections=("task",))
-    return measure([runs["tag"]], options).runs[0]
+    return measure([runs["tag"].trained], options).runs[0]
 
 
 def scores_of(confusion: dict[str, dict[str, int]], **changes) -> LabelScores:
@@ -102,7 +102,7 @@ def test_a_report_on_a_task_has_its_figures_and_the_sections_of_every_run(kind, 
 
 def test_one_reason_for_several_sections_is_one_line(reports):
     omitted = reports["classify"].html.split('id="omitted"')[1]
-    assert omitted.count("predicts labels (task classify) and no text") == 1
+    assert omitted.count("is a model of labels (task classify)") == 1
 
 
 def test_runs_of_tasks_and_language_models_share_a_page(runs, trained, tmp_path):
@@ -134,7 +134,7 @@ def test_only_the_first_records_are_scored_and_the_report_says_so(runs):
     for kind, run in runs.items():
         options = replace(OPTIONS, sections=("task",), task_records=8)
         writes = kind in ("complete", "translate")
-        (found,) = measure([run.trained if writes else run], options).runs
+        (found,) = measure([run.trained], options).runs
         number = 2 if writes else 8
         assert found.task.records == number
         html = make_report(measure([found.trained], options), ("task",)).html

@@ -23,7 +23,7 @@ from charlm.errors import CharlmError, CorpusError, TokenizerError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance, training_texts
+from charlm.trained_model import TrainedModel, provenance, require_language_model, training_texts
 
 _MAX_PAIRS = 1_000_000  # In a file.
 _MAX_LINE_BYTES = 1 << 20
@@ -111,9 +111,10 @@ def measure_agreement(
         most_nouns: Largest number of nouns between subject and verb; the corpus has at most 3.
 
     Raises:
-        CharlmError: The file has no pairs, a parameter is out of range, or the model knows none of
-            the verbs.
+        CharlmError: The file has no pairs, a parameter is out of range, the model knows none of the
+            verbs, or it was trained on pairs of sources and targets.
     """
+    require_language_model(trained)
     context: dict[str, Any] = {"records": trained.writes_records, "device": trained.device}
     if pairs is not None:
         settings: dict[str, Any] = {"pairs": str(pairs)}

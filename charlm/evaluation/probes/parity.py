@@ -1,8 +1,8 @@
 """Parity of bit strings by length: can a recurrence count modulo two?
 
-A linear recurrence whose factors are positive cannot compute parity at any length in finite
+A linear recurrence whose factors are positive cannot compute parity at every length in finite
 precision, however many layers it has; an LSTM can (Grazzi et al. 2024, arXiv:2411.12537). The
-strings are those of the corpus parity, as in "0110=0"; none of them is read from a file.
+strings have the form of the corpus parity, as in "0110=0", and are drawn anew.
 """
 
 import random
@@ -14,7 +14,7 @@ from charlm.data.builders import with_parity
 from charlm.errors import CorpusError, TokenizerError
 from charlm.evaluation.probes.agreement import Pair, score_pairs
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, provenance
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 _MAX_BITS = 4096
 
@@ -55,7 +55,9 @@ def measure_parity(
     Raises:
         CorpusError: A parameter is out of range.
         TokenizerError: The model does not know the characters of the strings.
+        LanguageModelRequiredError: The model was trained on pairs.
     """
+    require_language_model(trained)
     if strings < 2 or strings % 2:
         raise CorpusError(f"strings must be even and at least 2, got {strings}; add one")
     if not 1 <= longest <= _MAX_BITS:

@@ -680,7 +680,8 @@ const MAX_TABLE = 2 ** 22; // Numbers that the table of projected tokens may hol
  * A language model of one direction, as charlm exports it: {network, tensors, weights}.
  *
  * step(token, state) returns the logits of the next token and the state after the token. A state is
- * a list with a list of vectors per layer, and one for n-grams. No call changes a state, so states can be kept.
+ * a list with a list of vectors per layer, and one for n-grams. No call changes a state, so states
+ * can be kept.
  */
 export class Network {
   constructor({ network, tensors, weights }) {
@@ -752,7 +753,9 @@ export class Network {
 
   advance(token, state) {
     const ngrams = this.ngrams?.read(token, state[this.cells.length]);
-    const run = this.blocks.length ? this.runBlocks(token, state, ngrams) : this.runLayers(token, state, ngrams);
+    const run = this.blocks.length
+      ? this.runBlocks(token, state, ngrams)
+      : this.runLayers(token, state, ngrams);
     return { features: run.features, state: ngrams ? [...run.state, ngrams.state] : run.state };
   }
 
@@ -761,7 +764,9 @@ export class Network {
     let total = null;
     const after = this.cells.map((cell, layer) => {
       const projected =
-        layer === 0 ? this.projectToken(token, ngrams?.rows) : cell.project(this.normalize(layer - 1, x));
+        layer === 0
+          ? this.projectToken(token, ngrams?.rows)
+          : cell.project(this.normalize(layer - 1, x));
       const layerState = cell.step(projected, state[layer]);
       const y = layerState[0];
       x = layer && this.skip === "residual" ? add(x, y) : y;
