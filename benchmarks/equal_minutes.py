@@ -14,7 +14,8 @@ A side is a name and settings. A setting with several values is searched:
         --side lstm model.cell=lstm model.hidden_size=256,384,512 \
         --side scan model.cell=rg_lru model.block=griffin model.embedding_size=256,384
 
-The trials are not exact: the machine must be idle, and two of them share its memory.
+The machine must be idle otherwise. Trials side by side share its memory, so each is slower than
+alone.
 """
 
 import argparse
@@ -116,7 +117,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.alone and options.out is None:
-        parser.error("--out: is needed")
+        parser.error("--out: must be given")
     if len(options.seeds) != len(options.minutes):
         parser.error("--seeds: must have as many numbers as --minutes")
     given = {side[0]: side[1:] for side in options.side or []} or SIDES
@@ -260,11 +261,9 @@ def run_alone(run: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def measure(text: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train one run of its own; return its loss, which is None if it diverged."""
-    name = text_override(text if not Path(text).exists() else Path(text))
+    """Train one network; return its loss, which is None if it diverged."""
     try:
-        config = charlm.load_config(None, [name, *COMMON, *overrides])
-        run = measure_run(config)
+        run = measure_run(charlm.load_config(None, [text_override(text), *COMMON, *overrides]))
     except CharlmError as error:
         return {"loss_nats": None, "steps": 0, "epochs": 0.0, "error": str(error)}
     valid = run.pop("splits")["valid"]

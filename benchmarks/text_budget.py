@@ -39,8 +39,8 @@ from charlm.storage.atomic import atomic_write
 from charlm.tuning.search import Callbacks, tune
 from charlm.tuning.study import Budget
 
-TARGET = 0.02
-RATE_FACTOR = 4  # Of the largest rate of the search to the automatic one, and of that to the least.
+TARGET = 0.02  # Nats.
+RATE_FACTOR = 4  # Largest rate of the search / automatic one; automatic one / smallest.
 SIZES = (64, 96, 128, 192, 256, 384, 512, 640, 768)
 BATCHES = (8, 16, 32, 64)
 
@@ -161,9 +161,9 @@ def describe(config: charlm.Config) -> Iterator[str]:
 
 
 def search_space(config: charlm.Config) -> list[str]:
-    """Return what is searched: values around those of the automatic settings, all of them among it.
+    """Return what is searched: the automatic settings, and values around them.
 
-    Rates are a factor of four around the automatic one; sizes and batches are the nearest ones.
+    Rates are within a factor of four of the automatic one; sizes and batches are the nearest ones.
     """
     model, training = config.model, config.training
     rate = training.learning_rate

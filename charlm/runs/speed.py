@@ -47,14 +47,14 @@ def measured_speed(
     def speed(hidden_size: int) -> float:
         if not measured:
             measured.update(_measure_sizes(training, vocabulary_size, hardware))
-        work = {size: _multiplications(size, vocabulary_size) for size in measured}
-        wanted = _multiplications(hidden_size, vocabulary_size)
+        work = {size: multiplications(size, vocabulary_size) for size in measured}
+        wanted = multiplications(hidden_size, vocabulary_size)
         return 1 / _interpolate(wanted, {work[size]: measured[size] for size in measured})
 
     return speed
 
 
-def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
+def multiplications(hidden_size: int, vocabulary_size: int) -> float:
     """Return the approximate number of multiplications per token."""
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary_size
 
