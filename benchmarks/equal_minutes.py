@@ -25,7 +25,6 @@ import math
 import os
 import random
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,16 +32,16 @@ from typing import Any
 
 from measuring import (
     argument_parser,
-    environment,
     measure_run,
     print_environment,
+    read_results,
     run_python,
     text_override,
+    write_results,
 )
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.storage.atomic import atomic_write
 
 Side = dict[str, tuple[str, ...]]  # Values by setting.
 COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
@@ -78,6 +77,7 @@ def main() -> None:
         return
     print_environment(f"{options.trials} trials of {options.search_minutes:g} minutes per side")
     results = read_results(options.out, plan_of(options))
+    results.setdefault("runs", [])
     for text, optimizer, name in combinations(options):
         search(results, options, text, optimizer, name)
     for minutes, seeds in zip(options.minutes, options.seeds, strict=True):
@@ -148,23 +148,10 @@ def plan_of(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def read_results(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of a file to continue, or none."""
-    if not path.exists():
-        return {**environment(), **plan, "runs": []}
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in plan.items():
-        if results.get(name) != value:
-            found = f"{path}: has other {name}: {results.get(name)}"
-            sys.exit(f"equal_minutes.py: {found}; name another file")
-    return results
-
-
 def add_run(results: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
     """Add a training, write the file, and print a line."""
     results["runs"].append(run)
-    with atomic_write(path) as file:
-        file.write(json.dumps(results, indent=1).encode())
+    write_results(path, results)
     loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f} nats"
     settings = " ".join(run["overrides"])
     print(

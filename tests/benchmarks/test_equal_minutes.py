@@ -60,7 +60,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     monkeypatch.setattr(equal, "run_alone", run_alone)
     sides = ["--side", "a", "model.hidden_size=8,16", "--side", "b", "model.hidden_size=8,4"]
     budget = ["--minutes", "1", "--seeds", "1", "--optimizers", "muon", "--trials", "6"]
-    command = ["t.txt", *budget, *sides, "--out", tmp_path / "x.json"]
+    command = ["t.txt", *budget, *sides, "--out", tmp_path / "new" / "x.json"]
     options_of(monkeypatch, *command)
     equal.main()
     assert sorted(set(started)) == [
@@ -70,7 +70,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
         ("trial", "b", 1),
     ]
     assert len(started) == 2 * 6 + 2
-    runs = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["runs"]
+    runs = json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8"))["runs"]
     chosen = [run["overrides"] for run in runs if run["kind"] == "run"]
     assert ["model.hidden_size=16" in chosen[0], "model.hidden_size=8" in chosen[1]] == [True, True]
     assert "| t | muon | 1 | 1.062 | 2.125 | +1.062 |" in capsys.readouterr().out
