@@ -1,6 +1,6 @@
 """Parity of bit strings by length: can a recurrence count modulo two?
 
-A linear recurrence whose factors are positive cannot compute parity at any length in finite
+A linear recurrence whose factors are positive cannot compute parity at every length in finite
 precision, however many layers it has; an LSTM can (Grazzi et al. 2024, arXiv:2411.12537). The
 strings are those of the corpus parity, as in "0110=0"; none of them is read from a file.
 """
