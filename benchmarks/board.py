@@ -116,6 +116,19 @@ def arguments() -> argparse.Namespace:
         metavar="NAME",
         help="also charlm with this configuration; can be repeated",
     )
+    add_programs(parser)
+    parser.add_argument("--threads", type=int, default=2, help="threads of each training [2]")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
+    options = parser.parse_args()
+    if options.seeds < 1 or options.threads < 1 or min(options.minutes) <= 0:
+        parser.error("--minutes, --seeds and --threads: must be above 0")
+    if any("=" not in pair for pair in options.program):
+        parser.error("--program: must be NAME=FILE")
+    return options
+
+
+def add_programs(parser: argparse.ArgumentParser) -> None:
+    """Add the options for programs of others."""
     parser.add_argument(
         "--program",
         action="append",
@@ -126,14 +139,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--source", help="address of the code of --program")
     parser.add_argument("--program-version", default="unknown", help="version of --program")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each training [2]")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
-    options = parser.parse_args()
-    if options.seeds < 1 or options.threads < 1 or min(options.minutes) <= 0:
-        parser.error("--minutes, --seeds and --threads: must be above 0")
-    if any("=" not in pair for pair in options.program):
-        parser.error("--program: must be NAME=FILE")
-    return options
 
 
 def choose_contestants(options: argparse.Namespace) -> list[Contestant]:

@@ -3,8 +3,8 @@
 Four layers of four heads, width 128, blocks of 64 characters, batches of 12, AdamW from 1e-3 to
 1e-4, beta2 0.99, no dropout. The recipe says 2,000 steps, here the time decides. Differences: the
 warm-up is a fraction of the time, and the products are in bf16 where that is faster. In the score,
-each character is predicted once, from 56 to 63 characters before it (fewer only at the beginning);
-nanoGPT reports the mean over random blocks, whose first characters have hardly any context.
+each character is predicted once, from 57 to 64 characters before it; nanoGPT reports the mean over
+random blocks, whose first characters have hardly any context.
 
     python benchmarks/board_transformer.py TRAIN HELD_OUT MINUTES SEED
 """

@@ -26,13 +26,14 @@ from typing import Any
 import torch
 from measuring import argument_parser, environment, print_environment, text_override
 
-from charlm.config.schema import VOCABULARY_SIZES, Config
+from charlm.config.schema import Config
 from charlm.runs.automatic import choose
-from charlm.runs.speed import Speed, measured_speed
+from charlm.runs.speed import Speed, measured_speed, multiplications
 from charlm.training.devices import Hardware, choose_precision
 
 CPU = torch.device("cpu")
-TABLE_BYTES = (50_000, 200_000, 1_000_000, 5_000_000, 20_000_000, 100_000_000)
+VOCABULARY_SIZE = 67  # Of tiny Shakespeare.
+TABLE_CHARACTERS = (50_000, 200_000, 1_000_000, 5_000_000, 20_000_000, 100_000_000)
 TABLE_MINUTES = (1, 5, 20, 60, 120)
 COLUMNS = ("hidden_size", "output_dropout", "learning_rate", "batch_size", "optimizer", "epochs")
 
@@ -133,7 +134,7 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
     print("tokens per second by hidden size: " + json.dumps(rates))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for size in TABLE_BYTES:
+        for size in TABLE_CHARACTERS:
             path = Path(folder) / f"{size}.txt"
             path.write_text((content * (size // len(content) + 1))[:size], encoding="utf-8")
             for minutes in TABLE_MINUTES:
@@ -150,13 +151,14 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table_speed(options: argparse.Namespace) -> Speed:
-    """Return the speed of the table: that of this device, or the one that was given."""
+    """Return the speed of the table: that of this device, or one in proportion to --speed."""
     if options.speed is not None:
-        return lambda hidden_size: options.speed * (256 / hidden_size) ** 1.5
+        work = multiplications(256, VOCABULARY_SIZE)
+        return lambda size: options.speed * work / multiplications(size, VOCABULARY_SIZE)
     fields = {"steps": 10**9, "batch_size": 32, "window": 64, "optimizer": "muon"}
     return measured_speed(
         fields,
-        vocabulary_size=VOCABULARY_SIZES["char"] or 67,
+        vocabulary_size=VOCABULARY_SIZE,
         hardware=Hardware(CPU, choose_precision("auto", CPU)),
     )
 

@@ -14,7 +14,8 @@ A side is a name and settings. A setting with several values is searched:
         --side lstm model.cell=lstm model.hidden_size=256,384,512 \
         --side scan model.cell=rg_lru model.block=griffin model.embedding_size=256,384
 
-The trials are not exact: the machine must be idle, and two of them share its memory.
+The machine must be idle otherwise. Trials side by side share its memory, so each is slower than
+alone.
 """
 
 import argparse
@@ -24,7 +25,6 @@ import math
 import os
 import random
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,16 +32,16 @@ from typing import Any
 
 from measuring import (
     argument_parser,
-    environment,
     measure_run,
     print_environment,
+    read_results,
     run_python,
     text_override,
+    write_results,
 )
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.storage.atomic import atomic_write
 
 Side = dict[str, tuple[str, ...]]  # Values by setting.
 COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
@@ -77,6 +77,7 @@ def main() -> None:
         return
     print_environment(f"{options.trials} trials of {options.search_minutes:g} minutes per side")
     results = read_results(options.out, plan_of(options))
+    results.setdefault("runs", [])
     for text, optimizer, name in combinations(options):
         search(results, options, text, optimizer, name)
     for minutes, seeds in zip(options.minutes, options.seeds, strict=True):
@@ -116,7 +117,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.alone and options.out is None:
-        parser.error("--out: is needed")
+        parser.error("--out: must be given")
     if len(options.seeds) != len(options.minutes):
         parser.error("--seeds: must have as many numbers as --minutes")
     given = {side[0]: side[1:] for side in options.side or []} or SIDES
@@ -147,23 +148,10 @@ def plan_of(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def read_results(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of a file to continue, or none."""
-    if not path.exists():
-        return {**environment(), **plan, "runs": []}
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in plan.items():
-        if results.get(name) != value:
-            found = f"{path}: has other {name}: {results.get(name)}"
-            sys.exit(f"equal_minutes.py: {found}; name another file")
-    return results
-
-
 def add_run(results: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
     """Add a training, write the file, and print a line."""
     results["runs"].append(run)
-    with atomic_write(path) as file:
-        file.write(json.dumps(results, indent=1).encode())
+    write_results(path, results)
     loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f} nats"
     settings = " ".join(run["overrides"])
     print(
@@ -260,11 +248,9 @@ def run_alone(run: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def measure(text: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train one run of its own; return its loss, which is None if it diverged."""
-    name = text_override(text if not Path(text).exists() else Path(text))
+    """Train one network; return its loss, which is None if it diverged."""
     try:
-        config = charlm.load_config(None, [name, *COMMON, *overrides])
-        run = measure_run(config)
+        run = measure_run(charlm.load_config(None, [text_override(text), *COMMON, *overrides]))
     except CharlmError as error:
         return {"loss_nats": None, "steps": 0, "epochs": 0.0, "error": str(error)}
     valid = run.pop("splits")["valid"]

@@ -52,7 +52,6 @@ DEPTHS = {"projection": 0, "recurrence": 1, "embedding": 2}
 RATE_DIVISOR = 2.6
 UNFREEZE_EACH = 0.2
 L2_PER_RATE = 10.0
-ADAPTATIONS = ("discriminative", "unfreezing", "l2")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--replay", type=float, nargs="+", default=[0.0], help="fractions of the old text [0]"
     )
-    parser.add_argument("--adaptation", nargs="*", choices=ADAPTATIONS, default=[])
+    parser.add_argument(
+        "--adaptation", nargs="*", choices=list(MOVES), default=[], help="methods to compare [none]"
+    )
     parser.add_argument(
         "--processor-time",
         action="store_true",
@@ -118,16 +119,21 @@ def arguments() -> argparse.Namespace:
     )
     add_seeds(parser, [1])
     add_overrides(parser)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if any(":" not in texts for texts in options.texts):
+        parser.error("TEXT:HELD_OUT: must be two files, divided by a colon")
+    if any("=" not in named for named in options.starts):
+        parser.error("--from: must be NAME=RUN")
+    return options
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """Yield every case of the command line, the trainings from random weights first."""
-    for pair in options.texts:
-        text, _, held_out = pair.rpartition(":")
+    for texts in options.texts:
+        text, _, held_out = texts.rpartition(":")
         yield Case(text, held_out)
-        for pair in options.starts:
-            start, _, folder = pair.partition("=")
+        for named in options.starts:
+            start, _, folder = named.partition("=")
             for replay in options.replay:
                 yield Case(text, held_out, start, folder, replay)
             for adaptation in options.adaptation:
@@ -184,9 +190,7 @@ def adapt(experiment: Experiment, adaptation: str) -> None:
     """Let the optimizer of an experiment move its weights by a method of adaptation."""
     if not adaptation:
         return
-    weights = [
-        (DEPTHS.get(layer_of(name), 1), tensor) for name, tensor in named_weights(experiment.model)
-    ]
+    weights = [(DEPTHS[layer_of(name)], tensor) for name, tensor in named_weights(experiment.model)]
     first = [tensor.detach().clone() for _, tensor in weights]
     before = [tensor.detach().clone() for _, tensor in weights]
     move = MOVES[adaptation]

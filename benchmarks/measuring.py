@@ -22,6 +22,7 @@ from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
+from charlm.storage.atomic import atomic_write
 
 Name = TypeVar("Name")
 
@@ -73,6 +74,32 @@ class _Numbers(argparse.Action):
         except ValueError:
             parser.error(f"{option_string}: must be integers, got {' '.join(values)!r}")
         setattr(namespace, self.dest, numbers)
+
+
+def read_results(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results in a file to continue; without one, the machine and the plan.
+
+    Args:
+        path: File that `write_results` has written, or will write.
+        plan: What all measurements of a file have in common.
+
+    Raises:
+        SystemExit: The file has another plan.
+    """
+    if not path.exists():
+        return {**environment(), **plan}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in plan.items():
+        if results.get(name) != value:
+            sys.exit(f"{path}: has other {name}: {results.get(name)}; name another --out")
+    return results
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results; the file is complete or unchanged, whenever the program is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(json.dumps(results, indent=1).encode())
 
 
 def add_test_share(parser: argparse.ArgumentParser) -> None:

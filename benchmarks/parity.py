@@ -38,7 +38,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("cells", nargs="*", default=CELLS, help="recurrences [all]")
+    parser.add_argument("cells", nargs="*", default=CELLS, help=f"recurrences [{' '.join(CELLS)}]")
     parser.add_argument("--steps", type=int, default=1000, help="training steps [1000]")
     parser.add_argument(
         "--rates",

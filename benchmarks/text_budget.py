@@ -18,8 +18,6 @@ Needs the extra `tune`.
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,20 +25,20 @@ from typing import Any
 from measuring import (
     add_overrides,
     argument_parser,
-    environment,
     measure_run,
     print_environment,
+    read_results,
+    write_results,
 )
 
 import charlm
 from charlm.errors import CharlmError
 from charlm.runs.automatic import ChosenConfig
-from charlm.storage.atomic import atomic_write
 from charlm.tuning.search import Callbacks, tune
 from charlm.tuning.study import Budget
 
-TARGET = 0.02
-RATE_FACTOR = 4  # Of the largest rate of the search to the automatic one, and of that to the least.
+TARGET = 0.02  # Nats.
+RATE_FACTOR = 4  # Largest rate of the search / automatic one; automatic one / smallest.
 SIZES = (64, 96, 128, 192, 256, 384, 512, 640, 768)
 BATCHES = (8, 16, 32, 64)
 
@@ -52,13 +50,13 @@ def main() -> None:
     path = options.out / "results.json"
     plan = {"trials": options.trials, "unit": options.unit, "overrides": options.overrides}
     results = read_results(path, plan)
+    results.setdefault("rows", [])
     for budget in options.budgets:
         for text in options.texts:
             if (text, budget) in {(row["text"], row["budget"]) for row in results["rows"]}:
                 continue
             results["rows"].append(measure(text, budget, options))
-            with atomic_write(path) as file:
-                file.write(json.dumps(results, indent=1).encode())
+            write_results(path, results)
             print(format_row(results["rows"][-1], options.unit), flush=True)
     print("\n" + format_table(results["rows"], options.unit))
 
@@ -75,19 +73,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
     add_overrides(parser, "settings to keep, in both; can be repeated")
     return parser.parse_args()
-
-
-def read_results(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of a file to continue, or none."""
-    if not path.exists():
-        return {**environment(), **plan, "rows": []}
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in plan.items():
-        if results[name] != value:
-            sys.exit(
-                f"text_budget.py: {path}: has other {name}: {results[name]}; name another --out"
-            )
-    return results
 
 
 def measure(text: str, budget: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -161,9 +146,9 @@ def describe(config: charlm.Config) -> Iterator[str]:
 
 
 def search_space(config: charlm.Config) -> list[str]:
-    """Return what is searched: values around those of the automatic settings, all of them among it.
+    """Return what is searched: the automatic settings, and values around them.
 
-    Rates are a factor of four around the automatic one; sizes and batches are the nearest ones.
+    Rates are within a factor of four of the automatic one; sizes and batches are the nearest ones.
     """
     model, training = config.model, config.training
     rate = training.learning_rate

@@ -132,6 +132,19 @@ def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Pa
 
 
 @pytest.fixture(scope="session")
+def task_folders(
+    pairs_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> dict[str, Path]:
+    """Folder of a run of each kind of task, for tests that need no good model."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for kind, text in pairs_files.items():
+        direction = "both" if kind == "tag" else "forward"
+        settings = [f"task.kind={kind}", f"model.direction={direction}"]
+        train_all(small_config(text, *settings), folder / kind)
+    return {kind: folder / kind for kind in pairs_files}
+
+
+@pytest.fixture(scope="session")
 def trained_records(
     records_file: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path
 ) -> Path:

@@ -38,7 +38,7 @@ _MIN_SAME_LENGTH = 0.5
 _MIN_BROKEN = 0.4
 _MAX_UNFILLED = 0.15
 _MAX_OPEN_ENDS = 0.05
-# Independent lines: at most 0.01, and 4 standard deviations.
+# Independent lines have less than 5 deviations; a hundred of them can gain 0.02 by chance.
 _MIN_ORDER_GAIN = 0.015
 _MIN_ORDER_DEVIATIONS = 5.0
 # In fewer lines of as many words the order of unpunctuated verse is not significant.

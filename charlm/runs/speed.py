@@ -50,8 +50,8 @@ def measured_speed(
         if not measured:
             configs = _configs(training, ngrams)
             measured.update(_measure_sizes(configs, vocabulary_size, hardware))
-        work = {size: _multiplications(size, vocabulary_size) for size in measured}
-        wanted = _multiplications(hidden_size, vocabulary_size)
+        work = {size: multiplications(size, vocabulary_size) for size in measured}
+        wanted = multiplications(hidden_size, vocabulary_size)
         return 1 / _interpolate(wanted, {work[size]: measured[size] for size in measured})
 
     return speed
@@ -67,7 +67,7 @@ def _configs(training: Mapping[str, Any], ngrams: int) -> dict[int, Config]:
     }
 
 
-def _multiplications(hidden_size: int, vocabulary_size: int) -> float:
+def multiplications(hidden_size: int, vocabulary_size: int) -> float:
     """Return the approximate number of multiplications per token."""
     return 4 * hidden_size * (hidden_size + 64) + hidden_size * vocabulary_size
 

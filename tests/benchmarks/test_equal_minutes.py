@@ -8,6 +8,7 @@ import pytest
 from benchmark_modules import load
 
 from charlm.config.load import load_config
+from charlm.runs import automatic
 
 equal, text_budget = map(load, ("equal_minutes", "text_budget"))
 TEXT = "the cat sat on the mat\n" * 90
@@ -59,7 +60,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     monkeypatch.setattr(equal, "run_alone", run_alone)
     sides = ["--side", "a", "model.hidden_size=8,16", "--side", "b", "model.hidden_size=8,4"]
     budget = ["--minutes", "1", "--seeds", "1", "--optimizers", "muon", "--trials", "6"]
-    command = ["t.txt", *budget, *sides, "--out", tmp_path / "x.json"]
+    command = ["t.txt", *budget, *sides, "--out", tmp_path / "new" / "x.json"]
     options_of(monkeypatch, *command)
     equal.main()
     assert sorted(set(started)) == [
@@ -69,7 +70,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
         ("trial", "b", 1),
     ]
     assert len(started) == 2 * 6 + 2
-    runs = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["runs"]
+    runs = json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8"))["runs"]
     chosen = [run["overrides"] for run in runs if run["kind"] == "run"]
     assert ["model.hidden_size=16" in chosen[0], "model.hidden_size=8" in chosen[1]] == [True, True]
     assert "| t | muon | 1 | 1.062 | 2.125 | +1.062 |" in capsys.readouterr().out
@@ -80,14 +81,25 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
         equal.main()
 
 
+def test_the_rules_for_a_longer_budget_are_those_of_the_automatic_settings():
+    recipe = automatic._RECIPES["stream", False]
+    assert recipe.dropout_per_doubling == equal.DROPOUT_PER_DOUBLING
+    assert recipe.passes_without_dropout == equal.PASSES_WITHOUT_DROPOUT
+    assert recipe.output_dropout(1e6) == equal.MAX_DROPOUT
+    rate = recipe.learning_rate / 10**equal.RATE_POWER
+    assert recipe.peak_rate(256, 10 * equal.STEPS_AT_PEAK_RATE) == pytest.approx(rate, rel=0.01)
+    assert recipe.peak_rate(256, equal.STEPS_AT_PEAK_RATE) == recipe.learning_rate
+
+
 def test_a_training_that_diverges_has_no_loss(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(TEXT, encoding="utf-8")
     tiny = ["model.hidden_size=8", "training.batch_size=2", "training.window=8"]
-    run = equal.measure(str(path), [*tiny, "training.steps=2", "training.minutes=null"])
+    tiny += ["training.optimizer=sgd", "training.precision=fp32", "training.minutes=null"]
+    run = equal.measure(str(path), [*tiny, "training.steps=2"])
     assert run["steps"] == 2 and run["loss_nats"] > 0
-    far = "training.clipnorm=1e30", "training.learning_rate=1e30", "training.optimizer=sgd"
-    assert equal.measure(str(path), [*tiny, *far, "training.steps=5"])["loss_nats"] is None
+    far = "training.clipnorm=1e30", "training.learning_rate=1e30", "training.steps=5"
+    assert equal.measure(str(path), [*tiny, *far])["loss_nats"] is None
 
 
 def test_the_search_contains_the_automatic_settings_and_the_beginning_of_a_text(tmp_path):
@@ -109,11 +121,11 @@ def test_the_automatic_settings_are_compared_with_the_best_trial(tmp_path):
     options = argparse.Namespace(
         overrides=["model.embedding_size=4", "training.window=8", "training.batch_size=2"],
         unit="steps",
-        trials=2,
+        trials=1,
         out=tmp_path,
     )
     row = text_budget.measure(str(path), 2, options)
-    assert row["trials"] == 2 and row["automatic"]["steps"] == 2
+    assert row["trials"] == 1 and row["automatic"]["steps"] == 2
     assert row["best_loss_nats"] <= row["automatic"]["loss_nats"]
     assert row["best_values"].keys() == {
         text.partition("=")[0]

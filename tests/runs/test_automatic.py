@@ -380,7 +380,7 @@ def test_the_shortest_of_several_samples_counts(monkeypatch):
 
 def test_speeds_of_sizes_that_were_not_measured_lie_on_lines_and_never_rise(monkeypatch):
     # One second of each step is the same for all sizes; the rest is in proportion to the work.
-    work = {size: speed._multiplications(size, 64) for size in (32, 128, 256, 384, 512, 1024)}
+    work = {size: speed.multiplications(size, 64) for size in (32, 128, 256, 384, 512, 1024)}
     exact = {size: 1 + work[size] / work[128] for size in work}
     samples = {size: [exact[size]] * 5 for size in (128, 256, 512)}
     tokens_per_second = measured_with(monkeypatch, samples)

@@ -11,7 +11,6 @@ from charlm.cli.main import run as charlm
 from charlm.errors import CharlmError
 from charlm.serving.models import ServedModels
 from charlm.serving.options import ServeOptions
-from tests.conftest import small_config, train_all
 
 TASKS = {
     "classify": "charlm predict",
@@ -43,23 +42,13 @@ REFUSED = [
 USEFUL = ["inspect {}", "runs {}", "eval task {}", "view {}", "view {} --only task,network"]
 
 
-@pytest.fixture(scope="module")
-def folders(pairs_files, tmp_path_factory):
-    """Folder of a run of each task."""
-    folder = tmp_path_factory.mktemp("commands")
-    for kind in TASKS:
-        settings = [f"task.kind={kind}", "training.steps=2"]
-        train_all(small_config(pairs_files[kind], *settings), folder / kind)
-    return {kind: folder / kind for kind in TASKS}
-
-
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("command", REFUSED)
 def test_a_command_about_whole_texts_is_refused_in_one_line(
-    command, kind, folders, tmp_path, capfd
+    command, kind, task_folders, tmp_path, capfd
 ):
     (tmp_path / "text.txt").write_text("bano\n", encoding="utf-8")
-    names = {"{}": str(folders[kind]), "TEXT": str(tmp_path / "text.txt")}
+    names = {"{}": str(task_folders[kind]), "TEXT": str(tmp_path / "text.txt")}
     names["OUT"] = str(tmp_path / "out")
     arguments = [names.get(word, word) for word in command.split()]
     assert charlm(arguments) == 1
@@ -72,23 +61,23 @@ def test_a_command_about_whole_texts_is_refused_in_one_line(
 
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("command", USEFUL)
-def test_a_command_about_runs_has_a_result(command, kind, folders, capfd):
-    assert charlm([word.replace("{}", str(folders[kind])) for word in command.split()]) == 0
+def test_a_command_about_runs_has_a_result(command, kind, task_folders, capfd):
+    assert charlm([word.replace("{}", str(task_folders[kind])) for word in command.split()]) == 0
     assert capfd.readouterr().out != ""
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_server_refuses_a_run_of_a_task(kind, folders, capfd):
-    assert charlm(["serve", str(folders[kind]), "--port", "0"]) == 1
+def test_a_server_refuses_a_run_of_a_task(kind, task_folders, capfd):
+    assert charlm(["serve", str(task_folders[kind]), "--port", "0"]) == 1
     error = capfd.readouterr().err
     assert TASKS[kind] in error and error.count("\n") == 1
     if kind == "complete":
         with pytest.raises(CharlmError, match="--source"):
-            ServedModels([load_any(folders[kind]).trained], ServeOptions())
+            ServedModels([load_any(task_folders[kind]).trained], ServeOptions())
 
 
-def test_tasks_have_columns_in_the_list_of_runs(folders, trained, capfd):
-    parent = folders["tag"].parent
+def test_tasks_have_columns_in_the_list_of_runs(task_folders, trained, capfd):
+    parent = task_folders["tag"].parent
     assert charlm(["runs", str(parent), "--format", "csv"]) == 0
     head, *rows = [line.split(",") for line in capfd.readouterr().out.splitlines()]
     kinds = [row[head.index("task")] for row in rows]
@@ -102,14 +91,14 @@ def test_tasks_have_columns_in_the_list_of_runs(folders, trained, capfd):
 
 
 @pytest.mark.parametrize("kind", ["classify", "tag"])
-def test_unknown_characters_are_counted_at_the_end(kind, folders, capfd, monkeypatch):
+def test_unknown_characters_are_counted_at_the_end(kind, task_folders, capfd, monkeypatch):
     for text, line in (
         ("bano\nb\u0436n\u0436\nse\u00e9\n", "\u0436' 2, '\u00e9' 1\n"),
         ("\u00e9\n", "1 unknown character in 1 text, read as <UNK>: '\u00e9' 1\n"),
         ("bano\n", ""),
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        assert charlm(["predict", str(folders[kind])]) == 0
+        assert charlm(["predict", str(task_folders[kind])]) == 0
         out, error = capfd.readouterr()
         assert out.count("\n") == text.count("\n")
         assert error.endswith(line) and error.count("\n") == bool(line)

@@ -260,26 +260,7 @@ def test_sources_are_translated_from_the_command_line(run, capfd, monkeypatch, t
     assert "attention, weights of the scores" in out
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["eval perplexity", "compress", "serve", "export --to html --out x", "sample"],
-)
-def test_what_needs_a_language_model_refuses_a_translator_in_one_line(run, command, capfd):
-    name, *options = command.split(" --")
-    arguments = [
-        *name.split(),
-        str(run.folder),
-        *(part for o in options for part in f"--{o}".split()),
-    ]
-    if name == "compress":
-        arguments.append(str(run.folder / "config.yaml"))
-    assert charlm(arguments) == 1
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1
-    assert "use charlm sample --source" in err and "charlm eval task" in err
-
-
-def test_other_models_are_no_translators(trained, run, capfd):
+def test_other_models_are_no_translators(trained, run):
     with pytest.raises(CharlmError, match="charlm train PAIRS --task translate"):
         load_translator(trained, device="cpu")
     with pytest.raises(CharlmError, match="charlm sample --source"):

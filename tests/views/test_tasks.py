@@ -26,15 +26,8 @@ from charlm.views.label_errors import describe_errors
 from charlm.views.measurements import ReportOptions, RunMeasurements, measure
 from charlm.views.report import make_report
 from charlm.views.tags import STYLES, describe_tags, styles_of
-from tests.conftest import small_config, train_all
 
 OPTIONS = ReportOptions(passage_tokens=60, memory_tokens=30, probe_tokens=400, context_targets=20)
-TASKS = {
-    "classify": ["task.kind=classify"],
-    "tag": ["task.kind=tag", "model.direction=both"],
-    "complete": ["task.kind=complete"],
-    "translate": ["task.kind=translate"],
-}
 FIGURES = {
     "classify": {"labels", "reliability", "confusion-1", "errors-1"},
     "tag": {"labels", "reliability", "confusion-1", "tags-1", "errors-1"},
@@ -44,12 +37,9 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def runs(pairs_files, tmp_path_factory):
+def runs(task_folders):
     """A run of each task."""
-    folder = tmp_path_factory.mktemp("tasks")
-    for kind, settings in TASKS.items():
-        train_all(small_config(pairs_files[kind], *settings), folder / kind)
-    return {kind: load_any(folder / kind, device="cpu") for kind in TASKS}
+    return {kind: load_any(task_folders[kind], device="cpu") for kind in FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +75,7 @@ def scores_of(confusion: dict[str, dict[str, int]], **changes) -> LabelScores:
     return LabelScores(**values | changes)
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", FIGURES)
 def test_a_report_on_a_task_has_its_figures_and_the_sections_of_every_run(kind, reports):
     html = reports[kind].html
     sections = re.findall(r'<section id="([a-z]+)"', html)

@@ -9,6 +9,7 @@ from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.data.builders import BUILDERS
 from charlm.errors import CharlmError, CorpusError
+from charlm.evaluation.probes import parity
 from charlm.evaluation.probes.parity import measure_parity
 from tests.export.models import random_model
 
@@ -56,8 +57,6 @@ def test_a_network_that_ignores_a_bit_is_right_about_half_of_the_strings():
 def test_another_seed_draws_other_strings_and_the_same_seed_the_same(monkeypatch):
     drawn = []
     trained = counting_network()
-    from charlm.evaluation.probes import parity
-
     score = parity.score_pairs
     monkeypatch.setattr(
         parity,
@@ -86,8 +85,8 @@ def test_the_corpus_has_strings_of_every_length_with_their_parity():
     lines = list(BUILDERS["parity"](strings=400, seed=3, longest=5))
     assert len(lines) == 400 and lines == list(BUILDERS["parity"](strings=400, seed=3, longest=5))
     for line in lines:
-        bits, parity = line.split("=")
-        assert bits.count("1") % 2 == int(parity)
+        bits, right = line.split("=")
+        assert bits.count("1") % 2 == int(right)
     assert {len(line) - 2 for line in lines} == {1, 2, 3, 4, 5}
     for name, value in (("strings", 0), ("longest", 0), ("longest", "9"), ("seed", -1)):
         with pytest.raises(CorpusError, match=f"parity: {name} must be a whole number"):
