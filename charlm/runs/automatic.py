@@ -58,10 +58,9 @@ _MAX_PASSES = 60.0
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _NGRAMS = 4
-# Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, the largest
-# number of passes, and the fraction of the old text, which costs nothing on the new one.
+# Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
+# fraction of the old text, which costs nothing on the new one.
 _TRAINED_RATE = 0.3
-_MAX_PASSES_TRAINED = 20.0
 _REPLAY = 0.1
 _DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
@@ -290,8 +289,7 @@ def choose(
         config = inherit(config, ancestor)
     inspection = _inspect(config)
     text = inspection.text
-    max_passes = _MAX_PASSES if ancestor is None else _MAX_PASSES_TRAINED
-    plan = _make_plan(config, text, speed or _device_speed(config, text), max_passes)
+    plan = _make_plan(config, text, speed or _device_speed(config, text))
     fields = {
         "corpus": inspection.corpus_fields,
         "task": config.task.model_dump(exclude_unset=True),
@@ -428,7 +426,7 @@ def _read_lines(sample: bytes, line_ends: LineEnds) -> _Reading:
     return _Reading(mode, "line", reason if is_certain else f"{reason}; {_OTHER_MODE[mode]}")
 
 
-def _make_plan(config: Config, text: TextFacts, speed: Speed, max_passes: float) -> _Plan:
+def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
     recipe = text.recipe
@@ -449,12 +447,12 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed, max_passes: float)
     else:
         hidden_size = recipe.hidden_size(text, trained_tokens)
     passes = trained_tokens(hidden_size) / text.tokens
-    stops_early = training.minutes is not None and passes > max_passes
+    stops_early = training.minutes is not None and passes > _MAX_PASSES
     plan = _Plan(
         hidden_size=hidden_size,
         batch_size=batch_size,
         length=length,
-        passes=max_passes if stops_early else passes,
+        passes=_MAX_PASSES if stops_early else passes,
         stops_early=stops_early,
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set

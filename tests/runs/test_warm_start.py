@@ -145,7 +145,7 @@ def test_settings_are_chosen_for_trained_weights(trained, text_file):
     minutes = [overrides[0], "training.minutes=1000", "training.device=cpu"]
     assert choose(minutes, speed=speed).config.training.epochs == 60
     longest = choose(minutes, speed=speed, ancestor=open_ancestor(trained)).config.training
-    assert longest.epochs == 20
+    assert longest.epochs == 60
     assert any(str(trained) in reason for reason in warm.reasons)
 
 
