@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charlm.model.dropout import dropout_scale
+
 # The largest prime below 2^26, and about that prime divided by the golden ratio. A product of two
 # numbers below the prime, plus an id, is below 2^53: JavaScript, whose integers are floating-point
 # numbers, computes the hash exactly.
@@ -63,7 +65,8 @@ class NgramEmbedding(nn.Module):
             self.rows(history), self.weight, sparse=self.has_sparse_gradient and self.training
         )
         if self.training and self.dropout:  # (time, batch, order - 1, row width)
-            rows = rows * functional.dropout(rows.new_ones(*rows.shape[:-1], 1), self.dropout)
+            one_per_row = torch.Size([*rows.shape[:-1], 1])
+            rows = rows * dropout_scale(one_per_row, self.dropout, like=rows)
         after = history[len(ids) :].t().to(last.dtype)
         return rows.flatten(2), after
 
