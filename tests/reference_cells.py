@@ -254,7 +254,7 @@ def min_lstm(x: Vector, state: State, w: Weights, options: dict) -> State:
 
 
 def rg_lru(x: Vector, state: State, w: Weights, options: dict) -> State:
-    """De et al. 2024 (arXiv:2402.19427), equations 1 to 4 with c = 8; what is fed in is a map of x too."""
+    """De et al. 2024 (arXiv:2402.19427), equations 1 to 4, c = 8; the input is a map of x."""
     (h,) = state
     r, i, candidate = np.split(w["weight_ih"] @ x + w["bias_ih"], 3)
     a = (1 / (1 + np.exp(w["decay"]))) ** (8 * sigmoid(r))

@@ -1,4 +1,4 @@
-"""A run with n-grams in every command: the last tokens are carried wherever the state is."""
+"""Every command works on a run with n-grams: the last tokens are carried with the state."""
 
 import math
 

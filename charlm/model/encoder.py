@@ -142,11 +142,10 @@ def _make_recurrence(section: ModelSection, input_size: int) -> Recurrence:
             input_size = cells[-1].hidden_size
     return Recurrence(
         cells,
-        dropout=section.dropout,
+        dropout=Dropout(section.dropout, whole_window=section.dropout_mask == "window"),
         skip=section.skip,
         layer_norm=section.layer_norm,
         learn_initial=section.initial_state == "learned",
-        whole_window=section.dropout_mask == "window",
         weight_dropout=section.weight_dropout,
         blocks=blocks,
     )

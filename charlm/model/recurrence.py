@@ -79,11 +79,10 @@ class Recurrence(nn.Module):
         self,
         cells: Sequence[Cell],
         *,
-        dropout: float,
+        dropout: Dropout,
         skip: str,
         layer_norm: bool = False,
         learn_initial: bool = False,
-        whole_window: bool = False,
         weight_dropout: float = 0.0,
         blocks: Sequence[GriffinBlock] = (),
     ) -> None:
@@ -91,13 +90,12 @@ class Recurrence(nn.Module):
 
         Args:
             cells: Layers, the first one first.
-            dropout: Fraction of the units that is dropped between layers.
+            dropout: Dropout between layers.
             skip: Skip connections. `none`; `residual`: from the second layer on, a layer's input is
                 added to its output; `sum`: the outputs of all layers are added.
             layer_norm: Normalize the output of a layer (Ba et al. 2016) before the next layer or
                 the projection, outside residual connections (pre-norm, Xiong et al. 2020).
             learn_initial: The state before the first token is learned instead of zero.
-            whole_window: The same units are dropped at every token of a window.
             weight_dropout: Fraction of the recurrent weights that is dropped for a window.
             blocks: Block around each layer; empty for none. Their dropout is on what a block adds.
         """
@@ -105,7 +103,7 @@ class Recurrence(nn.Module):
         self.cells = nn.ModuleList(cells)
         for number, cell in enumerate(cells):
             cell.join_layers(cells, number)
-        self.dropout = Dropout(dropout, whole_window=whole_window)
+        self.dropout = dropout
         self.weight_dropout = weight_dropout
         self.skip = skip
         self.norms = nn.ModuleList(

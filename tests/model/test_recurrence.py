@@ -19,6 +19,7 @@ from model.cells_table import (
 )
 
 from charlm.model.cells.base import Cell, State
+from charlm.model.dropout import Dropout
 from charlm.model.fast import backpropagation
 from charlm.model.recurrence import Recurrence, run, run_stepwise
 
@@ -138,7 +139,7 @@ class Sum(Cell):
 
 def layers(number: int, **options) -> Recurrence:
     return Recurrence(
-        [Sum(3) for _ in range(number)], **{"dropout": 0.0, "skip": "none", **options}
+        [Sum(3) for _ in range(number)], **{"dropout": Dropout(0.0), "skip": "none", **options}
     ).eval()
 
 
@@ -215,7 +216,7 @@ def test_the_initial_state_is_zero_or_learned_and_the_same_for_the_whole_batch()
 def test_every_tensor_of_the_initial_state_is_learned():
     for name in SOME_CELLS:
         cell = cell_of(name)
-        network = Recurrence([cell], dropout=0.0, skip="none", learn_initial=True).double()
+        network = Recurrence([cell], dropout=Dropout(0.0), skip="none", learn_initial=True).double()
         assert len(network.initial[0]) == cell.num_state_tensors, name
         x, _ = window_of(cell)
         network(x, network.initial_states(2))[0].sum().backward()
@@ -233,7 +234,7 @@ def test_dropout_acts_only_between_layers():
     torch.manual_seed(1)
     ones = torch.ones(50, 4, 3)
     for number in (1, 2):
-        network = layers(number, dropout=0.5).train()
+        network = layers(number, dropout=Dropout(0.5)).train()
         y, after = network(ones, network.initial_states(4), run=run_stepwise)
         # The input of the first layer is not dropped.
         assert after[0][0].equal(torch.full((4, 3), 50.0))

@@ -354,7 +354,7 @@ def test_the_measured_speed_falls_with_the_hidden_size(text_of, monkeypatch):
 
 
 def measured_with(monkeypatch, samples: dict[int, list[float]]):
-    """Return the speed that is measured where samples last so many seconds, by hidden size."""
+    """Return the measured speed by hidden size, if each sample lasts the given seconds."""
     series = {size: iter(seconds) for size, seconds in samples.items()}
     monkeypatch.setattr(
         speed, "_training_steps", lambda config, *rest: repeat(config.model.hidden_size[0])

@@ -433,7 +433,9 @@ class MinLSTM extends Cell {
   }
 }
 
-/** r, i = sigmoid(W x + b); log a = -8 r softplus(decay); h <- a * h + sqrt(1 - a^2) * i * candidate */
+/**
+ * r, i = sigmoid(W x + b); log a = -8 r softplus(decay); h <- a h + sqrt(1 - a^2) i candidate
+ */
 class RGLRU extends Cell {
   constructor(product, size, options, vectors) {
     super(product, size);
