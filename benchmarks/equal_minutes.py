@@ -2,20 +2,21 @@ r"""Two kinds of network at equal minutes: a stack of scans with MLPs against an
 
 Every text and optimizer has two sides. Each side gets the same number of trials at a short budget,
 drawn from its own list of values with a fixed seed, each on a core of its own, as many side by side
-as there are cores. Then the best settings of each side are trained at every budget on all threads,
-with several seeds; for a longer budget, output dropout and rate follow two rules that are the same
-for both sides. All trainings are in the JSON of --out, which is written after each one: a training
-that it contains is not repeated, so that the command continues where it was stopped.
+as there are cores. Then the best settings of each side are trained at every budget, with several
+seeds, one after the other on all threads; with --threads 1 side by side on one core each. For a
+longer budget, output dropout and rate follow two rules that are the same for both sides. All
+trainings are in the JSON of --out, which is written after each one: a training that it contains is
+not repeated, so that the command continues where it was stopped.
 
 A side is a name and settings. A setting with several values is searched:
 
     python benchmarks/equal_minutes.py shakespeare.txt python-source --out equal.json
-    python benchmarks/equal_minutes.py a.txt --minutes 1 5 --seeds 3 1 --out equal.json \
+    python benchmarks/equal_minutes.py a.txt --minutes 5 --seeds 3 --threads 1 --out equal.json \
         --side lstm model.cell=lstm model.hidden_size=256,384,512 \
         --side scan model.cell=rg_lru model.block=griffin model.embedding_size=256,384
 
-The machine must be idle otherwise. Trials side by side share its memory, so each is slower than
-alone.
+The machine must be idle otherwise, except with --threads 1 --processor-time. Trainings side by side
+share its memory, so each is slower than alone.
 """
 
 import argparse
@@ -25,13 +26,15 @@ import math
 import os
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from measuring import (
+    add_processor_time,
     argument_parser,
+    budgets_in_processor_time,
     measure_run,
     print_environment,
     read_results,
@@ -44,22 +47,23 @@ import charlm
 from charlm.errors import CharlmError
 
 Side = dict[str, tuple[str, ...]]  # Values by setting.
+Run = dict[str, Any]
 COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
-RATES = {"muon": "1e-2,2e-2,4e-2", "adamw": "2e-3,4e-3,8e-3,1.6e-2"}
+RATES = {"muon": "2e-2,4e-2,8e-2", "adamw": "4e-3,8e-3,1.6e-2"}
 SIDES = {
     "lstm": [
         "model.cell=lstm",
-        "model.hidden_size=256,384,512",
-        "model.num_layers=1,2",
-        "training.batch_size=16,32,64",
+        "model.hidden_size=256,384",
+        "training.batch_size=16,32",
     ],
     "scan": [
-        "model.cell=rg_lru,hgrn",
-        "model.skip=residual",
-        "model.layer_norm=true",
-        "model.hidden_size=256,384,512",
-        "model.num_layers=2,3",
-        "training.batch_size=16,32,64",
+        "model.cell=hgrn,min_gru",
+        "model.block=griffin",
+        "model.mlp_expansion=1,2",
+        "model.hidden_size=256",
+        "model.embedding_size=256",
+        "model.num_layers=1,2",
+        "training.batch_size=16,32",
     ],
 }
 # For a longer budget than that of the trials: dropout added by each doubling of the passes over the
@@ -73,17 +77,19 @@ def main() -> None:
     """Run what is missing; print a line per training and the table."""
     options = arguments()
     if options.alone:
-        print(json.dumps(measure(options.texts[0], options.alone)))
+        with budgets_in_processor_time(enabled=options.processor_time):
+            print(json.dumps(measure(options.texts[0], options.alone)))
         return
     print_environment(f"{options.trials} trials of {options.search_minutes:g} minutes per side")
     results = read_results(options.out, plan_of(options))
     results.setdefault("runs", [])
-    for text, optimizer, name in combinations(options):
-        search(results, options, text, optimizer, name)
+    for text, optimizer in itertools.product(options.texts, options.optimizers):
+        trials = trials_of(results["runs"], options, text, optimizer)
+        train_missing(results, options, trials, threads=1)
     for minutes, seeds in zip(options.minutes, options.seeds, strict=True):
-        for seed in range(1, seeds + 1):
-            for text, optimizer, name in combinations(options):
-                train_best(results, options, (text, optimizer, name), minutes, seed)
+        for text, optimizer in itertools.product(options.texts, options.optimizers):
+            runs = runs_of(results["runs"], options, (text, optimizer), minutes, seeds)
+            train_missing(results, options, runs, threads=options.threads)
     print("\n" + format_table(results["runs"], list(options.sides)))
 
 
@@ -106,6 +112,7 @@ def arguments() -> argparse.Namespace:
         "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of the last runs [2]")
+    add_processor_time(parser)
     parser.add_argument(
         "--side",
         nargs="+",
@@ -144,11 +151,12 @@ def plan_of(options: argparse.Namespace) -> dict[str, Any]:
         },
         "trials": options.trials,
         "search_minutes": options.search_minutes,
-        "threads": options.threads,
+        "run_threads": options.threads,
+        "processor_time": options.processor_time,
     }
 
 
-def add_run(results: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
+def add_run(results: dict[str, Any], path: Path, run: Run) -> None:
     """Add a training, write the file, and print a line."""
     results["runs"].append(run)
     write_results(path, results)
@@ -159,11 +167,6 @@ def add_run(results: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
         f"seed {run['seed']}: {loss}, {run['steps']:,} steps; {settings}",
         flush=True,
     )
-
-
-def combinations(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Yield every text, optimizer and side."""
-    yield from itertools.product(options.texts, options.optimizers, options.sides)
 
 
 def draw_trials(side: Side, optimizer: str, count: int) -> list[list[str]]:
@@ -177,50 +180,73 @@ def draw_trials(side: Side, optimizer: str, count: int) -> list[list[str]]:
     return grid[:count]
 
 
-def search(
-    results: dict[str, Any], options: argparse.Namespace, text: str, optimizer: str, name: str
-) -> None:
-    """Run the trials of a side that are missing, side by side on one core each."""
-    place = {"text": text, "optimizer": optimizer, "side": name}
-    fixed = {"kind": "trial", **place, "minutes": options.search_minutes, "seed": 1}
-    trials = draw_trials(options.sides[name], optimizer, options.trials)
-    known = [run["overrides"] for run in results["runs"] if fixed.items() <= run.items()]
-    missing = [trial for trial in trials if trial not in known]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(run_alone, fixed | {"overrides": trial}, 1) for trial in missing]
-        for job in jobs:
-            add_run(results, options.out, job.result())
+def trials_of(
+    runs: Sequence[Run], options: argparse.Namespace, text: str, optimizer: str
+) -> list[Run]:
+    """Return the trials of both sides that are missing, the sides in turn."""
+    fixed = {"kind": "trial", "text": text, "optimizer": optimizer, "seed": 1}
+    fixed["minutes"] = options.search_minutes
+    drawn = [
+        [
+            fixed | {"side": name, "overrides": trial}
+            for trial in draw_trials(side, optimizer, options.trials)
+        ]
+        for name, side in options.sides.items()
+    ]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*drawn))
+    return [trial for trial in in_turn if trial and not any(is_same(trial, run) for run in runs)]
 
 
-def train_best(
-    results: dict[str, Any],
+def runs_of(
+    runs: Sequence[Run],
     options: argparse.Namespace,
-    place: tuple[str, str, str],
+    place: tuple[str, str],
     minutes: float,
-    seed: int,
-) -> None:
-    """Train the best settings of a side, unless the file contains this training."""
-    text, optimizer, name = place
-    fixed = {"kind": "run", "text": text, "optimizer": optimizer, "side": name}
-    fixed |= {"minutes": minutes, "seed": seed}
-    if any(fixed.items() <= run.items() for run in results["runs"]):
-        return
+    seeds: int,
+) -> list[Run]:
+    """Return the last runs of one budget that are missing, with the best settings of each side."""
+    text, optimizer = place
+    fixed = {"kind": "run", "text": text, "optimizer": optimizer, "minutes": minutes}
+    best = {name: best_trial(runs, (text, optimizer, name)) for name in options.sides}
+    wanted = [
+        fixed | {"side": name, "seed": seed, "overrides": adjust(trial, minutes, options.threads)}
+        for seed in range(1, seeds + 1)
+        for name, trial in best.items()
+        if trial is not None
+    ]
+    return [run for run in wanted if not any(is_same(run, other) for other in runs)]
+
+
+def is_same(wanted: Run, run: Run) -> bool:
+    """Return whether a training is the wanted one."""
+    return wanted.items() <= run.items()
+
+
+def best_trial(runs: Sequence[Run], place: tuple[str, str, str]) -> Run | None:
+    """Return the best trial of a text, an optimizer and a side; None if all diverged."""
     trials = [
         run
-        for run in results["runs"]
+        for run in runs
         if run["kind"] == "trial"
         and (run["text"], run["optimizer"], run["side"]) == place
         and run["loss_nats"] is not None
     ]
     if not trials:
-        print(f"{text} {optimizer} {name}: every trial diverged", flush=True)
-        return
-    best = min(trials, key=lambda run: run["loss_nats"])
-    overrides = adjust(best, minutes, options.threads)
-    add_run(results, options.out, run_alone(fixed | {"overrides": overrides}, options.threads))
+        print(f"{' '.join(place)}: every trial diverged", flush=True)
+    return min(trials, key=lambda run: run["loss_nats"], default=None)
 
 
-def adjust(trial: dict[str, Any], minutes: float, threads: int) -> list[str]:
+def train_missing(
+    results: dict[str, Any], options: argparse.Namespace, runs: Sequence[Run], threads: int
+) -> None:
+    """Train, each in a process of its own, as many side by side as there are cores for them."""
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as pool:
+        jobs = [pool.submit(run_alone, run, threads, options.processor_time) for run in runs]
+        for job in jobs:
+            add_run(results, options.out, job.result())
+
+
+def adjust(trial: Run, minutes: float, threads: int) -> list[str]:
     """Return the settings of a trial for another budget, with dropout and rate for its length."""
     factor = minutes * threads / trial["minutes"]  # A trial has one thread.
     passes, steps = trial["epochs"] * factor, trial["steps"] * factor
@@ -234,7 +260,7 @@ def adjust(trial: dict[str, Any], minutes: float, threads: int) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
 
 
-def run_alone(run: dict[str, Any], threads: int) -> dict[str, Any]:
+def run_alone(run: Run, threads: int, processor_time: bool) -> Run:
     """Train in a process of its own; return the run with its results."""
     settings = [
         *run["overrides"],
@@ -242,12 +268,13 @@ def run_alone(run: dict[str, Any], threads: int) -> dict[str, Any]:
         f"training.minutes={run['minutes']}",
         f"training.seed={run['seed']}",
     ]
-    output = run_python(__file__, run["text"], "--alone", *settings, threads=threads)
-    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    flags = ["--processor-time"] if processor_time else []
+    output = run_python(__file__, run["text"], *flags, "--alone", *settings, threads=threads)
+    result: Run = json.loads(output.strip().splitlines()[-1])
     return run | result
 
 
-def measure(text: str, overrides: Sequence[str]) -> dict[str, Any]:
+def measure(text: str, overrides: Sequence[str]) -> Run:
     """Train one network; return its loss, which is None if it diverged."""
     try:
         run = measure_run(charlm.load_config(None, [text_override(text), *COMMON, *overrides]))
@@ -261,7 +288,7 @@ def measure(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def format_table(runs: Sequence[dict[str, Any]], sides: Sequence[str]) -> str:
+def format_table(runs: Sequence[Run], sides: Sequence[str]) -> str:
     """Return the table of the last runs: one line per text, optimizer and budget."""
     columns = ["text", "optimizer", "minutes", *sides, f"{sides[-1]} minus {sides[0]}"]
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]

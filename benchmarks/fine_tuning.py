@@ -22,7 +22,6 @@ With --adaptation, the trainings from a run are repeated with methods of Howard 
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +30,10 @@ from typing import Any
 import torch
 from measuring import (
     add_overrides,
+    add_processor_time,
     add_seeds,
     argument_parser,
+    budgets_in_processor_time,
     environment,
     print_environment,
     spread,
@@ -112,11 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--adaptation", nargs="*", choices=list(MOVES), default=[], help="methods to compare [none]"
     )
-    parser.add_argument(
-        "--processor-time",
-        action="store_true",
-        help="count the minutes in processor time, on a machine with other work: use one thread",
-    )
+    add_processor_time(parser)
     add_seeds(parser, [1])
     add_overrides(parser)
     options = parser.parse_args()
@@ -158,9 +155,9 @@ def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, flo
         folder = Path(temporary) / "run"
         experiment = prepare.begin(config, folder, ancestor=ancestor)
         adapt(experiment, case.adaptation)
-        clock = time.process_time if options.processor_time else time.perf_counter
-        for _ in session.run(experiment, clock=clock):
-            pass
+        with budgets_in_processor_time(enabled=options.processor_time):
+            for _ in session.run(experiment):
+                pass
         score = charlm.load(folder).perplexity(paths=[case.held_out])
         old = old_text_losses(experiment, folder)
     state = experiment.state

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import nn
@@ -74,6 +77,27 @@ class _Numbers(argparse.Action):
         except ValueError:
             parser.error(f"{option_string}: must be integers, got {' '.join(values)!r}")
         setattr(namespace, self.dest, numbers)
+
+
+def add_processor_time(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--processor-time`: see `budgets_in_processor_time`."""
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="minutes are processor time, so that other programs change nothing; needs one thread",
+    )
+
+
+@contextmanager
+def budgets_in_processor_time(*, enabled: bool = True) -> Iterator[None]:
+    """Measure the minutes of every training by the processor time of this process.
+
+    The seconds that a run reports are processor time too. With one thread they are those of an
+    idle machine, except that other programs share the memory.
+    """
+    run = partial(session.run, clock=time.process_time)
+    with mock.patch.object(session, "run", run) if enabled else nullcontext():
+        yield
 
 
 def read_results(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:

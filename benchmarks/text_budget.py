@@ -24,7 +24,9 @@ from typing import Any
 
 from measuring import (
     add_overrides,
+    add_processor_time,
     argument_parser,
+    budgets_in_processor_time,
     measure_run,
     print_environment,
     read_results,
@@ -48,14 +50,20 @@ def main() -> None:
     options = arguments()
     print_environment(f"{options.trials} trials", *options.overrides)
     path = options.out / "results.json"
-    plan = {"trials": options.trials, "unit": options.unit, "overrides": options.overrides}
+    plan = {
+        "trials": options.trials,
+        "unit": options.unit,
+        "processor_time": options.processor_time,
+        "overrides": options.overrides,
+    }
     results = read_results(path, plan)
     results.setdefault("rows", [])
     for budget in options.budgets:
         for text in options.texts:
             if (text, budget) in {(row["text"], row["budget"]) for row in results["rows"]}:
                 continue
-            results["rows"].append(measure(text, budget, options))
+            with budgets_in_processor_time(enabled=options.processor_time):
+                results["rows"].append(measure(text, budget, options))
             write_results(path, results)
             print(format_row(results["rows"][-1], options.unit), flush=True)
     print("\n" + format_table(results["rows"], options.unit))
@@ -71,6 +79,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--trials", type=int, default=20, help="trials of a search [20]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
+    add_processor_time(parser)
     add_overrides(parser, "settings to keep, in both; can be repeated")
     return parser.parse_args()
 

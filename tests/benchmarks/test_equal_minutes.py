@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from benchmark_modules import load
 from charlm.config.load import load_config
 from charlm.runs import automatic
 
-equal, text_budget = map(load, ("equal_minutes", "text_budget"))
+equal, measuring, text_budget = map(load, ("equal_minutes", "measuring", "text_budget"))
 TEXT = "the cat sat on the mat\n" * 90
 
 
@@ -51,7 +52,8 @@ def test_a_longer_budget_has_more_dropout_and_a_lower_rate_for_both_sides_alike(
 def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monkeypatch, capsys):
     started = []
 
-    def run_alone(run, threads):
+    def run_alone(run, threads, processor_time):
+        assert not processor_time
         settings = dict(setting.split("=") for setting in run["overrides"])
         started.append((run["kind"], run["side"], threads))
         loss = 1 + 1 / float(settings["model.hidden_size"]) + (run["side"] == "b")
@@ -77,8 +79,24 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     equal.main()
     assert len(started) == 14
     options_of(monkeypatch, *command, "--threads", "1")
-    with pytest.raises(SystemExit, match="has other threads: 2"):
+    with pytest.raises(SystemExit, match="has other run_threads: 2"):
         equal.main()
+
+
+def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    settings = ["model.hidden_size=8", "training.batch_size=2", "training.window=8"]
+    overrides = [equal.text_override(str(path)), *settings, "training.minutes=0.002"]
+    config, clocks = load_config(None, overrides), []
+    with measuring.budgets_in_processor_time():
+        experiment = measuring.prepare.begin(config, tmp_path / "run")
+        began = time.process_time()
+        for _ in measuring.session.run(experiment):
+            clocks.append((time.process_time() - began, experiment.state.seconds))
+            time.sleep(0.02)
+    assert experiment.state.seconds >= 0.002 * 60
+    assert all(seconds <= spent for spent, seconds in clocks)
 
 
 def test_the_rules_for_a_longer_budget_are_those_of_the_automatic_settings():

@@ -1,6 +1,7 @@
 """A linear recurrence h_t = a_t ⊙ h_{t−1} + b_t, computed for a whole window at once."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,46 +44,57 @@ class _Scan(torch.autograd.Function):
         """g_t = δ_t + a_{t+1} ⊙ g_{t+1}: the same recurrence, from the last token to the first."""
         decay, states, hidden = ctx.saved_tensors
         (output_gradients,) = gradients
-        next_decay = torch.cat([decay[1:], torch.zeros_like(decay[:1])])
+        next_decay = functional.pad(decay[1:], (0, 0, 0, 0, 0, 1))  # The last one is 0.
         state_gradients = _scan_blocks(
-            next_decay.flip(0), output_gradients.flip(0), torch.zeros_like(hidden)
-        ).flip(0)
-        states_before = torch.cat([hidden[None], states[:-1]])
-        return state_gradients * states_before, state_gradients, state_gradients[0] * decay[0]
+            next_decay, output_gradients, torch.zeros_like(hidden), backwards=True
+        )
+        decay_gradients = torch.empty_like(state_gradients)
+        torch.mul(state_gradients[0], hidden, out=decay_gradients[0])
+        torch.mul(state_gradients[1:], states[:-1], out=decay_gradients[1:])
+        return decay_gradients, state_gradients, state_gradients[0] * decay[0]
 
 
-def _scan_blocks(decay: Tensor, increment: Tensor, hidden: Tensor) -> Tensor:
-    """Compute the scan in blocks; arguments and result as for `scan`."""
-    decay_blocks, increment_blocks = _in_blocks(decay, increment)
+def _scan_blocks(
+    decay: Tensor, increment: Tensor, hidden: Tensor, *, backwards: bool = False
+) -> Tensor:
+    """Compute the scan in blocks; arguments and result as for `scan`.
+
+    Results are written in place: the time goes to memory rather than to arithmetic.
+
+    Args:
+        decay: a.
+        increment: b.
+        hidden: h before the window, or after it if the scan runs backwards.
+        backwards: Scan from the last token to the first: h_t = a_t ⊙ h_{t+1} + b_t.
+    """
+    time = len(decay)
+    decay_blocks, increment_blocks = _in_blocks(decay, 1.0), _in_blocks(increment, 0.0)
+    blocks, positions = list(range(len(decay_blocks))), list(range(decay_blocks.shape[1]))
+    if backwards:
+        blocks.reverse()
+        positions.reverse()
     # For each position in a block, (blocks, batch, hidden): the product of the decays from the
     # block's first token on, and the state that an initial state of zero would lead to.
-    products, partial_states = [decay_blocks[:, 0]], [increment_blocks[:, 0]]
-    for position in range(1, decay_blocks.shape[1]):
-        partial_states.append(
-            torch.addcmul(
-                increment_blocks[:, position], decay_blocks[:, position], partial_states[-1]
-            )
-        )
-        products.append(decay_blocks[:, position] * products[-1])
-    first_states = [hidden]
-    for block in range(len(decay_blocks) - 1):
-        first_states.append(
-            torch.addcmul(partial_states[-1][block], products[-1][block], first_states[-1])
-        )
-    first = torch.stack(first_states)
-    states = [
-        torch.addcmul(partial, product, first)
-        for product, partial in zip(products, partial_states, strict=True)
-    ]
-    return torch.stack(states, dim=1).flatten(0, 1)[: len(decay)]
+    first, last = positions[0], positions[-1]
+    products, states = torch.empty_like(decay_blocks), torch.empty_like(increment_blocks)
+    products[:, first], states[:, first] = decay_blocks[:, first], increment_blocks[:, first]
+    for before, position in pairwise(positions):
+        token_decay, token_increment = decay_blocks[:, position], increment_blocks[:, position]
+        torch.mul(token_decay, products[:, before], out=products[:, position])
+        torch.addcmul(token_increment, token_decay, states[:, before], out=states[:, position])
+    entries = torch.empty_like(states[:, first])  # The state that each block begins with.
+    for block in blocks:
+        entries[block] = hidden
+        hidden = torch.addcmul(states[block, last], products[block, last], hidden)
+    torch.addcmul(states, products, entries[:, None], out=states)
+    return states.flatten(0, 1)[:time]
 
 
-def _in_blocks(decay: Tensor, increment: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut both into blocks of about √time tokens: (time, ...) → (blocks, length, ...)."""
-    time, *sizes = decay.shape
+def _in_blocks(values: Tensor, filling: float) -> Tensor:
+    """Cut into blocks of about √time tokens, the last one filled: (blocks, length, ...)."""
+    time, *sizes = values.shape
     length = math.isqrt(time - 1) + 1
-    padding = (0, 0, 0, 0, 0, -time % length)  # Tokens with decay 1 and increment 0.
-    return (
-        functional.pad(decay, padding, value=1.0).reshape(-1, length, *sizes),
-        functional.pad(increment, padding).reshape(-1, length, *sizes),
-    )
+    missing = -time % length
+    if missing:
+        values = functional.pad(values, (0, 0, 0, 0, 0, missing), value=filling)
+    return values.reshape(-1, length, *sizes)
