@@ -682,6 +682,11 @@ class Model(Section):
     def _ngrams_are_longer_than_a_token(self) -> "Model":
         if self.ngrams == 1:
             raise ValueError("ngrams: must be 0, or at least 2 tokens, got 1; set 0 for none")
+        for name in ("ngram_buckets", "ngram_width", "ngram_dropout"):
+            if not self.ngrams and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: has an effect only with ngrams; set ngrams: 4, or remove it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from charlm.config.schema import (
     Record,
     ResolvedConfig,
 )
+from charlm.config.schema import Model as ModelSection
 from charlm.config.schema import Training as TrainingSection
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, Text, open_corpus
@@ -58,6 +59,8 @@ _MAX_PASSES = 60.0
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _NGRAMS = 4
+# Fields of the network that are not chosen, and that its speed depends on; `num_layers` is another.
+_ARCHITECTURE = {"cell", "block", "mlp_expansion"}
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
 # fraction of the old text, which costs nothing on the new one.
 _TRAINED_RATE = 0.3
@@ -505,18 +508,31 @@ def _chosen_fields(
 
 def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]:
     model = config.model
-    hidden_size = plan.hidden_size
     has_labels = config.task.has_labels
     can_be_tied = model.embedding == "learned" and not (model.adaptive_cutoffs or has_labels)
     dropout = recipe.output_dropout(plan.passes)
+    ngrams = _NGRAMS if plan.passes <= recipe.passes_with_ngrams else 0
     return {
-        "hidden_size": hidden_size,
-        "embedding_size": hidden_size if recipe.tokens_are_words else max(16, hidden_size // 4),
-        "ngrams": _NGRAMS if plan.passes <= recipe.passes_with_ngrams else 0,
+        **_network_fields(model, recipe, plan.hidden_size, ngrams),
         "tied": recipe.tokens_are_words and can_be_tied,
         "output_dropout": dropout,
         "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
         "direction": "both" if config.task.kind == "tag" else model.direction,
+    }
+
+
+def _network_fields(
+    model: ModelSection, recipe: Recipe, hidden_size: int, ngrams: int
+) -> dict[str, Any]:
+    """Return the fields of a network that its speed depends on; those that are set stay."""
+    # The residual stream of blocks has the size of the embedding.
+    is_wide = recipe.tokens_are_words or model.block != "none"
+    return {
+        **model.model_dump(include=_ARCHITECTURE, exclude_unset=True),
+        "num_layers": model.num_layers,
+        "hidden_size": hidden_size,
+        "embedding_size": hidden_size if is_wide else max(16, hidden_size // 4),
+        "ngrams": ngrams,
     }
 
 
@@ -591,22 +607,23 @@ def _device_speed(config: Config, text: TextFacts) -> Speed:
 
     It is that of a network with n-grams for each size that would have them; see `_model_fields`.
     """
-    training, model, limit = config.training, config.model, text.recipe.passes_with_ngrams
+    model, limit = config.model, text.recipe.passes_with_ngrams
     if "ngrams" in model.model_fields_set:
-        return _measured_speed(training, text, model.ngrams)
-    plain = _measured_speed(training, text, ngrams=0)
-    slower = _measured_speed(training, text, ngrams=_NGRAMS)
+        return _measured_speed(config, text, model.ngrams)
+    plain = _measured_speed(config, text, ngrams=0)
+    slower = _measured_speed(config, text, ngrams=_NGRAMS)
 
     def speed(hidden_size: int) -> float:
         tokens_per_second = plain(hidden_size)
-        passes = tokens_per_second * 60 * (training.minutes or 0.0) / text.tokens
+        passes = tokens_per_second * 60 * (config.training.minutes or 0.0) / text.tokens
         return slower(hidden_size) if passes <= limit else tokens_per_second
 
     return speed
 
 
-def _measured_speed(training: TrainingSection, text: TextFacts, ngrams: int) -> Speed:
+def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
     """Return the speed of networks with n-grams up to a length; 0 for none."""
+    training = config.training
     device = choose_device(training.device)
     fields: dict[str, Any] = {"steps": 10**9}
     for name in ("optimizer", "batch_size", "window"):
@@ -618,5 +635,5 @@ def _measured_speed(training: TrainingSection, text: TextFacts, ngrams: int) -> 
         fields,
         vocabulary_size=VOCABULARY_SIZES[text.level] or text.alphabet_size + 2,
         hardware=Hardware(device, choose_precision(training.precision, device)),
-        ngrams=ngrams,
+        network=lambda size: _network_fields(config.model, text.recipe, size, ngrams),
     )

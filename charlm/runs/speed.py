@@ -31,7 +31,7 @@ def measured_speed(
     *,
     vocabulary_size: int,
     hardware: Hardware,
-    ngrams: int = 0,
+    network: Callable[[int], Mapping[str, Any]] = lambda size: {"hidden_size": size},
 ) -> Speed:
     """Return the speed of a device.
 
@@ -42,29 +42,22 @@ def measured_speed(
         training: Fields of the section `training`, such as `batch_size` and `window`.
         vocabulary_size: Number of tokens in the vocabulary.
         hardware: Device to measure, and its precision.
-        ngrams: Length of the longest n-grams at the input of the network; 0 for none.
+        network: Function from the hidden size to fields of the section `model`.
     """
     measured: dict[int, float] = {}
 
     def speed(hidden_size: int) -> float:
         if not measured:
-            configs = _configs(training, ngrams)
+            configs = {
+                size: check_config({"model": network(size), "training": training}, "speed")
+                for size in _MEASURED_SIZES
+            }
             measured.update(_measure_sizes(configs, vocabulary_size, hardware))
         work = {size: multiplications(size, vocabulary_size) for size in measured}
         wanted = multiplications(hidden_size, vocabulary_size)
         return 1 / _interpolate(wanted, {work[size]: measured[size] for size in measured})
 
     return speed
-
-
-def _configs(training: Mapping[str, Any], ngrams: int) -> dict[int, Config]:
-    """Return the configuration of each measured size."""
-    return {
-        size: check_config(
-            {"model": {"hidden_size": size, "ngrams": ngrams}, "training": training}, "speed"
-        )
-        for size in _MEASURED_SIZES
-    }
 
 
 def multiplications(hidden_size: int, vocabulary_size: int) -> float:

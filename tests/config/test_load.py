@@ -513,6 +513,10 @@ WRONG_MODELS = {
     "{freeze_embedding: true}": (
         "model.freeze_embedding: has an effect only with embedding: pretrained, got learned"
     ),
+    "{ngrams: 1}": "model.ngrams: must be 0, or at least 2 tokens, got 1",
+    "{ngram_width: 8}": "model.ngram_width: has an effect only with ngrams; set ngrams: 4",
+    "{ngrams: 0, ngram_dropout: 0.1}": "model.ngram_dropout: has an effect only with ngrams",
+    "{mlp_expansion: 2}": "model.mlp_expansion: has an effect only with block: griffin",
     "{embedding: one_hot, tied: true}": (
         "model.tied: one_hot has no matrix to share; remove one of the two"
     ),

@@ -147,7 +147,9 @@ def test_the_measured_speed_is_that_of_a_network_with_the_chosen_ngrams(
     """At 1,000 tokens per second one minute is half a pass, and four minutes are two and a half."""
     speeds = {0: 1000.0, 3: 900.0, 4: 800.0}
     monkeypatch.setattr(
-        automatic, "measured_speed", lambda *_, ngrams, **__: lambda size: speeds[ngrams]
+        automatic,
+        "measured_speed",
+        lambda *_, network, **__: lambda size: speeds[network(size)["ngrams"]],
     )
     text = text_of(PROSE * (100_000 // len(PROSE)))
     fields = [text, f"training.minutes={minutes}", "training.device=cpu", *overrides]
@@ -155,6 +157,31 @@ def test_the_measured_speed_is_that_of_a_network_with_the_chosen_ngrams(
     assert choice.config.model.ngrams == expected
     steps = minutes * 60 * speeds[expected] / 50
     assert choice.reasons[2].startswith(f"training: {steps:,.0f} steps ")
+
+
+def test_the_measured_network_has_the_set_recurrence_layers_and_block(text_of, monkeypatch):
+    measured = []
+
+    def measured_speed(*_, network, **__):
+        measured.append(network(256))
+        return lambda size: 1000.0
+
+    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    overrides = ["model.cell.kind=gru", "model.cell.reset=before", "model.num_layers=2"]
+    block = ["model.block=griffin", "model.mlp_expansion=2"]
+    choice = choose([text_of(PROSE), "training.minutes=1", *overrides, *block])
+    assert measured[0] == {
+        "cell": {"kind": "gru", "reset": "before"},
+        "num_layers": 2,
+        "block": "griffin",
+        "mlp_expansion": 2,
+        "hidden_size": 256,
+        "embedding_size": 256,
+        "ngrams": 0,
+    }
+    model = choice.config.model
+    assert model.embedding_size == model.hidden_size[0]
+    assert choose([text_of(PROSE), "training.minutes=1"]).config.model.embedding_size == 16
 
 
 def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():

@@ -35,6 +35,7 @@ CELLS = [
     "elman", "gru", "lstm", "nested_lstm", "mogrifier_lstm", "min_gru", "min_lstm", "rg_lru", "hgrn",
     "slstm", "bag",
 ]  # fmt: skip
+NGRAMS = {"ngrams": 3, "ngram_buckets": 50}
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +92,9 @@ def test_sources_and_targets_are_divided_by_hand():
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_a_score_does_not_depend_on_padding(cell, direction):
-    for attention, ngrams in (("none", 0), ("additive", 0), ("additive", 3)):
-        sizes = {"num_layers": 2, "ngrams": ngrams, "ngram_buckets": 50}
-        model = make_translator(attention, cell=cell, direction=direction, **sizes)
+    for attention, ngrams in (("none", {}), ("additive", {}), ("additive", NGRAMS)):
+        options = {"cell": cell, "direction": direction, "num_layers": 2, **ngrams}
+        model = make_translator(attention, **options)
         together = nats_of(model, PAIRS_OF_LENGTHS)
         alone = [nats_of(model, [pair]) for pair in PAIRS_OF_LENGTHS]
         assert together.tokens == sum(found.tokens for found in alone) == 24
@@ -193,9 +194,11 @@ def test_sources_of_different_lengths_are_translated_as_one_by_one(run):
     assert run.complete(sources) == [run.complete(source)[0] for source in sources]
 
 
-@pytest.mark.parametrize(("attention", "ngrams"), [("none", 0), ("additive", 0), ("additive", 3)])
+@pytest.mark.parametrize(
+    ("attention", "ngrams"), [("none", {}), ("additive", {}), ("additive", NGRAMS)]
+)
 def test_what_is_written_is_most_probable_and_more_beams_are_no_worse(attention, ngrams):
-    model = make_translator(attention, direction="both", ngrams=ngrams, ngram_buckets=50)
+    model = make_translator(attention, direction="both", **ngrams)
     for source, _ in PAIRS_OF_LENGTHS:
         written = [
             complete_ids(model, [[*source, TAB]], CompletionOptions(beams=beams, length=4))[0]
