@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.schema import Model as ModelSection
+from charlm.errors import ConfigError
 from charlm.model.language_model import named_weights
 from charlm.model.uninitialized import model_of_shapes
 
@@ -47,7 +48,11 @@ def grown_weights(
         weights: Weights of the old model by their names in files.
         section: Configuration of both models.
         new: The new tokens.
+
+    Raises:
+        ConfigError: The old tokens would not keep their probabilities.
     """
+    _require_growth(section)
     num_old = len(new.old_frequencies)
     old_shapes = _shapes(section, num_old)
     new_shapes = _shapes(section, num_old + len(new.relatives))
@@ -61,6 +66,27 @@ def grown_weights(
             weight[num_old:] += _relative_frequencies(new)
         grown[name] = weight
     return grown
+
+
+def _require_growth(section: ModelSection) -> None:
+    """Raise ConfigError if new tokens would change what the network computes of the old ones.
+
+    With one-hot vectors, the stream of blocks, the inner layer of a mixture, and the state of a bag
+    are as wide as the vocabulary.
+    """
+    parts = {
+        "block": section.block != "none",
+        "mixture": section.mixture > 1,
+        "layer_norm": section.cell.kind == "bag" and section.layer_norm,
+        "initial_state": section.cell.kind == "bag" and section.initial_state == "learned",
+    }
+    wide = [part for part, is_wide in parts.items() if is_wide]
+    if section.embedding == "one_hot" and wide:
+        raise ConfigError(
+            f"model.{wide[0]}: with embedding: one_hot, this part is as wide as the vocabulary, "
+            f"and no token can be added, got {getattr(section, wide[0])}; use "
+            "--from-vocabulary keep"
+        )
 
 
 def _shapes(section: ModelSection, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
