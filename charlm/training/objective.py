@@ -1,5 +1,6 @@
 """The training objective: what the loop needs of a model, and the objectives of the tasks."""
 
+from abc import ABC
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -77,19 +78,17 @@ class Objective(Protocol):
         """
 
 
-class LanguageModelObjective(nn.Module):
-    """J of a model of tokens: cross-entropy summed over time, and the regularization.
+class _ModelObjective(nn.Module, ABC):
+    """What the objectives of all models have in common.
 
     Attributes:
-        model: Language model, or encoder and decoder, on the device of `hardware`.
+        model: The model, on the device of `hardware`.
         section: Label smoothing and regularization of activations.
         hardware: Device and precision of the model.
     """
 
-    model: TokenModel
-
-    def __init__(self, model: TokenModel, section: TrainingSection, hardware: Hardware) -> None:
-        """Create the objective of a model."""
+    def __init__(self, model: AnyModel, section: TrainingSection, hardware: Hardware) -> None:
+        """Create the objective of a model; see the attributes of the class."""
         super().__init__()
         self.model = model
         self.section = section
@@ -99,6 +98,16 @@ class LanguageModelObjective(nn.Module):
     def num_networks(self) -> int:
         """Number of directions that a batch has; an encoder reverses its sources itself."""
         return 2 if self.model.direction == "both" else 1
+
+    def initial_states(self, batch_size: int) -> States:
+        """Return the states before the first token."""
+        return self.model.initial_states(batch_size)
+
+
+class LanguageModelObjective(_ModelObjective):
+    """J of a model of tokens: cross-entropy summed over time, and the regularization."""
+
+    model: TokenModel
 
     @property
     def uses_every_parameter(self) -> bool:
@@ -112,10 +121,6 @@ class LanguageModelObjective(nn.Module):
         has_unused = isinstance(model, TranslationModel) and model.attention is None
         is_sometimes_unused = isinstance(model.projection, AdaptiveSoftmax)
         return not (has_unused or is_sometimes_unused or _learns_states(model.encoder))
-
-    def initial_states(self, batch_size: int) -> States:
-        """Return the states before the first token."""
-        return self.model.initial_states(batch_size)
 
     def forward(
         self,
@@ -142,37 +147,15 @@ class LanguageModelObjective(nn.Module):
         return ObjectiveValue(objective=objective, nats=nats, states=detach(states))
 
 
-class LabelObjective(nn.Module):
-    """J of a model of labels: cross-entropy summed over the labels of a record.
-
-    Attributes:
-        model: The model of labels, on the device of `hardware`.
-        section: Label smoothing.
-        hardware: Device and precision of the model.
-    """
+class LabelObjective(_ModelObjective):
+    """J of a model of labels: cross-entropy summed over the labels of a record."""
 
     model: LabelModel
-
-    def __init__(self, model: LabelModel, section: TrainingSection, hardware: Hardware) -> None:
-        """Create the objective of a model."""
-        super().__init__()
-        self.model = model
-        self.section = section
-        self.hardware = hardware
-
-    @property
-    def num_networks(self) -> int:
-        """Number of directions of the model."""
-        return len(self.model.encoder.recurrences)
 
     @property
     def uses_every_parameter(self) -> bool:
         """Whether every parameter has a gradient after every window."""
         return not _learns_states(self.model.encoder)
-
-    def initial_states(self, batch_size: int) -> States:
-        """Return the states before the first token."""
-        return self.model.initial_states(batch_size)
 
     def forward(
         self,
