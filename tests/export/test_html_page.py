@@ -1,23 +1,16 @@
 """The exported page in headless Chromium, which opens it from a file."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import BROWSER_TEST, launched, watched_page
 from conftest import small_config, train_all
 
 import charlm
 from charlm.trained_model import training_texts
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
-    # Playwright's own event loop is closed by the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = BROWSER_TEST
 HOSTILE = (
     '</script><script>window.harmed=1</script><!--<img src=x onerror="window.harmed=1">\u202e&amp;'
 )
@@ -25,35 +18,26 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser) -> Iterator:
     """Open a file; at the end, check that it made no request and had no message."""
-    messages: list[str] = []
-    requests: list[str] = []
     opened = []
 
     def open_file(path: Path, **options: object):
-        page = browser.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        opened.append((page, path.as_uri()))
-        return page
+        watched = watched_page(browser, **options)
+        watched.page.goto(path.as_uri())
+        opened.append((watched, path.as_uri()))
+        return watched.page
 
     yield open_file
-    for page, _ in opened:
-        page.close()
-    assert messages == []
-    own = [url for _, url in opened]
-    assert [url for url in requests if not url.startswith("blob:")] == own
+    for watched, address in opened:
+        watched.page.close()
+        assert watched.messages == []
+        assert watched.requests_elsewhere() == [address]
 
 
 @pytest.fixture(scope="module")

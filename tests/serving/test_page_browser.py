@@ -1,21 +1,14 @@
 """The page in headless Chromium, with a server of small runs."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+from browser import BROWSER_TEST, launched, sync_api, watched_page
 from serving.servers import KEY, running
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
-    # Playwright's own event loop is closed by the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = BROWSER_TEST
 HOSTILE = (
     '<script>window.harmed=1</script><img src=x onerror="window.harmed=1">\u202e\u2028"\'&amp;'
 )
@@ -32,11 +25,8 @@ def server(page_runs) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -45,21 +35,16 @@ def page(browser, server, request) -> Iterator:
 
     A test whose requests fail on purpose has the marker `usefixtures("failing")`.
     """
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    messages: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.set_default_timeout(15_000)
-    open_page(page, server)
-    yield page
-    page.close()
+    watched = watched_page(browser)
+    watched.page.set_default_timeout(15_000)
+    open_page(watched.page, server)
+    yield watched.page
+    watched.page.close()
     if "failing" in request.fixturenames:
-        messages = [message for message in messages if not message.startswith(FAILED)]
-    assert messages == []
-    others = [url for url in requests if not url.startswith((server, "blob:", "data:"))]
-    assert others == []
+        assert all(message.startswith(FAILED) for message in watched.messages)
+    else:
+        assert watched.messages == []
+    assert watched.requests_elsewhere(server) == []
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """The report in headless Chromium, which opens it from a file."""
 
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from browser import BROWSER_TEST, launched, watched_page
 
 from charlm.api import load, load_any
 from charlm.tasks.attention import Attention
@@ -16,14 +15,7 @@ from charlm.views.measurements import ReportOptions, measure
 from charlm.views.report import Report, make_report
 from tests.conftest import small_config, train_all
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="needs chromium"),
-    # Playwright's own event loop is closed by the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = BROWSER_TEST
 HOSTILE = (
     '<script>window.harmed=1</script><img src=x onerror="window.harmed=1">\u202e"\'&amp;</style>'
 )
@@ -85,12 +77,8 @@ def page_file(report, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    assert CHROMIUM is not None, "needs chromium: run make browser"
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -100,19 +88,12 @@ def page(browser, page_file) -> Iterator:
 
 
 def _opened(browser, page_file) -> Iterator:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    messages: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(page_file.as_uri())
-    yield page
-    page.close()
-    assert messages == []
-    assert [url for url in requests if not url.startswith(("blob:", "data:"))] == [
-        page_file.as_uri()
-    ]
+    watched = watched_page(browser)
+    watched.page.goto(page_file.as_uri())
+    yield watched.page
+    watched.page.close()
+    assert watched.messages == []
+    assert watched.requests_elsewhere() == [page_file.as_uri()]
 
 
 def test_hovering_changes_the_shading_of_every_memory_row(page):

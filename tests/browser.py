@@ -1,0 +1,50 @@
+"""Headless Chromium for tests of pages; a module that imports this is skipped where it is missing."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSER_TEST = [
+    pytest.mark.skipif(_CHROMIUM is None and "CI" not in os.environ, reason="needs chromium"),
+    # Playwright's own event loop is closed by the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@contextmanager
+def launched() -> Iterator:
+    """Start the browser, and close it at the end."""
+    assert _CHROMIUM is not None, "needs chromium: run make browser"
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Watched(NamedTuple):
+    """A new page, with its console messages and errors, and the addresses of its requests."""
+
+    page: object
+    messages: list[str]
+    requests: list[str]
+
+    def requests_elsewhere(self, *own: str) -> list[str]:
+        """Return the requests that are neither in the page nor to addresses that begin with `own`."""
+        return [url for url in self.requests if not url.startswith(("blob:", "data:", *own))]
+
+
+def watched_page(browser, **options: object) -> Watched:
+    page = browser.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
+    watched = Watched(page, messages=[], requests=[])
+    page.on("console", lambda message: watched.messages.append(message.text))
+    page.on("pageerror", lambda error: watched.messages.append(str(error)))
+    page.on("request", lambda request: watched.requests.append(request.url))
+    return watched
