@@ -36,16 +36,15 @@ _STREAMS_TO_FIT = 32  # A temperature does not depend on a state carried to the 
 
 
 @dataclass(frozen=True)
-class Adapted(Result):
-    """The score of a model that adapts while it reads, or is interpolated with other predictors.
+class VariantScore(Result):
+    """The score of a variant of a model.
 
     Attributes:
         loss_nats: Nats per predicted token, <EOS> included.
         perplexity: exp(loss_nats).
         bits_per_character: As of `Perplexity`.
         bits_per_byte: As of `Perplexity`.
-        seconds: Time of fitting and scoring.
-        settings: Fitted settings, the text they were fitted on, and weights of the interpolation.
+        seconds: Time of making the variant and of scoring.
     """
 
     loss_nats: float
@@ -53,27 +52,27 @@ class Adapted(Result):
     bits_per_character: float | None
     bits_per_byte: float | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Adapted(VariantScore):
+    """The score of a model that adapts while it reads, or is interpolated with other predictors.
+
+    Attributes:
+        settings: Fitted settings, the text they were fitted on, and weights of the interpolation.
+    """
+
     settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Int8Score(Result):
+class Int8Score(VariantScore):
     """The score of a model that computes its products in int8.
 
     Attributes:
-        loss_nats: Nats per predicted token, <EOS> included.
-        perplexity: exp(loss_nats).
-        bits_per_character: As of `Perplexity`.
-        bits_per_byte: As of `Perplexity`.
-        seconds: Time of quantizing and scoring.
         difference_nats: `loss_nats` minus that of fp32 on the same text.
     """
 
-    loss_nats: float
-    perplexity: float
-    bits_per_character: float | None
-    bits_per_byte: float | None
-    seconds: float
     difference_nats: float
 
 
@@ -216,14 +215,7 @@ def score_adapted(
         static, tokens.ids, options, train_ids=train_ids, valid_ids=valid_ids
     )
     total = Score(-float(log_p.sum()), len(log_p), 0)
-    return Adapted(
-        loss_nats=total.loss_nats,
-        perplexity=total.perplexity,
-        bits_per_character=restoration.bits_per(tokens.counts.characters, total.nats),
-        bits_per_byte=restoration.bits_per(tokens.counts.bytes, total.nats),
-        seconds=round(time.perf_counter() - started, 3),
-        settings=settings,
-    )
+    return Adapted(**_variant_fields(total, tokens, restoration, started), settings=settings)
 
 
 def fitted_temperature(static: StaticModel, ids: Ids) -> float:
@@ -357,13 +349,22 @@ def _int8_score(
     model = with_int8(trained).model
     result = score_text(replace(static, model=model), tokens.ids, streams=options.streams)
     return Int8Score(
-        loss_nats=result.loss_nats,
-        perplexity=result.perplexity,
-        bits_per_character=restoration.bits_per(tokens.counts.characters, result.nats),
-        bits_per_byte=restoration.bits_per(tokens.counts.bytes, result.nats),
-        seconds=round(time.perf_counter() - started, 3),
+        **_variant_fields(result, tokens, restoration, started),
         difference_nats=result.loss_nats - fp32.loss_nats,
     )
+
+
+def _variant_fields(
+    result: Score, tokens: Tokens, restoration: Restoration, started: float
+) -> dict[str, Any]:
+    """Return the fields of `VariantScore`; making the variant began at the time `started`."""
+    return {
+        "loss_nats": result.loss_nats,
+        "perplexity": result.perplexity,
+        "bits_per_character": restoration.bits_per(tokens.counts.characters, result.nats),
+        "bits_per_byte": restoration.bits_per(tokens.counts.bytes, result.nats),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
 def _baselines(
