@@ -69,11 +69,11 @@ class Window:
     Attributes:
         inputs: Ids, (time, batch).
         targets: The id that follows each input, (time, batch); `PADDING` where none is predicted.
-        resets_state: Whether the state starts from zero here instead of being carried.
+        resets_state: Whether the state is the initial one here instead of being carried.
         next: Position after this window.
         epochs: Number of passes over the text after this window, with a fraction.
         global_batch_size: Number of streams or records in the batches of all processes together.
-        restarts: Columns whose state starts from zero here, although the others carry theirs,
+        restarts: Columns whose state is the initial one here, although the others carry theirs,
             (batch,); None if there are none.
     """
 
@@ -215,7 +215,7 @@ def record_windows(
 ) -> Iterator[Window]:
     """Read records in batches of similar length, shuffled in each epoch, forever.
 
-    Each record starts from the zero state with <EOS> as first input and ends with <EOS> as last
+    Each record starts from the initial state with <EOS> as first input and ends with <EOS> as last
     target. A batch longer than `window` is read in several windows with the state carried.
 
     Args:
@@ -353,7 +353,7 @@ def scoring_record_windows(
     shard: Shard = ALL,
     targets: Ids | None = None,
 ) -> Iterator[ScoringWindow]:
-    """Read every record once from the zero state, records of similar length together.
+    """Read every record once from the initial state, records of similar length together.
 
     Args:
         ids: Ids of the records, (tokens,).
