@@ -37,7 +37,7 @@ from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, require_language_model
 from charlm.training.loss import score
 
-# A stream that starts from the zero state costs about 13 bits more at the level of characters.
+# A stream that starts from the initial state costs about 13 bits more at the level of characters.
 _TOKENS_PER_STREAM = 4096
 _BASELINES: dict[str, Callable[[bytes], bytes]] = {
     "lzma_bytes": lambda data: lzma.compress(data, preset=9),  # As `xz -9`.
@@ -116,7 +116,7 @@ def compress(
             the forward network codes.
         alphabet: Tokens of the model.
         streams: Number of streams coded side by side. More are faster; each but the first starts
-            from the zero state, which costs bits. None chooses a number that costs less than
+            from the initial state, which costs bits. None chooses a number that costs less than
             0.2 %.
         report: Function that is called with the number of tokens done and of all tokens.
 
