@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.replay import Records, Replay
-from charlm.data.restarts import StreamTokens, eos_ends, plan_streams
+from charlm.data.restarts import StreamPlan, StreamTokens, eos_ends, plan_streams
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import CorpusError
 
@@ -164,29 +164,13 @@ def stream_windows(
     length = _stream_length(text.num_tokens, batch_size, window)
     while True:
         random = np.random.default_rng([options.seed, position.epoch])
-        edges = _window_edges(length, window, options, random)
-        shifts = np.zeros(batch_size, dtype=np.int64)
-        if options.shuffle:
-            shifts = random.integers(length, size=batch_size)
-        # Spread over the first windows, so that the streams do not all restart together.
-        first_restarts = random.integers(options.restart_windows + 1, size=batch_size)
-        plans = [
-            plan_streams(
-                found,
-                length=length,
-                shifts=shifts,
-                edges=edges,
-                restart_windows=options.restart_windows,
-                first_restarts=first_restarts,
-            )
-            for found in text.document_starts
-        ]
-        num_windows = max(plan.num_windows for plan in plans)
+        streams = _plan_epoch(text, length, batch_size, window, options, random)
+        num_windows = streams.num_windows
         first = min(position.index, num_windows - 1)
-        reads = zip(*(plan.read_from(first) for plan in plans), strict=True)
+        reads = zip(*(plan.read_from(first) for plan in streams.plans), strict=True)
+        columns = shard.columns(batch_size)
         for number, read in zip(range(first, num_windows), reads, strict=False):
-            streams = _Streams(length, shifts, shard.columns(batch_size))
-            parts = [streams.of(*one) for one in zip(text.readings, read, strict=True)]
+            parts = [streams.of(*one, columns) for one in zip(text.readings, read, strict=True)]
             inputs, targets, restarts = map(partial(torch.cat, dim=-1), zip(*parts, strict=True))
             position = _after(position, num_windows)
             yield Window(
@@ -483,27 +467,61 @@ class _StreamText(NamedTuple):
 
 @dataclass(frozen=True)
 class _Streams:
-    """The streams of an epoch that a process reads.
+    """The streams of an epoch.
 
     Attributes:
         length: Number of tokens of a stream.
         shifts: Offset in each stream of the token that is read first, (streams,).
-        columns: Streams that this process reads.
+        plans: What the windows read, for each direction.
     """
 
     length: int
     shifts: npt.NDArray[np.int64]
-    columns: slice
+    plans: list[StreamPlan]
 
-    def of(self, ids: Ids, tokens: StreamTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs and targets, (time, batch), and restarts, (batch,), of a window."""
+    @property
+    def num_windows(self) -> int:
+        """Number of windows of the epoch."""
+        return max(plan.num_windows for plan in self.plans)
+
+    def of(self, ids: Ids, tokens: StreamTokens, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs and targets, (time, batch), and restarts, (batch,), of some streams."""
         starts = np.arange(len(self.shifts)) * self.length
         at = starts + (self.shifts + tokens.positions) % self.length
-        at, is_read = at[:, self.columns], tokens.is_read[:, self.columns]
+        at, is_read = at[:, columns], tokens.is_read[:, columns]
         inputs = np.where(is_read, _tokens_before(ids, at), EOS)
         targets = np.where(is_read, ids[at].astype(np.int64), PADDING)
-        restarts = tokens.restarts[self.columns]
+        restarts = tokens.restarts[columns]
         return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(restarts)
+
+
+def _plan_epoch(
+    text: _StreamText,
+    length: int,
+    batch_size: int,
+    window: int,
+    options: StreamOptions,
+    random: np.random.Generator,
+) -> _Streams:
+    """Draw what varies from epoch to epoch; arguments as for `stream_windows`."""
+    edges = _window_edges(length, window, options, random)
+    shifts = np.zeros(batch_size, dtype=np.int64)
+    if options.shuffle:
+        shifts = random.integers(length, size=batch_size)
+    # Spread over the first windows, so that the streams do not all restart together.
+    first_restarts = random.integers(options.restart_windows + 1, size=batch_size)
+    plans = [
+        plan_streams(
+            found,
+            length=length,
+            shifts=shifts,
+            edges=edges,
+            restart_windows=options.restart_windows,
+            first_restarts=first_restarts,
+        )
+        for found in text.document_starts
+    ]
+    return _Streams(length, shifts, plans)
 
 
 def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
