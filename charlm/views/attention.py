@@ -6,7 +6,7 @@ from charlm.tasks.attention import Attention
 from charlm.views.figures import PAIR, WIDE
 from charlm.views.matrices import ShareMatrix
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, columns, percentage
+from charlm.views.page import Figure, Numbers, columns, paragraph, percentage
 from charlm.views.passages import visible
 
 _MAX_TOKENS = 40  # Of a source and of a target that are drawn.
@@ -32,7 +32,7 @@ def attention_figures(
     """Return a matrix for each of some texts; those of short sources stand side by side."""
     shown = [
         (attention, _figure(run, number, attention, of_run))
-        for number, attention in enumerate(map(_beginning, attentions), start=1)
+        for number, attention in enumerate(attentions, start=1)
         if attention.source and attention.target
     ]
     short = [figure for attention, figure in shown if _is_short(attention)]
@@ -55,14 +55,15 @@ def _beginning(attention: Attention) -> Attention:
 
 
 def _figure(run: RunMeasurements, number: int, attention: Attention, of_run: str) -> Figure:
+    drawn = _beginning(attention)
     matrix = ShareMatrix(
-        rows=list(map(visible, attention.target)),
-        columns=list(map(visible, attention.source)),
-        shares=attention.weights,
-        values=[[percentage(weight) for weight in row] for row in attention.weights],
+        rows=list(map(visible, drawn.target)),
+        columns=list(map(visible, drawn.source)),
+        shares=drawn.weights,
+        values=[[percentage(weight) for weight in row] for row in drawn.weights],
         row_title="written",
         column_title="source",
-        at=(0, attention.weights[0].index(max(attention.weights[0]))),
+        at=(0, drawn.weights[0].index(max(drawn.weights[0]))),
         width=PAIR if _is_short(attention) else WIDE,
     )
     rows = [
@@ -74,7 +75,10 @@ def _figure(run: RunMeasurements, number: int, attention: Attention, of_run: str
     return Figure(
         key=f"attention-{run.number + 1}-{number}",
         title=f"Attention, example {number}{of_run}",
-        findings=describe_attention(attention),
+        findings=paragraph(
+            describe_attention(attention),
+            "" if drawn == attention else f"Drawn: at most {_MAX_TOKENS} tokens of each text.",
+        ),
         body=matrix.body,
         numbers=Numbers(head, columns(rows)),
         data=matrix.data,

@@ -42,10 +42,15 @@ def describe_completions(name: str, result: Completions) -> str:
     )
     if not result.errors:
         return sentence
+    shown = "Shown is the only error."
+    if len(result.errors) > 1:
+        shown = (
+            f"Shown are the {len(result.errors)} errors whose right target has the lowest "
+            "probability."
+        )
     return (
-        f"{sentence} Shown are the {len(result.errors)} errors whose right target has the lowest "
-        "probability. Edits: the least number of characters to insert, delete or replace; nats: "
-        "−ln p of the right target."
+        f"{sentence} {shown} Edits: the least number of characters to insert, delete or replace; "
+        "nats: −ln p of the right target."
     )
 
 

@@ -15,11 +15,15 @@ def describe_errors(scores: LabelScores) -> str:
     wrong = round((1 - scores.accuracy) * scores.predictions)
     if not scores.errors:
         return "No label is wrong."
-    first = scores.errors[0]
+    lowest = _probability(scores.errors[0].right_probability)
+    if wrong == 1:
+        return (
+            f"1 of {scores.predictions:,} labels is wrong. The right one has the probability "
+            f"{lowest}."
+        )
     return (
-        f"{wrong:,} of {scores.predictions:,} labels {'is' if wrong == 1 else 'are'} wrong. Shown "
-        f"are the {len(scores.errors)} whose right label has the lowest probability, for the first "
-        f"{_probability(first.right_probability)}."
+        f"{wrong:,} of {scores.predictions:,} labels are wrong. Shown are the {len(scores.errors)} "
+        f"whose right label has the lowest probability, {lowest} for the first one."
     )
 
 

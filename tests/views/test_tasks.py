@@ -183,8 +183,10 @@ def test_the_sentence_about_errors_counts_them(measured):
     found = measured.task.errors
     assert found == sorted(found, key=lambda error: error.right_probability)
     assert all(error.right != error.predicted for error in found)
-    sentence = describe_errors(scores_of({"a": {"a": 1}}, accuracy=0.9, errors=found[:1]))
-    assert sentence.startswith("1 of 10 labels is wrong. Shown are the 1 whose right label")
+    one = describe_errors(scores_of({"a": {"a": 1}}, accuracy=0.9, errors=found[:1]))
+    assert one.startswith("1 of 10 labels is wrong. The right one has the probability ")
+    two = describe_errors(scores_of({"a": {"a": 1}}, accuracy=0.8, errors=found[:2]))
+    assert two.startswith("2 of 10 labels are wrong. Shown are the 2 whose right label")
 
 
 def tagged(right: str, predicted: str) -> TaggedText:
@@ -222,7 +224,10 @@ def test_the_sentences_about_completions_follow_the_numbers():
     )
     sentence = describe_completions("x", result)
     assert sentence.startswith("x writes 75 % of the targets exactly, in the first 4 of 9 records")
-    assert "Shown are the 1 errors" in sentence
+    assert "Shown is the only error. Edits:" in sentence
+    assert "Shown are the 2 errors" in describe_completions(
+        "x", replace(result, errors=[error] * 2)
+    )
     assert "Shown" not in describe_completions("x", replace(result, errors=[]))
     exact = replace(error, written="bc")
     assert describe_examples([error, exact]).endswith(
@@ -241,8 +246,12 @@ def test_attention_is_drawn_as_rows_of_weights(measured):
     assert figure.data["cells"] == [["25 %", "75 %"], ["90 %", "10 %"]]
     for step in (3, 6, 7, 2):
         assert f'class="c{step}"' in figure.body, step
-    long = Attention(["a"] * 90, ["b"] * 90, [[1 / 90] * 90] * 90)
+    assert "Drawn" not in figure.findings
+    weights = [[0.005] * 88 + [0.26, 0.3]] * 90
+    long = Attention(["a"] * 89 + ["z"], ["b"] * 90, weights)
     (figure,) = attention_figures(measured, [long], "")
     assert len(figure.data["rows"]) == len(figure.data["columns"]) == 40
+    assert "30 % on average" in figure.findings and "30 % on z" in figure.findings
+    assert "Drawn: at most 40 tokens of each text." in figure.findings
     empty = Attention(["a"], [], [])
     assert attention_figures(measured, [empty], "") == []
