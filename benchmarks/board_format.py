@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from charlm.storage.atomic import atomic_write
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 _LONGEST, _LONGEST_STEP = 1.02, 2.0  # A training ends with the step in which its time is over.
@@ -167,7 +169,5 @@ def read_board(path: Path) -> Board:
 
 def write_board(path: Path, board: Board) -> None:
     """Write a file of the board; it is complete or unchanged, whenever the program is stopped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(board.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    with atomic_write(path) as file:
+        file.write(f"{board.model_dump_json(indent=1)}\n".encode())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from board_format import Board, Row, read_board
+from measuring import format_losses
 
 from charlm.views.figures import Axis, Line, line_chart, run_style
 from charlm.views.style import report_style
@@ -106,7 +107,7 @@ def summary_rows(board: Board) -> Iterator[list[str]]:
                 f"{name}{source}",
                 f"{minutes:g}",
                 str(len(rows)),
-                format_losses(rows),
+                format_losses([row.loss_nats for row in rows]),
                 f"{middle.steps:,}",
                 f"{middle.parameters:,}",
                 middle.settings,
@@ -125,13 +126,6 @@ def groups_of(board: Board, minutes: float) -> dict[str, list[Row]]:
 def median_loss(rows: list[Row]) -> float:
     """Return the median loss of several seeds."""
     return statistics.median(row.loss_nats for row in rows)
-
-
-def format_losses(rows: list[Row]) -> str:
-    """Return the median with its range, such as `1.393 (1.387 to 1.402)`."""
-    losses = [row.loss_nats for row in rows]
-    middle = f"{median_loss(rows):.3f}"
-    return middle if len(rows) == 1 else f"{middle} ({min(losses):.3f} to {max(losses):.3f})"
 
 
 def draw(board: Board) -> str:

@@ -35,6 +35,7 @@ from measuring import (
     add_processor_time,
     argument_parser,
     budgets_in_processor_time,
+    format_losses,
     measure_run,
     print_environment,
     read_results,
@@ -310,14 +311,6 @@ def format_table(runs: Sequence[Run], sides: Sequence[str]) -> str:
         cells.append("" if difference is None else f"{difference:+.3f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def format_losses(losses: Sequence[float]) -> str:
-    """Return the median of losses with their range, or nothing without losses."""
-    if not losses:
-        return ""
-    middle = f"{statistics.median(losses):.3f}"
-    return middle if len(losses) == 1 else f"{middle} ({min(losses):.3f} to {max(losses):.3f})"
 
 
 if __name__ == "__main__":

@@ -121,7 +121,6 @@ def read_results(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write results; the file is complete or unchanged, whenever the program is stopped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(json.dumps(results, indent=1).encode())
 
@@ -227,6 +226,18 @@ def medians(values: Mapping[Name, list[float]]) -> dict[Name, float]:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return the median, the lowest and the highest of several values."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def format_losses(losses: Sequence[float]) -> str:
+    """Return the median of losses with their range, or nothing without losses.
+
+    >>> format_losses([1.4, 1.3875, 1.3934])
+    '1.393 (1.388 to 1.400)'
+    """
+    if not losses:
+        return ""
+    middle = f"{statistics.median(losses):.3f}"
+    return middle if len(losses) == 1 else f"{middle} ({min(losses):.3f} to {max(losses):.3f})"
 
 
 def measure_run(config: Config, *, test_share: float = 0.0, **scoring: Any) -> dict[str, Any]:

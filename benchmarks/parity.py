@@ -1,9 +1,9 @@
 """Which recurrences learn the parity of bit strings: accuracy by length, up to four times as long.
 
 Every recurrence is trained on the corpus parity, strings of at most 16 bits, for an equal number of
-steps at several learning rates; the run with the best accuracy on the lengths of the training text
-is reported. A recurrence that is linear in its state with positive factors cannot compute parity at
-every length; an LSTM can (Grazzi et al. 2024, arXiv:2411.12537).
+steps at several learning rates and with several seeds; the run with the best accuracy on the
+lengths of the training text is reported. A recurrence that is linear in its state with positive
+factors cannot compute parity at every length; an LSTM can (Grazzi et al. 2024, arXiv:2411.12537).
 
     python benchmarks/parity.py --seeds 1,2,3
 """
