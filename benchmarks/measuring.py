@@ -231,8 +231,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def format_losses(losses: Sequence[float]) -> str:
     """Return the median of losses with their range, or nothing without losses.
 
-    >>> format_losses([1.4, 1.3875, 1.3934])
-    '1.393 (1.388 to 1.400)'
+    >>> format_losses([1.4, 1.387, 1.3934])
+    '1.393 (1.387 to 1.400)'
     """
     if not losses:
         return ""

@@ -10,7 +10,7 @@ with about log2(bytes) comparisons. Texts are compared as bytes, which finds who
     (True, False)
     >>> query = b"be not to be"
     >>> index.match_lengths(query, character_bounds(query)).tolist()
-    [1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    [1, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 """
 
 from bisect import bisect_left, bisect_right

@@ -74,12 +74,11 @@ _LAYER_PARTS = {
 def describe_weights(model: AnyModel, kind: str) -> Iterator[str]:
     """Yield what each weight is, in the order of `named_weights`.
 
+    An example is "layer 1, LSTM, input weights, 4 gates".
+
     Args:
         model: The model.
         kind: Kind of its cells.
-
-    >>> list(describe_weights(model, "lstm"))[1]
-    'layer 1, LSTM, input weights, 4 gates'
     """
     sizes = [layer.hidden_size for layer in model.encoder.recurrence.layers]
     names = [name for name, _ in named_weights(model)]

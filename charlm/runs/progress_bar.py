@@ -130,8 +130,8 @@ def training_score(experiment: Experiment, loss_nats: float) -> float:
 def evaluation_line(event: Evaluated) -> str:
     """Return a line about an evaluation.
 
-    >>> evaluation_line(event)
-    'step 400, epoch 0.22, 14 s: training 3.053, validation 2.526 bits per character, best'
+    An example is "step 400, epoch 0.22, 14 s: training 3.053, validation 2.526 bits per character,
+    best".
     """
     experiment, metrics = event.experiment, event.metrics
     level = level_of_scores(experiment.config)

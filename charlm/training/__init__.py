@@ -1,1 +1,1 @@
-"""From windows and a model to a run folder."""
+"""The training loop: windows and a model in, optimization steps out; without paths and output."""

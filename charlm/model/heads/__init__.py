@@ -1,1 +1,1 @@
-"""Heads: from the features of a sequence to labels."""
+"""Heads: from features to labels, and from the features of a source to those of its target."""
