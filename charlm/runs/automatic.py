@@ -517,8 +517,13 @@ def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]
         "tied": recipe.tokens_are_words and can_be_tied,
         "output_dropout": dropout,
         "embedding_dropout": round(max(0.0, dropout - 0.25), 2),
-        "direction": "both" if config.task.kind == "tag" else model.direction,
+        "direction": _direction(config),
     }
+
+
+def _direction(config: Config) -> str:
+    """Return the direction of the network."""
+    return "both" if config.task.kind == "tag" else config.model.direction
 
 
 def _network_fields(
@@ -631,9 +636,11 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
         fields[name] = getattr(source, name)
     if text.mode == "records":
         fields["window"] = min(fields["window"], text.record_tokens)
-    return measured_speed(
+    one_network = measured_speed(
         fields,
         vocabulary_size=VOCABULARY_SIZES[text.level] or text.alphabet_size + 2,
         hardware=Hardware(device, choose_precision(training.precision, device)),
         network=lambda size: _network_fields(config.model, text.recipe, size, ngrams),
     )
+    num_networks = 2 if _direction(config) == "both" else 1
+    return lambda size: one_network(size) / num_networks

@@ -184,6 +184,19 @@ def test_the_measured_network_has_the_set_recurrence_layers_and_block(text_of, m
     assert choose([text_of(PROSE), "training.minutes=1"]).config.model.embedding_size == 16
 
 
+def test_two_networks_read_half_of_the_tokens(text_of, pairs_files, monkeypatch):
+    monkeypatch.setattr(automatic, "measured_speed", lambda *_, **__: lambda size: 1000.0)
+    tagged = [f"corpus.text={pairs_files['tag']}", "task.kind=tag"]
+    for settings, expected in (
+        ([text_of(PROSE)], 1000),
+        ([text_of(PROSE), "model.direction=both"], 500),
+        (tagged, 500),
+    ):
+        config = load_config(None, settings)
+        tokens_per_second = automatic._device_speed(config, automatic._inspect(config).text)
+        assert tokens_per_second(256) == expected, settings
+
+
 def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
     recipe = automatic._RECIPES["stream", False]
     text = automatic.TextFacts(
