@@ -18,14 +18,17 @@ MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
 PartName = Literal["train", "valid", "test"]  # A part of a corpus.
 _Text = TypeVar("_Text", str, list[str])
-# Options whose name on the command line differs from that in Python.
+# Options and arguments whose name on the command line differs from that in Python.
 _FLAGS = {
     "as_json": "--json",
     "from_run": "--from",
+    "next_tokens": "--next",
     "no_repeat_ngram": "--no-repeat",
     "overrides": "--set",
     "parameters": "--set",
     "sections": "--only",
+    "texts": "TEXT",
+    "which": "--checkpoint",
 }
 # Short names of settings in other trainers.
 _SETTINGS = {
