@@ -1,12 +1,12 @@
-"""`charlm eval`, with `perplexity`, `agreement`, `parity` and `gradients`."""
+"""`charlm eval`, with `agreement`, `parity` and `gradients`."""
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import novelty
+from charlm.cli import novelty, perplexity
 from charlm.cli.help import CommandGroup
 from charlm.cli.options import (
     MAX_COUNT,
@@ -25,135 +25,41 @@ from charlm.cli.options import (
     part_to_score,
     split_run_and_texts,
 )
-from charlm.cli.tables import format_number, format_range, format_settings
+from charlm.cli.probes import RunAndTexts
+from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit_result, folded, say
-from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.baselines import Baseline
-    from charlm.evaluation.perplexity import Perplexity
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.gradients import Curve, Gradients
     from charlm.evaluation.probes.parity import Parity
 
-# Scores that are None where the cost of what the tokens leave out cannot be computed.
-_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
-_MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
+Window = Annotated[
+    int,
+    typer.Option(
+        min=3, callback=at_most(MAX_COUNT), help="Tokens in a window: the largest distance + 1."
+    ),
+]
+Windows = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_PARALLEL),
+        help="Number of windows, evenly spaced over the text.",
+    ),
+]
+Untrained = Annotated[
+    bool, typer.Option("--untrained", help="Measure the network as before its training.")
+]
 
 app = typer.Typer(help="Score a model.", rich_markup_mode=None, cls=CommandGroup)
 app.command("novelty")(novelty.novelty)
+app.command("perplexity")(perplexity.perplexity)
 
 
 @app.callback()
 def _eval() -> None:
     """Score a model."""
-
-
-@app.command("perplexity")
-def perplexity(
-    run_and_texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN|TEXT",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then texts to score.",
-        ),
-    ] = None,
-    split: Split = None,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    streams: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_PARALLEL),
-            help="Pieces of the text read side by side: 1 is exact, more are faster.",
-        ),
-    ] = 1,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="Precision of the matrix products.")
-    ] = "fp32",
-    temperature: Annotated[
-        str,
-        typer.Option(help="Divisor of the logits; fit: the best one on the validation split."),
-    ] = "1",
-    dynamic: Annotated[
-        bool,
-        typer.Option(
-            "--dynamic", help="Also score dynamic evaluation, which learns from the text."
-        ),
-    ] = False,
-    cache: Annotated[
-        bool,
-        typer.Option("--cache", help="Also score the model with a neural cache of the text."),
-    ] = False,
-    mix_ngram: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(_MAX_ORDER),
-            metavar="N",
-            help="Also score the model interpolated with a Kneser-Ney model of order N.",
-        ),
-    ] = None,
-    segment: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            help="With --dynamic: tokens that are predicted before each step.",
-        ),
-    ] = SEGMENT,
-    fit_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            help="Tokens of the validation split on which rates and weights are fitted.",
-        ),
-    ] = FIT_TOKENS,
-    baselines: Annotated[
-        bool,
-        typer.Option("--baselines", help="Also score n-grams and compressors on the same text."),
-    ] = False,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8", help="Also score the model with its products in int8; runs on the CPU."
-        ),
-    ] = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Score a model on a text: nats per token, perplexity, bits per character and byte.
-
-    The default is exact: one stream with the state carried through the whole text, and each token
-    predicted once. --dynamic, --cache and --mix-ngram can be combined; their score is shown beside
-    that of the model, and they are fitted on the validation split.
-
-    Try: charlm eval perplexity --split valid
-    """
-    folder, texts = split_run_and_texts(run_and_texts, named_run)
-    options = ScoringOptions(
-        paths=texts,
-        split=part_to_score(split, texts),
-        streams=streams,
-        precision=precision,
-        temperature=_parse_temperature(temperature),
-        dynamic=dynamic,
-        cache=cache,
-        mix_ngram=mix_ngram,
-        segment=segment,
-        fit_tokens=fit_tokens,
-        baselines=baselines,
-        int8=int8,
-    )
-    from charlm.api import load
-    from charlm.evaluation.perplexity import measure_perplexity
-
-    device = "cpu" if int8 and device == "auto" else device
-    score = measure_perplexity(load(folder, which=which, device=device).trained, options)
-    emit_result(score.to_json(), _perplexity_table(score), as_json=as_json)
 
 
 @app.command("agreement")
@@ -247,33 +153,12 @@ def parity(
 
 @app.command("gradients")
 def gradients(
-    run_and_texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN|TEXT",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then texts to read.",
-        ),
-    ] = None,
+    run_and_texts: RunAndTexts = None,
     split: Split = None,
-    window: Annotated[
-        int,
-        typer.Option(
-            min=3, callback=at_most(MAX_COUNT), help="Tokens in a window: the largest distance + 1."
-        ),
-    ] = 64,
-    windows: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_PARALLEL),
-            help="Number of windows, evenly spaced over the text.",
-        ),
-    ] = 64,
+    window: Window = 64,
+    windows: Windows = 64,
     at: At = None,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Measure the network as before its training.")
-    ] = False,
+    untrained: Untrained = False,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
@@ -301,57 +186,6 @@ def gradients(
             "zero: their gradients say little about the recurrence; name tokens that are hard to "
             "predict: --at TOKEN"
         )
-
-
-def _parse_temperature(text: str) -> float | Literal["fit"]:
-    if text == "fit":
-        return "fit"
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature"
-        ) from None
-
-
-def _perplexity_table(score: "Perplexity") -> Iterator[str]:
-    others = {
-        name: other.to_json()
-        for name, other in (("adapted", score.adapted), ("int8", score.int8))
-        if other is not None
-    }
-    if others:
-        names = ["static" if "adapted" in others else "fp32", *others]
-        yield f"{'':<24} " + " ".join(f"{name:>14}" for name in names)
-    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
-    for name, value in score.to_json().items():
-        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
-        if is_shown and name not in hidden:
-            cells = [value, *(other[name] for other in others.values() if name in other)]
-            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
-    if score.int8:
-        yield f"{'int8 minus fp32':<24} {score.int8.difference_nats:>+14.5f} nats per token"
-    yield folded(format_settings(score.settings))
-    if score.adapted:
-        yield folded(f"adapted: {format_settings(score.adapted.settings)}")
-    fits = {"temperature": score.settings, "adaptation": score.adapted and score.adapted.settings}
-    for name, settings in fits.items():
-        if settings and settings.get("fitted_on_the_scored_text"):
-            yield f"{name} fitted on the scored text: the score is better than on other texts"
-    if score.baselines:
-        yield from _baselines_table(score.baselines)
-
-
-def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
-    columns = ("loss_nats", "perplexity", "bits_per_character", "bits_per_byte")
-    width = max(len(baseline.name) for baseline in baselines)
-    yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
-    for baseline in baselines:
-        cells = [format_number(getattr(baseline, column)) for column in columns]
-        mark = " *" if baseline.fitted_on_the_scored_text else ""
-        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
-    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
-        yield "* learned from the scored text, so the score says nothing about other texts"
 
 
 def _agreement_table(result: "Agreement") -> Iterator[str]:

@@ -1,0 +1,209 @@
+"""`charlm eval perplexity`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from charlm.cli.arguments import options_from
+from charlm.cli.options import (
+    MAX_COUNT,
+    MAX_PARALLEL,
+    Device,
+    Json,
+    NamedRun,
+    Split,
+    Which,
+    at_most,
+    not_empty,
+    part_to_score,
+    split_run_and_texts,
+)
+from charlm.cli.tables import format_number, format_settings
+from charlm.cli.terminal import emit_result, folded
+from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.evaluation.baselines import Baseline
+    from charlm.evaluation.perplexity import Perplexity
+
+# Scores that are None where the cost of what the tokens leave out cannot be computed.
+_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
+_MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
+
+RunAndTexts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|TEXT",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then texts to score.",
+    ),
+]
+Streams = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_PARALLEL),
+        help="Pieces of the text read side by side: 1 is exact, more are faster.",
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"], typer.Option(help="Precision of the matrix products.")
+]
+Temperature = Annotated[
+    str,
+    typer.Option(help="Divisor of the logits; fit: the best one on the validation split."),
+]
+Dynamic = Annotated[
+    bool,
+    typer.Option("--dynamic", help="Also score dynamic evaluation, which learns from the text."),
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache", help="Also score the model with a neural cache of the text."),
+]
+MixNgram = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=at_most(_MAX_ORDER),
+        metavar="N",
+        help="Also score the model interpolated with a Kneser-Ney model of order N.",
+    ),
+]
+Segment = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_COUNT),
+        help="With --dynamic: tokens that are predicted before each step.",
+    ),
+]
+FitTokens = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_COUNT),
+        help="Tokens of the validation split on which rates and weights are fitted.",
+    ),
+]
+Baselines = Annotated[
+    bool,
+    typer.Option("--baselines", help="Also score n-grams and compressors on the same text."),
+]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="Also score the model with its products in int8; runs on the CPU."),
+]
+
+
+@dataclass(frozen=True)
+class PerplexityArguments:
+    """The arguments of `charlm eval perplexity`, in the order of its help."""
+
+    run_and_texts: RunAndTexts = None
+    split: Split = None
+    named_run: NamedRun = None
+    which: Which = "best"
+    streams: Streams = 1
+    precision: Precision = "fp32"
+    temperature: Temperature = "1"
+    dynamic: Dynamic = False
+    cache: Cache = False
+    mix_ngram: MixNgram = None
+    segment: Segment = SEGMENT
+    fit_tokens: FitTokens = FIT_TOKENS
+    baselines: Baselines = False
+    int8: Int8 = False
+    device: Device = "auto"
+    as_json: Json = False
+
+
+@options_from(PerplexityArguments)
+def perplexity(arguments: PerplexityArguments) -> None:
+    """Score a model on a text: nats per token, perplexity, bits per character and byte.
+
+    The default is exact: one stream with the state carried through the whole text, and each token
+    predicted once. --dynamic, --cache and --mix-ngram can be combined; their score is shown beside
+    that of the model, and they are fitted on the validation split.
+
+    Try: charlm eval perplexity --split valid
+    """
+    folder, texts = split_run_and_texts(arguments.run_and_texts, arguments.named_run)
+    options = _scoring_options(arguments, texts)
+    from charlm.api import load
+    from charlm.evaluation.perplexity import measure_perplexity
+
+    device = "cpu" if arguments.int8 and arguments.device == "auto" else arguments.device
+    run = load(folder, which=arguments.which, device=device)
+    score = measure_perplexity(run.trained, options)
+    emit_result(score.to_json(), _perplexity_table(score), as_json=arguments.as_json)
+
+
+def _scoring_options(arguments: PerplexityArguments, texts: Sequence[str]) -> ScoringOptions:
+    return ScoringOptions(
+        paths=texts,
+        split=part_to_score(arguments.split, texts),
+        streams=arguments.streams,
+        precision=arguments.precision,
+        temperature=_parse_temperature(arguments.temperature),
+        dynamic=arguments.dynamic,
+        cache=arguments.cache,
+        mix_ngram=arguments.mix_ngram,
+        segment=arguments.segment,
+        fit_tokens=arguments.fit_tokens,
+        baselines=arguments.baselines,
+        int8=arguments.int8,
+    )
+
+
+def _parse_temperature(text: str) -> float | Literal["fit"]:
+    if text == "fit":
+        return "fit"
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature"
+        ) from None
+
+
+def _perplexity_table(score: "Perplexity") -> Iterator[str]:
+    others = {
+        name: other.to_json()
+        for name, other in (("adapted", score.adapted), ("int8", score.int8))
+        if other is not None
+    }
+    if others:
+        names = ["static" if "adapted" in others else "fp32", *others]
+        yield f"{'':<24} " + " ".join(f"{name:>14}" for name in names)
+    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
+    for name, value in score.to_json().items():
+        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
+        if is_shown and name not in hidden:
+            cells = [value, *(other[name] for other in others.values() if name in other)]
+            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+    if score.int8:
+        yield f"{'int8 minus fp32':<24} {score.int8.difference_nats:>+14.5f} nats per token"
+    yield folded(format_settings(score.settings))
+    if score.adapted:
+        yield folded(f"adapted: {format_settings(score.adapted.settings)}")
+    fits = {"temperature": score.settings, "adaptation": score.adapted and score.adapted.settings}
+    for name, settings in fits.items():
+        if settings and settings.get("fitted_on_the_scored_text"):
+            yield f"{name} fitted on the scored text: the score is better than on other texts"
+    if score.baselines:
+        yield from _baselines_table(score.baselines)
+
+
+def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
+    columns = ("loss_nats", "perplexity", "bits_per_character", "bits_per_byte")
+    width = max(len(baseline.name) for baseline in baselines)
+    yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
+    for baseline in baselines:
+        cells = [format_number(getattr(baseline, column)) for column in columns]
+        mark = " *" if baseline.fitted_on_the_scored_text else ""
+        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
+    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
+        yield "* learned from the scored text, so the score says nothing about other texts"
