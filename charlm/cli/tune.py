@@ -3,12 +3,13 @@
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.arguments import by_flag, options_from
 from charlm.cli.new_run import (
     ConfigName,
     Corpora,
@@ -23,6 +24,7 @@ from charlm.cli.new_run import (
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_SEED,
+    Json,
     above_zero,
     as_path,
     at_most,
@@ -37,60 +39,77 @@ if TYPE_CHECKING:
     from charlm.tuning.results import Trial, Tuning
     from charlm.tuning.search import Callbacks
 
+Search = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SECTION.KEY=VALUES",
+        help="Key and values: a range, low..high, or choices, a,b,c. Repeatable.",
+    ),
+]
+Minutes = Annotated[
+    float | None, typer.Option(callback=above_zero, help="Budget of the search, in minutes.")
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        min=1, callback=at_most(MAX_COUNT), help="Budget of the search: number of trials."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, callback=at_most(MAX_SEED), help="Seed of the search and of every training."
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to continue."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        callback=some_text,
+        help="Database for workers on several machines: postgresql://user@host/database.",
+    ),
+]
+Study = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", callback=study_name, help="Name of the search in it. [charlm]"),
+]
 
-def tune(
-    texts: TextArguments = None,
-    config: ConfigName = None,
-    corpus: Corpora = None,
-    overrides: Overrides = None,
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SECTION.KEY=VALUES",
-            help="Key and values: a range, low..high, or choices, a,b,c. Repeatable.",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(callback=above_zero, help="Budget of the search, in minutes.")
-    ] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            min=1, callback=at_most(MAX_COUNT), help="Budget of the search: number of trials."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, callback=at_most(MAX_SEED), help="Seed of the search and of every training."
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to continue."),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            callback=some_text,
-            help="Database for workers on several machines: postgresql://user@host/database.",
-        ),
-    ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", callback=study_name, help="Name of the search in it. [charlm]"
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> int:
+
+@dataclass(frozen=True)
+class TuneArguments:
+    """The arguments of `charlm tune`, in the order of its help."""
+
+    texts: TextArguments = None
+    config: ConfigName = None
+    corpus: Corpora = None
+    overrides: Overrides = None
+    search: Search = None
+    minutes: Minutes = None
+    trials: Trials = None
+    out: Out = None
+    seed: Seed = None
+    resume: Resume = None
+    storage: Storage = None
+    study: Study = None
+    as_json: Json = False
+
+
+# Options that cannot be combined with --resume.
+_NOT_RESUMED = ("texts", "corpus", "config", "overrides", "search", "out", "seed", "study")
+
+
+@options_from(TuneArguments)
+def tune(arguments: TuneArguments) -> int:
     """Find the settings with the lowest validation loss: a table, a configuration and the best run.
 
     The budget of one trial is that of the configuration: --set training.minutes=2. A trial that is
@@ -102,46 +121,50 @@ def tune(
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --minutes 30
     """
-    from charlm.runs.folder import new_folder
     from charlm.runs.signals import stop_requests
-    from charlm.tuning.search import resume as resume_search
-    from charlm.tuning.search import tune as begin_search
-    from charlm.tuning.study import Budget
 
-    if study is not None and storage is None and resume is None:
+    _check_options(arguments)
+    reported: list[Trial] = []
+    with stop_requests() as stop:
+        results = _search(arguments, _make_callbacks(stop, reported))
+        status = stop.exit_status
+    _print_end(results, is_stopped=status > 0, has_trials=bool(reported))
+    _print_results(results, arguments.as_json)
+    return status
+
+
+def _check_options(arguments: TuneArguments) -> None:
+    """Refuse options that cannot be used together."""
+    if arguments.resume is not None:
+        reason = "which continues the search unchanged"
+        refuse_beside("--resume", by_flag(arguments, _NOT_RESUMED), reason)
+    elif arguments.study is not None and arguments.storage is None:
         raise typer.BadParameter(
             "names a search in a database; add --storage", param_hint="--study"
         )
-    reported: list[Trial] = []
-    with stop_requests() as stop:
-        options: dict[str, Any] = {
-            "storage": storage,
-            "budget": Budget(minutes=minutes, trials=trials),
-            "callbacks": _make_callbacks(stop, reported),
-        }
-        if resume is not None:
-            others: dict[str, object] = {"TEXT": texts, "--corpus": corpus, "--config": config}
-            others |= {
-                "--set": overrides,
-                "--search": search,
-                "--out": out,
-                "--seed": seed,
-                "--study": study,
-            }
-            refuse_beside("--resume", others, "which continues the search unchanged")
-            results = resume_search(resume, **options)
-        else:
-            sources = [*(corpus or []), *(texts or [])]
-            changes = [*(overrides or []), *training_overrides({"seed": seed})]
-            checked = checked_config(config, [*changes, *text_override(sources)])
-            say_example(checked)
-            name = run_name(config, sources, prefix="tune-")
-            with new_folder(out, name) as folder:
-                results = begin_search(checked, search or [], out=folder, study=study, **options)
-        status = stop.exit_status
-    _print_end(results, is_stopped=status > 0, has_trials=bool(reported))
-    _print_results(results, as_json)
-    return status
+
+
+def _search(arguments: TuneArguments, callbacks: "Callbacks") -> "Tuning":
+    """Begin a search, or continue one."""
+    from charlm.runs.folder import new_folder
+    from charlm.tuning.search import resume, tune
+    from charlm.tuning.study import Budget
+
+    options: dict[str, Any] = {
+        "storage": arguments.storage,
+        "budget": Budget(minutes=arguments.minutes, trials=arguments.trials),
+        "callbacks": callbacks,
+    }
+    if arguments.resume is not None:
+        return resume(arguments.resume, **options)
+    sources = [*(arguments.corpus or []), *(arguments.texts or [])]
+    changes = [*(arguments.overrides or []), *training_overrides({"seed": arguments.seed})]
+    config = checked_config(arguments.config, [*changes, *text_override(sources)])
+    say_example(config)
+    name = run_name(arguments.config, sources, prefix="tune-")
+    with new_folder(arguments.out, name) as folder:
+        search = arguments.search or []
+        return tune(config, search, out=folder, study=arguments.study, **options)
 
 
 def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callbacks":
