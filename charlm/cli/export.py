@@ -15,46 +15,56 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.export.exporting import Export
 
 
+To = Annotated[TargetName | None, typer.Option(help="What to write.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        parser=as_path,
+        help="File to write (html, onnx), or new folder (torch, transformers).",
+    ),
+]
+WeightPrecision = Annotated[
+    Precision | None,
+    typer.Option(
+        help="Precision of the weights: html int8, fp16 or fp32; onnx fp32 or int8; else fp32. "
+        "[the first]",
+        show_default=False,
+    ),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")]
+Embed = Annotated[
+    bool, typer.Option("--embed", help="html: write only the engine, a JavaScript module.")
+]
+NewOnly = Annotated[
+    bool,
+    typer.Option(
+        "--new-only",
+        help="html, records: the page can leave out records of the training part. The file "
+        "then reveals whether a text is one of them.",
+    ),
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=as_path,
+        help="Text to verify the export with. [the validation text of the run]",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
+
+
 def export(
     run: Folder = None,
-    to: Annotated[TargetName | None, typer.Option(help="What to write.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            parser=as_path,
-            help="File to write (html, onnx), or new folder (torch, transformers).",
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Precision of the weights: html int8, fp16 or fp32; onnx fp32 or int8; else fp32. "
-            "[the first]",
-            show_default=False,
-        ),
-    ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
-    embed: Annotated[
-        bool, typer.Option("--embed", help="html: write only the engine, a JavaScript module.")
-    ] = False,
-    new_only: Annotated[
-        bool,
-        typer.Option(
-            "--new-only",
-            help="html, records: the page can leave out records of the training part. The file "
-            "then reveals whether a text is one of them.",
-        ),
-    ] = False,
-    text_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            parser=as_path,
-            help="Text to verify the export with. [the validation text of the run]",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    to: To = None,
+    out: Out = None,
+    precision: WeightPrecision = None,
+    int8: Int8 = False,
+    embed: Embed = False,
+    new_only: NewOnly = False,
+    text_file: TextFile = None,
+    force: Force = False,
     named_run: NamedRun = None,
     which: Which = "best",
     as_json: Json = False,
@@ -67,16 +77,13 @@ def export(
     Try: charlm export --to html --out model.html
     """
     from charlm.api import load
-    from charlm.evaluation.text_files import read_text_file
     from charlm.export.exporting import export_run
 
     if to is None or out is None:
         raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
     if int8 and precision is not None:
         raise OptionError("int8", "cannot be combined with {}", others=["precision"])
-    text = None if text_file is None else read_text_file(text_file, remedy="correct the path")
-    if text == "":
-        raise CorpusError(f"{text_file}: the file is empty; name a text with --text-file")
+    text = None if text_file is None else _read_text(text_file)
     result = export_run(
         load(choose_run(run, named_run), which=which, device="cpu"),
         to,
@@ -88,6 +95,16 @@ def export(
         force=force,
     )
     emit_result(result.to_json(), _lines(result), as_json=as_json)
+
+
+def _read_text(file: Path) -> str:
+    """Return the text of a file; refuse an empty one, with which nothing can be verified."""
+    from charlm.evaluation.text_files import read_text_file
+
+    text = read_text_file(file, remedy="correct the path")
+    if not text:
+        raise CorpusError(f"{file}: the file is empty; name a text with --text-file")
+    return text
 
 
 def _lines(result: "Export") -> Iterator[str]:
