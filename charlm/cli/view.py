@@ -10,42 +10,45 @@ from charlm.cli.options import Device, Which, as_path, as_target, not_empty, som
 from charlm.cli.terminal import emit, say
 from charlm.errors import OptionError
 
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RUN...", parser=as_path, help="Run folders. [the newest under runs/]"),
+]
+Passage = Annotated[
+    str | None,
+    typer.Option(
+        callback=some_text,
+        help="Passage to show. [the beginning of the validation split of the first run]",
+    ),
+]
+PassageFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=as_path, help="File with the passage.")
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SECTION,SECTION",
+        callback=not_empty,
+        help="Sections: curves, task, network, surprisal, memory, context, cells, embeddings, "
+        "agreement. [all]",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", parser=as_target, help="HTML file to write. [report.html in the run]"
+    ),
+]
+OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the report in the browser.")]
+
 
 def view(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUN...", parser=as_path, help="Run folders. [the newest under runs/]"
-        ),
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            callback=some_text,
-            help="Passage to show. [the beginning of the validation split of the first run]",
-        ),
-    ] = None,
-    text_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=as_path, help="File with the passage.")
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SECTION,SECTION",
-            callback=not_empty,
-            help="Sections: curves, task, network, surprisal, memory, context, cells, embeddings, "
-            "agreement. [all]",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", parser=as_target, help="HTML file to write. [report.html in the run]"
-        ),
-    ] = None,
-    open_browser: Annotated[
-        bool, typer.Option("--open", help="Open the report in the browser.")
-    ] = False,
+    runs: Runs = None,
+    text: Passage = None,
+    text_file: PassageFile = None,
+    only: Only = None,
+    out: Out = None,
+    open_browser: OpenBrowser = False,
     which: Which = "best",
     device: Device = "auto",
 ) -> None:
@@ -58,22 +61,28 @@ def view(
     Try: charlm view --only curves,memory --open
     """
     from charlm.api import load_any, write_report
-    from charlm.evaluation.text_files import read_text_file
     from charlm.views.measurements import SECTIONS
 
-    if text is not None and text_file is not None:
-        raise OptionError("text", "cannot be combined with {}", others=["text_file"])
-    if text_file is not None:
-        text = read_text_file(text_file, remedy="correct the path")
+    passage = _passage(text, text_file)
     folders: list[Path | None] = [*(runs or [])] or [None]
-    loaded = [load_any(folder, which=which, device=device) for folder in folders]
     path = write_report(
-        loaded,
+        [load_any(folder, which=which, device=device) for folder in folders],
         out,
-        text=text,
+        text=passage,
         sections=only.split(",") if only else SECTIONS,
         report_progress=say,
     )
     emit(str(path))
     if open_browser:
         webbrowser.open(path.absolute().as_uri())
+
+
+def _passage(text: str | None, file: Path | None) -> str | None:
+    """Return the passage to show: --text, or the contents of --text-file."""
+    from charlm.evaluation.text_files import read_text_file
+
+    if file is None:
+        return text
+    if text is not None:
+        raise OptionError("text", "cannot be combined with {}", others=["text_file"])
+    return read_text_file(file, remedy="correct the path")
