@@ -29,32 +29,54 @@ _SUFFIX = ".charlm"
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
 
 
+FileToCompress = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[RUN] FILE",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then a file; - is stdin.",
+    ),
+]
+CompressedFile = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[RUN] FILE",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then a file of charlm compress; - is stdin.",
+    ),
+]
+CompressedOut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        callback=not_empty,
+        help="File to write; - is stdout. [FILE.charlm]",
+        show_default=False,
+    ),
+]
+RestoredOut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        callback=not_empty,
+        help="File to write; - is stdout. [FILE without .charlm]",
+        show_default=False,
+    ),
+]
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_PARALLEL),
+        help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
+    ),
+]
+
+
 def compress(
-    run_and_file: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[RUN] FILE",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then a file; - is stdin.",
-        ),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            callback=not_empty,
-            help="File to write; - is stdout. [FILE.charlm]",
-            show_default=False,
-        ),
-    ] = None,
-    streams: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_PARALLEL),
-            help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
-        ),
-    ] = None,
+    run_and_file: FileToCompress,
+    out: CompressedOut = None,
+    streams: Streams = None,
     named_run: NamedRun = None,
     which: Which = "best",
     force: Force = False,
@@ -87,23 +109,8 @@ def compress(
 
 
 def decompress(
-    run_and_file: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[RUN] FILE",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then a file of charlm compress; - is stdin.",
-        ),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            callback=not_empty,
-            help="File to write; - is stdout. [FILE without .charlm]",
-            show_default=False,
-        ),
-    ] = None,
+    run_and_file: CompressedFile,
+    out: RestoredOut = None,
     named_run: NamedRun = None,
     which: Which = "best",
     force: Force = False,
