@@ -48,6 +48,60 @@ _SHADES = (
 )
 
 
+RunAndTexts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|TEXT",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then texts; - is stdin.",
+    ),
+]
+Show = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        callback=at_most(MAX_COUNT),
+        help="Number of tokens to show, from the first. [1000; all with --json]",
+        show_default=False,
+    ),
+]
+Rare = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        callback=at_most(MAX_COUNT),
+        help="Words that occur at most this often in the training text are rare.",
+    ),
+]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN RUN...", parser=as_path, help="Two run folders or more."),
+]
+TextFile = Annotated[
+    str | None,
+    typer.Option("--text", metavar="FILE", callback=not_empty, help="Text to score; - is stdin."),
+]
+SplitOfFirst = Annotated[
+    PartName | None,
+    typer.Option(
+        help="Without --text: part of the first run's corpus. [valid]", show_default=False
+    ),
+]
+Block = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=at_most(MAX_COUNT),
+        help="Least number of characters in a piece; blocks consist of pieces. [1000; fewer in "
+        "a short text]",
+        show_default=False,
+    ),
+]
+UnusedSeed = Annotated[
+    int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Without effect.", hidden=True)
+]
+
+
 def sentences(
     run_and_file: Annotated[
         list[str] | None,
@@ -88,32 +142,10 @@ def sentences(
 
 
 def tokens(
-    run_and_texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN|TEXT",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then texts; - is stdin.",
-        ),
-    ] = None,
+    run_and_texts: RunAndTexts = None,
     split: Split = None,
-    show: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            callback=at_most(MAX_COUNT),
-            help="Number of tokens to show, from the first. [1000; all with --json]",
-            show_default=False,
-        ),
-    ] = None,
-    rare: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            callback=at_most(MAX_COUNT),
-            help="Words that occur at most this often in the training text are rare.",
-        ),
-    ] = RARE,
+    show: Show = None,
+    rare: Rare = RARE,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",
@@ -141,35 +173,11 @@ def tokens(
 
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN RUN...", parser=as_path, help="Two run folders or more."),
-    ],
-    text: Annotated[
-        str | None,
-        typer.Option(
-            "--text", metavar="FILE", callback=not_empty, help="Text to score; - is stdin."
-        ),
-    ] = None,
-    split: Annotated[
-        PartName | None,
-        typer.Option(
-            help="Without --text: part of the first run's corpus. [valid]", show_default=False
-        ),
-    ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            help="Least number of characters in a piece; blocks consist of pieces. [1000; fewer in "
-            "a short text]",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Without effect.", hidden=True)
-    ] = 1,
+    runs: Runs,
+    text: TextFile = None,
+    split: SplitOfFirst = None,
+    block: Block = None,
+    seed: UnusedSeed = 1,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,
