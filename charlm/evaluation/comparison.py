@@ -166,9 +166,7 @@ def compare(
         name = split if path is None else str(path)
         text = _read_text(models[0], path, split)
     separator = _separator_of_all(models)
-    lines = split_lines(text, _line_ends(models))
-    if separator and len(lines) > 1 and not lines[-1].replace(separator, ""):
-        lines[-2:] = ["".join(lines[-2:])]  # Its <EOS> belongs to the line before.
+    lines = _lines_to_score(text, _line_ends(models), separator)
     scored = [
         _score_lines(model, text, lines, splits_documents=separator is not None) for model in models
     ]
@@ -263,6 +261,14 @@ def nats_of_lines(
     nats = np.zeros(len(lines))
     np.add.at(nats, read[token_lines], -log_p)
     return nats
+
+
+def _lines_to_score(text: str, line_ends: LineEnds, separator: str | None) -> list[str]:
+    """Return the lines of a text; with documents, what only ends the last one is no line."""
+    lines = split_lines(text, line_ends)
+    if separator and len(lines) > 1 and not lines[-1].replace(separator, ""):
+        lines[-2:] = ["".join(lines[-2:])]  # Its <EOS> belongs to the line before.
+    return lines
 
 
 def _line_ends(models: Sequence[TrainedModel]) -> LineEnds:

@@ -21,7 +21,7 @@ from charlm.training.durations import Durations
 from charlm.training.objective import Objective
 from charlm.training.process_group import SINGLE_PROCESS, AnyObjective, Group, unwrap
 from charlm.training.schedule import learning_rate
-from charlm.training.step import Batch, forward_backward
+from charlm.training.step import Batch, StepResult, forward_backward
 
 # Steps between two checks of the loss on a GPU: each check waits for the device.
 _STEPS_BETWEEN_CHECKS = 32
@@ -169,6 +169,39 @@ def steady_clock(clock: Callable[[], float]) -> Callable[[], float]:
     return seconds
 
 
+class _Step:
+    """One step: as one CUDA graph where that is possible."""
+
+    def __init__(
+        self,
+        objective: AnyObjective,
+        optimizer: torch.optim.Optimizer,
+        section: TrainingSection,
+        group: Group,
+    ) -> None:
+        self._objective = unwrap(objective)
+        self._optimizer = optimizer
+        hardware = self._objective.hardware
+        loss_scale = hardware.loss_scale(section.batch_size)
+        self._compute = partial(
+            forward_backward, objective, section, group=group, loss_scale=loss_scale
+        )
+        self._graph: CudaGraphStep | None = None
+        if can_use_cuda_graph(objective, section):
+            self._graph = CudaGraphStep(self._compute, optimizer, hardware.device)
+
+    def compute(self, window: Window, states: States | None, rate: float) -> StepResult:
+        """Compute loss and gradient of a window. A CUDA graph also changes the weights."""
+        needs_states = self._graph is not None
+        batch = _make_batch(self._objective, window, states, needs_states=needs_states)
+        return self._compute(batch) if self._graph is None else self._graph(batch, rate)
+
+    def update_weights(self, rate: float) -> None:
+        """Take the step of the optimizer, if the graph has not taken it."""
+        if self._graph is None:
+            _step_optimizer(self._optimizer, rate)
+
+
 def train(
     objective: AnyObjective,
     windows: Iterator[Window],
@@ -196,22 +229,18 @@ def train(
     Raises:
         DivergenceError: The loss is not finite. On a CPU the weights are those of the step before.
     """
-    plain = unwrap(objective)
-    plain.model.train()
-    device = plain.hardware.device
-    loss_scale = plain.hardware.loss_scale(section.batch_size)
-    compute = partial(forward_backward, objective, section, group=group, loss_scale=loss_scale)
-    use_graph = can_use_cuda_graph(objective, section)
-    graph = CudaGraphStep(compute, optimizer, device) if use_graph else None
-    groups = [gradient_group(name) for name, _ in named_weights(plain.model)]
+    model = unwrap(objective).model.train()
+    step = _Step(objective, optimizer, section, group)
+    on_cpu = unwrap(objective).hardware.device.type == "cpu"
+    steps_between_checks = 1 if on_cpu else _STEPS_BETWEEN_CHECKS
+    groups = [gradient_group(name) for name, _ in named_weights(model)]
     previous_norms = None
-    durations = Durations(factor=1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS)
+    durations = Durations(factor=steps_between_checks)
     while state.fraction_done(section) < 1:
         began = clock()
         rate = _learning_rate(section, state)
         window = next(windows)
-        batch = _make_batch(plain, window, state.states, needs_states=graph is not None)
-        result = graph(batch, rate) if graph is not None else compute(batch)
+        result = step.compute(window, state.states, rate)
         progress = Progress(
             loss=result.loss,
             step=state.step + 1,
@@ -222,10 +251,9 @@ def train(
             fraction_done=state.fraction_done(section),
             state=state,
         )
-        if device.type == "cpu" or state.step % _STEPS_BETWEEN_CHECKS == 0:
+        if state.step % steps_between_checks == 0:
             progress.check_finite()
-        if graph is None:
-            _step_optimizer(optimizer, rate)
+        step.update_weights(rate)
         if average is not None:
             average.update()
         elapsed = clock() - began
