@@ -13,7 +13,7 @@ from charlm.errors import OptionError
 _NO_SOURCE = (
     *(*FILTERS, "ban", "max_copy", "matching", "novel", "prompt", "characters", "until"),
     *("count", "best_of", "seed", "length_penalty", "state_in", "state_out", "fill"),
-    *("interactive", "url", "next_tokens", "prompt_file", "int8"),
+    *("interactive", "url", "api_key_file", "next_tokens", "prompt_file", "int8"),
 )
 # What each option excludes. The first conflict in the order of this table is reported.
 _EXCLUDED = {
