@@ -1,8 +1,8 @@
-"""The Python interface: `train`, `resume` and `load` return a `Run`.
+"""The Python interface: `train` and `load` return a `Run`.
 
 Each command is one method of it. Models of labels are a `LabelRun`, from `train_labels` and
 `load_labels`; an encoder and decoder are a `Translator`, from `train_translator` and
-`load_translator`.
+`load_translator`. `resume` returns what the run is.
 """
 
 import json
@@ -442,11 +442,13 @@ def train(
     """
     if track is not None:
         check_installed()
+    changes = [*overrides, *_training_overrides(training)]
     experiment, observers = _begin(
-        text, [*overrides, *_training_overrides(training)], out, from_run, from_vocabulary
+        text, changes, out, from_run, from_vocabulary, check=_check_language_model
     )
     observers = observers._replace(track=track, progress=progress, on_evaluation=on_evaluation)
-    return _train(experiment, observers)
+    _run_to_the_end(experiment, observers)
+    return load(experiment.folder)
 
 
 def train_labels(
@@ -477,7 +479,7 @@ def train_labels(
         CharlmError: As for `train`.
     """
     changes = [*overrides, f"task.kind={task}", *_training_overrides(training)]
-    experiment, observers = _begin(text, changes, out, from_run, "grow")
+    experiment, observers = _begin(text, changes, out, from_run)
     _run_to_the_end(experiment, observers._replace(progress=progress))
     return load_labels(experiment.folder)
 
@@ -508,7 +510,7 @@ def train_translator(
         CharlmError: As for `train`.
     """
     changes = [*overrides, "task.kind=translate", *_training_overrides(training)]
-    experiment, observers = _begin(text, changes, out, from_run, "grow")
+    experiment, observers = _begin(text, changes, out, from_run)
     _run_to_the_end(experiment, observers._replace(progress=progress))
     return load_translator(experiment.folder)
 
@@ -518,9 +520,19 @@ def _begin(
     changes: Sequence[str],
     out: StrPath | None,
     from_run: StrPath | None,
-    from_vocabulary: Vocabulary,
+    from_vocabulary: Vocabulary = "grow",
+    check: Callable[[Config], None] = lambda _: None,
 ) -> "tuple[Experiment, _Observers]":
-    """Begin a run; return it with observers that know why its settings were chosen."""
+    """Begin a run; return it with observers that know why its settings were chosen.
+
+    Args:
+        text: As for `train`.
+        changes: Changes such as `model.hidden_size=256`.
+        out: As for `train`.
+        from_run: As for `train`.
+        from_vocabulary: As for `train`.
+        check: Function that raises an error, before a folder is made, if the run must not begin.
+    """
     ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
     reasons: Sequence[str] = ()
     if isinstance(text, Config):
@@ -529,9 +541,21 @@ def _begin(
             config = inherit(config, ancestor)
     else:
         config, reasons = automatic.choose([*changes, _text_override(text)], ancestor=ancestor)
+    check(config)
     with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
         experiment = prepare.begin(config, folder, ancestor=ancestor)
     return experiment, _Observers(first_lines=reasons)
+
+
+def _check_language_model(config: Config) -> None:
+    """Raise CharlmError if the task of a configuration makes no language model."""
+    task = config.task
+    if task.has_labels or task.kind == "translate":
+        call = "train_labels" if task.has_labels else "train_translator"
+        raise CharlmError(
+            f"task.kind: {task.kind} makes no language model, and charlm.train returns one; call "
+            f"charlm.{call}"
+        )
 
 
 def resume(
@@ -543,10 +567,11 @@ def resume(
     progress: bool = True,
     on_evaluation: Callable[[Evaluated], object] | None = None,
     **budget: float | None,
-) -> Run:
+) -> AnyRun:
     """Continue a run from its last save, and return its best checkpoint.
 
-    The result is the same as if the training had never stopped.
+    It is a `Run`; a `LabelRun` of task classify or tag; or a `Translator`. The result is the same
+    as if the training had never stopped.
 
     Args:
         folder: Run folder.
@@ -574,7 +599,8 @@ def resume(
         on_divergence=on_divergence,
     )
     prepare.check_budget(experiment)
-    return _train(experiment, _Observers(track, progress, on_evaluation))
+    _run_to_the_end(experiment, _Observers(track, progress, on_evaluation))
+    return load_any(experiment.folder)
 
 
 def train_seeds(
@@ -614,7 +640,8 @@ def train_seeds(
         given = None if out is None else Path(out) / f"seed-{seed}"
         with new_folder(given, f"{_run_name(text)}-seed-{seed}") as folder:
             experiment = prepare.begin(seeded, folder)
-        folders.append(_train(experiment, _Observers(progress=progress)).folder)
+        _run_to_the_end(experiment, _Observers(progress=progress))
+        folders.append(experiment.folder)
     return summarize_seeds(folders)
 
 
@@ -794,20 +821,6 @@ class _Observers(NamedTuple):
     progress: bool = True
     on_evaluation: Callable[[Evaluated], object] | None = None
     first_lines: Sequence[str] = ()
-
-
-def _train(experiment: Experiment, observers: _Observers) -> Run:
-    """Train to the end of the budget and return the best checkpoint."""
-    task = experiment.config.task
-    if task.has_labels or task.kind == "translate":
-        experiment.lock.release()
-        call = "train_labels" if task.has_labels else "train_translator"
-        raise CharlmError(
-            f"task.kind: {task.kind} makes no language model, got a call that returns one; call "
-            f"charlm.{call}, or continue a run with charlm train --resume"
-        )
-    _run_to_the_end(experiment, observers)
-    return load(experiment.folder)
 
 
 def _run_to_the_end(experiment: Experiment, observers: _Observers) -> None:

@@ -88,7 +88,7 @@ def register_cell_kind(name: str) -> None:
 def _check_cell_kind(kind: str) -> None:
     known = (*CELL_KINDS, *sorted(_registered_kinds))
     if kind not in known:
-        near = get_close_matches(kind, known, n=1)
+        near = get_close_matches(kind.lower().replace("-", "_"), known, n=1)
         hint = f"nearest: {near[0]}; " if near else ""
         raise ValueError(
             f"kind: {kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
@@ -693,7 +693,10 @@ class Model(Section):
     def _block_is_the_only_way_around_a_layer(self) -> "Model":
         if self.block == "none":
             if self.mlp_expansion != type(self).model_fields["mlp_expansion"].default:
-                raise ValueError("mlp_expansion: has an effect only with block: griffin; remove it")
+                raise ValueError(
+                    "mlp_expansion: has an effect only with a block; set block: griffin, or remove "
+                    "mlp_expansion"
+                )
             return self
         for name in ("skip", "layer_norm"):
             value = getattr(self, name)

@@ -528,10 +528,11 @@ def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
     """Return the number of tokens of each stream, which must fill a window."""
     length = num_tokens // batch_size
     if length < window:
+        lower = "training.batch_size or training.window" if batch_size > 1 else "training.window"
         raise CorpusError(
             f"the training text is too small: it has {num_tokens:,} tokens, and one window needs "
             f"{batch_size * window:,}, training.batch_size x training.window = {batch_size} x "
-            f"{window}; give a longer text, or lower training.batch_size or training.window"
+            f"{window}; give a longer text, or lower {lower}"
         )
     return length
 

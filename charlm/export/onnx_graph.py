@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -269,6 +269,15 @@ def _expm1(graph: _Graph, node: fx.Node, x: Value) -> Value:
     return graph.add("Div", graph.add("Mul", tanh, 2.0), graph.add("Sub", 1.0, tanh))
 
 
+def _addcmul(graph: _Graph, node: fx.Node, x: Value, first: Value, second: Value) -> Value:
+    """Add x + value · first · second."""
+    product = graph.add("Mul", first, second)
+    value = node.kwargs.get("value", 1)
+    if value != 1:
+        product = graph.add("Mul", product, cast(float, value))
+    return graph.add("Add", x, product)
+
+
 def _gelu(graph: _Graph, node: fx.Node, x: Value) -> Value:
     """Add 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))): the only kind of gelu in a model."""
     cube = graph.add("Mul", graph.add("Mul", x, x), x)
@@ -302,7 +311,7 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "_softmax": lambda graph, node, x, axis, _: graph.add("Softmax", x, axis=axis),
     "_to_copy": _to_copy,
     "_unsafe_view": _reshape,
-    "addcmul": lambda graph, node, x, a, b: graph.add("Add", x, graph.add("Mul", a, b)),
+    "addcmul": _addcmul,
     "addmm": lambda graph, node, bias, x, matrix: _product(graph, x, matrix, bias),
     "amax": lambda graph, node, x, axes, keep: graph.add(
         "ReduceMax", x, _integers(*axes), keepdims=int(keep)

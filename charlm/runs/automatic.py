@@ -573,7 +573,7 @@ def _reasons(
     model = chosen.model
     training = chosen.training
     budget = _budget(config.training)
-    passes = f"{plan.passes:.1f} passes over the text"
+    passes = f"{_in_words(plan.passes)} passes over the text"
     size_reason = f"the largest size that suits {budget} and this text"
     if "hidden_size" in config.model.model_fields_set:
         size_reason = "as set" if origin is None else f"those of {origin}"
@@ -587,6 +587,8 @@ def _reasons(
         size_reason += (
             f"; with embeddings of the last 2 to {model.ngrams} {TOKEN_NAMES[text.level]}"
         )
+        if "ngrams" not in config.model.model_fields_set:
+            size_reason += ", because the text is read at most twice"
     dropout_reason = "because little of the text is read more than once"
     if model.output_dropout:
         dropout_reason = f"for {passes}"
@@ -599,6 +601,11 @@ def _reasons(
         f"dropout: {model.output_dropout:.2g} of the output, {model.embedding_dropout:.2g} of the "
         f"embedding, {dropout_reason}",
     )
+
+
+def _in_words(passes: float) -> str:
+    """Return a number of passes with one digit after the point, or two digits in all below 1."""
+    return f"{passes:.1f}" if passes >= 1 else f"{passes:.2g}"
 
 
 def _budget(training: TrainingSection) -> str:

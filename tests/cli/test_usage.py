@@ -455,3 +455,8 @@ def test_an_option_that_is_a_setting_is_answered_with_its_name(capsys):
     for words in (*others, ["corpus", "build", "agreement", "--lr", "3"]):
         assert main.run(words) == 2
         assert "--set" not in capsys.readouterr().err.replace("--set,", ""), words
+
+
+def test_a_wrong_setting_is_answered_with_the_option_and_the_setting(capsys):
+    assert main.run(["config", "show", "--set", "model.ngrams=1"]) == 2
+    assert capsys.readouterr().err.startswith("charlm: --set: model.ngrams: must be 0, or at ")

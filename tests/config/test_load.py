@@ -455,6 +455,7 @@ def test_a_name_is_read_as_a_list_of_one_name():
 # Cells that are refused, and the message.
 WRONG_CELLS = {
     "{kind: lstn}": "model.cell.kind: 'lstn' is not registered (nearest: lstm; known: bag, ",
+    "{kind: RG-LRU}": "model.cell.kind: 'RG-LRU' is not registered (nearest: rg_lru; known: bag, ",
     "{kind: lstm, peephole: [input]}": "model.cell.peephole (nearest: model.cell.peepholes)",
     "{activation: swish, kind: elman}": (
         "model.cell.activation: must be 'tanh', 'relu' or 'sigmoid', got 'swish'"
@@ -516,7 +517,7 @@ WRONG_MODELS = {
     "{ngrams: 1}": "model.ngrams: must be 0, or at least 2 tokens, got 1",
     "{ngram_width: 8}": "model.ngram_width: has an effect only with ngrams; set ngrams: 4",
     "{ngrams: 0, ngram_dropout: 0.1}": "model.ngram_dropout: has an effect only with ngrams",
-    "{mlp_expansion: 2}": "model.mlp_expansion: has an effect only with block: griffin",
+    "{mlp_expansion: 2}": "model.mlp_expansion: .* set block: griffin, or remove mlp_expansion",
     "{embedding: one_hot, tied: true}": (
         "model.tied: one_hot has no matrix to share; remove one of the two"
     ),

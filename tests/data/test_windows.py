@@ -142,10 +142,12 @@ def test_a_text_resumed_from_any_position_continues_with_the_same_windows(
 
 
 def test_a_text_too_small_for_a_window_is_an_error_of_one_line():
-    for count, batch_size, window in ((0, 1, 1), (7, 2, 4), (15, 4, 4)):
+    both = "training.batch_size or training.window"
+    cases = ((0, 1, 1, "training.window"), (7, 2, 4, both), (15, 4, 4, both))
+    for count, batch_size, window, remedy in cases:
         message = (
             f"too small: it has {count} tokens, and one window needs {batch_size * window:,}, .* "
-            f"{batch_size} x {window}; give a longer text, or lower [^\\n]+$"
+            f"{batch_size} x {window}; give a longer text, or lower {remedy}$"
         )
         with pytest.raises(CorpusError, match=message):
             next(stream_windows(numbered(count), batch_size=batch_size, window=window, start=START))

@@ -135,6 +135,8 @@ def test_characters_of_a_text_that_is_read_at_most_twice_have_ngrams(text_of):
         assert choice.config.model.ngrams == expected, overrides
         says = f"embeddings of the last 2 to {expected} characters" in choice.reasons[1]
         assert says == (expected > 0), overrides
+        is_chosen = choice.reasons[1].endswith("because the text is read at most twice")
+        assert is_chosen == (expected == 4), overrides
 
 
 @pytest.mark.parametrize(
@@ -332,6 +334,8 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     assert "1 minute and" in network
     assert training.startswith("training: ") and "stops early, before 1 minute" in training
     assert dropout.startswith("dropout: 0") and "passes over the text" in dropout
+    few = choose([text_of(PROSE * 50), "training.steps=4"], speed=constant_speed(50_000))
+    assert ", 0.0" in few.reasons[2] and ", 0.0 passes" not in few.reasons[2]
     records = choose([text_of(NAMES), "training.steps=3"], speed=constant_speed(50_000))
     assert records.reasons[0].endswith(
         "one record per line: the lines are short and their order does not matter"

@@ -383,6 +383,15 @@ def test_a_model_of_labels_is_trained_from_python(pairs_files, tmp_path):
     assert repr(run).startswith("LabelRun ") and repr(run).count("\n") == 2
     with pytest.raises(CharlmError, match=r"charlm.train_labels"):
         charlm_api.train(config, out=tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+    resumed = charlm_api.resume(tmp_path / "run", steps=14, progress=False)
+    assert isinstance(resumed, charlm_api.LabelRun) and resumed.history[-1]["step"] == 14
+
+
+def test_a_model_of_labels_is_trained_with_several_seeds_from_python(pairs_files, tmp_path):
+    config = small_config(pairs_files["classify"], "task.kind=classify", "training.steps=2")
+    scores = charlm_api.train_seeds(config, [1, 2], out=tmp_path, progress=False)
+    assert [run.seed for run in scores.runs] == [1, 2]
 
 
 def test_a_model_of_labels_is_inspected_and_listed(runs, capfd):

@@ -301,6 +301,8 @@ def test_a_translator_is_trained_from_python(pairs_files, tmp_path):
     assert (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").count("\\t") > 5
     with pytest.raises(CharlmError, match=r"charlm.train_translator"):
         charlm_api.train(config, out=tmp_path / "other", progress=False)
+    resumed = charlm_api.resume(tmp_path / "run", steps=14, progress=False)
+    assert isinstance(resumed, charlm_api.Translator) and resumed.history[-1]["step"] == 14
 
 
 def test_a_table_of_pairs_needs_no_configuration(tmp_path, capfd):
