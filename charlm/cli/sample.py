@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.api import Run
 
 AnyOptions = SampleOptions | SearchOptions | FillOptions | NextOptions
-# Arguments that are options of sampling. Of several conflicts, that of the first is reported.
+# Arguments that are options of sampling. Of several conflicts between them, the one of the first
+# name in this order is reported.
 _SAMPLING = (
     *(*FILTERS, "ban", "max_copy", "matching", "novel", "prompt", "length", "characters", "until"),
     *("count", "best_of", "seed", "beams", "length_penalty", "allow_unknown"),

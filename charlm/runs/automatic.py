@@ -59,7 +59,8 @@ _MAX_PASSES = 60.0
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _NGRAMS = 4
-# Fields of the network that are not chosen, and that its speed depends on; `num_layers` is another.
+# Fields that are not chosen, and that change the speed of a network, as `num_layers` does. That one
+# follows from a list of hidden sizes where it is not set.
 _ARCHITECTURE = {"cell", "block", "mlp_expansion"}
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
 # fraction of the old text, which costs nothing on the new one.
@@ -573,7 +574,7 @@ def _reasons(
     model = chosen.model
     training = chosen.training
     budget = _budget(config.training)
-    passes = f"{_in_words(plan.passes)} passes over the text"
+    passes = f"{_format_passes(plan.passes)} passes over the text"
     size_reason = f"the largest size that suits {budget} and this text"
     if "hidden_size" in config.model.model_fields_set:
         size_reason = "as set" if origin is None else f"those of {origin}"
@@ -603,7 +604,7 @@ def _reasons(
     )
 
 
-def _in_words(passes: float) -> str:
+def _format_passes(passes: float) -> str:
     """Return a number of passes with one digit after the point, or two digits in all below 1."""
     return f"{passes:.1f}" if passes >= 1 else f"{passes:.2g}"
 

@@ -36,11 +36,11 @@ class RGLRU(LinearCell):
         """Return decay a and increment √(1 − a²) ⊙ i ⊙ W_h x, each (..., hidden)."""
         recurrence, input_gate, candidate = projected.chunk(3, dim=-1)
         log_decay = torch.sigmoid(recurrence) * (-_SHARPNESS * functional.softplus(self.decay))
-        # With e = a − 1, 1 − a² is −e (2 + e), which keeps its digits near a = 1. The least number
-        # keeps the slope of the root finite where the gate underflows and a is 1.
+        # With e = a − 1, 1 − a² is −e (2 + e), which keeps its digits near a = 1. The smallest
+        # normal number keeps the slope of the root finite where the gate underflows and a is 1.
         change = torch.expm1(log_decay)
-        least = change.new_tensor(torch.finfo(change.dtype).tiny)
-        squared = torch.addcmul(least, change, change + 2, value=-1)
+        smallest = change.new_tensor(torch.finfo(change.dtype).tiny)
+        squared = torch.addcmul(smallest, change, change + 2, value=-1)
         increment = squared.sqrt() * torch.sigmoid(input_gate) * candidate
         return 1 + change, increment
 

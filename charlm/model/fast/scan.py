@@ -59,7 +59,7 @@ def _scan_blocks(
 ) -> Tensor:
     """Compute the scan in blocks; arguments and result as for `scan`.
 
-    Results are written in place: the time goes to memory rather than to arithmetic.
+    Results are written in place, because most of the time is spent on access to memory.
 
     Args:
         decay: a.
@@ -91,7 +91,12 @@ def _scan_blocks(
 
 
 def _in_blocks(values: Tensor, filling: float) -> Tensor:
-    """Cut into blocks of about √time tokens, the last one filled: (blocks, length, ...)."""
+    """Cut into blocks of about √time tokens: (time, ...) → (blocks, length, ...).
+
+    Args:
+        values: Values of all tokens, (time, ...).
+        filling: Value of the tokens that are missing in the last block.
+    """
     time, *sizes = values.shape
     length = math.isqrt(time - 1) + 1
     missing = -time % length
