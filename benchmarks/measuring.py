@@ -84,7 +84,8 @@ def add_processor_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="minutes are processor time, so that other programs change nothing; needs one thread",
+        help="minutes are processor time, so that other programs change nothing; needs one thread, "
+        "OMP_NUM_THREADS=1",
     )
 
 
@@ -94,7 +95,15 @@ def budgets_in_processor_time(*, enabled: bool = True) -> Iterator[None]:
 
     The seconds that a run reports are processor time too. With one thread they are those of an
     idle machine, except that other programs share the memory.
+
+    Raises:
+        SystemExit: Several threads would share the minutes.
     """
+    if enabled and torch.get_num_threads() > 1:
+        sys.exit(
+            f"--processor-time: needs one thread, got {torch.get_num_threads()}; set "
+            "OMP_NUM_THREADS=1, or --threads 1 where the benchmark has that option"
+        )
     run = partial(session.run, clock=time.process_time)
     with mock.patch.object(session, "run", run) if enabled else nullcontext():
         yield

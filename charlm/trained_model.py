@@ -126,10 +126,10 @@ class LanguageModelRequiredError(CharlmError):
         """Make an error about the run in a folder."""
         kind = config.task.kind
         problem = f"has learned targets of sources (task {kind}), and predicts no whole text"
-        remedy = "charlm sample --source for new sources"
+        remedy = "charlm sample --source (in Python charlm.load_translator) for new sources"
         if config.task.has_labels:
             problem = f"is a model of labels (task {kind}) and neither writes nor predicts a text"
-            remedy = "charlm predict for new texts"
+            remedy = "charlm predict (in Python charlm.load_labels) for new texts"
         super().__init__(f"{folder}: {problem}; use {remedy}, and charlm eval task for its score")
         self.folder = folder
         self.kind = kind

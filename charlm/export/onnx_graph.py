@@ -183,6 +183,9 @@ class _Graph:
         # An operator that writes to its argument is used as its result: the name ends in _.
         name = node.target.overloadpacket.__name__.rstrip("_")  # type: ignore[union-attr]
         if name in _SAME:
+            if node.kwargs:
+                options = ", ".join(node.kwargs)
+                raise CharlmError(f"export to onnx: the option {options} of {name} is not expected")
             if node.meta["val"].dtype == torch.int64:
                 arguments = [np.int64(x) if isinstance(x, int) else x for x in arguments]
             return self.add(_SAME[name], *arguments)

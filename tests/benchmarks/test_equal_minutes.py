@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from benchmark_modules import load
 
 from charlm.config.load import load_config
@@ -97,6 +98,15 @@ def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_pat
             time.sleep(0.02)
     assert experiment.state.seconds >= 0.002 * 60
     assert all(seconds <= spent for spent, seconds in clocks)
+
+
+def test_processor_time_is_refused_with_several_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(SystemExit, match="needs one thread, got 2; set OMP_NUM_THREADS=1"):
+        with measuring.budgets_in_processor_time():
+            pass
+    with measuring.budgets_in_processor_time(enabled=False):
+        pass
 
 
 def test_the_rules_for_a_longer_budget_are_those_of_the_automatic_settings():

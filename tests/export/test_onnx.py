@@ -173,6 +173,15 @@ def test_an_operator_without_a_counterpart_is_refused(monkeypatch):
         step_to_onnx(random_model().model)
 
 
+def test_an_option_of_an_operator_that_would_be_ignored_is_refused(monkeypatch):
+    def step(token: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.add(states[0], states[0], alpha=2), *states
+
+    monkeypatch.setattr(onnx_graph, "_step_of", lambda model: step)
+    with pytest.raises(CharlmError, match="the option alpha of add is not expected"):
+        step_to_onnx(random_model().model)
+
+
 def test_a_missing_package_is_named(monkeypatch, trained, tmp_path):
     monkeypatch.setattr(exporting, "find_spec", lambda module: None)
     with pytest.raises(CharlmError, match=r"needs onnx, onnxruntime.*pip install '.*\[onnx\]'"):

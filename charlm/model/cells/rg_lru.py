@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.model.cells.base import LinearCell, input_weights
+from charlm.model.fast.decay import decay_and_factor
 
 # The paper's constant c, which makes the decay a^(c r) fall faster with its gate r.
 _SHARPNESS = 8.0
@@ -36,13 +37,8 @@ class RGLRU(LinearCell):
         """Return decay a and increment √(1 − a²) ⊙ i ⊙ W_h x, each (..., hidden)."""
         recurrence, input_gate, candidate = projected.chunk(3, dim=-1)
         log_decay = torch.sigmoid(recurrence) * (-_SHARPNESS * functional.softplus(self.decay))
-        # With e = a − 1, 1 − a² is −e (2 + e), which keeps its digits near a = 1. The smallest
-        # normal number keeps the slope of the root finite where the gate underflows and a is 1.
-        change = torch.expm1(log_decay)
-        smallest = change.new_tensor(torch.finfo(change.dtype).tiny)
-        squared = torch.addcmul(smallest, change, change + 2, value=-1)
-        increment = squared.sqrt() * torch.sigmoid(input_gate) * candidate
-        return 1 + change, increment
+        decay, factor = decay_and_factor(log_decay)
+        return decay, factor * torch.sigmoid(input_gate) * candidate
 
     @torch.no_grad()
     def initialize(self, gain: float = 1.0) -> None:
