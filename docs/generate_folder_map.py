@@ -14,12 +14,12 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "architecture.md"
 PACKAGE = DOCS.parent / "charlm"
 BEGIN, END = "<!-- folder map: begin -->\n", "<!-- folder map: end -->\n"
-# The order of the data flow. Rooms that are not listed follow, sorted by name.
+# The order of the layers (tests/test_layering.py). Other rooms follow, sorted by name.
 ROOMS = [
     "errors.py",
     "version.py",
-    "config",
     "storage",
+    "config",
     "data",
     "model",
     "training",
@@ -29,8 +29,9 @@ ROOMS = [
     "evaluation",
     "compression",
     "tasks",
-    "api.py",
+    "tracking.py",
     "views",
+    "api.py",
     "serving",
     "export",
     "tuning",
