@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from board_format import Board, Row, read_board
-from measuring import format_losses
+from measuring import format_losses, markdown_table
 
 from charlm.views.figures import Axis, Line, line_chart, run_style
 from charlm.views.style import report_style
@@ -90,9 +90,7 @@ def speed_line(board: Board) -> str:
 
 def summary_table(board: Board) -> str:
     """Return the table of a board: one line per contestant and time, the best first."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
-    lines += (f"| {' | '.join(cells)} |" for cells in summary_rows(board))
-    return "\n".join(lines) + "\n"
+    return markdown_table(COLUMNS, summary_rows(board)) + "\n"
 
 
 def summary_rows(board: Board) -> Iterator[list[str]]:

@@ -25,6 +25,8 @@ from measuring import (
     add_test_share,
     argument_parser,
     environment,
+    format_spread,
+    markdown_table,
     measure_run,
     print_environment,
     spread,
@@ -122,20 +124,13 @@ def format_run(run: dict[str, Any]) -> str:
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Return the table over the seeds as Markdown, as in docs/results.md."""
     columns = ["config", "split", "seeds", "steps", "nats per token", "perplexity", "bits per char"]
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    for row in rows:
-        cells = [row["config"], row["split"], str(row["runs"]), format_spread(row["steps"], 0)]
-        cells += [format_spread(row[key], places) for key, places in SCORES.items()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown_table(columns, map(cells_of, rows))
 
 
-def format_spread(values: dict[str, float], places: int) -> str:
-    """Return a median with its range, such as `1.259 (1.257 to 1.275)`."""
-    median, lowest, highest = (
-        f"{values[key]:,.{places}f}" for key in ("median", "lowest", "highest")
-    )
-    return median if lowest == highest else f"{median} ({lowest} to {highest})"
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """Return the cells of one configuration and split."""
+    scores = [format_spread(row[key], places) for key, places in SCORES.items()]
+    return [row["config"], row["split"], str(row["runs"]), format_spread(row["steps"], 0), *scores]
 
 
 if __name__ == "__main__":

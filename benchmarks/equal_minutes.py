@@ -1,12 +1,12 @@
 r"""Two kinds of network at equal minutes: a stack of scans with MLPs against an LSTM.
 
 Every text and optimizer has two sides. Each side gets the same number of trials at a short budget,
-drawn from its own list of values with a fixed seed, each on a core of its own, as many side by side
-as there are cores. Then the best settings of each side are trained at every budget, with several
-seeds, one after the other on all threads; with --threads 1 side by side on one core each. For a
-longer budget, output dropout and rate follow two rules that are the same for both sides. All
-trainings are in the JSON of --out, which is written after each one: a training that it contains is
-not repeated, so that the command continues where it was stopped.
+drawn from its own list of values with a fixed seed. A trial has one thread, and as many trials run
+side by side as there are cores. Then the best settings of each side are trained at every budget,
+with several seeds and --threads threads each, again as many side by side as there are cores for
+them. For a longer budget, output dropout and rate follow two rules that are the same for all sides.
+All trainings are in the JSON of --out, which is written after each one: a training that it contains
+is not repeated, so that the command continues where it was stopped.
 
 A side is a name and settings. A setting with several values is searched:
 
@@ -36,6 +36,7 @@ from measuring import (
     argument_parser,
     budgets_in_processor_time,
     format_losses,
+    markdown_table,
     measure_run,
     print_environment,
     read_results,
@@ -98,7 +99,9 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("texts", nargs="+", help="files or names of corpora")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20], help="[1 5 20]")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[1, 5, 20], help="training times [1 5 20]"
+    )
     parser.add_argument(
         "--seeds",
         type=int,
@@ -107,20 +110,9 @@ def arguments() -> argparse.Namespace:
         metavar="N",
         help="number of seeds for each of the --minutes [3 1 1]",
     )
-    parser.add_argument("--optimizers", nargs="+", choices=list(RATES), default=list(RATES))
-    parser.add_argument("--trials", type=int, default=12, help="trials of each side [12]")
-    parser.add_argument(
-        "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
-    )
+    add_search(parser)
     parser.add_argument("--threads", type=int, default=2, help="threads of the last runs [2]")
     add_processor_time(parser)
-    parser.add_argument(
-        "--side",
-        nargs="+",
-        action="append",
-        metavar=("NAME", "SECTION.KEY=VALUES"),
-        help="a side and its settings, instead of lstm and scan; give it once per side",
-    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -131,6 +123,28 @@ def arguments() -> argparse.Namespace:
     given = {side[0]: side[1:] for side in options.side or []} or SIDES
     options.sides = {name: read_side(settings) for name, settings in given.items()}
     return options
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the trials: optimizers, sides, number and time."""
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=list(RATES),
+        default=list(RATES),
+        help=f"each is searched by itself [{' '.join(RATES)}]",
+    )
+    parser.add_argument("--trials", type=int, default=12, help="trials of each side [12]")
+    parser.add_argument(
+        "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
+    )
+    parser.add_argument(
+        "--side",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "SECTION.KEY=VALUES"),
+        help="a side and its settings, instead of lstm and scan; give it once per side",
+    )
 
 
 def read_side(settings: Sequence[str]) -> Side:
@@ -161,7 +175,7 @@ def add_run(results: dict[str, Any], path: Path, run: Run) -> None:
     """Add a training, write the file, and print a line."""
     results["runs"].append(run)
     write_results(path, results)
-    loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f} nats"
+    loss = run["error"] if run["loss_nats"] is None else f"{run['loss_nats']:.4f} nats"
     settings = " ".join(run["overrides"])
     print(
         f"{run['kind']} {run['text']} {run['optimizer']} {run['side']}, {run['minutes']:g} min, "
@@ -184,7 +198,7 @@ def draw_trials(side: Side, optimizer: str, count: int) -> list[list[str]]:
 def trials_of(
     runs: Sequence[Run], options: argparse.Namespace, text: str, optimizer: str
 ) -> list[Run]:
-    """Return the trials of both sides that are missing, the sides in turn."""
+    """Return the trials of all sides that are missing, the sides in turn."""
     fixed = {"kind": "trial", "text": text, "optimizer": optimizer, "seed": 1}
     fixed["minutes"] = options.search_minutes
     drawn = [
@@ -224,7 +238,7 @@ def is_same(wanted: Run, run: Run) -> bool:
 
 
 def best_trial(runs: Sequence[Run], place: tuple[str, str, str]) -> Run | None:
-    """Return the best trial of a text, an optimizer and a side; None if all diverged."""
+    """Return the best trial of a text, an optimizer and a side; None if none has a loss."""
     trials = [
         run
         for run in runs
@@ -233,7 +247,7 @@ def best_trial(runs: Sequence[Run], place: tuple[str, str, str]) -> Run | None:
         and run["loss_nats"] is not None
     ]
     if not trials:
-        print(f"{' '.join(place)}: every trial diverged", flush=True)
+        print(f"{' '.join(place)}: no trial has a loss", flush=True)
     return min(trials, key=lambda run: run["loss_nats"], default=None)
 
 
@@ -276,7 +290,7 @@ def run_alone(run: Run, threads: int, processor_time: bool) -> Run:
 
 
 def measure(text: str, overrides: Sequence[str]) -> Run:
-    """Train one network; return its loss, which is None if it diverged."""
+    """Train one network; return its loss, which is None after an error, such as a divergence."""
     try:
         run = measure_run(charlm.load_config(None, [text_override(text), *COMMON, *overrides]))
     except CharlmError as error:
@@ -292,25 +306,24 @@ def measure(text: str, overrides: Sequence[str]) -> Run:
 def format_table(runs: Sequence[Run], sides: Sequence[str]) -> str:
     """Return the table of the last runs: one line per text, optimizer and budget."""
     columns = ["text", "optimizer", "minutes", *sides, f"{sides[-1]} minus {sides[0]}"]
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    finished = [run for run in runs if run["kind"] == "run" and run["loss_nats"] is not None]
-    places = dict.fromkeys((run["text"], run["optimizer"], run["minutes"]) for run in finished)
-    for place in places:
-        losses = {
-            side: [
-                run["loss_nats"]
-                for run in finished
-                if (run["text"], run["optimizer"], run["minutes"]) == place and run["side"] == side
-            ]
-            for side in sides
-        }
-        cells = [Path(place[0]).stem, place[1], f"{place[2]:g}"]
-        cells += [format_losses(losses[side]) for side in sides]
-        first, last = losses[sides[0]], losses[sides[-1]]
-        difference = statistics.median(last) - statistics.median(first) if first and last else None
-        cells.append("" if difference is None else f"{difference:+.3f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    losses: dict[tuple[str, str, float], dict[str, list[float]]] = {}
+    for run in runs:
+        if run["kind"] == "run" and run["loss_nats"] is not None:
+            place = run["text"], run["optimizer"], run["minutes"]
+            by_side = losses.setdefault(place, {side: [] for side in sides})
+            by_side[run["side"]].append(run["loss_nats"])
+    rows = (
+        [Path(text).stem, optimizer, f"{minutes:g}", *cells_of(list(by_side.values()))]
+        for (text, optimizer, minutes), by_side in losses.items()
+    )
+    return markdown_table(columns, rows)
+
+
+def cells_of(losses: Sequence[Sequence[float]]) -> list[str]:
+    """Return the median losses of each side, and the difference of the last to the first."""
+    first, last = losses[0], losses[-1]
+    difference = statistics.median(last) - statistics.median(first) if first and last else None
+    return [*map(format_losses, losses), "" if difference is None else f"{difference:+.3f}"]
 
 
 if __name__ == "__main__":

@@ -34,8 +34,12 @@ from measuring import (
     add_seeds,
     argument_parser,
     budgets_in_processor_time,
+    columns_of,
     environment,
+    format_spread,
+    markdown_table,
     print_environment,
+    run_to_end,
     spread,
     text_override,
 )
@@ -43,12 +47,20 @@ from torch import Tensor
 
 import charlm
 from charlm.model.language_model import named_weights
-from charlm.runs import automatic, prepare, session
+from charlm.runs import automatic, prepare
 from charlm.runs.experiment import Experiment
 from charlm.runs.metrics import read_metrics
 from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.runs.warm_start import open_ancestor
 
+COLUMNS = (
+    "training",
+    "nats per token",
+    "bits per character",
+    "steps",
+    "seconds",
+    "old text",
+)
 DEPTHS = {"projection": 0, "recurrence": 1, "embedding": 2}
 RATE_DIVISOR = 2.6
 UNFREEZE_EACH = 0.2
@@ -86,9 +98,9 @@ def main() -> None:
         for seed in options.seeds:
             runs.append(measure(case, seed, options))
             print(f"{describe(case)}, seed {seed}: {json.dumps(runs[-1])}", flush=True)
-        numbers = {key: spread([run[key] for run in runs]) for key in runs[0]}
+        numbers = {key: spread(values) for key, values in columns_of(runs).items()}
         rows.append({"case": asdict(case), "scores": numbers})
-    print("\n" + "\n".join(format_rows(rows)))
+    print("\n" + markdown_table(COLUMNS, map(cells_of, rows)))
     print(json.dumps({**environment(), "overrides": options.overrides, "rows": rows}))
 
 
@@ -156,8 +168,7 @@ def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, flo
         experiment = prepare.begin(config, folder, ancestor=ancestor)
         adapt(experiment, case.adaptation)
         with budgets_in_processor_time(enabled=options.processor_time):
-            for _ in session.run(experiment):
-                pass
+            run_to_end(experiment)
         score = charlm.load(folder).perplexity(paths=[case.held_out])
         old = old_text_losses(experiment, folder)
     state = experiment.state
@@ -255,23 +266,21 @@ def describe(case: Case) -> str:
     return ", ".join(parts)
 
 
-def format_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table: medians, and for the loss its range."""
-    yield "| training | nats per token | bits per character | steps | seconds | old text |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for row in rows:
-        scores = row["scores"]
-        loss = scores["loss_nats"]
-        middle = {key: value["median"] for key, value in scores.items()}
-        old = ""
-        if "old_text_before" in scores:
-            old = f"{middle['old_text_before']:.3f} → {middle['old_text_after']:.3f}"
-        yield (
-            f"| {describe(Case(**row['case']))} | {loss['median']:.3f} "
-            f"({loss['lowest']:.3f} to {loss['highest']:.3f}) | "
-            f"{middle['bits_per_character']:.3f} | {middle['steps']:,.0f} | "
-            f"{middle['training_seconds']:.0f} | {old} |"
-        )
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """Return the cells of one case: medians, and for the loss its range."""
+    scores = row["scores"]
+    middle = {key: value["median"] for key, value in scores.items()}
+    old = ""
+    if "old_text_before" in scores:
+        old = f"{middle['old_text_before']:.3f} → {middle['old_text_after']:.3f}"
+    return [
+        describe(Case(**row["case"])),
+        format_spread(scores["loss_nats"], 3),
+        f"{middle['bits_per_character']:.3f}",
+        f"{middle['steps']:,.0f}",
+        f"{middle['training_seconds']:.0f}",
+        old,
+    ]
 
 
 if __name__ == "__main__":

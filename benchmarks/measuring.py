@@ -1,4 +1,4 @@
-"""Code that the benchmarks share: command lines, timing, training, and reading memory sizes."""
+"""Code that the benchmarks share: command lines, files of results, timing, tables, and training."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,11 +24,14 @@ import charlm
 from charlm.config.schema import Config
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
+from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
 from charlm.storage.atomic import atomic_write
 
 Name = TypeVar("Name")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+VOCABULARY_SIZE = 67  # Of tiny Shakespeare: 65 characters, <EOS> and <UNK>.
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -49,6 +53,25 @@ def add_overrides(
         metavar="SECTION.KEY=VALUE",
         help=purpose,
     )
+
+
+def check_names(
+    parser: argparse.ArgumentParser, argument: str, names: Iterable[str], known: Iterable[str]
+) -> None:
+    """Refuse names that are not known, as wrong usage.
+
+    `choices` of argparse would also be compared with the default of an argument of several values.
+
+    Args:
+        parser: Parser of the command line.
+        argument: Name of the argument in the message.
+        names: Names that were given.
+        known: Names that are allowed.
+    """
+    allowed = list(known)
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        parser.error(f"{argument}: must be one of {'; '.join(allowed)}, got {unknown[0]!r}")
 
 
 def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
@@ -237,16 +260,51 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
+def median_ratio(rates: Sequence[float], reference: Sequence[float]) -> float:
+    """Return the median over the rounds of a rate relative to a reference of the same round."""
+    return statistics.median(ours / theirs for ours, theirs in zip(rates, reference, strict=True))
+
+
+def columns_of(rows: Sequence[Mapping[Name, Any]]) -> dict[Name, list[Any]]:
+    """Return the values of several rows by name; all rows have the names of the first.
+
+    >>> columns_of([{"steps": 5, "seconds": 2.0}, {"steps": 6, "seconds": 3.0}])
+    {'steps': [5, 6], 'seconds': [2.0, 3.0]}
+    """
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def format_spread(values: Mapping[str, float], places: int) -> str:
+    """Return what `spread` returned as a median with its range, which is left out if it is a point.
+
+    >>> format_spread({"median": 1200.5, "lowest": 1.0, "highest": 3000.0}, 1)
+    '1,200.5 (1.0 to 3,000.0)'
+    """
+    median, lowest, highest = (
+        f"{values[key]:,.{places}f}" for key in ("median", "lowest", "highest")
+    )
+    return median if lowest == highest else f"{median} ({lowest} to {highest})"
+
+
 def format_losses(losses: Sequence[float]) -> str:
     """Return the median of losses with their range, or nothing without losses.
 
     >>> format_losses([1.4, 1.387, 1.3934])
     '1.393 (1.387 to 1.400)'
     """
-    if not losses:
-        return ""
-    middle = f"{statistics.median(losses):.3f}"
-    return middle if len(losses) == 1 else f"{middle} ({min(losses):.3f} to {max(losses):.3f})"
+    return format_spread(spread(losses), 3) if losses else ""
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown, without a line end after its last line.
+
+    >>> print(markdown_table(["text", "nats"], [["a.txt", "1.393"]]))
+    | text | nats |
+    | --- | --- |
+    | a.txt | 1.393 |
+    """
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def measure_run(config: Config, *, test_share: float = 0.0, **scoring: Any) -> dict[str, Any]:
@@ -260,7 +318,8 @@ def measure_run(config: Config, *, test_share: float = 0.0, **scoring: Any) -> d
 
     Returns:
         Size, steps, passes and seconds of the training; `splits` has the score of each split. The
-        time of the run that is not training is in `other_seconds`.
+        time of the run that is not training is in `other_seconds`; with budgets in processor time,
+        it contains the time in which the training waited for a core.
     """
     with tempfile.TemporaryDirectory() as folder:
         if test_share:
@@ -319,14 +378,40 @@ def text_bytes(text: Text) -> bytes:
 def train(config: Config, folder: Path) -> Experiment:
     """Train to the end of the budget; return the experiment in its last state."""
     experiment = prepare.begin(config, folder)
+    run_to_end(experiment)
+    return experiment
+
+
+def run_to_end(experiment: Experiment) -> None:
+    """Train an experiment that has begun to the end of its budget."""
     for _ in session.run(experiment):
         pass
-    return experiment
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_configured(config: Config, vocabulary_size: int) -> int:
+    """Return the number of parameters that the network of a configuration would have."""
+    with torch.device("meta"):
+        return count_parameters(LanguageModel(config.model, vocabulary_size))
+
+
+def fitting_size(parameters: Callable[[int], int], target: int, *, limit: int) -> int:
+    """Return the size, at most `limit`, whose number of parameters is nearest to a target.
+
+    Args:
+        parameters: Function from a size to a number of parameters, which increases.
+        target: Number of parameters.
+        limit: Largest size.
+
+    >>> fitting_size(lambda size: size**2, 30, limit=100)
+    5
+    """
+    above = bisect_left(range(limit), target, lo=2, key=parameters)
+    return min((above - 1, above), key=lambda size: abs(parameters(size) - target))
 
 
 def process_bytes(process: int, file: str, field: str) -> int:

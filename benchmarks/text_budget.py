@@ -1,10 +1,10 @@
 """Automatic settings against the best of a search, for texts of several sizes and several budgets.
 
 For each text and budget, `charlm train TEXT --minutes N` trains with automatic settings. Then
-`charlm tune` searches from them: twenty trials with the same budget, of which the first one has the
-automatic settings; rate, size, batch and dropout are searched. The difference is that of the
-automatic settings to the best trial, which was chosen by its loss on the validation split and is
-therefore slightly optimistic. A difference that is not above 0.02 nats is the target.
+`charlm tune` searches from them: --trials trials with the same budget, of which the first one has
+the automatic settings. Searched are rate, size, batch, dropout and weight decay. The difference is
+that of the automatic settings to the best trial, which was chosen by its loss on the validation
+split and is therefore slightly optimistic. The target is a difference of at most 0.02 nats.
 
 A path of the form FILE:BYTES is the beginning of a file, cut after a line end. With --unit steps a
 budget is a number of steps, which does not depend on the speed of the machine, but then nothing is
@@ -27,6 +27,7 @@ from measuring import (
     add_processor_time,
     argument_parser,
     budgets_in_processor_time,
+    markdown_table,
     measure_run,
     print_environment,
     read_results,
@@ -73,7 +74,9 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("texts", nargs="+", metavar="TEXT[:BYTES]", help="files or corpora")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[1, 5, 20], help="[1 5 20]")
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", default=[1, 5, 20], help="amounts of training [1 5 20]"
+    )
     parser.add_argument(
         "--unit", choices=["minutes", "steps"], default="minutes", help="of budgets [minutes]"
     )
@@ -88,7 +91,7 @@ def measure(text: str, budget: float, options: argparse.Namespace) -> dict[str, 
     """Train with automatic settings, and search from them."""
     source = source_of(text, options.out / "texts")
     chosen = choose(source, budget, options)
-    automatic = train(chosen.config)
+    automatic = train_and_score(chosen.config)
     name = f"{Path(source).stem}-{budget:g}-{options.unit}"
     search = search_space(chosen.config)
     report = Callbacks(report=lambda trial, best: print(".", end="", flush=True))
@@ -138,8 +141,8 @@ def choose(source: str, budget: float, options: argparse.Namespace) -> ChosenCon
     return charlm.choose(source, overrides=options.overrides, **{options.unit: amount})
 
 
-def train(config: charlm.Config) -> dict[str, Any]:
-    """Train one run; return its loss and its size."""
+def train_and_score(config: charlm.Config) -> dict[str, Any]:
+    """Train one run; return its loss, its settings, its size and its time."""
     run = measure_run(config)
     valid = run.pop("splits")["valid"]
     return {"loss_nats": valid["loss_nats"], "settings": list(describe(config)), **run}
@@ -207,24 +210,23 @@ def format_table(rows: Sequence[dict[str, Any]], unit: str) -> str:
         "difference",
         "its settings",
     ]
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    for row in rows:
-        loss, best = row["automatic"]["loss_nats"], row["best_loss_nats"]
-        difference = f"{loss - best:+.3f}"
-        values = (
-            f"{key.partition('.')[2]} {value:.3g}" for key, value in row["best_values"].items()
-        )
-        cells = [
-            Path(row["text"]).name,
-            f"{row['budget']:g}",
-            ", ".join(row["automatic"]["settings"]),
-            f"{loss:.3f}",
-            f"{best:.3f}",
-            f"**{difference}**" if loss - best > TARGET else difference,
-            ", ".join(values),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown_table(columns, map(cells_of, rows))
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """Return the cells of one text and budget."""
+    loss, best = row["automatic"]["loss_nats"], row["best_loss_nats"]
+    difference = f"{loss - best:+.3f}"
+    values = (f"{key.partition('.')[2]} {value:.3g}" for key, value in row["best_values"].items())
+    return [
+        Path(row["text"]).name,
+        f"{row['budget']:g}",
+        ", ".join(row["automatic"]["settings"]),
+        f"{loss:.3f}",
+        f"{best:.3f}",
+        f"**{difference}**" if loss - best > TARGET else difference,
+        ", ".join(values),
+    ]
 
 
 if __name__ == "__main__":

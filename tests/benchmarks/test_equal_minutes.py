@@ -102,9 +102,9 @@ def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_pat
 
 def test_processor_time_is_refused_with_several_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(SystemExit, match="needs one thread, got 2; set OMP_NUM_THREADS=1"):
-        with measuring.budgets_in_processor_time():
-            pass
+    problem = "needs one thread, got 2; set OMP_NUM_THREADS=1"
+    with pytest.raises(SystemExit, match=problem), measuring.budgets_in_processor_time():
+        pass
     with measuring.budgets_in_processor_time(enabled=False):
         pass
 

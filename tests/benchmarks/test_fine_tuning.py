@@ -63,8 +63,11 @@ def test_the_table_has_medians_and_the_range_of_the_loss():
     names = ("loss_nats", "bits_per_character", "steps", "training_seconds")
     same = {"median": 2000.0, "lowest": 1000.0, "highest": 3000.0}
     scores = dict.fromkeys(names, same) | {"old_text_before": same, "old_text_after": same}
-    *_, line = fine_tuning.format_rows([{"case": case, "scores": scores}])
-    assert line == (
-        "| a.txt, from random | 2000.000 (1000.000 to 3000.000) | 2000.000 | 2,000 | 2000 | "
-        "2000.000 → 2000.000 |"
-    )
+    assert fine_tuning.cells_of({"case": case, "scores": scores}) == [
+        "a.txt, from random",
+        "2,000.000 (1,000.000 to 3,000.000)",
+        "2000.000",
+        "2,000",
+        "2000",
+        "2000.000 → 2000.000",
+    ]
