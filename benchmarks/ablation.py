@@ -23,14 +23,16 @@ from measuring import (
     add_overrides,
     add_seeds,
     argument_parser,
+    check_names,
     environment,
     print_environment,
+    run_to_end,
     text_override,
 )
 
 import charlm
 from charlm.errors import DivergenceError
-from charlm.runs import prepare, session
+from charlm.runs import prepare
 
 BASE = "base"
 BASES = {"characters": "shakespeare", "words": "words"}
@@ -169,10 +171,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.config = options.config or BASES[options.task]
     options.budget = [budget_override(options)]
-    names = option_table(options.task)
-    unknown = [name for name in options.only or [] if name not in names]
-    if unknown:
-        parser.error(f"--only: must be one of {'; '.join(names)}, got {unknown[0]!r}")
+    check_names(parser, "--only", options.only or [], option_table(options.task))
     return options
 
 
@@ -220,8 +219,7 @@ def measure(config: charlm.Config) -> dict[str, Any]:
         experiment = prepare.begin(config, Path(folder) / "run")
         score = None
         try:
-            for _ in session.run(experiment):
-                pass
+            run_to_end(experiment)
             score = charlm.load(Path(folder) / "run").perplexity()
         except DivergenceError:
             pass

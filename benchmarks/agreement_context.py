@@ -1,11 +1,16 @@
 """How much context Elman, GRU and LSTM use: loss by context, gradients, and agreement.
 
-Every recurrence is trained with --hidden units, and again with as many units as give it the number
-of parameters of the LSTM, for an equal number of steps: on the corpus agreement as one long text,
-and on its sentences, each by itself. Printed are, for the text, the loss at the verbs, whose number
-depends on a subject some words back, by the number of context tokens, and the same over all tokens;
-for the sentences, the half-life of the gradient of the verb's loss; for both, the accuracy of the
-agreement by distance. Each number is the median over the seeds, with the range in brackets.
+Every recurrence is trained with --hidden units. Elman and GRU are trained again with as many units
+as give them the number of parameters of the LSTM. All take the same number of steps, once on the
+corpus agreement as one long text, and once on its sentences, each by itself. The number of a verb
+depends on a subject some words back. Printed are
+
+- for the text, the loss at the verbs and over all tokens, by the number of context tokens
+- for the sentences, the validation loss, and of the gradient of the verb's loss the half-life and
+  the norm at distance 16 relative to that at distance 0
+- for both, the accuracy of the agreement by distance
+
+Each number is the median over the seeds, with the range in brackets.
 
     python benchmarks/agreement_context.py --seeds 1,2,3
 """
@@ -14,17 +19,22 @@ import argparse
 import json
 import statistics
 import tempfile
-from bisect import bisect_left
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from agreement import format_distance
-from measuring import add_overrides, add_seeds, argument_parser, count_parameters, print_environment
+from agreement import SENTENCES, format_distance
+from measuring import (
+    add_overrides,
+    add_seeds,
+    argument_parser,
+    columns_of,
+    count_configured,
+    fitting_size,
+    print_environment,
+)
 
 import charlm
-from charlm.api import Run
-from charlm.model.language_model import LanguageModel
 
 STREAM = ["corpus.mode=stream", "tokenizer.eos=line", "training.window=32"]
 CELLS = ("elman", "gru", "lstm")
@@ -69,37 +79,28 @@ def arguments() -> argparse.Namespace:
 
 def choose_networks(hidden_size: int, vocabulary_size: int) -> list[Network]:
     """Return every recurrence with equal hidden size, then with the parameters of the LSTM."""
-    target = parameters_of("lstm", hidden_size, vocabulary_size)
+    counts = {cell: partial(parameters_of, cell, vocabulary_size) for cell in CELLS}
+    target = counts["lstm"](hidden_size)
     sizes = [(cell, hidden_size) for cell in CELLS]
     sizes += [
-        (cell, fitting_size(cell, target, vocabulary_size)) for cell in CELLS if cell != "lstm"
+        (cell, fitting_size(count, target, limit=MAX_SIZE))
+        for cell, count in counts.items()
+        if cell != "lstm"
     ]
-    return [Network(cell, size, parameters_of(cell, size, vocabulary_size)) for cell, size in sizes]
+    return [Network(cell, size, counts[cell](size)) for cell, size in sizes]
+
+
+def parameters_of(cell: str, vocabulary_size: int, hidden_size: int) -> int:
+    """Return the number of parameters of a network."""
+    overrides = [f"model.cell={cell}", f"model.hidden_size={hidden_size}"]
+    return count_configured(charlm.load_config("agreement", overrides), vocabulary_size)
 
 
 def count_vocabulary() -> int:
     """Return the size of the vocabulary of the corpus."""
     with tempfile.TemporaryDirectory() as folder:
-        config = charlm.load_config("agreement", [*STREAM, "training.steps=1"])
-        return charlm.train(config, out=Path(folder) / "run").tokenizer.vocabulary_size
-
-
-def parameters_of(cell: str, hidden_size: int, vocabulary_size: int) -> int:
-    """Return the number of parameters of a network."""
-    overrides = [f"model.cell={cell}", f"model.hidden_size={hidden_size}"]
-    with torch.device("meta"):
-        section = charlm.load_config("agreement", overrides).model
-        return count_parameters(LanguageModel(section, vocabulary_size))
-
-
-def fitting_size(cell: str, target: int, vocabulary_size: int) -> int:
-    """Return the hidden size whose number of parameters is nearest to a target."""
-
-    def parameters(size: int) -> int:
-        return parameters_of(cell, size, vocabulary_size)
-
-    above = bisect_left(range(MAX_SIZE), target, lo=2, key=parameters)
-    return min((above - 1, above), key=lambda size: abs(parameters(size) - target))
+        run = train([*STREAM, "training.steps=1"], Path(folder) / "run")
+        return run.tokenizer.vocabulary_size
 
 
 def measure(network: Network, seed: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -117,13 +118,13 @@ def measure(network: Network, seed: int, options: argparse.Namespace) -> dict[st
         return context_quantities(text) | gradient_quantities(sentences)
 
 
-def train(overrides: list[str], folder: Path) -> Run:
+def train(overrides: list[str], folder: Path) -> charlm.Run:
     """Train one run on the corpus agreement."""
     config = charlm.load_config("agreement", overrides)
     return charlm.train(config, out=folder, progress=False)
 
 
-def context_quantities(run: Run) -> dict[str, dict[str, Any]]:
+def context_quantities(run: charlm.Run) -> dict[str, dict[str, Any]]:
     """Return losses by context and accuracies of a run that reads one long text."""
     verbs = run.context(contexts=CONTEXTS, at=VERBS)
     every = run.context(contexts=CONTEXTS)
@@ -134,7 +135,7 @@ def context_quantities(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def gradient_quantities(run: Run) -> dict[str, dict[str, Any]]:
+def gradient_quantities(run: charlm.Run) -> dict[str, dict[str, Any]]:
     """Return half-lives and accuracies of a run that reads each sentence by itself."""
     curves = run.gradients(window=24, windows=512, at=VERBS).curves
     return {
@@ -145,9 +146,9 @@ def gradient_quantities(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def accuracies(run: Run) -> dict[str, float]:
+def accuracies(run: charlm.Run) -> dict[str, float]:
     """Return the accuracy of the agreement by number of words between subject and verb."""
-    agreement = run.agreement(sentences=4000)
+    agreement = run.agreement(sentences=SENTENCES)
     by_distance = {
         format_distance(row["distance_from"], row["distance_to"]): row["accuracy"]
         for row in agreement.by_distance
@@ -157,10 +158,9 @@ def accuracies(run: Run) -> dict[str, float]:
 
 def format_columns(rows: list[dict[str, float]]) -> str:
     """Return each number as its median over the rows, with the range in brackets."""
-    values = {name: [row[name] for row in rows] for name in rows[0]}
     return "  ".join(
         f"{name}: {statistics.median(column):.4g} ({min(column):.4g} to {max(column):.4g})"
-        for name, column in values.items()
+        for name, column in columns_of(rows).items()
     )
 
 

@@ -22,7 +22,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from measuring import argument_parser, measure_in_turn, print_environment, seconds_of
+from measuring import (
+    PRECISIONS,
+    argument_parser,
+    check_names,
+    measure_in_turn,
+    median_ratio,
+    print_environment,
+    seconds_of,
+)
 from torch import Tensor, nn
 
 from charlm.config.schema import Cell as CellSection
@@ -63,7 +71,6 @@ CELLS: dict[str, dict[str, Any]] = {
     "diagonal lstm": {"kind": "diagonal_lstm"},
 }
 BARE_LAYERS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -129,9 +136,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
     options = parser.parse_args()
-    unknown = [name for name in options.cells if name not in CELLS]
-    if unknown:
-        parser.error(f"CELL: must be one of {'; '.join(CELLS)}, got {unknown[0]!r}")
+    check_names(parser, "CELL", options.cells, CELLS)
     return options
 
 
@@ -191,8 +196,8 @@ def compare(
     }
     measure_in_turn(steps, WARM_UP_ROUNDS)
     seconds = measure_in_turn(steps, rounds)
-    ratios = [b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    return statistics.median(ratios), statistics.median(seconds["ours"])
+    ratio = median_ratio(seconds["theirs"], seconds["ours"])
+    return ratio, statistics.median(seconds["ours"])
 
 
 def execution(cell: Cell) -> str:

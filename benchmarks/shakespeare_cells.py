@@ -1,12 +1,12 @@
 """Loss of every recurrence on tiny Shakespeare, with equal time and equal numbers of parameters.
 
-With --steps the recurrences take equally many steps instead, which a busy machine does not change.
-
 Each network has the configuration `shakespeare`, except for its recurrence and its size. The size
 is chosen so that the number of parameters is that of an LSTM with --hidden units, within 3 %. The
-networks train one after another, for --seconds each, so the machine must be idle otherwise. The
-loss is that of the whole validation split. If a training diverges, or ends with a loss worse than
-that of a uniform guess, it starts again with a quarter of the learning rate, which is printed.
+networks train one after another, for --seconds each, so the machine must be idle otherwise. With
+--steps they take equally many steps instead, which a busy machine does not change. The loss is that
+of the best checkpoint on the whole validation split. If a training diverges, or ends with a loss
+worse than that of a uniform guess, it starts again with a quarter of the learning rate, at most
+five times. The rate is printed.
 
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
     python benchmarks/shakespeare_cells.py tinyshakespeare.txt lstm slstm --steps 600
@@ -15,16 +15,19 @@ that of a uniform guess, it starts again with a quarter of the learning rate, wh
 import argparse
 import json
 import math
+import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from cells import CELLS as TIMED_CELLS
 from measuring import (
     add_overrides,
     argument_parser,
-    count_parameters,
+    check_names,
+    count_configured,
+    fitting_size,
     print_environment,
     text_override,
 )
@@ -32,19 +35,19 @@ from measuring import (
 import charlm
 from charlm.errors import DivergenceError
 from charlm.evaluation.perplexity import Perplexity
-from charlm.model.language_model import LanguageModel
 
 BASE = "shakespeare"
 CELLS = TIMED_CELLS | {"elman, relu": {"kind": "elman", "activation": "relu"}}
 TOLERANCE = 0.03
 MAX_SIZE = 1 << 14
+MAX_QUARTERINGS = 5  # Of the learning rate.
 
 
 def main() -> None:
     """Train all recurrences; print one line each, and the same as JSON."""
     options = arguments()
     vocabulary_size = len(set(options.text.read_text(encoding="utf-8"))) + 2  # <EOS> and <UNK>.
-    target = parameters_of("lstm", options.hidden, vocabulary_size)
+    target = parameters_of("lstm", vocabulary_size, options.hidden)
     budget = f"{options.steps:,} steps" if options.steps else f"{options.seconds:g} s"
     print_environment(f"{target:,} parameters", f"{budget} each")
     print(
@@ -53,8 +56,8 @@ def main() -> None:
     )
     rows = []
     for name in options.cells or CELLS:
-        size = fitting_size(name, target, vocabulary_size)
-        row = {"parameters": parameters_of(name, size, vocabulary_size)}
+        size = size_of(name, target, vocabulary_size)
+        row = {"parameters": parameters_of(name, vocabulary_size, size)}
         rows.append(row | measure(name, size, vocabulary_size, options))
         print_row(rows[-1])
     print(json.dumps(rows))
@@ -74,9 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="training steps of each, instead of --seconds")
     add_overrides(parser)
     options = parser.parse_args()
-    unknown = [name for name in options.cells if name not in CELLS]
-    if unknown:
-        parser.error(f"CELL: must be one of {'; '.join(CELLS)}, got {unknown[0]!r}")
+    check_names(parser, "CELL", options.cells, CELLS)
     return options
 
 
@@ -92,20 +93,19 @@ def measure(
         *model_overrides(name, size),
         *options.overrides,
     ]
-    rate = charlm.load_config(BASE, overrides).training.learning_rate
-    while True:
+    first = charlm.load_config(BASE, overrides).training.learning_rate
+    for rate in (first / 4**quarterings for quarterings in range(MAX_QUARTERINGS + 1)):
         steps, score = train_and_score([*overrides, f"training.learning_rate={rate}"])
         if score is not None and score.loss_nats < math.log(vocabulary_size):
-            break
-        rate /= 4
-    return {
-        "recurrence": name,
-        "size": size,
-        "steps": steps,
-        "learning_rate": rate,
-        "loss_nats": score.loss_nats,
-        "bits_per_character": score.bits_per_character,
-    }
+            return {
+                "recurrence": name,
+                "size": size,
+                "steps": steps,
+                "learning_rate": rate,
+                "loss_nats": score.loss_nats,
+                "bits_per_character": score.bits_per_character,
+            }
+    sys.exit(f"shakespeare_cells.py: {name}: no training from rate {first:g} to {rate:g} succeeds")
 
 
 def train_and_score(overrides: list[str]) -> tuple[int, Perplexity | None]:
@@ -138,28 +138,24 @@ def model_overrides(name: str, size: int) -> list[str]:
     return [f"model.cell={json.dumps(CELLS[name])}", *sizes]
 
 
-def parameters_of(name: str, size: int, vocabulary_size: int) -> int:
-    """Count the parameters of the network whose recurrence has N units."""
-    section = charlm.load_config(BASE, model_overrides(name, size)).model
-    with torch.device("meta"):
-        return count_parameters(LanguageModel(section, vocabulary_size))
+def parameters_of(name: str, vocabulary_size: int, size: int) -> int:
+    """Return the number of parameters of the network whose recurrence has N units."""
+    return count_configured(charlm.load_config(BASE, model_overrides(name, size)), vocabulary_size)
 
 
-def fitting_size(name: str, target: int, vocabulary_size: int) -> int:
-    """Return the size whose number of parameters is nearest to a target, by bisection."""
-    low, high = 1, MAX_SIZE
-    while high - low > 1:
-        middle = (low + high) // 2
-        if parameters_of(name, middle, vocabulary_size) <= target:
-            low = middle
-        else:
-            high = middle
-    distances = {
-        size: abs(parameters_of(name, size, vocabulary_size) - target) for size in (low, high)
-    }
-    size = min(distances, key=distances.__getitem__)
-    if distances[size] > TOLERANCE * target:
-        raise SystemExit(f"{name}: no size has {target:,} parameters within {TOLERANCE:.0%}")
+def size_of(name: str, target: int, vocabulary_size: int) -> int:
+    """Return the size of a recurrence whose number of parameters is nearest to a target.
+
+    Raises:
+        SystemExit: It differs from the target by more than 3 %.
+    """
+    parameters = partial(parameters_of, name, vocabulary_size)
+    size = fitting_size(parameters, target, limit=MAX_SIZE)
+    if abs(parameters(size) - target) > TOLERANCE * target:
+        sys.exit(
+            f"shakespeare_cells.py: {name}: no size has {target:,} parameters within "
+            f"{TOLERANCE:.0%}; change --hidden"
+        )
     return size
 
 

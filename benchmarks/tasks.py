@@ -15,16 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from measuring import add_overrides, argument_parser
+from measuring import add_overrides, argument_parser, check_names, train
 
 import charlm
-from charlm.config.load import load_config
-from charlm.config.schema import Config
 from charlm.data.cards import build_corpus
 from charlm.data.corpus import open_corpus
 from charlm.data.pairs import SEPARATOR
 from charlm.data.resolve import resolve
-from charlm.runs import prepare, session
 
 CONFIGS = {
     "complete": "number-words",
@@ -70,7 +67,7 @@ def main() -> None:
     """Print one table per task."""
     options = arguments()
     for kind in options.kinds:
-        config = load_config(CONFIGS[kind], options.overrides)
+        config = charlm.load_config(CONFIGS[kind], options.overrides)
         build_corpus(CONFIGS[kind])
         print(f"\n{kind} ({CONFIGS[kind]}), test part: {MEASURES[kind]}, nats per target, seconds")
         for score in chain(baselines(kind, config), networks(kind, config, options.cells)):
@@ -81,32 +78,34 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(CONFIGS), help="tasks [all]")
     parser.add_argument(
-        "--cells", nargs="+", default=["elman", "gru", "lstm"], help="[elman gru lstm]"
+        "kinds", nargs="*", default=list(CONFIGS), help=f"tasks, of {' '.join(CONFIGS)} [all]"
+    )
+    parser.add_argument(
+        "--cells", nargs="+", default=["elman", "gru", "lstm"], help="recurrences [elman gru lstm]"
     )
     add_overrides(parser)
-    return parser.parse_args()
+    options = parser.parse_args()
+    check_names(parser, "kinds", options.kinds, CONFIGS)
+    return options
 
 
-def networks(kind: str, config: Config, cells: Sequence[str]) -> Iterator[Score]:
+def networks(kind: str, config: charlm.Config, cells: Sequence[str]) -> Iterator[Score]:
     """Train a network of each cell as shipped, and with the other settings of `VARIANTS`."""
     for cell in cells:
         for name, settings in ({"": []} | VARIANTS.get(kind, {})).items():
             overrides = [f"model.cell={cell}", *settings]
-            yield train(cell + name, charlm.load_config(CONFIGS[kind], overrides), config)
+            changed = charlm.load_config(CONFIGS[kind], overrides)
+            yield train_and_score(cell + name, changed, config)
 
 
-def train(name: str, changed: Config, config: Config) -> Score:
+def train_and_score(name: str, changed: charlm.Config, config: charlm.Config) -> Score:
     """Train a network with another cell, direction and task; score it on the test part."""
     config = config.model_copy(update={"model": changed.model, "task": changed.task})
     kind = config.task.kind
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
-        experiment = prepare.begin(config, folder)
-        for _ in session.run(experiment):
-            pass
-        seconds = experiment.state.seconds
+        seconds = train(config, folder).state.seconds
         if config.task.writes_targets:
             load = charlm.load_translator if kind == "translate" else charlm.load
             result = load(folder).completions("test")
@@ -115,7 +114,7 @@ def train(name: str, changed: Config, config: Config) -> Score:
         return Score(name, scores.accuracy, scores.loss_nats, seconds)
 
 
-def baselines(kind: str, config: Config) -> Iterator[Score]:
+def baselines(kind: str, config: charlm.Config) -> Iterator[Score]:
     """Yield the scores of simple methods, learned from the training part."""
     corpus = open_corpus(resolve(config))
     pairs = {
@@ -190,12 +189,12 @@ def bag_of_words(pairs: Pairs) -> Callable[[str], str]:
 def ngram_accuracy(train_pairs: Pairs, test_pairs: Pairs, order: int) -> float:
     """Return the accuracy of the most frequent tag of the characters around a character.
 
-    The window has `order` characters with the tagged one in the middle. One that is not in the
-    training text is replaced by the window that is shorter by two characters.
+    The window has `order` characters with the tagged one in the middle; `order` is odd or 0. One
+    that is not in the training text is replaced by the window that is shorter by two characters,
+    and in the end by the empty one, for which the most frequent tag of all is the best.
     """
-    orders = range(order, -1, -2) if order % 2 else range(order, -1, -1)
     tables: dict[int, dict[str, Counter[str]]] = {}
-    for size in {*orders, 0}:
+    for size in {0, *range(order, 0, -2)}:
         table = tables[size] = defaultdict(Counter)
         for source, target in train_pairs:
             for window, tag in zip(windows(source, size), target, strict=True):
