@@ -15,16 +15,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import cos, pi
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from measuring import argument_parser, count_parameters
+from measuring import PRECISIONS, argument_parser, count_parameters, seconds_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Network = TypeVar("Network", bound=nn.Module)
 _WARM_UP_STEPS, _TIMED_STEPS = 2, 3
 
@@ -163,12 +163,8 @@ def faster_precision(step: Callable[[str], object]) -> str:
     for precision in PRECISIONS:
         for _ in range(_WARM_UP_STEPS):
             step(precision)
-        times = []
-        for _ in range(_TIMED_STEPS):
-            start = time.perf_counter()
-            step(precision)
-            times.append(time.perf_counter() - start)
-        seconds[precision] = min(times)
+        timed = partial(step, precision)
+        seconds[precision] = min(seconds_of(timed) for _ in range(_TIMED_STEPS))
     return min(seconds, key=seconds.__getitem__)
 
 

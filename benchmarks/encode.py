@@ -14,13 +14,12 @@ import json
 import multiprocessing
 import os
 import shutil
-import statistics
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from measuring import argument_parser, process_bytes, seconds_of
+from measuring import argument_parser, columns_of, medians, process_bytes, seconds_of
 
 from charlm.config.load import load_config
 from charlm.config.schema import Config, Corpus
@@ -158,7 +157,8 @@ class PeakMemory:
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
+        is_running = True
+        while is_running:
             children = [child.pid for child in multiprocessing.active_children() if child.pid]
             # Pss: a page that several processes share is counted once, divided among them.
             sizes = [
@@ -166,13 +166,14 @@ class PeakMemory:
                 for process in (os.getpid(), *children)
             ]
             self.peak = max(self.peak, sum(sizes))
+            is_running = not self._stopped.wait(POLL_SECONDS)
 
 
 def report(
     options: argparse.Namespace, size: int, open_seconds: float, rows: list[dict[str, float]]
 ) -> None:
     """Print the medians, and all as JSON."""
-    median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    median = medians(columns_of(rows))
     rate = median["megabytes_per_second"]
     print(
         f"\n{options.level}, {options.files} files, {size / 1e9:.2f} GB, {median['tokens']:,.0f} "

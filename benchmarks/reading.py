@@ -1,4 +1,4 @@
-"""Time for reading texts in many files, at first and again from the cache.
+"""Time for reading texts in many files: at first, and again from the cache.
 
 The files have about 500 bytes each. Reading is linear in the number of files if four times as many
 files take four times as long. Timed are: opening and checking the files, encoding them at level
@@ -11,13 +11,13 @@ machine changes the seconds, but hardly the seconds of the processor, which are 
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from measuring import argument_parser, seconds_of
+from measuring import argument_parser, columns_of, medians, seconds_of
 
 from charlm.config.load import load_config
 from charlm.config.schema import ResolvedConfig
@@ -33,9 +33,8 @@ def main() -> None:
     rows = []
     for count in options.files:
         runs = [measure(count, options.folder) for _ in range(options.repeats)]
-        median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        rows.append({"files": count, **median, "runs": runs})
-        print(report(rows[0], rows[-1]), flush=True)
+        rows.append({"files": count, **medians(columns_of(runs)), "runs": runs})
+        print(format_row(rows[0], rows[-1]), flush=True)
     print(json.dumps(rows))
 
 
@@ -43,7 +42,11 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--files", type=int, nargs="+", default=[1000, 4000, 16000], help="numbers of files"
+        "--files",
+        type=int,
+        nargs="+",
+        default=[1000, 4000, 16000],
+        help="numbers of files [1000 4000 16000]",
     )
     parser.add_argument("--repeats", type=int, default=3, help="number of measurements [3]")
     parser.add_argument("--folder", type=Path, help="folder for the files [the system's]")
@@ -52,8 +55,10 @@ def arguments() -> argparse.Namespace:
 
 def measure(count: int, folder: Path | None) -> dict[str, float]:
     """Return the seconds of reading N new files at first and again."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        os.environ["CHARLM_CACHE"] = str(Path(name) / "cache")
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        mock.patch.dict(os.environ, CHARLM_CACHE=f"{name}/cache"),
+    ):
         texts = Path(name) / "texts"
         texts.mkdir()
         for number in range(count):
@@ -69,7 +74,7 @@ def read(name: str, config: ResolvedConfig) -> dict[str, float]:
     return {f"{name}_seconds": seconds, f"{name}_processor": time.process_time() - start}
 
 
-def report(smallest: dict[str, Any], row: dict[str, Any]) -> str:
+def format_row(smallest: dict[str, Any], row: dict[str, Any]) -> str:
     """Return a line with the seconds, and their ratios to those of the smallest number of files."""
     times = (
         f"{name} {row[f'{name}_seconds']:.2f} s, of the processor {row[f'{name}_processor']:.2f} s "

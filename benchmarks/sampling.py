@@ -16,12 +16,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from measuring import (
     argument_parser,
     environment,
     measure_in_turn,
+    median_ratio,
     medians,
     print_environment,
 )
@@ -45,46 +47,18 @@ def main() -> None:
     torch.set_flush_denormal(True)
     sizes = [f"model.hidden_size={options.hidden}", "model.embedding_size=64"]
     model = LanguageModel(charlm.load_config(None, sizes).model, options.vocabulary).eval()
-    in_int8 = with_int8_products(model)
-    rates = measure_in_turn(measurements(model, in_int8, options.seconds), options.rounds)
-    rows = [
-        {
-            "method": name,
-            "tokens_per_second": round(median),
-            "ratio_to_plain_loop": median_ratio(rates[name], rates[PLAIN_LOOP]),
-        }
-        for name, median in medians(rates).items()
-    ]
-    bytes_per_second = bandwidth(options.seconds)
-    costs = [
-        cost(each, statistics.median(rates[name]), bytes_per_second) | {"method": name}
-        for name, each in ((ONE_TEXT, model), (ONE_TEXT_INT8, in_int8))
-    ]
     print_environment(
         f"charlm {charlm.__version__}",
         f"hidden size {options.hidden}",
         f"vocabulary {options.vocabulary}",
     )
-    for row in rows:
-        print(
-            f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
-            f"{row['ratio_to_plain_loop']:>8.2f} of the plain loop"
-        )
-    for row in costs:
-        print(
-            f"{row['method']}: {row['microseconds']:.0f} µs, {row['multiplications']:,} "
-            f"multiplications and {row['bytes']:,} bytes of weights per token, read at "
-            f"{row['bandwidth_fraction']:.0%} of the memory bandwidth"
-        )
-    if not multiplies_exactly():
-        print("this processor has no exact products in int8: they are computed in fp32")
     results = {
         **environment(),
         "hidden_size": options.hidden,
         "multiplies_int8": multiplies_exactly(),
-        "costs": costs,
-        "methods": rows,
+        **measure(model, options.seconds, options.rounds),
     }
+    print_tables(results)
     print(json.dumps(results))
 
 
@@ -99,6 +73,43 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds [5]")
     parser.add_argument("--threads", type=int, help="number of threads [torch's default]")
     return parser.parse_args()
+
+
+def measure(model: LanguageModel, seconds: float, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Time all methods in turn, then the memory; return the costs of a token, and the rates."""
+    in_int8 = with_int8_products(model)
+    rates = measure_in_turn(measurements(model, in_int8, seconds), rounds)
+    bytes_per_second = bandwidth(seconds)
+    costs = [
+        cost(each, statistics.median(rates[name]), bytes_per_second) | {"method": name}
+        for name, each in ((ONE_TEXT, model), (ONE_TEXT_INT8, in_int8))
+    ]
+    methods = [
+        {
+            "method": name,
+            "tokens_per_second": round(median),
+            "ratio_to_plain_loop": median_ratio(rates[name], rates[PLAIN_LOOP]),
+        }
+        for name, median in medians(rates).items()
+    ]
+    return {"costs": costs, "methods": methods}
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    """Print a line per method, and what a token costs."""
+    for row in results["methods"]:
+        print(
+            f"{row['method']:<24} {row['tokens_per_second']:>12,} tokens/s "
+            f"{row['ratio_to_plain_loop']:>8.2f} of the plain loop"
+        )
+    for row in results["costs"]:
+        print(
+            f"{row['method']}: {row['microseconds']:.0f} µs, {row['multiplications']:,} "
+            f"multiplications and {row['bytes']:,} bytes of weights per token, read at "
+            f"{row['bandwidth_fraction']:.0%} of the memory bandwidth"
+        )
+    if not results["multiplies_int8"]:
+        print("this processor has no exact products in int8: they are computed in fp32")
 
 
 def measurements(
@@ -149,11 +160,6 @@ def rate(counts: Iterator[int], seconds: float) -> float:
     while (elapsed := time.perf_counter() - start) < seconds:
         total += next(counts)
     return total / elapsed
-
-
-def median_ratio(rates: list[float], reference: list[float]) -> float:
-    """Return the median over the rounds of a rate relative to a reference."""
-    return statistics.median(ours / theirs for ours, theirs in zip(rates, reference, strict=True))
 
 
 def cost(

@@ -22,7 +22,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,19 +31,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from measuring import argument_parser, count_parameters, environment, seconds_of
+from measuring import (
+    VOCABULARY_SIZE,
+    argument_parser,
+    count_configured,
+    environment,
+    seconds_of,
+)
+from step import training_steps
 
 import charlm
-from charlm.data.windows import Position, stream_windows
-from charlm.model.language_model import LanguageModel
-from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
-from charlm.training.loop import TrainingState, train
-from charlm.training.objective import LanguageModelObjective
-from charlm.training.optimizer import make_optimizer
+from charlm.training.devices import choose_device, fast_math
 from charlm.training.process_group import Group, join
 
 TIMEOUT_SECONDS = 600.0
-VOCABULARY_SIZE = 67
 MESSAGE_BYTES = [1 << power for power in range(12, 26, 2)]
 WORKERS = [2**power for power in range(1, 10)]
 
@@ -267,7 +267,7 @@ def run_worker(options: argparse.Namespace) -> None:
         torch.set_num_threads(1)
     group = connect(options.worker_group, device)
     tasks: dict[str, Callable[[int], Callable[[], object]]] = {
-        "step": cache(lambda batch: partial(next, training_steps(options, batch, group, device))),
+        "step": cache(lambda batch: partial(next, worker_steps(options, batch, group, device))),
         "reduce": cache(lambda size: partial(group.all_reduce_tensor, torch.zeros(size // 4))),
     }
     with fast_math():
@@ -290,39 +290,23 @@ def connect(size: int, device: torch.device) -> Group:
     return group
 
 
-def training_steps(
+def worker_steps(
     options: argparse.Namespace, batch: int, group: Group, device: torch.device
 ) -> Iterator[object]:
-    """Return endless training steps on random ids, as `charlm train` takes them."""
-    config, model = make_model(options, batch)
-    section, precision = config.training, choose_precision(options.precision, device)
-    objective = LanguageModelObjective(model.to(device), section, Hardware(device, precision))
-    ids = np.random.default_rng(1).integers(VOCABULARY_SIZE, size=batch * options.window * 64)
-    windows = stream_windows(
-        ids, batch_size=batch, window=options.window, start=Position(), shard=group.shard
-    )
-    return train(
-        group.wrap(objective, compression=section.gradient_compression),
-        windows,
-        make_optimizer(model, section, precision=precision),
-        section,
-        state=TrainingState(),
-        group=group,
-        clock=time.perf_counter,
-    )
+    """Return endless training steps of this worker on its columns of a global batch."""
+    config = configure(options, batch)
+    return training_steps(config, options.precision, VOCABULARY_SIZE, device, group)[0]
 
 
-def make_model(options: argparse.Namespace, batch: int) -> tuple[charlm.Config, LanguageModel]:
-    """Return the configuration of the steps and a new model."""
+def configure(options: argparse.Namespace, batch: int) -> charlm.Config:
+    """Return the configuration of the steps with a global batch."""
     overrides = [
         f"model.hidden_size={options.hidden}",
         f"training.batch_size={batch}",
         "training.steps=1000000000",
         f"training.window={options.window}",
     ]
-    config = charlm.load_config(None, overrides)
-    torch.manual_seed(1)
-    return config, LanguageModel(config.model, VOCABULARY_SIZE)
+    return charlm.load_config(None, overrides)
 
 
 def mean_seconds(work: Callable[[], object], count: int, device: torch.device) -> float:
@@ -342,7 +326,7 @@ def compare_two(
     reduce = fit_line(MESSAGE_BYTES, [seconds[Task(2, "reduce", size)] for size in MESSAGE_BYTES])
     # In a ring of two, all bytes are sent once, in two hops.
     link = Link(bytes_per_second=1 / reduce.slope, hop_seconds=reduce.constant / 2)
-    size = 4 * count_parameters(make_model(options, 1)[1])
+    size = 4 * count_configured(configure(options, options.batch), VOCABULARY_SIZE)
     columns = options.batch / 2
     expected = computation.constant + computation.slope * columns
     expected += all_reduce_seconds(size, 2, link)

@@ -25,12 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from measuring import (
     argument_parser,
     environment,
     measure_in_turn,
+    median_ratio,
     medians,
     print_environment,
     process_bytes,
@@ -165,7 +166,6 @@ def serving(folder: Path, clients: int) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "charlm", "serve", str(folder), *limits]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stderr is not None
         line = process.stderr.readline()
         address = line.partition("http://127.0.0.1:")[2]
         if not address:
@@ -176,9 +176,7 @@ def serving(folder: Path, clients: int) -> Iterator[tuple[int, int]]:
         process.communicate(timeout=60)
 
 
-def measure(
-    options: argparse.Namespace, folder: Path, process: int, port: int
-) -> dict[str, object]:
+def measure(options: argparse.Namespace, folder: Path, process: int, port: int) -> dict[str, Any]:
     """Return all measurements."""
     run = charlm.load(folder)
     many = Load(options.clients, options.requests, options.characters)
@@ -201,12 +199,16 @@ def measure(
         warm_up()
     first.clear()
     rates = measure_in_turn(measurements, options.rounds)
+
+    def ratio(name: str, reference: str) -> float:
+        return round(median_ratio(rates[name], rates[reference]), 3)
+
     return {
         "clients": options.clients,
         "tokens_per_second": {name: round(rate) for name, rate in medians(rates).items()},
-        "one_client_to_sample": ratio(rates["one client"], rates["charlm sample"]),
-        "all_clients_to_one": ratio(rates["all clients"], rates["one client"]),
-        "streamed_to_one": ratio(rates["all clients, streamed"], rates["one client"]),
+        "one_client_to_sample": ratio("one client", "charlm sample"),
+        "all_clients_to_one": ratio("all clients", "one client"),
+        "streamed_to_one": ratio("all clients, streamed", "one client"),
         "first_token_ms": {
             "median": round(1000 * statistics.median(first), 1),
             "p99": round(1000 * quantile(first, 0.99), 1),
@@ -274,23 +276,15 @@ def memory(options: argparse.Namespace, process: int, port: int) -> dict[str, fl
     return {"before": sizes[0], "after": sizes[1]}
 
 
-def ratio(rates: Sequence[float], reference: Sequence[float]) -> float:
-    """Return the median over the rounds of a rate relative to a reference."""
-    ratios = (ours / theirs for ours, theirs in zip(rates, reference, strict=True))
-    return round(statistics.median(ratios), 3)
-
-
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """Return the smallest value that a fraction of the values does not exceed."""
+    """Return the first of the sorted values that follow a fraction of them, or the largest."""
     return sorted(values)[min(len(values) - 1, int(fraction * len(values)))]
 
 
-def describe(results: dict[str, object], clients: int) -> Iterator[str]:
+def describe(results: dict[str, Any], clients: int) -> Iterator[str]:
     """Yield the lines of the table."""
-    rates = results["tokens_per_second"]
     first, sizes = results["first_token_ms"], results["memory_mb"]
-    assert isinstance(rates, dict) and isinstance(first, dict) and isinstance(sizes, dict)
-    for name, rate in rates.items():
+    for name, rate in results["tokens_per_second"].items():
         yield f"{name:<24} {rate:>9,} tokens/s"
     yield f"one client: {results['one_client_to_sample']} of charlm sample"
     yield f"{clients} clients: {results['all_clients_to_one']} times one client"

@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from measuring import (
+    PRECISIONS,
+    VOCABULARY_SIZE,
     add_overrides,
     argument_parser,
     environment,
@@ -40,15 +42,15 @@ from measuring import (
 )
 
 import charlm
-from charlm.data.windows import Position, stream_windows
+from charlm.data.windows import Position, Shard, Window, stream_windows
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
 from charlm.training.objective import LanguageModelObjective
 from charlm.training.optimizer import make_optimizer
+from charlm.training.process_group import SINGLE_PROCESS, Group
 
 WARM_UP_STEPS = 5  # They build kernels and allocate memory.
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAUNCHES = ("eager", "graph")
 COLUMNS = [
     "hidden",
@@ -109,6 +111,25 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
+    add_settings(parser)
+    parser.add_argument(
+        "--square", type=int, default=2048, help="rows of the matrices of the product [2048]"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
+    parser.add_argument(
+        "--system-defaults",
+        action="store_true",
+        help="return freed memory to the system and compute denormal numbers; training does "
+        "neither",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+    add_overrides(parser)
+    return parser.parse_args()
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the steps: sizes, precisions and launches."""
     parser.add_argument("--hidden", type=int, nargs="+", default=[512], help="hidden sizes [512]")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[16, 32, 64], help="batch sizes [16 32 64]"
@@ -130,22 +151,11 @@ def arguments() -> argparse.Namespace:
         help="eager, or graph: the step as one captured CUDA graph, on a GPU [eager]",
     )
     parser.add_argument(
-        "--vocabulary", type=int, default=67, help="tokens [67, as in tiny Shakespeare]"
+        "--vocabulary",
+        type=int,
+        default=VOCABULARY_SIZE,
+        help=f"tokens [{VOCABULARY_SIZE}, as in tiny Shakespeare]",
     )
-    parser.add_argument(
-        "--square", type=int, default=2048, help="rows of the matrices of the product [2048]"
-    )
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
-    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
-    parser.add_argument(
-        "--system-defaults",
-        action="store_true",
-        help="return freed memory to the system and compute denormal numbers; training does "
-        "neither",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
-    add_overrides(parser)
-    return parser.parse_args()
 
 
 def measure(setting: Setting, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
@@ -191,24 +201,49 @@ def configure(setting: Setting, options: argparse.Namespace) -> charlm.Config:
 
 
 def training_steps(
-    config: charlm.Config, precision: str, vocabulary_size: int, device: torch.device
+    config: charlm.Config,
+    precision: str,
+    vocabulary_size: int,
+    device: torch.device,
+    group: Group = SINGLE_PROCESS,
 ) -> tuple[Iterator[object], float]:
-    """Return endless training steps on random ids, and the GFLOP of one step."""
+    """Return endless training steps on random ids, as `charlm train` takes them, and their GFLOP.
+
+    Args:
+        config: Configuration of the steps.
+        precision: `auto`, `fp32` or `bf16`.
+        vocabulary_size: Number of different ids.
+        device: Device of the computation.
+        group: Processes that train together.
+
+    Returns:
+        The steps, and the GFLOP of one step of all processes.
+    """
     section, dtype = config.training, choose_precision(precision, device)
     torch.manual_seed(section.seed)
     model = LanguageModel(config.model, vocabulary_size).to(device)
-    tokens_per_step = section.batch_size * section.window
-    ids = np.random.default_rng(1).integers(vocabulary_size, size=tokens_per_step * 64)
+    objective = LanguageModelObjective(model, section, Hardware(device, dtype))
     steps = train(
-        LanguageModelObjective(model, section, Hardware(device, dtype)),
-        stream_windows(ids, batch_size=section.batch_size, window=section.window, start=Position()),
+        group.wrap(objective, compression=section.gradient_compression),
+        random_windows(section.batch_size, section.window, vocabulary_size, group.shard),
         make_optimizer(model, section, precision=dtype),
         section,
         state=TrainingState(),
+        group=group,
         clock=time.perf_counter,
     )
     # Per multiplication: two operations forward, four backward.
-    return steps, 6 * tokens_per_step * multiplications(model) / 1e9
+    operations = 6 * section.batch_size * section.window * multiplications(model)
+    return steps, operations / 1e9
+
+
+def random_windows(
+    batch_size: int, window: int, vocabulary_size: int, shard: Shard
+) -> Iterator[Window]:
+    """Yield the columns of a shard of endless windows of a random text of 64 windows."""
+    random = np.random.default_rng(1)
+    ids = random.integers(vocabulary_size, size=batch_size * window * 64)
+    return stream_windows(ids, batch_size=batch_size, window=window, start=Position(), shard=shard)
 
 
 def take_steps(steps: Iterator[object], count: int) -> None:

@@ -1,6 +1,7 @@
 """Settings and calculations of the benchmarks. Each is loaded from its file, as a program is."""
 
 import argparse
+import doctest
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +55,30 @@ def test_no_benchmark_hides_a_module_of_python_or_torch():
     # Python puts the folder of a program first in its path; torch imports cuda.bindings.
     names = {path.stem for path in FOLDER.glob("*.py")}
     assert not names & {*sys.stdlib_module_names, "cuda", "tokenizers"}
+
+
+def test_examples_in_docstrings_are_right():
+    with_examples = [path for path in FOLDER.glob("*.py") if ">>> " in path.read_text("utf-8")]
+    assert with_examples
+    for path in with_examples:
+        result = doctest.testmod(load(path.stem))
+        assert result.attempted > 0 and result.failed == 0, path
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem"),
+    [
+        ("cells", ["lstn"], "CELL: must be one of bag;"),
+        ("tasks", ["tags"], "kinds: must be one of complete; translate; classify; tag, got 'tags'"),
+        ("ablation", ["a.txt", "--only", "x"], "--only: must be one of no dropout;"),
+    ],
+)
+def test_an_unknown_name_is_wrong_usage(name, arguments, problem, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        load(name).arguments()
+    assert ended.value.code == 2
+    assert problem in " ".join(capsys.readouterr().err.split())
 
 
 def test_every_option_of_the_ablation_is_a_valid_configuration():
@@ -373,21 +398,19 @@ def test_a_line_fits_small_and_large_amounts_alike():
 
 def test_each_process_of_a_group_trains_on_its_columns():
     options = argparse.Namespace(hidden=8, window=4, precision="fp32")
-    steps = scaling.training_steps(options, 5, scaling.Group(1, 2), torch.device("cpu"))
+    steps = scaling.worker_steps(options, 5, scaling.Group(1, 2), torch.device("cpu"))
     assert next(steps).state.tokens == 2 * 4  # The second of two processes has two of five columns.
 
 
 def test_the_time_for_reading_files_is_compared_with_that_of_the_fewest_files(tmp_path):
     reading = load("reading")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHARLM_CACHE", "")  # The benchmark sets it.
-        row = reading.measure(3, tmp_path)
+    row = reading.measure(3, tmp_path)
     assert set(row) == {
         f"{name}_{kind}" for name in ("first", "again") for kind in ("seconds", "processor")
     }
     smallest = {"files": 2, "first_seconds": 1.0, "first_processor": 1.0}
     smallest |= {"again_seconds": 2.0, "again_processor": 2.0}
-    line = reading.report(smallest, {name: 4 * value for name, value in smallest.items()})
+    line = reading.format_row(smallest, {name: 4 * value for name, value in smallest.items()})
     assert line == (
         "8 files (4.0 times): first 4.00 s, of the processor 4.00 s (4.0 times); again 8.00 s, of "
         "the processor 8.00 s (4.0 times)"
