@@ -7,6 +7,7 @@ alone; saving comes on top.
     python benchmarks/checkpoint.py --minutes 1 --folder . --models quickstart twenty-million
 """
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -32,13 +33,7 @@ LIMITS = {"default": [], "unlimited": ["checkpoint.save_share=null"]}
 
 def main() -> None:
     """Print one line per model and limit."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=1.0, help="training time of a run [1]")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(), help="folder on the disk to be measured [.]"
-    )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    options = parser.parse_args()
+    options = arguments()
     print(
         f"{'model':<16}{'limit':<12}{'parameters':>12}{'training':>11}{'saves':>7}"
         f"{'saving':>9}{'longest':>9}{'ratio':>8}"
@@ -48,6 +43,19 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 row = measure(model, limit, options.minutes, Path(folder) / "run")
             print(format_row(model, limit, row), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="training time of a run [1]")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="folder on the disk to be measured [.]"
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="models [all]"
+    )
+    return parser.parse_args()
 
 
 def measure(model: str, limit: str, minutes: float, folder: Path) -> dict[str, Any]:

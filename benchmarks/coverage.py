@@ -15,6 +15,7 @@ a corpus that is built from Python, such as python-docs.
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,10 @@ def main() -> None:
     print(f"{'text':<24} {'characters':>11} {'covered':>9} {'width':>8} {'1,000':>9} {'width':>8}")
     rows = []
     for name in options.texts:
-        scored = score_text(read_text(name)[: options.characters], options.steps)
+        text = read_text(name)[: options.characters]
+        if max(options.slice) >= len(text):
+            sys.exit(f"coverage.py: --slice: must be less than the {len(text):,} of {name}")
+        scored = score_text(text, options.steps)
         for length in options.slice:
             random = np.random.default_rng(options.seed)
             rows.append({"text": Path(name).name, **coverage(scored, length, options, random)})

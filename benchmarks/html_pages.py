@@ -9,8 +9,8 @@ an LSTM of one layer with random weights: network, filters and decoding, on one 
 
 For each configuration it prints the size of the page after one step of training, which is that
 after any training. For each run folder it prints the size, the loss of the run on its validation
-text with its own weights and with those of the page (int8), and what the page needs for its first
-click: for a model of records, the seconds for twenty of them.
+text with its own weights and with those of the page (int8), and what the page says after its first
+click: the seconds for twenty records, or for 2,000 characters of a model of one long text.
 
     python benchmarks/html_pages.py --hidden 256 --hidden 512
     python benchmarks/html_pages.py --config names --config shakespeare
@@ -54,10 +54,10 @@ const result = JSON.stringify(rounds.slice(1).sort((a, b) => a - b)[2]);
 
 def main() -> None:
     """Print the measurements that the command line asks for."""
-    options = parse()
+    options = arguments()
     chromium = find_chromium()
     if chromium is None:
-        sys.exit("needs chromium")
+        sys.exit("html_pages.py: needs Chromium, which is not in the path; install chromium")
     print_environment()
     if options.hidden:
         print("\nhidden   tokens/s   ms/token   products")
@@ -74,12 +74,24 @@ def main() -> None:
         browser.close()
 
 
-def parse() -> argparse.Namespace:
-    """Return the command line; without arguments the speed of two sizes is measured."""
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line; without arguments the speed of two sizes is measured."""
     parser = argument_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders")
-    parser.add_argument("--config", action="append", default=[], help="name of a configuration")
-    parser.add_argument("--hidden", action="append", default=[], type=int, help="units of an LSTM")
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="configuration, for the size of its page; can be repeated",
+    )
+    parser.add_argument(
+        "--hidden",
+        action="append",
+        default=[],
+        type=int,
+        help="units of an LSTM, for its speed; can be repeated",
+    )
     options = parser.parse_args()
     if not (options.runs or options.config or options.hidden):
         options.hidden = [256, 512]

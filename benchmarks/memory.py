@@ -52,12 +52,18 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text [2]")
     parser.add_argument(
-        "--levels", nargs="+", default=["char", "byte"], help="levels of tokens [char byte]"
+        "--levels",
+        nargs="+",
+        choices=["char", "byte", "word", "bpe"],
+        default=["char", "byte"],
+        help="levels of tokens [char byte]",
     )
     parser.add_argument(
         "--folder", type=Path, help="folder with space for twice the text [the system's]"
     )
-    parser.add_argument("--limit", type=float, default=1.5, help="gigabytes [1.5]")
+    parser.add_argument(
+        "--limit", type=float, default=1.5, help="highest memory use, gigabytes [1.5]"
+    )
     return parser.parse_args()
 
 

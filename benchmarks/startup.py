@@ -1,10 +1,12 @@
-"""Processor time of short commands beside that of `import torch`: medians, run in turn.
+"""Processor time of short commands beside that of `import torch`: medians of runs in turn.
 
-A small model samples 20 characters, scores 1,000 characters, and is inspected.
+Each run is a fresh Python with one thread. A small model samples 20 characters, scores 1,000
+characters, and is inspected.
 
-python benchmarks/startup.py
+    python benchmarks/startup.py
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -22,18 +24,23 @@ BASELINE = "import torch"
 
 def main() -> None:
     """Print the median of every command, and what it takes more than `import torch`."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="runs of each command")
-    rounds = parser.parse_args().rounds
+    rounds = arguments().rounds
     with tempfile.TemporaryDirectory() as folder:
         commands = make_commands(Path(folder))
         measurements = {
-            name: partial(processor_seconds, arguments) for name, arguments in commands.items()
+            name: partial(processor_seconds, command) for name, command in commands.items()
         }
         measure_in_turn(measurements, 1)  # Reads the files into the page cache of the system.
         seconds = medians(measure_in_turn(measurements, rounds))
     for name, median in seconds.items():
         print(f"{name:<16} {median:.3f} s  {median - seconds[BASELINE]:+.3f} s")
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="runs of each command [10]")
+    return parser.parse_args()
 
 
 def make_commands(folder: Path) -> dict[str, list[str]]:
@@ -53,20 +60,20 @@ def make_commands(folder: Path) -> dict[str, list[str]]:
     }
     commands = {"pass": ["-c", "pass"], BASELINE: ["-c", BASELINE]}
     return commands | {
-        name: ["-m", "charlm", *arguments] for name, arguments in charlm_commands.items()
+        name: ["-m", "charlm", *command] for name, command in charlm_commands.items()
     }
 
 
-def processor_seconds(arguments: list[str]) -> float:
-    """Return the user and system time of a fresh Python on one thread."""
+def processor_seconds(command: list[str]) -> float:
+    """Return the user and system time of a fresh Python on one thread, from its arguments."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment
+        [sys.executable, *command], stdout=subprocess.DEVNULL, env=environment
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)}: exit status {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
     return usage.ru_utime + usage.ru_stime
 
 

@@ -63,12 +63,14 @@ def compare(level: str, data: bytes, blocks: list[bytes]) -> tuple[float, float]
     tokenizer = learn_tokenizer([data.decode()], TokenizerSection(level=level))
     library = tokenizer.library
     if not np.array_equal(tokenizer.encode(sample), library.encode(sample).ids):
-        raise SystemExit(f"level {level}: the ids of charlm and of tokenizers differ")
+        raise SystemExit(
+            f"tokenizer_speed.py: level {level}: the ids of charlm and of tokenizers differ"
+        )
     ours = megabytes_per_second(
         lambda: [tokenizer.encode_pieces([block], [False]) for block in blocks],
         sum(map(len, blocks)) / 1e6,
     )
-    return ours, megabytes_per_second(lambda: library.encode(sample), len(sample) / 1e6)
+    return ours, megabytes_per_second(lambda: library.encode(sample), len(sample.encode()) / 1e6)
 
 
 def megabytes_per_second(encode: Callable[[], object], megabytes: float) -> float:
