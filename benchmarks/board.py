@@ -7,8 +7,8 @@ and --program a program of your own. Before and after each training, the speed o
 measured with fixed work, in GFLOP/s. The machine must be idle otherwise.
 
 --out is the JSON of the board, with a plot beside it (.svg). It is written after each training, and
-a training that it contains is not repeated, so the command continues where it was stopped. The
-rules of the board are in docs/board.md.
+a training that it contains is not repeated, so the command continues where it was stopped. Without
+--out, the JSON is printed at the end. The rules of the board are in docs/board.md.
 
     python benchmarks/board.py tinyshakespeare.txt --minutes 1 5 20 --seeds 3 --out board.json
     python benchmarks/board.py tinyshakespeare.txt --config shakespeare --out board.json
@@ -40,7 +40,6 @@ HELD_OUT = 0.1
 SQUARE = 2048  # Rows of the matrices of the fixed product.
 UNITS, BATCH, WINDOW = 512, 32, 64  # Of the fixed LSTM step.
 ROUNDS = 5  # The fastest counts.
-CHANGED = 0.1  # A change of speed by more than this fraction is pointed out.
 
 
 @dataclass(frozen=True)
@@ -166,12 +165,14 @@ def begin(options: argparse.Namespace) -> Board:
     try:
         found = read_board(options.out)
     except ValidationError as error:
-        sys.exit(f"board.py: {options.out}: is no board: {error}; name another file")
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "file"
+        sys.exit(f"board.py: {options.out}: {place}: {first['msg']}; name another --out")
     for name in ("text", "machine"):
         if getattr(found, name) != getattr(board, name):
             sys.exit(
                 f"board.py: {options.out}: its {name} is another one: "
-                f"{getattr(found, name)!r}; name another file"
+                f"{getattr(found, name)!r}; name another --out"
             )
     return found
 
@@ -256,11 +257,12 @@ def fastest(work: Callable[[], object], operations: float) -> float:
 
 
 def format_row(row: Row) -> str:
-    """Return the line of one training, with the speed if it changed."""
-    before, after = row.speed_before.lstm, row.speed_after.lstm
-    note = ""
-    if abs(after / before - 1) > CHANGED:
-        note = f"; the machine's speed changed from {before:.0f} to {after:.0f} GFLOP/s"
+    """Return the line of one training, with the speeds that changed."""
+    note = "".join(
+        f"; the speed {name} changed from {getattr(row.speed_before, name):.0f} to "
+        f"{getattr(row.speed_after, name):.0f} GFLOP/s"
+        for name in row.changed_speeds
+    )
     return (
         f"{row.minutes:g} min, seed {row.seed}, {row.contestant}: {row.loss_nats:.4f} nats, "
         f"{row.steps:,} steps, {row.total_seconds:.0f} s in total; {row.settings}{note}"

@@ -1,5 +1,8 @@
 """Contestant of the board: charlm, with automatic settings or a configuration.
 
+The automatic settings were compared with searches on tiny Shakespeare (docs/lab/2026-11-27.md), and
+the configuration `shakespeare` was chosen on its last tenth.
+
 The weights of the last step are scored. Validation during the training reads the held-out text, but
 nothing is chosen with it: the budget and the schedule do not depend on it, and the checkpoint with
 the lowest validation loss is not used.

@@ -13,6 +13,7 @@ from charlm.storage.atomic import atomic_write
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 _LONGEST, _LONGEST_STEP = 1.02, 2.0  # A training ends with the step in which its time is over.
+_CHANGED = 0.1  # A change of speed by more than this fraction is pointed out.
 
 
 def _one_line(text: str) -> str:
@@ -82,6 +83,12 @@ class Row(_Record):
     def key(self) -> tuple[str, float, int]:
         """Contestant, minutes and seed, which are the same in no two rows of a file."""
         return self.contestant, self.minutes, self.seed
+
+    @property
+    def changed_speeds(self) -> list[str]:
+        """Fields of the speeds that differ by more than a tenth before and after the program."""
+        before, after = self.speed_before.model_dump(), self.speed_after.model_dump()
+        return [name for name in before if abs(after[name] / before[name] - 1) > _CHANGED]
 
     @model_validator(mode="after")
     def _keeps_to_its_time(self) -> "Row":

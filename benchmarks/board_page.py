@@ -77,7 +77,7 @@ def section(path: Path) -> str:
 
 
 def speed_line(board: Board) -> str:
-    """Return the range of the speeds that were measured before and after the trainings."""
+    """Return the range of the speeds before and after the trainings, and how often one changed."""
     speeds = [speed for row in board.rows for speed in (row.speed_before, row.speed_after)]
     names = {"product_fp32": "product in fp32", "product_bf16": "in bf16", "lstm": "LSTM step"}
     ranges = []
@@ -85,7 +85,13 @@ def speed_line(board: Board) -> str:
         values = [getattr(speed, field) for speed in speeds]
         if values:
             ranges.append(f"{name} {min(values):,.0f} to {max(values):,.0f}")
-    return f"Speed in GFLOP/s: {', '.join(ranges) or 'not measured'}."
+    if not ranges:
+        return "Speed in GFLOP/s: not measured."
+    changed = sum(bool(row.changed_speeds) for row in board.rows)
+    return (
+        f"Speed in GFLOP/s: {', '.join(ranges)}.\n"
+        f"A speed changed by more than a tenth during {changed} of {len(board.rows)} trainings."
+    )
 
 
 def summary_table(board: Board) -> str:

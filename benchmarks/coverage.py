@@ -60,7 +60,9 @@ def main() -> None:
     for name in options.texts:
         text = read_text(name)[: options.characters]
         if max(options.slice) >= len(text):
-            sys.exit(f"coverage.py: --slice: must be less than the {len(text):,} of {name}")
+            sys.exit(
+                f"coverage.py: --slice: must be less than the {len(text):,} characters of {name}"
+            )
         scored = score_text(text, options.steps)
         for length in options.slice:
             random = np.random.default_rng(options.seed)

@@ -88,6 +88,23 @@ def test_a_row_that_breaks_a_rule_is_rejected(changes, problem):
         board_with(changes)
 
 
+def test_a_speed_that_changed_by_more_than_a_tenth_is_pointed_out():
+    changed = board_with({}, {"seed": 2, "speed_after": SPEED | {"lstm": 331.0}})
+    assert [row.changed_speeds for row in changed.rows] == [[], ["lstm"]]
+    lines = [board.format_row(row) for row in changed.rows]
+    assert "changed" not in lines[0]
+    assert lines[1].endswith("; the speed lstm changed from 300 to 331 GFLOP/s")
+    assert page.speed_line(changed).endswith("more than a tenth during 1 of 2 trainings.")
+
+
+def test_a_file_of_another_form_is_not_continued(tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    for content, problem in (("{}", "text: Field required"), ("x", "file: Invalid JSON")):
+        (tmp_path / "new" / "b.json").write_text(content, encoding="utf-8")
+        with pytest.raises(SystemExit, match=f"b.json: {problem}.*; name another --out"):
+            run_board(monkeypatch, tmp_path)
+
+
 def test_the_same_training_is_on_a_board_only_once():
     board_with({"seed": 1}, {"seed": 2}, {"minutes": 5})
     with pytest.raises(ValidationError, match="are repeated"):
