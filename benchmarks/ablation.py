@@ -26,6 +26,7 @@ from measuring import (
     check_names,
     environment,
     print_environment,
+    run_main,
     run_to_end,
     text_override,
 )
@@ -284,4 +285,4 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from measuring import add_overrides, argument_parser
+from measuring import add_overrides, argument_parser, run_main
 
 import charlm
 from charlm.evaluation.probes.agreement import Agreement
@@ -86,4 +86,4 @@ def format_distance(first: int, last: int | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,6 +32,7 @@ from measuring import (
     count_configured,
     fitting_size,
     print_environment,
+    run_main,
 )
 
 import charlm
@@ -165,4 +166,4 @@ def format_columns(rows: list[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from board_format import Board, Machine, Row, Speed, Text, read_board, write_board
 from board_page import draw, summary_table
-from measuring import argument_parser, environment, run_python, seconds_of
+from measuring import argument_parser, environment, run_main, run_python, seconds_of
 from pydantic import ValidationError
 
 from charlm.version import VERSION
@@ -123,6 +123,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--minutes, --seeds and --threads: must be above 0")
     if any("=" not in pair for pair in options.program):
         parser.error("--program: must be NAME=FILE")
+    if options.source is not None and not options.program:
+        parser.error("--source: needs --program")
     return options
 
 
@@ -270,4 +272,4 @@ def format_row(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

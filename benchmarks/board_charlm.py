@@ -21,7 +21,14 @@ from pathlib import Path
 from unittest import mock
 
 from board_peer import Result, add_task
-from measuring import add_overrides, argument_parser, count_parameters, text_override, train
+from measuring import (
+    add_overrides,
+    argument_parser,
+    count_parameters,
+    run_main,
+    text_override,
+    train,
+)
 
 import charlm
 
@@ -85,4 +92,4 @@ def describe(config: charlm.Config, name: str | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -26,9 +26,11 @@ from measuring import (
     PRECISIONS,
     argument_parser,
     check_names,
+    count_multiplications,
     measure_in_turn,
     median_ratio,
     print_environment,
+    run_main,
     seconds_of,
 )
 from torch import Tensor, nn
@@ -157,7 +159,7 @@ def report(name: str, setting: Setting) -> None:
     if name in BARE_LAYERS:
         layer = torch_step(BARE_LAYERS[name], x, setting)
         bare = f"{compare(step, layer, 2 * setting.rounds, setting.device)[0]:.2f}"
-    arithmetic = multiplications(cell) / lstm_multiplications(setting.hidden)
+    arithmetic = count_multiplications(cell) / lstm_multiplications(setting.hidden)
     print(
         f"{name:<27} {execution(cell):<8} {setting.window * setting.batch / seconds:>9,.0f} "
         f"{ratio:>6.2f} {arithmetic:>10.2f} {ratio * arithmetic:>6.2f} {bare:>6}",
@@ -207,15 +209,10 @@ def execution(cell: Cell) -> str:
     return "scan" if isinstance(cell, LinearCell) else "steps"
 
 
-def multiplications(cell: Cell) -> int:
-    """Count the multiplications in the matrix products of one token."""
-    return sum(weight.numel() for weight in cell.parameters() if weight.ndim == 2)
-
-
 def lstm_multiplications(hidden: int) -> int:
-    """Count the multiplications in the matrix products of one token of an LSTM."""
+    """Return the multiplications per token by the matrices of an LSTM."""
     return 4 * hidden * (INPUT_SIZE + hidden)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from measuring import argument_parser, count_parameters, seconds_of, train
+from measuring import argument_parser, count_parameters, run_main, seconds_of, train
 
-from charlm.config.load import load_config
+import charlm
 from charlm.runs import snapshot
 
 MODELS = {
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 def measure(model: str, limit: str, minutes: float, folder: Path) -> dict[str, Any]:
     """Train one model; return the seconds of training and of saving."""
     name, overrides = MODELS[model]
-    config = load_config(name, [*overrides, *LIMITS[limit], f"training.minutes={minutes}"])
+    config = charlm.load_config(name, [*overrides, *LIMITS[limit], f"training.minutes={minutes}"])
     seconds: list[float] = []
     save = record_seconds(snapshot.save_checkpoint, seconds)
     with mock.patch.object(snapshot, "save_checkpoint", save):
@@ -95,4 +95,4 @@ def format_row(model: str, limit: str, row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,6 +30,7 @@ from measuring import (
     argument_parser,
     environment,
     print_environment,
+    run_main,
     text_override,
 )
 
@@ -62,7 +63,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--speed", type=float, help="with --table, tokens per second of 256 units [measured]"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.speed is not None and not options.table:
+        parser.error("--speed: needs --table")
+    return options
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -175,4 +179,4 @@ def format_settings(chosen: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -29,6 +29,7 @@ from measuring import (
     markdown_table,
     measure_run,
     print_environment,
+    run_main,
     spread,
     text_override,
 )
@@ -134,4 +135,4 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measuring import argument_parser, environment, print_environment, text_override
+from measuring import argument_parser, environment, print_environment, run_main, text_override
 
 import charlm
 from charlm.data.cards import build_corpus, card_names
@@ -156,4 +156,4 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,6 +25,7 @@ from measuring import (
     measure_in_turn,
     medians,
     print_environment,
+    run_main,
     seconds_of,
 )
 from step import WARM_UP_STEPS, take_steps, training_steps
@@ -125,4 +126,4 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

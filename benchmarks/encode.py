@@ -19,9 +19,9 @@ import threading
 import time
 from pathlib import Path
 
-from measuring import argument_parser, columns_of, medians, process_bytes, seconds_of
+from measuring import argument_parser, columns_of, medians, process_bytes, run_main, seconds_of
 
-from charlm.config.load import load_config
+import charlm
 from charlm.config.schema import Config, Corpus
 from charlm.data.cards import build_corpus
 from charlm.data.corpus import Text, open_corpus
@@ -44,7 +44,7 @@ def main() -> None:
         folder = Path(name)
         size = round(options.gigabytes * 1e9 / options.files)
         files = write_files(folder / "texts", size, options.files)
-        section = load_config(None, [f"tokenizer.level={options.level}"]).tokenizer
+        section = charlm.load_config(None, [f"tokenizer.level={options.level}"]).tokenizer
         tokenizer = learn_tokenizer([files[0].read_text(encoding="utf-8")], section)
         start = time.perf_counter()
         text = open_text(folder / "texts")
@@ -195,4 +195,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -40,6 +40,7 @@ from measuring import (
     measure_run,
     print_environment,
     read_results,
+    run_main,
     run_python,
     text_override,
     write_results,
@@ -327,4 +328,4 @@ def cells_of(losses: Sequence[Sequence[float]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -39,6 +39,7 @@ from measuring import (
     format_spread,
     markdown_table,
     print_environment,
+    run_main,
     run_to_end,
     spread,
     text_override,
@@ -284,4 +285,4 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,11 +25,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import argument_parser, print_environment
+from measuring import argument_parser, print_environment, run_main
 from playwright.sync_api import Browser, sync_playwright
 
 import charlm
-from charlm.config.load import load_config
 from charlm.config.schema import Model as ModelSection
 from charlm.data.tokenizer import learn_tokenizer
 from charlm.export.description import describe_network, describe_tokenizer
@@ -102,7 +101,7 @@ def print_speed(chromium: str, hidden_size: int) -> None:
     """Print the speed of an LSTM with random weights."""
     torch.manual_seed(1)
     section = ModelSection(hidden_size=hidden_size, embedding_size=64)
-    tokenizer = learn_tokenizer([ALPHABET], load_config(None, []).tokenizer)
+    tokenizer = learn_tokenizer([ALPHABET], charlm.load_config(None, []).tokenizer)
     model = LanguageModel(section, tokenizer.vocabulary_size).eval()
     description = {
         **describe_network(model, section, "int8"),
@@ -121,7 +120,7 @@ def print_speed(chromium: str, hidden_size: int) -> None:
 def print_size(config: str, folder: Path) -> None:
     """Print the size of the page of a configuration."""
     overrides = ["training.minutes=null", "training.steps=1"]
-    run = charlm.train(load_config(config, overrides), out=folder / f"run-{config}")
+    run = charlm.train(charlm.load_config(config, overrides), out=folder / f"run-{config}")
     result = charlm.export_run(run, "html", folder / f"{config}.html")
     print(f"\n{config}: {result.bytes:,} bytes, int8", flush=True)
 
@@ -159,4 +158,4 @@ def first_click(browser: Browser, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

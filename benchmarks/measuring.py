@@ -24,6 +24,7 @@ import charlm
 from charlm.config.schema import Config
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
+from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
@@ -32,6 +33,14 @@ from charlm.storage.atomic import atomic_write
 Name = TypeVar("Name")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 VOCABULARY_SIZE = 67  # Of tiny Shakespeare: 65 characters, <EOS> and <UNK>.
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run the main function of a benchmark; end it with one line and status 1 at a CharlmError."""
+    try:
+        main()
+    except CharlmError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -214,13 +223,19 @@ def run_python(*arguments: str | Path, threads: int | None = None) -> str:
     Args:
         arguments: Its command line.
         threads: Number of threads of torch; None for its default.
+
+    Raises:
+        SystemExit: It ends with another exit status than 0; its errors are on standard error.
     """
     command = [sys.executable, *arguments]
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     environment = os.environ | limit
     process = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        command, check=False, stdout=subprocess.PIPE, text=True, env=environment
     )
+    if process.returncode:
+        program = Path(sys.argv[0]).name
+        sys.exit(f"{program}: {arguments[0]}: ended with exit status {process.returncode}")
     return process.stdout
 
 
@@ -386,6 +401,12 @@ def run_to_end(experiment: Experiment) -> None:
     """Train an experiment that has begun to the end of its budget."""
     for _ in session.run(experiment):
         pass
+
+
+def count_multiplications(*modules: nn.Module) -> int:
+    """Return the multiplications per token by the matrices of modules: the numbers in them."""
+    weights = (weight for module in modules for weight in module.parameters())
+    return sum(weight.numel() for weight in weights if weight.ndim == 2)
 
 
 def count_parameters(model: nn.Module) -> int:

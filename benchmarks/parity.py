@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import add_overrides, add_seeds, argument_parser, print_environment
+from measuring import add_overrides, add_seeds, argument_parser, print_environment, run_main
 
 import charlm
 
@@ -66,7 +66,7 @@ def accuracy_on_seen(result: dict[str, Any]) -> float:
 def measure(cell: str, rate: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train a network and return its accuracy by length."""
     config = charlm.load_config(
-        Path(__file__).parents[1] / "configs" / "parity.yaml",
+        "parity",
         [
             f"model.cell={cell}",
             f"training.steps={options.steps}",
@@ -84,4 +84,4 @@ def measure(cell: str, rate: float, seed: int, options: argparse.Namespace) -> d
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from measuring import argument_parser, columns_of, medians, seconds_of
+from measuring import argument_parser, columns_of, medians, run_main, seconds_of
 
-from charlm.config.load import load_config
+import charlm
 from charlm.config.schema import ResolvedConfig
 from charlm.data.resolve import resolve
 from charlm.runs import prepare
@@ -63,7 +63,7 @@ def measure(count: int, folder: Path | None) -> dict[str, float]:
         texts.mkdir()
         for number in range(count):
             (texts / f"{number:06}.txt").write_text(TEXT.format(number=number), encoding="utf-8")
-        config = resolve(load_config(None, [f"corpus.text={texts}"]))
+        config = resolve(charlm.load_config(None, [f"corpus.text={texts}"]))
         return {**read("first", config), **read("again", config)}
 
 
@@ -86,4 +86,4 @@ def format_row(smallest: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

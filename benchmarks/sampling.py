@@ -26,6 +26,7 @@ from measuring import (
     median_ratio,
     medians,
     print_environment,
+    run_main,
 )
 
 import charlm
@@ -195,4 +196,4 @@ def bandwidth(seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

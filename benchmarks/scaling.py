@@ -3,13 +3,14 @@
 Measured on CPUs, with one core and one thread per process: training steps with the same global
 batch in one process, in a process group of one (the overhead of the group), and in a group of two.
 All processes are started once and take turns; medians are printed. The efficiency is the tokens
-per second of two processes over twice those of one. On a GPU only the first two are measured.
+per second of two processes over twice those of one. On a GPU, or with one core, only the first two
+are measured.
 
-Then the parts of a step are timed: computation by columns of the batch, and an all-reduce between
-two processes by bytes. Lines are fitted to both, by least squares of the relative errors, and
-step = computation + communication is compared with the measured steps of two processes. The last
-table is a prediction, not a measurement: the efficiency on other machines, whose links and rates
-are assumed, with the same number of tokens for every worker.
+Then the parts of a step are timed: computation by columns of the batch, from an eighth of it on,
+and an all-reduce between two processes by bytes. Lines are fitted to both, by least squares of the
+relative errors, and step = computation + communication is compared with the measured steps of two
+processes. The last table is a prediction, not a measurement: the efficiency on other machines,
+whose links and rates are assumed, with the same number of tokens for every worker.
 
     python benchmarks/scaling.py --batch 128
     python benchmarks/scaling.py --parameters 1e9 --tokens 65536 --teraflops 200 --gradient-bytes 2
@@ -36,6 +37,7 @@ from measuring import (
     argument_parser,
     count_configured,
     environment,
+    run_main,
     seconds_of,
 )
 from step import training_steps
@@ -134,7 +136,10 @@ def arguments() -> argparse.Namespace:
     # Arguments with which this program starts itself as a worker: size of the group, and core.
     parser.add_argument("--worker-group", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker-core", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.batch < 8:
+        parser.error(f"--batch: must be at least 8, got {options.batch}")
+    return options
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:
@@ -392,4 +397,4 @@ def predict(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

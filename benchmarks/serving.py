@@ -35,6 +35,7 @@ from measuring import (
     medians,
     print_environment,
     process_bytes,
+    run_main,
     text_override,
     train,
 )
@@ -297,4 +298,4 @@ def describe(results: dict[str, Any], clients: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

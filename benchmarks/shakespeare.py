@@ -44,6 +44,7 @@ from measuring import (
     measure_run,
     override_arguments,
     print_environment,
+    run_main,
     run_python,
     spread,
     text_override,
@@ -294,4 +295,4 @@ def print_summary(
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

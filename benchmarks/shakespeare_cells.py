@@ -29,6 +29,7 @@ from measuring import (
     count_configured,
     fitting_size,
     print_environment,
+    run_main,
     text_override,
 )
 
@@ -160,4 +161,4 @@ def size_of(name: str, target: int, vocabulary_size: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

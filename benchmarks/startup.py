@@ -14,7 +14,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from measuring import argument_parser, measure_in_turn, medians, text_override, train
+from measuring import argument_parser, measure_in_turn, medians, run_main, text_override, train
 
 import charlm
 
@@ -78,4 +78,4 @@ def processor_seconds(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

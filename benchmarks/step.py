@@ -34,10 +34,12 @@ from measuring import (
     VOCABULARY_SIZE,
     add_overrides,
     argument_parser,
+    count_multiplications,
     environment,
     measure_in_turn,
     medians,
     print_environment,
+    run_main,
     seconds_of,
 )
 
@@ -254,8 +256,7 @@ def take_steps(steps: Iterator[object], count: int) -> None:
 
 def multiplications(model: LanguageModel) -> int:
     """Return the multiplications per token by matrices of recurrence, adapter and projection."""
-    parts = [*model.encoder.recurrences, model.output_adapter, model.projection]
-    return sum(weight.numel() for part in parts for weight in part.parameters() if weight.ndim == 2)
+    return count_multiplications(*model.encoder.recurrences, model.output_adapter, model.projection)
 
 
 def matrix_product(
@@ -280,4 +281,4 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from measuring import add_overrides, argument_parser, check_names, train
+from measuring import add_overrides, argument_parser, check_names, run_main, train
 
 import charlm
 from charlm.data.cards import build_corpus
@@ -222,4 +222,4 @@ def windows(source: str, size: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -31,6 +31,7 @@ from measuring import (
     measure_run,
     print_environment,
     read_results,
+    run_main,
     write_results,
 )
 
@@ -130,6 +131,8 @@ def source_of(text: str, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     with Path(name).open("rb") as file:
         data = file.read(int(size))
+    if b"\n" not in data:
+        raise CharlmError(f"{name}: has no line end in its first {size} bytes; give more bytes")
     part = folder / f"{Path(name).stem}-{size}.txt"
     part.write_bytes(data[: data.rfind(b"\n") + 1])
     return str(part)
@@ -230,4 +233,4 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measuring import argument_parser, seconds_of
+from measuring import argument_parser, run_main, seconds_of
 
 from charlm.config.schema import Tokenizer as TokenizerSection
 from charlm.data.cards import build_corpus, corpus_files, load_card
@@ -79,4 +79,4 @@ def megabytes_per_second(encode: Callable[[], object], megabytes: float) -> floa
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -31,6 +31,7 @@ from measuring import (
     environment,
     measure_run,
     print_environment,
+    run_main,
     spread,
     text_override,
 )
@@ -173,4 +174,4 @@ def print_summary(summary: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

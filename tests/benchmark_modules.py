@@ -1,5 +1,6 @@
 """Benchmarks as modules, for their tests."""
 
+import argparse
 import importlib.util
 import sys
 from pathlib import Path
@@ -19,3 +20,9 @@ def load(name: str) -> ModuleType:
     finally:
         sys.path[:] = path
     return module
+
+
+def parse(module: ModuleType, monkeypatch, *arguments: object) -> argparse.Namespace:
+    """Return the parsed command line of a benchmark, as its function `arguments` returns it."""
+    monkeypatch.setattr(sys, "argv", [Path(module.__file__).name, *map(str, arguments)])
+    return module.arguments()

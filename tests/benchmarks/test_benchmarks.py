@@ -3,12 +3,13 @@
 import argparse
 import doctest
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from benchmark_modules import FOLDER, load
+from benchmark_modules import FOLDER, load, parse
 
 from charlm.config.load import load_config
 from charlm.model.language_model import LanguageModel
@@ -71,14 +72,25 @@ def test_examples_in_docstrings_are_right():
         ("cells", ["lstn"], "CELL: must be one of bag;"),
         ("tasks", ["tags"], "kinds: must be one of complete; translate; classify; tag, got 'tags'"),
         ("ablation", ["a.txt", "--only", "x"], "--only: must be one of no dropout;"),
+        ("choice", ["a.txt", "--speed", "9"], "--speed: needs --table"),
+        ("scaling", ["--batch", "7"], "--batch: must be at least 8, got 7"),
     ],
 )
-def test_an_unknown_name_is_wrong_usage(name, arguments, problem, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+def test_wrong_usage_is_refused_before_the_measurement(
+    name, arguments, problem, monkeypatch, capsys
+):
     with pytest.raises(SystemExit) as ended:
-        load(name).arguments()
+        parse(load(name), monkeypatch, *arguments)
     assert ended.value.code == 2
     assert problem in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_error_of_charlm_and_of_a_program_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x/some.py"])
+    with pytest.raises(SystemExit, match=r"^some\.py: .*nowhere"):
+        measuring.run_main(partial(load_config, "nowhere"))
+    with pytest.raises(SystemExit, match=r"^some\.py: -c: ended with exit status 3$"):
+        measuring.run_python("-c", "raise SystemExit(3)")
 
 
 def test_every_option_of_the_ablation_is_a_valid_configuration():

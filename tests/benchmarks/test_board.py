@@ -141,9 +141,9 @@ def test_the_split_is_the_last_tenth_and_no_character_is_lost(tmp_path):
     assert [len(part) for part in parts] == [94, 11]
 
 
-def run_board(monkeypatch, folder, *arguments: str) -> None:
+def run_board(monkeypatch, folder, *arguments: str, contestant: str = CONTESTANT) -> None:
     """Run the command without the measurement of the machine."""
-    (folder / "mine.py").write_text(CONTESTANT, encoding="utf-8")
+    (folder / "mine.py").write_text(contestant, encoding="utf-8")
     (folder / "a.txt").write_text("some text\n" * 10, encoding="utf-8")
     monkeypatch.setattr(board, "machine_speed", lambda: board.Speed(**SPEED))
     monkeypatch.setattr(board.torch, "set_num_threads", lambda threads: None)
@@ -167,9 +167,9 @@ def test_a_training_that_the_file_contains_is_not_repeated(tmp_path, monkeypatch
 
 
 def test_a_contestant_that_leaves_out_characters_is_rejected(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "CONTESTANT", CONTESTANT.replace("len(text)", "len(text) - 1"))
+    short = CONTESTANT.replace("len(text)", "len(text) - 1")
     with pytest.raises(SystemExit, match="characters: must be 10, got 9"):
-        run_board(monkeypatch, tmp_path)
+        run_board(monkeypatch, tmp_path, contestant=short)
 
 
 def peer_task(held_out: int = 21):

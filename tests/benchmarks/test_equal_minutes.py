@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_modules import load
+from benchmark_modules import load, parse
 
 from charlm.config.load import load_config
 from charlm.runs import automatic
@@ -16,14 +16,8 @@ equal, measuring, text_budget = map(load, ("equal_minutes", "measuring", "text_b
 TEXT = "the cat sat on the mat\n" * 90
 
 
-def options_of(monkeypatch, *arguments: object) -> argparse.Namespace:
-    """Return the parsed command line of the comparison."""
-    monkeypatch.setattr("sys.argv", ["equal_minutes.py", *map(str, arguments)])
-    return equal.arguments()
-
-
 def test_the_trials_of_every_side_are_different_valid_settings_and_equally_many(monkeypatch):
-    options = options_of(monkeypatch, "a.txt", "--out", "b.json")
+    options = parse(equal, monkeypatch, "a.txt", "--out", "b.json")
     for optimizer in options.optimizers:
         for name, side in options.sides.items():
             trials = equal.draw_trials(side, optimizer, options.trials)
@@ -64,7 +58,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     sides = ["--side", "a", "model.hidden_size=8,16", "--side", "b", "model.hidden_size=8,4"]
     budget = ["--minutes", "1", "--seeds", "1", "--optimizers", "muon", "--trials", "6"]
     command = ["t.txt", *budget, *sides, "--out", tmp_path / "new" / "x.json"]
-    options_of(monkeypatch, *command)
+    parse(equal, monkeypatch, *command)
     equal.main()
     assert sorted(set(started)) == [
         ("run", "a", 2),
@@ -79,7 +73,7 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     assert "| t | muon | 1 | 1.062 | 2.125 | +1.062 |" in capsys.readouterr().out
     equal.main()
     assert len(started) == 14
-    options_of(monkeypatch, *command, "--threads", "1")
+    parse(equal, monkeypatch, *command, "--threads", "1")
     with pytest.raises(SystemExit, match="has other run_threads: 2"):
         equal.main()
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from benchmark_modules import load
+from benchmark_modules import load, parse
 
 from charlm.config.schema import Model
 from charlm.model.language_model import LanguageModel, named_weights
@@ -11,15 +11,9 @@ fine_tuning = load("fine_tuning")
 OLD, NEW, FIRST = (torch.tensor([number]) for number in (1.0, 2.0, 0.0))
 
 
-def options_of(monkeypatch, *arguments: str):
-    """Return the parsed command line of the benchmark."""
-    monkeypatch.setattr("sys.argv", ["fine_tuning.py", *arguments])
-    return fine_tuning.arguments()
-
-
 def test_random_weights_come_before_every_start_replay_and_adaptation(monkeypatch):
     command = "a.txt:b.txt c.txt:d.txt --from x=runs/x --replay 0 0.1 --adaptation l2"
-    options = options_of(monkeypatch, *command.split())
+    options = parse(fine_tuning, monkeypatch, *command.split())
     described = [fine_tuning.describe(case) for case in fine_tuning.cases(options)]
     ends = ["from random", "from x, replay 0", "from x, replay 0.1", "from x, replay 0, l2"]
     assert described == [f"{name}, {end}" for name in ("a.txt", "c.txt") for end in ends]
@@ -32,7 +26,7 @@ def test_random_weights_come_before_every_start_replay_and_adaptation(monkeypatc
 )
 def test_a_pair_that_is_none_is_wrong_usage(arguments, problem, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        options_of(monkeypatch, *arguments)
+        parse(fine_tuning, monkeypatch, *arguments)
     assert problem in capsys.readouterr().err
 
 
