@@ -1,14 +1,15 @@
-r"""Two kinds of network at equal minutes: a stack of scans with MLPs against an LSTM.
+r"""Kinds of network at equal minutes, such as a stack of scans with MLPs against an LSTM.
 
-Every text and optimizer has two sides. Each side gets the same number of trials at a short budget,
-drawn from its own list of values with a fixed seed. A trial has one thread, and as many trials run
-side by side as there are cores. Then the best settings of each side are trained at every budget,
-with several seeds and --threads threads each, again as many side by side as there are cores for
-them. For a longer budget, output dropout and rate follow two rules that are the same for all sides.
-All trainings are in the JSON of --out, which is written after each one: a training that it contains
-is not repeated, so that the command continues where it was stopped.
+Each kind is a side: a name and settings. With each text and each optimizer, every side gets the
+same number of trials at a short budget, drawn from its own list of values with a fixed seed. A
+trial has one thread, and as many trials run side by side as there are cores. Then the best settings
+of each side are trained at every budget, with several seeds and --threads threads each, again as
+many side by side as there are cores for them. For a longer budget, output dropout and rate follow
+two rules that are the same for all sides. All trainings are in the JSON of --out, which is written
+after each one: a training that it contains is not repeated, so that the command continues where it
+was stopped.
 
-A side is a name and settings. A setting with several values is searched:
+A setting with several values is searched. Without --side, the sides are `lstm` and `scan`:
 
     python benchmarks/equal_minutes.py shakespeare.txt python-source --out equal.json
     python benchmarks/equal_minutes.py a.txt --minutes 5 --seeds 3 --threads 1 --out equal.json \
@@ -119,6 +120,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.alone and options.out is None:
         parser.error("--out: must be given")
+    if options.processor_time and options.threads != 1 and not options.alone:
+        parser.error("--processor-time: needs --threads 1")
     if len(options.seeds) != len(options.minutes):
         parser.error("--seeds: must have as many numbers as --minutes")
     given = {side[0]: side[1:] for side in options.side or []} or SIDES

@@ -73,6 +73,11 @@ def test_examples_in_docstrings_are_right():
         ("tasks", ["tags"], "kinds: must be one of complete; translate; classify; tag, got 'tags'"),
         ("ablation", ["a.txt", "--only", "x"], "--only: must be one of no dropout;"),
         ("choice", ["a.txt", "--speed", "9"], "--speed: needs --table"),
+        (
+            "equal_minutes",
+            ["a.txt", "--out", "b.json", "--processor-time"],
+            "--processor-time: needs --threads 1",
+        ),
         ("scaling", ["--batch", "7"], "--batch: must be at least 8, got 7"),
     ],
 )
