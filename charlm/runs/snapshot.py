@@ -177,9 +177,9 @@ def _restore(experiment: Experiment, saved: Checkpoint) -> None:
         for field in _SCALARS:
             setattr(experiment.state, field, saved.state[field])
         experiment.state.position = Position(**saved.state["position"])
+        _restore_recurrent_states(experiment, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{saved.folder}: cannot be resumed: {error}; {RESTORE}") from None
-    _restore_recurrent_states(experiment, tensors)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
@@ -207,8 +207,8 @@ def _restore_recurrent_states(experiment: Experiment, tensors: Tensors) -> None:
     """Restore this process's columns of the recurrent states."""
     state = experiment.state
     layers: dict[int, list[Tensor]] = {}
-    for key in sorted(key for key in tensors if key.startswith("state.")):
-        rows = tensors[key]
+    for layer, number in _recurrent_places(tensors):
+        rows = tensors[f"state.{layer}.{number}"]
         state.global_batch_size = len(rows)
         part = rows[experiment.group.shard.columns(len(rows))]
         # A process without a column of its own keeps one, for a batch has at least one.
@@ -216,5 +216,11 @@ def _restore_recurrent_states(experiment: Experiment, tensors: Tensors) -> None:
         part = part.to(experiment.hardware.device)
         if experiment.hardware.precision == torch.float32:  # They may come from a training in bf16.
             part = part.float()
-        layers.setdefault(int(key.split(".")[1]), []).append(part)
-    state.states = tuple(tuple(layers[layer]) for layer in sorted(layers)) or None
+        layers.setdefault(layer, []).append(part)
+    state.states = tuple(tuple(parts) for parts in layers.values()) or None
+
+
+def _recurrent_places(tensors: Tensors) -> list[tuple[int, int]]:
+    """Return layer and number of each recurrent state, in numerical order: 10 follows 9."""
+    names = (key.split(".") for key in tensors if key.startswith("state."))
+    return sorted((int(layer), int(number)) for _, layer, number in names)

@@ -34,6 +34,11 @@ VARIANTS = {
         "training.restart_windows=2",
     ],
     "records-gru-sgd": ["corpus.mode=records", "model.cell=gru", "training.optimizer=sgd"],
+    # The state of a layer has 11 tensors.
+    "nested-lstm-of-ten-levels": [
+        "model.cell={kind: nested_lstm, depth: 10}",
+        "model.hidden_size=4",
+    ],
     "bf16-nadam": [
         "training.epochs=0.2",
         "training.precision=bf16",
