@@ -9,6 +9,7 @@ from typing import Any
 from charlm.config.load import load_resolved
 from charlm.config.schema import Level, ResolvedConfig, TaskKind
 from charlm.errors import CheckpointError, ConfigError
+from charlm.model.any_model import head_of
 from charlm.model.uninitialized import model_of_shapes
 from charlm.runs.metrics import read_metrics
 from charlm.runs.progress_bar import score_field, unit_of
@@ -71,7 +72,8 @@ class SeedScores(Result):
     """Scores of trainings that differ in their seed only.
 
     Attributes:
-        unit: Unit of the scores: perplexity for words, bits per character otherwise.
+        unit: Unit of the scores: perplexity for words, bits per character for other tokens, nats
+            per target for the targets of a task.
         mean: Mean of the scores.
         standard_deviation: Their sample standard deviation (divisor n - 1).
         lowest: Lowest score.
@@ -125,7 +127,7 @@ def summarize(folder: Path) -> RunSummary:
         level=config.tokenizer.level,
         cell=config.model.cell.kind,
         hidden_sizes=list(config.model.hidden_sizes),
-        parameters=_count_parameters(config, len(corpus["train_token_counts"])),
+        parameters=_count_parameters(config, corpus),
         budget=f"{amount:g} {unit}",
         seed=config.training.seed,
         step=best.get("step"),
@@ -170,9 +172,11 @@ def _read_corpus(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
 
 
-def _count_parameters(config: ResolvedConfig, vocabulary_size: int) -> int | None:
+def _count_parameters(config: ResolvedConfig, corpus: Mapping[str, Any]) -> int | None:
+    """Return the number of weights of a run's model; None if its kind of cell is not registered."""
+    head = head_of(config.task, corpus.get("labels") or ())
     try:
-        model = model_of_shapes(config.model, vocabulary_size)
+        model = model_of_shapes(config.model, len(corpus["train_token_counts"]), head)
     except ConfigError:
         return None
     return sum(parameter.numel() for parameter in model.parameters())

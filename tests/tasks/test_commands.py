@@ -87,7 +87,11 @@ def test_tasks_have_columns_in_the_list_of_runs(task_folders, trained, capfd):
     assert charlm(["runs", str(trained), "--format", "csv"]) == 0
     assert "task" not in capfd.readouterr().out.splitlines()[0]
     assert charlm(["runs", str(parent), "--json"]) == 0
-    assert 0 <= json.loads(capfd.readouterr().out)["runs"][0]["accuracy"] <= 1
+    listed = json.loads(capfd.readouterr().out)["runs"]
+    assert 0 <= listed[0]["accuracy"] <= 1
+    for run in listed:
+        weights = load_any(run["run"]).trained.model.parameters()
+        assert run["parameters"] == sum(tensor.numel() for tensor in weights), run["task"]
 
 
 @pytest.mark.parametrize("kind", ["classify", "tag"])
