@@ -31,7 +31,7 @@ from charlm.data.lines import choose_reading, measure_lines
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
-from charlm.data.utf8 import LineEnds, count_characters, ends_line, split_lines, strip_line_end
+from charlm.data.utf8 import count_characters, split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
 from charlm.runs.warm_start import Ancestor, inherit
 from charlm.storage.memory_maps import BLOCK_BYTES
@@ -92,7 +92,7 @@ class TextFacts:
         reading: How it is read and why, in words.
         level: Level of the tokens.
         alphabet_size: Number of different characters, or bytes, in the first blocks.
-        record_tokens: Mean number of tokens per line or document, with <EOS>.
+        record_tokens: Mean number of tokens per line or document, with <EOS>: at least 2.
     """
 
     title: str
@@ -108,7 +108,7 @@ class TextFacts:
         """Approximate number of tokens of the training part, with the <EOS> of each record."""
         tokens = self.characters / _CHARACTERS_PER_TOKEN[self.level]
         if self.mode == "records":
-            tokens *= self.record_tokens / max(self.record_tokens - 1, 1)
+            tokens *= self.record_tokens / (self.record_tokens - 1)
         return max(1.0, tokens)
 
     @property
@@ -335,8 +335,8 @@ def _inspect(config: Config) -> _Inspection:
     if mode != corpus.mode:
         corpus = open_corpus(_with_reading(config, resolved, reading))
     train = corpus.parts["train"]
-    sample = _beginning(train, _BYTES_READ)
-    per_byte = 1.0 if level == "byte" else count_characters(sample) / max(len(sample), 1)
+    sample = b"".join(_beginning(train, _BYTES_READ))
+    per_byte = 1.0 if level == "byte" else count_characters(sample) / len(sample)
     fields: dict[str, Any] = {"mode": mode}
     if mode == "records":
         fields["record"] = reading.record
@@ -357,7 +357,7 @@ def _inspect(config: Config) -> _Inspection:
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
         alphabet_size=len(set(sample if level == "byte" else sample.decode())),
-        record_tokens=1 + round(mean_characters / _CHARACTERS_PER_TOKEN[level]),
+        record_tokens=1 + max(1, round(mean_characters / _CHARACTERS_PER_TOKEN[level])),
     )
     return _Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
 
@@ -369,16 +369,16 @@ def _is_split_open(config: Config, card: Card | None, corpus: Corpus) -> bool:
     return not is_set and not is_on_card and "valid" in corpus.parts
 
 
-def _beginning(text: Text, size: int) -> bytes:
-    """Return about `size` bytes from the beginning of a text; each document ends its last line."""
-    found = bytearray()
+def _beginning(text: Text, size: int) -> list[bytes]:
+    """Return the first blocks of a text, of at least `size` bytes in all if it has as many."""
+    blocks: list[bytes] = []
+    num_bytes = 0
     for block, _ in text.blocks():
-        found += block
-        if not ends_line(block, text.line_ends):
-            found += b"\n"
-        if len(found) >= size:
+        blocks.append(block)
+        num_bytes += len(block)
+        if num_bytes >= size:
             break
-    return bytes(found)
+    return blocks
 
 
 class _Reading(NamedTuple):
@@ -409,24 +409,32 @@ def _choose_mode(
     if card:
         return _Reading(corpus.mode, record, "the corpus card says so")
     train = corpus.parts["train"]
-    if config.corpus.record != "line" and resolved.tokenizer.words != "whitespace":
-        lengths = np.sort(train.spans[:, 2] - train.spans[:, 1])
-        if (
-            len(lengths) >= _MIN_DOCUMENTS
-            and lengths[len(lengths) * 99 // 100] <= _MAX_DOCUMENT_BYTES
-        ):
-            return _Reading("records", "document", "the documents are short and independent")
-    names, rules = resolved.corpus.text, resolved.corpus.rules
-    if resolved.corpus.separator or are_tables(names, rules=rules):
+    if config.corpus.record == "line":
+        return _read_lines(train)
+    if resolved.tokenizer.words != "whitespace" and _has_short_documents(train):
+        return _Reading("records", "document", "the documents are short and independent")
+    has_documents = config.corpus.record or resolved.corpus.separator
+    if has_documents or are_tables(resolved.corpus.text, rules=resolved.corpus.rules):
         return _Reading("stream", "document", "the documents are few or long")
-    return _read_lines(_beginning(train, BLOCK_BYTES), train.line_ends)
+    return _read_lines(train)
 
 
-def _read_lines(sample: bytes, line_ends: LineEnds) -> _Reading:
+def _has_short_documents(text: Text) -> bool:
+    """Return whether a text has many documents, and 99 % of them are short."""
+    lengths = np.sort(text.spans[:, 2] - text.spans[:, 1])
+    longest = lengths[len(lengths) * 99 // 100]
+    return len(lengths) >= _MIN_DOCUMENTS and bool(longest <= _MAX_DOCUMENT_BYTES)
+
+
+def _read_lines(text: Text) -> _Reading:
     """Return how a text is best read by its lines, with the alternative if that is uncertain."""
-    lines = split_lines(sample.decode(errors="replace"), line_ends)
-    facts = measure_lines([strip_line_end(line, line_ends) for line in lines])
-    mode, reason, is_certain = choose_reading(facts)
+    # Each block is divided by itself, because a document also ends its last line.
+    lines = [
+        strip_line_end(line, text.line_ends)
+        for block in _beginning(text, BLOCK_BYTES)
+        for line in split_lines(block.decode(errors="replace"), text.line_ends)
+    ]
+    mode, reason, is_certain = choose_reading(measure_lines(lines))
     return _Reading(mode, "line", reason if is_certain else f"{reason}; {_OTHER_MODE[mode]}")
 
 
