@@ -31,7 +31,7 @@ from charlm.data.lines import choose_reading, measure_lines
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
-from charlm.data.utf8 import count_characters, split_lines, strip_line_end
+from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.runs.speed import Speed, measured_speed
 from charlm.runs.warm_start import Ancestor, inherit
 from charlm.storage.memory_maps import BLOCK_BYTES
@@ -59,9 +59,12 @@ _MAX_PASSES = 60.0
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _NGRAMS = 4
-# Fields that are not chosen, and that change the speed of a network, as `num_layers` does. That one
+# Fields that change the speed of a network, and stay if they are set. So does `num_layers`, which
 # follows from a list of hidden sizes where it is not set.
-_ARCHITECTURE = {"cell", "block", "mlp_expansion"}
+_ARCHITECTURE = {
+    *("cell", "block", "mlp_expansion", "mixture"),
+    *("embedding_size", "ngram_buckets", "ngram_width"),
+}
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
 # fraction of the old text, which costs nothing on the new one.
 _TRAINED_RATE = 0.3
@@ -91,7 +94,7 @@ class TextFacts:
         mode: How the text is read.
         reading: How it is read and why, in words.
         level: Level of the tokens.
-        alphabet_size: Number of different characters, or bytes, in the first blocks.
+        alphabet_size: Number of different characters in the first blocks; 256 for bytes.
         record_tokens: Mean number of tokens per line or document, with <EOS>: at least 2.
     """
 
@@ -329,14 +332,13 @@ def _inspect(config: Config) -> _Inspection:
     card = card_of(config.corpus)
     resolved = resolve(config)
     corpus = open_corpus(resolved)
-    level = resolved.tokenizer.level
     reading = _choose_mode(config, resolved, card, corpus)
     mode = reading.mode
     if mode != corpus.mode:
         corpus = open_corpus(_with_reading(config, resolved, reading))
     train = corpus.parts["train"]
-    sample = b"".join(_beginning(train, _BYTES_READ))
-    per_byte = 1.0 if level == "byte" else count_characters(sample) / len(sample)
+    level = resolved.tokenizer.level
+    per_byte, alphabet_size = _measure_characters(train, level)
     fields: dict[str, Any] = {"mode": mode}
     if mode == "records":
         fields["record"] = reading.record
@@ -356,10 +358,31 @@ def _inspect(config: Config) -> _Inspection:
         mode=mode,
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
-        alphabet_size=len(set(sample if level == "byte" else sample.decode())),
+        alphabet_size=alphabet_size,
         record_tokens=1 + max(1, round(mean_characters / _CHARACTERS_PER_TOKEN[level])),
     )
     return _Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
+
+
+class _Characters(NamedTuple):
+    """The characters in the first blocks of a text.
+
+    Attributes:
+        per_byte: Mean number of characters per byte.
+        alphabet_size: Number of different characters; 256 for bytes.
+    """
+
+    per_byte: float
+    alphabet_size: int
+
+
+def _measure_characters(text: Text, level: Level) -> _Characters:
+    """Measure the characters of a text; at level `byte` a byte is one."""
+    if level == "byte":
+        return _Characters(per_byte=1.0, alphabet_size=256)
+    sample = b"".join(_beginning(text, _BYTES_READ))
+    characters = sample.decode()
+    return _Characters(len(characters) / len(sample), alphabet_size=len(set(characters)))
 
 
 def _is_split_open(config: Config, card: Card | None, corpus: Corpus) -> bool:
@@ -441,10 +464,7 @@ def _read_lines(text: Text) -> _Reading:
 def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
-    recipe = text.recipe
-    window = training.window if "window" in training.model_fields_set else recipe.window
-    length = min(window, text.record_tokens) if text.mode == "records" else window
-    batch_size = _batch_size(training, text, window)
+    batch_size, length = _batch_shape(training, text)
 
     def trained_tokens(hidden_size: int) -> float:
         unit, amount = training.budget
@@ -457,7 +477,7 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     if "hidden_size" in config.model.model_fields_set:
         hidden_size = config.model.hidden_sizes[0]
     else:
-        hidden_size = recipe.hidden_size(text, trained_tokens)
+        hidden_size = text.recipe.hidden_size(text, trained_tokens)
     passes = trained_tokens(hidden_size) / text.tokens
     stops_early = training.minutes is not None and passes > _MAX_PASSES
     plan = _Plan(
@@ -468,20 +488,36 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
         stops_early=stops_early,
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
-    if is_open and plan.steps(text) > _MANY_STEPS:
+    # In a budget of steps, twice the batch would take twice the time.
+    if is_open and training.steps is None and plan.steps(text) > _MANY_STEPS:
         return replace(plan, batch_size=2 * batch_size)
     return plan
 
 
-def _batch_size(training: TrainingSection, text: TextFacts, window: int) -> int:
-    """Return the number of streams or records per step, fewer streams for a short text."""
-    if "batch_size" in training.model_fields_set:
-        return training.batch_size
+class _BatchShape(NamedTuple):
+    """Shape of a step.
+
+    Attributes:
+        batch_size: Number of streams or records.
+        length: Approximate number of tokens of each of them.
+    """
+
+    batch_size: int
+    length: int
+
+
+def _batch_shape(training: TrainingSection, text: TextFacts) -> _BatchShape:
+    """Return the shape of a step, with fewer streams for a short text."""
+    is_set = training.model_fields_set
+    window = training.window if "window" in is_set else text.recipe.window
+    length = min(window, text.record_tokens) if text.mode == "records" else window
+    if "batch_size" in is_set:
+        return _BatchShape(training.batch_size, length)
     batch_size = text.recipe.batch_size
     if text.mode == "stream":
         while batch_size > 1 and batch_size * window > text.tokens / _MIN_STEPS_PER_PASS:
             batch_size //= 2
-    return batch_size
+    return _BatchShape(batch_size, length)
 
 
 def _chosen_fields(
@@ -531,22 +567,30 @@ def _model_fields(config: Config, recipe: Recipe, plan: _Plan) -> dict[str, Any]
 
 
 def _direction(config: Config) -> str:
-    """Return the direction of the network."""
-    return "both" if config.task.kind == "tag" else config.model.direction
+    """Return the direction that is set; else `both` for a label per token."""
+    is_open = "direction" not in config.model.model_fields_set
+    return "both" if is_open and config.task.kind == "tag" else config.model.direction
 
 
 def _network_fields(
     model: ModelSection, recipe: Recipe, hidden_size: int, ngrams: int
 ) -> dict[str, Any]:
-    """Return the fields of a network that its speed depends on; those that are set stay."""
+    """Return the fields of a network that its speed depends on; those that are set stay.
+
+    Args:
+        model: Network, of which some fields are set.
+        recipe: Recipe for the text.
+        hidden_size: Number of units.
+        ngrams: Length of the longest n-grams; 0 for none.
+    """
     # The residual stream of blocks has the size of the embedding.
     is_wide = recipe.tokens_are_words or model.block != "none"
     return {
-        **model.model_dump(include=_ARCHITECTURE, exclude_unset=True),
         "num_layers": model.num_layers,
         "hidden_size": hidden_size,
         "embedding_size": hidden_size if is_wide else max(16, hidden_size // 4),
         "ngrams": ngrams,
+        **model.model_dump(include=_ARCHITECTURE, exclude_unset=True),
     }
 
 
@@ -579,42 +623,62 @@ def _reasons(
         chosen: Configuration after the choice.
         origin: Run folder that the weights come from; None for random weights.
     """
-    model = chosen.model
-    training = chosen.training
-    budget = _budget(config.training)
-    passes = f"{_format_passes(plan.passes)} passes over the text"
-    size_reason = f"the largest size that suits {budget} and this text"
-    if "hidden_size" in config.model.model_fields_set:
-        size_reason = "as set" if origin is None else f"those of {origin}"
-    early = ""
-    if plan.stops_early:
-        early = (
-            f"; on a small text, training stops early, before {budget}, so that the model does not "
-            "memorize it"
-        )
-    if model.ngrams:
-        size_reason += (
-            f"; with embeddings of the last 2 to {model.ngrams} {TOKEN_NAMES[text.level]}"
-        )
-        if "ngrams" not in config.model.model_fields_set:
-            size_reason += ", because the text is read at most twice"
-    dropout_reason = "because little of the text is read more than once"
-    if model.output_dropout:
-        dropout_reason = f"for {passes}"
     return (
         f"text: {text.title}, {text.characters:,} characters for training, split into "
         f"{TOKEN_NAMES[text.level]}; {text.reading}",
-        f"network: {', '.join(map(str, model.hidden_size))} units, {size_reason}",
-        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens, "
-        f"peak learning rate {training.learning_rate:.2g}, {passes}{early}",
-        f"dropout: {model.output_dropout:.2g} of the output, {model.embedding_dropout:.2g} of the "
-        f"embedding, {dropout_reason}",
+        _network_line(config, text, chosen.model, origin),
+        _training_line(config.training, text, plan, chosen.training),
+        _dropout_line(config.model, plan, chosen.model, origin),
     )
 
 
-def _format_passes(passes: float) -> str:
-    """Return a number of passes with one digit after the point, or two digits in all below 1."""
-    return f"{passes:.1f}" if passes >= 1 else f"{passes:.2g}"
+def _network_line(config: Config, text: TextFacts, model: ModelSection, origin: Path | None) -> str:
+    given = config.model.model_fields_set
+    reason = f"the largest size that suits {_budget(config.training)} and this text"
+    if "hidden_size" in given:
+        reason = "as set" if origin is None else f"those of {origin}"
+    line = f"network: {', '.join(map(str, model.hidden_size))} units, {reason}"
+    if model.ngrams:
+        line += f"; with embeddings of the last 2 to {model.ngrams} {TOKEN_NAMES[text.level]}"
+        if "ngrams" not in given:
+            line += ", because the text is read at most twice"
+    return line
+
+
+def _training_line(
+    given: TrainingSection, text: TextFacts, plan: _Plan, training: TrainingSection
+) -> str:
+    line = (
+        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens, "
+        f"peak learning rate {training.learning_rate:.2g}, {_passes(plan)}"
+    )
+    if not plan.stops_early:
+        return line
+    return (
+        f"{line}; on a small text, training stops early, before {_budget(given)}, so that the "
+        "model does not memorize it"
+    )
+
+
+def _dropout_line(
+    given: ModelSection, plan: _Plan, model: ModelSection, origin: Path | None
+) -> str:
+    reason = f"for {_passes(plan)}"
+    # In the network of an ancestor every field has a value, but dropout is chosen anew.
+    if origin is None and "output_dropout" in given.model_fields_set:
+        reason = "as set"
+    elif not model.output_dropout:
+        reason = "because little of the text is read more than once"
+    return (
+        f"dropout: {model.output_dropout:.2g} of the output, {model.embedding_dropout:.2g} of the "
+        f"embedding, {reason}"
+    )
+
+
+def _passes(plan: _Plan) -> str:
+    """Return the number of passes in words: a digit after the point, or two digits if below 1."""
+    passes = f"{plan.passes:.1f}" if plan.passes >= 1 else f"{plan.passes:.2g}"
+    return f"{passes} passes over the text"
 
 
 def _budget(training: TrainingSection) -> str:
@@ -646,17 +710,26 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
     """Return the speed of networks with n-grams up to a length; 0 for none."""
     training = config.training
     device = choose_device(training.device)
-    fields: dict[str, Any] = {"steps": 10**9}
-    for name in ("optimizer", "batch_size", "window"):
-        source = training if name in training.model_fields_set else text.recipe
-        fields[name] = getattr(source, name)
-    if text.mode == "records":
-        fields["window"] = min(fields["window"], text.record_tokens)
+    shape = _batch_shape(training, text)
+    is_set = "optimizer" in training.model_fields_set
+    fields = {
+        "steps": 10**9,
+        "optimizer": training.optimizer if is_set else text.recipe.optimizer,
+        "batch_size": shape.batch_size,
+        "window": shape.length,
+    }
     one_network = measured_speed(
         fields,
-        vocabulary_size=VOCABULARY_SIZES[text.level] or text.alphabet_size + 2,
+        vocabulary_size=_vocabulary_size(config, text),
         hardware=Hardware(device, choose_precision(training.precision, device)),
         network=lambda size: _network_fields(config.model, text.recipe, size, ngrams),
     )
     num_networks = 2 if _direction(config) == "both" else 1
     return lambda size: one_network(size) / num_networks
+
+
+def _vocabulary_size(config: Config, text: TextFacts) -> int:
+    """Return the number of tokens in the vocabulary; of words and subwords, the largest number."""
+    size = VOCABULARY_SIZES[text.level] or text.alphabet_size + 2  # With <EOS> and <UNK>.
+    largest = config.tokenizer.vocabulary_size or size
+    return largest if text.level in ("word", "bpe") else min(size, largest)

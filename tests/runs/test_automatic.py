@@ -84,6 +84,12 @@ def test_short_documents_are_records_and_long_or_few_ones_a_stream(text_of, tmp_
         assert as_lines.corpus.mode == "stream"
 
 
+def test_records_that_are_set_decide_whether_documents_or_lines_are_examined(text_of):
+    for record, mode in (("line", "records"), ("document", "stream")):
+        config = chosen(text_of(NAMES), f"corpus.record={record}")
+        assert (config.corpus.record, config.corpus.mode) == (record, mode)
+
+
 def test_a_short_text_is_read_in_fewer_streams(text_of):
     for characters, streams in ((150, 1), (2_000, 2), (9_000, 8), (90_000, 32)):
         training = chosen(text_of((PROSE * 10)[:characters])).training
@@ -193,10 +199,34 @@ def test_two_networks_read_half_of_the_tokens(text_of, pairs_files, monkeypatch)
         ([text_of(PROSE)], 1000),
         ([text_of(PROSE), "model.direction=both"], 500),
         (tagged, 500),
+        ([*tagged, "model.direction=forward"], 1000),
     ):
         config = load_config(None, settings)
         tokens_per_second = automatic._device_speed(config, automatic._inspect(config).text)
         assert tokens_per_second(256) == expected, settings
+
+
+def test_the_measured_batch_and_vocabulary_are_those_of_the_training(text_of, monkeypatch):
+    measured = []
+
+    def measured_speed(fields, *, vocabulary_size, **_):
+        measured.append((fields["batch_size"], fields["window"], vocabulary_size))
+        return lambda size: 1000.0
+
+    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    short, names = PROSE[:2000], kinds.names(300)
+    for text, overrides, expected in (
+        (short, [], (2, 64, len(set(short)) + 2)),
+        (short, ["training.batch_size=5", "training.window=1"], (5, 1, len(set(short)) + 2)),
+        (short, ["tokenizer.level=byte"], (2, 64, 258)),
+        (short, ["tokenizer.vocabulary_size=9"], (2, 64, 9)),
+        (short, ["tokenizer.level=word", "tokenizer.vocabulary_size=77"], (1, 32, 77)),
+        (names, ["corpus.valid_share=0"], (64, 8, len(set(names)) + 1)),  # No line end.
+    ):
+        choose([text_of(text), "training.minutes=1", *overrides])
+        batch_size, window, vocabulary_size = measured[-1]
+        assert abs(window - expected[1]) <= 3, overrides
+        assert (batch_size, vocabulary_size) == (expected[0], expected[2]), overrides
 
 
 def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
@@ -276,6 +306,15 @@ def test_a_budget_of_steps_or_epochs_stays_as_set(text_of):
     assert chosen(text, "training.steps=7").training.steps == 7
 
 
+def test_twice_the_batch_is_chosen_for_many_steps_unless_their_number_is_set(text_of):
+    text = text_of(PROSE * 50)
+    for budget, batch_size in (("epochs=2000", 64), ("steps=30000", 32)):
+        choice = choose([text, f"training.{budget}"], speed=constant_speed(50_000))
+        assert choice.config.training.batch_size == batch_size
+        assert f" steps of {batch_size} x 64 tokens" in choice.reasons[2]
+    assert choice.reasons[2].startswith("training: 30,000 steps ")
+
+
 def test_set_fields_stay_as_they_are_and_an_unneeded_speed_is_not_measured(text_of):
     def speed(hidden_size: int) -> float:
         raise AssertionError("the size and the number of steps are set")
@@ -334,6 +373,8 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     assert "1 minute and" in network
     assert training.startswith("training: ") and "stops early, before 1 minute" in training
     assert dropout.startswith("dropout: 0") and "passes over the text" in dropout
+    set_dropout = [text_of(PROSE), "model.output_dropout=0"]
+    assert choose(set_dropout, speed=constant_speed(50_000)).reasons[3].endswith(", as set")
     few = choose([text_of(PROSE * 50), "training.steps=4"], speed=constant_speed(50_000))
     assert ", 0.0" in few.reasons[2] and ", 0.0 passes" not in few.reasons[2]
     records = choose([text_of(NAMES), "training.steps=3"], speed=constant_speed(50_000))
@@ -372,6 +413,14 @@ def test_the_planned_steps_of_records_count_one_end_per_line(text_of):
     assert f", {len(names) - 2000:,} characters for training" in choice.reasons[0]
     steps = int(choice.reasons[2].removeprefix("training: ").split()[0].replace(",", ""))
     assert steps == pytest.approx(2 * 2000 / 64, rel=0.1)
+
+
+def test_characters_of_several_bytes_are_counted_without_the_line_ends_of_records(text_of):
+    names = "".join(chr(0x4E00 + ord(letter)) if letter.isalpha() else letter for letter in NAMES)
+    overrides = ["training.steps=3", "corpus.valid_share=0", "corpus.mode=records"]
+    choice = choose([text_of(names), *overrides], speed=constant_speed(50_000))
+    characters = len(names) - names.count("\n")
+    assert f", {characters:,} characters for training" in choice.reasons[0]
 
 
 def test_a_chosen_configuration_trains(text_of, tmp_path):
