@@ -149,7 +149,8 @@ def _by_order(facts: LineFacts) -> Reading:
     if facts.has_order:
         return Reading("stream", "neighbouring lines resemble each other", are_sentences)
     if is_sorted:
-        return Reading("stream", "the lines begin with ascending numbers", is_certain=False)
+        reason = "the lines ascend, and many begin with a number or sign"
+        return Reading("stream", reason, is_certain=False)
     begin_with_letters = facts.letters_first > 0.5  # Not with a time or a number.
     # Of a short text with several words per line, the order is measured too coarsely.
     is_measured = facts.count >= _MIN_ORDERED or facts.words < _MANY_WORDS

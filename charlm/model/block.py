@@ -85,7 +85,7 @@ class GriffinBlock(nn.Module):
         return added
 
     def matrix_rows(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield each matrix with the number of rows of each of the maps below one another in it."""
+        """Yield each matrix with its rows per linear map: the input of the MLP holds two maps."""
         yield self.gate.weight, len(self.gate.weight)
         yield self.output.weight, len(self.output.weight)
         yield self.mlp_input.weight, len(self.mlp_input.weight) // 2

@@ -39,7 +39,14 @@ class NgramEmbedding(nn.Module):
     """
 
     def __init__(self, order: int, buckets: int, row_width: int, dropout: float = 0.0) -> None:
-        """Create tables with random rows; see the attributes of the class."""
+        """Create tables with random rows.
+
+        Args:
+            order: Length of the longest n-grams, at least 2.
+            buckets: Number of rows for the n-grams of one length.
+            row_width: Number of units of a row.
+            dropout: Fraction of the rows that is dropped in training.
+        """
         super().__init__()
         self.order = order
         self.buckets = buckets

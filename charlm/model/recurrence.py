@@ -143,7 +143,7 @@ class Recurrence(nn.Module):
             run: Function that runs a cell over the window.
 
         Returns:
-            Outputs, (time, batch, hidden), and the states after the window.
+            Outputs, (time, batch, output size), and the states after the window.
         """
         if self.blocks:
             return self._run_blocks(x, states, run)
