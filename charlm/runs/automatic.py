@@ -464,7 +464,7 @@ def _read_lines(text: Text) -> _Reading:
 def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
-    batch_size, length = _batch_shape(training, text)
+    batch_size, length = _batch_shape(config, text)
 
     def trained_tokens(hidden_size: int) -> float:
         unit, amount = training.budget
@@ -506,16 +506,20 @@ class _BatchShape(NamedTuple):
     length: int
 
 
-def _batch_shape(training: TrainingSection, text: TextFacts) -> _BatchShape:
+def _batch_shape(config: Config, text: TextFacts) -> _BatchShape:
     """Return the shape of a step, with fewer streams for a short text."""
+    training = config.training
     is_set = training.model_fields_set
-    window = training.window if "window" in is_set else text.recipe.window
-    length = min(window, text.record_tokens) if text.mode == "records" else window
+    length = training.window if "window" in is_set else text.recipe.window
+    if config.task.has_pairs:  # They are read whole.
+        length = text.record_tokens
+    elif text.mode == "records":
+        length = min(length, text.record_tokens)
     if "batch_size" in is_set:
         return _BatchShape(training.batch_size, length)
     batch_size = text.recipe.batch_size
     if text.mode == "stream":
-        while batch_size > 1 and batch_size * window > text.tokens / _MIN_STEPS_PER_PASS:
+        while batch_size > 1 and batch_size * length > text.tokens / _MIN_STEPS_PER_PASS:
             batch_size //= 2
     return _BatchShape(batch_size, length)
 
@@ -710,13 +714,15 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
     """Return the speed of networks with n-grams up to a length; 0 for none."""
     training = config.training
     device = choose_device(training.device)
-    shape = _batch_shape(training, text)
+    batch_size, length = _batch_shape(config, text)
+    if config.task.has_pairs:  # A step of long records would take seconds.
+        length = min(length, text.recipe.window)
     is_set = "optimizer" in training.model_fields_set
     fields = {
         "steps": 10**9,
         "optimizer": training.optimizer if is_set else text.recipe.optimizer,
-        "batch_size": shape.batch_size,
-        "window": shape.length,
+        "batch_size": batch_size,
+        "window": length,
     }
     one_network = measured_speed(
         fields,

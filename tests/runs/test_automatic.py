@@ -423,6 +423,22 @@ def test_characters_of_several_bytes_are_counted_without_the_line_ends_of_record
     assert f", {characters:,} characters for training" in choice.reasons[0]
 
 
+def test_the_planned_steps_of_pairs_read_whole_records(text_of, monkeypatch):
+    measured = []
+
+    def measured_speed(fields, **_):
+        measured.append(fields["window"])
+        return lambda size: 10_000.0
+
+    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    pairs = "".join(f"{'a sentence and ' * 20}{number}\t{number % 2}\n" for number in range(400))
+    overrides = ["task.kind=classify", "corpus.valid_share=0", "training.window=100"]
+    choice = choose([text_of(pairs), *overrides, "training.minutes=1"])
+    tokens = len(pairs) / 400
+    assert measured[-1] == 64
+    assert choice.reasons[2].startswith(f"training: {600_000 / 64 / tokens:,.0f} steps of 64 x 3")
+
+
 def test_a_chosen_configuration_trains(text_of, tmp_path):
     overrides = [text_of(PROSE), "training.steps=3", "training.device=cpu"]
     config = choose(overrides, speed=constant_speed(300)).config
