@@ -735,7 +735,10 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
 
 
 def _vocabulary_size(config: Config, text: TextFacts) -> int:
-    """Return the number of tokens in the vocabulary; of words and subwords, the largest number."""
+    """Return the number of tokens in the vocabulary that is measured.
+
+    A larger vocabulary of words or subwords than the default one is measured as the default one:
+    its steps would take seconds, and few texts fill it.
+    """
     size = VOCABULARY_SIZES[text.level] or text.alphabet_size + 2  # With <EOS> and <UNK>.
-    largest = config.tokenizer.vocabulary_size or size
-    return largest if text.level in ("word", "bpe") else min(size, largest)
+    return min(size, config.tokenizer.vocabulary_size or size)

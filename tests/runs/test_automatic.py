@@ -221,6 +221,7 @@ def test_the_measured_batch_and_vocabulary_are_those_of_the_training(text_of, mo
         (short, ["tokenizer.level=byte"], (2, 64, 258)),
         (short, ["tokenizer.vocabulary_size=9"], (2, 64, 9)),
         (short, ["tokenizer.level=word", "tokenizer.vocabulary_size=77"], (1, 32, 77)),
+        (short, ["tokenizer.level=word", "tokenizer.vocabulary_size=99999"], (1, 32, 10_000)),
         (names, ["corpus.valid_share=0"], (64, 8, len(set(names)) + 1)),  # No line end.
     ):
         choose([text_of(text), "training.minutes=1", *overrides])
