@@ -632,7 +632,7 @@ def _reasons(
         f"{TOKEN_NAMES[text.level]}; {text.reading}",
         _network_line(config, text, chosen.model, origin),
         _training_line(config.training, text, plan, chosen.training),
-        _dropout_line(config.model, plan, chosen.model, origin),
+        _dropout_line(config.model, text, plan, chosen.model, origin),
     )
 
 
@@ -665,18 +665,19 @@ def _training_line(
 
 
 def _dropout_line(
-    given: ModelSection, plan: _Plan, model: ModelSection, origin: Path | None
+    given: ModelSection, text: TextFacts, plan: _Plan, model: ModelSection, origin: Path | None
 ) -> str:
-    reason = f"for {_passes(plan)}"
     # In the network of an ancestor every field has a value, but dropout is chosen anew.
-    if origin is None and "output_dropout" in given.model_fields_set:
-        reason = "as set"
-    elif not model.output_dropout:
-        reason = "because little of the text is read more than once"
-    return (
-        f"dropout: {model.output_dropout:.2g} of the output, {model.embedding_dropout:.2g} of the "
-        f"embedding, {reason}"
+    is_set = given.model_fields_set if origin is None else set()
+    fractions = (
+        f"{getattr(model, field):.2g} of the {field.removesuffix('_dropout')}"
+        + (" (as set)" if field in is_set else "")
+        for field in _DROPOUT
     )
+    reason = "because little of the text is read more than once"
+    if text.recipe.output_dropout(plan.passes):
+        reason = f"for {_passes(plan)}"
+    return f"dropout: {', '.join(fractions)}, {reason}"
 
 
 def _passes(plan: _Plan) -> str:
