@@ -318,7 +318,7 @@ def _assemble(
     if config.training.batch_size < group.size:
         raise ConfigError(
             f"training.batch_size: must be at least {group.size}, one stream or record for each "
-            f"process, got {config.training.batch_size}"
+            f"process, got {config.training.batch_size}; raise it, or start fewer processes"
         )
     vocabulary_size = encoded.tokenizer.vocabulary_size
     head = head_of(config.task, encoded.labels)
