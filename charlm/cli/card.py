@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli.options import Device, Folder, NamedRun, Which, as_target, choose_run
+from charlm.cli.options import Device, Folder, Force, NamedRun, Which, as_target, choose_run
 from charlm.cli.terminal import emit
 
 
@@ -15,7 +15,7 @@ def card(
         Path | None,
         typer.Option(metavar="FILE", parser=as_target, help="File to write. [stdout]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    force: Force = False,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import (
-    MAX_PARALLEL,
+    Force,
     Json,
     NamedRun,
     Which,
-    at_most,
     not_empty,
+    parallel_option,
     split_run_and_file,
 )
 from charlm.cli.tables import format_settings
@@ -26,9 +26,6 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
-Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
-
-
 FileToCompress = Annotated[
     list[str],
     typer.Argument(
@@ -65,9 +62,7 @@ RestoredOut = Annotated[
 ]
 Streams = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_PARALLEL),
+    parallel_option(
         help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
     ),
 ]

@@ -17,7 +17,7 @@ from charlm.cli.new_run import (
     checked_config,
     text_override,
 )
-from charlm.cli.options import MAX_PROCESSES, as_path, as_target, at_most, not_empty
+from charlm.cli.options import MAX_PROCESSES, Json, as_path, as_target, at_most, not_empty
 from charlm.cli.terminal import emit, emit_result, say
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def stats(
     config: ConfigName = None,
     overrides: Overrides = None,
     workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print statistics of a text: documents, duplicates, characters, lengths, unknown tokens.
 

@@ -10,22 +10,22 @@ from charlm.cli import novelty, perplexity
 from charlm.cli.help import CommandGroup
 from charlm.cli.options import (
     MAX_COUNT,
-    MAX_PARALLEL,
-    MAX_SEED,
     At,
     Device,
     Folder,
     Json,
     NamedRun,
+    RunAndTexts,
     Split,
     Which,
     at_most,
     choose_run,
     not_empty,
+    parallel_option,
     part_to_score,
+    seed_option,
     split_run_and_texts,
 )
-from charlm.cli.probes import RunAndTexts
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit_result, folded, say
 
@@ -40,14 +40,7 @@ Window = Annotated[
         min=3, callback=at_most(MAX_COUNT), help="Tokens in a window: the largest distance + 1."
     ),
 ]
-Windows = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_PARALLEL),
-        help="Number of windows, evenly spaced over the text.",
-    ),
-]
+Windows = Annotated[int, parallel_option(help="Number of windows, evenly spaced over the text.")]
 Untrained = Annotated[
     bool, typer.Option("--untrained", help="Measure the network as before its training.")
 ]
@@ -79,10 +72,7 @@ def agreement(
             min=2, callback=at_most(MAX_COUNT), help="Without PAIRS: number of generated sentences."
         ),
     ] = 2000,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the generated sentences."),
-    ] = 2,
+    seed: Annotated[int, seed_option(help="Seed of the generated sentences.")] = 2,
     longest: Annotated[
         int,
         typer.Option(
@@ -128,9 +118,7 @@ def parity(
         int,
         typer.Option(min=1, max=4096, help="Most bits of a string; the corpus parity has 16."),
     ] = 64,
-    seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the strings.")
-    ] = 2,
+    seed: Annotated[int, seed_option(help="Seed of the strings.")] = 2,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import Folder, Json, NamedRun, Which, as_path, choose_run
+from charlm.cli.options import Folder, Force, Json, NamedRun, Which, as_path, choose_run
 from charlm.cli.terminal import emit_result
 from charlm.errors import CorpusError, OptionError
 from charlm.export.targets import Precision, TargetName
@@ -52,7 +52,6 @@ TextFile = Annotated[
         help="Text to verify the export with. [the validation text of the run]",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
 
 
 def export(

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import (
-    MAX_COUNT,
-    MAX_SEED,
     Device,
     Json,
     NamedRun,
     Which,
-    at_most,
+    count_option,
     finite,
     not_empty,
+    seed_option,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_settings
@@ -40,9 +39,7 @@ def novelty(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
+        count_option(
             help="Without FILE: number of records or tokens to write. [1000; 20000]",
             show_default=False,
         ),
@@ -51,10 +48,7 @@ def novelty(
         float,
         typer.Option(min=0, callback=finite, help="Without FILE: temperature of the texts."),
     ] = 1.0,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, callback=at_most(MAX_SEED), help="Without FILE: seed of the texts."),
-    ] = 1,
+    seed: Annotated[int, seed_option(help="Without FILE: seed of the texts.")] = 1,
     named_run: NamedRun = None,
     which: Which = "best",
     device: Device = "auto",

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -134,13 +135,11 @@ def _unicode_text(value: str) -> str:
 
 def some_text(value: _Text | None) -> _Text | None:
     """Refuse an empty text, and one that is not UTF-8."""
-    if value is not None and not all([value] if isinstance(value, str) else value):
-        raise typer.BadParameter("must not be empty")
-    return unicode_text(value)
+    return unicode_text(not_empty(value))
 
 
 def not_empty(value: _Text | None) -> _Text | None:
-    """Refuse an empty name."""
+    """Refuse an empty text."""
     if value is not None and not all([value] if isinstance(value, str) else value):
         raise typer.BadParameter("must not be empty")
     return value
@@ -240,6 +239,11 @@ def _is_in_runs(path: Path) -> bool:
     return path.parent.name == "runs"
 
 
+# Numbers with the limits that all commands share.
+seed_option = partial(typer.Option, min=0, callback=at_most(MAX_SEED))
+count_option = partial(typer.Option, min=1, callback=at_most(MAX_COUNT))
+parallel_option = partial(typer.Option, min=1, callback=at_most(MAX_PARALLEL))
+
 # Every command that reads one run names it as its first argument, or with --run.
 Folder = Annotated[
     Path | None,
@@ -253,6 +257,19 @@ NamedRun = Annotated[
         parser=as_path,
         help="Run folder, if it is not the first argument.",
         show_default=False,
+    ),
+]
+# Commands that take any number of runs.
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RUN...", parser=as_path, help="Run folders. [the newest under runs/]"),
+]
+RunAndTexts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|TEXT",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then texts; - is stdin.",
     ),
 ]
 Device = Annotated[
@@ -284,4 +301,5 @@ At = Annotated[
         show_default=False,
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -8,15 +8,15 @@ import typer
 
 from charlm.cli.arguments import options_from
 from charlm.cli.options import (
-    MAX_COUNT,
-    MAX_PARALLEL,
     Device,
     Json,
     NamedRun,
+    RunAndTexts,
     Split,
     Which,
     at_most,
-    not_empty,
+    count_option,
+    parallel_option,
     part_to_score,
     split_run_and_texts,
 )
@@ -32,19 +32,9 @@ if TYPE_CHECKING:  # It imports torch.
 _MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
-RunAndTexts = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN|TEXT",
-        callback=not_empty,
-        help="Run folder [the newest under runs/], then texts to score.",
-    ),
-]
 Streams = Annotated[
     int,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_PARALLEL),
+    parallel_option(
         help="Pieces of the text read side by side: 1 is exact, more are faster.",
     ),
 ]
@@ -74,17 +64,11 @@ MixNgram = Annotated[
 ]
 Segment = Annotated[
     int,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_COUNT),
-        help="With --dynamic: tokens that are predicted before each step.",
-    ),
+    count_option(help="With --dynamic: tokens that are predicted before each step."),
 ]
 FitTokens = Annotated[
     int,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_COUNT),
+    count_option(
         help="Tokens of the validation split on which rates and weights are fitted.",
     ),
 ]

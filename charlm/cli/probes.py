@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import (
-    MAX_COUNT,
     MAX_PARALLEL,
-    MAX_SEED,
     At,
     Device,
     Json,
     NamedRun,
+    RunAndTexts,
     Split,
     Which,
     at_most,
-    not_empty,
+    count_option,
+    parallel_option,
     part_to_score,
+    seed_option,
     some_text,
     split_run_and_texts,
 )
@@ -33,14 +34,6 @@ if TYPE_CHECKING:  # It imports torch.
 _MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
 _SHOWN = 5  # Tokens that a prediction depends on most.
 
-RunAndTexts = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN|TEXT",
-        callback=not_empty,
-        help="Run folder [the newest under runs/], then texts to read.",
-    ),
-]
 Passage = Annotated[
     str | None,
     typer.Option("--text", callback=some_text, help="Passage to read, instead of files."),
@@ -86,9 +79,7 @@ def context(
     split: Split = None,
     targets: Annotated[
         int,
-        typer.Option(
-            min=1, callback=at_most(MAX_PARALLEL), help="Number of tokens that are predicted."
-        ),
+        parallel_option(help="Number of tokens that are predicted."),
     ] = 2000,
     at: At = None,
     which: Which = "best",
@@ -121,15 +112,9 @@ def cells(
     ] = 20_000,
     shifts: Annotated[
         int,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_COUNT),
-            help="Number of shifts of the labels in the control.",
-        ),
+        count_option(help="Number of shifts of the labels in the control."),
     ] = 20,
-    seed: Annotated[
-        int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Seed of the shifts.")
-    ] = 1,
+    seed: Annotated[int, seed_option(help="Seed of the shifts.")] = 1,
     which: Which = "best",
     device: Device = "auto",
     as_json: Json = False,

@@ -12,17 +12,19 @@ import typer
 
 from charlm.cli.options import (
     MAX_COUNT,
-    MAX_SEED,
     Device,
     Json,
     NamedRun,
     PartName,
+    RunAndTexts,
     Split,
     Which,
     as_path,
     at_most,
+    count_option,
     not_empty,
     part_to_score,
+    seed_option,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
@@ -48,14 +50,6 @@ _SHADES = (
 )
 
 
-RunAndTexts = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN|TEXT",
-        callback=not_empty,
-        help="Run folder [the newest under runs/], then texts; - is stdin.",
-    ),
-]
 Show = Annotated[
     int | None,
     typer.Option(
@@ -89,17 +83,13 @@ SplitOfFirst = Annotated[
 ]
 Block = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        callback=at_most(MAX_COUNT),
+    count_option(
         help="Least number of characters in a piece; blocks consist of pieces. [1000; fewer in "
         "a short text]",
         show_default=False,
     ),
 ]
-UnusedSeed = Annotated[
-    int, typer.Option(min=0, callback=at_most(MAX_SEED), help="Without effect.", hidden=True)
-]
+UnusedSeed = Annotated[int, seed_option(help="Without effect.", hidden=True)]
 
 
 def sentences(

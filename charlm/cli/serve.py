@@ -9,21 +9,19 @@ import typer
 
 from charlm.cli.arguments import options_from
 from charlm.cli.options import (
-    MAX_COUNT,
     MAX_PARALLEL,
     Device,
+    Folders,
     Which,
     as_path,
     at_most,
+    count_option,
     not_empty,
+    parallel_option,
 )
 from charlm.cli.terminal import say
 from charlm.serving.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, read_api_key
 
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="RUN...", parser=as_path, help="Run folders. [the newest under runs/]"),
-]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")]
 Host = Annotated[
     str,
@@ -56,22 +54,14 @@ AllowHost = Annotated[
         help="Another name of the server, such as that of a reverse proxy; repeatable.",
     ),
 ]
-MaxStreams = Annotated[
-    int,
-    typer.Option(
-        min=1, callback=at_most(MAX_PARALLEL), help="Texts of a run written at the same time."
-    ),
-]
+MaxStreams = Annotated[int, parallel_option(help="Texts of a run written at the same time.")]
 MaxQueue = Annotated[
     int,
     typer.Option(
         min=0, callback=at_most(MAX_PARALLEL), help="Texts of a run that may wait besides."
     ),
 ]
-MaxText = Annotated[
-    int,
-    typer.Option(min=1, callback=at_most(MAX_COUNT), help="Tokens of a text, prompt included."),
-]
+MaxText = Annotated[int, count_option(help="Tokens of a text, prompt included.")]
 Log = Annotated[bool, typer.Option("--log", help="Print a line for each request on stderr.")]
 OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
@@ -80,7 +70,7 @@ OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the page in the 
 class ServeArguments:
     """The arguments of `charlm serve`, in the order of its help."""
 
-    runs: Runs = None
+    runs: Folders = None
     port: Port = DEFAULT_PORT
     host: Host = DEFAULT_HOST
     api_key_file: ApiKeyFile = None

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import (
-    MAX_PARALLEL,
     Device,
     Folder,
     Json,
     NamedRun,
     PartName,
     Which,
-    at_most,
     choose_run,
+    parallel_option,
 )
 from charlm.cli.tables import format_number, format_rows, format_settings
 from charlm.cli.terminal import emit_result, folded
@@ -33,9 +32,7 @@ def task(
     split: Annotated[PartName, typer.Option(help="Part of the run's own corpus.")] = "valid",
     beams: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            callback=at_most(MAX_PARALLEL),
+        parallel_option(
             metavar="N",
             help="Tasks complete and translate: beam search with N beams. [the most probable token "
             "each time]",

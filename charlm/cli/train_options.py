@@ -8,13 +8,13 @@ import typer
 
 from charlm.cli.new_run import ConfigName, Corpora, Overrides, Task, TextArguments
 from charlm.cli.options import (
-    MAX_COUNT,
     MAX_PROCESSES,
-    MAX_SEED,
     above_zero,
     as_path,
     at_most,
+    count_option,
     known_device,
+    seed_option,
 )
 
 Out = Annotated[
@@ -24,22 +24,12 @@ Out = Annotated[
 Minutes = Annotated[
     float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option(min=1, callback=at_most(MAX_COUNT), help="Budget: number of training steps."),
-]
+Steps = Annotated[int | None, count_option(help="Budget: number of training steps.")]
 Epochs = Annotated[
     float | None,
     typer.Option(callback=above_zero, help="Budget: number of passes over the text."),
 ]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        callback=at_most(MAX_SEED),
-        help="Seed of initial weights, dropout and data order.",
-    ),
-]
+Seed = Annotated[int | None, seed_option(help="Seed of initial weights, dropout and data order.")]
 Seeds = Annotated[
     str | None,
     typer.Option(

@@ -22,13 +22,12 @@ from charlm.cli.new_run import (
     training_overrides,
 )
 from charlm.cli.options import (
-    MAX_COUNT,
-    MAX_SEED,
     Json,
     above_zero,
     as_path,
-    at_most,
+    count_option,
     refuse_beside,
+    seed_option,
     some_text,
     study_name,
 )
@@ -49,24 +48,14 @@ Search = Annotated[
 Minutes = Annotated[
     float | None, typer.Option(callback=above_zero, help="Budget of the search, in minutes.")
 ]
-Trials = Annotated[
-    int | None,
-    typer.Option(
-        min=1, callback=at_most(MAX_COUNT), help="Budget of the search: number of trials."
-    ),
-]
+Trials = Annotated[int | None, count_option(help="Budget of the search: number of trials.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
     ),
 ]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        min=0, callback=at_most(MAX_SEED), help="Seed of the search and of every training."
-    ),
-]
+Seed = Annotated[int | None, seed_option(help="Seed of the search and of every training.")]
 Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", parser=as_path, help="Folder of a search to continue."),

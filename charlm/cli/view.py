@@ -6,14 +6,10 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli.options import Device, Which, as_path, as_target, not_empty, some_text
+from charlm.cli.options import Device, Folders, Which, as_path, as_target, not_empty, some_text
 from charlm.cli.terminal import emit, say
 from charlm.errors import OptionError
 
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="RUN...", parser=as_path, help="Run folders. [the newest under runs/]"),
-]
 Passage = Annotated[
     str | None,
     typer.Option(
@@ -43,7 +39,7 @@ OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the report in th
 
 
 def view(
-    runs: Runs = None,
+    runs: Folders = None,
     text: Passage = None,
     text_file: PassageFile = None,
     only: Only = None,
