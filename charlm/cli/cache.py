@@ -28,7 +28,9 @@ def cache(
     ] = None,
     older_than: Annotated[
         float | None,
-        typer.Option(metavar="DAYS", callback=above_zero, help="Only entries of this age."),
+        typer.Option(
+            metavar="DAYS", callback=above_zero, help="Only entries that are at least this old."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -63,7 +63,8 @@ RestoredOut = Annotated[
 Streams = Annotated[
     int | None,
     parallel_option(
-        help="Pieces coded side by side: fewer are smaller, more are faster. [by length]",
+        help="Pieces that are coded side by side: fewer make a smaller file, more are faster. "
+        "[by length]",
     ),
 ]
 

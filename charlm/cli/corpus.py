@@ -112,7 +112,7 @@ def fetch(
             "--from",
             metavar="FILE",
             parser=as_path,
-            help="Copy of the download, instead of a download.",
+            help="Use this copy of the file instead of a download.",
         ),
     ] = None,
 ) -> None:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:  # It imports torch.
 Window = Annotated[
     int,
     typer.Option(
-        min=3, callback=at_most(MAX_COUNT), help="Tokens in a window: the largest distance + 1."
+        min=3,
+        callback=at_most(MAX_COUNT),
+        help="Tokens in a window, one more than the largest distance.",
     ),
 ]
 Windows = Annotated[int, parallel_option(help="Number of windows, evenly spaced over the text.")]
@@ -76,11 +78,16 @@ def agreement(
     longest: Annotated[
         int,
         typer.Option(
-            min=0, max=16, help="Most phrases before the verb; the corpus agreement has 4."
+            min=0,
+            max=16,
+            help="Maximum number of phrases before the verb; the corpus agreement has 4.",
         ),
     ] = 4,
     most_nouns: Annotated[
-        int, typer.Option(min=0, max=16, help="Most nouns in these phrases; the corpus has 3.")
+        int,
+        typer.Option(
+            min=0, max=16, help="Maximum number of nouns in these phrases; the corpus has 3."
+        ),
     ] = 3,
     named_run: NamedRun = None,
     which: Which = "best",
@@ -111,12 +118,16 @@ def parity(
     strings: Annotated[
         int,
         typer.Option(
-            min=2, callback=at_most(MAX_COUNT), help="Number of strings of each length, even."
+            min=2,
+            callback=at_most(MAX_COUNT),
+            help="Number of strings of each length, an even number.",
         ),
     ] = 200,
     longest: Annotated[
         int,
-        typer.Option(min=1, max=4096, help="Most bits of a string; the corpus parity has 16."),
+        typer.Option(
+            min=1, max=4096, help="Maximum number of bits of a string; the corpus parity has 16."
+        ),
     ] = 64,
     seed: Annotated[int, seed_option(help="Seed of the strings.")] = 2,
     named_run: NamedRun = None,

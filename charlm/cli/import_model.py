@@ -54,7 +54,7 @@ Gates = Annotated[
     ),
 ]
 Activation = Annotated[
-    Literal["tanh", "relu"] | None, typer.Option(help="elman: activation function.")
+    Literal["tanh", "relu"] | None, typer.Option(help="Activation function of nn.RNN (elman).")
 ]
 Eos = Annotated[
     str | None,

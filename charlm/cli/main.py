@@ -100,8 +100,8 @@ def _charlm(
 def main() -> None:
     """Run the command line.
 
-    The exit status is 0 for success, 1 for a user error, which is one line on stderr, and 2 for
-    wrong usage.
+    The exit status is 0 for success, 1 for a user error, which is one line on stderr, 2 for wrong
+    usage, and 130 after Ctrl-C.
     """
     _open_closed_streams()
     _choose_encodings()

@@ -23,26 +23,38 @@ _MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
 TextArguments = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TEXT", callback=not_empty, help="Files, folders, globs, or - for stdin."
+        metavar="TEXT",
+        callback=not_empty,
+        help="Files, folders, patterns such as '*.txt', names of corpora, or - for stdin.",
     ),
 ]
 ConfigName = Annotated[
     str | None,
-    typer.Option(callback=not_empty, help="YAML file, or the name of a shipped configuration."),
+    typer.Option(
+        callback=not_empty, help="YAML file, or a shipped configuration, such as quickstart."
+    ),
 ]
 Corpora = Annotated[
     list[str] | None,
-    typer.Option(callback=not_empty, help="Name of a corpus, or the path of a text. Repeatable."),
+    typer.Option(
+        callback=not_empty,
+        help="Name of a corpus, from charlm corpus list, or path of a text. Repeatable.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a setting, as in model.hidden_size=256; charlm config show lists all. "
+        "Repeatable.",
+    ),
 ]
 Task = Annotated[
     Literal["complete", "translate", "classify", "tag"] | None,
     typer.Option(
-        help="Learn from pairs: complete: the target of a source; translate: the same with an "
-        "encoder and a decoder; classify: a label for each text; tag: a label for each token."
+        help="Learn from pairs. complete: write the target of a source; translate: the same with "
+        "an encoder and a decoder; classify: label each text; tag: label each token."
     ),
 ]
 

@@ -275,7 +275,8 @@ RunAndTexts = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        callback=known_device, help="auto, cpu, cuda or cuda:N; not only that of the training."
+        callback=known_device,
+        help="auto, cpu, cuda or cuda:N; it need not be that of the training.",
     ),
 ]
 Which = Annotated[
@@ -297,7 +298,7 @@ At = Annotated[
         "--at",
         metavar="TOKEN",
         callback=not_empty,
-        help="Measure only the loss of this token, such as was; can be repeated. [all tokens]",
+        help="Measure only predictions of this token, as in --at was. Repeatable. [all tokens]",
         show_default=False,
     ),
 ]

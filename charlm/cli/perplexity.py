@@ -35,7 +35,7 @@ _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 Streams = Annotated[
     int,
     parallel_option(
-        help="Pieces of the text read side by side: 1 is exact, more are faster.",
+        help="Pieces of the text that are read side by side: 1 is exact, more are faster.",
     ),
 ]
 Precision = Annotated[

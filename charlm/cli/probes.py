@@ -48,7 +48,9 @@ def memory(
     tokens: Annotated[
         int,
         typer.Option(
-            min=2, max=_MAX_PASSAGE, help="Most tokens of the passage; the rest is not read."
+            min=2,
+            max=_MAX_PASSAGE,
+            help="Maximum number of tokens of the passage; the rest is not read.",
         ),
     ] = 400,
     which: Which = "best",
@@ -108,7 +110,10 @@ def cells(
     named_run: NamedRun = None,
     split: Split = None,
     tokens: Annotated[
-        int, typer.Option(min=200, callback=at_most(MAX_PARALLEL), help="Most tokens to read.")
+        int,
+        typer.Option(
+            min=200, callback=at_most(MAX_PARALLEL), help="Maximum number of tokens to read."
+        ),
     ] = 20_000,
     shifts: Annotated[
         int,

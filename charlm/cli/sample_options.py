@@ -40,13 +40,15 @@ Temperature = Annotated[
     _drawing(
         min=0,
         callback=finite,
-        help="Below 1 is more predictable, above 1 less; 0 takes the most probable token."
+        help="Below 1, texts are more predictable, above 1 less; 0 takes the most probable token."
         f" [{DEFAULT_TEMPERATURE:g}]",
     ),
 ]
 TopK = Annotated[
     int | None,
-    _drawing(min=1, callback=at_most(MAX_COUNT), help="Draw from this many most probable tokens."),
+    _drawing(
+        min=1, callback=at_most(MAX_COUNT), help="Draw from this number of most probable tokens."
+    ),
 ]
 TopP = Annotated[
     float | None,
@@ -58,18 +60,22 @@ MinP = Annotated[
 ]
 Typical = Annotated[
     float | None,
-    _fraction(help="Draw from the most typical tokens whose probabilities sum to this."),
+    _fraction(
+        help="Draw from the tokens whose surprisal is nearest to its mean, and whose probabilities "
+        "sum to this."
+    ),
 ]
 Epsilon = Annotated[float | None, _fraction(help="Draw from tokens more probable than this.")]
 Eta = Annotated[
-    float | None, _fraction(help="Like --epsilon, but lower where the distribution is flat.")
+    float | None,
+    _fraction(help="Like --epsilon, but lower where many tokens are about equally probable."),
 ]
 RepetitionPenalty = Annotated[
     float | None,
     _drawing(
         min=1e-6,
         callback=finite,
-        help="Above 1: tokens that the text already has become less probable.",
+        help="Above 1, tokens that the text already has become less probable.",
     ),
 ]
 RepetitionWindow = Annotated[
@@ -102,7 +108,8 @@ AllowUnknown = Annotated[
     bool,
     _extent(
         "--allow-unknown",
-        help="Read unknown characters and words of the prompt as <UNK>; accept any TEXT.",
+        help="Read unknown characters and words of the prompt as <UNK>; accept texts to stop at or "
+        "to ban that the model never writes.",
     ),
 ]
 Length = Annotated[
@@ -110,7 +117,7 @@ Length = Annotated[
     _extent(
         min=1,
         callback=at_most(MAX_COUNT),
-        help="Maximum number of tokens. [500; in a gap 16]",
+        help="Maximum number of tokens. [500; with --fill 16]",
         show_default=False,
     ),
 ]
@@ -120,19 +127,19 @@ Characters = Annotated[
 ]
 Until = Annotated[
     list[str] | None,
-    _extent(metavar="TEXT", callback=some_text, help="Stop when TEXT is written; repeatable."),
+    _extent(metavar="TEXT", callback=some_text, help="Stop when TEXT is written. Repeatable."),
 ]
 
 Ban = Annotated[
     list[str] | None,
-    _contents(metavar="TEXT", callback=some_text, help="Never write TEXT; repeatable."),
+    _contents(metavar="TEXT", callback=some_text, help="Never write TEXT. Repeatable."),
 ]
 Matching = Annotated[
     str | None,
     _contents(
         metavar="REGEX",
         callback=unicode_text,
-        help="Only texts that match as a whole; without records a text ends with the match.",
+        help="Write only texts that match as a whole; without records, a text ends with the match.",
     ),
 ]
 MaxCopy = Annotated[
@@ -145,19 +152,19 @@ MaxCopy = Annotated[
     ),
 ]
 Novel = Annotated[
-    bool, _contents("--novel", help="Only texts that are not in the corpus, each once.")
+    bool, _contents("--novel", help="Write only texts that are not in the corpus, each once.")
 ]
 
 Count = Annotated[
     int | None,
-    _count(help="Number of texts, written side by side; with --next, of tokens. [1; 10]"),
+    _count(help="Number of texts, or with --next of tokens. [1; with --next 10]"),
 ]
 Seed = Annotated[
     int | None,
     _number(
         min=0,
         callback=at_most(MAX_SEED),
-        help="The same seed writes the same texts. [a new seed]",
+        help="The same seed writes the same texts. [a new seed each time]",
     ),
 ]
 BestOf = Annotated[
@@ -172,7 +179,7 @@ LengthPenalty = Annotated[
     _number(
         min=0,
         callback=finite,
-        help="For --beams and --best-of: higher favours longer texts. [0.6]",
+        help="With --beams and --best-of: a higher value favours longer texts. [0.6]",
     ),
 ]
 
@@ -185,7 +192,7 @@ Fill = Annotated[
     _task(
         metavar="TEXT",
         callback=some_text,
-        help="Fill the gap, ____, in TEXT, with a model of direction both.",
+        help="Fill the gap, ____, in TEXT; the model must read in both directions.",
     ),
 ]
 Source = Annotated[
@@ -193,7 +200,7 @@ Source = Annotated[
     _task(
         metavar="TEXT",
         callback=some_text,
-        help="Write the target of a source, with a model of task complete or translate.",
+        help="Write the target of the source TEXT, with a model of task complete or translate.",
     ),
 ]
 SourceFile = Annotated[
@@ -221,7 +228,7 @@ StateIn = Annotated[
     _task(
         metavar="FILE",
         parser=as_path,
-        help="Continue the text of --state-out; prints only new text.",
+        help="Continue a text from the file of --state-out; print only the new text.",
     ),
 ]
 
@@ -238,7 +245,7 @@ Url = Annotated[
     typer.Option(
         metavar="URL",
         callback=not_empty,
-        help="Let a server of charlm serve write; RUN is the name of a run there.",
+        help="Address of a server of charlm serve that writes; RUN is the name of a run there.",
     ),
 ]
 ApiKeyFile = Annotated[

@@ -84,7 +84,7 @@ SplitOfFirst = Annotated[
 Block = Annotated[
     int | None,
     count_option(
-        help="Least number of characters in a piece; blocks consist of pieces. [1000; fewer in "
+        help="Minimum number of characters in a piece; blocks consist of pieces. [1000; fewer in "
         "a short text]",
         show_default=False,
     ),

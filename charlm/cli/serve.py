@@ -43,7 +43,7 @@ AllowOrigin = Annotated[
     typer.Option(
         metavar="ORIGIN",
         callback=not_empty,
-        help="Let pages of another site use the server, such as https://example.org; repeatable.",
+        help="Let pages of another site use the server, such as https://example.org. Repeatable.",
     ),
 ]
 AllowHost = Annotated[
@@ -51,17 +51,19 @@ AllowHost = Annotated[
     typer.Option(
         metavar="NAME",
         callback=not_empty,
-        help="Another name of the server, such as that of a reverse proxy; repeatable.",
+        help="Another name of the server, such as that of a reverse proxy. Repeatable.",
     ),
 ]
-MaxStreams = Annotated[int, parallel_option(help="Texts of a run written at the same time.")]
+MaxStreams = Annotated[
+    int, parallel_option(help="Texts of a run that are written at the same time.")
+]
 MaxQueue = Annotated[
     int,
     typer.Option(
-        min=0, callback=at_most(MAX_PARALLEL), help="Texts of a run that may wait besides."
+        min=0, callback=at_most(MAX_PARALLEL), help="Further texts of a run that may wait."
     ),
 ]
-MaxText = Annotated[int, count_option(help="Tokens of a text, prompt included.")]
+MaxText = Annotated[int, count_option(help="Maximum number of tokens of a text, prompt included.")]
 Log = Annotated[bool, typer.Option("--log", help="Print a line for each request on stderr.")]
 OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 

@@ -34,11 +34,12 @@ Seeds = Annotated[
     str | None,
     typer.Option(
         metavar="SEEDS",
-        help="Train once per seed, as in 1..5 or 1,7; print mean, deviation and range.",
+        help="Train once per seed, as in 1..5 or 1,7; print mean, standard deviation and range "
+        "of the scores.",
     ),
 ]
 TrainingDevice = Annotated[
-    str | None, typer.Option(callback=known_device, help="auto, cpu, cuda, or cuda:N.")
+    str | None, typer.Option(callback=known_device, help="auto, cpu, cuda or cuda:N.")
 ]
 OnDivergence = Annotated[
     Literal["stop", "halve"] | None,
@@ -58,12 +59,13 @@ FromRun = Annotated[
 FromVocabulary = Annotated[
     Literal["grow", "keep"] | None,
     typer.Option(
-        help="--from: grow: add tokens that are only in the new text; keep: read them as "
-        "<UNK>. [grow]"
+        help="With --from, tokens that are only in the new text: grow adds them; keep reads them "
+        "as <UNK>. [grow]"
     ),
 ]
 Resume = Annotated[
-    Path | None, typer.Option(metavar="RUN", parser=as_path, help="Run folder to resume.")
+    Path | None,
+    typer.Option(metavar="RUN", parser=as_path, help="Run folder whose training continues."),
 ]
 Processes = Annotated[
     int | None,

@@ -42,7 +42,8 @@ Search = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SECTION.KEY=VALUES",
-        help="Key and values: a range, low..high, or choices, a,b,c. Repeatable.",
+        help="Setting to search, and its values: a range, low..high, or choices, a,b,c. "
+        "Repeatable.",
     ),
 ]
 Minutes = Annotated[
@@ -70,7 +71,9 @@ Storage = Annotated[
 ]
 Study = Annotated[
     str | None,
-    typer.Option(metavar="NAME", callback=study_name, help="Name of the search in it. [charlm]"),
+    typer.Option(
+        metavar="NAME", callback=study_name, help="Name of the search in the database. [charlm]"
+    ),
 ]
 
 
