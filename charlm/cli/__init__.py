@@ -1,1 +1,1 @@
-"""The commands: the only rooms that print."""
+"""The commands: the only code that prints."""

@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.bars import bar_of_total
 from charlm.cli.options import (
     Force,
     Json,
@@ -22,7 +22,6 @@ from charlm.cli.terminal import emit, emit_result, folded
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.compression.coder import Report
     from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
@@ -89,13 +88,14 @@ def compress(
     target = _target(out, "-" if file == "-" else file + _SUFFIX, force=force)
     if target is None and as_json:
         raise typer.BadParameter(
-            "cannot be combined with a compressed file on stdout", param_hint="--json"
+            "cannot be combined with a compressed file on stdout; name a file with --out",
+            param_hint="--json",
         )
     from charlm.api import load
 
     run = load(folder, which=which, device="cpu")
     data = _read(file)
-    with _progress("compress") as report:
+    with bar_of_total("compress", "token", stays=False) as report:
         if target is None:
             _write(None, run.compress(data, streams=streams, report=report))
             return
@@ -127,7 +127,7 @@ def decompress(
 
     loaded = load(folder, which=which, device="cpu")
     name = "stdin" if file == "-" else file
-    with _progress("decompress") as report:
+    with bar_of_total("decompress", "token", stays=False) as report:
         restored = loaded.decompress(data, name=name, report=report)
     _write(target, restored)
     if target is not None:
@@ -174,23 +174,3 @@ def _write(target: Path | None, data: bytes) -> None:
     remedy = "name another file with --out"
     with atomic_write(target, error_type=CharlmError, remedy=remedy) as file:
         file.write(data)
-
-
-@contextmanager
-def _progress(description: str) -> Iterator["Report"]:
-    """Show progress on stderr if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        unit="token",
-        unit_scale=True,
-        desc=description,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-    ) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report

@@ -1,14 +1,13 @@
 """The command `charlm corpus`."""
 
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.bars import bar_of_steps, bar_of_total
 from charlm.cli.help import CommandGroup
 from charlm.cli.new_run import (
     ConfigName,
@@ -22,7 +21,6 @@ from charlm.cli.terminal import emit, emit_result, say
 
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics
-    from charlm.data.tokens import Report
     from charlm.runs.experiment import EncodedCorpus
 
 app = typer.Typer(
@@ -122,16 +120,9 @@ def fetch(
 
     Try: charlm corpus fetch tinyshakespeare
     """
-    from tqdm import tqdm
-
     from charlm.data.cards import fetch_corpus
 
-    with tqdm(unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty()) as bar:
-
-        def report(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with bar_of_total(name, "B") as report:
         files = fetch_corpus(name, source=source, report=report)
     for file in files:
         emit(str(file))
@@ -247,21 +238,8 @@ def _encode(
     from charlm.runs import prepare
 
     checked = checked_config(config, [*(overrides or []), *text_override(texts or [])])
-    with _byte_bar("encoding") as report:
+    with bar_of_steps("encoding", "B") as report:
         return prepare.encode(resolve(checked), workers=workers or available_cores(), report=report)
-
-
-@contextmanager
-def _byte_bar(name: str) -> "Iterator[Report]":
-    """Show the number of bytes done, on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty()) as bar:
-
-        def report(done: int) -> None:
-            bar.update(done)
-
-        yield report
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:
