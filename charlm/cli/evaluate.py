@@ -20,11 +20,12 @@ from charlm.cli.options import (
     Which,
     at_most,
     choose_run,
+    file_of,
     not_empty,
     parallel_option,
-    part_to_score,
     seed_option,
     split_run_and_texts,
+    text_to_score,
 )
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit_result, folded, say
@@ -102,12 +103,11 @@ def agreement(
     Try: charlm eval agreement --longest 8 --most-nouns 6
     """
     folder, files = split_run_and_texts(run_and_pairs, named_run)
-    if len(files) > 1:
-        raise typer.BadParameter(f"one file of pairs at most, got {len(files)}", param_hint="PAIRS")
+    file = file_of(files, "pairs", "RUN|PAIRS")
     from charlm.api import load
 
     result = load(folder, which=which, device=device).agreement(
-        *files, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
+        file, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
     )
     emit_result(result.to_json(), _agreement_table(result), as_json=as_json)
 
@@ -173,10 +173,9 @@ def gradients(
     """
     from charlm.api import load
 
-    folder, texts = split_run_and_texts(run_and_texts, named_run)
-    part = part_to_score(split, texts)
+    folder, paths, part = text_to_score(run_and_texts, named_run, split)
     result = load(folder, which=which, device=device).gradients(
-        paths=texts, split=part, window=window, windows=windows, at=at or (), untrained=untrained
+        paths=paths, split=part, window=window, windows=windows, at=at or (), untrained=untrained
     )
     emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
     if result.is_certain:

@@ -81,7 +81,7 @@ def export(
     if to is None or out is None:
         raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
     if int8 and precision is not None:
-        raise OptionError("int8", "cannot be combined with {}", others=["precision"])
+        raise OptionError("int8", "cannot be combined with {}; leave one out", others=["precision"])
     text = None if text_file is None else _read_text(text_file)
     result = export_run(
         load(choose_run(run, named_run), which=which, device="cpu"),

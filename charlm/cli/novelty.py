@@ -11,6 +11,7 @@ from charlm.cli.options import (
     NamedRun,
     Which,
     count_option,
+    file_of,
     finite,
     not_empty,
     seed_option,
@@ -64,12 +65,9 @@ def novelty(
     from charlm.api import load
 
     folder, files = split_run_and_texts(run_and_file, named_run)
-    if len(files) > 1:
-        raise typer.BadParameter(
-            f"one run and one file at most; got {len(files)} files", param_hint="RUN|FILE"
-        )
+    file = file_of(files, "samples", "RUN|FILE")
     result = load(folder, which=which, device=device).novelty(
-        path=files[0] if files else None, size=size, temperature=temperature, seed=seed
+        path=file, size=size, temperature=temperature, seed=seed
     )
     emit_result(result.to_json(), _table(result), as_json=as_json)
 

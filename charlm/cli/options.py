@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import typer
 
@@ -173,15 +173,21 @@ def refuse_beside(option: str, others: Mapping[str, object], reason: str) -> Non
     given = [name for name, value in others.items() if value is not None and value != []]
     if given:
         raise typer.BadParameter(
-            f"cannot be combined with {option}, {reason}", param_hint=", ".join(given)
+            f"cannot be combined with {option}, {reason}; leave one out",
+            param_hint=", ".join(given),
         )
+
+
+def device_for(device: str, *, int8: bool) -> str:
+    """Return the device: with int8, auto is the CPU, because only there products are in int8."""
+    return "cpu" if int8 and device == "auto" else device
 
 
 def choose_run(folder: Path | None, named: Path | None) -> Path | None:
     """Return the run folder that the first argument or --run names, None for the newest."""
     if folder is not None and named is not None:
         raise typer.BadParameter(
-            f"the first argument names a run, too: {folder}; name one", param_hint="--run"
+            f"the first argument names a run, too: {folder}; leave one out", param_hint="--run"
         )
     return named if folder is None else folder
 
@@ -217,12 +223,50 @@ def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "T
     return split or "valid"
 
 
+class TextToScore(NamedTuple):
+    """What a measure reads.
+
+    Attributes:
+        folder: Run folder; None for the newest.
+        paths: Texts; empty for a part of the run's own corpus.
+        split: The part.
+    """
+
+    folder: Path | None
+    paths: list[str]
+    split: PartName
+
+
+def text_to_score(
+    arguments: Sequence[str] | None, named: Path | None, split: PartName | None
+) -> TextToScore:
+    """Return what the arguments RUN|TEXT, --run and --split name together."""
+    folder, texts = split_run_and_texts(arguments, named)
+    return TextToScore(folder, texts, part_to_score(split, texts))
+
+
+def file_of(files: Sequence[str], what: str, argument: str) -> str | None:
+    """Return the only file after the run, None if there is none; refuse several files.
+
+    Args:
+        files: Arguments after the run.
+        what: What the file contains.
+        argument: Name of the argument in the help.
+    """
+    if len(files) > 1:
+        raise typer.BadParameter(
+            f"must be at most one file of {what}, got {len(files)}", param_hint=argument
+        )
+    return files[0] if files else None
+
+
 def split_run_and_file(arguments: Sequence[str], named: Path | None) -> tuple[Path | None, str]:
     """Return the run folder, if --run or the first of two arguments names one, and the file."""
     *folders, file = arguments
     if len(folders) > 1:
         raise typer.BadParameter(
-            f"one RUN and one FILE at most, got {len(arguments)}", param_hint="[RUN] FILE"
+            f"must be at most one RUN and one FILE, got {len(arguments)} arguments",
+            param_hint="[RUN] FILE",
         )
     return choose_run(as_path(folders[0]) if folders else None, named), file
 

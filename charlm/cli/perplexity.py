@@ -1,6 +1,6 @@
 """`charlm eval perplexity`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,12 +13,13 @@ from charlm.cli.options import (
     NamedRun,
     RunAndTexts,
     Split,
+    TextToScore,
     Which,
     at_most,
     count_option,
+    device_for,
     parallel_option,
-    part_to_score,
-    split_run_and_texts,
+    text_to_score,
 )
 from charlm.cli.tables import format_number, format_settings
 from charlm.cli.terminal import emit_result, folded
@@ -114,21 +115,21 @@ def perplexity(arguments: PerplexityArguments) -> None:
 
     Try: charlm eval perplexity --split valid
     """
-    folder, texts = split_run_and_texts(arguments.run_and_texts, arguments.named_run)
-    options = _scoring_options(arguments, texts)
+    text = text_to_score(arguments.run_and_texts, arguments.named_run, arguments.split)
+    options = _scoring_options(arguments, text)
     from charlm.api import load
     from charlm.evaluation.perplexity import measure_perplexity
 
-    device = "cpu" if arguments.int8 and arguments.device == "auto" else arguments.device
-    run = load(folder, which=arguments.which, device=device)
+    device = device_for(arguments.device, int8=arguments.int8)
+    run = load(text.folder, which=arguments.which, device=device)
     score = measure_perplexity(run.trained, options)
     emit_result(score.to_json(), _perplexity_table(score), as_json=arguments.as_json)
 
 
-def _scoring_options(arguments: PerplexityArguments, texts: Sequence[str]) -> ScoringOptions:
+def _scoring_options(arguments: PerplexityArguments, text: TextToScore) -> ScoringOptions:
     return ScoringOptions(
-        paths=texts,
-        split=part_to_score(arguments.split, texts),
+        paths=text.paths,
+        split=text.split,
         streams=arguments.streams,
         precision=arguments.precision,
         temperature=_parse_temperature(arguments.temperature),
@@ -149,7 +150,7 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
         return float(text)
     except ValueError:
         raise typer.BadParameter(
-            f"must be a number above 0, or fit; got {text!r}", param_hint="--temperature"
+            f"must be a number above 0, or fit, got {text!r}", param_hint="--temperature"
         ) from None
 
 

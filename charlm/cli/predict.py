@@ -87,7 +87,7 @@ def _text(line: bytes, number: int) -> str:
             f"stdin: line {number}: byte {error.start} is not UTF-8; convert the text to UTF-8"
         ) from None
     if not text.strip():
-        raise CharlmError(f"stdin: line {number}: is empty and has no label; remove it")
+        raise CharlmError(f"stdin: line {number}: the line is empty and has no label; remove it")
     return text
 
 

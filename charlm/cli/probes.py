@@ -21,6 +21,7 @@ from charlm.cli.options import (
     seed_option,
     some_text,
     split_run_and_texts,
+    text_to_score,
 )
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded
@@ -98,10 +99,9 @@ def context(
     from charlm.api import load
     from charlm.evaluation.probes.context import measure_context
 
-    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    folder, paths, part = text_to_score(run_and_texts, named_run, split)
     trained = load(folder, which=which, device=device).trained
-    part = part_to_score(split, texts)
-    result = measure_context(trained, paths=texts, split=part, targets=targets, at=at or ())
+    result = measure_context(trained, paths=paths, split=part, targets=targets, at=at or ())
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
 
 
@@ -134,15 +134,10 @@ def cells(
     from charlm.api import load
     from charlm.evaluation.probes.cells import measure_cells
 
-    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    folder, paths, part = text_to_score(run_and_texts, named_run, split)
     trained = load(folder, which=which, device=device).trained
     result = measure_cells(
-        trained,
-        paths=texts,
-        split=part_to_score(split, texts),
-        tokens=tokens,
-        shifts=shifts,
-        seed=seed,
+        trained, paths=paths, split=part, tokens=tokens, shifts=shifts, seed=seed
     )
     emit_result(result.to_json(), _cells_table(result), as_json=as_json)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli.arguments import given_options, options_from
-from charlm.cli.options import choose_run
+from charlm.cli.options import choose_run, device_for
 from charlm.cli.sample_conflicts import check_server, check_task
 from charlm.cli.sample_inputs import read_prompt
 from charlm.cli.sample_options import FILTERS, SampleArguments
@@ -105,7 +105,7 @@ def _load(folder: Path | None, arguments: SampleArguments) -> "Run":
     from charlm.api import load
     from charlm.trained_model import require_language_model
 
-    device = "cpu" if arguments.int8 and arguments.device == "auto" else arguments.device
+    device = device_for(arguments.device, int8=arguments.int8)
     run = load(folder, which=arguments.which, device=device)
     require_language_model(run.trained)
     return _with_int8(run) if arguments.int8 else run

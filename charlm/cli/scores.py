@@ -22,10 +22,12 @@ from charlm.cli.options import (
     as_path,
     at_most,
     count_option,
+    file_of,
     not_empty,
     part_to_score,
     seed_option,
     split_run_and_texts,
+    text_to_score,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
@@ -118,13 +120,14 @@ def sentences(
     Try: printf 'a pair salad\na pear salad\n' | charlm eval sentences - --ranked
     """
     folder, files = split_run_and_texts(run_and_file, named_run)
-    if len(files) != 1:
+    file = file_of(files, "sentences", "RUN|FILE")
+    if file is None:
         raise typer.BadParameter(
-            f"one file of sentences, or - for stdin; got {len(files)}", param_hint="FILE"
+            "must name a file with one sentence per line, or - for stdin", param_hint="RUN|FILE"
         )
     from charlm.api import load
 
-    result = load(folder, which=which, device=device).sentences(path=files[0], explain=explain)
+    result = load(folder, which=which, device=device).sentences(path=file, explain=explain)
     _warn_of_unknown(result)
     if ranked:
         result = replace(result, sentences=result.ranked())
@@ -150,11 +153,11 @@ def tokens(
     """
     from charlm.api import load
 
-    folder, texts = split_run_and_texts(run_and_texts, named_run)
+    folder, paths, part = text_to_score(run_and_texts, named_run, split)
     if show is None and not as_json:
         show = _SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(
-        paths=texts, split=part_to_score(split, texts), rare=rare, show=show
+        paths=paths, split=part, rare=rare, show=show
     )
     if as_json:
         emit_json(result.to_json())
@@ -180,7 +183,9 @@ def compare(
     Try: charlm eval compare runs/one runs/other --split valid
     """
     if len(runs) < 2:
-        raise typer.BadParameter(f"two runs at least; got {len(runs)}", param_hint="RUN RUN...")
+        raise typer.BadParameter(
+            f"must be at least two runs, got {len(runs)}", param_hint="RUN RUN..."
+        )
     from charlm.api import load
 
     part = part_to_score(split, [text] if text else [], "--text")

@@ -80,5 +80,5 @@ def _passage(text: str | None, file: Path | None) -> str | None:
     if file is None:
         return text
     if text is not None:
-        raise OptionError("text", "cannot be combined with {}", others=["text_file"])
+        raise OptionError("text", "cannot be combined with {}; leave one out", others=["text_file"])
     return read_text_file(file, remedy="correct the path")

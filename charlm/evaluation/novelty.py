@@ -284,7 +284,9 @@ def _given_sample(
     """Return texts, or those of a file."""
     if samples is not None:
         if path is not None:
-            raise OptionError("path", "cannot be combined with {}", others=["samples"])
+            raise OptionError(
+                "path", "cannot be combined with {}; leave one out", others=["samples"]
+            )
         return _Sample([text.encode() for text in samples], {"sample": "given"})
     records = trained.writes_records
     text = read_text([str(path)], trained.config)

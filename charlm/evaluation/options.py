@@ -87,7 +87,7 @@ class ScoringOptions:
             OptionError: A value is out of range, or two options contradict each other.
         """
         if self.text is not None and self.paths:
-            raise OptionError("paths", "cannot be combined with {}", others=["text"])
+            raise OptionError("paths", "cannot be combined with {}; leave one out", others=["text"])
         if self.precision not in ("fp32", "bf16"):
             raise OptionError("precision", "must be fp32 or bf16", value=self.precision)
         if self.int8 and self.precision != "fp32":

@@ -49,7 +49,9 @@ class ExportOptions:
             if getattr(self, name) and name not in self.target.options:
                 raise OptionError(name, f"has no meaning for {self.to}; remove it")
         if self.new_only and self.embed:
-            raise OptionError("new_only", "cannot be combined with {}", others=["embed"])
+            raise OptionError(
+                "new_only", "cannot be combined with {}; leave one out", others=["embed"]
+            )
         if self.text == "":
             raise OptionError("text", "must not be empty")
 

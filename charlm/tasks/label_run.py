@@ -140,7 +140,7 @@ def predict(run: TrainedLabelModel, texts: Sequence[str]) -> list[Predicted]:
     rows = [run.tokenizer.encode(text).tolist() for text in texts]
     for number, row in enumerate(rows, start=1):
         if not row:
-            raise CharlmError(f"text {number}: is empty and has no label; remove the empty line")
+            raise CharlmError(f"text {number}: the text is empty and has no label; leave it out")
     if not rows:
         return []
     ids = np.array([index for row in rows for index in (*row, EOS)])

@@ -106,7 +106,7 @@ def test_a_mistake_is_one_line(capfd, trained, trained_records):
         ([*compress, "none.txt"], 1, "none.txt: cannot be read: No such file"),
         (["compress", "no/such", "my.txt", *again], 1, "no/such: no such run folder"),
         (["decompress", "my.txt"], 2, "does not end in .charlm"),
-        (["compress", "a", "b", "c"], 2, "one RUN and one FILE"),
+        (["compress", "a", "b", "c"], 2, "at most one RUN and one FILE"),
         ([*compress, "my.txt", "--out", "-", "--json"], 2, "--json"),
         ([*compress, "my.txt", "--out", "."], 1, ".: is a folder"),
     ]:

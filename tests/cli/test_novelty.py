@@ -128,7 +128,9 @@ def test_texts_are_measured_from_python(trained, file):
     result = run.novelty([TEXT[:50], "zzz"])
     assert (result.sample.texts, result.sample.longest_copy.characters) == (2, 50)
     assert result.settings["sample"] == "given"
-    with pytest.raises(OptionError, match=r"^path: cannot be combined with samples$"):
+    with pytest.raises(
+        OptionError, match=r"^path: cannot be combined with samples; leave one out$"
+    ):
         run.novelty(["a"], path=file)
     with pytest.raises(OptionError, match=r"^size: must be at least 1, got 0$"):
         run.novelty(size=0)

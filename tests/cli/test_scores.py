@@ -78,7 +78,8 @@ def test_sentences_of_standard_input_are_explained_token_by_token(
 
 
 def test_sentences_need_one_file(capfd, trained, file):
-    assert "one file of sentences, or - for stdin; got 0" in refused(capfd, 2, "sentences", trained)
+    error = refused(capfd, 2, "sentences", trained)
+    assert "must name a file with one sentence per line, or - for stdin" in error
     file.write_bytes(b"")
     assert "has no sentence" in refused(capfd, 1, "sentences", trained, file)
     with pytest.raises(CharlmError, match="no sentence to score"):
@@ -246,7 +247,7 @@ def test_a_split_is_refused_beside_a_text_of_which_it_chooses_no_part(
 
 
 def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
-    assert "two runs at least; got 1" in refused(capfd, 2, "compare", trained)
+    assert "must be at least two runs, got 1" in refused(capfd, 2, "compare", trained)
     with pytest.raises(CharlmError, match="two runs at least, got 1"):
         load(trained).compare([])
     compare = ["compare", trained, trained]

@@ -86,7 +86,7 @@ def test_each_option_out_of_range_and_each_conflict_names_the_option():
     for temperature in (math.nan, math.inf, -1.0, "high"):
         with pytest.raises(OptionError, match=r"^temperature: must be a number above 0, or fit"):
             ScoringOptions(temperature=temperature)
-    with pytest.raises(OptionError, match=r"^paths: cannot be combined with text$"):
+    with pytest.raises(OptionError, match=r"^paths: cannot be combined with text; leave one out$"):
         ScoringOptions("a text", paths=["a.txt"])
     assert ScoringOptions(temperature="fit").adaptation.is_static
 
