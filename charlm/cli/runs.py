@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli.options import Json, as_path
 from charlm.cli.tables import TableForm, format_rows
-from charlm.cli.terminal import emit, emit_json, say
+from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:  # It imports torch.
@@ -40,13 +40,11 @@ def runs(
             summaries.append(summarize(path))
         except CharlmError as error:
             say(f"{path}: not listed: {error}")
-    if as_json:
-        emit_json({"runs": [summary.to_json() for summary in summaries]})
-    else:
-        emit(runs_table(summaries, form))
+    data = {"runs": [summary.to_json() for summary in summaries]}
+    emit_result(data, [_table(summaries, form)], as_json=as_json)
 
 
-def runs_table(summaries: "list[RunSummary]", form: TableForm = "table") -> str:
+def _table(summaries: "list[RunSummary]", form: TableForm) -> str:
     """Return a table with a row per run."""
     has_tasks = any(summary.task != "language_model" for summary in summaries)
     columns = {

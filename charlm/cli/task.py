@@ -51,20 +51,15 @@ def task(
 
     Try: charlm eval task --split test
     """
-    from charlm.api import load, load_labels, load_translator
-    from charlm.runs.files import RUNS
-    from charlm.runs.folder import load_run, newest_run
+    from charlm.api import LabelRun, load_any
 
-    folder = choose_run(run, named_run) or newest_run(RUNS)
-    kind = load_run(folder).config.task
-    if kind.has_labels:
+    loaded = load_any(choose_run(run, named_run), which=which, device=device)
+    if isinstance(loaded, LabelRun):
         if beams is not None:
             raise UnsupportedOptionError("beams", "has no effect on labels; remove it")
-        scores = load_labels(folder, which, device).scores(split)
+        scores = loaded.scores(split)
         emit_result(scores.to_json(), _labels_table(scores), as_json=as_json)
         return
-    load_it = load_translator if kind.kind == "translate" else load
-    loaded = load_it(folder, which=which, device=device)
     result = loaded.completions(split, beams=beams or 1)
     emit_result(result.to_json(), _completions_table(result), as_json=as_json)
 

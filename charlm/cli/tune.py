@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,8 @@ from charlm.cli.options import (
     some_text,
     study_name,
 )
-from charlm.cli.terminal import emit, emit_json, say
+from charlm.cli.tables import format_rows
+from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -186,11 +187,7 @@ def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None
 def _print_results(results: "Tuning", as_json: bool) -> None:
     """Print the trials and the place of the best one; raise CharlmError if no trial has a loss."""
     best, config = results.best, results.folder / "best.yaml"
-    if as_json:
-        emit_json(_to_json(results))
-    else:
-        for line in _table(results):
-            emit(line)
+    emit_result(_to_json(results), [_table(results)], as_json=as_json)
     if best is None:
         note = next((f" ({trial.note})" for trial in results.trials if trial.note), "")
         raise CharlmError(
@@ -220,14 +217,11 @@ def _to_json(results: "Tuning") -> dict[str, Any]:
     }
 
 
-def _table(results: "Tuning") -> Iterator[str]:
-    """Yield the lines of a table with one row per trial."""
-    rows = [["trial", "outcome", "loss_nats", "seconds", *results.space]]
-    rows += [_row(trial, list(results.space)) for trial in results.trials]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+def _table(results: "Tuning") -> str:
+    """Return a table with one row per trial."""
+    names = ["trial", "outcome", "loss_nats", "seconds", *results.space]
+    rows = [_row(trial, list(results.space)) for trial in results.trials]
+    return format_rows(names, rows, "table")
 
 
 def _row(trial: "Trial", keys: Sequence[str]) -> list[str]:
