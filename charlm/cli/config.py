@@ -9,10 +9,10 @@ from charlm.cli.new_run import Overrides, checked_config
 from charlm.cli.options import not_empty
 from charlm.cli.terminal import emit
 
-app = typer.Typer(help="Print configurations.", rich_markup_mode=None, cls=CommandGroup)
+app = typer.Typer(rich_markup_mode=None, cls=CommandGroup)
 
 
-@app.callback()
+@app.callback()  # Without it, typer makes no group of a single command.
 def _config() -> None:
     """Print configurations."""
 

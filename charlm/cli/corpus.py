@@ -38,11 +38,6 @@ Workers = Annotated[
 _LETTERS_SHOWN = 100
 
 
-@app.callback()
-def _corpus() -> None:
-    """List, build, fetch, encode and describe corpora."""
-
-
 @app.command("list")
 def list_() -> None:
     """List the corpora that charlm knows by name, and which of them are on this machine.

@@ -20,12 +20,9 @@ from charlm.cli import (
     import_model,
     inspect,
     predict,
-    probes,
     runs,
     sample,
-    scores,
     serve,
-    task,
     train,
     tune,
     view,
@@ -50,13 +47,6 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("sample", cls=GroupedCommand)(sample.sample)
-evaluate.app.command("sentences")(scores.sentences)
-evaluate.app.command("tokens")(scores.tokens)
-evaluate.app.command("compare")(scores.compare)
-evaluate.app.command("memory")(probes.memory)
-evaluate.app.command("context")(probes.context)
-evaluate.app.command("cells")(probes.cells)
-evaluate.app.command("task")(task.task)
 app.add_typer(evaluate.app, name="eval")
 app.command("compress")(compress.compress)
 app.command("decompress")(compress.decompress)

@@ -1,11 +1,13 @@
-"""`charlm eval memory`, `charlm eval context` and `charlm eval cells`."""
+"""`charlm eval memory`, `context`, `gradients` and `cells`: what a model does with its input."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli.options import (
+    MAX_COUNT,
     MAX_PARALLEL,
     At,
     Device,
@@ -24,12 +26,13 @@ from charlm.cli.options import (
     text_to_score,
 )
 from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit_result, folded
+from charlm.cli.terminal import emit_result, folded, say
 from charlm.errors import quote
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.cells import Cells
     from charlm.evaluation.probes.context import Context
+    from charlm.evaluation.probes.gradients import Curve, Gradients
     from charlm.evaluation.probes.memory import Dependence, Memory
 
 _MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
@@ -38,6 +41,18 @@ _SHOWN = 5  # Tokens that a prediction depends on most.
 Passage = Annotated[
     str | None,
     typer.Option("--text", callback=some_text, help="Passage to read, instead of files."),
+]
+Window = Annotated[
+    int,
+    typer.Option(
+        min=3,
+        callback=at_most(MAX_COUNT),
+        help="Tokens in a window, one more than the largest distance.",
+    ),
+]
+Windows = Annotated[int, parallel_option(help="Number of windows, evenly spaced over the text.")]
+Untrained = Annotated[
+    bool, typer.Option("--untrained", help="Measure the network as before its training.")
 ]
 
 
@@ -105,6 +120,41 @@ def context(
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
 
 
+def gradients(
+    run_and_texts: RunAndTexts = None,
+    split: Split = None,
+    window: Window = 64,
+    windows: Windows = 64,
+    at: At = None,
+    untrained: Untrained = False,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show how the gradient of a token's loss changes over the tokens before it.
+
+    Prints the norm of the gradient with respect to each earlier state of each layer, by distance
+    in tokens: relative to distance 0 (the median over the windows), and its mean and quantiles.
+    Where it vanishes, nothing can be learned over that distance; where it grows, it explodes.
+
+    Try: charlm eval gradients --window 128
+    """
+    from charlm.api import load
+
+    folder, paths, part = text_to_score(run_and_texts, named_run, split)
+    result = load(folder, which=which, device=device).gradients(
+        paths=paths, split=part, window=window, windows=windows, at=at or (), untrained=untrained
+    )
+    emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
+    if result.is_certain:
+        say(
+            f"the median loss of the measured tokens is {result.median_loss_nats:.2g} nats, near "
+            "zero: their gradients say little about the recurrence; name tokens that are hard to "
+            "predict: --at TOKEN"
+        )
+
+
 def cells(
     run_and_texts: RunAndTexts = None,
     named_run: NamedRun = None,
@@ -166,6 +216,32 @@ def _context_table(result: "Context") -> Iterator[str]:
         error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
         yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
     yield folded(format_settings(result.settings))
+
+
+def _gradients_table(result: "Gradients") -> Iterator[str]:
+    width = max(len(f"{curve.layer} {curve.part}") for curve in result.curves)
+    columns = ("distance", "relative", "mean", "10 %", "50 %", "90 %", "windows")
+    yield " " * width + "".join(f"{column:>11}" for column in columns)
+    for curve in result.curves:
+        yield from _curve_rows(curve, width)
+    for curve in result.curves:
+        is_infinite = math.isinf(curve.half_life_tokens)
+        cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
+        name = f"{curve.layer} {curve.part}"
+        yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
+    facts = f"median loss {result.median_loss_nats:.4f} nats, {format_settings(result.settings)}"
+    yield folded(facts)
+
+
+def _curve_rows(curve: "Curve", width: int) -> Iterator[str]:
+    """Yield one row for each distance that is 0 or a power of two."""
+    label = f"{curve.layer} {curve.part}"
+    for row in curve.distances:
+        if row.distance.bit_count() <= 1:
+            norms = [row.relative, row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
+            cells = [f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}"]
+            yield f"{label:<{width}}" + "".join(f"{cell:>11}" for cell in cells)
+            label = ""
 
 
 def _cells_table(result: "Cells") -> Iterator[str]:

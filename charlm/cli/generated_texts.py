@@ -1,0 +1,145 @@
+"""`charlm eval agreement` and `charlm eval parity`: accuracy on generated texts."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli.options import (
+    MAX_COUNT,
+    Device,
+    Folder,
+    Json,
+    NamedRun,
+    Which,
+    at_most,
+    choose_run,
+    file_of,
+    not_empty,
+    seed_option,
+    split_run_and_texts,
+)
+from charlm.cli.tables import format_range, format_settings
+from charlm.cli.terminal import emit_result, folded
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.evaluation.probes.agreement import Agreement
+    from charlm.evaluation.probes.parity import Parity
+
+
+def agreement(
+    run_and_pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN|PAIRS",
+            callback=not_empty,
+            help="Run folder [the newest under runs/], then a file of pairs, one per line: the "
+            "right sentence, a tab, the wrong one; - is stdin.",
+        ),
+    ] = None,
+    sentences: Annotated[
+        int,
+        typer.Option(
+            min=2, callback=at_most(MAX_COUNT), help="Without PAIRS: number of generated sentences."
+        ),
+    ] = 2000,
+    seed: Annotated[int, seed_option(help="Seed of the generated sentences.")] = 2,
+    longest: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=16,
+            help="Maximum number of phrases before the verb; the corpus agreement has 4.",
+        ),
+    ] = 4,
+    most_nouns: Annotated[
+        int,
+        typer.Option(
+            min=0, max=16, help="Maximum number of nouns in these phrases; the corpus has 3."
+        ),
+    ] = 3,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure what a model remembers: does the verb agree with a subject many words before it?
+
+    Compares the verbs of generated sentences (train on the corpus agreement), or the two sentences
+    of each pair in a file.
+
+    Try: charlm eval agreement --longest 8 --most-nouns 6
+    """
+    folder, files = split_run_and_texts(run_and_pairs, named_run)
+    file = file_of(files, "pairs", "RUN|PAIRS")
+    from charlm.api import load
+
+    result = load(folder, which=which, device=device).agreement(
+        file, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
+    )
+    emit_result(result.to_json(), _agreement_table(result), as_json=as_json)
+
+
+def parity(
+    run: Folder = None,
+    strings: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            callback=at_most(MAX_COUNT),
+            help="Number of strings of each length, an even number.",
+        ),
+    ] = 200,
+    longest: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4096, help="Maximum number of bits of a string; the corpus parity has 16."
+        ),
+    ] = 64,
+    seed: Annotated[int, seed_option(help="Seed of the strings.")] = 2,
+    named_run: NamedRun = None,
+    which: Which = "best",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure what a recurrence can compute: is the number of ones in a string of bits odd?
+
+    Train on the corpus parity first. Chance is 50 %.
+
+    Try: charlm eval parity --longest 128
+    """
+    from charlm.api import load
+
+    folder = choose_run(run, named_run)
+    result = load(folder, which=which, device=device).parity(
+        strings=strings, longest=longest, seed=seed
+    )
+    emit_result(result.to_json(), _parity_table(result), as_json=as_json)
+
+
+def _agreement_table(result: "Agreement") -> Iterator[str]:
+    yield f"{'accuracy':<37} {result.count:>8,} pairs {result.accuracy:>7.1%}"
+    if result.unknown_share or result.unknown_pairs:
+        yield f"{'the same tokens to the model':<37} {result.unknown_pairs:>8,} pairs"
+        yield f"{'tokens read as <UNK>':<37} {result.unknown_share:>22.1%}"
+    tables = {
+        "words from subject to verb": result.by_distance,
+        "nouns between them": result.by_nouns,
+        "nouns of the other number": result.by_attractors,
+    }
+    for title, rows in tables.items():
+        for number, row in enumerate(rows):
+            first = next(iter(row.values()))
+            label = format_range(first, row.get("distance_to", first))
+            heading = title if number == 0 else ""
+            accuracy = f"{row['count']:>8,} pairs {row['accuracy']:>7.1%}"
+            yield f"{heading:<26} {label:<10} {accuracy}"
+    yield folded(format_settings(result.settings))
+
+
+def _parity_table(result: "Parity") -> Iterator[str]:
+    yield f"{'bits':>6}  {'strings':>8}  {'accuracy':>8}"
+    for row in result.by_length:
+        yield f"{row['bits']:>6,}  {row['count']:>8,}  {row['accuracy']:>8.1%}"
+    yield f"{'all':>6}  {result.count:>8,}  {result.accuracy:>8.1%}"
+    yield folded(format_settings(result.settings))
