@@ -5,7 +5,7 @@ and print. Each chart is drawn twice, wide and narrow, so that text keeps its si
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -138,11 +138,12 @@ def line_chart(
         width: Width of the wide drawing in pixels.
         height: Height of the wide drawing in pixels.
     """
-    narrow_height = min(height, 270)
-    return join(
-        tag("div", _line_svg(lines, x, y, width, height), class_="wide"),
-        tag("div", _line_svg(lines, x, y, NARROW, narrow_height), class_="narrow"),
-    )
+
+    def draw(drawn_width: int) -> Html:
+        is_narrow = drawn_width == NARROW
+        return _line_svg(lines, x, y, drawn_width, min(height, 270) if is_narrow else height)
+
+    return _drawn_twice(draw, width)
 
 
 def swatch(number: int, *, dotted: bool = False) -> Html:
@@ -208,18 +209,14 @@ def scatter(
             tag("text", label, class_="tk", x=over, y=size - bottom + 16, text_anchor="middle"),
         ]
     points = "".join(f"M{across(a):.1f},{up(b):.1f}h0" for a, b in zip(xs, ys, strict=True))
-    return tag(
-        "svg",
+    return _drawing(
         tag("text", title, class_="rl", x=0, y=12),
         *grid,
         tag("path", class_="ref", d=f"M{left},{up(1):.1f}L{across(1):.1f},{up(0):.1f}"),
         tag("path", class_=f"pts {style}", d=points),
         tag("text", y.label, class_="at", x=0, y=28),
         tag("text", x.label, class_="at", x=size - right, y=size - 2, text_anchor="end"),
-        class_="chart",
-        role="img",
-        aria_label=f"{title}: {y.title} over {x.title}",
-        viewBox=f"0 0 {size} {size}",
+        label=f"{title}: {y.title} over {x.title}",
         width=size,
         height=size,
     )
@@ -342,7 +339,30 @@ def _round_step(step: float, *, whole: bool) -> float:
     return max(1, round(rounded)) if whole or rounded >= 1 else rounded
 
 
+def _drawing(
+    *elements: Html | None,
+    label: str,
+    width: int,
+    height: int,
+    style: str = "chart",
+    attributes: Mapping[str, object] | None = None,
+) -> Html:
+    """Return a drawing of elements, with a label for screen readers."""
+    return tag(
+        "svg",
+        *elements,
+        class_=style,
+        role="img",
+        aria_label=label,
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+        attributes=attributes,
+    )
+
+
 def _drawn_twice(draw: Callable[[int], Html], width: int) -> Html:
+    """Return a drawing of a width in pixels, and a narrow one for phones."""
     return join(tag("div", draw(width), class_="wide"), tag("div", draw(NARROW), class_="narrow"))
 
 
@@ -362,16 +382,8 @@ def _dot_svg(rows: Sequence[Row], runs: Sequence[int], axis: Axis, width: int) -
     elements.append(
         tag("text", axis.label, class_="at", x=width - 12, y=bottom + 34, text_anchor="end")
     )
-    return tag(
-        "svg",
-        *elements,
-        class_="chart",
-        role="img",
-        aria_label=f"{axis.title}: {', '.join(row.name for row in rows)}",
-        viewBox=f"0 0 {width} {bottom + 38}",
-        width=width,
-        height=bottom + 38,
-    )
+    names = ", ".join(row.name for row in rows)
+    return _drawing(*elements, label=f"{axis.title}: {names}", width=width, height=bottom + 38)
 
 
 def _dot_row(row: Row, runs: Sequence[int], across: _Scale, y: float) -> list[Html | None]:
@@ -427,8 +439,7 @@ def _matrix_svg(matrix: Matrix, width: int) -> Html:
     outline = "".join(grid.cell(at, at) for at in range(matrix.diagonal))
     height = round(bottom + depth + 20)
     end = max(right, min(width, _NAME_WIDTH * len(matrix.column_title)))
-    return tag(
-        "svg",
+    return _drawing(
         tag("text", matrix.row_title, class_="at", x=0, y=12),
         *_filled_cells(matrix.bins, grid),
         tag("path", class_="frame", d=frame),
@@ -445,10 +456,8 @@ def _matrix_svg(matrix: Matrix, width: int) -> Html:
             text_anchor="end",
         ),
         tag("g", class_="hv"),
-        class_="chart matrix",
-        role="img",
-        aria_label=f"{matrix.row_title} by {matrix.column_title}",
-        viewBox=f"0 0 {width} {height}",
+        style="chart matrix",
+        label=f"{matrix.row_title} by {matrix.column_title}",
         width=width,
         height=height,
         attributes={"data-grid": " ".join(f"{value:.2f}" for value in grid)},
@@ -550,16 +559,7 @@ def _label_svg(labels: Sequence[str], xs: Sequence[float], ys: Sequence[float], 
         elements.append(
             tag("g", box, name, class_="e", transform=moved, attributes={"data-i": number})
         )
-    return tag(
-        "svg",
-        *elements,
-        class_="chart",
-        role="img",
-        aria_label="Embeddings in two dimensions",
-        viewBox=f"0 0 {width} {width}",
-        width=width,
-        height=width,
-    )
+    return _drawing(*elements, label="Embeddings in two dimensions", width=width, height=width)
 
 
 def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) -> Html:
@@ -572,16 +572,12 @@ def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) 
     across = _scale([point.x for line in points for point in line], x, left, width - right)
     order = sorted(range(len(lines)), key=lambda number: not lines[number].dotted)
     paths = [_path(lines[number], number, points[number], across, up) for number in order]
-    return tag(
-        "svg",
+    return _drawing(
         *_axes(across, up, x, y, width, height),
         *paths,
         *_ends(lines, points, across, up, int((right - 12) / _BOLD_WIDTH + 0.01)),
         tag("g", class_="hv"),
-        class_="chart",
-        role="img",
-        aria_label=f"{y.title} over {x.title}",
-        viewBox=f"0 0 {width} {height}",
+        label=f"{y.title} over {x.title}",
         width=width,
         height=height,
     )
