@@ -7,7 +7,7 @@ from charlm.evaluation.probes.agreement import Agreement
 from charlm.views.charts import Chart, Series
 from charlm.views.figures import Axis
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, columns, per_run, percentage
+from charlm.views.page import Figure, Numbers, Section, per_run, percentage
 
 _Tables = Sequence[tuple[RunMeasurements, list[dict[str, Any]]]]
 
@@ -67,6 +67,6 @@ def _agreement_figure(
         title=f"Agreement by {quantity}",
         findings=findings,
         body=chart.body,
-        numbers=Numbers(["run", quantity, "pairs", "accuracy"], columns(rows)),
+        numbers=Numbers.of_rows(["run", quantity, "pairs", "accuracy"], rows),
         data=chart.data,
     )

@@ -6,7 +6,7 @@ from charlm.tasks.attention import Attention
 from charlm.views.figures import PAIR, WIDE
 from charlm.views.matrices import ShareMatrix
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, columns, paragraph, percentage
+from charlm.views.page import Figure, Numbers, paragraph, percentage
 from charlm.views.passages import visible
 
 _MAX_TOKENS = 40  # Of a source and of a target that are drawn.
@@ -80,6 +80,6 @@ def _figure(run: RunMeasurements, number: int, attention: Attention, of_run: str
             "" if drawn == attention else f"Drawn: at most {_MAX_TOKENS} tokens of each text.",
         ),
         body=matrix.body,
-        numbers=Numbers(head, columns(rows)),
+        numbers=Numbers.of_rows(head, rows),
         data=matrix.data,
     )

@@ -19,9 +19,9 @@ from charlm.views.page import (
     Numbers,
     Section,
     choose_run,
-    columns,
     fact_list,
     listed,
+    panel,
     paragraph,
     per_run,
     percentage,
@@ -171,7 +171,7 @@ def _unit_numbers(shown: Sequence[tuple[RunMeasurements, Cells]]) -> Numbers:
         for run, cells in shown
         for row in cells.best
     ]
-    return Numbers(head, columns(rows) if rows else [[] for _ in head])
+    return Numbers.of_rows(head, rows)
 
 
 def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
@@ -198,14 +198,14 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
         passage_slider("unit", texts, styles, "Position in the passage"),
         _value_scale(),
     )
-    panel = _panel(cells.best[0], texts[at], values[at])
+    facts = _panel(cells.best[0], texts[at], values[at])
     return Figure(
         key="unit",
         title="One unit on the passage",
         findings="The passage is coloured by the unit that follows the chosen label best. Select a "
         "range of the text to list the units that are high throughout, and other places where "
         "they are.",
-        body=join(tag("div", text, panel, class_="split"), HINT),
+        body=join(tag("div", text, facts, class_="split"), HINT),
         controls=controls,
         data={"runs": [_track_data(*row) for row in tracked]},
         has_svg=False,
@@ -226,9 +226,7 @@ def _panel(best: BestUnit, text: str, value: float) -> Html:
         "with the label": "rises" if best.rises else "falls",
     }
     heading = tag("h4", f"{_unit_name(best.unit)} ", tag("code", visible(text)))
-    return tag(
-        "div", heading, fact_list(facts), class_="panel", id="panel-unit", aria_live="polite"
-    )
+    return panel("unit", heading, fact_list(facts))
 
 
 def _value_style(value: float) -> str:
@@ -311,7 +309,7 @@ def _gates_figure(run: RunMeasurements, gates: Gates) -> Figure:
             describe_gates(gates),
         ),
         body=tag("div", *charts, class_="grid3"),
-        numbers=Numbers(["gate", "unit", "open", "closed"], columns(rows)),
+        numbers=Numbers.of_rows(["gate", "unit", "open", "closed"], rows),
     )
 
 

@@ -6,7 +6,7 @@ from charlm.tasks.completion import Completed, Completions
 from charlm.views.html import join, tag
 from charlm.views.label_errors import shortened
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, columns, data_table, percentage
+from charlm.views.page import Figure, Numbers, data_table, percentage
 
 _HEAD = ("source", "target", "written", "edits", "nats")
 
@@ -84,6 +84,6 @@ def _figure(records: Sequence[Completed], *, key: str, title: str, findings: str
         title=title,
         findings=findings,
         body=data_table(_HEAD, rows, class_="errors", has_heads=True) if rows else join(),
-        numbers=Numbers(head, columns(numbers)) if numbers else Numbers(head, [[] for _ in head]),
+        numbers=Numbers.of_rows(head, numbers),
         has_svg=False,
     )

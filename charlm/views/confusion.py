@@ -13,7 +13,6 @@ from charlm.views.page import (
     MISSING,
     Figure,
     Numbers,
-    columns,
     paragraph,
     per_run,
     percentage,
@@ -99,7 +98,7 @@ def _by_label_figure(scored: Scored) -> Figure:
             run_list(runs),
             dot_chart(rows, [run.number for run in runs], Axis(title="F1", limits=(0.0, 1.0))),
         ),
-        numbers=Numbers(head, columns(numbers)),
+        numbers=Numbers.of_rows(head, numbers),
     )
 
 
@@ -144,7 +143,7 @@ def _reliability_figure(scored: Scored) -> Figure:
             "Below the dotted line, labels are right less often than their probability says.",
         ),
         body=chart.body,
-        numbers=Numbers(head, columns(rows)),
+        numbers=Numbers.of_rows(head, rows),
         data=chart.data,
     )
 
@@ -263,4 +262,4 @@ def _confusion_numbers(scores: LabelScores) -> Numbers:
         [right, predicted, count, count / sum(scores.confusion[right].values())]
         for right, predicted, count in found
     ]
-    return Numbers(["right", "predicted", "count", "share of the right label"], columns(rows))
+    return Numbers.of_rows(["right", "predicted", "count", "share of the right label"], rows)

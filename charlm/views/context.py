@@ -8,7 +8,7 @@ from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.charts import Chart, Series
 from charlm.views.figures import Axis, format_number
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, columns, listed, paragraph, per_run
+from charlm.views.page import Figure, Numbers, Section, listed, paragraph, per_run
 
 _FLAT = 0.01  # Nats: a smaller gain is not worth a longer context.
 _READ_OUT_DISTANCE = 16  # Tokens.
@@ -112,8 +112,8 @@ def _context_figure(contexts: Sequence[tuple[RunMeasurements, Context]]) -> Figu
             describe_context({run.name: context for run, context in contexts}),
         ),
         body=chart.body,
-        numbers=Numbers(
-            ["run", "context tokens", "nats per token", "gain", "standard error"], columns(rows)
+        numbers=Numbers.of_rows(
+            ["run", "context tokens", "nats per token", "gain", "standard error"], rows
         ),
         data=chart.data,
     )
@@ -149,9 +149,8 @@ def _gradients_figure(gradients: Sequence[tuple[RunMeasurements, Gradients]]) ->
             describe_certainty({run.name: result for run, result in gradients}),
         ),
         body=chart.body,
-        numbers=Numbers(
-            ["run", "distance", "mean norm", "10 % quantile", "median", "90 % quantile"],
-            columns(rows),
+        numbers=Numbers.of_rows(
+            ["run", "distance", "mean norm", "10 % quantile", "median", "90 % quantile"], rows
         ),
         data=chart.data,
     )

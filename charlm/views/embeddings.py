@@ -6,7 +6,16 @@ from charlm.evaluation.probes.embeddings import EmbeddedToken, Embeddings
 from charlm.views.figures import label_map
 from charlm.views.html import Html, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, bar_rows, fact_list, percentage
+from charlm.views.page import (
+    Figure,
+    Numbers,
+    Section,
+    bar_rows,
+    fact_list,
+    panel,
+    percentage,
+    slider,
+)
 from charlm.views.passages import visible
 
 
@@ -59,30 +68,16 @@ def _embeddings_figure(name: str, embeddings: Embeddings) -> Figure:
 
 def _map(labels: Sequence[str], tokens: Sequence[EmbeddedToken]) -> Html:
     drawing = label_map(labels, [token.x for token in tokens], [token.y for token in tokens])
-    return tag(
-        "div",
-        drawing,
-        id="p-embeddings",
-        class_="slider",
-        tabindex=0,
-        role="slider",
-        aria_label="Token",
-        aria_valuemin=1,
-        aria_valuemax=len(labels),
-        aria_valuenow=1,
-    )
+    return slider("embeddings", drawing, label="Token", count=len(labels))
 
 
 def _panel(token: EmbeddedToken) -> Html:
     """Return the panel for one token."""
     near = [(visible(other.label), other.cosine) for other in token.neighbours]
-    return tag(
-        "div",
+    return panel(
+        "embeddings",
         tag("h4", "Token ", tag("code", visible(token.label))),
         fact_list({"in the training text": f"{token.count:,}"}),
         tag("div", "Nearest by cosine, all dimensions", class_="mut"),
         tag("ol", *bar_rows(near, write="{:.2f}".format), class_="bars"),
-        class_="panel",
-        id="panel-embeddings",
-        aria_live="polite",
     )

@@ -3,7 +3,7 @@
 from charlm.tasks.labels import LabelError, LabelScores
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, columns, data_table, percentage
+from charlm.views.page import Figure, Numbers, data_table, percentage
 from charlm.views.passages import visible
 
 _MAX_CHARACTERS = 240  # Of a text that is shown.
@@ -57,7 +57,7 @@ def label_error_figure(run: RunMeasurements, scores: LabelScores, of_run: str) -
         title=f"Most surprising errors{of_run}",
         findings=describe_errors(scores),
         body=data_table(_HEAD, rows, class_="errors", has_heads=True) if rows else join(),
-        numbers=Numbers(head, columns(numbers)) if numbers else Numbers(head, [[] for _ in head]),
+        numbers=Numbers.of_rows(head, numbers),
         has_svg=False,
     )
 

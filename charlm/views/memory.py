@@ -19,12 +19,12 @@ from charlm.views.page import (
     Numbers,
     Section,
     bar_rows,
-    columns,
     listed,
     paragraph,
     per_run,
     percentage,
     scale,
+    slider,
 )
 from charlm.views.passages import (
     HINT,
@@ -137,18 +137,12 @@ def _in_text_order(run: RunMeasurements, memory: Memory) -> _Row:
 def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
     rows = [_in_text_order(run, memory) for run, memory in shown]
     first = rows[0]
-    slider = tag(
-        "div",
+    passages = slider(
+        "memory",
         tag("p", "Passage: ", "".join(first.texts), class_="vh"),
         *(_draw_row(number, row, row.place_of(first)) for number, row in enumerate(rows)),
-        class_="slider",
-        id="p-memory",
-        tabindex=0,
-        role="slider",
-        aria_label="Position in the passage",
-        aria_valuemin=1,
-        aria_valuemax=len(first.texts),
-        aria_valuenow=1,
+        label="Position in the passage",
+        count=len(first.texts),
     )
     note = "squared norm relative to the row's maximum, lower end of each step"
     return Figure(
@@ -160,7 +154,7 @@ def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
             describe_memory({run.name: memory for run, memory in shown}),
             describe_direction([run for run, _ in shown]),
         ),
-        body=join(slider, scale("m", [f"{edge:g}" for edge in MEMORY_EDGES], note), HINT),
+        body=join(passages, scale("m", [f"{edge:g}" for edge in MEMORY_EDGES], note), HINT),
         data={"runs": list(map(_memory_data, rows)), "at": first.at},
         has_svg=False,
         note="Squared norm of the gradient with respect to the one-hot input. The maxima of rows "
@@ -262,8 +256,8 @@ def _letters_figure(letters: Sequence[tuple[RunMeasurements, LetterAccuracy]]) -
             "Dotted: it is among the first three guesses.",
         ),
         body=chart.body,
-        numbers=Numbers(
-            ["run", "known letters", "letters", "top 1", "top 2", "top 3"], columns(rows)
+        numbers=Numbers.of_rows(
+            ["run", "known letters", "letters", "top 1", "top 2", "top 3"], rows
         ),
         data=chart.data,
     )

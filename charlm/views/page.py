@@ -29,6 +29,12 @@ class Numbers:
     head: list[str]
     columns: list[list[Any]]
 
+    @staticmethod
+    def of_rows(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Numbers":
+        """Return the numbers of a table that is given by rows, of which there may be none."""
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return Numbers(list(head), columns or [[] for _ in head])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -221,6 +227,35 @@ def data_table(
     return tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *body), class_=class_)
 
 
+def slider(key: str, *contents: object, label: str, count: int, style: str = "slider") -> Html:
+    """Return contents that are one tab stop; the script moves through their places.
+
+    Args:
+        key: Name of the figure.
+        contents: What is drawn.
+        label: What is chosen, for screen readers.
+        count: Number of places.
+        style: Classes.
+    """
+    return tag(
+        "div",
+        *contents,
+        class_=style,
+        id=f"p-{key}",
+        tabindex=0,
+        role="slider",
+        aria_label=label,
+        aria_valuemin=1,
+        aria_valuemax=count,
+        aria_valuenow=1,
+    )
+
+
+def panel(key: str, *contents: object) -> Html:
+    """Return the panel beside a passage, which the script fills with facts of the chosen place."""
+    return tag("div", *contents, class_="panel", id=f"panel-{key}", aria_live="polite")
+
+
 def fact_list(facts: Mapping[str, str]) -> Html:
     """Return names with their values, as in the panel beside a passage."""
     pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
@@ -283,11 +318,6 @@ def per_run(values: Mapping[str, str]) -> str:
     'lstm 2.1 and gru 2.2'
     """
     return listed([f"{name} {value}" for name, value in values.items()])
-
-
-def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return the columns of a table of at least one row."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def paragraph(*sentences: str) -> str:

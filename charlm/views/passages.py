@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import NEEDS_SCRIPT, listed
+from charlm.views.page import NEEDS_SCRIPT, listed, slider
 
 SURPRISAL_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 7)  # Bits.
 MEMORY_EDGES = (0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # Of the row's maximum.
@@ -61,16 +61,11 @@ def passage_slider(key: str, texts: Sequence[str], styles: Sequence[str], label:
     """Return a coloured passage that is one tab stop, and its text for screen readers."""
     return join(
         tag("p", "Passage: ", "".join(texts), class_="vh"),
-        tag(
-            "div",
+        slider(
+            key,
             coloured_tokens(texts, styles),
-            class_="text slider",
-            id=f"p-{key}",
-            tabindex=0,
-            role="slider",
-            aria_label=label,
-            aria_valuemin=1,
-            aria_valuemax=len(texts),
-            aria_valuenow=1,
+            label=label,
+            count=len(texts),
+            style="text slider",
         ),
     )

@@ -18,6 +18,7 @@ from charlm.views.page import (
     bar_rows,
     choose_run,
     fact_list,
+    panel,
     paragraph,
     per_run,
     percentage,
@@ -122,15 +123,12 @@ def _panel(run: RunMeasurements, passage: Passage) -> Html:
     near = [(visible(other.text), other.probability) for other in token.alternatives]
     limit = max(0.25, near[0][1])
     bars = bar_rows(near, visible(token.label), limit=limit)
-    return tag(
-        "div",
+    return panel(
+        "surprisal",
         _place(texts, at, visible(token.label), backward=run.is_backward),
         fact_list(facts),
         tag("div", "Most probable tokens", class_="mut"),
         tag("ol", *bars, class_="bars"),
-        class_="panel",
-        id="panel-surprisal",
-        aria_live="polite",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from charlm.tasks.labels import LabelScores, TaggedText
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, bar_rows, fact_list, paragraph
+from charlm.views.page import Figure, bar_rows, fact_list, panel, paragraph, slider
 from charlm.views.passages import HINT, visible
 
 STYLES = 8  # Styles of labels, t1 to t8.
@@ -65,17 +65,12 @@ def tags_figure(run: RunMeasurements, scores: LabelScores, of_run: str) -> Figur
     text = tag(
         "div",
         tag("p", "Texts: ", *(f"{''.join(found.tokens)} " for found in examples), class_="vh"),
-        tag(
-            "div",
+        slider(
+            key,
             _coloured(examples, styles, gap=" " if by_word else ""),
-            class_="text slider",
-            id=f"p-{key}",
-            tabindex=0,
-            role="slider",
-            aria_label="Position in the texts",
-            aria_valuemin=1,
-            aria_valuemax=sum(len(found.tokens) for found in examples),
-            aria_valuenow=1,
+            label="Position in the texts",
+            count=sum(len(found.tokens) for found in examples),
+            style="text slider",
         ),
     )
     data = _data(examples)
@@ -166,13 +161,10 @@ def _panel(key: str, data: Mapping[str, Any]) -> Html:
     right, predicted = labels[data["right"][at]], labels[data["tags"][at]]
     bars = [(labels[number], p) for number, p in data["near"][at]]
     facts = {"right": right, "predicted": predicted}
-    return tag(
-        "div",
+    return panel(
+        key,
         tag("h4", "Token ", tag("code", data["token"][at])),
         fact_list(facts),
         tag("div", "Most probable labels", class_="mut"),
         tag("ol", *bar_rows(bars, predicted), class_="bars"),
-        class_="panel",
-        id=f"panel-{key}",
-        aria_live="polite",
     )
