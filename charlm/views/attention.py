@@ -6,7 +6,7 @@ from charlm.tasks.attention import Attention
 from charlm.views.figures import PAIR, WIDE
 from charlm.views.matrices import ShareMatrix
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, paragraph, percentage
+from charlm.views.page import Figure, Numbers, Part, paragraph, percentage
 from charlm.views.passages import visible
 
 _MAX_TOKENS = 40  # Of a source and of a target that are drawn.
@@ -28,7 +28,7 @@ def describe_attention(attention: Attention) -> str:
 
 def attention_figures(
     run: RunMeasurements, attentions: Sequence[Attention], of_run: str
-) -> list[Figure | tuple[Figure, ...]]:
+) -> list[Part]:
     """Return a matrix for each of some texts; those of short sources stand side by side."""
     shown = [
         (attention, _figure(run, number, attention, of_run))

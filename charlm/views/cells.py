@@ -17,14 +17,15 @@ from charlm.views.page import (
     NEEDS_SCRIPT,
     Figure,
     Numbers,
+    Part,
     Section,
-    choose_run,
     fact_list,
     listed,
     panel,
     paragraph,
     per_run,
     percentage,
+    run_buttons,
     run_list,
 )
 from charlm.views.passages import HINT, passage_slider, visible
@@ -36,7 +37,7 @@ _Tracked = tuple[RunMeasurements, Cells, Tracks, Passage]
 def cells_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section for runs whose units were probed."""
     shown = [(run, run.cells) for run in runs if isinstance(run.cells, Cells)]
-    parts: list[Figure | tuple[Figure, ...]] = [_units_figure(shown)]
+    parts: list[Part] = [_units_figure(shown)]
     tracked = [
         (run, run.cells, run.tracks, run.passage)
         for run in runs
@@ -189,7 +190,7 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
     controls = tag(
         "div",
         tag("label", "Label ", tag("select", *options, id="unit-label"), class_="pick"),
-        choose_run("unit", [run.name for run, *_ in tracked]),
+        run_buttons("unit", [run.name for run, *_ in tracked]),
         class_="ctlrow",
         **NEEDS_SCRIPT,
     )

@@ -6,7 +6,7 @@ from charlm.tasks.completion import Completed, Completions
 from charlm.views.html import join, tag
 from charlm.views.label_errors import shortened
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, data_table, percentage
+from charlm.views.page import Figure, Numbers, data_table, percentage, records_read
 
 _HEAD = ("source", "target", "written", "edits", "nats")
 
@@ -33,8 +33,7 @@ def completion_figures(
 
 def describe_completions(name: str, result: Completions) -> str:
     """Return sentences about exact targets, edits, and the errors that are shown."""
-    read, of_split = result.records, result.settings["records_of_split"]
-    cut = f"the first {read:,} of {of_split:,}" if read < of_split else f"all {read:,}"
+    cut = records_read(result.records, result.settings["records_of_split"])
     sentence = (
         f"{name} writes {percentage(result.exact_match)} of the targets exactly, in {cut} records "
         f"of the validation split; the mean edit distance is {result.edit_distance:.2f}, "

@@ -16,6 +16,7 @@ from charlm.views.page import (
     paragraph,
     per_run,
     percentage,
+    records_read,
     run_list,
 )
 from charlm.views.passages import visible
@@ -34,8 +35,7 @@ def label_score_figures(scored: Scored) -> tuple[Figure, Figure]:
 
 def describe_scores(name: str, scores: LabelScores) -> str:
     """Return sentences about accuracy, macro F1 and the most frequent label."""
-    read, of_split = scores.records, scores.settings["records_of_split"]
-    cut = f"the first {read:,} of {of_split:,}" if read < of_split else f"all {read:,}"
+    cut = records_read(scores.records, scores.settings["records_of_split"])
     what = "tokens" if scores.settings["task"] == "tag" else "texts"
     spans = "" if scores.span_f1 is None else f" F1 of spans: {scores.span_f1:.3f}."
     return (

@@ -8,7 +8,7 @@ from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.charts import Chart, Series
 from charlm.views.figures import Axis, format_number
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, Section, listed, paragraph, per_run
+from charlm.views.page import Figure, Numbers, Part, Section, listed, paragraph, per_run
 
 _FLAT = 0.01  # Nats: a smaller gain is not worth a longer context.
 _READ_OUT_DISTANCE = 16  # Tokens.
@@ -18,7 +18,7 @@ def context_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section for runs whose context or gradients were measured."""
     contexts = [(run, run.context) for run in runs if isinstance(run.context, Context)]
     gradients = [(run, run.gradients) for run in runs if isinstance(run.gradients, Gradients)]
-    parts: list[Figure | tuple[Figure, ...]] = []
+    parts: list[Part] = []
     if contexts:
         parts.append(_context_figure(contexts))
     if gradients:

@@ -176,7 +176,7 @@ def _half_life(run: RunMeasurements) -> str:
 
 
 def _speed(run: RunMeasurements) -> str:
-    return f"{tokens_per_second(run):,.0f}" if run.metrics else MISSING
+    return f"{tokens_per_second(run.metrics[-1]):,.0f}" if run.metrics else MISSING
 
 
 def _wide_table(runs: Sequence[RunMeasurements], quantities: Sequence[_Quantity]) -> Html:

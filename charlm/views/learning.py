@@ -1,5 +1,6 @@
 """Section "Learning": how the loss fell, whether training was stable, and what the model wrote."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,16 @@ from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, format_number, li
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.network import part_name
-from charlm.views.page import Figure, Numbers, Section, choice, paragraph, per_run, percentage
+from charlm.views.page import (
+    Figure,
+    Numbers,
+    Part,
+    Section,
+    paragraph,
+    per_run,
+    percentage,
+    radio_buttons,
+)
 
 Row = dict[str, Any]
 _AXES = {
@@ -43,7 +53,7 @@ _NATS = _Unit("loss_nats", "nats per predicted token or label", 4)
 def learning_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section; runs without an evaluation are left out of its charts."""
     evaluated = [run for run in runs if run.metrics]
-    parts: list[Figure | tuple[Figure, ...]] = [_loss_figure(evaluated)]
+    parts: list[Part] = [_loss_figure(evaluated)]
     if all("accuracy" in row for run in evaluated for row in run.metrics):
         parts.append((_accuracy_figure(evaluated), _rate_figure(evaluated)))
         parts.append((_speed_figure(evaluated), _norm_figure(evaluated)))
@@ -70,7 +80,7 @@ def training_loss(row: Row, unit: _Unit) -> float:
     if unit is _NATS:
         return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
-        return float(2.718281828459045 ** min(row["training_loss_nats"], 700))
+        return float(math.e ** min(row["training_loss_nats"], 700))
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
 
 
@@ -131,10 +141,9 @@ def describe_rate(runs: Sequence[RunMeasurements]) -> str:
     )
 
 
-def tokens_per_second(run: RunMeasurements) -> float:
-    """Return the mean speed of training up to the last evaluation."""
-    last = run.metrics[-1]
-    return float(last["tokens"] / max(last["seconds"], 1e-9))
+def tokens_per_second(evaluation: Row) -> float:
+    """Return the mean speed of training up to an evaluation."""
+    return float(evaluation["tokens"] / max(evaluation["seconds"], 1e-9))
 
 
 def _loss_figure(runs: Sequence[RunMeasurements]) -> Figure:
@@ -153,7 +162,9 @@ def _loss_figure(runs: Sequence[RunMeasurements]) -> Figure:
         title="Validation and training loss",
         findings=paragraph(describe_losses(runs, unit), note),
         body=join(charts["seconds"].read_out, *drawings),
-        controls=choice("Horizontal axis", "x-loss", {axis: axis for axis in _AXES}, "seconds"),
+        controls=radio_buttons(
+            "Horizontal axis", "x-loss", {axis: axis for axis in _AXES}, "seconds"
+        ),
         numbers=_numbers(
             runs,
             {
@@ -223,14 +234,14 @@ def _accuracy_figure(runs: Sequence[RunMeasurements]) -> Figure:
 
 
 def _speed_figure(runs: Sequence[RunMeasurements]) -> Figure:
-    means = {run.name: f"{tokens_per_second(run):,.0f}" for run in runs}
+    means = {run.name: f"{tokens_per_second(run.metrics[-1]):,.0f}" for run in runs}
     return _pair_figure(
         runs,
         key="speed",
         title="Speed",
         findings=f"Mean tokens per second: {per_run(means)}.",
         quantity="tokens per second",
-        value=lambda row: row["tokens"] / max(row["seconds"], 1e-9),
+        value=tokens_per_second,
         from_zero=True,
     )
 

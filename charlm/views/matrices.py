@@ -6,7 +6,7 @@ from typing import Any
 
 from charlm.views.figures import WIDE, Matrix, matrix_chart
 from charlm.views.html import Html, join, tag
-from charlm.views.page import scale
+from charlm.views.page import bin_legend
 from charlm.views.passages import MEMORY_EDGES, bin_of
 
 
@@ -53,7 +53,9 @@ class ShareMatrix:
         return join(
             self._read_out,
             tag("div", matrix_chart(matrix, width=self.width), class_="plot"),
-            scale("m", list(map(str, MEMORY_EDGES)), "share of the row, lower end of each step"),
+            bin_legend(
+                "m", list(map(str, MEMORY_EDGES)), "share of the row, lower end of each step"
+            ),
         )
 
     @property

@@ -17,13 +17,14 @@ from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (
     Figure,
     Numbers,
+    Part,
     Section,
     bar_rows,
+    bin_legend,
     listed,
     paragraph,
     per_run,
     percentage,
-    scale,
     slider,
 )
 from charlm.views.passages import (
@@ -42,7 +43,7 @@ _UNREAD = -1.0  # In the place of the dependence on a token that is read later.
 def memory_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section for runs whose memory was measured."""
     shown = [(run, run.memory) for run in runs if isinstance(run.memory, Memory)]
-    parts: list[Figure | tuple[Figure, ...]] = [_memory_figure(shown)]
+    parts: list[Part] = [_memory_figure(shown)]
     distance = _dependence_figure(shown)
     letters = [
         (run, run.letters)
@@ -154,7 +155,7 @@ def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
             describe_memory({run.name: memory for run, memory in shown}),
             describe_direction([run for run, _ in shown]),
         ),
-        body=join(passages, scale("m", [f"{edge:g}" for edge in MEMORY_EDGES], note), HINT),
+        body=join(passages, bin_legend("m", [f"{edge:g}" for edge in MEMORY_EDGES], note), HINT),
         data={"runs": list(map(_memory_data, rows)), "at": first.at},
         has_svg=False,
         note="Squared norm of the gradient with respect to the one-hot input. The maxima of rows "
@@ -185,7 +186,7 @@ def _memory_data(row: _Row) -> dict[str, Any]:
         "text": list(map(show_invisible, row.texts)),
         "starts": row.starts,
         "label": list(map(visible, row.texts)),
-        "rows": [_written(values) for values in row.relative],
+        "rows": [_thousandths(values) for values in row.relative],
         "near": [
             [
                 [visible(other.text), round(other.probability, 6)]
@@ -196,7 +197,7 @@ def _memory_data(row: _Row) -> dict[str, Any]:
     }
 
 
-def _written(values: Sequence[float]) -> list[int]:
+def _thousandths(values: Sequence[float]) -> list[int]:
     """Return thousandths, without the unread tokens at the end."""
     last = max((at for at, value in enumerate(values) if value >= 0), default=-1)
     return [round(1000 * value) if value >= 0 else -1 for value in values[: last + 1]]

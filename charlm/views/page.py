@@ -98,6 +98,10 @@ class Figure:
         return tag("details", tag("summary", "Numbers"), tag("div", table, class_="tw"))
 
 
+# A figure, or figures that stand side by side.
+Part = Figure | tuple[Figure, ...]
+
+
 @dataclass(frozen=True)
 class Section:
     """A section of the report.
@@ -105,12 +109,12 @@ class Section:
     Attributes:
         name: Name for `--only`, and for links.
         title: Heading.
-        parts: Figures, and groups of figures that stand side by side.
+        parts: Figures, alone or side by side.
     """
 
     name: str
     title: str
-    parts: Sequence[Figure | tuple[Figure, ...]]
+    parts: Sequence[Part]
 
     @property
     def figures(self) -> list[Figure]:
@@ -154,7 +158,7 @@ def run_list(runs: Sequence[RunMeasurements], *others: Html) -> Html:
     return tag("ul", *items, *others, class_="legend")
 
 
-def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Html:
+def radio_buttons(label: str, name: str, options: Mapping[str, str], chosen: str) -> Html:
     """Return radio buttons.
 
     Args:
@@ -175,15 +179,15 @@ def choice(label: str, name: str, options: Mapping[str, str], chosen: str) -> Ht
     return tag("form", tag("fieldset", tag("legend", label), *buttons, class_="seg"))
 
 
-def choose_run(key: str, names: Sequence[str]) -> Html | None:
+def run_buttons(key: str, names: Sequence[str]) -> Html | None:
     """Return radio buttons for the run that a passage shows; None for one run."""
     if len(names) == 1:
         return None
     options = {str(number): name for number, name in enumerate(names)}
-    return tag("div", choice("Run", f"r-{key}", options, "0"), **NEEDS_SCRIPT)
+    return tag("div", radio_buttons("Run", f"r-{key}", options, "0"), **NEEDS_SCRIPT)
 
 
-def scale(style: str, edges: Sequence[str], note: str) -> Html:
+def bin_legend(style: str, edges: Sequence[str], note: str) -> Html:
     """Return the legend of a heat map with the lower end of each bin."""
     bins = [
         tag("div", tag("b", class_=f"{style}{number}"), tag("span", edge))
@@ -309,6 +313,15 @@ def listed(names: Sequence[str]) -> str:
     ('a', 'a and b', 'a, b and c')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def records_read(read: int, of_split: int) -> str:
+    """Return how many records of a split were read.
+
+    >>> records_read(500, 2000), records_read(2000, 2000)
+    ('the first 500 of 2,000', 'all 2,000')
+    """
+    return f"the first {read:,} of {of_split:,}" if read < of_split else f"all {read:,}"
 
 
 def per_run(values: Mapping[str, str]) -> str:

@@ -14,16 +14,17 @@ from charlm.views.page import (
     MISSING,
     Figure,
     Numbers,
+    Part,
     Section,
     bar_rows,
-    choose_run,
+    bin_legend,
     fact_list,
     panel,
     paragraph,
     per_run,
     percentage,
+    run_buttons,
     run_list,
-    scale,
 )
 from charlm.views.passages import (
     HINT,
@@ -40,7 +41,7 @@ _MIN_TOKENS = 20  # The mean of fewer tokens says little.
 def surprisal_section(runs: Sequence[RunMeasurements]) -> Section:
     """Return the section for runs that have a passage."""
     shown = [(run, run.passage) for run in runs if isinstance(run.passage, Passage)]
-    parts: list[Figure | tuple[Figure, ...]] = [_surprisal_figure(shown)]
+    parts: list[Part] = [_surprisal_figure(shown)]
     summed = [(run, run.surprisal) for run in runs if isinstance(run.surprisal, Surprisal)]
     if summed:
         classes = _classes_figure(summed)
@@ -77,7 +78,7 @@ def _surprisal_figure(shown: Sequence[tuple[RunMeasurements, Passage]]) -> Figur
     text = tag(
         "div",
         passage_slider("surprisal", texts, styles, "Position in the passage"),
-        scale("u", edges, "bits, lower end of each step"),
+        bin_legend("u", edges, "bits, lower end of each step"),
     )
     return Figure(
         key="surprisal",
@@ -89,7 +90,7 @@ def _surprisal_figure(shown: Sequence[tuple[RunMeasurements, Passage]]) -> Figur
             describe_direction([run for run, _ in shown]),
         ),
         body=join(tag("div", text, _panel(*shown[0]), class_="split"), HINT),
-        controls=choose_run("surprisal", [run.name for run, _ in shown]),
+        controls=run_buttons("surprisal", [run.name for run, _ in shown]),
         data={"runs": [_surprisal_data(run, passage) for run, passage in shown]},
         has_svg=False,
     )
@@ -99,7 +100,7 @@ def _most_surprising(passage: Passage) -> int:
     return max(range(len(passage.tokens)), key=lambda at: passage.tokens[at].surprisal_bits)
 
 
-def _place(texts: Sequence[str], at: int, label: str, *, backward: bool) -> Html:
+def _heading(texts: Sequence[str], at: int, label: str, *, backward: bool) -> Html:
     """Return a token with what is read before it: in a backward run, the text after it."""
     token = tag("code", label)
     near = texts[at + 1 : at + 13] if backward else texts[max(0, at - 12) : at]
@@ -125,7 +126,7 @@ def _panel(run: RunMeasurements, passage: Passage) -> Html:
     bars = bar_rows(near, visible(token.label), limit=limit)
     return panel(
         "surprisal",
-        _place(texts, at, visible(token.label), backward=run.is_backward),
+        _heading(texts, at, visible(token.label), backward=run.is_backward),
         fact_list(facts),
         tag("div", "Most probable tokens", class_="mut"),
         tag("ol", *bars, class_="bars"),

@@ -9,10 +9,8 @@ from charlm.views.completions import completion_figures
 from charlm.views.confusion import confusion_figure, label_score_figures
 from charlm.views.label_errors import label_error_figure
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Section
+from charlm.views.page import Part, Section
 from charlm.views.tags import tags_figure
-
-Part = Figure | tuple[Figure, ...]
 
 
 def task_section(runs: Sequence[RunMeasurements]) -> Section:
