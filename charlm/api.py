@@ -59,6 +59,7 @@ from charlm.tasks.label_run import Predicted, TrainedLabelModel, predict
 from charlm.tracking import check_installed, tracked
 from charlm.trained_model import (
     LanguageModelRequiredError,
+    Trained,
     TrainedModel,
     TrainedTranslator,
 )
@@ -213,17 +214,14 @@ class Run(_LoadedRun[TrainedModel]):
 
         Options as in `CompletionOptions`.
         """
-        given = [sources] if isinstance(sources, str) else sources
-        return complete(self.trained, given, build_options(CompletionOptions, options))
+        return _complete(self.trained, sources, options)
 
     def completions(self, split: Part = "valid", **options: Any) -> "Completions":
         """Complete the sources of a part of the corpus, and compare with the right targets.
 
         Options as in `CompletionOptions`.
         """
-        from charlm.tasks.completion import measure_completion
-
-        return measure_completion(self.trained, split, build_options(CompletionOptions, options))
+        return _completions(self.trained, split, options)
 
     def fill(self, text: str, **options: Any) -> list[Fill]:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""
@@ -373,17 +371,14 @@ class Translator(_LoadedRun[TrainedTranslator]):
 
     def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
         """Return the target of each source; options as in `CompletionOptions`."""
-        given = [sources] if isinstance(sources, str) else sources
-        return complete(self.trained, given, build_options(CompletionOptions, options))
+        return _complete(self.trained, sources, options)
 
     def completions(self, split: Part = "valid", **options: Any) -> "Completions":
         """Write the targets of a part of the corpus, and compare with the right ones.
 
         Options as in `CompletionOptions`.
         """
-        from charlm.tasks.completion import measure_completion
-
-        return measure_completion(self.trained, split, build_options(CompletionOptions, options))
+        return _completions(self.trained, split, options)
 
     def attention(self, source: str, **options: Any) -> "Attention":
         """Write the target of a source; return what the decoder attended to.
@@ -861,6 +856,19 @@ def _run_name(text: Config | Texts) -> str:
 
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
     return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
+
+
+def _complete(
+    trained: Trained[Any], sources: str | Sequence[str], options: dict[str, Any]
+) -> list[str]:
+    given = [sources] if isinstance(sources, str) else sources
+    return complete(trained, given, build_options(CompletionOptions, options))
+
+
+def _completions(trained: Trained[Any], split: Part, options: dict[str, Any]) -> "Completions":
+    from charlm.tasks.completion import measure_completion
+
+    return measure_completion(trained, split, build_options(CompletionOptions, options))
 
 
 def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:
