@@ -1,8 +1,8 @@
 """The Python interface: `train` and `load` return a `Run`.
 
-Each command is one method of it. Models of labels are a `LabelRun`, from `train_labels` and
-`load_labels`; an encoder and decoder are a `Translator`, from `train_translator` and
-`load_translator`. `resume` returns what the run is.
+The commands that write or score with a run, such as `sample`, are its methods. Models of labels
+are a `LabelRun`, from `train_labels` and `load_labels`; an encoder and decoder are a `Translator`,
+from `train_translator` and `load_translator`. `resume` returns what the run is.
 """
 
 import json

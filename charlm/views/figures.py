@@ -321,10 +321,14 @@ def format_number(value: float, digits: int = 3) -> str:
 
     >>> format_number(52961.3), format_number(0.0021), format_number(4.806e-07)
     ('52,961', '0.0021', '4.81·10⁻⁷')
+    >>> format_number(999.7), format_number(123.4, 2)
+    ('1,000', '123')
     """
-    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1000:
+    # From here on, `g` would write an exponent: 1e+03.
+    is_large = abs(value) >= 10**digits - 0.5
+    if value == 0 or not math.isfinite(value) or (abs(value) >= 1e-3 and not is_large):
         return f"{value:.{digits}g}"
-    if 1000 <= abs(value) < 1e6:
+    if is_large and abs(value) < 1e6:
         return f"{value:,.0f}"
     factor, power = f"{value:.{digits - 1}e}".split("e")
     return f"{factor}·10{str(int(power)).translate(_SUPERSCRIPTS)}"
