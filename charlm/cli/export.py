@@ -1,11 +1,13 @@
 """`charlm export`."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.arguments import options_from
 from charlm.cli.options import Folder, Force, Json, NamedRun, Which, as_path, choose_run
 from charlm.cli.terminal import emit_result
 from charlm.errors import CorpusError, OptionError
@@ -54,20 +56,26 @@ TextFile = Annotated[
 ]
 
 
-def export(
-    run: Folder = None,
-    to: To = None,
-    out: Out = None,
-    precision: WeightPrecision = None,
-    int8: Int8 = False,
-    embed: Embed = False,
-    new_only: NewOnly = False,
-    text_file: TextFile = None,
-    force: Force = False,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class ExportArguments:
+    """The arguments of `charlm export`, in the order of its help."""
+
+    run: Folder = None
+    to: To = None
+    out: Out = None
+    precision: WeightPrecision = None
+    int8: Int8 = False
+    embed: Embed = False
+    new_only: NewOnly = False
+    text_file: TextFile = None
+    force: Force = False
+    named_run: NamedRun = None
+    which: Which = "best"
+    as_json: Json = False
+
+
+@options_from(ExportArguments)
+def export(arguments: ExportArguments) -> None:
     """Write a model for another program: one HTML page, onnxruntime, torch or transformers.
 
     The program itself computes the probabilities of a text from what was written. charlm prints the
@@ -78,22 +86,24 @@ def export(
     from charlm.api import load
     from charlm.export.exporting import export_run
 
+    to, out = arguments.to, arguments.out
     if to is None or out is None:
         raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
-    if int8 and precision is not None:
+    if arguments.int8 and arguments.precision is not None:
         raise OptionError("int8", "cannot be combined with {}; leave one out", others=["precision"])
-    text = None if text_file is None else _read_text(text_file)
+    text = None if arguments.text_file is None else _read_text(arguments.text_file)
+    folder = choose_run(arguments.run, arguments.named_run)
     result = export_run(
-        load(choose_run(run, named_run), which=which, device="cpu"),
+        load(folder, which=arguments.which, device="cpu"),
         to,
         out,
-        precision="int8" if int8 else precision,
-        embed=embed,
-        new_only=new_only,
+        precision="int8" if arguments.int8 else arguments.precision,
+        embed=arguments.embed,
+        new_only=arguments.new_only,
         text=text,
-        force=force,
+        force=arguments.force,
     )
-    emit_result(result.to_json(), _lines(result), as_json=as_json)
+    emit_result(result.to_json(), _lines(result), as_json=arguments.as_json)
 
 
 def _read_text(file: Path) -> str:

@@ -1,10 +1,12 @@
 """`charlm eval agreement` and `charlm eval parity`: accuracy on generated texts."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.arguments import options_from
 from charlm.cli.options import (
     MAX_COUNT,
     Device,
@@ -27,42 +29,52 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.parity import Parity
 
 
-def agreement(
-    run_and_pairs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN|PAIRS",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then a file of pairs, one per line: the "
-            "right sentence, a tab, the wrong one; - is stdin.",
-        ),
-    ] = None,
-    sentences: Annotated[
-        int,
-        typer.Option(
-            min=2, callback=at_most(MAX_COUNT), help="Without PAIRS: number of generated sentences."
-        ),
-    ] = 2000,
-    seed: Annotated[int, seed_option(help="Seed of the generated sentences.")] = 2,
-    longest: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=16,
-            help="Maximum number of phrases before the verb; the corpus agreement has 4.",
-        ),
-    ] = 4,
-    most_nouns: Annotated[
-        int,
-        typer.Option(
-            min=0, max=16, help="Maximum number of nouns in these phrases; the corpus has 3."
-        ),
-    ] = 3,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+RunAndPairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|PAIRS",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then a file of pairs, one per line: the "
+        "right sentence, a tab, the wrong one; - is stdin.",
+    ),
+]
+NumSentences = Annotated[
+    int,
+    typer.Option(
+        min=2, callback=at_most(MAX_COUNT), help="Without PAIRS: number of generated sentences."
+    ),
+]
+Longest = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=16,
+        help="Maximum number of phrases before the verb; the corpus agreement has 4.",
+    ),
+]
+MostNouns = Annotated[
+    int,
+    typer.Option(min=0, max=16, help="Maximum number of nouns in these phrases; the corpus has 3."),
+]
+
+
+@dataclass(frozen=True)
+class AgreementArguments:
+    """The arguments of `charlm eval agreement`, in the order of its help."""
+
+    run_and_pairs: RunAndPairs = None
+    sentences: NumSentences = 2000
+    seed: Annotated[int, seed_option(help="Seed of the generated sentences.")] = 2
+    longest: Longest = 4
+    most_nouns: MostNouns = 3
+    named_run: NamedRun = None
+    which: Which = "best"
+    device: Device = "auto"
+    as_json: Json = False
+
+
+@options_from(AgreementArguments)
+def agreement(arguments: AgreementArguments) -> None:
     """Measure what a model remembers: does the verb agree with a subject many words before it?
 
     Compares the verbs of generated sentences (train on the corpus agreement), or the two sentences
@@ -70,14 +82,18 @@ def agreement(
 
     Try: charlm eval agreement --longest 8 --most-nouns 6
     """
-    folder, files = split_run_and_texts(run_and_pairs, named_run)
+    folder, files = split_run_and_texts(arguments.run_and_pairs, arguments.named_run)
     file = file_of(files, "pairs", "RUN|PAIRS")
     from charlm.api import load
 
-    result = load(folder, which=which, device=device).agreement(
-        file, sentences=sentences, seed=seed, longest=longest, most_nouns=most_nouns
+    result = load(folder, which=arguments.which, device=arguments.device).agreement(
+        file,
+        sentences=arguments.sentences,
+        seed=arguments.seed,
+        longest=arguments.longest,
+        most_nouns=arguments.most_nouns,
     )
-    emit_result(result.to_json(), _agreement_table(result), as_json=as_json)
+    emit_result(result.to_json(), _agreement_table(result), as_json=arguments.as_json)
 
 
 def parity(

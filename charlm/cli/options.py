@@ -192,6 +192,11 @@ def choose_run(folder: Path | None, named: Path | None) -> Path | None:
     return named if folder is None else folder
 
 
+def runs_or_newest(folders: Sequence[Path] | None) -> list[Path | None]:
+    """Return the run folders that were given; without any, None, which is the newest."""
+    return [*(folders or [])] or [None]
+
+
 def split_run_and_texts(
     arguments: Sequence[str] | None, named: Path | None
 ) -> tuple[Path | None, list[str]]:

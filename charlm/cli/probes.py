@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.arguments import options_from
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
@@ -51,6 +53,11 @@ Window = Annotated[
     ),
 ]
 Windows = Annotated[int, parallel_option(help="Number of windows, evenly spaced over the text.")]
+TokensToRead = Annotated[
+    int,
+    typer.Option(min=200, callback=at_most(MAX_PARALLEL), help="Maximum number of tokens to read."),
+]
+Shifts = Annotated[int, count_option(help="Number of shifts of the labels in the control.")]
 Untrained = Annotated[
     bool, typer.Option("--untrained", help="Measure the network as before its training.")
 ]
@@ -82,12 +89,11 @@ def memory(
     Try: charlm eval memory --text "context the formal study of grammar"
     """
     from charlm.api import load
-    from charlm.evaluation.probes.memory import measure_memory
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     part = part_to_score(split, [text], "--text") if text else part_to_score(split, texts)
-    trained = load(folder, which=which, device=device).trained
-    result = measure_memory(trained, text, paths=texts, split=part, tokens=tokens)
+    run = load(folder, which=which, device=device)
+    result = run.memory(text, paths=texts, split=part, tokens=tokens)
     emit_result(result.to_json(), _memory_table(result), as_json=as_json)
 
 
@@ -95,10 +101,7 @@ def context(
     run_and_texts: RunAndTexts = None,
     named_run: NamedRun = None,
     split: Split = None,
-    targets: Annotated[
-        int,
-        parallel_option(help="Number of tokens that are predicted."),
-    ] = 2000,
+    targets: Annotated[int, parallel_option(help="Number of tokens that are predicted.")] = 2000,
     at: At = None,
     which: Which = "best",
     device: Device = "auto",
@@ -112,26 +115,31 @@ def context(
     Try: charlm eval context --split valid
     """
     from charlm.api import load
-    from charlm.evaluation.probes.context import measure_context
 
     folder, paths, part = text_to_score(run_and_texts, named_run, split)
-    trained = load(folder, which=which, device=device).trained
-    result = measure_context(trained, paths=paths, split=part, targets=targets, at=at or ())
+    run = load(folder, which=which, device=device)
+    result = run.context(paths=paths, split=part, targets=targets, at=at or ())
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
 
 
-def gradients(
-    run_and_texts: RunAndTexts = None,
-    split: Split = None,
-    window: Window = 64,
-    windows: Windows = 64,
-    at: At = None,
-    untrained: Untrained = False,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class GradientsArguments:
+    """The arguments of `charlm eval gradients`, in the order of its help."""
+
+    run_and_texts: RunAndTexts = None
+    split: Split = None
+    window: Window = 64
+    windows: Windows = 64
+    at: At = None
+    untrained: Untrained = False
+    named_run: NamedRun = None
+    which: Which = "best"
+    device: Device = "auto"
+    as_json: Json = False
+
+
+@options_from(GradientsArguments)
+def gradients(arguments: GradientsArguments) -> None:
     """Show how the gradient of a token's loss changes over the tokens before it.
 
     Prints the norm of the gradient with respect to each earlier state of each layer, by distance
@@ -142,11 +150,18 @@ def gradients(
     """
     from charlm.api import load
 
-    folder, paths, part = text_to_score(run_and_texts, named_run, split)
-    result = load(folder, which=which, device=device).gradients(
-        paths=paths, split=part, window=window, windows=windows, at=at or (), untrained=untrained
+    folder, paths, part = text_to_score(
+        arguments.run_and_texts, arguments.named_run, arguments.split
     )
-    emit_result(result.to_json(), _gradients_table(result), as_json=as_json)
+    result = load(folder, which=arguments.which, device=arguments.device).gradients(
+        paths=paths,
+        split=part,
+        window=arguments.window,
+        windows=arguments.windows,
+        at=arguments.at or (),
+        untrained=arguments.untrained,
+    )
+    emit_result(result.to_json(), _gradients_table(result), as_json=arguments.as_json)
     if result.is_certain:
         say(
             f"the median loss of the measured tokens is {result.median_loss_nats:.2g} nats, near "
@@ -155,25 +170,23 @@ def gradients(
         )
 
 
-def cells(
-    run_and_texts: RunAndTexts = None,
-    named_run: NamedRun = None,
-    split: Split = None,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            min=200, callback=at_most(MAX_PARALLEL), help="Maximum number of tokens to read."
-        ),
-    ] = 20_000,
-    shifts: Annotated[
-        int,
-        count_option(help="Number of shifts of the labels in the control."),
-    ] = 20,
-    seed: Annotated[int, seed_option(help="Seed of the shifts.")] = 1,
-    which: Which = "best",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class CellsArguments:
+    """The arguments of `charlm eval cells`, in the order of its help."""
+
+    run_and_texts: RunAndTexts = None
+    named_run: NamedRun = None
+    split: Split = None
+    tokens: TokensToRead = 20_000
+    shifts: Shifts = 20
+    seed: Annotated[int, seed_option(help="Seed of the shifts.")] = 1
+    which: Which = "best"
+    device: Device = "auto"
+    as_json: Json = False
+
+
+@options_from(CellsArguments)
+def cells(arguments: CellsArguments) -> None:
     """Show which single unit follows quotation marks, brackets, lines, words and so on.
 
     The unit is chosen on one half of the text and scored on the other. The control is the best
@@ -182,14 +195,18 @@ def cells(
     Try: charlm eval cells --split valid
     """
     from charlm.api import load
-    from charlm.evaluation.probes.cells import measure_cells
 
-    folder, paths, part = text_to_score(run_and_texts, named_run, split)
-    trained = load(folder, which=which, device=device).trained
-    result = measure_cells(
-        trained, paths=paths, split=part, tokens=tokens, shifts=shifts, seed=seed
+    folder, paths, part = text_to_score(
+        arguments.run_and_texts, arguments.named_run, arguments.split
     )
-    emit_result(result.to_json(), _cells_table(result), as_json=as_json)
+    result = load(folder, which=arguments.which, device=arguments.device).cells(
+        paths=paths,
+        split=part,
+        tokens=arguments.tokens,
+        shifts=arguments.shifts,
+        seed=arguments.seed,
+    )
+    emit_result(result.to_json(), _cells_table(result), as_json=arguments.as_json)
 
 
 def _memory_table(result: "Memory") -> Iterator[str]:

@@ -18,6 +18,7 @@ from charlm.cli.options import (
     count_option,
     not_empty,
     parallel_option,
+    runs_or_newest,
 )
 from charlm.cli.terminal import say
 from charlm.serving.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, read_api_key
@@ -99,8 +100,10 @@ def serve(arguments: ServeArguments) -> None:
     from charlm.api import load
     from charlm.serving.server import Server
 
-    folders: list[Path | None] = [*(arguments.runs or [])] or [None]
-    loaded = [load(folder, which=arguments.which, device=arguments.device) for folder in folders]
+    loaded = [
+        load(folder, which=arguments.which, device=arguments.device)
+        for folder in runs_or_newest(arguments.runs)
+    ]
 
     def announce(url: str) -> None:
         names = ", ".join(str(run.folder) for run in loaded)

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from charlm.cli.options import Device, Folders, Which, as_path, as_target, not_empty, some_text
+from charlm.cli.options import (
+    Device,
+    Folders,
+    Which,
+    as_path,
+    as_target,
+    not_empty,
+    runs_or_newest,
+    some_text,
+)
 from charlm.cli.terminal import emit, say
 from charlm.errors import OptionError
 
@@ -60,9 +69,8 @@ def view(
     from charlm.views.measurements import SECTIONS
 
     passage = _passage(text, text_file)
-    folders: list[Path | None] = [*(runs or [])] or [None]
     path = write_report(
-        [load_any(folder, which=which, device=device) for folder in folders],
+        [load_any(folder, which=which, device=device) for folder in runs_or_newest(runs)],
         out,
         text=passage,
         sections=only.split(",") if only else SECTIONS,
