@@ -53,7 +53,7 @@ def given_options(
     return {name: value for name, value in values.items() if value != defaults[name]}
 
 
-def by_flag(arguments: "DataclassInstance", names: Iterable[str]) -> dict[str, object]:
+def values_by_flag(arguments: "DataclassInstance", names: Iterable[str]) -> dict[str, object]:
     """Return the values of options by their names on the command line; None if not given."""
     given = given_options(arguments)
     return {flag(name): given.get(name) for name in names}

@@ -1,4 +1,4 @@
-"""The command `charlm cache`."""
+"""`charlm cache`: list the entries of the cache, and remove some."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -36,10 +36,10 @@ def cache(
 ) -> None:
     """List the entries of the cache with their sizes and ages, or remove some.
 
-    The cache is $CHARLM_CACHE, by default ~/.cache/charlm. corpora: texts of corpora by name;
-    downloads; texts: copies of compressed files, tables and standard input; tokens: encoded texts
-    and vocabularies. charlm makes or downloads a removed entry again when it needs it,
-    except copies of standard input.
+    The cache is $CHARLM_CACHE, by default ~/.cache/charlm. Its folders contain: corpora, the texts
+    of corpora by name; downloads, downloaded files; texts, copies of compressed files, tables and
+    standard input; tokens, encoded texts and vocabularies. charlm makes or downloads a removed
+    entry again when it needs it, except copies of standard input.
 
     Try: charlm cache --remove tokens --older-than 30
     """

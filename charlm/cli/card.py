@@ -1,4 +1,4 @@
-"""`charlm card`."""
+"""`charlm card`: the model card of a run."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`charlm compress` and `charlm decompress`."""
+"""`charlm compress` and `charlm decompress`: files coded with a model's probabilities."""
 
 import sys
 from collections.abc import Iterator

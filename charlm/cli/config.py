@@ -1,4 +1,4 @@
-"""The command `charlm config`."""
+"""`charlm config show`: a whole configuration as YAML."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The command `charlm corpus`."""
+"""`charlm corpus`: list, build, fetch, encode and describe corpora."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`charlm export`."""
+"""`charlm export`: a model for another program."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

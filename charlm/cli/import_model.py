@@ -1,4 +1,4 @@
-"""`charlm import`."""
+"""`charlm import`: a run from a model that was trained with torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`charlm inspect`."""
+"""`charlm inspect`: the parameters of a model."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

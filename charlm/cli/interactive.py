@@ -163,7 +163,7 @@ class Conversation:
 
     def _set(self, option: str, value: str) -> None:
         name = _OPTIONS.get(f"--{option}", option.replace("-", "_"))
-        change: dict[str, Any] = {name: _value(name, value)}
+        change: dict[str, Any] = {name: _parse_value(name, value)}
         if name in _FILTERS:
             self.options = replace(self.options, filters=replace(self.options.filters, **change))
         else:
@@ -224,7 +224,7 @@ def option_name(option: str) -> str:
     return flag(option).replace("--", "/", 1) if option in _SETTINGS else flag(option)
 
 
-def _value(name: str, text: str) -> float | int | tuple[str, ...] | None:
+def _parse_value(name: str, text: str) -> float | int | tuple[str, ...] | None:
     """Return the value of a setting.
 
     Raises:

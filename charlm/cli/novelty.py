@@ -1,4 +1,4 @@
-"""`charlm eval novelty`."""
+"""`charlm eval novelty`: how much a model copies from its training text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -55,10 +55,10 @@ def novelty(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show how much a model copies from the training text, beside what held-out text has in common.
+    """Show how much a model copies from the training text, compared with held-out text.
 
-    New records or sentences, the longest copy and its origin, common n-grams, and repetition. Of a
-    file of samples, or of samples that the run writes now.
+    Prints how many records or sentences are new, the longest copy and its origin, common n-grams,
+    and repetition. The samples come from a file, or the run writes them now.
 
     Try: charlm eval novelty --temperature 0.8
     """

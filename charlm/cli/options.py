@@ -145,7 +145,7 @@ def not_empty(value: _Text | None) -> _Text | None:
     return value
 
 
-def study_name(value: str | None) -> str | None:
+def valid_study_name(value: str | None) -> str | None:
     """Refuse a name that a search cannot have."""
     if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
         raise typer.BadParameter("must be 1 to 100 letters a to z, digits, dots, - and _")

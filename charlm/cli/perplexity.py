@@ -1,4 +1,4 @@
-"""`charlm eval perplexity`."""
+"""`charlm eval perplexity`: the score of a model on a text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,15 +44,22 @@ Precision = Annotated[
 ]
 Temperature = Annotated[
     str,
-    typer.Option(help="Divisor of the logits; fit: the best one on the validation split."),
+    typer.Option(help="Divisor of the logits; fit takes the best one on the validation split."),
 ]
 Dynamic = Annotated[
     bool,
-    typer.Option("--dynamic", help="Also score dynamic evaluation, which learns from the text."),
+    typer.Option(
+        "--dynamic",
+        help="Also score dynamic evaluation: the model learns from the text that it reads.",
+    ),
 ]
 Cache = Annotated[
     bool,
-    typer.Option("--cache", help="Also score the model with a neural cache of the text."),
+    typer.Option(
+        "--cache",
+        help="Also score the model with a neural cache, which favours tokens that followed similar "
+        "states.",
+    ),
 ]
 MixNgram = Annotated[
     int | None,

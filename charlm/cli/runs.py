@@ -1,4 +1,4 @@
-"""The command `charlm runs`."""
+"""`charlm runs`: a table of runs."""
 
 from collections.abc import Callable
 from pathlib import Path

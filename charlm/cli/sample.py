@@ -1,4 +1,4 @@
-"""The command `charlm sample`."""
+"""`charlm sample`: write new text."""
 
 import secrets
 from dataclasses import replace
@@ -135,6 +135,8 @@ def _converse(run: "Run", options: SampleOptions, *, raw: bool) -> None:
 
     direction = run.model.direction
     if direction != "forward":
-        problem = f"the model reads {direction} and cannot continue a line"
+        problem = (
+            f"a model of direction {direction} cannot continue a line; use one of direction forward"
+        )
         raise UnsupportedOptionError("interactive", problem)
     converse(Conversation(run.trained, options, raw=raw))

@@ -44,7 +44,7 @@ def check_task(arguments: SampleArguments) -> None:
 
 
 def check_server(arguments: SampleArguments) -> None:
-    """Refuse options that have no effect with a server, or none without one."""
+    """Refuse options that a server cannot serve, and the key of a server without --url."""
     if arguments.url is not None:
         _refuse_beside("url", _NOT_ON_A_SERVER, given_options(arguments))
     elif arguments.api_key_file is not None:

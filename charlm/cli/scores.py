@@ -1,4 +1,4 @@
-"""`charlm eval sentences`, `charlm eval tokens` and `charlm eval compare`."""
+"""`charlm eval sentences`, `tokens` and `compare`: scores of sentences, of tokens and of runs."""
 
 import os
 import shutil
@@ -113,7 +113,7 @@ def sentences(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    r"""Show which of several sentences is the most probable: log P in nats, whole and per token.
+    r"""Show which of several sentences is the most probable: log P in nats, in all and per token.
 
     Each sentence is read by itself, from the initial state.
 

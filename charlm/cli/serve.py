@@ -1,4 +1,4 @@
-"""`charlm serve`."""
+"""`charlm serve`: a page to write with, and an API."""
 
 import webbrowser
 from dataclasses import dataclass

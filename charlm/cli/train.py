@@ -1,4 +1,4 @@
-"""The command `charlm train`."""
+"""`charlm train`: begin a training, or resume one."""
 
 import signal
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from charlm.cli.arguments import by_flag, given_options, options_from
+from charlm.cli.arguments import given_options, options_from, values_by_flag
 from charlm.cli.new_run import (
     NewRun,
     begin,
@@ -85,7 +85,7 @@ def _check_options(arguments: TrainArguments) -> None:
         )
     if arguments.resume is not None:
         reason = "which continues the run with its own settings"
-        refuse_beside("--resume", by_flag(arguments, _NOT_RESUMED), reason)
+        refuse_beside("--resume", values_by_flag(arguments, _NOT_RESUMED), reason)
     if arguments.from_vocabulary is not None and arguments.from_run is None:
         raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
     if arguments.track is not None:
@@ -97,8 +97,8 @@ def _train_seeds(arguments: TrainArguments, seeds: str) -> int:
     from charlm.cli.seeds import train_seeds
     from charlm.training.process_group import is_launched
 
-    beside = by_flag(arguments, ("seed", "resume", "processes", "track"))
-    beside |= {"torchrun": is_launched() or None} | by_flag(arguments, ["report"])
+    beside = values_by_flag(arguments, ("seed", "resume", "processes", "track"))
+    beside |= {"torchrun": is_launched() or None} | values_by_flag(arguments, ["report"])
     refuse_beside("--seeds", beside, "which trains one run after the other in this process")
     make_run = partial(_make_run, arguments)
     return train_seeds(make_run, as_seeds(seeds), arguments.out, _run_name(arguments))
@@ -203,7 +203,7 @@ def _launch_processes(prepare: _Prepare, processes: int, arguments: TrainArgumen
     from charlm.training.process_group import Group, launch
 
     reason = "which trains in other processes; run charlm view afterwards"
-    refuse_beside("--processes", by_flag(arguments, ["report"]), reason)
+    refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
     given = given_options(arguments, (*_CHANGES, "track"))

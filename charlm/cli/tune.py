@@ -1,4 +1,4 @@
-"""The command `charlm tune`."""
+"""`charlm tune`: search for settings."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.arguments import by_flag, options_from
+from charlm.cli.arguments import options_from, values_by_flag
 from charlm.cli.new_run import (
     ConfigName,
     Corpora,
@@ -29,7 +29,7 @@ from charlm.cli.options import (
     refuse_beside,
     seed_option,
     some_text,
-    study_name,
+    valid_study_name,
 )
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit_result, say
@@ -73,7 +73,9 @@ Storage = Annotated[
 Study = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", callback=study_name, help="Name of the search in the database. [charlm]"
+        metavar="NAME",
+        callback=valid_study_name,
+        help="Name of the search in the database. [charlm]",
     ),
 ]
 
@@ -130,7 +132,7 @@ def _check_options(arguments: TuneArguments) -> None:
     """Refuse options that cannot be used together."""
     if arguments.resume is not None:
         reason = "which continues the search unchanged"
-        refuse_beside("--resume", by_flag(arguments, _NOT_RESUMED), reason)
+        refuse_beside("--resume", values_by_flag(arguments, _NOT_RESUMED), reason)
     elif arguments.study is not None and arguments.storage is None:
         raise typer.BadParameter(
             "names a search in a database; add --storage", param_hint="--study"

@@ -1,4 +1,4 @@
-"""`charlm view`."""
+"""`charlm view`: a report on runs."""
 
 import webbrowser
 from pathlib import Path
