@@ -66,9 +66,10 @@ def train(arguments: TrainArguments) -> int:
         return follow(lambda: _resume(arguments, Path(group.wait_for("folder")), group))
     plan = _plan(arguments)
     if arguments.processes is not None and arguments.processes > 1:
-        return _launch_processes(plan.prepare, arguments.processes, arguments)
-    is_tracked = arguments.track is not None
-    status = follow(lambda: plan.prepare(group), track=is_tracked, report=arguments.report)
+        status = _launch_processes(plan.prepare, arguments.processes, arguments)
+    else:
+        is_tracked = arguments.track is not None
+        status = follow(lambda: plan.prepare(group), track=is_tracked, report=arguments.report)
     say_time_left(is_left=plan.leaves_time and status == 0)
     return 0 if is_launched() else status  # torchrun would start a failed process again.
 
@@ -158,7 +159,7 @@ def _resume(arguments: TrainArguments, folder: Path, group: "Group") -> "Experim
 
     experiment = prepare.resume(
         folder,
-        budget=given_options(arguments, _BUDGETS),
+        budget=_replacing_budget(arguments, folder),
         device=arguments.device,
         on_divergence=arguments.on_divergence,
         group=group,
@@ -167,6 +168,21 @@ def _resume(arguments: TrainArguments, folder: Path, group: "Group") -> "Experim
     if not is_launched():  # A run that has ended is no error of a process that restarts it.
         prepare.check_budget(experiment)
     return experiment
+
+
+def _replacing_budget(arguments: TrainArguments, folder: Path) -> dict[str, float]:
+    """Return the budget that replaces that of the run in a folder.
+
+    The command that began the run may have chosen passes over a small text in place of its
+    minutes. The passes stay, in each of its processes.
+    """
+    from charlm.runs.folder import load_run
+
+    budget = given_options(arguments, _BUDGETS)
+    began_it = arguments.resume is None or arguments.out is not None  # --out: torchrun restarts it.
+    if began_it and arguments.config is None and "minutes" in budget:
+        return budget if load_run(folder).config.training.minutes is not None else {}
+    return budget
 
 
 def _under_torchrun(arguments: TrainArguments) -> TrainArguments:
@@ -206,7 +222,9 @@ def _launch_processes(prepare: _Prepare, processes: int, arguments: TrainArgumen
     refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
-    given = given_options(arguments, (*_CHANGES, "track"))
+    # The configuration of a new run has the changes; its budget may be chosen instead of minutes.
+    changes = () if arguments.resume is None else _CHANGES
+    given = given_options(arguments, (*changes, "track"))
     options = [part for name, value in given.items() for part in (flag(name), str(value))]
     command = ["train", "--resume", str(experiment.folder), *options]
     status = launch(processes, command, signals=[number.name for number in stop_signals()])

@@ -23,6 +23,7 @@ import torch
 from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
+from charlm.config.load import load_config
 from charlm.data import cards
 from charlm.errors import CharlmError
 from charlm.runs.checkpoint import load_checkpoint
@@ -180,6 +181,26 @@ def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, mon
     assert reason in error.splitlines()[-1]
     assert charlm(["train", str(text_file), *SETTINGS, "--epochs", "0.5"]) == 0
     assert reason not in capfd.readouterr().err
+
+
+def test_several_processes_keep_the_budget_that_was_chosen(capfd, text_file, monkeypatch):
+    monkeypatch.setattr("charlm.runs.automatic.measured_speed", lambda *_, **__: lambda _: 1e6)
+    monkeypatch.setattr("charlm.runs.automatic._MAX_PASSES", 0.5)
+    launched = []
+
+    def launch(processes, command, *, signals):
+        launched.append(command)
+        return 0
+
+    monkeypatch.setattr("charlm.training.process_group.launch", launch)
+    begin = ["train", str(text_file), *SETTINGS, "--minutes", "5", "--out", "run"]
+    assert charlm([*begin, "--processes", "2"]) == 128 + signal.SIGTERM  # No process has trained.
+    config = load_config("run/config.yaml")
+    assert (config.training.minutes, config.training.epochs) == (None, 0.5)
+    resume = ["train", "--resume", "run"]
+    assert charlm([*resume, "--minutes", "1", "--processes", "2"]) == 128 + signal.SIGTERM
+    assert launched == [resume, [*resume, "--minutes", "1.0"]]
+    capfd.readouterr()
 
 
 def test_early_stopping_is_reported(capfd, text_file):
