@@ -353,10 +353,13 @@ def text_to_score(
         split: Part of the model's own corpus, used if there are neither string nor paths.
 
     Raises:
+        OptionError: Both a string and paths are given.
         CheckpointError: The corpus has no such part, or has changed since the training.
         CorpusError: A text cannot be read.
     """
     require_language_model(trained)
+    if text is not None and paths:
+        raise OptionError("paths", "cannot be combined with {}; leave one out", others=["text"])
     if text is not None:
         return ScoredText(encode_string(trained, text), "a string")
     if paths:

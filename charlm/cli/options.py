@@ -228,7 +228,7 @@ def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "T
     return split or "valid"
 
 
-class TextToScore(NamedTuple):
+class ChosenText(NamedTuple):
     """What a measure reads.
 
     Attributes:
@@ -242,12 +242,12 @@ class TextToScore(NamedTuple):
     split: PartName
 
 
-def text_to_score(
+def choose_text(
     arguments: Sequence[str] | None, named: Path | None, split: PartName | None
-) -> TextToScore:
+) -> ChosenText:
     """Return what the arguments RUN|TEXT, --run and --split name together."""
     folder, texts = split_run_and_texts(arguments, named)
-    return TextToScore(folder, texts, part_to_score(split, texts))
+    return ChosenText(folder, texts, part_to_score(split, texts))
 
 
 def file_of(files: Sequence[str], what: str, argument: str) -> str | None:

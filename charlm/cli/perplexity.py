@@ -8,18 +8,18 @@ import typer
 
 from charlm.cli.arguments import options_from
 from charlm.cli.options import (
+    ChosenText,
     Device,
     Json,
     NamedRun,
     RunAndTexts,
     Split,
-    TextToScore,
     Which,
     at_most,
+    choose_text,
     count_option,
     device_for,
     parallel_option,
-    text_to_score,
 )
 from charlm.cli.tables import format_number, format_settings
 from charlm.cli.terminal import emit_result, folded
@@ -122,7 +122,7 @@ def perplexity(arguments: PerplexityArguments) -> None:
 
     Try: charlm eval perplexity --split valid
     """
-    text = text_to_score(arguments.run_and_texts, arguments.named_run, arguments.split)
+    text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     options = _scoring_options(arguments, text)
     from charlm.api import load
     from charlm.evaluation.perplexity import measure_perplexity
@@ -133,7 +133,7 @@ def perplexity(arguments: PerplexityArguments) -> None:
     emit_result(score.to_json(), _perplexity_table(score), as_json=arguments.as_json)
 
 
-def _scoring_options(arguments: PerplexityArguments, text: TextToScore) -> ScoringOptions:
+def _scoring_options(arguments: PerplexityArguments, text: ChosenText) -> ScoringOptions:
     return ScoringOptions(
         paths=text.paths,
         split=text.split,

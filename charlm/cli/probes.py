@@ -19,13 +19,14 @@ from charlm.cli.options import (
     Split,
     Which,
     at_most,
+    choose_text,
     count_option,
     parallel_option,
     part_to_score,
+    refuse_beside,
     seed_option,
     some_text,
     split_run_and_texts,
-    text_to_score,
 )
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded, say
@@ -91,7 +92,9 @@ def memory(
     from charlm.api import load
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
-    part = part_to_score(split, [text], "--text") if text else part_to_score(split, texts)
+    if text is not None:
+        refuse_beside("--text", {"TEXT": texts, "--split": split}, "which is the passage itself")
+    part = part_to_score(split, texts)
     run = load(folder, which=which, device=device)
     result = run.memory(text, paths=texts, split=part, tokens=tokens)
     emit_result(result.to_json(), _memory_table(result), as_json=as_json)
@@ -116,7 +119,7 @@ def context(
     """
     from charlm.api import load
 
-    folder, paths, part = text_to_score(run_and_texts, named_run, split)
+    folder, paths, part = choose_text(run_and_texts, named_run, split)
     run = load(folder, which=which, device=device)
     result = run.context(paths=paths, split=part, targets=targets, at=at or ())
     emit_result(result.to_json(), _context_table(result), as_json=as_json)
@@ -150,9 +153,7 @@ def gradients(arguments: GradientsArguments) -> None:
     """
     from charlm.api import load
 
-    folder, paths, part = text_to_score(
-        arguments.run_and_texts, arguments.named_run, arguments.split
-    )
+    folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).gradients(
         paths=paths,
         split=part,
@@ -196,9 +197,7 @@ def cells(arguments: CellsArguments) -> None:
     """
     from charlm.api import load
 
-    folder, paths, part = text_to_score(
-        arguments.run_and_texts, arguments.named_run, arguments.split
-    )
+    folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).cells(
         paths=paths,
         split=part,

@@ -21,13 +21,13 @@ from charlm.cli.options import (
     Which,
     as_path,
     at_most,
+    choose_text,
     count_option,
     file_of,
     not_empty,
     part_to_score,
     seed_option,
     split_run_and_texts,
-    text_to_score,
 )
 from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
@@ -153,7 +153,7 @@ def tokens(
     """
     from charlm.api import load
 
-    folder, paths, part = text_to_score(run_and_texts, named_run, split)
+    folder, paths, part = choose_text(run_and_texts, named_run, split)
     if show is None and not as_json:
         show = _SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(

@@ -383,6 +383,8 @@ TOGETHER = {
     "eval compare run": "RUN RUN...",
     "eval novelty run text.txt text.txt": "RUN|FILE",
     "eval agreement run text.txt text.txt": "PAIRS",
+    "eval memory run text.txt --text=The": "TEXT",
+    "eval memory run --text=The --split=valid": "--split",
     "eval sentences run text.txt text.txt": "FILE",
     "inspect run run": "run",
     **{

@@ -384,7 +384,11 @@ def test_a_run_measures_its_validation_split_or_a_text(trained, trained_records,
         "version",
     } <= set(result.settings)
     assert result.settings["text"] == "valid"
-    assert load(trained).gradients(paths=[text_file], window=16).settings["text"] == str(text_file)
+    run = load(trained)
+    assert run.gradients(paths=[text_file], window=16).settings["text"] == str(text_file)
+    for measure in (run.gradients, run.context, run.memory, run.cells, run.surprise):
+        with pytest.raises(OptionError, match=r"^paths: cannot be combined with text"):
+            measure("a text", paths=[text_file])
     records = load(trained_records).gradients(split="train")
     assert records.settings["state"] == "initial at each record"
     assert records.curves[0].distances[-1].distance < 8
