@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.arguments import options_from
+from charlm.cli.arguments import options_from, values_by_flag
 from charlm.cli.options import (
     MAX_COUNT,
     Device,
@@ -18,6 +18,7 @@ from charlm.cli.options import (
     choose_run,
     file_of,
     not_empty,
+    refuse_beside,
     seed_option,
     split_run_and_texts,
 )
@@ -84,6 +85,9 @@ def agreement(arguments: AgreementArguments) -> None:
     """
     folder, files = split_run_and_texts(arguments.run_and_pairs, arguments.named_run)
     file = file_of(files, "pairs", "RUN|PAIRS")
+    if file is not None:
+        generated = values_by_flag(arguments, ("sentences", "seed", "longest", "most_nouns"))
+        refuse_beside("PAIRS", generated, "which has the sentences")
     from charlm.api import load
 
     result = load(folder, which=arguments.which, device=arguments.device).agreement(

@@ -1,10 +1,12 @@
 """`charlm eval novelty`: how much a model copies from its training text."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.arguments import options_from, values_by_flag
 from charlm.cli.options import (
     Device,
     Json,
@@ -14,6 +16,7 @@ from charlm.cli.options import (
     file_of,
     finite,
     not_empty,
+    refuse_beside,
     seed_option,
     split_run_and_texts,
 )
@@ -29,32 +32,42 @@ _CLEAR_DIFFERENCE = 0.05  # Of two fractions of new records or sentences.
 _COUNT, _FRACTION = ",", ".2%"
 
 
-def novelty(
-    run_and_file: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN|FILE",
-            callback=not_empty,
-            help="Run folder [the newest under runs/], then a file of samples; - is stdin.",
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        count_option(
-            help="Without FILE: number of records or tokens to write. [1000; 20000]",
-            show_default=False,
-        ),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(min=0, callback=finite, help="Without FILE: temperature of the texts."),
-    ] = 1.0,
-    seed: Annotated[int, seed_option(help="Without FILE: seed of the texts.")] = 1,
-    named_run: NamedRun = None,
-    which: Which = "best",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+RunAndFile = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|FILE",
+        callback=not_empty,
+        help="Run folder [the newest under runs/], then a file of samples; - is stdin.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    count_option(
+        help="Without FILE: number of records or tokens to write. [1000; 20000]",
+        show_default=False,
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0, callback=finite, help="Without FILE: temperature of the texts.")
+]
+
+
+@dataclass(frozen=True)
+class NoveltyArguments:
+    """The arguments of `charlm eval novelty`, in the order of its help."""
+
+    run_and_file: RunAndFile = None
+    size: Size = None
+    temperature: Temperature = 1.0
+    seed: Annotated[int, seed_option(help="Without FILE: seed of the texts.")] = 1
+    named_run: NamedRun = None
+    which: Which = "best"
+    device: Device = "auto"
+    as_json: Json = False
+
+
+@options_from(NoveltyArguments)
+def novelty(arguments: NoveltyArguments) -> None:
     """Show how much a model copies from the training text, compared with held-out text.
 
     Prints how many records or sentences are new, the longest copy and its origin, common n-grams,
@@ -64,12 +77,15 @@ def novelty(
     """
     from charlm.api import load
 
-    folder, files = split_run_and_texts(run_and_file, named_run)
+    folder, files = split_run_and_texts(arguments.run_and_file, arguments.named_run)
     file = file_of(files, "samples", "RUN|FILE")
-    result = load(folder, which=which, device=device).novelty(
-        path=file, size=size, temperature=temperature, seed=seed
+    if file is not None:
+        written = values_by_flag(arguments, ("size", "temperature", "seed"))
+        refuse_beside("FILE", written, "which has the samples")
+    result = load(folder, which=arguments.which, device=arguments.device).novelty(
+        path=file, size=arguments.size, temperature=arguments.temperature, seed=arguments.seed
     )
-    emit_result(result.to_json(), _table(result), as_json=as_json)
+    emit_result(result.to_json(), _table(result), as_json=arguments.as_json)
 
 
 def _table(result: "Novelty") -> Iterator[str]:

@@ -383,6 +383,8 @@ TOGETHER = {
     "eval compare run": "RUN RUN...",
     "eval novelty run text.txt text.txt": "RUN|FILE",
     "eval agreement run text.txt text.txt": "PAIRS",
+    "eval agreement run text.txt --longest=2": "--longest",
+    "eval novelty run text.txt --temperature=0.5": "--temperature",
     "eval memory run text.txt --text=The": "TEXT",
     "eval memory run --text=The --split=valid": "--split",
     "eval sentences run text.txt text.txt": "FILE",
