@@ -98,6 +98,8 @@ class ScoringOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(name, "must be at least 1", value=value)
+        if self.segment != SEGMENT and not self.dynamic:
+            raise OptionError("segment", "has no effect without {}", others=["dynamic"])
         check_temperature(self.temperature)
 
     @property

@@ -88,6 +88,8 @@ def test_each_option_out_of_range_and_each_conflict_names_the_option():
             ScoringOptions(temperature=temperature)
     with pytest.raises(OptionError, match=r"^paths: cannot be combined with text; leave one out$"):
         ScoringOptions("a text", paths=["a.txt"])
+    with pytest.raises(OptionError, match=r"^segment: has no effect without dynamic$"):
+        ScoringOptions(segment=5)
     assert ScoringOptions(temperature="fit").adaptation.is_static
 
 
