@@ -507,7 +507,7 @@ class _BatchShape(NamedTuple):
 
 
 def _batch_shape(config: Config, text: TextFacts) -> _BatchShape:
-    """Return the shape of a step, with fewer streams for a short text."""
+    """Return the shape of a step, with fewer streams for a short text, or fewer long records."""
     training = config.training
     is_set = training.model_fields_set
     length = training.window if "window" in is_set else text.recipe.window
@@ -518,9 +518,13 @@ def _batch_shape(config: Config, text: TextFacts) -> _BatchShape:
     if "batch_size" in is_set:
         return _BatchShape(training.batch_size, length)
     batch_size = text.recipe.batch_size
+    most_tokens = math.inf
     if text.mode == "stream":
-        while batch_size > 1 and batch_size * length > text.tokens / _MIN_STEPS_PER_PASS:
-            batch_size //= 2
+        most_tokens = text.tokens / _MIN_STEPS_PER_PASS
+    elif config.task.has_pairs:
+        most_tokens = batch_size * text.recipe.window
+    while batch_size > 1 and batch_size * length > most_tokens:
+        batch_size //= 2
     return _BatchShape(batch_size, length)
 
 

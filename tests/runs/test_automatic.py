@@ -426,7 +426,7 @@ def test_characters_of_several_bytes_are_counted_without_the_line_ends_of_record
     assert f", {characters:,} characters for training" in choice.reasons[0]
 
 
-def test_the_planned_steps_of_pairs_read_whole_records(text_of, monkeypatch):
+def test_pairs_are_read_whole_and_fewer_of_them_per_step_if_they_are_long(text_of, monkeypatch):
     measured = []
 
     def measured_speed(fields, **_):
@@ -439,7 +439,7 @@ def test_the_planned_steps_of_pairs_read_whole_records(text_of, monkeypatch):
     choice = choose([text_of(pairs), *overrides, "training.minutes=1"])
     tokens = len(pairs) / 400
     assert measured[-1] == 64
-    assert choice.reasons[2].startswith(f"training: {600_000 / 64 / tokens:,.0f} steps of 64 x 3")
+    assert choice.reasons[2].startswith(f"training: {600_000 / 8 / tokens:,.0f} steps of 8 x 3")
 
 
 def test_a_chosen_configuration_trains(text_of, tmp_path):
