@@ -73,6 +73,12 @@ _DROPOUT = ("output_dropout", "embedding_dropout")
 _MAX_LEARNING_RATE = 4.0e-2
 _MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
+# Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
+# 2024, arXiv:2405.13698). This number of such times is best in a training of many passes
+# (docs/lab/2026-11-27.md).
+_AVERAGING_TIMES = 30.0
+# With fewer passes, streams that begin at other places in each pass were not measured.
+_MIN_PASSES_SHUFFLED = 8.0
 # Steps so large that the same device measured twice leads to the same settings: passes differ by
 # a quarter between two values of dropout, and by a factor of two between two rates.
 _DROPOUT_STEP = 0.05
@@ -181,9 +187,16 @@ class Recipe:
         dropout = min(0.5, max(0.0, self.dropout_per_doubling * doublings))
         return _round(dropout, _DROPOUT_STEP)
 
-    def weight_decay(self, passes: float) -> float:
-        """Return the weight decay for a number of passes over the text."""
-        decay = min(self.max_weight_decay, max(_MIN_WEIGHT_DECAY, passes / _PASSES_PER_DECAY))
+    def weight_decay(self, passes: float, steps: float, rate: float) -> float:
+        """Return the weight decay, which rises with the passes, and falls with steps and rate.
+
+        Args:
+            passes: Number of passes over the text.
+            steps: Number of steps.
+            rate: Peak learning rate.
+        """
+        wanted = min(passes / _PASSES_PER_DECAY, _AVERAGING_TIMES / (rate * steps))
+        decay = min(self.max_weight_decay, max(_MIN_WEIGHT_DECAY, wanted))
         return _round(decay, _DECAY_STEP)
 
 
@@ -544,14 +557,14 @@ def _chosen_fields(
     if ancestor is None:
         return {
             "model": model,
-            "training": _training_fields(config, recipe, plan, plan.steps(text)),
+            "training": _training_fields(config, recipe, plan, text),
         }
     recipe = replace(
         recipe,
         learning_rate=_TRAINED_RATE * recipe.learning_rate,
         max_weight_decay=_MIN_WEIGHT_DECAY,
     )
-    training = _training_fields(config, recipe, plan, plan.steps(text))
+    training = _training_fields(config, recipe, plan, text)
     can_replay = not config.task.has_pairs and ancestor.can_be_replayed()
     return {
         "model": config.model.model_dump() | {name: model[name] for name in _DROPOUT},
@@ -602,7 +615,10 @@ def _network_fields(
     }
 
 
-def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) -> dict[str, Any]:
+def _training_fields(
+    config: Config, recipe: Recipe, plan: _Plan, text: TextFacts
+) -> dict[str, Any]:
+    steps = plan.steps(text)
     fields: dict[str, Any] = {
         "batch_size": plan.batch_size,
         "window": recipe.window,
@@ -610,12 +626,14 @@ def _training_fields(config: Config, recipe: Recipe, plan: _Plan, steps: float) 
         "warmup_steps": round(min(100, steps / 10)),
         "clipnorm": 1.0 if config.task.kind == "classify" else float(plan.length),
         "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.stops_early else 5,
+        "partial_shuffle": text.mode == "stream" and plan.passes >= _MIN_PASSES_SHUFFLED,
     }
     is_open = "optimizer" not in config.training.model_fields_set
     if is_open or config.training.optimizer == recipe.optimizer:
         # The recipe's rate and weight decay do not suit another optimizer.
-        fields["learning_rate"] = recipe.peak_rate(plan.hidden_size, steps)
-        fields["weight_decay"] = recipe.weight_decay(plan.passes)
+        rate = recipe.peak_rate(plan.hidden_size, steps)
+        fields["learning_rate"] = rate
+        fields["weight_decay"] = recipe.weight_decay(plan.passes, steps, rate)
     return fields
 
 

@@ -283,6 +283,26 @@ def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the
     assert below.learning_rate / 1.3 < above.learning_rate < 1.3 * below.learning_rate
 
 
+def test_weight_decay_falls_with_the_steps_of_a_training_of_many_passes():
+    recipe = automatic._RECIPES["stream", False]
+    decays = [
+        recipe.weight_decay(25, steps, rate)
+        for steps, rate in ((1_200, 0.04), (4_400, 0.04), (12_600, 0.025))
+    ]
+    assert decays == [0.3, 0.15, 0.1]
+
+
+def test_the_streams_of_a_text_read_many_times_begin_at_other_places_in_each_pass(text_of):
+    shuffled = {
+        (mode, epochs): chosen(
+            text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}"
+        ).training.partial_shuffle
+        for mode in ("stream", "records")
+        for epochs in (2, 16)
+    }
+    assert [key for key, value in shuffled.items() if value] == [("stream", 16)]
+
+
 def test_only_a_stream_read_many_times_gets_a_high_weight_decay(text_of):
     decay = {
         (mode, epochs): chosen(
