@@ -8,12 +8,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from charlm.cli.options import flag
 from charlm.cli.terminal import TextWriter, emit, say
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError, OptionError, quote
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 
 if TYPE_CHECKING:  # They import torch.
@@ -30,11 +31,14 @@ Type a line, and the model continues it. After an empty line the model continues
   /NAME VALUE      change a setting: /temperature 0.7, /length 100, /until ., /top-p off
   /q or Ctrl-D     quit
   //...            a line that begins with a slash
-Ctrl-C stops the writing."""
-_FILTERS = {field.name for field in fields(Filters)} - {"logit_bias"}
-_SETTINGS = _FILTERS | {field.name for field in fields(StopCondition)} - {"includes_until"}
+Ctrl-C stops the writing.
+Settings: """
+_FILTERS = [field.name for field in fields(Filters) if field.name != "logit_bias"]
+_STOPS = [field.name for field in fields(StopCondition) if field.name != "includes_until"]
+_SETTINGS = [*_FILTERS, *_STOPS]
 _OPTIONS = {flag(name): name for name in _SETTINGS}
 _WHOLE_NUMBERS = ("top_k", "repetition_window", "no_repeat_ngram", "length", "characters")
+_QUIT = ("/q", "/quit")
 _LINE_BREAK = "\\n"
 _TAIL_LENGTH = 300  # Characters of the text that /u shows.
 
@@ -94,15 +98,17 @@ class Conversation:
             CharlmError: The command or its value is wrong, the line has unknown characters, or no
                 token may follow it.
         """
-        if line in ("/q", "/quit"):
+        command, _, value = line.partition(" ")
+        if line in _QUIT:
             return False
         if not line.startswith("/") or line.startswith("//"):
             self._write(line[line.startswith("//") :].replace(_LINE_BREAK, "\n"))
         elif line in self._commands:
             self._commands[line]()
+        elif command in (*self._commands, *_QUIT):
+            raise OptionError(command, "is a command without a value; leave it out", value=value)
         else:
-            name, _, value = line[1:].partition(" ")
-            self._set(name, value)
+            self._set(command.removeprefix("/"), value)
         return True
 
     def _write(self, line: str) -> None:
@@ -145,6 +151,9 @@ class Conversation:
             ("\n" if turn.before is None and number else "") + turn.text
             for number, turn in enumerate(self._turns)
         )
+        if not text:
+            say("the text is empty; type a line")
+            return
         if max_length is not None and len(text) > max_length:
             text = f"...{text[-max_length:]}"
         writer = TextWriter(raw=self._raw)
@@ -152,12 +161,12 @@ class Conversation:
         writer.finish()
 
     def _show_settings(self) -> None:
-        settings = asdict(self.options.filters) | asdict(self.options.stop)
+        values = asdict(self.options.filters) | asdict(self.options.stop)
         say(
             ", ".join(
-                f"{flag(name).removeprefix('--')} {value}"
-                for name, value in settings.items()
-                if value not in (None, ())
+                f"{_setting(name)} {_format_value(values[name])}"
+                for name in _SETTINGS
+                if values[name] not in (None, ())
             )
         )
 
@@ -221,6 +230,8 @@ def option_name(option: str) -> str:
     """Return how a user gives an option: `/top-p` for `top_p`, `--allow-unknown` at the start."""
     if option == "prompt":
         return "the line"
+    if option.startswith("/"):
+        return option
     return flag(option).replace("--", "/", 1) if option in _SETTINGS else flag(option)
 
 
@@ -231,7 +242,7 @@ def _parse_value(name: str, text: str) -> float | int | tuple[str, ...] | None:
         CharlmError: There is no such setting, or it is no number.
     """
     if name not in _SETTINGS:
-        raise CharlmError(f"/{name.replace('_', '-')}: no such command or setting; /h lists them")
+        raise CharlmError(_describe_unknown(name.replace("_", "-")))
     if name == "until":
         return () if text in ("", "off") else (text.replace(_LINE_BREAK, "\n"),)
     if text in ("off", "none"):
@@ -239,8 +250,24 @@ def _parse_value(name: str, text: str) -> float | int | tuple[str, ...] | None:
     try:
         return int(text) if name in _WHOLE_NUMBERS else float(text)
     except ValueError:
-        raise OptionError(name, "must be a number, or off", value=text) from None
+        number = "a whole number" if name in _WHOLE_NUMBERS else "a number"
+        raise OptionError(name, f"must be {number}, or off", value=text) from None
+
+
+def _setting(name: str) -> str:
+    return flag(name).removeprefix("--")
+
+
+def _format_value(value: Any) -> str:
+    """Return a value as /s shows it."""
+    return ", ".join(map(quote, value)) if isinstance(value, tuple) else str(value)
+
+
+def _describe_unknown(name: str) -> str:
+    near = get_close_matches(name, map(_setting, _SETTINGS), n=1)
+    suggestion = f" (nearest: /{near[0]})" if near else ""
+    return f"/{name}: no such command or setting{suggestion}; /h lists them"
 
 
 def _show_help() -> None:
-    say(_HELP)
+    say(f"{_HELP}{', '.join(map(_setting, _SETTINGS))}")

@@ -171,6 +171,36 @@ def test_settings_have_the_names_of_the_options_of_the_command(trained, capfd):
         assert ("or pass --allow-unknown" in message) is ("Ž" in line), message
 
 
+def test_help_and_errors_name_the_settings(trained, capfd):
+    conversation = begin(trained)
+    conversation.take("/h")
+    listed = capfd.readouterr().err
+    assert "repetition-penalty" in listed and "no-repeat" in listed and "logit" not in listed
+    conversation.take("/until .")
+    assert capfd.readouterr().err == "temperature 0.8, length 20, until '.'\n"
+    for line, message in (
+        ("/temprature 1", "/temprature: no such command or setting (nearest: /temperature); /h "),
+        ("/r now", "/r: is a command without a value; leave it out, got 'now'"),
+        ("/q now", "/q: is a command without a value"),
+        ("/length 3.5", "/length: must be a whole number, or off, got '3.5'"),
+        ("/top-p x", "/top-p: must be a number, or off, got 'x'"),
+    ):
+        with pytest.raises(CharlmError) as caught:
+            conversation.take(line)
+        error = caught.value
+        is_option = isinstance(error, OptionError)
+        text = error.message(interactive.option_name) if is_option else str(error)
+        assert text.startswith(message), text
+
+
+def test_undoing_the_first_turn_says_that_the_text_is_empty(trained, capfd):
+    conversation = begin(trained)
+    conversation.take("The cat")
+    capfd.readouterr()
+    conversation.take("/u")
+    assert capfd.readouterr() == ("", "the text is empty; type a line\n")
+
+
 def test_lines_may_contain_line_breaks_and_begin_with_a_slash(take):
     assert take("The cat.\\nThe").startswith("The cat.\nThe")
     with pytest.raises(CharlmError, match="'/'"):  # The model gets the slash, and it is unknown.
