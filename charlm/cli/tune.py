@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,7 @@ from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
+    from charlm.runs.automatic import ChosenConfig
     from charlm.tuning.results import Trial, Tuning
     from charlm.tuning.search import Callbacks
 
@@ -154,12 +155,26 @@ def _search(arguments: TuneArguments, callbacks: "Callbacks") -> "Tuning":
         return resume(arguments.resume, **options)
     sources = [*(arguments.corpus or []), *(arguments.texts or [])]
     changes = [*(arguments.overrides or []), *training_overrides({"seed": arguments.seed})]
-    config = checked_config(arguments.config, [*changes, *text_override(sources)])
-    say_example(config)
+    config, reasons = _read_config(arguments.config, [*changes, *text_override(sources)])
+    options["callbacks"] = replace(callbacks, begin=lambda: _say_all(reasons))
     name = run_name(arguments.config, sources, prefix="tune-")
     with new_folder(arguments.out, name) as folder:
         search = arguments.search or []
         return tune(config, search, out=folder, study=arguments.study, **options)
+
+
+def _read_config(name: str | None, overrides: list[str]) -> "ChosenConfig":
+    """Return the configuration of that name; without one, the text is read as `train` reads it."""
+    from charlm.runs.automatic import ChosenConfig, choose_reading_of_text
+
+    config = checked_config(name, overrides)
+    say_example(config)
+    return ChosenConfig(config, ()) if name else choose_reading_of_text(overrides)
+
+
+def _say_all(lines: Sequence[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callbacks":
@@ -191,11 +206,9 @@ def _print_results(results: "Tuning", as_json: bool) -> None:
     best, config = results.best, results.folder / "best.yaml"
     emit_result(_to_json(results), [_table(results)], as_json=as_json)
     if best is None:
-        note = next((f" ({trial.note})" for trial in results.trials if trial.note), "")
-        raise CharlmError(
-            f"{results.folder}: no trial reached an evaluation{note}; increase --minutes, or "
-            "reduce the budget of a trial"
-        )
+        remedy = "increase --minutes, or reduce the budget of a trial"
+        reason = next((trial.note for trial in results.trials if trial.note), remedy)
+        raise CharlmError(f"{results.folder}: no trial reached an evaluation; {reason}")
     say(f"{config}: settings of trial {best.number}; use its model with: {results.use}")
 
 

@@ -316,13 +316,24 @@ def choose(
         "tokenizer": {"level": text.level} if ancestor is None else config.tokenizer.model_dump(),
         **_chosen_fields(config, text, plan, ancestor),
     }
-    # Resolved names of the text, because standard input can be read only once.
-    later = [f"corpus.text={json.dumps(inspection.text_names)}"]
+    later = [_text_override(inspection)]
     if plan.stops_early:
         later.append(f"training.epochs={plan.passes}")
     chosen = check_config(override(fields, [*overrides, *later]), "chosen")
     origin = None if ancestor is None else ancestor.folder
     return ChosenConfig(config=chosen, reasons=_reasons(config, text, plan, chosen, origin))
+
+
+def choose_reading_of_text(overrides: Sequence[str] = ()) -> ChosenConfig:
+    """Choose only how a text is read and split, as `choose` does; other fields keep their defaults.
+
+    Raises:
+        CharlmError: An override is wrong, or the text cannot be read.
+    """
+    inspection = _inspect(load_config(None, overrides))
+    fields = {"corpus": inspection.corpus_fields}
+    chosen = check_config(override(fields, [*overrides, _text_override(inspection)]), "chosen")
+    return ChosenConfig(config=chosen, reasons=(_text_line(inspection.text),))
 
 
 @dataclass(frozen=True)
@@ -387,6 +398,11 @@ class _Characters(NamedTuple):
 
     per_byte: float
     alphabet_size: int
+
+
+def _text_override(inspection: _Inspection) -> str:
+    """Return the override with the resolved names: standard input can be read only once."""
+    return f"corpus.text={json.dumps(inspection.text_names)}"
 
 
 def _measure_characters(text: Text, level: Level) -> _Characters:
@@ -637,6 +653,13 @@ def _training_fields(
     return fields
 
 
+def _text_line(text: TextFacts) -> str:
+    return (
+        f"text: {text.title}, {text.characters:,} characters for training, split into "
+        f"{TOKEN_NAMES[text.level]}; {text.reading}"
+    )
+
+
 def _reasons(
     config: Config, text: TextFacts, plan: _Plan, chosen: Config, origin: Path | None
 ) -> tuple[str, ...]:
@@ -650,8 +673,7 @@ def _reasons(
         origin: Run folder that the weights come from; None for random weights.
     """
     return (
-        f"text: {text.title}, {text.characters:,} characters for training, split into "
-        f"{TOKEN_NAMES[text.level]}; {text.reading}",
+        _text_line(text),
         _network_line(config, text, chosen.model, origin),
         _training_line(config.training, text, plan, chosen.training),
         _dropout_line(config.model, text, plan, chosen.model, origin),

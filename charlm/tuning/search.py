@@ -63,12 +63,14 @@ class Callbacks:
         report: Called with each trial of this process when it ends, and the best trial so far.
         wait: Called with the number of running trials of other workers, when nothing is left to
             begin.
+        begin: Called after all checks, before the first trial.
     """
 
     stop: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     report: Callable[[Trial, Trial | None], None] = lambda trial, best: None
     wait: Callable[[int], None] = lambda running: None
+    begin: Callable[[], None] = lambda: None
 
 
 def tune(
@@ -129,6 +131,7 @@ def tune(
             storage=place,
             callbacks=callbacks or Callbacks(),
         )
+        worker.callbacks.begin()
         return worker.work()
 
 

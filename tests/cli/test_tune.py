@@ -14,6 +14,9 @@ from conftest import SMALL
 from charlm.cli.main import run as charlm
 
 SETTINGS = [part for override in [*SMALL, "training.steps=4"] for part in ("--set", override)]
+NAME_ENDINGS = [
+    a + b for a in ("dorf", "kirch", "bach", "stein") for b in ("au", "en", "sund", "y")
+]
 SEARCH = ["--search", "training.learning_rate=1e-3..1e-1", "--search", "model.hidden_size=8,16"]
 
 
@@ -61,7 +64,10 @@ def test_tune_then_resume_then_train_with_the_best_settings(capfd, text_file):
     ]
     assert sorted(row[0] for row in rows) == ["0", "1"]
     assert float(rows[0][2]) <= float(rows[1][2])
-    lines = err.splitlines()
+    text, *lines = err.splitlines()
+    assert text.startswith("text: ") and text.endswith(
+        "reading one long text: many lines are equal"
+    )
     assert (
         lines[0].startswith("trial 0: ")
         and "nats, finished; training.learning_rate=0.008, model" in lines[0]
@@ -146,7 +152,8 @@ def test_a_search_without_any_score_states_the_reason(capfd, text_file):
     )
     out, err = capfd.readouterr()
     assert out.splitlines()[1].split()[:3] == ["0", "diverged", "-"]
-    assert "no trial reached an evaluation (step " in err.splitlines()[-1]
+    assert "no trial reached an evaluation; step 2: the weights" in err.splitlines()[-1]
+    assert "--minutes" not in err.splitlines()[-1]  # More time would not help.
 
 
 def test_mistakes_are_reported_in_one_line(capfd, text_file):
@@ -184,3 +191,16 @@ def test_help_loads_neither_torch_nor_optuna():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
     assert "training.learning_rate=1e-3..3e-2" in printed and printed.endswith("set()\n")
+
+
+def test_without_a_configuration_the_text_is_read_as_train_reads_it(capfd, tmp_path):
+    names = [f"{first}{last}" for first in ("Bad", "Neu", "Ober") for last in NAME_ENDINGS]
+    Path("names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    sizes = ("training.steps=2", "training.window=8", "model.hidden_size=8")
+    small = [part for size in sizes for part in ("--set", size)]
+    command = ["tune", "names.txt", *small, "--search", "model.num_layers=1,2", "--trials", "1"]
+    for mode, reading in (("records", "reading one record per line"), ("stream", "corpus.mode is")):
+        given = ["--set", "corpus.mode=stream"] if mode == "stream" else []
+        assert charlm([*command, *given, "--out", mode]) == 0
+        assert reading in capfd.readouterr().err
+        assert f"\n  mode: {mode} " in Path(mode, "best.yaml").read_text(encoding="utf-8")
