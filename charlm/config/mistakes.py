@@ -1,6 +1,7 @@
 """Plain messages for the errors that pydantic finds in data from outside."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 from charlm.config.annotations import section_type
 from charlm.storage.untrusted import one_line
 
+_FIELDS = re.compile(r"\w+(?: and \w+)*: ")
 _MAX_MISTAKES = 20
 _SIMILARITY = 0.7  # Of a key in another section that is suggested for an unknown one.
 
@@ -89,9 +91,11 @@ def _mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         if detail["type"] == "extra_forbidden" and location:
             yield f"unknown key {'.'.join(location)}{_suggestion(model, location)}"
         else:
-            # The message of a validator begins with the name of the field.
-            separator = "." if detail["type"] == "value_error" else ": "
-            yield separator.join([*filter(None, [".".join(location)]), describe_problem(detail)])
+            problem = describe_problem(detail)
+            # The message of a validator of a section begins with the names of fields.
+            is_of_section = detail["type"] == "value_error" and _FIELDS.match(problem)
+            separator = "." if is_of_section else ": "
+            yield separator.join([*filter(None, [".".join(location)]), problem])
 
 
 def _suggestion(model: type[BaseModel], location: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def _check_prompt(value: Any) -> str | list[str] | list[int] | list[list[int]]:
     if isinstance(value, str):
         return check_text(value)
     if not isinstance(value, list) or not value:
-        raise ValueError("must be a text, texts, token ids or lists of token ids, and not empty")
+        raise ValueError(f"must be a text, texts, token ids or lists of them, got {value!r:.60}")
     if all(type(item) is int for item in value):
         return value
     if len(value) > MAX_PROMPTS:

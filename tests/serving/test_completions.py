@@ -240,6 +240,18 @@ def test_a_state_continues_a_text_as_if_it_had_never_stopped(client):
     assert error_of(client, state=state, prompt=["a", "b"])["param"] == "state"
 
 
+def test_an_error_separates_the_field_and_its_problem(client):
+    for fields, message in [
+        ({"prompt": 5}, "prompt: must be a text, texts, token ids or lists of them, got 5"),
+        ({"prompt": []}, "prompt: must be a text, texts, token ids or lists of them, got []"),
+        (
+            {"prompt": "a", "logit_bias": {"x": 1}},
+            "logit_bias: must have token ids as keys, got 'x",
+        ),
+    ]:
+        assert error_of(client, **fields)["message"].startswith(message)
+
+
 def test_every_option_of_sampling_has_the_effect_of_a_local_run(client, run):
     cases = [
         ({"top_k": 2}, {"top_k": 2}),
