@@ -14,6 +14,7 @@ from charlm.config.schema import Model as ModelSection
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.corpus import Text, read_text
 from charlm.data.listing import shown_names
+from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
@@ -405,6 +406,8 @@ def _text_of(trained: TrainedModel, paths: Sequence[str | Path], split: Part) ->
 
 def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_documents: bool) -> Text:
     """Write a string to a file in `folder` and return it as a text."""
+    is_read_as_bytes = trained.tokenizer.section.level == "byte"
+    check_size(len(text.encode() if is_read_as_bytes else text), "the string")
     update: dict[str, Any] = {"encoding": "utf-8"}
     if not splits_documents:
         update["separator"] = None

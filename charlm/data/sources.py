@@ -103,12 +103,15 @@ def open_plain_files(names: Sequence[str], section: ResolvedCorpus, raw: bool) -
     size = sum(file.size for file in files)
     if size <= 4 and not raw:  # A single character has at most four bytes.
         size = sum(count_characters(file.path.read_bytes()) for file in files)
+    check_size(size, shown_names(names))
+    return files
+
+
+def check_size(size: int, name: str) -> None:
+    """Raise CorpusError for a text of less than two characters; `name` is the place."""
     if size < 2:
         problem = "is empty" if size == 0 else "has a single character"
-        raise CorpusError(
-            f"{shown_names(names)}: {problem}; a text needs at least a few hundred characters"
-        )
-    return files
+        raise CorpusError(f"{name}: {problem}; a text needs at least a few hundred characters")
 
 
 def find_sources(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> Iterator[Source]:

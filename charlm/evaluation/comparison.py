@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
@@ -165,6 +166,7 @@ def compare(
     if text is None:
         name = split if path is None else str(path)
         text = _read_text(models[0], path, split)
+    check_size(len(text), name)
     separator = _separator_of_all(models)
     lines = _lines_to_score(text, _line_ends(models), separator)
     scored = [

@@ -11,7 +11,7 @@ from runs.trainings import metrics_of
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, CorpusError
 
 SALADS = "The apple and pair salad\n\nThe apple and pear salad\nThe cat sat on the mat.\n"
 
@@ -215,6 +215,15 @@ def test_a_text_of_one_line_has_no_interval(capfd, trained, file):
     assert (result["settings"]["blocks"], row["low"], row["high"]) == (1, None, None)
     line = ok(capfd, "eval", "compare", trained, trained, "--text", file).splitlines()[-3]
     assert line.split()[1:] == ["+0.0000", "-", "-"]
+
+
+def test_an_empty_text_is_named_as_it_was_given(capfd, trained, file):
+    file.write_text("", encoding="utf-8")
+    assert charlm(["eval", "compare", str(trained), str(trained), "--text", str(file)]) == 1
+    assert capfd.readouterr().err.startswith(f"charlm: {file}: is empty; a text needs at least ")
+    for text, problem in (("", "is empty"), ("a", "has a single character")):
+        with pytest.raises(CorpusError, match=f"^the string: {problem}; "):
+            load(trained).perplexity(text)
 
 
 def test_runs_with_different_budgets_are_compared_with_a_warning(capfd, trained, file, tmp_path):
