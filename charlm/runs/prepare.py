@@ -278,6 +278,8 @@ def _used_budget(experiment: Experiment) -> tuple[str, ...]:
     unit, total = experiment.config.training.budget
     used = experiment.state.used(unit)
     step = experiment.state.step
+    if step == 0:  # Several processes begin with a run that was prepared for them.
+        return ()
     return (f"continuing after step {step:,}: {used:,.4g} of {total:,g} {unit} in total are used",)
 
 

@@ -318,6 +318,12 @@ def test_a_total_budget_that_is_spent_is_refused_with_one_that_is_not(
     assert resumed.notices == ("continuing after step 12: 12 of 24 steps in total are used",)
 
 
+def test_a_run_that_several_processes_begin_is_not_said_to_continue(text_file, tmp_path):
+    experiment = prepare.begin(small_config(text_file), tmp_path / "run")
+    experiment.lock.release()
+    assert prepare.resume(tmp_path / "run").notices == experiment.notices
+
+
 def test_an_evaluation_that_is_due_is_left_in_a_budget_that_is_spent(text_file, tmp_path):
     experiment = prepare.begin(small_config(text_file), tmp_path / "run")
     with closing(session.run(experiment)) as events:
