@@ -97,6 +97,7 @@ def serve(arguments: ServeArguments) -> None:
     Try: charlm serve --open
     """
     options = _serve_options(arguments)
+    _refuse_equal_names(arguments.runs or [])
     from charlm.api import load
     from charlm.serving.server import Server
 
@@ -113,6 +114,16 @@ def serve(arguments: ServeArguments) -> None:
 
     write_log = say if arguments.log else _write_nothing
     Server([run.trained for run in loaded], options, on_start=announce, log=write_log).run()
+
+
+def _refuse_equal_names(folders: list[Path]) -> None:
+    """Refuse two runs of one name, because requests choose a run by its name."""
+    names = [folder.absolute().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"the folders must have different names, which requests use; got {', '.join(names)}",
+            param_hint="RUN...",
+        )
 
 
 def _serve_options(arguments: ServeArguments) -> ServeOptions:

@@ -193,6 +193,8 @@ def acquired(lock: ProcessLock) -> Iterator[None]:
 
 def _why_not_a_run(folder: Path) -> str:
     """Return the problem and the remedy of a folder without config.yaml."""
+    if folder.is_file():
+        return "is a file and no run folder; name the folder of a run"
     if not folder.is_dir():
         return "no such run folder; make one with charlm train"
     runs = sorted(path.parent for path in folder.glob("*/config.yaml"))

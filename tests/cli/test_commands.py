@@ -564,6 +564,12 @@ def test_a_user_error_is_one_line_with_status_one(capfd, arguments, problem):
     assert problem in refused(capfd, *arguments)
 
 
+def test_a_file_in_place_of_a_run_is_not_said_to_be_missing(capfd):
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    line = refused(capfd, "eval", "compare", "a.txt", "a.txt")
+    assert line == "charlm: a.txt: is a file and no run folder; name the folder of a run\n"
+
+
 def test_a_prompt_with_unknown_characters_is_refused_unless_allowed(capfd, trained):
     line = refused(capfd, "sample", trained, "--prompt", "The Žebra")
     assert "'Ž'" in line and "--allow-unknown" in line

@@ -72,7 +72,8 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(monkeyp
 
 def test_two_runs_of_one_name_are_refused(trained, capsys):
     assert main.run(["serve", str(trained), str(trained), "--port", "0"]) == 2
-    assert "different names" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "RUN...: the folders must have different names" in line and "--runs" not in line
 
 
 def test_the_command_serves_several_runs_with_a_key_and_logs(trained, trained_records, tmp_path):
