@@ -100,7 +100,7 @@ class Budget(StrictModel):
     def check(self) -> None:
         """Raise ConfigError unless minutes or trials are limited."""
         if not self.is_given:
-            raise ConfigError("charlm tune: the search has no budget; give --minutes or --trials")
+            raise ConfigError("the search has no budget; give --minutes or --trials")
 
 
 def describe_search(config: Config, search: Sequence[str]) -> StudyFacts:

@@ -369,6 +369,15 @@ def test_records_are_written_kept_and_saved(page):
     assert set(natures) == {"new"}
 
 
+def test_typing_on_the_opened_page_writes_in_the_text(page):
+    sync_api.expect(page.locator("#go")).to_be_enabled()
+    listed(page)
+    page.keyboard.press("Space")
+    assert page.evaluate("document.activeElement === document.body")
+    page.keyboard.type("The c")
+    sync_api.expect(page.locator("#text")).to_have_value("The c")
+
+
 def test_everything_can_be_reached_with_the_keyboard(page):
     page.keyboard.press("Tab")  # The link to the content.
     page.keyboard.press("Tab")

@@ -440,6 +440,9 @@ addEventListener('keydown', event => {
     const button = $$('#alts button')[(+event.code[5] + 9) % 10];
     if (button) { event.preventDefault(); button.click(); }
   }
+  // A person who types before clicking anywhere means the text. A space scrolls the page.
+  else if (!mod && !event.altKey && event.key.length === 1 && event.key !== ' '
+    && document.activeElement === document.body) area.focus();
 });
 scale($('#scale-u'), 'u', ['0', '0.5', '1', '2', '3', '4', '5', '7+']);
 
