@@ -29,7 +29,7 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit_result, folded, say
+from charlm.cli.terminal import emit_result, folded, say, say_if_file
 from charlm.errors import quote
 
 if TYPE_CHECKING:  # It imports torch.
@@ -94,6 +94,7 @@ def memory(
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     if text is not None:
         refuse_beside("--text", {"TEXT": texts, "--split": split}, "which is the passage itself")
+        say_if_file(text, "for the contents of the file, leave out --text")
     part = part_to_score(split, texts)
     run = load(folder, which=which, device=device)
     result = run.memory(text, paths=texts, split=part, tokens=tokens)

@@ -16,7 +16,7 @@ from charlm.cli.options import (
     runs_or_newest,
     some_text,
 )
-from charlm.cli.terminal import emit, say
+from charlm.cli.terminal import emit, say, say_if_file
 from charlm.errors import OptionError
 
 Passage = Annotated[
@@ -86,6 +86,8 @@ def _passage(text: str | None, file: Path | None) -> str | None:
     from charlm.evaluation.text_files import read_text_file
 
     if file is None:
+        if text is not None:
+            say_if_file(text, "for the contents of the file, use --text-file")
         return text
     if text is not None:
         raise OptionError("text", "cannot be combined with {}; leave one out", others=["text_file"])

@@ -100,6 +100,11 @@ def find_runs(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: There are none.
     """
+    if not folder.is_dir():
+        problem = "is a file" if folder.is_file() else "no such folder"
+        raise CheckpointError(
+            f"{folder}: {problem}; name a folder with runs, or make a run with charlm train"
+        )
     patterns = ("config.yaml", "*/config.yaml", "*/*/config.yaml")
     found = (path.parent for pattern in patterns for path in folder.glob(pattern))
     runs = sorted(path for path in found if (path / "corpus.json").is_file())

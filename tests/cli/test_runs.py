@@ -71,3 +71,8 @@ def test_a_run_that_was_not_evaluated_has_no_score(folder, capfd):
 def test_a_folder_without_runs_is_refused(tmp_path, capfd):
     assert command(["runs", str(tmp_path)]) == 1
     assert "contains no run folder" in capfd.readouterr().err
+    (tmp_path / "a.txt").write_text("a text\n", encoding="utf-8")
+    for name, problem in (("a.txt", "is a file"), ("nowhere", "no such folder")):
+        assert command(["runs", str(tmp_path / name)]) == 1
+        line = capfd.readouterr().err
+        assert line.startswith(f"charlm: {tmp_path / name}: {problem}; name a folder with runs")

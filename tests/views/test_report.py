@@ -167,6 +167,14 @@ def test_the_command_writes_the_report_and_prints_its_path(trained, capsys, tmp_
     assert "curves" in capsys.readouterr().err
 
 
+def test_a_passage_that_is_the_name_of_a_file_is_pointed_out(trained, capsys, tmp_path):
+    (tmp_path / "cat").write_text("The cat sat.\n", encoding="utf-8")
+    only = ["--only", "network", "--out", str(tmp_path / "page.html")]
+    for passage, is_file in ((str(tmp_path / "cat"), True), ("The cat " * 50, False)):
+        assert charlm(["view", str(trained), "--text", passage, *only]) == 0
+        assert ("use --text-file" in capsys.readouterr().err) is is_file
+
+
 # Every sentence is true of its data, and differs where the data differ.
 _SHARES = {"a": 1.0, "b": 0.5}
 
