@@ -251,27 +251,41 @@ _RECIPES: dict[tuple[Mode, bool], Recipe] = {
 }
 
 
+class _BatchShape(NamedTuple):
+    """Shape of a step.
+
+    Attributes:
+        batch_size: Number of streams or records.
+        length: Approximate number of tokens of each of them.
+    """
+
+    batch_size: int
+    length: int
+
+    def steps_per_pass(self, text: TextFacts) -> int:
+        """Return the number of steps of a pass over a text; the last one may be smaller."""
+        return math.ceil(text.tokens / (self.batch_size * self.length))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     """Size of the network and length of the training, from which the other settings follow.
 
     Attributes:
         hidden_size: Number of units.
-        batch_size: Number of streams or records per step.
-        length: Approximate number of tokens of each of them per step.
+        shape: Shape of a step.
         passes: Number of passes over the text.
         stops_early: Whether the budget would last for more passes.
     """
 
     hidden_size: int
-    batch_size: int
-    length: int
+    shape: _BatchShape
     passes: float
     stops_early: bool
 
     def steps(self, text: TextFacts) -> float:
         """Return the number of steps."""
-        return max(1.0, self.passes * text.tokens / (self.batch_size * self.length))
+        return max(1.0, self.passes * self.shape.steps_per_pass(text))
 
 
 class ChosenConfig(NamedTuple):
@@ -493,14 +507,14 @@ def _read_lines(text: Text) -> _Reading:
 def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
-    batch_size, length = _batch_shape(config, text)
+    shape = _batch_shape(config, text)
 
     def trained_tokens(hidden_size: int) -> float:
         unit, amount = training.budget
         if unit == "minutes":
             return speed(hidden_size) * amount * 60
         if unit == "steps":
-            return amount * batch_size * length
+            return amount / shape.steps_per_pass(text) * text.tokens
         return amount * text.tokens
 
     if "hidden_size" in config.model.model_fields_set:
@@ -511,28 +525,15 @@ def _make_plan(config: Config, text: TextFacts, speed: Speed) -> _Plan:
     stops_early = training.minutes is not None and passes > _MAX_PASSES
     plan = _Plan(
         hidden_size=hidden_size,
-        batch_size=batch_size,
-        length=length,
+        shape=shape,
         passes=_MAX_PASSES if stops_early else passes,
         stops_early=stops_early,
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
     # In a budget of steps, twice the batch would take twice the time.
     if is_open and training.steps is None and plan.steps(text) > _MANY_STEPS:
-        return replace(plan, batch_size=2 * batch_size)
+        return replace(plan, shape=shape._replace(batch_size=2 * shape.batch_size))
     return plan
-
-
-class _BatchShape(NamedTuple):
-    """Shape of a step.
-
-    Attributes:
-        batch_size: Number of streams or records.
-        length: Approximate number of tokens of each of them.
-    """
-
-    batch_size: int
-    length: int
 
 
 def _batch_shape(config: Config, text: TextFacts) -> _BatchShape:
@@ -636,11 +637,11 @@ def _training_fields(
 ) -> dict[str, Any]:
     steps = plan.steps(text)
     fields: dict[str, Any] = {
-        "batch_size": plan.batch_size,
+        "batch_size": plan.shape.batch_size,
         "window": recipe.window,
         "optimizer": recipe.optimizer,
         "warmup_steps": round(min(100, steps / 10)),
-        "clipnorm": 1.0 if config.task.kind == "classify" else float(plan.length),
+        "clipnorm": 1.0 if config.task.kind == "classify" else float(plan.shape.length),
         "evaluations": 20 if steps > _MANY_STEPS else 10 if plan.stops_early else 5,
         "partial_shuffle": text.mode == "stream" and plan.passes >= _MIN_PASSES_SHUFFLED,
     }
@@ -697,8 +698,8 @@ def _training_line(
     given: TrainingSection, text: TextFacts, plan: _Plan, training: TrainingSection
 ) -> str:
     line = (
-        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.length} tokens, "
-        f"peak learning rate {training.learning_rate:.2g}, {_passes(plan)}"
+        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.shape.length} "
+        f"tokens, peak learning rate {training.learning_rate:.2g}, {_passes(plan)}"
     )
     if not plan.stops_early:
         return line

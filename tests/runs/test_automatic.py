@@ -446,6 +446,14 @@ def test_characters_of_several_bytes_are_counted_without_the_line_ends_of_record
     assert f", {characters:,} characters for training" in choice.reasons[0]
 
 
+def test_the_planned_passes_over_few_records_are_those_of_the_training(text_of, tmp_path):
+    names = "".join(f"{word}{number}\n" for word in ("anna", "otto") for number in range(50))
+    overrides = [text_of(names), "corpus.mode=records", "training.steps=12"]
+    choice = choose([*overrides, "training.device=cpu"], speed=constant_speed(300))
+    experiment = train_all(choice.config, tmp_path / "run")
+    assert f"{experiment.state.epochs:.1f} passes" in choice.reasons[2]
+
+
 def test_pairs_are_read_whole_and_fewer_of_them_per_step_if_they_are_long(text_of, monkeypatch):
     measured = []
 
