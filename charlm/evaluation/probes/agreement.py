@@ -19,7 +19,7 @@ import torch
 from charlm.data.builders import AgreementSentence, agreement_sentences, capitalize
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
-from charlm.errors import CharlmError, CorpusError, TokenizerError
+from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
@@ -154,13 +154,12 @@ def draw_sentences(
         The sentences, singular and plural subjects in turn, and the number of those left out.
 
     Raises:
-        CorpusError: A parameter is out of range, or the grammar has too few sentences.
+        OptionError: The number of sentences is odd or below 2.
+        CorpusError: Another parameter is out of range, or the grammar has too few sentences.
     """
     if count < 2 or count % 2:
-        raise CorpusError(
-            f"sentences must be even and at least 2, got {count}: every sentence is used with a "
-            "singular and a plural subject"
-        )
+        problem = "must be even and at least 2, a singular and a plural subject of each sentence"
+        raise OptionError("sentences", problem, value=count)
     # Each sentence that was seen removes at most one of the twos.
     singular, plural = (
         agreement_sentences(

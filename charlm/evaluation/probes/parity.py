@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charlm.data.builders import with_parity
-from charlm.errors import CorpusError, TokenizerError
+from charlm.errors import OptionError, TokenizerError
 from charlm.evaluation.probes.agreement import Pair, score_pairs
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, provenance, require_language_model
@@ -53,15 +53,15 @@ def measure_parity(
         seed: Seed of the strings.
 
     Raises:
-        CorpusError: A parameter is out of range.
+        OptionError: A parameter is out of range.
         TokenizerError: The model does not know the characters of the strings.
         LanguageModelRequiredError: The model was trained on pairs.
     """
     require_language_model(trained)
     if strings < 2 or strings % 2:
-        raise CorpusError(f"strings must be even and at least 2, got {strings}; add one")
+        raise OptionError("strings", "must be even and at least 2", value=strings)
     if not 1 <= longest <= _MAX_BITS:
-        raise CorpusError(f"longest must be from 1 to {_MAX_BITS}, got {longest}; correct it")
+        raise OptionError("longest", f"must be from 1 to {_MAX_BITS}", value=longest)
     by_length = [
         {"bits": bits, "count": strings, "accuracy": _accuracy(trained, bits, strings, seed)}
         for bits in _lengths(longest)

@@ -8,7 +8,7 @@ import torch
 from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.data.builders import BUILDERS
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes import parity
 from charlm.evaluation.probes.parity import measure_parity
 from tests.export.models import random_model
@@ -75,7 +75,7 @@ def test_another_seed_draws_other_strings_and_the_same_seed_the_same(monkeypatch
 def test_a_wrong_number_and_a_model_of_other_text_are_refused_in_one_line():
     trained = counting_network()
     for name, value in (("strings", 3), ("strings", 0), ("longest", 0), ("longest", 5000)):
-        with pytest.raises(CorpusError, match=rf"^{name} must be [^\n]*got {value}[^\n]*$"):
+        with pytest.raises(OptionError, match=rf"^{name}: must be [^\n]*got {value}[^\n]*$"):
             measure_parity(trained, **{name: value})
     with pytest.raises(CharlmError, match=r"^[^\n]*does not know the characters 0 and 1[^\n]*$"):
         measure_parity(random_model(text="no digits here"), strings=2, longest=2)
