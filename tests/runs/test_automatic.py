@@ -292,25 +292,25 @@ def test_weight_decay_falls_with_the_steps_of_a_training_of_many_passes():
     assert decays == [0.3, 0.15, 0.1]
 
 
-def test_the_streams_of_a_text_read_many_times_begin_at_other_places_in_each_pass(text_of):
-    shuffled = {
-        (mode, epochs): chosen(
-            text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}"
-        ).training.partial_shuffle
+def by_mode_and_passes(text_of, field: str, *passes: int) -> dict[tuple[str, int], object]:
+    """Return a chosen setting of the training for each mode and number of passes."""
+    return {
+        (mode, epochs): getattr(
+            chosen(text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}").training,
+            field,
+        )
         for mode in ("stream", "records")
-        for epochs in (2, 16)
+        for epochs in passes
     }
+
+
+def test_the_streams_of_a_text_read_many_times_begin_at_other_places_in_each_pass(text_of):
+    shuffled = by_mode_and_passes(text_of, "partial_shuffle", 2, 16)
     assert [key for key, value in shuffled.items() if value] == [("stream", 16)]
 
 
 def test_only_a_stream_read_many_times_gets_a_high_weight_decay(text_of):
-    decay = {
-        (mode, epochs): chosen(
-            text_of(PROSE), f"corpus.mode={mode}", f"training.epochs={epochs}"
-        ).training.weight_decay
-        for mode in ("stream", "records")
-        for epochs in (1, 16, 60)
-    }
+    decay = by_mode_and_passes(text_of, "weight_decay", 1, 16, 60)
     assert decay == {
         ("stream", 1): 0.1,
         ("stream", 16): 0.2,
