@@ -74,8 +74,8 @@ _MAX_LEARNING_RATE = 4.0e-2
 _MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
-# 2024, arXiv:2405.13698). This number of such times is best in a training of many passes
-# (docs/lab/2026-11-27.md).
+# 2024, arXiv:2405.13698). A training of many passes is best if it has about this number of such
+# times (docs/lab/2026-11-27.md).
 _AVERAGING_TIMES = 30.0
 # With fewer passes, streams that begin at other places in each pass were not measured.
 _MIN_PASSES_SHUFFLED = 8.0

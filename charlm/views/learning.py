@@ -80,7 +80,7 @@ def training_loss(row: Row, unit: _Unit) -> float:
     if unit is _NATS:
         return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
-        return float(math.e ** min(row["training_loss_nats"], 700))
+        return math.exp(min(row["training_loss_nats"], 700))
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
 
 

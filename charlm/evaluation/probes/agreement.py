@@ -158,7 +158,7 @@ def draw_sentences(
         CorpusError: Another parameter is out of range, or the grammar has too few sentences.
     """
     if count < 2 or count % 2:
-        problem = "must be even and at least 2, a singular and a plural subject of each sentence"
+        problem = "must be even and at least 2, because each subject is singular and plural in turn"
         raise OptionError("sentences", problem, value=count)
     # Each sentence that was seen removes at most one of the twos.
     singular, plural = (
