@@ -13,7 +13,9 @@ from pathlib import Path
 from board_format import Board, Row, read_board
 from measuring import format_losses, markdown_table
 
-from charlm.views.figures import Axis, Line, line_chart, run_style
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import run_style
+from charlm.views.figures.lines import Line, line_chart
 from charlm.views.style import report_style
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -35,7 +35,7 @@ from measuring import (
 )
 from torch import Tensor, nn
 
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell
 from charlm.model.log_probabilities import autocast

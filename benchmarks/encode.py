@@ -22,7 +22,8 @@ from pathlib import Path
 from measuring import argument_parser, columns_of, medians, process_bytes, run_main, seconds_of
 
 import charlm
-from charlm.config.schema import Config, Corpus
+from charlm.config.corpus import Corpus
+from charlm.config.schema import Config
 from charlm.data.cards import build_corpus
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve

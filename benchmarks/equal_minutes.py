@@ -72,7 +72,7 @@ SIDES = {
 }
 # For a longer budget than that of the trials: dropout added by each doubling of the passes over the
 # text beyond the third, and the power of the number of steps with which the rate falls. Both are
-# those of the automatic settings (charlm/runs/automatic.py).
+# those of the automatic settings (charlm/runs/automatic/recipes.py).
 DROPOUT_PER_DOUBLING, PASSES_WITHOUT_DROPOUT, MAX_DROPOUT = 0.15, 3.0, 0.5
 STEPS_AT_PEAK_RATE, RATE_POWER = 4000, 0.3
 

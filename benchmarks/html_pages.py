@@ -29,7 +29,7 @@ from measuring import argument_parser, print_environment, run_main
 from playwright.sync_api import Browser, sync_playwright
 
 import charlm
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.data.tokenizer import learn_tokenizer
 from charlm.export.description import describe_network, describe_tokenizer
 from charlm.export.html import engine_script

@@ -37,7 +37,7 @@ from measuring import (
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.runs.automatic import ChosenConfig
+from charlm.runs.automatic.choice import ChosenConfig
 from charlm.tuning.search import Callbacks, tune
 from charlm.tuning.study import Budget
 

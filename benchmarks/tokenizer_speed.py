@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from measuring import argument_parser, run_main, seconds_of
 
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.cards import build_corpus, corpus_files, load_card
 from charlm.data.tokenizer import learn_tokenizer
 

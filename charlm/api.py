@@ -16,7 +16,8 @@ import torch
 
 from charlm import trained_model
 from charlm.config.load import change_config
-from charlm.config.schema import BUDGETS, Config, ResolvedConfig
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.training import BUDGETS
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
@@ -25,8 +26,9 @@ from charlm.evaluation.options import ScoringOptions
 from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TranslationModel
-from charlm.runs import automatic, prepare, session
-from charlm.runs.automatic import ChosenConfig
+from charlm.runs import prepare, session
+from charlm.runs.automatic import choice
+from charlm.runs.automatic.choice import ChosenConfig
 from charlm.runs.experiment import Evaluated, Events, Experiment
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import new_folder, newest_run
@@ -535,7 +537,7 @@ def _begin(
         if ancestor is not None:
             config = inherit(config, ancestor)
     else:
-        config, reasons = automatic.choose([*changes, _text_override(text)], ancestor=ancestor)
+        config, reasons = choice.choose([*changes, _text_override(text)], ancestor=ancestor)
     check(config)
     with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
         experiment = prepare.begin(config, folder, ancestor=ancestor)
@@ -653,7 +655,7 @@ def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> Ch
     Raises:
         CharlmError: A setting is wrong, or the text cannot be read.
     """
-    return automatic.choose([*overrides, *_training_overrides(training), _text_override(text)])
+    return choice.choose([*overrides, *_training_overrides(training), _text_override(text)])
 
 
 def load(

@@ -9,8 +9,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from charlm.config.schema import Mode, ResolvedConfig
-from charlm.config.schema import Model as ModelSection
+from charlm.config.corpus import Mode
+from charlm.config.model import Model as ModelSection
+from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.corpus import Text, read_text
 from charlm.data.listing import shown_names

@@ -1,7 +1,8 @@
 """Open a corpus from its section alone, at tokenizer level char or byte."""
 
-from charlm.config.schema import Config, ResolvedConfig, Tokenizer
-from charlm.config.schema import Corpus as CorpusSection
+from charlm.config.corpus import Corpus as CorpusSection
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.tokenizer import Tokenizer
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.resolve import resolve
 

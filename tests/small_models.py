@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
 from charlm.model.language_model import LanguageModel
 

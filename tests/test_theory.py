@@ -18,9 +18,10 @@ from conftest import SMALL, TEXT
 from torch.utils.flop_counter import FlopCounterMode
 
 from charlm.cli.main import run as charlm
+from charlm.config.cell import CELL_KINDS, CELL_OPTIONS
+from charlm.config.cell import Cell as CellSection
 from charlm.config.load import check_config, load_config
-from charlm.config.schema import CELL_KINDS, CELL_OPTIONS, Model
-from charlm.config.schema import Cell as CellSection
+from charlm.config.model import Model
 from charlm.errors import ConfigError
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell

@@ -95,7 +95,7 @@ def checked_or_chosen(
     config: str | None, overrides: list[str], ancestor: "Ancestor | None" = None
 ) -> NewRun:
     """Return a run with the configuration of that name; without one, with chosen settings."""
-    from charlm.runs.automatic import choose
+    from charlm.runs.automatic.choice import choose
 
     checked = checked_config(config, overrides)
     say_example(checked)

@@ -36,7 +36,7 @@ from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
-    from charlm.runs.automatic import ChosenConfig
+    from charlm.runs.automatic.choice import ChosenConfig
     from charlm.tuning.results import Trial, Tuning
     from charlm.tuning.search import Callbacks
 
@@ -165,7 +165,7 @@ def _search(arguments: TuneArguments, callbacks: "Callbacks") -> "Tuning":
 
 def _read_config(name: str | None, overrides: list[str]) -> "ChosenConfig":
     """Return the configuration of that name; without one, the text is read as `train` reads it."""
-    from charlm.runs.automatic import ChosenConfig, choose_reading_of_text
+    from charlm.runs.automatic.choice import ChosenConfig, choose_reading_of_text
 
     config = checked_config(name, overrides)
     say_example(config)

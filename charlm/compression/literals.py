@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from charlm.config.schema import Mode, Record
+from charlm.config.corpus import Mode, Record
 from charlm.data.literals import splitter
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
 from charlm.data.tokens import split_sentences

@@ -1,1 +1,1 @@
-"""The configuration: schema (every default), load (YAML and overrides), mistakes, show."""
+"""The configuration: one file per section (every default), load, mistakes, show."""

@@ -10,8 +10,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from charlm.config.annotations import fields_of, is_list, value_types
+from charlm.config.cell import as_cell
 from charlm.config.mistakes import describe_mistakes
-from charlm.config.schema import BUDGETS, Config, ResolvedConfig, as_cell
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.training import BUDGETS
 from charlm.errors import ConfigError, OptionError
 from charlm.storage.arguments import utf8_argument
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from charlm.config.schema import Config, Section
+from charlm.config.schema import Config
+from charlm.config.section import Section
 
 
 def dump(config: Config) -> str:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from charlm.config.corpus import Mode
 from charlm.config.load import shipped
 from charlm.config.mistakes import describe_mistakes
-from charlm.config.schema import Fraction, Level, Mode, Section
-from charlm.data.builders import BUILDERS
+from charlm.config.section import Fraction, Section
+from charlm.config.tokenizer import Level
+from charlm.data.builders.table import BUILDERS
 from charlm.data.fetching import Report, check_sha256, extract_member, fetch
 from charlm.errors import CorpusError, UnsupportedOptionError
 from charlm.storage.atomic import WRITE_REMEDY, atomic_write, can_write

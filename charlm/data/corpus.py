@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
+from charlm.config.corpus import Mode, ResolvedCorpus
+from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, temporary_conversions
 from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
 from charlm.data.listing import shown_names

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Task as TaskSection
+from charlm.config.task import Task as TaskSection
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus, Text
 from charlm.data.pairs import SEPARATOR

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 
 _MAX_LINES = 3000
 # With the marks of Chinese, Japanese, Arabic, Urdu and Hindi.

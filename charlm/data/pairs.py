@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Task as TaskSection
+from charlm.config.task import Task as TaskSection
 from charlm.data.tokenizer import UNK, Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows import PADDING, record_spans

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import EOS, Ids
 

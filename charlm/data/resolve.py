@@ -1,18 +1,9 @@
 """Decide, once, what a configuration leaves open: from the corpus card, else from the default."""
 
+from charlm.config.corpus import RULES, TEST_SHARE, VALID_SHARE, Corpus, Mode, Record
 from charlm.config.load import check_resolved
-from charlm.config.schema import (
-    RULES,
-    TEST_SHARE,
-    VALID_SHARE,
-    Config,
-    Corpus,
-    Level,
-    Mode,
-    Record,
-    ResolvedConfig,
-    Tokenizer,
-)
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.tokenizer import Level, Tokenizer
 from charlm.data.cards import Card, card_names, corpus_files, load_card
 from charlm.data.listing import absolute_names
 from charlm.data.sources import are_tables, first_field_names

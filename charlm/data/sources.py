@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import ResolvedCorpus
+from charlm.config.corpus import ResolvedCorpus
 from charlm.data.cards import cache_folder, converted_folder
 from charlm.data.encodings import canonical_encoding, raw_blocks, utf8_blocks
 from charlm.data.formats import TABLES, Source, find_format

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.corpus import Text
 from charlm.data.literals import splitter
 from charlm.data.tokenizer import Tokenizer, make_normalizer

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from charlm.config.schema import VOCABULARY_SIZES
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.tokenizer import VOCABULARY_SIZES
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.utf8 import starts_character
 from charlm.errors import TokenizerError
 from charlm.storage.untrusted import one_line, parse_json

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Mode
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.corpus import Mode
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
 from charlm.data.progress import current_listener
 from charlm.data.shards import ShardedIds, split_by_file

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, count_ids

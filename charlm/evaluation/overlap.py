@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import record_spans
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import record_spans, windows_to_score
 from charlm.errors import CharlmError

@@ -8,7 +8,10 @@ from typing import Any
 import yaml
 
 from charlm.api import Run
-from charlm.config.schema import TOKEN_NAMES, Cell, Config, ResolvedConfig, Section
+from charlm.config.cell import Cell
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.section import Section
+from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.cards import card_names, load_card
 from charlm.errors import CheckpointError, CorpusError
 from charlm.evaluation.options import ScoringOptions

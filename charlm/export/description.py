@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charlm.config.schema import TOKEN_NAMES
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.cards import Card, card_names, load_card
 from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.export.targets import Precision

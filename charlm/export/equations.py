@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from textwrap import indent
 from typing import NamedTuple
 
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import Cell as CellSection
 
 _BAG = '''
 class Bag(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from charlm.api import Run
-from charlm.config.schema import CELL_KINDS
+from charlm.config.cell import CELL_KINDS
 from charlm.errors import CharlmError
 from charlm.export.options import ExportOptions
 from charlm.export.targets import Precision, TargetName

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from charlm.config.corpus import Mode
 from charlm.config.load import load_config
-from charlm.config.schema import Mode, ResolvedConfig
+from charlm.config.schema import ResolvedConfig
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.options import ScoringOptions

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.errors import CharlmError
 from charlm.export.verification import Computed, Logits
 from charlm.export.weights import read_weights

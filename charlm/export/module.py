@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.export.description import describe_model
 from charlm.export.equations import CellSource, cell_source
 from charlm.model.cells.hgrn import HGRN

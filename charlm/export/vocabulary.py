@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Mode
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.corpus import Mode
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer, load_tokenizer
 from charlm.errors import CharlmError, OptionError, TokenizerError, quote
 from charlm.runs.verify import MAX_BYTES

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from charlm.config.schema import Model as ModelSection
-from charlm.config.schema import Task as TaskSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.task import Task as TaskSection
 from charlm.model.label_model import LabelHead, LabelModel
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TokenModel, TranslationModel

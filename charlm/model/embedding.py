@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 
 
 class OneHot(nn.Module):

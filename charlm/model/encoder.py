@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.model.block import GriffinBlock
 from charlm.model.cells.registry import make_cell
 from charlm.model.dropout import Dropout, WordDropout

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.errors import ConfigError
 from charlm.model.language_model import named_weights
 from charlm.model.uninitialized import model_of_shapes

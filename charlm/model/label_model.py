@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Model as ModelSection
-from charlm.config.schema import Task as TaskSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.task import Task as TaskSection
 from charlm.model.dropout import Dropout
 from charlm.model.encoder import Encoder
 from charlm.model.heads.sequence_label import pool

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.model.dropout import Dropout
 from charlm.model.embedding import OneHot
 from charlm.model.encoder import Encoder

@@ -7,7 +7,7 @@ leaves them unchanged.
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.errors import ConfigError
 
 # Each cluster of rarer tokens uses a fourth of the units of the cluster before (Grave et al.).

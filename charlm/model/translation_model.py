@@ -5,8 +5,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Model as ModelSection
-from charlm.config.schema import Task as TaskSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.task import Task as TaskSection
 from charlm.model.encoder import Encoder
 from charlm.model.heads.additive_attention import AdditiveAttention, Memory
 from charlm.model.heads.token_label import align

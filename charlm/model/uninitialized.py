@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from charlm.config.schema import Model as ModelSection
-from charlm.config.schema import Task as TaskSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.task import Task as TaskSection
 from charlm.model.any_model import AnyModel, Head, make_model
 from charlm.model.label_model import LabelHead, LabelModel
 from charlm.model.language_model import LanguageModel

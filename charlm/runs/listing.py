@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config.load import load_resolved
-from charlm.config.schema import Level, ResolvedConfig, TaskKind
+from charlm.config.schema import ResolvedConfig
+from charlm.config.task import TaskKind
+from charlm.config.tokenizer import Level
 from charlm.errors import CheckpointError, ConfigError
 from charlm.model.any_model import head_of
 from charlm.model.uninitialized import model_of_shapes

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from charlm.config.schema import Mode, ResolvedConfig, ResolvedCorpus
+from charlm.config.corpus import Mode, ResolvedCorpus
+from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import open_corpus
 from charlm.data.restarts import eos_ends

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charlm.config.corpus import Mode
 from charlm.config.load import check_resolved
-from charlm.config.schema import BUDGETS, Config, Mode, ResolvedConfig
-from charlm.config.schema import Task as TaskSection
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.task import Task as TaskSection
+from charlm.config.training import BUDGETS
 from charlm.data.cards import Part, cache_folder
 from charlm.data.corpus import Corpus, Text, open_corpus
 from charlm.data.labels import (

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from charlm.config.schema import Config, Level
+from charlm.config.schema import Config
+from charlm.config.tokenizer import Level
 from charlm.runs.experiment import Evaluated, Events, Experiment, Halved, Notice
 from charlm.training.loop import Progress
 

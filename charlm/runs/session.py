@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.errors import DivergenceError
 from charlm.runs.checkpoint import load_checkpoint, remove_checkpoint
 from charlm.runs.experiment import (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.data.windows import Position
 from charlm.errors import CheckpointError
 from charlm.runs.checkpoint import (

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from charlm.config.mistakes import describe_mistakes
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.errors import CheckpointError
 from charlm.model.any_model import Head
 from charlm.model.language_model import named_weights

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from charlm.config.schema import Config, ResolvedConfig, Section
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
+from charlm.config.schema import Config, ResolvedConfig
+from charlm.config.section import Section
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.growth import grow, relatives
 from charlm.data.tokenizer import UNK, Tokenizer, decode_blocks

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.model.language_model import named_weights
 
 

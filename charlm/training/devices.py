@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.errors import ConfigError, DeviceError
 from charlm.model.any_model import Head
 from charlm.model.log_probabilities import autocast

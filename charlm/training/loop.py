@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.data.windows import Position, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import named_weights

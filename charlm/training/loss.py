@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.data.windows import PADDING, Window
 from charlm.model.any_model import AnyModel
 from charlm.model.label_model import LabelModel, predict_labels

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.model.block import GriffinBlock
 from charlm.model.cells.base import Cell
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.data.windows import PADDING
 from charlm.model.any_model import AnyModel
 from charlm.model.encoder import Encoder

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.model.language_model import named_weights
 from charlm.training.muon import GatewiseMuon, ParameterGroups, gate_rows
 from charlm.training.rows import RowUpdates, tables

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 
 _SHORT_WARM_UP = 0.1  # Fraction of the budget that a warm-up takes which would not end within it.
 _FRACTION_TO_ESTIMATE = 0.05

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Training as TrainingSection
+from charlm.config.training import Training as TrainingSection
 from charlm.data.windows import Shard
 from charlm.model.recurrence import States
 from charlm.training.clipping import Clipping, clip

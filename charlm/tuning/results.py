@@ -15,8 +15,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from charlm.config.load import check_config
-from charlm.config.schema import BUDGETS, Config
+from charlm.config.schema import Config
 from charlm.config.show import dump
+from charlm.config.training import BUDGETS
 from charlm.errors import CharlmError, CheckpointError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import one_line, parse_json

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from charlm.config.load import check_config
-from charlm.config.schema import BUDGETS
+from charlm.config.training import BUDGETS
 from charlm.errors import ConfigError, OptionError
 from charlm.storage.untrusted import parse_yaml
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from charlm.evaluation.probes.agreement import Agreement
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis
+from charlm.views.figures.axes import Axis
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Section, per_run, percentage
 

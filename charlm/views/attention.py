@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from charlm.tasks.attention import Attention
-from charlm.views.figures import PAIR, WIDE
+from charlm.views.figures.drawing import PAIR, WIDE
 from charlm.views.matrices import ShareMatrix
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Part, paragraph, percentage

@@ -9,7 +9,9 @@ import numpy as np
 from charlm.evaluation.probes.cells import BestUnit, Cells, Tracks, Unit
 from charlm.evaluation.probes.gates import Gates, GateSaturation
 from charlm.evaluation.probes.passage import Passage
-from charlm.views.figures import Axis, Row, dot_chart, run_style, scatter
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import run_style
+from charlm.views.figures.points import Row, dot_chart, scatter
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.network import part_name

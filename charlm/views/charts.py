@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.views.figures import PAIR, WIDE, Axis, Line, line_chart, run_style, swatch
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import PAIR, WIDE, run_style, swatch
+from charlm.views.figures.lines import Line, line_chart
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import MISSING, legend

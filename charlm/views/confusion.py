@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from charlm.tasks.labels import ConfidenceBin, LabelScores, ScoreOfLabel
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import INK_STYLES, Axis, Line, Row, dot_chart
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import INK_STYLES
+from charlm.views.figures.lines import Line
+from charlm.views.figures.points import Row, dot_chart
 from charlm.views.html import join
 from charlm.views.matrices import ShareMatrix
 from charlm.views.measurements import RunMeasurements

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from charlm.evaluation.probes.context import Context
 from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis, format_number
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.numbers import format_number
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Part, Section, listed, paragraph, per_run
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from charlm.evaluation.probes.embeddings import EmbeddedToken, Embeddings
-from charlm.views.figures import label_map
+from charlm.views.figures.points import label_map
 from charlm.views.html import Html, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (

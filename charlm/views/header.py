@@ -10,7 +10,7 @@ from charlm.tasks.completion import Completions
 from charlm.tasks.labels import LabelScores
 from charlm.version import VERSION
 from charlm.views.context import top_curve
-from charlm.views.figures import swatch
+from charlm.views.figures.drawing import swatch
 from charlm.views.html import Html, tag
 from charlm.views.learning import describe_best, tokens_per_second
 from charlm.views.measurements import Measurements, RunMeasurements

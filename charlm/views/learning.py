@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import INK_STYLES, PAIR, Axis, Line, format_number, line_chart
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import INK_STYLES, PAIR
+from charlm.views.figures.lines import Line, line_chart
+from charlm.views.figures.numbers import format_number
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.network import part_name

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.views.figures import WIDE, Matrix, matrix_chart
+from charlm.views.figures.drawing import WIDE
+from charlm.views.figures.matrix import Matrix, matrix_chart
 from charlm.views.html import Html, join, tag
 from charlm.views.page import bin_legend
 from charlm.views.passages import MEMORY_EDGES, bin_of

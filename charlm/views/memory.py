@@ -11,7 +11,9 @@ from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Dependence, Memory
 from charlm.evaluation.static_model import reading_order
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis, format_number, swatch
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import swatch
+from charlm.views.figures.numbers import format_number
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from charlm.views.figures import share_bar
+from charlm.views.figures.drawing import share_bar
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Section, data_table, paragraph, percentage

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from charlm.views.figures import swatch
+from charlm.views.figures.drawing import swatch
 from charlm.views.html import Html, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.style import figure_style

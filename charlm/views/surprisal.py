@@ -7,7 +7,8 @@ from typing import Any
 from charlm.evaluation.probes.passage import Passage
 from charlm.evaluation.surprisal import Surprisal
 from charlm.views.charts import Chart, Series
-from charlm.views.figures import Axis, Row, dot_chart
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.points import Row, dot_chart
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.page import (

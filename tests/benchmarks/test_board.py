@@ -255,7 +255,9 @@ def test_charlm_chooses_its_settings_for_the_training_text(tmp_path, monkeypatch
         config=None,
         overrides=["model.hidden_size=8"],
     )
-    monkeypatch.setattr("charlm.runs.automatic.measured_speed", lambda *_, **__: lambda size: 1e4)
+    monkeypatch.setattr(
+        "charlm.runs.automatic.device.measured_speed", lambda *_, **__: lambda size: 1e4
+    )
     config = charlm_program.configure(options)
     assert config.corpus.text == (str(tmp_path / "a.txt"),)
     assert config.corpus.valid_text == (str(tmp_path / "b.txt"),)

@@ -10,7 +10,7 @@ import torch
 from benchmark_modules import load, parse
 
 from charlm.config.load import load_config
-from charlm.runs import automatic
+from charlm.runs.automatic.recipes import STREAM
 
 equal, measuring, text_budget = map(load, ("equal_minutes", "measuring", "text_budget"))
 TEXT = "the cat sat on the mat\n" * 90
@@ -104,13 +104,12 @@ def test_processor_time_is_refused_with_several_threads(monkeypatch):
 
 
 def test_the_rules_for_a_longer_budget_are_those_of_the_automatic_settings():
-    recipe = automatic._RECIPES["stream", False]
-    assert recipe.dropout_per_doubling == equal.DROPOUT_PER_DOUBLING
-    assert recipe.passes_without_dropout == equal.PASSES_WITHOUT_DROPOUT
-    assert recipe.output_dropout(1e6) == equal.MAX_DROPOUT
-    rate = recipe.learning_rate / 10**equal.RATE_POWER
-    assert recipe.peak_rate(256, 10 * equal.STEPS_AT_PEAK_RATE) == pytest.approx(rate, rel=0.01)
-    assert recipe.peak_rate(256, equal.STEPS_AT_PEAK_RATE) == recipe.learning_rate
+    assert STREAM.dropout_per_doubling == equal.DROPOUT_PER_DOUBLING
+    assert STREAM.passes_without_dropout == equal.PASSES_WITHOUT_DROPOUT
+    assert STREAM.output_dropout(1e6) == equal.MAX_DROPOUT
+    rate = STREAM.learning_rate / 10**equal.RATE_POWER
+    assert STREAM.peak_rate(256, 10 * equal.STEPS_AT_PEAK_RATE) == pytest.approx(rate, rel=0.01)
+    assert STREAM.peak_rate(256, equal.STEPS_AT_PEAK_RATE) == STREAM.learning_rate
 
 
 def test_a_training_that_diverges_has_no_loss(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from benchmark_modules import load, parse
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model.language_model import LanguageModel, named_weights
 
 fine_tuning = load("fine_tuning")

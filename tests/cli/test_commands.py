@@ -160,7 +160,7 @@ def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
     def stop(*arguments, **options):
         raise CharlmError("stop here")
 
-    monkeypatch.setattr("charlm.runs.automatic.choose", stop)
+    monkeypatch.setattr("charlm.runs.automatic.choice.choose", stop)
     monkeypatch.setattr("charlm.tuning.search.tune", stop)
     search = ["--search", "training.learning_rate=1e-3..1e-2", "--trials", "1"]
     for arguments in (["train"], ["train", "--seeds", "1..2"], ["tune", *search]):
@@ -172,8 +172,10 @@ def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
 
 
 def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, monkeypatch):
-    monkeypatch.setattr("charlm.runs.automatic.measured_speed", lambda *_, **__: lambda _: 1e6)
-    monkeypatch.setattr("charlm.runs.automatic._MAX_PASSES", 0.5)
+    monkeypatch.setattr(
+        "charlm.runs.automatic.device.measured_speed", lambda *_, **__: lambda _: 1e6
+    )
+    monkeypatch.setattr("charlm.runs.automatic.plan.MAX_PASSES", 0.5)
     reason = "the rest of the time is not used"
     assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5"]) == 0
     error = capfd.readouterr().err
@@ -184,8 +186,10 @@ def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, mon
 
 
 def test_several_processes_keep_the_budget_that_was_chosen(capfd, text_file, monkeypatch):
-    monkeypatch.setattr("charlm.runs.automatic.measured_speed", lambda *_, **__: lambda _: 1e6)
-    monkeypatch.setattr("charlm.runs.automatic._MAX_PASSES", 0.5)
+    monkeypatch.setattr(
+        "charlm.runs.automatic.device.measured_speed", lambda *_, **__: lambda _: 1e6
+    )
+    monkeypatch.setattr("charlm.runs.automatic.plan.MAX_PASSES", 0.5)
     launched = []
 
     def launch(processes, command, *, signals):

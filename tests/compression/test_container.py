@@ -12,7 +12,7 @@ from charlm.compression import container
 from charlm.compression.compress import compress, decompress
 from charlm.compression.container import Fingerprint
 from charlm.compression.literals import Alphabet
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.tokenizer import learn_tokenizer
 from charlm.errors import CharlmError
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config.annotations import value_types
+from charlm.config.cell import CELL_OPTIONS, Cell
 from charlm.config.load import check_config, load_config, load_resolved, shipped
 from charlm.config.mistakes import describe_problem
-from charlm.config.schema import CELL_OPTIONS, Cell, Config
+from charlm.config.schema import Config
 from charlm.config.show import dump
 from charlm.data.resolve import resolve
 from charlm.errors import ConfigError, OptionError

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from reading import opened
 
 import charlm
-from charlm.config.schema import Corpus as CorpusSection
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.corpus import Corpus as CorpusSection
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data import corpus as corpora
 from charlm.data.tokenizer import EOS, decode_blocks, learn_tokenizer
 from charlm.data.tokens import encode_text

@@ -16,17 +16,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config.schema import Tokenizer as Section
-from charlm.data import builders
-from charlm.data.builders import (
-    BUILDERS,
-    AgreementSentence,
-    agreement,
-    agreement_sentences,
-    python_docs,
-    python_source,
-    unicode_names,
-)
+from charlm.config.tokenizer import Tokenizer as Section
+from charlm.data.builders import python_texts
+from charlm.data.builders.agreement import AgreementSentence, agreement, agreement_sentences
+from charlm.data.builders.python_texts import python_docs, python_source, unicode_names
+from charlm.data.builders.table import BUILDERS
 from charlm.data.tokenizer import learn_tokenizer
 from charlm.errors import CorpusError
 
@@ -76,10 +70,10 @@ MAIN_VERBS = {"is": False, "was": False, "has": False, "are": True, "were": True
 @pytest.fixture(scope="module")
 def docs() -> list[str]:
     """The documents of every tenth file of the standard library, and of `statistics`."""
-    root = builders._standard_library()
-    files = builders._library_files(root)
+    root = python_texts._standard_library()
+    files = python_texts._library_files(root)
     with patch.object(
-        builders, "_library_files", lambda root: [*files[::10], root / "statistics.py"]
+        python_texts, "_library_files", lambda root: [*files[::10], root / "statistics.py"]
     ):
         return list(python_docs())
 
@@ -102,8 +96,8 @@ def sentences() -> list[AgreementSentence]:
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty standard library, without help topics."""
-    monkeypatch.setattr(builders, "_standard_library", lambda: tmp_path)
-    monkeypatch.setattr(builders, "_help_topics", tuple)
+    monkeypatch.setattr(python_texts, "_standard_library", lambda: tmp_path)
+    monkeypatch.setattr(python_texts, "_help_topics", tuple)
     return tmp_path
 
 
@@ -405,7 +399,7 @@ def test_a_parameter_out_of_range_is_an_error_with_its_name_and_value() -> None:
 def test_more_sentences_than_the_grammar_has_are_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(builders, "_MAX_REPETITIONS", 20)
+    monkeypatch.setattr("charlm.data.builders.agreement._MAX_REPETITIONS", 20)
     with pytest.raises(CorpusError, match="got 1000000; request fewer"):
         list(agreement(sentences=1_000_000, longest=0))
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import opened, resolved
 
-from charlm.config.schema import Corpus as Section
+from charlm.config.corpus import Corpus as Section
 from charlm.data import corpus as corpora
 from charlm.data import encodings, sources
-from charlm.data.builders import BUILDERS
+from charlm.data.builders.table import BUILDERS
 from charlm.data.cards import build_corpus, card_names, corpus_files, fetch_corpus, load_card
 from charlm.data.corpus import Corpus, Text, read_text
 from charlm.errors import CorpusError, FetchError

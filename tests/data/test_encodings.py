@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from reading import opened, resolved
 
-from charlm.config.schema import Corpus as Section
+from charlm.config.corpus import Corpus as Section
 from charlm.data.corpus import Text, read_text
 from charlm.data.encodings import likely_encoding
 from charlm.errors import CorpusError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.growth import grow, relatives
 from charlm.data.tokenizer import UNK, learn_tokenizer, load_tokenizer
 

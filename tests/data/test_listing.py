@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 from reading import opened, resolved
 
-from charlm.config.schema import Corpus as Section
+from charlm.config.corpus import Corpus as Section
 from charlm.data import listing
 from charlm.data.listing import absolute_names, find_files, shown_names
 from charlm.errors import CorpusError

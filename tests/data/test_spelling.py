@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.corpus import read_text
 from charlm.data.resolve import resolve
 from charlm.data.spelling import (

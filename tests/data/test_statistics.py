@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from reading import opened
 
-from charlm.config.schema import Corpus as Section
+from charlm.config.corpus import Corpus as Section
 from charlm.data.corpus import Text
 from charlm.data.statistics import QUANTILES, Statistics, compute_statistics
 

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from reading import opened
 
-from charlm.config.schema import Corpus as Section
+from charlm.config.corpus import Corpus as Section
 from charlm.errors import CorpusError
 
 ROWS = [

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import (
     EOS,
     UNK,

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config.schema import Mode
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.corpus import Mode
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data import corpus as corpora
 from charlm.data import tokens
 from charlm.data.corpus import Text

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
 from charlm.data.vectors import Vectors, read_vectors
 from charlm.errors import CorpusError

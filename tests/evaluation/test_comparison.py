@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import charlm
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.utf8 import split_lines
 from charlm.errors import CharlmError

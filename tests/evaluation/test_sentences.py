@@ -5,7 +5,7 @@ import math
 import pytest
 from small_models import CPU, make_model
 
-from charlm.config.schema import Tokenizer
+from charlm.config.tokenizer import Tokenizer
 from charlm.data.tokenizer import EOS, learn_tokenizer
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.sentences import Line, Sentence, Sentences, read_sentences, score_lines

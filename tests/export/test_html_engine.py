@@ -12,7 +12,7 @@ import torch
 from model.cells_table import CELLS
 from sampling.tokenizers import TOKENIZERS
 
-from charlm.config.schema import Model as ModelSection
+from charlm.config.model import Model as ModelSection
 from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
 from charlm.export.description import describe_network, describe_tokenizer
 from charlm.export.html import engine_script

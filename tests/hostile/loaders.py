@@ -25,9 +25,9 @@ from reading import opened, resolved
 
 from charlm.api import Run, load, load_labels, load_translator
 from charlm.compression.container import FORMAT, MAGIC
+from charlm.config.corpus import Corpus
 from charlm.config.load import load_config
-from charlm.config.schema import Corpus
-from charlm.config.schema import Tokenizer as TokenizerSection
+from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.cards import read_card
 from charlm.data.corpus import open_corpus
 from charlm.data.fetching import extract_member

@@ -9,7 +9,7 @@ import reference_cells
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.base import Cell, State
 from charlm.model.cells.registry import make_cell
 

@@ -21,8 +21,8 @@ from model.cells_table import (
     window_of,
 )
 
-from charlm.config.schema import CELL_KINDS, CELL_OPTIONS
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import CELL_KINDS, CELL_OPTIONS
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell
 from charlm.model.cells.slstm import SLSTM

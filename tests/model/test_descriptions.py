@@ -4,7 +4,7 @@ import re
 
 from model.cells_table import CELLS
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model.descriptions import describe_weights
 from charlm.model.language_model import count_parameters
 from charlm.model.uninitialized import model_of_shapes

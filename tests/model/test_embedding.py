@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model.embedding import OneHot, make_embedding, put_vectors
 from charlm.model.language_model import LanguageModel
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.errors import ConfigError
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.model.language_model import LanguageModel, named_weights

@@ -8,7 +8,7 @@ import reference_cells
 import torch
 from model.cells_table import CELLS, reference_weights, relative_error, weights_for
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.errors import ConfigError
 from charlm.model.dropout import Dropout, WordDropout, drop
 from charlm.model.language_model import LanguageModel, count_parameters, detach, named_weights

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model import log_probabilities
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import (

@@ -2,7 +2,7 @@
 
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
 from charlm.model.descriptions import describe_weights
 from charlm.model.language_model import named_weights

@@ -20,8 +20,9 @@ from model.cells_table import (
 )
 
 import charlm
-from charlm.config import schema
-from charlm.config.schema import CELL_KINDS, Model
+from charlm.config import cell as cell_section
+from charlm.config.cell import CELL_KINDS
+from charlm.config.model import Model
 from charlm.errors import CharlmError, ConfigError, OptionError
 from charlm.model.cells import registry
 from charlm.model.cells.base import Cell, FusedCell, LinearCell
@@ -50,7 +51,7 @@ def mgu() -> type[Cell]:
 @pytest.fixture
 def unregistered(monkeypatch) -> None:
     """Undo the test's registrations at its end."""
-    monkeypatch.setattr(schema, "_registered_kinds", set())
+    monkeypatch.setattr(cell_section, "_registered_kinds", set())
     monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
 
 
@@ -104,7 +105,7 @@ def test_training_with_the_traced_step_is_training_with_automatic_differentiatio
 
 
 def test_every_recurrent_matrix_starts_orthogonal_times_the_gain(registered):
-    cell = registry.make_cell(schema.Cell(kind="mgu"), 3, 5, gain=1.5)
+    cell = registry.make_cell(cell_section.Cell(kind="mgu"), 3, 5, gain=1.5)
     for weight in (cell.recurrent.weight, cell.candidate.weight):
         torch.testing.assert_close(weight @ weight.T, 2.25 * torch.eye(5), atol=1e-5, rtol=0)
     assert cell.input.weight.any() and not cell.input.bias.any()
@@ -132,7 +133,7 @@ def test_a_program_that_has_not_registered_the_cell_reads_what_to_do(
     charlm.register_cell("mgu", mgu)
     config = charlm.load_config(None, [*overrides, "model.cell=mgu", "training.steps=1"])
     charlm.train(config, out=tmp_path / "run")
-    schema._registered_kinds.clear()
+    cell_section._registered_kinds.clear()
     with pytest.raises(CharlmError, match=r"^[^\n]*$") as caught:
         charlm.load(tmp_path / "run")
     message = str(caught.value)
@@ -151,15 +152,15 @@ def test_only_an_identifier_that_is_no_cell_of_charlm_can_be_registered(unregist
     for name in ("", "my-cell", "1st", "a b", *CELL_KINDS):
         with pytest.raises(OptionError, match=r"^name: [^\n]*$"):
             charlm.register_cell(name, mgu)
-        assert name not in schema._registered_kinds, name
-    assert isinstance(registry.make_cell(schema.Cell(kind="lstm"), 2, 2), FusedCell)
+        assert name not in cell_section._registered_kinds, name
+    assert isinstance(registry.make_cell(cell_section.Cell(kind="lstm"), 2, 2), FusedCell)
 
 
 def test_a_name_registered_again_stands_for_the_new_factory(unregistered, mgu):
     made = []
     charlm.register_cell("mine", mgu)
     charlm.register_cell("mine", lambda *sizes: made.append(sizes) or mgu(*sizes))
-    registry.make_cell(schema.Cell(kind="mine"), 3, 4)
+    registry.make_cell(cell_section.Cell(kind="mine"), 3, 4)
     assert made == [(3, 4)]
 
 
@@ -168,4 +169,4 @@ def test_a_factory_must_return_a_cell(unregistered):
     with pytest.raises(
         TypeError, match=r"register_cell\('wrong'\): the factory must .* got Linear"
     ):
-        registry.make_cell(schema.Cell(kind="wrong"), 3, 4)
+        registry.make_cell(cell_section.Cell(kind="wrong"), 3, 4)

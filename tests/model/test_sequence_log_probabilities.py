@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model import log_probabilities
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities

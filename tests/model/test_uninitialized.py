@@ -5,8 +5,8 @@ import torch
 from model.cells_table import CELLS
 from torch import nn
 
-from charlm.config import schema
-from charlm.config.schema import Model
+from charlm.config import cell as cell_section
+from charlm.config.model import Model
 from charlm.model.cells import registry
 from charlm.model.cells.base import Cell, State, input_weights
 from charlm.model.language_model import LanguageModel, named_weights
@@ -82,7 +82,7 @@ class Reservoir(Cell):
 
 
 def test_what_a_cell_draws_besides_its_parameters_is_drawn(monkeypatch):
-    monkeypatch.setattr(schema, "_registered_kinds", set())
+    monkeypatch.setattr(cell_section, "_registered_kinds", set())
     monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
     registry.register_cell("reservoir", Reservoir)
     section = Model(cell="reservoir", hidden_size=8, embedding_size=6)

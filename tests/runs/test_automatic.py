@@ -16,8 +16,12 @@ from charlm.config.schema import Config
 from charlm.data.corpus import open_corpus
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError
-from charlm.runs import automatic, speed
-from charlm.runs.automatic import choose
+from charlm.runs import speed
+from charlm.runs.automatic.choice import choose
+from charlm.runs.automatic.device import device_speed
+from charlm.runs.automatic.plan import MAX_PASSES
+from charlm.runs.automatic.recipes import HIDDEN_SIZES, STREAM
+from charlm.runs.automatic.text import TextFacts, inspect_text
 from charlm.training.devices import Hardware
 
 PROSE = TEXT.replace("\n", "\n\n")
@@ -155,8 +159,7 @@ def test_the_measured_speed_is_that_of_a_network_with_the_chosen_ngrams(
     """At 1,000 tokens per second one minute is half a pass, and four minutes are two and a half."""
     speeds = {0: 1000.0, 3: 900.0, 4: 800.0}
     monkeypatch.setattr(
-        automatic,
-        "measured_speed",
+        "charlm.runs.automatic.device.measured_speed",
         lambda *_, network, **__: lambda size: speeds[network(size)["ngrams"]],
     )
     text = text_of(PROSE * (100_000 // len(PROSE)))
@@ -174,7 +177,7 @@ def test_the_measured_network_has_the_set_recurrence_layers_and_block(text_of, m
         measured.append(network(256))
         return lambda size: 1000.0
 
-    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    monkeypatch.setattr("charlm.runs.automatic.device.measured_speed", measured_speed)
     overrides = ["model.cell.kind=gru", "model.cell.reset=before", "model.num_layers=2"]
     block = ["model.block=griffin", "model.mlp_expansion=2"]
     choice = choose([text_of(PROSE), "training.minutes=1", *overrides, *block])
@@ -193,7 +196,9 @@ def test_the_measured_network_has_the_set_recurrence_layers_and_block(text_of, m
 
 
 def test_two_networks_read_half_of_the_tokens(text_of, pairs_files, monkeypatch):
-    monkeypatch.setattr(automatic, "measured_speed", lambda *_, **__: lambda size: 1000.0)
+    monkeypatch.setattr(
+        "charlm.runs.automatic.device.measured_speed", lambda *_, **__: lambda size: 1000.0
+    )
     tagged = [f"corpus.text={pairs_files['tag']}", "task.kind=tag"]
     for settings, expected in (
         ([text_of(PROSE)], 1000),
@@ -202,7 +207,7 @@ def test_two_networks_read_half_of_the_tokens(text_of, pairs_files, monkeypatch)
         ([*tagged, "model.direction=forward"], 1000),
     ):
         config = load_config(None, settings)
-        tokens_per_second = automatic._device_speed(config, automatic._inspect(config).text)
+        tokens_per_second = device_speed(config, inspect_text(config).text)
         assert tokens_per_second(256) == expected, settings
 
 
@@ -213,7 +218,7 @@ def test_the_measured_batch_and_vocabulary_are_those_of_the_training(text_of, mo
         measured.append((fields["batch_size"], fields["window"], vocabulary_size))
         return lambda size: 1000.0
 
-    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    monkeypatch.setattr("charlm.runs.automatic.device.measured_speed", measured_speed)
     short, names = PROSE[:2000], kinds.names(300)
     for text, overrides, expected in (
         (short, [], (2, 64, len(set(short)) + 2)),
@@ -231,8 +236,7 @@ def test_the_measured_batch_and_vocabulary_are_those_of_the_training(text_of, mo
 
 
 def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
-    recipe = automatic._RECIPES["stream", False]
-    text = automatic.TextFacts(
+    text = TextFacts(
         title="a novel",
         characters=2_000_000,
         mode="stream",
@@ -242,9 +246,9 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
         record_tokens=40,
     )
     changes = {
-        "hidden_size": lambda x: recipe.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
-        "rate": lambda x: recipe.peak_rate(256, 1000 * x),
-        "dropout": recipe.output_dropout,
+        "hidden_size": lambda x: STREAM.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
+        "rate": lambda x: STREAM.peak_rate(256, 1000 * x),
+        "dropout": STREAM.output_dropout,
     }
     for name, most in {"hidden_size": 0.04, "rate": 0.05, "dropout": 0.15}.items():
         amounts = [1.01**power for power in range(500)]
@@ -253,22 +257,21 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
 
 
 def test_rates_are_rounded_to_ten_per_decade():
-    recipe = automatic._RECIPES["stream", False]
-    rates = {recipe.peak_rate(256, steps) for steps in range(4000, 80_000, 500)}
+    rates = {STREAM.peak_rate(256, steps) for steps in range(4000, 80_000, 500)}
     assert sorted(rates) == [0.016, 0.02, 0.025, 0.032, 0.04]
 
 
 def test_training_on_a_small_text_stops_early(text_of):
     training = chosen(text_of(PROSE), "training.minutes=60").training
     assert training.minutes is None
-    assert training.epochs == automatic._MAX_PASSES
+    assert training.epochs == MAX_PASSES
     assert (training.optimizer, training.weight_decay) == ("muon", 0.3)
     long = PROSE * 200
     config = chosen(text_of(long), "training.minutes=1")
     assert config.training.minutes == 1 and config.training.epochs is None
     assert (config.training.optimizer, config.training.weight_decay) == ("muon", 0.1)
     tokens = 60 * constant_speed(50_000)(config.model.hidden_size[0])
-    assert tokens / (0.9 * len(long)) < automatic._MAX_PASSES
+    assert tokens / (0.9 * len(long)) < MAX_PASSES
 
 
 def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the_last_pass(text_of):
@@ -277,16 +280,15 @@ def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the
         chosen(text, f"training.minutes={60 * factor}", tokens_per_second=23.5).training
         for factor in (0.9, 1.5)
     )
-    assert below.epochs is None and above.epochs == automatic._MAX_PASSES
+    assert below.epochs is None and above.epochs == MAX_PASSES
     same = ("optimizer", "batch_size", "weight_decay")
     assert [getattr(below, name) for name in same] == [getattr(above, name) for name in same]
     assert below.learning_rate / 1.3 < above.learning_rate < 1.3 * below.learning_rate
 
 
 def test_weight_decay_falls_with_the_steps_of_a_training_of_many_passes():
-    recipe = automatic._RECIPES["stream", False]
     decays = [
-        recipe.weight_decay(25, steps, rate)
+        STREAM.weight_decay(25, steps, rate)
         for steps, rate in ((1_200, 0.04), (4_400, 0.04), (12_600, 0.025))
     ]
     assert decays == [0.3, 0.15, 0.1]
@@ -372,7 +374,7 @@ def test_the_validation_part_of_a_large_text_is_no_larger_than_a_score_needs(tex
     large = PROSE * 300
     choice = choose([text_of(large)], speed=constant_speed(50_000))
     fraction = choice.config.corpus.valid_share
-    assert fraction * len(large) == pytest.approx(automatic._VALIDATION_CHARACTERS, rel=0.05)
+    assert fraction * len(large) == pytest.approx(200_000, rel=0.05)
     characters = choice.reasons[0].split(" characters")[0].split(", ")[-1].replace(",", "")
     assert int(characters) == pytest.approx((1 - fraction) * len(large), rel=1e-6)
 
@@ -461,7 +463,7 @@ def test_pairs_are_read_whole_and_fewer_of_them_per_step_if_they_are_long(text_o
         measured.append(fields["window"])
         return lambda size: 10_000.0
 
-    monkeypatch.setattr(automatic, "measured_speed", measured_speed)
+    monkeypatch.setattr("charlm.runs.automatic.device.measured_speed", measured_speed)
     pairs = "".join(f"{'a sentence and ' * 20}{number}\t{number % 2}\n" for number in range(400))
     overrides = ["task.kind=classify", "corpus.valid_share=0", "training.window=100"]
     choice = choose([text_of(pairs), *overrides, "training.minutes=1"])
@@ -490,7 +492,7 @@ def test_the_measured_speed_falls_with_the_hidden_size(text_of, monkeypatch):
     assert tokens_per_second(32) > tokens_per_second(256) > tokens_per_second(2048) > 0
     assert math.isfinite(tokens_per_second(64))
     overrides = [text_of(PROSE), "training.minutes=0.1", "training.device=cpu"]
-    assert choose(overrides).config.model.hidden_size[0] in automatic._HIDDEN_SIZES
+    assert choose(overrides).config.model.hidden_size[0] in HIDDEN_SIZES
 
 
 def measured_with(monkeypatch, samples: dict[int, list[float]]):
@@ -513,7 +515,7 @@ def test_the_shortest_of_several_samples_counts(monkeypatch):
     idle = {128: [1.0] * 5, 256: [2.5] * 5, 512: [8.0] * 5}
     busy = {128: [9, 9, 1, 9, 9], 256: [2.5, 9, 9, 9, 9], 512: [20, 20, 20, 20, 8.0]}
     expected, actual = (measured_with(monkeypatch, samples) for samples in (idle, busy))
-    for size in automatic._HIDDEN_SIZES:
+    for size in HIDDEN_SIZES:
         assert actual(size) == expected(size), size
     assert expected(128) == 100 / 1.0 and expected(512) == 100 / 8.0
 
@@ -528,7 +530,7 @@ def test_speeds_of_sizes_that_were_not_measured_lie_on_lines_and_never_rise(monk
         assert tokens_per_second(size) == pytest.approx(100 / exact[size]), size
     for noisy in ({128: 1.0, 256: 1.0, 512: 0.9}, {128: 0.1, 256: 5.0, 512: 50.0}):
         rates = measured_with(monkeypatch, {size: [noisy[size]] * 5 for size in noisy})
-        below = [rates(size) for size in automatic._HIDDEN_SIZES if size <= 128]
+        below = [rates(size) for size in HIDDEN_SIZES if size <= 128]
         assert below == sorted(below, reverse=True)
         assert 0 < rates(32) <= rates(128) * work[128] / work[32] * (1 + 1e-9)
         assert rates(1024) <= rates(512)

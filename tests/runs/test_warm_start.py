@@ -15,7 +15,7 @@ from charlm.config.schema import Config
 from charlm.errors import ConfigError
 from charlm.model.log_probabilities import predict_window
 from charlm.runs import prepare, session
-from charlm.runs.automatic import choose
+from charlm.runs.automatic.choice import choose
 from charlm.runs.experiment import Notice
 from charlm.runs.warm_start import inherit, open_ancestor
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.batch import Batch

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from charlm.config.schema import Model
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.model import Model
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel

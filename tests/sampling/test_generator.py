@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
@@ -442,7 +442,7 @@ def test_a_small_step_has_one_thread_and_leaves_the_number_of_threads_and_the_te
 def test_the_same_seed_writes_the_same_text_in_another_process(model):
     program = f"""
 import torch
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import Filters

@@ -3,7 +3,7 @@
 import torch
 from model.cells_table import CELLS
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.stepper import Stepper
 

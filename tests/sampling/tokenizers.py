@@ -2,8 +2,8 @@
 
 import torch
 
-from charlm.config.schema import Model
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.model import Model
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.constraints.banned_text import BannedText

@@ -9,8 +9,8 @@ from conftest import PAIRS, small_config, train_all
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Tokenizer
-from charlm.data.builders import number_in_words, number_words
+from charlm.config.tokenizer import Tokenizer
+from charlm.data.builders.pairs import number_in_words, number_words
 from charlm.data.pairs import completion_targets, separator_id
 from charlm.data.tokenizer import EOS, learn_tokenizer
 from charlm.data.windows import PADDING, Position, record_windows, scoring_record_windows

@@ -13,8 +13,9 @@ from conftest import PAIRS, small_config, train_all, unseal
 from charlm import api as charlm_api
 from charlm.api import load, load_labels
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Model, Task
-from charlm.data.builders import character_kinds, code_kinds, script_names
+from charlm.config.model import Model
+from charlm.config.task import Task
+from charlm.data.builders.pairs import character_kinds, code_kinds, script_names
 from charlm.data.labels import label_targets, learn_labels, tags_of
 from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING, read_with_targets, scoring_record_windows

@@ -14,8 +14,9 @@ from conftest import PAIRS, small_config, train_all
 from charlm import api as charlm_api
 from charlm.api import load, load_translator
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Model, Task
-from charlm.data.builders import written_date, written_dates
+from charlm.config.model import Model
+from charlm.config.task import Task
+from charlm.data.builders.pairs import written_date, written_dates
 from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING
 from charlm.errors import CharlmError, CorpusError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import small_config, train_all, unseal
 
-from charlm.config.schema import Training
+from charlm.config.training import Training
 from charlm.errors import CheckpointError
 from charlm.model.language_model import named_weights
 from charlm.runs import prepare, session

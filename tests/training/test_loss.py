@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config.schema import Model, Training
+from charlm.config.model import Model
+from charlm.config.training import Training
 from charlm.data.tokenizer import EOS
 from charlm.data.windows import PADDING, scoring_record_windows, scoring_windows
 from charlm.model.language_model import LanguageModel

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from charlm.config.schema import Model, Training
+from charlm.config.model import Model
+from charlm.config.training import Training
 from charlm.model.language_model import LanguageModel, named_weights
 from charlm.training.clipping import clip, gradient_group, group_norms
 from charlm.training.muon import gate_rows, orthogonalize

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from charlm.config.schema import Training
+from charlm.config.training import Training
 from charlm.model.ngrams import NgramEmbedding
 from charlm.training.clipping import clip
 from charlm.training.optimizer import make_optimizer

@@ -6,20 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from charlm.views.figures import (
-    Axis,
-    Line,
-    Row,
-    dot_chart,
-    label_map,
-    line_chart,
-    log_ticks,
-    run_style,
-    scatter,
-    share_bar,
-    swatch,
-    ticks,
-)
+from charlm.views.figures.axes import Axis
+from charlm.views.figures.drawing import run_style, share_bar, swatch
+from charlm.views.figures.lines import Line, line_chart
+from charlm.views.figures.numbers import log_ticks, ticks
+from charlm.views.figures.points import Row, dot_chart, label_map, scatter
 from charlm.views.html import Html, escape, tag
 from charlm.views.style import design_tokens
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import Ids
 from charlm.data.windows import record_spans, reverse
 from charlm.errors import CorpusError, UnsupportedOptionError

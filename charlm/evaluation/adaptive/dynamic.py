@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans
 from charlm.evaluation.adaptive.interpolation import Floats

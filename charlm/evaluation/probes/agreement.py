@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from charlm.data.builders import AgreementSentence, agreement_sentences, capitalize
+from charlm.data.builders.agreement import AgreementSentence, agreement_sentences, capitalize
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlm.config.schema import TOKEN_NAMES, Mode
+from charlm.config.corpus import Mode
+from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows import WARM_UP, record_spans, reverse
 from charlm.errors import CorpusError, OptionError

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows import record_spans, reverse
 from charlm.errors import CharlmError, CorpusError

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.data.builders import with_parity
+from charlm.data.builders.parity import with_parity
 from charlm.errors import OptionError, TokenizerError
 from charlm.evaluation.probes.agreement import Pair, score_pairs
 from charlm.storage.results import Result

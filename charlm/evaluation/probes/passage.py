@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from charlm.config.schema import Mode
+from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows import windows_to_score
 from charlm.evaluation.probes.reading import read_beginning

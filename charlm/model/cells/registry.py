@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from charlm.config.schema import Cell as CellSection
-from charlm.config.schema import register_cell_kind
+from charlm.config.cell import Cell as CellSection
+from charlm.config.cell import register_cell_kind
 from charlm.model.cells.base import Cell
 from charlm.model.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU

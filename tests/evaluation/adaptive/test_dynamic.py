@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import CPU
 
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
 from charlm.evaluation.adaptive.dynamic import (
     DynamicSettings,

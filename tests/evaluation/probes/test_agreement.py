@@ -16,8 +16,8 @@ from torch import nn
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Tokenizer as Section
-from charlm.data.builders import _NOUNS, AgreementSentence, agreement
+from charlm.config.tokenizer import Tokenizer as Section
+from charlm.data.builders.agreement import _NOUNS, AgreementSentence, agreement
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.errors import CorpusError, OptionError, TokenizerError
 from charlm.evaluation.probes.agreement import (

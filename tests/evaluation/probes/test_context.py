@@ -8,7 +8,7 @@ import torch
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.context import measure_context, measure_losses
 from charlm.model.language_model import LanguageModel

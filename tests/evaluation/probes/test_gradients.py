@@ -10,7 +10,7 @@ import torch
 
 from charlm.api import Run, load
 from charlm.cli.main import run as charlm
-from charlm.config.schema import Model
+from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
 from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.probes import gradients

@@ -7,7 +7,7 @@ import torch
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
-from charlm.data.builders import BUILDERS
+from charlm.data.builders.table import BUILDERS
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes import parity
 from charlm.evaluation.probes.parity import measure_parity

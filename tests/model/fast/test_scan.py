@@ -4,7 +4,7 @@ import pytest
 import torch
 from model.cells_table import SCANNED, new_cell, relative_error, window_of
 
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.registry import make_cell
 from charlm.model.fast.scan import scan
 from charlm.model.recurrence import run, run_stepwise

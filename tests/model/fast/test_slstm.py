@@ -12,7 +12,7 @@ from model.cells_table import (
     window_of,
 )
 
-from charlm.config.schema import Cell as CellSection
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.registry import make_cell
 from charlm.model.recurrence import run, run_stepwise
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sampling.tokenizers import TOKENIZERS, generate_texts
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.banned_text import BannedText

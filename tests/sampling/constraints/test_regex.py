@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config.schema import Tokenizer as Section
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton

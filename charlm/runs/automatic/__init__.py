@@ -1,0 +1,1 @@
+"""Automatic settings: from facts about a text, a device and a budget to a configuration."""

@@ -1,0 +1,106 @@
+"""The plan: size of the network, shape of a step and length of the training."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from charlm.config.schema import Config
+from charlm.runs.automatic.recipes import recipe_for
+from charlm.runs.automatic.text import TextFacts
+from charlm.runs.speed import Speed
+
+_MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
+# From this number of steps on, twice the batch costs no quality and less time per token.
+MANY_STEPS = 20_000
+MAX_PASSES = 60.0
+
+
+class BatchShape(NamedTuple):
+    """Shape of a step.
+
+    Attributes:
+        batch_size: Number of streams or records.
+        length: Approximate number of tokens of each of them.
+    """
+
+    batch_size: int
+    length: int
+
+    def steps_per_pass(self, text: TextFacts) -> int:
+        """Return the number of steps of a pass over a text; the last one may be smaller."""
+        return math.ceil(text.tokens / (self.batch_size * self.length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Size of the network and length of the training, from which the other settings follow.
+
+    Attributes:
+        hidden_size: Number of units.
+        shape: Shape of a step.
+        passes: Number of passes over the text.
+        stops_early: Whether the budget would last for more passes.
+    """
+
+    hidden_size: int
+    shape: BatchShape
+    passes: float
+    stops_early: bool
+
+    def steps(self, text: TextFacts) -> float:
+        """Return the number of steps."""
+        return max(1.0, self.passes * self.shape.steps_per_pass(text))
+
+
+def make_plan(config: Config, text: TextFacts, speed: Speed) -> Plan:
+    """Return the size of the network and the length of the training."""
+    training = config.training
+    shape = batch_shape(config, text)
+
+    def trained_tokens(hidden_size: int) -> float:
+        unit, amount = training.budget
+        if unit == "minutes":
+            return speed(hidden_size) * amount * 60
+        if unit == "steps":
+            return amount / shape.steps_per_pass(text) * text.tokens
+        return amount * text.tokens
+
+    if "hidden_size" in config.model.model_fields_set:
+        hidden_size = config.model.hidden_sizes[0]
+    else:
+        hidden_size = recipe_for(text).hidden_size(text, trained_tokens)
+    passes = trained_tokens(hidden_size) / text.tokens
+    stops_early = training.minutes is not None and passes > MAX_PASSES
+    plan = Plan(
+        hidden_size=hidden_size,
+        shape=shape,
+        passes=MAX_PASSES if stops_early else passes,
+        stops_early=stops_early,
+    )
+    is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
+    # In a budget of steps, twice the batch would take twice the time.
+    if is_open and training.steps is None and plan.steps(text) > MANY_STEPS:
+        return replace(plan, shape=shape._replace(batch_size=2 * shape.batch_size))
+    return plan
+
+
+def batch_shape(config: Config, text: TextFacts) -> BatchShape:
+    """Return the shape of a step, with fewer streams for a short text, or fewer long records."""
+    training = config.training
+    is_set = training.model_fields_set
+    length = training.window if "window" in is_set else recipe_for(text).window
+    if config.task.has_pairs:  # They are read whole.
+        length = text.record_tokens
+    elif text.mode == "records":
+        length = min(length, text.record_tokens)
+    if "batch_size" in is_set:
+        return BatchShape(training.batch_size, length)
+    batch_size = recipe_for(text).batch_size
+    most_tokens = math.inf
+    if text.mode == "stream":
+        most_tokens = text.tokens / _MIN_STEPS_PER_PASS
+    elif config.task.has_pairs:
+        most_tokens = batch_size * recipe_for(text).window
+    while batch_size > 1 and batch_size * length > most_tokens:
+        batch_size //= 2
+    return BatchShape(batch_size, length)
