@@ -44,7 +44,8 @@ from measuring import (
 )
 
 import charlm
-from charlm.data.windows import Position, Shard, Window, stream_windows
+from charlm.data.windows.streams import stream_windows
+from charlm.data.windows.window import Position, Shard, Window
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train

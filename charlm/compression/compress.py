@@ -30,7 +30,8 @@ from charlm.compression.fingerprint import check_fingerprint, fingerprint_of
 from charlm.compression.literals import Alphabet, CodedText, to_bytes, to_tokens
 from charlm.data.tokenizer import Ids
 from charlm.data.utf8 import count_characters
-from charlm.data.windows import reverse, windows_to_score
+from charlm.data.windows.directions import reverse
+from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result

@@ -14,7 +14,8 @@ from charlm.data.cards import Part
 from charlm.data.corpus import Corpus, Text
 from charlm.data.pairs import SEPARATOR
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import PADDING, record_spans
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.window import PADDING
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import map_file
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from charlm.config.task import Task as TaskSection
 from charlm.data.tokenizer import UNK, Ids, Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.windows import PADDING, record_spans
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.window import PADDING
 from charlm.errors import ConfigError, CorpusError
 
 SEPARATOR = "\t"

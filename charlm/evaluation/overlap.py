@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import record_spans
+from charlm.data.windows.directions import record_spans
 
 # A text of which at least this fraction is in another text counts as the same text.
 SAME_TEXT = 0.5

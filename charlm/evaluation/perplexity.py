@@ -11,7 +11,7 @@ from charlm.data.listing import absolute_names
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
-from charlm.data.windows import WARM_UP, windows_to_score
+from charlm.data.windows.scoring import WARM_UP, windows_to_score
 from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, check_adaptation
 from charlm.evaluation.adaptive.temperature import fit_temperature

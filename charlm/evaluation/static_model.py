@@ -9,7 +9,8 @@ import torch
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows import record_spans, windows_to_score
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from charlm.data.windows import record_spans
+from charlm.data.windows.directions import record_spans
 from charlm.errors import UnsupportedOptionError
 from charlm.export.description import About, describe
 from charlm.export.javascript import Program, run_program

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows import record_spans, reverse
+from charlm.data.windows.directions import record_spans, reverse
 from charlm.errors import CharlmError, CheckpointError, CorpusError
 from charlm.export.targets import Precision
 from charlm.model.log_probabilities import predict_window

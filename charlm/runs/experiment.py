@@ -16,14 +16,10 @@ from charlm.data.replay import Replay
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.windows import (
-    StreamOptions,
-    Window,
-    read_in_direction,
-    read_with_targets,
-    record_windows,
-    stream_windows,
-)
+from charlm.data.windows.directions import read_in_direction, read_with_targets
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
+from charlm.data.windows.window import Window
 from charlm.model.any_model import AnyModel
 from charlm.runs.old_text import OldText
 from charlm.storage.locks import ProcessLock

@@ -14,7 +14,7 @@ from charlm.data.corpus import open_corpus
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.tokens import Tokens, encode_text
-from charlm.data.windows import windows_to_score
+from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError, ConfigError
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware

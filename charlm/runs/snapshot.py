@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.training import Training as TrainingSection
-from charlm.data.windows import Position
+from charlm.data.windows.window import Position
 from charlm.errors import CheckpointError
 from charlm.runs.checkpoint import (
     Checkpoint,

@@ -10,7 +10,7 @@ import torch
 
 from charlm.config.load import check_config
 from charlm.config.schema import Config
-from charlm.data.windows import Position, Window
+from charlm.data.windows.window import Position, Window
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, fast_math
 from charlm.training.loop import Progress, TrainingState, train

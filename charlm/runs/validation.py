@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import WARM_UP, ScoringWindow, record_spans, windows_to_score
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.scoring import WARM_UP, windows_to_score
+from charlm.data.windows.window import ScoringWindow
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.runs.experiment import Experiment

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from torch import nn
 
 from charlm.data.tokenizer import Ids, Tokenizer
-from charlm.data.windows import record_spans
+from charlm.data.windows.directions import record_spans
 from charlm.model.label_model import LabelModel
 from charlm.model.translation_model import TokenModel
 from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled

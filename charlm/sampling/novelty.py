@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from charlm.data.tokenizer import EOS, UNK_TEXT, Ids, Tokenizer
-from charlm.data.windows import record_spans
+from charlm.data.windows.directions import record_spans
 
 _BLOCK_IDS = 1 << 14  # Ids that are spelled together.
 # The text of a corpus of at most this number of ids is kept in memory, to be searched faster.

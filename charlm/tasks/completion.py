@@ -11,7 +11,8 @@ import torch
 from charlm.data.cards import Part
 from charlm.data.pairs import completion_targets
 from charlm.data.tokenizer import Ids, Tokenizer
-from charlm.data.windows import record_spans, windows_to_score
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.scoring import windows_to_score
 from charlm.model.log_probabilities import log_probabilities_of, predict_window
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions

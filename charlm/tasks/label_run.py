@@ -14,7 +14,9 @@ from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.labels import Labels, label_targets, labels_of, split_labels
 from charlm.data.tokenizer import EOS, Ids, Tokenizer, id_dtype
 from charlm.data.tokens import encode_text
-from charlm.data.windows import PADDING, read_with_targets, record_spans, scoring_record_windows
+from charlm.data.windows.directions import read_with_targets, record_spans
+from charlm.data.windows.scoring import scoring_record_windows
+from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
 from charlm.model.uninitialized import uninitialized_label_model

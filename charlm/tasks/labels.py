@@ -11,7 +11,7 @@ import numpy.typing as npt
 from charlm.data.cards import Part
 from charlm.data.labels import label_targets
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import record_spans
+from charlm.data.windows.directions import record_spans
 from charlm.storage.results import Result
 from charlm.tasks.label_run import (
     LabelledPart,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.training import Training as TrainingSection
-from charlm.data.windows import Position, Window
+from charlm.data.windows.window import Position, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import named_weights
 from charlm.model.recurrence import States

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.config.training import Training as TrainingSection
-from charlm.data.windows import PADDING, Window
+from charlm.data.windows.window import PADDING, Window
 from charlm.model.any_model import AnyModel
 from charlm.model.label_model import LabelModel, predict_labels
 from charlm.model.language_model import LanguageModel

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.config.training import Training as TrainingSection
-from charlm.data.windows import PADDING
+from charlm.data.windows.window import PADDING
 from charlm.model.any_model import AnyModel
 from charlm.model.encoder import Encoder
 from charlm.model.label_model import LabelModel

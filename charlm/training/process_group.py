@@ -23,7 +23,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from charlm.data.tokens import available_cores
-from charlm.data.windows import Shard
+from charlm.data.windows.window import Shard
 from charlm.errors import GroupError
 from charlm.training.objective import Objective
 from charlm.training.rows import allow_sparse_gradients

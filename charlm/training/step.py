@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.training import Training as TrainingSection
-from charlm.data.windows import Shard
+from charlm.data.windows.window import Shard
 from charlm.model.recurrence import States
 from charlm.training.clipping import Clipping, clip
 from charlm.training.objective import Objective, ObjectiveValue

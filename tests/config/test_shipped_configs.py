@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from charlm.config.load import load_config
-from charlm.data.windows import Position, stream_windows
+from charlm.data.windows.streams import stream_windows
+from charlm.data.windows.window import Position
 from charlm.model.language_model import LanguageModel, count_parameters, detach
 from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train

@@ -5,7 +5,9 @@ import pytest
 
 from charlm.data.replay import Replay
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import PADDING, Position, record_windows, stream_windows
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.streams import stream_windows
+from charlm.data.windows.window import PADDING, Position
 
 OLD_STREAM = np.arange(100, 200).astype(np.uint8)
 OLD_RECORDS = np.concatenate([[100 + n, 100 + n, EOS] for n in range(60)]).astype(np.uint8)

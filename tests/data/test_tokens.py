@@ -26,7 +26,10 @@ from charlm.data.shards import ShardedIds
 from charlm.data.sources import PlainFile
 from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
 from charlm.data.tokens import Counts, count_ids, encode_text, learn_or_load_tokenizer
-from charlm.data.windows import Position, record_spans, record_windows, stream_windows
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.streams import stream_windows
+from charlm.data.windows.window import Position
 from charlm.errors import CorpusError
 
 LEVELS = {

@@ -9,17 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import (
-    PADDING,
-    Position,
-    StreamOptions,
-    Window,
-    record_spans,
-    record_windows,
-    scoring_record_windows,
-    scoring_windows,
-    stream_windows,
-)
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.scoring import scoring_record_windows, scoring_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
+from charlm.data.windows.window import PADDING, Position, Window
 from charlm.errors import CorpusError
 
 START = Position()

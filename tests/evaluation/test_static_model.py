@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_models import CPU, log_p_at_once, make_model, random_ids, random_records
 
-from charlm.data import windows
 from charlm.data.tokenizer import EOS
+from charlm.data.windows import scoring
 from charlm.errors import CharlmError
 from charlm.evaluation.perplexity import score_text
 from charlm.evaluation.static_model import StaticModel
@@ -16,7 +16,7 @@ def log_p(direction: str, ids: np.ndarray, mode: str = "stream", **options) -> n
 
 
 def test_windows_give_each_token_the_probability_of_the_text_read_at_once(monkeypatch):
-    monkeypatch.setattr(windows, "_SCORING_TOKENS", 16)
+    monkeypatch.setattr(scoring, "_SCORING_TOKENS", 16)
     ids = random_ids(50)
     assert log_p("forward", ids) == pytest.approx(log_p_at_once(make_model(), ids), abs=1e-5)
 
@@ -33,7 +33,7 @@ def test_a_backward_model_predicts_each_token_from_those_that_follow_it():
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_each_record_is_read_by_itself(monkeypatch, direction):
-    monkeypatch.setattr(windows, "_SCORING_TOKENS", 256)  # 4 tokens of 64 records.
+    monkeypatch.setattr(scoring, "_SCORING_TOKENS", 256)  # 4 tokens of 64 records.
     ids = random_records(70)
     ends = np.flatnonzero(ids == EOS) + 1
     expected = [log_p(direction, record) for record in np.split(ids, ends)[:-1]]

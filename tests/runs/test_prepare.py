@@ -10,7 +10,7 @@ import torch
 from conftest import small_config, train_all
 from runs.trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
 
-from charlm.data.windows import StreamOptions, stream_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.errors import CheckpointError, CorpusError, UnsupportedOptionError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_are_not_saved_when_training_is_closed(text_
 def test_a_stop_during_an_evaluation_takes_effect_and_the_evaluation_is_done_after_resuming(
     mode, text_file, records_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("charlm.data.windows._SCORING_TOKENS", 64)
+    monkeypatch.setattr("charlm.data.windows.scoring._SCORING_TOKENS", 64)
     text = records_file if mode == "records" else text_file
     config = small_config(text, f"corpus.mode={mode}", "training.steps=4")
     train_all(config, tmp_path / "whole")

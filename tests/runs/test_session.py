@@ -6,7 +6,7 @@ import torch
 from conftest import small_config, train_all
 from runs.trainings import Clock, set_losses
 
-from charlm.data.windows import scoring_windows
+from charlm.data.windows.scoring import scoring_windows
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Evaluated, Notice

@@ -14,7 +14,7 @@ from charlm.runs.validation import EvaluationStopped, validate
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr("charlm.data.windows._SCORING_TOKENS", 64)
+    monkeypatch.setattr("charlm.data.windows.scoring._SCORING_TOKENS", 64)
     monkeypatch.setattr("charlm.runs.validation._MIN_TOKENS_SCORED", 100)
 
 

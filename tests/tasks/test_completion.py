@@ -13,7 +13,9 @@ from charlm.config.tokenizer import Tokenizer
 from charlm.data.builders.pairs import number_in_words, number_words
 from charlm.data.pairs import completion_targets, separator_id
 from charlm.data.tokenizer import EOS, learn_tokenizer
-from charlm.data.windows import PADDING, Position, record_windows, scoring_record_windows
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.scoring import scoring_record_windows
+from charlm.data.windows.window import PADDING, Position
 from charlm.errors import CharlmError, ConfigError, CorpusError
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Sampled

@@ -18,7 +18,9 @@ from charlm.config.task import Task
 from charlm.data.builders.pairs import character_kinds, code_kinds, script_names
 from charlm.data.labels import label_targets, learn_labels, tags_of
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import PADDING, read_with_targets, scoring_record_windows
+from charlm.data.windows.directions import read_with_targets
+from charlm.data.windows.scoring import scoring_record_windows
+from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CorpusError
 from charlm.model.heads.sequence_label import pool
 from charlm.model.label_model import LabelHead, LabelModel

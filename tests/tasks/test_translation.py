@@ -18,7 +18,7 @@ from charlm.config.model import Model
 from charlm.config.task import Task
 from charlm.data.builders.pairs import written_date, written_dates
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import PADDING
+from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CorpusError
 from charlm.model.heads import additive_attention
 from charlm.model.heads.additive_attention import AdditiveAttention

@@ -8,7 +8,8 @@ import torch
 from conftest import small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from charlm.data.windows import Position, StreamOptions, stream_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
+from charlm.data.windows.window import Position
 from charlm.model.language_model import LanguageModel
 from charlm.training import cuda_graph, loop
 from charlm.training.devices import Hardware

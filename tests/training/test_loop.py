@@ -10,7 +10,8 @@ import torch
 from conftest import small_config
 
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import Position, StreamOptions, Window, stream_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
+from charlm.data.windows.window import Position, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware

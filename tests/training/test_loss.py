@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from charlm.config.model import Model
 from charlm.config.training import Training
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import PADDING, scoring_record_windows, scoring_windows
+from charlm.data.windows.scoring import scoring_record_windows, scoring_windows
+from charlm.data.windows.window import PADDING
 from charlm.model.language_model import LanguageModel
 from charlm.training import loss as loss_module
 from charlm.training.loss import Score, regularization, score, summed_cross_entropy

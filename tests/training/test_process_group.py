@@ -24,17 +24,10 @@ from safetensors.torch import load_file
 from charlm.cli.main import run as charlm
 from charlm.config.load import load_config
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import (
-    PADDING,
-    Position,
-    Shard,
-    StreamOptions,
-    Window,
-    record_windows,
-    scoring_record_windows,
-    scoring_windows,
-    stream_windows,
-)
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.scoring import scoring_record_windows, scoring_windows
+from charlm.data.windows.streams import StreamOptions, stream_windows
+from charlm.data.windows.window import PADDING, Position, Shard, Window
 from charlm.errors import ConfigError, GroupError
 from charlm.runs import session
 from charlm.runs.experiment import training_windows

@@ -8,7 +8,7 @@ import numpy as np
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import record_spans, reverse
+from charlm.data.windows.directions import record_spans, reverse
 from charlm.errors import CorpusError, UnsupportedOptionError
 from charlm.evaluation.adaptive.cache import cache_log_probabilities, fit_cache
 from charlm.evaluation.adaptive.dynamic import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import windows_to_score
+from charlm.data.windows.scoring import windows_to_score
 from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import scoring

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows import WARM_UP, record_spans
+from charlm.data.windows.directions import record_spans
+from charlm.data.windows.scoring import WARM_UP
 from charlm.evaluation.adaptive.interpolation import Floats
 from charlm.model.cells.base import FusedCell
 from charlm.model.language_model import LanguageModel, detach

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from charlm.data.windows import PADDING
+from charlm.data.windows.window import PADDING
 
 _MAX_STEPS = 20
 _TOLERANCE = 1e-4  # Relative change of 1 / T at which the search stops.

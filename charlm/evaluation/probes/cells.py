@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
-from charlm.data.windows import WARM_UP, windows_to_score
+from charlm.data.windows.scoring import WARM_UP, windows_to_score
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.labels import Label, label_characters
 from charlm.evaluation.probes.reading import read_beginning

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import reverse
+from charlm.data.windows.directions import reverse
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.gradients import tokens_named
 from charlm.evaluation.static_model import Floats, Integers

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows import WARM_UP, windows_to_score
+from charlm.data.windows.scoring import WARM_UP, windows_to_score
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats

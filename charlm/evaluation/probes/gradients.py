@@ -21,7 +21,8 @@ from torch.nn import functional
 from charlm.config.corpus import Mode
 from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows import WARM_UP, record_spans, reverse
+from charlm.data.windows.directions import record_spans, reverse
+from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import CorpusError, OptionError
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State

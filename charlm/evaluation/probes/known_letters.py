@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charlm.data.tokenizer import Decoder, Ids
-from charlm.data.windows import WARM_UP
+from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import predict_passage
 from charlm.evaluation.probes.reading import read_beginning

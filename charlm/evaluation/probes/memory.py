@@ -20,7 +20,7 @@ from torch import Tensor
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
-from charlm.data.windows import record_spans, reverse
+from charlm.data.windows.directions import record_spans, reverse
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
 from charlm.evaluation.probes.reading import read_beginning

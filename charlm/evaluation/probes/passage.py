@@ -11,7 +11,7 @@ import torch
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
-from charlm.data.windows import windows_to_score
+from charlm.data.windows.scoring import windows_to_score
 from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, reading_order, require_one_probability
 from charlm.model.language_model import LanguageModel

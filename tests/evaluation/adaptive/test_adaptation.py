@@ -5,7 +5,7 @@ import pytest
 from small_models import CPU, make_model, random_ids, random_records
 
 from charlm.data.tokenizer import EOS
-from charlm.data.windows import reverse
+from charlm.data.windows.directions import reverse
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.adaptive import adaptation
 from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, check_adaptation

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.data.windows import PADDING
+from charlm.data.windows.window import PADDING
 from charlm.evaluation.adaptive.temperature import fit_temperature
 
 

@@ -1,0 +1,87 @@
+"""The direction in which a model reads: forward, backward, or both side by side."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from charlm.data.restarts import eos_ends
+from charlm.data.tokenizer import EOS, Ids
+from charlm.data.windows.window import (
+    PADDING,
+    AnyWindow,
+)
+
+
+def read_in_direction(
+    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[AnyWindow]]
+) -> Iterator[AnyWindow]:
+    """Read a text in the direction of a model.
+
+    Args:
+        direction: `forward`, `backward`, or `both`: the backward window is then beside the forward
+            one in the batch.
+        ids: Ids of the text, (tokens,).
+        mode: `stream`: the text is reversed as a whole; `records`: every record in its place.
+        read: Function that makes windows of ids in the order of reading.
+    """
+    if direction == "forward":
+        return read(ids)
+    backward = read(reverse(ids, mode=mode))
+    return backward if direction == "backward" else map(_side_by_side, read(ids), backward)
+
+
+def read_with_targets(
+    direction: str, ids: Ids, targets: Ids, *, read: Callable[[Ids, Ids], Iterator[AnyWindow]]
+) -> Iterator[AnyWindow]:
+    """Read the records of a task in the direction of a model.
+
+    Args:
+        direction: `forward` or `both`: the backward window is then beside the forward one in the
+            batch. It has no targets, because each is predicted from both directions together.
+        ids: Ids of the records, (tokens,).
+        targets: What is predicted at the position of each id, (tokens,).
+        read: Function that makes windows of ids and targets.
+    """
+    if direction == "forward":
+        return read(ids, targets)
+    backward = read(reverse(ids, mode="records"), np.full_like(targets, PADDING))
+    return map(_side_by_side, read(ids, targets), backward)
+
+
+def reverse(ids: Ids, *, mode: str) -> Ids:
+    """Return the reversed ids of a text, or of each record; the closing <EOS> stays the last."""
+    if mode == "records":
+        spans = record_spans(ids)
+        lengths = spans[:, 1] - spans[:, 0]
+        first = np.repeat(spans[:, 0], lengths)
+        end = np.repeat(spans[:, 1], lengths)
+        at = np.arange(len(first))
+        return np.asarray(ids[np.where(at == end - 1, at, first + end - 2 - at)])
+    ids = np.asarray(ids)
+    if len(ids) and ids[-1] == EOS:
+        return np.concatenate([ids[-2::-1], ids[-1:]])
+    return ids[::-1]
+
+
+def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
+    """Return the first position of each record and the one after its <EOS>, (records, 2)."""
+    stops = eos_ends(ids)
+    starts = np.concatenate([[0], stops])[: len(stops)]
+    return np.stack([starts, stops], axis=1).astype(np.int64)
+
+
+def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
+    inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
+    targets = torch.cat([forward.targets, backward.targets], dim=1)
+    return replace(forward, inputs=inputs, targets=targets)
+
+
+def in_direction(direction: str, ids: Ids) -> list[Ids]:
+    """Return the text, the reversed text, or both, as a model of this direction reads them."""
+    if direction == "forward":
+        return [ids]
+    backward = reverse(ids, mode="stream")
+    return [backward] if direction == "backward" else [ids, backward]
