@@ -31,7 +31,7 @@ ROOMS = [
     "tasks",
     "tracking.py",
     "views",
-    "api.py",
+    "api",
     "serving",
     "export",
     "tuning",

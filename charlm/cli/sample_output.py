@@ -18,9 +18,9 @@ from charlm.sampling.options import (
 )
 
 if TYPE_CHECKING:  # They import torch.
-    from charlm.api import Sample
     from charlm.sampling.fill import Fill
     from charlm.sampling.next_tokens import NextTokens
+    from charlm.sampling.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from charlm.sampling.options import SampleOptions
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.api import Run, Sample
+    from charlm.api import Run
+    from charlm.sampling.sample import Sample
     from charlm.serving.client import RemoteRun
 
 

@@ -12,7 +12,15 @@ from charlm.views.embeddings import embeddings_section
 from charlm.views.header import header, names_of
 from charlm.views.html import Html, join, tag
 from charlm.views.learning import learning_section
-from charlm.views.measurements import SECTIONS, Measurements, Reason, RunMeasurements
+from charlm.views.measurements import (
+    SECTIONS,
+    AnyTrained,
+    Measurements,
+    Reason,
+    ReportOptions,
+    RunMeasurements,
+    measure,
+)
 from charlm.views.memory import memory_section
 from charlm.views.network import network_section
 from charlm.views.page import Figure, Section, listed
@@ -93,6 +101,25 @@ class Report:
             f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" '
             'width="100%" height="800" style="border:0"></iframe>'
         )
+
+
+def report_on(
+    models: Sequence[AnyTrained],
+    options: Mapping[str, Any],
+    report_progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Return the report on one or several models.
+
+    Args:
+        models: The models; the others are compared with the first.
+        options: Fields of `ReportOptions`.
+        report_progress: Function that is called with the name of each measure before it begins.
+
+    Raises:
+        OptionError: A section does not exist.
+    """
+    shown = ReportOptions(**options)
+    return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 
 
 def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) -> Report:

@@ -1,0 +1,81 @@
+"""Load the runs of a folder."""
+
+from pathlib import Path
+
+from charlm import trained_model
+from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
+from charlm.runs.files import RUNS, CheckpointName
+from charlm.runs.folder import newest_run
+from charlm.runs.listing import RunSummary, find_runs, summarize
+from charlm.tasks import label_run
+from charlm.trained_model import LanguageModelRequiredError
+
+
+def load(
+    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> Run:
+    """Load a trained model. Nothing in the run folder is executed.
+
+    Args:
+        folder: Run folder; None takes the newest under `runs/`.
+        which: `best` by validation loss, or `last`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, independent of the device of the training.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+    """
+    folder = Path(folder) if folder is not None else newest_run(RUNS)
+    return Run(trained_model.load(folder, which, device))
+
+
+def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "auto") -> LabelRun:
+    """Load a trained model of labels. Nothing in the run folder is executed.
+
+    Args:
+        folder: Run folder.
+        which: As for `load`.
+        device: As for `load`.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or is damaged.
+        CharlmError: The model has another task.
+    """
+    return LabelRun(label_run.load_labels(Path(folder), which, device))
+
+
+def load_translator(
+    folder: StrPath, which: CheckpointName = "best", device: str = "auto"
+) -> Translator:
+    """Load a trained encoder and decoder; arguments and exceptions as for `load_labels`."""
+    return Translator(trained_model.load_translator(Path(folder), which, device))
+
+
+def load_any(
+    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
+) -> AnyRun:
+    """Load a trained model: a `Run`, a `LabelRun` of task classify or tag, or a `Translator`.
+
+    Args:
+        folder: As for `load`.
+        which: As for `load`.
+        device: As for `load`.
+
+    Raises:
+        CheckpointError: As for `load`.
+    """
+    try:
+        return load(folder, which=which, device=device)
+    except LanguageModelRequiredError as error:
+        load_it = load_translator if error.kind == "translate" else load_labels
+        return load_it(error.folder, which, device)
+
+
+def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
+    """Return settings and validation scores of the runs in a folder and in its subfolders.
+
+    `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
+
+    Raises:
+        CharlmError: There are no runs, or one of them is damaged.
+    """
+    return [summarize(path) for path in find_runs(Path(folder))]

@@ -1,0 +1,336 @@
+"""Train runs to their end, from settings that are given or chosen."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from charlm.api.loading import load, load_any, load_labels, load_translator
+from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
+from charlm.config.load import change_config
+from charlm.config.schema import Config
+from charlm.config.training import BUDGETS
+from charlm.errors import CharlmError, OptionError
+from charlm.runs import prepare, session
+from charlm.runs.automatic import choice
+from charlm.runs.automatic.choice import ChosenConfig
+from charlm.runs.experiment import Evaluated, Events, Experiment
+from charlm.runs.folder import new_folder
+from charlm.runs.listing import SeedScores, summarize_seeds
+from charlm.runs.progress_bar import shown
+from charlm.runs.signals import interrupt_signals, stop_requests
+from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
+from charlm.sampling.during_training import sampled
+from charlm.tracking import check_installed, tracked
+
+Texts = StrPath | Sequence[StrPath]
+
+
+def train(
+    text: Config | Texts,
+    *,
+    out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    from_vocabulary: Vocabulary = "grow",
+    track: Literal["tensorboard"] | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[Evaluated], object] | None = None,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> Run:
+    """Train a model and return the best checkpoint of the run.
+
+        run = charlm.train("novel.txt", minutes=5)
+        run = charlm.train(charlm.load_config("quickstart"), seed=2, progress=False)
+        run = charlm.train("titles.txt", from_run="runs/english", minutes=2)
+
+    Args:
+        text: Files, folders, globs or corpora, for which `choose` chooses the settings; or a
+            configuration, from `load_config`.
+        out: Run folder; None makes a new one under `runs/`.
+        from_run: Run folder whose weights and tokenizer the training starts from.
+        from_vocabulary: `grow`: tokens that are only in the new text are added; `keep`: they are
+            read as <UNK>.
+        track: Also write metrics and samples for TensorBoard, to the folder `tensorboard` of the
+            run folder.
+        progress: Whether to show a bar and a line per evaluation on stderr, or in a notebook.
+        on_evaluation: Function that is called after each evaluation. `event.metrics` is the new
+            line of metrics.jsonl. An exception ends the training.
+        overrides: Changes such as `model.hidden_size=256`.
+        training: Fields of the section `training`, such as `minutes`, `steps`, `epochs` or `seed`.
+
+    Ctrl-C finishes the step and saves before KeyboardInterrupt is raised; `resume` continues.
+
+    Raises:
+        CharlmError: A setting is wrong; the corpus, the device or the folder cannot be used; or the
+            training diverged.
+    """
+    if track is not None:
+        check_installed()
+    changes = [*overrides, *_training_overrides(training)]
+    experiment, observers = _begin(
+        text, changes, out, from_run, from_vocabulary, check=_check_language_model
+    )
+    observers = observers._replace(track=track, progress=progress, on_evaluation=on_evaluation)
+    _run_to_the_end(experiment, observers)
+    return load(experiment.folder)
+
+
+def train_labels(
+    text: Config | Texts,
+    *,
+    task: Literal["classify", "tag"] = "classify",
+    out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> LabelRun:
+    """Train a model that labels texts or their tokens; return the best checkpoint of the run.
+
+        run = charlm.train_labels("reviews.csv", minutes=1)
+        print(run.predict(["a wonderful film"])[0].labels[0].label)
+
+    Args:
+        text: Table of texts and labels, or a configuration.
+        task: `classify`: one label for each text; `tag`: one label for each token.
+        out: As for `train`.
+        from_run: Language model whose encoder the training starts from.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`.
+    """
+    changes = [*overrides, f"task.kind={task}", *_training_overrides(training)]
+    experiment, observers = _begin(text, changes, out, from_run)
+    _run_to_the_end(experiment, observers._replace(progress=progress))
+    return load_labels(experiment.folder)
+
+
+def train_translator(
+    text: Config | Texts,
+    *,
+    out: StrPath | None = None,
+    from_run: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> Translator:
+    """Train an encoder and a decoder; return the best checkpoint of the run.
+
+        run = charlm.train_translator("dates.tsv", minutes=1)
+        print(run.complete("3 May 2021"))
+
+    Args:
+        text: Table of sources and targets, or a configuration.
+        out: As for `train`.
+        from_run: Language model whose weights both sides start from.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`.
+    """
+    changes = [*overrides, "task.kind=translate", *_training_overrides(training)]
+    experiment, observers = _begin(text, changes, out, from_run)
+    _run_to_the_end(experiment, observers._replace(progress=progress))
+    return load_translator(experiment.folder)
+
+
+def resume(
+    folder: StrPath,
+    *,
+    device: str | None = None,
+    on_divergence: Literal["stop", "halve"] | None = None,
+    track: Literal["tensorboard"] | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[Evaluated], object] | None = None,
+    **budget: float | None,
+) -> AnyRun:
+    """Continue a run from its last save, and return its best checkpoint.
+
+    It is a `Run`; a `LabelRun` of task classify or tag; or a `Translator`. The result is the same
+    as if the training had never stopped.
+
+    Args:
+        folder: Run folder.
+        device: Device instead of the run's own.
+        on_divergence: Value of `training.on_divergence` instead of the run's own.
+        track: As for `train`.
+        progress: As for `train`.
+        on_evaluation: As for `train`.
+        budget: One of `minutes`, `steps` and `epochs` (passes over the text): the total budget of
+            the run instead of its own.
+
+    Raises:
+        CharlmError: The run cannot be continued, its budget is spent, or the training diverged.
+        OptionError: There is no such budget.
+    """
+    for name in budget:
+        if name not in BUDGETS:
+            raise OptionError(name, f"no such option; a budget is one of {', '.join(BUDGETS)}")
+    if track is not None:
+        check_installed()
+    experiment = prepare.resume(
+        Path(folder),
+        budget={name: amount for name, amount in budget.items() if amount is not None},
+        device=device,
+        on_divergence=on_divergence,
+    )
+    prepare.check_budget(experiment)
+    _run_to_the_end(experiment, _Observers(track, progress, on_evaluation))
+    return load_any(experiment.folder)
+
+
+def train_seeds(
+    text: Config | Texts,
+    seeds: Iterable[int],
+    *,
+    out: StrPath | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    **training: Any,
+) -> SeedScores:
+    """Train once per seed, with the same settings; return mean, deviation and range of the scores.
+
+        scores = charlm.train_seeds("novel.txt", range(1, 6), steps=2000)
+
+    Args:
+        text: As for `train`. Settings are chosen once.
+        seeds: At least two seeds of initial weights, dropout and data order.
+        out: Folder of the run folders `seed-1`, `seed-2` ...; None makes new ones under `runs/`.
+        progress: As for `train`.
+        overrides: As for `train`.
+        training: As for `train`.
+
+    Raises:
+        CharlmError: As for `train`; or there are fewer than two seeds, or no validation part.
+    """
+    chosen = list(seeds)
+    if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
+        raise OptionError("seeds", "must be at least two different seeds", value=chosen)
+    if isinstance(text, Config):
+        config = change_config(text, [*overrides, *_training_overrides(training)])
+    else:
+        config = choose(text, overrides=overrides, **training).config
+    folders = []
+    for seed in chosen:
+        seeded = change_config(config, [f"training.seed={seed}"])
+        given = None if out is None else Path(out) / f"seed-{seed}"
+        with new_folder(given, f"{_run_name(text)}-seed-{seed}") as folder:
+            experiment = prepare.begin(seeded, folder)
+        _run_to_the_end(experiment, _Observers(progress=progress))
+        folders.append(experiment.folder)
+    return summarize_seeds(folders)
+
+
+def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:
+    """Choose settings for a text, this device and a budget, as `train` does.
+
+        config, reasons = charlm.choose("novel.txt", minutes=5)
+
+    Args:
+        text: Files, folders, globs or corpora.
+        overrides: Settings to keep, such as `model.hidden_size=256`.
+        training: Fields of the section `training` to keep, such as `minutes`.
+
+    Raises:
+        CharlmError: A setting is wrong, or the text cannot be read.
+    """
+    return choice.choose([*overrides, *_training_overrides(training), _text_override(text)])
+
+
+def _begin(
+    text: Config | Texts,
+    changes: Sequence[str],
+    out: StrPath | None,
+    from_run: StrPath | None,
+    from_vocabulary: Vocabulary = "grow",
+    check: Callable[[Config], None] = lambda _: None,
+) -> "tuple[Experiment, _Observers]":
+    """Begin a run; return it with observers that know why its settings were chosen.
+
+    Args:
+        text: As for `train`.
+        changes: Changes such as `model.hidden_size=256`.
+        out: As for `train`.
+        from_run: As for `train`.
+        from_vocabulary: As for `train`.
+        check: Function that raises an error, before a folder is made, if the run must not begin.
+    """
+    ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
+    reasons: Sequence[str] = ()
+    if isinstance(text, Config):
+        config = change_config(text, changes)
+        if ancestor is not None:
+            config = inherit(config, ancestor)
+    else:
+        config, reasons = choice.choose([*changes, _text_override(text)], ancestor=ancestor)
+    check(config)
+    with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
+        experiment = prepare.begin(config, folder, ancestor=ancestor)
+    return experiment, _Observers(first_lines=reasons)
+
+
+def _check_language_model(config: Config) -> None:
+    """Raise CharlmError if the task of a configuration makes no language model."""
+    task = config.task
+    if task.has_labels or task.kind == "translate":
+        call = "train_labels" if task.has_labels else "train_translator"
+        raise CharlmError(
+            f"task.kind: {task.kind} makes no language model, and charlm.train returns one; call "
+            f"charlm.{call}"
+        )
+
+
+class _Observers(NamedTuple):
+    """What observes a training: arguments of `train`, and lines to show before it."""
+
+    track: Literal["tensorboard"] | None = None
+    progress: bool = True
+    on_evaluation: Callable[[Evaluated], object] | None = None
+    first_lines: Sequence[str] = ()
+
+
+def _run_to_the_end(experiment: Experiment, observers: _Observers) -> None:
+    """Train to the end of the budget.
+
+    After Ctrl-C or an exception of an observer, the last step is saved before it is raised.
+    """
+    with stop_requests(interrupt_signals()) as stop:
+        events = sampled(experiment, session.run(experiment, stop=stop))
+        if observers.track is not None:
+            events = tracked(experiment, events)
+        with closing(events), closing(_observed(experiment, events, observers)) as observed:
+            for event in observed:
+                if observers.on_evaluation is not None and isinstance(event, Evaluated):
+                    observers.on_evaluation(event)
+    if stop():
+        raise KeyboardInterrupt
+
+
+def _observed(experiment: Experiment, events: Events, observers: _Observers) -> Events:
+    if not observers.progress:
+        return events
+    return shown(experiment, events, first_lines=observers.first_lines)
+
+
+def _text_override(text: Texts) -> str:
+    return f"corpus.text={json.dumps(_names(text))}"
+
+
+def _names(text: Texts) -> list[str]:
+    return [str(text)] if isinstance(text, str | Path) else list(map(str, text))
+
+
+def _run_name(text: Config | Texts) -> str:
+    """Return the first part of the name of a new run folder."""
+    return "run" if isinstance(text, Config) else Path(_names(text)[0]).stem or "run"
+
+
+def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
+    return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
