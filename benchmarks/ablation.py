@@ -1,39 +1,41 @@
 """Effect of each option: a base configuration, and the base with one option changed.
 
-All runs have the same training time, number of epochs or number of steps. For each seed, the base
-and every option are trained in turn, so that drift of the machine's speed affects all alike. With
---seconds or --epochs the machine must be idle otherwise; with --steps it need not be. The base is
-the configuration `shakespeare` for characters, and `words` for words, with tokens between spaces;
---plain removes its dropout. An option that the base already has is left out, unless it is named.
-The loss is that of the best checkpoint on the whole validation split: each token is predicted once,
-and the state is carried. Runs that diverge are marked.
+All runs have the same training time or number of steps. For each seed, the base and every option
+are trained in turn, so that drift of the machine's speed affects all alike. With --minutes the
+machine must be idle otherwise; with --steps it need not be. The base is the configuration
+`shakespeare` for characters, and `words` for words, with tokens between spaces; --plain removes its
+dropout. An option that the base already has is left out, unless it is named.
 
-    python benchmarks/ablation.py tinyshakespeare.txt --seconds 60 --seeds 1 2 3
+The loss is that of the best checkpoint on the whole validation split, in nats per token: each token
+is predicted once, and the state is carried. The table has its median over the seeds, its lowest and
+highest value, `change`, which is the median difference to the base with the same seed, and the
+median number of steps. Runs that diverge are counted.
+
+    python benchmarks/ablation.py tinyshakespeare.txt --minutes 1 --seeds 1,2,3
     python benchmarks/ablation.py wikitext2-test.txt --valid wikitext2-valid.txt --task words
 """
 
 import argparse
-import json
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from measuring import (
+    add_budget,
+    add_options,
     add_overrides,
-    add_seeds,
+    add_series,
+    add_text,
     argument_parser,
-    check_names,
-    environment,
+    budget_override,
     print_environment,
+    print_results,
     run_main,
-    run_to_end,
     text_override,
 )
+from runs import measure_validation
 
 import charlm
-from charlm.errors import DivergenceError
-from charlm.runs import prepare
 
 BASE = "base"
 BASES = {"characters": "shakespeare", "words": "words"}
@@ -129,7 +131,7 @@ def main() -> None:
     runs = []
     for seed in options.seeds:
         for name in names:
-            result = measure(configure(name, seed, options))
+            result = measure_validation(configure(name, seed, options))
             runs.append({"option": name, "seed": seed, **result})
             print(format_run(runs[-1]), flush=True)
     rows = summarize(runs, names)
@@ -137,53 +139,38 @@ def main() -> None:
     print(f"\n{'option':<40}" + "".join(f" {column:>8}" for column in columns))
     for row in rows:
         print(format_row(row))
-    results = {
-        "task": options.task,
-        "config": options.config,
-        "budget": options.budget,
-        **environment(),
-        "overrides": options.overrides,
-        "options": {name: table.get(name, []) for name in names},
-        "runs": runs,
-        "summary": rows,
-    }
-    print(json.dumps(results))
+    print_results(
+        task=options.task,
+        config=options.config,
+        budget=options.budget,
+        overrides=options.overrides,
+        options={name: table.get(name, []) for name in names},
+        runs=runs,
+        summary=rows,
+    )
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line, with the base and the budget filled in."""
     parser = argument_parser(__doc__)
-    parser.add_argument("text", type=Path, help="training text")
+    add_text(parser)
     parser.add_argument("--valid", type=Path, help="validation text [the end of TEXT]")
     parser.add_argument(
         "--task", choices=list(BASES), default="characters", help="kind of tokens [characters]"
     )
     parser.add_argument("--config", help="base configuration [shakespeare or words]")
     parser.add_argument("--plain", action="store_true", help="remove all dropout from the base")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--seconds", type=float, help="training time of a run [60]")
-    budget.add_argument("--epochs", type=float, help="passes over the text, instead of --seconds")
-    budget.add_argument("--steps", type=int, help="training steps, instead of --seconds")
-    add_seeds(parser, [1, 2, 3])
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="options to try, named as in the table [all]"
-    )
+    add_budget(parser, minutes=1.0)
+    add_options(parser, seeds=[1, 2, 3])
+    known = OPTIONS | WORD_OPTIONS
+    add_series(parser, "--only", [], choices=known, help="options to try, instead of all")
     add_overrides(parser, "override a setting of the base, and so of all runs; can be repeated")
     options = parser.parse_args()
     options.config = options.config or BASES[options.task]
     options.budget = [budget_override(options)]
-    check_names(parser, "--only", options.only or [], option_table(options.task))
+    if options.task != "words" and (words := set(options.only) & set(WORD_OPTIONS)):
+        parser.error(f"--only: {min(words)} needs --task words")
     return options
-
-
-def budget_override(options: argparse.Namespace) -> str:
-    """Return the override that limits the training of a run."""
-    if options.steps is not None:
-        return f"training.steps={options.steps}"
-    if options.epochs is not None:
-        return f"training.epochs={options.epochs}"
-    seconds = 60 if options.seconds is None else options.seconds
-    return f"training.minutes={seconds / 60}"
 
 
 def option_table(task: str) -> dict[str, list[str]]:
@@ -212,27 +199,6 @@ def configure(name: str, seed: int, options: argparse.Namespace) -> charlm.Confi
             *option_table(options.task).get(name, []),
         ],
     )
-
-
-def measure(config: charlm.Config) -> dict[str, Any]:
-    """Train and score one run; the loss is None if it diverged."""
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = prepare.begin(config, Path(folder) / "run")
-        score = None
-        try:
-            run_to_end(experiment)
-            score = charlm.load(Path(folder) / "run").perplexity()
-        except DivergenceError:
-            pass
-    state = experiment.state
-    return {
-        "steps": state.step,
-        "seconds": round(state.seconds, 2),
-        "epochs": round(state.epochs, 3),
-        "loss_nats": score.loss_nats if score else None,
-        "perplexity": score.perplexity if score else None,
-        "bits_per_character": score.bits_per_character if score else None,
-    }
 
 
 def summarize(runs: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
@@ -271,7 +237,7 @@ def format_run(run: dict[str, Any]) -> str:
     loss = "diverged" if run["loss_nats"] is None else f"{run['loss_nats']:.4f}"
     return (
         f"seed {run['seed']}  {run['option']:<40} {loss:>8} {run['steps']:>8,} steps "
-        f"{run['seconds']:>7.1f} s"
+        f"{run['training_seconds']:>7.1f} s"
     )
 
 

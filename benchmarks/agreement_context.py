@@ -10,30 +10,30 @@ depends on a subject some words back. Printed are
   the norm at distance 16 relative to that at distance 0
 - for both, the accuracy of the agreement by distance
 
-Each number is the median over the seeds, with the range in brackets.
+Each number is the median over the seeds, with the range in brackets. Losses are in nats per token,
+accuracies are fractions.
 
     python benchmarks/agreement_context.py --seeds 1,2,3
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agreement import SENTENCES, format_distance
+from agreement import accuracies, run_overrides, train
 from measuring import (
+    add_options,
     add_overrides,
-    add_seeds,
     argument_parser,
     columns_of,
-    count_configured,
-    fitting_size,
     print_environment,
+    print_results,
     run_main,
 )
+from runs import count_configured, fitting_size
 
 import charlm
 
@@ -55,25 +55,22 @@ class Network(NamedTuple):
 def main() -> None:
     """Train and measure all networks; print one table per quantity, and everything as JSON."""
     options = arguments()
-    vocabulary_size = count_vocabulary()
-    networks = choose_networks(options.hidden, vocabulary_size)
     print_environment(f"{options.steps} steps, seeds {options.seeds}")
     results = {}
-    for network in networks:
+    for network in choose_networks(options.hidden, count_vocabulary()):
         results[network] = [measure(network, seed, options) for seed in options.seeds]
         print(f"{network.cell}, {network.hidden_size} units, {network.parameters:,} parameters")
         for quantity in results[network][0]:
             columns = [row[quantity] for row in results[network]]
             print(f"  {quantity:<20} {format_columns(columns)}", flush=True)
-    print(json.dumps([network._asdict() | {"seeds": rows} for network, rows in results.items()]))
+    networks = [network._asdict() | {"runs": rows} for network, rows in results.items()]
+    print_results(steps=options.steps, seeds=options.seeds, networks=networks)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--hidden", type=int, default=64, help="hidden size [64]")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps [1500]")
-    add_seeds(parser, [1, 2, 3])
+    add_options(parser, hidden=64, steps=1500, seeds=[1, 2, 3])
     add_overrides(parser)
     return parser.parse_args()
 
@@ -106,23 +103,11 @@ def count_vocabulary() -> int:
 
 def measure(network: Network, seed: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Train a network on the text and on its sentences; return its numbers by quantity."""
-    overrides = [
-        f"model.cell={network.cell}",
-        f"model.hidden_size={network.hidden_size}",
-        f"training.steps={options.steps}",
-        f"training.seed={seed}",
-        *options.overrides,
-    ]
+    overrides = run_overrides(network.cell, network.hidden_size, seed, options)
     with tempfile.TemporaryDirectory() as folder:
         text = train([*STREAM, *overrides], Path(folder) / "text")
         sentences = train(overrides, Path(folder) / "sentences")
         return context_quantities(text) | gradient_quantities(sentences)
-
-
-def train(overrides: list[str], folder: Path) -> charlm.Run:
-    """Train one run on the corpus agreement."""
-    config = charlm.load_config("agreement", overrides)
-    return charlm.train(config, out=folder, progress=False)
 
 
 def context_quantities(run: charlm.Run) -> dict[str, dict[str, Any]]:
@@ -145,16 +130,6 @@ def gradient_quantities(run: charlm.Run) -> dict[str, dict[str, Any]]:
         "agreement": accuracies(run),
         "validation": {"nats": run.state["best_loss_nats"]},
     }
-
-
-def accuracies(run: charlm.Run) -> dict[str, float]:
-    """Return the accuracy of the agreement by number of words between subject and verb."""
-    agreement = run.agreement(sentences=SENTENCES)
-    by_distance = {
-        format_distance(row["distance_from"], row["distance_to"]): row["accuracy"]
-        for row in agreement.by_distance
-    }
-    return by_distance | {"all": agreement.accuracy}
 
 
 def format_columns(rows: list[dict[str, float]]) -> str:

@@ -2,16 +2,18 @@
 
 Three contestants train one after the other on the first nine tenths of the text, and score each
 character of the last tenth once: charlm with automatic settings, a plain loop over `torch.nn.LSTM`,
-and a transformer of the size of nanoGPT's CPU recipe. --config adds charlm with a configuration,
+and a transformer of the size of nanoGPT's CPU recipe. --configs adds charlm with a configuration,
 and --program a program of your own. Before and after each training, the speed of the machine is
 measured with fixed work, in GFLOP/s. The machine must be idle otherwise.
 
 --out is the JSON of the board, with a plot beside it (.svg). It is written after each training, and
 a training that it contains is not repeated, so the command continues where it was stopped. Without
---out, the JSON is printed at the end. The rules of the board are in docs/board.md.
+--out, the JSON is printed at the end. The table has a line for each contestant and time, the best
+first: the median over the seeds with its range, and the steps, parameters and settings of the run
+nearest to it. The rules of the board are in docs/board.md.
 
-    python benchmarks/board.py tinyshakespeare.txt --minutes 1 5 20 --seeds 3 --out board.json
-    python benchmarks/board.py tinyshakespeare.txt --config shakespeare --out board.json
+    python benchmarks/board.py tinyshakespeare.txt --minutes 1 5 20 --seeds 1,2,3 --out board.json
+    python benchmarks/board.py tinyshakespeare.txt --configs shakespeare --out board.json
     python benchmarks/board.py tinyshakespeare.txt --program mine=my_program.py --out board.json
 """
 
@@ -30,7 +32,18 @@ from typing import Any
 import torch
 from board_format import Board, Machine, Row, Speed, Text, read_board, write_board
 from board_page import draw, summary_table
-from measuring import argument_parser, environment, run_main, run_python, seconds_of
+from measuring import (
+    add_options,
+    add_out,
+    add_series,
+    add_text,
+    argument_parser,
+    environment,
+    read_text,
+    run_main,
+    run_python,
+    seconds_of,
+)
 from pydantic import ValidationError
 
 from charlm.version import VERSION
@@ -72,11 +85,12 @@ def main() -> None:
     """Run what is missing on the board; print a line per training and a table."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    contestants = choose_contestants(options)
+    known = choose_contestants(options)
+    contestants = [known[name] for name in options.only or known]
     board = begin(options)
     with tempfile.TemporaryDirectory() as folder:
         texts = split(options.text, Path(folder))
-        order = itertools.product(options.minutes, range(1, options.seeds + 1), contestants)
+        order = itertools.product(options.minutes, options.seeds, contestants)
         for minutes, seed, contestant in order:
             if (contestant.name, minutes, seed) in {row.key for row in board.rows}:
                 continue
@@ -94,42 +108,22 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("text", type=Path, help="text in UTF-8; its last tenth is held out")
-    parser.add_argument(
-        "--minutes", type=float, nargs="+", default=[1.0], help="training times [1]"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="number of seeds, from 1 to N [1]"
-    )
-    parser.add_argument(
-        "--contestants",
-        nargs="*",
-        choices=list(OWN),
-        default=list(OWN),
-        help="those of this repository [all]",
-    )
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="also charlm with this configuration; can be repeated",
-    )
+    add_text(parser)
+    add_options(parser, minutes=[1.0], seeds=[1], configs=[], threads=2)
     add_programs(parser)
-    parser.add_argument("--threads", type=int, default=2, help="threads of each training [2]")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
+    add_out(parser, required=False)
     options = parser.parse_args()
-    if options.seeds < 1 or options.threads < 1 or min(options.minutes) <= 0:
-        parser.error("--minutes, --seeds and --threads: must be above 0")
     if any("=" not in pair for pair in options.program):
         parser.error("--program: must be NAME=FILE")
+    if unknown := set(options.only) - set(choose_contestants(options)):
+        parser.error(f"--only: {min(unknown)} is no contestant, nor one of --configs or --program")
     if options.source is not None and not options.program:
         parser.error("--source: needs --program")
     return options
 
 
 def add_programs(parser: argparse.ArgumentParser) -> None:
-    """Add the options for programs of others."""
+    """Add the options for programs of others, and the choice among all."""
     parser.add_argument(
         "--program",
         action="append",
@@ -140,22 +134,28 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", help="address of the code of --program")
     parser.add_argument("--program-version", default="unknown", help="version of --program")
+    add_series(
+        parser,
+        "--only",
+        [],
+        metavar="NAME",
+        help=f"contestants, instead of all: {', '.join(OWN)}, or names of --configs and --program",
+    )
 
 
-def choose_contestants(options: argparse.Namespace) -> list[Contestant]:
-    """Return the programs that the command line asks for."""
-    own = [OWN[name] for name in options.contestants]
+def choose_contestants(options: argparse.Namespace) -> dict[str, Contestant]:
+    """Return the programs that the command line names, by their names in it."""
     charlm = OWN["charlm"].program
-    configured = [
-        Contestant(f"charlm, {Path(name).stem}", charlm, ("--config", name))
-        for name in options.config
-    ]
+    configured = {
+        name: Contestant(f"charlm, {Path(name).stem}", charlm, ("--config", name))
+        for name in options.configs
+    }
     pairs = (pair.partition("=") for pair in options.program)
-    others = [
-        Contestant(name, Path(path), source=options.source, version=options.program_version)
+    others = {
+        name: Contestant(name, Path(path), source=options.source, version=options.program_version)
         for name, _, path in pairs
-    ]
-    return [*own, *configured, *others]
+    }
+    return OWN | configured | others
 
 
 def begin(options: argparse.Namespace) -> Board:
@@ -179,23 +179,21 @@ def begin(options: argparse.Namespace) -> Board:
     return found
 
 
-def describe_text(path: Path) -> Text:
+def describe_text(name: str) -> Text:
     """Return the facts about a text."""
-    data = path.read_bytes()
-    count = len(data.decode())
-    training = int(count * (1 - HELD_OUT))
+    text = read_text(name)
+    training = int(len(text) * (1 - HELD_OUT))
     return Text(
-        name=path.name,
-        sha256=hashlib.sha256(data).hexdigest(),
+        name=Path(name).name,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
         training_characters=training,
-        held_out_characters=count - training,
+        held_out_characters=len(text) - training,
     )
 
 
-def split(path: Path, folder: Path) -> tuple[Path, Path]:
+def split(name: str, folder: Path) -> tuple[Path, Path]:
     """Write the text to train on and the held-out text to two files; return them."""
-    text = path.read_bytes().decode()
-    training = describe_text(path).training_characters
+    text, training = read_text(name), describe_text(name).training_characters
     train, held_out = folder / "train.txt", folder / "held-out.txt"
     train.write_bytes(text[:training].encode())
     held_out.write_bytes(text[training:].encode())

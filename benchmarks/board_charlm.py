@@ -5,10 +5,13 @@ the configuration `shakespeare` was chosen on its last tenth.
 
 The weights of the last step are scored. Validation during the training reads the held-out text, but
 nothing is chosen with it: the budget and the schedule do not depend on it, and the checkpoint with
-the lowest validation loss is not used.
+the lowest validation loss is not used. It prints the JSON of `board_peer.Result`, in nats per
+character.
 
-    python benchmarks/board_charlm.py TRAIN HELD_OUT MINUTES SEED
-    python benchmarks/board_charlm.py TRAIN HELD_OUT MINUTES SEED --config shakespeare
+The arguments are the texts, the minutes and the seed:
+
+    python benchmarks/board_charlm.py train.txt held-out.txt 1 1
+    python benchmarks/board_charlm.py train.txt held-out.txt 1 1 --config shakespeare
 """
 
 import argparse
@@ -21,28 +24,28 @@ from pathlib import Path
 from unittest import mock
 
 from board_peer import Result, add_task
-from measuring import (
-    add_overrides,
-    argument_parser,
-    count_parameters,
-    run_main,
-    text_override,
-    train,
-)
+from measuring import add_overrides, argument_parser, run_main, text_override
+from runs import count_parameters, train
 
 import charlm
 
 
 def main() -> None:
     """Train, score and print the result."""
-    parser = add_task(argument_parser(__doc__))
-    parser.add_argument("--config", help="configuration, instead of automatic settings")
-    add_overrides(parser)
+    options = arguments()
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, CHARLM_CACHE=f"{folder}/cache"),
     ):
-        print(json.dumps(asdict(measure(parser.parse_args(), Path(folder) / "run"))))
+        print(json.dumps(asdict(measure(options, Path(folder) / "run"))))
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = add_task(argument_parser(__doc__))
+    parser.add_argument("--config", help="configuration, instead of automatic settings")
+    add_overrides(parser)
+    return parser.parse_args()
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Result:

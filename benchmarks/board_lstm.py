@@ -5,7 +5,7 @@ state carried from window to window. The products are in bf16 where that is fast
 batch and dropout are the best of twelve trials on tiny Shakespeare, except that no dropout was as
 good within 0.002 nats (docs/lab/board-2026-11-26.md).
 
-    python benchmarks/board_lstm.py TRAIN HELD_OUT MINUTES SEED
+    python benchmarks/board_lstm.py train.txt held-out.txt 1 1
 """
 
 from collections.abc import Iterator

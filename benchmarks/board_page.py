@@ -1,9 +1,9 @@
 """Write the tables and plots of docs/board.md from the files docs/board/*.json.
 
-    python benchmarks/board_page.py
-
 The tables stand between two markers. A test compares them with the files: run this program again
-(`make docs`) after a file was added or changed.
+(`make docs`) after a file was added or changed. It measures nothing.
+
+    python benchmarks/board_page.py
 """
 
 import statistics
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from board_format import Board, Row, read_board
-from measuring import format_losses, markdown_table
+from measuring import argument_parser, format_losses, markdown_table, run_main
 
 from charlm.views.figures.axes import Axis
 from charlm.views.figures.drawing import run_style
@@ -35,6 +35,7 @@ COLUMNS = (
 
 def main() -> None:
     """Write the plots, and the page if its tables have changed."""
+    argument_parser(__doc__).parse_args()
     for path in board_files():
         path.with_suffix(".svg").write_text(draw(read_board(path)), encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
@@ -161,4 +162,4 @@ def style() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from measuring import PRECISIONS, argument_parser, count_parameters, seconds_of
+from measuring import PRECISIONS, argument_parser, seconds_of
+from runs import count_parameters
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

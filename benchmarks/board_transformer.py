@@ -6,7 +6,7 @@ warm-up is a fraction of the time, and the products are in bf16 where that is fa
 each character is predicted once, from 57 to 64 characters before it; nanoGPT reports the mean over
 random blocks, whose first characters have hardly any context.
 
-    python benchmarks/board_transformer.py TRAIN HELD_OUT MINUTES SEED
+    python benchmarks/board_transformer.py train.txt held-out.txt 1 1
 """
 
 import math

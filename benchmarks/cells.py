@@ -1,9 +1,9 @@
 """Training speed of every recurrence, relative to `torch.nn.LSTM` of the same size and precision.
 
-Timed are the forward pass, the loss and the backward pass of one layer over a window, with inputs
-of 64. Embedding, projection and optimizer are left out, because they are the same for all. Each
-recurrence is timed in turn with nn.LSTM, round by round, and the median of the ratios is printed,
-so that drift of the machine's speed does not matter. The columns:
+Timed are the forward pass, the loss and the backward pass of one layer over a window of random
+inputs of 64. Embedding, projection and optimizer are left out, because they are the same for all.
+Each recurrence is timed in turn with nn.LSTM, round by round, and the median of the ratios is
+printed, so that drift of the machine's speed does not matter. The columns:
 
     tokens/s    tokens per second of the recurrence
     ratio       tokens per second relative to nn.LSTM
@@ -11,28 +11,32 @@ so that drift of the machine's speed does not matter. The columns:
     rate        multiplications per second relative to nn.LSTM: for recurrences with more of them
     bare        tokens per second relative to torch's own layer, for fused recurrences
 
-    python benchmarks/cells.py --hidden 256 --hidden 512 --precision fp32 --precision bf16
+    python benchmarks/cells.py --hidden 256 512 --precision fp32 bf16
+    python benchmarks/cells.py --cells lstm min_gru rg_lru
 """
 
 import argparse
+import itertools
+import json
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from measuring import (
     PRECISIONS,
+    add_options,
+    add_series,
     argument_parser,
-    check_names,
-    count_multiplications,
     measure_in_turn,
     median_ratio,
     print_environment,
+    print_results,
     run_main,
     seconds_of,
 )
+from runs import count_multiplications
 from torch import Tensor, nn
 
 from charlm.config.cell import Cell as CellSection
@@ -48,6 +52,7 @@ PEEPHOLES = ["input", "forget", "output"]
 CELLS: dict[str, dict[str, Any]] = {
     "bag": {"kind": "bag"},
     "elman": {"kind": "elman"},
+    "elman, relu": {"kind": "elman", "activation": "relu"},
     "elman, sigmoid": {"kind": "elman", "activation": "sigmoid"},
     "gru": {"kind": "gru"},
     "gru, reset before": {"kind": "gru", "reset": "before"},
@@ -62,108 +67,101 @@ CELLS: dict[str, dict[str, Any]] = {
     "lstm, no output activation": {"kind": "lstm", "without": ["output_activation"]},
     "lstm, coupled": {"kind": "lstm", "coupled": True},
     "lstm, full gate recurrence": {"kind": "lstm", "full_gate_recurrence": True},
-    "nested lstm": {"kind": "nested_lstm"},
-    "mogrifier lstm": {"kind": "mogrifier_lstm"},
-    "min gru": {"kind": "min_gru"},
-    "min lstm": {"kind": "min_lstm"},
-    "rg-lru": {"kind": "rg_lru"},
+    "nested_lstm": {"kind": "nested_lstm"},
+    "mogrifier_lstm": {"kind": "mogrifier_lstm"},
+    "min_gru": {"kind": "min_gru"},
+    "min_lstm": {"kind": "min_lstm"},
+    "rg_lru": {"kind": "rg_lru"},
     "hgrn": {"kind": "hgrn"},
     "slstm": {"kind": "slstm"},
-    "diagonal gru": {"kind": "diagonal_gru"},
-    "diagonal lstm": {"kind": "diagonal_lstm"},
+    "diagonal_gru": {"kind": "diagonal_gru"},
+    "diagonal_lstm": {"kind": "diagonal_lstm"},
 }
 BARE_LAYERS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Sizes and precision of one table.
-
-    Attributes:
-        hidden: Hidden size.
-        batch: Number of sequences.
-        window: Number of tokens per sequence.
-        rounds: Number of timed rounds.
-        precision: Type of the matrix products.
-        device: Device of the computation.
-    """
+class Setting(NamedTuple):
+    """Sizes of the inputs, and precision and device of the computation, of one table."""
 
     hidden: int
     batch: int
     window: int
-    rounds: int
     precision: torch.dtype
     device: torch.device
 
 
 def main() -> None:
-    """Time all recurrences and print a table per hidden size and precision."""
+    """Time all recurrences; print a table per hidden size and precision, and all as JSON."""
     options = arguments()
     device = choose_device(options.device)
     torch.set_flush_denormal(True)
     print_environment(str(device), f"batch {options.batch}, window {options.window}")
-    for precision in options.precision or ["fp32"]:
-        for hidden in options.hidden or [256, 512]:
-            setting = Setting(
-                hidden=hidden,
-                batch=options.batch,
-                window=options.window,
-                rounds=options.rounds,
-                precision=PRECISIONS[precision],
-                device=device,
-            )
-            print(f"\nhidden {hidden}, {precision}; nn.LSTM = 1")
-            print(
-                f"{'recurrence':<27} {'runs as':<8} {'tokens/s':>9} {'ratio':>6} "
-                f"{'arithmetic':>10} {'rate':>6} {'bare':>6}"
-            )
-            for name in options.cells or CELLS:
-                report(name, setting)
+    rows = []
+    for precision, hidden in itertools.product(options.precision, options.hidden):
+        setting = Setting(hidden, options.batch, options.window, PRECISIONS[precision], device)
+        print(f"\nhidden {hidden}, {precision}; nn.LSTM = 1")
+        print(
+            f"{'recurrence':<27} {'runs as':<8} {'tokens/s':>9} {'ratio':>6} "
+            f"{'arithmetic':>10} {'rate':>6} {'bare':>6}"
+        )
+        for name in options.cells:
+            row = measure(name, setting, options.rounds)
+            rows.append({"hidden": hidden, "precision": precision, **row})
+            print(format_row(row), flush=True)
+    print_results(device=str(device), batch=options.batch, window=options.window, rows=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument(
-        "cells", nargs="*", metavar="CELL", help=f"one of: {'; '.join(CELLS)} [all]"
-    )
-    parser.add_argument(
-        "--hidden", type=int, action="append", help="hidden size; can be repeated [256 and 512]"
-    )
-    parser.add_argument(
-        "--precision", action="append", choices=PRECISIONS, help="can be repeated [fp32]"
-    )
-    parser.add_argument("--batch", type=int, default=32, help="sequences [32]")
-    parser.add_argument("--window", type=int, default=64, help="tokens per sequence [64]")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
-    options = parser.parse_args()
-    check_names(parser, "CELL", options.cells, CELLS)
-    return options
+    add_cells(parser)
+    add_options(parser, hidden=[256, 512], precision=["fp32"], batch=32, window=64, rounds=11)
+    add_options(parser, device="auto")
+    return parser.parse_args()
 
 
-def report(name: str, setting: Setting) -> None:
+def add_cells(parser: argparse.ArgumentParser, default: Sequence[str] = tuple(CELLS)) -> None:
+    """Add the option `--cells`, names of `CELLS`."""
+    add_series(parser, "--cells", list(default), choices=CELLS, help="recurrences")
+
+
+def cell_override(name: str) -> str:
+    """Return the override that makes a recurrence of `CELLS` that of a run."""
+    return f"model.cell={json.dumps(CELLS[name])}"
+
+
+def measure(name: str, setting: Setting, rounds: int) -> dict[str, Any]:
     """Time one recurrence beside nn.LSTM and, if it is fused, beside torch's own layer."""
-    x = torch.randn(
-        setting.window, setting.batch, INPUT_SIZE, device=setting.device, requires_grad=True
-    )
-    cell = make_cell(CellSection(**CELLS[name]), INPUT_SIZE, setting.hidden).to(setting.device)
+    device = setting.device
+    x = torch.randn(setting.window, setting.batch, INPUT_SIZE, device=device, requires_grad=True)
+    cell = make_cell(CellSection(**CELLS[name]), INPUT_SIZE, setting.hidden).to(device)
     state = tuple(
-        torch.zeros(setting.batch, cell.hidden_size, device=setting.device)
+        torch.zeros(setting.batch, cell.hidden_size, device=device)
         for _ in range(cell.num_state_tensors)
     )
     step = training_step(lambda: run(cell, x, state)[0], cell, x, setting)
-    lstm = torch_step(nn.LSTM, x, setting)
-    ratio, seconds = compare(step, lstm, setting.rounds, setting.device)
-    bare = ""
+    ratio, seconds = compare(step, torch_step(nn.LSTM, x, setting), rounds, device)
+    arithmetic = count_multiplications(cell) / lstm_multiplications(setting.hidden)
+    row = {
+        "recurrence": name,
+        "runs_as": execution(cell),
+        "tokens_per_second": setting.window * setting.batch / seconds,
+        "ratio": ratio,
+        "arithmetic": arithmetic,
+        "rate": ratio * arithmetic,
+    }
     if name in BARE_LAYERS:
         layer = torch_step(BARE_LAYERS[name], x, setting)
-        bare = f"{compare(step, layer, 2 * setting.rounds, setting.device)[0]:.2f}"
-    arithmetic = count_multiplications(cell) / lstm_multiplications(setting.hidden)
-    print(
-        f"{name:<27} {execution(cell):<8} {setting.window * setting.batch / seconds:>9,.0f} "
-        f"{ratio:>6.2f} {arithmetic:>10.2f} {ratio * arithmetic:>6.2f} {bare:>6}",
-        flush=True,
+        row["bare"] = compare(step, layer, 2 * rounds, device)[0]
+    return row
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """Return the line of one recurrence."""
+    bare = f"{row['bare']:.2f}" if "bare" in row else ""
+    return (
+        f"{row['recurrence']:<27} {row['runs_as']:<8} {row['tokens_per_second']:>9,.0f} "
+        f"{row['ratio']:>6.2f} {row['arithmetic']:>10.2f} {row['rate']:>6.2f} {bare:>6}"
     )
 
 

@@ -2,14 +2,14 @@
 
 Each choice is made in a fresh process, as `charlm train TEXT --minutes M` makes it, and the device
 is measured anew. Idle choices alternate with choices beside a program that keeps one core busy
-with matrix products. The benchmark prints the settings of each, and how many agree with the most
-frequent ones of the idle choices.
+with matrix products. The benchmark prints the settings of each (the number of passes is `epochs`),
+and how many agree with the most frequent ones of the idle choices.
 
 With --table, the device is measured once, and the settings for all sizes of a text (repeated or
 cut from TEXT) and all budgets are printed. The speed is that of a network with the vocabulary of
 tiny Shakespeare, whatever TEXT is.
 
-    python benchmarks/choice.py tinyshakespeare.txt --minutes 1 --repetitions 10
+    python benchmarks/choice.py tinyshakespeare.txt --minutes 1 --rounds 10
     python benchmarks/choice.py tinyshakespeare.txt --table
 """
 
@@ -27,9 +27,12 @@ from typing import Any
 import torch
 from measuring import (
     VOCABULARY_SIZE,
+    add_options,
+    add_text,
     argument_parser,
-    environment,
     print_environment,
+    print_results,
+    read_text,
     run_main,
     text_override,
 )
@@ -49,16 +52,14 @@ def main() -> None:
     """Repeat the choice, or print the table; print all as JSON."""
     options = arguments()
     print_environment()
-    result = table(options) if options.table else repeated(options)
-    print(json.dumps({**environment(), **result}))
+    print_results(**(table(options) if options.table else repeated(options)))
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("text", type=Path, help="training text")
-    parser.add_argument("--minutes", type=float, default=1.0, help="budget of a training [1]")
-    parser.add_argument("--repetitions", type=int, default=10, help="choices of each kind [10]")
+    add_text(parser)
+    add_options(parser, minutes=1.0, rounds=10)
     parser.add_argument("--table", action="store_true", help="print text size x budget instead")
     parser.add_argument(
         "--speed", type=float, help="with --table, tokens per second of 256 units [measured]"
@@ -85,7 +86,7 @@ def settings(config: Config) -> dict[str, Any]:
 def repeated(options: argparse.Namespace) -> dict[str, Any]:
     """Make choices in turn, idle and beside a busy program, and compare them."""
     choices: dict[str, list[dict[str, Any]]] = {"idle": [], "busy": []}
-    for _ in range(options.repetitions):
+    for _ in range(options.rounds):
         for kind, series in choices.items():
             with busy_program() if kind == "busy" else nullcontext():
                 series.append(in_fresh_process(options.text, options.minutes))
@@ -97,20 +98,20 @@ def repeated(options: argparse.Namespace) -> dict[str, Any]:
             for kind, series in choices.items()
         }
         print(
-            f"{name:<16} usually {usual}: {agree['idle']} of {options.repetitions} idle, "
-            f"{agree['busy']} of {options.repetitions} beside a busy program"
+            f"{name:<16} usually {usual}: {agree['idle']} of {options.rounds} idle, "
+            f"{agree['busy']} of {options.rounds} beside a busy program"
         )
     return {"minutes": options.minutes, "choices": choices}
 
 
-def in_fresh_process(text: Path, minutes: float) -> dict[str, Any]:
+def in_fresh_process(text: str, minutes: float) -> dict[str, Any]:
     """Return the choice of a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(measure_choice, text, minutes).result()
 
 
-def measure_choice(text: Path, minutes: float) -> dict[str, Any]:
+def measure_choice(text: str, minutes: float) -> dict[str, Any]:
     """Return the chosen settings."""
     overrides = [text_override(text), f"training.minutes={minutes}", "training.device=cpu"]
     return settings(choose(overrides).config)
@@ -138,7 +139,7 @@ def multiply_forever() -> None:
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Print and return what is chosen for each size of a text and each budget."""
-    content = options.text.read_bytes().decode()
+    content = read_text(options.text)
     speed = table_speed(options)
     rates = {size: round(speed(size)) for size in (128, 256, 512)}
     print("tokens per second by hidden size: " + json.dumps(rates))

@@ -3,34 +3,42 @@
 Two small LSTMs are trained on each text and score the whole of it. The difference of their bits per
 character on the whole text is taken as the truth. Slices of the text, at random places, play the
 texts that a user scores: the table shows how many of their intervals contain the truth, and how
-wide they are on average. The column "1,000" is Student's interval over blocks of 1,000 characters,
-as many as the slice has, which takes them as independent.
+wide they are on average, in bits per character. The column "1,000" is Student's interval over
+blocks of 1,000 characters, as many as the slice has, which takes them as independent. The seed of
+the trainings and of the places is 1.
 
 Slices of a text overlap, and a slice that is a large part of the text is closer to the truth than
-another text would be: --slice should be a tenth of the text or less. TEXT is a file, or the name of
-a corpus that is built from Python, such as python-docs.
+another text would be: --slice should be a tenth of the text or less.
 
     python benchmarks/coverage.py python-docs python-source
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measuring import argument_parser, environment, print_environment, run_main, text_override
+from measuring import (
+    add_options,
+    add_text,
+    argument_parser,
+    print_environment,
+    print_results,
+    read_text,
+    run_main,
+    text_override,
+)
 
 import charlm
-from charlm.data.cards import build_corpus, card_names
 from charlm.data.utf8 import split_lines
 from charlm.evaluation.comparison import BLOCK_CHARACTERS, block_of_lines, nats_of_lines
 from charlm.evaluation.intervals import BLOCKS, ratio_interval
 from charlm.evaluation.static_model import Floats, of_trained
 from charlm.trained_model import encode_string
 
+SEED = 1
 HIDDEN_SIZES = (32, 96)
 SETTINGS = [
     "model.cell=lstm",
@@ -40,7 +48,7 @@ SETTINGS = [
     "training.window=64",
     "training.learning_rate=8e-3",
     "training.evaluations=1",
-    "training.seed=1",
+    f"training.seed={SEED}",
 ]
 
 
@@ -65,16 +73,16 @@ def main() -> None:
             )
         scored = score_text(text, options.steps)
         for length in options.slice:
-            random = np.random.default_rng(options.seed)
-            rows.append({"text": Path(name).name, **coverage(scored, length, options, random)})
+            rows.append({"text": Path(name).name, **coverage(scored, length, options.slices)})
             print(format_row(rows[-1]), flush=True)
-    print(json.dumps({**environment(), **vars(options), "rows": rows}))
+    print_results(slices=options.slices, steps=options.steps, rows=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("texts", nargs="+", metavar="TEXT", help="file, or name of a corpus")
+    add_text(parser, "texts", nargs="+")
+    add_options(parser, steps=400)
     parser.add_argument(
         "--characters", type=int, default=3_000_000, help="longest part of a text [3000000]"
     )
@@ -87,17 +95,7 @@ def arguments() -> argparse.Namespace:
         help="lengths of the slices [30000 100000 200000 300000]",
     )
     parser.add_argument("--slices", type=int, default=1000, help="slices of each length [1000]")
-    parser.add_argument("--steps", type=int, default=400, help="training steps [400]")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the places [1]")
     return parser.parse_args()
-
-
-def read_text(name: str) -> str:
-    """Return the text of a file, or of a corpus that is built from Python."""
-    if name not in card_names():
-        return Path(name).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        return build_corpus(name, to=Path(folder) / name).read_text(encoding="utf-8")
 
 
 def score_text(text: str, steps: int) -> Scored:
@@ -125,14 +123,13 @@ def line_nats(path: Path, hidden_size: int, text: str, lines: list[str], steps: 
     return nats_of_lines(ids, log_p, trained.tokenizer, lines, records=False)
 
 
-def coverage(
-    scored: Scored, length: int, options: argparse.Namespace, random: np.random.Generator
-) -> dict[str, Any]:
+def coverage(scored: Scored, length: int, slices: int) -> dict[str, Any]:
     """Return how many intervals of slices contain the difference on the whole text."""
+    random = np.random.default_rng(SEED)
     truth = float(scored.bits.sum() / scored.characters.sum())
     ends = np.cumsum(scored.characters)
     intervals: dict[str, list[tuple[float, float]]] = {"long": [], "short": []}
-    for start in random.uniform(0, ends[-1] - length, size=options.slices):
+    for start in random.uniform(0, ends[-1] - length, size=slices):
         pieces = slice(*np.searchsorted(ends, [start, start + length]))
         bits, characters = scored.bits[pieces], scored.characters[pieces]
         for name, blocks in (("long", BLOCKS), ("short", (len(bits),))):

@@ -1,16 +1,16 @@
 """Training step with the dropout masks of charlm, and with those of torch's `bernoulli_`.
 
 Both kinds of steps are taken in turn, round by round, in one process, so that drift of the
-machine's speed affects both alike; the medians and their ratio are printed. `none` is the same
-step without any dropout. Settings, sizes and precision are those of the configurations; the ids
-are random, and a step reads whole windows. For records, the window is the mean length of a record.
+machine's speed affects both alike. Settings, sizes and precision are those of the configurations;
+the ids are random, and a step reads whole windows. For records, the window is the mean length of a
+record. The table has the medians in milliseconds per step with each kind of masks and without any
+dropout (`none`), their ratio `speed-up`, and the cost of both kinds relative to `none`.
 
     python benchmarks/dropout.py
     python benchmarks/dropout.py --only names --rounds 5
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,15 +20,17 @@ import torch
 from ablation import NO_DROPOUT
 from measuring import (
     VOCABULARY_SIZE,
+    add_options,
+    add_series,
     argument_parser,
-    environment,
+    mean_seconds,
     measure_in_turn,
     medians,
     print_environment,
+    print_results,
     run_main,
-    seconds_of,
 )
-from step import WARM_UP_STEPS, take_steps, training_steps
+from step import STEPS_PER_ROUND, WARM_UP_STEPS, training_steps
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,28 +64,25 @@ def main() -> None:
     options = arguments()
     device = choose_device("cpu")
     precision = precision_name(choose_precision("auto", device))
-    print_environment(precision, f"{options.rounds} rounds of {options.steps} steps")
+    print_environment(precision, f"{options.rounds} rounds of {STEPS_PER_ROUND} steps")
     print(f"{'milliseconds per step':<32}" + "".join(f"{column:>13}" for column in COLUMNS))
     rows = []
     with fast_math():
-        for name in options.only or CASES:
-            rows.append({"case": name, **measure(CASES[name], precision, device, options)})
+        for name in options.only:
+            rows.append({"case": name, **measure(CASES[name], precision, device, options.rounds)})
             print_row(rows[-1])
-    print(json.dumps({**environment(), "precision": precision, "rows": rows}))
+    print_results(precision=precision, rows=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(CASES), help="cases to measure [all]")
-    parser.add_argument("--rounds", type=int, default=21, help="timed rounds [21]")
-    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
+    add_series(parser, "--only", list(CASES), choices=CASES, help="cases")
+    add_options(parser, rounds=21)
     return parser.parse_args()
 
 
-def measure(
-    case: Case, precision: str, device: torch.device, options: argparse.Namespace
-) -> dict[str, Any]:
+def measure(case: Case, precision: str, device: torch.device, rounds: int) -> dict[str, Any]:
     """Time the steps of one case with each kind of masks."""
     kinds: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
         "bernoulli_": (bernoulli_scale, []),
@@ -94,9 +93,9 @@ def measure(
     for kind, (scale, changes) in kinds.items():
         config = configure(case, changes)
         steps, _ = training_steps(config, precision, case.vocabulary_size, device)
-        timed[kind] = partial(seconds_per_step, steps, scale, options.steps)
+        timed[kind] = partial(seconds_per_step, steps, scale, STEPS_PER_ROUND)
         seconds_per_step(steps, scale, WARM_UP_STEPS)
-    seconds = medians(measure_in_turn(timed, options.rounds))
+    seconds = medians(measure_in_turn(timed, rounds))
     return {"seconds": seconds, "speed_up": seconds["bernoulli_"] / seconds["charlm"]}
 
 
@@ -114,7 +113,7 @@ def bernoulli_scale(shape: torch.Size, p: float, *, like: Tensor) -> Tensor:
 def seconds_per_step(steps: Iterator[object], scale: Callable[..., Tensor], count: int) -> float:
     """Take N steps with masks of one kind, and return the time of one."""
     with mock.patch.object(dropout, "dropout_scale", scale):
-        return seconds_of(lambda: take_steps(steps, count)) / count
+        return mean_seconds(partial(next, steps), count)
 
 
 def print_row(row: dict[str, Any]) -> None:

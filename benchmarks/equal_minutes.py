@@ -3,16 +3,17 @@ r"""Kinds of network at equal minutes, such as a stack of scans with MLPs agains
 Each kind is a side: a name and settings. With each text and each optimizer, every side gets the
 same number of trials at a short budget, drawn from its own list of values with a fixed seed. A
 trial has one thread, and as many trials run side by side as there are cores. Then the best settings
-of each side are trained at every budget, with several seeds and --threads threads each, again as
-many side by side as there are cores for them. For a longer budget, output dropout and rate follow
-two rules that are the same for all sides. All trainings are in the JSON of --out, which is written
-after each one: a training that it contains is not repeated, so that the command continues where it
-was stopped.
+of each side are trained at every budget, with every seed and --threads threads each, again as many
+side by side as there are cores for them. For a longer budget, output dropout and rate follow two
+rules that are the same for all sides. The table has the median loss of each side over the seeds, in
+nats per token of the validation split, with its range, and the difference of the medians. A
+training that the file --out contains is not repeated: a command continues where it was stopped, and
+another one adds seeds or times.
 
 A setting with several values is searched. Without --side, the sides are `lstm` and `scan`:
 
-    python benchmarks/equal_minutes.py shakespeare.txt python-source --out equal.json
-    python benchmarks/equal_minutes.py a.txt --minutes 5 --seeds 3 --threads 1 --out equal.json \
+    python benchmarks/equal_minutes.py shakespeare.txt python-source --minutes 1 5 --out equal.json
+    python benchmarks/equal_minutes.py a.txt --seeds 1,2,3 --threads 1 --out equal.json \
         --side lstm model.cell=lstm model.hidden_size=256,384,512 \
         --side scan model.cell=rg_lru model.block=griffin model.embedding_size=256,384
 
@@ -33,12 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from measuring import (
+    add_options,
+    add_out,
     add_processor_time,
+    add_series,
+    add_text,
     argument_parser,
-    budgets_in_processor_time,
     format_losses,
     markdown_table,
-    measure_run,
     print_environment,
     read_results,
     run_main,
@@ -46,9 +49,9 @@ from measuring import (
     text_override,
     write_results,
 )
+from runs import budgets_in_processor_time, measure_validation
 
 import charlm
-from charlm.errors import CharlmError
 
 Side = dict[str, tuple[str, ...]]  # Values by setting.
 Run = dict[str, Any]
@@ -90,40 +93,27 @@ def main() -> None:
     for text, optimizer in itertools.product(options.texts, options.optimizers):
         trials = trials_of(results["runs"], options, text, optimizer)
         train_missing(results, options, trials, threads=1)
-    for minutes, seeds in zip(options.minutes, options.seeds, strict=True):
-        for text, optimizer in itertools.product(options.texts, options.optimizers):
-            runs = runs_of(results["runs"], options, (text, optimizer), minutes, seeds)
-            train_missing(results, options, runs, threads=options.threads)
+    places = itertools.product(options.minutes, options.texts, options.optimizers)
+    for minutes, text, optimizer in places:
+        runs = runs_of(results["runs"], options, (text, optimizer), minutes)
+        train_missing(results, options, runs, threads=options.threads)
     print("\n" + format_table(results["runs"], list(options.sides)))
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("texts", nargs="+", help="files or names of corpora")
-    parser.add_argument(
-        "--minutes", type=float, nargs="+", default=[1, 5, 20], help="training times [1 5 20]"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[3, 1, 1],
-        metavar="N",
-        help="number of seeds for each of the --minutes [3 1 1]",
-    )
+    add_text(parser, "texts", nargs="+")
+    add_options(parser, minutes=[1.0, 5.0, 20.0], seeds=[1], threads=2)
     add_search(parser)
-    parser.add_argument("--threads", type=int, default=2, help="threads of the last runs [2]")
     add_processor_time(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to continue or to create")
+    add_out(parser, required=False)
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.alone and options.out is None:
         parser.error("--out: must be given")
     if options.processor_time and options.threads != 1 and not options.alone:
         parser.error("--processor-time: needs --threads 1")
-    if len(options.seeds) != len(options.minutes):
-        parser.error("--seeds: must have as many numbers as --minutes")
     given = {side[0]: side[1:] for side in options.side or []} or SIDES
     options.sides = {name: read_side(settings) for name, settings in given.items()}
     return options
@@ -131,14 +121,10 @@ def arguments() -> argparse.Namespace:
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of the trials: optimizers, sides, number and time."""
-    parser.add_argument(
-        "--optimizers",
-        nargs="+",
-        choices=list(RATES),
-        default=list(RATES),
-        help=f"each is searched by itself [{' '.join(RATES)}]",
+    add_series(
+        parser, "--optimizers", list(RATES), choices=RATES, help="each is searched by itself"
     )
-    parser.add_argument("--trials", type=int, default=12, help="trials of each side [12]")
+    add_options(parser, trials=12)
     parser.add_argument(
         "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
     )
@@ -217,11 +203,7 @@ def trials_of(
 
 
 def runs_of(
-    runs: Sequence[Run],
-    options: argparse.Namespace,
-    place: tuple[str, str],
-    minutes: float,
-    seeds: int,
+    runs: Sequence[Run], options: argparse.Namespace, place: tuple[str, str], minutes: float
 ) -> list[Run]:
     """Return the last runs of one budget that are missing, with the best settings of each side."""
     text, optimizer = place
@@ -229,7 +211,7 @@ def runs_of(
     best = {name: best_trial(runs, (text, optimizer, name)) for name in options.sides}
     wanted = [
         fixed | {"side": name, "seed": seed, "overrides": adjust(trial, minutes, options.threads)}
-        for seed in range(1, seeds + 1)
+        for seed in options.seeds
         for name, trial in best.items()
         if trial is not None
     ]
@@ -294,17 +276,9 @@ def run_alone(run: Run, threads: int, processor_time: bool) -> Run:
 
 
 def measure(text: str, overrides: Sequence[str]) -> Run:
-    """Train one network; return its loss, which is None after an error, such as a divergence."""
-    try:
-        run = measure_run(charlm.load_config(None, [text_override(text), *COMMON, *overrides]))
-    except CharlmError as error:
-        return {"loss_nats": None, "steps": 0, "epochs": 0.0, "error": str(error)}
-    valid = run.pop("splits")["valid"]
-    return {
-        "loss_nats": valid["loss_nats"],
-        "bits_per_character": valid["bits_per_character"],
-        **run,
-    }
+    """Train one network; its loss is None if it diverges."""
+    config = charlm.load_config(None, [text_override(text), *COMMON, *overrides])
+    return measure_validation(config)
 
 
 def format_table(runs: Sequence[Run], sides: Sequence[str]) -> str:

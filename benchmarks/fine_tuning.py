@@ -3,8 +3,9 @@
 Each text is read line by line. It is trained on with automatic settings, first from random weights
 and then from each run that is named with --from, and all networks are scored on the same held-out
 lines. No setting is chosen on them. --replay repeats the trainings that start from a run with a
-fraction of the old text; "old text" is the loss on the validation text of that run, before and
-after the training.
+fraction of the old text; "old text" is the loss on the validation text of that run in nats per
+token, before and after the training. The table has medians over the seeds, and the range of the
+loss.
 
 With --adaptation, the trainings from a run are repeated with methods of Howard and Ruder
 (arXiv:1801.06146) and Li et al. (arXiv:1802.01483), which charlm does not have as options:
@@ -17,6 +18,7 @@ With --adaptation, the trainings from a run are repeated with methods of Howard 
   rate as a fraction of the distance
 
     python benchmarks/fine_tuning.py names.txt:rest.txt --from quickstart=runs/quickstart
+    python benchmarks/fine_tuning.py a.txt:b.txt --from x=runs/x --replay 0 0.1 --adaptation l2
 """
 
 import argparse
@@ -29,21 +31,21 @@ from typing import Any
 
 import torch
 from measuring import (
+    add_options,
     add_overrides,
     add_processor_time,
-    add_seeds,
+    add_series,
     argument_parser,
-    budgets_in_processor_time,
     columns_of,
-    environment,
     format_spread,
     markdown_table,
     print_environment,
+    print_results,
     run_main,
-    run_to_end,
     spread,
     text_override,
 )
+from runs import budgets_in_processor_time, run_to_end
 from torch import Tensor
 
 import charlm
@@ -102,7 +104,7 @@ def main() -> None:
         numbers = {key: spread(values) for key, values in columns_of(runs).items()}
         rows.append({"case": asdict(case), "scores": numbers})
     print("\n" + markdown_table(COLUMNS, map(cells_of, rows)))
-    print(json.dumps({**environment(), "overrides": options.overrides, "rows": rows}))
+    print_results(overrides=options.overrides, rows=rows)
 
 
 def arguments() -> argparse.Namespace:
@@ -119,15 +121,10 @@ def arguments() -> argparse.Namespace:
         metavar="NAME=RUN",
         help="run that the weights come from; can be repeated",
     )
-    parser.add_argument("--minutes", type=float, default=1.0, help="minutes per training [1]")
-    parser.add_argument(
-        "--replay", type=float, nargs="+", default=[0.0], help="fractions of the old text [0]"
-    )
-    parser.add_argument(
-        "--adaptation", nargs="*", choices=list(MOVES), default=[], help="methods to compare [none]"
-    )
+    add_options(parser, minutes=1.0, seeds=[1])
+    add_series(parser, "--replay", [0.0], type=float, help="fractions of the old text")
+    add_series(parser, "--adaptation", [], choices=MOVES, help="methods to compare")
     add_processor_time(parser)
-    add_seeds(parser, [1])
     add_overrides(parser)
     options = parser.parse_args()
     if any(":" not in texts for texts in options.texts):

@@ -4,9 +4,9 @@ Runs other benchmarks on the GPU, one after another. Each prints a table and the
 
 - `step.py`: tokens per second and rate relative to a matrix product, at hidden sizes 512 and 1024,
   with one launch per kernel and with one captured CUDA graph per step
-- `shakespeare.py` with the configuration `shakespeare-gpu`: the loss after N seconds, and the times
-  to 1.36 nats and to the 1.4697 nats that nanoGPT states for three minutes on an A100
-- with --ptb, `words.py` with the configuration `ptb`
+- `configs.py` with the configuration `shakespeare-gpu`: the loss in nats per character after each
+  of the --minutes, to compare with the 1.4697 nats that nanoGPT states for three minutes on an A100
+- with --ptb, `words.py` with the configuration `ptb` for ten minutes: perplexity
 
 The trainings use the CUDA graph.
 
@@ -16,13 +16,20 @@ The trainings use the CUDA graph.
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from measuring import add_overrides, add_seeds, argument_parser, override_arguments
+from measuring import (
+    add_options,
+    add_overrides,
+    add_text,
+    argument_parser,
+    override_arguments,
+    run_main,
+)
 
 GRAPH = ["training.device=cuda", "training.cuda_graph=true"]
-NANOGPT_LOSS = "1.4697"
 # The configuration's 500 epochs of SGD do not fit into ten minutes. AdamW replaces SGD, with a
 # learning rate that falls to zero over the ten minutes.
 PTB_IN_MINUTES = [
@@ -39,9 +46,6 @@ PTB_IN_MINUTES = [
     "training.evaluations=10",
     "training.clipnorm=70",
 ]
-STEP_ARGUMENTS = (
-    "--device cuda --hidden 512 1024 --batches 16 64 128 --launches eager graph --square 8192"
-)
 
 
 def main() -> None:
@@ -53,73 +57,38 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, "
         f"cuDNN {torch.backends.cudnn.version()}"
     )
-    run_benchmark("step.py", *STEP_ARGUMENTS.split())
-    run_benchmark("shakespeare.py", *shakespeare_arguments(options))
-    if options.ptb:
-        run_benchmark("words.py", *ptb_arguments(options))
+    for name, *command in commands(options):
+        print(f"\n{name} {' '.join(command)}", flush=True)
+        program = [sys.executable, str(Path(__file__).with_name(name)), *command]
+        ended = subprocess.run(program, check=False)
+        if ended.returncode:
+            sys.exit(ended.returncode)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("shakespeare", metavar="TINYSHAKESPEARE", help="file with the text")
+    add_text(parser)
     parser.add_argument(
         "--ptb", nargs=2, metavar=("TRAIN", "VALID"), help="files with Penn Treebank"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=180, help="training time on tiny Shakespeare [180]"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=10, help="training time on Penn Treebank [10]"
-    )
-    add_seeds(parser, [1, 2, 3])
+    add_options(parser, minutes=[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0], seeds=[1, 2, 3])
     add_overrides(parser, "override a setting for tiny Shakespeare; can be repeated")
-    parser.add_argument(
-        "--set-ptb",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a setting for Penn Treebank; can be repeated",
-    )
     return parser.parse_args()
 
 
-def shakespeare_arguments(options: argparse.Namespace) -> list[str]:
-    """Return the command line of `shakespeare.py`."""
-    return [
-        options.shakespeare,
-        "--config",
-        "shakespeare-gpu",
-        "--seconds",
-        str(options.seconds),
-        "--time-to",
-        NANOGPT_LOSS,
-        "1.36",
-        "--seeds",
-        *map(str, options.seeds),
-        *override_arguments([*GRAPH, *options.overrides]),
-    ]
-
-
-def ptb_arguments(options: argparse.Namespace) -> list[str]:
-    """Return the command line of `words.py`."""
-    return [
-        *options.ptb,
-        "--configs",
-        "ptb",
-        "--minutes",
-        str(options.minutes),
-        *override_arguments([*GRAPH, *PTB_IN_MINUTES, *options.set_ptb]),
-    ]
-
-
-def run_benchmark(name: str, *command: str) -> None:
-    """Run another benchmark; exit with its status if it fails."""
-    print(f"\n{name} {' '.join(command)}", flush=True)
-    ended = subprocess.run([sys.executable, Path(__file__).with_name(name), *command], check=False)
-    if ended.returncode:
-        sys.exit(ended.returncode)
+def commands(options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the name and the arguments of each benchmark."""
+    step = "--hidden 512 1024 --batch 16 64 128 --launch eager graph --square 8192"
+    yield ["step.py", "--device", "cuda", *step.split()]
+    minutes, seeds = map(str, options.minutes), map(str, options.seeds)
+    settings = override_arguments([*GRAPH, *options.overrides])
+    text = f"shakespeare-gpu={options.text}"
+    yield ["configs.py", text, "--minutes", *minutes, "--seeds", *seeds, *settings]
+    if options.ptb:
+        settings = override_arguments([*GRAPH, *PTB_IN_MINUTES])
+        yield ["words.py", *options.ptb, "--configs", "ptb", *settings]
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,4 +1,8 @@
-"""Code that the benchmarks share: command lines, files of results, timing, tables, and training."""
+"""Code that the benchmarks share: command lines, files of results, processes, timing and tables.
+
+Each benchmark prints a table and, as its last line, everything as JSON, with the machine and the
+versions. An option of several benchmarks has the same name and form in all, and is declared here.
+"""
 
 import argparse
 import json
@@ -9,30 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
 import torch
-from torch import nn
 
-import charlm
-from charlm.config.schema import Config
-from charlm.data.corpus import Text, open_corpus
-from charlm.data.resolve import resolve
+from charlm.data.cards import build_corpus, card_names
 from charlm.errors import CharlmError
-from charlm.model.language_model import LanguageModel
-from charlm.runs import prepare, session
-from charlm.runs.experiment import Experiment
 from charlm.storage.atomic import atomic_write
 
 Name = TypeVar("Name")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 VOCABULARY_SIZE = 67  # Of tiny Shakespeare: 65 characters, <EOS> and <UNK>.
+POLL_SECONDS = 0.01
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -50,6 +45,166 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def count(text: str) -> int:
+    """Return a number of things from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """Return a positive number from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+# Options of several benchmarks. With a list as its default an option takes several values.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "batch": {"type": count, "help": "sequences in a batch"},
+    "configs": {"metavar": "NAME", "help": "shipped configurations or files"},
+    "device": {"choices": ["auto", "cpu", "cuda"], "help": "device of the computation"},
+    "files": {"type": count, "help": "number of files"},
+    "gigabytes": {"type": amount, "help": "size of the text"},
+    "hidden": {"type": count, "help": "hidden size"},
+    "level": {"choices": ["char", "byte", "word", "bpe"], "help": "level of the tokens"},
+    "minutes": {"type": amount, "help": "training time of a run, minutes"},
+    "precision": {"choices": list(PRECISIONS), "help": "type of the matrix products"},
+    "rates": {"type": amount, "help": "learning rates"},
+    "rounds": {"type": count, "help": "rounds of measurements; medians over them are printed"},
+    "seeds": {"type": count, "help": "a run with each"},
+    "steps": {"type": count, "help": "training steps of a run"},
+    "threads": {"type": count, "help": "threads of torch"},
+    "trials": {"type": count, "help": "trials of each search"},
+    "vocabulary": {"type": count, "help": "number of different tokens"},
+    "window": {"type": count, "help": "tokens per sequence"},
+}
+
+
+def add_options(parser: Any, **defaults: Any) -> None:
+    """Add options of `OPTIONS` to a parser, or to a group of one.
+
+    Args:
+        parser: The parser or group.
+        defaults: Default of each option; the help shows it, unless it is None or empty. A list
+            makes the option one of several values.
+    """
+    for name, default in defaults.items():
+        settings = OPTIONS[name]
+        if isinstance(default, list):
+            add_series(parser, f"--{name}", default, **settings)
+            continue
+        purpose = settings["help"] + (f" [{default}]" if default else "")
+        metavar = {} if "choices" in settings else {"metavar": settings.get("metavar", "N")}
+        parser.add_argument(f"--{name}", default=default, **settings | metavar | {"help": purpose})
+
+
+def add_series(
+    parser: Any,
+    option: str,
+    default: list[Any],
+    *,
+    help: str,
+    type: Callable[[str], Any] = str,
+    choices: Iterable[str] = (),
+    metavar: str = "",
+) -> None:
+    """Add an option of several different values, given as `1 2 3` or `1,2,3`.
+
+    Args:
+        parser: A parser, or a group of one.
+        option: Name of the option.
+        default: Its default, which the help shows, unless it is empty or all of the choices.
+        help: Purpose of the option.
+        type: Function that makes a value of its text.
+        choices: Values that are allowed, which may contain commas; empty for all.
+        metavar: Placeholder in the help.
+    """
+    allowed = list(choices)
+    names = f", of: {'; '.join(allowed)}" if allowed else ""
+    shown = "all" if default == allowed else " ".join(map(str, default))
+    parser.add_argument(
+        option,
+        nargs="+",
+        action=partial(_Series, kind=type, allowed=allowed),
+        default=default,
+        metavar=metavar or ("NAME" if allowed else "N"),
+        help=help + names + (f" [{shown}]" if default else ""),
+    )
+
+
+class _Series(argparse.Action):
+    """Several values. `choices` of argparse would be compared with the default as a whole."""
+
+    def __init__(
+        self, *flags: Any, kind: Callable[[str], Any], allowed: Sequence[str], **settings: Any
+    ) -> None:
+        super().__init__(*flags, **settings)
+        self.kind, self.allowed = kind, allowed
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            series = [self._read(text) for value in values for text in self._split(value)]
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            parser.error(f"{option_string}: {error}")
+        if len(set(series)) < len(series):
+            parser.error(f"{option_string}: must be different values, got {' '.join(values)}")
+        setattr(namespace, self.dest, series)
+
+    def _split(self, value: str) -> list[str]:
+        return [value] if value in self.allowed else value.split(",")
+
+    def _read(self, text: str) -> Any:
+        if self.allowed and text not in self.allowed:
+            raise argparse.ArgumentTypeError(
+                f"must be one of {'; '.join(self.allowed)}, got {text!r}"
+            )
+        return self.kind(text)
+
+
+def add_budget(parser: argparse.ArgumentParser, *, minutes: float | list[float]) -> None:
+    """Add `--minutes` with its default, and `--steps` instead of it: see `budget_override`."""
+    group = parser.add_mutually_exclusive_group()
+    add_options(group, minutes=minutes, steps=[] if isinstance(minutes, list) else None)
+
+
+def budget_override(options: argparse.Namespace) -> str:
+    """Return the override that limits the training of a run by --steps or --minutes."""
+    if options.steps:
+        return f"training.steps={options.steps}"
+    return f"training.minutes={options.minutes}"
+
+
+def add_text(parser: argparse.ArgumentParser, name: str = "text", **settings: Any) -> None:
+    """Add the text of a benchmark, or its texts with `nargs`, as positional argument."""
+    parser.add_argument(
+        name, metavar="TEXT", help="file, or name of a corpus built from Python", **settings
+    )
+
+
+def read_text(name: str | Path) -> str:
+    """Return the text of a file, or of a corpus that is built from the Python installation."""
+    if str(name) not in card_names():
+        return Path(name).read_bytes().decode()
+    with tempfile.TemporaryDirectory() as folder:
+        return build_corpus(str(name), to=Path(folder) / "text.txt").read_bytes().decode()
+
+
+def text_override(text: Path | str, key: str = "corpus.text") -> str:
+    """Return the override that makes a file or a corpus the text of a run."""
+    return f"{key}={json.dumps([str(text)])}"
+
+
 def add_overrides(
     parser: argparse.ArgumentParser, purpose: str = "override a setting; can be repeated"
 ) -> None:
@@ -64,55 +219,13 @@ def add_overrides(
     )
 
 
-def check_names(
-    parser: argparse.ArgumentParser, argument: str, names: Iterable[str], known: Iterable[str]
-) -> None:
-    """Refuse names that are not known, as wrong usage.
-
-    `choices` of argparse would also be compared with the default of an argument of several values.
-
-    Args:
-        parser: Parser of the command line.
-        argument: Name of the argument in the message.
-        names: Names that were given.
-        known: Names that are allowed.
-    """
-    allowed = list(known)
-    unknown = [name for name in names if name not in allowed]
-    if unknown:
-        parser.error(f"{argument}: must be one of {'; '.join(allowed)}, got {unknown[0]!r}")
-
-
-def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
-    """Add the option `--seeds`; its value is a list of numbers, given as `1 2 3` or `1,2,3`."""
-    shown = " ".join(map(str, default))
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        action=_Numbers,
-        default=default,
-        metavar="SEED",
-        help=f"one run each, as in 1 2 3 or 1,2,3 [{shown}]",
-    )
-
-
-class _Numbers(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        try:
-            numbers = [int(number) for value in values for number in value.split(",")]
-        except ValueError:
-            parser.error(f"{option_string}: must be integers, got {' '.join(values)!r}")
-        setattr(namespace, self.dest, numbers)
+def override_arguments(overrides: Iterable[str]) -> list[str]:
+    """Return overrides as the arguments of a command line."""
+    return [argument for override in overrides for argument in ("--set", override)]
 
 
 def add_processor_time(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--processor-time`: see `budgets_in_processor_time`."""
+    """Add the option `--processor-time`: see `runs.budgets_in_processor_time`."""
     parser.add_argument(
         "--processor-time",
         action="store_true",
@@ -121,24 +234,27 @@ def add_processor_time(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
-def budgets_in_processor_time(*, enabled: bool = True) -> Iterator[None]:
-    """Measure the minutes of every training by the processor time of this process.
+def add_test_share(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--test-share`: see `runs.hold_out_test`."""
+    parser.add_argument(
+        "--test-share",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="if the configuration has no test split, hold out this fraction of its training "
+        "split as one; the validation split stays the same [0]",
+    )
 
-    The seconds that a run reports are processor time too. With one thread they are those of an
-    idle machine, except that other programs share the memory.
 
-    Raises:
-        SystemExit: Several threads would share the minutes.
-    """
-    if enabled and torch.get_num_threads() > 1:
-        sys.exit(
-            f"--processor-time: needs one thread, got {torch.get_num_threads()}; set "
-            "OMP_NUM_THREADS=1, or --threads 1 where the benchmark has that option"
-        )
-    run = partial(session.run, clock=time.process_time)
-    with mock.patch.object(session, "run", run) if enabled else nullcontext():
-        yield
+def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the option `--out`: see `read_results`."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="JSON file that is written after each training; it continues one that exists",
+    )
 
 
 def read_results(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,26 +282,9 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         file.write(json.dumps(results, indent=1).encode())
 
 
-def add_test_share(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--test-share`: see `hold_out_test`."""
-    parser.add_argument(
-        "--test-share",
-        type=float,
-        default=0.0,
-        metavar="FRACTION",
-        help="if the configuration has no test split, hold out this fraction of its training "
-        "split as one; the validation split stays the same [0]",
-    )
-
-
-def override_arguments(overrides: Iterable[str]) -> list[str]:
-    """Return overrides as the arguments of a command line."""
-    return [argument for override in overrides for argument in ("--set", override)]
-
-
-def text_override(path: Path | str, key: str = "corpus.text") -> str:
-    """Return the override that makes a file the text of a run."""
-    return f"{key}={json.dumps([str(path)])}"
+def print_results(**results: Any) -> None:
+    """Print the machine, the versions and all results as one line of JSON."""
+    print(json.dumps({**environment(), **results}))
 
 
 def environment() -> dict[str, Any]:
@@ -227,16 +326,49 @@ def run_python(*arguments: str | Path, threads: int | None = None) -> str:
     Raises:
         SystemExit: It ends with another exit status than 0; its errors are on standard error.
     """
-    command = [sys.executable, *arguments]
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    environment = os.environ | limit
     process = subprocess.run(
-        command, check=False, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, *arguments],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | limit,
     )
-    if process.returncode:
-        program = Path(sys.argv[0]).name
-        sys.exit(f"{program}: {arguments[0]}: ended with exit status {process.returncode}")
+    _check_status(arguments, process.returncode)
     return process.stdout
+
+
+def resources_of(
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    poll: Callable[[int], None] = lambda process: None,
+) -> Any:
+    """Run a fresh Python to its end without its output; return its `resource.struct_rusage`.
+
+    Args:
+        arguments: Its command line.
+        variables: Variables of its environment, besides those of this process.
+        poll: Function of the number of its process, called every 10 ms.
+
+    Raises:
+        SystemExit: It ends with another exit status than 0; its errors are on standard error.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *arguments], env=os.environ | variables, stdout=subprocess.DEVNULL
+    )
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        poll(process.pid)
+        time.sleep(POLL_SECONDS)
+    process.returncode = os.waitstatus_to_exitcode(ended[1])
+    _check_status(arguments, process.returncode)
+    return ended[2]
+
+
+def _check_status(arguments: Sequence[str | Path], status: int) -> None:
+    if status:
+        program = Path(sys.argv[0]).name
+        sys.exit(f"{program}: {' '.join(map(str, arguments[:3]))}: ended with exit status {status}")
 
 
 def synchronize(device: torch.device | None) -> None:
@@ -252,6 +384,18 @@ def seconds_of(work: Callable[[], object], device: torch.device | None = None) -
     work()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def mean_seconds(
+    work: Callable[[], object], calls: int, device: torch.device | None = None
+) -> float:
+    """Return the mean seconds of several calls in a row, including their work on the device."""
+
+    def repeat() -> None:
+        for _ in range(calls):
+            work()
+
+    return seconds_of(repeat, device) / calls
 
 
 def measure_in_turn(
@@ -320,119 +464,6 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     """
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
-
-
-def measure_run(config: Config, *, test_share: float = 0.0, **scoring: Any) -> dict[str, Any]:
-    """Train one run, and score its validation split, and its test split if it has one.
-
-    Args:
-        config: Configuration of the run.
-        test_share: Fraction of the training split to hold out as the test split, if the
-            configuration has none; 0 leaves the configuration as it is.
-        scoring: Options of `charlm.Run.perplexity`.
-
-    Returns:
-        Size, steps, passes and seconds of the training; `splits` has the score of each split. The
-        time of the run that is not training is in `other_seconds`; with budgets in processor time,
-        it contains the time in which the training waited for a core.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        if test_share:
-            config = hold_out_test(config, test_share, Path(folder))
-        start = time.perf_counter()
-        experiment = train(config, Path(folder) / "run")
-        seconds = time.perf_counter() - start
-        run = charlm.load(Path(folder) / "run")
-        parts = [part for part in ("valid", "test") if part in experiment.corpus.parts]
-        splits = {part: run.perplexity(split=part, **scoring).to_json() for part in parts}
-    state = experiment.state
-    return {
-        "parameters": count_parameters(experiment.model),
-        "vocabulary_size": experiment.tokenizer.vocabulary_size,
-        "precision": str(experiment.hardware.precision).removeprefix("torch."),
-        "steps": state.step,
-        "epochs": round(state.epochs, 3),
-        "training_seconds": round(state.seconds, 2),
-        "other_seconds": round(seconds - state.seconds, 2),
-        "tokens_per_second": round(state.tokens / state.seconds),
-        "splits": splits,
-    }
-
-
-def hold_out_test(config: Config, share: float, folder: Path) -> Config:
-    """Return a configuration with a test split, which was part of the training split before.
-
-    The validation split stays the same, and no setting was chosen on the new test split: it is the
-    end of the training split, or documents or records of it, chosen by `corpus.split_seed`. A
-    configuration that has a test split is returned as it is.
-    """
-    resolved = resolve(config)
-    parts = open_corpus(resolved).parts
-    if "test" in parts:
-        return config
-    for part in ("train", "valid"):
-        (folder / f"{part}.txt").write_bytes(text_bytes(parts[part]))
-    corpus = resolved.corpus.model_copy(
-        update={
-            "text": (str(folder / "train.txt"),),
-            "valid_text": (str(folder / "valid.txt"),),
-            "valid_share": 0.0,
-            "test_share": share,
-            "encoding": "utf-8",
-        }
-    )
-    return resolved.model_copy(update={"corpus": corpus})
-
-
-def text_bytes(text: Text) -> bytes:
-    """Return the bytes of a text, with its separator after each document."""
-    separator = text.separator.encode()
-    return b"".join(block + (separator if ends else b"") for block, ends in text.blocks())
-
-
-def train(config: Config, folder: Path) -> Experiment:
-    """Train to the end of the budget; return the experiment in its last state."""
-    experiment = prepare.begin(config, folder)
-    run_to_end(experiment)
-    return experiment
-
-
-def run_to_end(experiment: Experiment) -> None:
-    """Train an experiment that has begun to the end of its budget."""
-    for _ in session.run(experiment):
-        pass
-
-
-def count_multiplications(*modules: nn.Module) -> int:
-    """Return the multiplications per token by the matrices of modules: the numbers in them."""
-    weights = (weight for module in modules for weight in module.parameters())
-    return sum(weight.numel() for weight in weights if weight.ndim == 2)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_configured(config: Config, vocabulary_size: int) -> int:
-    """Return the number of parameters that the network of a configuration would have."""
-    with torch.device("meta"):
-        return count_parameters(LanguageModel(config.model, vocabulary_size))
-
-
-def fitting_size(parameters: Callable[[int], int], target: int, *, limit: int) -> int:
-    """Return the size, at most `limit`, whose number of parameters is nearest to a target.
-
-    Args:
-        parameters: Function from a size to a number of parameters, which increases.
-        target: Number of parameters.
-        limit: Largest size.
-
-    >>> fitting_size(lambda size: size**2, 30, limit=100)
-    5
-    """
-    above = bisect_left(range(limit), target, lo=2, key=parameters)
-    return min((above - 1, above), key=lambda size: abs(parameters(size) - target))
 
 
 def process_bytes(process: int, file: str, field: str) -> int:

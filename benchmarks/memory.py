@@ -1,28 +1,35 @@
-"""Memory use of training, encoding and scoring on a text larger than memory, command by command.
+"""Memory use of training, scoring and sampling with a text larger than memory, in gigabytes.
 
-A file is read through a memory map. The system counts its pages as memory of the process (as
-`ru_maxrss` does), although it takes them back when it needs memory. The memory of the process
-itself is `RssAnon` in /proc/PID/status, which is polled every 10 ms. The exit status is 1 if it
-exceeds --limit. Linux only.
+The text has random words, whose frequencies follow Zipf's law. The commands of charlm run one after
+another. A file is read through a memory map. The system counts its pages as memory of the process
+(as `ru_maxrss` does, the column "with file pages"), although it takes them back when it needs
+memory. The memory of the process itself is `RssAnon` in /proc/PID/status, which is polled every
+10 ms (the column "own"). Linux only. The folder for temporary files, which TMPDIR names, needs
+space for twice the text.
 
-    python benchmarks/memory.py --gigabytes 2 --levels char byte --limit 1.5
+    python benchmarks/memory.py --gigabytes 2 --level char byte
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from measuring import argument_parser, override_arguments, process_bytes
+from measuring import (
+    add_options,
+    argument_parser,
+    override_arguments,
+    print_environment,
+    print_results,
+    process_bytes,
+    resources_of,
+    run_main,
+)
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
 DISTINCT_MEGABYTES = 16  # The text repeats after them.
-POLL_SECONDS = 0.01
 SETTINGS = ["training.precision=fp32", "training.evaluations=1", "corpus.valid_share=0.0001"]
 
 
@@ -35,35 +42,22 @@ class Usage(NamedTuple):
 
 
 def main() -> None:
-    """Run all commands and print a table."""
+    """Run all commands; print a table, and all as JSON."""
     options = arguments()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+    print_environment()
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_text(folder / "text.txt", int(options.gigabytes * GIGABYTE))
         print(f"a text of {(folder / 'text.txt').stat().st_size / GIGABYTE:.1f} GB")
         print(f"{'level':<6}{'command':<18}{'own, GB':>16}{'with file pages':>17}{'seconds':>10}")
-        peak = max(measure_level(level, folder) for level in options.levels)
-    print(f"highest: {peak / GIGABYTE:.2f} GB, limit {options.limit} GB")
-    sys.exit(peak > options.limit * GIGABYTE)
+        rows = {level: measure_level(level, folder) for level in options.level}
+    print_results(gigabytes=options.gigabytes, levels=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the text [2]")
-    parser.add_argument(
-        "--levels",
-        nargs="+",
-        choices=["char", "byte", "word", "bpe"],
-        default=["char", "byte"],
-        help="levels of tokens [char byte]",
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="folder with space for twice the text [the system's]"
-    )
-    parser.add_argument(
-        "--limit", type=float, default=1.5, help="highest memory use, gigabytes [1.5]"
-    )
+    add_options(parser, gigabytes=2.0, level=["char", "byte"])
     return parser.parse_args()
 
 
@@ -89,13 +83,12 @@ def write_text(path: Path, size: int) -> None:
             file.write(pieces[index % DISTINCT_MEGABYTES][:MEGABYTE])
 
 
-def measure_level(level: str, folder: Path) -> int:
-    """Run all commands on one level of tokens, print their lines, return the highest own memory."""
-    peak = 0
+def measure_level(level: str, folder: Path) -> dict[str, Usage]:
+    """Run all commands on one level of tokens; print their lines, and return what they used."""
+    usages = {}
     cache = folder / "cache"
     for title, command in commands(level, folder).items():
-        usage = measure(command, cache)
-        peak = max(peak, usage.own_bytes)
+        usage = usages[title] = measure(command, cache)
         print(
             f"{level:<6}{title:<18}{usage.own_bytes / GIGABYTE:>16.2f}"
             f"{usage.bytes_with_file_pages / GIGABYTE:>17.2f}{usage.seconds:>10.1f}",
@@ -103,7 +96,7 @@ def measure_level(level: str, folder: Path) -> int:
         )
     for file in (cache / "tokens").iterdir():
         file.unlink()
-    return peak
+    return usages
 
 
 def commands(level: str, folder: Path) -> dict[str, list[str]]:
@@ -122,24 +115,15 @@ def commands(level: str, folder: Path) -> dict[str, list[str]]:
 
 
 def measure(command: list[str], cache: Path) -> Usage:
-    """Run a command of charlm and poll its memory until it ends."""
-    start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "charlm", *command],
-        env=os.environ | {"CHARLM_CACHE": str(cache)},
-        stdout=subprocess.DEVNULL,
-    )
-    while True:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            break
-        peak = max(peak, process_bytes(process.pid, "status", "RssAnon"))
-        time.sleep(POLL_SECONDS)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"charlm {' '.join(command)}: exit status {process.returncode}")
-    return Usage(peak, usage.ru_maxrss * 1024, time.perf_counter() - start)
+    """Run a command of charlm, and poll its memory until it ends."""
+    start, sizes = time.perf_counter(), [0]
+
+    def poll(process: int) -> None:
+        sizes.append(process_bytes(process, "status", "RssAnon"))
+
+    usage = resources_of(["-m", "charlm", *command], {"CHARLM_CACHE": str(cache)}, poll=poll)
+    return Usage(max(sizes), usage.ru_maxrss * 1024, time.perf_counter() - start)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

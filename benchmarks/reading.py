@@ -2,14 +2,15 @@
 
 The files have about 500 bytes each. Reading is linear in the number of files if four times as many
 files take four times as long. Timed are: opening and checking the files, encoding them at level
-char, and both again with the ids in the cache, as `charlm train --resume` does. Other work on the
-machine changes the seconds, but hardly the seconds of the processor, which are compared.
+char, and both again with the ids in the cache, as `charlm train --resume` does. A line has the
+medians of the seconds and of the seconds of the processor, and the ratio of the latter to those of
+the smallest number of files: other work on the machine hardly changes them. The files are in the
+folder for temporary files, which TMPDIR names.
 
-    python benchmarks/reading.py --files 1000 4000 16000
+    TMPDIR=/dev/shm python benchmarks/reading.py --files 1000 4000 16000
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -17,7 +18,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from measuring import argument_parser, columns_of, medians, run_main, seconds_of
+from measuring import (
+    add_options,
+    argument_parser,
+    columns_of,
+    medians,
+    print_environment,
+    print_results,
+    run_main,
+    seconds_of,
+    text_override,
+)
 
 import charlm
 from charlm.config.schema import ResolvedConfig
@@ -30,40 +41,33 @@ TEXT = "This sentence is in file number {number}, again and again.\n" * 9
 def main() -> None:
     """Measure each number of files several times, and print a table and all as JSON."""
     options = arguments()
-    rows = []
-    for count in options.files:
-        runs = [measure(count, options.folder) for _ in range(options.repeats)]
+    print_environment(f"{options.rounds} rounds")
+    rows: list[dict[str, Any]] = []
+    for count in sorted(options.files):
+        runs = [measure(count) for _ in range(options.rounds)]
         rows.append({"files": count, **medians(columns_of(runs)), "runs": runs})
         print(format_row(rows[0], rows[-1]), flush=True)
-    print(json.dumps(rows))
+    print_results(rows=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument(
-        "--files",
-        type=int,
-        nargs="+",
-        default=[1000, 4000, 16000],
-        help="numbers of files [1000 4000 16000]",
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="number of measurements [3]")
-    parser.add_argument("--folder", type=Path, help="folder for the files [the system's]")
+    add_options(parser, files=[1000, 4000, 16000], rounds=3)
     return parser.parse_args()
 
 
-def measure(count: int, folder: Path | None) -> dict[str, float]:
+def measure(count: int) -> dict[str, float]:
     """Return the seconds of reading N new files at first and again."""
     with (
-        tempfile.TemporaryDirectory(dir=folder) as name,
+        tempfile.TemporaryDirectory() as name,
         mock.patch.dict(os.environ, CHARLM_CACHE=f"{name}/cache"),
     ):
         texts = Path(name) / "texts"
         texts.mkdir()
         for number in range(count):
             (texts / f"{number:06}.txt").write_text(TEXT.format(number=number), encoding="utf-8")
-        config = resolve(charlm.load_config(None, [f"corpus.text={texts}"]))
+        config = resolve(charlm.load_config(None, [text_override(texts)]))
         return {**read("first", config), **read("again", config)}
 
 

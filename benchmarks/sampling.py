@@ -1,17 +1,16 @@
 """Sampling speed of charlm, relative to a plain loop over torch.nn.LSTM in the same run.
 
-The model is untrained, because the speed does not depend on what it has learned. The plain loop is
-what most scripts do: embed, run the layer for one token, project, softmax, torch.multinomial. All
-methods are timed in turn, in several rounds. The table shows medians of tokens per second, and
-medians of the ratio to the plain loop. The last lines are what a token costs: multiplications, and
-bytes of weights, which are read once per token, as a fraction of the memory bandwidth. Weights that
-a cache holds are read faster than that.
+The model is an untrained LSTM, because the speed does not depend on what it has learned. The plain
+loop is what most scripts do: embed, run the layer for one token, project, softmax,
+torch.multinomial. All methods are timed in turn, in several rounds. The table shows medians of
+tokens per second, and medians of the ratio to the plain loop. The last lines are what a token
+costs: microseconds, multiplications, and bytes of weights, which are read once per token, as a
+fraction of the memory bandwidth. Weights that a cache holds are read faster than that.
 
     python benchmarks/sampling.py --hidden 512 --vocabulary 65 --rounds 5 --threads 1
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +19,13 @@ from typing import Any
 
 import torch
 from measuring import (
+    add_options,
     argument_parser,
-    environment,
     measure_in_turn,
     median_ratio,
     medians,
     print_environment,
+    print_results,
     run_main,
 )
 
@@ -53,26 +53,20 @@ def main() -> None:
         f"hidden size {options.hidden}",
         f"vocabulary {options.vocabulary}",
     )
-    results = {
-        **environment(),
-        "hidden_size": options.hidden,
-        "multiplies_int8": multiplies_exactly(),
-        **measure(model, options.seconds, options.rounds),
-    }
+    results = measure(model, options.seconds, options.rounds)
     print_tables(results)
-    print(json.dumps(results))
+    if not multiplies_exactly():
+        print("this processor has no exact products in int8: they are computed in fp32")
+    print_results(hidden_size=options.hidden, multiplies_int8=multiplies_exactly(), **results)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--hidden", type=int, default=512, help="hidden size [512]")
-    parser.add_argument("--vocabulary", type=int, default=65, help="number of tokens [65]")
+    add_options(parser, hidden=512, vocabulary=65, rounds=5, threads=None)
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="time of each method in each round [3]"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds [5]")
-    parser.add_argument("--threads", type=int, help="number of threads [torch's default]")
     return parser.parse_args()
 
 
@@ -96,7 +90,7 @@ def measure(model: LanguageModel, seconds: float, rounds: int) -> dict[str, list
     return {"costs": costs, "methods": methods}
 
 
-def print_tables(results: dict[str, Any]) -> None:
+def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
     """Print a line per method, and what a token costs."""
     for row in results["methods"]:
         print(
@@ -109,8 +103,6 @@ def print_tables(results: dict[str, Any]) -> None:
             f"multiplications and {row['bytes']:,} bytes of weights per token, read at "
             f"{row['bandwidth_fraction']:.0%} of the memory bandwidth"
         )
-    if not results["multiplies_int8"]:
-        print("this processor has no exact products in int8: they are computed in fp32")
 
 
 def measurements(

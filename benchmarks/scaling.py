@@ -12,12 +12,14 @@ relative errors, and step = computation + communication is compared with the mea
 processes. The last table is a prediction, not a measurement: the efficiency on other machines,
 whose links and rates are assumed, with the same number of tokens for every worker.
 
+The text is random, the vocabulary that of tiny Shakespeare. Printed are milliseconds per step,
+tokens per second, and the efficiency, which is at most 1.
+
     python benchmarks/scaling.py --batch 128
     python benchmarks/scaling.py --parameters 1e9 --tokens 65536 --teraflops 200 --gradient-bytes 2
 """
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -34,13 +36,15 @@ import torch
 import torch.distributed as dist
 from measuring import (
     VOCABULARY_SIZE,
+    add_options,
     argument_parser,
-    count_configured,
-    environment,
+    mean_seconds,
+    print_environment,
+    print_results,
     run_main,
-    seconds_of,
 )
-from step import training_steps
+from runs import count_configured
+from step import STEPS_PER_ROUND, training_steps
 
 import charlm
 from charlm.training.devices import choose_device, fast_math
@@ -100,32 +104,18 @@ def main() -> None:
     if options.worker_group is not None:
         run_worker(options)
         return
+    device = str(choose_device(options.device))
+    print_environment(device, f"hidden size {options.hidden}, batch {options.batch}")
     settings = {name: value for name, value in vars(options).items() if value is not None}
-    results = {
-        **settings,
-        **environment(),
-        "device": str(choose_device(options.device)),
-        **measure(options),
-        "prediction": predict(options),
-    }
-    print(json.dumps(results))
+    results = measure(options) | {"prediction": predict(options)}
+    print_results(settings=settings, device=device, **results)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--hidden", type=int, default=512, help="hidden size [512]")
-    parser.add_argument("--batch", type=int, default=128, help="columns of the global batch [128]")
-    parser.add_argument("--window", type=int, default=64, help="tokens per column [64]")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="precision of the steps [auto]",
-    )
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
-    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+    add_options(parser, hidden=512, batch=128, window=64, rounds=11)
+    add_options(parser, precision="auto", device="auto")
     parser.add_argument(
         "--cores",
         type=int,
@@ -281,7 +271,7 @@ def run_worker(options: argparse.Namespace) -> None:
             work = tasks[kind](int(amount))
             work()
             group.barrier()
-            print(mean_seconds(work, options.steps, device), flush=True)
+            print(mean_seconds(work, STEPS_PER_ROUND, device), flush=True)
 
 
 def connect(size: int, device: torch.device) -> Group:
@@ -312,16 +302,6 @@ def configure(options: argparse.Namespace, batch: int) -> charlm.Config:
         f"training.window={options.window}",
     ]
     return charlm.load_config(None, overrides)
-
-
-def mean_seconds(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Return the mean seconds of N calls, including their work on the device."""
-
-    def repeat() -> None:
-        for _ in range(count):
-            work()
-
-    return seconds_of(repeat, device) / count
 
 
 def compare_two(

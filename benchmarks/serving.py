@@ -7,7 +7,8 @@ number of characters with a seed of its own, without streaming; those that measu
 first token are streamed. All rates are measured in turn, in several rounds.
 
 The last measurement is the resident memory of the server before and after many short requests, the
-first of which are not counted because they fill caches.
+first of which are not counted because they fill caches. Printed are medians of tokens per second,
+which are characters, and of their ratios; milliseconds to the first token; and megabytes.
 
     python benchmarks/serving.py --hidden 512 --clients 32 --rounds 5
 """
@@ -21,24 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from measuring import (
+    add_options,
     argument_parser,
-    environment,
     measure_in_turn,
     median_ratio,
     medians,
     print_environment,
+    print_results,
     process_bytes,
     run_main,
     text_override,
-    train,
 )
+from runs import train
 
 import charlm
 
@@ -62,18 +64,6 @@ class Load(NamedTuple):
     requests: int
     characters: int
     stream: bool = False
-
-
-class Served(NamedTuple):
-    """How a load was served.
-
-    Attributes:
-        characters_per_second: Of all clients together.
-        first: Seconds from each request to the first part of its text.
-    """
-
-    characters_per_second: float
-    first: list[float]
 
 
 class Connection:
@@ -125,19 +115,18 @@ def main() -> None:
     print_environment(f"charlm {charlm.__version__}", f"hidden size {options.hidden}")
     for line in describe(results, options.clients):
         print(line)
-    print(json.dumps({**environment(), "hidden_size": options.hidden, **results}))
+    print_results(hidden_size=options.hidden, **results)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--hidden", type=int, default=512, help="hidden size [512]")
+    add_options(parser, hidden=512, rounds=5)
     parser.add_argument("--characters", type=int, default=200, help="length of a text [200]")
     parser.add_argument("--clients", type=int, default=32, help="number of clients [32]")
     parser.add_argument(
         "--requests", type=int, default=10, help="requests of each client in each round [10]"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds [5]")
     parser.add_argument(
         "--memory-requests",
         type=int,
@@ -181,20 +170,13 @@ def measure(options: argparse.Namespace, folder: Path, process: int, port: int) 
     """Return all measurements."""
     run = charlm.load(folder)
     many = Load(options.clients, options.requests, options.characters)
-    streamed = many._replace(stream=True)
     one = Load(1, 2 * options.requests, options.characters)
     first: list[float] = []
-
-    def stream() -> float:
-        served = asyncio.run(serve(port, streamed))
-        first.extend(served.first)
-        return served.characters_per_second
-
     measurements: dict[str, Callable[[], float]] = {
         "charlm sample": partial(sample, run, one.requests, options.characters),
-        "one client": lambda: asyncio.run(serve(port, one)).characters_per_second,
-        "all clients": lambda: asyncio.run(serve(port, many)).characters_per_second,
-        "all clients, streamed": stream,
+        "one client": partial(serve, port, one, []),
+        "all clients": partial(serve, port, many, []),
+        "all clients, streamed": partial(serve, port, many._replace(stream=True), first),
     }
     for warm_up in measurements.values():
         warm_up()
@@ -212,7 +194,7 @@ def measure(options: argparse.Namespace, folder: Path, process: int, port: int) 
         "streamed_to_one": ratio("all clients, streamed", "one client"),
         "first_token_ms": {
             "median": round(1000 * statistics.median(first), 1),
-            "p99": round(1000 * quantile(first, 0.99), 1),
+            "p99": round(1000 * sorted(first)[int(0.99 * len(first))], 1),
         },
         "memory_mb": memory(options, process, port),
     }
@@ -227,19 +209,31 @@ def sample(run: charlm.Run, texts: int, characters: int) -> float:
     return texts * characters / (time.perf_counter() - start)
 
 
-async def serve(port: int, load: Load) -> Served:
-    """Send a load to the server."""
+def serve(port: int, load: Load, first: list[float]) -> float:
+    """Send a load to the server; return the characters per second of all clients together.
+
+    Args:
+        port: Port of the server.
+        load: The requests.
+        first: List that gets the seconds from each request to the first part of its text.
+    """
+    seconds, latencies = asyncio.run(send(port, load))
+    first.extend(latencies)
+    return load.clients * load.requests * load.characters / seconds
+
+
+async def send(port: int, load: Load) -> tuple[float, list[float]]:
+    """Send a load; return its seconds, and those to the first part of each text."""
     connections = [await connect(port) for _ in range(load.clients)]
     start = time.perf_counter()
-    first = await asyncio.gather(
+    latencies = await asyncio.gather(
         *(client(connection, load, number) for number, connection in enumerate(connections))
     )
     seconds = time.perf_counter() - start
     for connection in connections:
         connection.writer.close()
         await connection.writer.wait_closed()
-    total = load.clients * load.requests * load.characters
-    return Served(total / seconds, [value for values in first for value in values])
+    return seconds, [value for values in latencies for value in values]
 
 
 async def connect(port: int) -> Connection:
@@ -272,14 +266,9 @@ def memory(options: argparse.Namespace, process: int, port: int) -> dict[str, fl
     sizes = []
     for requests in (WARM_UP, options.memory_requests):
         each = max(1, requests // options.clients)
-        asyncio.run(serve(port, Load(options.clients, each, SHORT)))
+        serve(port, Load(options.clients, each, SHORT), [])
         sizes.append(round(process_bytes(process, "status", "VmRSS") / 1e6, 1))
     return {"before": sizes[0], "after": sizes[1]}
-
-
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Return the first of the sorted values that follow a fraction of them, or the largest."""
-    return sorted(values)[min(len(values) - 1, int(fraction * len(values)))]
 
 
 def describe(results: dict[str, Any], clients: int) -> Iterator[str]:

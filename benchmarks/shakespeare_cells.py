@@ -2,43 +2,44 @@
 
 Each network has the configuration `shakespeare`, except for its recurrence and its size. The size
 is chosen so that the number of parameters is that of an LSTM with --hidden units, within 3 %. The
-networks train one after another, for --seconds each, so the machine must be idle otherwise. With
---steps they take equally many steps instead, which a busy machine does not change. The loss is that
-of the best checkpoint on the whole validation split. If a training diverges, or ends with a loss
-worse than that of a uniform guess, it starts again with a quarter of the learning rate, at most
-five times. The rate is printed.
+networks train one after another, for --minutes each, so the machine must be idle otherwise. With
+--steps they take equally many steps instead, which a busy machine does not change. If a training
+diverges, or ends with a loss worse than that of a uniform guess, it starts again with a quarter of
+the learning rate, at most five times.
 
-    python benchmarks/shakespeare_cells.py tinyshakespeare.txt --seconds 60
-    python benchmarks/shakespeare_cells.py tinyshakespeare.txt lstm slstm --steps 600
+A line has the number of units and of parameters, the steps, the learning rate, and the nats and
+bits per character of the best checkpoint on the whole validation split. With several seeds there
+is a line for each.
+
+    python benchmarks/shakespeare_cells.py tinyshakespeare.txt --minutes 1
+    python benchmarks/shakespeare_cells.py tinyshakespeare.txt --cells lstm slstm --steps 600
 """
 
 import argparse
-import json
 import math
 import sys
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from cells import CELLS as TIMED_CELLS
+from cells import add_cells, cell_override
 from measuring import (
+    add_budget,
+    add_options,
     add_overrides,
+    add_text,
     argument_parser,
-    check_names,
-    count_configured,
-    fitting_size,
+    budget_override,
     print_environment,
+    print_results,
+    read_text,
     run_main,
     text_override,
 )
+from runs import count_configured, fitting_size, measure_validation
 
 import charlm
-from charlm.errors import DivergenceError
-from charlm.evaluation.perplexity import Perplexity
 
 BASE = "shakespeare"
-CELLS = TIMED_CELLS | {"elman, relu": {"kind": "elman", "activation": "relu"}}
 TOLERANCE = 0.03
 MAX_SIZE = 1 << 14
 MAX_QUARTERINGS = 5  # Of the learning rate.
@@ -47,76 +48,51 @@ MAX_QUARTERINGS = 5  # Of the learning rate.
 def main() -> None:
     """Train all recurrences; print one line each, and the same as JSON."""
     options = arguments()
-    vocabulary_size = len(set(options.text.read_text(encoding="utf-8"))) + 2  # <EOS> and <UNK>.
+    vocabulary_size = len(set(read_text(options.text))) + 2  # <EOS> and <UNK>.
     target = parameters_of("lstm", vocabulary_size, options.hidden)
-    budget = f"{options.steps:,} steps" if options.steps else f"{options.seconds:g} s"
-    print_environment(f"{target:,} parameters", f"{budget} each")
+    print_environment(f"{target:,} parameters", budget_override(options))
     print(
         f"{'recurrence':<27} {'size':>6} {'parameters':>10} {'steps':>6} {'rate':>8} "
         f"{'nats':>7} {'bits':>6}"
     )
     rows = []
-    for name in options.cells or CELLS:
+    for name in options.cells:
         size = size_of(name, target, vocabulary_size)
-        row = {"parameters": parameters_of(name, vocabulary_size, size)}
-        rows.append(row | measure(name, size, vocabulary_size, options))
-        print_row(rows[-1])
-    print(json.dumps(rows))
+        for seed in options.seeds:
+            rows.append(measure(name, size, seed, options))
+            print_row(rows[-1])
+    print_results(budget=budget_override(options), overrides=options.overrides, rows=rows)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("text", type=Path, help="file with tiny Shakespeare")
-    parser.add_argument(
-        "cells", nargs="*", metavar="CELL", help=f"one of: {'; '.join(CELLS)} [all]"
-    )
-    parser.add_argument(
-        "--hidden", type=int, default=256, help="units of the LSTM that sets the parameters [256]"
-    )
-    parser.add_argument("--seconds", type=float, default=60, help="training time of each [60]")
-    parser.add_argument("--steps", type=int, help="training steps of each, instead of --seconds")
+    add_text(parser)
+    add_cells(parser)
+    add_options(parser, hidden=256, seeds=[1])
+    add_budget(parser, minutes=1.0)
     add_overrides(parser)
-    options = parser.parse_args()
-    check_names(parser, "CELL", options.cells, CELLS)
-    return options
+    return parser.parse_args()
 
 
-def measure(
-    name: str, size: int, vocabulary_size: int, options: argparse.Namespace
-) -> dict[str, Any]:
+def measure(name: str, size: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train one recurrence, with a lower learning rate where it fails, and score it."""
-    budget = f"minutes={options.seconds / 60}"
     overrides = [
         text_override(options.text),
-        f"training.{f'steps={options.steps}' if options.steps else budget}",
+        budget_override(options),
         "training.evaluations=1",
+        f"training.seed={seed}",
         *model_overrides(name, size),
         *options.overrides,
     ]
     first = charlm.load_config(BASE, overrides).training.learning_rate
     for rate in (first / 4**quarterings for quarterings in range(MAX_QUARTERINGS + 1)):
-        steps, score = train_and_score([*overrides, f"training.learning_rate={rate}"])
-        if score is not None and score.loss_nats < math.log(vocabulary_size):
-            return {
-                "recurrence": name,
-                "size": size,
-                "steps": steps,
-                "learning_rate": rate,
-                "loss_nats": score.loss_nats,
-                "bits_per_character": score.bits_per_character,
-            }
+        run = measure_validation(
+            charlm.load_config(BASE, [*overrides, f"training.learning_rate={rate}"])
+        )
+        if run["loss_nats"] and run["loss_nats"] < math.log(run["vocabulary_size"]):
+            return {"recurrence": name, "size": size, "seed": seed, "learning_rate": rate, **run}
     sys.exit(f"shakespeare_cells.py: {name}: no training from rate {first:g} to {rate:g} succeeds")
-
-
-def train_and_score(overrides: list[str]) -> tuple[int, Perplexity | None]:
-    """Return the number of steps and the score; the score is None if the training diverged."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            run = charlm.train(charlm.load_config(BASE, overrides), out=Path(folder) / "run")
-        except DivergenceError:
-            return 0, None
-        return run.state["step"], run.perplexity()
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -136,7 +112,7 @@ def model_overrides(name: str, size: int) -> list[str]:
     sizes = [f"model.hidden_size={size}"]
     if name == "bag":
         sizes = [f"model.embedding_size={size}", "model.layer_norm=true"]
-    return [f"model.cell={json.dumps(CELLS[name])}", *sizes]
+    return [cell_override(name), *sizes]
 
 
 def parameters_of(name: str, vocabulary_size: int, size: int) -> int:

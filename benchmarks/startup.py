@@ -1,20 +1,29 @@
-"""Processor time of short commands beside that of `import torch`: medians of runs in turn.
+"""Processor time of short commands beside that of `import torch`, in seconds.
 
-Each run is a fresh Python with one thread. A small model samples 20 characters, scores 1,000
-characters, and is inspected.
+Each run is a fresh Python with one thread; the commands take turns. A small model, trained for two
+steps, samples 20 characters, scores 1,000 characters, and is inspected. A line has the median of a
+command, and what it takes more than `import torch`.
 
     python benchmarks/startup.py
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from measuring import argument_parser, measure_in_turn, medians, run_main, text_override, train
+from measuring import (
+    add_options,
+    argument_parser,
+    measure_in_turn,
+    medians,
+    print_environment,
+    print_results,
+    resources_of,
+    run_main,
+    text_override,
+)
+from runs import train
 
 import charlm
 
@@ -25,6 +34,7 @@ BASELINE = "import torch"
 def main() -> None:
     """Print the median of every command, and what it takes more than `import torch`."""
     rounds = arguments().rounds
+    print_environment(f"{rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
         commands = make_commands(Path(folder))
         measurements = {
@@ -34,12 +44,13 @@ def main() -> None:
         seconds = medians(measure_in_turn(measurements, rounds))
     for name, median in seconds.items():
         print(f"{name:<16} {median:.3f} s  {median - seconds[BASELINE]:+.3f} s")
+    print_results(rounds=rounds, seconds=seconds)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="runs of each command [10]")
+    add_options(parser, rounds=10)
     return parser.parse_args()
 
 
@@ -66,14 +77,7 @@ def make_commands(folder: Path) -> dict[str, list[str]]:
 
 def processor_seconds(command: list[str]) -> float:
     """Return the user and system time of a fresh Python on one thread, from its arguments."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, env=environment
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
+    usage = resources_of(command, {"OMP_NUM_THREADS": "1"})
     return usage.ru_utime + usage.ru_stime
 
 

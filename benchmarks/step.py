@@ -1,8 +1,8 @@
 """Arithmetic rate of a whole training step, relative to that of a large matrix product.
 
-A step is everything that `charlm.training.loop.train` does in one step: reading a window,
-embedding, recurrence, projection, loss, backward pass, clipping, optimizer. Its arithmetic is
-counted from the shapes alone: 2 x multiply-adds of the matrices of the recurrent layers and the
+A step is everything that `charlm.training.loop.train` does in one step on random tokens: reading a
+window, embedding, recurrence, projection, loss, backward pass, clipping, optimizer. Its arithmetic
+is counted from the shapes alone: 2 x multiply-adds of the matrices of the recurrent layers and the
 projection in the forward pass, and twice that in the backward pass. Look-ups, pointwise operations
 and the optimizer count as nothing. The product of two square matrices in fp32 and in bf16 and the
 steps are timed in turn, round by round, and medians are printed, so that drift of the machine's
@@ -13,13 +13,12 @@ speed affects all alike. The columns after tokens/s:
     of same        step relative to the product in the precision of the step
     of bf16        step relative to the product in bf16
 
-    python benchmarks/step.py --hidden 512 --batches 16 32 64 --precisions fp32 bf16
-    python benchmarks/step.py --batches 64 --system-defaults
+    python benchmarks/step.py --hidden 512 --batch 16 32 64 --precision fp32 bf16
+    python benchmarks/step.py --batch 64 --system-defaults
 """
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,16 +31,19 @@ import torch
 from measuring import (
     PRECISIONS,
     VOCABULARY_SIZE,
+    add_options,
     add_overrides,
+    add_series,
     argument_parser,
-    count_multiplications,
-    environment,
+    mean_seconds,
     measure_in_turn,
     medians,
     print_environment,
+    print_results,
     run_main,
     seconds_of,
 )
+from runs import count_multiplications
 
 import charlm
 from charlm.data.windows.streams import stream_windows
@@ -54,6 +56,7 @@ from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
 
 WARM_UP_STEPS = 5  # They build kernels and allocate memory.
+STEPS_PER_ROUND = 4
 LAUNCHES = ("eager", "graph")
 COLUMNS = [
     "hidden",
@@ -83,8 +86,8 @@ def main() -> None:
     """Time all settings; print one line each, and all as JSON."""
     options = arguments()
     device = choose_device(options.device)
-    if "graph" in options.launches and device.type != "cuda":
-        sys.exit(f"step.py: --launches graph: needs a CUDA GPU, got {device}; use eager")
+    if "graph" in options.launch and device.type != "cuda":
+        sys.exit(f"step.py: --launch graph: needs a CUDA GPU, got {device}; use eager")
     print_environment(
         str(device),
         f"window {options.window}",
@@ -92,90 +95,58 @@ def main() -> None:
         f"product of {options.square} x {options.square}",
     )
     print("".join(f"{column:>10}" for column in COLUMNS))
-    settings = itertools.starmap(
-        Setting,
-        itertools.product(options.hidden, options.batches, options.precisions, options.launches),
-    )
+    sizes = itertools.product(options.hidden, options.batch, options.precision, options.launch)
     rows = []
     with nullcontext() if options.system_defaults else fast_math():
-        for setting in settings:
+        for setting in itertools.starmap(Setting, sizes):
             rows.append(measure(setting, device, options))
             print_row(rows[-1])
-    results = {
-        "device": str(device),
-        **environment(),
-        "system_defaults": options.system_defaults,
-        "overrides": options.overrides,
-        "rows": rows,
-    }
-    print(json.dumps(results))
+    print_results(
+        device=str(device),
+        system_defaults=options.system_defaults,
+        overrides=options.overrides,
+        rows=rows,
+    )
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    add_settings(parser)
+    add_options(parser, hidden=[512], batch=[16, 32, 64], precision=list(PRECISIONS))
+    add_options(parser, window=64, vocabulary=VOCABULARY_SIZE, rounds=11, device="auto")
+    add_series(
+        parser,
+        "--launch",
+        ["eager"],
+        choices=LAUNCHES,
+        help="launch of the kernels: graph is the step as one captured CUDA graph, on a GPU",
+    )
     parser.add_argument(
         "--square", type=int, default=2048, help="rows of the matrices of the product [2048]"
     )
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds [11]")
-    parser.add_argument("--steps", type=int, default=4, help="steps per round [4]")
     parser.add_argument(
         "--system-defaults",
         action="store_true",
         help="return freed memory to the system and compute denormal numbers; training does "
         "neither",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
     add_overrides(parser)
     return parser.parse_args()
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the steps: sizes, precisions and launches."""
-    parser.add_argument("--hidden", type=int, nargs="+", default=[512], help="hidden sizes [512]")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=[16, 32, 64], help="batch sizes [16 32 64]"
-    )
-    parser.add_argument("--window", type=int, default=64, help="tokens per sequence [64]")
-    parser.add_argument(
-        "--precisions",
-        nargs="+",
-        choices=list(PRECISIONS),
-        default=list(PRECISIONS),
-        help="precisions of the steps [fp32 bf16]",
-    )
-    parser.add_argument(
-        "--launches",
-        nargs="+",
-        choices=LAUNCHES,
-        default=["eager"],
-        metavar="LAUNCH",
-        help="eager, or graph: the step as one captured CUDA graph, on a GPU [eager]",
-    )
-    parser.add_argument(
-        "--vocabulary",
-        type=int,
-        default=VOCABULARY_SIZE,
-        help=f"tokens [{VOCABULARY_SIZE}, as in tiny Shakespeare]",
-    )
 
 
 def measure(setting: Setting, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one setting beside the matrix products."""
     config = configure(setting, options)
     steps, gigaflop = training_steps(config, setting.precision, options.vocabulary, device)
-
-    def step_seconds() -> float:
-        return seconds_of(lambda: take_steps(steps, options.steps), device) / options.steps
-
+    step = partial(next, steps)
     products = {
         name: partial(seconds_of, matrix_product(options.square, dtype, device), device)
         for name, dtype in PRECISIONS.items()
     }
-    take_steps(steps, WARM_UP_STEPS)
+    mean_seconds(step, WARM_UP_STEPS, device)
     measure_in_turn(products, 1)
-    seconds = medians(measure_in_turn({"step": step_seconds, **products}, options.rounds))
+    timed = {"step": partial(mean_seconds, step, STEPS_PER_ROUND, device), **products}
+    seconds = medians(measure_in_turn(timed, options.rounds))
     product_rates = {name: 2 * options.square**3 / 1e9 / seconds[name] for name in products}
     rate = gigaflop / seconds["step"]
     return {
@@ -247,12 +218,6 @@ def random_windows(
     random = np.random.default_rng(1)
     ids = random.integers(vocabulary_size, size=batch_size * window * 64)
     return stream_windows(ids, batch_size=batch_size, window=window, start=Position(), shard=shard)
-
-
-def take_steps(steps: Iterator[object], count: int) -> None:
-    """Take N training steps."""
-    for _ in range(count):
-        next(steps)
 
 
 def multiplications(model: LanguageModel) -> int:

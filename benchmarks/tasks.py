@@ -1,9 +1,12 @@
 """Scores of the four example tasks: baselines, and Elman, GRU and LSTM of the shipped sizes.
 
-Each network is trained with the shipped configuration of its task, and tested on the test part.
+Each network is trained with the shipped configuration of its task, whose seed is 1, and tested on
+the test part of its corpus, which is built from Python. A line of a table has the percentage of
+targets that are exactly right, or of labels, the nats per target, and the seconds of training. The
+baselines are learned from the training part.
 
     python benchmarks/tasks.py
-    python benchmarks/tasks.py classify --cells lstm --set training.steps=600
+    python benchmarks/tasks.py --only classify --cells lstm --set training.steps=600
 """
 
 import argparse
@@ -13,9 +16,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from measuring import add_overrides, argument_parser, check_names, run_main, train
+from cells import add_cells, cell_override
+from measuring import (
+    add_overrides,
+    add_series,
+    argument_parser,
+    print_environment,
+    print_results,
+    run_main,
+)
+from runs import train
 
 import charlm
 from charlm.data.cards import build_corpus
@@ -64,37 +76,35 @@ class Score(NamedTuple):
 
 
 def main() -> None:
-    """Print one table per task."""
+    """Print one table per task, and all as JSON."""
     options = arguments()
-    for kind in options.kinds:
+    print_environment(*options.overrides)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for kind in options.only:
         config = charlm.load_config(CONFIGS[kind], options.overrides)
         build_corpus(CONFIGS[kind])
         print(f"\n{kind} ({CONFIGS[kind]}), test part: {MEASURES[kind]}, nats per target, seconds")
         for score in chain(baselines(kind, config), networks(kind, config, options.cells)):
             loss = "" if score.loss_nats is None else f"{score.loss_nats:.4f}"
             print(f"{score.name:<36}{score.value:>9.2%}{loss:>10}{score.seconds:>8.0f}", flush=True)
+            results.setdefault(kind, []).append(score._asdict())
+    print_results(overrides=options.overrides, tasks=results)
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument(
-        "kinds", nargs="*", default=list(CONFIGS), help=f"tasks, of {' '.join(CONFIGS)} [all]"
-    )
-    parser.add_argument(
-        "--cells", nargs="+", default=["elman", "gru", "lstm"], help="recurrences [elman gru lstm]"
-    )
+    add_series(parser, "--only", list(CONFIGS), choices=CONFIGS, help="tasks")
+    add_cells(parser, ["elman", "gru", "lstm"])
     add_overrides(parser)
-    options = parser.parse_args()
-    check_names(parser, "kinds", options.kinds, CONFIGS)
-    return options
+    return parser.parse_args()
 
 
 def networks(kind: str, config: charlm.Config, cells: Sequence[str]) -> Iterator[Score]:
     """Train a network of each cell as shipped, and with the other settings of `VARIANTS`."""
     for cell in cells:
         for name, settings in ({"": []} | VARIANTS.get(kind, {})).items():
-            overrides = [f"model.cell={cell}", *settings]
+            overrides = [cell_override(cell), *settings]
             changed = charlm.load_config(CONFIGS[kind], overrides)
             yield train_and_score(cell + name, changed, config)
 

@@ -2,19 +2,19 @@
 
 For each text and budget, `charlm train TEXT --minutes N` trains with automatic settings. Then
 `charlm tune` searches from them: --trials trials with the same budget, of which the first one has
-the automatic settings. Searched are rate, size, batch, dropout and weight decay. The difference is
-that of the automatic settings to the best trial, which was chosen by its loss on the validation
-split and is therefore slightly optimistic. The target is a difference of at most 0.02 nats.
+the automatic settings. Searched are rate, size, batch, dropout and weight decay. The table has the
+settings and losses of both, in nats per token of the validation split, and their difference. The
+best trial was chosen by this loss, which is therefore slightly optimistic. The target is a
+difference of at most 0.02 nats. The seed of all trainings is 1.
 
-A path of the form FILE:BYTES is the beginning of a file, cut after a line end. With --unit steps a
-budget is a number of steps, which does not depend on the speed of the machine, but then nothing is
-gained by a small network.
+A path of the form FILE:BYTES is the beginning of a file, cut after a line end. With --steps a
+budget does not depend on the speed of the machine, but then nothing is gained by a small network.
 
-The folder --out contains the searches and `results.json`. Both continue where they were stopped.
-Needs the extra `tune`.
+The searches are in a folder beside the file --out. Both continue where they were stopped. Needs the
+extra `tune`.
 
-    python benchmarks/text_budget.py novel.txt:50000 novel.txt --budgets 1 5 20 --out text-budget
-    python benchmarks/text_budget.py novel.txt --unit steps --budgets 500 2000 --out by-steps
+    python benchmarks/text_budget.py novel.txt:50000 novel.txt --minutes 1 5 20 --out budgets.json
+    python benchmarks/text_budget.py novel.txt --steps 500 2000 --out by-steps.json
 """
 
 import argparse
@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from measuring import (
+    add_budget,
+    add_options,
+    add_out,
     add_overrides,
     add_processor_time,
     argument_parser,
-    budgets_in_processor_time,
     markdown_table,
-    measure_run,
     print_environment,
     read_results,
     run_main,
     write_results,
 )
+from runs import budgets_in_processor_time, measure_run
 
 import charlm
 from charlm.errors import CharlmError
@@ -51,14 +53,13 @@ def main() -> None:
     """Measure what is missing; print a line per text and budget, and the table."""
     options = arguments()
     print_environment(f"{options.trials} trials", *options.overrides)
-    path = options.out / "results.json"
     plan = {
         "trials": options.trials,
         "unit": options.unit,
         "processor_time": options.processor_time,
         "overrides": options.overrides,
     }
-    results = read_results(path, plan)
+    results = read_results(options.out, plan)
     results.setdefault("rows", [])
     for budget in options.budgets:
         for text in options.texts:
@@ -66,7 +67,7 @@ def main() -> None:
                 continue
             with budgets_in_processor_time(enabled=options.processor_time):
                 results["rows"].append(measure(text, budget, options))
-            write_results(path, results)
+            write_results(options.out, results)
             print(format_row(results["rows"][-1], options.unit), flush=True)
     print("\n" + format_table(results["rows"], options.unit))
 
@@ -75,22 +76,21 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("texts", nargs="+", metavar="TEXT[:BYTES]", help="files or corpora")
-    parser.add_argument(
-        "--budgets", type=float, nargs="+", default=[1, 5, 20], help="amounts of training [1 5 20]"
-    )
-    parser.add_argument(
-        "--unit", choices=["minutes", "steps"], default="minutes", help="of budgets [minutes]"
-    )
-    parser.add_argument("--trials", type=int, default=20, help="trials of a search [20]")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
+    add_budget(parser, minutes=[1.0, 5.0, 20.0])
+    add_options(parser, trials=20)
+    add_out(parser)
     add_processor_time(parser)
     add_overrides(parser, "settings to keep, in both; can be repeated")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.unit = "steps" if options.steps else "minutes"
+    options.budgets = options.steps or options.minutes
+    options.folder = options.out.with_name(f"{options.out.stem}-searches")
+    return options
 
 
 def measure(text: str, budget: float, options: argparse.Namespace) -> dict[str, Any]:
     """Train with automatic settings, and search from them."""
-    source = source_of(text, options.out / "texts")
+    source = source_of(text, options.folder / "texts")
     chosen = choose(source, budget, options)
     automatic = train_and_score(chosen.config)
     name = f"{Path(source).stem}-{budget:g}-{options.unit}"
@@ -99,7 +99,7 @@ def measure(text: str, budget: float, options: argparse.Namespace) -> dict[str, 
     tuning = tune(
         chosen.config,
         search,
-        out=options.out / name,
+        out=options.folder / name,
         budget=Budget(trials=options.trials),
         callbacks=report,
     )

@@ -2,6 +2,9 @@
 
 import argparse
 import doctest
+import re
+import runpy
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,11 +15,19 @@ import torch
 from benchmark_modules import FOLDER, load, parse
 
 from charlm.config.load import load_config
+from charlm.errors import TokenizerError
 from charlm.model.language_model import LanguageModel
 
-ablation, configs, gpu, measuring, scaling, shakespeare, step, words = map(
-    load, ("ablation", "configs", "gpu", "measuring", "scaling", "shakespeare", "step", "words")
+ablation, configs, encode, gpu, measuring, runs, scaling, step, words = map(
+    load,
+    ("ablation", "configs", "encode", "gpu", "measuring", "runs", "scaling", "step", "words"),
 )
+# Options whose meaning depends on the benchmark.
+SPECIAL = {"--characters", "--config", "--only", "--set"}
+MODULES = {"measuring", "runs", "board_format", "board_peer"}  # The others are programs.
+PROGRAMS = sorted({path.stem for path in FOLDER.glob("*.py")} - MODULES)
+ROOT = FOLDER.parent
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 TINY = [
     "model.hidden_size=8",
     "model.embedding_size=8",
@@ -52,6 +63,70 @@ def words_options(**options) -> argparse.Namespace:
     return argparse.Namespace(**defaults | options)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_help_of_a_benchmark_is_its_docstring_with_a_command(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert load(name).__doc__ in shown
+    assert f"python benchmarks/{name}.py" in shown
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Return the commands of benchmarks in a text, in code blocks and within paragraphs."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"^    .*?(?:benchmarks/)(\w+\.py.*)$", joined, re.MULTILINE)
+    found += re.findall(r"`(?:python\s+)?benchmarks/(\w+\.py[^`|]*)`", joined)
+    return [shlex.split(command) for command in found]
+
+
+def test_every_command_of_a_page_and_a_docstring_is_accepted(monkeypatch, capsys):
+    modules = {name: load(name) for name in PROGRAMS}
+    texts = {path: path.read_text("utf-8") for path in PAGES}
+    texts |= {FOLDER / name: module.__doc__ for name, module in modules.items()}
+    commands = [(path, command) for path, text in texts.items() for command in commands_of(text)]
+    assert len(commands) > 60
+    for path, (program, *given) in commands:
+        module = modules[program.removesuffix(".py")]
+        if given and hasattr(module, "arguments"):
+            try:
+                parse(module, monkeypatch, *given)
+            except SystemExit:
+                pytest.fail(f"{path.name}: {program} {given}: {capsys.readouterr().err}")
+
+
+def test_an_option_of_several_benchmarks_has_one_meaning(monkeypatch):
+    meanings = {}
+    for name in PROGRAMS:
+        for option, meaning in options_of(load(name), monkeypatch).items():
+            meanings.setdefault(option, set()).add(meaning)
+    assert {option for option, found in meanings.items() if len(found) > 1} == SPECIAL
+
+
+def options_of(module, monkeypatch) -> dict[str, str]:
+    """Return the help of each option of a benchmark, without its choices and default."""
+    if not hasattr(module, "arguments"):
+        return {}
+
+    def stop(parser):
+        actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        raise StopIteration(
+            {
+                action.option_strings[0]: re.split(r", of: | \[", action.help)[0]
+                for action in actions
+                if action.option_strings
+            }
+        )
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(StopIteration) as stopped:
+        module.arguments()
+    return stopped.value.value
+
+
 def test_no_benchmark_hides_a_module_of_python_or_torch():
     # Python puts the folder of a program first in its path; torch imports cuda.bindings.
     names = {path.stem for path in FOLDER.glob("*.py")}
@@ -69,8 +144,17 @@ def test_examples_in_docstrings_are_right():
 @pytest.mark.parametrize(
     ("name", "arguments", "problem"),
     [
-        ("cells", ["lstn"], "CELL: must be one of bag;"),
-        ("tasks", ["tags"], "kinds: must be one of complete; translate; classify; tag, got 'tags'"),
+        ("cells", ["--cells", "lstn"], "--cells: must be one of bag;"),
+        ("tasks", ["--only", "tags"], "--only: must be one of complete; translate; classify; tag,"),
+        ("ablation", ["a.txt", "--only", "mixture of 5"], "mixture of 5 needs --task words"),
+        ("board", ["a.txt", "--only", "x"], "--only: x is no contestant"),
+        ("step", ["--rounds", "0"], "--rounds: must be an integer of at least 1, got '0'"),
+        ("configs", ["x", "--minutes", "1,0"], "--minutes: must be a number above 0, got '0'"),
+        (
+            "configs",
+            ["x", "--seeds", "3", "1", "1"],
+            "--seeds: must be different values, got 3 1 1",
+        ),
         ("ablation", ["a.txt", "--only", "x"], "--only: must be one of no dropout;"),
         ("choice", ["a.txt", "--speed", "9"], "--speed: needs --table"),
         (
@@ -94,8 +178,47 @@ def test_an_error_of_charlm_and_of_a_program_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x/some.py"])
     with pytest.raises(SystemExit, match=r"^some\.py: .*nowhere"):
         measuring.run_main(partial(load_config, "nowhere"))
-    with pytest.raises(SystemExit, match=r"^some\.py: -c: ended with exit status 3$"):
+    problem = r"^some\.py: -c raise SystemExit\(3\): ended with exit status 3$"
+    with pytest.raises(SystemExit, match=problem):
         measuring.run_python("-c", "raise SystemExit(3)")
+    with pytest.raises(SystemExit, match=problem):
+        measuring.resources_of(["-c", "raise SystemExit(3)"], {})
+
+
+def test_the_resources_of_a_program_are_its_own_and_it_is_polled():
+    polled = []
+    usage = measuring.resources_of(
+        ["-c", "import os; x = bytearray(10**8); assert os.environ['HERE'] == 'yes'"],
+        {"HERE": "yes"},
+        poll=polled.append,
+    )
+    assert usage.ru_utime > 0 and usage.ru_maxrss * 1024 > 10**8
+    assert len(set(polled)) == 1
+
+
+def test_both_tokenizers_encode_the_same_documents(tmp_path):
+    files = [tmp_path / "texts" / name for name in ("a.txt", "b.txt")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("the cat sat on the mat\n" * 400, encoding="utf-8")
+    documents = [document for group in encode.read_documents(files, 10_000) for document in group]
+    assert b"".join(documents) == files[0].read_bytes() + files[1].read_bytes()
+    assert min(len(documents[0]), len(documents[1])) >= encode.DOCUMENT_BYTES
+    options = argparse.Namespace(workers=1, rounds=2)
+    for level, tokens in (("char", 2 * 9_200 + 2), ("word", 2 * 2_800 + 2)):  # With two <EOS>.
+        row = encode.measure(level, files, tmp_path, options)
+        assert (row["bytes"], row["tokens"]) == (18_400, tokens), level
+        assert row["peak_bytes"] > 10**6 and min(row["megabytes_per_second"].values()) > 0, level
+        assert encode.cells_of(row)[:2] == [level, f"{tokens:,}"]
+
+
+def test_tokenizers_that_differ_are_not_compared():
+    section = load_config(None, []).tokenizer
+    ours, theirs = (encode.learn_tokenizer([text], section) for text in ("abc", "bc"))
+    encode.compare_ids(ours, "abc")
+    both = SimpleNamespace(encode=ours.encode, library=theirs.library, section=section)
+    with pytest.raises(TokenizerError, match="level char: the ids of charlm and of tokenizers"):
+        encode.compare_ids(both, "abc")
 
 
 def test_every_option_of_the_ablation_is_a_valid_configuration():
@@ -161,8 +284,8 @@ def test_the_arithmetic_of_a_step_is_that_of_its_matrix_products():
 
 
 def test_timing_a_graph_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["step.py", "--device", "cpu", "--launches", "graph"])
-    with pytest.raises(SystemExit, match="--launches graph: needs a CUDA GPU, got cpu; use eager"):
+    monkeypatch.setattr(sys, "argv", ["step.py", "--device", "cpu", "--launch", "graph"])
+    with pytest.raises(SystemExit, match="--launch graph: needs a CUDA GPU, got cpu; use eager"):
         step.main()
 
 
@@ -202,7 +325,7 @@ def test_measurements_take_turns_and_the_median_is_over_the_rounds():
 
 def test_time_is_counted_for_the_phase_of_the_function(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(shakespeare, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(configs, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def work(seconds: float) -> float:
         clock[0] += seconds
@@ -210,7 +333,7 @@ def test_time_is_counted_for_the_phase_of_the_function(monkeypatch):
 
     module = SimpleNamespace(save=work, validate=work, unmeasured=work)
     phases = {"saving": ((module, "save"),), "validation": ((module, "validate"),)}
-    with shakespeare.time_phases(phases) as phase_seconds:
+    with configs.time_phases(phases) as phase_seconds:
         returned = [module.save(1.0), module.validate(seconds=4.0)]
         returned += [module.save(2.0), module.unmeasured(8.0)]
     module.save(16.0)
@@ -219,27 +342,9 @@ def test_time_is_counted_for_the_phase_of_the_function(monkeypatch):
 
 
 def test_the_functions_of_all_phases_exist():
-    for functions in shakespeare.PHASES.values():
+    for functions in configs.PHASES.values():
         for module, name in functions:
             assert callable(getattr(module, name, None)), name
-
-
-def test_time_to_a_loss_is_the_shortest_budget_that_reaches_it():
-    rows = [
-        {"seconds": seconds, "loss_nats": loss}
-        for seconds, losses in {3: [2.0, 1.8, 1.7], 6: [1.5, 1.6, 1.9], 12: [1.4, 1.3, 1.2]}.items()
-        for loss in losses
-    ]
-    rows = [row | {"test_loss_nats": None} for row in rows]
-    summary = [shakespeare.summarize(rows, seconds) for seconds in (3, 6, 12)]
-    assert [line["median"] for line in summary] == [1.8, 1.6, 1.3]
-    budgets = [shakespeare.shortest_budget(summary, loss) for loss in (1.8, 1.6, 1.59, 1.2)]
-    assert budgets == [3, 6, 12, None]
-
-
-def test_budgets_double_up_to_the_longest():
-    assert shakespeare.doubling_budgets(24) == [3, 6, 12, 24]
-    assert shakespeare.doubling_budgets(23.9) == [3, 6, 12]
 
 
 def test_configurations_are_compared_on_the_same_tokens_and_time():
@@ -256,6 +361,15 @@ def test_the_gpu_overrides_for_penn_treebank_are_valid():
     assert (config.training.optimizer, config.training.epochs) == ("adamw", None)
 
 
+def test_the_benchmarks_of_a_gpu_accept_their_commands(monkeypatch):
+    options = parse(gpu, monkeypatch, "a.txt", "--ptb", "b.txt", "c.txt", "--minutes", "3")
+    programs = []
+    for name, *command in gpu.commands(options):
+        programs.append(name)
+        parse(load(name.removesuffix(".py")), monkeypatch, *command)
+    assert programs == ["step.py", "configs.py", "words.py"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "a.txt"])
@@ -268,14 +382,7 @@ def test_the_plateau_schedule_evaluates_once_per_epoch(monkeypatch):
 
     def train_and_score(config, test_share):
         trained.append(config.training)
-        return {
-            "epochs": 0.6,
-            "parameters": 1,
-            "steps": 1,
-            "tokens_per_second": 1,
-            "perplexity": 2.0,
-            "test_perplexity": None,
-        }
+        return {"epochs": 0.6}
 
     monkeypatch.setattr(words, "train_and_score", train_and_score)
     words.measure("word-language-model", 1, words_options())
@@ -290,22 +397,46 @@ def test_a_compared_run_is_scored_on_the_validation_text(tmp_path):
     (tmp_path / "b.txt").write_text("the dog sat\n" * 4 + "the owl sat\n", encoding="utf-8")
     options = words_options(train=tmp_path / "a.txt", valid=tmp_path / "b.txt", overrides=TINY)
     config = words.configure("word-language-model", 1, 0.005, options)
-    row = words.train_and_score(config, 0.0)
-    assert row["test_perplexity"] is None
-    assert row["vocabulary_size"] == 2 + 4
-    assert row["unknown_share"] == 1 / 20  # "owl"; each line has four tokens, with <EOS>.
-    assert 1 < row["perplexity"] < 1000 and row["epochs"] > 0 and row["steps"] > 0
+    row = words.train_and_score(config)
+    assert (row["minutes"], row["seed"], row["vocabulary_size"]) == (0.005, 1, 2 + 4)
+    assert list(row["splits"]) == ["valid"]
+    score = row["splits"]["valid"]
+    assert score["unknown_share"] == 1 / 20  # "owl"; each line has four tokens, with <EOS>.
+    assert 1 < score["perplexity"] < 1000 and row["epochs"] > 0 and row["steps"] > 0
+    phases = row["phase_seconds"]
+    assert sum(phases.values()) == pytest.approx(row["other_seconds"], abs=0.01)
+    assert min(phases.values()) > -0.01 and phases["validation"] > 0 and phases["saving"] > 0
 
 
-def test_seeds_are_given_with_commas_or_spaces(capsys):
+def test_several_values_are_given_with_commas_or_spaces(capsys):
     parser = argparse.ArgumentParser()
-    measuring.add_seeds(parser, [1])
-    assert parser.parse_args([]).seeds == [1]
+    measuring.add_options(parser, seeds=[1], minutes=[], rounds=3)
+    measuring.add_series(parser, "--only", [], choices=["a, b", "c"], help="names")
+    assert vars(parser.parse_args([])) == {"seeds": [1], "minutes": [], "rounds": 3, "only": []}
     assert parser.parse_args(["--seeds", "1,2,3"]).seeds == [1, 2, 3]
     assert parser.parse_args(["--seeds", "4", "5,6"]).seeds == [4, 5, 6]
+    assert parser.parse_args(["--minutes", "0.5,1"]).minutes == [0.5, 1.0]
+    assert parser.parse_args(["--only", "c", "a, b"]).only == ["c", "a, b"]
     with pytest.raises(SystemExit):
         parser.parse_args(["--seeds", "1..3"])
-    assert "--seeds: must be integers, got '1..3'" in capsys.readouterr().err
+    assert "--seeds: must be an integer of at least 1, got '1..3'" in capsys.readouterr().err
+
+
+def test_a_budget_is_given_in_steps_or_minutes():
+    parser = argparse.ArgumentParser()
+    measuring.add_budget(parser, minutes=1.0)
+    overrides = [
+        measuring.budget_override(parser.parse_args(given))
+        for given in ([], ["--minutes", "0.5"], ["--steps", "7"])
+    ]
+    assert overrides == ["training.minutes=1.0", "training.minutes=0.5", "training.steps=7"]
+
+
+def test_a_text_is_a_file_or_a_corpus_and_keeps_its_line_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\r\nb\n")
+    assert measuring.read_text(str(path)) == measuring.read_text(path) == "a\r\nb\n"
+    assert measuring.read_text("number-words").count("\n") > 100
 
 
 def test_a_held_out_test_split_was_training_text_and_validation_stays_the_same(tmp_path):
@@ -315,27 +446,28 @@ def test_a_held_out_test_split_was_training_text_and_validation_stays_the_same(t
     for mode in ("stream", "records"):
         overrides = [measuring.text_override(path), f"corpus.mode={mode}"]
         before = parts_of(load_config(None, overrides))
-        config = measuring.hold_out_test(load_config(None, overrides), 0.25, tmp_path)
+        config = runs.hold_out_test(load_config(None, overrides), 0.25, tmp_path)
         parts = parts_of(config)
         assert parts["valid"] == before["valid"], mode
         assert sorted(parts["train"] + parts["test"]) == sorted(before["train"]), mode
         assert len(parts["test"]) == pytest.approx(len(before["train"]) / 4, abs=1), mode
-        assert measuring.hold_out_test(config, 0.25, tmp_path) is config, mode
+        assert runs.hold_out_test(config, 0.25, tmp_path) is config, mode
 
 
 def parts_of(config) -> dict[str, list[bytes]]:
     """Return each part of a corpus: its characters, or its records."""
-    parts = measuring.open_corpus(measuring.resolve(config)).parts
-    texts = {part: measuring.text_bytes(text) for part, text in parts.items()}
+    parts = runs.open_corpus(runs.resolve(config)).parts
+    texts = {part: runs.text_bytes(text) for part, text in parts.items()}
     if config.corpus.mode == "records":
         return {part: text.splitlines() for part, text in texts.items()}
     return {part: [bytes([byte]) for byte in text] for part, text in texts.items()}
 
 
 def test_results_are_the_median_over_the_seeds_with_their_range():
-    runs = [
+    results = [
         {
             "config": "a",
+            "minutes": minutes,
             "steps": steps,
             "splits": {
                 split: {
@@ -347,13 +479,20 @@ def test_results_are_the_median_over_the_seeds_with_their_range():
                 for split, shift in (("valid", 0.0), ("test", 1.0))
             },
         }
-        for steps, loss in ((1_000, 2.5), (3_000, 1.5), (2_000, 2.0))
+        for minutes, steps, loss in (
+            (None, 1_000, 2.5),
+            (0.5, 100, 3.0),
+            (None, 3_000, 1.5),
+            (None, 2_000, 2.0),
+        )
     ]
-    valid, test = configs.summarize(runs)
+    valid, test, short, _ = configs.summarize(results)
+    assert (short["minutes"], short["runs"], short["loss_nats"]["median"]) == (0.5, 1, 3.0)
+    assert configs.format_table([short]).splitlines()[2].startswith("| a | 0.5 | valid | 1 | 100 |")
     assert valid["steps"] == {"median": 2_000, "lowest": 1_000, "highest": 3_000}
     assert test["loss_nats"] == {"median": 3.0, "lowest": 2.5, "highest": 3.5}
     assert configs.format_table([valid, test]).splitlines()[2] == (
-        "| a | valid | 3 | 2,000 (1,000 to 3,000) | 2.0000 (1.5000 to 2.5000) "
+        "| a |  | valid | 3 | 2,000 (1,000 to 3,000) | 2.0000 (1.5000 to 2.5000) "
         "| 20.00 (15.00 to 25.00) | 1.000 |"
     )
 
@@ -367,21 +506,21 @@ def test_a_configuration_is_scored_on_a_test_split_that_it_does_not_have(tmp_pat
         dynamic=True,
         cache=False,
     )
-    run = configs.measure("shakespeare", str(path), 7, options)
+    run = configs.measure(f"shakespeare={path}", None, 7, options)
     assert list(configs.scores_of(run)) == ["valid", "test", "valid, adapted", "test, adapted"]
     characters = [run["splits"][split]["characters"] for split in ("valid", "test")]
     assert characters == [138, 249]  # A tenth of 1,380, and a fifth of the rest.
     assert run["splits"]["test"]["settings"]["training_seed"] == 7
-    assert "seed 7: 2 steps" in configs.format_run({"config": "a", "seed": 7, **run})
+    assert "shakespeare, seed 7: 2 steps" in configs.format_run(run)
 
 
 def test_ratios_compare_runs_with_the_same_seed():
-    rows = [
-        {"config": name, "seed": seed, "perplexity": perplexity, "test_perplexity": None}
+    results = [
+        {"config": name, "seed": seed, "splits": {"valid": {"perplexity": perplexity}}}
         for name, perplexities in {"first": [100.0, 200.0], "second": [80.0, 100.0]}.items()
         for seed, perplexity in enumerate(perplexities)
     ]
-    assert words.summarize(rows, "second", "first")["ratio"] == {
+    assert words.ratios_of(results)["second"] == {
         "median": pytest.approx(0.65),
         "lowest": 0.5,
         "highest": 0.8,
@@ -419,9 +558,9 @@ def test_each_process_of_a_group_trains_on_its_columns():
     assert next(steps).state.tokens == 2 * 4  # The second of two processes has two of five columns.
 
 
-def test_the_time_for_reading_files_is_compared_with_that_of_the_fewest_files(tmp_path):
+def test_the_time_for_reading_files_is_compared_with_that_of_the_fewest_files():
     reading = load("reading")
-    row = reading.measure(3, tmp_path)
+    row = reading.measure(3)
     assert set(row) == {
         f"{name}_{kind}" for name in ("first", "again") for kind in ("seconds", "processor")
     }

@@ -134,9 +134,9 @@ def test_the_split_is_the_last_tenth_and_no_character_is_lost(tmp_path):
     path = tmp_path / "a.txt"
     text = "ab\r\nü" * 21
     path.write_bytes(text.encode())
-    parts = [part.read_bytes().decode() for part in board.split(path, tmp_path)]
+    parts = [part.read_bytes().decode() for part in board.split(str(path), tmp_path)]
     assert "".join(parts) == text
-    facts = board.describe_text(path)
+    facts = board.describe_text(str(path))
     assert [len(part) for part in parts] == [facts.training_characters, facts.held_out_characters]
     assert [len(part) for part in parts] == [94, 11]
 
@@ -148,7 +148,7 @@ def run_board(monkeypatch, folder, *arguments: str, contestant: str = CONTESTANT
     monkeypatch.setattr(board, "machine_speed", lambda: board.Speed(**SPEED))
     monkeypatch.setattr(board.torch, "set_num_threads", lambda threads: None)
     program = f"mine={folder / 'mine.py'}"
-    out = ["--program", program, "--contestants", "--out", str(folder / "new" / "b.json")]
+    out = ["--program", program, "--only", "mine", "--out", str(folder / "new" / "b.json")]
     monkeypatch.setattr("sys.argv", ["board.py", str(folder / "a.txt"), *out, *arguments])
     board.main()
 

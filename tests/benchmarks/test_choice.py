@@ -34,7 +34,7 @@ def test_choices_beside_a_busy_program_are_compared_with_the_usual_idle_one(monk
         choice, "in_fresh_process", lambda text, minutes: usual | {"hidden_size": next(sizes)}
     )
     monkeypatch.setattr(choice, "busy_program", nullcontext)
-    options = argparse.Namespace(text="a.txt", minutes=1.0, repetitions=3)
+    options = argparse.Namespace(text="a.txt", minutes=1.0, rounds=3)
     result = choice.repeated(options)
     assert [found["hidden_size"] for found in result["choices"]["busy"]] == [192, 256, 192]
     out = capsys.readouterr().out

@@ -12,7 +12,7 @@ from benchmark_modules import load, parse
 from charlm.config.load import load_config
 from charlm.runs.automatic.recipes import STREAM
 
-equal, measuring, text_budget = map(load, ("equal_minutes", "measuring", "text_budget"))
+equal, runs, text_budget = map(load, ("equal_minutes", "runs", "text_budget"))
 TEXT = "the cat sat on the mat\n" * 90
 
 
@@ -67,12 +67,15 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
         ("trial", "b", 1),
     ]
     assert len(started) == 2 * 6 + 2
-    runs = json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8"))["runs"]
-    chosen = [run["overrides"] for run in runs if run["kind"] == "run"]
+    trained = json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8"))["runs"]
+    chosen = [run["overrides"] for run in trained if run["kind"] == "run"]
     assert ["model.hidden_size=16" in chosen[0], "model.hidden_size=8" in chosen[1]] == [True, True]
     assert "| t | muon | 1 | 1.062 | 2.125 | +1.062 |" in capsys.readouterr().out
     equal.main()
     assert len(started) == 14
+    parse(equal, monkeypatch, *command, "--seeds", "1,2")
+    equal.main()
+    assert started[14:] == [("run", "a", 2), ("run", "b", 2)]
     parse(equal, monkeypatch, *command, "--threads", "1")
     with pytest.raises(SystemExit, match="has other run_threads: 2"):
         equal.main()
@@ -84,10 +87,10 @@ def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_pat
     settings = ["model.hidden_size=8", "training.batch_size=2", "training.window=8"]
     overrides = [equal.text_override(str(path)), *settings, "training.minutes=0.002"]
     config, clocks = load_config(None, overrides), []
-    with measuring.budgets_in_processor_time():
-        experiment = measuring.prepare.begin(config, tmp_path / "run")
+    with runs.budgets_in_processor_time():
+        experiment = runs.prepare.begin(config, tmp_path / "run")
         began = time.process_time()
-        for _ in measuring.session.run(experiment):
+        for _ in runs.session.run(experiment):
             clocks.append((time.process_time() - began, experiment.state.seconds))
             time.sleep(0.02)
     assert experiment.state.seconds >= 0.002 * 60
@@ -97,9 +100,9 @@ def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_pat
 def test_processor_time_is_refused_with_several_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     problem = "needs one thread, got 2; set OMP_NUM_THREADS=1"
-    with pytest.raises(SystemExit, match=problem), measuring.budgets_in_processor_time():
+    with pytest.raises(SystemExit, match=problem), runs.budgets_in_processor_time():
         pass
-    with measuring.budgets_in_processor_time(enabled=False):
+    with runs.budgets_in_processor_time(enabled=False):
         pass
 
 
@@ -120,7 +123,9 @@ def test_a_training_that_diverges_has_no_loss(tmp_path):
     run = equal.measure(str(path), [*tiny, "training.steps=2"])
     assert run["steps"] == 2 and run["loss_nats"] > 0
     far = "training.clipnorm=1e30", "training.learning_rate=1e30", "training.steps=5"
-    assert equal.measure(str(path), [*tiny, *far])["loss_nats"] is None
+    diverged = equal.measure(str(path), [*tiny, *far])
+    assert diverged["loss_nats"] is None and "not finite" in diverged["error"]
+    assert 0 < diverged["steps"] < 5 and diverged["parameters"] == run["parameters"]
 
 
 def test_the_search_contains_the_automatic_settings_and_the_beginning_of_a_text(tmp_path):
@@ -143,7 +148,7 @@ def test_the_automatic_settings_are_compared_with_the_best_trial(tmp_path):
         overrides=["model.embedding_size=4", "training.window=8", "training.batch_size=2"],
         unit="steps",
         trials=1,
-        out=tmp_path,
+        folder=tmp_path,
     )
     row = text_budget.measure(str(path), 2, options)
     assert row["trials"] == 1 and row["automatic"]["steps"] == 2
