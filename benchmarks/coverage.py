@@ -117,7 +117,7 @@ def line_nats(path: Path, hidden_size: int, text: str, lines: list[str], steps: 
     """Return the nats that each line of a text costs a model that is trained on the text."""
     sizes = [f"model.hidden_size={hidden_size}", f"training.steps={steps}"]
     config = charlm.load_config(None, [text_override(path), *SETTINGS, *sizes])
-    trained = charlm.train(config, out=path.parent / f"run-{hidden_size}").trained
+    trained = charlm.train(config, out=path.parent / f"run-{hidden_size}", progress=False).trained
     ids = encode_string(trained, text, splits_documents=False).ids
     log_p = of_trained(trained).log_probabilities(ids)
     return nats_of_lines(ids, log_p, trained.tokenizer, lines, records=False)

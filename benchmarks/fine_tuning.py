@@ -50,7 +50,8 @@ from torch import Tensor
 
 import charlm
 from charlm.model.language_model import named_weights
-from charlm.runs import automatic, prepare
+from charlm.runs import prepare
+from charlm.runs.automatic.choice import choose
 from charlm.runs.experiment import Experiment
 from charlm.runs.metrics import read_metrics
 from charlm.runs.old_text import ANCESTOR_LOSS
@@ -160,7 +161,7 @@ def measure(case: Case, seed: int, options: argparse.Namespace) -> dict[str, flo
     ancestor = open_ancestor(Path(case.folder)) if case.folder else None
     if ancestor:
         overrides.append(f"training.replay={case.replay}")
-    config = automatic.choose(overrides, ancestor=ancestor).config
+    config = choose(overrides, ancestor=ancestor).config
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         experiment = prepare.begin(config, folder, ancestor=ancestor)

@@ -108,7 +108,8 @@ def measure_speed(chromium: str, hidden_size: int) -> dict[str, float]:
 def measure_size(config: str, folder: Path) -> int:
     """Print and return the size of the page of a configuration in bytes."""
     overrides = ["training.minutes=null", "training.steps=1"]
-    run = charlm.train(charlm.load_config(config, overrides), out=folder / f"run-{config}")
+    loaded = charlm.load_config(config, overrides)
+    run = charlm.train(loaded, out=folder / f"run-{config}", progress=False)
     result = charlm.export_run(run, "html", folder / f"{config}.html")
     print(f"\n{config}: {result.bytes:,} bytes, int8", flush=True)
     return result.bytes

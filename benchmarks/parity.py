@@ -78,7 +78,7 @@ def measure(cell: str, rate: float, seed: int, options: argparse.Namespace) -> d
         ],
     )
     with tempfile.TemporaryDirectory() as folder:
-        run = charlm.train(config, out=Path(folder) / "run")
+        run = charlm.train(config, out=Path(folder) / "run", progress=False)
         by_length = run.parity(strings=400, longest=4 * LONGEST_SEEN).by_length
     accuracies = [row["accuracy"] for row in by_length]
     print(f"{cell}, rate {rate:g}, seed {seed}: {accuracies}", flush=True)

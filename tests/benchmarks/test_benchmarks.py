@@ -1,6 +1,7 @@
 """Settings and calculations of the benchmarks. Each is loaded from its file, as a program is."""
 
 import argparse
+import ast
 import doctest
 import re
 import runpy
@@ -8,7 +9,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,18 @@ def options_of(module, monkeypatch) -> dict[str, str]:
     with pytest.raises(StopIteration) as stopped:
         module.arguments()
     return stopped.value.value
+
+
+def test_what_a_benchmark_uses_of_a_module_exists():
+    missing = []
+    for path in sorted(FOLDER.glob("*.py")):
+        module = load(path.stem)
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used = getattr(module, node.value.id, None)
+                if isinstance(used, ModuleType) and not hasattr(used, node.attr):
+                    missing.append((path.name, node.value.id, node.attr))
+    assert missing == []
 
 
 def test_no_benchmark_hides_a_module_of_python_or_torch():
