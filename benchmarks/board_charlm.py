@@ -25,7 +25,7 @@ from unittest import mock
 
 from board_peer import Result, add_task
 from measuring import add_overrides, argument_parser, run_main, text_override
-from runs import count_parameters, train
+from runs import count_parameters, describe_settings, train
 
 import charlm
 
@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
 def measure(options: argparse.Namespace, folder: Path) -> Result:
     """Train and score one run."""
     config = configure(options)
+    origin = f"configuration {options.config}" if options.config else "automatic"
     experiment = train(config, folder)
     score = charlm.load(folder, which="last").perplexity(split="valid")
     if score.bits_per_character is None:
@@ -62,7 +63,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Result:
         parameters=count_parameters(experiment.model),
         steps=state.step,
         training_seconds=state.seconds,
-        settings=describe(config, options.config),
+        settings=", ".join([origin, *describe_settings(config)]),
     )
 
 
@@ -77,21 +78,6 @@ def configure(options: argparse.Namespace) -> charlm.Config:
     return charlm.load_config(
         options.config, [text_override(options.train), no_share, *budget, *texts]
     )
-
-
-def describe(config: charlm.Config, name: str | None) -> str:
-    """Return the settings in a few words."""
-    model, training = config.model, config.training
-    sizes = " + ".join(map(str, model.hidden_sizes))
-    facts = [
-        f"configuration {name}" if name else "automatic",
-        f"{model.cell.kind} {sizes}",
-        f"batch {training.batch_size}",
-        f"window {training.window}",
-        f"{training.optimizer} {training.learning_rate:g}",
-        f"dropout {model.output_dropout:g}",
-    ]
-    return ", ".join(facts)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,18 @@ def describe_run(experiment: Experiment, seconds: float) -> dict[str, Any]:
     }
 
 
+def describe_settings(config: Config) -> list[str]:
+    """Return the most important settings of a configuration in words."""
+    model, training = config.model, config.training
+    return [
+        f"{model.cell.kind} {' + '.join(map(str, model.hidden_sizes))}",
+        f"batch {training.batch_size}",
+        f"window {training.window}",
+        f"{training.optimizer} {training.learning_rate:g}",
+        f"dropout {model.output_dropout:g}",
+    ]
+
+
 def hold_out_test(config: Config, share: float, folder: Path) -> Config:
     """Return a configuration with a test split, which was part of the training split before.
 

@@ -18,7 +18,7 @@ extra `tune`.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from measuring import (
     run_main,
     write_results,
 )
-from runs import budgets_in_processor_time, measure_run
+from runs import budgets_in_processor_time, describe_settings, measure_run
 
 import charlm
 from charlm.errors import CharlmError
@@ -148,16 +148,7 @@ def train_and_score(config: charlm.Config) -> dict[str, Any]:
     """Train one run; return its loss, its settings, its size and its time."""
     run = measure_run(config)
     valid = run.pop("splits")["valid"]
-    return {"loss_nats": valid["loss_nats"], "settings": list(describe(config)), **run}
-
-
-def describe(config: charlm.Config) -> Iterator[str]:
-    """Yield the settings that are searched, with the optimizer."""
-    model, training = config.model, config.training
-    yield f"{model.hidden_sizes[0]} units"
-    yield f"{training.optimizer} {training.learning_rate:g}"
-    yield f"batch {training.batch_size}"
-    yield f"dropout {model.output_dropout:g}"
+    return {"loss_nats": valid["loss_nats"], "settings": describe_settings(config), **run}
 
 
 def search_space(config: charlm.Config) -> list[str]:
