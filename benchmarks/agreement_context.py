@@ -17,7 +17,6 @@ accuracies are fractions.
 """
 
 import argparse
-import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -29,9 +28,11 @@ from measuring import (
     add_overrides,
     argument_parser,
     columns_of,
+    format_spread,
     print_environment,
     print_results,
     run_main,
+    spread,
 )
 from runs import count_configured, fitting_size
 
@@ -135,7 +136,7 @@ def gradient_quantities(run: charlm.Run) -> dict[str, dict[str, Any]]:
 def format_columns(rows: list[dict[str, float]]) -> str:
     """Return each number as its median over the rows, with the range in brackets."""
     return "  ".join(
-        f"{name}: {statistics.median(column):.4g} ({min(column):.4g} to {max(column):.4g})"
+        f"{name}: {format_spread(spread(column), 4, 'g')}"
         for name, column in columns_of(rows).items()
     )
 

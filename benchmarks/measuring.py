@@ -72,11 +72,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gigabytes": {"type": amount, "help": "size of the text"},
     "hidden": {"type": count, "help": "hidden size"},
     "level": {"choices": ["char", "byte", "word", "bpe"], "help": "level of the tokens"},
-    "minutes": {"type": amount, "help": "training time of a run, minutes"},
+    "minutes": {"type": amount, "help": "minutes of training of a run"},
     "precision": {"choices": list(PRECISIONS), "help": "type of the matrix products"},
     "rates": {"type": amount, "help": "learning rates"},
     "rounds": {"type": count, "help": "rounds of measurements; medians over them are printed"},
-    "seeds": {"type": count, "help": "a run with each"},
+    "seeds": {"type": count, "help": "seeds, with a run for each"},
     "steps": {"type": count, "help": "training steps of a run"},
     "threads": {"type": count, "help": "threads of torch"},
     "trials": {"type": count, "help": "trials of each search"},
@@ -90,15 +90,15 @@ def add_options(parser: Any, **defaults: Any) -> None:
 
     Args:
         parser: The parser or group.
-        defaults: Default of each option; the help shows it, unless it is None or empty. A list
-            makes the option one of several values.
+        defaults: Default of each option; the help shows it, unless it is None or an empty list. A
+            list makes the option one of several values.
     """
     for name, default in defaults.items():
         settings = OPTIONS[name]
         if isinstance(default, list):
             add_series(parser, f"--{name}", default, **settings)
             continue
-        purpose = settings["help"] + (f" [{default}]" if default else "")
+        purpose = settings["help"] + _shown(default)
         metavar = {} if "choices" in settings else {"metavar": settings.get("metavar", "N")}
         parser.add_argument(f"--{name}", default=default, **settings | metavar | {"help": purpose})
 
@@ -126,15 +126,20 @@ def add_series(
     """
     allowed = list(choices)
     names = f", of: {'; '.join(allowed)}" if allowed else ""
-    shown = "all" if default == allowed else " ".join(map(str, default))
     parser.add_argument(
         option,
         nargs="+",
         action=partial(_Series, kind=type, allowed=allowed),
         default=default,
         metavar=metavar or ("NAME" if allowed else "N"),
-        help=help + names + (f" [{shown}]" if default else ""),
+        help=help + names + (" [all]" if default == allowed != [] else _shown(*default)),
     )
+
+
+def _shown(*values: Any) -> str:
+    """Return the end of a help text that shows a default, without one if there is none."""
+    texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return f" [{' '.join(texts)}]" if values and values != (None,) else ""
 
 
 class _Series(argparse.Action):
@@ -433,14 +438,19 @@ def columns_of(rows: Sequence[Mapping[Name, Any]]) -> dict[Name, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def format_spread(values: Mapping[str, float], places: int) -> str:
+def format_spread(values: Mapping[str, float], places: int, kind: str = "f") -> str:
     """Return what `spread` returned as a median with its range, which is left out if it is a point.
+
+    Args:
+        values: Median, lowest and highest value.
+        places: Number of decimal places, or of digits.
+        kind: `f` for decimal places, `g` for digits.
 
     >>> format_spread({"median": 1200.5, "lowest": 1.0, "highest": 3000.0}, 1)
     '1,200.5 (1.0 to 3,000.0)'
     """
     median, lowest, highest = (
-        f"{values[key]:,.{places}f}" for key in ("median", "lowest", "highest")
+        f"{values[key]:,.{places}{kind}}" for key in ("median", "lowest", "highest")
     )
     return median if lowest == highest else f"{median} ({lowest} to {highest})"
 

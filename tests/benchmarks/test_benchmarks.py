@@ -287,6 +287,20 @@ def test_an_option_that_diverged_with_every_seed_has_no_number():
     assert "diverged" in ablation.format_row(row)
 
 
+def test_a_recurrence_that_fails_is_trained_again_with_a_quarter_of_the_rate(monkeypatch):
+    cells, losses, rates = load("shakespeare_cells"), [None, 9.0, 2.0], []
+
+    def measure_validation(config):
+        rates.append(config.training.learning_rate)
+        return {"loss_nats": losses[len(rates) - 1], "vocabulary_size": 67}
+
+    monkeypatch.setattr(cells, "measure_validation", measure_validation)
+    options = argparse.Namespace(text="a.txt", steps=5, overrides=["training.learning_rate=0.16"])
+    run = cells.measure("min_gru", 8, 3, options)
+    assert (run["seed"], run["learning_rate"], run["loss_nats"]) == (3, 0.01, 2.0)
+    assert rates == [0.16, 0.04, 0.01]
+
+
 def test_the_arithmetic_of_a_step_is_that_of_its_matrix_products():
     sizes = ["model.hidden_size=5", "model.embedding_size=3"]
     model = LanguageModel(load_config(None, sizes).model, 11)
