@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from charlm.cli.terminal import emit, say
-from charlm.errors import CharlmError, quote
+from charlm.errors import CharlmError, DivergenceError, quote
 from charlm.runs import session
 from charlm.runs.experiment import (
     Evaluated,
@@ -70,14 +70,24 @@ def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> i
                 display.show(event)
                 if isinstance(event, Finished) and event.reason == "stopped":
                     status = stop.exit_status
-    except CharlmError:
+    except CharlmError as error:
         display.close()
         if (experiment.folder / "last" / "state.json").is_file():
             say(f"the last good checkpoint is kept: {experiment.folder}/last")
+            may_halve = experiment.config.training.on_divergence == "halve"
+            if isinstance(error, DivergenceError) and not may_halve:
+                say(_after_divergence(experiment))
         raise
     finally:
         display.close()
     return status
+
+
+def _after_divergence(experiment: Experiment) -> str:
+    """Return a line with the command that continues after a divergence."""
+    folder = shlex.quote(str(experiment.folder))
+    command = f"charlm train --resume {folder} --on-divergence halve"
+    return f"to continue, and to halve the learning rate if it diverges again: {command}"
 
 
 def _task_lines(experiment: Experiment) -> Iterator[str]:

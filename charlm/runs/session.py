@@ -324,7 +324,7 @@ def _check_may_halve(experiment: Experiment, divergence: DivergenceError) -> Non
     """Raise DivergenceError if the learning rate is not to be halved after a divergence."""
     section = experiment.config.training
     if section.on_divergence == "stop":
-        raise divergence
+        raise DivergenceError(f"{divergence}, or set training.on_divergence=halve")
     halvings = experiment.state.halvings
     if halvings >= section.halvings:
         raise DivergenceError(

@@ -26,8 +26,7 @@ from charlm.training.step import Batch, StepResult, forward_backward
 # Steps between two checks of the loss on a GPU: each check waits for the device.
 _STEPS_BETWEEN_CHECKS = 32
 DIVERGENCE_REMEDY = (
-    "lower training.learning_rate, set a lower training.clipnorm, lengthen training.warmup_steps, "
-    "or use --on-divergence halve"
+    "lower training.learning_rate, set a lower training.clipnorm or a longer training.warmup_steps"
 )
 
 

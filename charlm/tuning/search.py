@@ -308,15 +308,12 @@ def train_trial(
     with closing(session.run(experiment, stop=is_stopped)) as events:
         for event in events:
             if isinstance(event, Evaluated) and event.score is not None:
-                loss_nats = event.score.loss_nats
-                if not math.isfinite(loss_nats):
-                    raise DivergenceError(f"step {state.step}: the validation loss is {loss_nats}")
                 progress = min(state.fraction_done(section), 1.0)
                 num_evaluations = int(progress * section.evaluations + 1e-9)
                 # After a divergence an evaluation is repeated; Optuna accepts one loss per step.
                 if num_evaluations > num_reported:
                     step = WHOLE_BUDGET * num_evaluations // section.evaluations
-                    trial.report(loss_nats, step)
+                    trial.report(event.score.loss_nats, step)
                     num_reported = num_evaluations
                 if num_evaluations < section.evaluations and trial.should_prune():
                     return "pruned"

@@ -227,9 +227,14 @@ def test_a_divergence_is_one_line_that_follows_the_last_good_checkpoint(capfd, t
     assert (
         charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "50", "--out", "run"]) == 1
     )
-    *_, kept, problem = capfd.readouterr().err.splitlines()
+    *_, kept, command, problem = capfd.readouterr().err.splitlines()
     assert kept == "the last good checkpoint is kept: run/last"
+    assert command.endswith(": charlm train --resume run --on-divergence halve")
     assert "lower training.learning_rate" in problem
+    assert problem.endswith(", or set training.on_divergence=halve")
+    resume = ["--resume", "run", "--on-divergence", "halve"]
+    assert charlm(["train", *resume]) == 1
+    assert "--on-divergence" not in capfd.readouterr().err
 
 
 def test_config_show_prints_a_file_to_train_with(capfd, text_file):

@@ -152,8 +152,10 @@ def test_a_search_without_any_score_states_the_reason(capfd, text_file):
     )
     out, err = capfd.readouterr()
     assert out.splitlines()[1].split()[:3] == ["0", "diverged", "-"]
-    assert "no trial reached an evaluation; step 2: the weights" in err.splitlines()[-1]
-    assert "--minutes" not in err.splitlines()[-1]  # More time would not help.
+    last = err.splitlines()[-1]
+    assert "no trial reached an evaluation; step 2: the weights" in last
+    assert "--" not in last  # More time would not help, and the remedies are settings.
+    assert last.endswith("or set training.on_divergence=halve")
 
 
 def test_mistakes_are_reported_in_one_line(capfd, text_file):
