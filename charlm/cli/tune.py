@@ -37,6 +37,7 @@ from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
     from charlm.runs.automatic.choice import ChosenConfig
+    from charlm.tuning.range_ends import RangeEnd
     from charlm.tuning.results import Trial, Tuning
     from charlm.tuning.search import Callbacks
 
@@ -203,13 +204,26 @@ def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None
 
 def _print_results(results: "Tuning", as_json: bool) -> None:
     """Print the trials and the place of the best one; raise CharlmError if no trial has a loss."""
+    from charlm.tuning.range_ends import range_ends
+
     best, config = results.best, results.folder / "best.yaml"
     emit_result(_to_json(results), [_table(results)], as_json=as_json)
     if best is None:
         remedy = "increase --minutes, or reduce the budget of a trial"
         reason = next((trial.note for trial in results.trials if trial.note), remedy)
         raise CharlmError(f"{results.folder}: no trial reached an evaluation; {reason}")
+    _say_all([_describe_end(end) for end in range_ends(results)])
     say(f"{config}: settings of trial {best.number}; use its model with: {results.use}")
+
+
+def _describe_end(end: "RangeEnd") -> str:
+    """Return a line about a best value at an end of its range."""
+    value, limit = _format_value(end.value), _format_value(end.end)
+    place = "at" if value == limit else "near"
+    return (
+        f"{end.key}: the best value, {value}, is {place} the {end.side} end of its range, {limit}; "
+        "a search of a wider range may find a better one"
+    )
 
 
 def _to_json(results: "Tuning") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Search spaces: text such as `1e-3..3e-2` or `256,512` becomes a range or choices."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,12 +39,34 @@ class Range:
     low: float
     high: float
 
+    @property
+    def is_log(self) -> bool:
+        """Whether the range is searched on a logarithmic scale."""
+        return self.low > 0 and self.high / self.low >= _LOG_FACTOR
+
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
         """Return the value of `key` for a trial."""
-        is_log = self.low > 0 and self.high / self.low >= _LOG_FACTOR
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(key, self.low, self.high, log=is_log)
-        return trial.suggest_float(key, self.low, self.high, log=is_log)
+            return trial.suggest_int(key, self.low, self.high, log=self.is_log)
+        return trial.suggest_float(key, self.low, self.high, log=self.is_log)
+
+    def position(self, value: float) -> float:
+        """Return the place of a value on the scale of the search: 0 is `low`, 1 is `high`."""
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def value_at(self, position: float) -> float:
+        """Return the value at a place on the scale, which may be below 0 or above 1.
+
+        An integer is rounded away from the range.
+        """
+        value = self.low + position * (self.high - self.low)
+        if self.is_log:
+            value = self.low * (self.high / self.low) ** position
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return math.floor(value) if position < 0 else math.ceil(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,12 @@ class Choices:
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
         """Return the value of `key` for a trial."""
         return json.loads(trial.suggest_categorical(key, self.texts))
+
+    def as_range(self) -> Range | None:
+        """Return the range from the lowest to the highest of three or more numbers, else None."""
+        values = [json.loads(text) for text in self.texts]
+        are_numbers = all(type(value) in (int, float) for value in values)
+        return Range(min(values), max(values)) if are_numbers and len(values) >= 3 else None
 
 
 Space = Range | Choices

@@ -158,6 +158,18 @@ def test_a_search_without_any_score_states_the_reason(capfd, text_file):
     assert last.endswith("or set training.on_divergence=halve")
 
 
+def test_a_best_value_at_the_end_of_its_range_is_a_line_before_the_last(capfd, text_file):
+    search = ["--search", "training.learning_rate=1e-9,1e-8,1e-7"]
+    arguments = [str(text_file), *SETTINGS, "--set", "training.learning_rate=1e-7", *search]
+    assert charlm(["tune", *arguments, "--trials", "3", "--out", "tuned"]) == 0
+    *_, end, last = capfd.readouterr().err.splitlines()
+    assert end == (
+        "training.learning_rate: the best value, 1e-07, is at the upper end of its range, 1e-07; a "
+        "search of a wider range may find a better one"
+    )
+    assert last.startswith("tuned/best.yaml: ")
+
+
 def test_mistakes_are_reported_in_one_line(capfd, text_file):
     assert "nothing to search" in refused(capfd, text_file, *SETTINGS, "--trials", "1", status=2)
     assert "give --minutes or --trials" in refused(capfd, text_file, *SETTINGS, *SEARCH)
