@@ -2,8 +2,9 @@
 
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from charlm.cli.terminal import emit, say
 from charlm.errors import CharlmError, DivergenceError, quote
@@ -51,12 +52,17 @@ def follow(prepare: Callable[[], Experiment], *, track: bool = False, report: bo
     with stop_requests(ignore_second=experiment.group.size > 1) as stop_requested:
         status = _show_events(experiment, stop_requested, track=track)
     if report and status == 0:
-        from charlm.api import load_any, write_report
-
-        path = write_report([load_any(experiment.folder)], report_progress=say)
-        say(f"report: {path}")
+        write_report_on([experiment.folder])
     emit(str(experiment.folder))
     return status
+
+
+def write_report_on(folders: Sequence[Path], out: Path | None = None) -> None:
+    """Write a report on runs, by default to the folder of the first, and print its path."""
+    from charlm.api import load_any, write_report
+
+    path = write_report([load_any(folder) for folder in folders], out, report_progress=say)
+    say(f"report: {path}")
 
 
 def _show_events(experiment: Experiment, stop: StopRequest, *, track: bool) -> int:

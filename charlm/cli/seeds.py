@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from charlm.cli.new_run import NewRun, begin
-from charlm.cli.progress import follow
+from charlm.cli.progress import follow, write_report_on
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit
 from charlm.config.load import change_config
@@ -17,7 +17,12 @@ from charlm.training.process_group import SINGLE_PROCESS
 
 
 def train_seeds(
-    make_run: Callable[[], NewRun], seeds: Sequence[int], out: Path | None, name: str
+    make_run: Callable[[], NewRun],
+    seeds: Sequence[int],
+    out: Path | None,
+    name: str,
+    *,
+    report: bool = False,
 ) -> int:
     """Train once per seed, then print mean, standard deviation and range of the scores.
 
@@ -26,6 +31,7 @@ def train_seeds(
         seeds: Seeds.
         out: Folder of the run folders `seed-1` ...; None for new ones under `runs/`.
         name: First part of the name of a new folder.
+        report: Whether to write a report on all runs: to `out`, else to the folder of the first.
 
     Returns:
         The exit status; not 0 if a training was stopped. The later ones are then not begun.
@@ -50,8 +56,10 @@ def train_seeds(
         status = follow(partial(begin_next, seed))
         if status:
             return status
-    scores = summarize_seeds([experiment.folder for experiment in experiments])
-    emit("\n".join(_table(scores)))
+    trained = [experiment.folder for experiment in experiments]
+    emit("\n".join(_table(summarize_seeds(trained))))
+    if report:
+        write_report_on(trained, out and out / "report.html")
     return 0
 
 

@@ -99,10 +99,11 @@ def _train_seeds(arguments: TrainArguments, seeds: str) -> int:
     from charlm.training.process_group import is_launched
 
     beside = values_by_flag(arguments, ("seed", "resume", "processes", "track"))
-    beside |= {"torchrun": is_launched() or None} | values_by_flag(arguments, ["report"])
+    beside["torchrun"] = is_launched() or None
     refuse_beside("--seeds", beside, "which trains one run after the other in this process")
     make_run = partial(_make_run, arguments)
-    return train_seeds(make_run, as_seeds(seeds), arguments.out, _run_name(arguments))
+    name = _run_name(arguments)
+    return train_seeds(make_run, as_seeds(seeds), arguments.out, name, report=arguments.report)
 
 
 def _make_run(arguments: TrainArguments) -> NewRun:

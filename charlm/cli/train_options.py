@@ -81,7 +81,11 @@ Track = Annotated[
 ]
 Report = Annotated[
     bool,
-    typer.Option("--report", help="At the end, write RUN/report.html; see charlm view."),
+    typer.Option(
+        "--report",
+        help="At the end, write RUN/report.html; with --seeds, one report on all runs. See charlm "
+        "view.",
+    ),
 ]
 
 

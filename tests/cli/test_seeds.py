@@ -41,6 +41,19 @@ def test_each_seed_has_a_folder_and_the_report_is_computed_from_their_scores(tex
     assert [charlm.load(folder).config.training.seed for folder in folders] == [3, 5]
 
 
+@pytest.mark.parametrize("out", ["out", None])
+def test_a_report_shows_the_runs_of_all_seeds(out, pairs_files, capfd):
+    text, folder = str(pairs_files["classify"]), [] if out is None else ["--out", out]
+    arguments = ["train", text, "--task", "classify", *SETTINGS, "--steps", "2", "--seeds", "3,5"]
+    assert command([*arguments, *folder, "--report"]) == 0
+    stdout, stderr = capfd.readouterr()
+    runs = [Path(line) for line in stdout.splitlines()[:2]]
+    path = Path(out or runs[0]) / "report.html"
+    assert stderr.endswith(f"report: {path}\n")
+    html = path.read_text(encoding="utf-8")
+    assert "report of 2 runs" in html and all(run.name in html for run in runs)
+
+
 def test_a_seed_of_several_gives_the_model_that_it_gives_alone(text_file):
     config = small_config(text_file)
     scores = charlm.train_seeds(config, range(1, 4), out="many", progress=False)
