@@ -23,7 +23,12 @@ from charlm.data.utf8 import LineEnds, split_lines, strip_line_end
 from charlm.errors import CharlmError, CheckpointError
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.perplexity import require_tokens
-from charlm.evaluation.static_model import Floats, Integers, of_trained
+from charlm.evaluation.static_model import (
+    Floats,
+    Integers,
+    of_trained,
+    require_one_probability,
+)
 from charlm.evaluation.text_files import decode_utf8, read_text_file
 from charlm.model.language_model import count_parameters
 from charlm.storage.results import Result
@@ -161,7 +166,7 @@ def compare(
             one of them was trained on pairs, reads in both directions or has no token for a line
             end.
     """
-    _require_models(models)
+    require_models(models)
     name = "a string"
     if text is None:
         name = split if path is None else str(path)
@@ -201,14 +206,15 @@ def compare(
     )
 
 
-def _require_models(models: Sequence[TrainedModel]) -> None:
-    """Raise CharlmError if there are fewer than two models, or one predicts no whole text."""
+def require_models(models: Sequence[TrainedModel]) -> None:
+    """Raise CharlmError if there are fewer than two models, or one cannot score single tokens."""
     if len(models) < 2:
         raise CharlmError(
             f"a comparison needs two runs at least, got {len(models)}; name another run folder"
         )
     for model in models:
         require_language_model(model)
+        require_one_probability(model.model)
 
 
 def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> Integers:

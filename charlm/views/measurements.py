@@ -3,20 +3,37 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.errors import CharlmError, OptionError, quote
-from charlm.evaluation.comparison import Comparison, compare
+from charlm.evaluation.comparison import Comparison, compare, require_models
 from charlm.evaluation.probes.agreement import Agreement, measure_agreement
-from charlm.evaluation.probes.cells import Cells, Tracks, measure_cells, track_units
-from charlm.evaluation.probes.context import Context, measure_context
-from charlm.evaluation.probes.embeddings import Embeddings, embeddings_of, measure_embeddings
-from charlm.evaluation.probes.gates import Gates, measure_gates
+from charlm.evaluation.probes.cells import (
+    Cells,
+    Tracks,
+    measure_cells,
+    require_forward,
+    track_units,
+)
+from charlm.evaluation.probes.context import Context, measure_context, require_one_long_text
+from charlm.evaluation.probes.embeddings import (
+    Embeddings,
+    embeddings_of,
+    measure_embeddings,
+    vectors_of,
+)
+from charlm.evaluation.probes.gates import Gates, measure_gates, require_gates
 from charlm.evaluation.probes.gradients import Gradients, measure_gradients
-from charlm.evaluation.probes.known_letters import LetterAccuracy, measure_known_letters
-from charlm.evaluation.probes.memory import Memory, measure_memory
+from charlm.evaluation.probes.known_letters import (
+    LetterAccuracy,
+    measure_known_letters,
+    require_characters,
+)
+from charlm.evaluation.probes.memory import Memory, measure_memory, require_one_direction
 from charlm.evaluation.probes.passage import Passage, measure_passage
+from charlm.evaluation.static_model import require_one_probability
 from charlm.evaluation.surprisal import Surprisal, measure_surprisal
 from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import count_parameters
@@ -180,7 +197,8 @@ def measure(
     Args:
         models: Trained models, one for each run.
         options: Sections, and the passage.
-        report_progress: Function that is called with the name of each measure before it begins.
+        report_progress: Function that is called with the name of each measure before it begins, if
+            the measure is defined for the run.
     """
     names = _names([model.folder for model in models])
     text = options.text or _passage_of(models, options.passage_tokens)
@@ -190,8 +208,7 @@ def measure(
     ]
     comparison: Comparison | Reason | None = None
     if len(models) > 1:
-        report_progress("comparison")
-        comparison = attempt(lambda: _compare(models))
+        comparison = _result(_comparison(models), lambda: report_progress("comparison"))
     return Measurements(runs, comparison)
 
 
@@ -203,14 +220,51 @@ def attempt(measure_one: Callable[[], _Measured]) -> _Measured | Reason:
         return Reason(str(error))
 
 
-def _compare(models: Sequence[AnyTrained]) -> Comparison:
+@dataclass(frozen=True)
+class _Measure:
+    """A measure of a report.
+
+    Attributes:
+        sections: Sections that need it.
+        measure: Function that measures it.
+        check: Function that raises CharlmError at once if the measure is not defined.
+    """
+
+    sections: tuple[str, ...]
+    measure: Callable[[], Any]
+    check: Callable[[], object] = lambda: None
+
+
+def _result(measure: _Measure, report_begin: Callable[[], None]) -> Any:
+    """Return a measurement, or the reason why there is none.
+
+    Args:
+        measure: The measure.
+        report_begin: Function that is called before a measure that is defined.
+    """
+    refusal = attempt(measure.check)
+    if isinstance(refusal, Reason):
+        return refusal
+    report_begin()
+    return attempt(measure.measure)
+
+
+def _refused(sections: tuple[str, ...], error: CharlmError) -> _Measure:
+    """Return a measure that is not defined for a run."""
+
+    def refuse() -> None:
+        raise error
+
+    return _Measure(sections, refuse, refuse)
+
+
+def _comparison(models: Sequence[AnyTrained]) -> _Measure:
+    """Return the comparison of all runs on one text."""
     language_models = [model for model in models if isinstance(model, TrainedModel)]
     if any(model.config.task.has_pairs for model in models):
-        raise CharlmError(
-            "only language models are compared on one text; the table of runs has the scores of "
-            "tasks"
-        )
-    return compare(language_models)
+        problem = "only language models are compared on one text"
+        return _refused((), CharlmError(f"{problem}; the table of runs has the scores of tasks"))
+    return _Measure((), partial(compare, language_models), partial(require_models, language_models))
 
 
 def _passage_of(models: Sequence[AnyTrained], tokens: int) -> str | None:
@@ -250,15 +304,14 @@ def _measure_run(
     report_progress: Callable[[str], None],
 ) -> RunMeasurements:
     results: dict[str, Any] = {}
-    measures = (
-        _measures(trained, options, text)
-        if isinstance(trained, TrainedModel)
-        else _task_measures(trained, options)
-    )
-    for field, (sections, measure_one) in measures.items():
-        if set(sections) & set(options.sections):
-            report_progress(f"{name}: {field}")
-            results[field] = attempt(measure_one)
+    if isinstance(trained, TrainedModel) and not trained.config.task.has_pairs:
+        measures = _text_measures(trained, options, text)
+    else:
+        measures = _task_measures(trained, options)
+    for field, measure in measures.items():
+        if set(measure.sections) & set(options.sections):
+            report_begin = partial(report_progress, f"{name}: {field}")
+            results[field] = _result(measure, report_begin)
     if isinstance(trained, TrainedModel):
         results |= _tracks(trained, results)
     if isinstance(trained, TrainedTranslator):
@@ -294,44 +347,82 @@ def _attention(trained: TrainedTranslator, results: dict[str, Any]) -> dict[str,
     return {"attention": read}
 
 
-_Measures = dict[str, tuple[tuple[str, ...], Callable[[], Any]]]
-
-
-def _measures(trained: TrainedModel, options: ReportOptions, text: str | None) -> _Measures:
-    """Return the sections that need each measure, and the function that measures it."""
-    tokens = options.probe_tokens
+def _text_measures(
+    trained: TrainedModel, options: ReportOptions, text: str | None
+) -> dict[str, _Measure]:
+    """Return the measures of a language model by the names of their results."""
+    no_task = CharlmError(f"{trained.folder}: the run is a language model, which has no task")
     return {
-        "task": (("task",), lambda: _completions(trained, options)),
-        "passage": (
-            ("surprisal", "cells"),
-            lambda: measure_passage(trained, text, tokens=options.passage_tokens),
-        ),
-        "surprisal": (
-            ("surprisal",),
-            lambda: measure_surprisal(trained, show=0, limit=tokens // 2),
-        ),
-        "letters": (("memory",), lambda: measure_known_letters(trained, tokens=tokens)),
-        "memory": (
-            ("memory",),
-            lambda: measure_memory(trained, text, tokens=options.memory_tokens),
-        ),
-        "context": (
-            ("context",),
-            lambda: measure_context(trained, targets=options.context_targets),
-        ),
-        "gradients": (("context",), lambda: measure_gradients(trained, windows=16)),
-        "cells": (("cells",), lambda: measure_cells(trained, tokens=tokens)),
-        "gates": (("cells",), lambda: measure_gates(trained, tokens=tokens // 2)),
-        "embeddings": (("embeddings",), lambda: measure_embeddings(trained)),
-        "agreement": (("agreement",), lambda: _agreement(trained)),
+        "task": _refused(("task",), no_task),
+        **_measures_of_predictions(trained, options, text),
+        **_measures_of_the_network(trained, options),
     }
 
 
-def _task_measures(run: TrainedLabelModel | TrainedTranslator, options: ReportOptions) -> _Measures:
-    """Return the measures of another model; those that need predictions of a text fail."""
+def _measures_of_predictions(
+    trained: TrainedModel, options: ReportOptions, text: str | None
+) -> dict[str, _Measure]:
+    tokens = options.probe_tokens
+    has_one_probability = partial(require_one_probability, trained.model)
+    return {
+        "passage": _Measure(
+            ("surprisal", "cells"),
+            lambda: measure_passage(trained, text, tokens=options.passage_tokens),
+            has_one_probability,
+        ),
+        "surprisal": _Measure(
+            ("surprisal",),
+            lambda: measure_surprisal(trained, show=0, limit=tokens // 2),
+            has_one_probability,
+        ),
+        "letters": _Measure(
+            ("memory",),
+            lambda: measure_known_letters(trained, tokens=tokens),
+            partial(require_characters, trained),
+        ),
+        "memory": _Measure(
+            ("memory",),
+            lambda: measure_memory(trained, text, tokens=options.memory_tokens),
+            partial(require_one_direction, trained),
+        ),
+    }
 
-    def refuse() -> None:
-        raise LanguageModelRequiredError(run.folder, run.config)
+
+def _measures_of_the_network(trained: TrainedModel, options: ReportOptions) -> dict[str, _Measure]:
+    tokens = options.probe_tokens
+    return {
+        "context": _Measure(
+            ("context",),
+            lambda: measure_context(trained, targets=options.context_targets),
+            partial(require_one_long_text, trained),
+        ),
+        "gradients": _Measure(("context",), lambda: measure_gradients(trained, windows=16)),
+        "cells": _Measure(
+            ("cells",),
+            lambda: measure_cells(trained, tokens=tokens),
+            partial(require_forward, trained),
+        ),
+        "gates": _Measure(
+            ("cells",),
+            lambda: measure_gates(trained, tokens=tokens // 2),
+            partial(require_gates, trained),
+        ),
+        "embeddings": _Measure(
+            ("embeddings",),
+            lambda: measure_embeddings(trained),
+            partial(vectors_of, trained.model.encoder, trained.origin),
+        ),
+        "agreement": _Measure(
+            ("agreement",),
+            lambda: measure_agreement(trained),
+            partial(_require_agreement_corpus, trained),
+        ),
+    }
+
+
+def _task_measures(run: AnyTrained, options: ReportOptions) -> dict[str, _Measure]:
+    """Return the measures of a model of a task; those that need predictions of a text fail."""
+    refusal = LanguageModelRequiredError(run.folder, run.config)
 
     def scores() -> TaskScores:
         if isinstance(run, TrainedLabelModel):
@@ -351,15 +442,14 @@ def _task_measures(run: TrainedLabelModel | TrainedTranslator, options: ReportOp
         "cells": ("cells",),
         "agreement": ("agreement",),
     }
-    return {field: (sections, refuse) for field, sections in of_text.items()} | {
-        "task": (("task",), scores),
-        "embeddings": (("embeddings",), embeddings),
+    has_vectors = partial(vectors_of, run.model.encoder, run.origin)
+    return {field: _refused(sections, refusal) for field, sections in of_text.items()} | {
+        "task": _Measure(("task",), scores),
+        "embeddings": _Measure(("embeddings",), embeddings, has_vectors),
     }
 
 
 def _completions(trained: Trained[Any], options: ReportOptions) -> Completions:
-    if not trained.config.task.has_pairs:
-        raise CharlmError(f"{trained.folder}: the run is a language model, which has no task")
     return measure_completion(
         trained,
         "valid",
@@ -369,10 +459,9 @@ def _completions(trained: Trained[Any], options: ReportOptions) -> Completions:
     )
 
 
-def _agreement(trained: TrainedModel) -> Agreement:
+def _require_agreement_corpus(trained: TrainedModel) -> None:
     if list(trained.config.corpus.text) != ["agreement"]:
         raise CharlmError(
             f"{trained.folder}: the run was not trained on the corpus agreement, whose sentences "
             "this section needs"
         )
-    return measure_agreement(trained)

@@ -118,6 +118,27 @@ def test_only_the_chosen_sections_are_measured(trained):
         write_report([load(trained)], sections=("colours",))
 
 
+def test_only_what_is_measured_is_reported_while_it_is_measured(text_file, tmp_path):
+    settings = ["model.direction=backward", "model.embedding=one_hot", "training.steps=2"]
+    train_all(small_config(text_file, *settings), tmp_path / "backward")
+    train_all(
+        small_config(text_file, "model.direction=both", "training.steps=2"), tmp_path / "both"
+    )
+    models = [load(tmp_path / name).trained for name in ("backward", "both")]
+    measured = []
+    measurements = measure(models, OPTIONS, report_progress=measured.append)
+    assert measured == [
+        *(
+            f"backward: {name}"
+            for name in ("passage", "surprisal", "memory", "context", "gradients")
+        ),
+        *(f"both: {name}" for name in ("gradients", "embeddings")),
+    ]
+    for run, name in zip(measurements.runs, ("cells", "passage"), strict=True):
+        assert isinstance(getattr(run, name), Reason)
+    assert "two probabilities" in measurements.comparison.text
+
+
 def test_the_page_allows_only_its_own_style_and_script(run):
     measurements = measure([run.trained], replace(OPTIONS, sections=("curves",)))
     html = make_report(measurements, ("curves",)).html

@@ -90,6 +90,17 @@ def test_a_report_on_a_task_has_its_figures_and_the_sections_of_every_run(kind, 
         assert "<script" not in figure._repr_html_(), name
 
 
+def test_only_the_measures_of_a_task_are_reported_while_they_are_measured(runs):
+    for kind in ("classify", "complete"):
+        measured = []
+        models = [runs[kind].trained, runs["tag"].trained]
+        measure(models, OPTIONS, report_progress=measured.append)
+        names = [runs[kind].folder.name, "tag"]
+        assert measured == [
+            f"{name}: {field}" for name in names for field in ("task", "embeddings")
+        ]
+
+
 def test_one_reason_for_several_sections_is_one_line(reports):
     omitted = reports["classify"].html.split('id="omitted"')[1]
     assert omitted.count("is a model of labels (task classify)") == 1

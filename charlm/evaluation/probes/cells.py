@@ -164,11 +164,7 @@ def measure_cells(
         CharlmError: The text cannot be read or is too short, or the model does not read forward.
         OptionError: A number is too small.
     """
-    if not trained.is_forward:
-        raise CharlmError(
-            f"{trained.folder}: the model reads in direction {trained.model.direction}, but the "
-            "labels describe the text before a position; measure a model of direction forward"
-        )
+    require_forward(trained)
     if shifts < 1:
         raise OptionError("shifts", "must be at least 1", value=shifts)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
@@ -183,6 +179,15 @@ def measure_cells(
     )
     settings = {"text": name, "tokens": len(ids), "units": len(units), "precision": "fp32"}
     return replace(cells, settings=provenance(trained) | settings | cells.settings)
+
+
+def require_forward(trained: TrainedModel) -> None:
+    """Raise CharlmError unless a model reads forward."""
+    if not trained.is_forward:
+        raise CharlmError(
+            f"{trained.folder}: the model reads in direction {trained.model.direction}, but the "
+            "labels describe the text before a position; measure a model of direction forward"
+        )
 
 
 def track_units(trained: TrainedModel, ids: Sequence[int], cells: Cells) -> Tracks:

@@ -93,7 +93,7 @@ def measure_context(
             records or in both directions.
     """
     require_language_model(trained)
-    _require_one_long_text(trained)
+    require_one_long_text(trained)
     named, names = tokens_named(trained, at)
     tokens, name = text_to_score(trained, text, paths, split)
     ids = reverse(tokens.ids, mode="stream") if not trained.is_forward else tokens.ids
@@ -154,7 +154,8 @@ def measure_losses(
     )
 
 
-def _require_one_long_text(trained: TrainedModel) -> None:
+def require_one_long_text(trained: TrainedModel) -> None:
+    """Raise CharlmError if a model reads records, or reads in both directions."""
     if trained.model.direction == "both":
         raise CharlmError(
             f"{trained.folder}: the model reads in both directions, so that the tokens after a "

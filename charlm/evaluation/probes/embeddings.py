@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import CharlmError
@@ -103,14 +104,12 @@ def embeddings_of(
     Raises:
         CharlmError: As for `measure_embeddings`.
     """
-    embedding = encoder.embedding
-    if isinstance(embedding, OneHot):
-        raise CharlmError(f"{origin.folder}: one-hot tokens are all at the same distance")
+    embedding = vectors_of(encoder, origin)
     counts = np.array(origin.corpus["train_token_counts"], dtype=np.int64)
     chosen = _most_frequent(counts, tokens)
     if len(chosen) < 3:
         raise CharlmError(f"{origin.folder}: the training text has {len(chosen)} different tokens")
-    vectors = embedding.weight.detach().double().numpy(force=True)[chosen]
+    vectors = embedding.detach().double().numpy(force=True)[chosen]
     places, variance = principal_components(vectors)
     labels = token_labels(tokenizer)
     neighbours = _neighbours(vectors, [labels[token] for token in chosen.tolist()])
@@ -130,6 +129,18 @@ def embeddings_of(
         size=vectors.shape[1],
         settings=settings,
     )
+
+
+def vectors_of(encoder: Encoder, origin: Origin) -> Tensor:
+    """Return the embedding of each token, (vocabulary, size).
+
+    Raises:
+        CharlmError: The embeddings are one-hot.
+    """
+    embedding = encoder.embedding
+    if isinstance(embedding, OneHot):
+        raise CharlmError(f"{origin.folder}: one-hot tokens are all at the same distance")
+    return embedding.weight
 
 
 def principal_components(vectors: Floats) -> tuple[Floats, list[float]]:

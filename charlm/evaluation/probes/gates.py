@@ -85,6 +85,17 @@ def measure_gates(
         CharlmError: The text cannot be read or has no token, or the model has no gates or does not
             read forward.
     """
+    require_gates(trained)
+    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
+    settings = {"text": name, "tokens": len(ids), "precision": "fp32"}
+    return Gates(
+        gates=list(saturation(trained.model, ids, mode=trained.mode)),
+        settings=provenance(trained) | settings,
+    )
+
+
+def require_gates(trained: TrainedModel) -> None:
+    """Raise CharlmError if a model has no gates, or does not read forward."""
     if not trained.is_forward:
         raise CharlmError(
             f"{trained.folder}: the model reads in direction {trained.model.direction}; the gates "
@@ -93,12 +104,6 @@ def measure_gates(
     if not any(cell.gate_names for cell in trained.model.encoder.recurrence.layers):
         kind = trained.config.model.cell.kind
         raise CharlmError(f"{trained.folder}: a network of kind {kind} has no gates")
-    ids, name, _ = read_beginning(trained, text, paths, split, tokens)
-    settings = {"text": name, "tokens": len(ids), "precision": "fp32"}
-    return Gates(
-        gates=list(saturation(trained.model, ids, mode=trained.mode)),
-        settings=provenance(trained) | settings,
-    )
 
 
 @torch.inference_mode()

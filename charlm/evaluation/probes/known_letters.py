@@ -82,12 +82,7 @@ def measure_known_letters(
         CharlmError: The text cannot be read or has no token, or the model has no characters or
             does not read forward.
     """
-    level = trained.config.tokenizer.level
-    if level not in ("char", "byte") or not trained.is_forward:
-        raise CharlmError(
-            f"{trained.folder}: known letters need a model that reads characters forward; this one "
-            f"has level {level} and direction {trained.model.direction}"
-        )
+    require_characters(trained)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     decoder = Decoder(trained.tokenizer)
     characters = [decoder.feed(token) for token in ids.tolist()]
@@ -99,6 +94,16 @@ def measure_known_letters(
         by_known=_by_known(ranks, count_known_letters(characters)),
         settings=provenance(trained) | {"text": name, "tokens": len(ids), "precision": "fp32"},
     )
+
+
+def require_characters(trained: TrainedModel) -> None:
+    """Raise CharlmError unless a model reads characters or bytes forward."""
+    level = trained.config.tokenizer.level
+    if level not in ("char", "byte") or not trained.is_forward:
+        raise CharlmError(
+            f"{trained.folder}: known letters need a model that reads characters forward; this one "
+            f"has level {level} and direction {trained.model.direction}"
+        )
 
 
 def rank_tokens(log_p: Floats, ids: Ids) -> Integers:

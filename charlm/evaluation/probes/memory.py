@@ -132,11 +132,7 @@ def measure_memory(
         CharlmError: The text cannot be read or has fewer than two tokens, or the model reads in
             both directions.
     """
-    if trained.model.direction == "both":
-        raise CharlmError(
-            f"{trained.folder}: the model reads in both directions, and a prediction depends on "
-            "the tokens after it too; measure a model of direction forward or backward"
-        )
+    require_one_direction(trained)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     if trained.model.direction == "backward":
         ids = np.asarray(reverse(ids, mode=trained.mode), dtype=np.int64)
@@ -153,6 +149,15 @@ def measure_memory(
         "precision": "fp64",
     }
     return replace(memory, settings=provenance(trained) | settings)
+
+
+def require_one_direction(trained: TrainedModel) -> None:
+    """Raise CharlmError if a model reads in both directions."""
+    if trained.model.direction == "both":
+        raise CharlmError(
+            f"{trained.folder}: the model reads in both directions, and a prediction depends on "
+            "the tokens after it too; measure a model of direction forward or backward"
+        )
 
 
 def measure_connectivity(model: LanguageModel, ids: Ids) -> Connectivity:
