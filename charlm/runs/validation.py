@@ -65,11 +65,18 @@ def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[
     if deadline == math.inf or begun.score.tokens >= total:
         state.validation_part = 1
         return begun.score
-    num_rows = len(experiment.tokens["valid"].ids)
-    directions = 2 if experiment.model.direction == "both" else 1
-    rows = directions * (num_rows + WARM_UP * _num_streams(num_rows))
-    state.validation_part = min(largest_part, max(2, -(-rows // max(begun.rows, 1))))
+    part = math.ceil(_num_inputs(experiment) / max(begun.inputs, 1))
+    state.validation_part = min(largest_part, max(2, part))
     return _score_part(experiment, state.validation_part, stop).score
+
+
+def _num_inputs(experiment: Experiment) -> int:
+    """Return the number of inputs of the whole split, with warm-ups, without padding."""
+    num_ids = len(experiment.tokens["valid"].ids)
+    is_stream = experiment.corpus.mode == "stream"
+    warm_ups = WARM_UP * _num_streams(num_ids) if is_stream else 0
+    directions = 2 if experiment.model.direction == "both" else 1
+    return directions * (num_ids + warm_ups)
 
 
 def old_text_metrics(experiment: Experiment) -> dict[str, float]:
@@ -85,10 +92,10 @@ def old_text_metrics(experiment: Experiment) -> dict[str, float]:
 
 
 class _Scored(NamedTuple):
-    """The score of a part, and the number of predictions it took, of padding and warm-ups too."""
+    """The score of a part, and the number of inputs that were read, padding and warm-ups too."""
 
     score: Score
-    rows: int
+    inputs: int
 
 
 def fraction_scored(experiment: Experiment, score: Score | None) -> float:
@@ -121,28 +128,37 @@ def _score_part(
         EvaluationStopped: A process of the group was asked to stop.
     """
     hardware = experiment.hardware
+    has_targets = experiment.tokens["valid"].targets is not None
     is_stopped = False
-    own_rows = 0
+    own_inputs = 0
+
+    def read() -> Iterator[ScoringWindow]:
+        nonlocal own_inputs
+        for window in _windows(experiment, part):
+            if has_targets:  # A task has fewer predictions than inputs.
+                own_inputs += window.inputs.numel()
+            yield window
 
     def should_end(rows: int) -> bool:
-        nonlocal is_stopped, own_rows
-        own_rows += rows
+        nonlocal is_stopped, own_inputs
+        if not has_targets:  # With a large vocabulary, a window is predicted in several parts.
+            own_inputs += rows
         is_stopped = stop()
         return is_stopped or is_late()
 
     own = score(
         experiment.model,
-        _windows(experiment, part),
+        read(),
         device=hardware.device,
         precision=hardware.precision,
         should_end=should_end,
     )
-    nats, tokens, correct, rows, stopped = experiment.group.all_reduce(
-        own.nats, own.tokens, own.correct, own_rows, is_stopped
+    nats, tokens, correct, inputs, stopped = experiment.group.all_reduce(
+        own.nats, own.tokens, own.correct, own_inputs, is_stopped
     )
     if stopped:
         raise EvaluationStopped
-    return _Scored(Score(nats=nats, tokens=int(tokens), correct=correct), int(rows))
+    return _Scored(Score(nats=nats, tokens=int(tokens), correct=correct), int(inputs))
 
 
 def _windows(experiment: Experiment, part: int) -> Iterator[ScoringWindow]:

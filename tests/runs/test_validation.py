@@ -36,7 +36,7 @@ def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_t
     experiment = prepare.begin(config, tmp_path / "run")
     (notice,) = run_slowly(experiment)
     first, second = metrics_of(tmp_path / "run")
-    assert 0.05 < first["validation_share"] < 0.5
+    assert 0.05 < first["validation_share"] < 0.6
     assert second["validation_share"] == first["validation_share"]
     assert f"{first['validation_share']:.2%} of it is scored during training" in notice
     experiment.state.validation_part = 1
@@ -46,6 +46,27 @@ def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_t
     assert second["loss_nats"] == pytest.approx(whole.loss_nats, rel=0.1)
     expected = whole.bits_per(counts.characters)
     assert second["bits_per_character"] == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["classify", "tag", "translate"])
+def test_records_of_a_task_are_scored_for_as_long_as_the_first_evaluation_was(
+    kind, tmp_path, monkeypatch
+):
+    """Their predictions are fewer than the tokens that are read for them."""
+    monkeypatch.setattr("charlm.runs.validation._MIN_TOKENS_SCORED", 10)
+    target = {"classify": "ab", "tag": "ab" * 9, "translate": "a"}[kind]
+    names = ["".join("abcdefgh"[n >> 3 * digit & 7] for digit in range(6)) * 3 for n in range(1200)]
+    path = tmp_path / "pairs.txt"
+    pairs = [f"{name}\t{target[n % 2 :] + target[: n % 2]}\n" for n, name in enumerate(names)]
+    path.write_text("".join(pairs), encoding="utf-8")
+    settings = [f"task.kind={kind}", "corpus.valid_share=0.8", "training.minutes=0.8"]
+    if kind == "tag":
+        settings.append("model.direction=both")
+    experiment = prepare.begin(small_config(path, *settings), tmp_path / "run")
+    run_slowly(experiment)
+    shares = {line["validation_share"] for line in metrics_of(tmp_path / "run")}
+    assert len(shares) == 1
+    assert 0.2 < shares.pop() <= 0.5
 
 
 @pytest.mark.parametrize("override", ["training.steps=12", "training.evaluation_share=null"])
