@@ -59,7 +59,9 @@ class Replay:
     def stream(self, new: Ids, epoch: int) -> Ids:
         """Return the ids of a pass, (tokens,): the new text and a part of the old one.
 
-        Their number is the same in each pass.
+        Their number is the same in each pass. <EOS> follows both. A new text that ends with <EOS>
+        already is followed by two of them, which read as an empty document. With one, a training
+        that an earlier version began would continue with other tokens.
         """
         part = self._part(self._size(new), epoch)
         return np.concatenate([np.asarray(new), [EOS], part, [EOS]]).astype(new.dtype)

@@ -44,6 +44,14 @@ def test_a_stream_has_the_fraction_of_old_tokens_and_each_pass_reads_the_next_pa
     assert old[0].tolist() != old[1].tolist()
 
 
+def test_a_pass_over_a_stream_has_the_tokens_that_earlier_versions_read():
+    """Otherwise their trainings would continue at another place of the text."""
+    new = np.array([5, 6, 7, EOS], dtype=np.uint8)
+    read = replay("stream", 0.5)
+    assert read.stream(new, 0).tolist() == [5, 6, 7, EOS, EOS, 100, 101, 102, 103, EOS]
+    assert read.stream(new[:3], 1).tolist() == [5, 6, 7, EOS, 103, 104, 105, EOS]
+
+
 @pytest.mark.parametrize("mode", ["stream", "records"])
 def test_records_have_old_records_or_pieces_of_an_old_stream_beside_them(mode):
     windows = record_windows(
