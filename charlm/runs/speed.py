@@ -1,5 +1,6 @@
 """Training speed of this device for any hidden size, measured in a few steps."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
@@ -20,9 +21,14 @@ from charlm.training.optimizer import make_optimizer
 Speed = Callable[[int], float]  # From the hidden size to the tokens per second of training.
 
 _MEASURED_SIZES = (128, 256, 512)
+_MIN_SIZES = 2  # The speeds of others lie on a line through them.
 _NUM_SAMPLES = 5
 _SECONDS_PER_SAMPLE = 0.1
 _WARM_UP_STEPS = 5  # The first steps build kernels, and record CUDA graphs.
+_WARM_UP_SECONDS = 0.5  # Of each size, after at least one step.
+# After this time, the largest size is left out; after the same time again, no size that has a
+# sample gets another. Networks of usual speed take about half of it.
+_MAX_SECONDS = 3.0
 _FINE_RESOLUTION = 1e-4  # Seconds. On Windows the processor time of a thread is too coarse.
 
 
@@ -35,8 +41,8 @@ def measured_speed(
 ) -> Speed:
     """Return the speed of a device.
 
-    Three hidden sizes are measured at the first call. Between and beyond them, the seconds per
-    token are linear in the number of multiplications.
+    Three hidden sizes are measured at the first call, or two if their steps take seconds. Between
+    and beyond them, the seconds per token are linear in the number of multiplications.
 
     Args:
         training: Fields of the section `training`, such as `batch_size` and `window`.
@@ -91,22 +97,47 @@ def _measure_sizes(
 
     The sizes are timed in turn in several short samples, and the shortest one counts: what other
     programs take from the device at times then changes nothing.
+
+    If steps are slow, there are fewer samples, at least one of each size.
     """
     clock = _clock(hardware.device)
-    samples: dict[int, list[float]] = {size: [] for size in configs}
     with fast_math():
-        steps = {}
-        for size, config in configs.items():
-            steps[size] = _training_steps(config, vocabulary_size, hardware)
-            for _ in range(_WARM_UP_STEPS):
-                next(steps[size])
+        steps = _warm_up(configs, vocabulary_size, hardware)
+        samples: dict[int, list[float]] = {size: [] for size in steps}
+        deadline = time.perf_counter() + _MAX_SECONDS
         for _ in range(_NUM_SAMPLES):
             for size, series in samples.items():
-                series.append(_seconds_per_step(steps[size], clock))
-    return {
-        size: min(samples[size]) / (config.training.batch_size * config.training.window)
-        for size, config in configs.items()
-    }
+                if not series or time.perf_counter() < deadline:
+                    series.append(_seconds_per_step(steps[size], clock))
+    seconds = {size: min(series) for size, series in samples.items()}
+    return {size: seconds[size] / _tokens_of_step(configs[size]) for size in seconds}
+
+
+def _tokens_of_step(config: Config) -> int:
+    return config.training.batch_size * config.training.window
+
+
+def _warm_up(
+    configs: Mapping[int, Config], vocabulary_size: int, hardware: Hardware
+) -> dict[int, Iterator[Progress]]:
+    """Return endless training steps of each size, after the first ones.
+
+    If steps are slow, each size takes fewer of them, and the largest size may be left out.
+    """
+    steps: dict[int, Iterator[Progress]] = {}
+    deadline = math.inf
+    for size, config in configs.items():
+        if len(steps) == _MIN_SIZES and time.perf_counter() > deadline:
+            break
+        steps[size] = _training_steps(config, vocabulary_size, hardware)
+        began = time.perf_counter()
+        for _ in range(_WARM_UP_STEPS):
+            next(steps[size])
+            # The very first step also loads libraries, which does not count.
+            deadline = min(deadline, time.perf_counter() + _MAX_SECONDS)
+            if time.perf_counter() - began > _WARM_UP_SECONDS:
+                break
+    return steps
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from itertools import repeat
+from types import SimpleNamespace
 
 import kinds
 import pytest
@@ -509,6 +510,36 @@ def measured_with(monkeypatch, samples: dict[int, list[float]]):
     )
     tokens_per_second(256)  # It is measured now, and not again.
     return tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_unit", "sizes"), [(1 / 160, [128, 256, 512]), (1 / 64, [128, 256])]
+)
+def test_networks_with_slow_steps_are_measured_in_few_of_them(seconds_per_unit, sizes, monkeypatch):
+    now = 0.0
+    taken = []
+
+    def steps(config, *rest):
+        nonlocal now
+        size = config.model.hidden_size[0]
+        while True:
+            now += size * seconds_per_unit
+            taken.append(size)
+            yield SimpleNamespace(check_finite=lambda: None)
+
+    clock = SimpleNamespace(perf_counter=lambda: now, thread_time=lambda: now)
+    clock.get_clock_info = time.get_clock_info
+    monkeypatch.setattr(speed, "time", clock)
+    monkeypatch.setattr(speed, "_training_steps", steps)
+    tokens_per_second = speed.measured_speed(
+        {"steps": 10**9, "batch_size": 10, "window": 10},
+        vocabulary_size=64,
+        hardware=Hardware(torch.device("cpu")),
+    )
+    for size in sizes:
+        assert tokens_per_second(size) == pytest.approx(100 / (size * seconds_per_unit))
+    assert 0 < tokens_per_second(512) < tokens_per_second(256)
+    assert taken == [*sizes, *sizes]
 
 
 def test_the_shortest_of_several_samples_counts(monkeypatch):

@@ -48,7 +48,7 @@ def choose(
         overrides: Fields as `section.key=value`, with the text and the budget among them.
         speed: Function from the hidden size to the tokens per second of training on this device.
             By default it is measured, which takes about two seconds, or four if n-grams are
-            considered; longer if a network is set whose steps are slow.
+            considered; if a network is set whose steps take seconds, about six of these steps.
         ancestor: Run that the weights come from: network and tokenizer are those of this run.
 
     Raises:
