@@ -168,8 +168,12 @@ def steady_clock(clock: Callable[[], float]) -> Callable[[], float]:
     return seconds
 
 
-class _Step:
-    """One step: as one CUDA graph where that is possible."""
+class _Steps:
+    """Takes steps, each as one CUDA graph where that is possible.
+
+    Attributes:
+        between_checks: Number of steps between two checks of the loss.
+    """
 
     def __init__(
         self,
@@ -180,7 +184,11 @@ class _Step:
     ) -> None:
         self._objective = unwrap(objective)
         self._optimizer = optimizer
+        self._section = section
+        self._groups = [gradient_group(name) for name, _ in named_weights(self._objective.model)]
+        self._previous_norms: Tensor | None = None
         hardware = self._objective.hardware
+        self.between_checks = 1 if hardware.device.type == "cpu" else _STEPS_BETWEEN_CHECKS
         loss_scale = hardware.loss_scale(section.batch_size)
         self._compute = partial(
             forward_backward, objective, section, group=group, loss_scale=loss_scale
@@ -189,16 +197,36 @@ class _Step:
         if can_use_cuda_graph(objective, section):
             self._graph = CudaGraphStep(self._compute, optimizer, hardware.device)
 
-    def compute(self, window: Window, states: States | None, rate: float) -> StepResult:
+    def take(self, window: Window, state: TrainingState) -> tuple[Progress, States]:
+        """Take a step; return its outcome before the state advances, and the new states.
+
+        Raises:
+            DivergenceError: The loss is not finite.
+        """
+        rate = _learning_rate(self._section, state)
+        result = self._computed(window, state.states, rate)
+        progress = Progress(
+            loss=result.loss,
+            step=state.step + 1,
+            clipping=result.clipping,
+            previous_norms=self._previous_norms,
+            groups=self._groups,
+            learning_rate=rate,
+            fraction_done=state.fraction_done(self._section),
+            state=state,
+        )
+        if state.step % self.between_checks == 0:
+            progress.check_finite()
+        if self._graph is None:  # A graph has changed the weights already.
+            _step_optimizer(self._optimizer, rate)
+        self._previous_norms = result.clipping.norms
+        return progress, result.states
+
+    def _computed(self, window: Window, states: States | None, rate: float) -> StepResult:
         """Compute loss and gradient of a window. A CUDA graph also changes the weights."""
         needs_states = self._graph is not None
         batch = _make_batch(self._objective, window, states, needs_states=needs_states)
         return self._compute(batch) if self._graph is None else self._graph(batch, rate)
-
-    def update_weights(self, rate: float) -> None:
-        """Take the step of the optimizer, if the graph has not taken it."""
-        if self._graph is None:
-            _step_optimizer(self._optimizer, rate)
 
 
 def train(
@@ -228,38 +256,19 @@ def train(
     Raises:
         DivergenceError: The loss is not finite. On a CPU the weights are those of the step before.
     """
-    model = unwrap(objective).model.train()
-    step = _Step(objective, optimizer, section, group)
-    on_cpu = unwrap(objective).hardware.device.type == "cpu"
-    steps_between_checks = 1 if on_cpu else _STEPS_BETWEEN_CHECKS
-    groups = [gradient_group(name) for name, _ in named_weights(model)]
-    previous_norms = None
-    durations = Durations(factor=steps_between_checks)
+    unwrap(objective).model.train()
+    steps = _Steps(objective, optimizer, section, group)
+    durations = Durations(factor=steps.between_checks)
     while state.fraction_done(section) < 1:
         began = clock()
-        rate = _learning_rate(section, state)
         window = next(windows)
-        result = step.compute(window, state.states, rate)
-        progress = Progress(
-            loss=result.loss,
-            step=state.step + 1,
-            clipping=result.clipping,
-            previous_norms=previous_norms,
-            groups=groups,
-            learning_rate=rate,
-            fraction_done=state.fraction_done(section),
-            state=state,
-        )
-        if state.step % steps_between_checks == 0:
-            progress.check_finite()
-        step.update_weights(rate)
+        progress, states = steps.take(window, state)
         if average is not None:
             average.update()
         elapsed = clock() - began
         counted = durations.counted(elapsed)
         tokens, seconds = group.all_reduce(window.tokens, counted * group.is_first)
-        state.advance(window, result.states, tokens=int(tokens), seconds=seconds)
-        previous_norms = result.clipping.norms
+        state.advance(window, states, tokens=int(tokens), seconds=seconds)
         yield replace(
             progress,
             fraction_done=state.fraction_done(section),
