@@ -167,11 +167,7 @@ def compare(
             end.
     """
     require_models(models)
-    name = "a string"
-    if text is None:
-        name = split if path is None else str(path)
-        text = _read_text(models[0], path, split)
-    check_size(len(text), name)
+    name, text = _named_text(models[0], text, path, split)
     separator = _separator_of_all(models)
     lines = _lines_to_score(text, _line_ends(models), separator)
     scored = [
@@ -179,21 +175,17 @@ def compare(
     ]
     if block_characters is None:
         block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // (4 * max(BLOCKS))))
-    starts = np.flatnonzero(np.diff(block_of_lines(lines, block_characters), prepend=-1))
-    lengths = np.array([len(line) for line in lines], dtype=np.float64)
+    nats = np.stack([model.nats for model in scored])
+    pieces = _cut_into_pieces(lines, nats, block_characters)
     runs = [model.score for model in scored]
     return Comparison(
         runs=runs,
-        differences=differences(
-            runs,
-            nats=np.add.reduceat(np.stack([model.nats for model in scored]), starts, axis=1),
-            characters=np.add.reduceat(lengths, starts),
-        ),
+        differences=differences(runs, pieces.nats, pieces.characters),
         settings={
             "text": name,
             "of": str(models[0].folder),
             "characters": len(text),
-            "blocks": len(starts),
+            "blocks": len(pieces.characters),
             "block_characters": block_characters,
             "resamples": 0,
             "confidence": CONFIDENCE,
@@ -204,6 +196,43 @@ def compare(
         assumption=_assumption(len(text)),
         warnings=tuple(_budget_warnings(models)),
     )
+
+
+def _named_text(
+    first: TrainedModel, text: str | None, path: str | Path | None, split: "Part"
+) -> tuple[str, str]:
+    """Return the name of the text to score, and the text; arguments as for `compare`."""
+    name = "a string"
+    if text is None:
+        name = split if path is None else str(path)
+        text = _read_text(first, path, split)
+    check_size(len(text), name)
+    return name, text
+
+
+class _Pieces(NamedTuple):
+    """Pieces of whole lines.
+
+    Attributes:
+        nats: Nats that each piece costs each model, (models, pieces).
+        characters: Number of characters of each piece, (pieces,).
+    """
+
+    nats: Floats
+    characters: Floats
+
+
+def _cut_into_pieces(lines: Sequence[str], nats: Floats, characters: int) -> _Pieces:
+    """Cut a text into pieces.
+
+    Args:
+        lines: Lines of the text.
+        nats: Nats that each line costs each model, (models, lines).
+        characters: Least number of characters in a piece.
+    """
+    starts = np.flatnonzero(np.diff(block_of_lines(lines, characters), prepend=-1))
+    lengths = np.array([len(line) for line in lines], dtype=np.float64)
+    return _Pieces(np.add.reduceat(nats, starts, axis=1), np.add.reduceat(lengths, starts))
 
 
 def require_models(models: Sequence[TrainedModel]) -> None:
