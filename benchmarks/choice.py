@@ -39,7 +39,7 @@ from measuring import (
 
 from charlm.config.schema import Config
 from charlm.runs.automatic.choice import choose
-from charlm.runs.speed import Speed, measured_speed, multiplications
+from charlm.runs.automatic.speed import Speed, measured_speed, multiplications
 from charlm.training.devices import Hardware, choose_precision
 
 CPU = torch.device("cpu")

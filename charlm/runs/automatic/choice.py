@@ -14,8 +14,8 @@ from charlm.runs.automatic.fields import DROPOUT_FIELDS, model_fields, training_
 from charlm.runs.automatic.plan import Plan, make_plan
 from charlm.runs.automatic.reasons import make_reasons, text_line
 from charlm.runs.automatic.recipes import MIN_WEIGHT_DECAY, recipe_for
+from charlm.runs.automatic.speed import Speed
 from charlm.runs.automatic.text import TextFacts, inspect_text, text_override
-from charlm.runs.speed import Speed
 from charlm.runs.warm_start import Ancestor, inherit
 
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the

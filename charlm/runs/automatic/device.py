@@ -5,8 +5,8 @@ from charlm.config.tokenizer import VOCABULARY_SIZES
 from charlm.runs.automatic.fields import NGRAMS, direction, network_fields
 from charlm.runs.automatic.plan import batch_shape
 from charlm.runs.automatic.recipes import recipe_for
+from charlm.runs.automatic.speed import Speed, measured_speed
 from charlm.runs.automatic.text import TextFacts
-from charlm.runs.speed import Speed, measured_speed
 from charlm.training.devices import Hardware, choose_device, choose_precision
 
 

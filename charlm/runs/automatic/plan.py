@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from charlm.config.schema import Config
 from charlm.runs.automatic.recipes import recipe_for
+from charlm.runs.automatic.speed import Speed
 from charlm.runs.automatic.text import TextFacts
-from charlm.runs.speed import Speed
 
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
