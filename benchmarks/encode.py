@@ -1,7 +1,7 @@
 """Speed and memory of encoding a text in many files, beside the Hugging Face tokenizers library.
 
-The files are made from the corpus python-source, repeated; the vocabulary is learned from the first
-file. Three measurements are taken in turn, in megabytes of text per second:
+The files are made from TEXT, by default the corpus python-source, repeated; the vocabulary is
+learned from the first file. Three measurements are taken in turn, in megabytes of text per second:
 
     to disk    charlm encodes all files to ids on disk, with several processes
     in memory  charlm encodes the first 64 megabytes, in this process on one core
@@ -16,7 +16,7 @@ temporary files, which TMPDIR names, needs space for twice the text.
 
     python benchmarks/encode.py --gigabytes 2 --files 100 --workers 2
     python benchmarks/encode.py --level bpe --gigabytes 0.2 --files 20 --rounds 3
-    python benchmarks/encode.py --level char byte --gigabytes 0.064 --files 1 --workers 1
+    python benchmarks/encode.py python-docs --level char byte --gigabytes 0.1 --files 1 --workers 1
 """
 
 import argparse
@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from measuring import (
     add_options,
+    add_text,
     argument_parser,
     markdown_table,
     measure_in_turn,
@@ -42,6 +43,7 @@ from measuring import (
     print_environment,
     print_results,
     process_bytes,
+    read_text,
     run_main,
     seconds_of,
 )
@@ -49,7 +51,6 @@ from measuring import (
 import charlm
 from charlm.config.corpus import Corpus
 from charlm.config.schema import Config
-from charlm.data.cards import build_corpus
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
@@ -83,7 +84,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = round(options.gigabytes * 1e9 / options.files)
-        files = write_files(folder / "texts", size, options.files)
+        source = read_text(options.text).encode()
+        files = write_files(folder / "texts", source, size, options.files)
         rows = [measure(level, files, folder, options) for level in options.level]
     print(markdown_table(COLUMNS, map(cells_of, rows)))
     print_results(files=options.files, workers=options.workers, rows=rows)
@@ -92,14 +94,14 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
+    add_text(parser, nargs="?", default="python-source")
     add_options(parser, level=["char"], gigabytes=2.0, files=100, rounds=1)
     parser.add_argument("--workers", type=int, default=2, help="number of processes [2]")
     return parser.parse_args()
 
 
-def write_files(folder: Path, size: int, count: int) -> list[Path]:
-    """Write N different files of about `size` bytes."""
-    source = build_corpus("python-source", to=folder.parent / "source.txt").read_bytes()
+def write_files(folder: Path, source: bytes, size: int, count: int) -> list[Path]:
+    """Write N different files of about `size` bytes, made of a text."""
     data = source * (size // len(source) + 2)
     folder.mkdir()
     files = []

@@ -210,17 +210,15 @@ def test_the_resources_of_a_program_are_its_own_and_it_is_polled():
 
 
 def test_both_tokenizers_encode_the_same_documents(tmp_path):
-    files = [tmp_path / "texts" / name for name in ("a.txt", "b.txt")]
-    files[0].parent.mkdir()
-    for file in files:
-        file.write_text("the cat sat on the mat\n" * 400, encoding="utf-8")
+    files = encode.write_files(tmp_path / "texts", b"the cat sat on the mat\n" * 400, 9_200, 2)
     documents = [document for group in encode.read_documents(files, 10_000) for document in group]
     assert b"".join(documents) == files[0].read_bytes() + files[1].read_bytes()
     assert min(len(documents[0]), len(documents[1])) >= encode.DOCUMENT_BYTES
     options = argparse.Namespace(workers=1, rounds=2)
-    for level, tokens in (("char", 2 * 9_200 + 2), ("word", 2 * 2_800 + 2)):  # With two <EOS>.
+    lines = 2 * 396
+    for level, tokens in (("char", 23 * lines + 2), ("word", 7 * lines + 2)):  # With two <EOS>.
         row = encode.measure(level, files, tmp_path, options)
-        assert (row["bytes"], row["tokens"]) == (18_400, tokens), level
+        assert (row["bytes"], row["tokens"]) == (23 * lines, tokens), level
         assert row["peak_bytes"] > 10**6 and min(row["megabytes_per_second"].values()) > 0, level
         assert encode.cells_of(row)[:2] == [level, f"{tokens:,}"]
 
