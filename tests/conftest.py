@@ -1,8 +1,10 @@
 """Fixtures for all tests: a private cache folder, small texts, and small trained runs."""
 
+import gc
 import json
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,21 @@ settings.load_profile("charlm")
 MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import all tests without garbage collections, and leave what they import out of later ones.
+
+    A full collection visits each of a million objects that are never garbage.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 # A model of it trains in a second: a small alphabet, and some structure to learn.
 TEXT = (
