@@ -264,7 +264,6 @@ def everything_in(folder: Path) -> dict[Path, int]:
 def refused(folder, capfd, monkeypatch):
     """Run a command that must fail with one line and write nothing; return the line."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(main, "app", TREE)  # Otherwise it is built for each command.
     before = everything_in(folder)
 
     def run(arguments: list[str], status: int) -> str:
