@@ -117,14 +117,3 @@ def test_a_mistake_is_one_line(capfd, trained, trained_records):
 def test_without_constriction_the_error_names_the_extra(capfd, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
     assert "pip install 'charlm-rnn[eval]'" in refused(capfd, "compress", trained, "my.txt")
-
-
-def test_help_loads_neither_torch_nor_constriction():
-    code = (
-        "import sys; from charlm.cli.main import run; run(['--help']); run(['compress', '--help']);"
-        "run(['decompress', '--help']); print({'torch', 'constriction', 'tqdm'} & set(sys.modules))"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
-    assert printed.endswith("set()\n")

@@ -198,15 +198,6 @@ def test_a_missing_optuna_is_reported_with_its_installation(capfd, text_file, mo
     assert "pip install 'charlm-rnn[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")
 
 
-def test_help_loads_neither_torch_nor_optuna():
-    code = "import sys; from charlm.cli.main import run; run(['--help']); run(['tune', '--help']); "
-    code += "print({'torch', 'optuna'} & set(sys.modules))"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
-    assert "training.learning_rate=1e-3..3e-2" in printed and printed.endswith("set()\n")
-
-
 def test_without_a_configuration_the_text_is_read_as_train_reads_it(capfd, tmp_path):
     names = [f"{first}{last}" for first in ("Bad", "Neu", "Ober") for last in NAME_ENDINGS]
     Path("names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

@@ -1,8 +1,6 @@
 """Options are checked in one place: ranges, conflicts, and names."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 
@@ -121,9 +119,3 @@ def test_an_unknown_name_is_a_type_error():
         nearest = r"^temprature: no such option \(nearest: temperature\)$"
         with pytest.raises(TypeError, match=nearest):
             build_options(kind, {"temprature": 1, "beams": 2 if kind is SearchOptions else None})
-
-
-def test_options_need_no_torch():
-    program = "import sys, charlm.sampling.options; print('torch' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert printed.stdout == b"False\n"
