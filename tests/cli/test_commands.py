@@ -16,7 +16,9 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from conftest import SMALL, TEXT, small_config, train_all
 from charlm.cli.main import run as charlm
 from charlm.config.load import load_config
 from charlm.data import cards
+from charlm.data.builders.table import BUILDERS
 from charlm.errors import CharlmError
 from charlm.runs.checkpoint import load_checkpoint
 
@@ -100,34 +103,37 @@ def test_results_go_to_stdout_and_everything_else_to_stderr(capfd, text_file):
     assert "validation" in err and "\r" not in err  # No bar where stderr is no terminal.
 
 
-@pytest.mark.parametrize("columns", [80, 100])
-def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(text_file, columns):
+@contextlib.contextmanager
+def a_terminal(columns: int) -> Iterator[tuple[TextIO, bytearray]]:
+    """Open a terminal; yield a stream to write on it, and the bytes that it has got by the end."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "charlm",
-            "train",
-            str(text_file),
-            *SETTINGS,
-            "--steps",
-            "40",
-            "--out",
-            "here",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    os.close(theirs)
-    seen = b""
-    with contextlib.suppress(OSError):  # On Linux: the other end is closed.
-        while data := os.read(ours, 4096):
-            seen += data
-    os.close(ours)
-    assert process.communicate()[0] == b"here\n"
+    got = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # On Linux: the other end is closed.
+            while data := os.read(ours, 4096):
+                got.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+            yield stream, got
+    finally:
+        reader.join()
+        os.close(ours)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(
+    text_file, columns, monkeypatch, capfd
+):
+    train = ["train", str(text_file), *SETTINGS, "--steps", "40", "--out", "here"]
+    with a_terminal(columns) as (stream, seen), monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        assert charlm(train) == 0
+    assert capfd.readouterr().out == "here\n"
     lines = seen.decode()
     assert re.search(r"\d+% \|.*\| \d\.\d+ bits per character, [\d,]+ tokens/s", lines)
     # A line of the terminal is what remains of a line after its last carriage return.
@@ -156,10 +162,13 @@ def test_a_run_with_a_spent_budget_states_how_to_continue(capfd, text_file):
     assert json.loads(Path("run/last/state.json").read_text())["step"] == 5
 
 
-def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch):
+def test_without_a_text_the_example_corpus_is_named(capfd, monkeypatch, tmp_path):
     def stop(*arguments, **options):
         raise CharlmError("stop here")
 
+    # test_builders.py builds a part of the corpus, and the whole one in a slow test.
+    monkeypatch.setitem(BUILDERS, "python-docs", lambda: iter([TEXT]))
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("charlm.runs.automatic.choice.choose", stop)
     monkeypatch.setattr("charlm.tuning.search.tune", stop)
     search = ["--search", "training.learning_rate=1e-3..1e-2", "--trials", "1"]
@@ -456,7 +465,7 @@ def test_a_corpus_is_fetched_checked_and_then_found_by_its_name(capfd, monkeypat
     )
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/names.txt"
         digest = hashlib.sha256(b"emma\nolivia\n").hexdigest()
         card = cards.load_card("names").model_copy(update={"url": url, "sha256": digest})
@@ -634,7 +643,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "last").tensors["weights"]
 
 
-LONG = ["training.steps=1000", "checkpoint.save_seconds=0.05"]
+STEPS = 400
+LONG = [f"training.steps={STEPS}", "checkpoint.save_seconds=0.05"]
 
 
 @pytest.fixture(scope="module")
@@ -662,7 +672,7 @@ def test_a_stopped_or_killed_training_resumes_to_the_weights_of_an_uninterrupted
     else:
         assert process.returncode == 128 + how and out == b"a run\n"
         assert b"continue with: charlm train --resume 'a run'\n" in err
-    assert 10 <= json.loads(Path("a run/last/state.json").read_text())["step"] < 1000
+    assert 10 <= json.loads(Path("a run/last/state.json").read_text())["step"] < STEPS
     ok(capfd, "train", "--resume", "a run")
     for name, tensor in weights(Path("a run")).items():
         assert torch.equal(tensor, undisturbed[name])
