@@ -1,6 +1,7 @@
 """Imports point to earlier rooms only: the order of docs/architecture.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import charlm
@@ -30,6 +31,7 @@ NOT_PURE = ("training/devices", "training/process_group")  # They read the syste
 FORBIDDEN = {"pathlib", "os", "yaml", "sys", "tqdm", "typer"}
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Return the syntax tree of every module by its path in the package, without `.py`."""
     return {

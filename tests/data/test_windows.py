@@ -1,5 +1,6 @@
 """Windows: every token once, in reading order, from any position."""
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -42,10 +43,14 @@ def are_equal(first: Window, second: Window) -> bool:
     )
 
 
-def epoch_of(windows: list[Window]) -> list[Window]:
-    """Return the windows up to the end of the epoch."""
-    last = next(number for number, window in enumerate(windows) if window.next.index == 0)
-    return windows[: last + 1]
+def epoch_of(windows: Iterable[Window]) -> list[Window]:
+    """Return the windows up to the end of the epoch; no other one is read."""
+    epoch = []
+    for window in windows:
+        epoch.append(window)
+        if window.next.index == 0:
+            return epoch
+    raise AssertionError("the epoch does not end")
 
 
 def sequences(windows: list[Window]) -> list[tuple[list[int], list[int]]]:
@@ -183,12 +188,9 @@ def test_a_short_record_is_padded_at_its_end():
 @given(records=records_of, batch_size=sizes, window=sizes, seed=st.integers(0, 3))
 def test_every_record_is_read_once_per_epoch_from_eos_to_eos(records, batch_size, window, seed):
     ids = as_ids(records)
-    windows = list(
-        islice(
-            record_windows(ids, batch_size=batch_size, window=window, seed=seed, start=START), 130
-        )
+    epoch = epoch_of(
+        record_windows(ids, batch_size=batch_size, window=window, seed=seed, start=START)
     )
-    epoch = epoch_of(windows)
     assert sorted(records_in(epoch)) == sorted(records)
     assert epoch[-1].next == Position(1, 0) and epoch[-1].epochs == 1.0
     assert sum(read.tokens for read in epoch) == len(ids)
@@ -439,10 +441,13 @@ def document_ids(lengths: list[int]) -> np.ndarray:
     return ids
 
 
-def restarting(ids: np.ndarray, count: int, *, start: Position = START, **options) -> list[Window]:
+def endless(ids: np.ndarray, *, start: Position = START, **options) -> Iterator[Window]:
     options = StreamOptions(**{"restart_windows": 2, **options})
-    windows = stream_windows(ids, batch_size=3, window=8, start=start, options=options)
-    return list(islice(windows, count))
+    return stream_windows(ids, batch_size=3, window=8, start=start, options=options)
+
+
+def restarting(ids: np.ndarray, count: int, *, start: Position = START, **options) -> list[Window]:
+    return list(islice(endless(ids, start=start, **options), count))
 
 
 def test_a_stream_restarts_with_the_last_document_that_starts_in_a_window():
@@ -476,7 +481,7 @@ def test_restarting_streams_read_each_token_at_most_once(lengths, gap, seed, var
     if len(ids) < 3 * 8:
         return
     options = {"restart_windows": gap, "seed": seed, "vary": vary, "shuffle": shuffle}
-    windows = epoch_of(restarting(ids, 400, **options))
+    windows = epoch_of(endless(ids, **options))
     length = len(ids) // 3
     after_eos = {EOS, *ids[1:][ids[:-1] == EOS].tolist()}
     read = np.concatenate([window.targets.numpy() for window in windows])

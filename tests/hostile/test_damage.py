@@ -23,8 +23,8 @@ WITHOUT_CHECKSUM = ("metrics.jsonl", ".lock")
 BIT_FLIPS = (0x01, 0x20, 0x80)  # Another digit; another case; invalid UTF-8.
 SMALL_BYTES = 1200  # Smaller files are damaged at every byte.
 # Strides in larger files. Reading a damaged config.yaml is slow, as its comments have no checksum.
-STRIDES = {"config.yaml": 97}
-DEFAULT_STRIDE = 11
+STRIDES = {"config.yaml": 211}
+DEFAULT_STRIDE = 29
 
 
 @pytest.fixture
