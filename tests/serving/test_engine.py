@@ -522,7 +522,7 @@ def test_nothing_is_kept_after_a_request(shared_engine):
     written(shared_engine, Job(options(length=2)))
     time.sleep(0.1)
     before = settled()
-    serve(140)
+    serve(42)
     written(shared_engine, Job(options(length=2)))
     time.sleep(0.1)
     assert settled() == before

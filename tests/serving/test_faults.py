@@ -179,17 +179,24 @@ def send_slowly(url: str, data: bytes) -> bytes:
         return read_all(connection)
 
 
+def send_and_wait(url: str, data: bytes) -> bytes:
+    """Send data and then nothing more; return the answer once the server closes."""
+    with connected(url) as connection:
+        connection.sendall(data)
+        return read_all(connection)
+
+
 def test_a_slow_client_gets_an_error_or_is_disconnected(server, expected):
     body = json.dumps(FIELDS | {"user": "x" * 1000}).encode()
-    with other_clients(server, expected):
-        assert send_slowly(server, head(server, len(body)) + body) == b""
-        with connected(server) as connection:
-            connection.sendall(head(server, len(body)) + body[:10])
-            answer = read_all(connection)
-        assert answer.startswith(b"HTTP/1.1 408") and b'"code": "timeout"' in answer
-        with connected(server) as connection:  # A second request that never comes.
-            connection.sendall(head(server, len(body)) + body)
-            assert read_all(connection).startswith(b"HTTP/1.1 200")
+    start = head(server, len(body))
+    with other_clients(server, expected), ThreadPoolExecutor(3) as threads:
+        too_slow = threads.submit(send_slowly, server, start + body)
+        half = threads.submit(send_and_wait, server, start + body[:10])
+        # A second request on the connection never comes.
+        whole = threads.submit(send_and_wait, server, start + body)
+    assert too_slow.result() == b""
+    assert half.result().startswith(b"HTTP/1.1 408") and b'"code": "timeout"' in half.result()
+    assert whole.result().startswith(b"HTTP/1.1 200")
 
 
 def wait_for_texts(url: str, count: int) -> None:
