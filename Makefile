@@ -1,6 +1,7 @@
 # make demo    train a model on a text that Python contains, and sample from it
 # make test    run the tests
-# make check   run everything that CI runs: format, lint, types, tests with coverage
+# make check   run everything that CI runs: format, lint, types, tests
+# make coverage run the tests, and print the lines that none of them executes: half as long again
 # make browser install the browser of the browser tests where it is missing
 # make docs    generate the reference pages, the folder map and the board
 # make faults  kill trainings at random points and compare the resumed runs: a few minutes
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check browser docs faults fuzz clean
+.PHONY: demo test check coverage browser docs faults fuzz clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -30,7 +31,10 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term --durations=30
+	$(BIN)/pytest --numprocesses auto --dist worksteal --durations=30
+
+coverage: $(READY)
+	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
 # The package manager needs root. Without a browser, the browser tests are skipped, and fail in CI.
 browser:
