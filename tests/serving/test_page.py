@@ -75,7 +75,7 @@ def test_a_text_read_from_the_edited_position_is_the_text_read_from_its_beginnin
     random = np.random.default_rng(3)
     text = text_for(name) * 5  # Several windows.
     tokens = reader.read(text).tokens
-    for number in range(40):
+    for number in range(20):
         at = int(random.integers(len(text) + 1))
         end = min(len(text), at + int(random.integers(4)))
         pieces = ("the", " ", "cat \n", "é", "e\u0301", "🙂", "\n\n", "  dog's", "sat", "x", "")
