@@ -66,7 +66,8 @@ DROPOUT = [
     "checkpoint.save_seconds=0.01",
     "checkpoint.save_share=null",
 ]
-DROPOUT_STEPS = 200
+DROPOUT_STEPS = 150
+STEPS = 20
 
 
 def options(*overrides: str) -> list[str]:
@@ -150,7 +151,7 @@ for command in json.loads(sys.argv[1]):
 def trained_by_two(text_file, records_file, pairs_files, tmp_path_factory) -> Path:
     """A folder with the runs that two processes trained, all in one launch.
 
-    `changing` was trained for 20 steps by one process, then for 20 by two. The workers of
+    `changing` was trained by one process for half of its steps, then by two. The workers of
     pytest-xdist share the folder, so that there is one launch in all.
     """
     temporary = tmp_path_factory.getbasetemp()
@@ -166,15 +167,15 @@ def trained_by_two(text_file, records_file, pairs_files, tmp_path_factory) -> Pa
 
 
 def train_by_two(folder: Path, text: Path, records: Path, pairs: dict[str, Path]) -> None:
-    train_alone(text, folder / "changing", *CONSTANT, steps=20)
+    train_alone(text, folder / "changing", *CONSTANT, steps=STEPS // 2)
     bf16 = "training.gradient_compression=bf16"
     commands = [
-        train_arguments(text, folder / "stream", *STREAM, steps=40),
-        train_arguments(text, folder / "bf16", *STREAM, bf16, steps=40),
-        train_arguments(records, folder / "records", *RECORDS, steps=40),
-        train_arguments(text, folder / "words", *WORDS, steps=40),
-        *(train_arguments(pairs[kind], folder / kind, *TASKS[kind], steps=40) for kind in TASKS),
-        ["train", "--resume", str(folder / "changing"), "--steps", "40"],
+        train_arguments(text, folder / "stream", *STREAM, steps=STEPS),
+        train_arguments(text, folder / "bf16", *STREAM, bf16, steps=STEPS),
+        train_arguments(records, folder / "records", *RECORDS, steps=STEPS),
+        train_arguments(text, folder / "words", *WORDS, steps=STEPS),
+        *(train_arguments(pairs[kind], folder / kind, *TASKS[kind], steps=STEPS) for kind in TASKS),
+        ["train", "--resume", str(folder / "changing"), "--steps", str(STEPS)],
         train_arguments(text, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
     ]
     with start_two("-c", RUN_COMMANDS, json.dumps(commands)) as processes:
@@ -186,7 +187,7 @@ def train_by_two(folder: Path, text: Path, records: Path, pairs: dict[str, Path]
 @pytest.fixture(scope="module")
 def stream_by_one(text_file, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "stream"
-    train_alone(text_file, folder, *STREAM, steps=40)
+    train_alone(text_file, folder, *STREAM, steps=STEPS)
     return folder
 
 
@@ -202,20 +203,20 @@ def test_two_processes_train_a_stream_as_one_does(trained_by_two, stream_by_one)
 
 
 def test_two_processes_train_on_records_as_one_does(trained_by_two, records_file, tmp_path):
-    train_alone(records_file, tmp_path / "one", *RECORDS, steps=40)
+    train_alone(records_file, tmp_path / "one", *RECORDS, steps=STEPS)
     assert_same_training(trained_by_two / "records", tmp_path / "one")
 
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_two_processes_train_a_task_as_one_does(kind, trained_by_two, pairs_files, tmp_path):
-    train_alone(pairs_files[kind], tmp_path / "one", *TASKS[kind], steps=40)
+    train_alone(pairs_files[kind], tmp_path / "one", *TASKS[kind], steps=STEPS)
     assert_same_training(trained_by_two / kind, tmp_path / "one")
 
 
 def test_two_processes_train_an_adaptive_softmax_and_initial_states_as_one_does(
     trained_by_two, text_file, tmp_path
 ):
-    train_alone(text_file, tmp_path / "one", *WORDS, steps=40)
+    train_alone(text_file, tmp_path / "one", *WORDS, steps=STEPS)
     assert_same_training(trained_by_two / "words", tmp_path / "one")
 
 
@@ -225,9 +226,9 @@ def test_gradients_exchanged_in_bf16_train_about_as_well(trained_by_two, stream_
 
 
 def test_a_run_continues_with_another_number_of_processes(trained_by_two, text_file, tmp_path):
-    train_alone(text_file, tmp_path / "one", *CONSTANT, steps=60)
-    assert saved_step(trained_by_two / "changing") == 40
-    experiment = resume(trained_by_two / "changing", budget={"steps": 60})
+    train_alone(text_file, tmp_path / "one", *CONSTANT, steps=STEPS * 3 // 2)
+    assert saved_step(trained_by_two / "changing") == STEPS
+    experiment = resume(trained_by_two / "changing", budget={"steps": STEPS * 3 // 2})
     for _ in session.run(experiment):
         pass
     states = [
