@@ -23,7 +23,7 @@ from charlm.sampling.drawing import draw, without_unknown
 from charlm.sampling.filters import apply_filters
 from charlm.sampling.options import Filters
 
-VOCABULARY, TOKENS = 40, 200
+VOCABULARY, TOKENS = 40, 64
 AROUND: dict[str, dict[str, Any]] = {
     "three_layers": {"num_layers": 3},
     "layers_of_different_sizes": {"hidden_size": (32, 17, 24)},

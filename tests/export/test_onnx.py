@@ -31,7 +31,7 @@ from charlm.trained_model import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 MODELS = {name: {"cell": cell} for name, cell in CELLS.items()} | OPTIONS
-TOKENS = 200
+TOKENS = 64
 # Runs the program on each file in an environment that has neither torch nor charlm.
 WITHOUT_TORCH = """
 import json, runpy, sys
@@ -242,7 +242,9 @@ def test_the_example_writes_the_text_of_charlm_without_torch_and_charlm(
         target.write(model, ExportOptions("onnx", path).resolved, path)
         # A prompt of subwords may end within a token, which charlm completes.
         prompt = {"records": "ba", "word": "The", "bpe": ""}.get(name, "The ")
-        jobs.append([program, str(path), f"--prompt={prompt}", "--temperature=0"])
+        jobs.append(
+            [program, str(path), f"--prompt={prompt}", "--temperature=0", f"--length={TOKENS}"]
+        )
         options = SampleOptions(
             prompt, stop=StopCondition(length=TOKENS), filters=Filters(temperature=0)
         )

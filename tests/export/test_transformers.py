@@ -36,7 +36,7 @@ for folder, prompts in jobs:
 
     def write(texts, **options):
         inputs = tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)
-        written = model.generate(**inputs, max_new_tokens=40, **options)
+        written = model.generate(**inputs, max_new_tokens=20, **options)
         return written[:, inputs["input_ids"].shape[1]:].tolist(), inputs
 
     alone = [write([prompt], do_sample=False)[0][0] for prompt in prompts]
@@ -164,14 +164,14 @@ def test_generate_is_greedy_sampling_of_charlm_in_batches_and_with_beams(tmp_pat
         jobs.append([str(tmp_path / f"{name}-hf"), prompts])
     results = run_without_charlm(jobs, tmp_path / "cache")
     for name, run, (_, prompts), result in zip(cases, runs, jobs, results, strict=True):
-        greedy = [run.sample(prompt=text, length=40, temperature=0)[0] for text in prompts]
+        greedy = [run.sample(prompt=text, length=20, temperature=0)[0] for text in prompts]
         assert [cut(ids, run) for ids in result["alone"]] == [each.tokens for each in greedy], name
         assert [cut(ids, run) for ids in result["together"]] == [each.tokens for each in greedy], (
             name
         )
         assert result["without_cache"] == result["together"], name
         best = [
-            run.search(prompt=text, length=40, beams=4, length_penalty=0)[0] for text in prompts
+            run.search(prompt=text, length=20, beams=4, length_penalty=0)[0] for text in prompts
         ]
         assert [cut(ids, run) for ids in result["beams"]] == [each.tokens for each in best], name
         ids = [run.tokenizer.encode(prompt).tolist() for prompt in prompts]
