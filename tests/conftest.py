@@ -1,10 +1,11 @@
 """Fixtures for all tests: a private cache folder, small texts, and small trained runs."""
 
+import copy
 import gc
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import typer  # noqa: TID251 - it builds the tree of commands
 from hypothesis import HealthCheck, settings
 
 from charlm.cli import main
+from charlm.config import load
 from charlm.config.load import load_config
 from charlm.config.schema import Config
 from charlm.runs import prepare, session
@@ -97,6 +99,22 @@ def commands() -> Iterator[None]:
     """Build the tree of commands once. Otherwise each command of a test takes 15 ms to build it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "app", typer.main.get_command(main.app))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def configurations() -> Iterator[None]:
+    """Parse each configuration once. Tests load the same run folders hundreds of times."""
+    parse, parsed = load.parse_yaml, dict[object, object]()
+
+    def parse_once(text: str, *, text_keys: Collection[tuple[str, ...]] = ()) -> object:
+        key = text, frozenset(text_keys)
+        if key not in parsed:
+            parsed[key] = parse(text, text_keys=text_keys)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "parse_yaml", parse_once)
         yield
 
 
