@@ -20,6 +20,7 @@ from charlm.config.schema import Config
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
 from charlm.runs.warm_start import Ancestor
+from charlm.sampling import during_training
 
 # The same examples in every run, without a time limit: a new failure comes from the change.
 settings.register_profile(
@@ -100,6 +101,19 @@ def commands() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "app", typer.main.get_command(main.app))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def lengths_of_samples() -> Iterator[dict[str, int]]:
+    """Write 40 tokens at each evaluation of a training; a few hundred take as long as training.
+
+    Returns:
+        The lengths that a user gets.
+    """
+    lengths = during_training._LENGTH
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(during_training, "_LENGTH", dict.fromkeys(lengths, 40))
+        yield lengths
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,7 @@ from charlm.errors import CharlmError, CheckpointError
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Experiment
+from charlm.sampling import during_training
 from charlm.sampling.during_training import sampled
 from charlm.tracking import scalars, tracked
 from charlm.training import process_group
@@ -122,7 +123,10 @@ def test_tensorboard_reads_every_metric_and_a_sample_of_each_evaluation(
         assert len(set(samples_of(run).values())) == 2, name
 
 
-def test_the_sample_is_that_of_the_scored_model(text_file, tmp_path):
+def test_the_sample_is_that_of_the_scored_model(
+    text_file, tmp_path, lengths_of_samples, monkeypatch
+):
+    monkeypatch.setattr(during_training, "_LENGTH", lengths_of_samples)
     config = small_config(text_file, *DROPOUT)
     trained = charlm.train(config, out=tmp_path / "run", track="tensorboard")
     assert trained.state["step"] == 12
