@@ -25,6 +25,7 @@ from charlm.model.heads.additive_attention import AdditiveAttention
 from charlm.model.language_model import named_weights
 from charlm.model.recurrence import run_stepwise
 from charlm.model.translation_model import TranslationModel, split_pairs
+from charlm.runs import prepare
 from charlm.runs.warm_start import inherit, open_ancestor
 from charlm.sampling.completion import complete_ids
 from charlm.sampling.options import CompletionOptions
@@ -280,7 +281,7 @@ def test_both_sides_start_from_a_language_model(records_file, pairs_files, tmp_p
     ancestor = open_ancestor(tmp_path / "names")
     overrides = ["task.kind=translate", f"model.direction={direction}", "training.steps=1"]
     config = inherit(small_config(pairs_files["translate"], *overrides), ancestor)
-    experiment = charlm_api.prepare.begin(config, tmp_path / "new", ancestor=ancestor)
+    experiment = prepare.begin(config, tmp_path / "new", ancestor=ancestor)
     experiment.lock.release()
     found = dict(named_weights(experiment.model))
     for name, weight in ancestor.weights.items():
