@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import TEXT, small_config, train_all
-from runs.trainings import metrics_of
+from trainings import metrics_of
 
 from charlm.api import load
 from charlm.cli.main import run as charlm

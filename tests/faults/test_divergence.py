@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import small_config
-from runs.trainings import metrics_of
+from trainings import metrics_of
 
 from charlm.errors import DivergenceError
 from charlm.runs import prepare, session

@@ -12,7 +12,7 @@ import torch
 from conftest import small_config, train_all
 from faults.injection import Died, at_call, die, fail, hooked
 from reading import opened
-from runs.trainings import finish
+from trainings import finish
 
 from charlm.data.cards import cache_folder
 from charlm.errors import CharlmError, CheckpointError, CorpusError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import small_config, train_all
-from runs.trainings import metrics_of
+from trainings import metrics_of
 
 from charlm.runs import prepare, session
 from charlm.runs.metrics import overfitting

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import small_config, train_all
-from runs.trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
+from trainings import assert_same_training, finish, metrics_of, stop_at, tensors_of
 
 from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.errors import CheckpointError, CorpusError, UnsupportedOptionError

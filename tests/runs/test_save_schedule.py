@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from conftest import small_config
-from runs.trainings import Clock, set_losses, stop_at
+from trainings import Clock, set_losses, stop_at
 
 from charlm.errors import DivergenceError
 from charlm.runs import prepare, save_schedule, session, snapshot

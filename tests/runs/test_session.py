@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_config, train_all
-from runs.trainings import Clock, set_losses
+from trainings import Clock, set_losses
 
 from charlm.data.windows.scoring import scoring_windows
 from charlm.runs import prepare, session

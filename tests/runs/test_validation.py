@@ -5,7 +5,7 @@ import json
 
 import pytest
 from conftest import small_config
-from runs.trainings import finish, metrics_of, stop_at
+from trainings import finish, metrics_of, stop_at
 
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment, Notice

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXT, small_config, train_all
-from runs.trainings import assert_same_training, finish, metrics_of, stop_at
+from trainings import assert_same_training, finish, metrics_of, stop_at
 
 from charlm import trained_model
 from charlm.config.load import change_config
