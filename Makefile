@@ -1,7 +1,7 @@
 # make demo    train a model on a text that Python contains, and sample from it
 # make test    run the tests
 # make check   run everything that CI runs: format, lint, types, tests
-# make coverage run the tests, and print the lines that none of them executes: half as long again
+# make coverage  run the tests, and print the coverage of each module: half as long again
 # make browser install the browser of the browser tests where it is missing
 # make docs    generate the reference pages, the folder map and the board
 # make faults  kill trainings at random points and compare the resumed runs: a few minutes
