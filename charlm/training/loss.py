@@ -209,14 +209,13 @@ def _cross_entropy(
         present = targets != PADDING
         nats = -projection.target_log_probabilities(inputs[present], targets[present]).sum()
         return CrossEntropy(objective=nats, nats=nats.detach())
-    logits = projection(inputs).float()
-    nats = functional.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
+    log_probabilities = functional.log_softmax(projection(inputs).float(), dim=-1)
+    nats = functional.nll_loss(log_probabilities, targets, ignore_index=PADDING, reduction="sum")
     if not smoothing:
         return CrossEntropy(objective=nats, nats=nats.detach())
-    smoothed = functional.cross_entropy(
-        logits, targets, ignore_index=PADDING, reduction="sum", label_smoothing=smoothing
-    )
-    return CrossEntropy(objective=smoothed, nats=nats.detach())
+    uniform = -log_probabilities.sum(dim=-1).masked_fill(targets == PADDING, 0).sum()
+    objective = (1 - smoothing) * nats + smoothing / log_probabilities.shape[-1] * uniform
+    return CrossEntropy(objective=objective, nats=nats.detach())
 
 
 def _sum_in_chunks(

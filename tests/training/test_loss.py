@@ -167,8 +167,12 @@ def test_smoothing_spreads_a_part_of_the_target_over_the_vocabulary_and_not_in_n
         logits, targets, projection=torch.nn.Identity(), smoothing=0.3
     )
     wanted = 0.7 * torch.nn.functional.one_hot(targets, VOCABULARY) + 0.3 / VOCABULARY
-    torch.testing.assert_close(objective, -(wanted * logits.log_softmax(dim=-1)).sum() / 3)
+    by_token = -(wanted * logits.log_softmax(dim=-1)).sum(dim=-1)
+    torch.testing.assert_close(objective, by_token.sum() / 3)
     torch.testing.assert_close(nats, 3 * loss_of(logits, targets))
+    targets[1, 2] = PADDING
+    padded, _ = summed_cross_entropy(logits, targets, projection=torch.nn.Identity(), smoothing=0.3)
+    torch.testing.assert_close(padded, objective - by_token[1, 2] / 3)
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_softmaxes():
