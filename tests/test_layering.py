@@ -1,4 +1,4 @@
-"""Imports point to earlier rooms only: the order of docs/architecture.md."""
+"""Imports point to earlier rooms only: the order of docs/reference/modules.md."""
 
 import ast
 from functools import cache
