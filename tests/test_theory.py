@@ -1,4 +1,4 @@
-"""docs/recurrences.md is held to the code: its counts of parameters and multiplications, and the names that it points to."""
+"""The pages of equations are held to the code: their counts of parameters and multiplications, and the names that it points to."""
 
 import ast
 import itertools
@@ -28,7 +28,9 @@ from charlm.model.cells.registry import make_cell
 from charlm.model.language_model import LanguageModel, count_parameters
 from charlm.model.recurrence import run_stepwise
 
-PAGE = Path(__file__).parents[1] / "docs" / "recurrences.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("recurrences.md", "equations.md", "lessons.md")
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in PAGES)
 VOCABULARY = 11
 # Sizes of a layer; D, r and k are what the page calls depth, rounds and rank.
 SIZES = [
@@ -79,12 +81,7 @@ def bare(cell: str) -> str:
 
 
 def rows_with(*columns: str) -> list[dict[str, str]]:
-    return [
-        row
-        for table in tables(PAGE.read_text(encoding="utf-8"))
-        for row in table
-        if set(columns) <= set(row)
-    ]
+    return [row for table in tables(PAGE) for row in table if set(columns) <= set(row)]
 
 
 def section(row: dict[str, str], sizes: dict[str, int]) -> CellSection:
@@ -335,7 +332,7 @@ def test_inspect_tells_as_many_parameters_as_the_formulas_add_up_to(capfd, train
 
 def test_the_half_life_of_a_new_forget_gate_is_what_the_page_says():
     forget = 1 / (1 + math.exp(-1))
-    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    page = " ".join(PAGE.split())
     assert (
         f"σ(1) = {forget:.2f}" in page
         and f"halves in {math.log(2) / -math.log(forget):.1f} tokens" in page
@@ -343,14 +340,13 @@ def test_the_half_life_of_a_new_forget_gate_is_what_the_page_says():
 
 
 def test_every_link_and_every_name_beside_it_is_there():
-    page = PAGE.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", page):
-        assert (PAGE.parent / target).is_file(), target
-    found = re.findall(r"\]\((\S+\.py)\)((?:,?\s`[\w.]+`)+)", page)
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (DOCS / target).is_file(), target
+    found = re.findall(r"\]\((\S+\.py)\)((?:,?\s`[\w.]+`)+)", PAGE)
     assert len(found) > 30
     for target, names in found:
         for name in re.findall(r"`([\w.]+)`", names):
-            assert name in defined_in(PAGE.parent / target), f"{target} has no {name}"
+            assert name in defined_in(DOCS / target), f"{target} has no {name}"
 
 
 def defined_in(path: Path) -> set[str]:

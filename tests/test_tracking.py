@@ -369,7 +369,7 @@ def test_the_documentation_lists_every_metric(text_file, tmp_path):
         for line in lines_of(run)
         for name, value in line.items()
     }
-    page = (DOCS / "train.md").read_text(encoding="utf-8").split("### metrics.jsonl")[1]
+    page = (DOCS / "train.md").read_text(encoding="utf-8").split("## metrics.jsonl")[1]
     names = re.findall(r"^\| `([\w/]+)` \|", page, flags=re.MULTILINE)
     only_with_ancestor = {"ancestor_loss_nats"}  # tests/docs/test_metrics_page.py
     assert sorted([*fields, SAMPLE]) == sorted(set(names) - only_with_ancestor)

@@ -8,7 +8,7 @@ import pytest
 
 from charlm.cli.main import run as charlm
 
-LESSONS = Path(__file__).parents[2] / "docs" / "recurrences.md"
+LESSONS = Path(__file__).parents[2] / "docs" / "lessons.md"
 HEADING = "## Measure the gradient over time\n"
 
 

@@ -30,7 +30,7 @@ RUNS = {
 
 def documented() -> set[str]:
     """Return the names in the table of the section about metrics.jsonl."""
-    section = PAGE.read_text(encoding="utf-8").partition("### metrics.jsonl")[2].partition("\n#")[0]
+    section = PAGE.read_text(encoding="utf-8").partition("## metrics.jsonl")[2].partition("\n#")[0]
     return set(re.findall(r"(?m)^\| `([^`]+)`", section)) - {"sample/text_summary"}
 
 
