@@ -80,7 +80,29 @@ class CheckpointError(CharlmError):
 
 
 class DivergenceError(CharlmError):
-    """The loss is not finite."""
+    """The loss is not finite.
+
+    Attributes:
+        problem: The step, and what is not finite.
+        remedy: Settings to change.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str = (
+            "lower training.learning_rate, set a lower training.clipnorm or a longer "
+            "training.warmup_steps"
+        ),
+    ) -> None:
+        """Describe the problem; the arguments are the attributes of the class."""
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return the message: problem and remedy."""
+        return f"{self.problem}; {self.remedy}"
 
 
 class DeviceError(CharlmError):

@@ -140,7 +140,7 @@ class Halved:
 
     Attributes:
         experiment: The training run, as it was at that evaluation, or at the beginning.
-        message: Message of the divergence.
+        message: The step, and what was not finite.
         metrics: The line added to metrics.jsonl.
     """
 

@@ -45,7 +45,7 @@ from charlm.runs.validation import (
 )
 from charlm.training.clipping import group_norms
 from charlm.training.devices import fast_math
-from charlm.training.loop import DIVERGENCE_REMEDY, Progress, steady_clock, train
+from charlm.training.loop import Progress, steady_clock, train
 from charlm.training.loss import Score
 from charlm.training.objective import make_objective
 from charlm.training.process_group import AnyObjective
@@ -312,7 +312,7 @@ class _Session:
             append_metrics(experiment.folder, metrics)
         save_snapshot(experiment, "last")
         save_snapshot(experiment, "good")
-        return Halved(experiment=experiment, message=str(divergence), metrics=metrics)
+        return Halved(experiment=experiment, message=divergence.problem, metrics=metrics)
 
 
 def _evaluations_due(fraction_done: float, section: TrainingSection) -> int:
@@ -324,12 +324,12 @@ def _check_may_halve(experiment: Experiment, divergence: DivergenceError) -> Non
     """Raise DivergenceError if the learning rate is not to be halved after a divergence."""
     section = experiment.config.training
     if section.on_divergence == "stop":
-        raise DivergenceError(f"{divergence}, or set training.on_divergence=halve")
+        remedy = f"{divergence.remedy}, or set training.on_divergence=halve"
+        raise DivergenceError(divergence.problem, remedy)
     halvings = experiment.state.halvings
     if halvings >= section.halvings:
-        raise DivergenceError(
-            f"{divergence} (the learning rate was already halved {halvings} times)"
-        )
+        remedy = f"{divergence.remedy} (the learning rate was already halved {halvings} times)"
+        raise DivergenceError(divergence.problem, remedy)
 
 
 def _return_to_good(experiment: Experiment) -> dict[str, Any]:
@@ -384,8 +384,7 @@ def _check_finite(experiment: Experiment, progress: Progress) -> None:
         norms_by_group = group_norms(norms, progress.groups)
         group = max(norms_by_group, key=norms_by_group.__getitem__)
         raise DivergenceError(
-            f"step {progress.step}: the weights of {group} are not finite any more; "
-            f"{DIVERGENCE_REMEDY}"
+            f"step {progress.step}: the weights of {group} are not finite any more"
         )
 
 

@@ -16,7 +16,6 @@ from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.runs.experiment import Experiment
 from charlm.runs.old_text import ANCESTOR_LOSS
-from charlm.training.loop import DIVERGENCE_REMEDY
 from charlm.training.loss import Score, score
 
 # Validation uses at most 64 streams of at least 1,024 tokens.
@@ -223,9 +222,7 @@ def record_score(experiment: Experiment, score: Score | None) -> bool:
     state = experiment.state
     if score is not None:
         if not math.isfinite(score.loss_nats):
-            raise DivergenceError(
-                f"step {state.step}: the validation loss is {score.loss_nats}; {DIVERGENCE_REMEDY}"
-            )
+            raise DivergenceError(f"step {state.step}: the validation loss is {score.loss_nats}")
         experiment.average.record_validation_loss(score.loss_nats)
     best = state.best_loss_nats
     is_best = score is None or best is None or score.loss_nats < best

@@ -25,9 +25,6 @@ from charlm.training.step import Batch, StepResult, forward_backward
 
 # Steps between two checks of the loss on a GPU: each check waits for the device.
 _STEPS_BETWEEN_CHECKS = 32
-DIVERGENCE_REMEDY = (
-    "lower training.learning_rate, set a lower training.clipnorm or a longer training.warmup_steps"
-)
 
 
 @dataclass
@@ -136,8 +133,7 @@ class Progress:
         if not math.isfinite(loss + norm):
             raise DivergenceError(
                 f"step {self.step}: the loss is {loss:.4g} and the gradient norm {norm:.4g}, "
-                f"{self._largest_gradient()}, at a learning rate of {self.learning_rate:.2g}; "
-                f"{DIVERGENCE_REMEDY}"
+                f"{self._largest_gradient()}, at a learning rate of {self.learning_rate:.2g}"
             )
 
     def _largest_gradient(self) -> str:

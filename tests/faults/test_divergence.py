@@ -12,6 +12,7 @@ from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Evaluated, Finished, Halved
 from charlm.runs.metrics import append_metrics
+from charlm.runs.progress_bar import halving_line
 from charlm.training.loop import Progress
 from charlm.training.loss import Score
 
@@ -112,7 +113,12 @@ def test_after_a_divergence_training_returns_to_the_last_good_evaluation_with_ha
     events = train(experiment, poison_after=[15])
     (halved,) = halved_events(events)
     assert (halved.metrics["step"], halved.metrics["diverged_after_step"]) == (12, 15)
-    assert "step 16: the loss is nan" in halved.message
+    line = halving_line(halved)
+    assert line.startswith("step 16: the loss is nan")
+    assert line.endswith(
+        "; continuing from step 12 with a peak learning rate of 0.005 (halving 1 of at most 3)"
+    )
+    assert "lower training" not in line  # Training continues: nothing is to be done.
     index = events.index(halved)
     before, after = (
         {event.step: event.learning_rate for event in part if isinstance(event, Progress)}

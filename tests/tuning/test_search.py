@@ -178,13 +178,15 @@ def test_a_trial_that_diverges_is_reported_and_the_search_continues(
 
     def diverge_at_first(experiment, **options):
         if experiment.folder.name == "0":
-            raise DivergenceError("step 1: the loss is nan")
+            raise DivergenceError("step 1: the loss is nan", "lower the rate")
         return begun(experiment, **options)
 
     monkeypatch.setattr(session, "run", diverge_at_first)
     found = tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=2))
     assert [trial.outcome for trial in found.trials] == ["finished", "diverged"]
-    assert found.trials[1].note == "step 1: the loss is nan" and found.best.number == 1
+    assert (
+        found.trials[1].note == "step 1: the loss is nan; lower the rate" and found.best.number == 1
+    )
 
 
 @pytest.mark.parametrize(
