@@ -207,7 +207,13 @@ def _load(
 
 
 def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:
-    """Return `last` instead of `best` if the training stopped before its first evaluation."""
+    """Return `last` instead of `best` if the training stopped before its first evaluation.
+
+    Raises:
+        OptionError: There is no checkpoint of that name.
+    """
+    if which not in ("best", "last"):
+        raise OptionError("which", "must be best or last", value=which)
     is_present = (folder / which / "state.json").is_file()
     return which if is_present else "last"
 
@@ -343,7 +349,7 @@ def restoration_of_string(
 def text_to_score(
     trained: TrainedModel,
     text: str | None = None,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
 ) -> ScoredText:
     """Return the tokens of a string, else of files, else of a part of the model's own corpus.
@@ -351,7 +357,7 @@ def text_to_score(
     Args:
         trained: The model that is to score the text.
         text: A string, or None.
-        paths: Files, folders or names of corpora.
+        paths: Files, folders or names of corpora, or one of them.
         split: Part of the model's own corpus, used if there are neither string nor paths.
 
     Raises:
@@ -365,7 +371,7 @@ def text_to_score(
     if text is not None:
         return ScoredText(encode_string(trained, text), "a string")
     if paths:
-        names = [str(path) for path in paths]
+        names = path_names(paths)
         source = read_text(names, trained.config)
         is_usual = source.raw or source.encoding == "utf-8"
         name = shown_names(names) + ("" if is_usual else f" in {source.encoding}")
@@ -373,10 +379,15 @@ def text_to_score(
     return ScoredText(encode(trained, corpus_part(trained, split)), split)
 
 
+def path_names(paths: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return paths as strings; one path is a list of one."""
+    return [str(paths)] if isinstance(paths, str | Path) else list(map(str, paths))
+
+
 def original_bytes(
     trained: TrainedModel,
     text: str | None = None,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
 ) -> bytes:
     """Return the bytes of a text as its file has them; arguments as for `text_to_score`."""
@@ -390,7 +401,7 @@ def original_bytes(
 def restoration_to_score(
     trained: TrainedModel,
     text: str | None = None,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
 ) -> Restoration:
     """Return the cost of restoring a text from its tokens; arguments as for `text_to_score`."""
@@ -399,9 +410,9 @@ def restoration_to_score(
     return restoration_of(_text_of(trained, paths, split), trained.tokenizer, trained.mode)
 
 
-def _text_of(trained: TrainedModel, paths: Sequence[str | Path], split: Part) -> Text:
+def _text_of(trained: TrainedModel, paths: str | Path | Sequence[str | Path], split: Part) -> Text:
     if paths:
-        return read_text([str(path) for path in paths], trained.config)
+        return read_text(path_names(paths), trained.config)
     return training_texts(trained)[split]
 
 

@@ -349,8 +349,26 @@ def test_one_string_is_one_token_one_sentence_or_one_banned_text(trained):
     run = charlm.load(trained)
     assert run.sentences("a cat").sentences == run.sentences(["a cat"]).sentences
     assert build_options(SampleOptions, {"ban": "the"}).constraints.ban == ("the",)
+    assert build_options(SampleOptions, {"until": "the"}).stop.until == ("the",)
     with pytest.raises(CharlmError, match=r"^at: must be a token of the model.*, got 'at'$"):
         run.gradients(at="at")
+    assert run.novelty(TEXT[:50]).sample == run.novelty([TEXT[:50]]).sample
+    with pytest.raises(CharlmError, match=r"^at: must be a token of the model.*, got ''$"):
+        run.gradients(at="")
+
+
+def test_one_path_is_a_list_of_one(trained, text_file):
+    run = charlm.load(trained)
+    several = run.perplexity(paths=[text_file], baselines=True)
+    for one in (text_file, str(text_file)):
+        score = run.perplexity(paths=one, baselines=True)
+        assert (score.loss_nats, score.baselines) == (several.loss_nats, several.baselines)
+        assert run.surprise(paths=one, limit=50).settings["text"] == str(text_file)
+
+
+def test_a_checkpoint_is_best_or_last(trained):
+    with pytest.raises(OptionError, match=r"^which: must be best or last, got 'bset'$"):
+        charlm.load(trained, which="bset")
 
 
 def test_a_run_without_metrics_is_described_too(trained, tmp_path):

@@ -20,7 +20,7 @@ from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.utf8 import LineEnds, split_lines, strip_line_end
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.perplexity import require_tokens
 from charlm.evaluation.static_model import (
@@ -162,11 +162,14 @@ def compare(
         seed: Without effect; it is accepted because earlier intervals were drawn at random.
 
     Raises:
+        OptionError: Both a string and a file are given, or `block_characters` is below 1.
         CharlmError: The text cannot be read or has no token, there are fewer than two models, or
             one of them was trained on pairs, reads in both directions or has no token for a line
             end.
     """
     require_models(models)
+    if block_characters is not None and block_characters < 1:
+        raise OptionError("block_characters", "must be at least 1", value=block_characters)
     name, text = _named_text(models[0], text, path, split)
     separator = _separator_of_all(models)
     lines = _lines_to_score(text, _line_ends(models), separator)
@@ -202,6 +205,8 @@ def _named_text(
     first: TrainedModel, text: str | None, path: str | Path | None, split: "Part"
 ) -> tuple[str, str]:
     """Return the name of the text to score, and the text; arguments as for `compare`."""
+    if text is not None and path is not None:
+        raise OptionError("path", "cannot be combined with {}; leave one out", others=["text"])
     name = "a string"
     if text is None:
         name = split if path is None else str(path)

@@ -287,7 +287,8 @@ def _given_sample(
             raise OptionError(
                 "path", "cannot be combined with {}; leave one out", others=["samples"]
             )
-        return _Sample([text.encode() for text in samples], {"sample": "given"})
+        given = [samples] if isinstance(samples, str) else samples
+        return _Sample([text.encode() for text in given], {"sample": "given"})
     records = trained.writes_records
     text = read_text([str(path)], trained.config)
     written = written_form(text, trained.tokenizer, records=records)

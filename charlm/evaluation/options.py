@@ -50,7 +50,7 @@ class ScoringOptions:
 
     Attributes:
         text: A string to score.
-        paths: Files, folders or names of corpora to score, instead of `text`.
+        paths: Files, folders or names of corpora to score, or one of them, instead of `text`.
         split: Part of the run's own corpus to score, if neither `text` nor `paths` is given.
         streams: Number of pieces of the text read side by side. One is exact; more are faster.
         precision: Precision of the matrix products, `fp32` or `bf16`.
@@ -67,7 +67,7 @@ class ScoringOptions:
     """
 
     text: str | None = None
-    paths: Sequence[str | Path] = ()
+    paths: str | Path | Sequence[str | Path] = ()
     split: "Part" = "valid"
     streams: int = 1
     precision: str = "fp32"

@@ -23,6 +23,7 @@ from charlm.storage.results import Result
 from charlm.trained_model import (
     TrainedModel,
     original_bytes,
+    path_names,
     provenance,
     restoration_to_score,
     share_in_training,
@@ -133,7 +134,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
             option is not defined for this model.
     """
     check_adaptation(trained.model, options.adaptation, trained.mode)
-    options = replace(options, paths=_readable_again([str(path) for path in options.paths]))
+    options = replace(options, paths=_readable_again(path_names(options.paths)))
     tokens, name = text_to_score(trained, options.text, options.paths, options.split)
     restoration = restoration_to_score(trained, options.text, options.paths, options.split)
     started = time.perf_counter()

@@ -86,7 +86,7 @@ def measure_surprisal(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     rare: int = RARE,
     show: int | None = None,

@@ -471,8 +471,9 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
         for name, value in given.items()
         if value is not None
     }
-    if isinstance(values.get("ban"), str):
-        values["ban"] = (values["ban"],)
+    for name in ("ban", "until"):
+        if isinstance(values.get(name), str):
+            values[name] = (values[name],)
     if isinstance(values.get("logit_bias"), Mapping):
         values["logit_bias"] = tuple(values["logit_bias"].items())
     names = _names(kind)

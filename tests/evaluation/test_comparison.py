@@ -11,7 +11,7 @@ import charlm
 from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import Tokenizer, learn_tokenizer
 from charlm.data.utf8 import split_lines
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.comparison import block_of_lines, difference_intervals, nats_of_lines
 from tests.conftest import small_config, train_all
 
@@ -135,3 +135,11 @@ def test_a_separator_that_all_models_read_as_eos_costs_what_perplexity_says(text
     expected = run.perplexity(text=text).bits_per_character
     assert same.runs[0].bits_per_character == pytest.approx(expected, abs=1e-6)
     assert run.compare([reads_text], text=text).runs[0].unknown_share > 0
+
+
+def test_two_texts_and_pieces_without_characters_are_refused(trained, text_file):
+    run = charlm.load(trained)
+    with pytest.raises(OptionError, match=r"^path: cannot be combined with text; leave one out$"):
+        run.compare([run], TEXT, path=text_file)
+    with pytest.raises(OptionError, match=r"^block_characters: must be at least 1, got 0$"):
+        run.compare([run], TEXT, block_characters=0)

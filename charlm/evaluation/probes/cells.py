@@ -143,7 +143,7 @@ def measure_cells(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     tokens: int = TOKENS,
     shifts: int = SHIFTS,

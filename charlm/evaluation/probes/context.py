@@ -71,7 +71,7 @@ def measure_context(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     contexts: Sequence[int] = CONTEXTS,
     targets: int = TARGETS,

@@ -68,7 +68,7 @@ def measure_gates(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     tokens: int = TOKENS,
 ) -> Gates:

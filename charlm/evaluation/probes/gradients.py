@@ -164,7 +164,7 @@ def measure_gradients(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     window: int = 64,
     windows: int = 64,
@@ -214,15 +214,14 @@ def tokens_named(trained: TrainedModel, names: Sequence[str]) -> tuple[list[int]
         OptionError: The model has no such token.
     """
     words = [names] if isinstance(names, str) else names
-    return [id_ for word in words for id_ in _ids_of(trained, word)], ", ".join(
-        words
-    ) or "all tokens"
+    ids = [token for word in words for token in _ids_of(trained, word)]
+    return ids, ", ".join(words) if words else "all tokens"
 
 
 def _ids_of(trained: TrainedModel, word: str) -> list[int]:
     text = word.encode()
     names = enumerate(trained.tokenizer.token_bytes)
-    ids = [token for token, name in names if text in (name, name.strip())]
+    ids = [token for token, name in names if text and text in (name, name.strip())]
     if not ids:
         level = trained.config.tokenizer.level
         problem = f"must be a token of the model, whose tokens are {TOKEN_NAMES[level]}"

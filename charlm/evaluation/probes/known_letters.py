@@ -65,7 +65,7 @@ def measure_known_letters(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     tokens: int = TOKENS,
 ) -> LetterAccuracy:

@@ -113,7 +113,7 @@ def measure_memory(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     tokens: int = MAX_TOKENS,
 ) -> Memory:

@@ -83,7 +83,7 @@ def measure_passage(
     trained: TrainedModel,
     text: str | None = None,
     *,
-    paths: Sequence[str | Path] = (),
+    paths: str | Path | Sequence[str | Path] = (),
     split: "Part" = "valid",
     tokens: int = MAX_TOKENS,
 ) -> Passage:

@@ -33,7 +33,7 @@ class TextToRead(NamedTuple):
 def read_beginning(
     trained: TrainedModel,
     text: str | None,
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     split: "Part",
     tokens: int | None,
 ) -> TextToRead:
