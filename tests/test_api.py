@@ -366,6 +366,15 @@ def test_one_path_is_a_list_of_one(trained, text_file):
         assert run.surprise(paths=one, limit=50).settings["text"] == str(text_file)
 
 
+def test_a_report_is_on_one_run_or_several_but_not_on_none(trained, tmp_path):
+    run = charlm.load(trained)
+    path = charlm.api.write_report(run, tmp_path / "report.html", sections=["curves"])
+    assert path.read_text("utf-8") == charlm.report([run], sections=["curves"]).html
+    for make in (charlm.report, charlm.api.write_report):
+        with pytest.raises(OptionError, match=r"^runs: must be at least one run, got \[\]$"):
+            make([])
+
+
 def test_a_checkpoint_is_best_or_last(trained):
     with pytest.raises(OptionError, match=r"^which: must be best or last, got 'bset'$"):
         charlm.load(trained, which="bset")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.api.runs import AnyRun, StrPath
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
 from charlm.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -20,15 +20,16 @@ def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
     Args:
         runs: The runs; the others are compared with the first.
         options: Fields of `ReportOptions`, such as `text` and `sections`.
-    """
-    from charlm.views.report import report_on
 
-    given = [runs] if isinstance(runs, AnyRun) else runs
-    return report_on([run.trained for run in given], options)
+    Raises:
+        OptionError: There is no run, or a section does not exist.
+    """
+    first, *others = _listed(runs)
+    return first.report(others, **options)
 
 
 def write_report(
-    runs: Sequence[AnyRun],
+    runs: AnyRun | Sequence[AnyRun],
     out: StrPath | None = None,
     *,
     report_progress: Callable[[str], None] = lambda _: None,
@@ -46,14 +47,22 @@ def write_report(
         The file.
 
     Raises:
-        OptionError: A section does not exist.
+        OptionError: There is no run, or a section does not exist.
         CharlmError: The file cannot be written.
     """
     from charlm.views.report import report_on
 
-    made = report_on([run.trained for run in runs], options, report_progress)
-    path = Path(out) if out is not None else runs[0].folder / "report.html"
+    given = _listed(runs)
+    made = report_on([run.trained for run in given], options, report_progress)
+    path = Path(out) if out is not None else given[0].folder / "report.html"
     remedy = "name a file that can be written with --out"
     with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
         file.write(made.html.encode())
     return path
+
+
+def _listed(runs: AnyRun | Sequence[AnyRun]) -> Sequence[AnyRun]:
+    given = [runs] if isinstance(runs, AnyRun) else runs
+    if not given:
+        raise OptionError("runs", "must be at least one run", value=given)
+    return given

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from charlm.api.loading import load, load_any, load_labels, load_translator
+from charlm.api.reports import write_report
 from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.load import change_config
 from charlm.config.schema import Config
@@ -16,7 +17,7 @@ from charlm.runs import prepare, session
 from charlm.runs.automatic import choice
 from charlm.runs.automatic.choice import ChosenConfig
 from charlm.runs.experiment import Evaluated, Events, Experiment
-from charlm.runs.folder import new_folder
+from charlm.runs.folder import check_new, new_folder
 from charlm.runs.listing import SeedScores, summarize_seeds
 from charlm.runs.progress_bar import shown
 from charlm.runs.signals import interrupt_signals, stop_requests
@@ -191,6 +192,7 @@ def train_seeds(
     seeds: Iterable[int],
     *,
     out: StrPath | None = None,
+    report: bool = False,
     progress: bool = True,
     overrides: Sequence[str] = (),
     **training: Any,
@@ -203,12 +205,15 @@ def train_seeds(
         text: As for `train`. Settings are chosen once.
         seeds: At least two seeds of initial weights, dropout and data order.
         out: Folder of the run folders `seed-1`, `seed-2` ...; None makes new ones under `runs/`.
+        report: Whether to write a report on all runs: `report.html` in `out`, or without `out` in
+            the folder of the first run.
         progress: As for `train`.
         overrides: As for `train`.
         training: As for `train`.
 
     Raises:
-        CharlmError: As for `train`; or there are fewer than two seeds, or no validation part.
+        CharlmError: As for `train`; or there are fewer than two seeds, or no validation part. No
+            training has begun if a seed or a folder is refused.
     """
     chosen = list(seeds)
     if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
@@ -217,15 +222,20 @@ def train_seeds(
         config = change_config(text, [*overrides, *_training_overrides(training)])
     else:
         config = choose(text, overrides=overrides, **training).config
+    seeded = {seed: change_config(config, [f"training.seed={seed}"]) for seed in chosen}
+    given = {seed: None if out is None else Path(out) / f"seed-{seed}" for seed in chosen}
+    for path in filter(None, given.values()):
+        check_new(path)
     folders = []
     for seed in chosen:
-        seeded = change_config(config, [f"training.seed={seed}"])
-        given = None if out is None else Path(out) / f"seed-{seed}"
-        with new_folder(given, f"{_run_name(text)}-seed-{seed}") as folder:
-            experiment = prepare.begin(seeded, folder)
+        with new_folder(given[seed], f"{_run_name(text)}-seed-{seed}") as folder:
+            experiment = prepare.begin(seeded[seed], folder)
         _run_to_the_end(experiment, _Observers(progress=progress))
         folders.append(experiment.folder)
-    return summarize_seeds(folders)
+    scores = summarize_seeds(folders)
+    if report:
+        write_report(list(map(load_any, folders)), out and Path(out) / "report.html")
+    return scores
 
 
 def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:

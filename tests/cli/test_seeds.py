@@ -54,6 +54,27 @@ def test_a_report_shows_the_runs_of_all_seeds(out, pairs_files, capfd):
     assert "report of 2 runs" in html and all(run.name in html for run in runs)
 
 
+@pytest.mark.parametrize("out", ["out", None])
+def test_python_writes_the_report_where_the_command_does(out, text_file):
+    config = small_config(text_file)
+    scores = charlm.train_seeds(config, [3, 5], out=out, report=True, progress=False, steps=2)
+    runs = [Path(run.run) for run in scores.runs]
+    html = (Path(out or runs[0]) / "report.html").read_text(encoding="utf-8")
+    assert "report of 2 runs" in html and all(run.name in html for run in runs)
+
+
+def test_python_refuses_a_seed_or_folder_before_the_first_training(text_file):
+    Path("out/seed-2").mkdir(parents=True)
+    Path("out/seed-2/file").touch()
+    for seeds, message in (
+        ([1, 2], "exists and is not empty"),
+        ([1, -1], "seed: must be at least"),
+    ):
+        with pytest.raises(CharlmError, match=message):
+            charlm.train_seeds(small_config(text_file), seeds, out="out", progress=False)
+        assert not Path("out/seed-1").exists(), message
+
+
 def test_a_seed_of_several_gives_the_model_that_it_gives_alone(text_file):
     config = small_config(text_file)
     scores = charlm.train_seeds(config, range(1, 4), out="many", progress=False)
