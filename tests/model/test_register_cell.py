@@ -1,7 +1,9 @@
 """A cell that charlm does not have: the one of docs/add_a_cell.md, from its step to a sample."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,10 @@ from charlm.config.cell import CELL_KINDS
 from charlm.config.model import Model
 from charlm.errors import CharlmError, ConfigError, OptionError
 from charlm.model.cells import registry
-from charlm.model.cells.base import Cell, FusedCell, LinearCell
+from charlm.model.cells.base import Cell, FusedCell, LinearCell, input_weights, recurrent_weights
+from charlm.model.cells.gru import GRU
+from charlm.model.cells.minimal import MinGRU
+from charlm.model.cells.slstm import SLSTM
 from charlm.model.fast import backpropagation
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import run, run_stepwise
@@ -115,7 +120,7 @@ def test_the_program_on_the_page_trains_saves_loads_and_samples(
     unregistered, mgu, overrides, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    program = code_block("charlm.register_cell").replace('"training.steps=300"', "*overrides")
+    program = code_block("config = ").replace('"training.steps=300"', "*overrides")
     names = {"MGU": mgu, "overrides": overrides}
     exec(program, names)
     assert len(capsys.readouterr().out) > 200
@@ -125,6 +130,18 @@ def test_the_program_on_the_page_trains_saves_loads_and_samples(
     samples = [each.sample(seed=3, length=40)[0].text for each in (trained, loaded)]
     assert samples[0] == samples[1]
     assert loaded.config.model.cell.kind == "mgu"
+
+
+def test_the_program_on_the_page_that_starts_the_command_line_knows_the_cell(
+    unregistered, mgu, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "mgu", SimpleNamespace(MGU=mgu))
+    arguments = ["config", "show", "--set", "model.cell=mgu"]
+    monkeypatch.setattr(sys, "argv", ["my_charlm.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        exec(code_block("from charlm.__main__"), {})
+    assert not ended.value.code
+    assert "kind: mgu" in capsys.readouterr().out
 
 
 def test_a_program_that_has_not_registered_the_cell_reads_what_to_do(
@@ -170,3 +187,133 @@ def test_a_factory_must_return_a_cell(unregistered):
         TypeError, match=r"register_cell\('wrong'\): the factory must .* got Linear"
     ):
         registry.make_cell(cell_section.Cell(kind="wrong"), 3, 4)
+
+
+class Plain(Cell):
+    """An Elman network, which keeps the contract."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.input = input_weights(self, input_size, gates=1)
+        self.recurrent = recurrent_weights(self, gates=1)
+
+    def step(self, projected, state):
+        return (torch.tanh(projected + self.recurrent(state[0])),)
+
+
+class WithoutInput(Plain):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        Cell.__init__(self, hidden_size)
+
+
+class WithoutRecurrent(Plain):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        Cell.__init__(self, hidden_size)
+        self.input = input_weights(self, input_size, gates=1)
+
+
+class ReturnsTensor(Plain):
+    def step(self, projected, state):
+        return super().step(projected, state)[0]
+
+
+class ReturnsTwo(Plain):
+    def step(self, projected, state):
+        return super().step(projected, state) + state
+
+
+class Wide(Plain):
+    def step(self, projected, state):
+        return (torch.cat([projected, state[0]], dim=-1),)
+
+
+class NarrowOutput(Plain):
+    def output(self, state):
+        return state[0][:, :1]
+
+
+class OwnParameter(Plain):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.slope = torch.nn.Parameter(torch.ones(hidden_size))
+
+    def step(self, projected, state):
+        return (self.slope * super().step(projected, state)[0],)
+
+
+class LinearOfTorch(Plain):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.recurrent = torch.nn.Linear(hidden_size, hidden_size)
+
+
+class StepOfKernel(GRU):
+    step = Plain.step
+
+
+class OutputOfSLSTM(SLSTM):
+    def output(self, state):
+        return state[0]
+
+
+class StepOfScan(MinGRU):
+    step = Plain.step
+
+
+BROKEN = {
+    WithoutInput: "has no self.input; create it with input_weights",
+    WithoutRecurrent: "has no self.recurrent, .*; create it with recurrent_weights",
+    ReturnsTensor: r"step must return a tuple of tensors, got Tensor; .* is written \(hidden,\)",
+    ReturnsTwo: "step must return as many tensors .* num_state_tensors = 1, got 2",
+    Wide: r"step must return tensors of \(batch, hidden\), got \(2, 8\) for a batch of 2",
+    NarrowOutput: r"output must be \(batch, hidden\), got \(2, 1\)",
+    OwnParameter: "step uses slope outside a product; use it in `project`, or",
+    LinearOfTorch: "step uses recurrent.weight, recurrent.bias outside a product",
+    StepOfKernel: "step would not be called: a window of GRU is computed by a kernel",
+    OutputOfSLSTM: "output would not be called: a window of SLSTM is computed by a function",
+    StepOfScan: "step would not be called: a window of MinGRU is computed by a parallel scan",
+}
+
+
+def test_a_cell_that_breaks_the_contract_is_refused_with_the_remedy(unregistered):
+    for cell, message in BROKEN.items():
+        charlm.register_cell("mine", cell)
+        with pytest.raises(
+            TypeError, match=rf"^register_cell\('mine'\): {cell.__name__}.{message}"
+        ):
+            registry.make_cell(cell_section.Cell(kind="mine"), 4, 4)
+
+
+def test_a_cell_with_other_initial_weights_or_coefficients_keeps_the_contract(unregistered):
+    class Scan(MinGRU):
+        def coefficients(self, projected):
+            decay, increment = super().coefficients(projected)
+            return decay, 2 * increment
+
+    class Kernel(GRU):
+        def initialize(self, gain: float = 1.0) -> None:
+            torch.nn.init.zeros_(self.input.weight)
+
+    for cell in (Plain, Scan, Kernel):
+        charlm.register_cell("mine", cell)
+        assert isinstance(registry.make_cell(cell_section.Cell(kind="mine"), 3, 4), cell)
+
+
+def test_the_check_of_a_cell_leaves_the_random_numbers_of_the_training_as_they_are(unregistered):
+    class Noisy(Plain):
+        def step(self, projected, state):
+            return (super().step(projected, state)[0] + torch.randn_like(state[0]),)
+
+    weights = []
+    for cell in (Plain, Noisy):
+        charlm.register_cell("mine", cell)
+        torch.manual_seed(1)
+        weights.append(registry.make_cell(cell_section.Cell(kind="mine"), 3, 4).recurrent.weight)
+    assert torch.equal(*weights)
+
+
+def test_something_that_cannot_make_a_cell_is_not_registered(unregistered):
+    for factory in (5, Plain(3, 4)):
+        with pytest.raises(TypeError, match=r"must be a function .* or a class, got (int|Plain)"):
+            charlm.register_cell("mine", factory)
+    assert "mine" not in cell_section._registered_kinds

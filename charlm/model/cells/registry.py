@@ -5,6 +5,7 @@ from collections.abc import Callable
 from charlm.config.cell import Cell as CellSection
 from charlm.config.cell import register_cell_kind
 from charlm.model.cells.base import Cell
+from charlm.model.cells.check import check_cell
 from charlm.model.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from charlm.model.cells.gru import GRU, ResetBeforeGRU, ResetFreeGRU
 from charlm.model.cells.hgrn import HGRN
@@ -56,7 +57,14 @@ def register_cell(name: str, factory: CellFactory) -> None:
 
     Raises:
         OptionError: The name is not an identifier, or is that of a cell of charlm.
+        TypeError: The factory cannot be called. When a model is created: it does not return a
+            Cell, or the cell does not keep the contract of `Cell`.
     """
+    if not callable(factory) or isinstance(factory, Cell):
+        raise TypeError(
+            f"register_cell({name!r}): the factory must be a function (input_size, hidden_size) or "
+            f"a class, got {type(factory).__name__}"
+        )
     register_cell_kind(name)
 
     def make(section: CellSection, input_size: int, hidden_size: int) -> Cell:
@@ -66,6 +74,10 @@ def register_cell(name: str, factory: CellFactory) -> None:
                 f"register_cell({name!r}): the factory must return a charlm.model.cells.base.Cell, "
                 f"got {type(cell).__name__}"
             )
+        try:
+            check_cell(cell, input_size)
+        except TypeError as error:
+            raise TypeError(f"register_cell({name!r}): {error}") from error
         return cell
 
     _MAKERS[name] = make
