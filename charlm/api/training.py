@@ -24,6 +24,7 @@ from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
 from charlm.sampling.during_training import sampled
 from charlm.tracking import check_installed, tracked
+from charlm.training.process_group import check_single_process
 
 Texts = StrPath | Sequence[StrPath]
 
@@ -176,6 +177,7 @@ def resume(
             raise OptionError(name, f"no such option; a budget is one of {', '.join(BUDGETS)}")
     if track is not None:
         check_installed()
+    check_single_process()
     experiment = prepare.resume(
         Path(folder),
         budget={name: amount for name, amount in budget.items() if amount is not None},
@@ -272,6 +274,7 @@ def _begin(
         from_vocabulary: As for `train`.
         check: Function that raises an error, before a folder is made, if the run must not begin.
     """
+    check_single_process()
     ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
     reasons: Sequence[str] = ()
     if isinstance(text, Config):

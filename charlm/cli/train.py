@@ -1,6 +1,8 @@
 """`charlm train`: begin a training, or resume one."""
 
+import shlex
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -209,6 +211,20 @@ def _check_torchrun_options(folder: Path | None, processes: int | None) -> None:
         )
 
 
+def _check_cell_is_known(experiment: "Experiment", processes: int) -> None:
+    """Raise GroupError for a cell that only this program has registered."""
+    from charlm.config.cell import CELL_KINDS
+    from charlm.errors import GroupError
+
+    kind = experiment.config.model.cell.kind
+    if kind not in CELL_KINDS:
+        raise GroupError(
+            f"--processes: the other processes do not know the cell {kind}, which this program "
+            f"registered; train the run with: torchrun --nproc-per-node {processes} "
+            f"{shlex.quote(sys.argv[0])} train --resume {shlex.quote(str(experiment.folder))}"
+        )
+
+
 def _launch_processes(prepare: _Prepare, processes: int, arguments: TrainArguments) -> int:
     """Begin the run here, where an error is printed once, and resume it in several processes.
 
@@ -223,6 +239,7 @@ def _launch_processes(prepare: _Prepare, processes: int, arguments: TrainArgumen
     refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
+    _check_cell_is_known(experiment, processes)
     # The configuration of a new run has the changes; its budget may be chosen instead of minutes.
     changes = () if arguments.resume is None else _CHANGES
     given = given_options(arguments, (*changes, "track"))

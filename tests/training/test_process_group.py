@@ -21,18 +21,23 @@ from conftest import SMALL, small_config, train_all
 from filelock import FileLock
 from safetensors.torch import load_file
 
+import charlm as package
 from charlm.cli.main import run as charlm
+from charlm.config import cell as cell_section
 from charlm.config.load import load_config
 from charlm.data.tokenizer import EOS
 from charlm.data.windows.records import record_windows
 from charlm.data.windows.scoring import scoring_record_windows, scoring_windows
 from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.data.windows.window import PADDING, Position, Shard, Window
-from charlm.errors import ConfigError, GroupError
+from charlm.errors import CharlmError, ConfigError, GroupError
+from charlm.model.cells import registry
+from charlm.model.cells.minimal import MinGRU
 from charlm.runs import session
 from charlm.runs.experiment import training_windows
 from charlm.runs.prepare import begin, resume
 from charlm.runs.snapshot import save_snapshot
+from charlm.training import process_group
 from charlm.training.process_group import Group, is_launched
 
 HANG_SECONDS = 120  # Far more than any step of a test takes.
@@ -461,6 +466,40 @@ def test_under_torchrun_a_folder_must_be_named_and_processes_must_not(
     assert "--out" in capsys.readouterr().err
     assert charlm(["train", str(text_file), "--out", "x", "--processes", "2"]) == 2
     assert "--processes: torchrun" in capsys.readouterr().err
+
+
+def test_under_torchrun_python_refuses_to_train_the_same_run_in_each_process(
+    monkeypatch, text_file, tmp_path
+):
+    for name, value in launch_variables(rank=0, port=1).items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+    for call in (
+        lambda: package.train(small_config(text_file), out=out),
+        lambda: package.resume(out),
+    ):
+        with pytest.raises(GroupError, match=r"got WORLD_SIZE=2; start the command line: torchrun"):
+            call()
+    assert not out.exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(CharlmError, match="no such run folder"):
+        package.resume(out)
+
+
+def test_a_cell_of_another_program_is_refused_before_processes_start(
+    monkeypatch, text_file, tmp_path, capsys
+):
+    monkeypatch.setattr(cell_section, "_registered_kinds", set())
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+    monkeypatch.setattr(process_group, "launch", pytest.fail)
+    package.register_cell("mine", MinGRU)
+    options = [f"--set={each}" for each in (*SMALL, "model.cell=mine")]
+    run = tmp_path / "run"
+    arguments = ["train", str(text_file), *options, "--steps=9", f"--out={run}", "--processes=2"]
+    assert charlm(arguments) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "do not know the cell mine" in line
+    assert line.endswith(f"train --resume {run}")
 
 
 def test_the_end_of_another_process_is_reported_in_one_line():
