@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +19,7 @@ from charlm.storage.untrusted import one_line
 _BATCH_ROWS = 1024  # Rows of a Parquet file that are read together.
 _MAX_LINE_BYTES = 1 << 26  # A parsed line takes up to 25 times as much memory.
 _MAX_VALUES_SHOWN = 5
+_MAX_NAME_SHOWN = 40
 # Names of the fields of a pair that say what they are; the source comes first.
 _KNOWN_PAIRS = (("source", "target"), ("text", "label"), ("input", "output"), ("tokens", "tags"))
 _TARGET_NAMES = ("target", "label", "output", "tag", "tags", "class", "category", "sentiment")
@@ -177,19 +179,26 @@ def _text_of(row: _Row, field: str, name: str) -> str | None:
     names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
     raise CorpusError(
         f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are {names}); "
-        f"name another field with --set corpus.field{_longest_text(row)}, skip the row with "
+        f"name another field with --set {_setting_of_longest_text(row)}, skip the row with "
         "corpus.where, or rename the file to .txt to read it as plain text"
     )
 
 
-def _longest_text(row: _Row) -> str:
-    """Return "=NAME" for the field with the longest text; empty if no name is a plain word."""
+def _setting_of_longest_text(row: _Row) -> str:
+    """Return the setting, quoted for the shell, that names the field with the longest text."""
     texts = {
         name: len(text)
         for name, text in row.fields.items()
-        if isinstance(text, str) and str(name).isidentifier()
+        if isinstance(text, str) and _is_short_name(name)
     }
-    return f"={max(texts, key=texts.__getitem__)}" if texts else ""
+    if not texts:
+        return "corpus.field"
+    return shlex.quote(f"corpus.field={max(texts, key=texts.__getitem__)}")
+
+
+def _is_short_name(name: object) -> bool:
+    """Return whether a name can be shown whole in a message."""
+    return isinstance(name, str) and name.isprintable() and len(name) <= _MAX_NAME_SHOWN
 
 
 class _Selection:

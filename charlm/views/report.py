@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from charlm.views.agreement import agreement_section
@@ -117,7 +117,11 @@ def report_on(
 
     Raises:
         OptionError: A section does not exist.
+        TypeError: An option does not exist.
     """
+    names = [each.name for each in fields(ReportOptions)]
+    if unknown := options.keys() - set(names):
+        raise TypeError(f"{min(unknown)}: no such option; the options are {', '.join(names)}")
     shown = ReportOptions(**options)
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 

@@ -99,6 +99,11 @@ def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_
     assert [row["name"] for row in data_of(html)["memory"]["runs"]] == ["trained", "gru"]
 
 
+def test_an_unknown_option_of_a_report_is_named_with_those_that_exist(trained):
+    with pytest.raises(TypeError, match=r"^only: no such option; the options are text, sections"):
+        load(trained).report(only=["curves"])
+
+
 def test_a_text_without_words_has_a_report(tmp_path):
     corpus = tmp_path / "signs.txt"
     corpus.write_text("+-*/ " * 200, encoding="utf-8")
