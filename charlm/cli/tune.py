@@ -126,7 +126,7 @@ def tune(arguments: TuneArguments) -> int:
         results = _search(arguments, _make_callbacks(stop, reported))
         status = stop.exit_status
     _print_end(results, is_stopped=status > 0, has_trials=bool(reported))
-    _print_results(results, arguments.as_json)
+    _print_results(results, arguments.as_json, is_stopped=status > 0)
     return status
 
 
@@ -202,12 +202,18 @@ def _print_end(results: "Tuning", *, is_stopped: bool, has_trials: bool) -> None
         say("the budget is spent; to continue, give a larger one, such as --trials 100")
 
 
-def _print_results(results: "Tuning", as_json: bool) -> None:
-    """Print the trials and the place of the best one; raise CharlmError if no trial has a loss."""
+def _print_results(results: "Tuning", as_json: bool, *, is_stopped: bool) -> None:
+    """Print the trials and the place of the best one.
+
+    Raises:
+        CharlmError: No trial has a loss, and the search was not stopped before it could have one.
+    """
     from charlm.tuning.range_ends import range_ends
 
     best, config = results.best, results.folder / "best.yaml"
     emit_result(_to_json(results), [_table(results)], as_json=as_json)
+    if best is None and is_stopped:
+        return
     if best is None:
         remedy = "increase --minutes, or reduce the budget of a trial"
         reason = next((trial.note for trial in results.trials if trial.note), remedy)

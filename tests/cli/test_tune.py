@@ -12,6 +12,7 @@ import pytest
 from conftest import SMALL
 
 from charlm.cli.main import run as charlm
+from charlm.runs import signals
 
 SETTINGS = [part for override in [*SMALL, "training.steps=4"] for part in ("--set", override)]
 NAME_ENDINGS = [
@@ -128,6 +129,15 @@ def test_ctrl_c_ends_the_search_with_a_table_and_a_configuration(text_file):
     assert (
         "stopped; continue with: charlm tune --resume tuned\n" in err
         and Path("tuned/best.yaml").is_file()
+    )
+
+
+def test_ctrl_c_before_the_first_evaluation_is_no_error(monkeypatch, capsys, text_file):
+    monkeypatch.setattr(signals.StopRequest, "__call__", lambda stop: True)
+    monkeypatch.setattr(signals.StopRequest, "exit_status", 130)
+    assert charlm(["tune", str(text_file), *SETTINGS, *SEARCH, "--trials=1", "--out=tuned"]) == 130
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("stopped; continue with: charlm tune")
     )
 
 
