@@ -74,8 +74,8 @@ class SeedScores(Result):
     """Scores of trainings that differ in their seed only.
 
     Attributes:
-        unit: Unit of the scores: perplexity for words, bits per character for other tokens, nats
-            per target for the targets of a task.
+        unit: Unit of the scores: perplexity for words, bits per character for other tokens, or
+            nats per token where these are not known; nats per target for the targets of a task.
         mean: Mean of the scores.
         standard_deviation: Their sample standard deviation (divisor n - 1).
         lowest: Lowest score.
@@ -92,7 +92,7 @@ class SeedScores(Result):
 
     def values(self) -> list[float]:
         """Return the score of each run."""
-        field = score_field(self.runs[0].level_of_scores)
+        field, _ = _field_and_unit(self.runs)
         return [float(getattr(run, field)) for run in self.runs]
 
 
@@ -155,19 +155,29 @@ def summarize_seeds(folders: Sequence[Path]) -> SeedScores:
         CharlmError: A run cannot be read, or has no validation score.
     """
     runs = [summarize(folder) for folder in folders]
-    level = runs[0].level_of_scores
-    scores = [getattr(run, score_field(level)) for run in runs]
+    field, unit = _field_and_unit(runs)
+    scores = [getattr(run, field) for run in runs]
     for run, score in zip(runs, scores, strict=True):
         if score is None:
             raise CheckpointError(f"{run.run}: has no validation score; set corpus.valid_share")
     return SeedScores(
-        unit=unit_of(level),
+        unit=unit,
         mean=statistics.fmean(scores),
         standard_deviation=statistics.stdev(scores),
         lowest=min(scores),
         highest=max(scores),
         runs=runs,
     )
+
+
+def _field_and_unit(runs: Sequence[RunSummary]) -> tuple[str, str]:
+    """Return the field and the unit of the scores of runs that differ in their seed only."""
+    level = runs[0].level_of_scores
+    field = score_field(level)
+    # Bits are not known if the tokens leave something out whose cost cannot be computed.
+    if field == "bits_per_character" and any(run.bits_per_character is None for run in runs):
+        return "loss_nats", "nats per token"
+    return field, unit_of(level)
 
 
 def _read_corpus(folder: Path) -> dict[str, Any]:

@@ -141,9 +141,8 @@ def _scores(measurements: Measurements) -> list[_Quantity]:
 
 def _lowest(run: RunMeasurements, field: str, digits: int, *, of_task: bool) -> str:
     """Return the lowest validation score of a run that has a task, or of one that has none."""
-    if run.has_task != of_task or not run.metrics:
-        return MISSING
-    return f"{min(row[field] for row in run.metrics):.{digits}f}"
+    scores = [row[field] for row in run.metrics if row.get(field) is not None]
+    return f"{min(scores):.{digits}f}" if scores and run.has_task == of_task else MISSING
 
 
 def _task(run: RunMeasurements) -> str:

@@ -35,7 +35,7 @@ _CLIPPED = 0.001  # Fraction of steps below which clipping is not worth a senten
 
 @dataclass(frozen=True)
 class _Unit:
-    """The unit of losses: bits per character, perplexity for words, or nats if there are tasks.
+    """The unit of losses: bits per character; perplexity for words; nats for tasks.
 
     Attributes:
         field: Field of a line of metrics.jsonl.
@@ -74,8 +74,11 @@ def unit_of(runs: Sequence[RunMeasurements]) -> _Unit:
     """Return the unit in which the losses of all runs are shown."""
     if any(run.has_task for run in runs):
         return _NATS
-    levels = {run.trained.config.tokenizer.level for run in runs}
-    return _PERPLEXITY if levels == {"word"} else _BITS
+    if {run.trained.config.tokenizer.level for run in runs} == {"word"}:
+        return _PERPLEXITY
+    # Bits are not known if the tokens leave something out whose cost cannot be computed.
+    are_known = all(row["bits_per_character"] is not None for run in runs for row in run.metrics)
+    return _BITS if are_known else _NATS
 
 
 def training_loss(row: Row, unit: _Unit) -> float:
@@ -84,6 +87,8 @@ def training_loss(row: Row, unit: _Unit) -> float:
         return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
         return math.exp(min(row["training_loss_nats"], 700))
+    if row["loss_nats"] == 0:  # Of a text that can be predicted exactly.
+        return float(row["training_loss_nats"] / math.log(2))
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
 
 

@@ -41,6 +41,14 @@ def test_each_seed_has_a_folder_and_the_report_is_computed_from_their_scores(tex
     assert [charlm.load(folder).config.training.seed for folder in folders] == [3, 5]
 
 
+def test_seeds_of_a_text_whose_bits_are_not_known_are_compared_in_nats(tmp_path, capfd):
+    text = tmp_path / "turkish.txt"
+    text.write_text("İstanbul ve İzmir\n" * 60, encoding="utf-8")  # İ has no single small letter.
+    settings = [*SETTINGS, "--set", "tokenizer.lowercase=true", "--steps", "2"]
+    assert command(["train", str(text), *settings, "--seeds", "3,5"]) == 0
+    assert "nats per token of 2 seeds: mean" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("out", ["out", None])
 def test_a_report_shows_the_runs_of_all_seeds(out, pairs_files, capfd):
     text, folder = str(pairs_files["classify"]), [] if out is None else ["--out", out]

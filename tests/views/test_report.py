@@ -34,6 +34,7 @@ from charlm.views.learning import (
     describe_losses,
     describe_rate,
     describe_samples,
+    training_loss,
     unit_of,
 )
 from charlm.views.measurements import (
@@ -111,6 +112,23 @@ def test_a_text_without_words_has_a_report(tmp_path):
     html = make_report(measure([load(tmp_path / "run").trained], OPTIONS)).html
     assert "By class of token" in html
     assert "By position in the word" not in html
+
+
+def test_a_text_whose_bits_are_not_known_has_a_report_in_nats(tmp_path):
+    corpus = tmp_path / "turkish.txt"
+    corpus.write_text("İstanbul ve İzmir\n" * 60, encoding="utf-8")  # İ has no single small letter.
+    settings = ["tokenizer.lowercase=true", "training.steps=4"]
+    train_all(small_config(corpus, *settings), tmp_path / "run")
+    measurements = measure([load(tmp_path / "run").trained], replace(OPTIONS, sections=("curves",)))
+    assert measurements.runs[0].metrics[-1]["bits_per_character"] is None
+    html = make_report(measurements, ("curves",)).html
+    assert "Validation loss in nats per predicted token" in html
+    assert "<td>None</td>" not in html
+
+
+def test_the_training_loss_of_a_text_that_is_predicted_exactly_is_a_number(run):
+    row = {"loss_nats": 0.0, "bits_per_character": 0.0, "training_loss_nats": math.log(4)}
+    assert training_loss(row, unit_of([run])) == pytest.approx(2)
 
 
 def test_only_the_chosen_sections_are_measured(trained):
