@@ -80,12 +80,9 @@ def _batches() -> Iterator[list[str]]:
 
 
 def _text(line: bytes, number: int) -> str:
-    try:
-        text = line.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise CharlmError(
-            f"stdin: line {number}: byte {error.start} is not UTF-8; convert the text to UTF-8"
-        ) from None
+    from charlm.evaluation.text_files import decode_utf8
+
+    text = decode_utf8(line, f"stdin: line {number}").rstrip("\r\n")
     if not text.strip():
         raise CharlmError(f"stdin: line {number}: the line is empty and has no label; remove it")
     return text

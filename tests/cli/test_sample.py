@@ -292,9 +292,9 @@ def test_a_prompt_comes_from_a_file_or_standard_input(capfd, trained, monkeypatc
     assert ok(capfd, trained, "--prompt-file", "p.txt", "--length", 5)
     Path("p.txt").write_bytes(b"caf\xe9")
     error = refused(capfd, trained, "--prompt-file", "p.txt")
-    assert "p.txt: byte 3 of the prompt is not UTF-8" in error
+    assert "p.txt: byte 3 (0xe9) is not UTF-8; it looks like " in error
     error = refused(capfd, trained, "--prompt-file", "none")
-    assert "--prompt-file: none: cannot be read" in error
+    assert "none: cannot be read: No such file or directory; correct the path" in error
 
 
 # Arguments, and the option that the message names.

@@ -99,7 +99,7 @@ def test_unknown_characters_are_counted_at_the_end(kind, task_folders, capfd, mo
     for text, line in (
         ("bano\nb\u0436n\u0436\nse\u00e9\n", "\u0436' 2, '\u00e9' 1\n"),
         ("\u00e9\n", "1 unknown character in 1 text, read as <UNK>: '\u00e9' 1\n"),
-        ("bano\n", ""),
+        ("\ufeffbano\r\n", ""),  # As some editors and shells write it.
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert charlm(["predict", str(task_folders[kind])]) == 0
