@@ -87,7 +87,8 @@ def read_vocabulary(path: Path, mode: Mode, *, eos: str | None, unknown: str | N
         OptionError: A token must be named, or is not in the list.
     """
     try:
-        text = read_regular_file(path, max_bytes=MAX_BYTES["tokenizer.json"]).decode()
+        data = read_regular_file(path, max_bytes=MAX_BYTES["tokenizer.json"])
+        text = data.decode("utf-8-sig")  # Some editors begin a file with a byte order mark.
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
         raise TokenizerError(one_line(f"{path}: cannot be read as UTF-8 text: {problem}")) from None

@@ -326,6 +326,10 @@ def test_character_files_that_are_not_a_list_of_characters_are_refused(tmp_path)
     path.write_text('{"model": {}}', encoding="utf-8")
     with pytest.raises(CharlmError, match="is not a tokenizer of charlm"):
         charlm.import_run(weights, cell="lstm", tokenizer=path, out=tmp_path / "run")
+    for number, text in enumerate(("".join(CHARACTERS), json.dumps(CHARACTERS))):
+        path.write_text(f"\ufeff{text}", encoding="utf-8")  # As some editors write it.
+        out = tmp_path / f"marked-{number}"
+        charlm.import_run(weights, cell="lstm", tokenizer=path, out=out, eos="\n")
     path.write_text("".join(CHARACTERS), encoding="utf-8")
     charlm.import_run(weights, cell="lstm", tokenizer=path, out=tmp_path / "run", eos="\n")
     with pytest.raises(CharlmError, match="exists and is not empty"):
