@@ -51,7 +51,8 @@ class TrainingText:
                 except CharlmError as error:
                     self._index = error
             if isinstance(self._index, CharlmError):
-                raise self._index
+                # Without it, the error would keep the frames, and so the texts, of all requests.
+                raise self._index.with_traceback(None)
             return self._index
 
     def copied_tokens(self, ids: Sequence[int], min_characters: int) -> list[bool]:

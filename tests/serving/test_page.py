@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from charlm.data.tokenizer import UNK
 from charlm.data.written_form import written_form
+from charlm.errors import CharlmError
 from charlm.evaluation.probes.memory import measure_memory
 from charlm.evaluation.probes.passage import measure_passage
 from charlm.sampling.next_tokens import next_tokens
@@ -22,6 +23,7 @@ from charlm.serving.next_token import predict_next
 from charlm.serving.options import ServeOptions
 from charlm.serving.page import Page
 from charlm.serving.reading import Interrupted, Reader, StateCache
+from charlm.serving.training_text import TrainingText
 from charlm.trained_model import training_texts
 from tests.conftest import TEXT
 
@@ -250,6 +252,19 @@ def test_without_the_training_text_the_page_says_why_it_finds_no_copies(
         records = ask(client, "records", count=2)
         assert records["reason"] == found["reason"]
         assert [record["is_new"] for record in records["records"]] == [None, None]
+
+
+def test_the_error_of_a_missing_training_text_keeps_no_frames_of_earlier_requests(page_runs):
+    def no_index():
+        raise CharlmError("corpus.txt: no such file; name another one")
+
+    training = TrainingText(page_runs["records"], no_index)
+    frames = []
+    for _ in range(3):
+        with pytest.raises(CharlmError) as caught:
+            training.is_new_record([2])
+        frames.append(len(caught.traceback))
+    assert frames[2] == frames[1]
 
 
 def test_the_memory_is_that_of_the_measurement_and_names_no_path(page_runs, client):
