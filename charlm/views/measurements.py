@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -288,12 +289,20 @@ def _beginning_of_split(trained: TrainedModel, tokens: int) -> str | None:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return a different name for each folder: its own, or as much of its path as is needed."""
-    for depth in range(1, 8):
-        names = ["/".join(folder.absolute().parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+    """Return a different name for each folder: its own, or as much of its path as is needed.
+
+    A folder that occurs again is numbered, as in "small" and "small (2)".
+    """
+    paths = [folder.absolute() for folder in folders]
+    for depth in count(1):
+        names = {path: "/".join(path.parts[-depth:]) for path in paths}
+        if len(set(names.values())) == len(names):
+            break
+    occurrences = [paths[:number].count(path) + 1 for number, path in enumerate(paths)]
+    return [
+        f"{names[path]} ({occurrence})" if occurrence > 1 else names[path]
+        for path, occurrence in zip(paths, occurrences, strict=True)
+    ]
 
 
 def _measure_run(

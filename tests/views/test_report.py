@@ -105,6 +105,12 @@ def test_an_unknown_option_of_a_report_is_named_with_those_that_exist(trained):
         load(trained).report(only=["curves"])
 
 
+def test_a_run_that_is_given_twice_is_numbered(trained):
+    model = load(trained).trained
+    options = replace(OPTIONS, sections=("network",))
+    assert [run.name for run in measure([model, model], options).runs] == ["trained", "trained (2)"]
+
+
 def test_a_text_without_words_has_a_report(tmp_path):
     corpus = tmp_path / "signs.txt"
     corpus.write_text("+-*/ " * 200, encoding="utf-8")
