@@ -4,11 +4,10 @@ Each source is one class with the equations of one recurrence and nothing else. 
 the names of torch's layer where torch has the recurrence, else those of `charlm.model.cells`.
 """
 
-from collections.abc import Iterator
-from textwrap import indent
 from typing import NamedTuple
 
 from charlm.config.cell import Cell as CellSection
+from charlm.export.lstm_variant import LSTMVariant, is_variant
 
 _BAG = '''
 class Bag(nn.Module):
@@ -415,7 +414,10 @@ def cell_source(section: CellSection) -> CellSource:
         sources = {"after": _GRU, "before": _RESET_BEFORE_GRU, "none": _RESET_FREE_GRU}
         return CellSource("GRU", sources[section.reset], 1)
     if section.kind == "lstm":
-        return _lstm(section)
+        if not is_variant(section):
+            return CellSource("LSTM", _LSTM, 2)
+        variant = LSTMVariant(section)
+        return CellSource("LSTM", variant.source, variant.num_states)
     if section.kind == "nested_lstm":
         source = _NESTED_LSTM.format(depth=section.depth, inner=section.depth - 1)
         return CellSource("NestedLSTM", source, 1 + section.depth)
@@ -436,133 +438,3 @@ def cell_source(section: CellSection) -> CellSource:
 def _mogrifier(section: CellSection) -> str:
     product = _FULL_ROUND if section.rank is None else _LOW_RANK_ROUND.format(rank=section.rank)
     return _MOGRIFIER_LSTM.replace("{rounds}", str(section.rounds)).replace("{round}", product)
-
-
-def _lstm(section: CellSection) -> CellSource:
-    """Return the LSTM of torch, or the variant with the options of a configuration."""
-    if not (
-        section.peepholes
-        or section.without
-        or section.coupled
-        or section.capped
-        or section.full_gate_recurrence
-    ):
-        return CellSource("LSTM", _LSTM, 2)
-    gates = _Gates(section)
-    source = "\n".join(
-        [
-            "\nclass LSTM(nn.Module):",
-            indent("\n".join(gates.docstring()), "    "),
-            "",
-            "    def __init__(self, input_size: int, hidden_size: int) -> None:",
-            indent("\n".join(gates.constructor()), "        "),
-            "",
-            "    def step(self, x: Tensor, state: State) -> State:",
-            indent("\n".join(gates.step()), "        "),
-            "",
-        ]
-    )
-    num_states = 2 + (len(gates.names) if section.full_gate_recurrence else 0)
-    return CellSource("LSTM", source, num_states)
-
-
-class _Gates:
-    """Lines of source for the options of an LSTM, as in `charlm.model.cells.lstm.LSTMVariant`.
-
-    Attributes:
-        names: Names of the gates that have weights, in the order of their blocks.
-    """
-
-    def __init__(self, section: CellSection) -> None:
-        missing = {*section.without, *(["forget_gate"] if section.coupled else [])}
-        self.names = [
-            name for name in ("input", "forget", "output") if f"{name}_gate" not in missing
-        ]
-        self._section = section
-
-    def docstring(self) -> Iterator[str]:
-        """Yield the equations."""
-        section = self._section
-        yield '"""An LSTM with options of Gers and Schmidhuber 2000 and Greff et al. 2015.'
-        yield ""
-        for name in self.names:
-            peephole = f" + P_{name[0]} c" if name in section.peepholes else ""
-            gates = " + R [i, f, o of the token before]" if section.full_gate_recurrence else ""
-            new = ", with the new c" if name == "output" and peephole else ""
-            yield f"{name[0]} = sigmoid(W [h, x]{peephole}{gates} + b){new}"
-        if section.coupled:
-            yield "f = 1 - i"
-        if section.capped:
-            yield "i <- min(i, 1 - f)"
-        forget, kept = ("f * ", "i * ") if self._has("forget") else ("", "i * ")
-        kept = kept if "input" in self.names else ""
-        candidate = self._activated("input", "W_g [h, x] + b_g")
-        yield f"c <- {forget}c + {kept}{candidate}"
-        output = "o * " if "output" in self.names else ""
-        yield f"h <- {output}{self._activated('output', 'c').replace('torch.', '')}"
-        yield '"""'
-
-    def constructor(self) -> Iterator[str]:
-        """Yield the lines that create the weights."""
-        section, count = self._section, len(self.names)
-        blocks = f"{count + 1} * " if count else ""
-        yield "super().__init__()"
-        yield f"self.input = nn.Linear(input_size, {blocks}hidden_size)"
-        yield f"self.recurrent = nn.Linear(hidden_size, {blocks}hidden_size, bias=False)"
-        for name in self.names:
-            if name in section.peepholes:
-                yield f"self.peephole_{name} = {self._peephole()}"
-        if section.full_gate_recurrence:
-            units = f"{count} * hidden_size" if count > 1 else "hidden_size"
-            yield f"self.gate_recurrence = nn.Linear({units}, {units}, bias=False)"
-
-    def step(self) -> Iterator[str]:
-        """Yield the lines of the step."""
-        section = self._section
-        sums = [f"{name}_gate" for name in self.names]
-        before = "*gates_before" if section.full_gate_recurrence else ""
-        yield f"hidden, memory{', ' if before else ''}{before} = state"
-        yield "sums = self.input(x) + self.recurrent(hidden)"
-        if section.full_gate_recurrence:
-            yield "gates = self.gate_recurrence(torch.cat(gates_before, dim=-1))"
-            yield "sums = sums + F.pad(gates, (0, hidden.shape[-1]))  # Not of the candidate."
-        if sums:
-            yield f"{', '.join([*sums, 'candidate'])} = sums.chunk({len(sums) + 1}, dim=-1)"
-        else:
-            yield "candidate = sums"
-        for name in ("input", "forget"):
-            if name in self.names:
-                yield self._gate(name)
-        if section.coupled:
-            yield "forget_gate = 1 - input_gate"
-        if section.capped:
-            yield "input_gate = torch.minimum(input_gate, 1 - forget_gate)"
-        forget = "forget_gate * " if self._has("forget") else ""
-        kept = "input_gate * " if "input" in self.names else ""
-        candidate = self._activated("input", "candidate")
-        yield f"memory = {forget}memory + {kept}{candidate}"
-        if "output" in self.names:
-            yield self._gate("output")
-        output = "output_gate * " if "output" in self.names else ""
-        yield f"hidden = {output}{self._activated('output', 'memory')}"
-        after = sums if section.full_gate_recurrence else []
-        yield f"return {', '.join(['hidden', 'memory', *after])}"
-
-    def _has(self, name: str) -> bool:
-        return name in self.names or (name == "forget" and self._section.coupled)
-
-    def _peephole(self) -> str:
-        if self._section.peephole_weights == "full":
-            return "nn.Linear(hidden_size, hidden_size, bias=False)"
-        return "nn.Parameter(torch.zeros(hidden_size))"
-
-    def _gate(self, name: str) -> str:
-        is_full = self._section.peephole_weights == "full"
-        product = f"self.peephole_{name}(memory)" if is_full else f"self.peephole_{name} * memory"
-        peephole = f" + {product}" if name in self._section.peepholes else ""
-        return f"{name}_gate = torch.sigmoid({name}_gate{peephole})"
-
-    def _activated(self, place: str, value: str) -> str:
-        """Return tanh of a value, or the value where the activation is left out."""
-        is_left_out = f"{place}_activation" in self._section.without
-        return value if is_left_out else f"torch.tanh({value})"

@@ -87,7 +87,7 @@ def export(trained: TrainedModel, options: ExportOptions) -> Export:
     _check_representable(trained, options)
     _check_installed(options)
     check_output(options.out, is_folder=options.target.is_folder, force=options.force)
-    exporter = _EXPORTERS[options.to]()
+    exporter = _exporter(options.to)
     passage = choose_passage(trained, options.text)
     expected = compute_logits(trained, passage)
     remedy = "name another place with --out"
@@ -159,33 +159,20 @@ def _check_installed(options: ExportOptions) -> None:
         )
 
 
-def _html() -> Exporter:
-    from charlm.export import html
+def _exporter(to: TargetName) -> Exporter:
+    """Return the functions of a target, whose module may import what is not always installed."""
+    if to == "html":
+        from charlm.export import html
 
-    return Exporter(html.write, html.compute)
+        return Exporter(html.write, html.compute)
+    if to == "onnx":
+        from charlm.export import onnx
 
+        return Exporter(onnx.write, onnx.compute)
+    if to == "torch":
+        from charlm.export import torch
 
-def _onnx() -> Exporter:
-    from charlm.export import onnx
-
-    return Exporter(onnx.write, onnx.compute)
-
-
-def _torch() -> Exporter:
-    from charlm.export import torch
-
-    return Exporter(torch.write, torch.compute)
-
-
-def _transformers() -> Exporter:
+        return Exporter(torch.write, torch.compute)
     from charlm.export import transformers
 
     return Exporter(transformers.write, transformers.compute)
-
-
-_EXPORTERS: dict[TargetName, Callable[[], Exporter]] = {
-    "html": _html,
-    "onnx": _onnx,
-    "torch": _torch,
-    "transformers": _transformers,
-}

@@ -168,41 +168,46 @@ class _LanguageModel:
         return (_INDENT + line if line else "" for line in lines)
 
     def _constructor(self) -> Iterator[str]:
-        section, cell = self._section, self._cell
         yield "super().__init__()"
+        yield from self._embedding()
+        yield from self._layers()
+        if self._has_blocks:
+            sizes = f"stream_size, {self._units}, {self._section.mlp_expansion}"
+            yield f"blocks = [GriffinBlock({sizes}) for size in hidden_sizes]"
+            yield "self.blocks = nn.ModuleList(blocks)"
+            yield "self.norm = nn.RMSNorm(stream_size, eps=1e-6)"
+        if self._section.layer_norm:
+            yield "self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden_sizes)"
+        if self._section.initial_state == "learned":
+            yield "self.initial = nn.ModuleList("
+            tensors = f"nn.Parameter(torch.zeros(size)) for _ in range({self._cell.num_states})"
+            yield f"    nn.ParameterList({tensors})"
+            yield "    for size in hidden_sizes"
+            yield ")"
+        yield from self._projection()
+
+    def _embedding(self) -> Iterator[str]:
+        section = self._section
         if self._is_one_hot:
             yield "self.vocabulary_size = vocabulary_size"
         else:
             yield "self.embedding = nn.Embedding(vocabulary_size, embedding_size)"
         yield "self.hidden_sizes = hidden_sizes"
-        width = ""
         if section.ngrams:
-            orders = section.ngrams - 1
-            width = f" + {orders * section.ngram_width}"
-            rows = f"{orders} * {section.ngram_buckets}"
+            rows = f"{section.ngrams - 1} * {section.ngram_buckets}"
             yield f"self.ngrams = nn.Embedding({rows}, {section.ngram_width})"
+
+    def _layers(self) -> Iterator[str]:
+        width = f" + {self._ngrams_width}" if self._section.ngrams else ""
         if self._has_blocks:
             yield f"stream_size = embedding_size{width}"
             yield "input_sizes = [stream_size] * len(hidden_sizes)"
         else:
             yield f"input_sizes = [embedding_size{width}, *hidden_sizes[:-1]]"
+        sizes = "zip(input_sizes, hidden_sizes, strict=True)"
         yield "self.layers = nn.ModuleList("
-        yield f"    {cell.name}(*sizes) for sizes in zip(input_sizes, hidden_sizes, strict=True)"
+        yield f"    {self._cell.name}(*sizes) for sizes in {sizes}"
         yield ")"
-        if self._has_blocks:
-            sizes = f"stream_size, {self._units}, {section.mlp_expansion}"
-            yield f"blocks = [GriffinBlock({sizes}) for size in hidden_sizes]"
-            yield "self.blocks = nn.ModuleList(blocks)"
-            yield "self.norm = nn.RMSNorm(stream_size, eps=1e-6)"
-        if section.layer_norm:
-            yield "self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden_sizes)"
-        if section.initial_state == "learned":
-            yield "self.initial = nn.ModuleList("
-            tensors = f"nn.Parameter(torch.zeros(size)) for _ in range({cell.num_states})"
-            yield f"    nn.ParameterList({tensors})"
-            yield "    for size in hidden_sizes"
-            yield ")"
-        yield from self._projection()
 
     def _projection(self) -> Iterator[str]:
         section = self._section
@@ -228,13 +233,17 @@ class _LanguageModel:
             yield f"self.projection = nn.Linear({width}, vocabulary_size)"
 
     @property
+    def _ngrams_width(self) -> int:
+        """Number of values that the n-grams add to an embedding."""
+        section = self._section
+        return (section.ngrams - 1) * section.ngram_width if section.ngrams else 0
+
+    @property
     def _has_adapter(self) -> bool:
         section = self._section
         output = section.hidden_sizes[-1]
         if section.cell.kind == "bag" or self._has_blocks:
-            output = section.embedding_size
-            if section.ngrams:
-                output += (section.ngrams - 1) * section.ngram_width
+            output = section.embedding_size + self._ngrams_width
         return section.tied and section.mixture == 1 and output != section.embedding_size
 
     def _step(self) -> Iterator[str]:
