@@ -19,7 +19,7 @@ from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
-from charlm.errors import CharlmError, CheckpointError, OptionError
+from charlm.errors import CharlmError, CheckpointError, CorpusError, OptionError
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TokenModel, TranslationModel
@@ -426,7 +426,10 @@ def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_docum
     corpus = trained.config.corpus.model_copy(update=update)
     path = folder / "text.txt"
     path.write_bytes(text.encode())
-    return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
+    try:
+        return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
+    except CorpusError as error:
+        raise CorpusError(str(error).replace(str(path), "the string")) from None
 
 
 def provenance(trained: Trained[Any]) -> dict[str, Any]:

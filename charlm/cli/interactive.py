@@ -203,12 +203,22 @@ def converse(conversation: Conversation) -> None:
             say("\n/q or Ctrl-D quits")
             continue
         try:
+            _check_utf8(line)
             if not conversation.take(line):
                 return
         except OptionError as error:
             say(error.message(option_name))
         except CharlmError as error:
             say(str(error))
+
+
+def _check_utf8(line: str) -> None:
+    """Raise CharlmError for bytes that are not UTF-8, which are lone surrogates in Python."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(line[error.start]) & 0xFF
+        raise CharlmError(f"the line is not UTF-8: byte 0x{byte:02x}; type it again") from None
 
 
 @contextlib.contextmanager

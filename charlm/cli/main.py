@@ -121,7 +121,9 @@ def _choose_encodings() -> None:
             continue
         if codecs.lookup(stream.encoding).name == "ascii" and "PYTHONIOENCODING" not in os.environ:
             stream.reconfigure(encoding="utf-8", errors=stream.errors)
-        if stream is sys.stdout:  # Bytes of a file name that are not UTF-8 are printed unchanged.
+        # Bytes of a file name that are not UTF-8 are printed unchanged; those of a line that a user
+        # types are refused where the line is read.
+        if stream is not sys.stderr:
             stream.reconfigure(errors="surrogateescape")
 
 

@@ -256,3 +256,13 @@ def test_a_line_may_end_with_the_space_before_the_next_word(text_file, tmp_path,
         conversation.take(line)
         shown = capfd.readouterr().out
         assert shown.startswith(text) and shown[len(text)] != " ", line
+
+
+def test_a_line_that_is_not_utf_8_is_refused_and_the_conversation_goes_on(trained):
+    lines = b"caf\xe9\nThe\n/t\n"
+    arguments = [sys.executable, "-m", "charlm", "sample", trained, "--interactive", "--length=4"]
+    done = subprocess.run(arguments, input=lines, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"the line is not UTF-8: byte 0xe9; type it again" in done.stderr
+    text = done.stdout.decode()[: len("The") + 4]
+    assert text.startswith("The") and done.stdout.decode().count(text) == 2

@@ -217,13 +217,15 @@ def test_a_text_of_one_line_has_no_interval(capfd, trained, file):
     assert line.split()[1:] == ["+0.0000", "-", "-"]
 
 
-def test_an_empty_text_is_named_as_it_was_given(capfd, trained, file):
+def test_an_empty_text_is_named_as_it_was_given(capfd, trained, trained_records, file):
     file.write_text("", encoding="utf-8")
     assert charlm(["eval", "compare", str(trained), str(trained), "--text", str(file)]) == 1
     assert capfd.readouterr().err.startswith(f"charlm: {file}: is empty; a text needs at least ")
     for text, problem in (("", "is empty"), ("a", "has a single character")):
         with pytest.raises(CorpusError, match=f"^the string: {problem}; "):
             load(trained).perplexity(text)
+    with pytest.raises(CorpusError, match=r"^the string: contains nothing but empty lines; "):
+        load(trained_records).perplexity("\n\n")
 
 
 def test_runs_with_different_budgets_are_compared_with_a_warning(capfd, trained, file, tmp_path):
