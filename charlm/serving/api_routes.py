@@ -2,23 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 from starlette.types import Send
 
 from charlm.data.tokenizer import EOS, EOS_TEXT
 from charlm.errors import CharlmError
 from charlm.evaluation.sentences import score_sentences
-from charlm.serving import completions, schemas
+from charlm.serving import completions, responses, schemas
+from charlm.serving.endpoints import as_json, route
 from charlm.serving.errors import ApiError, as_api_error
 from charlm.serving.metrics import Metrics
 from charlm.serving.models import ServedModel, ServedModels
@@ -26,30 +24,7 @@ from charlm.serving.options import ServeOptions
 from charlm.serving.requests import read_body, unless_client_leaves
 from charlm.version import VERSION
 
-Handler = Callable[[Request], Awaitable[Response]]
 _QUICK_TOKENS = 10_000  # A response with more is written as JSON in a thread.
-
-
-class Endpoint(NamedTuple):
-    """A route and its description.
-
-    Attributes:
-        path: Path of the route.
-        method: HTTP method.
-        handler: Function that answers.
-        summary: What the route does, for /openapi.json.
-        response: Model of the response, or None if it is no JSON.
-        request: Model of the body of the request, or None if it has none.
-        examples: Bodies that the route accepts.
-    """
-
-    path: str
-    method: str
-    handler: Handler
-    summary: str
-    response: type[BaseModel] | None
-    request: type[BaseModel] | None = None
-    examples: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,84 +43,32 @@ class Api:
     metrics: Metrics
     threads: Executor
 
-    def endpoints(self) -> list[Endpoint]:
-        """Return the routes, except that of /openapi.json, which describes them."""
-        return [
-            Endpoint("/v1/models", "GET", self.list_models, "List the runs.", schemas.ModelList),
-            Endpoint(
-                "/v1/models/{model}", "GET", self.show_model, "Describe a run.", schemas.ModelInfo
-            ),
-            Endpoint(
-                "/v1/completions",
-                "POST",
-                self.complete,
-                "Write texts that continue prompts, or score prompts.",
-                schemas.Completion,
-                schemas.CompletionRequest,
-                (
-                    {"prompt": "The ", "max_tokens": 20, "temperature": 0.8, "seed": 1},
-                    {"prompt": ["The ", "A "], "n": 2, "stop": ["."], "logprobs": 2},
-                    {"prompt": [2, 3], "max_tokens": 0, "echo": True, "logprobs": 0},
-                    {"prompt": "", "max_tokens": 5, "stream": True},
-                    {"prompt": "The ", "max_tokens": 5, "state": True},
-                ),
-            ),
-            Endpoint(
-                "/v1/score",
-                "POST",
-                self.score,
-                "Return the log-probability of sentences, as `charlm eval sentences` does.",
-                schemas.ScoreResponse,
-                schemas.ScoreRequest,
-                ({"sentences": ["The cat sat.", "The cat sat on."], "explain": True},),
-            ),
-            Endpoint(
-                "/v1/chat/completions",
-                "POST",
-                self.refuse_chat,
-                "Refuse chats: a run continues texts.",
-                schemas.ErrorResponse,
-            ),
-            Endpoint(
-                "/tokenizer_info",
-                "GET",
-                self.describe_tokenizer,
-                "Name the special tokens.",
-                schemas.TokenizerInfo,
-            ),
-            Endpoint(
-                "/tokenize",
-                "POST",
-                self.tokenize,
-                "Return the token ids of a text.",
-                schemas.TokenizeResponse,
-                schemas.TokenizeRequest,
-                ({"prompt": "The "}, {"prompt": "<EOS>"}),
-            ),
-            Endpoint(
-                "/detokenize",
-                "POST",
-                self.detokenize,
-                "Return the text of token ids.",
-                schemas.DetokenizeResponse,
-                schemas.DetokenizeRequest,
-                ({"tokens": [0, 2, 3]},),
-            ),
-            Endpoint("/health", "GET", self.show_health, "Say that it runs.", schemas.Health),
-            Endpoint("/metrics", "GET", self.show_metrics, "Counts for Prometheus.", None),
-        ]
-
+    @route("GET", "/v1/models", responses.ModelList)
     async def list_models(self, request: Request) -> Response:
-        """Answer /v1/models."""
+        """List the runs."""
         infos = [self._info(model) for model in self.models]
-        return as_json(schemas.ModelList(data=infos))
+        return as_json(responses.ModelList(data=infos))
 
+    @route("GET", "/v1/models/{model}", responses.ModelInfo)
     async def show_model(self, request: Request) -> Response:
-        """Answer /v1/models/{model}."""
+        """Describe a run."""
         return as_json(self._info(self.models.find(request.path_params["model"])))
 
+    @route(
+        "POST",
+        "/v1/completions",
+        responses.Completion,
+        schemas.CompletionRequest,
+        examples=(
+            {"prompt": "The ", "max_tokens": 20, "temperature": 0.8, "seed": 1},
+            {"prompt": ["The ", "A "], "n": 2, "stop": ["."], "logprobs": 2},
+            {"prompt": [2, 3], "max_tokens": 0, "echo": True, "logprobs": 0},
+            {"prompt": "", "max_tokens": 5, "stream": True},
+            {"prompt": "The ", "max_tokens": 5, "state": True},
+        ),
+    )
     async def complete(self, request: Request) -> Response:
-        """Answer /v1/completions."""
+        """Write texts that continue prompts, or score prompts."""
         started = time.perf_counter()
         asked = await read_body(request, schemas.CompletionRequest)
         model = self.models.find(asked.model)
@@ -159,8 +82,15 @@ class Api:
             return as_json(completion)
         return await asyncio.to_thread(as_json, completion)
 
+    @route(
+        "POST",
+        "/v1/score",
+        responses.ScoreResponse,
+        schemas.ScoreRequest,
+        examples=({"sentences": ["The cat sat.", "The cat sat on."], "explain": True},),
+    )
     async def score(self, request: Request) -> Response:
-        """Answer /v1/score."""
+        """Return the log-probability of sentences, as `charlm eval sentences` does."""
         asked = await read_body(request, schemas.ScoreRequest)
         model = self.models.find(asked.model)
         self._check_length(sum(map(len, asked.sentences)), "sentences")
@@ -170,10 +100,11 @@ class Api:
         found = result.to_json()
         # The path of the folder is not the client's business.
         found["settings"] |= {"run": model.name}
-        return as_json(schemas.ScoreResponse.model_validate(found))
+        return as_json(responses.ScoreResponse.model_validate(found))
 
+    @route("POST", "/v1/chat/completions", responses.ErrorResponse)
     async def refuse_chat(self, request: Request) -> Response:
-        """Answer /v1/chat/completions."""
+        """Refuse chats: a run continues texts."""
         raise ApiError(
             404,
             "the models of this server continue texts and hold no chats; use /v1/completions with "
@@ -181,20 +112,35 @@ class Api:
             code="not_found",
         )
 
+    @route("GET", "/tokenizer_info", responses.TokenizerInfo)
     async def describe_tokenizer(self, request: Request) -> Response:
-        """Answer /tokenizer_info."""
-        return as_json(schemas.TokenizerInfo(eos_token=EOS_TEXT))
+        """Name the special tokens."""
+        return as_json(responses.TokenizerInfo(eos_token=EOS_TEXT))
 
+    @route(
+        "POST",
+        "/tokenize",
+        responses.TokenizeResponse,
+        schemas.TokenizeRequest,
+        examples=({"prompt": "The "}, {"prompt": "<EOS>"}),
+    )
     async def tokenize(self, request: Request) -> Response:
-        """Answer /tokenize."""
+        """Return the token ids of a text."""
         asked = await read_body(request, schemas.TokenizeRequest)
         model = self.models.find_tokenizer(asked.model)
         ids = await asyncio.to_thread(completions.read_ids, asked.prompt, model)
         most = self.options.max_text
-        return as_json(schemas.TokenizeResponse(tokens=ids, count=len(ids), max_model_len=most))
+        return as_json(responses.TokenizeResponse(tokens=ids, count=len(ids), max_model_len=most))
 
+    @route(
+        "POST",
+        "/detokenize",
+        responses.DetokenizeResponse,
+        schemas.DetokenizeRequest,
+        examples=({"tokens": [0, 2, 3]},),
+    )
     async def detokenize(self, request: Request) -> Response:
-        """Answer /detokenize."""
+        """Return the text of token ids."""
         asked = await read_body(request, schemas.DetokenizeRequest)
         model = self.models.find_tokenizer(asked.model)
         size = model.trained.tokenizer.vocabulary_size
@@ -203,24 +149,26 @@ class Api:
             message = f"tokens: must be between 0 and {size - 1}, got {wrong!r:.40}"
             raise ApiError(400, message, param="tokens", code="invalid_value")
         text = await asyncio.to_thread(_text_of, model, asked.tokens)
-        return as_json(schemas.DetokenizeResponse(prompt=text))
+        return as_json(responses.DetokenizeResponse(prompt=text))
 
+    @route("GET", "/health", responses.Health)
     async def show_health(self, request: Request) -> Response:
-        """Answer /health."""
+        """Say that it runs."""
         names = [model.name for model in self.models]
-        return as_json(schemas.Health(version=VERSION, models=names))
+        return as_json(responses.Health(version=VERSION, models=names))
 
+    @route("GET", "/metrics", None)
     async def show_metrics(self, request: Request) -> Response:
-        """Answer /metrics."""
+        """Return counts for Prometheus."""
         return self.metrics.response()
 
     @property
     def _max_sequences(self) -> int:
         return self.options.max_streams + self.options.max_queue
 
-    def _info(self, model: ServedModel) -> schemas.ModelInfo:
+    def _info(self, model: ServedModel) -> responses.ModelInfo:
         trained = model.trained
-        return schemas.ModelInfo(
+        return responses.ModelInfo(
             id=model.name,
             created=0,
             checkpoint=trained.origin.which,
@@ -238,7 +186,7 @@ class Api:
             message = f"{param}: have {characters:,} characters, but at most {most:,} are allowed"
             raise ApiError(400, message, param=param, code="invalid_value")
 
-    def _count(self, completion: schemas.Completion) -> None:
+    def _count(self, completion: responses.Completion) -> None:
         if completion.usage is not None:
             self.metrics.count_usage(completion.model, completion.usage)
 
@@ -258,8 +206,8 @@ class Api:
     async def _events(
         self,
         texts: completions.Texts,
-        first: schemas.Completion,
-        parts: AsyncIterator[schemas.Completion],
+        first: responses.Completion,
+        parts: AsyncIterator[responses.Completion],
     ) -> AsyncIterator[bytes]:
         """Yield the parts of a stream as server-sent events; an error is the last one."""
         options = texts.asked.stream_options
@@ -288,17 +236,7 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-def as_json(value: BaseModel) -> Response:
-    """Return a response with the fields of a value."""
-    return Response(value.model_dump_json(), media_type="application/json")
-
-
-def routes_of(endpoints: list[Endpoint]) -> list[Route]:
-    """Return the routes of endpoints."""
-    return [Route(item.path, item.handler, methods=[item.method]) for item in endpoints]
-
-
-def _event(part: schemas.Completion) -> bytes:
+def _event(part: responses.Completion) -> bytes:
     return b"data: " + part.model_dump_json().encode() + b"\n\n"
 
 

@@ -16,8 +16,9 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from charlm.errors import CharlmError
-from charlm.serving.api_routes import Api, routes_of
+from charlm.serving.api_routes import Api
 from charlm.serving.bodies import BoundedBodies
+from charlm.serving.endpoints import endpoints_of, routes_of
 from charlm.serving.errors import ApiError, answer_error
 from charlm.serving.metrics import Metrics
 from charlm.serving.models import ServedModels
@@ -53,7 +54,7 @@ def make_app(
     threads = ThreadPoolExecutor(_SCORING_THREADS, thread_name_prefix="charlm-score")
     api = Api(models, options, metrics, threads)
     page = Page(models)
-    endpoints = [*api.endpoints(), *page.endpoints()]
+    endpoints = [*endpoints_of(api), *endpoints_of(page)]
     description = json.dumps(describe(endpoints, has_key=options.api_key is not None))
 
     async def show_openapi(request: Request) -> Response:

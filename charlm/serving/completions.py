@@ -16,14 +16,8 @@ from charlm.serving.errors import ApiError
 from charlm.serving.jobs import Generation, Job, Piece
 from charlm.serving.models import ServedModel
 from charlm.serving.regex_check import check_regex
-from charlm.serving.schemas import (
-    Choice,
-    Completion,
-    CompletionRequest,
-    Logprobs,
-    Prompt,
-    Usage,
-)
+from charlm.serving.responses import Choice, Completion, Logprobs, Usage
+from charlm.serving.schemas import CompletionRequest, Prompt
 
 _MAX_RESULTS = 4_000_000  # Log-probabilities that a response may have.
 MAX_WAITING = 1000  # Parts of a stream that wait for a client that reads slowly.

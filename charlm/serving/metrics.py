@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from charlm.serving.models import ServedModels
-from charlm.serving.schemas import Usage
+from charlm.serving.responses import Usage
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from charlm.serving.api_routes import Endpoint
-from charlm.serving.schemas import IGNORED, ErrorResponse
+from charlm.serving.endpoints import Endpoint
+from charlm.serving.responses import ErrorResponse
+from charlm.serving.schemas import IGNORED
 from charlm.version import VERSION
 
 _REFERENCE = "#/components/schemas/{model}"

@@ -19,7 +19,7 @@ from charlm.runs.samples import read_samples
 from charlm.sampling.options import SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.serving import page_schemas as schemas
-from charlm.serving.api_routes import Endpoint, as_json
+from charlm.serving.endpoints import as_json, route
 from charlm.serving.errors import ApiError
 from charlm.serving.models import ServedModels
 from charlm.serving.next_token import predict_next
@@ -144,64 +144,14 @@ class Page:
             ),
         ]
 
-    def endpoints(self) -> list[Endpoint]:
-        """Return the routes that answer with JSON."""
-        return [
-            Endpoint("/page/runs", "GET", self.list_runs, "List the runs.", schemas.RunsResponse),
-            Endpoint(
-                "/page/read",
-                "POST",
-                self.read,
-                "Predict the tokens of a text from an edited position on.",
-                schemas.ReadResponse,
-                schemas.ReadRequest,
-                ({"text": "The cat", "start": 4, "alternatives": 2},),
-            ),
-            Endpoint(
-                "/page/next",
-                "POST",
-                self.predict_next,
-                "Return the distribution of the token at a position of a text.",
-                schemas.NextResponse,
-                schemas.NextRequest,
-                ({"text": "The cat", "at": 4, "temperature": 0.7, "top_p": 0.9},),
-            ),
-            Endpoint(
-                "/page/copies",
-                "POST",
-                self.find_copies,
-                "Find the passages of a text that the training text has, too.",
-                schemas.CopiesResponse,
-                schemas.CopiesRequest,
-                ({"text": "The cat", "min_characters": 3},),
-            ),
-            Endpoint(
-                "/page/memory",
-                "POST",
-                self.measure_memory,
-                "Measure which earlier tokens each prediction of a passage depends on.",
-                schemas.MemoryResponse,
-                schemas.MemoryRequest,
-                ({"text": "The cat"},),
-            ),
-            Endpoint(
-                "/page/records",
-                "POST",
-                self.write_records,
-                "Write records, and say which of them are new.",
-                schemas.RecordsResponse,
-                schemas.RecordsRequest,
-                ({"model": "records", "count": 2, "seed": 1},),
-            ),
-        ]
-
     def close(self) -> None:
         """Begin no further measurement."""
         self._quick.close()
         self._heavy.close()
 
+    @route("GET", "/page/runs", schemas.RunsResponse)
     async def list_runs(self, request: Request) -> Response:
-        """Answer /page/runs."""
+        """List the runs."""
         limits = {
             "characters": schemas.MAX_CHARACTERS,
             "memory_characters": schemas.MAX_MEMORY_CHARACTERS,
@@ -210,8 +160,15 @@ class Page:
         runs = [_describe(run) for run in self._runs.values()]
         return as_json(schemas.RunsResponse(schemas.RunList(runs, limits)))
 
+    @route(
+        "POST",
+        "/page/read",
+        schemas.ReadResponse,
+        schemas.ReadRequest,
+        examples=({"text": "The cat", "start": 4, "alternatives": 2},),
+    )
     async def read(self, request: Request) -> Response:
-        """Answer /page/read."""
+        """Predict the tokens of a text from an edited position on."""
         asked = await read_body(request, schemas.ReadRequest)
         run = self._forward_run(asked.model)
 
@@ -226,8 +183,15 @@ class Page:
 
         return await self._quick.run(request, measure)
 
+    @route(
+        "POST",
+        "/page/next",
+        schemas.NextResponse,
+        schemas.NextRequest,
+        examples=({"text": "The cat", "at": 4, "temperature": 0.7, "top_p": 0.9},),
+    )
     async def predict_next(self, request: Request) -> Response:
-        """Answer /page/next."""
+        """Return the distribution of the token at a position of a text."""
         asked = await read_body(request, schemas.NextRequest)
         run = self._forward_run(asked.model)
 
@@ -245,27 +209,48 @@ class Page:
 
         return await self._quick.run(request, measure)
 
+    @route(
+        "POST",
+        "/page/copies",
+        schemas.CopiesResponse,
+        schemas.CopiesRequest,
+        examples=({"text": "The cat", "min_characters": 3},),
+    )
     async def find_copies(self, request: Request) -> Response:
-        """Answer /page/copies."""
+        """Find the passages of a text that the training text has, too."""
         asked = await read_body(request, schemas.CopiesRequest)
         run = self._forward_run(asked.model)
         return await self._heavy.run(
             request, lambda _: schemas.CopiesResponse(find_copies(run, asked))
         )
 
+    @route(
+        "POST",
+        "/page/memory",
+        schemas.MemoryResponse,
+        schemas.MemoryRequest,
+        examples=({"text": "The cat"},),
+    )
     async def measure_memory(self, request: Request) -> Response:
-        """Answer /page/memory."""
+        """Measure which earlier tokens each prediction of a passage depends on."""
         asked = await read_body(request, schemas.MemoryRequest)
         run = self._forward_run(asked.model)
         return await self._heavy.run(
             request, lambda _: schemas.MemoryResponse(_memory(run, asked.text))
         )
 
+    @route(
+        "POST",
+        "/page/records",
+        schemas.RecordsResponse,
+        schemas.RecordsRequest,
+        examples=({"model": "records", "count": 2, "seed": 1},),
+    )
     async def write_records(self, request: Request) -> Response:
-        """Answer /page/records."""
+        """Write records, and say which of them are new."""
         asked = await read_body(request, schemas.RecordsRequest)
         run = self._run(asked.model)
-        if reason := _describe(run).unavailable["records"]:
+        if reason := _unavailable(run.trained)["records"]:
             raise _unsupported(run, reason)
         return await self._heavy.run(
             request, lambda _: schemas.RecordsResponse(write_records(run, asked))
@@ -338,8 +323,6 @@ def _memory(run: PageRun, text: str) -> Memory:
 
 def _describe(run: PageRun) -> schemas.RunInfo:
     trained = run.trained
-    problem = _reading_problem(trained)
-    records = None if trained.writes_records else _NO_RECORDS
     return schemas.RunInfo(
         name=run.name,
         cell=trained.config.model.cell.kind,
@@ -350,13 +333,20 @@ def _describe(run: PageRun) -> schemas.RunInfo:
         direction=trained.model.direction,
         vocabulary_size=trained.tokenizer.vocabulary_size,
         example=_example(trained),
-        unavailable={
-            "write": problem,
-            "score": None,
-            "memory": problem,
-            "records": problem if trained.model.direction == "both" else records,
-        },
+        unavailable=_unavailable(trained),
     )
+
+
+def _unavailable(trained: TrainedModel) -> dict[str, str | None]:
+    """Return for each view why a run does not have it, or None."""
+    problem = _reading_problem(trained)
+    no_records = None if trained.writes_records else _NO_RECORDS
+    return {
+        "write": problem,
+        "score": None,
+        "memory": problem,
+        "records": problem if trained.model.direction == "both" else no_records,
+    }
 
 
 def _reading_problem(trained: TrainedModel) -> str | None:

@@ -9,7 +9,15 @@ from charlm.evaluation.probes.memory import Memory
 from charlm.sampling.options import Filters
 from charlm.serving.next_token import NextToken
 from charlm.serving.reading import Reading
-from charlm.serving.schemas import RequestBody, check_text
+from charlm.serving.schemas import (
+    MinP,
+    NoRepeatNgram,
+    RequestBody,
+    TopK,
+    TopP,
+    TypicalP,
+    check_text,
+)
 from charlm.storage.results import Result
 
 MAX_CHARACTERS = 20_000
@@ -17,11 +25,8 @@ MAX_MEMORY_CHARACTERS = 2000
 MAX_MEMORY_TOKENS = 128  # The cost grows with the square of the number.
 _MAX_RECORDS = 100
 _MAX_RECORD_TOKENS = 1000
-_MAX_COUNT = 10**9
 
 _Position = Annotated[int, Field(ge=0, le=MAX_CHARACTERS)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-_Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 
 
 class _TextRequest(RequestBody):
@@ -41,21 +46,11 @@ class _FilterFields(RequestBody):
     temperature: float = Field(
         1.0, ge=0, le=1e6, description="Divisor of the logits; 0 takes the most probable token."
     )
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_COUNT)] | None = Field(
-        None, description="Number of most probable tokens to draw from; 0 and -1 are off."
-    )
-    top_p: _Fraction | None = Field(
-        None, description="Probability that the most probable tokens to draw from have together."
-    )
-    min_p: _Fraction | None = Field(
-        None, description="Minimum probability, as a fraction of the most probable token's."
-    )
-    typical_p: _Fraction | None = Field(
-        None, description="Probability that the most typical tokens to draw from have together."
-    )
-    no_repeat_ngram: _Count | None = Field(
-        None, description="Length of the n-grams that may not occur twice, in tokens."
-    )
+    top_k: TopK = None
+    top_p: TopP = None
+    min_p: MinP = None
+    typical_p: TypicalP = None
+    no_repeat_ngram: NoRepeatNgram = None
 
     def filters(self) -> Filters:
         """Return the options of the sampling."""

@@ -1,10 +1,10 @@
-"""Requests and responses of the API, with the types, ranges and descriptions of their fields.
+"""Requests of the API, with the types, ranges and descriptions of their fields.
 
 An unknown field is an error, because a field that is silently ignored may change the text. These
 are not: fields that never change a text (`IGNORED`), and unknown fields that are null.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator
 
@@ -106,6 +106,27 @@ _Name = Annotated[str, Field(max_length=_NAME_CHARACTERS)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+# Fields that requests of the page have, too.
+TopK = Annotated[
+    Annotated[int, Field(ge=-1, le=_MAX_COUNT)] | None,
+    Field(description="Number of most probable tokens to draw from; 0 and -1 are off."),
+]
+TopP = Annotated[
+    _Fraction | None,
+    Field(description="Probability that the most probable tokens to draw from have together."),
+]
+MinP = Annotated[
+    _Fraction | None,
+    Field(description="Minimum probability, as a fraction of the most probable token's."),
+]
+TypicalP = Annotated[
+    _Fraction | None,
+    Field(description="Probability that the most typical tokens to draw from have together."),
+]
+NoRepeatNgram = Annotated[
+    _Count | None,
+    Field(description="Length of the n-grams that may not occur twice, in tokens."),
+]
 
 
 class RequestBody(BaseModel):
@@ -140,9 +161,7 @@ class CompletionRequest(RequestBody):
     temperature: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
         None, description="Divisor of the logits; 0 takes the most probable token. [1]"
     )
-    top_p: _Fraction | None = Field(
-        None, description="Probability that the most probable tokens to draw from have together."
-    )
+    top_p: TopP = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
         None, description="Number of texts for each prompt. [1]"
     )
@@ -176,15 +195,9 @@ class CompletionRequest(RequestBody):
     frequency_penalty: _Penalty | None = Field(
         None, description="Subtracted from the logit of a token per occurrence in the new text."
     )
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_COUNT)] | None = Field(
-        None, description="Number of most probable tokens to draw from; 0 and -1 are off."
-    )
-    min_p: _Fraction | None = Field(
-        None, description="Minimum probability, as a fraction of the most probable token's."
-    )
-    typical_p: _Fraction | None = Field(
-        None, description="Probability that the most typical tokens to draw from have together."
-    )
+    top_k: TopK = None
+    min_p: MinP = None
+    typical_p: TypicalP = None
     epsilon: _Fraction | None = Field(None, description="Probability that a token must exceed.")
     eta: _Fraction | None = Field(
         None, description="Like `epsilon`, but lower where the distribution is flat."
@@ -195,9 +208,7 @@ class CompletionRequest(RequestBody):
     repetition_window: _Count | None = Field(
         None, description="Number of last tokens that `repetition_penalty` applies to. [all]"
     )
-    no_repeat_ngram: _Count | None = Field(
-        None, description="Length of the n-grams that may not occur twice, in tokens."
-    )
+    no_repeat_ngram: NoRepeatNgram = None
     regex: Annotated[str, Field(max_length=_MAX_REGEX_CHARACTERS)] | None = Field(
         None,
         description="Regular expression, in the syntax of Rust's regex crate, that the new text "
@@ -354,148 +365,3 @@ class DetokenizeRequest(RequestBody):
     """Token ids whose text is asked for."""
 
     tokens: Ids = Field(description="Token ids.")
-
-
-class Usage(BaseModel):
-    """Numbers of tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int = Field(description="New tokens of all candidates.")
-    total_tokens: int
-
-
-class Logprobs(BaseModel):
-    """Log-probabilities of the tokens of a text: of the model itself, at temperature 1."""
-
-    tokens: list[str] = Field(description="Name of each token, different for each id.")
-    token_logprobs: list[float | None] = Field(
-        description="Log-probability of each token in nats; null for the first of the prompt."
-    )
-    top_logprobs: list[dict[str, float] | None] | None = Field(
-        description="Log-probabilities of the most probable tokens and of the token itself."
-    )
-    text_offset: list[int] = Field(
-        description="Number of characters of `text` before each token; in a stream, of the whole."
-    )
-
-
-class Choice(BaseModel):
-    """A text."""
-
-    index: int
-    number: int = Field(description="Number of the text among those of the seed.")
-    text: str
-    logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"] | None
-    token_ids: list[int] | None = Field(description="Ids of the tokens, if asked for.")
-    state: str | None = Field(description="Handle to the position after the text, if asked for.")
-
-
-class Completion(BaseModel):
-    """Texts, or a part of them in a stream."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int = Field(description="Seconds since 1970.")
-    model: str
-    choices: list[Choice]
-    usage: Usage | None = Field(description="Null in a stream, except in its last part.")
-    seed: int = Field(description="Seed with which the same request gives the same texts.")
-
-
-class ModelInfo(BaseModel):
-    """A run."""
-
-    id: str = Field(description="Name of the run folder.")
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["charlm"] = "charlm"
-    checkpoint: str
-    step: int
-    level: str
-    mode: str
-    vocabulary_size: int
-    max_model_len: int = Field(description="Number of tokens of a text, prompt included.")
-    record_separator: str | None = Field(description="Text between two records, or null.")
-
-
-class ModelList(BaseModel):
-    """All runs."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelInfo]
-
-
-class TokenizerInfo(BaseModel):
-    """Special tokens of the tokenizer, as lm-evaluation-harness asks for them."""
-
-    eos_token: str
-    bos_token: str | None = None
-    pad_token: str | None = None
-    chat_template: str | None = None
-
-
-class TokenizeResponse(BaseModel):
-    """Token ids of a text."""
-
-    tokens: list[int]
-    count: int
-    max_model_len: int
-
-
-class DetokenizeResponse(BaseModel):
-    """Text of token ids."""
-
-    prompt: str
-
-
-class TokenScoreInfo(BaseModel):
-    """The probability of one token of a sentence."""
-
-    token: int
-    text: str
-    probability: float
-    log_probability: float
-
-
-class SentenceInfo(BaseModel):
-    """The score of a sentence."""
-
-    line: int
-    text: str
-    log_probability: float
-    log_probability_per_token: float
-    tokens: int
-    unknown: int
-    explained: list[TokenScoreInfo] | None = None
-
-
-class ScoreResponse(BaseModel):
-    """Scores of sentences."""
-
-    sentences: list[SentenceInfo]
-    settings: dict[str, Any]
-
-
-class Health(BaseModel):
-    """That the server answers."""
-
-    status: Literal["ok"] = "ok"
-    server: Literal["charlm"] = "charlm"
-    version: str
-    models: list[str]
-
-
-class ErrorInfo(BaseModel):
-    """What is wrong with a request."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(BaseModel):
-    """The response to a request that fails."""
-
-    error: ErrorInfo

@@ -19,6 +19,7 @@ from charlm.sampling.sample import sample
 from charlm.serving import page as page_module
 from charlm.serving import reading
 from charlm.serving.app import make_app
+from charlm.serving.endpoints import endpoints_of
 from charlm.serving.next_token import predict_next
 from charlm.serving.options import ServeOptions
 from charlm.serving.page import Page
@@ -422,7 +423,7 @@ def test_every_route_of_the_page_needs_the_key_of_the_server(page_runs):
     with TestClient(app, base_url="http://127.0.0.1:8765") as client:
         page = Page(app.state.models)
         routes = [(route.path, "GET") for route in page.files()]
-        routes += [(endpoint.path, endpoint.method) for endpoint in page.endpoints()]
+        routes += [(endpoint.path, endpoint.method) for endpoint in endpoints_of(page)]
         assert len(routes) > 12
         for path, method in routes:
             assert client.request(method, path).status_code == 401, path
