@@ -19,8 +19,8 @@ from charlm.views.measurements import (
     Reason,
     ReportOptions,
     RunMeasurements,
-    measure,
 )
+from charlm.views.measuring import measure
 from charlm.views.memory import memory_section
 from charlm.views.network import network_section
 from charlm.views.page import Figure, Section, listed

@@ -43,8 +43,8 @@ from charlm.views.measurements import (
     Reason,
     ReportOptions,
     RunMeasurements,
-    measure,
 )
+from charlm.views.measuring import measure
 from charlm.views.memory import describe_letters, describe_memory
 from charlm.views.network import describe_parameters
 from charlm.views.passages import describe_direction
