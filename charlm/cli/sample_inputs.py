@@ -26,8 +26,9 @@ def read_sources(source: str | None, file: Path | None) -> list[str]:
         return [] if source is None else [source]
     # `splitlines` would also divide a source at characters such as U+2028.
     lines = read_text_file(file, remedy=_REMEDY).removesuffix("\n").split("\n")
+    place = "standard input" if file == Path("-") else file
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            problem = f"{file}: line {number} is empty and has no target; remove it"
+            problem = f"{place}: line {number} is empty and has no target; remove it"
             raise UnsupportedOptionError("source_file", problem)
     return [line.removesuffix("\r") for line in lines]

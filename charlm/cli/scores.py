@@ -41,15 +41,8 @@ if TYPE_CHECKING:  # It imports torch.
 
 _SHOWN_TOKENS = 1000
 _LISTED_LINES = 10
-# Upper limit of the bits, and background colour, of each shade; None is no colour.
-_SHADES = (
-    (1.0, None),
-    (2.0, 230),
-    (4.0, 222),
-    (6.0, 215),
-    (8.0, 209),
-    (float("inf"), 203),
-)
+# Lower limit of the bits, and background colour, of each shade; None is no colour.
+_SHADES = ((0, None), (1, 230), (2, 222), (4, 215), (6, 209), (8, 203))
 
 
 Show = Annotated[
@@ -232,16 +225,15 @@ def _emit_tokens(result: "Surprisal") -> None:
 
 def _coloured_text(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield the text with the surprisal of each token as its background, and a legend."""
-    yield "".join(_shade(token["text"], token["surprise_bits"]) for token in tokens)
-    lower_limits = ["0", *[f"{limit:g}" for limit, _ in _SHADES[:-1]]]
-    yield "bits: " + " ".join(
-        _shade(f" {lower}+ ", limit - 1e-9 if limit < 1e9 else limit)
-        for lower, (limit, _) in zip(lower_limits, _SHADES, strict=True)
-    )
+    yield "".join(_coloured(token["text"], _colour_of(token["surprise_bits"])) for token in tokens)
+    yield "bits: " + " ".join(_coloured(f" {lower}+ ", colour) for lower, colour in _SHADES)
 
 
-def _shade(text: str, bits: float) -> str:
-    colour = next((colour for limit, colour in _SHADES if bits < limit), _SHADES[-1][1])
+def _colour_of(bits: float) -> int | None:
+    return next((colour for lower, colour in reversed(_SHADES) if bits >= lower), None)
+
+
+def _coloured(text: str, colour: int | None) -> str:
     if colour is None or not text:
         return printable(text)
     start, end = f"\x1b[38;5;16;48;5;{colour}m", "\x1b[0m"

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any, Literal
 
+from charlm.cli.terminal import num_columns
+
 TableForm = Literal["table", "csv", "latex"]
 _END = r"\end{tabular}"
 _LATEX_ESCAPES = str.maketrans(
@@ -45,12 +47,17 @@ def format_rows(names: Sequence[str], rows: Sequence[Sequence[str]], form: Table
         lines = [" & ".join(map(_escape_latex, row)) + r" \\" for row in (names, *rows)]
         begin = f"\\begin{{tabular}}{{{'l' * len(names)}}}"
         return "\n".join([begin, r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", _END])
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    widths = [max(map(num_columns, column)) for column in zip(names, *rows, strict=True)]
     aligned = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (names, *rows)
     )
     return "\n".join(aligned)
+
+
+def _padded(cell: str, width: int) -> str:
+    """Return a cell with spaces up to a number of columns; some characters take none or two."""
+    return cell + " " * (width - num_columns(cell))
 
 
 def _escape_latex(text: str) -> str:

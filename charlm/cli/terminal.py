@@ -165,10 +165,10 @@ class TextWriter:
             self._space += part
             return ""
         before, self._space = self._space, ""
-        columns = self._column + _num_columns(before) + _num_columns(part)
+        columns = self._column + num_columns(before) + num_columns(part)
         if columns > self._width:
             before = "\n" if self._column else ""
-            columns = _num_columns(part)
+            columns = num_columns(part)
         self._column = columns
         return before + part
 
@@ -239,7 +239,7 @@ def _cut(part: str, width: int) -> Iterator[str]:
     yield part[start:]
 
 
-def _num_columns(text: str) -> int:
+def num_columns(text: str) -> int:
     """Return the number of columns that a text takes on a terminal."""
     return sum(map(_columns_of, text))
 

@@ -91,6 +91,9 @@ def _check_options(arguments: TrainArguments) -> None:
         refuse_beside("--resume", values_by_flag(arguments, _NOT_RESUMED), reason)
     if arguments.from_vocabulary is not None and arguments.from_run is None:
         raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
+    if arguments.processes is not None and arguments.processes > 1:
+        reason = "which trains in other processes; run charlm view afterwards"
+        refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
     if arguments.track is not None:
         check_installed()
 
@@ -235,8 +238,6 @@ def _launch_processes(prepare: _Prepare, processes: int, arguments: TrainArgumen
     from charlm.runs.snapshot import has_ended
     from charlm.training.process_group import Group, launch
 
-    reason = "which trains in other processes; run charlm view afterwards"
-    refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
     experiment = prepare(Group(size=processes))
     experiment.lock.release()
     _check_cell_is_known(experiment, processes)

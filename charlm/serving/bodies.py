@@ -60,9 +60,9 @@ class BoundedBodies:
                 chunks.clear()
             more = message.get("more_body", False)
         if size > self._max_bytes:
-            message_ = f"the request is larger than {self._max_bytes:,} bytes; send a shorter text"
+            problem = f"the request is larger than {self._max_bytes:,} bytes; send a shorter text"
             headers = {"Connection": "close"}
-            raise ApiError(413, message_, code="request_too_large", headers=headers)
+            raise ApiError(413, problem, code="request_too_large", headers=headers)
         return b"".join(chunks)
 
 

@@ -35,7 +35,7 @@ _CLIPPED = 0.001  # Fraction of steps below which clipping is not worth a senten
 
 @dataclass(frozen=True)
 class _Unit:
-    """The unit of losses: bits per character; perplexity for words; nats for tasks.
+    """The unit of losses: bits per character or else nats; perplexity for words; nats for tasks.
 
     Attributes:
         field: Field of a line of metrics.jsonl.
@@ -50,7 +50,8 @@ class _Unit:
 
 _BITS = _Unit("bits_per_character", "bits per character", 3)
 _PERPLEXITY = _Unit("perplexity", "perplexity per word", 1)
-_NATS = _Unit("loss_nats", "nats per predicted token or label", 4)
+_NATS = _Unit("loss_nats", "nats per token", 4)
+_TASK_NATS = _Unit("loss_nats", "nats per predicted token or label", 4)
 
 
 def learning_section(runs: Sequence[RunMeasurements]) -> Section:
@@ -73,7 +74,7 @@ def learning_section(runs: Sequence[RunMeasurements]) -> Section:
 def unit_of(runs: Sequence[RunMeasurements]) -> _Unit:
     """Return the unit in which the losses of all runs are shown."""
     if any(run.has_task for run in runs):
-        return _NATS
+        return _TASK_NATS
     if {run.trained.config.tokenizer.level for run in runs} == {"word"}:
         return _PERPLEXITY
     # Bits are not known if the tokens leave something out whose cost cannot be computed.
@@ -83,7 +84,7 @@ def unit_of(runs: Sequence[RunMeasurements]) -> _Unit:
 
 def training_loss(row: Row, unit: _Unit) -> float:
     """Return the training loss of an evaluation in the unit of the validation loss."""
-    if unit is _NATS:
+    if unit in (_NATS, _TASK_NATS):
         return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
         return math.exp(min(row["training_loss_nats"], 700))

@@ -686,3 +686,8 @@ def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained):
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+
+
+def test_a_report_of_several_processes_is_refused_before_the_text_is_read(capsys):
+    assert charlm(["train", "missing.txt", "--processes", "2", "--report"]) == 2
+    assert "--report: cannot be combined with --processes" in capsys.readouterr().err

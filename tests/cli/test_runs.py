@@ -10,6 +10,7 @@ import pytest
 
 import charlm
 from charlm.cli.main import run as command
+from charlm.cli.tables import format_rows
 from charlm.runs.metrics import read_metrics
 
 
@@ -76,3 +77,8 @@ def test_a_folder_without_runs_is_refused(tmp_path, capfd):
         assert command(["runs", str(tmp_path / name)]) == 1
         line = capfd.readouterr().err
         assert line.startswith(f"charlm: {tmp_path / name}: {problem}; name a folder with runs")
+
+
+def test_columns_are_aligned_below_characters_that_take_two_columns_or_none():
+    table = format_rows(["label", "n"], [["名詞", "1"], ["e\u0301", "2"], ["verb", "3"]], "table")
+    assert table.splitlines() == ["label  n", "名詞   1", "e\u0301      2", "verb   3"]

@@ -128,7 +128,7 @@ def test_a_text_whose_bits_are_not_known_has_a_report_in_nats(tmp_path):
     measurements = measure([load(tmp_path / "run").trained], replace(OPTIONS, sections=("curves",)))
     assert measurements.runs[0].metrics[-1]["bits_per_character"] is None
     html = make_report(measurements, ("curves",)).html
-    assert "Validation loss in nats per predicted token" in html
+    assert "Validation loss in nats per token: " in html
     assert "<td>None</td>" not in html
 
 
