@@ -1,5 +1,7 @@
 """A job while it is decoded: its prompt is read, then it is a row of the batch."""
 
+from dataclasses import replace
+
 from charlm.data.tokenizer import EOS, Decoder
 from charlm.errors import CharlmError
 from charlm.sampling.batch import Batch
@@ -101,34 +103,33 @@ class Row:
         self.generation.deliver(error)
 
     def _piece(self, *, is_last: bool) -> Piece:
-        generator = self.texts.generator
         new = slice(self._num_sent, self.texts.num_final)
-        ids = (*self._echoed, *generator.tokens[0][new])
-        reason = self._finish_reason() if is_last else None
-        state = self._state() if is_last and self._job.keeps_state else None
-        text = self._stream.new_text(is_last=is_last)
-        if self._offsets is None:
-            piece = Piece(text, ids, finish_reason=reason, state=state)
-        else:
-            before = (None,) if self._echoed and self._job.begins_with_eos else ()
-            scores = generator.log_probabilities[0][new]
-            found = generator.alternatives[0][new]
-            piece = Piece(
-                text,
-                ids,
-                log_probabilities=(*before, *self.reader.log_probabilities, *scores),
-                alternatives=(*before, *self.reader.alternatives, *found)
-                if self._job.num_logprobs
-                else (),
-                offsets=self._offsets.of(ids),
-                finish_reason=reason,
-                state=state,
-            )
-            self.reader.forget()
+        piece = Piece(
+            ids=(*self._echoed, *self.texts.generator.tokens[0][new]),
+            finish_reason=self._finish_reason() if is_last else None,
+            state=self._state() if is_last and self._job.keeps_state else None,
+            text=self._stream.new_text(is_last=is_last),
+        )
+        if self._offsets is not None:
+            piece = self._with_scores(piece, new, self._offsets)
         self._echoed = []
         self._num_sent = self.texts.num_final
         self.has_begun = True
         return piece
+
+    def _with_scores(self, piece: Piece, new: slice, offsets: "_Offsets") -> Piece:
+        """Return a piece with log-probabilities: those of the prompt, and those of new tokens."""
+        generator, reader = self.texts.generator, self.reader
+        before = (None,) if self._echoed and self._job.begins_with_eos else ()
+        scores = (*before, *reader.log_probabilities, *generator.log_probabilities[0][new])
+        alternatives = (*before, *reader.alternatives, *generator.alternatives[0][new])
+        reader.forget()
+        return replace(
+            piece,
+            log_probabilities=scores,
+            alternatives=alternatives if self._job.num_logprobs else (),
+            offsets=offsets.of(piece.ids),
+        )
 
     def _finish_reason(self) -> FinishReason:
         is_at_end = not self.texts.generator.running[0] and not self._stream.ended
