@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,25 @@ def parse_search(text: str) -> tuple[str, str]:
         problem = "must be section.key=values, as in training.learning_rate=1e-3..3e-2"
         raise OptionError("search", problem, value=text)
     return key, values
+
+
+def parse_searches(texts: Sequence[str]) -> dict[str, str]:
+    """Return the values of each key, from texts of the form `section.key=values`.
+
+    Raises:
+        OptionError: A text is not of this form, or a key is given twice or is a part of another.
+    """
+    space: dict[str, str] = {}
+    for key, values in map(parse_search, texts):
+        for other in space:
+            whole, part = sorted((key, other), key=len)
+            if part == whole:
+                raise OptionError("search", f"{key}: is given twice; leave one out")
+            if part.startswith(f"{whole}."):
+                problem = f"{part}: is a part of {whole}, which is searched, too; leave one out"
+                raise OptionError("search", problem)
+        space[key] = values
+    return space
 
 
 def read_space(key: str, text: str, data: Mapping[str, Any]) -> Space:

@@ -18,7 +18,13 @@ from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, OptionError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import MEGABYTE, StrictModel, parse_json, read_regular_file
-from charlm.tuning.space import Space, configured_parameters, parse_search, read_space, with_values
+from charlm.tuning.space import (
+    Space,
+    configured_parameters,
+    parse_searches,
+    read_space,
+    with_values,
+)
 from charlm.tuning.storage import (
     STUDY_NAME,
     Storage,
@@ -112,7 +118,7 @@ def describe_search(config: Config, search: Sequence[str]) -> StudyFacts:
     """
     # Fields that are not set stay so: their values may depend on a searched value.
     data = config.model_dump(mode="json", exclude_unset=True)
-    space = dict(map(parse_search, search))
+    space = parse_searches(search)
     if not space:
         example = "training.learning_rate=1e-3..3e-2"
         raise OptionError("search", f"nothing to search; give a key, as in {example}")

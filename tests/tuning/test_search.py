@@ -345,6 +345,26 @@ def test_an_impossible_search_is_refused_before_anything_is_written(
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    ("search", "problem"),
+    [
+        (
+            ["model.cell=lstm,gru", "model.cell.kind=lstm,gru"],
+            "model.cell.kind: is a part of model",
+        ),
+        (
+            ["model.cell.kind=lstm,gru", "model.cell=lstm,gru"],
+            "model.cell.kind: is a part of model",
+        ),
+        (["model.hidden_size=4,8", "model.hidden_size=4,6"], "model.hidden_size: is given twice"),
+    ],
+)
+def test_a_setting_is_searched_once(config, tmp_path, search, problem):
+    with pytest.raises(OptionError, match=f"^search: {problem}"):
+        tune(config, search, out=tmp_path / "tuned", budget=Budget(trials=1))
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_a_search_needs_a_key_a_budget_and_a_validation_split(config, text_file, tmp_path):
     with pytest.raises(OptionError, match="nothing to search"):
         tune(config, [], out=tmp_path / "tuned", budget=Budget(trials=1))
