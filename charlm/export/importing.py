@@ -276,12 +276,14 @@ def _check_order(
         losses[gates] = _loss(trained, ids)
     load_weights(trained.model, dict(_weights(matched, vocabulary)), options.weights)
     best = min(losses, key=losses.__getitem__)
-    if losses[given] - losses[best] > _MARGIN_NATS:
+    uniform = math.log(vocabulary.size)
+    # A model that has learned nothing of the text, with any order, says nothing about the orders.
+    has_learned = losses[best] < uniform - _MARGIN_NATS
+    if has_learned and losses[given] - losses[best] > _MARGIN_NATS:
         raise CharlmError(
             f"{options.weights}: with the gates in the order {given} the text costs "
-            f"{losses[given]:.3f} nats per token (a uniform distribution: "
-            f"{math.log(vocabulary.size):.3f}), with {best} {losses[best]:.3f}; the file has that "
-            f"order: import it with --gates {best}"
+            f"{losses[given]:.3f} nats per token (a uniform distribution: {uniform:.3f}), with "
+            f"{best} {losses[best]:.3f}; the file has that order: import it with --gates {best}"
         )
 
 

@@ -143,6 +143,17 @@ def test_a_wrong_order_of_the_gates_is_detected_and_the_right_one_is_named(
         assert right.loss_nats == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_model_that_has_learned_nothing_says_nothing_about_the_order_of_its_gates(
+    tmp_path, characters
+):
+    model = trained_model(steps=0)
+    for tensor in model.parameters():  # So that the orders differ.
+        tensor.data *= 4
+    weights = save(tmp_path / "x.safetensors", model.state_dict())
+    options = {"cell": "lstm", "tokenizer": characters, "eos": "\n", "text": TEXT[:300]}
+    assert charlm.import_run(weights, out=tmp_path / "run", **options).is_no_better_than_uniform
+
+
 def test_a_wrong_order_of_the_gates_of_a_gru_is_detected(tmp_path, characters):
     model = trained_model("gru", steps=40, num_layers=1)
     for gates in ("zrn", "nrz"):
