@@ -96,22 +96,6 @@ def _after_divergence(experiment: Experiment) -> str:
     return f"to continue, and to halve the learning rate if it diverges again: {command}"
 
 
-def _task_lines(experiment: Experiment) -> Iterator[str]:
-    """Yield a line about the task, if there is one."""
-    task, corpus = experiment.config.task, experiment.config.corpus
-    if not task.has_pairs:
-        return
-    line = f"task: {task.kind}"
-    if corpus.source and corpus.target:
-        line += f"; the source is the field {quote(corpus.source)}, the target the field "
-        line += quote(corpus.target)
-    if experiment.labels:
-        labels = ", ".join(map(quote, experiment.labels[:_SHOWN_LABELS]))
-        more = ", ..." if len(experiment.labels) > _SHOWN_LABELS else ""
-        line += f"; {len(experiment.labels):,} labels: {labels}{more}"
-    yield line
-
-
 class _Display:
     """Shows the events of a training."""
 
@@ -123,7 +107,8 @@ class _Display:
         """Show one event."""
         match event:
             case Prepared():
-                self._show_experiment()
+                for line in _experiment_lines(self._experiment):
+                    say(line)
             case Progress():
                 self._bar.show(event)
             case Evaluated():
@@ -141,39 +126,6 @@ class _Display:
     def close(self) -> None:
         """Remove the bar."""
         self._bar.close()
-
-    def _show_experiment(self) -> None:
-        experiment = self._experiment
-        config, num_tokens = experiment.config, experiment.tokenizer.vocabulary_size
-        for part, tokens in experiment.tokens.items():
-            counts = tokens.counts
-            say(
-                f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
-                f"{counts.unknown_share:.2%} unknown"
-            )
-        for part, share in experiment.corpus.shares_in_training().items():
-            if share:
-                say(f"{part}: {share:.1%} of its records are in the training text too")
-        say(
-            f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
-            f"level {config.tokenizer.level}, vocabulary of {num_tokens:,} tokens"
-        )
-        for line in _task_lines(experiment):
-            say(line)
-        for warning in experiment.corpus.warnings:
-            say(f"warning: {warning}")
-        num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
-        precision = str(experiment.hardware.precision).removeprefix("torch.")
-        say(
-            f"model: {config.model.cell.kind}, {num_parameters:,} parameters; "
-            f"device {experiment.hardware.device}, precision {precision}"
-        )
-        if experiment.vectors_fraction is not None:
-            say(
-                f"vectors: {experiment.vectors_fraction:.1%} of the vocabulary is in "
-                f"{config.model.vectors}; the other embeddings start at random"
-            )
-        say(f"run folder: {experiment.folder}")
 
     def _show_evaluation(self, event: Evaluated) -> None:
         say(evaluation_line(event), self._bar)
@@ -194,3 +146,55 @@ class _Display:
         elif event.reason == "patience":
             patience = experiment.config.training.patience
             say(f"stopped early: no new best in {patience} evaluations")
+
+
+def _experiment_lines(experiment: Experiment) -> Iterator[str]:
+    """Yield lines about the text, the task, the model and the run folder."""
+    yield from _text_lines(experiment)
+    yield from _task_lines(experiment)
+    yield from (f"warning: {warning}" for warning in experiment.corpus.warnings)
+    num_parameters = sum(tensor.numel() for tensor in experiment.model.parameters())
+    precision = str(experiment.hardware.precision).removeprefix("torch.")
+    yield (
+        f"model: {experiment.config.model.cell.kind}, {num_parameters:,} parameters; "
+        f"device {experiment.hardware.device}, precision {precision}"
+    )
+    if experiment.vectors_fraction is not None:
+        yield (
+            f"vectors: {experiment.vectors_fraction:.1%} of the vocabulary is in "
+            f"{experiment.config.model.vectors}; the other embeddings start at random"
+        )
+    yield f"run folder: {experiment.folder}"
+
+
+def _text_lines(experiment: Experiment) -> Iterator[str]:
+    for part, tokens in experiment.tokens.items():
+        counts = tokens.counts
+        yield (
+            f"{part}: {counts.tokens:,} tokens, {counts.characters:,} characters, "
+            f"{counts.unknown_share:.2%} unknown"
+        )
+    for part, share in experiment.corpus.shares_in_training().items():
+        if share:
+            yield f"{part}: {share:.1%} of its records are in the training text too"
+    yield (
+        f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
+        f"level {experiment.config.tokenizer.level}, "
+        f"vocabulary of {experiment.tokenizer.vocabulary_size:,} tokens"
+    )
+
+
+def _task_lines(experiment: Experiment) -> Iterator[str]:
+    """Yield a line about the task, if there is one."""
+    task, corpus = experiment.config.task, experiment.config.corpus
+    if not task.has_pairs:
+        return
+    line = f"task: {task.kind}"
+    if corpus.source and corpus.target:
+        line += f"; the source is the field {quote(corpus.source)}, the target the field "
+        line += quote(corpus.target)
+    if experiment.labels:
+        labels = ", ".join(map(quote, experiment.labels[:_SHOWN_LABELS]))
+        more = ", ..." if len(experiment.labels) > _SHOWN_LABELS else ""
+        line += f"; {len(experiment.labels):,} labels: {labels}{more}"
+    yield line

@@ -190,23 +190,21 @@ def _records(has_hashes: bool) -> Html:
         class_="bar",
     )
     results = tag("ol", id="records", class_="records", aria_label="Records, the newest first")
-    kept = tag(
+    return join(tag("section", bar, _status(), results, aria_label="Records"), _kept())
+
+
+def _kept() -> Html:
+    """Return the list of the records that the reader keeps."""
+    buttons = [_button("Copy", "copy"), _button("Download", "download")]
+    return tag(
         "section",
         tag("h2", "Kept", id="kept-title"),
         tag("p", "Nothing is kept yet.", id="kept-empty", class_="empty"),
         tag("ol", id="kept"),
-        tag(
-            "div",
-            _button("Copy", "copy"),
-            _button("Download", "download"),
-            class_="bar",
-            id="kept-actions",
-            hidden=True,
-        ),
+        tag("div", *buttons, class_="bar", id="kept-actions", hidden=True),
         class_="kept",
         aria_labelledby="kept-title",
     )
-    return join(tag("section", bar, _status(), results, aria_label="Records"), kept)
 
 
 def _stream() -> Html:

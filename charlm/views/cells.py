@@ -185,17 +185,6 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
     at = _strongest(values)
     styles = [_value_style(value) for value in values]
     styles[at] = f"{styles[at]} cur"
-    options = [
-        tag("option", row.label, value=row.label, selected=number == 0)
-        for number, row in enumerate(cells.best)
-    ]
-    controls = tag(
-        "div",
-        tag("label", "Label ", tag("select", *options, id="unit-label"), class_="pick"),
-        run_buttons("unit", [run.name for run, *_ in tracked]),
-        class_="ctlrow",
-        **NEEDS_SCRIPT,
-    )
     text = tag(
         "div",
         passage_slider("unit", texts, styles, "Position in the passage"),
@@ -209,10 +198,20 @@ def _tracks_figure(tracked: Sequence[_Tracked]) -> Figure:
         "range of the text to list the units that are high throughout, and other places where "
         "they are.",
         body=join(tag("div", text, facts, class_="split"), HINT),
-        controls=controls,
+        controls=_track_controls(cells, [run.name for run, *_ in tracked]),
         data={"runs": [_track_data(*row) for row in tracked]},
         has_svg=False,
     )
+
+
+def _track_controls(cells: Cells, names: Sequence[str]) -> Html:
+    """Return the choices of the label and of the run."""
+    options = [
+        tag("option", row.label, value=row.label, selected=number == 0)
+        for number, row in enumerate(cells.best)
+    ]
+    label = tag("label", "Label ", tag("select", *options, id="unit-label"), class_="pick")
+    return tag("div", label, run_buttons("unit", names), class_="ctlrow", **NEEDS_SCRIPT)
 
 
 def _strongest(values: Sequence[float]) -> int:

@@ -84,12 +84,6 @@ def _by_label_figure(scored: Scored) -> Figure:
     ]
     runs = [run for run, _ in scored]
     shown = f"The {len(hardest)} of {len(labels)} labels with the lowest F1."
-    numbers = [
-        [run.name, row.label, row.right, row.predicted, row.precision, row.recall, row.f1]
-        for run, scores in scored
-        for row in scores.by_label
-    ]
-    head = ["run", "label", "right", "predicted", "precision", "recall", "F1"]
     return Figure(
         key="labels",
         title="F1 of each label",
@@ -101,8 +95,18 @@ def _by_label_figure(scored: Scored) -> Figure:
             run_list(runs),
             dot_chart(rows, [run.number for run in runs], Axis(title="F1", limits=(0.0, 1.0))),
         ),
-        numbers=Numbers.of_rows(head, numbers),
+        numbers=_by_label_numbers(scored),
     )
+
+
+def _by_label_numbers(scored: Scored) -> Numbers:
+    rows = [
+        [run.name, row.label, row.right, row.predicted, row.precision, row.recall, row.f1]
+        for run, scores in scored
+        for row in scores.by_label
+    ]
+    head = ["run", "label", "right", "predicted", "precision", "recall", "F1"]
+    return Numbers.of_rows(head, rows)
 
 
 def _lowest_f1(label: str, tables: Sequence[Mapping[str, ScoreOfLabel]]) -> float:
@@ -112,26 +116,7 @@ def _lowest_f1(label: str, tables: Sequence[Mapping[str, ScoreOfLabel]]) -> floa
 
 
 def _reliability_figure(scored: Scored) -> Figure:
-    first = scored[0][1].reliability
-    series = [
-        Series(
-            run=run,
-            x=[_percent(found.confidence) for found in scores.reliability],
-            y=[_percent(found.accuracy) for found in scores.reliability],
-        )
-        for run, scores in scored
-    ]
-    filled = [number for number, found in enumerate(first) if found.count]
-    whole = (0.0, 100.0)
-    chart = Chart(
-        series=series,
-        x=Axis(title="mean probability of the predicted label, %", limits=whole),
-        y=Axis(title="% right", limits=whole),
-        heads=[f"{100 * found.low:.0f} to {100 * found.high:.0f} %" for found in first],
-        write=lambda value: f"{value:.1f} %" if math.isfinite(value) else MISSING,
-        at=filled[-1],
-        reference=Line(name="", style=INK_STYLES[2], x=whole, y=whole, dotted=True),
-    )
+    chart = _reliability_chart(scored)
     rows = [
         [run.name, found.low, found.high, found.count, found.confidence, found.accuracy]
         for run, scores in scored
@@ -148,6 +133,29 @@ def _reliability_figure(scored: Scored) -> Figure:
         body=chart.body,
         numbers=Numbers.of_rows(head, rows),
         data=chart.data,
+    )
+
+
+def _reliability_chart(scored: Scored) -> Chart:
+    first = scored[0][1].reliability
+    series = [
+        Series(
+            run=run,
+            x=[_percent(found.confidence) for found in scores.reliability],
+            y=[_percent(found.accuracy) for found in scores.reliability],
+        )
+        for run, scores in scored
+    ]
+    filled = [number for number, found in enumerate(first) if found.count]
+    whole = (0.0, 100.0)
+    return Chart(
+        series=series,
+        x=Axis(title="mean probability of the predicted label, %", limits=whole),
+        y=Axis(title="% right", limits=whole),
+        heads=[f"{100 * found.low:.0f} to {100 * found.high:.0f} %" for found in first],
+        write=lambda value: f"{value:.1f} %" if math.isfinite(value) else MISSING,
+        at=filled[-1],
+        reference=Line(name="", style=INK_STYLES[2], x=whole, y=whole, dotted=True),
     )
 
 
