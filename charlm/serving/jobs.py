@@ -11,9 +11,9 @@ from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import SampleOptions
 from charlm.sampling.saved_state import GenerationState
+from charlm.serving.options import MAX_LOGPROBS
 
 FinishReason = Literal["stop", "length"]
-MAX_LOGPROBS = 100  # Alternatives per position.
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from charlm.storage.untrusted import MEGABYTE, read_regular_file
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
+MAX_LOGPROBS = 100  # Most probable tokens whose log-probabilities a client may get, per position.
 _MIN_KEY_CHARACTERS = 16
 _MAX_KEY_BYTES = 4096
 _KEY = re.compile(r"[!-~]+")  # What an HTTP header can hold, without spaces.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 
 from charlm.errors import OptionError
 from charlm.sampling.options import SampleOptions, build_options
+from charlm.serving.options import MAX_LOGPROBS
 
 DEFAULT_MAX_TOKENS = 16  # As in OpenAI's API.
 # Names of options in Python whose fields in requests are named as OpenAI's or vLLM's.
@@ -36,7 +37,6 @@ IGNORED = frozenset(
         "user",
     }
 )
-MAX_LOGPROBS = 100
 MAX_PROMPTS = 1000
 MAX_BIASES = 1000
 MAX_CHOICES = 1000
