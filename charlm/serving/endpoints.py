@@ -46,12 +46,7 @@ def route(
 ) -> Callable[[Method], Method]:
     """Let a method of a class answer a route, which the docstring of the method describes.
 
-    Args:
-        method: HTTP method.
-        path: Path of the route.
-        response: Model of the response, or None if it is no JSON.
-        request: Model of the body of the request, or None if it has none.
-        examples: Bodies that the route accepts.
+    The arguments are the attributes of `Endpoint`.
     """
 
     def mark(handler: Method) -> Method:
