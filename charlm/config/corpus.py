@@ -1,5 +1,6 @@
 """The section `corpus`: the text, and how it is read and split."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -10,6 +11,14 @@ from charlm.config.section import Fraction, Section, as_list
 # Values of fields that are not given, if the corpus card does not give them either.
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
 RULES = 2  # Of reading texts, in new runs.
+
+
+def _single_value(value: object) -> object:
+    """Refuse a list or a mapping, and a number that is not finite."""
+    is_plain = value is None or isinstance(value, str | int | float)
+    if not is_plain or (isinstance(value, float) and not math.isfinite(value)):
+        raise PydanticCustomError("not_a_scalar", "is not a single value")
+    return value
 
 
 def not_empty(name: str) -> str:
@@ -24,6 +33,7 @@ TextNames = Annotated[
     BeforeValidator(as_list),
     Field(min_length=1),
 ]
+Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_single_value)]
 Mode = Literal["stream", "records"]
 Split = Literal["contiguous", "documents", "shuffled"]
 Copies = Literal["together", "apart"]
@@ -109,7 +119,7 @@ class Corpus(Section):
             "null are skipped. [text]"
         ),
     )
-    where: dict[str, str | int | float | bool | None] = Field(
+    where: dict[str, Scalar] = Field(
         {},
         description=(
             "Tables: read only documents whose fields have these values, as in {language: en}. A "

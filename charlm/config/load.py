@@ -182,7 +182,7 @@ def _parse_override(change: str) -> tuple[str, list[str], object]:
     """Return the section, the keys below it and the value of `section.key=value`."""
     dotted, equals, text = change.partition("=")
     section, *keys = dotted.strip().split(".")
-    if not (equals and keys and all(keys)):
+    if not (equals and section and keys and all(keys)):
         problem = "must be section.key=value, as in model.hidden_size=256"
         raise OptionError("overrides", problem, value=change)
     try:

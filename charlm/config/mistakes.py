@@ -48,6 +48,7 @@ _REQUIREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model_attributes_type": lambda context: "must be a section of keys and values",
     "model_type": lambda context: "must be a section of keys and values",
     "not_a_number": lambda context: "must be a number",
+    "not_a_scalar": lambda context: "must be text, a finite number, true, false or null",
     "none_required": lambda context: "must be null",
     "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
     "string_too_long": lambda context: (

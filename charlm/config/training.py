@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from charlm.config.section import Fraction, Section
 
 BUDGETS = ("minutes", "steps", "epochs")
+_MAX_SEED = (1 << 64) - 1  # Of torch.
 
 
 class Training(Section):
@@ -182,7 +183,12 @@ class Training(Section):
     clipvalue: float | None = Field(
         None, gt=0, description="Maximum absolute value of a component of this gradient."
     )
-    seed: int = Field(1, ge=0, description="Seed of the initial weights, dropout and data order.")
+    seed: int = Field(
+        1,
+        ge=0,
+        le=_MAX_SEED,
+        description="Seed of the initial weights, dropout and data order.",
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
     )
