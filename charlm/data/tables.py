@@ -6,10 +6,12 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from importlib import import_module
 from itertools import chain
 from typing import Any, NamedTuple
 
+from charlm.config.corpus import Scalar
 from charlm.data.encodings import open_utf8, utf8_blocks
 from charlm.data.formats import Source, import_arrow
 from charlm.errors import ConfigError, CorpusError
@@ -23,7 +25,6 @@ _MAX_NAME_SHOWN = 40
 # Names of the fields of a pair that say what they are; the source comes first.
 _KNOWN_PAIRS = (("source", "target"), ("text", "label"), ("input", "output"), ("tokens", "tags"))
 _TARGET_NAMES = ("target", "label", "output", "tag", "tags", "class", "category", "sentiment")
-Scalar = str | int | float | bool | None
 # How YAML writes these values: a text field that holds one of the words matches the value.
 _WORDS: dict[Scalar, tuple[str, ...]] = {
     True: ("true", "yes", "on"),
@@ -240,9 +241,9 @@ def _matches(value: Any, expected: Scalar) -> bool:
     if isinstance(value, str) and not isinstance(expected, str):
         if expected is None or isinstance(expected, bool):
             return value.lower() in _WORDS[expected]
-        try:
-            return float(value) == expected
-        except ValueError:
+        try:  # As a float, a long number would equal its neighbours.
+            return Decimal(value) == Decimal(str(expected))
+        except InvalidOperation:
             return False
     return bool(value == expected)
 

@@ -141,6 +141,12 @@ def test_a_value_that_yaml_reads_as_no_text_matches_a_field_of_text(tmp_path):
     )
     for where in ({"language": False}, {"year": 2020}, {"note": None}, {"year": "2020"}):
         assert documents(path, where=where) == ["hei"], where
+    path.write_text(f"text,year\nhei,{2**60 + 1}\nhello,{2**60}\n", encoding="utf-8")
+    assert documents(path, where={"year": 2**60 + 1}) == ["hei"]
+
+
+def test_the_error_of_a_table_without_a_selected_row_has_the_values_of_its_rows(tmp_path):
+    path = write_compressed(tmp_path / "a.csv", b"text,language\nhei,no\nhello,en\n")
     with pytest.raises(
         CorpusError,
         match=r"contains no document; corpus.where skips rows: language is 'no', 'en', not True",
