@@ -258,9 +258,9 @@ def _read_json_lines(file: io.BufferedReader, name: str) -> Iterator[_Row]:
             yield _Row(f"line {number}", _parse_object(line, f"{name}: line {number}"))
 
 
-def _parse_object(line: bytes, place: str) -> dict[str, Any]:
+def _parse_object(text: bytes | str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place} is not JSON: {error}; correct or remove it") from None
     return _as_object(value, place)
@@ -280,24 +280,31 @@ def _read_json(file: io.BufferedReader, name: str) -> Iterator[_Row]:
     characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
     text = ""
     place = "item 1"
-    problem: Exception | None = None
     number = 1
     while more := characters.read(max(BLOCK_BYTES, len(text))):  # Doubled for a long object.
-        text = (text + more).lstrip("[], \t\r\n")
-        while text:
+        text += more
+        at = _after_separators(text, 0)
+        while at < len(text):
             place = f"item {number}"
             try:
-                value, end = decoder.raw_decode(text)
-            except (ValueError, RecursionError) as error:
-                problem = error
+                value, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError):
                 break  # The rest of the object is in the next block.
             yield _Row(place, _as_object(value, f"{name}: {place}"))
-            text = text[end:].lstrip("[], \t\r\n")
+            at = _after_separators(text, end)
             number += 1
+        text = text[at:]
         if len(text) >= _MAX_LINE_BYTES:
             raise _too_long(name, place)
     if text:
-        raise CorpusError(f"{name}: {place} is not JSON: {problem}; correct or remove it")
+        _parse_object(text, f"{name}: {place}")  # This fails, and its error says why.
+
+
+def _after_separators(text: str, at: int) -> int:
+    """Return the position of the next object of a JSON array."""
+    while at < len(text) and text[at] in "[], \t\r\n":
+        at += 1
+    return at
 
 
 def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
