@@ -4,7 +4,7 @@ import codecs
 import io
 from collections.abc import Iterable, Iterator
 
-from charlm.data.formats import Source
+from charlm.data.formats import UNPACK, Source
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES
 
@@ -16,6 +16,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_TAR_MARKS = (b"ustar\x0000", b"ustar  \0")  # In the header of its first member.
 _SAMPLE_BYTES = 1 << 14
 # Encodings of texts that people have: code pages of Windows, East Asia, Russia and the Macintosh.
 _CANDIDATES = [
@@ -104,13 +105,17 @@ def utf8_blocks(source: Source, encoding: str, *, checks_encoding: bool) -> Iter
 
     Raises:
         EncodingError: The file is not text in this encoding.
+        CorpusError: The file is a tar archive, or there is no such encoding.
     """
     name = canonical_encoding(encoding)
     decoder = codecs.getincrementaldecoder(name)()
     offset = 0
     for block in raw_blocks(source):
-        if offset == 0 and checks_encoding and name != "utf-8" and _is_utf8(block):
-            raise EncodingError(source, f"is not {encoding}", "utf-8")
+        if offset == 0 and checks_encoding:
+            if block[257:265] in _TAR_MARKS:
+                raise CorpusError(f"{source.name}: is a tar archive; {UNPACK}")
+            if name != "utf-8" and _is_utf8(block):
+                raise EncodingError(source, f"is not {encoding}", "utf-8")
         yield _decode_block(decoder, block, source, offset)
         offset += len(block)
 
@@ -150,7 +155,7 @@ def likely_encoding(sample: bytes) -> str | None:
             return encoding
     if b"\0" in sample:
         return _utf16_by_zeros(sample)
-    if _is_utf8(sample):
+    if sample.isascii() or _is_utf8(sample):
         return "utf-8"
     lines = sample[: sample.rfind(b"\n") + 1] or sample  # No character is cut at a line end.
     if _is_western(lines):
@@ -209,7 +214,8 @@ def _decode_block(
     except UnicodeDecodeError as error:
         raise _decode_error(source, error, offset - num_pending) from None
     except UnicodeError as error:  # Raised by utf-7 and idna, and for lone surrogates of utf-7.
-        raise EncodingError(source, f"cannot be decoded: {error}", None) from None
+        likely = likely_encoding(block[:_SAMPLE_BYTES])
+        raise EncodingError(source, f"cannot be decoded: {error}", likely) from None
     if "\0" in text:
         raise EncodingError(
             source, "has a NUL character, so it is not text", _utf16_by_zeros(block)

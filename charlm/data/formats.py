@@ -32,12 +32,13 @@ _COMPRESSED = {
 }
 _BZIP2_BLOCK = b"\x31\x41\x59\x26\x53\x59"  # It follows "BZh" and a digit.
 _SAVE_AS_TEXT = "open it and save it as plain text in UTF-8"
+UNPACK = "unpack it and give its files or its folder"
 _NOT_TEXT = {
     b"%PDF-": ("a PDF document", _SAVE_AS_TEXT),
     b"{\\rtf": ("an RTF document", _SAVE_AS_TEXT),
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a document of Microsoft Office", _SAVE_AS_TEXT),
-    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "unpack it and give its files"),
-    b"Rar!\x1a\x07": ("a RAR archive", "unpack it and give its files"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", UNPACK),
+    b"Rar!\x1a\x07": ("a RAR archive", UNPACK),
     b"\x89PNG\r\n": ("a PNG image", "give a text"),
     b"\xff\xd8\xff": ("a JPEG image", "give a text"),
 }
@@ -132,7 +133,7 @@ def _zip_error(path: Path, name: str) -> CorpusError:
     for beginning, kind in _ZIPPED_DOCUMENTS.items():
         if any(member.startswith(beginning) for member in members):
             return CorpusError(f"{name}: is {kind}, not text; {_SAVE_AS_TEXT}")
-    return CorpusError(f"{name}: is a zip archive; unpack it and give its files or its folder")
+    return CorpusError(f"{name}: is a zip archive; {UNPACK}")
 
 
 def _open_plain(path: Path) -> BinaryIO:

@@ -1,5 +1,7 @@
 """The encoding that bytes suggest, and texts in another encoding than the one that is named."""
 
+import itertools
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def test_an_error_late_in_a_file_suggests_the_encoding_too(tmp_path):
     data = b"plain ASCII text\n" * 5000 + FRENCH.encode("cp1252")
     with pytest.raises(CorpusError, match=r"looks like cp1252: pass --set corpus.encoding=cp1252,"):
         opened(Section(text=(str(write(tmp_path / "a.txt", data)),)))
+
+
+def test_utf_16_without_the_mark_of_its_byte_order_suggests_the_order(tmp_path):
+    for data, likely in ((FRENCH.encode("utf-16-le"), "utf-16-le"), (b"plain text\n", "utf-8")):
+        path = write(tmp_path / "a.txt", data)
+        with pytest.raises(CorpusError, match=f"looks like {likely}: pass --set corpus.encoding="):
+            opened(Section(text=(str(path),), encoding="utf-16"))
 
 
 def test_a_damaged_utf_8_text_is_not_called_another_encoding(tmp_path):
@@ -114,6 +123,17 @@ def test_a_document_or_an_archive_is_named_by_its_contents(tmp_path, monkeypatch
             opened(Section(text=(str(path),)))
         text = opened(Section(text=(str(path),), valid_share=0.0), raw=True).parts["train"]
         assert b"".join(block for block, _ in text.blocks()) == data
+
+
+def test_a_tar_archive_is_named_whether_it_is_compressed_or_not(tmp_path):
+    member = write(tmp_path / "novel.txt", FRENCH.encode())
+    for mode, kind in itertools.product(
+        ("w", "w:gz", "w:xz"), (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
+    ):
+        with tarfile.open(tmp_path / "archive", mode, format=kind) as archive:
+            archive.add(member, "novel.txt")
+        with pytest.raises(CorpusError, match=r"archive: is a tar archive; unpack it and give its"):
+            opened(Section(text=(str(tmp_path / "archive"),)))
 
 
 def test_the_error_of_an_image_in_a_folder_has_the_pattern_that_leaves_it_out(tmp_path):
