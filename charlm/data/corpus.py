@@ -95,6 +95,15 @@ class Text:
                         yield file[block_start:block_stop], is_complete and block_stop == stop
                         release_pages(file, block_start, block_stop)
 
+    def documents(self) -> Iterator[bytes]:
+        """Yield each document whole."""
+        pieces: list[bytes] = []
+        for block, ends in self.blocks():
+            pieces.append(block)
+            if ends:
+                yield b"".join(pieces)
+                pieces = []
+
     def slices(self, size: int) -> list["Text"]:
         """Return the text in consecutive slices of about `size` bytes.
 

@@ -12,12 +12,11 @@ import numpy.typing as npt
 from charlm.config.task import Task as TaskSection
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus, Text
-from charlm.data.pairs import SEPARATOR
+from charlm.data.pairs import NO_SOURCE, NO_TAB, NO_TARGET, SEPARATOR, pair_error
 from charlm.data.tokenizer import Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.window import PADDING
 from charlm.errors import CorpusError
-from charlm.storage.memory_maps import map_file
 
 Labels = tuple[str, ...]
 _SHOWN = 60  # Characters of a text or a label in a message.
@@ -49,34 +48,18 @@ def split_labels(corpus: Corpus) -> LabelledTexts:
 
 
 def _split_pairs(text: Text) -> tuple[Text, list[str]]:
-    spans = text.spans.copy()
+    lengths: list[int] = []
     targets: list[str] = []
-    for number, file in enumerate(text.files):
-        rows = np.flatnonzero(spans[:, 0] == number).tolist()
-        if not rows:
-            continue
-        with map_file(file.path) as data:
-            for row in rows:
-                _, start, stop = spans[row].tolist()
-                tab = data.find(SEPARATOR.encode(), start, stop)
-                source, target = data[start : max(tab, start)], data[max(tab, start) : stop]
-                if not source.strip() or not target.strip():
-                    raise _no_pair(str(file.path), data[:start].count(b"\n") + 1, tab, start)
-                spans[row, 2] = tab
-                targets.append(target[1:].decode(errors="replace"))
+    for record in text.documents():
+        source, tab, target = record.partition(SEPARATOR.encode())
+        if not source.strip() or not target.strip():
+            problem = (NO_SOURCE if target.strip() else NO_TARGET) if tab else NO_TAB
+            raise pair_error(record.decode(errors="replace"), problem)
+        lengths.append(len(source))
+        targets.append(target.decode(errors="replace"))
+    spans = text.spans.copy()
+    spans[:, 2] = spans[:, 1] + lengths
     return replace(text, spans=spans), targets
-
-
-def _no_pair(path: str, line: int, tab: int, start: int) -> CorpusError:
-    problem = "has no label after the tab"
-    if tab < 0:
-        problem = "has no tab, which separates a text from its label"
-    elif tab == start:
-        problem = "has no text before the tab"
-    return CorpusError(
-        f"{path}: line {line}: the record {problem}; correct or remove it, or give a table with "
-        "the fields text and label"
-    )
 
 
 def labels_of(

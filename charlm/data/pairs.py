@@ -17,6 +17,10 @@ from charlm.data.windows.window import PADDING
 from charlm.errors import ConfigError, CorpusError
 
 SEPARATOR = "\t"
+# What is wrong with a record that is no pair.
+NO_TAB = "has no tab, which separates the source from the target"
+NO_SOURCE = "has no source before the tab"
+NO_TARGET = "has no target after the tab"
 
 
 def add_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
@@ -42,20 +46,24 @@ def completion_targets(ids: Ids, tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
     # The first tab of each record, or a place after its end if there is none.
     first = np.append(tabs, len(ids))[np.searchsorted(tabs, spans[:, 0])]
     problems = {
-        "has no tab, which separates the source from the target": first >= spans[:, 1],
-        "has no source before the tab": first == spans[:, 0],
-        "has no target after the tab": first == spans[:, 1] - 2,
+        NO_TAB: first >= spans[:, 1],
+        NO_SOURCE: first == spans[:, 0],
+        NO_TARGET: first == spans[:, 1] - 2,
     }
     for problem, has_it in problems.items():
         if has_it.any():
             start, stop = spans[np.argmax(has_it)]
-            shown = tokenizer.decode(ids[start : min(stop - 1, start + 40)].tolist())
-            raise CorpusError(
-                f"the record {shown!r} {problem}; correct or remove it, or give a table with the "
-                "fields source and target"
-            )
+            raise pair_error(tokenizer.decode(ids[start : stop - 1].tolist()), problem)
     is_source = np.arange(len(ids)) <= np.repeat(first, spans[:, 1] - spans[:, 0])
     return np.where(is_source, PADDING, ids.astype(np.int32))
+
+
+def pair_error(record: str, problem: str) -> CorpusError:
+    """Return the error of a record that is no pair."""
+    return CorpusError(
+        f"the record {record!r:.60} {problem}; correct or remove it, or give a table with the "
+        "fields source and target"
+    )
 
 
 def separator_id(tokenizer: Tokenizer) -> int:

@@ -213,12 +213,13 @@ def test_a_mistake_in_a_table_is_one_line(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (["abc\tx", "abc"], "line 2: the record has no tab"),
-        (["abc\tx", "\tx"], "line 2: the record has no text before the tab"),
-        (["abc\tx", "abc\t"], "line 2: the record has no label after the tab"),
+        (["abc\tx", "abcd"], "the record 'abcd' has no tab"),
+        (["abc\tx", "\tx"], r"the record '\tx' has no source before the tab"),
+        (["abc\tx", "abc\t"], r"the record 'abc\t' has no target after the tab"),
+        (["abc\tx", "\t"], r"the record '\t' has no target after the tab"),
     ],
 )
-def test_a_line_that_is_no_pair_is_refused_with_its_number(lines, problem, tmp_path, capsys):
+def test_a_line_that_is_no_pair_is_refused_with_its_text(lines, problem, tmp_path, capsys):
     path = tmp_path / "pairs.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert charlm(["train", str(path), "--task", "classify", "--steps", "1"]) == 1
