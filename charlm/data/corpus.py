@@ -23,13 +23,12 @@ from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
 from charlm.data.utf8 import LineEnds, find_line_ends
 from charlm.errors import CorpusError
-from charlm.storage.memory_maps import BLOCK_BYTES, map_file, release_pages
+from charlm.storage.memory_maps import BLOCK_BYTES, PageRelease, map_file
 
 Spans = npt.NDArray[np.int64]
 # With ten million documents, two different ones have the same digest with a probability of 10^-5.
 # They are then treated as copies.
 _DIGEST_BYTES = 8
-_BATCH_DOCUMENTS = 1 << 14  # Documents that are hashed before their memory is released.
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,17 @@ class Text:
 
     def digests(self) -> npt.NDArray[np.uint64]:
         """Return a checksum of each document, (documents,): equal documents have the same one."""
-        digests: list[bytes] = []
+        digests = bytearray()
         for file_spans in _spans_by_file(self.spans):
             with map_file(self.files[file_spans[0, 0]].path) as file:
-                for first in range(0, len(file_spans), _BATCH_DOCUMENTS):
-                    batch = file_spans[first : first + _BATCH_DOCUMENTS].tolist()
-                    digests.append(b"".join(_digest(file, *span) for _, *span in batch))
-                    release_pages(file, batch[0][1], batch[-1][2])
-        return np.frombuffer(b"".join(digests), dtype=np.uint64)
+                pages = PageRelease(file)
+                for _, start, stop in file_spans.tolist():
+                    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+                    for block_start in range(start, stop, BLOCK_BYTES):
+                        digest.update(file[block_start : min(block_start + BLOCK_BYTES, stop)])
+                        pages.up_to(block_start)
+                    digests += digest.digest()
+        return np.frombuffer(digests, dtype=np.uint64)
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[tuple[bytes, bool]]:
         """Yield blocks of about `size` bytes, each with whether its document ends with it.
@@ -88,12 +90,13 @@ class Text:
         number = 0
         for file_spans in _spans_by_file(self.spans):
             with map_file(self.files[file_spans[0, 0]].path) as file:
+                pages = PageRelease(file)
                 for _, start, stop in file_spans.tolist():
                     number += 1
                     is_complete = not (self.is_cut and number == len(self.spans))
                     for block_start, block_stop in _block_bounds(file, start, stop, size, self.raw):
                         yield file[block_start:block_stop], is_complete and block_stop == stop
-                        release_pages(file, block_start, block_stop)
+                        pages.up_to(block_stop)
 
     def documents(self) -> Iterator[bytes]:
         """Yield each document whole."""
@@ -392,10 +395,11 @@ def _document_spans(file: PlainFile, separator: bytes) -> npt.NDArray[np.int64]:
         return _without_empty(np.stack([starts, file.ends], axis=1))
     spans, start = [], 0
     with map_file(file.path) as view:
+        pages = PageRelease(view)
         for end in file.ends.tolist():
             while (stop := view.find(separator, start, end)) >= 0:
                 spans.append((start, stop))
-                release_pages(view, start, stop)
+                pages.up_to(stop)
                 start = stop + len(separator)
             spans.append((start, end))
             start = end
@@ -442,17 +446,6 @@ def _lengths(spans: Spans) -> npt.NDArray[np.int64]:
     """Return the number of bytes of each document, (documents,)."""
     lengths: npt.NDArray[np.int64] = spans[:, 2] - spans[:, 1]
     return lengths
-
-
-def _digest(file: mmap.mmap, start: int, stop: int) -> bytes:
-    """Return a checksum of the bytes from `start` to `stop`."""
-    digest = hashlib.blake2b(
-        file[start : min(start + BLOCK_BYTES, stop)], digest_size=_DIGEST_BYTES
-    )
-    for block_start in range(start + BLOCK_BYTES, stop, BLOCK_BYTES):
-        release_pages(file, start, block_start)
-        digest.update(file[block_start : min(block_start + BLOCK_BYTES, stop)])
-    return digest.digest()
 
 
 def _num_bytes(spans: Spans) -> int:

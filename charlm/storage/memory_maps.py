@@ -23,6 +23,24 @@ def map_file(path: Path) -> Iterator[mmap.mmap]:
         yield view
 
 
+class PageRelease:
+    """Releases the memory of the pages that were read, block by block.
+
+    A call of the system for each of many short documents would take longer than to read them.
+    """
+
+    def __init__(self, view: mmap.mmap) -> None:
+        """Begin at the start of a file."""
+        self._view = view
+        self._released = 0
+
+    def up_to(self, stop: int) -> None:
+        """Release what was read up to an offset, if it is a block or more."""
+        if stop - self._released >= BLOCK_BYTES:
+            release_pages(self._view, self._released, stop)
+            self._released = stop
+
+
 def release_pages(view: mmap.mmap, start: int, stop: int) -> None:
     """Release the memory of the pages already read, so that it does not grow with the file.
 
