@@ -64,9 +64,19 @@ class Card(Section):
 
 
 def cache_folder() -> Path:
-    """Return the folder of texts and ids: $CHARLM_CACHE, or the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("CHARLM_CACHE") or Path(home) / "charlm")
+    """Return the folder of texts and ids: $CHARLM_CACHE, or the user's cache folder.
+
+    Raises:
+        CorpusError: There is no home folder, as for a user of a container.
+    """
+    if folder := os.environ.get("CHARLM_CACHE"):
+        return Path(folder).absolute()
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder, "charlm").absolute()
+    try:
+        return Path.home() / ".cache" / "charlm"
+    except RuntimeError:
+        raise CorpusError(f"the cache: the user has no home folder; {WRITE_REMEDY}") from None
 
 
 def converted_folder() -> Path:

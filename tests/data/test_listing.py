@@ -15,6 +15,7 @@ from reading import opened, resolved
 
 from charlm.config.corpus import Corpus as Section
 from charlm.data import listing
+from charlm.data.cards import cache_folder
 from charlm.data.listing import absolute_names, find_files, shown_names
 from charlm.errors import CorpusError
 
@@ -132,6 +133,29 @@ def test_a_compressed_text_is_read_from_standard_input(monkeypatch):
         monkeypatch.setattr("sys.stdin", stdin(compress(b"some text")))
         text = opened(Section(text="-", valid_share=0.0)).parts["train"]
         assert [block for block, _ in text.blocks()] == [b"some text"]
+
+
+def test_standard_input_has_the_same_name_in_every_folder_also_with_a_relative_cache(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHARLM_CACHE", "cache")
+    monkeypatch.setattr("sys.stdin", stdin(b"some text"))
+    (name,) = resolved(Section(text="-")).corpus.text
+    assert Path(name).is_relative_to(tmp_path / "cache")
+
+
+def test_a_user_without_a_home_folder_needs_no_home_if_the_cache_is_named(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("CHARLM_CACHE")
+    with pytest.raises(CorpusError, match="the user has no home folder; set CHARLM_CACHE to a"):
+        cache_folder()
 
 
 def test_the_title_of_a_corpus_from_standard_input_names_it(monkeypatch):
