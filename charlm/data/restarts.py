@@ -6,7 +6,6 @@ and scoring begin. So each stream restarts from time to time: its window ends be
 rest of the window is padding, and its next window begins with the document.
 """
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.shards import split_by_file
+from charlm.data.shards import id_blocks
 from charlm.data.tokenizer import EOS, Ids
-from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
 
 Positions = npt.NDArray[np.int64]
 _NEVER = np.iinfo(np.int64).max
@@ -77,14 +75,9 @@ def eos_ends(ids: Ids) -> Positions:
     """Return the position after each <EOS>; the ids are read block by block."""
     ends = [np.zeros(0, dtype=np.int64)]
     offset = 0
-    for shard in split_by_file(ids):
-        for start in range(0, len(shard), BLOCK_BYTES):
-            block = shard[start : start + BLOCK_BYTES]
-            ends.append(np.flatnonzero(block == EOS) + (1 + offset + start))
-            if isinstance(shard.base, mmap.mmap):
-                stop = start + len(block)
-                release_pages(shard.base, start * shard.itemsize, stop * shard.itemsize)
-        offset += len(shard)
+    for block in id_blocks(ids):
+        ends.append(np.flatnonzero(block == EOS) + (1 + offset))
+        offset += len(block)
     return np.concatenate(ends)
 
 

@@ -1,12 +1,14 @@
 """Ids in several files, read as if they were one array."""
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.data.tokenizer import Ids
+from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
 
 
 class ShardedIds(np.lib.mixins.NDArrayOperatorsMixin):
@@ -69,6 +71,11 @@ class ShardedIds(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*arrays, **options)
 
 
-def split_by_file(ids: Ids | ShardedIds) -> list[Ids]:
-    """Return the ids of each file."""
-    return ids.shards if isinstance(ids, ShardedIds) else [ids]
+def id_blocks(ids: Ids | ShardedIds) -> Iterator[Ids]:
+    """Yield the ids block by block, and release the memory of each block of a memory map."""
+    for shard in ids.shards if isinstance(ids, ShardedIds) else [ids]:
+        for start in range(0, len(shard), BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, len(shard))
+            yield shard[start:stop]
+            if isinstance(shard.base, mmap.mmap):
+                release_pages(shard.base, start * shard.itemsize, stop * shard.itemsize)

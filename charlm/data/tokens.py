@@ -7,7 +7,6 @@ text changes, only its slices are encoded again.
 
 import hashlib
 import json
-import mmap
 import multiprocessing
 import os
 import re
@@ -28,7 +27,7 @@ from charlm.config.corpus import Mode
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
 from charlm.data.progress import current_listener
-from charlm.data.shards import ShardedIds, split_by_file
+from charlm.data.shards import ShardedIds, id_blocks
 from charlm.data.tokenizer import (
     UNK,
     Ids,
@@ -46,7 +45,7 @@ from charlm.data.utf8 import (
 )
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
-from charlm.storage.memory_maps import BLOCK_BYTES, release_pages
+from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json
 
@@ -380,10 +379,6 @@ def _lines(block: bytes, ends_document: bool, line_ends: LineEnds) -> Iterator[t
 def count_ids(ids: npt.NDArray[Any], vocabulary_size: int) -> npt.NDArray[np.int64]:
     """Return the number of occurrences of each id, (vocabulary,)."""
     counts: npt.NDArray[np.int64] = np.zeros(vocabulary_size, dtype=np.int64)
-    for shard in split_by_file(ids):
-        for start in range(0, len(shard), BLOCK_BYTES):
-            stop = min(start + BLOCK_BYTES, len(shard))
-            counts += np.bincount(shard[start:stop], minlength=vocabulary_size)
-            if isinstance(shard.base, mmap.mmap):
-                release_pages(shard.base, start * shard.itemsize, stop * shard.itemsize)
+    for block in id_blocks(ids):
+        counts += np.bincount(block, minlength=vocabulary_size)
     return counts
