@@ -15,12 +15,12 @@ from pathlib import Path
 
 from charlm.data.cards import cache_folder, card_names, download_name, load_card
 from charlm.errors import CorpusError
+from charlm.storage.atomic import unfinished_name
 from charlm.storage.results import Result
 
 _KEY = r"[0-9a-f]{24}"
 KINDS = ("corpora", "downloads", "texts", "tokens")
-# A file that was being written, of which a process that was killed left a part.
-_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+# A process that was killed left an older file unfinished.
 _MAX_WRITING_SECONDS = 24 * 3600
 
 
@@ -103,8 +103,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 def _entry_name(pattern: re.Pattern[str], path: Path, now: float) -> str | None:
     """Return the name of the entry to which a file belongs; None if charlm did not write it."""
-    temporary = _TEMPORARY.fullmatch(path.name)
-    match = pattern.fullmatch(temporary[1] if temporary else path.name)
+    match = pattern.fullmatch(unfinished_name(path) or path.name)
     if match is None:
         return None
     if not path.name.startswith("."):

@@ -13,7 +13,7 @@ from charlm.errors import CharlmError, CorpusError
 
 WRITE_REMEDY = "set CHARLM_CACHE to a folder that can be written"  # For files in the cache.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag.
-_TEMPORARY_NAME = re.compile(r"\..+\.\w{8}")  # Name that `atomic_write` gives an unfinished file.
+_TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # As `tempfile` makes it from its prefix.
 
 
 @contextmanager
@@ -101,9 +101,19 @@ def remove_temporary_files(folder: Path) -> None:
     Call it only while no other process writes into the folder.
     """
     for path in folder.glob(".*"):
-        if _TEMPORARY_NAME.fullmatch(path.name):
+        if unfinished_name(path):
             with suppress(OSError):  # The next call tries again.
                 path.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> str | None:
+    """Return the name of the file that `atomic_write` was writing to `path`; None for another file.
+
+    >>> unfinished_name(Path(".metrics.jsonl.a1b2c3d4")), unfinished_name(Path("metrics.jsonl"))
+    ('metrics.jsonl', None)
+    """
+    match = _TEMPORARY_NAME.fullmatch(path.name)
+    return match[1] if match else None
 
 
 def append_line(path: Path, line: str, *, error_type: type[CharlmError], remedy: str) -> None:
