@@ -53,8 +53,9 @@ from charlm.config.corpus import Corpus
 from charlm.config.schema import Config
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
-from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import encode_text
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import TokenizerError
 
 POLL_SECONDS = 0.05

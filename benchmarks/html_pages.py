@@ -34,7 +34,7 @@ from measuring import add_options, argument_parser, print_environment, print_res
 
 import charlm
 from charlm.config.model import Model as ModelSection
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.export.description import describe_network, describe_tokenizer
 from charlm.export.html import engine_script
 from charlm.export.javascript import find_chromium, run_in_chromium

@@ -6,7 +6,7 @@ charlm/data/literals.py. The end of a record, of a document, or of a line of wor
 in training.
 
     >>> from charlm.config.schema import Tokenizer as Section
-    >>> from charlm.data.tokenizer import learn_tokenizer
+    >>> from charlm.data.vocabulary import learn_tokenizer
     >>> alphabet = Alphabet(learn_tokenizer(["to be"], Section(level="char")), "stream")
     >>> to_tokens("béb".encode(), alphabet)
     CodedText(ids=array([3, 1, 3]), literals=[b'\xc3\xa9'], has_variant_ends=False)

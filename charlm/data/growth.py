@@ -8,7 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from charlm.data.tokenizer import UNK, Tokenizer, learn_tokenizer, with_tokens
+from charlm.data.tokenizer import UNK, Tokenizer
+from charlm.data.vocabulary import learn_tokenizer, with_tokens
 
 # Of a character at level bpe: a rarer one stays divided into its bytes.
 _MIN_CHARACTER_COUNT = 2

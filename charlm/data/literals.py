@@ -36,7 +36,7 @@ def splitter(tokenizer: Tokenizer, *, has_variant_ends: bool = False) -> Split:
             word and after its last one.
 
     >>> from charlm.config.schema import Tokenizer as Section
-    >>> from charlm.data.tokenizer import learn_tokenizer
+    >>> from charlm.data.vocabulary import learn_tokenizer
     >>> splitter(learn_tokenizer(["to be"], Section(level="char")))("béb".encode())
     CodedPiece(ids=[3, 1, 3], literals=[b'\xc3\xa9'])
     """

@@ -25,9 +25,10 @@ import numpy.typing as npt
 from charlm.config.corpus import Mode
 from charlm.data.corpus import Text
 from charlm.data.literals import splitter
-from charlm.data.tokenizer import Tokenizer, make_normalizer
+from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import batches
 from charlm.data.utf8 import split_lines, strip_line_end
+from charlm.data.vocabulary import make_normalizer
 
 Floats = npt.NDArray[np.float64]
 

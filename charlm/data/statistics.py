@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.data.corpus import Text
+from charlm.data.tokenizer import NUM_CODE_POINTS
 from charlm.storage.results import Result
 
-_NUM_CODE_POINTS = 0x110000
 # With ten million documents, two different ones have the same digest with a probability of 10^-5.
 _DIGEST_BYTES = 8
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -38,7 +38,7 @@ class Statistics(Result):
 
 def compute_statistics(*parts: Text) -> Statistics:
     """Read the parts of a text once and compute their statistics."""
-    counts = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)
+    counts = np.zeros(NUM_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []
     seen: set[bytes] = set()
     length, digest = 0, blake2b(digest_size=_DIGEST_BYTES)

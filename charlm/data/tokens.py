@@ -28,21 +28,14 @@ from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.corpus import Text
 from charlm.data.progress import current_listener
 from charlm.data.shards import ShardedIds, id_blocks
-from charlm.data.tokenizer import (
-    UNK,
-    Ids,
-    Tokenizer,
-    decode_blocks,
-    id_dtype,
-    learn_tokenizer,
-    load_tokenizer,
-)
+from charlm.data.tokenizer import UNK, Ids, Tokenizer, id_dtype
 from charlm.data.utf8 import (
     LineEnds,
     count_characters,
     ends_line,
     split_lines,
 )
+from charlm.data.vocabulary import decode_blocks, learn_tokenizer, load_tokenizer
 from charlm.errors import CorpusError, TokenizerError
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES

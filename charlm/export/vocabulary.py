@@ -12,7 +12,8 @@ from torch import Tensor
 
 from charlm.config.corpus import Mode
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
-from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer, load_tokenizer
+from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.vocabulary import learn_tokenizer, load_tokenizer
 from charlm.errors import CharlmError, OptionError, TokenizerError, quote
 from charlm.runs.verify import MAX_BYTES
 from charlm.storage.untrusted import one_line, parse_json, read_regular_file

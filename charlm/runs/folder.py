@@ -14,7 +14,8 @@ from charlm.config.show import dump
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.labels import Labels
 from charlm.data.listing import MissingTextError
-from charlm.data.tokenizer import Tokenizer, load_tokenizer
+from charlm.data.tokenizer import Tokenizer
+from charlm.data.vocabulary import load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.model.any_model import Head, head_of
 from charlm.runs.checkpoint import remove_checkpoint

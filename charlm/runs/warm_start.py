@@ -12,7 +12,8 @@ from charlm.config.schema import Config, ResolvedConfig
 from charlm.config.section import Section
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.growth import grow, relatives
-from charlm.data.tokenizer import UNK, Tokenizer, decode_blocks
+from charlm.data.tokenizer import UNK, Tokenizer
+from charlm.data.vocabulary import decode_blocks
 from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.runs.checkpoint import load_checkpoint

@@ -23,7 +23,8 @@ from charlm.compression.container import unpack
 from charlm.compression.literals import Alphabet, to_bytes, to_tokens
 from charlm.config.model import Model
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
-from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 

@@ -13,7 +13,7 @@ from charlm.compression.compress import compress, decompress
 from charlm.compression.container import Fingerprint
 from charlm.compression.literals import Alphabet
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError
 
 CHARACTERS = Alphabet(learn_tokenizer(["catehs "], TokenizerSection(level="char")), "stream")

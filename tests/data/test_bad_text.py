@@ -15,8 +15,9 @@ import charlm
 from charlm.config.corpus import Corpus as CorpusSection
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data import corpus as corpora
-from charlm.data.tokenizer import EOS, decode_blocks, learn_tokenizer
+from charlm.data.tokenizer import EOS
 from charlm.data.tokens import encode_text
+from charlm.data.vocabulary import decode_blocks, learn_tokenizer
 from charlm.errors import CorpusError
 
 WORDS = "The cat sat on the mat. "

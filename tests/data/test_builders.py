@@ -21,7 +21,7 @@ from charlm.data.builders import python_texts
 from charlm.data.builders.agreement import AgreementSentence, agreement, agreement_sentences
 from charlm.data.builders.python_texts import python_docs, python_source, unicode_names
 from charlm.data.builders.table import BUILDERS
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CorpusError
 
 CARDS = sorted((Path(__file__).parents[2] / "corpora").glob("*.yaml"))

@@ -4,7 +4,8 @@ import pytest
 
 from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.growth import grow, relatives
-from charlm.data.tokenizer import UNK, learn_tokenizer, load_tokenizer
+from charlm.data.tokenizer import UNK
+from charlm.data.vocabulary import learn_tokenizer, load_tokenizer
 
 OLD = "To be or not to be, that is the question. The cat ate a fig.\n"
 NEW = {

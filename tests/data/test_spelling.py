@@ -16,7 +16,7 @@ from charlm.data.spelling import (
     restoration_of,
     restoration_of_line_ends,
 )
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 
 LEARNED = "the cat sat on the mat.\nthe dog sat on the cat.\n"
 WHITESPACE = Section(level="word", words="whitespace")

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import (
-    EOS,
-    UNK,
-    Decoder,
-    Tokenizer,
-    id_dtype,
-    learn_tokenizer,
-    load_tokenizer,
-)
+from charlm.data.tokenizer import EOS, UNK, Decoder, Tokenizer, id_dtype
+from charlm.data.vocabulary import learn_tokenizer, load_tokenizer
 from charlm.errors import TokenizerError
 
 TEXT = (

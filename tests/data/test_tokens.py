@@ -24,8 +24,9 @@ from charlm.data import tokens
 from charlm.data.corpus import Text
 from charlm.data.shards import ShardedIds
 from charlm.data.sources import PlainFile
-from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.data.tokens import Counts, count_ids, encode_text, learn_or_load_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.records import record_windows
 from charlm.data.windows.streams import stream_windows

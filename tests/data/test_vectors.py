@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.vectors import Vectors, read_vectors
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES
 

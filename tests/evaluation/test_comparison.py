@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import charlm
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import Tokenizer
 from charlm.data.utf8 import split_lines
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.comparison import block_of_lines, difference_intervals, nats_of_lines
 from tests.conftest import small_config, train_all

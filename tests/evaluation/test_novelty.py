@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import opened
 
-from charlm.data.tokenizer import UNK, learn_tokenizer
+from charlm.data.tokenizer import UNK
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.data.written_form import written_form
 from charlm.errors import CorpusError
 from charlm.evaluation.novelty import (

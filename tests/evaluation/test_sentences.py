@@ -6,7 +6,8 @@ import pytest
 from small_models import CPU, make_model
 
 from charlm.config.tokenizer import Tokenizer
-from charlm.data.tokenizer import EOS, learn_tokenizer
+from charlm.data.tokenizer import EOS
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.sentences import Line, Sentence, Sentences, read_sentences, score_lines
 from charlm.model.language_model import LanguageModel

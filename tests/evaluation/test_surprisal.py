@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.evaluation.surprisal import count_words, distances, summarize
 
 TEXT = "The cat's 12 mats,\nthe été!\n"

@@ -6,7 +6,7 @@ import torch
 
 from charlm.config.load import load_config
 from charlm.data.resolve import resolve
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.export.verification import Passage
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.options import Filters, SampleOptions, StopCondition

@@ -13,7 +13,8 @@ from model.cells_table import CELLS
 from sampling.tokenizers import TOKENIZERS
 
 from charlm.config.model import Model as ModelSection
-from charlm.data.tokenizer import EOS, Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import EOS, Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.export.description import describe_network, describe_tokenizer
 from charlm.export.html import engine_script
 from charlm.export.javascript import run_script

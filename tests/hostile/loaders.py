@@ -34,9 +34,9 @@ from charlm.data.fetching import extract_member
 from charlm.data.labels import split_labels
 from charlm.data.resolve import resolve
 from charlm.data.sources import open_plain_files
-from charlm.data.tokenizer import learn_tokenizer, load_tokenizer
 from charlm.data.tokens import encode_text
 from charlm.data.vectors import read_vectors
+from charlm.data.vocabulary import learn_tokenizer, load_tokenizer
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.agreement import read_pairs
 from charlm.evaluation.sentences import read_sentences

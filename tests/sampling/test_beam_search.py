@@ -8,7 +8,8 @@ import torch
 
 from charlm.config.model import Model
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.beam_search import BeamOptions, Hypothesis, beam_search, normalize

@@ -8,7 +8,8 @@ import torch
 from conftest import TEXT, small_config
 
 from charlm.data.resolve import resolve
-from charlm.data.tokenizer import EOS, learn_tokenizer
+from charlm.data.tokenizer import EOS
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.fill import Filling, draw_fillings, fill

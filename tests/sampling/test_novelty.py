@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.sampling.novelty import NoveltyFilter
 
 LETTERS = learn_tokenizer(["abcdefgh"], Section(level="char"))

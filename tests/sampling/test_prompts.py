@@ -12,7 +12,7 @@ from sampling.tokenizers import make_model
 from charlm.api import Run
 from charlm.data.corpus import open_corpus
 from charlm.data.resolve import resolve
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError, quote
 from charlm.sampling.prompts import can_write
 from charlm.trained_model import Origin, TrainedModel

@@ -3,7 +3,7 @@
 from sampling.tokenizers import TOKENIZERS, generate_texts
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import learn_tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.sampling.options import StopCondition
 from charlm.sampling.text_stream import TextStream
 

@@ -4,7 +4,8 @@ import torch
 
 from charlm.config.model import Model
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.generator import Generator, GeneratorOptions

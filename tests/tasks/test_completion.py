@@ -12,7 +12,8 @@ from charlm.cli.main import run as charlm
 from charlm.config.tokenizer import Tokenizer
 from charlm.data.builders.pairs import number_in_words, number_words
 from charlm.data.pairs import completion_targets, separator_id
-from charlm.data.tokenizer import EOS, learn_tokenizer
+from charlm.data.tokenizer import EOS
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.data.windows.records import record_windows
 from charlm.data.windows.scoring import scoring_record_windows
 from charlm.data.windows.window import PADDING, Position

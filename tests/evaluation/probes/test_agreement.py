@@ -18,7 +18,8 @@ from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.builders.agreement import _NOUNS, AgreementSentence, agreement
-from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CorpusError, OptionError, TokenizerError
 from charlm.evaluation.probes.agreement import (
     Agreement,

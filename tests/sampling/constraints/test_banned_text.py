@@ -7,7 +7,8 @@ import torch
 from sampling.tokenizers import TOKENIZERS, generate_texts
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.options import StopCondition

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.data.suffix_index import SuffixIndex
-from charlm.data.tokenizer import EOS, UNK, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.copy_limit import (
     Backtracker,

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config.tokenizer import Tokenizer as Section
-from charlm.data.tokenizer import EOS, UNK, Tokenizer, learn_tokenizer
+from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 
