@@ -20,8 +20,9 @@ from charlm.config.load import shipped
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.section import Fraction, Section
 from charlm.config.tokenizer import Level
+from charlm.data.archives import extract_member
 from charlm.data.builders.table import BUILDERS
-from charlm.data.fetching import Report, check_sha256, extract_member, fetch
+from charlm.data.fetching import Report, check_sha256, fetch
 from charlm.errors import CorpusError, UnsupportedOptionError
 from charlm.storage.atomic import WRITE_REMEDY, atomic_write, can_write
 from charlm.storage.memory_maps import BLOCK_BYTES

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.data.fetching import check_sha256, extract_member, fetch
+from charlm.data.archives import extract_member
+from charlm.data.fetching import check_sha256, fetch
 from charlm.errors import FetchError
 
 BODY = bytes(range(256)) * 1024  # Four blocks of a download.

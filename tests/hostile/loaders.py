@@ -28,9 +28,9 @@ from charlm.compression.container import FORMAT, MAGIC
 from charlm.config.corpus import Corpus
 from charlm.config.load import load_config
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
+from charlm.data.archives import extract_member
 from charlm.data.cards import read_card
 from charlm.data.corpus import open_corpus
-from charlm.data.fetching import extract_member
 from charlm.data.labels import split_labels
 from charlm.data.resolve import resolve
 from charlm.data.sources import open_plain_files

@@ -25,7 +25,7 @@ from hostile.loaders import is_refused, with_checksum
 from charlm.api import load
 from charlm.compression.container import FORMAT, MAGIC
 from charlm.config.load import load_config
-from charlm.data.fetching import extract_member
+from charlm.data.archives import extract_member
 from charlm.errors import CharlmError, CheckpointError, ConfigError, FetchError
 from charlm.evaluation.probes.agreement import read_pairs
 from charlm.model.language_model import named_weights
