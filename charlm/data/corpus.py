@@ -17,11 +17,12 @@ import numpy.typing as npt
 from charlm.config.corpus import Mode, ResolvedCorpus
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, temporary_conversions
+from charlm.data.documents import find_documents, without_empty
 from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
 from charlm.data.listing import shown_names
 from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
-from charlm.data.utf8 import LineEnds, find_line_ends
+from charlm.data.utf8 import LineEnds
 from charlm.errors import CorpusError
 from charlm.storage.memory_maps import BLOCK_BYTES, PageRelease, map_file
 
@@ -154,7 +155,7 @@ class Text:
                 yield self._with_spans([head], is_cut=cut < stop)
                 spans = spans[last:].copy()
                 spans[0, 1] = cut
-                spans = _without_empty(spans)
+                spans = without_empty(spans)
         if len(spans):
             yield self._with_spans([spans])
 
@@ -267,12 +268,7 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     separator = section.separator or ""
     line_ends: LineEnds = "line_feed" if section.rules == 1 else "unicode"
     files = open_plain_files(names, section, is_raw)
-    spans = [
-        _record_spans(file, line_ends) if has_lines else _document_spans(file, separator.encode())
-        for file in files
-    ]
-    if has_records and separator and not has_lines:
-        spans = [_without_line_ends(*pair) for pair in zip(files, spans, strict=True)]
+    spans = (find_documents(file, section, line_ends) for file in files)
     numbered = [np.insert(bounds, 0, number, axis=1) for number, bounds in enumerate(spans)]
     text = Text(
         files=tuple(files),
@@ -382,59 +378,7 @@ def _cut_bytes(text: Text, start: float, stop: float) -> Text:
             spans[row, column] = _next_character(file, offset, limit, text.raw)
     is_cut = bool(spans[-1, 2] < whole[-1, 2])
     # A cut inside the last character of a document leaves an empty rest.
-    return replace(text, spans=_without_empty(spans), is_cut=is_cut)
-
-
-def _document_spans(file: PlainFile, separator: bytes) -> npt.NDArray[np.int64]:
-    """Return start and stop of each document that is not empty, (documents, 2).
-
-    Without a separator, a file, or a row of a table, is one document.
-    """
-    if not separator:
-        starts = np.concatenate([np.zeros(1, dtype=np.int64), file.ends[:-1]])
-        return _without_empty(np.stack([starts, file.ends], axis=1))
-    spans, start = [], 0
-    with map_file(file.path) as view:
-        pages = PageRelease(view)
-        for end in file.ends.tolist():
-            while (stop := view.find(separator, start, end)) >= 0:
-                spans.append((start, stop))
-                pages.up_to(stop)
-                start = stop + len(separator)
-            spans.append((start, end))
-            start = end
-    return _without_empty(np.array(spans, dtype=np.int64))
-
-
-def _without_line_ends(file: PlainFile, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return documents without the line ends around them, which belong to their separators."""
-    trimmed = spans.copy()
-    with map_file(file.path) as view:
-        for row, (start, stop) in enumerate(spans.tolist()):
-            while start < stop and view[start] in b"\r\n":
-                start += 1
-            while start < stop and view[stop - 1] in b"\r\n":
-                stop -= 1
-            trimmed[row] = start, stop
-    return _without_empty(trimmed)
-
-
-def _record_spans(file: PlainFile, line_ends: LineEnds) -> npt.NDArray[np.int64]:
-    """Return start and stop of each line that is not empty, without its line end, (records, 2).
-
-    Line ends are those of `charlm.data.utf8`; the end of a document also ends a line.
-    """
-    data = np.memmap(file.path, dtype=np.uint8, mode="r")
-    end_starts, end_stops = find_line_ends(data, line_ends)
-    stops = np.concatenate([file.ends, end_starts])
-    # Stable, because an empty line may end where the document before it ends.
-    order = np.argsort(stops, kind="stable")
-    next_starts = np.concatenate([file.ends, end_stops])[order]
-    stops = stops[order]
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), next_starts[:-1]])
-    has_carriage_return = data[np.maximum(stops, 1) - 1] == ord("\r")
-    stops = stops - ((stops > starts) & has_carriage_return)
-    return _without_empty(np.stack([starts, stops], axis=1))
+    return replace(text, spans=without_empty(spans), is_cut=is_cut)
 
 
 def _spans_by_file(spans: Spans) -> list[Spans]:
@@ -450,12 +394,6 @@ def _lengths(spans: Spans) -> npt.NDArray[np.int64]:
 
 def _num_bytes(spans: Spans) -> int:
     return int(_lengths(spans).sum())
-
-
-def _without_empty(spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the spans that are not empty; start and stop are the last two columns."""
-    filled: npt.NDArray[np.int64] = spans[spans[:, -2] < spans[:, -1]]
-    return filled
 
 
 def _block_bounds(
