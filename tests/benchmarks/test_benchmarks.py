@@ -19,9 +19,20 @@ from charlm.config.load import load_config
 from charlm.errors import TokenizerError
 from charlm.model.language_model import LanguageModel
 
-ablation, configs, encode, gpu, measuring, runs, scaling, step, words = map(
+ablation, agreement, configs, encode, gpu, measuring, runs, scaling, step, words = map(
     load,
-    ("ablation", "configs", "encode", "gpu", "measuring", "runs", "scaling", "step", "words"),
+    (
+        "ablation",
+        "agreement",
+        "configs",
+        "encode",
+        "gpu",
+        "measuring",
+        "runs",
+        "scaling",
+        "step",
+        "words",
+    ),
 )
 # Options whose meaning depends on the benchmark.
 SPECIAL = {"--characters", "--config", "--only", "--set"}
@@ -486,6 +497,30 @@ def parts_of(config) -> dict[str, list[bytes]]:
     if config.corpus.mode == "records":
         return {part: text.splitlines() for part, text in texts.items()}
     return {part: [bytes([byte]) for byte in text] for part, text in texts.items()}
+
+
+def test_networks_of_equal_parameters_follow_those_of_equal_size(monkeypatch):
+    # With the vocabulary of the corpus, as in docs/lab/2026-11-26-context.md.
+    monkeypatch.setattr(agreement, "count_vocabulary", lambda overrides: 187)
+    given = ["--cells", "elman", "lstm"]
+    options = parse(agreement, monkeypatch, *given, "--equal-parameters")
+    networks = list(agreement.choose_networks(options))
+    sizes = [(network.cell, network.hidden_size) for network in networks]
+    assert sizes == [("elman", 64), ("lstm", 64), ("elman", 121)]
+    assert [network.parameters for network in networks] == [32443, 57403, 57409]
+    options = parse(agreement, monkeypatch, *given)
+    assert list(agreement.choose_networks(options)) == networks[:2]
+
+
+def test_a_table_of_networks_leaves_out_what_a_network_does_not_have(capsys):
+    rows = {
+        agreement.Network("elman", 64, 1000): [{"hidden": 1.5}, {"hidden": 2.5}],
+        agreement.Network("lstm", 8, 900): [{"hidden": 4, "cell": 6.25}] * 2,
+    }
+    agreement.print_table(rows)
+    *_, elman, lstm = capsys.readouterr().out.splitlines()
+    assert elman == "| elman | 64 | 1,000 | 2 (1.5 to 2.5) |  |"
+    assert lstm == "| lstm | 8 | 900 | 4 | 6.25 |"
 
 
 def test_results_are_the_median_over_the_seeds_with_their_range():
