@@ -65,13 +65,10 @@ WORDS = [
     "model.initial_state=learned",
 ]
 CONSTANT = ["training.schedule=constant"]
-# Saves often, and draws random numbers in every process.
-DROPOUT = [
-    "model.output_dropout=0.3",
-    "checkpoint.save_seconds=0.01",
-    "checkpoint.save_share=null",
-]
+DROPOUT = ["model.output_dropout=0.3"]  # Draws random numbers in every process.
 DROPOUT_STEPS = 150
+SAVE_OFTEN = ["checkpoint.save_seconds=0.01"]
+ENDLESS = [*SAVE_OFTEN, "training.timeout_seconds=5"]
 STEPS = 20
 
 
@@ -102,25 +99,6 @@ def launch_variables(rank: int, port: int) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in variables.items()}
 
 
-@contextmanager
-def start_two(*command: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a command in two processes, as torchrun does; kill them at the end."""
-    port = free_port()
-    with ExitStack() as stack:
-        processes = []
-        for rank in range(2):
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                env=launch_variables(rank, port),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(stack.enter_context(process))
-            stack.callback(process.kill)
-        yield processes
-
-
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -142,13 +120,17 @@ def losses(folder: Path) -> list[tuple[float, float]]:
     return [(line["training_loss_nats"], line["loss_nats"]) for line in lines]
 
 
+# The last command ends as the program `charlm` does.
 RUN_COMMANDS = """
 import json, sys
-from charlm.cli.main import run
+from charlm.cli import main
 
-for command in json.loads(sys.argv[1]):
-    if status := run(command):
+*commands, last = json.loads(sys.argv[1])
+for command in commands:
+    if status := main.run(command):
         sys.exit(f"{command}: status {status}")
+sys.argv = ["charlm", *last]
+main.main()
 """
 
 
@@ -156,8 +138,9 @@ for command in json.loads(sys.argv[1]):
 def trained_by_two(text_file, records_file, pairs_files, tmp_path_factory) -> Path:
     """A folder with the runs that two processes trained, all in one launch.
 
-    `changing` was trained by one process for half of its steps, then by two. The workers of
-    pytest-xdist share the folder, so that there is one launch in all.
+    `changing` was trained by one process for half of its steps, then by two. The training of
+    `endless` ended because the second process stopped; `status` and `stderr-0` are of the first
+    one. The workers of pytest-xdist share the folder, so that there is one launch in all.
     """
     temporary = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -182,11 +165,37 @@ def train_by_two(folder: Path, text: Path, records: Path, pairs: dict[str, Path]
         *(train_arguments(pairs[kind], folder / kind, *TASKS[kind], steps=STEPS) for kind in TASKS),
         ["train", "--resume", str(folder / "changing"), "--steps", str(STEPS)],
         train_arguments(text, folder / "dropout", *DROPOUT, steps=DROPOUT_STEPS),
+        train_arguments(text, folder / "endless", *ENDLESS, steps=1_000_000),
     ]
-    with start_two("-c", RUN_COMMANDS, json.dumps(commands)) as processes:
-        for process in processes:
-            _, err = process.communicate(timeout=5 * HANG_SECONDS)
-            assert process.returncode == 0, err
+    with start_two(folder, "-c", RUN_COMMANDS, json.dumps(commands)) as (first, second):
+        until = time.monotonic() + 5 * HANG_SECONDS
+        while saved_step(folder / "endless") == 0:
+            running = first.poll() is None and second.poll() is None
+            assert time.monotonic() < until and running, (folder / "stderr-0").read_text()
+            time.sleep(0.02)
+        second.send_signal(signal.SIGSTOP)
+        (folder / "status").write_text(str(first.wait(HANG_SECONDS)))
+
+
+@contextmanager
+def start_two(folder: Path, *command: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start a command in two processes, as torchrun does; kill them at the end.
+
+    Each writes its standard error to the file `stderr-RANK` of a folder.
+    """
+    port = free_port()
+    with ExitStack() as stack:
+        processes = []
+        for rank in range(2):
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=launch_variables(rank, port),
+                stdout=subprocess.DEVNULL,
+                stderr=stack.enter_context((folder / f"stderr-{rank}").open("wb")),
+            )
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        yield processes
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +259,7 @@ def test_a_killed_process_is_started_again_and_the_result_is_the_same(
     trained_by_two, text_file, tmp_path
 ):
     folder = tmp_path / "killed"
-    command = train_arguments(text_file, folder, *DROPOUT, steps=DROPOUT_STEPS)
+    command = train_arguments(text_file, folder, *DROPOUT, *SAVE_OFTEN, steps=DROPOUT_STEPS)
     with subprocess.Popen(
         [sys.executable, "-m", "charlm", *command, "--processes", "2"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -321,20 +330,11 @@ def count_targets(windows: Sequence[Window]) -> Counter[int]:
     return Counter(targets[targets != PADDING].tolist())
 
 
-def test_a_process_that_does_not_answer_in_time_is_reported_in_one_line(text_file, tmp_path):
-    folder = tmp_path / "run"
-    endless = ["checkpoint.save_seconds=0.01", "training.timeout_seconds=5"]
-    command = train_arguments(text_file, folder, *endless, steps=1_000_000)
-    with start_two("-m", "charlm", *command) as (first, second):
-        until = time.monotonic() + HANG_SECONDS
-        while saved_step(folder) == 0:
-            assert time.monotonic() < until and first.poll() is None and second.poll() is None
-            time.sleep(0.02)
-        second.send_signal(signal.SIGSTOP)
-        _, err = first.communicate(timeout=HANG_SECONDS)
-    assert first.returncode == 1
+def test_a_process_that_does_not_answer_in_time_is_reported_in_one_line(trained_by_two):
+    assert (trained_by_two / "status").read_text() == "1"
+    err = (trained_by_two / "stderr-0").read_text()
     *_, kept, message = err.splitlines()
-    assert kept == f"the last good checkpoint is kept: {folder}/last"
+    assert re.fullmatch(r"the last good checkpoint is kept: .*/endless/last", kept)
     assert re.fullmatch(
         r"charlm: process 0 of 2: another process has ended or has not answered in time: "
         r".*5000 ?ms.*; look for its own message, then continue with --resume",
