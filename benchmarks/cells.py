@@ -44,7 +44,7 @@ from charlm.model.cells.base import Cell, FusedCell, LinearCell
 from charlm.model.cells.registry import make_cell
 from charlm.model.log_probabilities import autocast
 from charlm.model.recurrence import run
-from charlm.training.devices import choose_device
+from charlm.training.devices import choose_device, fast_math
 
 INPUT_SIZE = 64
 WARM_UP_ROUNDS = 3
@@ -94,8 +94,14 @@ def main() -> None:
     """Time all recurrences; print a table per hidden size and precision, and all as JSON."""
     options = arguments()
     device = choose_device(options.device)
-    torch.set_flush_denormal(True)
     print_environment(str(device), f"batch {options.batch}, window {options.window}")
+    with fast_math():  # As in a training.
+        rows = measure_all(options, device)
+    print_results(device=str(device), batch=options.batch, window=options.window, rows=rows)
+
+
+def measure_all(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Time all recurrences with all sizes and precisions; print a table for each pair of them."""
     rows = []
     for precision, hidden in itertools.product(options.precision, options.hidden):
         setting = Setting(hidden, options.batch, options.window, PRECISIONS[precision], device)
@@ -108,7 +114,7 @@ def main() -> None:
             row = measure(name, setting, options.rounds)
             rows.append({"hidden": hidden, "precision": precision, **row})
             print(format_row(row), flush=True)
-    print_results(device=str(device), batch=options.batch, window=options.window, rows=rows)
+    return rows
 
 
 def arguments() -> argparse.Namespace:
