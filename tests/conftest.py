@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ settings.register_profile(
     "charlm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("charlm")
+# A shell that starts the tests in the background lets them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a disk, most of the time of a save is spent on flushing it. Folders of tests are in memory if
 # there is a file system with enough space; PYTEST_DEBUG_TEMPROOT names another place.
