@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from charlm.config.section import Fraction, Section
 
 BUDGETS = ("minutes", "steps", "epochs")
-_MAX_SEED = (1 << 64) - 1  # Of torch.
+_MAX_SEED = (1 << 64) - 1  # The largest seed that torch accepts.
 
 
 class Training(Section):

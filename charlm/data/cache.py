@@ -20,7 +20,7 @@ from charlm.storage.results import Result
 
 _KEY = r"[0-9a-f]{24}"
 KINDS = ("corpora", "downloads", "texts", "tokens")
-# A process that was killed left an older file unfinished.
+# An older unfinished file was left by a process that was killed.
 _MAX_WRITING_SECONDS = 24 * 3600
 
 

@@ -17,7 +17,7 @@ from charlm.data.windows.window import PADDING
 from charlm.errors import ConfigError, CorpusError
 
 SEPARATOR = "\t"
-# What is wrong with a record that is no pair.
+# Problems of records that are not pairs.
 NO_TAB = "has no tab, which separates the source from the target"
 NO_SOURCE = "has no source before the tab"
 NO_TARGET = "has no target after the tab"
@@ -59,7 +59,7 @@ def completion_targets(ids: Ids, tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
 
 
 def pair_error(record: str, problem: str) -> CorpusError:
-    """Return the error of a record that is no pair."""
+    """Return the error of a record that is not a pair."""
     return CorpusError(
         f"the record {record!r:.60} {problem}; correct or remove it, or give a table with the "
         "fields source and target"

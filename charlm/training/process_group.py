@@ -231,7 +231,7 @@ def check_single_process(environment: Mapping[str, str] = os.environ) -> None:
     """
     if is_launched(environment) and environment["WORLD_SIZE"] != "1":
         raise GroupError(
-            "torchrun: a function of Python trains in one process, got WORLD_SIZE="
+            "torchrun: Python functions such as charlm.train use one process, got WORLD_SIZE="
             f"{environment['WORLD_SIZE']}; start the command line: torchrun ... -m charlm train "
             "... --out DIR (docs/scale.md)"
         )

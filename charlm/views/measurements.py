@@ -8,19 +8,12 @@ from typing import Any
 from charlm.errors import OptionError, quote
 from charlm.evaluation.comparison import Comparison
 from charlm.evaluation.probes.agreement import Agreement
-from charlm.evaluation.probes.cells import (
-    Cells,
-    Tracks,
-)
+from charlm.evaluation.probes.cells import Cells, Tracks
 from charlm.evaluation.probes.context import Context
-from charlm.evaluation.probes.embeddings import (
-    Embeddings,
-)
+from charlm.evaluation.probes.embeddings import Embeddings
 from charlm.evaluation.probes.gates import Gates
 from charlm.evaluation.probes.gradients import Gradients
-from charlm.evaluation.probes.known_letters import (
-    LetterAccuracy,
-)
+from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Memory
 from charlm.evaluation.probes.passage import Passage
 from charlm.evaluation.surprisal import Surprisal
@@ -28,10 +21,7 @@ from charlm.tasks.attention import Attention
 from charlm.tasks.completion import Completions
 from charlm.tasks.label_run import TrainedLabelModel
 from charlm.tasks.labels import LabelScores
-from charlm.trained_model import (
-    TrainedModel,
-    TrainedTranslator,
-)
+from charlm.trained_model import TrainedModel, TrainedTranslator
 
 SECTIONS = (
     "curves",

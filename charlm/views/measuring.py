@@ -10,12 +10,7 @@ from typing import Any, TypeVar
 from charlm.errors import CharlmError
 from charlm.evaluation.comparison import Comparison, compare, require_models
 from charlm.evaluation.probes.agreement import measure_agreement
-from charlm.evaluation.probes.cells import (
-    Cells,
-    measure_cells,
-    require_forward,
-    track_units,
-)
+from charlm.evaluation.probes.cells import Cells, measure_cells, require_forward, track_units
 from charlm.evaluation.probes.context import measure_context, require_one_long_text
 from charlm.evaluation.probes.embeddings import (
     Embeddings,
@@ -25,10 +20,7 @@ from charlm.evaluation.probes.embeddings import (
 )
 from charlm.evaluation.probes.gates import measure_gates, require_gates
 from charlm.evaluation.probes.gradients import measure_gradients
-from charlm.evaluation.probes.known_letters import (
-    measure_known_letters,
-    require_characters,
-)
+from charlm.evaluation.probes.known_letters import measure_known_letters, require_characters
 from charlm.evaluation.probes.memory import measure_memory, require_one_direction
 from charlm.evaluation.probes.passage import Passage, measure_passage
 from charlm.evaluation.static_model import require_one_probability

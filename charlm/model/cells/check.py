@@ -43,22 +43,25 @@ def check_cell(cell: Cell, input_size: int) -> None:
 
 def _check_methods(cell: Cell, name: str) -> None:
     """Refuse a method that replaces one of charlm's which a window does not call."""
+    base = next(filter(_is_of_charlm, type(cell).__mro__)).__name__
     for kind, methods, runner in _NOT_CALLED:
-        for method in methods if isinstance(cell, kind) else ():
-            owner, *others = [each for each in type(cell).__mro__ if method in vars(each)]
-            replaces = any(not _is_abstract(each, method) for each in others)
-            if replaces and not owner.__module__.startswith("charlm."):
-                base = next(
-                    each for each in type(cell).__mro__ if each.__module__.startswith("charlm.")
-                )
-                raise TypeError(
-                    f"{name}.{method} would not be called: a window of {base.__name__} is computed "
-                    f"by {runner}; extend Cell instead"
-                )
+        replaced = [method for method in methods if _is_replaced(type(cell), method)]
+        if isinstance(cell, kind) and replaced:
+            raise TypeError(
+                f"{name}.{replaced[0]} would not be called: a window of {base} is computed by "
+                f"{runner}; extend Cell instead"
+            )
 
 
-def _is_abstract(owner: type, method: str) -> bool:
-    return getattr(vars(owner)[method], "__isabstractmethod__", False)
+def _is_replaced(cell: type, method: str) -> bool:
+    """Return whether a class of the user replaces a method that is not abstract."""
+    owner, *others = [each for each in cell.__mro__ if method in vars(each)]
+    is_abstract = [getattr(vars(each)[method], "__isabstractmethod__", False) for each in others]
+    return not _is_of_charlm(owner) and not all(is_abstract)
+
+
+def _is_of_charlm(owner: type) -> bool:
+    return owner.__module__.startswith("charlm.")
 
 
 def _check_weights(cell: Cell, name: str) -> None:
