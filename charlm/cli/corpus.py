@@ -111,7 +111,7 @@ def fetch(
 ) -> None:
     """Download a corpus, check and unpack it, and print its files.
 
-    No other command uses the network.
+    No other command downloads files.
 
     Try: charlm corpus fetch tinyshakespeare
     """
