@@ -144,7 +144,7 @@ def checked_config(config: str | None, changes: list[str]) -> "Config":
         return load_config(config, changes)
     except ConfigError as error:
         load_config(config)
-        raise OptionError("overrides", str(error).removeprefix("defaults: ")) from None
+        raise OptionError("overrides", str(error).removeprefix("overrides: ")) from None
 
 
 def begin(new: NewRun, out: Path | None, name: str, group: "Group") -> "Experiment":

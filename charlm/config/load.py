@@ -78,7 +78,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             describes all of them.
         OptionError: An override is not of the form section.key=value.
     """
-    place, data = ("defaults", {}) if path is None else _read(_find(Path(path)))
+    place, data = ("overrides", {}) if path is None else _read(_find(Path(path)))
     return check_config(override(data, overrides), place)
 
 

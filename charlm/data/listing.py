@@ -151,6 +151,11 @@ def _expand(name: str) -> list[Path]:
     files: set[Path] = set()
     seen: set[Path] = set()
     for match in matches:
+        if _is_run(match):
+            raise CorpusError(
+                f"{match}: is a run folder, not a text; name the run before the texts, or continue "
+                "its training with charlm train --resume"
+            )
         if not match.is_dir():
             files.add(_regular_file(match))
         elif not is_recursive:
@@ -158,6 +163,10 @@ def _expand(name: str) -> list[Path]:
     if not files:
         raise _no_such_text(name)
     return sorted(files)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "tokenizer.json").is_file()
 
 
 def _match(base: Path, parts: Sequence[str]) -> Iterator[Path]:
@@ -181,6 +190,11 @@ def _match(base: Path, parts: Sequence[str]) -> Iterator[Path]:
 def _files_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """Yield the files of a folder and of its subfolders, except hidden ones."""
     for inner in _folders(folder, seen):
+        if _is_run(inner):
+            pattern = shlex.quote(str(folder / "**" / "*.txt"))
+            raise CorpusError(
+                f"{inner}: is a run folder, not a text; leave it out, with {pattern}, or move it"
+            )
         for path in _entries(inner):
             if not path.is_dir():
                 yield _regular_file(path)

@@ -1,5 +1,6 @@
 """A run folder: create, lock, load, find. Its files are listed in charlm/runs/files.py."""
 
+import difflib
 import json
 import shlex
 import time
@@ -197,11 +198,25 @@ def _why_not_a_run(folder: Path) -> str:
     if folder.is_file():
         return "is a file and no run folder; name the folder of a run"
     if not folder.is_dir():
-        return "no such run folder; make one with charlm train"
+        near = _similar_run(folder)
+        hint = f"did you mean {shlex.quote(str(near))}?" if near else "make one with charlm train"
+        return f"no such run folder; {hint}"
     runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
     if runs:
         return f"is not a run folder, but contains some; name one of them, such as {runs[0]}"
     return "is not a run folder: no config.yaml; make one with charlm train"
+
+
+def _similar_run(folder: Path) -> Path | None:
+    """Return a run beside a missing folder, or under runs/, that has a similar name.
+
+    `my` and `runs/my` may be the beginning of `runs/my-20260101-120000`: the last one is returned.
+    """
+    found = [path.parent for place in (RUNS, folder.parent) for path in place.glob("*/config.yaml")]
+    runs = {run.name: run for run in found}
+    longer = [name for name in runs if name.startswith(f"{folder.name}-")]
+    names = sorted(longer)[-1:] or difflib.get_close_matches(folder.name, runs, n=1)
+    return runs[names[0]] if names else None
 
 
 def load_run(folder: Path) -> RunFiles:

@@ -307,15 +307,15 @@ MISTAKES = {
     "corpus.valid_share=1": "corpus.valid_share: must be less than 1, got 1",
     "corpus.encoding=null": "corpus.encoding: must be text, got None",
     f"training.seed={1 << 64}": f"training.seed: must be at most {(1 << 64) - 1}, got",
-    "corpus.where={a: [1]}": "defaults: corpus.where.a: must be text, a finite number, true, false",
-    "corpus.where.a=.nan": "defaults: corpus.where.a: must be text, a finite number, true, false",
+    "corpus.where={a: [1]}": "overrides: corpus.where.a: must be text, a finite number, true, false",
+    "corpus.where.a=.nan": "overrides: corpus.where.a: must be text, a finite number, true, false",
     "corpus.where=3": "corpus.where: must be a mapping of keys to values, got 3",
 }
 
 
 def test_a_wrong_value_is_one_line_with_place_problem_and_value():
     for change, problem in MISTAKES.items():
-        with pytest.raises(ConfigError, match=r"^defaults: [^\n]*$") as caught:
+        with pytest.raises(ConfigError, match=r"^overrides: [^\n]*$") as caught:
             load_config(None, [change])
         message = str(caught.value)
         assert problem in message and message.count(", got ") <= 1, change

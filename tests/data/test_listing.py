@@ -91,6 +91,17 @@ def test_a_folder_without_permission_is_refused_by_name(texts, monkeypatch):
             find_files([str(pattern)], rules=2)
 
 
+def test_a_run_folder_is_no_text(texts):
+    run = texts / "runs" / "my"
+    run.mkdir(parents=True)
+    for name in ("config.yaml", "tokenizer.json"):
+        (run / name).touch()
+    for name, remedy in ((run, "name the run before the texts"), (texts, r"leave it out, with .*")):
+        with pytest.raises(CorpusError, match=rf"^{run}: is a run folder, not a text; {remedy}"):
+            find_files([str(name)], rules=2)
+    assert run / "config.yaml" not in find_files([str(texts / "**" / "*.txt")], rules=2)
+
+
 def test_rules_1_find_the_files_that_earlier_versions_found(texts):
     (texts / "dead.txt").symlink_to("no such file")
     assert names_of(texts, texts, rules=1) == ["a.txt", "b/c.txt", "b/d/e.txt"]

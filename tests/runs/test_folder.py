@@ -46,6 +46,22 @@ def test_a_folder_of_several_seeds_is_refused_with_the_name_of_a_run_in_it(tmp_p
         load(tmp_path / "seeds")
 
 
+def test_the_error_of_a_misspelled_run_has_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("novel", "my-20260101-120000", "my-20260102-120000"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").touch()
+    for name, near in (
+        ("runs/nove", "novel"),
+        ("novel", "novel"),
+        ("my", "my-20260102-120000"),
+    ):
+        with pytest.raises(
+            CheckpointError, match=rf"no such run folder; did you mean runs/{near}\?$"
+        ):
+            load(name)
+
+
 def test_corpus_json_has_the_token_counts_of_the_training_part(trained):
     facts = json.loads((trained / "corpus.json").read_text())
     assert sum(facts["train_token_counts"]) == facts["parts"]["train"]["tokens"]
