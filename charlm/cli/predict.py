@@ -55,10 +55,10 @@ def predict(
             else:
                 emit(_tags(predicted) if is_tag else _label(predicted))
     if unknown:
-        say(_describe_unknown(unknown, num_texts, loaded.tokenizer.section.level))
+        say(describe_unknown(unknown, num_texts, loaded.tokenizer.section.level))
 
 
-def _describe_unknown(unknown: Counter[str], num_texts: int, level: str) -> str:
+def describe_unknown(unknown: Counter[str], num_texts: int, level: str) -> str:
     """Return a line about what was read as <UNK>, the most frequent first."""
     total = unknown.total()
     kind = "word" if level == "word" else "character"

@@ -28,6 +28,7 @@ from charlm.cli.options import (
     some_text,
     split_run_and_texts,
 )
+from charlm.cli.predict import describe_unknown
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded, say, say_if_file
 from charlm.errors import quote
@@ -99,6 +100,8 @@ def memory(
     run = load(folder, which=which, device=device)
     result = run.memory(text, paths=texts, split=part, tokens=tokens)
     emit_result(result.to_json(), _memory_table(result), as_json=as_json)
+    if text is not None and (unknown := run.tokenizer.count_unknown(text)):
+        say(describe_unknown(unknown, 1, run.tokenizer.section.level))
 
 
 def context(

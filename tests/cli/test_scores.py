@@ -315,6 +315,11 @@ def test_what_normalization_loses_is_named_and_not_compared(capfd, trained, tmp_
     assert line["bits_per_character"] is None and line["unknown_share"] == 0
 
 
+def test_unknown_characters_of_a_passage_of_memory_are_named(capfd, trained):
+    assert charlm(["eval", "memory", str(trained), "--text", "The Žea Ž"]) == 0
+    assert "2 unknown characters in 1 text, read as <UNK>: 'Ž' 2\n" in capfd.readouterr().err
+
+
 def test_sentences_that_are_mostly_unknown_are_named(capfd, words, file):
     file.write_text("The cat sat.\nXylophone quartz vexed.\nThe vexed\n", encoding="utf-8")
     arguments = ["eval", "sentences", str(words), str(file)]
