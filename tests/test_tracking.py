@@ -29,7 +29,6 @@ from charlm.tracking import scalars, tracked
 from charlm.training import process_group
 from charlm.training.loss import Score
 
-DOCS = Path(__file__).parents[1] / "docs"
 SAMPLE = "sample/text_summary"
 HALVE = [
     "training.on_divergence=halve",
@@ -358,20 +357,3 @@ def test_processes_that_are_launched_get_the_option_to_track(text_file, tmp_path
     # Nothing has been trained, as if a process had been asked to stop.
     assert command(train_arguments(text_file, run, *options)) == 128 + signal.SIGTERM
     assert launched == [["train", "--resume", str(run), "--track", "tensorboard"]]
-
-
-def test_the_documentation_lists_every_metric(text_file, tmp_path):
-    run = tmp_path / "run"
-    config = small_config(text_file, *HALVE, "training.clipvalue=1")
-    train_poisoned(prepare.begin(config, run), 14)
-    fields = {
-        name if not isinstance(value, dict) else f"{name}/GROUP"
-        for line in lines_of(run)
-        for name, value in line.items()
-    }
-    page = (DOCS / "train.md").read_text(encoding="utf-8").split("## metrics.jsonl")[1]
-    names = re.findall(r"^\| `([\w/]+)` \|", page, flags=re.MULTILINE)
-    only_with_ancestor = {"ancestor_loss_nats"}  # tests/docs/test_metrics_page.py
-    assert sorted([*fields, SAMPLE]) == sorted(set(names) - only_with_ancestor)
-    groups = re.findall(r"`(\w+)`", page.split("| `gradient_norms/GROUP` |")[1].split("\n")[0])
-    assert set(lines_of(run)[0]["gradient_norms"]) <= set(groups)

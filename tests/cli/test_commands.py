@@ -11,11 +11,9 @@ import pty
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -29,7 +27,9 @@ from charlm.config.load import load_config
 from charlm.data import cards
 from charlm.data.builders.table import BUILDERS
 from charlm.errors import CharlmError
+from charlm.runs import session
 from charlm.runs.checkpoint import load_checkpoint
+from charlm.training.loop import Progress, train
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
 
@@ -615,77 +615,46 @@ def test_missing_cuda_is_reported_in_one_line(capfd, text_file):
     assert "not available" in refused(capfd, "train", text_file, "--device", "cuda")
 
 
-def command(*arguments: object, **options: object) -> "subprocess.Popen[bytes]":
-    """Start a command in another process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "charlm", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
-def wait_for_steps(folder: Path, steps: int) -> None:
-    """Wait until a training has saved `steps` steps."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if json.loads((folder / "last" / "state.json").read_text())["step"] >= steps:
-                return
-        except (OSError, ValueError):
-            pass
-        time.sleep(0.02)
-    pytest.fail("the training saved nothing in a minute")
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "last").tensors["weights"]
 
 
-STEPS = 400
-LONG = [f"training.steps={STEPS}", "checkpoint.save_seconds=0.05"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(text_file, tmp_path_factory):
-    """The weights of a training without interruption."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    train_all(small_config(text_file, *LONG), folder)
-    return weights(folder)
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_or_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(
-    capfd, text_file, undisturbed, how
+def test_a_training_stopped_by_ctrl_c_resumes_to_the_weights_of_an_uninterrupted_one(
+    capfd, text_file, monkeypatch
 ):
-    changes = [part for override in LONG for part in ("--set", override)]
+    train_all(small_config(text_file), Path("whole"))
+
+    def press_at_step_5(*values: object, **options: object) -> Iterator[Progress]:
+        for progress in train(*values, **options):
+            if progress.step == 5:
+                signal.raise_signal(signal.SIGINT)
+            yield progress
+
     Path("defaults.yaml").write_text("", encoding="utf-8")
-    process = command(
-        "train", text_file, "--config", "defaults.yaml", *SETTINGS, *changes, "--out", "a run"
-    )
-    wait_for_steps(Path("a run"), 10)
-    process.send_signal(how)
-    out, err = process.communicate()
-    if how == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 128 + how and out == b"a run\n"
-        assert b"continue with: charlm train --resume 'a run'\n" in err
-    assert 10 <= json.loads(Path("a run/last/state.json").read_text())["step"] < STEPS
+    budget = ["--steps", "12", "--out", "a run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "train", press_at_step_5)
+        command = ["train", str(text_file), "--config", "defaults.yaml", *SETTINGS, *budget]
+        assert charlm(command) == 128 + signal.SIGINT
+    out, err = capfd.readouterr()
+    assert out == "a run\n" and "continue with: charlm train --resume 'a run'\n" in err
+    assert json.loads(Path("a run/last/state.json").read_text())["step"] == 5
     ok(capfd, "train", "--resume", "a run")
+    expected = weights(Path("whole"))
     for name, tensor in weights(Path("a run")).items():
-        assert torch.equal(tensor, undisturbed[name])
+        assert torch.equal(tensor, expected[name]), name
 
 
-def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained):
-    process = command("sample", trained, "--length", "3000")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(5)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait() == 1
+def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained, monkeypatch, capfd):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        patch.setattr(sys, "stderr", sys.stderr)  # Restored: typer replaces both.
+        with pytest.raises(SystemExit) as end:
+            charlm(["sample", str(trained), "--length", "3000"])
+    assert end.value.code == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_report_of_several_processes_is_refused_before_the_text_is_read(capsys):

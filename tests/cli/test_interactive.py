@@ -1,6 +1,7 @@
 """`charlm sample --interactive`, under a pseudo-terminal."""
 
 import contextlib
+import io
 import os
 import pty
 import select
@@ -16,6 +17,7 @@ from conftest import small_config, train_all
 import charlm
 from charlm.cli import interactive
 from charlm.cli.interactive import Conversation
+from charlm.cli.main import run as command
 from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import SampleOptions, StopCondition
 
@@ -258,11 +260,13 @@ def test_a_line_may_end_with_the_space_before_the_next_word(text_file, tmp_path,
         assert shown.startswith(text) and shown[len(text)] != " ", line
 
 
-def test_a_line_that_is_not_utf_8_is_refused_and_the_conversation_goes_on(trained):
-    lines = b"caf\xe9\nThe\n/t\n"
-    arguments = [sys.executable, "-m", "charlm", "sample", trained, "--interactive", "--length=4"]
-    done = subprocess.run(arguments, input=lines, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"the line is not UTF-8: byte 0xe9; type it again" in done.stderr
-    text = done.stdout.decode()[: len("The") + 4]
-    assert text.startswith("The") and done.stdout.decode().count(text) == 2
+def test_a_line_that_is_not_utf_8_is_refused_and_the_conversation_goes_on(
+    trained, monkeypatch, capfd
+):
+    lines = io.BytesIO(b"caf\xe9\nThe\n/t\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, "utf-8", errors="surrogateescape"))
+    assert command(["sample", str(trained), "--interactive", "--length=4"]) == 0
+    out, err = capfd.readouterr()
+    assert "the line is not UTF-8: byte 0xe9; type it again" in err
+    text = out[: len("The") + 4]
+    assert text.startswith("The") and out.count(text) == 2

@@ -1,18 +1,17 @@
 """The command `charlm tune`."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import SMALL
 
 from charlm.cli.main import run as charlm
-from charlm.runs import signals
+from charlm.runs import session, signals
+from charlm.training.loop import Progress, train
 
 SETTINGS = [part for override in [*SMALL, "training.steps=4"] for part in ("--set", override)]
 NAME_ENDINGS = [
@@ -96,40 +95,22 @@ def test_the_default_folder_is_a_new_one_in_runs(capfd, text_file):
     assert folder.name.startswith("tune-text-") and (folder / "best.yaml").is_file()
 
 
-def test_ctrl_c_ends_the_search_with_a_table_and_a_configuration(text_file):
+def test_ctrl_c_ends_the_search_with_a_table_and_a_configuration(text_file, monkeypatch, capfd):
+    def press_after_an_evaluation(*values: object, **options: object) -> Iterator[Progress]:
+        for progress in train(*values, **options):
+            if Path("tuned/trials/0/metrics.jsonl").is_file():
+                signal.raise_signal(signal.SIGINT)
+            yield progress
+
+    monkeypatch.setattr(session, "train", press_after_an_evaluation)
     endless = ["--set", "training.steps=100000", "--set", "training.evaluations=10000"]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "charlm",
-            "tune",
-            str(text_file),
-            *SETTINGS,
-            *endless,
-            *SEARCH,
-            "--minutes",
-            "9",
-            "--out",
-            "tuned",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not Path("tuned/trials/0/metrics.jsonl").is_file():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 128 + signal.SIGINT, err
+    budget = ["--minutes", "9", "--out", "tuned"]
+    command = ["tune", str(text_file), *SETTINGS, *endless, *SEARCH, *budget]
+    assert charlm(command) == 128 + signal.SIGINT
+    out, err = capfd.readouterr()
     assert out.splitlines()[1].split()[:2] == ["0", "unfinished"]
-    assert (
-        "stopped; continue with: charlm tune --resume tuned\n" in err
-        and Path("tuned/best.yaml").is_file()
-    )
+    assert "stopped; continue with: charlm tune --resume tuned\n" in err
+    assert Path("tuned/best.yaml").is_file()
 
 
 def test_ctrl_c_before_the_first_evaluation_is_no_error(monkeypatch, capsys, text_file):

@@ -13,11 +13,14 @@ from serving.servers import KEY, own_process
 from charlm.cli import main
 
 
-def read_lines(url: str, process: subprocess.Popen[str], number: int, *, tokens: int) -> list[str]:
+def read_lines(
+    url: str, process: subprocess.Popen[str], number: int, *, tokens: int, **request: object
+) -> list[str]:
     """Send a signal after the first part of a stream; return its lines."""
     body = {"prompt": "The ", "max_tokens": tokens, "stream": True}
     lines = []
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+    request |= {"json": body, "timeout": 60}
+    with httpx.stream("POST", f"{url}/v1/completions", **request) as response:
         for line in response.iter_lines():
             if not lines:
                 process.send_signal(number)
@@ -25,14 +28,27 @@ def read_lines(url: str, process: subprocess.Popen[str], number: int, *, tokens:
     return [line for line in lines if line]
 
 
-def test_sigterm_ends_the_server_with_status_0_after_the_texts_that_are_being_written(trained):
-    with own_process(trained) as (process, url):
-        *parts, end = read_lines(url, process, signal.SIGTERM, tokens=300)
+def test_the_command_serves_runs_with_a_key_logs_and_ends_on_sigterm_after_the_last_text(
+    trained, trained_records, tmp_path
+):
+    key = tmp_path / "key"
+    key.write_text(KEY + "\n", encoding="utf-8")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    options = ["--api-key-file", key, "--host", "0.0.0.0", "--log"]
+    with own_process(trained, trained_records, *options) as (process, url):
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
+        assert [model["id"] for model in models] == [trained.name, trained_records.name]
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("GET /v1/models 401 ")
+        assert process.stderr.readline().startswith("GET /v1/models 200 ")
+        *parts, end = read_lines(url, process, signal.SIGTERM, tokens=300, headers=headers)
         choices = [json.loads(part.removeprefix("data: "))["choices"][0] for part in parts]
         assert sum(len(choice["text"]) for choice in choices) == 300
         assert choices[-1]["finish_reason"] == "length" and end == "data: [DONE]"
         assert process.wait(timeout=60) == 0
-        assert process.communicate() == ("", "")
+        out, err = process.communicate()
+        assert out == "" and err.startswith("POST /v1/completions 200 ") and err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -74,17 +90,3 @@ def test_two_runs_of_one_name_are_refused(trained, capsys):
     assert main.run(["serve", str(trained), str(trained), "--port", "0"]) == 2
     line = capsys.readouterr().err
     assert "RUN...: the folders must have different names" in line and "--runs" not in line
-
-
-def test_the_command_serves_several_runs_with_a_key_and_logs(trained, trained_records, tmp_path):
-    key = tmp_path / "key"
-    key.write_text(KEY + "\n", encoding="utf-8")
-    options = ["--api-key-file", key, "--host", "0.0.0.0", "--log"]
-    with own_process(trained, trained_records, *options) as (process, url):
-        assert httpx.get(f"{url}/v1/models").status_code == 401
-        headers = {"Authorization": f"Bearer {KEY}"}
-        models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
-        assert [model["id"] for model in models] == [trained.name, trained_records.name]
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("GET /v1/models 401 ")
-        assert process.stderr.readline().startswith("GET /v1/models 200 ")
