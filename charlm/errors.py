@@ -51,7 +51,7 @@ class OptionError(CharlmError):
         for other in self.others:  # One by one: what a user wrote may contain braces, too.
             problem = problem.replace("{}", spell(other), 1)
         shown = quote(self.value) if isinstance(self.value, str) else repr(self.value)
-        value = "" if self.value is None else f", got {shown:.60}"
+        value = "" if self.value is None else f", got {' '.join(shown.splitlines()):.60}"
         return f"{spell(self.option)}: {problem}{value}"
 
 

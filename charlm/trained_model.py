@@ -12,6 +12,7 @@ import torch
 from charlm.config.corpus import Mode
 from charlm.config.model import Model as ModelSection
 from charlm.config.schema import ResolvedConfig
+from charlm.config.values import checked
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.corpus import Text, read_text
 from charlm.data.listing import shown_names
@@ -280,6 +281,7 @@ def training_texts(trained: Trained[Any]) -> dict[Part, Text]:
     return corpus.parts
 
 
+@checked
 def corpus_part(trained: Trained[Any], split: Part) -> Text:
     """Return a part of the corpus that a model was trained with.
 

@@ -4,6 +4,7 @@ import math
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXT, small_config
@@ -389,3 +390,96 @@ def test_a_run_without_metrics_is_described_too(trained, tmp_path):
 def test_a_budget_that_does_not_exist_is_refused_when_a_run_is_resumed(trained):
     with pytest.raises(OptionError, match="minute: no such option"):
         charlm.resume(trained, minute=1)
+
+
+def test_whole_numbers_of_numpy_are_numbers_and_fractions_are_refused(trained):
+    run = charlm.load(trained)
+    options = {"length": 5, "top_k": 3, "count": 2, "seed": 4, "logit_bias": {2: 1}}
+    numpy = {name: np.int64(options[name]) for name in ("length", "top_k", "count", "seed")}
+    assert run.sample(**numpy, logit_bias={np.int64(2): np.float32(1)}) == run.sample(**options)
+    for name in ("length", "top_k", "count", "seed", "best_of", "no_repeat_ngram", "characters"):
+        with pytest.raises(OptionError, match=rf"^{name}: must be a whole number, got 1\.5$"):
+            run.sample(**{name: 1.5})
+    with pytest.raises(OptionError, match=r"^logit_bias: must be a whole number, got 2\.0$"):
+        run.sample(logit_bias={2.0: 1})
+
+
+def test_banned_texts_may_come_from_a_generator(trained):
+    run = charlm.load(trained)
+    banned = run.sample(length=20, ban=(letter for letter in "aeo"))[0].text
+    assert banned == run.sample(length=20, ban=["a", "e", "o"])[0].text
+    assert not set("aeo") & set(banned)
+
+
+def test_a_stream_obeys_max_copy_and_refuses_what_needs_several_texts(trained):
+    run = charlm.load(trained)
+    options = {"length": 40, "seed": 3, "max_copy": 4}
+    (sample,) = run.sample(**options)
+    assert "".join(run.stream(**options)) == sample.text
+    assert sample.text != run.sample(length=40, seed=3)[0].text
+    for name, value in {"count": 2, "best_of": 2, "novel": True}.items():
+        with pytest.raises(OptionError, match=rf"^{name}: cannot be used with stream"):
+            run.stream(**{name: value})
+
+
+def test_a_wrong_value_is_refused_in_one_line_by_every_function(trained, text_file, tmp_path):
+    run = charlm.load(trained)
+    config = small_config(text_file)
+    calls = {
+        "device": [
+            lambda: charlm.load(trained, device="gpu"),
+            lambda: charlm.load(trained, device="cuda:999999999999"),
+        ],
+        "path": [lambda: charlm.load_config(3), lambda: charlm.load_config("")],
+        "overrides": [lambda: charlm.load_config(None, [3]), lambda: charlm.load_config(None, "a")],
+        "folder": [lambda: charlm.load(""), lambda: charlm.list_runs(3)],
+        "split": [lambda: run.perplexity(split=["valid"]), lambda: run.surprise(split="dev")],
+        "paths": [lambda: run.perplexity(paths=""), lambda: run.memory(paths=[3])],
+        "text": [lambda: run.perplexity("\ud800"), lambda: run.fill(None)],
+        "tokens": [lambda: run.memory(tokens=-1), lambda: run.cells(tokens=2.5)],
+        "limit": [lambda: run.surprise(limit=-3)],
+        "sentences": [lambda: run.sentences(["a", 3]), lambda: run.agreement(sentences=2.0)],
+        "others": [lambda: run.compare([3]), lambda: run.compare(run), lambda: run.report("x")],
+        "temperature": [lambda: run.perplexity(temperature=math.nan)],
+        "data": [lambda: run.compress("text")],
+        "streams": [lambda: run.compress(b"abc", streams=0)],
+        "state_in": [lambda: run.sample(state_in=3)],
+        "state_out": [lambda: run.sample(state_out="\ud800"), lambda: run.sample(state_out="")],
+        "passage_tokens": [lambda: run.report(passage_tokens=-1)],
+        "runs": [lambda: charlm.report("runs/x")],
+        "minutes": [lambda: charlm.train(config, out=tmp_path / "run", minutes=math.nan)],
+        "seed": [lambda: charlm.train(config, out=tmp_path / "run", seed=text_file)],
+        "out": [lambda: charlm.train(config, out="")],
+        "on_evaluation": [lambda: charlm.train(config, on_evaluation="print")],
+        "track": [lambda: charlm.train(config, track="wandb")],
+        "task": [lambda: charlm.train_labels(config, task="sort")],
+        "seeds": [lambda: charlm.train_seeds(config, 3)],
+        "steps": [lambda: charlm.resume(trained, steps="many")],
+        "name": [lambda: charlm.register_cell(3, len)],
+        "run": [lambda: charlm.model_card("runs/x")],
+    }
+    for option, functions in calls.items():
+        for number, function in enumerate(functions):
+            with pytest.raises(OptionError, match=rf"\A{option}: [^\n]+\Z"):
+                function()
+                pytest.fail(f"{option}, call {number}: accepted")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_parts_of_options_are_no_options_of_a_call(trained):
+    for name in ("stop", "filters", "constraints"):
+        with pytest.raises(TypeError, match=rf"^{name}: no such option"):
+            charlm.load(trained).sample(**{name: 3})
+
+
+def test_a_large_length_penalty_does_not_overflow(trained):
+    run = charlm.load(trained)
+    assert len(run.sample(length=5, best_of=2, length_penalty=1e6)) == 1
+    assert len(run.search(length=5, length_penalty=1e6)) == 1
+
+
+def test_numbers_of_numpy_are_settings_of_a_training(text_file, tmp_path):
+    run = charlm.train(
+        small_config(text_file), out=tmp_path / "run", seed=np.int64(3), window=np.int32(8)
+    )
+    assert (run.config.training.seed, run.config.training.window) == (3, 8)

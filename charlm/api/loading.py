@@ -4,6 +4,7 @@ from pathlib import Path
 
 from charlm import trained_model
 from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
+from charlm.config.values import checked
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import newest_run
 from charlm.runs.listing import RunSummary, find_runs, summarize
@@ -11,6 +12,7 @@ from charlm.tasks import label_run
 from charlm.trained_model import LanguageModelRequiredError
 
 
+@checked
 def load(
     folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
 ) -> Run:
@@ -28,6 +30,7 @@ def load(
     return Run(trained_model.load(folder, which, device))
 
 
+@checked
 def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "auto") -> LabelRun:
     """Load a trained model of labels. Nothing in the run folder is executed.
 
@@ -43,6 +46,7 @@ def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "
     return LabelRun(label_run.load_labels(Path(folder), which, device))
 
 
+@checked
 def load_translator(
     folder: StrPath, which: CheckpointName = "best", device: str = "auto"
 ) -> Translator:
@@ -50,6 +54,7 @@ def load_translator(
     return Translator(trained_model.load_translator(Path(folder), which, device))
 
 
+@checked
 def load_any(
     folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
 ) -> AnyRun:
@@ -70,6 +75,7 @@ def load_any(
         return load_it(error.folder, which, device)
 
 
+@checked
 def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
     """Return settings and validation scores of the runs in a folder and in its subfolders.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlm.api.runs import AnyRun, StrPath
+from charlm.config.values import checked
 from charlm.errors import CharlmError, OptionError
 from charlm.storage.atomic import atomic_write
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from charlm.views.report import Report
 
 
+@checked
 def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
     """Return a report on one or several runs, which a notebook shows.
 
@@ -28,6 +30,7 @@ def report(runs: AnyRun | Sequence[AnyRun], **options: Any) -> "Report":
     return first.report(others, **options)
 
 
+@checked
 def write_report(
     runs: AnyRun | Sequence[AnyRun],
     out: StrPath | None = None,

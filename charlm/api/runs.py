@@ -1,6 +1,7 @@
 """Runs with their models in memory: what a command does with a run, a method does."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -9,6 +10,7 @@ import torch
 
 from charlm import trained_model
 from charlm.config.schema import ResolvedConfig
+from charlm.config.values import check_at_least, checked
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
@@ -29,7 +31,9 @@ from charlm.sampling.options import (
     NextOptions,
     SampleOptions,
     SearchOptions,
+    StateSource,
     build_options,
+    check_stream,
 )
 from charlm.sampling.sample import Sample, sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from charlm.views.report import Report
 
 StrPath = str | Path
+_Result = TypeVar("_Result")
 _Trained = TypeVar("_Trained", bound=TrainedModel | TrainedTranslator | TrainedLabelModel)
 
 
@@ -127,6 +132,7 @@ class _LoadedRun(Generic[_Trained]):
         """The device of the model."""
         return self.trained.device
 
+    @checked
     def report(self, others: "Sequence[AnyRun]" = (), **options: Any) -> "Report":
         """Return a report on this run and others, which a notebook shows.
 
@@ -165,22 +171,40 @@ class Run(_LoadedRun[TrainedModel]):
         """
         return Run(trained_model.with_int8(self.trained))
 
-    def sample(self, *, state_out: StrPath | None = None, **options: Any) -> list[Sample]:
+    @checked
+    def sample(
+        self,
+        *,
+        state_in: StrPath | StateSource | GenerationState | None = None,
+        state_out: StrPath | None = None,
+        **options: Any,
+    ) -> list[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
 
         `state_in` and `state_out` are files: the text continues from the state in the first, and
         its state is written to the second.
         """
-        return sample_to_file(self.trained, _sample_options(options, state_out), state_out)
+        given = _sample_options(options, state_in, state_out)
+        return sample_to_file(self.trained, given, state_out)
 
-    def stream(self, *, state_out: StrPath | None = None, **options: Any) -> Iterator[str]:
+    @checked
+    def stream(
+        self,
+        *,
+        state_in: StrPath | StateSource | GenerationState | None = None,
+        state_out: StrPath | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
         """Write one text, yielding the prompt and then each piece; options as for `sample`."""
-        return stream_to_file(self.trained, _sample_options(options, state_out), state_out)
+        given = _sample_options(options, state_in, state_out)
+        check_stream(given)
+        return stream_to_file(self.trained, given, state_out)
 
     def search(self, **options: Any) -> list[Sample]:
         """Search for the most probable texts; options as in `SearchOptions`."""
         return search(self.trained, build_options(SearchOptions, options))
 
+    @checked
     def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
         """Return the target of each source, with a model of task `complete`.
 
@@ -188,6 +212,7 @@ class Run(_LoadedRun[TrainedModel]):
         """
         return _complete(self.trained, sources, options)
 
+    @checked
     def completions(self, split: Part = "valid", **options: Any) -> "Completions":
         """Complete the sources of a part of the corpus, and compare with the right targets.
 
@@ -195,6 +220,7 @@ class Run(_LoadedRun[TrainedModel]):
         """
         return _completions(self.trained, split, options)
 
+    @checked
     def fill(self, text: str, **options: Any) -> list[Fill]:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""
         return fill(self.trained, build_options(FillOptions, {"text": text} | options))
@@ -213,33 +239,34 @@ class Run(_LoadedRun[TrainedModel]):
         """Score sentences, each by itself; options as in `score_sentences`."""
         from charlm.evaluation.sentences import score_sentences
 
-        return score_sentences(self.trained, sentences, **options)
+        return _measure(score_sentences, self.trained, sentences, **options)
 
     def surprise(self, text: str | None = None, **options: Any) -> "Surprisal":
         """Measure the surprisal of each token of a text; options as in `measure_surprisal`."""
         from charlm.evaluation.surprisal import measure_surprisal
 
-        return measure_surprisal(self.trained, text, **options)
+        return _measure(measure_surprisal, self.trained, text, **options)
 
+    @checked
     def compare(
         self, others: Sequence["Run"], text: str | None = None, **options: Any
     ) -> "Comparison":
         """Score this run and others on the same text; options as in `compare`."""
         from charlm.evaluation.comparison import compare
 
-        return compare([self.trained, *(run.trained for run in others)], text, **options)
+        return _measure(compare, [self.trained, *(run.trained for run in others)], text, **options)
 
     def agreement(self, pairs: str | Path | None = None, **options: Any) -> "Agreement":
         """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
         from charlm.evaluation.probes.agreement import measure_agreement
 
-        return measure_agreement(self.trained, pairs, **options)
+        return _measure(measure_agreement, self.trained, pairs, **options)
 
     def parity(self, **options: Any) -> "Parity":
         """Measure the accuracy on the parity of bit strings; options as in `measure_parity`."""
         from charlm.evaluation.probes.parity import measure_parity
 
-        return measure_parity(self.trained, **options)
+        return _measure(measure_parity, self.trained, **options)
 
     def gradients(self, text: str | None = None, **options: Any) -> "Gradients":
         """Measure the gradient of a token's loss over the tokens before it.
@@ -248,37 +275,37 @@ class Run(_LoadedRun[TrainedModel]):
         """
         from charlm.evaluation.probes.gradients import measure_gradients
 
-        return measure_gradients(self.trained, text, **options)
+        return _measure(measure_gradients, self.trained, text, **options)
 
     def memory(self, text: str | None = None, **options: Any) -> "Memory":
         """Measure which earlier tokens each prediction depends on; see `measure_memory`."""
         from charlm.evaluation.probes.memory import measure_memory
 
-        return measure_memory(self.trained, text, **options)
+        return _measure(measure_memory, self.trained, text, **options)
 
     def context(self, text: str | None = None, **options: Any) -> "Context":
         """Measure the loss by the number of context tokens; see `measure_context`."""
         from charlm.evaluation.probes.context import measure_context
 
-        return measure_context(self.trained, text, **options)
+        return _measure(measure_context, self.trained, text, **options)
 
     def cells(self, text: str | None = None, **options: Any) -> "Cells":
         """Find the unit that follows each label of a text; see `measure_cells`."""
         from charlm.evaluation.probes.cells import measure_cells
 
-        return measure_cells(self.trained, text, **options)
+        return _measure(measure_cells, self.trained, text, **options)
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
         from charlm.evaluation.novelty import measure_novelty
 
-        return measure_novelty(self.trained, samples, **options)
+        return _measure(measure_novelty, self.trained, samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:
         """Compress bytes with the model's probabilities; options as in `compress`."""
         from charlm.compression.compress import alphabet_of, compress
 
-        return compress(data, self.model, alphabet_of(self.trained), **options)
+        return _measure(compress, data, self.model, alphabet_of(self.trained), **options)
 
     def measure_compression(self, data: bytes, **options: Any) -> "tuple[Compression, bytes]":
         """Compress bytes, and compare the size with other compressors; options as in `compress`."""
@@ -286,13 +313,15 @@ class Run(_LoadedRun[TrainedModel]):
 
         facts = trained_model.provenance(self.trained)
         alphabet = alphabet_of(self.trained)
-        return measure_compression(data, self.model, alphabet, provenance=facts, **options)
+        return _measure(
+            measure_compression, data, self.model, alphabet, provenance=facts, **options
+        )
 
     def decompress(self, data: bytes, **options: Any) -> bytes:
         """Return the bytes that `compress` of the same run compressed."""
         from charlm.compression.compress import alphabet_of, decompress
 
-        return decompress(data, self.model, alphabet_of(self.trained), **options)
+        return _measure(decompress, data, self.model, alphabet_of(self.trained), **options)
 
 
 @dataclass(frozen=True, repr=False)
@@ -313,6 +342,7 @@ class LabelRun(_LoadedRun[TrainedLabelModel]):
         """Labels that the model chooses from."""
         return self.trained.labels
 
+    @checked
     def predict(self, texts: Sequence[str]) -> list[Predicted]:
         """Return the label of each text, or of each of its tokens, with probabilities.
 
@@ -321,6 +351,7 @@ class LabelRun(_LoadedRun[TrainedLabelModel]):
         """
         return predict(self.trained, texts)
 
+    @checked
     def scores(self, split: Part = "valid") -> "LabelScores":
         """Label a part of the corpus, and compare with the right labels."""
         from charlm.tasks.labels import measure_labels
@@ -341,10 +372,12 @@ class Translator(_LoadedRun[TrainedTranslator]):
         """The model in evaluation mode."""
         return self.trained.model
 
+    @checked
     def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
         """Return the target of each source; options as in `CompletionOptions`."""
         return _complete(self.trained, sources, options)
 
+    @checked
     def completions(self, split: Part = "valid", **options: Any) -> "Completions":
         """Write the targets of a part of the corpus, and compare with the right ones.
 
@@ -409,11 +442,26 @@ def _completions(trained: Trained[Any], split: Part, options: dict[str, Any]) ->
     return measure_completion(trained, split, build_options(CompletionOptions, options))
 
 
-def _sample_options(options: dict[str, Any], state_out: StrPath | None) -> SampleOptions:
-    values = options | {"state_out": state_out is not None}
-    if isinstance(options.get("state_in"), str):
-        values["state_in"] = Path(options["state_in"])
-    return build_options(SampleOptions, values)
+def _sample_options(
+    options: dict[str, Any],
+    state_in: StrPath | StateSource | GenerationState | None,
+    state_out: StrPath | None,
+) -> SampleOptions:
+    source = Path(state_in) if isinstance(state_in, str) else state_in
+    files = {"state_in": source, "state_out": state_out is not None}
+    return build_options(SampleOptions, options | files)
+
+
+def _measure(measure: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
+    """Call a measure with options whose types are checked, and whose counts are not negative."""
+
+    @functools.wraps(measure)
+    def call(*converted: Any, **options: Any) -> _Result:
+        counts = {name: value for name, value in options.items() if isinstance(value, int)}
+        check_at_least(0, **counts)
+        return measure(*converted, **options)
+
+    return checked(call)(*arguments, **options)
 
 
 def _write_state(path: Path, state: GenerationState, trained: TrainedModel) -> None:

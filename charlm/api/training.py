@@ -12,6 +12,7 @@ from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.load import change_config
 from charlm.config.schema import Config
 from charlm.config.training import BUDGETS
+from charlm.config.values import checked, plain
 from charlm.errors import CharlmError, OptionError
 from charlm.runs import prepare, session
 from charlm.runs.automatic import choice
@@ -29,6 +30,7 @@ from charlm.training.process_group import check_single_process
 Texts = StrPath | Sequence[StrPath]
 
 
+@checked
 def train(
     text: Config | Texts,
     *,
@@ -79,6 +81,7 @@ def train(
     return load(experiment.folder)
 
 
+@checked
 def train_labels(
     text: Config | Texts,
     *,
@@ -112,6 +115,7 @@ def train_labels(
     return load_labels(experiment.folder)
 
 
+@checked
 def train_translator(
     text: Config | Texts,
     *,
@@ -143,6 +147,7 @@ def train_translator(
     return load_translator(experiment.folder)
 
 
+@checked
 def resume(
     folder: StrPath,
     *,
@@ -189,6 +194,7 @@ def resume(
     return load_any(experiment.folder)
 
 
+@checked
 def train_seeds(
     text: Config | Texts,
     seeds: Iterable[int],
@@ -240,6 +246,7 @@ def train_seeds(
     return scores
 
 
+@checked
 def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> ChosenConfig:
     """Choose settings for a text, this device and a budget, as `train` does.
 
@@ -346,4 +353,12 @@ def _run_name(text: Config | Texts) -> str:
 
 
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
-    return [f"training.{name}={json.dumps(value)}" for name, value in fields.items()]
+    return [f"training.{name}={_as_yaml(name, value)}" for name, value in fields.items()]
+
+
+def _as_yaml(name: str, value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, default=plain)
+    except (TypeError, ValueError):
+        problem = "must be a finite number, a text, True, False, None or a list of them"
+        raise OptionError(name, problem, value=value) from None

@@ -9,13 +9,13 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import typer
 
+from charlm.config.values import MAX_COUNT as MAX_COUNT
+from charlm.config.values import MAX_SEED as MAX_SEED
 from charlm.errors import CheckpointError
 from charlm.storage.arguments import utf8_argument
 
-MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
 MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
 MAX_PROCESSES = 1024  # Upper limit on one machine.
-MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
 MAX_SEEDS = 1000
 PartName = Literal["train", "valid", "test"]  # A part of a corpus.
 _Text = TypeVar("_Text", str, list[str])

@@ -28,6 +28,7 @@ from charlm.compression.coder import (
 from charlm.compression.container import CodedFile, Original, StoredFile
 from charlm.compression.fingerprint import check_fingerprint, fingerprint_of
 from charlm.compression.literals import Alphabet, CodedText, to_bytes, to_tokens
+from charlm.config.values import check_counts
 from charlm.data.tokenizer import Ids
 from charlm.data.utf8 import count_characters
 from charlm.data.windows.directions import reverse
@@ -122,8 +123,10 @@ def compress(
         report: Function that is called with the number of tokens done and of all tokens.
 
     Raises:
+        OptionError: The number of streams is below 1.
         CharlmError: constriction is not installed, or the probabilities are not finite.
     """
+    check_counts(streams=streams)
     stored = _stored(data)
     coded = to_tokens(data, alphabet)
     if coded is None or _is_better_stored(coded, stored):

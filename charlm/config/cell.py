@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from charlm.config.section import MAX_UNITS, Section, as_list
+from charlm.config.values import checked
 from charlm.errors import OptionError
 
 CELL_KINDS = (
@@ -30,6 +31,7 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 _registered_kinds: set[str] = set()
 
 
+@checked
 def register_cell_kind(name: str) -> None:
     """Allow `model.cell.kind=NAME` in this process; `charlm.register_cell` adds the cell itself.
 

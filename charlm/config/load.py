@@ -14,6 +14,7 @@ from charlm.config.cell import as_cell
 from charlm.config.mistakes import describe_mistakes
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.config.training import BUDGETS
+from charlm.config.values import checked
 from charlm.errors import ConfigError, OptionError
 from charlm.storage.arguments import utf8_argument
 from charlm.storage.untrusted import MEGABYTE, parse_yaml, read_regular_file
@@ -164,7 +165,7 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         OptionError: An override is not of this form, or its value is not YAML.
     """
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
-    for change in overrides:
+    for change in [overrides] if isinstance(overrides, str) else overrides:
         section, keys, value = _parse_override(change)
         values = data.get(section) or {}
         if not isinstance(values, dict):
@@ -180,7 +181,7 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 def _parse_override(change: str) -> tuple[str, list[str], object]:
     """Return the section, the keys below it and the value of `section.key=value`."""
-    dotted, equals, text = change.partition("=")
+    dotted, equals, text = change.partition("=") if isinstance(change, str) else ("", "", "")
     section, *keys = dotted.strip().split(".")
     if not (equals and section and keys and all(keys)):
         problem = "must be section.key=value, as in model.hidden_size=256"
@@ -244,8 +245,10 @@ def _nested(keys: Sequence[str], value: object, values: Mapping[str, Any]) -> di
     return {key: (inner if isinstance(inner, dict) else {}) | _nested(inner_keys, value, {})}
 
 
-def _find(path: Path) -> Path:
+@checked
+def _find(path: str | Path) -> Path:
     """Return the file `path`, or the shipped configuration of that name."""
+    path = Path(path)
     if path.is_file():
         return path
     named = shipped("configs") / f"{path.stem}.yaml"

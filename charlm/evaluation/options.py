@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from charlm.config.values import check_counts, checked
 from charlm.errors import OptionError
 
 if TYPE_CHECKING:  # It imports pydantic.
@@ -44,6 +45,7 @@ class AdaptationOptions:
         return not (self.dynamic or self.cache or self.mix_ngram is not None)
 
 
+@checked
 @dataclass(frozen=True)
 class ScoringOptions:
     """Options of `perplexity`.
@@ -94,10 +96,12 @@ class ScoringOptions:
             raise OptionError(
                 "int8", "is compared with {} fp32; leave one out", others=["precision"]
             )
-        for name in ("streams", "mix_ngram", "segment", "fit_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(name, "must be at least 1", value=value)
+        check_counts(
+            streams=self.streams,
+            mix_ngram=self.mix_ngram,
+            segment=self.segment,
+            fit_tokens=self.fit_tokens,
+        )
         if self.segment != SEGMENT and not self.dynamic:
             raise OptionError("segment", "has no effect without {}", others=["dynamic"])
         check_temperature(self.temperature)

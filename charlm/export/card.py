@@ -12,6 +12,7 @@ from charlm.config.cell import Cell
 from charlm.config.schema import Config, ResolvedConfig
 from charlm.config.section import Section
 from charlm.config.tokenizer import TOKEN_NAMES
+from charlm.config.values import checked
 from charlm.data.cards import card_names, load_card
 from charlm.errors import CheckpointError, CorpusError
 from charlm.evaluation.options import ScoringOptions
@@ -33,6 +34,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$:@-])")
 _FIELDS = ("text", "state", "level", "precision", "temperature", "checkpoint", "step")
 
 
+@checked
 def model_card(run: Run) -> str:
     """Return the model card of a run, in Markdown.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from charlm.api import Run
 from charlm.config.cell import CELL_KINDS
+from charlm.config.values import checked
 from charlm.errors import CharlmError
 from charlm.export.options import ExportOptions
 from charlm.export.targets import Precision, TargetName
@@ -62,6 +63,7 @@ class Export(Result):
     verification: Verification
 
 
+@checked
 def export_run(run: Run, to: TargetName, out: str | Path, **options: Any) -> Export:
     """Export a run, verified with the runtime of the target; see `charlm export`.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from charlm.config.corpus import Mode
 from charlm.config.load import load_config
 from charlm.config.schema import ResolvedConfig
+from charlm.config.values import checked
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.options import ScoringOptions
@@ -39,6 +40,7 @@ _PROBE_TOKENS = 500  # Tokens on which the orders of the gates are compared.
 _MARGIN_NATS = 0.02  # Another order must be better by this.
 
 
+@checked
 @dataclass(frozen=True)
 class ImportOptions:
     """What is imported, and what the user says about it.
@@ -108,6 +110,7 @@ class Import(Result):
         return self.loss_nats is not None and self.loss_nats > self.uniform_nats - _MARGIN_NATS
 
 
+@checked
 def import_run(
     weights: str | Path, *, cell: str, tokenizer: str | Path, out: str | Path, **options: Any
 ) -> Import:

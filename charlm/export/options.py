@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from charlm.config.values import checked
 from charlm.errors import OptionError
 from charlm.export.targets import TARGETS, Precision, Target, TargetName
 
 
+@checked
 @dataclass(frozen=True)
 class ExportOptions:
     """The target of an export, its output, and its verification.

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from charlm.config.values import checked
 from charlm.errors import CharlmError, OptionError
 from charlm.storage.untrusted import one_line
 
@@ -66,6 +67,7 @@ class Matched:
     roles: dict[str, str]
 
 
+@checked
 @dataclass(frozen=True)
 class MatchOptions:
     """What the user says about a state dict.

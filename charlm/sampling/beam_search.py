@@ -91,7 +91,10 @@ def normalize(log_probability: float, length: int, length_penalty: float) -> flo
         length: Number of tokens, with <EOS>.
         length_penalty: Exponent alpha; 0 returns the log-probability, 1 nearly that per token.
     """
-    return float(log_probability / ((5 + length) / 6) ** length_penalty)
+    try:
+        return float(log_probability / ((5 + length) / 6) ** length_penalty)
+    except OverflowError:
+        return -0.0  # The limit for large exponents.
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charlm.sampling.options import Filters
+from charlm.sampling.filter_options import Filters
 
 
 def apply_filters(

@@ -4,76 +4,25 @@ The command line and Python build the same objects. This module does not import 
 command line can refuse wrong usage before it loads anything.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from charlm.config.values import check_at_least, check_counts, checked
 from charlm.errors import OptionError
+from charlm.sampling.filter_options import DEFAULT_TEMPERATURE as DEFAULT_TEMPERATURE
+from charlm.sampling.filter_options import Filters as Filters
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.sampling.saved_state import GenerationState
 
 DEFAULT_LENGTH = 500  # Tokens.
 DEFAULT_LENGTH_PENALTY = 0.6
-# At 1, one improbable token in a few words spoils the text of most models; see docs/sample.md.
-DEFAULT_TEMPERATURE = 0.8
 DEFAULT_BEAMS = 8
 DEFAULT_NEXT_TOKENS = 10
-# Order in which filters are applied.
-FILTER_ORDER: tuple[str, ...] = (
-    "logit_bias",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "no_repeat_ngram",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical",
-    "epsilon",
-    "eta",
-)
-# Values, besides None, at which a filter changes nothing.
-_NEUTRAL: dict[str, object] = {
-    "logit_bias": (),
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "repetition_penalty": 1,
-    "temperature": 1,
-    "top_p": 1,
-    "min_p": 0,
-    "typical": 1,
-    "epsilon": 0,
-    "eta": 0,
-}
-_READS_HISTORY = ("presence_penalty", "frequency_penalty", "repetition_penalty", "no_repeat_ngram")
-# Largest absolute values, as in the API of OpenAI.
-_MAX_PENALTY = 2
-_MAX_BIAS = 100
 _GAP = re.compile("_{3,}")
-
-
-def _check_at_least(minimum: float, **values: float | None) -> None:
-    for option, value in values.items():
-        if value is not None and not minimum <= value < math.inf:
-            raise OptionError(option, f"must be at least {minimum}", value=value)
-
-
-def _check_fraction(**values: float | None) -> None:
-    for option, value in values.items():
-        if value is not None and not 0 <= value <= 1:
-            raise OptionError(option, "must be between 0 and 1", value=value)
-
-
-def _check_magnitude(maximum: float, **values: float | None) -> None:
-    for option, value in values.items():
-        if value is not None and not abs(value) <= maximum:
-            raise OptionError(option, f"must be between -{maximum} and {maximum}", value=value)
 
 
 def _check_not_empty(option: str, texts: tuple[str, ...]) -> None:
@@ -88,6 +37,7 @@ def _refuse_together(option: str, **others: bool) -> None:
             raise OptionError(other, "cannot be used with {}; leave one out", others=[option])
 
 
+@checked
 @dataclass(frozen=True)
 class StopCondition:
     """Where a text ends; the first condition that holds ends it.
@@ -110,7 +60,7 @@ class StopCondition:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_at_least(1, length=self.length, characters=self.characters)
+        check_counts(length=self.length, characters=self.characters)
         _check_not_empty("until", self.until)
 
     @property
@@ -125,95 +75,7 @@ class StopCondition:
         return 8 * self.characters + 1000
 
 
-@dataclass(frozen=True)
-class Filters:
-    """How the distribution of the next token is changed before a token is drawn; None is off.
-
-    Attributes:
-        temperature: Divisor of the logits; 1 leaves them as they are, and 0 takes the most probable
-            token.
-        top_k: Number of most probable tokens to draw from.
-        top_p: Probability that the most probable tokens to draw from have together.
-        min_p: Minimum probability of a token, as a fraction of the most probable token's.
-        typical: Probability that the most typical tokens to draw from have together.
-        epsilon: Probability that a token must exceed.
-        eta: Like `epsilon`, but lower where the distribution is flat.
-        repetition_penalty: Divisor of the logits of tokens that the text already has; 1 is off.
-        repetition_window: Number of last tokens that the penalty applies to; None for all.
-        no_repeat_ngram: Length of the n-grams that may not occur twice, in tokens.
-        presence_penalty: Number subtracted from the logit of each token that the new text already
-            has; between -2 and 2.
-        frequency_penalty: Number subtracted from the logit of a token for each time that the new
-            text has it; between -2 and 2.
-        logit_bias: Pairs of an id and the number that is added to its logit, between -100 and 100,
-            before everything else.
-
-    Raises:
-        OptionError: A value is out of its range, or has no effect.
-    """
-
-    temperature: float = DEFAULT_TEMPERATURE
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical: float | None = None
-    epsilon: float | None = None
-    eta: float | None = None
-    repetition_penalty: float | None = None
-    repetition_window: int | None = None
-    no_repeat_ngram: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: tuple[tuple[int, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        _check_at_least(0, temperature=self.temperature)
-        _check_at_least(
-            1,
-            top_k=self.top_k,
-            repetition_window=self.repetition_window,
-            no_repeat_ngram=self.no_repeat_ngram,
-        )
-        _check_fraction(
-            top_p=self.top_p,
-            min_p=self.min_p,
-            typical=self.typical,
-            epsilon=self.epsilon,
-            eta=self.eta,
-        )
-        _check_magnitude(
-            _MAX_PENALTY,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-        )
-        for token, bias in self.logit_bias:
-            _check_at_least(0, logit_bias=token)
-            _check_magnitude(_MAX_BIAS, logit_bias=bias)
-        penalty = self.repetition_penalty
-        if penalty is not None and not 0 < penalty < math.inf:
-            raise OptionError("repetition_penalty", "must be above 0", value=penalty)
-        if self.repetition_window is not None and penalty is None:
-            raise OptionError(
-                "repetition_window", "has no effect without {}", others=["repetition_penalty"]
-            )
-
-    @cached_property
-    def active(self) -> tuple[str, ...]:
-        """Names of the filters that change anything, in their order."""
-        names = FILTER_ORDER
-        if self.temperature == 0:  # The most probable token passes all filters that follow.
-            names = names[: names.index("temperature")]
-        return tuple(
-            name for name in names if getattr(self, name) not in (None, _NEUTRAL.get(name))
-        )
-
-    @cached_property
-    def reads_history(self) -> bool:
-        """Whether a filter needs the text so far."""
-        return any(name in self.active for name in _READS_HISTORY)
-
-
+@checked
 @dataclass(frozen=True)
 class ConstraintOptions:
     """What a text must and must not contain.
@@ -238,11 +100,12 @@ class ConstraintOptions:
     def __post_init__(self) -> None:
         """Check the ranges, and that the options can be used together."""
         _check_not_empty("ban", self.ban)
-        _check_at_least(1, max_copy=self.max_copy)
+        check_counts(max_copy=self.max_copy)
         if self.matching is not None:
             _refuse_together("matching", max_copy=self.max_copy is not None)
 
 
+@runtime_checkable
 class StateSource(Protocol):
     """A file with a saved generation state, such as a path; `str` returns its name for messages."""
 
@@ -251,6 +114,7 @@ class StateSource(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class SampleOptions:
     """How texts are sampled.
@@ -278,7 +142,7 @@ class SampleOptions:
 
     prompt: str = ""
     stop: StopCondition = StopCondition()
-    filters: Filters = Filters()
+    filters: Filters = Filters()  # noqa: RUF009 - It is frozen.
     constraints: ConstraintOptions = ConstraintOptions()
     count: int = 1
     best_of: int = 1
@@ -291,8 +155,8 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the options can be used together."""
-        _check_at_least(1, count=self.count, best_of=self.best_of)
-        _check_at_least(0, length_penalty=self.length_penalty, seed=self.seed)
+        check_counts(count=self.count, best_of=self.best_of)
+        check_at_least(0, length_penalty=self.length_penalty, seed=self.seed)
         if self.length_penalty is not None and self.best_of == 1:
             raise OptionError(
                 "length_penalty", "has no effect without {} or {}", others=["best_of", "beams"]
@@ -321,6 +185,7 @@ class SampleOptions:
         return DEFAULT_LENGTH_PENALTY if self.length_penalty is None else self.length_penalty
 
 
+@checked
 @dataclass(frozen=True)
 class SearchOptions:
     """How the most probable texts are searched for.
@@ -351,14 +216,15 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_at_least(1, beams=self.beams, count=self.count, no_repeat_ngram=self.no_repeat_ngram)
-        _check_at_least(0, length_penalty=self.length_penalty)
+        check_counts(beams=self.beams, count=self.count, no_repeat_ngram=self.no_repeat_ngram)
+        check_at_least(0, length_penalty=self.length_penalty)
         _check_not_empty("ban", self.ban)
         if self.beams < self.count:
             problem = f"must be at least {{}}, which is {self.count}"
             raise OptionError("beams", problem, value=self.beams, others=["count"])
 
 
+@checked
 @dataclass(frozen=True)
 class CompletionOptions:
     """How targets are written.
@@ -378,9 +244,10 @@ class CompletionOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_at_least(1, beams=self.beams, length=self.length)
+        check_counts(beams=self.beams, length=self.length)
 
 
+@checked
 @dataclass(frozen=True)
 class FillOptions:
     """How the gap in a text is filled.
@@ -408,8 +275,8 @@ class FillOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges, and that there is one gap."""
-        _check_at_least(1, length=self.length, count=self.count)
-        _check_at_least(0, temperature=self.temperature, seed=self.seed)
+        check_counts(length=self.length, count=self.count)
+        check_at_least(0, temperature=self.temperature, seed=self.seed)
         gaps = len(self.pieces) - 1
         if gaps != 1:
             problem = f"the text must have one gap, written ____, but has {gaps}"
@@ -421,6 +288,7 @@ class FillOptions:
         return _GAP.split(self.text)
 
 
+@checked
 @dataclass(frozen=True)
 class NextOptions:
     """Which next tokens of a prompt are listed.
@@ -441,7 +309,7 @@ class NextOptions:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        _check_at_least(1, count=self.count)
+        check_counts(count=self.count)
 
 
 Options = TypeVar(
@@ -466,16 +334,7 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
         OptionError: A value is out of its range, or an option cannot be used together with another.
         TypeError: A name is no option of sampling.
     """
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    for name in ("ban", "until"):
-        if isinstance(values.get(name), str):
-            values[name] = (values[name],)
-    if isinstance(values.get("logit_bias"), Mapping):
-        values["logit_bias"] = tuple(values["logit_bias"].items())
+    values = {name: value for name, value in given.items() if value is not None}
     names = _names(kind)
     parts: dict[str, Any] = {
         part: part_type(**{name: values.pop(name) for name in _names(part_type) & values.keys()})
@@ -485,9 +344,24 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     if kind in _SELECTED_BY:
         foreign = {name: name in _all_names() - names for name in values}
         _refuse_together(_SELECTED_BY[kind], **foreign)
-    if unknown := values.keys() - names:
+    if unknown := values.keys() - (names - _PARTS.keys()):
         raise TypeError(_unknown_option(min(unknown), names.union(*map(_names, _PARTS.values()))))
     return kind(**parts, **values)
+
+
+def check_stream(options: SampleOptions) -> None:
+    """Raise OptionError if the texts of options cannot be yielded while they are written."""
+    refused = {
+        "count": options.count > 1,
+        "best_of": options.best_of > 1,
+        "novel": options.constraints.novel,
+    }
+    for name, is_given in refused.items():
+        if is_given:
+            problem = (
+                "cannot be used with stream, which yields one text as it is written; call sample"
+            )
+            raise OptionError(name, problem)
 
 
 def _unknown_option(name: str, known: Iterable[str]) -> str:

@@ -102,7 +102,9 @@ def stream(
         CharlmError: As for `sample`.
     """
     plan = make_plan(trained, replace(options, scored=False))
-    texts = plan.begin([plan.first_number])
+    max_copy = options.constraints.max_copy
+    copy_limit = None if max_copy is None else plan.copy_limit(training_index(trained), max_copy)
+    texts = plan.begin([plan.first_number], copy_limit)
     (text_stream,) = texts.streams
     if not trained.is_forward:
         yield _finish(plan, texts)[0].text

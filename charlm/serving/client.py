@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from charlm.config.values import checked
 from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError, quote
-from charlm.sampling.options import DEFAULT_LENGTH, SampleOptions, build_options
+from charlm.sampling.options import DEFAULT_LENGTH, SampleOptions, build_options, check_stream
 from charlm.serving.options import check_api_key, is_loopback
 from charlm.serving.schemas import MAX_CHOICES, OPTION_OF
 from charlm.storage.untrusted import one_line
@@ -30,6 +31,7 @@ _ANSWER_SECONDS = 600.0  # A long text takes minutes, and more if others are wri
 _EOS = 0
 
 
+@checked
 def connect(url: str, *, model: str | None = None, api_key: str | None = None) -> "RemoteRun":
     """Return a run on a server that `charlm serve` has started.
 
@@ -98,8 +100,11 @@ class RemoteRun:
 
     def stream(self, **options: Any) -> Iterator[str]:
         """Write one text, yielding the prompt and then each piece; options as for `sample`."""
-        return self.write_stream(build_options(SampleOptions, options))
+        given = build_options(SampleOptions, options)
+        check_stream(given)
+        return self.write_stream(given)
 
+    @checked
     def sentences(self, sentences: Sequence[str], *, explain: bool = False) -> "Sentences":
         """Score sentences, each by itself; as `charlm.load(...).sentences`."""
         from charlm.evaluation.sentences import Sentence, Sentences, TokenScore

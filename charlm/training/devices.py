@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from charlm.config.model import Model as ModelSection
-from charlm.errors import ConfigError, DeviceError
+from charlm.errors import ConfigError, DeviceError, OptionError
 from charlm.model.any_model import Head
 from charlm.model.log_probabilities import autocast
 from charlm.model.uninitialized import model_of_shapes
@@ -23,6 +24,7 @@ _AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
 # Parameters of `mallopt` in glibc's malloc.h: number of free bytes at the end of the heap that are
 # returned to the system; number of allocations with their own pages, which are returned when freed.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_NAMES = r"auto|cpu|cuda(:\d{1,3})?"
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,11 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
             one.
 
     Raises:
+        OptionError: The name is not that of a device.
         DeviceError: The CUDA device does not exist.
     """
+    if not re.fullmatch(_NAMES, name):
+        raise OptionError("device", "must be auto, cpu, cuda or cuda:N", value=name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and local_rank:

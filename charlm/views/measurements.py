@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from charlm.config.values import check_counts, checked
 from charlm.errors import OptionError, quote
 from charlm.evaluation.comparison import Comparison
 from charlm.evaluation.probes.agreement import Agreement
@@ -39,6 +40,7 @@ AnyTrained = TrainedModel | TrainedTranslator | TrainedLabelModel
 TaskScores = LabelScores | Completions
 
 
+@checked
 @dataclass(frozen=True)
 class ReportOptions:
     """What a report shows.
@@ -64,7 +66,14 @@ class ReportOptions:
     task_records: int = 2_000
 
     def __post_init__(self) -> None:
-        """Raise OptionError if the text is too short or a section does not exist."""
+        """Raise OptionError if a value is out of its range or a section does not exist."""
+        check_counts(
+            passage_tokens=self.passage_tokens,
+            memory_tokens=self.memory_tokens,
+            probe_tokens=self.probe_tokens,
+            context_targets=self.context_targets,
+            task_records=self.task_records,
+        )
         if self.text is not None and len(self.text.strip()) < _MIN_TEXT:
             problem = f"must have at least {_MIN_TEXT} characters besides spaces"
             raise OptionError("text", problem, value=self.text)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charlm.sampling.filter_options import FILTER_ORDER, Filters
 from charlm.sampling.filters import (
     apply_filters,
     apply_temperature,
@@ -19,7 +20,6 @@ from charlm.sampling.filters import (
     keep_typical,
     penalize_repetition,
 )
-from charlm.sampling.options import FILTER_ORDER, Filters
 
 NOTHING = torch.empty((1, 0), dtype=torch.int64)
 fractions = st.floats(0.001, 0.999)
