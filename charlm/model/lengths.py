@@ -1,6 +1,7 @@
 """A cell over sequences of different lengths, with the state after the last token of each."""
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,6 +42,5 @@ def _run_to(cell: Cell, x: Tensor, state: State, *, lengths: Tensor) -> tuple[Te
 
 
 def _pieces(lengths: Tensor) -> list[tuple[int, int]]:
-    """Return first and last token of the pieces that a window is cut into."""
-    ends = sorted(set(lengths.tolist()))
-    return list(zip([0, *ends], ends, strict=False))
+    """Return the first token of each piece of a window, and the token after its last one."""
+    return list(pairwise([0, *sorted(set(lengths.tolist()))]))

@@ -29,8 +29,8 @@ def run(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
 
     Args:
         cell: One layer.
-        x: Inputs, (time, batch, input).
-        state: State before the window, each tensor (batch, hidden).
+        x: Inputs, (time, batch, input), of at least one token.
+        state: State before the window, each tensor (batch, hidden), in the type of the weights.
 
     Returns:
         Outputs, (time, batch, hidden), and the state after the window.

@@ -312,6 +312,58 @@ def test_the_check_of_a_cell_leaves_the_random_numbers_of_the_training_as_they_a
     assert torch.equal(*weights)
 
 
+class Zoneout(Plain):
+    """Krueger et al. 2017 (arXiv:1606.01305): in training, random units keep their state."""
+
+    def step(self, projected, state):
+        (after,) = super().step(projected, state)
+        keeps = torch.rand_like(after) < 0.5 if self.training else torch.tensor(False)
+        return (torch.where(keeps, state[0], after),)
+
+
+def test_a_window_computes_the_step_of_its_mode_in_training_and_in_evaluation():
+    """A step can draw random numbers in training; a gradient can be taken in both modes."""
+    torch.manual_seed(1)
+    cell = Zoneout(3, 4)
+    cell.initialize()
+    x, state = torch.randn(6, 2, 3), (torch.zeros(2, 4),)
+    trained = run(cell.train(), x, state)[0]
+    evaluated = run(cell.eval(), x, state)[0]
+    torch.testing.assert_close(evaluated, run_stepwise(cell, x, state)[0])
+    assert not trained.equal(evaluated)
+    assert not run(cell.train(), x, state)[0].equal(evaluated)
+
+
+def test_a_window_uses_the_constants_and_the_present_buffers_of_a_step():
+    class Scaled(Plain):
+        def __init__(self, input_size: int, hidden_size: int) -> None:
+            super().__init__(input_size, hidden_size)
+            self.register_buffer("scale", torch.full((hidden_size,), 0.5))
+
+        def step(self, projected, state):
+            return (super().step(projected, state)[0] * self.scale + torch.tensor(0.1),)
+
+    cell = Scaled(3, 4)
+    cell.initialize()
+    x, state = torch.randn(6, 2, 3), (torch.zeros(2, 4),)
+    for change in (lambda scale: scale, lambda scale: scale.mul_(2), lambda scale: scale + 1):
+        cell.scale = change(cell.scale)
+        torch.testing.assert_close(run(cell, x, state)[0], run_stepwise(cell, x, state)[0])
+
+
+def test_the_first_window_of_a_process_draws_as_many_random_numbers_as_each_later_one():
+    """Otherwise a resumed training, which traces the step again, is another training."""
+    cell = Zoneout(3, 4).train()
+    cell.initialize()
+    x, state = torch.randn(6, 2, 3), (torch.zeros(2, 4),)
+    after = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        run(cell, x, state)
+        after.append(torch.rand(()))
+    assert after[0] == after[1]
+
+
 def test_something_that_cannot_make_a_cell_is_not_registered(unregistered):
     for factory in (5, Plain(3, 4)):
         with pytest.raises(TypeError, match=r"must be a function .* or a class, got (int|Plain)"):

@@ -48,6 +48,9 @@ class Cell(nn.Module, ABC):
     def step(self, projected: Tensor, state: State) -> State:
         """Advance the state by one token.
 
+        A window repeats the tensor operations of one call (`fast/backpropagation.py`), so a branch
+        must not depend on the values of tensors.
+
         Args:
             projected: Result of `project` for the token, (batch, gates x hidden).
             state: State before the token, each tensor (batch, hidden).

@@ -27,7 +27,7 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Program:
-    """A cell's step and its derivative, traced for one batch size.
+    """A cell's step and its derivative, traced for one batch size, in training or evaluation.
 
     A tensor that belongs to several products is stored once; `vectors` and `gradients` say which
     one belongs to which product.
@@ -195,11 +195,15 @@ _programs: WeakKeyDictionary[Cell, dict[object, Program]] = WeakKeyDictionary()
 
 
 def _program_of(cell: Cell, projected: Tensor, state: State, precision: torch.dtype) -> Program:
-    """Return the cell's program for these sizes, traced at its first use."""
-    key = (projected.shape, projected.dtype, projected.device, precision)
+    """Return the cell's program for these sizes and its mode, traced at its first use."""
+    # A program holds the buffers that it uses, so no other buffer has their identity.
+    buffers = tuple(map(id, cell.buffers()))
+    key = (projected.shape, projected.dtype, projected.device, precision, cell.training, buffers)
     programs = _programs.setdefault(cell, {})
     if key not in programs:
-        with torch.autograd.grad_mode.set_grad_enabled(True):
+        # A resumed training traces again, and must then draw the random numbers of its own steps.
+        devices = [projected.device] if projected.is_cuda else []
+        with torch.enable_grad(), torch.random.fork_rng(devices):
             programs[key] = _trace(
                 cell, projected.detach(), [tensor.detach() for tensor in state], precision
             )
@@ -222,7 +226,7 @@ def _trace(
     joint = make_fx(_joint_step(cell, products, len(state)))(
         *(argument.clone() for argument in arguments)
     )
-    halves = _split(joint.graph, len(arguments) - 1 - len(state), len(state))
+    halves = _split(joint, len(arguments) - 1 - len(state), len(state))
     return Program(
         products=tuple(products),
         num_state_tensors=len(state),
@@ -334,16 +338,16 @@ class _Halves(NamedTuple):
     gradients: Indices
 
 
-def _split(joint: fx.Graph, num_inputs: int, num_state_tensors: int) -> _Halves:
+def _split(joint: fx.GraphModule, num_inputs: int, num_state_tensors: int) -> _Halves:
     """Split a traced step into the part that needs no gradient and the part that does.
 
     Args:
-        joint: Graph of the function that `_joint_step` returns.
+        joint: Trace of the function that `_joint_step` returns.
         num_inputs: Number of its inputs that are not gradients; they come first.
         num_state_tensors: Number of tensors in a state.
     """
-    _remove_detach(joint)
-    *nodes, end = joint.nodes
+    _remove_detach(joint.graph)
+    *nodes, end = joint.graph.nodes
     placeholders = [node for node in nodes if node.op == "placeholder"]
     num_products = (len(end.args[0]) - 2 * num_state_tensors - 2) // 2
     first_vector = 1 + num_state_tensors
@@ -360,12 +364,14 @@ def _split(joint: fx.Graph, num_inputs: int, num_state_tensors: int) -> _Halves:
     outputs, gradient_indices = _distinct(gradients[num_state_tensors:])
     return _Halves(
         forward=_subgraph(
+            joint,
             forward_nodes,
             [*results[:first_vector], *vectors, *intermediates],
             placeholders[:num_inputs],
         ),
         vectors=vector_indices,
         backward=_subgraph(
+            joint,
             backward_nodes,
             [*gradients[:num_state_tensors], *outputs],
             [*intermediates, *placeholders[num_inputs:]],
@@ -397,9 +403,12 @@ def _distinct(nodes: Sequence[fx.Node]) -> tuple[list[fx.Node], Indices]:
 
 
 def _subgraph(
-    nodes: Sequence[fx.Node], results: Sequence[fx.Node], inputs: Sequence[fx.Node]
+    joint: fx.GraphModule,
+    nodes: Sequence[fx.Node],
+    results: Sequence[fx.Node],
+    inputs: Sequence[fx.Node],
 ) -> fx.GraphModule:
-    """Return a program of some of a graph's nodes."""
+    """Return a program of some of a trace's nodes, with the buffers and constants that they use."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in nodes:
@@ -407,4 +416,4 @@ def _subgraph(
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in results))
     graph.eliminate_dead_code()
-    return fx.GraphModule({}, graph)
+    return fx.GraphModule(joint, graph)
