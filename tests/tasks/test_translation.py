@@ -22,6 +22,7 @@ from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CorpusError
 from charlm.model.heads import additive_attention
 from charlm.model.heads.additive_attention import AdditiveAttention
+from charlm.model.heads.token_label import align
 from charlm.model.language_model import named_weights
 from charlm.model.recurrence import run_stepwise
 from charlm.model.translation_model import TranslationModel, split_pairs
@@ -337,3 +338,11 @@ def test_dates_are_written_in_ten_formats():
     for wrong in (0, "20000"):
         with pytest.raises(CorpusError, match="written-dates: dates must be"):
             next(written_dates(dates=wrong))
+
+
+def test_the_features_of_an_empty_source_do_not_depend_on_the_sources_beside_it():
+    """Its only position is <EOS>; the features after it belong to padding."""
+    backward = torch.randn(3, 2, 4)
+    beside = align(backward, torch.tensor([3, 1]))[:, 1:]
+    alone = align(backward[:1, 1:], torch.tensor([1]))
+    assert beside[:1].equal(alone)

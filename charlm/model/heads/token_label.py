@@ -17,7 +17,8 @@ def align(backward: Tensor, lengths: Tensor) -> Tensor:
 
     Returns:
         Features in which position i, from 1 to n, is that of token i, (time, batch, hidden).
+        Position 0 has the features after all tokens.
     """
     time = torch.arange(len(backward), device=backward.device)[:, None]
-    at = (lengths - time).clamp(0, len(backward) - 1)
+    at = (lengths - time.clamp_min(1)).clamp_min(0)
     return backward.gather(0, at[..., None].expand_as(backward))
