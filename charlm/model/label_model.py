@@ -11,10 +11,9 @@ from charlm.model.dropout import Dropout
 from charlm.model.encoder import Encoder
 from charlm.model.heads.sequence_label import pool
 from charlm.model.heads.token_label import align
+from charlm.model.language_model import PADDING
 from charlm.model.log_probabilities import Prediction, scoring
 from charlm.model.recurrence import States
-
-_PADDING = -100
 
 
 class LabelHead(NamedTuple):
@@ -82,7 +81,7 @@ class LabelModel(nn.Module):
         directions = features.chunk(len(self.encoder.recurrences), dim=1)
         targets = targets[:, : directions[0].shape[1]]
         positions = torch.arange(1, len(targets) + 1, device=targets.device)[:, None]
-        lengths = ((targets != _PADDING) * positions).amax(dim=0)
+        lengths = ((targets != PADDING) * positions).amax(dim=0)
         if self._task.kind == "classify":
             is_read = positions <= lengths.clamp_min(1)
             parts = [pool(part, is_read, self._task.pooling) for part in directions]

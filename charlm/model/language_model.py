@@ -14,6 +14,7 @@ from charlm.model.projection import make_projection
 from charlm.model.recurrence import Run, States, run
 from charlm.storage.tensors import tensors_checksum
 
+PADDING = -100  # A target that is not predicted: the index that torch's cross-entropy ignores.
 # Beginning of a parameter's name in the module → beginning of its name in files.
 _NAMES_IN_FILES = {
     "encoder.": "",
@@ -89,7 +90,7 @@ class LanguageModel(nn.Module):
 
         Args:
             inputs: Ids of the window, (time, batch).
-            targets: The id that follows each of them, (time, batch).
+            targets: The id that follows each of them, or `PADDING`, (time, batch).
             states: State of each layer before the window; None for the initial states.
 
         Returns:

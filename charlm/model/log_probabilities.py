@@ -1,7 +1,4 @@
-"""From a model and token ids to log-probabilities: the only path.
-
-Targets are padded with −100, the index that torch's cross-entropy ignores.
-"""
+"""From a model and token ids to log-probabilities: the only path."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import PADDING, LanguageModel
 from charlm.model.projection import AdaptiveSoftmax
 from charlm.model.recurrence import States
 from charlm.model.translation_model import TokenModel
@@ -20,7 +17,6 @@ from charlm.model.translation_model import TokenModel
 # 16 MB on a GPU.
 _MAX_LOGITS_CPU = 2**20
 _MAX_LOGITS_GPU = 2**22
-_PADDING = -100
 _TOKENS_PER_WINDOW = 4096  # Of all sequences of a batch together.
 
 
@@ -64,6 +60,17 @@ def scoring(device: torch.device, precision: torch.dtype) -> Iterator[None]:
     """Compute products in `precision`, and fp32 without TF32."""
     with without_tf32(), autocast(device, precision):
         yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and restore its mode afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def predict_window(
@@ -180,18 +187,16 @@ def sequence_log_probabilities(
     Returns:
         Nats, at most zero, in the order of `sequences`; zero for an empty sequence.
     """
-    was_training = model.training
-    model.eval()
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     totals = [0.0] * len(sequences)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        columns = _directed(model.direction, [sequences[number] for number in batch], eos)
-        sums = _column_log_probabilities(model, columns, eos, device)
-        # (directions x batch) → (batch,)
-        for number, nats in zip(batch, sums.view(-1, len(batch)).sum(dim=0).tolist(), strict=True):
-            totals[number] = nats
-    model.train(was_training)
+    with evaluation_mode(model):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            columns = _directed(model.direction, [sequences[number] for number in batch], eos)
+            sums = _column_log_probabilities(model, columns, eos, device)
+            nats = sums.view(-1, len(batch)).sum(dim=0).tolist()  # Summed over the directions.
+            for number, of_sequence in zip(batch, nats, strict=True):
+                totals[number] = of_sequence
     return totals
 
 
@@ -227,12 +232,12 @@ def _column_log_probabilities(
 
 def _pad(columns: list[Sequence[int]], eos: int) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, (time, columns), padded at the end."""
-    targets = torch.full((max(map(len, columns)), len(columns)), _PADDING)
+    targets = torch.full((max(map(len, columns)), len(columns)), PADDING)
     for number, ids in enumerate(columns):
         targets[: len(ids), number] = torch.tensor(ids, dtype=torch.int64)
     inputs = targets.roll(1, dims=0)
     inputs[:1] = eos
-    return inputs.masked_fill(targets == _PADDING, eos), targets
+    return inputs.masked_fill(targets == PADDING, eos), targets
 
 
 def log_probabilities_of(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:

@@ -10,11 +10,11 @@ from charlm.config.task import Task as TaskSection
 from charlm.model.encoder import Encoder
 from charlm.model.heads.additive_attention import AdditiveAttention, Memory
 from charlm.model.heads.token_label import align
-from charlm.model.language_model import LanguageModel
+from charlm.model.language_model import PADDING, LanguageModel
 from charlm.model.lengths import run_to
 from charlm.model.recurrence import States
 
-_EOS, _PADDING = 0, -100
+_EOS = 0
 
 
 class Pairs(NamedTuple):
@@ -144,7 +144,11 @@ class TranslationModel(nn.Module):
         return attended
 
     def attention_weights(self, features: Tensor, source: Source) -> Tensor:
-        """Return the weights of the positions of a source, (target time, source time, batch)."""
+        """Return the weights of the positions of a source, (target time, source time, batch).
+
+        Raises:
+            ValueError: The model has no attention.
+        """
         if self.attention is None or source.memory is None:
             raise ValueError("the model has no attention")
         return self.attention.weights(features, source.memory)
@@ -196,7 +200,7 @@ def split_pairs(inputs: Tensor, targets: Tensor) -> Pairs:
         inputs: As for `TranslationModel.read`.
         targets: As for `TranslationModel.read`.
     """
-    is_target = targets != _PADDING
+    is_target = targets != PADDING
     lengths = is_target.int().argmax(dim=0).clamp_min(1)
     counts = is_target.sum(dim=0)
     time = torch.arange(len(inputs), device=inputs.device)[:, None]
@@ -207,7 +211,7 @@ def split_pairs(inputs: Tensor, targets: Tensor) -> Pairs:
         source=source,
         lengths=lengths,
         inputs=inputs.gather(0, at).masked_fill(time >= counts, _EOS),
-        targets=targets.gather(0, at).masked_fill(time >= counts, _PADDING),
+        targets=targets.gather(0, at).masked_fill(time >= counts, PADDING),
     )
 
 

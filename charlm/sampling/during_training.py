@@ -1,13 +1,12 @@
 """A sample at each evaluation of a training, kept in samples.jsonl of the run folder."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-
-from torch import nn
+from contextlib import closing
 
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows.directions import record_spans
 from charlm.model.label_model import LabelModel
+from charlm.model.log_probabilities import evaluation_mode
 from charlm.model.translation_model import TokenModel
 from charlm.runs.experiment import Evaluated, Event, Events, Experiment, Halved, Sampled
 from charlm.runs.samples import MAX_SAMPLES, append_sample, truncate_samples
@@ -73,7 +72,7 @@ def _sample(experiment: Experiment) -> str:
         seed=_SEED,
         scored=False,
     )
-    with _evaluated(trained.model):
+    with evaluation_mode(trained.model):
         samples = sample(trained, options)
     return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]
 
@@ -82,19 +81,8 @@ def _completions(model: TokenModel, tokenizer: Tokenizer, ids: Ids, targets: Ids
     """Return the first sources of a part, each with the target that the model writes."""
     spans = record_spans(ids[:_MAX_IDS])[:_RECORDS].tolist()
     prompts = [ids[start:stop][targets[start:stop] < 0].tolist() for start, stop in spans]
-    with _evaluated(model):
+    with evaluation_mode(model):
         written = complete_ids(model, prompts, CompletionOptions(length=_LENGTH["word"]))
     decode = tokenizer.decode
     lines = (decode(prompt) + decode(ids) for prompt, ids in zip(prompts, written, strict=True))
     return "\n".join(lines)[:_MAX_CHARACTERS]
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode in the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -14,7 +14,12 @@ from charlm.data.windows.window import PADDING, Window
 from charlm.model.any_model import AnyModel
 from charlm.model.label_model import LabelModel, predict_labels
 from charlm.model.language_model import LanguageModel
-from charlm.model.log_probabilities import Prediction, predict_window, split_tokens
+from charlm.model.log_probabilities import (
+    Prediction,
+    evaluation_mode,
+    predict_window,
+    split_tokens,
+)
 from charlm.model.projection import AdaptiveSoftmax
 
 # Logits per chunk: 16 megabytes in fp32. More do not stay in the caches between two operations.
@@ -138,9 +143,8 @@ def predict_windows(
     Yields:
         Logits in fp32, (tokens, vocabulary), and their targets, (tokens,), padding included.
     """
-    was_training, states = model.training, None
-    model.eval()
-    try:
+    states = None
+    with evaluation_mode(model):
         for window in windows:
             inputs, targets = window.inputs.to(device), window.targets.to(device)
             if isinstance(model, LabelModel):
@@ -149,8 +153,6 @@ def predict_windows(
             states = None if window.resets_state else states
             parts, states = predict_window(model, inputs, targets, states, precision=precision)
             yield from parts
-    finally:
-        model.train(was_training)
 
 
 @torch.inference_mode()

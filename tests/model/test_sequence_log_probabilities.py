@@ -134,3 +134,10 @@ def test_an_empty_sequence_has_probability_one():
     assert score(make(), [[], [2], []])[::2] == [0.0, 0.0]
     assert score(make(), [[]]) == [0.0]
     assert score(make(), []) == []
+
+
+def test_an_error_restores_the_mode_of_the_model():
+    model = make().train()
+    with pytest.raises(IndexError):
+        sequence_log_probabilities(model, [[10**6]], eos=EOS, device=CPU)
+    assert model.training

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from charlm.model.fast.products import Matrix
 from charlm.model.projection import MixtureOfSoftmaxes
 
-_USUAL = 32  # Vectors that the layout of the packed weights is chosen for.
+_TYPICAL_BATCH = 32  # Number of vectors that the layout of packed weights is chosen for.
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -38,7 +38,9 @@ class PackedMatrix(Matrix):
         """Pack a weight; the module keeps it too."""
         super().__init__(weight, bias)
         self.out_features = len(weight)
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _USUAL)
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach(), _TYPICAL_BATCH
+        )
 
     def multiply(self, vector: Tensor) -> Tensor:
         """Return W v + b."""
