@@ -1,10 +1,9 @@
 """The long short-term memory and its variants."""
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
+from charlm.config.cell import Cell as CellSection
 from charlm.model.cells.base import (
     Cell,
     FusedCell,
@@ -66,53 +65,39 @@ class LSTMVariant(Cell):
             or None.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        peepholes: Collection[str] = (),
-        full_peepholes: bool = False,
-        without: Collection[str] = (),
-        coupled: bool = False,
-        capped: bool = False,
-        full_gate_recurrence: bool = False,
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, options: CellSection) -> None:
         """Create a layer.
 
         Args:
             input_size: Width of the input.
             hidden_size: Number of units.
-            peepholes: Names of the gates with a peephole: input, forget, output.
-            full_peepholes: Peepholes are matrices instead of one weight per unit.
-            without: Parts that are left out: input_gate, forget_gate, output_gate,
-                input_activation, output_activation.
-            coupled: The forget gate is one minus the input gate.
-            capped: The input gate is at most one minus the forget gate.
-            full_gate_recurrence: Gates also see the gates of the step before.
+            options: Options of the kind `lstm`.
         """
         super().__init__(hidden_size)
-        missing = {*without, *(["forget_gate"] if coupled else [])}
+        without = options.without
+        missing = {*without, *(["forget_gate"] if options.coupled else [])}
         self.gates = [
             name for name in ("input", "forget", "output") if f"{name}_gate" not in missing
         ]
         self.gate_names = tuple(self.gates)
-        self.coupled = coupled
-        self.capped = capped
+        self.coupled = options.coupled
+        self.capped = options.capped
         self.input_activation = nn.Identity() if "input_activation" in without else nn.Tanh()
         self.output_activation = nn.Identity() if "output_activation" in without else nn.Tanh()
         self.input = input_weights(self, input_size, gates=len(self.gates) + 1)
         self.recurrent = recurrent_weights(self, gates=len(self.gates) + 1)
+        is_full = options.peephole_weights == "full"
         self.peepholes = nn.ModuleDict(
             {
-                name: recurrent_weights(self, gates=1) if full_peepholes else Diagonal(hidden_size)
+                name: recurrent_weights(self, gates=1) if is_full else Diagonal(hidden_size)
                 for name in self.gates
-                if name in peepholes
+                if name in options.peepholes
             }
         )
         units = len(self.gates) * hidden_size
-        self.gate_recurrence = Matrix.zeros(units, units) if full_gate_recurrence else None
-        self.num_state_tensors = 2 + (len(self.gates) if full_gate_recurrence else 0)
+        has_recurrence = options.full_gate_recurrence
+        self.gate_recurrence = Matrix.zeros(units, units) if has_recurrence else None
+        self.num_state_tensors = 2 + (len(self.gates) if has_recurrence else 0)
 
     def step(self, projected: Tensor, state: State) -> State:
         """Advance the state (hidden, memory, gates ...) by one token; see `Cell.step`."""

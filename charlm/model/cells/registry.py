@@ -17,6 +17,7 @@ from charlm.model.cells.rg_lru import RGLRU
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
 from charlm.model.cells.slstm import SLSTM
 
+_PLAIN_LSTM = CellSection.model_validate({"kind": "lstm"})
 CellFactory = Callable[[int, int], Cell]  # (input_size, hidden_size) → a layer.
 
 
@@ -84,25 +85,9 @@ def register_cell(name: str, factory: CellFactory) -> None:
 
 
 def _lstm(section: CellSection, input_size: int, hidden_size: int) -> Cell:
-    is_plain = not (
-        section.peepholes
-        or section.without
-        or section.coupled
-        or section.capped
-        or section.full_gate_recurrence
-    )
-    if is_plain:
+    if section == _PLAIN_LSTM:
         return LSTM(input_size, hidden_size)
-    return LSTMVariant(
-        input_size,
-        hidden_size,
-        peepholes=section.peepholes,
-        full_peepholes=section.peephole_weights == "full",
-        without=section.without,
-        coupled=section.coupled,
-        capped=section.capped,
-        full_gate_recurrence=section.full_gate_recurrence,
-    )
+    return LSTMVariant(input_size, hidden_size, section)
 
 
 def _elman(section: CellSection, input_size: int, hidden_size: int) -> Cell:
