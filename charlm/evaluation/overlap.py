@@ -26,7 +26,7 @@ def shared_fraction(ids: Ids, other: Ids, *, mode: Mode) -> float:
         records = _records(ids)
         return sum(record in known for record in records) / max(len(records), 1)
     window = min(_WINDOW, 1 << max(len(ids).bit_length() - 1, 0))
-    hashes = np.unique(_window_hashes(ids, window)[::window])
+    hashes = _window_hashes(ids, window)[::window]
     is_found = np.zeros(len(hashes), dtype=bool)
     for start in range(0, len(other), _BLOCK):
         block = other[start : start + _BLOCK + window - 1]

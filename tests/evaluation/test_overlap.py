@@ -26,6 +26,12 @@ def test_windows_of_a_stream_are_found_wherever_they_are(monkeypatch):
         assert shared_fraction(text, shards, mode="stream") == 0.5, block
 
 
+def test_a_repeated_window_counts_as_often_as_it_occurs():
+    own, other = random_text(64, 1), random_text(1000, 2)
+    text = np.concatenate([np.tile(own, 3), other[:64]])
+    assert shared_fraction(text, other, mode="stream") == 1 / 4
+
+
 def test_a_short_text_is_compared_as_far_as_a_window_reaches():
     other = random_text(1000, 2)
     assert shared_fraction(other[500:510], other, mode="stream") == 1

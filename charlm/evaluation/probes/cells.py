@@ -39,6 +39,7 @@ _MIN_TOKENS = 200
 # Positions with and without a label in each half: with fewer, the best of many units is good by
 # chance.
 _MIN_POSITIVES = 20
+_NO_CONTROL = "no shifted label is often enough in both halves of the text"
 _HIGH = 0.9  # Quantile of a unit's values above which they are high.
 _PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
 
@@ -68,7 +69,8 @@ class BestUnit(Result):
         unit: The unit with the best score on the first half of the text.
         rises: Whether its value rises with the label; otherwise it falls.
         score: Score of the unit on the second half.
-        control: Largest score of the shifted labels, each with its own best unit.
+        control: Largest score of the shifted labels, each with its own best unit. Shifts are left
+            out whose label is not often enough in a half of the text.
         share: Fraction of the positions with the label, for labels of two values; else None.
     """
 
@@ -275,23 +277,25 @@ def find_units(read: UnitValues, labels: Sequence[Label], *, shifts: int, seed: 
     offsets = random.integers(margin, num_tokens - margin, size=shifts).tolist()
     best, omitted = [], {}
     for label in labels:
-        values = label.values[:num_tokens]
-        if reason := _reason_to_omit(values, is_binary=label.is_binary):
-            omitted[label.name] = reason
+        values, is_binary = label.values[:num_tokens], label.is_binary
+        shifted = [np.roll(values, offset) for offset in offsets]
+        shifted = [row for row in shifted if not _reason_to_omit(row, is_binary=is_binary)]
+        reason = _reason_to_omit(values, is_binary=is_binary)
+        if reason or not shifted:
+            omitted[label.name] = reason or _NO_CONTROL
             continue
         choice, *controls = (
-            _choose(ranks, _halves(np.roll(values, offset)), is_binary=label.is_binary)
-            for offset in (0, *offsets)
+            _choose(ranks, _halves(row), is_binary=is_binary) for row in (values, *shifted)
         )
         best.append(
             BestUnit(
                 label=label.name,
-                measure="auc" if label.is_binary else "correlation",
+                measure="auc" if is_binary else "correlation",
                 unit=read.units[choice.column],
                 rises=choice.rises,
                 score=choice.score,
                 control=max(control.score for control in controls),
-                share=float(values.mean()) if label.is_binary else None,
+                share=float(values.mean()) if is_binary else None,
             )
         )
     best.sort(key=lambda row: row.control - row.score)

@@ -169,10 +169,14 @@ def require_one_long_text(trained: TrainedModel) -> None:
 
 
 def _choose_places(num_tokens: int, *, longest: int, targets: int) -> Integers:
-    """Return positions of adjacent targets, (places, targets), evenly spaced over a text."""
-    size = min(_PLACE, targets, max(1, num_tokens - longest))
-    firsts = np.linspace(longest, num_tokens - size, max(1, targets // size))
-    return np.unique(firsts.round().astype(np.int64))[:, None] + np.arange(size)
+    """Return positions of adjacent targets, (places, targets), evenly spaced over a text.
+
+    The places do not overlap: the standard error takes them as independent.
+    """
+    targets = min(targets, num_tokens - longest)
+    size = min(_PLACE, targets)
+    firsts = np.linspace(longest, num_tokens - size, targets // size)
+    return firsts.round().astype(np.int64)[:, None] + np.arange(size)
 
 
 def _places_of(named: Sequence[int], ids: Ids, *, longest: int, targets: int) -> Integers:

@@ -124,6 +124,9 @@ def rank_tokens(log_p: Floats, ids: Ids) -> Integers:
 def count_known_letters(characters: Sequence[str]) -> Integers:
     """Return the number of letters before each letter in its word; -1 for other characters.
 
+    Args:
+        characters: Text that each token adds; "" for a byte that does not complete a character.
+
     >>> count_known_letters("it is").tolist()
     [0, 1, -1, 0, 1]
     """
@@ -133,7 +136,7 @@ def count_known_letters(characters: Sequence[str]) -> Integers:
         if character.isalpha():
             known[at] = before
             before += 1
-        else:
+        elif character:
             before = 0
     return known
 

@@ -103,6 +103,18 @@ def test_a_label_that_is_too_rare_is_omitted_with_its_count():
     assert "1 in a half" in cells.omitted["constant"]
 
 
+def test_the_control_leaves_out_shifts_that_move_a_label_out_of_a_half():
+    values = np.random.default_rng(4).normal(size=(1000, 3))
+    label = np.zeros(1000)
+    label[475:525] = 1  # Any shift of more than 5 tokens leaves a half with too few.
+    cells = find_units(table(values), [Label("x", label, True)], shifts=5, seed=1)
+    assert cells.best == []
+    assert cells.omitted == {"x": "no shifted label is often enough in both halves of the text"}
+    label[:30] = label[500:530] = 1  # Shifts by about half of the text leave enough.
+    (best,) = find_units(table(values), [Label("x", label, True)], shifts=200, seed=1).best
+    assert 0.5 < best.control < 0.8
+
+
 def test_values_are_the_states_after_each_token():
     for mode, ids in (("stream", random_ids(30)), ("records", random_records(9))):
         model = make_model(cell="lstm", num_layers=2)

@@ -92,6 +92,13 @@ def test_a_short_text_leaves_out_long_contexts():
     assert [row.context for row in measured.contexts] == [5, 25]
 
 
+def test_no_target_of_a_short_text_counts_twice():
+    measured = measure_losses(
+        make_model(), random_ids(300), contexts=(10, 150), targets=2000, device=CPU
+    )
+    assert measured.settings == {"targets": 150, "places": 3}
+
+
 def test_the_loss_of_named_tokens_is_that_of_the_same_positions():
     model, ids = make_model(), random_ids(300)
     (row,) = measure_losses(

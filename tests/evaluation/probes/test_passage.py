@@ -58,6 +58,8 @@ def test_the_rank_counts_the_tokens_that_are_at_least_as_probable():
 
 def test_known_letters_are_counted_from_the_start_of_each_word():
     assert count_known_letters("a 1bc-d\n").tolist() == [0, -1, -1, 0, 1, -1, 0, -1]
+    # Bytes of "n\u00e9e": the first byte of a character adds no text and ends no word.
+    assert count_known_letters(["n", "", "\u00e9", "e"]).tolist() == [0, -1, 1, 2]
 
 
 def test_a_model_knows_a_word_better_after_its_first_letters(trained):
