@@ -16,7 +16,7 @@ import torch
 from charlm.data.tokenizer import Ids
 from charlm.data.windows.directions import reverse
 from charlm.errors import CharlmError, CorpusError, OptionError
-from charlm.evaluation.probes.gradients import tokens_named
+from charlm.evaluation.probes.places import evenly_spaced, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
@@ -175,8 +175,8 @@ def _choose_places(num_tokens: int, *, longest: int, targets: int) -> Integers:
     """
     targets = min(targets, num_tokens - longest)
     size = min(_PLACE, targets)
-    firsts = np.linspace(longest, num_tokens - size, targets // size)
-    return firsts.round().astype(np.int64)[:, None] + np.arange(size)
+    firsts = evenly_spaced(longest, num_tokens - size, targets // size)
+    return firsts[:, None] + np.arange(size)
 
 
 def _places_of(named: Sequence[int], ids: Ids, *, longest: int, targets: int) -> Integers:
@@ -187,8 +187,7 @@ def _places_of(named: Sequence[int], ids: Ids, *, longest: int, targets: int) ->
             f"the text has no such token after its first {longest} tokens; name other tokens, or "
             "give a longer text"
         )
-    chosen = np.linspace(0, len(found) - 1, min(targets, len(found))).round().astype(np.int64)
-    return found[chosen][:, None]
+    return found[evenly_spaced(0, len(found) - 1, targets)][:, None]
 
 
 def _losses(

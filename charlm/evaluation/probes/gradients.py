@@ -8,7 +8,7 @@ networks are compared by the norm relative to that at distance 0, on tokens that
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from charlm.config.corpus import Mode
-from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows.directions import record_spans, reverse
-from charlm.data.windows.scoring import WARM_UP
-from charlm.errors import CorpusError, OptionError
+from charlm.data.windows.directions import reverse
+from charlm.errors import OptionError
+from charlm.evaluation.probes.places import Windows, choose_windows, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -34,12 +33,11 @@ from charlm.trained_model import TrainedModel, provenance, text_to_score
 if TYPE_CHECKING:
     from charlm.data.cards import Part
 
-MIN_WINDOW = 3  # Tokens: the half-life is the slope of a line through distances 1 and 2.
-_MIN_RECORD = 4  # Tokens from the beginning of a record: a line through distances 1 to 3.
+_MIN_WINDOW = 3  # Tokens: the half-life is the slope of a line through distances 1 and 2.
 NEAR_ZERO_NATS = 0.05  # A token of this loss has a probability of 0.95.
 _PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
-# Windows read together have at most this many tokens: their states, gates and logits in float64
-# take a few hundred megabytes.
+# Tokens of windows that are read together: their states, gates and logits in float64 take a few
+# hundred megabytes.
 _MAX_TOKENS = 2048
 _MIN_DECAY = 1e-9  # Per token. A slower decay is the rounding of a constant gradient.
 
@@ -119,21 +117,6 @@ class Gradients(Result):
         return data
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows of a text.
-
-    Attributes:
-        starts: Position of each first token, (windows,).
-        lengths: Number of tokens of each window, (windows,).
-        warm_up: Number of tokens read before each window.
-    """
-
-    starts: Integers
-    lengths: Integers
-    warm_up: int
-
-
 class _Measured(NamedTuple):
     """Norms and losses of a batch of windows.
 
@@ -203,32 +186,6 @@ def measure_gradients(
     return replace(gradients, settings=facts | gradients.settings)
 
 
-def tokens_named(trained: TrainedModel, names: Sequence[str]) -> tuple[list[int], str]:
-    """Return the ids of tokens, with and without blanks around them, and the names as a text.
-
-    Args:
-        trained: The model.
-        names: Texts of tokens, or one of them; none means all tokens, without ids.
-
-    Raises:
-        OptionError: The model has no such token.
-    """
-    words = [names] if isinstance(names, str) else names
-    ids = [token for word in words for token in _ids_of(trained, word)]
-    return ids, ", ".join(words) if words else "all tokens"
-
-
-def _ids_of(trained: TrainedModel, word: str) -> list[int]:
-    text = word.encode()
-    names = enumerate(trained.tokenizer.token_bytes)
-    ids = [token for token, name in names if text and text in (name, name.strip())]
-    if not ids:
-        level = trained.config.tokenizer.level
-        problem = f"must be a token of the model, whose tokens are {TOKEN_NAMES[level]}"
-        raise OptionError("at", problem, value=word)
-    return ids
-
-
 def _untrained_model(trained: TrainedModel) -> LanguageModel:
     """Return the network with the weights that its training began with."""
     with torch.random.fork_rng(devices=[]):
@@ -252,7 +209,7 @@ def measure_gradient_norms(
     because small norms underflow in fp32, and without dropout. In stream mode the windows are
     evenly spaced, and the state before each window is that after reading the `WARM_UP` tokens
     before it. In records mode a window is the beginning of a record, up to any of its tokens from
-    the fourth on; these tokens are evenly spaced over the text.
+    the fourth on (the third in a window of three); these tokens are evenly spaced over the text.
 
     Args:
         model: Model on `device`; it is not changed.
@@ -267,35 +224,39 @@ def measure_gradient_norms(
         OptionError: `window` or `windows` is too small.
         CorpusError: The text has no such window.
     """
-    if window < MIN_WINDOW:
-        raise OptionError("window", f"must be at least {MIN_WINDOW}", value=window)
+    if window < _MIN_WINDOW:
+        raise OptionError("window", f"must be at least {_MIN_WINDOW}", value=window)
     if windows < 1:
         raise OptionError("windows", "must be at least 1", value=windows)
     model = copy.deepcopy(model).to(device).double().eval()
     texts = [ids] if model.direction != "backward" else []
     texts += [reverse(ids, mode=mode)] if model.direction != "forward" else []
-    # A reversed text has the same length, and each of its records the same position.
-    chosen = _choose_windows(ids, mode, window, windows, targets)
+    chosen = _choose_windows(texts, mode, window, windows, targets)
+    size = max(1, _MAX_TOKENS // (window * len(texts)))
     batches = [
         _norms_by_distance(model, texts, batch, window, device)
-        for batch in _split(chosen, window * len(texts))
+        for batch in zip(*(part.split(size) for part in chosen), strict=True)
     ]
     settings = {
         "mode": mode,
         "direction": model.direction,
         "window": window,
-        "windows": len(chosen.starts),
-        "state": _state_before(chosen, mode),
+        "windows": len(chosen[0].starts),
+        "state": "initial at each record"
+        if mode == "records"
+        else f"carried over {chosen[0].warm_up} tokens before each window",
         "precision": "fp64",
     }
     return _summarize(batches, settings)
 
 
-def _state_before(chosen: _Windows, mode: Mode) -> str:
-    """Return what the state before each window is."""
-    if mode == "records":
-        return "initial at each record"
-    return f"carried over {chosen.warm_up} tokens before each window"
+def _choose_windows(
+    texts: Sequence[Ids], mode: Mode, window: int, windows: int, targets: Sequence[int]
+) -> list[Windows]:
+    """Return windows of the text of each direction, as many for one as for the other."""
+    for text in texts:
+        windows = min(windows, len(choose_windows(text, mode, window, windows, targets).starts))
+    return [choose_windows(text, mode, window, windows, targets) for text in texts]
 
 
 def _summarize(batches: Sequence[_Measured], settings: dict[str, Any]) -> Gradients:
@@ -333,97 +294,41 @@ def half_life_tokens(means: Sequence[float]) -> float:
     return math.log(2) / rate if rate > _MIN_DECAY else math.inf
 
 
-def _choose_windows(
-    ids: Ids, mode: Mode, window: int, windows: int, targets: Sequence[int]
-) -> _Windows:
-    """Return windows that are evenly spaced over a text and end with one of the targets."""
-    if mode == "records":
-        return _choose_records(ids, window, windows, targets)
-    last = len(ids) - window
-    if last < 0:
-        raise CorpusError(
-            f"the text has {len(ids)} tokens, fewer than a window of {window}; use a smaller "
-            "window, or a longer text"
-        )
-    warm_up = min(WARM_UP, last)
-    if targets:
-        starts = np.flatnonzero(np.isin(ids[warm_up + window - 1 :], targets)) + warm_up
-        starts = _spread(starts, windows)
-    else:
-        starts = _evenly_spaced(warm_up, last, windows)
-    return _Windows(starts, np.full_like(starts, window), warm_up)
-
-
-def _choose_records(ids: Ids, window: int, windows: int, targets: Sequence[int]) -> _Windows:
-    """Return beginnings of records, each up to a target."""
-    spans = record_spans(ids)
-    if not (spans[:, 1] - spans[:, 0] >= _MIN_RECORD).any():
-        raise CorpusError(
-            f"the text has no record of {_MIN_RECORD} tokens, <EOS> included; give a text with "
-            "longer records"
-        )
-    positions = np.flatnonzero(np.isin(ids, targets)) if targets else np.arange(len(ids))
-    record = np.searchsorted(spans[:, 0], positions, side="right") - 1
-    starts = spans[record, 0]
-    lengths = positions - starts + 1
-    is_in_record = (record >= 0) & (positions < spans[record, 1])
-    is_candidate = is_in_record & (lengths >= _MIN_RECORD) & (lengths <= window)
-    chosen = _spread(np.flatnonzero(is_candidate), windows)
-    return _Windows(starts[chosen], lengths[chosen], warm_up=0)
-
-
-def _spread(candidates: Integers, count: int) -> Integers:
-    """Return at most `count` of the candidates, evenly spaced among them."""
-    if len(candidates) == 0:
-        raise CorpusError(
-            "the text has no such token with enough tokens before it; name other tokens, or give "
-            "a longer text or a larger window"
-        )
-    return candidates[_evenly_spaced(0, len(candidates) - 1, count)]
-
-
-def _evenly_spaced(first: int, last: int, count: int) -> Integers:
-    return np.unique(np.linspace(first, last, count).round().astype(np.int64))
-
-
-def _split(windows: _Windows, tokens: int) -> Iterator[_Windows]:
-    """Yield batches of windows that are read together, given the tokens of one window."""
-    size = max(1, _MAX_TOKENS // tokens)
-    for first in range(0, len(windows.starts), size):
-        batch = slice(first, first + size)
-        yield _Windows(windows.starts[batch], windows.lengths[batch], windows.warm_up)
-
-
 def _norms_by_distance(
-    model: LanguageModel, texts: list[Ids], windows: _Windows, window: int, device: torch.device
+    model: LanguageModel,
+    texts: Sequence[Ids],
+    windows: Sequence[Windows],
+    window: int,
+    device: torch.device,
 ) -> _Measured:
     """Return the norms of a batch of windows by distance, and the losses.
 
     Args:
         model: Model in float64.
         texts: Text in reading order, for each direction of the model.
-        windows: Windows to read together.
+        windows: Windows of each text to read together.
         window: Largest number of tokens in a window.
         device: Device of the model.
     """
-    batches = [_read(ids, windows) for ids in texts]
+    longest = max(int(part.lengths.max()) for part in windows)
+    batches = [_read(ids, part, longest) for ids, part in zip(texts, windows, strict=True)]
     batch = _Batch(*(np.concatenate(arrays, axis=-1) for arrays in zip(*batches, strict=True)))
-    norms, losses = _norms(model, batch, device, warm_up=windows.warm_up, window=window)
-    last = windows.lengths - 1
-    positions = last - np.arange(window)[:, None]  # (window, batch)
+    norms, losses = _norms(model, batch, device, warm_up=windows[0].warm_up, window=window)
     num_layers = len(norms) // len(texts)
     by_distance: dict[tuple[str, str], Floats] = {}
     for number, parts in enumerate(norms):
-        layer = f"{'backward_' * (number // num_layers)}layer_{number % num_layers}"
+        direction, layer = divmod(number, num_layers)
+        positions = batches[direction].last - np.arange(window)[:, None]  # (window, batch)
         for part, values in zip(_PARTS, parts, strict=False):
             reversed_values = np.take_along_axis(values, np.maximum(positions, 0), axis=0)
-            by_distance[layer, part] = np.where(positions >= 0, reversed_values, np.nan)
+            name = f"{'backward_' * direction}layer_{layer}"
+            by_distance[name, part] = np.where(positions >= 0, reversed_values, np.nan)
     return _Measured(by_distance, losses)
 
 
-def _read(ids: Ids, windows: _Windows) -> _Batch:
-    """Return the windows of one text."""
-    time = np.arange(-windows.warm_up, windows.lengths.max())[:, None]
+def _read(ids: Ids, windows: Windows, longest: int) -> _Batch:
+    """Return the windows of one text, with `longest` inputs after those of the warm-up."""
+    time = np.arange(-windows.warm_up, longest)[:, None]
     positions = windows.starts + time  # (warm-up + time, batch)
     before = ids[np.clip(positions - 1, 0, len(ids) - 1)].astype(np.int64)
     return _Batch(

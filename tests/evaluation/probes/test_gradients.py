@@ -66,12 +66,9 @@ def one_unit(weight: float, activation: str = "relu") -> LanguageModel:
     return model
 
 
-def measured(
-    model: LanguageModel, ids=TEXT, *, mode: str = "stream", window: int = 12, windows: int = 5
-) -> Gradients:
-    return measure_gradient_norms(
-        model, np.asarray(ids, np.uint8), mode=mode, window=window, windows=windows, device=CPU
-    )
+def measured(model: LanguageModel, ids=TEXT, **options) -> Gradients:
+    defaults = {"mode": "stream", "window": 12, "windows": 5, "device": CPU}
+    return measure_gradient_norms(model, np.asarray(ids, np.uint8), **defaults | options)
 
 
 def means(curve: Curve) -> list[float]:
@@ -300,11 +297,29 @@ def test_a_backward_model_reads_the_text_from_its_end():
     assert measured(backward, RECORDS_TEXT, mode="records").curves == expected
 
 
+def test_a_backward_model_is_measured_at_the_targets_that_it_reads():
+    forward, backward = make(cell="gru"), make(cell="gru", direction="backward")
+    backward.load_state_dict(forward.state_dict())
+    for mode, ids, reversed_ids in (
+        ("stream", TEXT, TEXT[::-1]),
+        ("records", RECORDS_TEXT, RECORDS_REVERSED),
+    ):
+        expected = measured(forward, reversed_ids, mode=mode, targets=[5])
+        assert measured(backward, ids, mode=mode, targets=[5]).curves == expected.curves, mode
+
+
+def test_a_window_of_three_tokens_may_be_the_beginning_of_a_record():
+    result = measured(make(), RECORDS_TEXT, mode="records", window=3)
+    assert [row.count for row in result.curves[0].distances] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"targets": [5], "windows": 1}], ids=["all", "targets"])
 @pytest.mark.parametrize("mode", ["stream", "records"])
-def test_both_directions_have_the_norms_that_each_has_alone(mode):
+def test_both_directions_have_the_norms_that_each_has_alone(mode, options):
     both = make(cell="lstm", direction="both", num_layers=2)
     ids = TEXT if mode == "stream" else RECORDS_TEXT
-    curves = {(curve.layer, curve.part): curve for curve in measured(both, ids, mode=mode).curves}
+    result = measured(both, ids, mode=mode, **options)
+    curves = {(curve.layer, curve.part): curve for curve in result.curves}
     for direction, prefix, network in (
         ("forward", "", both.encoder.recurrence),
         ("backward", "backward_", both.encoder.backward_recurrence),
@@ -313,7 +328,7 @@ def test_both_directions_have_the_norms_that_each_has_alone(mode):
         alone.encoder.recurrence.load_state_dict(network.state_dict())
         alone.encoder.embedding.load_state_dict(both.encoder.embedding.state_dict())
         alone.projection.load_state_dict(both.projection.state_dict())
-        for curve in measured(alone, ids, mode=mode).curves:
+        for curve in measured(alone, ids, mode=mode, **options).curves:
             np.testing.assert_allclose(
                 means(curves[prefix + curve.layer, curve.part]), means(curve), rtol=1e-9
             )
