@@ -33,8 +33,8 @@ from measuring import (
 
 import charlm
 from charlm.data.utf8 import split_lines
-from charlm.evaluation.comparison import BLOCK_CHARACTERS, block_of_lines, nats_of_lines
 from charlm.evaluation.intervals import BLOCKS, ratio_interval
+from charlm.evaluation.lines import PIECE_CHARACTERS, nats_of_lines, piece_of_lines
 from charlm.evaluation.static_model import Floats, of_trained
 from charlm.trained_model import encode_string
 
@@ -105,7 +105,7 @@ def score_text(text: str, steps: int) -> Scored:
         path = Path(folder) / "text.txt"
         path.write_bytes(text.encode())
         nats = [line_nats(path, size, text, lines, steps) for size in HIDDEN_SIZES]
-    pieces = block_of_lines(lines, BLOCK_CHARACTERS)
+    pieces = piece_of_lines(lines, PIECE_CHARACTERS)
     lengths = np.array([len(line) for line in lines], dtype=np.float64)
     return Scored(
         bits=np.bincount(pieces, weights=(nats[1] - nats[0]) / np.log(2)),

@@ -312,7 +312,10 @@ def _comparison_table(result: "Comparison") -> Iterator[str]:
         ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
         interval = "".join(f"{end:>13}" for end in ends)
         yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-    yield folded(f"The intervals assume that {result.assumption}.")
-    # The JSON keeps the field of an earlier method, which is always 0 now.
-    shown = {name: value for name, value in result.settings.items() if name != "resamples"}
+    unused = {"resamples", "seed"}  # Of an earlier method; the JSON keeps them.
+    if any(row.low is not None for row in result.differences):
+        yield folded(f"The intervals assume that {result.assumption}.")
+    else:
+        unused |= {"blocks", "block_characters", "confidence"}
+    shown = {name: value for name, value in result.settings.items() if name not in unused}
     yield folded(format_settings(shown))

@@ -17,18 +17,20 @@ import numpy as np
 
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of_line_ends
-from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.utf8 import LineEnds, split_lines, strip_line_end
 from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
-from charlm.evaluation.perplexity import require_tokens
-from charlm.evaluation.static_model import (
-    Floats,
-    Integers,
-    of_trained,
-    require_one_probability,
+from charlm.evaluation.lines import (
+    PIECE_CHARACTERS,
+    cut_into_pieces,
+    line_ends_of_all,
+    lines_read,
+    lines_to_score,
+    nats_of_lines,
+    separator_of_all,
 )
+from charlm.evaluation.perplexity import require_tokens
+from charlm.evaluation.static_model import Floats, of_trained, require_one_probability
 from charlm.evaluation.text_files import decode_utf8, read_text_file
 from charlm.model.language_model import count_parameters
 from charlm.storage.results import Result
@@ -46,7 +48,6 @@ from charlm.version import VERSION
 if TYPE_CHECKING:
     from charlm.data.cards import Part
 
-BLOCK_CHARACTERS = 1000
 # In shorter texts, measured coverage was below 90 % (docs/lab/2026-11-26.md).
 SHORT_CHARACTERS = 200_000
 _MAX_EXPONENT = 700.0  # exp(700) is still a finite number.
@@ -122,7 +123,7 @@ class Comparison(Result):
     Attributes:
         runs: Scores in the order of the runs.
         differences: Difference of each run but the first from the first.
-        settings: Text, characters, blocks, confidence, precision, version.
+        settings: Text, characters, number of pieces (`blocks`), confidence, precision, version.
         assumption: What the intervals assume.
         warnings: What makes the comparison unequal, one sentence each.
     """
@@ -171,15 +172,15 @@ def compare(
     if block_characters is not None and block_characters < 1:
         raise OptionError("block_characters", "must be at least 1", value=block_characters)
     name, text = _named_text(models[0], text, path, split)
-    separator = _separator_of_all(models)
-    lines = _lines_to_score(text, _line_ends(models), separator)
+    separator = separator_of_all(models)
+    lines = lines_to_score(text, line_ends_of_all(models), separator)
     scored = [
         _score_lines(model, text, lines, splits_documents=separator is not None) for model in models
     ]
     if block_characters is None:
-        block_characters = max(1, min(BLOCK_CHARACTERS, len(text) // (4 * max(BLOCKS))))
+        block_characters = max(1, min(PIECE_CHARACTERS, len(text) // (4 * max(BLOCKS))))
     nats = np.stack([model.nats for model in scored])
-    pieces = _cut_into_pieces(lines, nats, block_characters)
+    pieces = cut_into_pieces(lines, nats, block_characters)
     runs = [model.score for model in scored]
     return Comparison(
         runs=runs,
@@ -215,31 +216,6 @@ def _named_text(
     return name, text
 
 
-class _Pieces(NamedTuple):
-    """Pieces of whole lines.
-
-    Attributes:
-        nats: Nats that each piece costs each model, (models, pieces).
-        characters: Number of characters of each piece, (pieces,).
-    """
-
-    nats: Floats
-    characters: Floats
-
-
-def _cut_into_pieces(lines: Sequence[str], nats: Floats, characters: int) -> _Pieces:
-    """Cut a text into pieces.
-
-    Args:
-        lines: Lines of the text.
-        nats: Nats that each line costs each model, (models, lines).
-        characters: Least number of characters in a piece.
-    """
-    starts = np.flatnonzero(np.diff(block_of_lines(lines, characters), prepend=-1))
-    lengths = np.array([len(line) for line in lines], dtype=np.float64)
-    return _Pieces(np.add.reduceat(nats, starts, axis=1), np.add.reduceat(lengths, starts))
-
-
 def require_models(models: Sequence[TrainedModel]) -> None:
     """Raise CharlmError if there are fewer than two models, or one cannot score single tokens."""
     if len(models) < 2:
@@ -249,103 +225,6 @@ def require_models(models: Sequence[TrainedModel]) -> None:
     for model in models:
         require_language_model(model)
         require_one_probability(model.model)
-
-
-def block_of_lines(lines: Sequence[str], characters: int = BLOCK_CHARACTERS) -> Integers:
-    """Return the block of each line, (lines,): consecutive lines of at least `characters` together.
-
-    Lines that are left over at the end belong to the last block.
-
-    >>> block_of_lines(["ab", "cd", "ef", "gh", "i"], 4).tolist()
-    [0, 0, 1, 1, 1]
-    """
-    blocks = []
-    block = size = 0
-    for line in lines:
-        blocks.append(block)
-        size += len(line)
-        if size >= characters:
-            block += 1
-            size = 0
-    return np.minimum(np.array(blocks, dtype=np.int64), max(block - 1, 0))
-
-
-def nats_of_lines(
-    ids: Ids, log_p: Floats, tokenizer: Tokenizer, lines: Sequence[str], *, records: bool
-) -> Floats:
-    """Return the nats that each line of a text costs a model, (lines,).
-
-    No token of any tokenizer crosses the end of a line, so lines are the same text to all models.
-
-    Args:
-        ids: The text, (tokens,).
-        log_p: Natural logarithm of each token's probability, (tokens,).
-        tokenizer: Tokenizer of the model.
-        lines: Lines of the text.
-        records: Whether the model reads lines as records, so that it does not see empty lines.
-
-    Raises:
-        CharlmError: The tokens have fewer lines than the text: no token is a line end.
-    """
-    ends_by_eos = records or tokenizer.separates_by_space
-    is_end = ids == (EOS if ends_by_eos else _newline_id(tokenizer))
-    token_lines = np.cumsum(is_end) - is_end
-    if not ends_by_eos:  # An <EOS> after a line end belongs to that line.
-        token_lines[1:] -= (ids[1:] == EOS) & is_end[:-1]
-    read = _lines_read(lines, records)
-    num_token_lines = int(token_lines[-1]) + 1 if len(ids) else 0
-    if num_token_lines != len(read):
-        raise CharlmError(
-            f"the text has {len(read):,} lines and the tokens of one model have "
-            f"{num_token_lines:,}, so that blocks cannot be paired; compare models whose "
-            "tokenizers know the line end"
-        )
-    nats = np.zeros(len(lines))
-    np.add.at(nats, read[token_lines], -log_p)
-    return nats
-
-
-def _lines_to_score(text: str, line_ends: LineEnds, separator: str | None) -> list[str]:
-    """Return the lines of a text; with documents, what only ends the last one is no line."""
-    lines = split_lines(text, line_ends)
-    if separator and len(lines) > 1 and not lines[-1].replace(separator, ""):
-        lines[-2:] = ["".join(lines[-2:])]  # Its <EOS> belongs to the line before.
-    return lines
-
-
-def _line_ends(models: Sequence[TrainedModel]) -> LineEnds:
-    """Return the rule by which all models read lines; tokens of other models end at LF."""
-    sections = [model.config.corpus for model in models]
-    read_lines = all(corpus.mode == "records" and corpus.record == "line" for corpus in sections)
-    return "unicode" if read_lines and all(corpus.rules > 1 for corpus in sections) else "line_feed"
-
-
-def _separator_of_all(models: Sequence[TrainedModel]) -> str | None:
-    """Return the separator between documents that all models read as <EOS>.
-
-    None if they differ, or if it has a line end, by which texts are paired: all models then read
-    separators as text.
-    """
-    separators = {
-        model.config.corpus.separator
-        if model.mode == "stream"
-        and model.tokenizer.section.eos == "document"
-        and not model.tokenizer.separates_by_space
-        else None
-        for model in models
-    }
-    separator = separators.pop()
-    return None if separators or separator is None or "\n" in separator else separator
-
-
-def _lines_read(lines: Sequence[str], records: bool) -> Integers:
-    """Return the number of each line that a model reads: in records mode, not of empty ones."""
-    read = [
-        number
-        for number, line in enumerate(lines)
-        if not records or strip_line_end(line, "unicode")
-    ]
-    return np.array(read, dtype=np.int64)
 
 
 def differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> list[Difference]:
@@ -363,21 +242,18 @@ def differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> l
     ]
 
 
-def difference_intervals(
-    nats: Floats, characters: Floats, *, confidence: float = CONFIDENCE
-) -> list[tuple[float, float] | None]:
-    """Return intervals of each model's bits per character minus those of the first.
+def difference_intervals(nats: Floats, characters: Floats) -> list[tuple[float, float] | None]:
+    """Return 95 % intervals of each model's bits per character minus those of the first.
 
     Args:
         nats: Nats of each piece of the text, in order, (models, pieces).
         characters: Number of characters of each piece, (pieces,).
-        confidence: Probability that an interval contains the true difference.
 
     Returns:
         Lower and upper end for each model but the first; None if there are fewer than two pieces.
     """
     bits = (nats[1:] - nats[:1]) / math.log(2)
-    return [ratio_interval(row, characters, confidence=confidence) for row in bits]
+    return [ratio_interval(row, characters) for row in bits]
 
 
 def _budget_warnings(models: Sequence[TrainedModel]) -> list[str]:
@@ -413,11 +289,6 @@ def _assumption(characters: int) -> str:
     )
 
 
-def _newline_id(tokenizer: Tokenizer) -> int:
-    """Return the id of the line feed, -1 if there is none."""
-    return tokenizer.token_bytes.index(b"\n") if b"\n" in tokenizer.token_bytes else -1
-
-
 def _read_text(trained: TrainedModel, path: str | Path | None, split: "Part") -> str:
     """Return the text of a file, or of a part of the model's own corpus as its file has it."""
     if path is not None:
@@ -449,7 +320,7 @@ def _score_lines(
     seconds = max(time.perf_counter() - started, 1e-9)
     nats = nats_of_lines(tokens.ids, log_p, trained.tokenizer, lines, records=trained.reads_lines)
     if len(restoration.nats_of_lines):
-        nats[_lines_read(lines, trained.reads_lines)] += restoration.nats_of_lines
+        nats[lines_read(lines, trained.reads_lines)] += restoration.nats_of_lines
     return _Scored(_summarize(trained, text, tokens, log_p, restoration, seconds), nats)
 
 

@@ -21,20 +21,18 @@ def ratio_interval(
     values: Floats,
     sizes: Floats,
     *,
-    confidence: float = CONFIDENCE,
     blocks: Sequence[int] = BLOCKS,
 ) -> tuple[float, float] | None:
-    """Return the interval of sum(values) / sum(sizes).
+    """Return the 95 % interval of sum(values) / sum(sizes).
 
     The pieces are collected into 3, 4, 8 and 16 blocks of about equal size, and the widest of these
     intervals is returned. Few long blocks see how whole parts of the text differ; many short
-    ones are not misled by three blocks that happen to be equal.
+    ones are not misled by three blocks that happen to be equal. An interval contains the true ratio
+    with that probability if the blocks are independent and have one distribution.
 
     Args:
         values: Value of each piece, in the order of the text, (pieces,).
         sizes: Size of each piece, (pieces,).
-        confidence: Probability that the interval contains the true ratio, if the blocks are
-            independent and have one distribution.
         blocks: Numbers of blocks.
 
     Returns:
@@ -50,7 +48,7 @@ def ratio_interval(
         sums = np.bincount(numbers, weights=residuals)
         if len(sums) > 1:
             variance = len(sums) / (len(sums) - 1) * float((sums**2).sum())
-            widths.append(t_quantile(confidence, len(sums) - 1) * math.sqrt(variance) / total)
+            widths.append(t_quantile(CONFIDENCE, len(sums) - 1) * math.sqrt(variance) / total)
     return (ratio - max(widths), ratio + max(widths)) if widths else None
 
 

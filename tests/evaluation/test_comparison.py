@@ -13,7 +13,8 @@ from charlm.data.tokenizer import Tokenizer
 from charlm.data.utf8 import split_lines
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, OptionError
-from charlm.evaluation.comparison import block_of_lines, difference_intervals, nats_of_lines
+from charlm.evaluation.comparison import difference_intervals
+from charlm.evaluation.lines import nats_of_lines, piece_of_lines
 from tests.conftest import small_config, train_all
 
 TEXT = "A b.\n\nC dé\n"
@@ -88,10 +89,10 @@ def test_the_lines_together_have_every_nat_of_the_text(text, level):
     assert tokens_of_lines(ids, tokenizer, text) == alone
 
 
-def test_blocks_by_hand():
-    assert block_of_lines(["ab", "cd", "ef", "gh", "i"], 4).tolist() == [0, 0, 1, 1, 1]
-    assert block_of_lines(["a"], 4).tolist() == [0]
-    assert block_of_lines(["aaaa", "b", "bbb"], 4).tolist() == [0, 1, 1]
+def test_pieces_by_hand():
+    assert piece_of_lines(["ab", "cd", "ef", "gh", "i"], 4).tolist() == [0, 0, 1, 1, 1]
+    assert piece_of_lines(["a"], 4).tolist() == [0]
+    assert piece_of_lines(["aaaa", "b", "bbb"], 4).tolist() == [0, 1, 1]
 
 
 def test_a_difference_that_is_equal_in_every_piece_has_no_spread():
