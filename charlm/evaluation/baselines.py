@@ -14,9 +14,9 @@ from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import UNK, Ids
 from charlm.data.tokens import Counts, count_ids
 from charlm.data.utf8 import count_characters
-from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.ngram import KneserNey
 from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
+from charlm.evaluation.static_model import require_tokens
 from charlm.storage.results import Result
 
 ORDER = 5  # Length of the longest n-grams.
@@ -80,8 +80,7 @@ def score_baselines(
     Raises:
         CorpusError: The text has no token.
     """
-    if len(ids) == 0:
-        raise CorpusError("the text to score has no token; give a text that is not empty")
+    require_tokens(ids)
     counts = Counts(
         tokens=len(ids),
         unknown=int(np.count_nonzero(ids == UNK)),

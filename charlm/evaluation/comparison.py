@@ -29,8 +29,12 @@ from charlm.evaluation.lines import (
     nats_of_lines,
     separator_of_all,
 )
-from charlm.evaluation.perplexity import require_tokens
-from charlm.evaluation.static_model import Floats, of_trained, require_one_probability
+from charlm.evaluation.static_model import (
+    Floats,
+    of_trained,
+    require_one_probability,
+    require_tokens,
+)
 from charlm.evaluation.text_files import decode_utf8, read_text_file
 from charlm.model.language_model import count_parameters
 from charlm.storage.results import Result

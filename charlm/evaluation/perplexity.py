@@ -12,13 +12,12 @@ from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows.scoring import WARM_UP, windows_to_score
-from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, check_adaptation
 from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_nats
-from charlm.evaluation.options import AdaptationOptions, ScoringOptions
+from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
-from charlm.evaluation.static_model import StaticModel
+from charlm.evaluation.static_model import StaticModel, require_tokens
 from charlm.storage.results import Result
 from charlm.trained_model import (
     TrainedModel,
@@ -188,65 +187,6 @@ def score_text(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
     )
 
 
-def score_adapted(
-    static: StaticModel,
-    tokens: Tokens,
-    options: AdaptationOptions,
-    *,
-    train_ids: Ids,
-    valid_ids: Ids,
-    restoration: Restoration = Restoration(),  # noqa: B008  # It is frozen.
-) -> Adapted:
-    """Score a text by a model that adapts.
-
-    Args:
-        static: Model without adaptation.
-        tokens: Text to score.
-        options: Methods of adaptation.
-        train_ids: Training text of the run, (tokens,): gradients and n-grams are counted there.
-        valid_ids: Validation text of the run, (tokens,): all settings are fitted there.
-        restoration: Cost of restoring the text from its tokens.
-
-    Raises:
-        CharlmError: A method is not defined for this model, or a text has no token.
-    """
-    require_tokens(tokens.ids)
-    started = time.perf_counter()
-    log_p, settings = adapted_log_probabilities(
-        static, tokens.ids, options, train_ids=train_ids, valid_ids=valid_ids
-    )
-    total = Score(-float(log_p.sum()), len(log_p), 0)
-    return Adapted(**_variant_fields(total, tokens, restoration, started), settings=settings)
-
-
-def fitted_temperature(static: StaticModel, ids: Ids) -> float:
-    """Return the temperature at which a model predicts a text best.
-
-    Raises:
-        CorpusError: The text has no token.
-    """
-    require_tokens(ids)
-    return fit_temperature(
-        lambda: predict_windows(
-            static.model,
-            windows_to_score(
-                ids,
-                mode=static.mode,
-                direction=static.model.direction,
-                streams=_STREAMS_TO_FIT,
-            ),
-            device=static.device,
-            precision=static.precision,
-        )
-    )
-
-
-def require_tokens(ids: Ids) -> None:
-    """Raise CorpusError if a text to score has no token."""
-    if len(ids) == 0:
-        raise CorpusError("the text to score has no token; give a text that is not empty")
-
-
 def _readable_again(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of texts of which each can be read several times: standard input is kept."""
     with temporary_conversions():
@@ -263,8 +203,26 @@ def _static_model(trained: TrainedModel, options: ScoringOptions) -> StaticModel
     )
     if options.temperature == "fit":
         valid = text_to_score(trained, split="valid").tokens
-        return replace(static, temperature=fitted_temperature(static, valid.ids))
+        return replace(static, temperature=_fit_temperature(static, valid.ids))
     return replace(static, temperature=options.temperature)
+
+
+def _fit_temperature(static: StaticModel, ids: Ids) -> float:
+    """Return the temperature at which a model predicts a text best."""
+    require_tokens(ids)
+    return fit_temperature(
+        lambda: predict_windows(
+            static.model,
+            windows_to_score(
+                ids,
+                mode=static.mode,
+                direction=static.model.direction,
+                streams=_STREAMS_TO_FIT,
+            ),
+            device=static.device,
+            precision=static.precision,
+        )
+    )
 
 
 def _settings(static: StaticModel, options: ScoringOptions) -> dict[str, Any]:
@@ -322,18 +280,18 @@ def _adapted(
 ) -> Adapted | None:
     if options.adaptation.is_static:
         return None
-    adapted = score_adapted(
-        static,
-        tokens,
-        options.adaptation,
-        train_ids=text_to_score(trained, split="train").tokens.ids,
-        valid_ids=text_to_score(trained, split="valid").tokens.ids,
-        restoration=restoration,
+    train_ids = text_to_score(trained, split="train").tokens.ids
+    valid_ids = text_to_score(trained, split="valid").tokens.ids
+    started = time.perf_counter()
+    log_p, settings = adapted_log_probabilities(
+        static, tokens.ids, options.adaptation, train_ids=train_ids, valid_ids=valid_ids
     )
+    total = Score(-float(log_p.sum()), len(log_p), 0)
+    fields = _variant_fields(total, tokens, restoration, started)
     # Gradients and n-grams are counted on the training text, all settings are fitted on the other.
     uses_train = options.dynamic or options.mix_ngram is not None
     parts: list[Part] = ["valid", "train"] if uses_train else ["valid"]
-    return replace(adapted, settings=adapted.settings | _overlap(trained, tokens.ids, parts))
+    return Adapted(**fields, settings=settings | _overlap(trained, tokens.ids, parts))
 
 
 def _int8_score(

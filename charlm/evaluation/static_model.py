@@ -11,7 +11,7 @@ from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import windows_to_score
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, CorpusError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
 from charlm.trained_model import TrainedModel
@@ -81,6 +81,12 @@ class StaticModel:
 def of_trained(trained: TrainedModel) -> StaticModel:
     """Return a trained model in fp32 at temperature 1."""
     return StaticModel(trained.model, trained.mode, trained.device)
+
+
+def require_tokens(ids: Ids) -> None:
+    """Raise CorpusError if a text to score has no token."""
+    if len(ids) == 0:
+        raise CorpusError("the text to score has no token; give a text that is not empty")
 
 
 def require_one_probability(model: LanguageModel) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, UNK, Decoder, Ids, Tokenizer
 from charlm.data.written_form import written_form
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.options import RARE
 from charlm.evaluation.probes.reading import read_beginning
 from charlm.evaluation.static_model import Floats, Integers, of_trained
@@ -105,7 +105,10 @@ def measure_surprisal(
 
     Raises:
         CharlmError: The text cannot be read or has no token, or the model reads in both directions.
+        OptionError: `limit` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise OptionError("limit", "must be at least 1", value=limit)
     ids, name, _ = read_beginning(trained, text, paths, split, limit)
     word_counts = _count_training_words(trained)
     surprisal = summarize(

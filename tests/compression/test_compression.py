@@ -25,7 +25,7 @@ from charlm.config.model import Model
 from charlm.config.tokenizer import Tokenizer as TokenizerSection
 from charlm.data.tokenizer import EOS, UNK
 from charlm.data.vocabulary import learn_tokenizer
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.model.language_model import LanguageModel
 
 LEARNED = "the cat sat on the mat.\nIt's 10 o'clock, né?\n the <unk> dog \n"
@@ -227,6 +227,13 @@ def test_a_file_without_known_characters_is_stored(trained):
     result, compressed = run.measure_compression(data)
     assert result.settings["method"] == "stored" and result.cross_entropy_bits is None
     assert len(compressed) < 200 and run.decompress(compressed) == data
+
+
+def test_less_than_one_stream_is_refused():
+    tokens = alphabet("char")
+    for streams in (0, -1):
+        with pytest.raises(OptionError, match=f"^streams: must be at least 1, got {streams}$"):
+            compress(b"the cat", network(tokens), tokens, streams=streams)
 
 
 def test_another_model_or_tokenizer_is_refused():

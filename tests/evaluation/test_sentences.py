@@ -5,10 +5,11 @@ import math
 import pytest
 from small_models import CPU, make_model
 
+from charlm.api import load
 from charlm.config.tokenizer import Tokenizer
 from charlm.data.tokenizer import EOS
 from charlm.data.vocabulary import learn_tokenizer
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.sentences import Line, Sentence, Sentences, read_sentences, score_lines
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
@@ -74,6 +75,15 @@ def test_sentences_are_read_line_by_line_with_their_numbers(tmp_path):
     path = tmp_path / "sentences.txt"
     path.write_bytes("\ufeffà la carte\r\n\n  \n two ".encode())
     assert read_sentences(path) == [(1, "à la carte"), (4, " two ")]
+
+
+def test_sentences_beside_a_file_and_no_sentences_are_refused(trained):
+    run = load(trained)
+    with pytest.raises(OptionError, match=r"^path: cannot be combined with sentences; "):
+        run.sentences(["The cat"], path="-")
+    for nothing in (None, []):
+        with pytest.raises(CharlmError, match=r"^sentences: no sentence to score; "):
+            run.sentences(nothing)
 
 
 def test_a_file_without_sentences_is_refused(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import EOS
-from charlm.evaluation.perplexity import require_tokens
-from charlm.evaluation.static_model import Integers
+from charlm.errors import OptionError
+from charlm.evaluation.static_model import Integers, require_tokens
 from charlm.trained_model import TrainedModel, text_to_score
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def read_beginning(
 
     Raises:
         CharlmError: The text cannot be read or has no token.
+        OptionError: `tokens` is below 1.
     """
+    if tokens is not None and tokens < 1:
+        raise OptionError("tokens", "must be at least 1", value=tokens)
     scored, name = text_to_score(trained, text, paths, split)
     ids = np.asarray(scored.ids[:tokens], dtype=np.int64)
     require_tokens(ids)

@@ -172,7 +172,7 @@ def build_automaton(
         raise UnsupportedOptionError(
             "matching",
             f"no text that this model can write matches {quote(pattern)}; use only characters and "
-            "words of its training text",
+            f"words of its training text{', or ban less' * bool(ban)}",
         )
     return automaton
 

@@ -9,7 +9,7 @@ import torch
 
 from charlm.api import Run, load
 from charlm.data.tokenizer import EOS
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.memory import measure_connectivity, measure_memory
 from charlm.model.language_model import LanguageModel
 from tests.conftest import small_config, train_all
@@ -132,3 +132,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(text_file, trained, tmp_
         measure_memory(run.trained, "The cat")
     with pytest.raises(CorpusError, match="at least 2"):
         measure_memory(load(trained).trained, "The cat", tokens=1)
+    for tokens in (0, -1):
+        with pytest.raises(OptionError, match=f"^tokens: must be at least 1, got {tokens}$"):
+            measure_memory(load(trained).trained, "The cat", tokens=tokens)
+        with pytest.raises(OptionError, match=f"^limit: must be at least 1, got {tokens}$"):
+            load(trained).surprise("The cat", limit=tokens)

@@ -229,6 +229,11 @@ def test_a_record_does_not_end_where_its_end_completes_a_banned_text():
     assert automaton.tokens_needed[state_after(automaton, [a]), b] > 10**9
 
 
+def test_the_message_names_the_ban_that_leaves_no_match():
+    with pytest.raises(UnsupportedOptionError, match=r"matches 'ab'; [^;]*, or ban less$"):
+        build_automaton("ab", LETTERS, records=True, ban=["b"])
+
+
 def test_a_banned_text_counts_without_records():
     assert build_automaton("ab|b{3}", LETTERS, records=False, ban=["ab"]).min_tokens == 3
 
