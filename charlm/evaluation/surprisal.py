@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.tokenizer import EOS, UNK, Decoder, Ids, Tokenizer
+from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
 from charlm.data.written_form import written_form
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.options import RARE
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers, of_trained
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, provenance, training_texts
@@ -285,11 +285,8 @@ def _anchors(pieces: list[bytes], characters: _Characters) -> Integers:
 
 
 def _each(ids: Ids, bits: Floats, tokenizer: Tokenizer, records: bool) -> Iterator[dict[str, Any]]:
-    decoder = Decoder(tokenizer)
-    for token, surprisal in zip(ids.tolist(), bits.tolist(), strict=True):
-        text = decoder.feed(token)
-        if records and token == EOS:
-            text = text.removesuffix("\n") + "\n"
+    texts = texts_of(ids, tokenizer, records=records)
+    for token, text, surprisal in zip(ids.tolist(), texts, bits.tolist(), strict=True):
         yield {"token": token, "text": text, "surprise_bits": surprisal}
 
 

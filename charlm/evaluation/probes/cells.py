@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
+from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows.scoring import WARM_UP, windows_to_score
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.labels import Label, label_characters
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -220,10 +220,7 @@ def label_tokens(ids: Integers, tokenizer: Tokenizer, *, records: bool) -> list[
         tokenizer: Tokenizer of the model.
         records: Whether <EOS> ends a line.
     """
-    decoder = Decoder(tokenizer)
-    pieces = [decoder.feed(token) for token in ids.tolist()]
-    if records:
-        pieces = np.where(ids == EOS, "\n", pieces).tolist()
+    pieces = texts_of(ids, tokenizer, records=records)
     last = np.maximum(np.cumsum([len(piece) for piece in pieces]) - 1, 0)
     labels = label_characters("".join(pieces))
     return [replace(label, values=label.values[last]) for label in labels]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charlm.data.tokenizer import Decoder, Ids
+from charlm.data.tokenizer import Ids
 from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import predict_passage
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, provenance
@@ -84,8 +84,7 @@ def measure_known_letters(
     """
     require_characters(trained)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
-    decoder = Decoder(trained.tokenizer)
-    characters = [decoder.feed(token) for token in ids.tolist()]
+    characters = texts_of(ids, trained.tokenizer, records=trained.writes_records)
     streams = min(_STREAMS, max(1, len(ids) // WARM_UP))
     log_p = predict_passage(trained.model, ids, mode=trained.mode, streams=streams)
     ranks = rank_tokens(log_p, ids)

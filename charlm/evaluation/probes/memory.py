@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from charlm.config.corpus import Mode
-from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
+from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.windows.directions import record_spans, reverse
 from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
 from charlm.model.language_model import LanguageModel
@@ -201,11 +201,11 @@ def summarize(
         mode: `stream` or `records`.
     """
     labels = token_labels(tokenizer)
-    decoder = Decoder(tokenizer)
+    texts = texts_of(ids, tokenizer, records=mode == "records")
     predictions = [
         Dependence(
             token=token,
-            text="\n" if mode == "records" and token == EOS else decoder.feed(token),
+            text=texts[position],
             probability=math.exp(row[token]),
             alternatives=most_probable(row, labels, ALTERNATIVES),
             squared_norms=[0.0] * (position - at) + record.squared_norms[at, :at].tolist(),

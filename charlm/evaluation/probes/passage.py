@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from charlm.config.corpus import Mode
-from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
+from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows.scoring import windows_to_score
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, reading_order, require_one_probability
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import predict_window
@@ -180,10 +180,8 @@ def _describe(
     ids: Ids, log_p: Floats, tokenizer: Tokenizer, *, records: bool
 ) -> list[PassageToken]:
     labels = token_labels(tokenizer)
-    decoder = Decoder(tokenizer)
-    described = []
-    for token, row in zip(ids.tolist(), log_p, strict=True):
-        text = decoder.feed(token)
-        shown = "\n" if records and token == EOS else text
-        described.append(describe_token(token, shown, row, labels))
-    return described
+    texts = texts_of(ids, tokenizer, records=records)
+    return [
+        describe_token(token, text, row, labels)
+        for token, text, row in zip(ids.tolist(), texts, log_p, strict=True)
+    ]

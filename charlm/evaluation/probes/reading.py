@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from charlm.data.restarts import eos_ends
-from charlm.data.tokenizer import EOS
+from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.errors import OptionError
 from charlm.evaluation.static_model import Integers, require_tokens
 from charlm.trained_model import TrainedModel, text_to_score
@@ -59,6 +59,22 @@ def read_beginning(
     if trained.mode == "records":
         ids = whole_records(ids)
     return TextToRead(ids, name, is_cut=len(ids) < len(scored.ids))
+
+
+def texts_of(ids: Ids, tokenizer: Tokenizer, *, records: bool) -> list[str]:
+    """Return the text that each token adds, without an incomplete character at its end.
+
+    Args:
+        ids: Text, (tokens,).
+        tokenizer: Tokenizer of the ids.
+        records: Whether <EOS> ends a record, and adds a line end.
+    """
+    decoder = Decoder(tokenizer)
+    texts = [decoder.feed(token) for token in ids.tolist()]
+    if records:
+        for end in np.flatnonzero(ids == EOS).tolist():
+            texts[end] = texts[end].removesuffix("\n") + "\n"
+    return texts
 
 
 def whole_records(ids: Integers) -> Integers:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from charlm.api import load
+from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import EOS
+from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.embeddings import measure_embeddings, principal_components
 from charlm.evaluation.probes.known_letters import (
@@ -14,6 +16,7 @@ from charlm.evaluation.probes.known_letters import (
     rank_tokens,
 )
 from charlm.evaluation.probes.passage import measure_passage, predict_passage
+from charlm.evaluation.probes.reading import texts_of
 from charlm.evaluation.static_model import StaticModel
 from tests.conftest import small_config, train_all
 from tests.small_models import (
@@ -60,6 +63,13 @@ def test_known_letters_are_counted_from_the_start_of_each_word():
     assert count_known_letters("a 1bc-d\n").tolist() == [0, -1, -1, 0, 1, -1, 0, -1]
     # Bytes of "n\u00e9e": the first byte of a character adds no text and ends no word.
     assert count_known_letters(["n", "", "\u00e9", "e"]).tolist() == [0, -1, 1, 2]
+
+
+def test_the_end_of_a_record_ends_a_word():
+    tokenizer = learn_tokenizer(["ab"], Section(level="char", eos="none"))
+    texts = texts_of(np.array([2, 3, EOS, 3, 2]), tokenizer, records=True)
+    assert texts == ["a", "b", "\n", "b", "a"]
+    assert count_known_letters(texts).tolist() == [0, 1, -1, 0, 1]
 
 
 def test_a_model_knows_a_word_better_after_its_first_letters(trained):
