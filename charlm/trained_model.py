@@ -325,7 +325,9 @@ def encode(trained: Trained[Any], text: Text, cache: Path | None = None) -> Toke
     return encode_text(text, trained.tokenizer, mode=trained.mode, cache=cache)
 
 
-def encode_string(trained: TrainedModel, text: str, *, splits_documents: bool = True) -> Tokens:
+def encode_string(
+    trained: TrainedModel, text: str, *, splits_documents: bool = True, name: str = "the string"
+) -> Tokens:
     """Return the tokens of a string, read as a UTF-8 file of the corpus.
 
     Args:
@@ -333,9 +335,10 @@ def encode_string(trained: TrainedModel, text: str, *, splits_documents: bool = 
         text: The string.
         splits_documents: Whether the separator of the configuration ends a document; else it is
             text like any other.
+        name: The place in error messages.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source = _string_as_text(trained, text, Path(folder), splits_documents)
+        source = _string_as_text(trained, text, Path(folder), splits_documents, name)
         return encode(trained, source, Path(folder))
 
 
@@ -344,7 +347,7 @@ def restoration_of_string(
 ) -> Restoration:
     """Return the cost of restoring a string from its tokens; arguments as for `encode_string`."""
     with tempfile.TemporaryDirectory() as folder:
-        source = _string_as_text(trained, text, Path(folder), splits_documents)
+        source = _string_as_text(trained, text, Path(folder), splits_documents, "the string")
         return restoration_of(source, trained.tokenizer, trained.mode)
 
 
@@ -418,10 +421,12 @@ def _text_of(trained: TrainedModel, paths: str | Path | Sequence[str | Path], sp
     return training_texts(trained)[split]
 
 
-def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_documents: bool) -> Text:
+def _string_as_text(
+    trained: TrainedModel, text: str, folder: Path, splits_documents: bool, name: str
+) -> Text:
     """Write a string to a file in `folder` and return it as a text."""
     is_read_as_bytes = trained.tokenizer.section.level == "byte"
-    check_size(len(text.encode() if is_read_as_bytes else text), "the string")
+    check_size(len(text.encode() if is_read_as_bytes else text), name)
     update: dict[str, Any] = {"encoding": "utf-8"}
     if not splits_documents:
         update["separator"] = None
@@ -431,7 +436,7 @@ def _string_as_text(trained: TrainedModel, text: str, folder: Path, splits_docum
     try:
         return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
     except CorpusError as error:
-        raise CorpusError(str(error).replace(str(path), "the string")) from None
+        raise CorpusError(str(error).replace(str(path), name)) from None
 
 
 def provenance(trained: Trained[Any]) -> dict[str, Any]:

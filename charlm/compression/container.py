@@ -31,12 +31,12 @@ _CHECKSUM_BYTES = 8
 
 
 class Fingerprint(NamedTuple):
-    """Facts that must be equal where a file is decompressed.
+    """Facts that must be equal where a file is decompressed, unless they are for information.
 
     Attributes:
-        charlm: Version of charlm.
+        charlm: Version of charlm, for information.
         torch: Version of torch.
-        processor: Vector instructions that torch uses.
+        processor: Vector instructions that torch uses, for information.
         weights: Checksum of the weights, 4 bytes.
         tokenizer: Checksum of the tokenizer and the rules of the text, 4 bytes.
         arithmetic: Checksum of computed probabilities, 4 bytes.

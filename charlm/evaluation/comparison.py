@@ -179,7 +179,8 @@ def compare(
     separator = separator_of_all(models)
     lines = lines_to_score(text, line_ends_of_all(models), separator)
     scored = [
-        _score_lines(model, text, lines, splits_documents=separator is not None) for model in models
+        _score_lines(model, text, lines, splits_documents=separator is not None, name=name)
+        for model in models
     ]
     if block_characters is None:
         block_characters = max(1, min(PIECE_CHARACTERS, len(text) // (4 * max(BLOCKS))))
@@ -306,10 +307,10 @@ def _read_text(trained: TrainedModel, path: str | Path | None, split: "Part") ->
 
 
 def _score_lines(
-    trained: TrainedModel, text: str, lines: Sequence[str], *, splits_documents: bool
+    trained: TrainedModel, text: str, lines: Sequence[str], *, splits_documents: bool, name: str
 ) -> _Scored:
-    """Score a text and its lines."""
-    tokens = encode_string(trained, text, splits_documents=splits_documents)
+    """Score a text and its lines; `name` is the place in error messages."""
+    tokens = encode_string(trained, text, splits_documents=splits_documents, name=name)
     require_tokens(tokens.ids)
     restoration = restoration_of_string(trained, text, splits_documents=splits_documents)
     if restoration.problem:

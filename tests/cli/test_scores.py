@@ -224,6 +224,9 @@ def test_an_empty_text_is_named_as_it_was_given(capfd, trained, trained_records,
     file.write_text("", encoding="utf-8")
     assert charlm(["eval", "compare", str(trained), str(trained), "--text", str(file)]) == 1
     assert capfd.readouterr().err.startswith(f"charlm: {file}: is empty; a text needs at least ")
+    file.write_text("\n\n", encoding="utf-8")
+    assert charlm(["eval", "compare", str(trained), str(trained_records), "--text", str(file)]) == 1
+    assert capfd.readouterr().err.startswith(f"charlm: {file}: contains nothing but empty lines; ")
     for text, problem in (("", "is empty"), ("a", "has a single character")):
         with pytest.raises(CorpusError, match=f"^the string: {problem}; "):
             load(trained).perplexity(text)
