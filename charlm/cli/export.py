@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.arguments import options_from
-from charlm.cli.options import Folder, Force, Json, NamedRun, Which, as_path, choose_run
+from charlm.cli.options import (
+    Folder,
+    Force,
+    Json,
+    NamedRun,
+    Which,
+    as_new_path,
+    as_path,
+    choose_run,
+)
 from charlm.cli.terminal import emit_result
 from charlm.errors import CorpusError, OptionError
 from charlm.export.targets import Precision, TargetName
@@ -22,7 +31,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        parser=as_path,
+        parser=as_new_path,
         help="File to write (html, onnx), or new folder (torch, transformers).",
     ),
 ]

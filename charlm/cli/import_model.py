@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli.arguments import options_from
-from charlm.cli.options import Json, as_path, some_text
+from charlm.cli.options import Json, as_new_path, as_path, some_text
 from charlm.cli.terminal import emit_result, say
 from charlm.errors import OptionError
 
@@ -35,7 +35,7 @@ Tokenizer = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", parser=as_path, help="Run folder to create.")
+    Path | None, typer.Option(metavar="DIR", parser=as_new_path, help="Run folder to create.")
 ]
 TextFile = Annotated[
     Path | None,

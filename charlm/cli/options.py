@@ -63,14 +63,20 @@ def as_path(text: str) -> Path:
     return Path(text)
 
 
-def as_target(text: str) -> Path:
-    """Return the path of a file to write; refuse one that cannot be created."""
+def as_new_path(text: str) -> Path:
+    """Return the path of a file or folder to create; refuse one below a file."""
     path = as_path(text)
-    if path.is_dir():
-        raise typer.BadParameter(f"{text} is a folder; name a file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise typer.BadParameter(f"{above} is not a folder, so no file can be created in it")
+        raise typer.BadParameter(f"{above} is not a folder, so nothing can be created in it")
+    return path
+
+
+def as_target(text: str) -> Path:
+    """Return the path of a file to write; refuse a folder, and a file below a file."""
+    path = as_new_path(text)
+    if path.is_dir():
+        raise typer.BadParameter(f"{text} is a folder; name a file")
     return path
 
 
@@ -203,7 +209,7 @@ def split_run_and_texts(
     """Return the run folder, if --run or the first argument names one, and the texts after it.
 
     The first argument is a text if it is `-`, the name of a corpus, or the path of anything that
-    is not a run folder; with --run also if there is nothing of that name.
+    neither is a run folder nor contains some; with --run also if there is nothing of that name.
     """
     texts = list(arguments or [])
     if not texts:
@@ -279,9 +285,17 @@ def split_run_and_file(arguments: Sequence[str], named: Path | None) -> tuple[Pa
 def _names_text(argument: str) -> bool:
     from charlm.data.cards import card_names
 
+    if argument == "-" or argument in card_names():
+        return True
     path = Path(argument)
-    looks_like_run = (path / "config.yaml").is_file() or _is_in_runs(path)
-    return argument == "-" or argument in card_names() or (path.exists() and not looks_like_run)
+    is_run = (path / "config.yaml").is_file() or _is_in_runs(path)
+    return path.exists() and not is_run and not _contains_runs(path)
+
+
+def _contains_runs(path: Path) -> bool:
+    """Return whether a folder contains run folders: config.yaml alone is also of other programs."""
+    tokenizers = path.glob("*/tokenizer.json")
+    return any(found.with_name("config.yaml").is_file() for found in tokenizers)
 
 
 def _is_in_runs(path: Path) -> bool:

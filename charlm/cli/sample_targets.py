@@ -8,7 +8,7 @@ from charlm.cli.arguments import given_options
 from charlm.cli.options import choose_run
 from charlm.cli.sample_inputs import read_sources
 from charlm.cli.sample_options import SampleArguments
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit, emit_json
 from charlm.sampling.options import CompletionOptions, build_options
 
 if TYPE_CHECKING:  # They import torch.
@@ -28,8 +28,11 @@ def write_targets(arguments: SampleArguments) -> None:
     for first in range(0, len(sources), _SOURCES_PER_BATCH):
         batch = sources[first : first + _SOURCES_PER_BATCH]
         for source, target in zip(batch, run.complete(batch, **asdict(options)), strict=True):
-            facts = {"source": source, "target": target, "run": str(run.folder)}
-            emit_result(facts | asdict(options), [target], as_json=arguments.as_json)
+            if arguments.as_json:
+                facts = {"source": source, "target": target, "run": str(run.folder)}
+                emit_json(facts | asdict(options), raw=arguments.raw)
+            else:
+                emit(target, raw=arguments.raw)
 
 
 def _load(folder: Path | None, arguments: SampleArguments) -> "Run | Translator":

@@ -10,6 +10,7 @@ from charlm.cli.new_run import ConfigName, Corpora, Overrides, Task, TextArgumen
 from charlm.cli.options import (
     MAX_PROCESSES,
     above_zero,
+    as_new_path,
     as_path,
     at_most,
     count_option,
@@ -19,7 +20,9 @@ from charlm.cli.options import (
 
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", parser=as_path, help="Run folder to create. [runs/CONFIG-TIME]"),
+    typer.Option(
+        metavar="DIR", parser=as_new_path, help="Run folder to create. [runs/CONFIG-TIME]"
+    ),
 ]
 Minutes = Annotated[
     float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")

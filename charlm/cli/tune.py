@@ -24,6 +24,7 @@ from charlm.cli.new_run import (
 from charlm.cli.options import (
     Json,
     above_zero,
+    as_new_path,
     as_path,
     count_option,
     refuse_beside,
@@ -56,7 +57,7 @@ Trials = Annotated[int | None, count_option(help="Budget of the search: number o
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", parser=as_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
+        metavar="DIR", parser=as_new_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
     ),
 ]
 Seed = Annotated[int | None, seed_option(help="Seed of the search and of every training.")]

@@ -419,6 +419,26 @@ def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(
             assert label(options[other]) in line, line
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train text.txt",
+        "tune text.txt --search model.hidden_size=2,4 --trials 1",
+        "export run --to torch",
+        "import weights.safetensors",
+    ],
+)
+def test_a_folder_below_a_file_is_refused_before_any_work(refused, command):
+    message = refused([*command.split(), "--out", "text.txt/new"], 2)
+    assert "--out" in message and "text.txt is not a folder" in message
+
+
+def test_a_folder_with_runs_is_no_text(refused, folder, tmp_path):
+    (tmp_path / "run").symlink_to(folder / "run")
+    message = refused(["eval", "perplexity", str(tmp_path)], 1)
+    assert f"{tmp_path}: is not a run folder, but contains some; name one of them" in message
+
+
 def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
     """The prompt reaches a command as it was typed, and is printed as it was typed."""
     code = (

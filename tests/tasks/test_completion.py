@@ -1,13 +1,14 @@
 """The task `complete`: its targets, its errors, and what a model writes for a source."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import PAIRS, small_config, train_all
 
-from charlm.api import load
+from charlm.api import Run, load
 from charlm.cli.main import run as charlm
 from charlm.config.tokenizer import Tokenizer
 from charlm.data.builders.pairs import number_in_words, number_words
@@ -138,6 +139,18 @@ def test_the_score_of_a_task_counts_exact_matches_and_edits(run):
 def test_edit_distances_by_hand():
     pairs = {("", ""): 0, ("", "abc"): 3, ("kitten", "sitting"): 3, ("ab", "ba"): 2}
     assert {pair: edit_distance(*pair) for pair in pairs} == pairs
+
+
+def test_control_characters_of_a_target_are_escaped_on_a_terminal_unless_raw(
+    run, capsys, monkeypatch
+):
+    monkeypatch.setattr(Run, "complete", lambda self, sources, **options: ["a\x1b[2Jb"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    arguments = ["sample", str(run.folder), "--source", "bano"]
+    assert charlm(arguments) == 0
+    assert capsys.readouterr().out == "a\\x1b[2Jb\n"
+    assert charlm([*arguments, "--raw"]) == 0
+    assert capsys.readouterr().out == "a\x1b[2Jb\n"
 
 
 def test_a_source_is_completed_from_the_command_line(run, capfd, tmp_path):
