@@ -13,6 +13,7 @@ from charlm.cli.options import (
     Json,
     NamedRun,
     Which,
+    as_new_path,
     not_empty,
     parallel_option,
     split_run_and_file,
@@ -25,6 +26,15 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
+
+
+def _can_be_created(out: str | None) -> str | None:
+    """Refuse a path at which no file can be created; - is stdout."""
+    if out is not None:
+        as_new_path(out)
+    return out
+
+
 FileToCompress = Annotated[
     list[str],
     typer.Argument(
@@ -45,7 +55,7 @@ CompressedOut = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        callback=not_empty,
+        callback=_can_be_created,
         help="File to write; - is stdout. [FILE.charlm]",
         show_default=False,
     ),
@@ -54,7 +64,7 @@ RestoredOut = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        callback=not_empty,
+        callback=_can_be_created,
         help="File to write; - is stdout. [FILE without .charlm]",
         show_default=False,
     ),

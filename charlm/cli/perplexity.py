@@ -77,7 +77,8 @@ Segment = Annotated[
 FitTokens = Annotated[
     int,
     count_option(
-        help="Tokens of the validation split on which rates and weights are fitted.",
+        help="With --dynamic, --cache and --mix-ngram: tokens of the validation split on which "
+        "rates and weights are fitted.",
     ),
 ]
 Baselines = Annotated[

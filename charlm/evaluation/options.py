@@ -104,6 +104,9 @@ class ScoringOptions:
         )
         if self.segment != SEGMENT and not self.dynamic:
             raise OptionError("segment", "has no effect without {}", others=["dynamic"])
+        if self.fit_tokens != FIT_TOKENS and self.adaptation.is_static:
+            others = ["dynamic", "cache", "mix_ngram"]
+            raise OptionError("fit_tokens", "has no effect without {}, {} or {}", others=others)
         check_temperature(self.temperature)
 
     @property

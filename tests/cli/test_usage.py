@@ -426,6 +426,8 @@ def test_every_conflict_of_sample_is_reported_in_one_line_that_names_the_option(
         "tune text.txt --search model.hidden_size=2,4 --trials 1",
         "export run --to torch",
         "import weights.safetensors",
+        "compress run text.txt",
+        "decompress run text.txt",
     ],
 )
 def test_a_folder_below_a_file_is_refused_before_any_work(refused, command):

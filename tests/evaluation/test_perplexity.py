@@ -90,6 +90,9 @@ def test_each_option_out_of_range_and_each_conflict_names_the_option():
         ScoringOptions("a text", paths=["a.txt"])
     with pytest.raises(OptionError, match=r"^segment: has no effect without dynamic$"):
         ScoringOptions(segment=5)
+    problem = r"^fit_tokens: has no effect without dynamic, cache or mix_ngram$"
+    with pytest.raises(OptionError, match=problem):
+        ScoringOptions(temperature="fit", fit_tokens=5)
     assert ScoringOptions(temperature="fit").adaptation.is_static
 
 
