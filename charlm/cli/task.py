@@ -72,17 +72,17 @@ def _numbers(result: "Completions | LabelScores") -> Iterator[str]:
 
 def _labels_table(result: "LabelScores") -> Iterator[str]:
     yield from _numbers(result)
-    confused = [
-        (count, right, predicted)
-        for right, row in result.confusion.items()
-        for predicted, count in row.items()
-        if count and right != predicted
-    ]
     if len(result.confusion) <= _MAX_COLUMNS:
         rows = [[right, *map(str, row.values())] for right, row in result.confusion.items()]
         yield ""
         yield format_rows(["right \\ predicted", *result.confusion], rows, "table")
     else:
+        confused = [
+            (count, right, predicted)
+            for right, row in result.confusion.items()
+            for predicted, count in row.items()
+            if count and right != predicted
+        ]
         for count, right, predicted in sorted(confused, reverse=True)[:_NUM_CONFUSED]:
             yield f"{count:>8,} times {quote(predicted)} instead of {quote(right)}"
     yield folded(format_settings(result.settings))

@@ -85,10 +85,10 @@ def _passage(text: str | None, file: Path | None) -> str | None:
     """Return the passage to show: --text, or the contents of --text-file."""
     from charlm.evaluation.text_files import read_text_file
 
-    if file is None:
-        if text is not None:
-            say_if_file(text, "for the contents of the file, use --text-file")
-        return text
-    if text is not None:
+    if text is not None and file is not None:
         raise OptionError("text", "cannot be combined with {}; leave one out", others=["text_file"])
-    return read_text_file(file, remedy="correct the path")
+    if file is not None:
+        return read_text_file(file, remedy="correct the path")
+    if text is not None:
+        say_if_file(text, "for the contents of the file, use --text-file")
+    return text
