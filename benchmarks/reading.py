@@ -33,7 +33,7 @@ from measuring import (
 import charlm
 from charlm.config.schema import ResolvedConfig
 from charlm.data.resolve import resolve
-from charlm.runs import prepare
+from charlm.runs.encoding import encode
 
 TEXT = "This sentence is in file number {number}, again and again.\n" * 9
 
@@ -74,7 +74,7 @@ def measure(count: int) -> dict[str, float]:
 def read(name: str, config: ResolvedConfig) -> dict[str, float]:
     """Return the seconds and the processor seconds of reading and encoding a text once."""
     start = time.process_time()
-    seconds = seconds_of(lambda: prepare.encode(config))
+    seconds = seconds_of(lambda: encode(config))
     return {f"{name}_seconds": seconds, f"{name}_processor": time.process_time() - start}
 
 

@@ -21,7 +21,7 @@ from charlm.cli.terminal import emit, emit_result, say
 
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics
-    from charlm.runs.experiment import EncodedCorpus
+    from charlm.runs.encoding import EncodedCorpus
 
 app = typer.Typer(
     help="List, build, fetch, encode and describe corpora.", rich_markup_mode=None, cls=CommandGroup
@@ -230,11 +230,11 @@ def _encode(
 ) -> "EncodedCorpus":
     from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
-    from charlm.runs import prepare
+    from charlm.runs.encoding import encode
 
     checked = checked_config(config, [*(overrides or []), *text_override(texts or [])])
     with bar_of_steps("encoding", "B") as report:
-        return prepare.encode(resolve(checked), workers=workers or available_cores(), report=report)
+        return encode(resolve(checked), workers=workers or available_cores(), report=report)
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:

@@ -31,23 +31,6 @@ from charlm.training.process_group import SINGLE_PROCESS, Group
 
 
 @dataclass(frozen=True)
-class EncodedCorpus:
-    """A corpus, its tokenizer, and its token ids.
-
-    Attributes:
-        corpus: Text by parts.
-        tokenizer: Tokenizer, learned from the training part.
-        tokens: Token ids by parts.
-        labels: Labels of the training part, sorted; empty for a task without labels.
-    """
-
-    corpus: Corpus
-    tokenizer: Tokenizer
-    tokens: dict[Part, Tokens]
-    labels: Labels = ()
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Everything that a training run needs.
 

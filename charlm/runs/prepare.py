@@ -1,44 +1,26 @@
 """Begin a new run, or resume an existing one."""
 
 import math
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from charlm.config.corpus import Mode
 from charlm.config.load import check_resolved
 from charlm.config.schema import Config, ResolvedConfig
-from charlm.config.task import Task as TaskSection
 from charlm.config.training import BUDGETS
-from charlm.data.cards import Part, cache_folder
-from charlm.data.corpus import Corpus, Text, open_corpus
-from charlm.data.labels import (
-    LabelledTexts,
-    label_targets,
-    labels_of,
-    learn_labels,
-    split_labels,
-)
+from charlm.data.corpus import Corpus
 from charlm.data.listing import shown_names
-from charlm.data.pairs import add_targets
 from charlm.data.resolve import resolve
-from charlm.data.tokenizer import Tokenizer
-from charlm.data.tokens import Report, Tokens, count_ids, encode_text, learn_or_load_tokenizer
-from charlm.data.vectors import Vectors, read_vectors
+from charlm.data.tokens import count_ids
 from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.any_model import head_of, make_model
-from charlm.model.embedding import put_vectors
-from charlm.model.language_model import LanguageModel
-from charlm.model.translation_model import TranslationModel
-from charlm.runs.checkpoint import load_checkpoint, load_weights, weights_of
-from charlm.runs.experiment import EncodedCorpus, Experiment, training_windows
-from charlm.runs.files import BEGIN_AGAIN, Tensors
+from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.encoding import EncodedCorpus, encode, encode_again
+from charlm.runs.experiment import Experiment, training_windows
+from charlm.runs.files import BEGIN_AGAIN
 from charlm.runs.folder import (
     RunFiles,
     acquired,
@@ -49,10 +31,10 @@ from charlm.runs.folder import (
     run_lock,
     write_run_files,
 )
-from charlm.runs.old_text import old_text_or_notice
+from charlm.runs.initial_weights import with_initial_weights, with_old_text
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.verify import check_weights
-from charlm.runs.warm_start import Ancestor, growth_line
+from charlm.runs.warm_start import Ancestor
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
@@ -96,13 +78,10 @@ def begin(
     config = resolve(config)
     device = choose_device(config.training.device, local_rank=group.local_rank)
     encoded = encode(config, ancestor=ancestor, workers=workers)
-    vectors = None if ancestor else _read_vectors(config, encoded.tokenizer)
     torch.manual_seed(config.training.seed)
     hardware = Hardware(device, choose_precision(config.training.precision, device))
     experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
-    if vectors is not None:
-        experiment = _with_vectors(experiment, vectors)
-    experiment = _with_ancestor(experiment, ancestor)
+    experiment = with_initial_weights(experiment, ancestor)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
     with acquired(experiment.lock):
         check_new(folder)  # Another process may have begun there in the meantime.
@@ -148,78 +127,6 @@ def resume(
     return experiment
 
 
-def encode(
-    config: ResolvedConfig,
-    *,
-    ancestor: Ancestor | None = None,
-    workers: int = 1,
-    report: Report | None = None,
-) -> EncodedCorpus:
-    """Read and encode a corpus, and keep the result in the cache for later runs.
-
-    Args:
-        config: Configuration, of which the corpus and the tokenizer are used.
-        ancestor: Run whose tokenizer is extended; None to learn one.
-        workers: Number of processes that encode a large text.
-        report: Function that receives the number of bytes encoded since its last call.
-
-    Raises:
-        CharlmError: The corpus cannot be used, or the cache cannot be written.
-    """
-    corpus = open_corpus(config)
-    split = split_labels(corpus) if config.task.has_labels else None
-    texts = corpus.parts if split is None else split.texts
-    train = texts["train"]
-    if ancestor is not None:
-        tokenizer = ancestor.tokenizer_for(train)
-    else:
-        cache = cache_folder() / "tokens"
-        tokenizer = learn_or_load_tokenizer(train, config.tokenizer, cache=cache)
-    tokens = _encode_parts(texts, tokenizer, corpus.mode, workers, report)
-    encoded = EncodedCorpus(corpus=corpus, tokenizer=tokenizer, tokens=tokens)
-    return _with_targets(encoded, config.task, split)
-
-
-def _encode_parts(
-    texts: Mapping[Part, Text],
-    tokenizer: Tokenizer,
-    mode: Mode,
-    workers: int,
-    report: Report | None = None,
-) -> dict[Part, Tokens]:
-    cache = cache_folder() / "tokens"
-    return {
-        part: encode_text(text, tokenizer, mode=mode, cache=cache, workers=workers, report=report)
-        for part, text in texts.items()
-    }
-
-
-def _with_targets(
-    encoded: EncodedCorpus, task: TaskSection, split: LabelledTexts | None
-) -> EncodedCorpus:
-    """Return an encoded corpus with the targets of a task; its labels are learned if it has none.
-
-    Args:
-        encoded: Ids of the pairs, or of their sources if the targets are labels.
-        task: The task.
-        split: Sources and targets, if these are labels.
-    """
-    if split is None:
-        with_targets = partial(add_targets, tokenizer=encoded.tokenizer, task=task)
-        return replace(encoded, tokens={p: with_targets(t) for p, t in encoded.tokens.items()})
-    tokens, title = encoded.tokens, encoded.corpus.title
-    found = {
-        part: labels_of(tokens[part].ids, targets, task, place=title)
-        for part, targets in split.targets.items()
-    }
-    labels = encoded.labels or learn_labels(found, task)
-    labelled = {
-        part: replace(tokens[part], targets=label_targets(tokens[part].ids, rows, labels, task))
-        for part, rows in found.items()
-    }
-    return replace(encoded, tokens=labelled, labels=labels)
-
-
 def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
     """Return the experiment of an existing run, as it was at its last checkpoint."""
     config = run.config
@@ -235,18 +142,10 @@ def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers:
             f"{shown_names(config.corpus.text)}; restore the text, or begin a new run"
         )
     device = choose_device(config.training.device, local_rank=group.local_rank)
-    split = split_labels(corpus) if config.task.has_labels else None
-    texts = corpus.parts if split is None else split.texts
-    encoded = EncodedCorpus(
-        corpus=corpus,
-        tokenizer=tokenizer,
-        tokens=_encode_parts(texts, tokenizer, corpus.mode, workers),
-        labels=run.labels,
-    )
-    encoded = _with_targets(encoded, config.task, split)
+    encoded = encode_again(corpus, run, workers=workers)
     hardware = _resumed_hardware(config.training.precision, saved.state["precision"], device)
     experiment = _assemble(folder, config, encoded, hardware, lock, group)
-    experiment = _with_old_text(experiment, run.corpus.get("ancestor"))
+    experiment = with_old_text(experiment, run.corpus.get("ancestor"))
     rewind(experiment, saved)
     if group.is_first:
         remove_temporary_files(folder)
@@ -343,69 +242,6 @@ def _assemble(
         group=group,
         labels=encoded.labels,
     )
-
-
-def _read_vectors(config: ResolvedConfig, tokenizer: Tokenizer) -> Vectors | None:
-    if config.model.vectors is None:
-        return None
-    return read_vectors(Path(config.model.vectors), tokenizer, size=config.model.embedding_size)
-
-
-def _with_vectors(experiment: Experiment, vectors: Vectors) -> Experiment:
-    """Put pretrained vectors into the embedding, and make their path in the config absolute."""
-    model, config = experiment.model, experiment.config
-    sides = [model, *([model.decoder] if isinstance(model, TranslationModel) else [])]
-    for side in sides:
-        embedding = side.encoder.embedding
-        if not isinstance(embedding, nn.Embedding):
-            return experiment
-        put_vectors(embedding, torch.from_numpy(vectors.rows), torch.from_numpy(vectors.found))
-    path = str(Path(config.model.vectors or "").absolute())
-    section = config.model.model_copy(update={"vectors": path})
-    return replace(
-        experiment,
-        config=config.model_copy(update={"model": section}),
-        vectors_fraction=vectors.fraction_found,
-    )
-
-
-def _with_ancestor(experiment: Experiment, ancestor: Ancestor | None) -> Experiment:
-    """Put the weights of an ancestor, if there is one, into the model, and read its text."""
-    if ancestor is None:
-        return _with_old_text(experiment, None)
-    model = experiment.model
-    tokenizer = experiment.tokenizer
-    counts = count_ids(experiment.tokens["train"].ids, tokenizer.vocabulary_size)
-    weights = ancestor.weights_for(tokenizer, counts)
-    if isinstance(model, TranslationModel):
-        load_weights(model.decoder, _completed(weights, model.decoder), ancestor.folder)
-    if not isinstance(model, LanguageModel):
-        weights = _completed(weights, model)
-    load_weights(model, weights, ancestor.folder)
-    experiment = _with_old_text(experiment, ancestor.facts())
-    start_loss = None
-    if experiment.old_text is not None and isinstance(model, LanguageModel):
-        start_loss = experiment.old_text.loss_nats(model, experiment.hardware)
-    line = growth_line(ancestor, tokenizer, counts)
-    return replace(
-        experiment,
-        ancestor=ancestor.facts() | {"start_loss_nats": start_loss},
-        notices=(line, *experiment.notices),
-    )
-
-
-def _completed(weights: Tensors, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a model, those of its ancestor where it has weights of these names."""
-    own = weights_of(model)
-    return own | {name: weights[name] for name in own.keys() & weights.keys()}
-
-
-def _with_old_text(experiment: Experiment, facts: dict[str, Any] | None) -> Experiment:
-    """Add the text of the ancestor that `facts` describe, or a notice if it cannot be read."""
-    if not isinstance(experiment.model, LanguageModel):  # The model predicts no whole text.
-        return replace(experiment, ancestor=facts)
-    old_text, notices = old_text_or_notice(facts, experiment.config, experiment.tokenizer)
-    return replace(experiment, ancestor=facts, old_text=old_text, notices=notices)
 
 
 def _corpus_facts(experiment: Experiment) -> dict[str, Any]:

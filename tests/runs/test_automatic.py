@@ -1,8 +1,10 @@
 """Settings chosen for a text, a device and a budget."""
 
+import itertools
 import json
 
 import kinds
+import numpy as np
 import pytest
 import yaml
 from conftest import RECORDS, TEXT, train_all
@@ -11,12 +13,15 @@ from charlm.config.load import load_config
 from charlm.config.schema import Config
 from charlm.data.corpus import open_corpus
 from charlm.data.resolve import resolve
+from charlm.data.windows.records import record_windows
+from charlm.data.windows.window import Position
 from charlm.errors import CharlmError
 from charlm.runs.automatic.choice import choose
 from charlm.runs.automatic.device import device_speed
 from charlm.runs.automatic.plan import MAX_PASSES
 from charlm.runs.automatic.recipes import HIDDEN_SIZES, STREAM
 from charlm.runs.automatic.text import TextFacts, inspect_text
+from charlm.runs.encoding import encode
 
 PROSE = TEXT.replace("\n", "\n\n")
 NAMES = kinds.names(300)
@@ -238,6 +243,7 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
         level="char",
         alphabet_size=80,
         record_tokens=40,
+        record_lengths=np.array([40.0]),
     )
     changes = {
         "hidden_size": lambda x: STREAM.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
@@ -330,6 +336,21 @@ def test_twice_the_batch_is_chosen_for_many_steps_unless_their_number_is_set(tex
         assert choice.config.training.batch_size == batch_size
         assert f" steps of {batch_size} x 64 tokens" in choice.reasons[2]
     assert choice.reasons[2].startswith("training: 30,000 steps ")
+
+
+def test_the_number_of_steps_counts_every_window_of_records_longer_than_a_window(text_of):
+    for shortest, longest in ((5, 20), (30, 90), (66, 130), (10, 600)):
+        lengths = np.random.default_rng(1).integers(shortest, longest, 2000)
+        text = text_of("\n".join("ab" * (length // 2) for length in lengths.tolist()))
+        overrides = [text, "corpus.mode=records", "corpus.valid_share=0", "training.epochs=1"]
+        choice = choose(overrides, speed=constant_speed(50_000))
+        planned = int(choice.reasons[2].split()[1].replace(",", ""))
+        encoded = encode(resolve(choice.config))
+        windows = record_windows(
+            encoded.tokens["train"].ids, batch_size=64, window=64, seed=1, start=Position()
+        )
+        steps = 1 + sum(1 for _ in itertools.takewhile(lambda w: w.epochs < 1, windows))
+        assert planned == pytest.approx(steps, rel=0.05), (shortest, longest)
 
 
 def test_set_fields_stay_as_they_are_and_an_unneeded_speed_is_not_measured(text_of):

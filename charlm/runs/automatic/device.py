@@ -33,7 +33,7 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
     """Return the speed of networks with n-grams up to a length; 0 for none."""
     training = config.training
     device = choose_device(training.device)
-    batch_size, length = batch_shape(config, text)
+    batch_size, length, _ = batch_shape(config, text)
     if config.task.has_pairs:  # A step of long records would take seconds.
         length = min(length, recipe_for(text).window)
     is_set = "optimizer" in training.model_fields_set

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from charlm.config.schema import Config
 from charlm.runs.automatic.recipes import recipe_for
 from charlm.runs.automatic.speed import Speed
@@ -12,6 +14,7 @@ from charlm.runs.automatic.text import TextFacts
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
 MANY_STEPS = 20_000
+_MAX_BATCHES = 1000  # Batches of which the windows are counted; more would not change the mean.
 MAX_PASSES = 60.0
 
 
@@ -21,14 +24,23 @@ class BatchShape(NamedTuple):
     Attributes:
         batch_size: Number of streams or records.
         length: Approximate number of tokens of each of them.
+        window: Most tokens of each of them; infinity if records are read whole.
     """
 
     batch_size: int
     length: int
+    window: float
 
-    def steps_per_pass(self, text: TextFacts) -> int:
+    def steps_per_pass(self, text: TextFacts) -> float:
         """Return the number of steps of a pass over a text; the last one may be smaller."""
-        return math.ceil(text.tokens / (self.batch_size * self.length))
+        if text.mode == "stream":
+            return math.ceil(text.tokens / (self.batch_size * self.length))
+        batches = math.ceil(text.tokens / (self.batch_size * text.record_tokens))
+        # A batch has records of similar length. The longest decides how many windows it takes.
+        ends = np.linspace(0, len(text.record_lengths), min(batches, _MAX_BATCHES) + 1)[1:]
+        longest = text.record_lengths[np.ceil(ends).astype(int) - 1]
+        windows = np.ceil(longest / self.window)
+        return batches * float(np.maximum(windows, 1).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +100,14 @@ def batch_shape(config: Config, text: TextFacts) -> BatchShape:
     """Return the shape of a step, with fewer streams for a short text, or fewer long records."""
     training = config.training
     is_set = training.model_fields_set
-    length = training.window if "window" in is_set else recipe_for(text).window
+    window = training.window if "window" in is_set else recipe_for(text).window
+    length, longest = window, float(window)
     if config.task.has_pairs:  # They are read whole.
-        length = text.record_tokens
+        length, longest = text.record_tokens, math.inf
     elif text.mode == "records":
-        length = min(length, text.record_tokens)
+        length = min(window, text.record_tokens)
     if "batch_size" in is_set:
-        return BatchShape(training.batch_size, length)
+        return BatchShape(training.batch_size, length, longest)
     batch_size = recipe_for(text).batch_size
     most_tokens = math.inf
     if text.mode == "stream":
@@ -103,4 +116,4 @@ def batch_shape(config: Config, text: TextFacts) -> BatchShape:
         most_tokens = batch_size * recipe_for(text).window
     while batch_size > 1 and batch_size * length > most_tokens:
         batch_size //= 2
-    return BatchShape(batch_size, length)
+    return BatchShape(batch_size, length, longest)

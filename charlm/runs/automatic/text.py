@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from charlm.config.corpus import Mode, Record
 from charlm.config.schema import Config, ResolvedConfig
@@ -51,6 +52,7 @@ class TextFacts:
         level: Level of the tokens.
         alphabet_size: Number of different characters in the first blocks; 256 for bytes.
         record_tokens: Mean number of tokens per line or document, with <EOS>: at least 2.
+        record_lengths: Approximate number of tokens of each of them, in ascending order.
     """
 
     title: str
@@ -60,6 +62,7 @@ class TextFacts:
     level: Level
     alphabet_size: int
     record_tokens: int
+    record_lengths: npt.NDArray[np.float64] = field(compare=False)
 
     @property
     def tokens(self) -> float:
@@ -109,7 +112,7 @@ def inspect_text(config: Config) -> Inspection:
         fraction = float(f"{min(0.1, _VALIDATION_CHARACTERS / max(whole, 1)):.2g}")
         fields["valid_share"] = fraction
         characters = round(whole * (1 - fraction))
-    mean_characters = train.size * per_byte / len(train.spans)
+    tokens_per_byte = per_byte / _CHARACTERS_PER_TOKEN[level]
     text = TextFacts(
         title=card.title if card else shown_names(config.corpus.text),
         characters=characters,
@@ -117,7 +120,8 @@ def inspect_text(config: Config) -> Inspection:
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
         alphabet_size=alphabet_size,
-        record_tokens=1 + max(1, round(mean_characters / _CHARACTERS_PER_TOKEN[level])),
+        record_tokens=1 + max(1, round(tokens_per_byte * train.size / len(train.spans))),
+        record_lengths=1 + tokens_per_byte * np.sort(train.spans[:, 2] - train.spans[:, 1]),
     )
     return Inspection(text=text, text_names=resolved.corpus.text, corpus_fields=fields)
 
