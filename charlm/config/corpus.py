@@ -72,10 +72,12 @@ class Corpus(Section):
         ),
     )
     valid_share: Fraction | None = Field(
-        None, description="Fraction of the text held out for validation. [0.1]"
+        None,
+        description="Fraction of `text` held out for validation if there is no `valid_text`. [0.1]",
     )
     test_share: Fraction | None = Field(
-        None, description="Fraction of the text held out for testing. [0]"
+        None,
+        description="Fraction of `text` held out for testing if there is no `test_text`. [0]",
     )
     split: Split | None = Field(
         None,

@@ -299,6 +299,13 @@ def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
             f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
             "is separated; correct it, or set it to null"
         )
+    for part, own in (("valid", section.valid_text), ("test", section.test_text)):
+        fraction: float = getattr(section, f"{part}_share")
+        if own and fraction:
+            yield (
+                f"corpus.{part}_share: {fraction:g} has no effect beside a separate text, "
+                f"{shown_names(own)} (corpus.{part}_text); remove one of the two"
+            )
 
 
 def _split(text: Text, section: ResolvedCorpus) -> dict[Part, Text]:

@@ -181,6 +181,21 @@ def test_empty_files_among_others_are_skipped(tmp_path):
     assert whole(*files) == [b"ab\n", b"cd\n"]
 
 
+def test_a_fraction_beside_a_separate_text_is_reported_to_have_no_effect(tmp_path):
+    path, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    path.write_text("ann\n" * 50, encoding="utf-8")
+    other.write_text("bob\n" * 50, encoding="utf-8")
+    for part in ("valid", "test"):
+        section = Section.model_validate({"text": str(path), f"{part}_text": str(other)})
+        assert opened(section).warnings == ()
+        section = section.model_copy(update={f"{part}_share": 0.2})
+        (warning,) = opened(section).warnings
+        assert warning.startswith(
+            f"corpus.{part}_share: 0.2 has no effect beside a separate text, "
+        )
+        assert warning.endswith(f"b.txt (corpus.{part}_text); remove one of the two")
+
+
 def test_a_separator_separates_documents_and_empty_ones_are_skipped(tmp_path):
     path = write(tmp_path / "text.txt", "--one--two\n----three")
     assert whole(path, separator="--") == [b"one", b"two\n", b"three"]
