@@ -86,6 +86,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
     """Read a checkpoint and compare every file with its checksum.
 
+    A training may replace the checkpoint at any time: then the new one is read.
+
     Args:
         folder: Folder of the checkpoint, such as `best/` of a run.
         only: Name of the only tensor file to read, such as `weights`.
@@ -94,10 +96,7 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
         CheckpointError: A file is missing, damaged, or of a newer format.
     """
     try:
-        state = read_state(folder)
-        check_run_checksums(folder, state)
-        names = [only] if only else list(state["files"])
-        tensors = {name: read_tensor_file(folder, **state["files"][name]) for name in names}
+        return _read_checkpoint(folder, only)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{error.filename}: is missing, so the checkpoint cannot be loaded; {RESTORE}"
@@ -109,6 +108,19 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
     except PARSE_ERRORS as error:
         problem = one_line(str(error))
         raise CheckpointError(f"{folder / 'state.json'}: damaged: {problem}; {RESTORE}") from None
+
+
+def _read_checkpoint(folder: Path, only: str | None) -> Checkpoint:
+    state = read_state(folder)
+    files = state["files"]
+    try:
+        check_run_checksums(folder, state)
+        names = [only] if only else list(files)
+        tensors = {name: read_tensor_file(folder, **files[name]) for name in names}
+    except FileNotFoundError:
+        if read_state(folder)["files"] == files:
+            raise
+        return _read_checkpoint(folder, only)  # A training has replaced the files meanwhile.
     return Checkpoint(folder=folder, state=state, tensors=tensors)
 
 

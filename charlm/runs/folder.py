@@ -163,7 +163,7 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
     """Remove the files of a run that could not be begun, so that the command can be repeated."""
     try:
         yield
-    except CheckpointError:
+    except BaseException:  # Ctrl-C, too.
         remove_checkpoint(folder / "last")
         for name in RUN_FILES:
             with suppress(OSError):

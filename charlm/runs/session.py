@@ -1,6 +1,7 @@
 """Train, evaluate and save a run: a generator of events."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
@@ -361,18 +362,19 @@ def _slow_evaluation(
 ) -> Iterator[Notice]:
     """Yield a line about the duration of the first evaluation, if it is long."""
     fraction = fraction_scored(experiment, score)
+    measure = "task" if experiment.config.task.has_pairs else "perplexity"
     if fraction < 1:
         yield Notice(
             f"evaluations of the whole validation split would take more than the fraction "
             f"{experiment.config.training.evaluation_share} of the budget "
             f"(training.evaluation_share): {fraction:.2%} of it is scored during training; charlm "
-            f"eval perplexity {experiment.folder} scores all of it"
+            f"eval {measure} {shlex.quote(str(experiment.folder))} scores all of it"
         )
     elif seconds > max(experiment.state.seconds, _LONG_EVALUATION_SECONDS):
         yield Notice(
             f"the evaluation took {seconds:,.0f} s after {experiment.state.seconds:,.0f} s of "
-            "training; for fewer or shorter ones, set training.evaluations=1, or a lower "
-            "corpus.valid_share in a new run"
+            "training; for fewer or shorter ones, set training.evaluations=1, or make the "
+            "validation split smaller (corpus.valid_share, corpus.valid_text) in a new run"
         )
 
 

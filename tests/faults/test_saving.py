@@ -202,6 +202,16 @@ def test_a_run_that_could_not_be_begun_can_be_begun_again(text_file, tmp_path):
                 prepare.begin(config, run)
 
 
+def test_a_run_that_ctrl_c_interrupts_while_it_is_begun_can_be_begun_again(
+    text_file, tmp_path, monkeypatch
+):
+    config = small_config(text_file)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "write_run_files", lambda *_: interrupt())
+        prepare.begin(config, tmp_path / "run")
+    prepare.begin(config, tmp_path / "run")
+
+
 def test_a_file_that_the_disk_cannot_read_is_reported_in_one_line(trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     for name in ("state.json", "weights-", "training-"):

@@ -11,9 +11,10 @@ import torch
 from conftest import unseal
 
 from charlm.errors import CheckpointError
+from charlm.runs import checkpoint as checkpoint_module
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
-from charlm.runs.verify import FORMAT
+from charlm.runs.verify import FORMAT, read_tensor_file
 
 
 @pytest.fixture
@@ -56,6 +57,24 @@ def test_a_save_removes_the_files_of_the_previous_checkpoint(tmp_path):
     for step in range(3):
         save_checkpoint(tmp_path, {"step": step}, {"weights": {"a": torch.full((2,), float(step))}})
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_that_a_training_replaces_while_it_is_read_is_read_again(
+    tmp_path, monkeypatch
+):
+    def save(step: int) -> None:
+        save_checkpoint(tmp_path, {"step": step}, {"weights": {"a": torch.full((2,), step)}})
+
+    def read_after_save(checkpoint: Path, file: str, sha256: str) -> dict[str, torch.Tensor]:
+        if steps:
+            save(steps.pop())
+        return read_tensor_file(checkpoint, file, sha256)
+
+    save(1)
+    steps = [3, 2]
+    monkeypatch.setattr(checkpoint_module, "read_tensor_file", read_after_save)
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.state["step"], loaded.weights["a"].tolist()) == (3, [3, 3])
 
 
 def test_a_failed_save_leaves_the_previous_checkpoint_complete(tmp_path, monkeypatch):

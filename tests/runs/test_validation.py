@@ -63,7 +63,8 @@ def test_records_of_a_task_are_scored_for_as_long_as_the_first_evaluation_was(
     if kind == "tag":
         settings.append("model.direction=both")
     experiment = prepare.begin(small_config(path, *settings), tmp_path / "run")
-    run_slowly(experiment)
+    remedy = f"; charlm eval task {tmp_path / 'run'} scores all of it"
+    assert any(notice.endswith(remedy) for notice in run_slowly(experiment))
     shares = {line["validation_share"] for line in metrics_of(tmp_path / "run")}
     assert len(shares) == 1
     assert 0.2 < shares.pop() <= 0.5
