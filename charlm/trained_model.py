@@ -418,7 +418,7 @@ def restoration_to_score(
 def _text_of(trained: TrainedModel, paths: str | Path | Sequence[str | Path], split: Part) -> Text:
     if paths:
         return read_text(path_names(paths), trained.config)
-    return training_texts(trained)[split]
+    return corpus_part(trained, split)
 
 
 def _string_as_text(

@@ -137,7 +137,7 @@ def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     last = scored[-1]
     kept = f"best/ is the model of step {best['step']:,}"
-    losses = f"from {best['loss_nats']:.4f} to {last['loss_nats']:.4f} nats per token"
+    losses = f"from {best['loss_nats']:.4f} to {last['loss_nats']:.4f} nats"
     # Before the second pass, no text has been read twice: the loss rises for another reason.
     is_memorizing = last["epochs"] > 1 and last["training_loss_nats"] < best["training_loss_nats"]
     if is_memorizing and last["loss_nats"] > (1 + _NOISE) * best["loss_nats"]:

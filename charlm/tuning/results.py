@@ -294,17 +294,19 @@ def _format_header(tuning: Tuning) -> str:
     unit, amount = training.budget
     budget = f"{amount:g} {unit}"
     outcome = "" if best.outcome == "finished" else f", {best.outcome}"
+    searches = (shlex.quote(f"{key}={text}") for key, text in tuning.space.items())
+    predicted = "target" if tuning.config.task.has_pairs else "token"
     lines = [
         f"charlm train --config {shlex.quote(str(tuning.folder / 'best.yaml'))}",
         tuning.use,
         "",
-        f"Validation loss during training: {best.loss_nats:.4f} nats per token "
+        f"Validation loss during training: {best.loss_nats:.4f} nats per {predicted} "
         f"(seed {training.seed}, {budget} per trial{outcome}).",
         f"The best of {len(tuning.trials)} trials, {num_finished} of them finished; "
         f"charlm {VERSION}:",
-        "charlm tune " + " ".join(f"--search {key}={text}" for key, text in tuning.space.items()),
+        "charlm tune " + " ".join(f"--search {search}" for search in searches),
     ]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return "".join(f"# {one_line(line)}".rstrip() + "\n" for line in lines)
 
 
 def _write(path: Path, text: str) -> None:

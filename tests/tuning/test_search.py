@@ -1,6 +1,7 @@
 """The search for settings: values, pruning, results, and continuation."""
 
 import csv
+import shlex
 from itertools import count
 from types import SimpleNamespace
 
@@ -71,6 +72,15 @@ def test_a_search_ends_in_a_table_and_a_config_that_trains_to_the_best_loss(conf
         and "The best of 3 trials" in header
         and f"--search {RATE}" in header
     )
+
+
+def test_the_header_of_the_best_configuration_has_commands_to_paste(config, in_memory, tmp_path):
+    search = "model.hidden_size=[8, 8],\n[16]"
+    tune(config, [search], out=tmp_path / "tuned", budget=Budget(trials=2))
+    path = tmp_path / "tuned/best.yaml"
+    assert load_config(path).training.steps == config.training.steps
+    command = next(line for line in path.read_text().splitlines() if "charlm tune" in line)
+    assert shlex.split(command)[-1] == search.replace("\n", r"\n")
 
 
 def test_only_the_best_trial_keeps_its_weights(config, in_memory, tmp_path):
