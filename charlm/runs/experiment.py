@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.labels import Labels
 from charlm.data.replay import Replay
 from charlm.data.spelling import Restoration, restoration_of
-from charlm.data.tokenizer import Ids, Tokenizer
+from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows.directions import read_in_direction, read_with_targets
 from charlm.data.windows.records import record_windows
@@ -197,21 +197,21 @@ def training_windows(experiment: Experiment) -> Iterator[Window]:
             shard=experiment.group.shard,
         )
 
-    def read(ids: Ids, targets: Ids | None = None) -> Iterator[Window]:
-        return record_windows(
-            ids,
-            batch_size=section.batch_size,
-            window=section.window,
-            seed=section.seed,
-            start=experiment.state.position,
-            replay=replay,
-            shard=experiment.group.shard,
-            targets=targets,
-        )
-
-    if targets is not None:
-        return read_with_targets(experiment.model.direction, ids, targets, read=read)
-    return read_in_direction(experiment.model.direction, ids, mode="records", read=read)
+    read = partial(
+        record_windows,
+        batch_size=section.batch_size,
+        window=section.window,
+        seed=section.seed,
+        start=experiment.state.position,
+        replay=replay,
+        shard=experiment.group.shard,
+    )
+    direction = experiment.model.direction
+    if targets is None:
+        return read_in_direction(direction, ids, mode="records", read=read)
+    return read_with_targets(
+        direction, ids, targets, read=lambda ids, targets: read(ids, targets=targets)
+    )
 
 
 def _replay(experiment: Experiment) -> Replay | None:

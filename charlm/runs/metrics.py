@@ -23,6 +23,8 @@ from charlm.training.loss import Score
 
 # A validation loss that rises by a smaller fraction is no sign of overfitting.
 _NOISE = 0.005
+# A line of another program, or one that was edited, may lack some of them.
+_COMPARED_FIELDS = {"loss_nats", "is_best", "epochs", "training_loss_nats"}
 
 
 class StepMetrics:
@@ -131,7 +133,7 @@ def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         history: Lines of metrics.jsonl.
     """
-    scored = [line for line in history if "loss_nats" in line]
+    scored = [line for line in history if line.keys() >= _COMPARED_FIELDS]
     best = next((line for line in reversed(scored) if line["is_best"]), None)
     if best is None or best is scored[-1]:
         return []

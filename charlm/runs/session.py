@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def _make_objective(experiment: Experiment) -> AnyObjective:
     return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Session:
     """A training in progress.
 
@@ -132,7 +132,7 @@ class _Session:
         save_schedule: Schedule of the checkpoints.
         stop: Function that returns True to end the training after the current step.
         clock: Function that returns seconds.
-        shown_notices: Subjects of the notices that were yielded, each only once.
+        is_warm_up_reported: Whether the notice about a shortened warm-up was yielded.
     """
 
     experiment: Experiment
@@ -140,7 +140,7 @@ class _Session:
     save_schedule: SaveSchedule
     stop: Callable[[], bool]
     clock: Callable[[], float]
-    shown_notices: list[str] = field(default_factory=list)
+    is_warm_up_reported: bool = False
 
     def prepare_good_checkpoint(self) -> None:
         """Make sure that a training that halves its rate has a checkpoint to return to.
@@ -207,8 +207,8 @@ class _Session:
                 "not count as training time"
             )
         is_shortened = is_warm_up_shortened(section, step=step, fraction_done=fraction)
-        if is_shortened and not self.shown_notices:
-            self.shown_notices.append("warm-up")
+        if is_shortened and not self.is_warm_up_reported:
+            self.is_warm_up_reported = True
             yield Notice(
                 f"the budget is shorter than the warm-up of {section.warmup_steps:,} steps "
                 "(training.warmup_steps): the warm-up is shortened to a tenth of the budget"

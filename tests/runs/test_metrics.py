@@ -80,3 +80,4 @@ def test_a_rising_validation_loss_is_overfitting_only_while_the_training_loss_fa
     assert "overfits" not in text and "rose from 1.6000 to 1.8000" in text
     assert overfitting([line(200, 2.0, 2.0, is_best=True), best]) == []
     assert overfitting([{"step": 4, "is_best": True}]) == overfitting([]) == []
+    assert overfitting([best, {"step": 600, "loss_nats": 1.7}]) == []
