@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +29,14 @@ class ProcessLock:
             path: The lock file. It stays on disk after the lock is released.
         """
         self._path = path
-        self._lock = _file_lock(path, on_acquired=_write_process_id)
+        self._lock = FileLock(
+            path,
+            mode=0o644,
+            thread_local=False,  # Another thread than the one that acquired it may release it.
+            poll_interval=_POLL_SECONDS,
+            fallback_to_soft=False,  # A soft lock would outlive a process that is killed.
+            on_acquired=_write_process_id,
+        )
 
     def acquire(
         self, *, error_type: type[CharlmError], remedy: str, wait_seconds: float = 0.0
@@ -64,20 +70,6 @@ class ProcessLock:
                     "name another folder, or remove the lock file if it is a link"
                 ) from None
 
-    def is_held(self) -> bool:
-        """Return whether a process holds the lock, this process included."""
-        if not self._path.is_file():
-            return False
-        probe = _file_lock(self._path)
-        try:
-            probe.acquire(blocking=False)
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        probe.release()
-        return False
-
     def release(self) -> None:
         """Release the lock, if this object holds it."""
         self._lock.release(force=True)
@@ -87,17 +79,6 @@ class ProcessLock:
         with suppress(OSError), self._path.open("rb") as file:
             return file.read(20).decode(errors="replace").strip() or "unknown"
         return "unknown"
-
-
-def _file_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
-    return FileLock(
-        path,
-        mode=0o644,
-        thread_local=False,  # It may be released by another thread than the one that acquired it.
-        poll_interval=_POLL_SECONDS,
-        fallback_to_soft=False,  # A soft lock would outlive a process that is killed.
-        on_acquired=on_acquired,
-    )
 
 
 def _write_process_id(handle: int) -> None:
