@@ -33,7 +33,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.utf8 import count_characters
 from charlm.data.windows.directions import reverse
 from charlm.data.windows.scoring import windows_to_score
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, require_language_model
