@@ -79,6 +79,10 @@ def test_a_fitted_temperature_scores_best_on_the_validation_split_and_is_reporte
     assert run.perplexity(TEXT, temperature="fit").settings["temperature"] == temperature
 
 
+def test_a_device_can_be_one_of_torch(trained):
+    assert charlm.load(trained, device=torch.device("cpu")).device == torch.device("cpu")
+
+
 def test_an_adapted_score_comes_with_the_static_score_and_the_fitted_values(trained, text_file):
     run = charlm.load(trained)
     static = run.perplexity(OTHER_TEXT)

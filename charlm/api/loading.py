@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from charlm import trained_model
 from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.values import checked
@@ -14,24 +16,30 @@ from charlm.trained_model import LanguageModelRequiredError
 
 @checked
 def load(
-    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
+    folder: StrPath | None = None,
+    *,
+    which: CheckpointName = "best",
+    device: str | torch.device = "auto",
 ) -> Run:
     """Load a trained model. Nothing in the run folder is executed.
 
     Args:
         folder: Run folder; None takes the newest under `runs/`.
         which: `best` by validation loss, or `last`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, independent of the device of the training.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or a device of torch; the device of the training
+            does not matter.
 
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
     """
     folder = Path(folder) if folder is not None else newest_run(RUNS)
-    return Run(trained_model.load(folder, which, device))
+    return Run(trained_model.load(folder, which, str(device)))
 
 
 @checked
-def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "auto") -> LabelRun:
+def load_labels(
+    folder: StrPath, which: CheckpointName = "best", device: str | torch.device = "auto"
+) -> LabelRun:
     """Load a trained model of labels. Nothing in the run folder is executed.
 
     Args:
@@ -43,20 +51,23 @@ def load_labels(folder: StrPath, which: CheckpointName = "best", device: str = "
         CheckpointError: The folder is no run folder, or is damaged.
         CharlmError: The model has another task.
     """
-    return LabelRun(label_run.load_labels(Path(folder), which, device))
+    return LabelRun(label_run.load_labels(Path(folder), which, str(device)))
 
 
 @checked
 def load_translator(
-    folder: StrPath, which: CheckpointName = "best", device: str = "auto"
+    folder: StrPath, which: CheckpointName = "best", device: str | torch.device = "auto"
 ) -> Translator:
     """Load a trained encoder and decoder; arguments and exceptions as for `load_labels`."""
-    return Translator(trained_model.load_translator(Path(folder), which, device))
+    return Translator(trained_model.load_translator(Path(folder), which, str(device)))
 
 
 @checked
 def load_any(
-    folder: StrPath | None = None, *, which: CheckpointName = "best", device: str = "auto"
+    folder: StrPath | None = None,
+    *,
+    which: CheckpointName = "best",
+    device: str | torch.device = "auto",
 ) -> AnyRun:
     """Load a trained model: a `Run`, a `LabelRun` of task classify or tag, or a `Translator`.
 
@@ -72,7 +83,7 @@ def load_any(
         return load(folder, which=which, device=device)
     except LanguageModelRequiredError as error:
         load_it = load_translator if error.kind == "translate" else load_labels
-        return load_it(error.folder, which, device)
+        return load_it(error.folder, which, str(device))
 
 
 @checked
