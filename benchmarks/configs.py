@@ -61,11 +61,7 @@ COLUMNS = (
 Functions = tuple[tuple[Any, str], ...]  # Modules, and names in them.
 # Phases of a run besides training, and the functions whose time each one sums.
 PHASES: dict[str, Functions] = {
-    "reading": (
-        (prepare, "open_corpus"),
-        (prepare, "learn_or_load_tokenizer"),
-        (prepare, "encode_text"),
-    ),
+    "reading": ((prepare, "encode"),),
     "model": ((prepare, "make_model"), (prepare, "make_optimizer")),
     "validation": ((session, "validate"),),
     "saving": tuple((module, "save_snapshot") for module in (prepare, session, save_schedule)),
