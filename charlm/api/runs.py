@@ -10,11 +10,11 @@ import torch
 
 from charlm import trained_model
 from charlm.config.schema import ResolvedConfig
-from charlm.config.values import check_at_least, checked
+from charlm.config.values import checked
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, OptionError
 from charlm.evaluation.options import ScoringOptions
 from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
@@ -457,8 +457,9 @@ def _measure(measure: Callable[..., _Result], *arguments: Any, **options: Any) -
 
     @functools.wraps(measure)
     def call(*converted: Any, **options: Any) -> _Result:
-        counts = {name: value for name, value in options.items() if isinstance(value, int)}
-        check_at_least(0, **counts)
+        for name, value in options.items():
+            if isinstance(value, int) and value < 0:
+                raise OptionError(name, "must not be negative", value=value)
         return measure(*converted, **options)
 
     return checked(call)(*arguments, **options)

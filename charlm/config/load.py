@@ -79,7 +79,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             describes all of them.
         OptionError: An override is not of the form section.key=value.
     """
-    place, data = ("overrides", {}) if path is None else _read(_find(Path(path)))
+    place, data = ("overrides", {}) if path is None else _read(_find(path))
     return check_config(override(data, overrides), place)
 
 
