@@ -80,7 +80,14 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         OptionError: An override is not of the form section.key=value.
     """
     place, data = ("overrides", {}) if path is None else _read(_find(path))
-    return check_config(override(data, overrides), place)
+    if overrides:
+        changed = override(data, overrides)
+        try:
+            return check_config(changed, "overrides")
+        except ConfigError:
+            check_config(data, place)  # The mistakes may be those of the file.
+            raise
+    return check_config(data, place)
 
 
 def load_resolved(path: Path) -> ResolvedConfig:

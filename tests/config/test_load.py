@@ -358,6 +358,16 @@ def test_a_missing_file_is_reported_with_the_nearest_shipped_one():
         load_config("quickstrt")
 
 
+def test_a_wrong_override_of_a_right_file_is_not_said_to_be_in_the_file(tmp_path):
+    path = tmp_path / "right.yaml"
+    path.write_text("model: {hidden_size: 8}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^overrides: unknown key model.size "):
+        load_config(path, ["model.size=9"])
+    path.write_text("model: {size: 8}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"right\.yaml: unknown key model.size "):
+        load_config(path, ["training.steps=9"])
+
+
 def test_many_mistakes_are_counted_and_the_first_are_described(tmp_path):
     keys = ", ".join(f"key{number}: 0" for number in range(25))
     message = mistakes_of(tmp_path, f"model: {{{keys}}}")
