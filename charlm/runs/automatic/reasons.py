@@ -33,11 +33,8 @@ def make_reasons(
 
 
 def text_line(text: TextFacts) -> str:
-    """Return the line about a text: its size, its tokens, and how it is read."""
-    return (
-        f"text: {text.title}, {text.characters:,} characters for training, split into "
-        f"{TOKEN_NAMES[text.level]}; {text.reading}"
-    )
+    """Return the line about a text: its tokens, and how it is read."""
+    return f"text: {text.title}, split into {TOKEN_NAMES[text.level]}; {text.reading}"
 
 
 def _network_line(config: Config, text: TextFacts, model: ModelSection, origin: Path | None) -> str:
