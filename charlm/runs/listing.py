@@ -32,7 +32,7 @@ class RunSummary(Result):
         cell: Kind of the recurrence.
         hidden_sizes: Number of units of each layer.
         parameters: Number of weights; None if the kind of cell is not registered.
-        budget: Budget, such as "5 minutes".
+        budget: Budget with which the run began, such as "5 minutes".
         seed: Seed of the training.
         step: Step of the best evaluation; the scores are None before the first one.
         steps: Number of steps trained.
