@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -218,8 +219,7 @@ def split_run_and_texts(
     if _names_text(texts[0]) or (named is not None and not first.exists()):
         return named, texts
     if not first.exists() and not _is_in_runs(first):
-        remedy = "correct the path, or make a run with charlm train"
-        raise CheckpointError(f"{first}: no such run folder or text; {remedy}")
+        raise CheckpointError(f"{first}: no such run folder or text; {_remedy(first)}")
     return choose_run(first, named), texts[1:]
 
 
@@ -290,6 +290,15 @@ def _names_text(argument: str) -> bool:
     path = Path(argument)
     is_run = (path / "config.yaml").is_file() or _is_in_runs(path)
     return path.exists() and not is_run and not _contains_runs(path)
+
+
+def _remedy(missing: Path) -> str:
+    from charlm.runs.folder import similar_run
+
+    near = similar_run(missing)
+    if near is None:
+        return "correct the path, or make a run with charlm train"
+    return f"did you mean {shlex.quote(str(near))}?"
 
 
 def _contains_runs(path: Path) -> bool:

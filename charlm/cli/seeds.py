@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from charlm.cli.new_run import NewRun, begin
+from charlm.cli.new_run import NewRun, begin, say_time_left
 from charlm.cli.progress import follow, write_report_on
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit
@@ -56,6 +56,7 @@ def train_seeds(
         status = follow(partial(begin_next, seed))
         if status:
             return status
+    say_time_left(is_left=new.leaves_time)
     trained = [experiment.folder for experiment in experiments]
     emit("\n".join(_table(summarize_seeds(trained))))
     if report:

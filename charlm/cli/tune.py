@@ -188,7 +188,8 @@ def _make_callbacks(stop: Callable[[], bool], reported: "list[Trial]") -> "Callb
         say(f"{_describe(trial)}{', the best so far' if trial == best else ''}")
 
     def say_waiting(num_running: int) -> None:
-        say(f"nothing is left to begin; waiting for {num_running} trials of other processes")
+        trials = "1 trial" if num_running == 1 else f"{num_running} trials"
+        say(f"nothing is left to begin; waiting for {trials} of other processes")
 
     return Callbacks(stop=stop, report=report, wait=say_waiting)
 

@@ -198,7 +198,7 @@ def _why_not_a_run(folder: Path) -> str:
     if folder.is_file():
         return "is a file and no run folder; name the folder of a run"
     if not folder.is_dir():
-        near = _similar_run(folder)
+        near = similar_run(folder)
         hint = f"did you mean {shlex.quote(str(near))}?" if near else "make one with charlm train"
         return f"no such run folder; {hint}"
     runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
@@ -207,7 +207,7 @@ def _why_not_a_run(folder: Path) -> str:
     return "is not a run folder: no config.yaml; make one with charlm train"
 
 
-def _similar_run(folder: Path) -> Path | None:
+def similar_run(folder: Path) -> Path | None:
     """Return a run beside a missing folder, or under runs/, that has a similar name.
 
     `my` and `runs/my` may be the beginning of `runs/my-20260101-120000`: the last one is returned.

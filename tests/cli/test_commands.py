@@ -190,6 +190,8 @@ def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, mon
     error = capfd.readouterr().err
     assert "stops early, before 5 minutes" in error
     assert reason in error.splitlines()[-1]
+    assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5", "--seeds", "1..2"]) == 0
+    assert reason in capfd.readouterr().err.splitlines()[-1]
     assert charlm(["train", str(text_file), *SETTINGS, "--epochs", "0.5"]) == 0
     assert reason not in capfd.readouterr().err
 
@@ -551,6 +553,7 @@ def test_all_mistakes_of_a_configuration_are_reported(capfd):
         (["eval", "perplexity", "--temperature", "0"], "--temperature"),
         (["corpus", "build", "agreement", "--set", "sentences"], "--set"),
         (["config", "show", "--set", "a=b"], "--set"),
+        (["train", "--config", "quickstart", "--set", "model.a=1"], "--set: unknown key model.a"),
         (["train", "--steps", "1", "--epochs", "1"], "--steps and --epochs"),
         (["train", "--resume", "x", "--seed", "3"], "--seed"),
     ],
@@ -580,6 +583,13 @@ def test_wrong_usage_is_one_line_with_status_two(capfd, arguments, problem):
 )
 def test_a_user_error_is_one_line_with_status_one(capfd, arguments, problem):
     assert problem in refused(capfd, *arguments)
+
+
+def test_a_misspelled_run_of_a_measure_of_texts_has_the_nearest_name(capfd):
+    Path("runs/novel-20260101-120000").mkdir(parents=True)
+    Path("runs/novel-20260101-120000/config.yaml").touch()
+    line = refused(capfd, "eval", "perplexity", "novel")
+    assert line.endswith("or text; did you mean runs/novel-20260101-120000?\n")
 
 
 def test_a_file_in_place_of_a_run_is_not_said_to_be_missing(capfd):

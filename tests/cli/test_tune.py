@@ -10,6 +10,7 @@ import pytest
 from conftest import SMALL
 
 from charlm.cli.main import run as charlm
+from charlm.cli.tune import _make_callbacks
 from charlm.runs import session, signals
 from charlm.training.loop import Progress, train
 
@@ -187,6 +188,13 @@ def test_a_missing_optuna_is_reported_with_its_installation(capfd, text_file, mo
     monkeypatch.delattr("charlm.tuning", raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "pip install 'charlm-rnn[tune]'" in refused(capfd, text_file, *SEARCH, "--trials", "1")
+
+
+def test_waiting_for_one_trial_is_singular(capsys):
+    wait = _make_callbacks(lambda: False, []).wait
+    for number, trials in ((1, "1 trial of"), (2, "2 trials of")):
+        wait(number)
+        assert f"waiting for {trials} other processes" in capsys.readouterr().err
 
 
 def test_without_a_configuration_the_text_is_read_as_train_reads_it(capfd, tmp_path):
