@@ -59,6 +59,20 @@ class UnsupportedOptionError(OptionError):
     """An option that is valid, but not for this model or this text."""
 
 
+def refuse_beside(option: str, reason: str = "", /, **others: object) -> None:
+    """Raise OptionError if another option is given beside one that excludes it.
+
+    Args:
+        option: Name of the option in Python.
+        reason: Relative clause about it.
+        others: Values of the excluded options by name; None, False and () are not given.
+    """
+    for other, value in others.items():
+        if value is not None and value is not False and value not in ([], ()):
+            problem = f"cannot be combined with {{}}{', ' * bool(reason)}{reason}; leave one out"
+            raise OptionError(other, problem, others=[option])
+
+
 class ConfigError(CharlmError):
     """A configuration file, an override or a combination of settings that cannot be used."""
 

@@ -20,7 +20,7 @@ from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
-from charlm.errors import CharlmError, CheckpointError, CorpusError, OptionError
+from charlm.errors import CharlmError, CheckpointError, CorpusError, OptionError, refuse_beside
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TokenModel, TranslationModel
@@ -371,9 +371,8 @@ def text_to_score(
         CorpusError: A text cannot be read.
     """
     require_language_model(trained)
-    if text is not None and paths:
-        raise OptionError("paths", "cannot be combined with {}; leave one out", others=["text"])
     if text is not None:
+        refuse_beside("text", paths=paths)
         return ScoredText(encode_string(trained, text), "a string")
     if paths:
         names = path_names(paths)

@@ -172,7 +172,7 @@ def test_a_value_out_of_its_range_is_refused_with_the_name_of_its_option(trained
         for call in (run.sample, run.stream):
             with pytest.raises(CharlmError, match=f"^{option}: must be at least"):
                 call(**{option: value})
-    with pytest.raises(CharlmError, match=r"^seed: cannot be used with beams"):
+    with pytest.raises(CharlmError, match=r"^seed: cannot be combined with beams"):
         run.search(beams=2, seed=1)
 
 
@@ -422,7 +422,7 @@ def test_a_stream_obeys_max_copy_and_refuses_what_needs_several_texts(trained):
     assert "".join(run.stream(**options)) == sample.text
     assert sample.text != run.sample(length=40, seed=3)[0].text
     for name, value in {"count": 2, "best_of": 2, "novel": True}.items():
-        with pytest.raises(OptionError, match=rf"^{name}: cannot be used with stream"):
+        with pytest.raises(OptionError, match=rf"^{name}: cannot be combined with stream"):
             run.stream(**{name: value})
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charlm.cli.options import flag
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -51,9 +49,3 @@ def given_options(
     defaults = {field.name: field.default for field in fields(arguments)}
     values = {name: getattr(arguments, name) for name in names or defaults}
     return {name: value for name, value in values.items() if value != defaults[name]}
-
-
-def values_by_flag(arguments: "DataclassInstance", names: Iterable[str]) -> dict[str, object]:
-    """Return the values of options by their names on the command line; None if not given."""
-    given = given_options(arguments)
-    return {flag(name): given.get(name) for name in names}

@@ -19,7 +19,7 @@ from charlm.cli.options import (
     choose_run,
 )
 from charlm.cli.terminal import emit_result
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CorpusError, OptionError, refuse_beside
 from charlm.export.targets import Precision, TargetName
 
 if TYPE_CHECKING:  # It imports torch.
@@ -98,8 +98,8 @@ def export(arguments: ExportArguments) -> None:
     to, out = arguments.to, arguments.out
     if to is None or out is None:
         raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
-    if arguments.int8 and arguments.precision is not None:
-        raise OptionError("int8", "cannot be combined with {}; leave one out", others=["precision"])
+    if arguments.precision is not None:
+        refuse_beside("precision", int8=arguments.int8)
     text = None if arguments.text_file is None else _read_text(arguments.text_file)
     folder = choose_run(arguments.run, arguments.named_run)
     result = export_run(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.arguments import options_from, values_by_flag
+from charlm.cli.arguments import given_options, options_from
 from charlm.cli.options import (
     MAX_COUNT,
     Device,
@@ -18,12 +18,12 @@ from charlm.cli.options import (
     choose_run,
     file_of,
     not_empty,
-    refuse_beside,
     seed_option,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit_result, folded
+from charlm.errors import refuse_beside
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.agreement import Agreement
@@ -86,8 +86,8 @@ def agreement(arguments: AgreementArguments) -> None:
     folder, files = split_run_and_texts(arguments.run_and_pairs, arguments.named_run)
     file = file_of(files, "pairs", "RUN|PAIRS")
     if file is not None:
-        generated = values_by_flag(arguments, ("sentences", "seed", "longest", "most_nouns"))
-        refuse_beside("PAIRS", generated, "which has the sentences")
+        generated = given_options(arguments, ("sentences", "seed", "longest", "most_nouns"))
+        refuse_beside("pairs", "which has the sentences", **generated)
     from charlm.api import load
 
     result = load(folder, which=arguments.which, device=arguments.device).agreement(

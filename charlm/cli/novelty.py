@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.arguments import options_from, values_by_flag
+from charlm.cli.arguments import given_options, options_from
 from charlm.cli.options import (
     Device,
     Json,
@@ -16,13 +16,12 @@ from charlm.cli.options import (
     file_of,
     finite,
     not_empty,
-    refuse_beside,
     seed_option,
     split_run_and_texts,
 )
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded
-from charlm.errors import quote
+from charlm.errors import quote, refuse_beside
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.novelty import Novelty, Side
@@ -80,8 +79,8 @@ def novelty(arguments: NoveltyArguments) -> None:
     folder, files = split_run_and_texts(arguments.run_and_file, arguments.named_run)
     file = file_of(files, "samples", "RUN|FILE")
     if file is not None:
-        written = values_by_flag(arguments, ("size", "temperature", "seed"))
-        refuse_beside("FILE", written, "which has the samples")
+        written = given_options(arguments, ("size", "temperature", "seed"))
+        refuse_beside("samples", "which has the samples", **written)
     result = load(folder, which=arguments.which, device=arguments.device).novelty(
         path=file, size=arguments.size, temperature=arguments.temperature, seed=arguments.seed
     )

@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
@@ -12,7 +12,7 @@ import typer
 
 from charlm.config.values import MAX_COUNT as MAX_COUNT
 from charlm.config.values import MAX_SEED as MAX_SEED
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, refuse_beside
 from charlm.storage.arguments import utf8_argument
 
 MAX_PARALLEL = 10**6  # Upper limit of what is in memory at the same time.
@@ -27,9 +27,12 @@ _FLAGS = {
     "next_tokens": "--next",
     "no_repeat_ngram": "--no-repeat",
     "overrides": "--set",
+    "pairs": "PAIRS",
     "parameters": "--set",
+    "samples": "FILE",
     "sections": "--only",
     "texts": "TEXT",
+    "torchrun": "torchrun",
     "which": "--checkpoint",
 }
 # Short names of settings in other trainers.
@@ -166,25 +169,6 @@ def known_device(value: str | None) -> str | None:
     return value
 
 
-def refuse_beside(option: str, others: Mapping[str, object], reason: str) -> None:
-    """Refuse options that conflict with another one.
-
-    Args:
-        option: The option with which they conflict.
-        others: Values of the conflicting options by name; None or [] if not given.
-        reason: Relative clause about `option`.
-
-    Raises:
-        BadParameter: One of `others` was given.
-    """
-    given = [name for name, value in others.items() if value is not None and value != []]
-    if given:
-        raise typer.BadParameter(
-            f"cannot be combined with {option}, {reason}; leave one out",
-            param_hint=", ".join(given),
-        )
-
-
 def device_for(device: str, *, int8: bool) -> str:
     """Return the device: with int8, auto is the CPU, because only there products are in int8."""
     return "cpu" if int8 and device == "auto" else device
@@ -223,14 +207,14 @@ def split_run_and_texts(
     return choose_run(first, named), texts[1:]
 
 
-def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "TEXT") -> PartName:
+def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "texts") -> PartName:
     """Return the part of the corpus that --split names.
 
     Raises:
-        BadParameter: Texts are given too; --split does not choose a part of them.
+        OptionError: Texts are given too; --split does not choose a part of them.
     """
     if texts:
-        refuse_beside(option, {"--split": split}, "of which the whole text is scored")
+        refuse_beside(option, "of which the whole text is scored", split=split)
     return split or "valid"
 
 

@@ -23,7 +23,6 @@ from charlm.cli.options import (
     count_option,
     parallel_option,
     part_to_score,
-    refuse_beside,
     seed_option,
     some_text,
     split_run_and_texts,
@@ -31,7 +30,7 @@ from charlm.cli.options import (
 from charlm.cli.predict import describe_unknown
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded, say, say_if_file
-from charlm.errors import quote
+from charlm.errors import quote, refuse_beside
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.evaluation.probes.cells import Cells
@@ -94,7 +93,7 @@ def memory(
 
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     if text is not None:
-        refuse_beside("--text", {"TEXT": texts, "--split": split}, "which is the passage itself")
+        refuse_beside("text", "which is the passage itself", texts=texts, split=split)
         say_if_file(text, "for the contents of the file, leave out --text")
     part = part_to_score(split, texts)
     run = load(folder, which=which, device=device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from charlm.cli.arguments import given_options, options_from
 from charlm.cli.options import choose_run, device_for
-from charlm.cli.sample_conflicts import check_server, check_task
+from charlm.cli.sample_conflicts import check_conflicts
 from charlm.cli.sample_inputs import read_prompt
 from charlm.cli.sample_options import FILTERS, SampleArguments
 from charlm.cli.sample_output import Output
@@ -46,13 +46,12 @@ def sample(arguments: SampleArguments) -> None:
 
     Try: charlm sample --prompt "The "
     """
-    check_task(arguments)
+    check_conflicts(arguments)
     if arguments.source is not None or arguments.source_file is not None:
         write_targets(arguments)
         return
     options = _build_options(arguments)
     folder = choose_run(arguments.run, arguments.named_run)
-    check_server(arguments)
     if not isinstance(options, FillOptions):
         prompt = read_prompt(arguments.prompt, arguments.prompt_file)
         options = replace(options, prompt=prompt)

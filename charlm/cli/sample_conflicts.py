@@ -1,14 +1,11 @@
-"""Which options of `charlm sample` cannot be used together.
+"""Which options of `charlm sample` cannot be combined.
 
 `charlm.sampling.options` refuses the other conflicts, those between its own options.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from charlm.cli.arguments import given_options
 from charlm.cli.sample_options import FILTERS, SampleArguments
-from charlm.errors import OptionError
+from charlm.errors import OptionError, refuse_beside
 
 _NO_SOURCE = (
     *(*FILTERS, "ban", "max_copy", "matching", "novel", "prompt", "characters", "until"),
@@ -24,34 +21,22 @@ _EXCLUDED = {
         *("best_of", "novel", "max_copy", "matching", "prompt", "state_in", "state_out"),
         *("beams", "count", "fill", "next_tokens", "as_json", "prompt_file"),
     ),
-    "next_tokens": ("fill",),
+    "next_tokens": ("fill", "raw"),
+    # A server writes new texts only, on a device of its own.
+    "url": (
+        *("fill", "beams", "next_tokens", "interactive", "novel", "state_in", "state_out"),
+        *("int8", "device", "which"),
+    ),
 }
-# A server writes new texts only, on a device of its own.
-_NOT_ON_A_SERVER = (
-    *("fill", "beams", "next_tokens", "interactive", "novel", "state_in", "state_out"),
-    *("int8", "device", "which"),
-)
-# Values of an excluded option that change nothing.
-_HARMLESS = [("interactive", "count", 1)]
 
 
-def check_task(arguments: SampleArguments) -> None:
-    """Refuse options that the task, such as --source or --interactive, has no use for."""
+def check_conflicts(arguments: SampleArguments) -> None:
+    """Refuse options beside one that excludes them, and the key of a server without --url."""
     given = given_options(arguments)
+    if arguments.interactive and arguments.count == 1:
+        del given["count"]  # It changes nothing.
     for option, others in _EXCLUDED.items():
         if option in given:
-            _refuse_beside(option, others, given)
-
-
-def check_server(arguments: SampleArguments) -> None:
-    """Refuse options that a server cannot serve, and the key of a server without --url."""
-    if arguments.url is not None:
-        _refuse_beside("url", _NOT_ON_A_SERVER, given_options(arguments))
-    elif arguments.api_key_file is not None:
+            refuse_beside(option, **{other: given.get(other) for other in others})
+    if arguments.api_key_file is not None and arguments.url is None:
         raise OptionError("api_key_file", "has no effect without {}", others=["url"])
-
-
-def _refuse_beside(option: str, others: Sequence[str], given: Mapping[str, Any]) -> None:
-    for other in others:
-        if other in given and (option, other, given[other]) not in _HARMLESS:
-            raise OptionError(other, "cannot be used with {}; leave one out", others=[option])

@@ -181,7 +181,7 @@ def compare(
         )
     from charlm.api import load
 
-    part = part_to_score(split, [text] if text else [], "--text")
+    part = part_to_score(split, [text] if text else [], "text")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
     result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)
     emit_result(result.to_json(), _comparison_table(result), as_json=as_json)

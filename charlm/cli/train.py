@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from charlm.cli.arguments import given_options, options_from, values_by_flag
+from charlm.cli.arguments import given_options, options_from
 from charlm.cli.new_run import (
     NewRun,
     begin,
@@ -22,9 +22,9 @@ from charlm.cli.new_run import (
     text_override,
     training_overrides,
 )
-from charlm.cli.options import as_seeds, flag, refuse_beside
+from charlm.cli.options import as_seeds, flag
 from charlm.cli.train_options import TrainArguments
-from charlm.errors import OptionError
+from charlm.errors import OptionError, refuse_beside
 
 if TYPE_CHECKING:
     from charlm.runs.experiment import Experiment
@@ -88,12 +88,12 @@ def _check_options(arguments: TrainArguments) -> None:
         )
     if arguments.resume is not None:
         reason = "which continues the run with its own settings"
-        refuse_beside("--resume", values_by_flag(arguments, _NOT_RESUMED), reason)
+        refuse_beside("resume", reason, **given_options(arguments, _NOT_RESUMED))
     if arguments.from_vocabulary is not None and arguments.from_run is None:
         raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
     if arguments.processes is not None and arguments.processes > 1:
         reason = "which trains in other processes; run charlm view afterwards"
-        refuse_beside("--processes", values_by_flag(arguments, ["report"]), reason)
+        refuse_beside("processes", reason, report=arguments.report)
     if arguments.track is not None:
         check_installed()
 
@@ -103,9 +103,9 @@ def _train_seeds(arguments: TrainArguments, seeds: str) -> int:
     from charlm.cli.seeds import train_seeds
     from charlm.training.process_group import is_launched
 
-    beside = values_by_flag(arguments, ("seed", "resume", "processes", "track"))
-    beside["torchrun"] = is_launched() or None
-    refuse_beside("--seeds", beside, "which trains one run after the other in this process")
+    beside = given_options(arguments, ("seed", "resume", "processes", "track"))
+    reason = "which trains one run after the other in this process"
+    refuse_beside("seeds", reason, **beside, torchrun=is_launched())
     make_run = partial(_make_run, arguments)
     name = _run_name(arguments)
     return train_seeds(make_run, as_seeds(seeds), arguments.out, name, report=arguments.report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.arguments import options_from, values_by_flag
+from charlm.cli.arguments import given_options, options_from
 from charlm.cli.new_run import (
     ConfigName,
     Corpora,
@@ -27,14 +27,13 @@ from charlm.cli.options import (
     as_new_path,
     as_path,
     count_option,
-    refuse_beside,
     seed_option,
     some_text,
     valid_study_name,
 )
 from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit_result, say
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, OptionError, refuse_beside
 
 if TYPE_CHECKING:
     from charlm.runs.automatic.choice import ChosenConfig
@@ -135,11 +134,9 @@ def _check_options(arguments: TuneArguments) -> None:
     """Refuse options that cannot be used together."""
     if arguments.resume is not None:
         reason = "which continues the search unchanged"
-        refuse_beside("--resume", values_by_flag(arguments, _NOT_RESUMED), reason)
+        refuse_beside("resume", reason, **given_options(arguments, _NOT_RESUMED))
     elif arguments.study is not None and arguments.storage is None:
-        raise typer.BadParameter(
-            "names a search in a database; add --storage", param_hint="--study"
-        )
+        raise OptionError("study", "has no effect without {}", others=["storage"])
 
 
 def _search(arguments: TuneArguments, callbacks: "Callbacks") -> "Tuning":

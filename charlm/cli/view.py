@@ -17,7 +17,7 @@ from charlm.cli.options import (
     some_text,
 )
 from charlm.cli.terminal import emit, say, say_if_file
-from charlm.errors import OptionError
+from charlm.errors import refuse_beside
 
 Passage = Annotated[
     str | None,
@@ -85,9 +85,8 @@ def _passage(text: str | None, file: Path | None) -> str | None:
     """Return the passage to show: --text, or the contents of --text-file."""
     from charlm.evaluation.text_files import read_text_file
 
-    if text is not None and file is not None:
-        raise OptionError("text", "cannot be combined with {}; leave one out", others=["text_file"])
     if file is not None:
+        refuse_beside("text_file", text=text)
         return read_text_file(file, remedy="correct the path")
     if text is not None:
         say_if_file(text, "for the contents of the file, use --text-file")

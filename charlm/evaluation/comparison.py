@@ -18,7 +18,7 @@ import numpy as np
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokens import Tokens
-from charlm.errors import CharlmError, CheckpointError, OptionError
+from charlm.errors import CharlmError, CheckpointError, OptionError, refuse_beside
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.lines import (
     PIECE_CHARACTERS,
@@ -211,8 +211,8 @@ def _named_text(
     first: TrainedModel, text: str | None, path: str | Path | None, split: "Part"
 ) -> tuple[str, str]:
     """Return the name of the text to score, and the text; arguments as for `compare`."""
-    if text is not None and path is not None:
-        raise OptionError("path", "cannot be combined with {}; leave one out", others=["text"])
+    if text is not None:
+        refuse_beside("text", path=path)
     name = "a string"
     if text is None:
         name = split if path is None else str(path)

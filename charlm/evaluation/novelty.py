@@ -19,7 +19,7 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS, UNK, Ids
 from charlm.data.utf8 import character_bounds, count_characters
 from charlm.data.written_form import written_form
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CorpusError, OptionError, refuse_beside
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample as write_samples
 from charlm.storage.results import Result
@@ -283,10 +283,7 @@ def _given_sample(
 ) -> _Sample:
     """Return texts, or those of a file."""
     if samples is not None:
-        if path is not None:
-            raise OptionError(
-                "path", "cannot be combined with {}; leave one out", others=["samples"]
-            )
+        refuse_beside("samples", path=path)
         given = [samples] if isinstance(samples, str) else samples
         return _Sample([text.encode() for text in given], {"sample": "given"})
     records = trained.writes_records

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from charlm.config.values import check_counts, checked
-from charlm.errors import OptionError
+from charlm.errors import OptionError, refuse_beside
 
 if TYPE_CHECKING:  # It imports pydantic.
     from charlm.data.cards import Part
@@ -88,8 +88,8 @@ class ScoringOptions:
         Raises:
             OptionError: A value is out of range, or two options contradict each other.
         """
-        if self.text is not None and self.paths:
-            raise OptionError("paths", "cannot be combined with {}; leave one out", others=["text"])
+        if self.text is not None:
+            refuse_beside("text", paths=self.paths)
         if self.precision not in ("fp32", "bf16"):
             raise OptionError("precision", "must be fp32 or bf16", value=self.precision)
         if self.int8 and self.precision != "fp32":

@@ -12,7 +12,7 @@ import torch
 from charlm.data.listing import shown_name
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
-from charlm.errors import CharlmError, CorpusError, OptionError
+from charlm.errors import CharlmError, CorpusError, refuse_beside
 from charlm.evaluation.static_model import StaticModel
 from charlm.evaluation.text_files import read_text_file
 from charlm.model.language_model import LanguageModel
@@ -117,9 +117,8 @@ def score_sentences(
         OptionError: Both sentences and a file are given.
     """
     require_language_model(trained)
-    if sentences and path is not None:
-        raise OptionError("path", "cannot be combined with {}; leave one out", others=["sentences"])
     if sentences:
+        refuse_beside("sentences", path=path)
         given = [sentences] if isinstance(sentences, str) else sentences
         lines = [Line(number, text) for number, text in enumerate(given, start=1)]
     elif path is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from charlm.config.values import checked
-from charlm.errors import OptionError
+from charlm.errors import OptionError, refuse_beside
 from charlm.export.targets import TARGETS, Precision, Target, TargetName
 
 
@@ -50,10 +50,8 @@ class ExportOptions:
         for name in ("new_only", "embed"):
             if getattr(self, name) and name not in self.target.options:
                 raise OptionError(name, f"has no meaning for {self.to}; remove it")
-        if self.new_only and self.embed:
-            raise OptionError(
-                "new_only", "cannot be combined with {}; leave one out", others=["embed"]
-            )
+        if self.embed:
+            refuse_beside("embed", new_only=self.new_only)
         if self.text == "":
             raise OptionError("text", "must not be empty")
 

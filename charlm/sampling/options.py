@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from charlm.config.values import check_at_least, check_counts, checked
-from charlm.errors import OptionError
+from charlm.errors import OptionError, refuse_beside
 from charlm.sampling.filter_options import DEFAULT_TEMPERATURE as DEFAULT_TEMPERATURE
 from charlm.sampling.filter_options import Filters as Filters
 
@@ -28,13 +28,6 @@ _GAP = re.compile("_{3,}")
 def _check_not_empty(option: str, texts: tuple[str, ...]) -> None:
     if not all(texts):
         raise OptionError(option, "must not be empty, because every text contains the empty text")
-
-
-def _refuse_together(option: str, **others: bool) -> None:
-    """Refuse options that are given, but cannot be used together with another one."""
-    for other, is_given in others.items():
-        if is_given:
-            raise OptionError(other, "cannot be used with {}; leave one out", others=[option])
 
 
 @checked
@@ -102,7 +95,7 @@ class ConstraintOptions:
         _check_not_empty("ban", self.ban)
         check_counts(max_copy=self.max_copy)
         if self.matching is not None:
-            _refuse_together("matching", max_copy=self.max_copy is not None)
+            refuse_beside("matching", max_copy=self.max_copy)
 
 
 @runtime_checkable
@@ -163,20 +156,20 @@ class SampleOptions:
             )
         continues = self.state_in is not None
         if self.constraints.matching is not None:
-            _refuse_together(
+            refuse_beside(
                 "matching",
-                characters=self.stop.characters is not None,
-                until=bool(self.stop.until),
+                characters=self.stop.characters,
+                until=self.stop.until,
                 state_in=continues,
                 state_out=self.state_out,
             )
         if continues or self.state_out:
-            _refuse_together(
+            refuse_beside(
                 "state_in" if continues else "state_out",
                 count=self.count > 1,
                 best_of=self.best_of > 1,
                 novel=self.constraints.novel,
-                max_copy=self.constraints.max_copy is not None,
+                max_copy=self.constraints.max_copy,
             )
 
     @property
@@ -343,7 +336,7 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     }
     if kind in _SELECTED_BY:
         foreign = {name: name in _all_names() - names for name in values}
-        _refuse_together(_SELECTED_BY[kind], **foreign)
+        refuse_beside(_SELECTED_BY[kind], **foreign)
     if unknown := values.keys() - (names - _PARTS.keys()):
         raise TypeError(_unknown_option(min(unknown), names.union(*map(_names, _PARTS.values()))))
     return kind(**parts, **values)
@@ -351,17 +344,13 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
 
 def check_stream(options: SampleOptions) -> None:
     """Raise OptionError if the texts of options cannot be yielded while they are written."""
-    refused = {
-        "count": options.count > 1,
-        "best_of": options.best_of > 1,
-        "novel": options.constraints.novel,
-    }
-    for name, is_given in refused.items():
-        if is_given:
-            problem = (
-                "cannot be used with stream, which yields one text as it is written; call sample"
-            )
-            raise OptionError(name, problem)
+    refuse_beside(
+        "stream",
+        "which yields one text as it is written",
+        count=options.count > 1,
+        best_of=options.best_of > 1,
+        novel=options.constraints.novel,
+    )
 
 
 def _unknown_option(name: str, known: Iterable[str]) -> str:

@@ -308,7 +308,7 @@ def _refuse(options: SampleOptions) -> None:
         if is_given:
             raise UnsupportedOptionError(option, "needs the run on this machine; leave it out")
     if options.count > 1 and options.best_of > 1:
-        problem = "cannot be used with {} on a server; ask for one text at a time"
+        problem = "cannot be combined with {} on a server; ask for one text at a time"
         raise UnsupportedOptionError("best_of", problem, others=["count"])
     if options.count > MAX_CHOICES:
         problem = f"must be at most {MAX_CHOICES:,} on a server"

@@ -134,7 +134,7 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
     if candidates * prompts > max_sequences:
         raise _wrong("n", f"asks for {candidates * prompts} texts, but {max_sequences} are allowed")
     if asked.stream and candidates > asked.num_choices:
-        raise _wrong("best_of", "cannot be used with stream, because all candidates are needed")
+        raise _wrong("best_of", "cannot be combined with stream, because all candidates are needed")
     if asked.stream_options is not None and not asked.stream:
         raise _wrong("stream_options", "has no effect without stream")
     if asked.handle and prompts > 1:

@@ -35,6 +35,7 @@ SECTIONS = (
     "embeddings",
     "agreement",
 )
+_OF_TEXT = ("surprisal", "memory", "cells")  # Sections that show the passage.
 _MIN_TEXT = 2  # A prediction depends on an earlier character.
 AnyTrained = TrainedModel | TrainedTranslator | TrainedLabelModel
 TaskScores = LabelScores | Completions
@@ -66,7 +67,7 @@ class ReportOptions:
     task_records: int = 2_000
 
     def __post_init__(self) -> None:
-        """Raise OptionError if a value is out of its range or a section does not exist."""
+        """Raise OptionError if a value is out of range, or a section is missing or unknown."""
         check_counts(
             passage_tokens=self.passage_tokens,
             memory_tokens=self.memory_tokens,
@@ -83,6 +84,9 @@ class ReportOptions:
                 hint = f"did you mean {near[0]}? " if near else ""
                 known = f"the sections are {', '.join(SECTIONS)}"
                 raise OptionError("sections", f"has no section {quote(name)}; {hint}{known}")
+        if self.text is not None and not set(_OF_TEXT) & set(self.sections):
+            problem = f"has no section that shows the text; add one of {', '.join(_OF_TEXT)}"
+            raise OptionError("sections", problem)
 
 
 @dataclass(frozen=True)

@@ -354,6 +354,7 @@ CONFLICTS = {
     "matching": ("characters", "until", "max_copy", *STATES),
     "prompt_file": ("prompt",),
     "url": ("fill", "beams", "interactive", "novel", "next_tokens", *STATES),
+    "raw": ("next_tokens",),
 }
 # What cannot stand together, and what the line names.
 TOGETHER = {
@@ -380,6 +381,13 @@ TOGETHER = {
     "compress run text.txt text.txt": "[RUN] FILE",
     "eval perplexity run --int8 --precision=bf16": "--precision",
     "eval compare run": "RUN RUN...",
+    "view run --text=The --only=curves": "--only",
+    "view run --text-file=text.txt --only=curves,context": "--only",
+    "view run --text=The --text-file=text.txt": "--text",
+    "export run --to=onnx --out=new --int8 --precision=fp32": "--int8",
+    "export run --to=html --out=new --new-only --embed": "--new-only",
+    "train --from-vocabulary=grow text.txt": "--from",
+    "train text.txt --seeds=1..2 --seed=3": "--seeds",
     "eval novelty run text.txt text.txt": "RUN|FILE",
     "eval agreement run text.txt text.txt": "PAIRS",
     "eval agreement run text.txt --longest=2": "--longest",

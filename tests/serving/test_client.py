@@ -179,10 +179,10 @@ def test_the_command_says_in_one_line_what_is_wrong(url, trained, tmp_path, caps
     key = tmp_path / "key"
     key.write_text(KEY, encoding="utf-8")
     cases = [
-        (["--url", url, "--next"], 2, "--next: cannot be used with --url"),
-        (["--url", url, "--novel"], 2, "--novel: cannot be used with --url"),
-        (["--url", url, "--beams", "2"], 2, "--beams: cannot be used with --url"),
-        (["--url", url, "--device", "cpu"], 2, "--device: cannot be used with --url"),
+        (["--url", url, "--next"], 2, "--next: cannot be combined with --url"),
+        (["--url", url, "--novel"], 2, "--novel: cannot be combined with --url"),
+        (["--url", url, "--beams", "2"], 2, "--beams: cannot be combined with --url"),
+        (["--url", url, "--device", "cpu"], 2, "--device: cannot be combined with --url"),
         (["--api-key-file", str(key)], 2, "--api-key-file: has no effect without --url"),
         (["--url", url, "--prompt", "Ž"], 1, "--prompt: use only characters"),
         (["--url", url, "nobody"], 1, "has no run 'nobody'"),

@@ -424,7 +424,10 @@ def test_a_job_is_one_sequence(model):
     for given, message in (
         ({"options": options(count=2)}, "a job is one sequence"),
         ({"options": options(), "num_logprobs": 1000}, "^logprobs: must be between 0 and 100"),
-        ({"options": options(max_copy=3), "keeps_state": True}, "^max_copy: cannot be used with"),
+        (
+            {"options": options(max_copy=3), "keeps_state": True},
+            "^max_copy: cannot be combined with",
+        ),
     ):
         with pytest.raises(OptionError, match=message):
             Job(**given)

@@ -161,7 +161,7 @@ def test_a_source_is_completed_from_the_command_line(run, capfd, tmp_path):
     assert json.loads(capfd.readouterr().out)["beams"] == 2
     key = ["--source", "bano", "--api-key-file", str(tmp_path / "key")]
     assert charlm(["sample", str(run.folder), *key]) == 2
-    assert "--api-key-file: cannot be used with --source" in capfd.readouterr().err
+    assert "--api-key-file: cannot be combined with --source" in capfd.readouterr().err
     assert charlm(["eval", "task", str(run.folder), "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == run.completions().to_json()
     assert charlm(["eval", "task", str(run.folder)]) == 0
