@@ -153,7 +153,9 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin is Literal:
         fits = isinstance(value, str) and value in parts
     elif origin is tuple and parts[-1] is not Ellipsis:
-        return _convert_tuple(value, kind, parts)
+        elements = _elements(value, kind)
+        if fits := len(elements) == len(parts):
+            return tuple(map(_convert, elements, parts))
     elif _is_list(origin):
         elements = [_convert(each, parts[0]) for each in _elements(value, kind)]
         return tuple(elements) if origin is tuple else elements
@@ -183,13 +185,6 @@ def _convert_to_one(value: Any, kind: Any, parts: tuple[Any, ...]) -> Any:
         (error for error in errors if error.value is not value or error.problem not in usual),
         _MismatchError(_must_be(kind), value),
     )
-
-
-def _convert_tuple(value: Any, kind: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
-    elements = _elements(value, kind)
-    if len(elements) != len(parts):
-        _refuse(value, kind)
-    return tuple(_convert(each, part) for each, part in zip(elements, parts, strict=True))
 
 
 def _is_list(origin: Any) -> bool:
@@ -254,9 +249,8 @@ def _to_path(value: Any) -> Path:
 
 
 def _to_bytes(value: Any) -> bytes:
-    return (
-        bytes(value) if isinstance(value, bytes | bytearray | memoryview) else _refuse(value, bytes)
-    )
+    is_bytes = isinstance(value, bytes | bytearray | memoryview)
+    return bytes(value) if is_bytes else _refuse(value, bytes)
 
 
 _CONVERTERS: Mapping[Any, Callable[[Any], Any]] = {
