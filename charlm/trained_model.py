@@ -29,7 +29,7 @@ from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import RunFiles, load_run, open_run_corpus
-from charlm.runs.verify import check_weights
+from charlm.runs.verify_weights import check_weights
 from charlm.storage.atomic import can_write
 from charlm.training.devices import choose_device
 from charlm.version import VERSION

@@ -27,7 +27,11 @@ ORDER = [
 ]
 RANK = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
 PURE = ("model/", "training/", "sampling/")
-NOT_PURE = ("training/devices", "training/process_group")  # They read the system they run on.
+NOT_PURE = (
+    "training/devices",
+    "training/launcher",
+    "training/process_group",
+)  # They read the system they run on.
 FORBIDDEN = {"pathlib", "os", "yaml", "sys", "tqdm", "typer"}
 
 

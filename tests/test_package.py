@@ -50,6 +50,81 @@ def test_importing_charlm_and_the_help_of_every_command_load_nothing_heavy():
         assert option in done.stdout, option
 
 
+# Commands that compute nothing, or that fail before they do: they do not wait for torch.
+NOT_FOR_TORCH = [
+    "runs RUN",
+    "runs no",
+    "train no",
+    "train --config no",
+    "train TEXT --set model.hidden_size=0",
+    "train TEXT --steps 1 --minutes 1",
+    "train TEXT --seeds 1",
+    "train TEXT --out RUN",
+    "train TEXT --from no",
+    "train --resume no",
+    "tune no --trials 1",
+    "tune TEXT --set model.hidden_size=0",
+    "sample no",
+    "sample RUN --top-k 0",
+    "sample RUN --prompt-file no",
+    "sample no --source x",
+    "eval agreement no",
+    "eval cells no",
+    "eval compare no other",
+    "eval compare RUN",
+    "eval context no",
+    "eval gradients no",
+    "eval memory no",
+    "eval novelty no",
+    "eval parity no",
+    "eval perplexity no",
+    "eval perplexity RUN --temperature x",
+    "eval perplexity RUN TEXT --split valid",
+    "eval sentences no TEXT",
+    "eval task no",
+    "eval tokens no",
+    "compress no TEXT",
+    "decompress no TEXT",
+    "inspect no",
+    "predict no",
+    "view no",
+    "view RUN --text-file no",
+    "serve no",
+    "serve RUN RUN",
+    "serve RUN --api-key-file no",
+    "export no --to html --out x.html",
+    "export RUN --to html",
+    "card no",
+    "card RUN --out TEXT",
+]
+RUN_COMMANDS = """
+import sys, charlm.cli.main as main
+for command in sys.stdin.read().splitlines():
+    status = main.run(command.split())
+    print(command, status, "torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_commands_that_need_no_model_do_not_import_torch(trained, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("text\n", encoding="utf-8")
+    commands = [
+        command.replace("RUN", str(trained)).replace("TEXT", str(text)) for command in NOT_FOR_TORCH
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_COMMANDS],
+        input="\n".join(commands),
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    for command in commands:
+        status = 0 if command.startswith("runs /") else "[12]"
+        assert re.search(f"^{re.escape(command)} {status} False$", done.stderr, re.M), command
+    assert str(trained) in done.stdout
+
+
 HEAVY = ["torch._dynamo", "torch._inductor", "sympy", "optuna", "rich", "pandas", "matplotlib"]
 
 

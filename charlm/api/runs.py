@@ -20,8 +20,8 @@ from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TranslationModel
 from charlm.runs.files import CheckpointName
-from charlm.runs.metrics import flat_metrics, read_metrics
-from charlm.runs.progress_bar import level_of_scores, validation_score
+from charlm.runs.metrics import flat_metrics, level_of_scores, read_metrics
+from charlm.runs.progress_bar import validation_score
 from charlm.sampling.completion import complete
 from charlm.sampling.fill import Fill, fill
 from charlm.sampling.next_tokens import NextTokens, next_tokens

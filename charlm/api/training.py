@@ -25,7 +25,7 @@ from charlm.runs.signals import interrupt_signals, stop_requests
 from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
 from charlm.sampling.during_training import sampled
 from charlm.tracking import check_installed, tracked
-from charlm.training.process_group import check_single_process
+from charlm.training.launcher import check_single_process
 
 Texts = StrPath | Sequence[StrPath]
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.loading import load
 from charlm.cli.options import Device, Folder, Force, NamedRun, Which, as_target, choose_run
 from charlm.cli.terminal import emit
 
@@ -27,15 +28,16 @@ def card(
 
     Try: charlm card --out README.md
     """
-    from charlm.api import load
     from charlm.errors import CharlmError
-    from charlm.export.card import model_card
-    from charlm.export.exporting import check_output
+    from charlm.export.options import check_output
     from charlm.storage.atomic import atomic_write
 
     if out is not None:
         check_output(out, is_folder=False, force=force)
-    text = model_card(load(choose_run(run, named_run), which=which, device=device))
+    loaded = load(choose_run(run, named_run), which=which, device=device)
+    from charlm.export.card import model_card
+
+    text = model_card(loaded)
     if out is None:
         emit(text)
         return

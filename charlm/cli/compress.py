@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.bars import bar_of_total
+from charlm.cli.loading import load
 from charlm.cli.options import (
     Force,
     Json,
@@ -101,8 +102,6 @@ def compress(
             "cannot be combined with a compressed file on stdout; name a file with --out",
             param_hint="--json",
         )
-    from charlm.api import load
-
     run = load(folder, which=which, device="cpu")
     data = _read(file)
     with bar_of_total("compress", "token", stays=False) as report:
@@ -133,8 +132,6 @@ def decompress(
         )
     target = _target(out, file.removesuffix(_SUFFIX), force=force)
     data = _read(file)
-    from charlm.api import load
-
     loaded = load(folder, which=which, device="cpu")
     name = "stdin" if file == "-" else file
     with bar_of_total("decompress", "token", stays=False) as report:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.arguments import options_from
+from charlm.cli.loading import load
 from charlm.cli.options import (
     Folder,
     Force,
@@ -92,9 +93,6 @@ def export(arguments: ExportArguments) -> None:
 
     Try: charlm export --to html --out model.html
     """
-    from charlm.api import load
-    from charlm.export.exporting import export_run
-
     to, out = arguments.to, arguments.out
     if to is None or out is None:
         raise OptionError("to" if to is None else "out", "is missing; see charlm export --help")
@@ -102,8 +100,11 @@ def export(arguments: ExportArguments) -> None:
         refuse_beside("precision", int8=arguments.int8)
     text = None if arguments.text_file is None else _read_text(arguments.text_file)
     folder = choose_run(arguments.run, arguments.named_run)
+    run = load(folder, which=arguments.which, device="cpu")
+    from charlm.export.exporting import export_run
+
     result = export_run(
-        load(folder, which=arguments.which, device="cpu"),
+        run,
         to,
         out,
         precision="int8" if arguments.int8 else arguments.precision,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.arguments import given_options, options_from
+from charlm.cli.loading import load
 from charlm.cli.options import (
     MAX_COUNT,
     Device,
@@ -88,8 +89,6 @@ def agreement(arguments: AgreementArguments) -> None:
     if file is not None:
         generated = given_options(arguments, ("sentences", "seed", "longest", "most_nouns"))
         refuse_beside("pairs", "which has the sentences", **generated)
-    from charlm.api import load
-
     result = load(folder, which=arguments.which, device=arguments.device).agreement(
         file,
         sentences=arguments.sentences,
@@ -128,8 +127,6 @@ def parity(
 
     Try: charlm eval parity --longest 128
     """
-    from charlm.api import load
-
     folder = choose_run(run, named_run)
     result = load(folder, which=which, device=device).parity(
         strings=strings, longest=longest, seed=seed

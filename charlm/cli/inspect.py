@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from charlm.cli.loading import load_any
 from charlm.cli.options import Folder, Json, NamedRun, Which, choose_run
 from charlm.cli.terminal import emit_result
 
@@ -22,11 +23,10 @@ def inspect(
 
     Try: charlm inspect
     """
-    from charlm.api import load_any
+    loaded = load_any(choose_run(run, named_run), which=which, device="cpu")
     from charlm.model.descriptions import describe_weights
     from charlm.model.language_model import count_parameters
 
-    loaded = load_any(choose_run(run, named_run), which=which, device="cpu")
     rows = count_parameters(loaded.model)
     total = sum(size for _, _, size in rows)
     descriptions = describe_weights(loaded.model, loaded.config.model.cell.kind)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.arguments import given_options, options_from
+from charlm.cli.loading import load
 from charlm.cli.options import (
     Device,
     Json,
@@ -74,8 +75,6 @@ def novelty(arguments: NoveltyArguments) -> None:
 
     Try: charlm eval novelty --temperature 0.8
     """
-    from charlm.api import load
-
     folder, files = split_run_and_texts(arguments.run_and_file, arguments.named_run)
     file = file_of(files, "samples", "RUN|FILE")
     if file is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from charlm.cli.arguments import options_from
+from charlm.cli.loading import load
 from charlm.cli.options import (
     ChosenText,
     Device,
@@ -125,11 +126,10 @@ def perplexity(arguments: PerplexityArguments) -> None:
     """
     text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     options = _scoring_options(arguments, text)
-    from charlm.api import load
-    from charlm.evaluation.perplexity import measure_perplexity
-
     device = device_for(arguments.device, int8=arguments.int8)
     run = load(text.folder, which=arguments.which, device=device)
+    from charlm.evaluation.perplexity import measure_perplexity
+
     score = measure_perplexity(run.trained, options)
     emit_result(score.to_json(), _perplexity_table(score), as_json=arguments.as_json)
 

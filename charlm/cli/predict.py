@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.loading import existing_run
 from charlm.cli.options import Device, Folder, NamedRun, Which, choose_run
 from charlm.cli.terminal import emit, emit_json, say
 from charlm.errors import CharlmError, quote
@@ -36,11 +37,10 @@ def predict(
 
     Try: printf 'GREEK SMALL LETTER BETA\n' | charlm predict
     """
+    folder = existing_run(choose_run(run, named_run))
     from charlm.api import load_labels
-    from charlm.runs.files import RUNS
-    from charlm.runs.folder import newest_run
 
-    loaded = load_labels(choose_run(run, named_run) or newest_run(RUNS), which, device)
+    loaded = load_labels(folder, which, device)
     is_tag = loaded.config.task.kind == "tag"
     unknown: Counter[str] = Counter()
     num_texts = 0

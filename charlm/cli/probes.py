@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.arguments import options_from
+from charlm.cli.loading import load
 from charlm.cli.options import (
     MAX_COUNT,
     MAX_PARALLEL,
@@ -89,8 +90,6 @@ def memory(
 
     Try: charlm eval memory --text "context the formal study of grammar"
     """
-    from charlm.api import load
-
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     if text is not None:
         refuse_beside("text", "which is the passage itself", texts=texts, split=split)
@@ -120,8 +119,6 @@ def context(
 
     Try: charlm eval context --split valid
     """
-    from charlm.api import load
-
     folder, paths, part = choose_text(run_and_texts, named_run, split)
     run = load(folder, which=which, device=device)
     result = run.context(paths=paths, split=part, targets=targets, at=at or ())
@@ -154,8 +151,6 @@ def gradients(arguments: GradientsArguments) -> None:
 
     Try: charlm eval gradients --window 128
     """
-    from charlm.api import load
-
     folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).gradients(
         paths=paths,
@@ -198,8 +193,6 @@ def cells(arguments: CellsArguments) -> None:
 
     Try: charlm eval cells --split valid
     """
-    from charlm.api import load
-
     folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).cells(
         paths=paths,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli.arguments import given_options, options_from
+from charlm.cli.loading import load
 from charlm.cli.options import choose_run, device_for
 from charlm.cli.sample_conflicts import check_conflicts
 from charlm.cli.sample_inputs import read_prompt
@@ -80,11 +81,11 @@ def _build_options(arguments: SampleArguments) -> AnyOptions:
 
 def _write_here(options: AnyOptions, folder: Path | None, arguments: SampleArguments) -> None:
     """Print what the options ask for, with a run on this machine."""
+    run = _load(folder, arguments)
     from charlm.sampling.fill import fill
     from charlm.sampling.next_tokens import next_tokens
     from charlm.sampling.search import search
 
-    run = _load(folder, arguments)
     writer = LocalRun(run, arguments.state_out)
     output = Output(as_json=arguments.as_json, raw=arguments.raw)
     if isinstance(options, FillOptions):
@@ -101,11 +102,10 @@ def _write_here(options: AnyOptions, folder: Path | None, arguments: SampleArgum
 
 def _load(folder: Path | None, arguments: SampleArguments) -> "Run":
     """Load a language model, with its products in int8 if that is asked for."""
-    from charlm.api import load
-    from charlm.trained_model import require_language_model
-
     device = device_for(arguments.device, int8=arguments.int8)
     run = load(folder, which=arguments.which, device=device)
+    from charlm.trained_model import require_language_model
+
     require_language_model(run.trained)
     return _with_int8(run) if arguments.int8 else run
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli.arguments import given_options
+from charlm.cli.loading import existing_run
 from charlm.cli.options import choose_run
 from charlm.cli.sample_inputs import read_sources
 from charlm.cli.sample_options import SampleArguments
@@ -37,11 +38,11 @@ def write_targets(arguments: SampleArguments) -> None:
 
 def _load(folder: Path | None, arguments: SampleArguments) -> "Run | Translator":
     """Load the model of a run folder, or of the newest one."""
-    from charlm.api import load, load_translator
-    from charlm.runs.files import RUNS
-    from charlm.runs.folder import load_run, newest_run
+    from charlm.runs.folder import load_run
 
-    folder = folder or newest_run(RUNS)
+    folder = existing_run(folder)
     is_translator = load_run(folder).config.task.kind == "translate"
+    from charlm.api import load, load_translator
+
     load_it = load_translator if is_translator else load
     return load_it(folder, which=arguments.which, device=arguments.device)

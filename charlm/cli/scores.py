@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.loading import load
 from charlm.cli.options import (
     MAX_COUNT,
     Device,
@@ -118,8 +119,6 @@ def sentences(
         raise typer.BadParameter(
             "must name a file with one sentence per line, or - for stdin", param_hint="RUN|FILE"
         )
-    from charlm.api import load
-
     result = load(folder, which=which, device=device).sentences(path=file, explain=explain)
     _warn_of_unknown(result)
     if ranked:
@@ -144,8 +143,6 @@ def tokens(
 
     Try: charlm eval tokens --show 300
     """
-    from charlm.api import load
-
     folder, paths, part = choose_text(run_and_texts, named_run, split)
     if show is None and not as_json:
         show = _SHOWN_TOKENS
@@ -179,8 +176,6 @@ def compare(
         raise typer.BadParameter(
             f"must be at least two runs, got {len(runs)}", param_hint="RUN RUN..."
         )
-    from charlm.api import load
-
     part = part_to_score(split, [text] if text else [], "text")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
     result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)

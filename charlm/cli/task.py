@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.loading import load_any
 from charlm.cli.options import (
     Device,
     Folder,
@@ -51,9 +52,9 @@ def task(
 
     Try: charlm eval task --split test
     """
-    from charlm.api import LabelRun, load_any
-
     loaded = load_any(choose_run(run, named_run), which=which, device=device)
+    from charlm.api import LabelRun
+
     if isinstance(loaded, LabelRun):
         if beams is not None:
             raise UnsupportedOptionError("beams", "has no effect on labels; remove it")

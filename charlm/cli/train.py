@@ -25,6 +25,7 @@ from charlm.cli.new_run import (
 from charlm.cli.options import as_seeds, flag
 from charlm.cli.train_options import TrainArguments
 from charlm.errors import OptionError, refuse_beside
+from charlm.training.launcher import is_launched
 
 if TYPE_CHECKING:
     from charlm.runs.experiment import Experiment
@@ -54,32 +55,44 @@ def train(arguments: TrainArguments) -> int:
 
     Try: charlm train my.txt --minutes 5
     """
-    from charlm.cli.progress import follow
-    from charlm.training.process_group import SINGLE_PROCESS, is_launched, join
-
     _check_options(arguments)
     if arguments.seeds is not None:
         return _train_seeds(arguments, arguments.seeds)
-    group = SINGLE_PROCESS
-    if is_launched():
-        arguments = _under_torchrun(arguments)
-        group = join()
+    return _train_in_group(arguments) if is_launched() else _train(arguments)
+
+
+def _train_in_group(arguments: TrainArguments) -> int:
+    """Train as one of the processes of torchrun; return the exit status."""
+    from charlm.cli.progress import follow
+    from charlm.training.process_group import join
+
+    arguments = _under_torchrun(arguments)
+    group = join()
     if not group.is_first:
         return follow(lambda: _resume(arguments, Path(group.wait_for("folder")), group))
+    _train(arguments, group)
+    return 0  # torchrun would start a failed process again.
+
+
+def _train(arguments: TrainArguments, group: "Group | None" = None) -> int:
+    """Train in this process, the first one of `group`, or start several; return the exit status."""
     plan = _plan(arguments)
+    from charlm.cli.progress import follow
+    from charlm.training.process_group import SINGLE_PROCESS
+
     if arguments.processes is not None and arguments.processes > 1:
         status = _launch_processes(plan.prepare, arguments.processes, arguments)
     else:
         is_tracked = arguments.track is not None
-        status = follow(lambda: plan.prepare(group), track=is_tracked, report=arguments.report)
+        status = follow(
+            lambda: plan.prepare(group or SINGLE_PROCESS), track=is_tracked, report=arguments.report
+        )
     say_time_left(is_left=plan.leaves_time and status == 0)
-    return 0 if is_launched() else status  # torchrun would start a failed process again.
+    return status
 
 
 def _check_options(arguments: TrainArguments) -> None:
     """Refuse options that cannot be used together, and a tracker that is not installed."""
-    from charlm.tracking import check_installed
-
     budgets = given_options(arguments, _BUDGETS)
     if len(budgets) > 1:
         raise typer.BadParameter(
@@ -95,28 +108,33 @@ def _check_options(arguments: TrainArguments) -> None:
         reason = "which trains in other processes; run charlm view afterwards"
         refuse_beside("processes", reason, report=arguments.report)
     if arguments.track is not None:
+        from charlm.tracking import check_installed
+
         check_installed()
 
 
 def _train_seeds(arguments: TrainArguments, seeds: str) -> int:
     """Train once per seed; return the exit status."""
-    from charlm.cli.seeds import train_seeds
-    from charlm.training.process_group import is_launched
-
     beside = given_options(arguments, ("seed", "resume", "processes", "track"))
     reason = "which trains one run after the other in this process"
     refuse_beside("seeds", reason, **beside, torchrun=is_launched())
+    numbers = as_seeds(seeds)
+    from charlm.cli.seeds import train_seeds
+
     make_run = partial(_make_run, arguments)
     name = _run_name(arguments)
-    return train_seeds(make_run, as_seeds(seeds), arguments.out, name, report=arguments.report)
+    return train_seeds(make_run, numbers, arguments.out, name, report=arguments.report)
 
 
 def _make_run(arguments: TrainArguments) -> NewRun:
     """Check the configuration, or choose one."""
-    from charlm.runs.warm_start import open_ancestor
+    from charlm.runs.folder import check_is_run
 
     ancestor = None
     if arguments.from_run is not None:
+        check_is_run(arguments.from_run)
+        from charlm.runs.warm_start import open_ancestor
+
         ancestor = open_ancestor(arguments.from_run, arguments.from_vocabulary or "grow")
     changes = given_options(arguments, _CHANGES)
     settings = [
@@ -146,9 +164,10 @@ class _Plan(NamedTuple):
 
 def _plan(arguments: TrainArguments) -> _Plan:
     """Return how to begin a new run, or how to resume one."""
-    from charlm.runs.folder import check_new
+    from charlm.runs.folder import check_is_run, check_new
 
     if arguments.resume is not None:
+        check_is_run(arguments.resume)
         return _Plan(partial(_resume, arguments, arguments.resume), leaves_time=False)
     if arguments.out is not None:
         check_new(arguments.out)
@@ -161,7 +180,6 @@ def _resume(arguments: TrainArguments, folder: Path, group: "Group") -> "Experim
     """Prepare to resume the run in a folder."""
     from charlm.data.tokens import available_cores
     from charlm.runs import prepare
-    from charlm.training.process_group import is_launched
 
     experiment = prepare.resume(
         folder,

@@ -123,7 +123,7 @@ def tune(arguments: TuneArguments) -> int:
     _check_options(arguments)
     reported: list[Trial] = []
     with stop_requests() as stop:
-        results = _search(arguments, _make_callbacks(stop, reported))
+        results = _search(arguments, stop, reported)
         status = stop.exit_status
     _print_end(results, is_stopped=status > 0, has_trials=bool(reported))
     _print_results(results, arguments.as_json, is_stopped=status > 0)
@@ -139,27 +139,40 @@ def _check_options(arguments: TuneArguments) -> None:
         raise OptionError("study", "has no effect without {}", others=["storage"])
 
 
-def _search(arguments: TuneArguments, callbacks: "Callbacks") -> "Tuning":
-    """Begin a search, or continue one."""
+def _search(
+    arguments: TuneArguments, stop: Callable[[], bool], reported: "list[Trial]"
+) -> "Tuning":
+    """Begin a search, or continue one; add each trial to `reported`."""
     from charlm.runs.folder import new_folder
-    from charlm.tuning.search import resume, tune
-    from charlm.tuning.study import Budget
 
-    options: dict[str, Any] = {
-        "storage": arguments.storage,
-        "budget": Budget(minutes=arguments.minutes, trials=arguments.trials),
-        "callbacks": callbacks,
-    }
     if arguments.resume is not None:
-        return resume(arguments.resume, **options)
+        from charlm.tuning.search import resume
+
+        return resume(arguments.resume, **_search_options(arguments, stop, reported))
     sources = [*(arguments.corpus or []), *(arguments.texts or [])]
     changes = [*(arguments.overrides or []), *training_overrides({"seed": arguments.seed})]
     config, reasons = _read_config(arguments.config, [*changes, *text_override(sources)])
-    options["callbacks"] = replace(callbacks, begin=lambda: _say_all(reasons))
+    from charlm.tuning.search import tune
+
+    options = _search_options(arguments, stop, reported)
+    options["callbacks"] = replace(options["callbacks"], begin=lambda: _say_all(reasons))
     name = run_name(arguments.config, sources, prefix="tune-")
     with new_folder(arguments.out, name) as folder:
         search = arguments.search or []
         return tune(config, search, out=folder, study=arguments.study, **options)
+
+
+def _search_options(
+    arguments: TuneArguments, stop: Callable[[], bool], reported: "list[Trial]"
+) -> dict[str, Any]:
+    """Return the options of a search that begins or continues."""
+    from charlm.tuning.study import Budget
+
+    return {
+        "storage": arguments.storage,
+        "budget": Budget(minutes=arguments.minutes, trials=arguments.trials),
+        "callbacks": _make_callbacks(stop, reported),
+    }
 
 
 def _read_config(name: str | None, overrides: list[str]) -> "ChosenConfig":

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.loading import load_any
 from charlm.cli.options import (
     Device,
     Folders,
@@ -65,12 +66,13 @@ def view(
 
     Try: charlm view --only curves,memory --open
     """
-    from charlm.api import load_any, write_report
+    passage = _passage(text, text_file)
+    loaded = [load_any(folder, which=which, device=device) for folder in runs_or_newest(runs)]
+    from charlm.api import write_report
     from charlm.views.measurements import SECTIONS
 
-    passage = _passage(text, text_file)
     path = write_report(
-        [load_any(folder, which=which, device=device) for folder in runs_or_newest(runs)],
+        loaded,
         out,
         text=passage,
         sections=only.split(",") if only else SECTIONS,

@@ -10,7 +10,7 @@ from charlm.api import Run
 from charlm.config.cell import CELL_KINDS
 from charlm.config.values import checked
 from charlm.errors import CharlmError
-from charlm.export.options import ExportOptions
+from charlm.export.options import ExportOptions, check_output
 from charlm.export.targets import Precision, TargetName
 from charlm.export.verification import (
     Computed,
@@ -108,25 +108,6 @@ def export(trained: TrainedModel, options: ExportOptions) -> Export:
         bytes=size,
         verification=verification,
     )
-
-
-def check_output(out: Path, *, is_folder: bool, force: bool) -> None:
-    """Raise CharlmError if a file or folder cannot be written without losing something.
-
-    A file is replaced only with `force`; a folder must be empty.
-    """
-    if is_folder:
-        if out.exists() and not out.is_dir():
-            raise CharlmError(f"{out}: is a file; name a folder with --out")
-        if out.is_dir() and any(out.iterdir()):
-            raise CharlmError(f"{out}: the folder is not empty; name another one with --out")
-        return
-    if out.is_dir():
-        raise CharlmError(f"{out}: is a folder; name a file with --out")
-    if out.exists() and not force:
-        raise CharlmError(
-            f"{out}: the file exists; name another one with --out, or overwrite it with --force"
-        )
 
 
 def _check_representable(trained: TrainedModel, options: ExportOptions) -> None:

@@ -25,7 +25,8 @@ from charlm.export.vocabulary import Vocabulary, read_vocabulary
 from charlm.model.uninitialized import uninitialized_model
 from charlm.runs.checkpoint import load_weights, save_checkpoint, weights_of
 from charlm.runs.folder import check_new, write_run_files
-from charlm.runs.verify import MAX_BYTES, check_weights
+from charlm.runs.verify import MAX_BYTES
+from charlm.runs.verify_weights import check_weights
 from charlm.storage.atomic import atomic_output
 from charlm.storage.results import Result
 from charlm.storage.tensors import read_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from charlm.config.values import checked
-from charlm.errors import OptionError, refuse_beside
+from charlm.errors import CharlmError, OptionError, refuse_beside
 from charlm.export.targets import TARGETS, Precision, Target, TargetName
 
 
@@ -71,3 +71,22 @@ class ExportOptions:
     def resolved(self) -> "ExportOptions":
         """The same options with the precision that is used."""
         return replace(self, precision=self.precision or self.target.precisions[0])
+
+
+def check_output(out: Path, *, is_folder: bool, force: bool) -> None:
+    """Raise CharlmError if a file or folder cannot be written without losing something.
+
+    A file is replaced only with `force`; a folder must be empty.
+    """
+    if is_folder:
+        if out.exists() and not out.is_dir():
+            raise CharlmError(f"{out}: is a file; name a folder with --out")
+        if out.is_dir() and any(out.iterdir()):
+            raise CharlmError(f"{out}: the folder is not empty; name another one with --out")
+        return
+    if out.is_dir():
+        raise CharlmError(f"{out}: is a folder; name a file with --out")
+    if out.exists() and not force:
+        raise CharlmError(
+            f"{out}: the file exists; name another one with --out, or overwrite it with --force"
+        )

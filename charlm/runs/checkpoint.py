@@ -1,7 +1,6 @@
 """One checkpoint on disk: state.json and safetensors files."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,18 +13,18 @@ from torch import Tensor, nn
 
 from charlm.errors import CheckpointError
 from charlm.model.language_model import named_weights
-from charlm.runs.files import CONTINUE, RESTORE, Tensors, write_file
+from charlm.runs.files import CONTINUE, RESTORE, write_file
 from charlm.runs.verify import (
     FORMAT,
     PARSE_ERRORS,
     check_run_checksums,
-    check_shapes,
     read_state,
-    read_tensor_file,
     run_checksums,
     seal_state,
 )
+from charlm.runs.verify_weights import check_shapes, read_tensor_file
 from charlm.storage.atomic import link_file, remove_temporary_files
+from charlm.storage.tensors import Tensors
 from charlm.storage.untrusted import one_line
 
 
@@ -122,11 +121,6 @@ def _read_checkpoint(folder: Path, only: str | None) -> Checkpoint:
             raise
         return _read_checkpoint(folder, only)  # A training has replaced the files meanwhile.
     return Checkpoint(folder=folder, state=state, tensors=tensors)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, if there is one."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

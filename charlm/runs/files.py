@@ -17,11 +17,8 @@ The name of a safetensors file contains its checksum, and `state.json` is replac
 atomic step: at any time it names a complete checkpoint.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-
-from torch import Tensor
 
 from charlm.errors import CheckpointError
 from charlm.storage.atomic import atomic_write
@@ -41,8 +38,6 @@ CONTINUE = (
     "continue with --resume"
 )
 BEGIN_AGAIN = "free disk space, or give another --out"
-
-Tensors = Mapping[str, Tensor]
 
 
 def write_file(path: Path, data: bytes, *, remedy: str = CONTINUE) -> None:

@@ -3,23 +3,21 @@
 import difflib
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.show import dump
 from charlm.data.corpus import Corpus, open_corpus
-from charlm.data.labels import Labels
 from charlm.data.listing import MissingTextError
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.vocabulary import load_tokenizer
 from charlm.errors import CharlmError, CheckpointError, ConfigError
-from charlm.model.any_model import Head, head_of
-from charlm.runs.checkpoint import remove_checkpoint
 from charlm.runs.files import BEGIN_AGAIN, LOCK, RESTORE, RUN_FILES, RUNS, write_file
 from charlm.runs.verify import (
     MAX_BYTES,
@@ -30,6 +28,10 @@ from charlm.runs.verify import (
 )
 from charlm.storage.locks import ProcessLock
 from charlm.storage.untrusted import parse_json, read_regular_file
+
+if TYPE_CHECKING:  # They import torch.
+    from charlm.data.labels import Labels
+    from charlm.model.any_model import Head
 
 
 class RunFiles(NamedTuple):
@@ -46,13 +48,15 @@ class RunFiles(NamedTuple):
     corpus: dict[str, Any]
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> "Labels":
         """Labels that the model chooses from; empty for a task without labels."""
         return tuple(self.corpus.get("labels") or ())
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> "Head | None":
         """What the model is made for; None for a language model."""
+        from charlm.model.any_model import head_of
+
         return head_of(self.config.task, self.labels)
 
 
@@ -158,6 +162,11 @@ def write_run_files(
         write_file(folder / name, text.encode(), remedy=BEGIN_AGAIN)
 
 
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, if there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
     """Remove the files of a run that could not be begun, so that the command can be repeated."""
@@ -219,14 +228,19 @@ def similar_run(folder: Path) -> Path | None:
     return runs[names[0]] if names else None
 
 
+def check_is_run(folder: Path) -> None:
+    """Raise CheckpointError if `folder` is not a run folder."""
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder}: {_why_not_a_run(folder)}")
+
+
 def load_run(folder: Path) -> RunFiles:
     """Return configuration, tokenizer and corpus facts of a run folder.
 
     Raises:
         CheckpointError: The folder is not a run folder, or is damaged.
     """
-    if not (folder / "config.yaml").is_file():
-        raise CheckpointError(f"{folder}: {_why_not_a_run(folder)}")
+    check_is_run(folder)
     try:
         check_contents(folder)
         check_run_files(folder)

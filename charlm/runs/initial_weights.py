@@ -14,9 +14,9 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TranslationModel
 from charlm.runs.checkpoint import load_weights, weights_of
 from charlm.runs.experiment import Experiment
-from charlm.runs.files import Tensors
 from charlm.runs.old_text import old_text_or_notice
 from charlm.runs.warm_start import Ancestor, growth_line
+from charlm.storage.tensors import Tensors
 
 
 def with_initial_weights(experiment: Experiment, ancestor: Ancestor | None) -> Experiment:

@@ -1,20 +1,22 @@
 """What is known about runs without loading their models: settings, budgets and scores."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from charlm.config.cell import CELL_KINDS
 from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.task import TaskKind
 from charlm.config.tokenizer import Level
 from charlm.errors import CheckpointError, ConfigError
-from charlm.model.any_model import head_of
-from charlm.model.uninitialized import model_of_shapes
-from charlm.runs.metrics import read_metrics
-from charlm.runs.progress_bar import score_field, unit_of
+from charlm.runs.metrics import read_metrics, score_field, unit_of
 from charlm.runs.verify import MAX_BYTES, PARSE_ERRORS, CorpusFacts, validate_facts
 from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json, read_regular_file
@@ -134,7 +136,7 @@ def summarize(folder: Path) -> RunSummary:
         level=config.tokenizer.level,
         cell=config.model.cell.kind,
         hidden_sizes=list(config.model.hidden_sizes),
-        parameters=_count_parameters(config, corpus),
+        parameters=_count_parameters(folder, config, corpus),
         budget=f"{amount:g} {unit}",
         seed=config.training.seed,
         step=best.get("step"),
@@ -189,8 +191,23 @@ def _read_corpus(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
 
 
-def _count_parameters(config: ResolvedConfig, corpus: Mapping[str, Any]) -> int | None:
-    """Return the number of weights of a run's model; None if its kind of cell is not registered."""
+def _count_parameters(
+    folder: Path, config: ResolvedConfig, corpus: Mapping[str, Any]
+) -> int | None:
+    """Return the number of weights of a run's model; None if its kind of cell is not registered.
+
+    The header of a checkpoint has it. Without one, the model is made, for which torch is imported.
+    """
+    if config.model.cell.kind in CELL_KINDS:
+        with suppress(OSError, SafetensorError):
+            for path in filter(Path.is_file, folder.glob("*/weights-*.safetensors")):
+                with safe_open(path, "numpy") as file:
+                    names = list(file.keys())
+                    shapes: list[list[int]] = [file.get_slice(name).get_shape() for name in names]
+                    return sum(map(math.prod, shapes))
+    from charlm.model.any_model import head_of
+    from charlm.model.uninitialized import model_of_shapes
+
     head = head_of(config.task, corpus.get("labels") or ())
     try:
         model = model_of_shapes(config.model, len(corpus["train_token_counts"]), head)

@@ -1,25 +1,22 @@
-"""The metrics of a run: metrics.jsonl, and sums of step metrics between two evaluations."""
+"""The metrics of a run: metrics.jsonl, and the unit of its scores."""
 
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from charlm.config.training import Training as TrainingSection
+from charlm.config.schema import Config
+from charlm.config.tokenizer import Level
 from charlm.errors import CheckpointError
-from charlm.model.language_model import named_weights
-from charlm.runs.experiment import Experiment
 from charlm.runs.files import CONTINUE, METRICS, write_file
 from charlm.runs.verify import PARSE_ERRORS, MetricsFacts, validate_facts
 from charlm.storage.atomic import append_line
 from charlm.storage.untrusted import parse_json
-from charlm.training.clipping import gradient_group, group_norms
-from charlm.training.loop import Progress
-from charlm.training.loss import Score
+
+if TYPE_CHECKING:  # They import torch.
+    from charlm.runs.experiment import Experiment
+    from charlm.training.loss import Score
 
 # A validation loss that rises by a smaller fraction is no sign of overfitting.
 _NOISE = 0.005
@@ -27,59 +24,9 @@ _NOISE = 0.005
 _COMPARED_FIELDS = {"loss_nats", "is_best", "epochs", "training_loss_nats"}
 
 
-class StepMetrics:
-    """Sums of step metrics, kept on the device to avoid synchronizing."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Start with no steps.
-
-        Args:
-            model: The model that is trained.
-        """
-        zero = next(model.parameters()).new_zeros((), dtype=torch.float64)
-        self._groups = [gradient_group(name) for name, _ in named_weights(model)]
-        self._steps = 0
-        self._loss = zero
-        self._norm = zero
-        self._max_norm = zero
-        self._squared_norms: Tensor = zero  # (tensors,) after the first step.
-        self._clipped_by_norm = zero
-        self._clipped_by_value = zero
-
-    def add(self, progress: Progress) -> None:
-        """Add a step."""
-        clipping = progress.clipping
-        self._steps += 1
-        self._loss = self._loss + progress.loss
-        self._norm = self._norm + clipping.norm
-        self._max_norm = torch.maximum(self._max_norm, clipping.norm)
-        self._squared_norms = self._squared_norms + clipping.norms.double().square()
-        if clipping.by_norm is not None:
-            self._clipped_by_norm = self._clipped_by_norm + clipping.by_norm
-        if clipping.by_value is not None:
-            self._clipped_by_value = self._clipped_by_value + clipping.by_value
-
-    def summary(self, section: TrainingSection, *, learning_rate: float) -> dict[str, Any]:
-        """Return the fields of a line of metrics.jsonl that describe the steps.
-
-        A fraction of clipped steps is None if `section` sets no such limit.
-        """
-        by_norm = float(self._clipped_by_norm) / self._steps
-        by_value = float(self._clipped_by_value) / self._steps
-        return {
-            "learning_rate": learning_rate,
-            "training_loss_nats": float(self._loss) / self._steps,
-            "gradient_norm": float(self._norm) / self._steps,
-            "gradient_norm_max": float(self._max_norm),
-            "clipped_share": None if section.clipnorm is None else by_norm,
-            "clipped_by_value_share": None if section.clipvalue is None else by_value,
-            "gradient_norms": group_norms((self._squared_norms / self._steps).sqrt(), self._groups),
-        }
-
-
 def evaluation_metrics(
-    experiment: Experiment,
-    score: Score | None,
+    experiment: "Experiment",
+    score: "Score | None",
     *,
     fraction_scored: float,
     evaluation_seconds: float,
@@ -110,7 +57,7 @@ def evaluation_metrics(
 
 
 def _score_metrics(
-    experiment: Experiment, score: Score, fraction: float
+    experiment: "Experiment", score: "Score", fraction: float
 ) -> dict[str, float | None]:
     """Return the scores; of a part of the split, as if the rest had the same loss."""
     counts = experiment.tokens["valid"].counts
@@ -125,6 +72,23 @@ def _score_metrics(
         scores["bits_per_character"] = restoration.bits_per(counts.characters, nats)
         scores["bits_per_byte"] = restoration.bits_per(counts.bytes, nats)
     return scores | {"unknown_share": counts.unknown_share, "validation_share": fraction}
+
+
+def level_of_scores(config: Config) -> Level | None:
+    """Return the level of the tokens that are predicted; None for the targets of a task."""
+    return None if config.task.has_pairs else config.tokenizer.level
+
+
+def unit_of(level: Level | None) -> str:
+    """Return the unit of the scores of a model, from `level_of_scores`."""
+    return score_field(level).replace("_", " ") if level else "nats per target"
+
+
+def score_field(level: Level | None) -> str:
+    """Return the field of metrics.jsonl that has the score in this unit."""
+    if level is None:
+        return "loss_nats"
+    return "perplexity" if level == "word" else "bits_per_character"
 
 
 def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -33,7 +33,7 @@ from charlm.runs.folder import (
 )
 from charlm.runs.initial_weights import with_initial_weights, with_old_text
 from charlm.runs.snapshot import rewind, save_snapshot
-from charlm.runs.verify import check_weights
+from charlm.runs.verify_weights import check_weights
 from charlm.runs.warm_start import Ancestor
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from charlm.config.schema import Config
 from charlm.config.tokenizer import Level
 from charlm.runs.experiment import Evaluated, Events, Experiment, Halved, Notice
+from charlm.runs.metrics import level_of_scores, score_field, unit_of
 from charlm.training.loop import Progress
 
 _REFRESH_SECONDS = 0.2
@@ -82,23 +82,6 @@ def shown(experiment: Experiment, events: Events, *, first_lines: Sequence[str] 
             elif isinstance(event, Notice):
                 bar.write(event.message)
             yield event
-
-
-def level_of_scores(config: Config) -> Level | None:
-    """Return the level of the tokens that are predicted; None for the targets of a task."""
-    return None if config.task.has_pairs else config.tokenizer.level
-
-
-def unit_of(level: Level | None) -> str:
-    """Return the unit of the scores of a model, from `level_of_scores`."""
-    return score_field(level).replace("_", " ") if level else "nats per target"
-
-
-def score_field(level: Level | None) -> str:
-    """Return the field of metrics.jsonl that has the score in this unit."""
-    if level is None:
-        return "loss_nats"
-    return "perplexity" if level == "word" else "bits_per_character"
 
 
 def format_score(score: float | None, level: Level | None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from charlm.config.training import Training as TrainingSection
 from charlm.errors import DivergenceError
-from charlm.runs.checkpoint import load_checkpoint, remove_checkpoint
+from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import (
     Evaluated,
     Event,
@@ -25,9 +25,8 @@ from charlm.runs.experiment import (
     Prepared,
     training_windows,
 )
-from charlm.runs.folder import acquired, check_exists
+from charlm.runs.folder import acquired, check_exists, remove_checkpoint
 from charlm.runs.metrics import (
-    StepMetrics,
     append_metrics,
     evaluation_metrics,
     overfitting,
@@ -36,6 +35,7 @@ from charlm.runs.metrics import (
 from charlm.runs.old_text import forgetting
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
+from charlm.runs.step_metrics import StepMetrics
 from charlm.runs.validation import (
     EvaluationStopped,
     fraction_scored,

@@ -19,8 +19,9 @@ from charlm.runs.checkpoint import (
     weights_of,
 )
 from charlm.runs.experiment import Experiment
-from charlm.runs.files import CONTINUE, RESTORE, Tensors
+from charlm.runs.files import CONTINUE, RESTORE
 from charlm.runs.metrics import truncate_metrics
+from charlm.storage.tensors import Tensors
 from charlm.training.devices import precision_name
 from charlm.training.loop import TrainingState
 from charlm.version import VERSION

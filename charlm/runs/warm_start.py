@@ -17,10 +17,9 @@ from charlm.data.vocabulary import decode_blocks
 from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.runs.checkpoint import load_checkpoint
-from charlm.runs.files import Tensors
 from charlm.runs.folder import load_run
-from charlm.runs.verify import check_weights
-from charlm.storage.tensors import tensors_checksum
+from charlm.runs.verify_weights import check_weights
+from charlm.storage.tensors import Tensors, tensors_checksum
 
 Vocabulary = Literal["grow", "keep"]
 # Settings of the network that may differ from the ancestor's: its weights do not depend on them.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from charlm.storage.untrusted import one_line
 
+Tensors = Mapping[str, Tensor]
+
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name.
@@ -35,7 +37,7 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(one_line(f"not a valid safetensors file: {error}")) from None
 
 
-def tensors_checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> str:
+def tensors_checksum(tensors: Tensors, facts: Mapping[str, Any] | None = None) -> str:
     """Return the SHA-256 of named tensors, and of facts that belong to them, in hexadecimal."""
     digest = hashlib.sha256(b"" if facts is None else json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):

@@ -23,7 +23,7 @@ from charlm.model.uninitialized import uninitialized_label_model
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run, open_run_corpus
-from charlm.runs.verify import check_weights
+from charlm.runs.verify_weights import check_weights
 from charlm.storage.results import Result
 from charlm.trained_model import Origin, present_checkpoint
 from charlm.training.devices import choose_device

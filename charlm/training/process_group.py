@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from inspect import signature
@@ -216,25 +216,6 @@ def unsynchronized(objective: AnyObjective) -> AbstractContextManager[None]:
 def _compress_to_bf16(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     # Under its own name torch accepts this hook for NCCL only; gloo can run it too.
     return default_hooks.bf16_compress_hook(state, bucket)
-
-
-def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether torchrun, or a launcher with the same variables, has started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
-
-
-def check_single_process(environment: Mapping[str, str] = os.environ) -> None:
-    """Check that no launcher has started this process beside others.
-
-    Raises:
-        GroupError: There are others; each would train the whole run for itself.
-    """
-    if is_launched(environment) and environment["WORLD_SIZE"] != "1":
-        raise GroupError(
-            "torchrun: Python functions such as charlm.train use one process, got WORLD_SIZE="
-            f"{environment['WORLD_SIZE']}; start the command line: torchrun ... -m charlm train "
-            "... --out DIR (docs/scale.md)"
-        )
 
 
 def join() -> Group:

@@ -129,6 +129,6 @@ def test_ctrl_c_during_a_command_ends_in_one_line(monkeypatch, capsys):
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("charlm.api.loading.load", interrupt)
+    monkeypatch.setattr("charlm.cli.inspect.load_any", interrupt)
     assert charlm(["inspect", "run"]) == 130
     assert capsys.readouterr().err == "charlm: interrupted\n"

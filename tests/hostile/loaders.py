@@ -45,7 +45,7 @@ from charlm.runs import prepare
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import training_windows
 from charlm.runs.folder import load_run
-from charlm.runs.verify import check_weights
+from charlm.runs.verify_weights import check_weights
 
 LEVELS = ("char", "word", "byte", "bpe")
 # These load a model or resume a training at every use.

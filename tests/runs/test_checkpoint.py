@@ -14,7 +14,8 @@ from charlm.errors import CheckpointError
 from charlm.runs import checkpoint as checkpoint_module
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint, save_checkpoint
-from charlm.runs.verify import FORMAT, read_tensor_file
+from charlm.runs.verify import FORMAT
+from charlm.runs.verify_weights import read_tensor_file
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ from charlm.runs.experiment import training_windows
 from charlm.runs.prepare import begin, resume
 from charlm.runs.snapshot import save_snapshot
 from charlm.training import process_group
-from charlm.training.process_group import Group, is_launched
+from charlm.training.launcher import is_launched
+from charlm.training.process_group import Group
 
 HANG_SECONDS = 120  # Far more than any step of a test takes.
 SETTINGS = [*SMALL, "training.batch_size=5", "training.clipnorm=2"]

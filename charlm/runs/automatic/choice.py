@@ -5,18 +5,19 @@ Fields that the user has set stay as they are, and the others are chosen to fit 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charlm.config.load import check_config, load_config, override
 from charlm.config.schema import Config
-from charlm.runs.automatic.device import device_speed
 from charlm.runs.automatic.fields import DROPOUT_FIELDS, model_fields, training_fields
 from charlm.runs.automatic.plan import Plan, make_plan
 from charlm.runs.automatic.reasons import make_reasons, text_line
 from charlm.runs.automatic.recipes import MIN_WEIGHT_DECAY, recipe_for
-from charlm.runs.automatic.speed import Speed
 from charlm.runs.automatic.text import TextFacts, inspect_text, text_override
-from charlm.runs.warm_start import Ancestor, inherit
+
+if TYPE_CHECKING:  # They import torch.
+    from charlm.runs.automatic.speed import Speed
+    from charlm.runs.warm_start import Ancestor
 
 # Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
 # fraction of the old text, which costs nothing on the new one.
@@ -39,8 +40,8 @@ class ChosenConfig(NamedTuple):
 def choose(
     overrides: Sequence[str] = (),
     *,
-    speed: Speed | None = None,
-    ancestor: Ancestor | None = None,
+    speed: "Speed | None" = None,
+    ancestor: "Ancestor | None" = None,
 ) -> ChosenConfig:
     """Choose the fields of a configuration that `overrides` leave open.
 
@@ -56,9 +57,13 @@ def choose(
     """
     config = load_config(None, overrides)
     if ancestor is not None:
+        from charlm.runs.warm_start import inherit
+
         config = inherit(config, ancestor)
     inspection = inspect_text(config)
     text = inspection.text
+    from charlm.runs.automatic.device import device_speed  # It imports torch.
+
     plan = make_plan(config, text, speed or device_speed(config, text))
     fields = {
         "corpus": inspection.corpus_fields,
@@ -87,7 +92,7 @@ def choose_reading_of_text(overrides: Sequence[str] = ()) -> ChosenConfig:
 
 
 def _chosen_fields(
-    config: Config, text: TextFacts, plan: Plan, ancestor: Ancestor | None
+    config: Config, text: TextFacts, plan: Plan, ancestor: "Ancestor | None"
 ) -> dict[str, dict[str, Any]]:
     """Return the fields that follow from a plan, by sections of the configuration.
 

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from charlm.config.schema import Config
 from charlm.runs.automatic.recipes import recipe_for
-from charlm.runs.automatic.speed import Speed
 from charlm.runs.automatic.text import TextFacts
+
+if TYPE_CHECKING:  # It imports torch.
+    from charlm.runs.automatic.speed import Speed
 
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
@@ -64,7 +66,7 @@ class Plan:
         return max(1.0, self.passes * self.shape.steps_per_pass(text))
 
 
-def make_plan(config: Config, text: TextFacts, speed: Speed) -> Plan:
+def make_plan(config: Config, text: TextFacts, speed: "Speed") -> Plan:
     """Return the size of the network and the length of the training."""
     training = config.training
     shape = batch_shape(config, text)
