@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli.arguments import options_from
-from charlm.cli.loading import load
+from charlm.cli.loading import existing_run, load
 from charlm.cli.options import (
     MAX_PARALLEL,
     Device,
@@ -99,11 +99,10 @@ def serve(arguments: ServeArguments) -> None:
     """
     options = _serve_options(arguments)
     _refuse_equal_names(arguments.runs or [])
-    loaded = [
-        load(folder, which=arguments.which, device=arguments.device)
-        for folder in runs_or_newest(arguments.runs)
-    ]
+    folders = [existing_run(folder) for folder in runs_or_newest(arguments.runs)]
     from charlm.serving.server import Server
+
+    loaded = [load(folder, which=arguments.which, device=arguments.device) for folder in folders]
 
     def announce(url: str) -> None:
         names = ", ".join(str(run.folder) for run in loaded)

@@ -387,11 +387,8 @@ def test_other_fields_fit_a_set_batch_size_window_or_optimizer(text_of):
 def test_the_validation_part_of_a_large_text_is_no_larger_than_a_score_needs(text_of):
     assert chosen(text_of(PROSE)).corpus.valid_share == 0.1
     large = PROSE * 300
-    choice = choose([text_of(large)], speed=constant_speed(50_000))
-    fraction = choice.config.corpus.valid_share
+    fraction = chosen(text_of(large)).corpus.valid_share
     assert fraction * len(large) == pytest.approx(200_000, rel=0.05)
-    characters = choice.reasons[0].split(" characters")[0].split(", ")[-1].replace(",", "")
-    assert int(characters) == pytest.approx((1 - fraction) * len(large), rel=1e-6)
 
 
 def test_level_mode_and_validation_part_of_a_corpus_card_are_kept():

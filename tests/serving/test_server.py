@@ -72,9 +72,11 @@ def test_a_port_in_use_is_one_line(trained, capsys):
     )
 
 
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(monkeypatch, capsys):
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+    trained, monkeypatch, capsys
+):
     cases = [
-        ("uvicorn", "charlm.serving.server", ["serve", "run"], "serve"),
+        ("uvicorn", "charlm.serving.server", ["serve", str(trained)], "serve"),
         ("httpx", "charlm.serving.client", ["sample", "--url", "http://127.0.0.1:1"], "client"),
     ]
     for package, module, arguments, extra in cases:

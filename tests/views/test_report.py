@@ -219,7 +219,7 @@ def test_the_command_writes_the_report_and_prints_its_path(trained, capsys, tmp_
 
 def test_a_passage_that_is_the_name_of_a_file_is_pointed_out(trained, capsys, tmp_path):
     (tmp_path / "cat").write_text("The cat sat.\n", encoding="utf-8")
-    only = ["--only", "network", "--out", str(tmp_path / "page.html")]
+    only = ["--only", "surprisal", "--out", str(tmp_path / "page.html")]
     for passage, is_file in ((str(tmp_path / "cat"), True), ("The cat " * 50, False)):
         assert charlm(["view", str(trained), "--text", passage, *only]) == 0
         assert ("use --text-file" in capsys.readouterr().err) is is_file
