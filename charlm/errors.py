@@ -67,10 +67,12 @@ def refuse_beside(option: str, reason: str = "", /, **others: object) -> None:
         reason: Relative clause about it.
         others: Values of the excluded options by name; None, False and () are not given.
     """
+    clause = f", {reason}" if reason else ""
     for other, value in others.items():
         if value is not None and value is not False and value not in ([], ()):
-            problem = f"cannot be combined with {{}}{', ' * bool(reason)}{reason}; leave one out"
-            raise OptionError(other, problem, others=[option])
+            raise OptionError(
+                other, f"cannot be combined with {{}}{clause}; leave one out", others=[option]
+            )
 
 
 class ConfigError(CharlmError):

@@ -9,7 +9,6 @@ import typer
 from charlm.cli.arguments import given_options, options_from
 from charlm.cli.loading import load
 from charlm.cli.options import (
-    MAX_COUNT,
     Device,
     Folder,
     Json,
@@ -24,6 +23,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.tables import format_range, format_settings
 from charlm.cli.terminal import emit_result, folded
+from charlm.config.values import MAX_COUNT
 from charlm.errors import refuse_beside
 
 if TYPE_CHECKING:  # It imports torch.

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import typer
 
-from charlm.config.values import MAX_COUNT as MAX_COUNT
-from charlm.config.values import MAX_SEED as MAX_SEED
+from charlm.config.values import MAX_COUNT, MAX_SEED
 from charlm.errors import CheckpointError, refuse_beside
 from charlm.storage.arguments import utf8_argument
 

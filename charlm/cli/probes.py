@@ -10,7 +10,6 @@ import typer
 from charlm.cli.arguments import options_from
 from charlm.cli.loading import load
 from charlm.cli.options import (
-    MAX_COUNT,
     MAX_PARALLEL,
     At,
     Device,
@@ -31,6 +30,7 @@ from charlm.cli.options import (
 from charlm.cli.predict import describe_unknown
 from charlm.cli.tables import format_settings
 from charlm.cli.terminal import emit_result, folded, say, say_if_file
+from charlm.config.values import MAX_COUNT
 from charlm.errors import quote, refuse_beside
 
 if TYPE_CHECKING:  # It imports torch.

@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from charlm.cli.options import (
-    MAX_COUNT,
     MAX_PARALLEL,
-    MAX_SEED,
     Device,
     Folder,
     NamedRun,
@@ -23,6 +21,7 @@ from charlm.cli.options import (
     some_text,
     unicode_text,
 )
+from charlm.config.values import MAX_COUNT, MAX_SEED
 from charlm.sampling.options import DEFAULT_TEMPERATURE
 
 # Groups of options in the help.

@@ -12,7 +12,6 @@ import typer
 
 from charlm.cli.loading import load
 from charlm.cli.options import (
-    MAX_COUNT,
     Device,
     Json,
     NamedRun,
@@ -32,6 +31,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.tables import format_number, format_range, format_settings
 from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
+from charlm.config.values import MAX_COUNT
 from charlm.errors import quote
 from charlm.evaluation.options import RARE
 
