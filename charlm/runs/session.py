@@ -118,7 +118,8 @@ def _run(
 
 def _make_objective(experiment: Experiment) -> AnyObjective:
     section = experiment.config.training
-    objective = make_objective(experiment.model, section, experiment.hardware)
+    mode = experiment.corpus.mode
+    objective = make_objective(experiment.model, section, experiment.hardware, mode)
     return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 

@@ -106,24 +106,43 @@ def summed_cross_entropy(
     return CrossEntropy(objective=objective / (batch_size or targets.shape[1]), nats=nats)
 
 
-def regularization(section: TrainingSection, features: Tensor, projected: Tensor) -> Tensor | float:
+def regularization(
+    section: TrainingSection,
+    features: Tensor,
+    projected: Tensor,
+    is_predicted: Tensor | None = None,
+) -> Tensor | float:
     """Return the penalty on large and on changing activations: AR and TAR of Merity et al. 2018.
 
-    arXiv:1708.02182, section 4.6. There it is added to a mean over tokens; here it is multiplied by
-    the window, because J is a sum over the window.
+    With z the features, y the inputs of the projection, T the time, and means over the units:
+
+        (1 / columns) Σ_columns (a Σ_t mean(y_t²) + b T / (T − 1) Σ_t mean((z_t − z_{t−1})²))
+
+    Without padding it is T (a mean(y²) + b mean((z_t − z_{t−1})²)): that of arXiv:1708.02182,
+    section 4.6, which is added to a mean over tokens, times T, because J is a sum over time.
 
     Args:
-        section: Weights of AR and TAR.
-        features: Output of the recurrence, (time, batch, hidden).
-        projected: Inputs of the projection, after dropout, (time, batch, width).
+        section: Weights of AR and TAR, a and b.
+        features: Output of the recurrence, (time, columns, hidden).
+        projected: Inputs of the projection, after dropout, (time, columns, width).
+        is_predicted: Whether a token is predicted after a position, (time, columns): the sums are
+            over these positions, and over the changes between two of them; None for all.
     """
     penalty: Tensor | float = 0.0
     if section.activation_regularization:
-        penalty = penalty + section.activation_regularization * projected.float().square().mean()
+        size = _mean_square(projected, is_predicted)
+        penalty = penalty + section.activation_regularization * size
     if section.temporal_regularization and len(features) > 1:
-        change = features.float().diff(dim=0)
-        penalty = penalty + section.temporal_regularization * change.square().mean()
+        are_predicted = None if is_predicted is None else is_predicted[1:] & is_predicted[:-1]
+        change = _mean_square(features.float().diff(dim=0), are_predicted)
+        penalty = penalty + section.temporal_regularization * change
     return len(features) * penalty
+
+
+def _mean_square(values: Tensor, is_counted: Tensor | None) -> Tensor:
+    """Return the mean square of values, (time, columns, units); those not counted are zero."""
+    squares = values.float().square()
+    return (squares if is_counted is None else squares * is_counted[..., None]).mean()
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charlm.config.corpus import Mode
 from charlm.config.training import Training as TrainingSection
 from charlm.data.windows.window import PADDING
 from charlm.model.any_model import AnyModel
@@ -65,7 +66,6 @@ class Objective(Protocol):
         targets: Tensor,
         states: States | None,
         batch_size: float,
-        num_valid_columns: int,
     ) -> ObjectiveValue:
         """Compute J for some columns of a window.
 
@@ -74,7 +74,6 @@ class Objective(Protocol):
             targets: Targets of the ids, (time, columns).
             states: States before the window; None for the initial states.
             batch_size: Number of columns that J is a mean over; these columns are a part of them.
-            num_valid_columns: Number of these columns that are not padding.
         """
 
 
@@ -85,14 +84,22 @@ class _ModelObjective(nn.Module, ABC):
         model: The model, on the device of `hardware`.
         section: Label smoothing and regularization of activations.
         hardware: Device and precision of the model.
+        mode: How the text is read. In records mode, activations at padding are not regularized.
     """
 
-    def __init__(self, model: AnyModel, section: TrainingSection, hardware: Hardware) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        section: TrainingSection,
+        hardware: Hardware,
+        mode: Mode = "stream",
+    ) -> None:
         """Create the objective of a model; see the attributes of the class."""
         super().__init__()
         self.model = model
         self.section = section
         self.hardware = hardware
+        self.mode = mode
 
     @property
     def num_networks(self) -> int:
@@ -128,7 +135,6 @@ class LanguageModelObjective(_ModelObjective):
         targets: Tensor,
         states: States | None,
         batch_size: float,
-        num_valid_columns: int,
     ) -> ObjectiveValue:
         """Compute J for some columns of a window; see `Objective`."""
         with self.hardware.autocast():
@@ -141,8 +147,9 @@ class LanguageModelObjective(_ModelObjective):
                 smoothing=self.section.label_smoothing,
                 batch_size=batch_size,
             )
-            penalty = regularization(self.section, features, projected)
-            objective = objective + penalty * (num_valid_columns / batch_size)
+            is_predicted = targets != PADDING if self.mode == "records" else None
+            penalty = regularization(self.section, features, projected, is_predicted)
+            objective = objective + penalty * (targets.shape[1] / batch_size)
         # Gradients stop at the window's edge: truncated BPTT (Williams and Peng 1990).
         return ObjectiveValue(objective=objective, nats=nats, states=detach(states))
 
@@ -163,7 +170,6 @@ class LabelObjective(_ModelObjective):
         targets: Tensor,
         states: States | None,
         batch_size: float,
-        num_valid_columns: int,
     ) -> ObjectiveValue:
         """Compute J for some records; see `Objective`.
 
@@ -195,9 +201,11 @@ def _learns_states(encoder: Encoder) -> bool:
     return any(len(layer) for layer in layers)
 
 
-def make_objective(model: AnyModel, section: TrainingSection, hardware: Hardware) -> Objective:
+def make_objective(
+    model: AnyModel, section: TrainingSection, hardware: Hardware, mode: Mode = "stream"
+) -> Objective:
     """Return the objective of a model, whose gradients are sparse where that is faster."""
     allow_sparse_gradients(model, allowed=hardware.device.type == "cpu")
     if isinstance(model, LabelModel):
-        return LabelObjective(model, section, hardware)
-    return LanguageModelObjective(model, section, hardware)
+        return LabelObjective(model, section, hardware, mode)
+    return LanguageModelObjective(model, section, hardware, mode)

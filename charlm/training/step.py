@@ -124,16 +124,13 @@ def _accumulate(
     """
     num_networks = unwrap(objective).num_networks
     columns = batch.inputs.shape[1] // num_networks
-    shard = group.shard.columns(batch.global_batch_size)
-    num_valid_columns = shard.stop - shard.start  # The others are padding.
     batch_size = batch.global_batch_size * num_networks / group.size
     parts = min(accumulation, columns)
     values = []
     for number in range(parts):
         part = Shard(number, parts).columns(columns)
-        valid = max(min(part.stop, num_valid_columns) - part.start, 0) * num_networks
         with nullcontext() if number == parts - 1 else unsynchronized(objective):
-            value = objective(*batch.select(part, unwrap(objective)), batch_size, valid)
+            value = objective(*batch.select(part, unwrap(objective)), batch_size)
             (value.objective * loss_scale).backward()
         values.append(value._replace(objective=value.objective.detach()))
     return values

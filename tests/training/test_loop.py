@@ -212,7 +212,7 @@ class ClassifierObjective(torch.nn.Module):
     def initial_states(self, batch_size):
         return ()
 
-    def forward(self, inputs, targets, states, batch_size, num_valid_columns):
+    def forward(self, inputs, targets, states, batch_size):
         embedding, linear = self.model
         logits = linear(embedding(inputs).mean(dim=0))
         nats = torch.nn.functional.cross_entropy(logits, targets[0], reduction="sum")

@@ -199,6 +199,19 @@ def test_activation_regularization_by_hand():
     assert regularization(Training(), features, read) == 0
 
 
+def test_regularization_counts_neither_padding_nor_changes_to_it_by_hand():
+    features = torch.tensor([[[1.0], [5.0]], [[3.0], [9.0]], [[100.0], [9.0]]])
+    is_predicted = torch.tensor([[True, True], [True, True], [False, True]])
+    penalty = regularization(
+        Training(activation_regularization=0.5), features, features, is_predicted
+    )
+    torch.testing.assert_close(penalty, torch.tensor(0.5 * (1 + 9 + 25 + 81 + 81) / 2))
+    penalty = regularization(
+        Training(temporal_regularization=4.0), features, features, is_predicted
+    )
+    torch.testing.assert_close(penalty, torch.tensor(4.0 * 3 / 2 * (4 + 16) / 2))
+
+
 def test_a_window_of_one_token_has_no_temporal_regularization():
     one = torch.ones(1, 2, 3)
     assert regularization(Training(temporal_regularization=3.0), one, one) == 0
