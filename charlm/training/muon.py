@@ -21,23 +21,9 @@ _NEWTON_SCHULZ = ((5.0977, -14.8220, 10.9353), (3.7821, -6.9876, 3.4380), (3.755
 
 
 def gate_rows(model: nn.Module) -> dict[Tensor, int]:
-    """Return each matrix of the recurrent layers and their blocks with its rows per gate.
-
-    A matrix that does not consist of gates one below the other, as those of the Mogrifier, is one
-    block.
-    """
-    rows: dict[Tensor, int] = {}
-    for cell in model.modules():
-        if isinstance(cell, GriffinBlock):
-            rows.update(cell.matrix_rows())
-        if not isinstance(cell, Cell):
-            continue
-        for name, tensor in cell.named_parameters():
-            if tensor.ndim == 2:
-                is_mogrifier = name.startswith("mogrifier.")
-                has_gates = len(tensor) % cell.hidden_size == 0 and not is_mogrifier
-                rows[tensor] = cell.hidden_size if has_gates else len(tensor)
-    return rows
+    """Return each matrix of the recurrent layers and their blocks with its rows per gate."""
+    layers = (module for module in model.modules() if isinstance(module, Cell | GriffinBlock))
+    return dict(pair for layer in layers for pair in layer.matrix_rows())
 
 
 class GatewiseMuon(torch.optim.AdamW):

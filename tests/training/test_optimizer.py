@@ -8,6 +8,8 @@ import torch
 
 from charlm.config.model import Model
 from charlm.config.training import Training
+from charlm.model.cells.gru import ResetFreeGRU
+from charlm.model.cells.mogrifier import MogrifierLSTM
 from charlm.model.language_model import LanguageModel, named_weights
 from charlm.training.clipping import clip, gradient_group, group_norms
 from charlm.training.muon import gate_rows, orthogonalize
@@ -349,6 +351,19 @@ def test_the_rows_of_a_gate_in_a_matrix_are_the_units_of_the_cell():
         model = LanguageModel(Model(cell=cell, hidden_size=4, embedding_size=3, tied=True), 5)
         found = {tuple(matrix.shape): size for matrix, size in gate_rows(model).items()}
         assert found == rows, cell
+
+
+def test_a_cell_of_your_own_states_the_rows_of_its_gates_in_an_order_that_checkpoints_keep():
+    class Halves(ResetFreeGRU):
+        def matrix_rows(self):
+            yield self.input.weight, 2
+            yield self.recurrent.weight, 4
+
+    cell = Halves(3, 4)
+    assert gate_rows(cell) == {cell.input.weight: 2, cell.recurrent.weight: 4}
+    mogrifier = MogrifierLSTM(3, 4, rounds=3, rank=2)
+    matrices = [tensor for tensor in mogrifier.parameters() if tensor.ndim == 2]
+    assert list(gate_rows(mogrifier)) == matrices
 
 
 def test_muon_trains_the_matrices_of_both_directions():

@@ -91,6 +91,17 @@ class Cell(nn.Module, ABC):
         """Yield the products that make the recurrence: all except the input weights."""
         return (product for product in self.products() if product is not self.input)
 
+    def matrix_rows(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield each matrix with its rows per gate, which Muon makes orthogonal gate by gate.
+
+        A matrix with a multiple of `hidden_size` rows has that many per gate; any other is one
+        block. A cell with other matrices overrides this method.
+        """
+        for tensor in self.parameters():
+            if tensor.ndim == 2:
+                has_gates = len(tensor) % self.hidden_size == 0
+                yield tensor, self.hidden_size if has_gates else len(tensor)
+
     def initialize(self, gain: float = 1.0) -> None:
         """Draw the initial weights.
 

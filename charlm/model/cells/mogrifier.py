@@ -1,5 +1,7 @@
 """The Mogrifier LSTM: input and hidden state gate each other before the step."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +64,13 @@ class MogrifierLSTM(Cell):
         input_gate, forget, output = sigmoids(gates[0], gates[1], gates[3])
         memory = forget * memory + input_gate * torch.tanh(gates[2])
         return output * torch.tanh(memory), memory
+
+    def matrix_rows(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield each matrix with its rows per gate; those of the rounds have no gates."""
+        yield self.input.weight, self.hidden_size
+        yield self.recurrent.weight, self.hidden_size
+        for tensor in self.mogrifier.parameters():
+            yield tensor, len(tensor)
 
     def initialize(self, gain: float = 1.0) -> None:
         """Draw the initial weights of an LSTM; the rounds' matrices are Glorot uniform."""
