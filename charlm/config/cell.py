@@ -144,6 +144,12 @@ class Cell(Section):
         """Names of the options of this kind."""
         return CELL_OPTIONS.get(self.kind, ())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every option of this kind has its default."""
+        fields = type(self).model_fields
+        return all(getattr(self, name) == fields[name].default for name in self.options)
+
     def fields_shown(self) -> list[str]:
         """Return `kind` and the names of its options."""
         return ["kind", *self.options]

@@ -7,7 +7,7 @@ the names of torch's layer where torch has the recurrence, else those of `charlm
 from typing import NamedTuple
 
 from charlm.config.cell import Cell as CellSection
-from charlm.export.lstm_variant import LSTMVariant, is_variant
+from charlm.export.lstm_variant import LSTMVariant
 
 _BAG = '''
 class Bag(nn.Module):
@@ -414,7 +414,7 @@ def cell_source(section: CellSection) -> CellSource:
         sources = {"after": _GRU, "before": _RESET_BEFORE_GRU, "none": _RESET_FREE_GRU}
         return CellSource("GRU", sources[section.reset], 1)
     if section.kind == "lstm":
-        if not is_variant(section):
+        if section.is_plain:
             return CellSource("LSTM", _LSTM, 2)
         variant = LSTMVariant(section)
         return CellSource("LSTM", variant.source, variant.num_states)

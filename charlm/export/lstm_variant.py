@@ -9,12 +9,6 @@ from textwrap import indent
 from charlm.config.cell import Cell as CellSection
 
 
-def is_variant(section: CellSection) -> bool:
-    """Return whether an LSTM has an option that torch.nn.LSTM lacks."""
-    options = (section.peepholes, section.without, section.coupled, section.capped)
-    return any(options) or section.full_gate_recurrence
-
-
 class LSTMVariant:
     """The class of an LSTM with options, as in `charlm.model.cells.lstm.LSTMVariant`.
 

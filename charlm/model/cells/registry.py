@@ -17,7 +17,6 @@ from charlm.model.cells.rg_lru import RGLRU
 from charlm.model.cells.simple import Bag, Elman, SigmoidElman
 from charlm.model.cells.slstm import SLSTM
 
-_PLAIN_LSTM = CellSection.model_validate({"kind": "lstm"})
 CellFactory = Callable[[int, int], Cell]  # (input_size, hidden_size) → a layer.
 
 
@@ -85,7 +84,7 @@ def register_cell(name: str, factory: CellFactory) -> None:
 
 
 def _lstm(section: CellSection, input_size: int, hidden_size: int) -> Cell:
-    if section == _PLAIN_LSTM:
+    if section.is_plain:  # torch's LSTM.
         return LSTM(input_size, hidden_size)
     return LSTMVariant(input_size, hidden_size, section)
 
