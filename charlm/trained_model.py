@@ -24,7 +24,7 @@ from charlm.errors import CharlmError, CheckpointError, CorpusError, OptionError
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TokenModel, TranslationModel
-from charlm.model.uninitialized import uninitialized_model, uninitialized_translation_model
+from charlm.model.uninitialized import uninitialized
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
@@ -165,7 +165,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     run = load_run(folder)
     if run.head is not None:
         raise LanguageModelRequiredError(folder, run.config)
-    return _load(TrainedModel, run, uninitialized_model, folder, which, device)
+    return _load(TrainedModel, run, LanguageModel, folder, which, device)
 
 
 def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
@@ -177,7 +177,7 @@ def load_translator(folder: Path, which: CheckpointName, device: str) -> Trained
             f"{folder}: has no decoder (task {task.kind}); train one with charlm train PAIRS "
             "--task translate"
         )
-    make = partial(uninitialized_translation_model, task=task)
+    make = partial(TranslationModel, task=task)
     return _load(TrainedTranslator, run, make, folder, which, device)
 
 
@@ -195,7 +195,7 @@ def _load(
     chosen = choose_device(device)
     size = run.tokenizer.vocabulary_size
     check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
-    model = make(run.config.model, size)
+    model = uninitialized(make, run.config.model, size)
     load_weights(model, saved.weights, saved.folder)
     model.to(chosen).eval()
     return kind(

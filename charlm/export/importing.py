@@ -22,7 +22,8 @@ from charlm.evaluation.perplexity import Perplexity, measure_perplexity, score_t
 from charlm.evaluation.static_model import StaticModel
 from charlm.export.state_dict import GATES, Layer, Matched, MatchOptions, match
 from charlm.export.vocabulary import Vocabulary, read_vocabulary
-from charlm.model.uninitialized import uninitialized_model
+from charlm.model.language_model import LanguageModel
+from charlm.model.uninitialized import uninitialized
 from charlm.runs.checkpoint import load_weights, save_checkpoint, weights_of
 from charlm.runs.folder import check_new, write_run_files
 from charlm.runs.verify import MAX_BYTES
@@ -221,7 +222,7 @@ def _trained_model(
     size = vocabulary.tokenizer.vocabulary_size
     weights = dict(_weights(matched, vocabulary))
     check_weights(weights, config.model, size, place=options.weights)
-    model = uninitialized_model(config.model, size)
+    model = uninitialized(LanguageModel, config.model, size)
     load_weights(model, weights, options.weights)
     corpus = {
         "title": f"imported from {options.weights.name}",

@@ -19,7 +19,8 @@ from charlm.config.model import Model as ModelSection
 from charlm.errors import CharlmError
 from charlm.export.verification import Computed, Logits
 from charlm.export.weights import read_weights
-from charlm.model.uninitialized import uninitialized_model
+from charlm.model.language_model import LanguageModel
+from charlm.model.uninitialized import uninitialized
 
 _TIMEOUT_SECONDS = 600
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -160,6 +161,6 @@ def _run_weights(description: dict[str, Any], inputs: Sequence[Sequence[int]]) -
     network = dict(description["network"])
     vocabulary_size = network.pop("vocabulary_size")
     del network["cell_sizes"]
-    model = uninitialized_model(ModelSection(**network), vocabulary_size).eval()
+    model = uninitialized(LanguageModel, ModelSection(**network), vocabulary_size).eval()
     read_weights(model, description["tensors"], base64.b64decode(description["weights"]))
     return [model(torch.tensor(ids)[:, None])[0][:, 0].numpy() for ids in inputs]

@@ -17,14 +17,14 @@ _CLUSTER_SHRINKAGE = 4.0
 class MixtureOfSoftmaxes(nn.Linear):
     """A mixture of softmaxes: Yang et al. 2018 (arXiv:1711.03953), equation 1.
 
-    p = Σ_k π_k softmax(W tanh(V_k h) + b), π = softmax(U h)
+    p = Σ_k π_k softmax(W tanh(V_k h + v_k) + b), π = softmax(U h)
 
     Its log-probabilities can have a higher rank than those of one softmax.
 
     Attributes:
         softmaxes: Number of softmaxes, K.
         prior: Weights U of the mixture, (K, hidden).
-        latent: Weights V of all softmaxes, (K x inner, hidden).
+        latent: Weights V and biases v of all softmaxes, (K x inner, hidden) and (K x inner,).
         product: Module that computes W z + b in place of the layer, such as one in int8, or None.
     """
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from charlm.config.model import Model as ModelSection
-from charlm.config.task import Task as TaskSection
 from charlm.model.any_model import AnyModel, Head, make_model
-from charlm.model.label_model import LabelHead, LabelModel
-from charlm.model.language_model import LanguageModel
-from charlm.model.translation_model import TranslationModel
+
+_Arguments = ParamSpec("_Arguments")
+_Model = TypeVar("_Model", bound=nn.Module)
 
 _DRAWING = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.log_normal_}
 
@@ -27,26 +26,18 @@ def model_of_shapes(
         return make_model(section, vocabulary_size, head)
 
 
-def uninitialized_model(section: ModelSection, vocabulary_size: int) -> LanguageModel:
-    """Create a model whose weights are arbitrary until they are loaded. Buffers have values."""
+def uninitialized(
+    make: Callable[_Arguments, _Model], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+) -> _Model:
+    """Create a model whose weights are arbitrary until they are loaded. Buffers have values.
+
+    Args:
+        make: Class of the model, or a function that makes it.
+        args: Its arguments, such as the section of the configuration and the vocabulary size.
+        kwargs: Its keyword arguments.
+    """
     with _nothing_drawn():
-        return LanguageModel(section, vocabulary_size)
-
-
-def uninitialized_label_model(
-    section: ModelSection, vocabulary_size: int, head: LabelHead
-) -> LabelModel:
-    """Create a model of labels whose weights are arbitrary until they are loaded."""
-    with _nothing_drawn():
-        return LabelModel(section, vocabulary_size, head)
-
-
-def uninitialized_translation_model(
-    section: ModelSection, vocabulary_size: int, task: TaskSection
-) -> TranslationModel:
-    """Create an encoder and a decoder whose weights are arbitrary until they are loaded."""
-    with _nothing_drawn():
-        return TranslationModel(section, vocabulary_size, task)
+        return make(*args, **kwargs)
 
 
 @contextmanager

@@ -236,6 +236,6 @@ def record_score(experiment: Experiment, score: Score | None) -> bool:
 
 
 def is_better_than_guessing(experiment: Experiment, score: Score | None) -> bool:
-    """Return whether a score is at least that of a uniform distribution over what is predicted."""
+    """Return whether a loss is at most that of a uniform distribution over what is predicted."""
     num_outputs = len(experiment.labels) or experiment.tokenizer.vocabulary_size
     return score is None or score.loss_nats <= math.log(num_outputs)

@@ -19,7 +19,7 @@ from charlm.data.windows.scoring import scoring_record_windows
 from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
-from charlm.model.uninitialized import uninitialized_label_model
+from charlm.model.uninitialized import uninitialized
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run, open_run_corpus
@@ -121,7 +121,7 @@ def load_labels(folder: Path, which: CheckpointName, device: str) -> TrainedLabe
     saved = load_checkpoint(folder / which, only="weights")
     size = run.tokenizer.vocabulary_size
     check_weights(saved.weights, run.config.model, size, place=saved.folder, head=head)
-    model = uninitialized_label_model(run.config.model, size, head)
+    model = uninitialized(LabelModel, run.config.model, size, head)
     load_weights(model, saved.weights, saved.folder)
     return TrainedLabelModel(
         model=model.to(chosen).eval(),

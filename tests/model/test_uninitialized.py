@@ -1,5 +1,7 @@
 """Models without initial weights."""
 
+from functools import partial
+
 import pytest
 import torch
 from model.cells_table import CELLS
@@ -10,7 +12,9 @@ from charlm.config.model import Model
 from charlm.model.cells import registry
 from charlm.model.cells.base import Cell, State, input_weights
 from charlm.model.language_model import LanguageModel, named_weights
-from charlm.model.uninitialized import model_of_shapes, uninitialized_model
+from charlm.model.uninitialized import model_of_shapes, uninitialized
+
+uninitialized_model = partial(uninitialized, LanguageModel)
 
 VARIANTS = {
     "tied": {"tied": True, "embedding_size": 8},
