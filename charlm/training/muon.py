@@ -61,7 +61,7 @@ class GatewiseMuon(torch.optim.AdamW):
         self._precision = precision
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Update the parameters by their gradients."""
         options = self.param_groups[0]
         gradients = {matrix: matrix.grad for matrix in options["params"] if matrix.grad is not None}
