@@ -185,7 +185,9 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def growth_line(ancestor: Ancestor, tokenizer: Tokenizer, counts: Any) -> str:
+def growth_line(
+    ancestor: Ancestor, tokenizer: Tokenizer, counts: np.typing.NDArray[np.int64]
+) -> str:
     """Return a line about the tokens that a new text shares with its ancestor.
 
     Args:
@@ -194,7 +196,7 @@ def growth_line(ancestor: Ancestor, tokenizer: Tokenizer, counts: Any) -> str:
         counts: How often each token occurs in the new training text, (vocabulary,).
     """
     num_old = ancestor.tokenizer.vocabulary_size
-    occurs = np.asarray(counts[:num_old]) > 0
+    occurs = counts[:num_old] > 0
     occurs[:2] = True  # <EOS> and <UNK> are in every vocabulary.
     added = tokenizer.token_bytes[num_old:]
     shown = " ".join(token.decode(errors="backslashreplace") for token in added[:_SHOWN_TOKENS])
