@@ -118,8 +118,7 @@ def _run(
 
 def _make_objective(experiment: Experiment) -> AnyObjective:
     section = experiment.config.training
-    mode = experiment.corpus.mode
-    objective = make_objective(experiment.model, section, experiment.hardware, mode)
+    objective = make_objective(experiment.model, section, experiment.hardware)
     return experiment.group.wrap(objective, compression=section.gradient_compression)
 
 

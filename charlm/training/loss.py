@@ -107,10 +107,7 @@ def summed_cross_entropy(
 
 
 def regularization(
-    section: TrainingSection,
-    features: Tensor,
-    projected: Tensor,
-    is_predicted: Tensor | None = None,
+    section: TrainingSection, features: Tensor, projected: Tensor, is_predicted: Tensor
 ) -> Tensor | float:
     """Return the penalty on large and on changing activations: AR and TAR of Merity et al. 2018.
 
@@ -126,23 +123,22 @@ def regularization(
         features: Output of the recurrence, (time, columns, hidden).
         projected: Inputs of the projection, after dropout, (time, columns, width).
         is_predicted: Whether a token is predicted after a position, (time, columns): the sums are
-            over these positions, and over the changes between two of them; None for all.
+            over these positions, and over the changes between two of them.
     """
     penalty: Tensor | float = 0.0
     if section.activation_regularization:
         size = _mean_square(projected, is_predicted)
         penalty = penalty + section.activation_regularization * size
     if section.temporal_regularization and len(features) > 1:
-        are_predicted = None if is_predicted is None else is_predicted[1:] & is_predicted[:-1]
+        are_predicted = is_predicted[1:] & is_predicted[:-1]
         change = _mean_square(features.float().diff(dim=0), are_predicted)
         penalty = penalty + section.temporal_regularization * change
     return len(features) * penalty
 
 
-def _mean_square(values: Tensor, is_counted: Tensor | None) -> Tensor:
+def _mean_square(values: Tensor, is_counted: Tensor) -> Tensor:
     """Return the mean square of values, (time, columns, units); those not counted are zero."""
-    squares = values.float().square()
-    return (squares if is_counted is None else squares * is_counted[..., None]).mean()
+    return (values.float().square() * is_counted[..., None]).mean()
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config.corpus import Mode
 from charlm.config.training import Training as TrainingSection
 from charlm.data.windows.window import PADDING
 from charlm.model.any_model import AnyModel
@@ -84,22 +83,14 @@ class _ModelObjective(nn.Module, ABC):
         model: The model, on the device of `hardware`.
         section: Label smoothing and regularization of activations.
         hardware: Device and precision of the model.
-        mode: How the text is read. In records mode, activations at padding are not regularized.
     """
 
-    def __init__(
-        self,
-        model: AnyModel,
-        section: TrainingSection,
-        hardware: Hardware,
-        mode: Mode = "stream",
-    ) -> None:
+    def __init__(self, model: AnyModel, section: TrainingSection, hardware: Hardware) -> None:
         """Create the objective of a model; see the attributes of the class."""
         super().__init__()
         self.model = model
         self.section = section
         self.hardware = hardware
-        self.mode = mode
 
     @property
     def num_networks(self) -> int:
@@ -147,8 +138,7 @@ class LanguageModelObjective(_ModelObjective):
                 smoothing=self.section.label_smoothing,
                 batch_size=batch_size,
             )
-            is_predicted = targets != PADDING if self.mode == "records" else None
-            penalty = regularization(self.section, features, projected, is_predicted)
+            penalty = regularization(self.section, features, projected, targets != PADDING)
             objective = objective + penalty * (targets.shape[1] / batch_size)
         # Gradients stop at the window's edge: truncated BPTT (Williams and Peng 1990).
         return ObjectiveValue(objective=objective, nats=nats, states=detach(states))
@@ -201,11 +191,9 @@ def _learns_states(encoder: Encoder) -> bool:
     return any(len(layer) for layer in layers)
 
 
-def make_objective(
-    model: AnyModel, section: TrainingSection, hardware: Hardware, mode: Mode = "stream"
-) -> Objective:
+def make_objective(model: AnyModel, section: TrainingSection, hardware: Hardware) -> Objective:
     """Return the objective of a model, whose gradients are sparse where that is faster."""
     allow_sparse_gradients(model, allowed=hardware.device.type == "cpu")
     if isinstance(model, LabelModel):
-        return LabelObjective(model, section, hardware, mode)
-    return LanguageModelObjective(model, section, hardware, mode)
+        return LabelObjective(model, section, hardware)
+    return LanguageModelObjective(model, section, hardware)

@@ -191,12 +191,12 @@ def test_a_mixture_is_the_weighted_sum_of_its_softmaxes():
 def test_activation_regularization_by_hand():
     features = torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]]])  # Two tokens, one stream, two units.
     read = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]])
-    assert (
-        regularization(Training(activation_regularization=0.5), features, read)
-        == 2 * 0.5 * (4 + 16) / 4
-    )
-    assert regularization(Training(temporal_regularization=3.0), features, read) == 2 * 3.0 * 4 / 2
-    assert regularization(Training(), features, read) == 0
+    arguments = (features, read, torch.ones(2, 1, dtype=torch.bool))
+    size = regularization(Training(activation_regularization=0.5), *arguments)
+    assert size == 2 * 0.5 * (4 + 16) / 4
+    change = regularization(Training(temporal_regularization=3.0), *arguments)
+    assert change == 2 * 3.0 * 4 / 2
+    assert regularization(Training(), *arguments) == 0
 
 
 def test_regularization_counts_neither_padding_nor_changes_to_it_by_hand():
@@ -214,7 +214,8 @@ def test_regularization_counts_neither_padding_nor_changes_to_it_by_hand():
 
 def test_a_window_of_one_token_has_no_temporal_regularization():
     one = torch.ones(1, 2, 3)
-    assert regularization(Training(temporal_regularization=3.0), one, one) == 0
+    is_predicted = torch.ones(1, 2, dtype=torch.bool)
+    assert regularization(Training(temporal_regularization=3.0), one, one, is_predicted) == 0
 
 
 # The score of a text

@@ -41,7 +41,7 @@ def test_regularized_records_have_the_mean_of_their_objectives_whatever_their_pa
     config = check_config(fields, "test")
     torch.manual_seed(1)
     model = LanguageModel(config.model, 9)
-    objective = make_objective(model, config.training, Hardware(torch.device("cpu")), "records")
+    objective = make_objective(model, config.training, Hardware(torch.device("cpu")))
     networks = objective.num_networks
     short, long = torch.tensor([0, 3, 4, 0]), torch.tensor([0, 5, 6, 7, 8, 3, 0])
 
