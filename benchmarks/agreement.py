@@ -32,6 +32,7 @@ from measuring import (
     add_options,
     add_overrides,
     argument_parser,
+    count,
     format_spread,
     markdown_table,
     print_environment,
@@ -83,7 +84,7 @@ def arguments() -> argparse.Namespace:
     add_options(parser, hidden=64, steps=2000, seeds=[1])
     parser.add_argument(
         "--longest",
-        type=int,
+        type=count,
         default=4,
         help="maximum number of phrases between subject and verb in the test; 4 in training [4]",
     )

@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +45,7 @@ from measuring import (
 )
 from pydantic import ValidationError
 
+from charlm.errors import CharlmError
 from charlm.version import VERSION
 
 FOLDER = Path(__file__).parent
@@ -169,12 +169,12 @@ def begin(options: argparse.Namespace) -> Board:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "file"
-        sys.exit(f"board.py: {options.out}: {place}: {first['msg']}; name another --out")
+        raise CharlmError(f"{options.out}: {place}: {first['msg']}; name another --out") from None
     for name in ("text", "machine"):
         if getattr(found, name) != getattr(board, name):
-            sys.exit(
-                f"board.py: {options.out}: its {name} is another one: "
-                f"{getattr(found, name)!r}; name another --out"
+            raise CharlmError(
+                f"{options.out}: its {name} is another one: {getattr(found, name)!r}; name another "
+                "--out"
             )
     return found
 
@@ -206,7 +206,7 @@ def measure(
     """Run a contestant between two measurements of the machine's speed.
 
     Raises:
-        SystemExit: The program did not predict every character once, or broke a rule.
+        CharlmError: The program did not predict every character once, or broke a rule.
     """
     speed_before = machine_speed()
     start = time.perf_counter()
@@ -231,7 +231,8 @@ def measure(
             **result,
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        sys.exit(f"board.py: {contestant.name}: its result is not valid: {error!r}")
+        problem = f"{contestant.name}: its result is not valid: {error!r}"
+        raise CharlmError(" ".join(problem.split())) from None
 
 
 def machine_speed() -> Speed:

@@ -28,6 +28,7 @@ from measuring import add_overrides, argument_parser, run_main, text_override
 from runs import count_parameters, describe_settings, train
 
 import charlm
+from charlm.errors import CharlmError
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Result:
     experiment = train(config, folder)
     score = charlm.load(folder, which="last").perplexity(split="valid")
     if score.bits_per_character is None:
-        raise SystemExit("board_charlm.py: the tokens do not represent the whole text")
+        raise CharlmError("the tokens do not represent the whole text")
     state = experiment.state
     return Result(
         loss_nats=score.bits_per_character * math.log(2),

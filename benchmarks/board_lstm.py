@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from board_peer import Task, autocast, compete, rate_factor, read_task
+from measuring import run_main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -90,4 +91,4 @@ def predict(network: Network, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

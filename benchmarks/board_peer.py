@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from measuring import PRECISIONS, argument_parser, seconds_of
+from measuring import PRECISIONS, amount, argument_parser, read_text, seconds_of
 from runs import count_parameters
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -81,7 +81,7 @@ def add_task(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the arguments of every contestant to a parser, and return it."""
     parser.add_argument("train", type=Path, help="training text")
     parser.add_argument("held_out", type=Path, help="text to score")
-    parser.add_argument("minutes", type=float, help="training time")
+    parser.add_argument("minutes", type=amount, help="training time")
     parser.add_argument("seed", type=int, help="seed")
     return parser
 
@@ -96,7 +96,7 @@ def read_task(description: str | None) -> Task:
     torch.manual_seed(options.seed)
     torch.set_flush_denormal(True)
     paths = (options.train, options.held_out)
-    texts = [path.read_bytes().decode() for path in paths]
+    texts = [read_text(path) for path in paths]
     numbers = {character: number for number, character in enumerate(sorted(set("".join(texts))))}
     train, held_out = (torch.tensor([numbers[character] for character in text]) for text in texts)
     return Task(train, held_out, len(numbers), options.minutes)

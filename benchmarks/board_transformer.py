@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import torch
 from board_peer import Task, autocast, compete, rate_factor, read_task
+from measuring import run_main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
@@ -123,4 +124,4 @@ def predict(network: Network, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

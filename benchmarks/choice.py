@@ -19,7 +19,6 @@ import multiprocessing
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,13 @@ from measuring import (
     VOCABULARY_SIZE,
     add_options,
     add_text,
+    amount,
     argument_parser,
     print_environment,
     print_results,
     read_text,
     run_main,
+    run_python,
     text_override,
 )
 
@@ -51,6 +52,9 @@ COLUMNS = ("hidden_size", "output_dropout", "learning_rate", "batch_size", "opti
 def main() -> None:
     """Repeat the choice, or print the table; print all as JSON."""
     options = arguments()
+    if options.once:
+        print(json.dumps(measure_choice(options.text, options.minutes)))
+        return
     print_environment()
     print_results(**(table(options) if options.table else repeated(options)))
 
@@ -62,8 +66,9 @@ def arguments() -> argparse.Namespace:
     add_options(parser, minutes=1.0, rounds=10)
     parser.add_argument("--table", action="store_true", help="print text size x budget instead")
     parser.add_argument(
-        "--speed", type=float, help="with --table, tokens per second of 256 units [measured]"
+        "--speed", type=amount, help="with --table, tokens per second of 256 units [measured]"
     )
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.speed is not None and not options.table:
         parser.error("--speed: needs --table")
@@ -106,9 +111,9 @@ def repeated(options: argparse.Namespace) -> dict[str, Any]:
 
 def in_fresh_process(text: str, minutes: float) -> dict[str, Any]:
     """Return the choice of a new process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(measure_choice, text, minutes).result()
+    output = run_python(__file__, text, "--minutes", str(minutes), "--once")
+    chosen: dict[str, Any] = json.loads(output)
+    return chosen
 
 
 def measure_choice(text: str, minutes: float) -> dict[str, Any]:

@@ -14,7 +14,6 @@ another text would be: --slice should be a tenth of the text or less.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from measuring import (
     add_options,
+    add_series,
     add_text,
     argument_parser,
+    count,
     print_environment,
     print_results,
     read_text,
@@ -33,6 +34,7 @@ from measuring import (
 
 import charlm
 from charlm.data.utf8 import split_lines
+from charlm.errors import CharlmError
 from charlm.evaluation.intervals import BLOCKS, ratio_interval
 from charlm.evaluation.lines import PIECE_CHARACTERS, nats_of_lines, piece_of_lines
 from charlm.evaluation.static_model import Floats, of_trained
@@ -68,8 +70,9 @@ def main() -> None:
     for name in options.texts:
         text = read_text(name)[: options.characters]
         if max(options.slice) >= len(text):
-            sys.exit(
-                f"coverage.py: --slice: must be less than the {len(text):,} characters of {name}"
+            raise CharlmError(
+                f"--slice: must be less than the {len(text):,} characters of {name}, "
+                f"got {max(options.slice)}"
             )
         scored = score_text(text, options.steps)
         for length in options.slice:
@@ -84,17 +87,11 @@ def arguments() -> argparse.Namespace:
     add_text(parser, "texts", nargs="+")
     add_options(parser, steps=400)
     parser.add_argument(
-        "--characters", type=int, default=3_000_000, help="longest part of a text [3000000]"
+        "--characters", type=count, default=3_000_000, help="longest part of a text [3000000]"
     )
-    parser.add_argument(
-        "--slice",
-        type=int,
-        nargs="+",
-        default=[30_000, 100_000, 200_000, 300_000],
-        metavar="CHARACTERS",
-        help="lengths of the slices [30000 100000 200000 300000]",
-    )
-    parser.add_argument("--slices", type=int, default=1000, help="slices of each length [1000]")
+    lengths = [30_000, 100_000, 200_000, 300_000]
+    add_series(parser, "--slice", lengths, type=count, help="characters of the slices")
+    parser.add_argument("--slices", type=count, default=1000, help="slices of each length [1000]")
     return parser.parse_args()
 
 

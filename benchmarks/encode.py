@@ -36,6 +36,7 @@ from measuring import (
     add_options,
     add_text,
     argument_parser,
+    count,
     markdown_table,
     measure_in_turn,
     median_ratio,
@@ -97,7 +98,7 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add_text(parser, nargs="?", default="python-source")
     add_options(parser, level=["char"], gigabytes=2.0, files=100, rounds=1)
-    parser.add_argument("--workers", type=int, default=2, help="number of processes [2]")
+    parser.add_argument("--workers", type=count, default=2, help="number of processes [2]")
     return parser.parse_args()
 
 

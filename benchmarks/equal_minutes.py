@@ -39,6 +39,7 @@ from measuring import (
     add_processor_time,
     add_series,
     add_text,
+    amount,
     argument_parser,
     format_losses,
     markdown_table,
@@ -126,7 +127,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, trials=12)
     parser.add_argument(
-        "--search-minutes", type=float, default=0.5, help="training time of a trial [0.5]"
+        "--search-minutes", type=amount, default=0.5, help="training time of a trial [0.5]"
     )
     parser.add_argument(
         "--side",
@@ -241,10 +242,13 @@ def train_missing(
     results: dict[str, Any], options: argparse.Namespace, runs: Sequence[Run], threads: int
 ) -> None:
     """Train, each in a process of its own, as many side by side as there are cores for them."""
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as pool:
+    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads))
+    try:
         jobs = [pool.submit(run_alone, run, threads, options.processor_time) for run in runs]
         for job in jobs:
             add_run(results, options.out, job.result())
+    finally:
+        pool.shutdown(cancel_futures=True)  # After an error or Ctrl-C no other training begins.
 
 
 def adjust(trial: Run, minutes: float, threads: int) -> list[str]:

@@ -38,6 +38,7 @@ from measuring import (
     argument_parser,
     columns_of,
     format_spread,
+    fraction,
     markdown_table,
     print_environment,
     print_results,
@@ -123,7 +124,7 @@ def arguments() -> argparse.Namespace:
         help="run that the weights come from; can be repeated",
     )
     add_options(parser, minutes=1.0, seeds=[1])
-    add_series(parser, "--replay", [0.0], type=float, help="fractions of the old text")
+    add_series(parser, "--replay", [0.0], type=fraction, help="fractions of the old text")
     add_series(parser, "--adaptation", [], choices=MOVES, help="methods to compare")
     add_processor_time(parser)
     add_overrides(parser)

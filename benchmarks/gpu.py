@@ -29,6 +29,8 @@ from measuring import (
     run_main,
 )
 
+from charlm.errors import CharlmError
+
 GRAPH = ["training.device=cuda", "training.cuda_graph=true"]
 # The configuration's 500 epochs of SGD do not fit into ten minutes. AdamW replaces SGD, with a
 # learning rate that falls to zero over the ten minutes.
@@ -52,7 +54,7 @@ def main() -> None:
     """Run all benchmarks; exit with status 1 if there is no GPU."""
     options = arguments()
     if not torch.cuda.is_available():
-        sys.exit("gpu.py: needs a CUDA GPU, but this PyTorch finds no CUDA GPU")
+        raise CharlmError("needs a CUDA GPU, but this PyTorch finds no CUDA GPU")
     print(
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, "
         f"cuDNN {torch.backends.cudnn.version()}"

@@ -22,7 +22,6 @@ text. Needs Chromium and playwright.
 import argparse
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from measuring import add_options, argument_parser, print_environment, print_res
 import charlm
 from charlm.config.model import Model as ModelSection
 from charlm.data.vocabulary import learn_tokenizer
+from charlm.errors import CharlmError
 from charlm.export.description import describe_network, describe_tokenizer
 from charlm.export.html import engine_script
 from charlm.export.javascript import find_chromium, run_in_chromium
@@ -60,7 +60,7 @@ def main() -> None:
     options = arguments()
     chromium = find_chromium()
     if chromium is None:
-        sys.exit("html_pages.py: needs Chromium, which is not in the path; install chromium")
+        raise CharlmError("needs Chromium, which is not in the path; install chromium")
     print_environment()
     if options.hidden:
         print("\nhidden   tokens/s   ms/token   products")

@@ -22,6 +22,7 @@ import torch
 
 from charlm.data.cards import build_corpus, card_names
 from charlm.errors import CharlmError
+from charlm.evaluation.text_files import decode_utf8
 from charlm.storage.atomic import atomic_write
 
 Name = TypeVar("Name")
@@ -31,11 +32,25 @@ POLL_SECONDS = 0.01
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run the main function of a benchmark; end it with one line and status 1 at a CharlmError."""
+    """Run the main function of a benchmark.
+
+    A CharlmError, and a file that cannot be read or written, end it with one line and status 1;
+    Ctrl-C ends it with one line and status 130.
+    """
     try:
         main()
     except CharlmError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        problem, status = str(error), 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem, status = f"{error.filename}: {error.strerror}", 1
+    except KeyboardInterrupt:
+        problem, status = "interrupted", 130
+    else:
+        return
+    print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+    sys.exit(status)
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -60,6 +75,17 @@ def amount(text: str) -> float:
         number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """Return a number from 0 up to, but not including, 1 from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text!r}")
     return number
 
 
@@ -198,9 +224,9 @@ def add_text(parser: argparse.ArgumentParser, name: str = "text", **settings: An
 
 
 def read_text(name: str | Path) -> str:
-    """Return the text of a file, or of a corpus that is built from the Python installation."""
+    """Return the text of a file in UTF-8, or of a corpus that is built from Python."""
     if str(name) not in card_names():
-        return Path(name).read_bytes().decode()
+        return decode_utf8(Path(name).read_bytes(), str(name))
     with tempfile.TemporaryDirectory() as folder:
         return build_corpus(str(name), to=Path(folder) / "text.txt").read_bytes().decode()
 
@@ -243,7 +269,7 @@ def add_test_share(parser: argparse.ArgumentParser) -> None:
     """Add the option `--test-share`: see `runs.hold_out_test`."""
     parser.add_argument(
         "--test-share",
-        type=float,
+        type=fraction,
         default=0.0,
         metavar="FRACTION",
         help="if the configuration has no test split, hold out this fraction of its training "
@@ -267,17 +293,24 @@ def read_results(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: File that `write_results` has written, or will write.
-        plan: What all measurements of a file have in common.
+        plan: What all measurements of a file have in common, besides the machine and the versions.
 
     Raises:
-        SystemExit: The file has another plan.
+        CharlmError: The file has another plan, or is of another machine or version.
     """
+    expected = {**environment(), **plan}
     if not path.exists():
-        return {**environment(), **plan}
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in plan.items():
-        if results.get(name) != value:
-            sys.exit(f"{path}: has other {name}: {results.get(name)}; name another --out")
+        return expected
+    try:
+        results: dict[str, Any] = json.loads(path.read_bytes())
+        found = {name: results.get(name) for name in expected}
+    except (ValueError, AttributeError):
+        raise CharlmError(f"{path}: is not a file of results; name another --out") from None
+    for name, value in expected.items():
+        if found[name] != value:
+            raise CharlmError(
+                f"{path}: its {name} is {found[name]!r}, not {value!r}; name another --out"
+            )
     return results
 
 
@@ -329,7 +362,7 @@ def run_python(*arguments: str | Path, threads: int | None = None) -> str:
         threads: Number of threads of torch; None for its default.
 
     Raises:
-        SystemExit: It ends with another exit status than 0; its errors are on standard error.
+        CharlmError: It ends with another exit status than 0; its errors are on standard error.
     """
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     process = subprocess.run(
@@ -357,14 +390,18 @@ def resources_of(
         poll: Function of the number of its process, called every 10 ms.
 
     Raises:
-        SystemExit: It ends with another exit status than 0; its errors are on standard error.
+        CharlmError: It ends with another exit status than 0; its errors are on standard error.
     """
     process = subprocess.Popen(
         [sys.executable, *arguments], env=os.environ | variables, stdout=subprocess.DEVNULL
     )
-    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-        poll(process.pid)
-        time.sleep(POLL_SECONDS)
+    try:
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            poll(process.pid)
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
     process.returncode = os.waitstatus_to_exitcode(ended[1])
     _check_status(arguments, process.returncode)
     return ended[2]
@@ -372,8 +409,8 @@ def resources_of(
 
 def _check_status(arguments: Sequence[str | Path], status: int) -> None:
     if status:
-        program = Path(sys.argv[0]).name
-        sys.exit(f"{program}: {' '.join(map(str, arguments[:3]))}: ended with exit status {status}")
+        command = " ".join(map(str, arguments[:3]))
+        raise CharlmError(f"{command}: ended with exit status {status}")
 
 
 def synchronize(device: torch.device | None) -> None:

@@ -1,6 +1,5 @@
 """Trainings of the benchmarks: budgets, held-out texts, scores, and numbers of parameters."""
 
-import sys
 import tempfile
 import time
 from bisect import bisect_left
@@ -18,7 +17,7 @@ import charlm
 from charlm.config.schema import Config
 from charlm.data.corpus import Text, open_corpus
 from charlm.data.resolve import resolve
-from charlm.errors import DivergenceError
+from charlm.errors import CharlmError, DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
@@ -32,10 +31,10 @@ def budgets_in_processor_time(*, enabled: bool = True) -> Iterator[None]:
     idle machine, except that other programs share the memory.
 
     Raises:
-        SystemExit: Several threads would share the minutes.
+        CharlmError: Several threads would share the minutes.
     """
     if enabled and torch.get_num_threads() > 1:
-        sys.exit(
+        raise CharlmError(
             f"--processor-time: needs one thread, got {torch.get_num_threads()}; set "
             "OMP_NUM_THREADS=1, or --threads 1 where the benchmark has that option"
         )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from measuring import (
     add_options,
+    amount,
     argument_parser,
     measure_in_turn,
     median_ratio,
@@ -65,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add_options(parser, hidden=512, vocabulary=65, rounds=5, threads=None)
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="time of each method in each round [3]"
+        "--seconds", type=amount, default=3.0, help="time of each method in each round [3]"
     )
     return parser.parse_args()
 

@@ -37,6 +37,7 @@ import torch.distributed as dist
 from measuring import (
     VOCABULARY_SIZE,
     add_options,
+    amount,
     argument_parser,
     mean_seconds,
     print_environment,
@@ -136,13 +137,13 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     """Add the options of the predicted model and of its workers."""
     prediction = parser.add_argument_group("prediction")
     prediction.add_argument(
-        "--parameters", type=float, default=50e6, help="parameters of the model [5e7]"
+        "--parameters", type=amount, default=50e6, help="parameters of the model [5e7]"
     )
     prediction.add_argument(
-        "--tokens", type=float, default=16384, help="tokens per worker and step [16384]"
+        "--tokens", type=amount, default=16384, help="tokens per worker and step [16384]"
     )
     prediction.add_argument(
-        "--teraflops", type=float, default=50, help="rate of a worker in training, TFLOP/s [50]"
+        "--teraflops", type=amount, default=50, help="rate of a worker in training, TFLOP/s [50]"
     )
     prediction.add_argument(
         "--gradient-bytes",

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from measuring import (
     add_options,
     argument_parser,
+    count,
     measure_in_turn,
     median_ratio,
     medians,
@@ -43,6 +44,7 @@ from measuring import (
 from runs import train
 
 import charlm
+from charlm.errors import CharlmError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz .,;:!?'-\n&$3"
 SHORT = 20  # Characters of a request of the memory measurement.
@@ -85,7 +87,7 @@ class Connection:
         self.writer.write(head.encode() + content)
         headers = (await self.reader.readuntil(b"\r\n\r\n")).lower()
         if b" 200 " not in headers.partition(b"\r\n")[0]:
-            raise RuntimeError(f"the server refused a request: {headers.decode()}")
+            raise CharlmError(f"the server refused a request: {headers.decode().splitlines()[0]}")
         if b"transfer-encoding: chunked" in headers:
             return await self._read_chunks(start)
         length = int(headers.partition(b"content-length:")[2].split()[0])
@@ -100,7 +102,7 @@ class Connection:
             first = time.perf_counter() - start if first is None else first
         await self.reader.readline()
         if first is None:
-            raise RuntimeError("the server sent an empty stream")
+            raise CharlmError("the server sent an empty stream")
         return first, answer
 
 
@@ -122,14 +124,14 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argument_parser(__doc__)
     add_options(parser, hidden=512, rounds=5)
-    parser.add_argument("--characters", type=int, default=200, help="length of a text [200]")
-    parser.add_argument("--clients", type=int, default=32, help="number of clients [32]")
+    parser.add_argument("--characters", type=count, default=200, help="length of a text [200]")
+    parser.add_argument("--clients", type=count, default=32, help="number of clients [32]")
     parser.add_argument(
-        "--requests", type=int, default=10, help="requests of each client in each round [10]"
+        "--requests", type=count, default=10, help="requests of each client in each round [10]"
     )
     parser.add_argument(
         "--memory-requests",
-        type=int,
+        type=count,
         default=10_000,
         help="requests between the readings of the memory [10000]",
     )
@@ -159,7 +161,7 @@ def serving(folder: Path, clients: int) -> Iterator[tuple[int, int]]:
         line = process.stderr.readline()
         address = line.partition("http://127.0.0.1:")[2]
         if not address:
-            raise RuntimeError(f"the server did not start: {line}")
+            raise CharlmError(f"the server did not start: {line.strip()}")
         yield process.pid, int(address.split()[0].rstrip("/"))
     finally:
         process.terminate()
@@ -256,7 +258,7 @@ async def client(connection: Connection, load: Load, number: int) -> list[float]
         if not load.stream:
             text = json.loads(answer)["choices"][0]["text"]
             if len(text) != load.characters:
-                raise RuntimeError(f"the server wrote {len(text)} characters")
+                raise CharlmError(f"the server wrote {len(text)} characters")
         first.append(seconds)
     return first
 

@@ -17,7 +17,6 @@ is a line for each.
 
 import argparse
 import math
-import sys
 from functools import partial
 from typing import Any
 
@@ -38,6 +37,7 @@ from measuring import (
 from runs import count_configured, fitting_size, measure_validation
 
 import charlm
+from charlm.errors import CharlmError
 
 BASE = "shakespeare"
 TOLERANCE = 0.03
@@ -92,7 +92,7 @@ def measure(name: str, size: int, seed: int, options: argparse.Namespace) -> dic
         )
         if run["loss_nats"] and run["loss_nats"] < math.log(run["vocabulary_size"]):
             return {"recurrence": name, "size": size, "seed": seed, "learning_rate": rate, **run}
-    sys.exit(f"shakespeare_cells.py: {name}: no training from rate {first:g} to {rate:g} succeeds")
+    raise CharlmError(f"{name}: no training from rate {first:g} to {rate:g} succeeds")
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -124,14 +124,13 @@ def size_of(name: str, target: int, vocabulary_size: int) -> int:
     """Return the size of a recurrence whose number of parameters is nearest to a target.
 
     Raises:
-        SystemExit: It differs from the target by more than 3 %.
+        CharlmError: It differs from the target by more than 3 %.
     """
     parameters = partial(parameters_of, name, vocabulary_size)
     size = fitting_size(parameters, target, limit=MAX_SIZE)
     if abs(parameters(size) - target) > TOLERANCE * target:
-        sys.exit(
-            f"shakespeare_cells.py: {name}: no size has {target:,} parameters within "
-            f"{TOLERANCE:.0%}; change --hidden"
+        raise CharlmError(
+            f"{name}: no size has {target:,} parameters within {TOLERANCE:.0%}; change --hidden"
         )
     return size
 

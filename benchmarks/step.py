@@ -19,7 +19,6 @@ speed affects all alike. The columns after tokens/s:
 
 import argparse
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -35,6 +34,7 @@ from measuring import (
     add_overrides,
     add_series,
     argument_parser,
+    count,
     mean_seconds,
     measure_in_turn,
     medians,
@@ -48,6 +48,7 @@ from runs import count_multiplications
 import charlm
 from charlm.data.windows.streams import stream_windows
 from charlm.data.windows.window import Position, Shard, Window
+from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
@@ -87,7 +88,7 @@ def main() -> None:
     options = arguments()
     device = choose_device(options.device)
     if "graph" in options.launch and device.type != "cuda":
-        sys.exit(f"step.py: --launch graph: needs a CUDA GPU, got {device}; use eager")
+        raise CharlmError(f"--launch graph: needs a CUDA GPU, got {device}; use eager")
     print_environment(
         str(device),
         f"window {options.window}",
@@ -122,7 +123,7 @@ def arguments() -> argparse.Namespace:
         help="launch of the kernels: graph is the step as one captured CUDA graph, on a GPU",
     )
     parser.add_argument(
-        "--square", type=int, default=2048, help="rows of the matrices of the product [2048]"
+        "--square", type=count, default=2048, help="rows of the matrices of the product [2048]"
     )
     parser.add_argument(
         "--system-defaults",

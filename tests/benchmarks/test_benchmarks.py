@@ -6,6 +6,7 @@ import doctest
 import re
 import runpy
 import shlex
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from benchmark_modules import FOLDER, load, parse
 
 from charlm.config.load import load_config
-from charlm.errors import TokenizerError
+from charlm.errors import CharlmError, TokenizerError
 from charlm.model.language_model import LanguageModel
 
 ablation, agreement, configs, encode, gpu, measuring, runs, scaling, step, words = map(
@@ -187,6 +188,11 @@ def test_examples_in_docstrings_are_right():
             "--processor-time: needs --threads 1",
         ),
         ("scaling", ["--batch", "7"], "--batch: must be at least 8, got 7"),
+        ("coverage", ["a.txt", "--slices", "0"], "must be an integer of at least 1, got '0'"),
+        ("coverage", ["a.txt", "--slice", "-1"], "--slice: must be an integer of at least 1, got"),
+        ("sampling", ["--seconds", "nan"], "--seconds: must be a number above 0, got 'nan'"),
+        ("words", ["a", "b", "--test-share", "1"], "must be at least 0 and below 1, got '1'"),
+        ("fine_tuning", ["a:b", "--replay", "x"], "must be at least 0 and below 1, got 'x'"),
     ],
 )
 def test_wrong_usage_is_refused_before_the_measurement(
@@ -198,15 +204,38 @@ def test_wrong_usage_is_refused_before_the_measurement(
     assert problem in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_error_of_charlm_and_of_a_program_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("main", "problem", "status"),
+    [
+        (partial(load_config, "nowhere"), "nowhere: no such configuration file; ", 1),
+        (partial(measuring.read_text, "nowhere.txt"), "nowhere.txt: No such file or directory", 1),
+        (partial(measuring.run_python, "-c", "exit(3)"), "-c exit(3): ended with exit status 3", 1),
+        (partial(measuring.resources_of, ["-c", "exit(3)"], {}), "-c exit(3): ended with exit", 1),
+        (partial(signal.raise_signal, signal.SIGINT), "interrupted", 130),
+    ],
+)
+def test_an_error_and_an_interruption_are_one_line(main, problem, status, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x/some.py"])
-    with pytest.raises(SystemExit, match=r"^some\.py: .*nowhere"):
-        measuring.run_main(partial(load_config, "nowhere"))
-    problem = r"^some\.py: -c raise SystemExit\(3\): ended with exit status 3$"
-    with pytest.raises(SystemExit, match=problem):
-        measuring.run_python("-c", "raise SystemExit(3)")
-    with pytest.raises(SystemExit, match=problem):
-        measuring.resources_of(["-c", "raise SystemExit(3)"], {})
+    with pytest.raises(SystemExit) as ended:
+        measuring.run_main(main)
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(f"some.py: {problem}")
+
+
+def test_results_of_another_plan_or_machine_and_other_files_are_not_continued(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    results = measuring.read_results(path, {"trials": 12})
+    measuring.write_results(path, results | {"runs": [1]})
+    assert measuring.read_results(path, {"trials": 12})["runs"] == [1]
+    with pytest.raises(CharlmError, match=r"a.json: its trials is 12, not 6; name another --out"):
+        measuring.read_results(path, {"trials": 6})
+    measuring.write_results(path, results | {"torch": "1.0"})
+    with pytest.raises(CharlmError, match=r"a.json: its torch is '1.0', not "):
+        measuring.read_results(path, {"trials": 12})
+    for content in ("{", "[]", "\udcff"):
+        path.write_text(content, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(CharlmError, match=r"a.json: is not a file of results; name another"):
+            measuring.read_results(path, {})
 
 
 def test_the_resources_of_a_program_are_its_own_and_it_is_polled():
@@ -321,7 +350,7 @@ def test_the_arithmetic_of_a_step_is_that_of_its_matrix_products():
 
 def test_timing_a_graph_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["step.py", "--device", "cpu", "--launch", "graph"])
-    with pytest.raises(SystemExit, match="--launch graph: needs a CUDA GPU, got cpu; use eager"):
+    with pytest.raises(CharlmError, match="--launch graph: needs a CUDA GPU, got cpu; use eager"):
         step.main()
 
 
@@ -409,7 +438,7 @@ def test_the_benchmarks_of_a_gpu_accept_their_commands(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_the_gpu_benchmark_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "a.txt"])
-    with pytest.raises(SystemExit, match="no CUDA GPU"):
+    with pytest.raises(CharlmError, match="no CUDA GPU"):
         gpu.main()
 
 
@@ -473,6 +502,9 @@ def test_a_text_is_a_file_or_a_corpus_and_keeps_its_line_ends(tmp_path):
     path.write_bytes(b"a\r\nb\n")
     assert measuring.read_text(str(path)) == measuring.read_text(path) == "a\r\nb\n"
     assert measuring.read_text("number-words").count("\n") > 100
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(CharlmError, match=r"a\.txt: byte 3 \(0xe9\) is not UTF-8"):
+        measuring.read_text(path)
 
 
 def test_a_held_out_test_split_was_training_text_and_validation_stays_the_same(tmp_path):

@@ -11,6 +11,8 @@ import torch
 from benchmark_modules import load
 from pydantic import ValidationError
 
+from charlm.errors import CharlmError
+
 page, board, charlm_program, lstm, transformer, peer = map(
     load,
     (
@@ -101,7 +103,7 @@ def test_a_file_of_another_form_is_not_continued(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     for content, problem in (("{}", "text: Field required"), ("x", "file: Invalid JSON")):
         (tmp_path / "new" / "b.json").write_text(content, encoding="utf-8")
-        with pytest.raises(SystemExit, match=f"b.json: {problem}.*; name another --out"):
+        with pytest.raises(CharlmError, match=f"b.json: {problem}.*; name another --out"):
             run_board(monkeypatch, tmp_path)
 
 
@@ -162,13 +164,13 @@ def test_a_training_that_the_file_contains_is_not_repeated(tmp_path, monkeypatch
     rows = page.read_board(tmp_path / "new" / "b.json").rows
     assert [(row.seed, row.loss_nats) for row in rows] == [(1, 2.0), (2, 3.0)]
     assert "mine" in (tmp_path / "new" / "b.svg").read_text(encoding="utf-8")
-    with pytest.raises(SystemExit, match="its machine is another one"):
+    with pytest.raises(CharlmError, match="its machine is another one"):
         run_board(monkeypatch, tmp_path, "--threads", "1")
 
 
 def test_a_contestant_that_leaves_out_characters_is_rejected(tmp_path, monkeypatch):
     short = CONTESTANT.replace("len(text)", "len(text) - 1")
-    with pytest.raises(SystemExit, match="characters: must be 10, got 9"):
+    with pytest.raises(CharlmError, match="characters: must be 10, got 9"):
         run_board(monkeypatch, tmp_path, contestant=short)
 
 

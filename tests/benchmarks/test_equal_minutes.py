@@ -10,6 +10,7 @@ import torch
 from benchmark_modules import load, parse
 
 from charlm.config.load import load_config
+from charlm.errors import CharlmError
 from charlm.runs.automatic.recipes import STREAM
 
 equal, runs, text_budget = map(load, ("equal_minutes", "runs", "text_budget"))
@@ -77,8 +78,24 @@ def test_each_training_is_run_once_and_the_best_trial_is_trained(tmp_path, monke
     equal.main()
     assert started[14:] == [("run", "a", 2), ("run", "b", 2)]
     parse(equal, monkeypatch, *command, "--threads", "1")
-    with pytest.raises(SystemExit, match="has other run_threads: 2"):
+    with pytest.raises(CharlmError, match="its run_threads is 2, not 1; name another --out"):
         equal.main()
+
+
+def test_no_training_begins_after_one_that_failed(tmp_path, monkeypatch):
+    started = []
+
+    def run_alone(run, threads, processor_time):
+        started.append(run)
+        time.sleep(0.05)
+        raise CharlmError("failed")
+
+    monkeypatch.setattr(equal, "run_alone", run_alone)
+    monkeypatch.setattr(equal.os, "cpu_count", lambda: 1)
+    parse(equal, monkeypatch, "t.txt", "--trials", "12", "--out", tmp_path / "x.json")
+    with pytest.raises(CharlmError, match="failed"):
+        equal.main()
+    assert len(started) <= 2  # The second one may have begun before the first was read.
 
 
 def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_path):
@@ -100,7 +117,7 @@ def test_a_budget_in_processor_time_stands_still_while_the_program_waits(tmp_pat
 def test_processor_time_is_refused_with_several_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     problem = "needs one thread, got 2; set OMP_NUM_THREADS=1"
-    with pytest.raises(SystemExit, match=problem), runs.budgets_in_processor_time():
+    with pytest.raises(CharlmError, match=problem), runs.budgets_in_processor_time():
         pass
     with runs.budgets_in_processor_time(enabled=False):
         pass
