@@ -88,10 +88,7 @@ class Training:
         matrices = [weight for weight in network.parameters() if weight.ndim == 2]
         vectors = [weight for weight in network.parameters() if weight.ndim < 2]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": DECAY},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
+            [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}],
             lr=0.0,
             betas=(0.9, 0.99),
         )

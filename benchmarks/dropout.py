@@ -30,7 +30,7 @@ from measuring import (
     print_results,
     run_main,
 )
-from step import STEPS_PER_ROUND, WARM_UP_STEPS, training_steps
+from step import ENDLESS, STEPS_PER_ROUND, WARM_UP_STEPS, training_steps
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,8 +101,7 @@ def measure(case: Case, precision: str, device: torch.device, rounds: int) -> di
 
 def configure(case: Case, changes: list[str]) -> charlm.Config:
     """Return the configuration of a case, with a budget that does not end."""
-    budget = ["training.minutes=null", "training.epochs=null", "training.steps=1000000000"]
-    return charlm.load_config(case.config, [*case.overrides, *budget, *changes])
+    return charlm.load_config(case.config, [*case.overrides, *ENDLESS, *changes])
 
 
 def bernoulli_scale(shape: torch.Size, p: float, *, like: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ from charlm.data.resolve import resolve
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import encode_text
 from charlm.data.vocabulary import learn_tokenizer
-from charlm.errors import TokenizerError
+from charlm.errors import CorpusError, TokenizerError
 
 POLL_SECONDS = 0.05
 MEGABYTE = 10**6
@@ -103,14 +103,20 @@ def arguments() -> argparse.Namespace:
 
 
 def write_files(folder: Path, source: bytes, size: int, count: int) -> list[Path]:
-    """Write N different files of about `size` bytes, made of a text."""
+    """Write N different files of about `size` bytes, made of a text.
+
+    Raises:
+        CorpusError: The text has no line end.
+    """
+    if b"\n" not in source:
+        raise CorpusError("the text has no line end, but files and documents consist of lines")
     data = source * (size // len(source) + 2)
     folder.mkdir()
     files = []
     for index in range(count):
         start = data.index(b"\n", index * len(source) // count) + 1
         files.append(folder / f"{index:04}.txt")
-        files[-1].write_bytes(data[start : data.index(b"\n", start + size - 100) + 1])
+        files[-1].write_bytes(data[start : data.index(b"\n", start + max(0, size - 100)) + 1])
     return files
 
 

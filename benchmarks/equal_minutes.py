@@ -59,11 +59,7 @@ Run = dict[str, Any]
 COMMON = ("training.window=64", "training.evaluations=3", "corpus.mode=stream")
 RATES = {"muon": "2e-2,4e-2,8e-2", "adamw": "4e-3,8e-3,1.6e-2"}
 SIDES = {
-    "lstm": [
-        "model.cell=lstm",
-        "model.hidden_size=256,384",
-        "training.batch_size=16,32",
-    ],
+    "lstm": ["model.cell=lstm", "model.hidden_size=256,384", "training.batch_size=16,32"],
     "scan": [
         "model.cell=hgrn,min_gru",
         "model.block=griffin",

@@ -58,14 +58,7 @@ from charlm.runs.metrics import read_metrics
 from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.runs.warm_start import open_ancestor
 
-COLUMNS = (
-    "training",
-    "nats per token",
-    "bits per character",
-    "steps",
-    "seconds",
-    "old text",
-)
+COLUMNS = ("training", "nats per token", "bits per character", "steps", "seconds", "old text")
 DEPTHS = {"projection": 0, "recurrence": 1, "embedding": 2}
 RATE_DIVISOR = 2.6
 UNFREEZE_EACH = 0.2
@@ -96,6 +89,8 @@ class Case:
 def main() -> None:
     """Train every case with every seed; print one line per run, a table, and JSON."""
     options = arguments()
+    for _, _, folder in (named.partition("=") for named in options.starts):
+        open_ancestor(Path(folder))  # A wrong path must not end the program after other trainings.
     print_environment(*options.overrides)
     rows = []
     for case in cases(options):

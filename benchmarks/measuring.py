@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from charlm.data.cards import build_corpus, card_names
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, CorpusError
 from charlm.evaluation.text_files import decode_utf8
 from charlm.storage.atomic import atomic_write
 
@@ -224,9 +224,17 @@ def add_text(parser: argparse.ArgumentParser, name: str = "text", **settings: An
 
 
 def read_text(name: str | Path) -> str:
-    """Return the text of a file in UTF-8, or of a corpus that is built from Python."""
+    """Return the text of a file in UTF-8, or of a corpus that is built from Python.
+
+    Raises:
+        CorpusError: The file is empty, or is not UTF-8.
+        OSError: It cannot be read.
+    """
     if str(name) not in card_names():
-        return decode_utf8(Path(name).read_bytes(), str(name))
+        data = Path(name).read_bytes()
+        if not data:
+            raise CorpusError(f"{name}: is empty; give a text of at least a few hundred characters")
+        return decode_utf8(data, str(name))
     with tempfile.TemporaryDirectory() as folder:
         return build_corpus(str(name), to=Path(folder) / "text.txt").read_bytes().decode()
 

@@ -45,9 +45,9 @@ from measuring import (
     run_main,
 )
 from runs import count_configured
-from step import STEPS_PER_ROUND, training_steps
+from step import STEPS_PER_ROUND, configure, training_steps
 
-import charlm
+from charlm.errors import CharlmError
 from charlm.training.devices import choose_device, fast_math
 from charlm.training.process_group import Group, join
 
@@ -128,6 +128,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--worker-group", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker-core", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if missing := set(options.cores or ()) - os.sched_getaffinity(0):
+        parser.error(f"--cores: there is no core {min(missing)} for this program")
     if options.batch < 8:
         parser.error(f"--batch: must be at least 8, got {options.batch}")
     return options
@@ -249,10 +251,17 @@ def stop_worker(process: subprocess.Popen[str]) -> None:
 
 
 def do_task(processes: Sequence[subprocess.Popen[str]], task: Task) -> float:
-    """Let the processes of a group do a task; return the seconds of the slowest."""
-    for process in processes:
-        print(task.kind, task.amount, file=process.stdin, flush=True)
-    return max(float(process.stdout.readline()) for process in processes)
+    """Let the processes of a group do a task; return the seconds of the slowest.
+
+    Raises:
+        CharlmError: A process has ended; its errors are on standard error.
+    """
+    try:
+        for process in processes:
+            print(task.kind, task.amount, file=process.stdin, flush=True)
+        return max(float(process.stdout.readline()) for process in processes)
+    except (BrokenPipeError, ValueError):
+        raise CharlmError(f"a process of the group of {task.group} has ended") from None
 
 
 def run_worker(options: argparse.Namespace) -> None:
@@ -290,19 +299,8 @@ def worker_steps(
     options: argparse.Namespace, batch: int, group: Group, device: torch.device
 ) -> Iterator[object]:
     """Return endless training steps of this worker on its columns of a global batch."""
-    config = configure(options, batch)
+    config = configure(options.hidden, batch, options.window)
     return training_steps(config, options.precision, VOCABULARY_SIZE, device, group)[0]
-
-
-def configure(options: argparse.Namespace, batch: int) -> charlm.Config:
-    """Return the configuration of the steps with a global batch."""
-    overrides = [
-        f"model.hidden_size={options.hidden}",
-        f"training.batch_size={batch}",
-        "training.steps=1000000000",
-        f"training.window={options.window}",
-    ]
-    return charlm.load_config(None, overrides)
 
 
 def compare_two(
@@ -312,7 +310,8 @@ def compare_two(
     reduce = fit_line(MESSAGE_BYTES, [seconds[Task(2, "reduce", size)] for size in MESSAGE_BYTES])
     # In a ring of two, all bytes are sent once, in two hops.
     link = Link(bytes_per_second=1 / reduce.slope, hop_seconds=reduce.constant / 2)
-    size = 4 * count_configured(configure(options, options.batch), VOCABULARY_SIZE)
+    config = configure(options.hidden, options.batch, options.window)
+    size = 4 * count_configured(config, VOCABULARY_SIZE)
     columns = options.batch / 2
     expected = computation.constant + computation.slope * columns
     expected += all_reduce_seconds(size, 2, link)

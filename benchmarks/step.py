@@ -58,6 +58,8 @@ from charlm.training.process_group import SINGLE_PROCESS, Group
 
 WARM_UP_STEPS = 5  # They build kernels and allocate memory.
 STEPS_PER_ROUND = 4
+# Settings of a budget that does not end.
+ENDLESS = ("training.minutes=null", "training.epochs=null", "training.steps=1000000000")
 LAUNCHES = ("eager", "graph")
 COLUMNS = [
     "hidden",
@@ -137,7 +139,9 @@ def arguments() -> argparse.Namespace:
 
 def measure(setting: Setting, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one setting beside the matrix products."""
-    config = configure(setting, options)
+    launch = f"training.cuda_graph={setting.launch == 'graph'}"
+    sizes = setting.hidden, setting.batch, options.window
+    config = configure(*sizes, launch, *options.overrides)
     steps, gigaflop = training_steps(config, setting.precision, options.vocabulary, device)
     step = partial(next, steps)
     products = {
@@ -162,17 +166,14 @@ def measure(setting: Setting, device: torch.device, options: argparse.Namespace)
     }
 
 
-def configure(setting: Setting, options: argparse.Namespace) -> charlm.Config:
-    """Return the configuration of the steps of one setting."""
-    overrides = [
-        f"model.hidden_size={setting.hidden}",
-        f"training.batch_size={setting.batch}",
-        f"training.window={options.window}",
-        "training.steps=1000000000",
-        f"training.cuda_graph={setting.launch == 'graph'}",
-        *options.overrides,
+def configure(hidden: int, batch: int, window: int, *overrides: str) -> charlm.Config:
+    """Return the configuration of endless steps."""
+    sizes = [
+        f"model.hidden_size={hidden}",
+        f"training.batch_size={batch}",
+        f"training.window={window}",
     ]
-    return charlm.load_config(None, overrides)
+    return charlm.load_config(None, [*sizes, *ENDLESS, *overrides])
 
 
 def training_steps(

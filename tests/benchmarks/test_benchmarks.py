@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -188,6 +189,7 @@ def test_examples_in_docstrings_are_right():
             "--processor-time: needs --threads 1",
         ),
         ("scaling", ["--batch", "7"], "--batch: must be at least 8, got 7"),
+        ("scaling", ["--cores", "0", "9999"], "--cores: there is no core 9999 for this program"),
         ("coverage", ["a.txt", "--slices", "0"], "must be an integer of at least 1, got '0'"),
         ("coverage", ["a.txt", "--slice", "-1"], "--slice: must be an integer of at least 1, got"),
         ("sampling", ["--seconds", "nan"], "--seconds: must be a number above 0, got 'nan'"),
@@ -261,6 +263,11 @@ def test_both_tokenizers_encode_the_same_documents(tmp_path):
         assert (row["bytes"], row["tokens"]) == (23 * lines, tokens), level
         assert row["peak_bytes"] > 10**6 and min(row["megabytes_per_second"].values()) > 0, level
         assert encode.cells_of(row)[:2] == [level, f"{tokens:,}"]
+
+
+def test_a_text_without_line_ends_is_not_divided_into_files(tmp_path):
+    with pytest.raises(CharlmError, match="the text has no line end"):
+        encode.write_files(tmp_path / "texts", b"abc", 1_000, 1)
 
 
 def test_tokenizers_that_differ_are_not_compared():
@@ -502,9 +509,10 @@ def test_a_text_is_a_file_or_a_corpus_and_keeps_its_line_ends(tmp_path):
     path.write_bytes(b"a\r\nb\n")
     assert measuring.read_text(str(path)) == measuring.read_text(path) == "a\r\nb\n"
     assert measuring.read_text("number-words").count("\n") > 100
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(CharlmError, match=r"a\.txt: byte 3 \(0xe9\) is not UTF-8"):
-        measuring.read_text(path)
+    for data, problem in ((b"caf\xe9", r"byte 3 \(0xe9\) is not UTF-8"), (b"", "is empty")):
+        path.write_bytes(data)
+        with pytest.raises(CharlmError, match=rf"a\.txt: {problem}"):
+            measuring.read_text(path)
 
 
 def test_a_held_out_test_split_was_training_text_and_validation_stays_the_same(tmp_path):
@@ -648,6 +656,16 @@ def test_each_process_of_a_group_trains_on_its_columns():
     options = argparse.Namespace(hidden=8, window=4, precision="fp32")
     steps = scaling.worker_steps(options, 5, scaling.Group(1, 2), torch.device("cpu"))
     assert next(steps).state.tokens == 2 * 4  # The second of two processes has two of five columns.
+
+
+def test_a_process_of_a_group_that_has_ended_is_one_line():
+    with scaling.ExitStack() as stack:
+        ended = subprocess.Popen(
+            [sys.executable, "-c", "input()"], text=True, stdin=subprocess.PIPE, stdout=-1
+        )
+        stack.callback(scaling.stop_worker, ended)
+        with pytest.raises(CharlmError, match="a process of the group of 2 has ended"):
+            scaling.do_task([ended], scaling.Task(2, "step", 8))
 
 
 def test_the_time_for_reading_files_is_compared_with_that_of_the_fewest_files():

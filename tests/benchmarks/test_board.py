@@ -14,15 +14,7 @@ from pydantic import ValidationError
 from charlm.errors import CharlmError
 
 page, board, charlm_program, lstm, transformer, peer = map(
-    load,
-    (
-        "board_page",
-        "board",
-        "board_charlm",
-        "board_lstm",
-        "board_transformer",
-        "board_peer",
-    ),
+    load, ("board_page", "board", "board_charlm", "board_lstm", "board_transformer", "board_peer")
 )
 SPEED = {"product_fp32": 200.0, "product_bf16": 900.0, "lstm": 300.0}
 ROW = {

@@ -5,6 +5,7 @@ import torch
 from benchmark_modules import load, parse
 
 from charlm.config.model import Model
+from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel, named_weights
 
 fine_tuning = load("fine_tuning")
@@ -28,6 +29,13 @@ def test_a_pair_that_is_none_is_wrong_usage(arguments, problem, monkeypatch, cap
     with pytest.raises(SystemExit):
         parse(fine_tuning, monkeypatch, *arguments)
     assert problem in capsys.readouterr().err
+
+
+def test_a_wrong_run_is_noticed_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "measure", None)
+    parse(fine_tuning, monkeypatch, "a.txt:b.txt", "--from", f"x={tmp_path / 'x'}")
+    with pytest.raises(CharlmError, match="x: no such run folder"):
+        fine_tuning.main()
 
 
 def moved(adaptation: str, *, depth: int, rate: float = 0.01, done: float = 0.5) -> float:
