@@ -87,9 +87,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     known = choose_contestants(options)
     contestants = [known[name] for name in options.only or known]
-    board = begin(options)
+    text = read_text(options.text)
+    board = begin(options, text)
     with tempfile.TemporaryDirectory() as folder:
-        texts = split(options.text, Path(folder))
+        texts = write_parts(text, Path(folder))
         order = itertools.product(options.minutes, options.seeds, contestants)
         for minutes, seed, contestant in order:
             if (contestant.name, minutes, seed) in {row.key for row in board.rows}:
@@ -158,10 +159,10 @@ def choose_contestants(options: argparse.Namespace) -> dict[str, Contestant]:
     return OWN | configured | others
 
 
-def begin(options: argparse.Namespace) -> Board:
+def begin(options: argparse.Namespace, text: str) -> Board:
     """Return the board of the file to continue, or one without rows."""
     machine = Machine(**environment() | {"threads": options.threads})
-    board = Board(text=describe_text(options.text), machine=machine)
+    board = Board(text=describe_text(Path(options.text).name, text), machine=machine)
     if options.out is None or not options.out.exists():
         return board
     try:
@@ -179,25 +180,29 @@ def begin(options: argparse.Namespace) -> Board:
     return found
 
 
-def describe_text(name: str) -> Text:
+def describe_text(name: str, text: str) -> Text:
     """Return the facts about a text."""
-    text = read_text(name)
-    training = int(len(text) * (1 - HELD_OUT))
+    train, held_out = divide(text)
     return Text(
-        name=Path(name).name,
+        name=name,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
-        training_characters=training,
-        held_out_characters=len(text) - training,
+        training_characters=len(train),
+        held_out_characters=len(held_out),
     )
 
 
-def split(name: str, folder: Path) -> tuple[Path, Path]:
+def divide(text: str) -> tuple[str, str]:
+    """Return the text to train on and the held-out text."""
+    training = int(len(text) * (1 - HELD_OUT))
+    return text[:training], text[training:]
+
+
+def write_parts(text: str, folder: Path) -> list[Path]:
     """Write the text to train on and the held-out text to two files; return them."""
-    text, training = read_text(name), describe_text(name).training_characters
-    train, held_out = folder / "train.txt", folder / "held-out.txt"
-    train.write_bytes(text[:training].encode())
-    held_out.write_bytes(text[training:].encode())
-    return train, held_out
+    paths = [folder / "train.txt", folder / "held-out.txt"]
+    for path, part in zip(paths, divide(text), strict=True):
+        path.write_bytes(part.encode())
+    return paths
 
 
 def measure(

@@ -25,6 +25,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def main() -> None:
     chromium = find_chromium()
     if chromium is None:
         raise CharlmError("needs Chromium, which is not in the path; install chromium")
+    if options.runs and find_spec("playwright") is None:
+        raise CharlmError("run folders need playwright, of the extra dev: pip install '.[dev]'")
     print_environment()
     if options.hidden:
         print("\nhidden   tokens/s   ms/token   products")

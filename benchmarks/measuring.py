@@ -1,7 +1,8 @@
 """Code that the benchmarks share: command lines, files of results, processes, timing and tables.
 
-Each benchmark prints a table and, as its last line, everything as JSON, with the machine and the
-versions. An option of several benchmarks has the same name and form in all, and is declared here.
+Each benchmark prints a table, and everything as JSON, with the machine and the versions: as its
+last line, or in the file --out. An option of several benchmarks has the same name and form in all,
+and is declared here.
 """
 
 import argparse
@@ -224,7 +225,7 @@ def add_text(parser: argparse.ArgumentParser, name: str = "text", **settings: An
 
 
 def read_text(name: str | Path) -> str:
-    """Return the text of a file in UTF-8, or of a corpus that is built from Python.
+    """Return the text of a corpus that is built from Python, or of a file without a UTF-8 BOM.
 
     Raises:
         CorpusError: The file is empty, or is not UTF-8.

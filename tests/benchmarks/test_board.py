@@ -128,9 +128,10 @@ def test_the_split_is_the_last_tenth_and_no_character_is_lost(tmp_path):
     path = tmp_path / "a.txt"
     text = "ab\r\nü" * 21
     path.write_bytes(text.encode())
-    parts = [part.read_bytes().decode() for part in board.split(str(path), tmp_path)]
+    read = board.read_text(path)
+    parts = [part.read_bytes().decode() for part in board.write_parts(read, tmp_path)]
     assert "".join(parts) == text
-    facts = board.describe_text(str(path))
+    facts = board.describe_text("a.txt", read)
     assert [len(part) for part in parts] == [facts.training_characters, facts.held_out_characters]
     assert [len(part) for part in parts] == [94, 11]
 
