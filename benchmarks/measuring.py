@@ -225,7 +225,7 @@ def add_text(parser: argparse.ArgumentParser, name: str = "text", **settings: An
 
 
 def read_text(name: str | Path) -> str:
-    """Return the text of a corpus that is built from Python, or of a file without a UTF-8 BOM.
+    """Return the text of a corpus built from Python, or of a UTF-8 file, without its BOM.
 
     Raises:
         CorpusError: The file is empty, or is not UTF-8.
