@@ -7,6 +7,7 @@ and is declared here.
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -70,23 +71,21 @@ def count(text: str) -> int:
 
 def amount(text: str) -> float:
     """Return a positive number from the command line."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
+    return _number(text, "a number above 0", lambda number: 0 < number < math.inf)
 
 
 def fraction(text: str) -> float:
     """Return a number from 0 up to, but not including, 1 from the command line."""
+    return _number(text, "at least 0 and below 1", lambda number: 0 <= number < 1)
+
+
+def _number(text: str, kind: str, is_valid: Callable[[float], bool]) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text!r}")
+        number = math.nan  # It is not valid: all comparisons with it are false.
+    if not is_valid(number):
+        raise argparse.ArgumentTypeError(f"must be {kind}, got {text!r}")
     return number
 
 
