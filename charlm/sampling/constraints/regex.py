@@ -21,6 +21,7 @@ from torch import Tensor
 
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.errors import UnsupportedOptionError, quote
+from charlm.sampling.constraints.regex_size import check_size
 from charlm.version import install_hint
 
 Table = npt.NDArray[np.int32]
@@ -347,9 +348,13 @@ def _byte_automaton(pattern: str, pending: str) -> _ByteAutomaton:
     inner = pattern.removeprefix("^")
     if re.search(r"(?<!\\)(?:\\\\)*\$\Z", inner):  # A $ at the end that is not escaped.
         inner = inner[:-1]
+    check_size(inner)
     if _python_problem(inner):
         _compile(inner, pattern)  # Alone, because a)|(b would be valid within parentheses.
-    index = _compile(f"{pending}(?:{inner}){_END}", pattern)
+    try:
+        index = _compile(f"{pending}(?:{inner}){_END}", pattern)
+    except UnsupportedOptionError:  # After (?x), a comment without a line end hides what follows.
+        index = _compile(f"{pending}(?:{inner}\n){_END}", pattern)
     if index is None:
         raise UnsupportedOptionError(
             "matching", f"no text at all matches {quote(pattern)}, or a part of it"

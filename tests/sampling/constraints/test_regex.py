@@ -15,6 +15,7 @@ from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
+from charlm.sampling.constraints.regex_size import num_items
 
 CPU = torch.device("cpu")
 LETTERS = learn_tokenizer(["abé\n"], Section(level="char"))
@@ -288,6 +289,31 @@ def test_a_length_below_that_of_every_match_is_refused():
         match=r"^matching: the shortest text that matches has 5 tokens; raise length, which is 4$",
     ):
         RegexConstraint(automaton, length=4, batch=1, device=CPU)
+
+
+def test_an_expression_may_end_with_a_comment():
+    automaton = build_automaton("(?x)a b # a comment", LETTERS, records=True)
+    a, b = LETTERS.encode("ab").tolist()
+    assert automaton.min_tokens == 2
+    assert automaton.tokens_needed[state_after(automaton, [a, b]), EOS] == 0
+
+
+ITEMS = {
+    r"(?:a[b)\]]{3}|\p{Lu}){2}": 10,
+    r"a{2,}?{3}\{4}": 9,
+    "[]a]{3}[^]]{2}": 5,
+    "(a{0,7}){0,3}b)": 22,
+    "a{99999999999}(": 14,
+}
+
+
+def test_counts_are_written_out_to_refuse_what_would_take_minutes():
+    for pattern, items in ITEMS.items():
+        assert num_items(pattern) == items, pattern
+    for pattern in ("(a{1000}){1000}", "((a?){0,500}b|){0,500}"):
+        with pytest.raises(UnsupportedOptionError, match=r"has [\d,]+ characters and classes if"):
+            build_automaton(pattern, LETTERS, records=True)
+    assert build_automaton(r"\w{50}", LETTERS, records=True).min_tokens == 50
 
 
 PROBLEMS = {
