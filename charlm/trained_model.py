@@ -29,6 +29,7 @@ from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import RunFiles, load_run, open_run_corpus
+from charlm.runs.verify import budget_of
 from charlm.runs.verify_weights import check_weights
 from charlm.storage.atomic import can_write
 from charlm.training.devices import choose_device
@@ -99,6 +100,11 @@ class Trained(Generic[Model]):
         if self.mode == "stream":
             return None
         return "\n" if self.reads_lines else self.config.corpus.separator
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """Unit and amount of the budget of the training at the time of this checkpoint."""
+        return budget_of(self.origin.state, self.config.training)
 
     @property
     def is_forward(self) -> bool:

@@ -275,7 +275,7 @@ def _budget_warnings(models: Sequence[TrainedModel]) -> list[str]:
 def _budget_of(model: TrainedModel) -> str:
     """Return the budget of a training, with the tokens of a step if the budget counts steps."""
     training = model.config.training
-    unit, amount = training.budget
+    unit, amount = model.budget
     if unit != "steps":
         return f"{amount:g} {unit}"
     return f"{amount:g} steps of {training.batch_size} x {training.window} tokens"

@@ -207,8 +207,12 @@ def _training(trained: TrainedModel) -> Iterator[str]:
         yield "The model was imported; how it was trained is not known."
         return
     yield f"{_cost(trained)}\n"
-    yield "Command, with the settings below in `model.yaml`:\n"
-    yield code_block("charlm train --config model.yaml", "sh")
+    yield "With the settings below in `model.yaml`:\n"
+    commands = ["charlm train --config model.yaml"]
+    unit, amount = trained.budget
+    if (unit, amount) != trained.config.training.budget:
+        commands.append(f"charlm train --resume RUN --{unit} {amount}")
+    yield code_block("\n".join(commands), "sh")
     yield "\nSettings that differ from the defaults; of files of its author, only the names:\n"
     yield code_block(_settings(trained.config), "yaml")
 

@@ -17,7 +17,14 @@ from charlm.config.task import TaskKind
 from charlm.config.tokenizer import Level
 from charlm.errors import CheckpointError, ConfigError
 from charlm.runs.metrics import read_metrics, score_field, unit_of
-from charlm.runs.verify import MAX_BYTES, PARSE_ERRORS, CorpusFacts, validate_facts
+from charlm.runs.verify import (
+    MAX_BYTES,
+    PARSE_ERRORS,
+    CorpusFacts,
+    budget_of,
+    read_state,
+    validate_facts,
+)
 from charlm.storage.results import Result
 from charlm.storage.untrusted import parse_json, read_regular_file
 
@@ -34,7 +41,7 @@ class RunSummary(Result):
         cell: Kind of the recurrence.
         hidden_sizes: Number of units of each layer.
         parameters: Number of weights; None if the kind of cell is not registered.
-        budget: Budget with which the run began, such as "5 minutes".
+        budget: Budget of the training, in total, such as "5 minutes".
         seed: Seed of the training.
         step: Step of the best evaluation; the scores are None before the first one.
         steps: Number of steps trained.
@@ -128,7 +135,7 @@ def summarize(folder: Path) -> RunSummary:
     lines = read_metrics(folder)
     best: dict[str, Any] = next((line for line in reversed(lines) if line.get("is_best")), {})
     last: dict[str, Any] = lines[-1] if lines else {}
-    unit, amount = config.training.budget
+    unit, amount = budget_of(_last_state(folder), config.training)
     return RunSummary(
         run=str(folder),
         text=str(corpus.get("title", "")),
@@ -189,6 +196,14 @@ def _read_corpus(folder: Path) -> dict[str, Any]:
         return validate_facts(parse_json(data), CorpusFacts)
     except (OSError, *PARSE_ERRORS) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
+
+def _last_state(folder: Path) -> dict[str, Any]:
+    """Return the state of the last checkpoint; nothing if there is none that can be read."""
+    try:
+        return read_state(folder / "last")
+    except (OSError, CheckpointError, *PARSE_ERRORS):
+        return {}
 
 
 def _count_parameters(

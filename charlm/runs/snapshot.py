@@ -100,6 +100,7 @@ def state_facts(experiment: Experiment) -> dict[str, Any]:
         "precision": precision_name(experiment.hardware.precision),
         "device": experiment.hardware.device.type,
         "cores": torch.get_num_threads() * experiment.group.size,
+        "budget": dict([experiment.config.training.budget]),
         **{field: getattr(state, field) for field in _SCALARS},
         "position": asdict(state.position),
         "average": experiment.average.json_state(),

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from charlm.config.mistakes import describe_mistakes
+from charlm.config.training import Training as TrainingSection
 from charlm.errors import CheckpointError
 from charlm.runs.files import CHECKPOINTS, EVENT_FILES, RUN_FILES
 from charlm.storage.untrusted import (
@@ -34,7 +35,12 @@ _ADDED_FIELDS: dict[int, dict[str, Any]] = {
     1: {"average": {"running": False, "count": 0, "losses": []}, "stalls": 0, "halvings": 0}
 }
 # Fields that were added without a new format, with the values that continue an older checkpoint.
-_OPTIONAL_FIELDS: dict[str, Any] = {"due_metrics": None, "validation_part": 1, "precision": None}
+_OPTIONAL_FIELDS: dict[str, Any] = {
+    "due_metrics": None,
+    "validation_part": 1,
+    "precision": None,
+    "budget": None,
+}
 # Parsing a file takes many times as much memory as the file has bytes.
 MAX_BYTES = {
     "tokenizer.json": 256 * MEGABYTE,
@@ -96,6 +102,12 @@ class _DueMetrics(StrictModel):
     learning_rate: float
 
 
+_Budget = Annotated[
+    dict[Literal["minutes", "steps", "epochs"], Annotated[float, Field(gt=0)]],
+    Field(min_length=1, max_length=1),
+]
+
+
 class _StateFacts(StrictModel):
     """Fields of state.json that charlm reads."""
 
@@ -111,6 +123,7 @@ class _StateFacts(StrictModel):
     due_metrics: _DueMetrics | None = None
     validation_part: Annotated[int, Field(ge=1, lt=1 << 63)] | None = None
     precision: Literal["bf16", "fp32"] | None = None
+    budget: _Budget | None = None
     position: dict[str, Count] = Field({})
     run: dict[str, str] = Field({})
     files: dict[str, _FileFacts]
@@ -217,6 +230,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if checksum is not None and checksum != _checksum(facts):
         raise ValueError("its checksum is not the one that it was saved with")
     return validate_facts(state, _StateFacts)
+
+
+def budget_of(state: Mapping[str, Any], section: TrainingSection) -> tuple[str, float]:
+    """Return unit and amount of the budget of a training, which resuming may have replaced.
+
+    Args:
+        state: State of a checkpoint; those of earlier versions have no budget.
+        section: Section `training` of the run's configuration, with the first budget.
+    """
+    return next(iter((state.get("budget") or {}).items()), section.budget)
 
 
 def _migrate(state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:

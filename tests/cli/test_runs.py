@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from conftest import small_config, train_all
 
 import charlm
 from charlm.cli.main import run as command
@@ -67,6 +68,25 @@ def test_a_run_that_was_not_evaluated_has_no_score(folder, capfd):
     (run, _) = json.loads(output(capfd, folder, "--json"))["runs"]
     assert run["loss_nats"] is None and run["steps"] == 0
     assert output(capfd, folder).splitlines()[1].split()[1] == "-"
+
+
+def test_a_run_that_was_resumed_with_another_budget_shows_it(text_file, tmp_path, capfd):
+    folder = tmp_path / "run"
+    train_all(small_config(text_file, "training.steps=4"), folder)
+    assert command(["train", "--resume", str(folder), "--steps", "8"]) == 0
+    capfd.readouterr()
+    (listed,) = json.loads(output(capfd, folder, "--json"))["runs"]
+    assert (listed["budget"], listed["steps"]) == ("8 steps", 8)
+    run = charlm.load(folder, which="last")
+    assert run.trained.budget == ("steps", 8) and run.config.training.steps == 4
+    commands = "charlm train --config model.yaml\ncharlm train --resume RUN --steps 8\n"
+    assert commands in charlm.model_card(run)
+    state = folder / "last" / "state.json"
+    facts = json.loads(state.read_text())
+    old = {name: fact for name, fact in facts.items() if name not in ("sha256", "budget")}
+    for text in (json.dumps(old), "damaged"):  # An earlier version does not save the budget.
+        state.write_text(text)
+        assert json.loads(output(capfd, folder, "--json"))["runs"][0]["budget"] == "4 steps"
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, capfd):

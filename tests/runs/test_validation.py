@@ -96,7 +96,7 @@ def test_a_run_of_an_earlier_version_scores_the_whole_split(text_file, tmp_path)
     stop_at(prepare.begin(small_config(text_file), tmp_path / "run"), 3)
     path = tmp_path / "run" / "last" / "state.json"
     facts = json.loads(path.read_text())
-    added = ("sha256", "due_metrics", "validation_part", "precision")
+    added = ("sha256", "due_metrics", "validation_part", "precision", "budget")
     path.write_text(json.dumps({key: fact for key, fact in facts.items() if key not in added}))
     resumed = prepare.resume(tmp_path / "run")
     assert (resumed.state.validation_part, resumed.state.due_metrics) == (1, None)
