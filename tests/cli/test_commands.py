@@ -5,12 +5,14 @@ import functools
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import termios
 import threading
@@ -653,6 +655,27 @@ def test_a_training_stopped_by_ctrl_c_resumes_to_the_weights_of_an_uninterrupted
     expected = weights(Path("whole"))
     for name, tensor in weights(Path("a run")).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_ctrl_c_stops_the_process_of_a_training_which_can_be_resumed(capfd, text_file):
+    # It cannot end before the signal: the pipe is full after some hundred lines of evaluations.
+    budget = ["--steps", "10000", "--set", "training.evaluations=10000", "--out", "run"]
+    command = [sys.executable, "-m", "charlm", "train", str(text_file), *SETTINGS, *budget]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        begun = list(itertools.takewhile(lambda line: "validation" not in line, process.stderr))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, (begun, err)
+    assert out == "run\n"
+    step = json.loads(Path("run/last/state.json").read_text())["step"]
+    lines = [line for line in err.splitlines() if not line.startswith("step ")]
+    end = f"stopped and saved at step {step:,}; continue with: charlm train --resume run"
+    assert lines == [end]
+    ok(capfd, "train", "--resume", "run", "--steps", step + 2)
+    assert json.loads(Path("run/last/state.json").read_text())["step"] == step + 2
 
 
 def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained, monkeypatch, capfd):
