@@ -66,18 +66,14 @@ def view(
 
     Try: charlm view --only curves,memory --open
     """
-    passage = _passage(text, text_file)
+    from charlm.views.options import SECTIONS, ReportOptions
+
+    sections = only.split(",") if only else SECTIONS
+    shown = ReportOptions(text=_passage(text, text_file), sections=sections)
     loaded = [load_any(folder, which=which, device=device) for folder in runs_or_newest(runs)]
     from charlm.api import write_report
-    from charlm.views.measurements import SECTIONS
 
-    path = write_report(
-        loaded,
-        out,
-        text=passage,
-        sections=only.split(",") if only else SECTIONS,
-        report_progress=say,
-    )
+    path = write_report(loaded, out, text=shown.text, sections=shown.sections, report_progress=say)
     emit(str(path))
     if open_browser:
         webbrowser.open(path.absolute().as_uri())

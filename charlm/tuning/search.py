@@ -14,28 +14,21 @@ lost worker is tried again. So exactly as many trials end as the budget says.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from charlm.config.load import check_config
 from charlm.config.schema import Config
-from charlm.errors import ConfigError, CorpusError, DivergenceError
-from charlm.runs import prepare, session
-from charlm.runs.experiment import Evaluated, Experiment, Finished
 from charlm.runs.folder import check_new
 from charlm.tuning.results import NOT_ENDED, Outcome, Trial, Tuning, read_results, write_results
-from charlm.tuning.space import Space, with_values
+from charlm.tuning.space import Space
 from charlm.tuning.storage import MAX_ATTEMPTS, Storage, quiet_optuna
 from charlm.tuning.study import (
-    WHOLE_BUDGET,
     Budget,
     StudyFacts,
     begin_study,
@@ -123,12 +116,15 @@ def tune(
             begin_study(opened, place, folder, facts, budget)
             if place.is_shared:
                 write_folder_facts(folder, folder_facts, opened, place, facts)
+        from charlm.tuning.trial import train  # It imports torch: after all checks.
+
         worker = _Worker(
             folder=folder,
             facts=facts,
             spaces=facts.spaces(),
             study=opened,
             storage=place,
+            train=train,
             callbacks=callbacks or Callbacks(),
         )
         worker.callbacks.begin()
@@ -172,6 +168,7 @@ class _Worker:
         spaces: Range or choices by key.
         study: Optuna's study.
         storage: Storage of the study.
+        train: Function that trains a trial; see `charlm.tuning.trial`.
         callbacks: Functions to call.
         budget: Budget of the search, as this worker has read it last.
         deadline: Time on the clock at which the minutes are over.
@@ -184,6 +181,7 @@ class _Worker:
     spaces: dict[str, Space]
     study: optuna.Study
     storage: Storage
+    train: Callable[..., tuple[Outcome, str]]
     callbacks: Callbacks
     budget: Budget = field(default_factory=Budget)
     deadline: float = math.inf
@@ -269,7 +267,9 @@ class _Worker:
         number = draw.trial.number
         try:
             with heartbeats(self.study, draw.trial, self.storage):
-                outcome, note = self._train(draw)
+                outcome, note = self.train(
+                    draw.trial, draw.values, self.facts.config, self.folder, self._is_stopped
+                )
         except BaseException:
             with self.storage.lock():
                 fail_trial(self.study, number)
@@ -281,46 +281,6 @@ class _Worker:
         self.last = results
         ended = next(trial for trial in results.trials if trial.number == number)
         self.callbacks.report(ended, results.best)
-
-    def _train(self, draw: _Draw) -> tuple[Outcome, str]:
-        """Return the outcome of a training, and the reason for it."""
-        number = draw.trial.number
-        try:
-            data = with_values(self.facts.config, draw.values)
-            config = check_config(data, f"trial {number}")
-            experiment = prepare.begin(config, self.folder / "trials" / str(number))
-            return train_trial(draw.trial, experiment, self._is_stopped), ""
-        except DivergenceError as error:
-            return "diverged", str(error)
-        except (ConfigError, CorpusError) as error:  # The text was read before: it is the values.
-            return "impossible", str(error)
-        except torch.OutOfMemoryError:
-            return "impossible", "needs more memory than the device has"
-        except UpdateFinishedTrialError:  # The other workers have taken this one for lost.
-            return "failed", ""
-
-
-def train_trial(
-    trial: optuna.Trial, experiment: Experiment, is_stopped: Callable[[], bool]
-) -> Outcome:
-    """Train, and report each validation loss together with the progress in the budget."""
-    section, state, num_reported = experiment.config.training, experiment.state, 0
-    with closing(session.run(experiment, stop=is_stopped)) as events:
-        for event in events:
-            if isinstance(event, Evaluated) and event.score is not None:
-                progress = min(state.fraction_done(section), 1.0)
-                num_evaluations = int(progress * section.evaluations + 1e-9)
-                # After a divergence an evaluation is repeated; Optuna accepts one loss per step.
-                if num_evaluations > num_reported:
-                    step = WHOLE_BUDGET * num_evaluations // section.evaluations
-                    trial.report(event.score.loss_nats, step)
-                    num_reported = num_evaluations
-                if num_evaluations < section.evaluations and trial.should_prune():
-                    return "pruned"
-            is_stopped_event = isinstance(event, Finished) and event.reason == "stopped"
-            if is_stopped_event and not state.has_ended(section):
-                return "unfinished"
-    return "finished"
 
 
 def _make_sampler(seed: int, study: optuna.Study) -> optuna.samplers.BaseSampler:

@@ -46,10 +46,10 @@ from charlm.views.measurements import (
     AnyTrained,
     Measurements,
     Reason,
-    ReportOptions,
     RunMeasurements,
     TaskScores,
 )
+from charlm.views.options import ReportOptions
 
 _CHARACTERS_PER_TOKEN = 20  # Most characters that are expected in a passage for each token.
 _ATTENTIONS = 4  # Sources whose attention is drawn.

@@ -12,17 +12,11 @@ from charlm.views.embeddings import embeddings_section
 from charlm.views.header import header, names_of
 from charlm.views.html import Html, join, tag
 from charlm.views.learning import learning_section
-from charlm.views.measurements import (
-    SECTIONS,
-    AnyTrained,
-    Measurements,
-    Reason,
-    ReportOptions,
-    RunMeasurements,
-)
+from charlm.views.measurements import AnyTrained, Measurements, Reason, RunMeasurements
 from charlm.views.measuring import measure
 from charlm.views.memory import memory_section
 from charlm.views.network import network_section
+from charlm.views.options import SECTIONS, ReportOptions
 from charlm.views.page import Figure, Section, listed
 from charlm.views.style import content_hash, read_asset, report_style
 from charlm.views.surprisal import surprisal_section

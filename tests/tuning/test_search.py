@@ -18,6 +18,7 @@ from charlm.training.loss import Score
 from charlm.tuning import search as tuning
 from charlm.tuning.search import Callbacks, tune
 from charlm.tuning.study import Budget
+from charlm.tuning.trial import train_trial
 
 RATE = "training.learning_rate=1e-3..1e-1"
 
@@ -45,7 +46,7 @@ def untrained(monkeypatch, in_memory):
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", report)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", report)
 
 
 def test_a_search_ends_in_a_table_and_a_config_that_trains_to_the_best_loss(config, tmp_path):
@@ -210,14 +211,12 @@ def test_a_trial_that_diverges_is_reported_and_the_search_continues(
 def test_impossible_values_end_only_their_own_trial(
     text_file, in_memory, tmp_path, monkeypatch, search, note
 ):
-    train = tuning.train_trial
-
     def short_of_memory(trial, experiment, is_over):
         if experiment.config.model.hidden_size == (8,):
             raise torch.OutOfMemoryError
-        return train(trial, experiment, is_over)
+        return train_trial(trial, experiment, is_over)
 
-    monkeypatch.setattr(tuning, "train_trial", short_of_memory)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", short_of_memory)
     config = small_config(text_file, "training.steps=2", "model.embedding_size=16")
     also = (
         ["model.tied=true,false", "model.embedding=learned,one_hot"]
@@ -299,15 +298,13 @@ def test_an_unfinished_trial_that_is_the_only_one_keeps_its_results(config, in_m
 def test_a_trial_that_ends_in_an_error_is_marked_failed_and_tried_again(
     config, tmp_path, monkeypatch
 ):
-    train = tuning.train_trial
-
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "train_trial", crash)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", crash)
     with pytest.raises(KeyboardInterrupt):
         tune(config, [RATE], out=tmp_path / "tuned", budget=Budget(trials=2))
-    monkeypatch.setattr(tuning, "train_trial", train)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", train_trial)
     found = tuning.resume(tmp_path / "tuned")
     assert [trial.outcome for trial in found.trials] == ["finished", "finished", "failed"]
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/tuned/study.db")
@@ -441,5 +438,5 @@ def test_a_repeated_evaluation_is_reported_once_and_the_last_one_never_prunes(mo
         report=lambda loss, step: reported.append((step, loss)),
         should_prune=lambda: reported[-1][0] == 1000,
     )
-    assert tuning.train_trial(trial, experiment, lambda: False) == "finished"
+    assert train_trial(trial, experiment, lambda: False) == "finished"
     assert reported == [(250, 1.75), (500, 1.5), (750, 1.25), (1000, 1.0)]

@@ -37,7 +37,7 @@ def scoring(monkeypatch, *losses):
         trial.report(losses[trial.number], 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", report)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", report)
 
 
 def outcomes(found) -> list[str]:
@@ -168,7 +168,7 @@ def test_heartbeats_are_recorded_while_a_trial_is_trained(config, tmp_path, monk
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", wait)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", wait)
     assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", budget=trials(1))) == ["finished"]
 
 
@@ -207,7 +207,7 @@ def test_two_workers_never_try_the_same_values(config, in_memory, tmp_path, monk
             )
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", meet)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", meet)
     found = tune(config, ["model.hidden_size=8,16,24"], out=tmp_path / "tuned", budget=trials(5))
     assert met[0] == 1 and met[1].num_running == 1 and met[1].num_ended == 2
     assert sorted(trial.values["model.hidden_size"] for trial in found.trials) == [8, 16, 24]
@@ -228,7 +228,7 @@ def test_the_budget_is_shared_by_all_workers(config, in_memory, tmp_path, monkey
             )
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", meet)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", meet)
     assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", budget=trials(2))) == [
         "finished",
         "finished",
@@ -249,7 +249,7 @@ def test_a_worker_taken_for_lost_leaves_its_trial_to_the_others(
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", lose)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", lose)
     assert outcomes(tune(config, [RATE], out=tmp_path / "tuned", budget=trials(2))) == [
         "failed",
         "finished",
@@ -264,7 +264,7 @@ def test_values_that_fail_three_times_are_given_up(config, in_memory, tmp_path, 
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", crash)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", crash)
     for _ in range(storage.MAX_ATTEMPTS):
         with pytest.raises(RuntimeError):
             tune(config, ["model.hidden_size=8,16"], out=tmp_path / "tuned", budget=trials(2))
@@ -442,7 +442,7 @@ def test_a_trial_that_charlm_cannot_have_written_is_refused(
         trial.report(1.0, 1000)
         return "finished"
 
-    monkeypatch.setattr(tuning, "train_trial", spoil)
+    monkeypatch.setattr("charlm.tuning.trial.train_trial", spoil)
     with pytest.raises(CheckpointError, match=r"trial 1 was not written by charlm"):
         tune(config, [RATE], out=tmp_path / "tuned", budget=trials(3))
 

@@ -37,16 +37,11 @@ from charlm.views.learning import (
     training_loss,
     unit_of,
 )
-from charlm.views.measurements import (
-    SECTIONS,
-    Measurements,
-    Reason,
-    ReportOptions,
-    RunMeasurements,
-)
+from charlm.views.measurements import Measurements, Reason, RunMeasurements
 from charlm.views.measuring import measure
 from charlm.views.memory import describe_letters, describe_memory
 from charlm.views.network import describe_parameters
+from charlm.views.options import SECTIONS, ReportOptions
 from charlm.views.passages import describe_direction
 from charlm.views.report import make_report
 from charlm.views.surprisal import describe_classes, describe_positions, describe_surprisal

@@ -23,8 +23,9 @@ from charlm.views.confusion import (
     shown_labels,
 )
 from charlm.views.label_errors import describe_errors
-from charlm.views.measurements import ReportOptions, RunMeasurements
+from charlm.views.measurements import RunMeasurements
 from charlm.views.measuring import measure
+from charlm.views.options import ReportOptions
 from charlm.views.report import make_report
 from charlm.views.tags import STYLES, describe_tags, styles_of
 
