@@ -11,7 +11,7 @@ from charlm.cli.tables import TableForm, format_rows
 from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError
 
-if TYPE_CHECKING:  # It imports torch.
+if TYPE_CHECKING:
     from charlm.runs.listing import RunSummary
 
 
