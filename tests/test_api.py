@@ -1,15 +1,18 @@
 """Each command is one call in Python."""
 
 import math
+import re
 import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TEXT, small_config
 
 import charlm
+from charlm.cli.main import run as charlm_command
 from charlm.errors import CharlmError, OptionError
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.trained_model import original_bytes, training_texts
@@ -487,3 +490,46 @@ def test_numbers_of_numpy_are_settings_of_a_training(text_file, tmp_path):
         small_config(text_file), out=tmp_path / "run", seed=np.int64(3), window=np.int32(8)
     )
     assert (run.config.training.seed, run.config.training.window) == (3, 8)
+
+
+def test_python_prints_of_a_result_what_the_command_prints(trained, capfd):
+    run = charlm.load(trained)
+    commands = {
+        ("perplexity",): run.perplexity(),
+        ("tokens", "--show", "5"): run.surprise(split="valid", show=5),
+        ("context",): run.context(),
+        ("gradients", "--windows", "2"): run.gradients(windows=2),
+        ("novelty", "--size", "300"): run.novelty(size=300),
+        ("agreement", "--sentences", "20"): run.agreement(sentences=20),
+    }
+    for (name, *options), result in commands.items():
+        capfd.readouterr()
+        assert charlm_command(["eval", name, str(trained), *options]) == 0
+        printed, (expected, _) = str(result), capfd.readouterr()
+        assert re.sub("seconds.*", "", f"{printed}\n") == re.sub("seconds.*", "", expected), name
+        assert result._repr_mimebundle_() == {"text/plain": printed}, name
+
+
+def test_what_a_notebook_prints_is_short_and_readable(trained, text_file, task_folders, tmp_path):
+    run = charlm.load(trained)
+    compared = str(run.compare([run])).splitlines()
+    assert compared[0].split()[:3] == ["bits/char", "tokens", "alone"]
+    assert all(len(line) <= 110 for line in compared if str(trained) in line[:40])
+    chosen = charlm.choose(text_file, steps=2, overrides=["model.hidden_size=8"])
+    assert str(chosen).splitlines() == list(chosen.reasons)
+    assert tuple(chosen) == (chosen.config, chosen.reasons)
+    assert yaml.safe_load(str(run.config))["model"]["hidden_size"] == 16
+    sample = run.sample(length=5)[0]
+    assert str(sample) == sample.text
+    assert len(str(run.surprise(TEXT)).splitlines()) < 1100 < len(TEXT)
+    classifier = charlm.load_labels(task_folders["classify"])
+    (predicted,) = classifier.predict(["bana"])
+    assert str(predicted).splitlines()[0].split() == ["label", "probability"]
+    (tagged,) = charlm.load_labels(task_folders["tag"]).predict(["bana"])
+    assert [line.split()[0] for line in str(tagged).splitlines()[1:]] == [
+        "'b'",
+        "'a'",
+        "'n'",
+        "'a'",
+    ]
+    assert len(str(classifier.report(sections=["task"]))) < 200

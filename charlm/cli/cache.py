@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import Json, above_zero, not_empty
-from charlm.cli.tables import format_rows
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit_table
+from charlm.storage.tables import format_rows
 
 if TYPE_CHECKING:
     from charlm.data.cache import CacheEntry
@@ -57,7 +57,7 @@ def cache(
         "entries": [entry.to_json() for entry in entries],
     }
     what = "removed" if remove is not None else str(cache_folder())
-    emit_result(data, _table(entries, what), as_json=as_json)
+    emit_table(data, _table(entries, what), as_json=as_json)
 
 
 def _selected(entries: "Sequence[CacheEntry]", names: Sequence[str]) -> "list[CacheEntry]":
@@ -78,7 +78,7 @@ def _selected(entries: "Sequence[CacheEntry]", names: Sequence[str]) -> "list[Ca
 def _table(entries: "Sequence[CacheEntry]", what: str) -> Iterator[str]:
     rows = [[entry.name, _size(entry.bytes), _age(entry.seconds)] for entry in entries]
     if rows:
-        yield format_rows(["entry", "size", "age"], rows, "table")
+        yield format_rows(["entry", "size", "age"], rows)
     total = _size(sum(entry.bytes for entry in entries))
     yield f"{what}: {len(rows)} {'entry' if len(rows) == 1 else 'entries'}, {total}"
 

@@ -1,9 +1,8 @@
 """`charlm compress` and `charlm decompress`: files coded with a model's probabilities."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,12 +18,8 @@ from charlm.cli.options import (
     parallel_option,
     split_run_and_file,
 )
-from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit, emit_result, folded
+from charlm.cli.terminal import emit, emit_table, folded
 from charlm.errors import CharlmError
-
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.compression.compress import Compression
 
 _SUFFIX = ".charlm"
 
@@ -110,7 +105,8 @@ def compress(
             return
         result, compressed = run.measure_compression(data, streams=streams, report=report)
     _write(target, compressed)
-    emit_result(result.to_json() | {"file": str(target)}, _table(result), as_json=as_json)
+    facts = result.to_json() | {"file": str(target)}
+    emit_table(facts, map(folded, result.lines()), as_json=as_json)
 
 
 def decompress(
@@ -139,14 +135,6 @@ def decompress(
     _write(target, restored)
     if target is not None:
         emit(str(target))
-
-
-def _table(result: "Compression") -> Iterator[str]:
-    for name, value in result.to_json().items():
-        if name != "settings" and value is not None:
-            shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
-            yield f"{name:<20} {shown:>16}"
-    yield folded(format_settings(result.settings))
 
 
 def _target(out: str | None, default: str, *, force: bool) -> Path | None:

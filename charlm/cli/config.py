@@ -33,6 +33,4 @@ def show(
 
     Try: charlm config show quickstart > my.yaml
     """
-    from charlm.config.show import dump
-
-    emit(dump(checked_config(file, overrides or [])), end="")
+    emit(str(checked_config(file, overrides or [])))

@@ -17,7 +17,7 @@ from charlm.cli.new_run import (
     text_override,
 )
 from charlm.cli.options import MAX_PROCESSES, Json, as_path, as_target, at_most, not_empty
-from charlm.cli.terminal import emit, emit_result, say
+from charlm.cli.terminal import emit, emit_table, say
 
 if TYPE_CHECKING:
     from charlm.data.statistics import Statistics
@@ -165,7 +165,7 @@ def stats(
     for warning in encoded.corpus.warnings:
         say(f"warning: {warning}")
     facts = _statistics(encoded, compute_statistics(*encoded.corpus.parts.values()))
-    emit_result(facts, _table(facts), as_json=as_json)
+    emit_table(facts, _table(facts), as_json=as_json)
 
 
 def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str, Any]:

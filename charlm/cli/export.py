@@ -1,9 +1,8 @@
 """`charlm export`: a model for another program."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,10 +21,6 @@ from charlm.cli.options import (
 from charlm.cli.terminal import emit_result
 from charlm.errors import CorpusError, OptionError, refuse_beside
 from charlm.export.targets import Precision, TargetName
-
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.export.exporting import Export
-
 
 To = Annotated[TargetName | None, typer.Option(help="What to write.")]
 Out = Annotated[
@@ -113,7 +108,7 @@ def export(arguments: ExportArguments) -> None:
         text=text,
         force=arguments.force,
     )
-    emit_result(result.to_json(), _lines(result), as_json=arguments.as_json)
+    emit_result(result, as_json=arguments.as_json)
 
 
 def _read_text(file: Path) -> str:
@@ -124,15 +119,3 @@ def _read_text(file: Path) -> str:
     if not text:
         raise CorpusError(f"{file}: the file is empty; name a text with --text-file")
     return text
-
-
-def _lines(result: "Export") -> Iterator[str]:
-    found = result.verification
-    yield f"{result.path}: {result.bytes:,} bytes, {result.precision}"
-    logits = f"largest difference of a logit {found.largest_logit_difference:.1e}"
-    if found.logit_bound is not None:
-        logits += f" (limit {found.logit_bound:.1e})"
-    yield (
-        f"compared with charlm on {found.tokens:,} tokens of {found.passage}, by {found.runtime}: "
-        f"{logits}, {found.nats_difference:+.1e} nats per token (limit {found.nats_bound:g})"
-    )

@@ -1,8 +1,7 @@
 """`charlm eval agreement` and `charlm eval parity`: accuracy on generated texts."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,15 +20,9 @@ from charlm.cli.options import (
     seed_option,
     split_run_and_texts,
 )
-from charlm.cli.tables import format_range, format_settings
-from charlm.cli.terminal import emit_result, folded
+from charlm.cli.terminal import emit_result
 from charlm.config.values import MAX_COUNT
 from charlm.errors import refuse_beside
-
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.probes.agreement import Agreement
-    from charlm.evaluation.probes.parity import Parity
-
 
 RunAndPairs = Annotated[
     list[str] | None,
@@ -96,7 +89,7 @@ def agreement(arguments: AgreementArguments) -> None:
         longest=arguments.longest,
         most_nouns=arguments.most_nouns,
     )
-    emit_result(result.to_json(), _agreement_table(result), as_json=arguments.as_json)
+    emit_result(result, as_json=arguments.as_json)
 
 
 def parity(
@@ -131,32 +124,4 @@ def parity(
     result = load(folder, which=which, device=device).parity(
         strings=strings, longest=longest, seed=seed
     )
-    emit_result(result.to_json(), _parity_table(result), as_json=as_json)
-
-
-def _agreement_table(result: "Agreement") -> Iterator[str]:
-    yield f"{'accuracy':<37} {result.count:>8,} pairs {result.accuracy:>7.1%}"
-    if result.unknown_share or result.unknown_pairs:
-        yield f"{'the same tokens to the model':<37} {result.unknown_pairs:>8,} pairs"
-        yield f"{'tokens read as <UNK>':<37} {result.unknown_share:>22.1%}"
-    tables = {
-        "words from subject to verb": result.by_distance,
-        "nouns between them": result.by_nouns,
-        "nouns of the other number": result.by_attractors,
-    }
-    for title, rows in tables.items():
-        for number, row in enumerate(rows):
-            first = next(iter(row.values()))
-            label = format_range(first, row.get("distance_to", first))
-            heading = title if number == 0 else ""
-            accuracy = f"{row['count']:>8,} pairs {row['accuracy']:>7.1%}"
-            yield f"{heading:<26} {label:<10} {accuracy}"
-    yield folded(format_settings(result.settings))
-
-
-def _parity_table(result: "Parity") -> Iterator[str]:
-    yield f"{'bits':>6}  {'strings':>8}  {'accuracy':>8}"
-    for row in result.by_length:
-        yield f"{row['bits']:>6,}  {row['count']:>8,}  {row['accuracy']:>8.1%}"
-    yield f"{'all':>6}  {result.count:>8,}  {result.accuracy:>8.1%}"
-    yield folded(format_settings(result.settings))
+    emit_result(result, as_json=as_json)

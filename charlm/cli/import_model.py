@@ -1,9 +1,8 @@
 """`charlm import`: a run from a model that was trained with torch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,9 +10,6 @@ from charlm.cli.arguments import options_from
 from charlm.cli.options import Json, as_new_path, as_path, some_text
 from charlm.cli.terminal import emit_result, say
 from charlm.errors import OptionError
-
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.export.importing import Import
 
 Weights = Annotated[
     Path,
@@ -147,7 +143,7 @@ def import_model(arguments: ImportArguments) -> None:
             "warning: the text costs as much as with a uniform distribution, so the tokenizer, the "
             "cell or the text does not fit the weights"
         )
-    emit_result(result.to_json(), _lines(result), as_json=arguments.as_json)
+    emit_result(result, as_json=arguments.as_json)
 
 
 def _import_options(arguments: ImportArguments) -> dict[str, Any]:
@@ -160,17 +156,3 @@ def _import_options(arguments: ImportArguments) -> dict[str, Any]:
     if text_file is not None:
         options["text"] = read_text_file(text_file, remedy="correct the path")
     return options
-
-
-def _lines(result: "Import") -> Iterator[str]:
-    width = max(map(len, result.roles.values()))
-    for name, role in result.roles.items():
-        yield f"{role:<{width}}  {name}"
-    for note in result.notes:
-        yield f"{note}."
-    yield f"{result.run}: {result.vocabulary_size:,} tokens"
-    if result.loss_nats is not None:
-        yield (
-            f"{result.loss_nats:.4f} nats per token on {result.tokens:,} tokens of the text "
-            f"(a uniform distribution: {result.uniform_nats:.4f})"
-        )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.cli.loading import load_any
 from charlm.cli.options import Folder, Json, NamedRun, Which, choose_run
-from charlm.cli.terminal import emit_result
+from charlm.cli.terminal import emit_table
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.api import AnyRun
@@ -35,7 +35,7 @@ def inspect(
         for description, (name, shape, size) in zip(descriptions, rows, strict=True)
     ]
     data = {"run": str(loaded.folder), "parameters": total, "tensors": tensors}
-    emit_result(data, _table(loaded, tensors, total), as_json=as_json)
+    emit_table(data, _table(loaded, tensors, total), as_json=as_json)
 
 
 def _table(run: "AnyRun", tensors: list[dict[str, Any]], total: int) -> Iterator[str]:

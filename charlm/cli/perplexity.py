@@ -1,8 +1,7 @@
 """`charlm eval perplexity`: the score of a model on a text."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,16 +21,9 @@ from charlm.cli.options import (
     device_for,
     parallel_option,
 )
-from charlm.cli.tables import format_number, format_settings
-from charlm.cli.terminal import emit_result, folded
+from charlm.cli.terminal import emit_result
 from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
 
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.baselines import Baseline
-    from charlm.evaluation.perplexity import Perplexity
-
-# Scores that are None where the cost of what the tokens leave out cannot be computed.
-_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
 
 Streams = Annotated[
@@ -131,7 +123,7 @@ def perplexity(arguments: PerplexityArguments) -> None:
     from charlm.evaluation.perplexity import measure_perplexity
 
     score = measure_perplexity(run.trained, options)
-    emit_result(score.to_json(), _perplexity_table(score), as_json=arguments.as_json)
+    emit_result(score, as_json=arguments.as_json)
 
 
 def _scoring_options(arguments: PerplexityArguments, text: ChosenText) -> ScoringOptions:
@@ -160,43 +152,3 @@ def _parse_temperature(text: str) -> float | Literal["fit"]:
         raise typer.BadParameter(
             f"must be a number above 0, or fit, got {text!r}", param_hint="--temperature"
         ) from None
-
-
-def _perplexity_table(score: "Perplexity") -> Iterator[str]:
-    others = {
-        name: other.to_json()
-        for name, other in (("adapted", score.adapted), ("int8", score.int8))
-        if other is not None
-    }
-    if others:
-        names = ["static" if "adapted" in others else "fp32", *others]
-        yield f"{'':<24} " + " ".join(f"{name:>14}" for name in names)
-    hidden = () if score.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
-    for name, value in score.to_json().items():
-        is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
-        if is_shown and name not in hidden:
-            cells = [value, *(other[name] for other in others.values() if name in other)]
-            yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
-    if score.int8:
-        yield f"{'int8 minus fp32':<24} {score.int8.difference_nats:>+14.5f} nats per token"
-    yield folded(format_settings(score.settings))
-    if score.adapted:
-        yield folded(f"adapted: {format_settings(score.adapted.settings)}")
-    fits = {"temperature": score.settings, "adaptation": score.adapted and score.adapted.settings}
-    for name, settings in fits.items():
-        if settings and settings.get("fitted_on_the_scored_text"):
-            yield f"{name} fitted on the scored text: the score is better than on other texts"
-    if score.baselines:
-        yield from _baselines_table(score.baselines)
-
-
-def _baselines_table(baselines: "list[Baseline]") -> Iterator[str]:
-    columns = ("loss_nats", "perplexity", "bits_per_character", "bits_per_byte")
-    width = max(len(baseline.name) for baseline in baselines)
-    yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
-    for baseline in baselines:
-        cells = [format_number(getattr(baseline, column)) for column in columns]
-        mark = " *" if baseline.fitted_on_the_scored_text else ""
-        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
-    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
-        yield "* learned from the scored text, so the score says nothing about other texts"

@@ -1,9 +1,7 @@
 """`charlm eval memory`, `context`, `gradients` and `cells`: what a model does with its input."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -28,19 +26,11 @@ from charlm.cli.options import (
     split_run_and_texts,
 )
 from charlm.cli.predict import describe_unknown
-from charlm.cli.tables import format_settings
-from charlm.cli.terminal import emit_result, folded, say, say_if_file
+from charlm.cli.terminal import emit_result, say, say_if_file
 from charlm.config.values import MAX_COUNT
-from charlm.errors import quote, refuse_beside
-
-if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.probes.cells import Cells
-    from charlm.evaluation.probes.context import Context
-    from charlm.evaluation.probes.gradients import Curve, Gradients
-    from charlm.evaluation.probes.memory import Dependence, Memory
+from charlm.errors import refuse_beside
 
 _MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
-_SHOWN = 5  # Tokens that a prediction depends on most.
 
 Passage = Annotated[
     str | None,
@@ -97,7 +87,7 @@ def memory(
     part = part_to_score(split, texts)
     run = load(folder, which=which, device=device)
     result = run.memory(text, paths=texts, split=part, tokens=tokens)
-    emit_result(result.to_json(), _memory_table(result), as_json=as_json)
+    emit_result(result, as_json=as_json)
     if text is not None and (unknown := run.tokenizer.count_unknown(text)):
         say(describe_unknown(unknown, 1, run.tokenizer.section.level))
 
@@ -122,7 +112,7 @@ def context(
     folder, paths, part = choose_text(run_and_texts, named_run, split)
     run = load(folder, which=which, device=device)
     result = run.context(paths=paths, split=part, targets=targets, at=at or ())
-    emit_result(result.to_json(), _context_table(result), as_json=as_json)
+    emit_result(result, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -160,7 +150,7 @@ def gradients(arguments: GradientsArguments) -> None:
         at=arguments.at or (),
         untrained=arguments.untrained,
     )
-    emit_result(result.to_json(), _gradients_table(result), as_json=arguments.as_json)
+    emit_result(result, as_json=arguments.as_json)
     if result.is_certain:
         say(
             f"the median loss of the measured tokens is {result.median_loss_nats:.2g} nats, near "
@@ -201,69 +191,4 @@ def cells(arguments: CellsArguments) -> None:
         shifts=arguments.shifts,
         seed=arguments.seed,
     )
-    emit_result(result.to_json(), _cells_table(result), as_json=arguments.as_json)
-
-
-def _memory_table(result: "Memory") -> Iterator[str]:
-    yield f"{'token':<14}{'probability':>12}  depends most on (relative value, distance)"
-    texts = [prediction.text for prediction in result.predictions]
-    for prediction in result.predictions:
-        sources = ", ".join(_sources(prediction, texts))
-        yield f"{quote(prediction.text):<14}{prediction.probability:>12.2%}  {sources}"
-    yield folded(format_settings(result.settings))
-
-
-def _sources(prediction: "Dependence", texts: list[str]) -> Iterator[str]:
-    """Yield the earlier tokens that a prediction depends on most."""
-    relative = prediction.relative
-    order = sorted(range(len(relative)), key=lambda at: -relative[at])[:_SHOWN]
-    for at in order:
-        yield f"{quote(texts[at])} ({relative[at]:.2f}, {len(relative) - at})"
-
-
-def _context_table(result: "Context") -> Iterator[str]:
-    yield f"{'context tokens':>14}{'loss_nats':>12}{'gain':>10}{'std. error':>12}"
-    for row in result.contexts:
-        gain = "" if row.gain_nats is None else f"{row.gain_nats:+.4f}"
-        error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
-        yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
-    yield folded(format_settings(result.settings))
-
-
-def _gradients_table(result: "Gradients") -> Iterator[str]:
-    width = max(len(f"{curve.layer} {curve.part}") for curve in result.curves)
-    columns = ("distance", "relative", "mean", "10 %", "50 %", "90 %", "windows")
-    yield " " * width + "".join(f"{column:>11}" for column in columns)
-    for curve in result.curves:
-        yield from _curve_rows(curve, width)
-    for curve in result.curves:
-        is_infinite = math.isinf(curve.half_life_tokens)
-        cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
-        name = f"{curve.layer} {curve.part}"
-        yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
-    facts = f"median loss {result.median_loss_nats:.4f} nats, {format_settings(result.settings)}"
-    yield folded(facts)
-
-
-def _curve_rows(curve: "Curve", width: int) -> Iterator[str]:
-    """Yield one row for each distance that is 0 or a power of two."""
-    label = f"{curve.layer} {curve.part}"
-    for row in curve.distances:
-        if row.distance.bit_count() <= 1:
-            norms = [row.relative, row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
-            cells = [f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}"]
-            yield f"{label:<{width}}" + "".join(f"{cell:>11}" for cell in cells)
-            label = ""
-
-
-def _cells_table(result: "Cells") -> Iterator[str]:
-    yield f"{'label':<24}{'measure':>12}{'score':>8}{'control':>9}{'share':>8}  unit"
-    for row in result.best:
-        share = "" if row.share is None else f"{row.share:.1%}"
-        unit = f"{row.unit.layer} {row.unit.part} {row.unit.number}"
-        direction = "rises" if row.rises else "falls"
-        scores = f"{row.measure:>12}{row.score:>8.3f}{row.control:>9.3f}{share:>8}"
-        yield f"{row.label:<24}{scores}  {unit}, {direction} with the label"
-    for name, reason in result.omitted.items():
-        yield f"{name:<24} not measured: {reason}"
-    yield folded(format_settings(result.settings))
+    emit_result(result, as_json=arguments.as_json)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import Json, as_path
-from charlm.cli.tables import TableForm, format_rows
-from charlm.cli.terminal import emit_result, say
+from charlm.cli.terminal import emit_table, say
 from charlm.errors import CharlmError
+from charlm.storage.tables import TableForm, format_rows
 
 if TYPE_CHECKING:
     from charlm.runs.listing import RunSummary
@@ -41,7 +41,7 @@ def runs(
         except CharlmError as error:
             say(f"{path}: not listed: {error}")
     data = {"runs": [summary.to_json() for summary in summaries]}
-    emit_result(data, [_table(summaries, form)], as_json=as_json)
+    emit_table(data, [_table(summaries, form)], as_json=as_json)
 
 
 def _table(summaries: "list[RunSummary]", form: TableForm) -> str:

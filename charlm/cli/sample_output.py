@@ -1,13 +1,12 @@
 """How `charlm sample` prints texts, as text or as JSON."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from charlm.cli.sample_writers import Writer
 from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result
-from charlm.errors import quote
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
     ConstraintOptions,
@@ -61,7 +60,7 @@ class Output:
 
     def print_next_tokens(self, result: "NextTokens") -> None:
         """Print the most probable next tokens of a prompt."""
-        emit_result(result.to_json(), _next_tokens_table(result), as_json=self.as_json)
+        emit_result(result, as_json=self.as_json)
 
     def _stream(self, writer: Writer, options: SampleOptions) -> None:
         """Print a text while it is written."""
@@ -86,25 +85,6 @@ def _end_of_text(writer: Writer, *, is_last: bool) -> str:
     """Return what follows a text: as in the corpus, or else a line of dashes between two."""
     end = writer.record_separator or ("\n" if is_last else "\n\n---\n\n")
     return f"{end}\n" if is_last and not end.endswith("\n") else end
-
-
-def _next_tokens_table(result: "NextTokens") -> Iterator[str]:
-    yield f"{'probability':>11}  token"
-    for token in result.tokens:
-        yield f"{token.probability:>11.2%}  {_visible(token.text)}"
-    if result.num_others:
-        yield f"{result.others_probability:>11.2%}  the other {result.num_others:,} tokens"
-
-
-def _visible(token: str) -> str:
-    """Return the text of a token in quotation marks, in which spaces and line ends are visible."""
-    from charlm.data.tokenizer import EOS_TEXT, UNK_TEXT
-
-    if token in (EOS_TEXT, UNK_TEXT):
-        return token
-    shown = quote(token)
-    # What is no whole character has its backslashes already.
-    return shown.replace("\\\\x", "\\x") if token.startswith("\\x") else shown
 
 
 def _settings(options: SampleOptions | SearchOptions) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,18 +29,14 @@ from charlm.cli.options import (
     seed_option,
     split_run_and_texts,
 )
-from charlm.cli.tables import format_number, format_range, format_settings
-from charlm.cli.terminal import emit, emit_json, emit_result, folded, printable, say
+from charlm.cli.terminal import emit, emit_json, emit_result, emit_table, folded, printable, say
 from charlm.config.values import MAX_COUNT
-from charlm.errors import quote
-from charlm.evaluation.options import RARE
+from charlm.evaluation.options import RARE, SHOWN_TOKENS
 
 if TYPE_CHECKING:  # It imports torch.
-    from charlm.evaluation.comparison import Compared, Comparison
     from charlm.evaluation.sentences import Sentences
     from charlm.evaluation.surprisal import Surprisal
 
-_SHOWN_TOKENS = 1000
 _LISTED_LINES = 10
 # Lower limit of the bits, and background colour, of each shade; None is no colour.
 _SHADES = ((0, None), (1, 230), (2, 222), (4, 215), (6, 209), (8, 203))
@@ -123,7 +119,7 @@ def sentences(
     _warn_of_unknown(result)
     if ranked:
         result = replace(result, sentences=result.ranked())
-    emit_result(result.to_json(), _sentences_table(result), as_json=as_json)
+    emit_result(result, as_json=as_json)
 
 
 def tokens(
@@ -145,7 +141,7 @@ def tokens(
     """
     folder, paths, part = choose_text(run_and_texts, named_run, split)
     if show is None and not as_json:
-        show = _SHOWN_TOKENS
+        show = SHOWN_TOKENS
     result = load(folder, which=which, device=device).surprise(
         paths=paths, split=part, rare=rare, show=show
     )
@@ -179,7 +175,8 @@ def compare(
     part = part_to_score(split, [text] if text else [], "text")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
     result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)
-    emit_result(result.to_json(), _comparison_table(result), as_json=as_json)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    emit_table(result.to_json(), map(folded, result.lines(width)), as_json=as_json)
     for warning in result.warnings:
         say(f"warning: {warning}")
 
@@ -195,27 +192,13 @@ def _warn_of_unknown(result: "Sentences") -> None:
         )
 
 
-def _sentences_table(result: "Sentences") -> Iterator[str]:
-    yield f"{'line':>6}{'log P':>12}{'per token':>12}{'tokens':>8}  sentence"
-    for row in result.sentences:
-        unknown = f"  ({row.unknown} <UNK>)" if row.unknown else ""
-        scores = f"{row.log_probability:>12.4f}{row.log_probability_per_token:>12.4f}"
-        yield f"{row.line:>6}{scores}{row.tokens:>8}  {row.text}{unknown}"
-        for token in row.explained or []:
-            scores = f"{token.log_probability:>12.4f}{token.probability:>12.2%}"
-            yield f"{'':>6}{scores}{'':>8}  {quote(token.text)}"
-    yield folded(format_settings(result.settings))
-
-
 def _emit_tokens(result: "Surprisal") -> None:
     """Print the shown tokens, in colour on a terminal, and the tables."""
-    lines = list(_tokens_tables(result))
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         # The text is printable already, and the control characters of its colours are intended.
         emit("\n".join(_coloured_text(result.each)), raw=True)
-    else:
-        lines = [*_token_list(result.each), *lines]
-    emit("\n".join(lines))
+        result = replace(result, each=[])
+    emit_result(result, as_json=False)
 
 
 def _coloured_text(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -237,80 +220,3 @@ def _coloured(text: str, colour: int | None) -> str:
         f"{start}{printable(part)}{end}" if part else ""
         for part in text.replace("\n", "↵\n").split("\n")
     )
-
-
-def _token_list(tokens: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if tokens:
-        yield f"{'bits':>9}  token"
-    yield from (f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in tokens)
-
-
-def _tokens_tables(result: "Surprisal") -> Iterator[str]:
-    yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits/token':>11}{'share of bits':>14}"
-    yield from _tokens_table("class of token", result.by_class, "class")
-    yield from _tokens_table("character in the word", result.by_position, "position")
-    yield from _tokens_table("tokens since the last occurrence", result.by_distance, "distance")
-    yield f"{'all':<26}{result.tokens:>10,}{1:>9.2%}{result.surprise_bits:>11.3f}{1:>14.2%}"
-    yield folded(f"loss_nats {result.loss_nats:.4f}, {format_settings(result.settings)}")
-
-
-def _tokens_table(title: str, rows: Sequence[dict[str, Any]], column: str) -> Iterator[str]:
-    yield title
-    for row in rows:
-        if column == "class":
-            label = row["class"]
-        elif row[column] is None:
-            label = "first occurrence"
-        else:
-            label = format_range(row[column], row[f"{column}_to"])
-        share = f"{row['tokens']:>10,}{row['share']:>9.2%}"
-        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>14.2%}"
-        yield f"  {label:<24}{share}{bits}"
-
-
-_COMPARISON_COLUMNS: "dict[str, Callable[[Compared], str]]" = {
-    "bits/char": lambda run: f"{run.bits_per_character:.4f}",
-    "tokens alone": lambda run: format_number(run.token_bits_per_character),
-    "nats/token": lambda run: f"{run.loss_nats:.4f}",
-    "perplexity": lambda run: f"{run.perplexity:,.4f}",
-    "tokens": lambda run: f"{run.tokens:,}",
-    "<UNK>": lambda run: f"{run.unknown_share:.2%}",
-    "parameters": lambda run: f"{run.parameters:,}",
-    "steps": lambda run: f"{run.step:,}",
-    "trained, s": lambda run: f"{run.training_seconds:,.1f}",
-    "chars/s": lambda run: f"{run.characters_per_second:,.0f}",
-    "level": lambda run: str(run.settings["level"]),
-}
-
-
-def _columns_that_fit(width: int) -> int | None:
-    """Return the number of columns beside names of a width; None if stdout is not a terminal."""
-    if not sys.stdout.isatty():
-        return None
-    return max(1, (shutil.get_terminal_size().columns - width) // 13)
-
-
-def _comparison_table(result: "Comparison") -> Iterator[str]:
-    width = max(24, *(len(run.run) for run in result.runs))
-    columns = list(_COMPARISON_COLUMNS.items())
-    while columns:
-        count = _columns_that_fit(width) or len(columns)
-        part, columns = columns[:count], columns[count:]
-        yield " " * width + "".join(f"{name:>13}" for name, _ in part)
-        for run in result.runs:
-            yield f"{run.run:<{width}}" + "".join(f"{cell(run):>13}" for _, cell in part)
-        if columns:
-            yield ""
-    heading = f"against {result.runs[0].run}"
-    yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
-    for row in result.differences:
-        ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
-        interval = "".join(f"{end:>13}" for end in ends)
-        yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-    unused = {"resamples", "seed"}  # Of an earlier method; the JSON keeps them.
-    if any(row.low is not None for row in result.differences):
-        yield folded(f"The intervals assume that {result.assumption}.")
-    else:
-        unused |= {"blocks", "block_characters", "confidence"}
-    shown = {name: value for name, value in result.settings.items() if name not in unused}
-    yield folded(format_settings(shown))

@@ -1,18 +1,17 @@
 """`charlm train --seeds`: several trainings that differ in their seed only."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from charlm.cli.new_run import NewRun, begin, say_time_left
 from charlm.cli.progress import follow, write_report_on
-from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit
 from charlm.config.load import change_config
 from charlm.runs.experiment import Experiment
 from charlm.runs.folder import check_new
-from charlm.runs.listing import SeedScores, summarize_seeds
+from charlm.runs.listing import summarize_seeds
 from charlm.training.process_group import SINGLE_PROCESS
 
 
@@ -58,21 +57,7 @@ def train_seeds(
             return status
     say_time_left(is_left=new.leaves_time)
     trained = [experiment.folder for experiment in experiments]
-    emit("\n".join(_table(summarize_seeds(trained))))
+    emit(str(summarize_seeds(trained)))
     if report:
         write_report_on(trained, out and out / "report.html")
     return 0
-
-
-def _table(scores: SeedScores) -> Iterator[str]:
-    values = scores.values()
-    rows = [
-        [str(run.seed), f"{value:.4f}", str(run.step), f"{run.seconds:.0f}", run.run]
-        for run, value in zip(scores.runs, values, strict=True)
-    ]
-    yield format_rows(["seed", scores.unit, "step", "seconds", "run"], rows, "table")
-    yield (
-        f"{scores.unit} of {len(rows)} seeds: mean {scores.mean:.4f}, "
-        f"standard deviation {scores.standard_deviation:.4f}, "
-        f"range {scores.lowest:.4f} to {scores.highest:.4f}"
-    )

@@ -12,12 +12,13 @@ import re
 import shutil
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from charlm.errors import CharlmError, quote
+from charlm.storage.results import Result
+from charlm.storage.tables import columns_of, num_columns
 
 if TYPE_CHECKING:  # It imports torch.
     from charlm.runs.progress_bar import ProgressBar
@@ -40,7 +41,6 @@ _WIDE = (
     "\uffe0-\uffe6\U0001f300-\U0001faff\U00020000-\U0003fffd"
 )
 _PARTS = re.compile(rf"\n|[^\S\n]+|[{_WIDE}]|[^\s{_WIDE}]+")
-_TAB_COLUMNS = 8
 
 
 def printable(text: str) -> str:
@@ -60,8 +60,13 @@ def emit_json(value: Any, *, in_ascii: bool = True, raw: bool = False) -> None:
     emit(line if raw or not sys.stdout.isatty() else line.translate(_JSON_ESCAPES), raw=True)
 
 
-def emit_result(value: Mapping[str, Any], table: Iterable[str], *, as_json: bool) -> None:
-    """Print a result as one JSON object, or as the lines of a table."""
+def emit_result(result: Result, *, as_json: bool) -> None:
+    """Print a measurement as one JSON object, or as lines, folded to the width of a terminal."""
+    emit_table(result.to_json(), map(folded, result.lines()), as_json=as_json)
+
+
+def emit_table(value: Mapping[str, Any], table: Iterable[str], *, as_json: bool) -> None:
+    """Print facts as one JSON object, or as the lines of a table."""
     if as_json:
         emit_json(value)
     else:
@@ -232,21 +237,8 @@ def _cut(part: str, width: int) -> Iterator[str]:
     """Yield a word in pieces that fit on a line; anything else as it is."""
     start = columns = 0
     for end, character in enumerate(part):
-        columns += 0 if character.isspace() else _columns_of(character)
+        columns += 0 if character.isspace() else columns_of(character)
         if columns > width and end > start:
             yield part[start:end]
-            start, columns = end, _columns_of(character)
+            start, columns = end, columns_of(character)
     yield part[start:]
-
-
-def num_columns(text: str) -> int:
-    """Return the number of columns that a text takes on a terminal."""
-    return sum(map(_columns_of, text))
-
-
-def _columns_of(character: str) -> int:
-    if character == "\t":
-        return _TAB_COLUMNS
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

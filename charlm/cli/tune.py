@@ -1,9 +1,8 @@
 """`charlm tune`: search for settings."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +30,6 @@ from charlm.cli.options import (
     some_text,
     valid_study_name,
 )
-from charlm.cli.tables import format_rows
 from charlm.cli.terminal import emit_result, say
 from charlm.errors import CharlmError, OptionError, refuse_beside
 
@@ -223,7 +221,7 @@ def _print_results(results: "Tuning", as_json: bool, *, is_stopped: bool) -> Non
     from charlm.tuning.range_ends import range_ends
 
     best, config = results.best, results.folder / "best.yaml"
-    emit_result(_to_json(results), [_table(results)], as_json=as_json)
+    emit_result(results, as_json=as_json)
     if best is None and is_stopped:
         return
     if best is None:
@@ -236,7 +234,9 @@ def _print_results(results: "Tuning", as_json: bool, *, is_stopped: bool) -> Non
 
 def _describe_end(end: "RangeEnd") -> str:
     """Return a line about a best value at an end of its range."""
-    value, limit = _format_value(end.value), _format_value(end.end)
+    from charlm.tuning.results import format_value
+
+    value, limit = format_value(end.value), format_value(end.end)
     place = "at" if value == limit else "near"
     return (
         f"{end.key}: the best value, {value}, is {place} the {end.side} end of its range, {limit}; "
@@ -244,49 +244,11 @@ def _describe_end(end: "RangeEnd") -> str:
     )
 
 
-def _to_json(results: "Tuning") -> dict[str, Any]:
-    best = results.best
-    facts: dict[str, Any] = {}
-    if best is not None:
-        facts = {
-            "loss_nats": best.loss_nats,
-            "config": str(results.folder / "best.yaml"),
-            "run": str(results.best_run),
-        }
-    if results.best_host:
-        facts["host"] = results.best_host
-    trials = [asdict(trial) for trial in results.trials]
-    return {
-        **facts,
-        "best": trials[0] if best else None,
-        "trials": trials,
-        "settings": results.settings,
-    }
-
-
-def _table(results: "Tuning") -> str:
-    """Return a table with one row per trial."""
-    names = ["trial", "outcome", "loss_nats", "seconds", *results.space]
-    rows = [_row(trial, list(results.space)) for trial in results.trials]
-    return format_rows(names, rows, "table")
-
-
-def _row(trial: "Trial", keys: Sequence[str]) -> list[str]:
-    loss = "-" if trial.loss_nats is None else f"{trial.loss_nats:.4f}"
-    seconds = "-" if trial.seconds is None else f"{trial.seconds:.1f}"
-    values = [_format_value(trial.values[key]) if key in trial.values else "-" for key in keys]
-    return [str(trial.number), trial.outcome, loss, seconds, *values]
-
-
 def _describe(trial: "Trial") -> str:
     """Return a line for a trial that has ended."""
+    from charlm.tuning.results import format_value
+
     loss = "no loss yet" if trial.loss_nats is None else f"{trial.loss_nats:.4f} nats"
-    values = ", ".join(f"{key}={_format_value(value)}" for key, value in trial.values.items())
+    values = ", ".join(f"{key}={format_value(value)}" for key, value in trial.values.items())
     note = f" ({trial.note})" if trial.note else ""
     return f"trial {trial.number}: {loss}, {trial.outcome}; {values}{note}"
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,1 +1,1 @@
-"""The configuration: one file per section (every default), load, mistakes, show."""
+"""The configuration: one file per section (every default), load, mistakes."""

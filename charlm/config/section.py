@@ -1,12 +1,15 @@
 """What all sections of the configuration have in common."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from charlm.config.annotations import value_types
+from charlm.storage.results import notebook_form
 
 MAX_UNITS = 1 << 20  # So that an untrusted configuration cannot exhaust memory.
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -27,8 +30,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def fields_shown(self) -> list[str]:
-        """Return the names of the fields that `charlm.config.show` writes."""
+        """Return the names of the fields that are written."""
         return list(type(self).model_fields)
+
+    def __str__(self) -> str:
+        """Return the section as YAML with one comment per field; `load_config` reads it back."""
+        return "\n".join(self._lines(depth=0))
+
+    _repr_mimebundle_ = notebook_form
+
+    def _lines(self, depth: int) -> Iterator[str]:
+        indent = "  " * depth
+        for name in self.fields_shown():
+            value = getattr(self, name)
+            comment = type(self).model_fields[name].description
+            if isinstance(value, Section):
+                yield f"{indent}{name}:  # {comment}"
+                yield from value._lines(depth + 1)
+            else:
+                yield f"{indent}{name}: {_to_yaml(value)}  # {comment}"
 
     @model_validator(mode="before")
     @classmethod
@@ -47,3 +67,12 @@ class Section(BaseModel):
                 if isinstance(number, str) and re.match(r"\s*[-+]?0[0-9_]", number):
                     raise PydanticCustomError("leading_zero", "a leading zero")
         return value
+
+
+def _to_yaml(value: object) -> str:
+    """Return a value as YAML in one line; a list of one element as the element."""
+    plain = list(value) if isinstance(value, tuple) else value
+    if isinstance(plain, list) and len(plain) == 1:
+        (plain,) = plain
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10**9, allow_unicode=False)
+    return text.removesuffix("\n").removesuffix("\n...")

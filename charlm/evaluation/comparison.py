@@ -8,7 +8,7 @@ another seed is another model.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +38,7 @@ from charlm.evaluation.static_model import (
 from charlm.evaluation.text_files import decode_utf8, read_text_file
 from charlm.model.language_model import count_parameters
 from charlm.storage.results import Result
+from charlm.storage.tables import format_number, format_settings
 from charlm.trained_model import (
     TrainedModel,
     encode_string,
@@ -101,6 +102,21 @@ class Compared(Result):
     token_bits_per_character: float | None = None
 
 
+_COLUMNS: dict[str, Callable[[Compared], str]] = {
+    "bits/char": lambda run: f"{run.bits_per_character:.4f}",
+    "tokens alone": lambda run: format_number(run.token_bits_per_character),
+    "nats/token": lambda run: f"{run.loss_nats:.4f}",
+    "perplexity": lambda run: f"{run.perplexity:,.4f}",
+    "tokens": lambda run: f"{run.tokens:,}",
+    "<UNK>": lambda run: f"{run.unknown_share:.2%}",
+    "parameters": lambda run: f"{run.parameters:,}",
+    "steps": lambda run: f"{run.step:,}",
+    "trained, s": lambda run: f"{run.training_seconds:,.1f}",
+    "chars/s": lambda run: f"{run.characters_per_second:,.0f}",
+    "level": lambda run: str(run.settings["level"]),
+}
+
+
 @dataclass(frozen=True)
 class Difference(Result):
     """Bits per character of a run minus those of another; negative if the run is better.
@@ -137,6 +153,41 @@ class Comparison(Result):
     settings: dict[str, Any]
     assumption: str = ""
     warnings: tuple[str, ...] = ()
+
+    def lines(self, max_width: int | None = None) -> Iterator[str]:
+        """Yield the tables of scores and differences, and the settings.
+
+        Args:
+            max_width: Maximum width of a line of the scores, whose columns are then divided into
+                several tables; None for no limit.
+        """
+        width = max(24, *(len(run.run) for run in self.runs))
+        columns = list(_COLUMNS.items())
+        while columns:
+            count = len(columns) if max_width is None else max(1, (max_width - width) // 13)
+            part, columns = columns[:count], columns[count:]
+            yield " " * width + "".join(f"{name:>13}" for name, _ in part)
+            for run in self.runs:
+                yield f"{run.run:<{width}}" + "".join(f"{cell(run):>13}" for _, cell in part)
+            if columns:
+                yield ""
+        heading = f"against {self.runs[0].run}"
+        yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
+        for row in self.differences:
+            ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
+            interval = "".join(f"{end:>13}" for end in ends)
+            yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
+        unused = {"resamples", "seed"}  # Of an earlier method; the JSON keeps them.
+        if any(row.low is not None for row in self.differences):
+            yield f"The intervals assume that {self.assumption}."
+        else:
+            unused |= {"blocks", "block_characters", "confidence"}
+        shown = {name: value for name, value in self.settings.items() if name not in unused}
+        yield format_settings(shown)
+
+    def __str__(self) -> str:
+        """Return the lines, at most 110 characters wide, and the warnings as one text."""
+        return "\n".join([*self.lines(110), *(f"warning: {text}" for text in self.warnings)])
 
 
 class _Scored(NamedTuple):

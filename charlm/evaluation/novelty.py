@@ -6,7 +6,7 @@ alike. All figures are exact.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS, UNK, Ids
 from charlm.data.utf8 import character_bounds, count_characters
 from charlm.data.written_form import written_form
-from charlm.errors import CorpusError, OptionError, refuse_beside
+from charlm.errors import CorpusError, OptionError, quote, refuse_beside
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample as write_samples
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import (
     TrainedModel,
     encode,
@@ -32,6 +33,9 @@ from charlm.trained_model import (
 )
 
 MAX_NGRAM = 16
+_SHOWN_CHARACTERS = 72  # Of a copy.
+_CLEAR_DIFFERENCE = 0.05  # Of two fractions of new records or sentences.
+_COUNT, _FRACTION = ",", ".2%"
 _DEFAULT_RECORDS = 1000
 _DEFAULT_TOKENS = 20_000
 _MAX_RECORD_TOKENS = 500
@@ -107,6 +111,35 @@ class Novelty(Result):
     sample: Side
     held_out: Side | None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the finding, rows for both sides, the longest copy and the settings."""
+        sides = [self.sample, self.held_out]
+        settings = self.settings
+        unit = settings["ngrams_of"]
+        yield _finding(self)
+        yield _row("", ["sample", "held out"])
+        yield _row("characters", _cells(sides, _COUNT, lambda side: side.characters))
+        yield _row(settings["pieces"], _cells(sides, _COUNT, lambda side: side.pieces))
+        yield _row(
+            "  not in the training text", _cells(sides, _FRACTION, lambda side: side.novel_share)
+        )
+        yield _row(
+            "  not like one before", _cells(sides, _FRACTION, lambda side: side.distinct_share)
+        )
+        yield _row("longest copy, characters", _cells(sides, _COUNT, _copied_characters))
+        yield _row(f"in the training text, of {unit}", [])
+        for number in range(len(self.sample.overlap)):
+            overlap = [None if side is None else side.overlap[number] for side in sides]
+            yield _row(f"  {number + 1}-grams", [_format(value, _FRACTION) for value in overlap])
+        repeated = _cells(sides, _FRACTION, lambda side: side.repeated_share)
+        yield _row(f"{settings['repeated_ngram']}-grams of {unit} written before", repeated)
+        if copy := self.sample.longest_copy:
+            is_long = len(copy.text) > _SHOWN_CHARACTERS
+            text = f"{copy.text[:_SHOWN_CHARACTERS]}..." if is_long else copy.text
+            place = f"character {copy.training_character:,} (line {copy.training_line:,})"
+            yield f"the longest copy is {quote(text)}, from {place} of the training text"
+        yield format_settings(settings)
 
 
 @dataclass(frozen=True)
@@ -447,3 +480,41 @@ def _words(words: WordIds) -> _NgramKind:
 
 def _fraction(part: int, total: int) -> float | None:
     return part / total if total else None
+
+
+def _finding(result: Novelty) -> str:
+    """Return in one sentence how much of the sample is copied."""
+    sample, held_out = result.sample, result.held_out
+    pieces = result.settings["pieces"]
+    found = (
+        f"{_format(sample.novel_share, '.1%')} of its {pieces} are new, and its longest copy has "
+    )
+    found += f"{_copied_characters(sample):,} characters"
+    if held_out is None:
+        return f"In the sample, {found}; there is no held-out text to compare it with."
+    is_copied = (sample.novel_share or 0) < (held_out.novel_share or 0) - _CLEAR_DIFFERENCE
+    has_long_copy = _copied_characters(sample) > 2 * _copied_characters(held_out)
+    more = "more" if is_copied or has_long_copy else "no more"
+    return (
+        f"The sample has {more} in common with the training text than held-out text: {found} (held "
+        f"out: {_format(held_out.novel_share, '.1%')} and {_copied_characters(held_out):,})."
+    )
+
+
+def _cells(
+    sides: Sequence[Side | None], style: str, figure: Callable[[Side], float | None]
+) -> list[str]:
+    """Return a figure of each side; a dash for a side that does not exist."""
+    return [_format(None if side is None else figure(side), style) for side in sides]
+
+
+def _format(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"{label:<36}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _copied_characters(side: Side) -> int:
+    return side.longest_copy.characters if side.longest_copy else 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # It imports pydantic.
 
 SEGMENT = 20
 FIT_TOKENS = 20_000
+SHOWN_TOKENS = 1000  # At most as many tokens are printed, unless another number is given.
 RARE = 5  # Words that occur at most this often in the training text are rare.
 
 

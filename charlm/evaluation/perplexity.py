@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.evaluation.static_model import StaticModel, require_tokens
 from charlm.storage.results import Result
+from charlm.storage.tables import format_number, format_settings
 from charlm.trained_model import (
     TrainedModel,
     original_bytes,
@@ -32,6 +33,8 @@ from charlm.trained_model import (
 from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
 
+# Scores that are None where the cost of what the tokens leave out cannot be computed.
+_MAY_BE_UNKNOWN = ("bits_per_character", "bits_per_byte", "restoration_nats")
 _STREAMS_TO_FIT = 32  # A temperature does not depend on a state carried to the last token.
 
 
@@ -123,6 +126,36 @@ class Perplexity(Result):
     adapted: Adapted | None = None
     baselines: list[Baseline] | None = None
     int8: Int8Score | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each score, with the settings, and a table of the baselines."""
+        others = {
+            name: other.to_json()
+            for name, other in (("adapted", self.adapted), ("int8", self.int8))
+            if other is not None
+        }
+        if others:
+            names = ["static" if "adapted" in others else "fp32", *others]
+            yield f"{'':<24} " + " ".join(f"{name:>14}" for name in names)
+        hidden = (
+            () if self.restoration_nats != 0 else ("restoration_nats", "token_bits_per_character")
+        )
+        for name, value in self.to_json().items():
+            is_shown = isinstance(value, int | float) or name in _MAY_BE_UNKNOWN
+            if is_shown and name not in hidden:
+                cells = [value, *(other[name] for other in others.values() if name in other)]
+                yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
+        if self.int8:
+            yield f"{'int8 minus fp32':<24} {self.int8.difference_nats:>+14.5f} nats per token"
+        yield format_settings(self.settings)
+        if self.adapted:
+            yield f"adapted: {format_settings(self.adapted.settings)}"
+        fits = {"temperature": self.settings, "adaptation": self.adapted and self.adapted.settings}
+        for name, settings in fits.items():
+            if settings and settings.get("fitted_on_the_scored_text"):
+                yield f"{name} fitted on the scored text: the score is better than on other texts"
+        if self.baselines:
+            yield from _baselines_table(self.baselines)
 
 
 def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:
@@ -341,3 +374,15 @@ def _baselines(
         train_bytes=original_bytes(trained, split="train"),
         restoration=restoration,
     )
+
+
+def _baselines_table(baselines: list[Baseline]) -> Iterator[str]:
+    columns = ("loss_nats", "perplexity", "bits_per_character", "bits_per_byte")
+    width = max(len(baseline.name) for baseline in baselines)
+    yield f"\n{'baselines':<{width}}" + "".join(f" {column:>18}" for column in columns)
+    for baseline in baselines:
+        cells = [format_number(getattr(baseline, column)) for column in columns]
+        mark = " *" if baseline.fitted_on_the_scored_text else ""
+        yield f"{baseline.name:<{width}}" + "".join(f" {cell:>18}" for cell in cells) + mark
+    if any(baseline.fitted_on_the_scored_text for baseline in baselines):
+        yield "* learned from the scored text, so the score says nothing about other texts"

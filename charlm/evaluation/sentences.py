@@ -1,7 +1,7 @@
 """Log-probabilities of sentences, each read by itself: scores for rankings and minimal pairs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ import torch
 from charlm.data.listing import shown_name
 from charlm.data.tokenizer import EOS, EOS_TEXT, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
-from charlm.errors import CharlmError, CorpusError, refuse_beside
+from charlm.errors import CharlmError, CorpusError, quote, refuse_beside
 from charlm.evaluation.static_model import StaticModel
 from charlm.evaluation.text_files import read_text_file
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 
@@ -94,6 +95,18 @@ class Sentences(Result):
     def ranked(self) -> list[Sentence]:
         """Return the sentences, the most probable first; ties keep the order of their lines."""
         return sorted(self.sentences, key=lambda sentence: -sentence.log_probability)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each sentence, its explained tokens and the settings."""
+        yield f"{'line':>6}{'log P':>12}{'per token':>12}{'tokens':>8}  sentence"
+        for row in self.sentences:
+            unknown = f"  ({row.unknown} <UNK>)" if row.unknown else ""
+            scores = f"{row.log_probability:>12.4f}{row.log_probability_per_token:>12.4f}"
+            yield f"{row.line:>6}{scores}{row.tokens:>8}  {row.text}{unknown}"
+            for token in row.explained or []:
+                scores = f"{token.log_probability:>12.4f}{token.probability:>12.2%}"
+                yield f"{'':>6}{scores}{'':>8}  {quote(token.text)}"
+        yield format_settings(self.settings)
 
 
 def score_sentences(

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, UNK, Ids, Tokenizer
 from charlm.data.written_form import written_form
-from charlm.errors import CharlmError, OptionError
-from charlm.evaluation.options import RARE
+from charlm.errors import CharlmError, OptionError, quote
+from charlm.evaluation.options import RARE, SHOWN_TOKENS
 from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers, of_trained
 from charlm.storage.results import Result
+from charlm.storage.tables import format_range, format_settings
 from charlm.trained_model import TrainedModel, provenance, training_texts
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ class Surprisal(Result):
     by_position: list[dict[str, Any]]
     by_distance: list[dict[str, Any]]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each shown token, tables of the classes, and the settings."""
+        if self.each:
+            yield f"{'bits':>9}  token"
+        yield from (
+            f"{token['surprise_bits']:>9.3f}  {quote(token['text'])}" for token in self.each
+        )
+        yield f"\n{'':<26}{'tokens':>10}{'share':>9}{'bits/token':>11}{'share of bits':>14}"
+        yield from _table("class of token", self.by_class, "class")
+        yield from _table("character in the word", self.by_position, "position")
+        yield from _table("tokens since the last occurrence", self.by_distance, "distance")
+        yield f"{'all':<26}{self.tokens:>10,}{1:>9.2%}{self.surprise_bits:>11.3f}{1:>14.2%}"
+        yield f"loss_nats {self.loss_nats:.4f}, {format_settings(self.settings)}"
+
+    def __str__(self) -> str:
+        """Return the lines as one text, with the first of the tokens."""
+        return "\n".join(replace(self, each=self.each[:SHOWN_TOKENS]).lines())
 
 
 class _Characters(NamedTuple):
@@ -333,3 +352,17 @@ def _rows(bits: Floats, groups: list[tuple[dict[str, Any], Mask]]) -> Iterator[d
                 "surprise_bits": total / count,
                 "share_of_surprise": total / max(float(bits.sum()), 1e-300),
             }
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]], column: str) -> Iterator[str]:
+    yield title
+    for row in rows:
+        if column == "class":
+            label = row["class"]
+        elif row[column] is None:
+            label = "first occurrence"
+        else:
+            label = format_range(row[column], row[f"{column}_to"])
+        share = f"{row['tokens']:>10,}{row['share']:>9.2%}"
+        bits = f"{row['surprise_bits']:>11.3f}{row['share_of_surprise']:>14.2%}"
+        yield f"  {label:<24}{share}{bits}"

@@ -1,6 +1,6 @@
 """Export a run: check, write beside the target, verify with the target's own runtime, rename."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +61,19 @@ class Export(Result):
     precision: Precision
     bytes: int
     verification: Verification
+
+    def lines(self) -> Iterator[str]:
+        """Yield the file and the comparison with charlm."""
+        found = self.verification
+        yield f"{self.path}: {self.bytes:,} bytes, {self.precision}"
+        logits = f"largest difference of a logit {found.largest_logit_difference:.1e}"
+        if found.logit_bound is not None:
+            logits += f" (limit {found.logit_bound:.1e})"
+        yield (
+            f"compared with charlm on {found.tokens:,} tokens of {found.passage}, by "
+            f"{found.runtime}: {logits}, "
+            f"{found.nats_difference:+.1e} nats per token (limit {found.nats_bound:g})"
+        )
 
 
 @checked

@@ -111,6 +111,20 @@ class Import(Result):
         """Whether the score is that of a model that has learned nothing, or worse."""
         return self.loss_nats is not None and self.loss_nats > self.uniform_nats - _MARGIN_NATS
 
+    def lines(self) -> Iterator[str]:
+        """Yield what each tensor is, the notes and the score."""
+        width = max(map(len, self.roles.values()))
+        for name, role in self.roles.items():
+            yield f"{role:<{width}}  {name}"
+        for note in self.notes:
+            yield f"{note}."
+        yield f"{self.run}: {self.vocabulary_size:,} tokens"
+        if self.loss_nats is not None:
+            yield (
+                f"{self.loss_nats:.4f} nats per token on {self.tokens:,} tokens of the text "
+                f"(a uniform distribution: {self.uniform_nats:.4f})"
+            )
+
 
 @checked
 def import_run(

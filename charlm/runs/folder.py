@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
-from charlm.config.show import dump
 from charlm.data.corpus import Corpus, open_corpus
 from charlm.data.listing import MissingTextError
 from charlm.data.tokenizer import Tokenizer
@@ -156,7 +155,7 @@ def write_run_files(
     contents = {
         "tokenizer.json": tokenizer.to_json(),
         "corpus.json": json.dumps(corpus),
-        "config.yaml": dump(config),
+        "config.yaml": f"{config}\n",
     }
     for name, text in contents.items():
         write_file(folder / name, text.encode(), remedy=BEGIN_AGAIN)

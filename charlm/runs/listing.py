@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from charlm.runs.verify import (
     validate_facts,
 )
 from charlm.storage.results import Result
+from charlm.storage.tables import format_rows
 from charlm.storage.untrusted import parse_json, read_regular_file
 
 
@@ -103,6 +104,20 @@ class SeedScores(Result):
         """Return the score of each run."""
         field, _ = _field_and_unit(self.runs)
         return [float(getattr(run, field)) for run in self.runs]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each seed, and a line for all."""
+        values = self.values()
+        rows = [
+            [str(run.seed), f"{value:.4f}", str(run.step), f"{run.seconds:.0f}", run.run]
+            for run, value in zip(self.runs, values, strict=True)
+        ]
+        yield format_rows(["seed", self.unit, "step", "seconds", "run"], rows)
+        yield (
+            f"{self.unit} of {len(rows)} seeds: mean {self.mean:.4f}, "
+            f"standard deviation {self.standard_deviation:.4f}, "
+            f"range {self.lowest:.4f} to {self.highest:.4f}"
+        )
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -32,6 +32,10 @@ class Fill(Result):
     gap: str
     log_probability: float
 
+    def lines(self) -> Iterator[str]:
+        """Yield the text."""
+        yield self.text
+
 
 @dataclass(frozen=True)
 class Filling:

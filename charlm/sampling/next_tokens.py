@@ -1,11 +1,13 @@
 """The most probable next tokens of a prompt."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from charlm.data.tokenizer import EOS, EOS_TEXT
+from charlm.data.tokenizer import EOS, EOS_TEXT, UNK_TEXT
+from charlm.errors import quote
 from charlm.sampling.options import NextOptions
 from charlm.sampling.plan import in_reading_order
 from charlm.sampling.prompt_reader import read_once
@@ -50,6 +52,14 @@ class NextTokens(Result):
     others_probability: float
     settings: dict[str, Any] = field(repr=False)
 
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each token, and one for the others."""
+        yield f"{'probability':>11}  token"
+        for token in self.tokens:
+            yield f"{token.probability:>11.2%}  {_visible(token.text)}"
+        if self.num_others:
+            yield f"{self.others_probability:>11.2%}  the other {self.num_others:,} tokens"
+
 
 @torch.inference_mode()
 def next_tokens(trained: TrainedModel, options: NextOptions) -> NextTokens:
@@ -91,3 +101,12 @@ def next_tokens(trained: TrainedModel, options: NextOptions) -> NextTokens:
         others_probability=max(0.0, 1 - sum(token.probability for token in tokens)),
         settings=provenance(trained) | {"temperature": 1.0},
     )
+
+
+def _visible(token: str) -> str:
+    """Return the text of a token in quotation marks, in which spaces and line ends are visible."""
+    if token in (EOS_TEXT, UNK_TEXT):
+        return token
+    shown = quote(token)
+    # What is no whole character has its backslashes already.
+    return shown.replace("\\\\x", "\\x") if token.startswith("\\x") else shown

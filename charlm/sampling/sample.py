@@ -59,6 +59,10 @@ class Sample(Result):
         names = [item.name for item in fields(self) if item.name != "state"]
         return {name: getattr(self, name) for name in names}
 
+    def lines(self) -> Iterator[str]:
+        """Yield the text."""
+        yield self.text
+
 
 def sample(trained: TrainedModel, options: SampleOptions) -> list[Sample]:
     """Write texts.

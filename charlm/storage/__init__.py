@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, locks, memory maps, untrusted input, tensors."""
+"""Files on disk: atomic writes, locks, memory maps, untrusted input, tensors; results."""

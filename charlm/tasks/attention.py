@@ -1,15 +1,19 @@
 """What a decoder attends to while it writes a target."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from charlm.data.tokenizer import EOS, EOS_TEXT
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, quote
 from charlm.sampling.completion import complete_ids, prompt_of, read_sources, with_eos
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
+from charlm.storage.tables import format_rows
 from charlm.trained_model import TrainedTranslator
+
+_SHOWN = 5  # Source tokens with the largest weights.
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class Attention(Result):
     source: list[str]
     target: list[str]
     weights: list[list[float]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each target token, with the source tokens of the largest weights."""
+        rows = []
+        for token, weights in zip(self.target, self.weights, strict=True):
+            order = sorted(range(len(weights)), key=lambda at: -weights[at])[:_SHOWN]
+            sources = ", ".join(f"{quote(self.source[at])} ({weights[at]:.2f})" for at in order)
+            rows.append([quote(token), sources])
+        yield format_rows(["token", "attends most to (weight)"], rows)
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """How well a model completes sources: exact matches and edit distances."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from charlm.data.pairs import completion_targets
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import windows_to_score
+from charlm.errors import quote
 from charlm.model.log_probabilities import log_probabilities_of, predict_window
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
+from charlm.storage.tables import field_lines, format_settings
 from charlm.trained_model import Trained, corpus_part, encode, provenance
 from charlm.training.loss import score
 
@@ -69,6 +71,14 @@ class Completions(Result):
     errors: list[Completed]
     examples: list[Completed]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the scores, the errors and the settings."""
+        yield from field_lines(self.to_json())
+        for error in self.errors:
+            source, target, written = map(quote, (error.source, error.target, error.written))
+            yield f"{source}: {written} instead of {target}"
+        yield format_settings(self.settings)
 
 
 def measure_completion(

@@ -17,7 +17,7 @@ from charlm.data.tokens import encode_text
 from charlm.data.windows.directions import read_with_targets, record_spans
 from charlm.data.windows.scoring import scoring_record_windows
 from charlm.data.windows.window import PADDING
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, quote
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
 from charlm.model.uninitialized import uninitialized
 from charlm.runs.checkpoint import load_checkpoint, load_weights
@@ -25,6 +25,7 @@ from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run, open_run_corpus
 from charlm.runs.verify_weights import check_weights
 from charlm.storage.results import Result
+from charlm.storage.tables import format_rows
 from charlm.trained_model import Origin, present_checkpoint
 from charlm.training.devices import choose_device
 
@@ -83,6 +84,18 @@ class Predicted(Result):
     text: str
     tokens: list[str]
     labels: list[PredictedLabel]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each label of the text, or for each token with its label."""
+        if self.tokens == [self.text]:
+            ranked = sorted(self.labels[0].probabilities.items(), key=lambda pair: -pair[1])
+            yield format_rows(["label", "probability"], [[name, f"{p:.2%}"] for name, p in ranked])
+        else:
+            rows = [
+                [quote(token), label.label, f"{label.probability:.2%}"]
+                for token, label in zip(self.tokens, self.labels, strict=True)
+            ]
+            yield format_rows(["token", "label", "probability"], rows)
 
 
 class LabelPredictions(NamedTuple):

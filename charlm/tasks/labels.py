@@ -12,7 +12,9 @@ from charlm.data.cards import Part
 from charlm.data.labels import label_targets
 from charlm.data.tokenizer import Ids
 from charlm.data.windows.directions import record_spans
+from charlm.errors import quote
 from charlm.storage.results import Result
+from charlm.storage.tables import field_lines, format_rows, format_settings
 from charlm.tasks.label_run import (
     LabelledPart,
     LabelPredictions,
@@ -27,6 +29,8 @@ from charlm.tasks.label_run import (
 from charlm.version import VERSION
 
 _CALIBRATION_BINS = 15
+_MAX_COLUMNS = 12  # Of a confusion matrix in a terminal; of a larger one, the largest entries.
+_NUM_CONFUSED = 10
 _NUM_ERRORS = 20
 _NEAR = 30  # Tokens before and after a wrong one that are shown.
 _OUTSIDE = "O"
@@ -148,6 +152,24 @@ class LabelScores(Result):
     errors: list[LabelError]
     examples: list[TaggedText]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the scores, the confusion matrix or its largest entries, and the settings."""
+        yield from field_lines(self.to_json())
+        if len(self.confusion) <= _MAX_COLUMNS:
+            rows = [[right, *map(str, row.values())] for right, row in self.confusion.items()]
+            yield ""
+            yield format_rows(["right \\ predicted", *self.confusion], rows)
+        else:
+            confused = [
+                (count, right, predicted)
+                for right, row in self.confusion.items()
+                for predicted, count in row.items()
+                if count and right != predicted
+            ]
+            for count, right, predicted in sorted(confused, reverse=True)[:_NUM_CONFUSED]:
+                yield f"{count:>8,} times {quote(predicted)} instead of {quote(right)}"
+        yield format_settings(self.settings)
 
 
 def measure_labels(

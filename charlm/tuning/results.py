@@ -2,11 +2,12 @@
 
 import csv
 import io
+import json
 import math
 import shlex
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -16,10 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from charlm.config.load import check_config
 from charlm.config.schema import Config
-from charlm.config.show import dump
 from charlm.config.training import BUDGETS
 from charlm.errors import CharlmError, CheckpointError
 from charlm.storage.atomic import atomic_write
+from charlm.storage.results import Result
+from charlm.storage.tables import format_rows
 from charlm.storage.untrusted import one_line, parse_json
 from charlm.tuning.space import with_values
 from charlm.tuning.storage import Storage
@@ -74,7 +76,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Result):
     """Results of a search.
 
     Attributes:
@@ -147,6 +149,32 @@ class Tuning:
         command = "eval task" if self.config.task.has_pairs else "sample"
         return f"{place}charlm {command} {shlex.quote(str(self.best_run))}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the trials, what is known of the best one, and the settings."""
+        best = self.best
+        facts: dict[str, Any] = {}
+        if best is not None:
+            facts = {
+                "loss_nats": best.loss_nats,
+                "config": str(self.folder / "best.yaml"),
+                "run": str(self.best_run),
+            }
+        if self.best_host:
+            facts["host"] = self.best_host
+        trials = [asdict(trial) for trial in self.trials]
+        return {
+            **facts,
+            "best": trials[0] if best else None,
+            "trials": trials,
+            "settings": self.settings,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each trial, the best first."""
+        names = ["trial", "outcome", "loss_nats", "seconds", *self.space]
+        rows = [_row(trial, list(self.space)) for trial in self.trials]
+        yield format_rows(names, rows)
+
 
 def read_results(folder: Path, study: optuna.Study, storage: Storage, facts: StudyFacts) -> Tuning:
     """Return the results of all workers so far.
@@ -211,7 +239,7 @@ def _best_config(tuning: Tuning, best: Trial, facts: StudyFacts) -> str:
         return path.read_text(encoding="utf-8")
     # The run is in the folder of another worker. Use the path of the text in this folder.
     data = with_values(facts.config, best.values)
-    return dump(check_config(data, f"trial {best.number}"))
+    return f"{check_config(data, f'trial {best.number}')}\n"
 
 
 def _read_trial(
@@ -316,3 +344,17 @@ def _write(path: Path, text: str) -> None:
         remedy="free the disk, then continue with charlm tune --resume",
     ) as file:
         file.write(text.encode())
+
+
+def _row(trial: Trial, keys: Sequence[str]) -> list[str]:
+    loss = "-" if trial.loss_nats is None else f"{trial.loss_nats:.4f}"
+    seconds = "-" if trial.seconds is None else f"{trial.seconds:.1f}"
+    values = [format_value(trial.values[key]) if key in trial.values else "-" for key in keys]
+    return [str(trial.number), trial.outcome, loss, seconds, *values]
+
+
+def format_value(value: Any) -> str:
+    """Return a searched value in a table or message."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

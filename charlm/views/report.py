@@ -85,8 +85,8 @@ class Report:
     """
 
     title: str
-    html: str
-    figures: Mapping[str, Figure]
+    html: str = field(repr=False)
+    figures: Mapping[str, Figure] = field(repr=False)
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook, in a frame of its own."""

@@ -11,8 +11,8 @@ from conftest import small_config, train_all
 
 import charlm
 from charlm.cli.main import run as command
-from charlm.cli.tables import format_rows
 from charlm.runs.metrics import read_metrics
+from charlm.storage.tables import format_rows
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
+from charlm.storage.tables import format_range, format_settings
 from charlm.trained_model import TrainedModel, provenance, require_language_model, training_texts
 
 _MAX_PAIRS = 1_000_000  # In a file.
@@ -71,6 +72,26 @@ class Agreement(Result):
     by_nouns: list[dict[str, Any]]
     by_attractors: list[dict[str, Any]]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the accuracy, in all and by distance, and the settings."""
+        yield f"{'accuracy':<37} {self.count:>8,} pairs {self.accuracy:>7.1%}"
+        if self.unknown_share or self.unknown_pairs:
+            yield f"{'the same tokens to the model':<37} {self.unknown_pairs:>8,} pairs"
+            yield f"{'tokens read as <UNK>':<37} {self.unknown_share:>22.1%}"
+        tables = {
+            "words from subject to verb": self.by_distance,
+            "nouns between them": self.by_nouns,
+            "nouns of the other number": self.by_attractors,
+        }
+        for title, rows in tables.items():
+            for number, row in enumerate(rows):
+                first = next(iter(row.values()))
+                label = format_range(first, row.get("distance_to", first))
+                heading = title if number == 0 else ""
+                accuracy = f"{row['count']:>8,} pairs {row['accuracy']:>7.1%}"
+                yield f"{heading:<26} {label:<10} {accuracy}"
+        yield format_settings(self.settings)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ with labels that are shifted along the text: shifted labels keep the correlation
 characters, which independent permutations would destroy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,6 +27,7 @@ from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
@@ -96,6 +97,19 @@ class Cells(Result):
     best: list[BestUnit]
     omitted: dict[str, str]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each label, and the settings."""
+        yield f"{'label':<24}{'measure':>12}{'score':>8}{'control':>9}{'share':>8}  unit"
+        for row in self.best:
+            share = "" if row.share is None else f"{row.share:.1%}"
+            unit = f"{row.unit.layer} {row.unit.part} {row.unit.number}"
+            direction = "rises" if row.rises else "falls"
+            scores = f"{row.measure:>12}{row.score:>8.3f}{row.control:>9.3f}{share:>8}"
+            yield f"{row.label:<24}{scores}  {unit}, {direction} with the label"
+        for name, reason in self.omitted.items():
+            yield f"{name:<24} not measured: {reason}"
+        yield format_settings(self.settings)
 
 
 @dataclass(frozen=True)

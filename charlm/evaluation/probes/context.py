@@ -5,7 +5,7 @@ the initial one, so that nothing before the context can help.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance, require_language_model, text_to_score
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ class Context(Result):
 
     contexts: list[LossAtContext]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each number of context tokens, and the settings."""
+        yield f"{'context tokens':>14}{'loss_nats':>12}{'gain':>10}{'std. error':>12}"
+        for row in self.contexts:
+            gain = "" if row.gain_nats is None else f"{row.gain_nats:+.4f}"
+            error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
+            yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
+        yield format_settings(self.settings)
 
 
 def measure_context(

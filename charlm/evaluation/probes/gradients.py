@@ -8,7 +8,7 @@ networks are compared by the norm relative to that at distance 0, on tokens that
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +28,7 @@ from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run, States
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance, text_to_score
 
 if TYPE_CHECKING:
@@ -115,6 +116,20 @@ class Gradients(Result):
             for row in curve["distances"]:
                 row["relative"] = None if math.isnan(row["relative"]) else row["relative"]
         return data
+
+    def lines(self) -> Iterator[str]:
+        """Yield rows for each curve, the half-lives and the settings."""
+        width = max(len(f"{curve.layer} {curve.part}") for curve in self.curves)
+        columns = ("distance", "relative", "mean", "10 %", "50 %", "90 %", "windows")
+        yield " " * width + "".join(f"{column:>11}" for column in columns)
+        for curve in self.curves:
+            yield from _curve_rows(curve, width)
+        for curve in self.curves:
+            is_infinite = math.isinf(curve.half_life_tokens)
+            cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
+            name = f"{curve.layer} {curve.part}"
+            yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
+        yield f"median loss {self.median_loss_nats:.4f} nats, {format_settings(self.settings)}"
 
 
 class _Measured(NamedTuple):
@@ -420,3 +435,14 @@ def _curve(layer: str, part: str, norms: Floats) -> Curve:
                 )
             )
     return Curve(layer, part, half_life_tokens([row.mean for row in distances]), distances)
+
+
+def _curve_rows(curve: Curve, width: int) -> Iterator[str]:
+    """Yield one row for each distance that is 0 or a power of two."""
+    label = f"{curve.layer} {curve.part}"
+    for row in curve.distances:
+        if row.distance.bit_count() <= 1:
+            norms = [row.relative, row.mean, row.quantile_10, row.quantile_50, row.quantile_90]
+            cells = [f"{row.distance:,}", *[f"{norm:.3e}" for norm in norms], f"{row.count:,}"]
+            yield f"{label:<{width}}" + "".join(f"{cell:>11}" for cell in cells)
+            label = ""

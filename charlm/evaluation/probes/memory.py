@@ -21,19 +21,21 @@ from torch import Tensor
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.windows.directions import record_spans, reverse
-from charlm.errors import CharlmError, CorpusError
+from charlm.errors import CharlmError, CorpusError, quote
 from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
 from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
 
 MAX_TOKENS = 400  # The work grows with the square of the number of tokens.
+_SHOWN = 5  # Tokens that a prediction depends on most.
 ALTERNATIVES = 3  # Most probable tokens that are listed for each prediction.
 # Tokens of all copies of the passage that are read together: their states and gates in float64
 # take a few hundred megabytes.
@@ -94,6 +96,15 @@ class Memory(Result):
     predictions: list[Dependence]
     by_distance: list[MeanDependence]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each prediction, and the settings."""
+        yield f"{'token':<14}{'probability':>12}  depends most on (relative value, distance)"
+        texts = [prediction.text for prediction in self.predictions]
+        for prediction in self.predictions:
+            sources = ", ".join(_sources(prediction, texts))
+            yield f"{quote(prediction.text):<14}{prediction.probability:>12.2%}  {sources}"
+        yield format_settings(self.settings)
 
 
 class Connectivity(NamedTuple):
@@ -277,3 +288,11 @@ def _by_distance(predictions: Sequence[Dependence], lengths: Sequence[int]) -> l
         for distance, values in enumerate(relative)
         if values
     ]
+
+
+def _sources(prediction: Dependence, texts: list[str]) -> Iterator[str]:
+    """Yield the earlier tokens that a prediction depends on most."""
+    relative = prediction.relative
+    order = sorted(range(len(relative)), key=lambda at: -relative[at])[:_SHOWN]
+    for at in order:
+        yield f"{quote(texts[at])} ({relative[at]:.2f}, {len(relative) - at})"

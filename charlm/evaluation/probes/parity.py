@@ -14,6 +14,7 @@ from charlm.data.builders.parity import with_parity
 from charlm.errors import OptionError, TokenizerError
 from charlm.evaluation.probes.agreement import Pair, score_pairs
 from charlm.storage.results import Result
+from charlm.storage.tables import format_settings
 from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 _MAX_BITS = 4096
@@ -35,6 +36,14 @@ class Parity(Result):
     count: int
     by_length: list[dict[str, Any]]
     settings: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a row for each number of bits, and the settings."""
+        yield f"{'bits':>6}  {'strings':>8}  {'accuracy':>8}"
+        for row in self.by_length:
+            yield f"{row['bits']:>6,}  {row['count']:>8,}  {row['accuracy']:>8.1%}"
+        yield f"{'all':>6}  {self.count:>8,}  {self.accuracy:>8.1%}"
+        yield format_settings(self.settings)
 
 
 def measure_parity(

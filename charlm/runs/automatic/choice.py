@@ -14,6 +14,7 @@ from charlm.runs.automatic.plan import Plan, make_plan
 from charlm.runs.automatic.reasons import make_reasons, text_line
 from charlm.runs.automatic.recipes import MIN_WEIGHT_DECAY, recipe_for
 from charlm.runs.automatic.text import TextFacts, inspect_text, text_override
+from charlm.storage.results import notebook_form
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.runs.automatic.speed import Speed
@@ -35,6 +36,13 @@ class ChosenConfig(NamedTuple):
 
     config: Config
     reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the reasons, one on a line."""
+        return "\n".join(self.reasons)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return notebook_form(self)
 
 
 def choose(

@@ -1,13 +1,13 @@
-"""Cells and lines that the tables of several commands share."""
+"""Cells and lines that the tables of results share."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, Literal
 
-from charlm.cli.terminal import num_columns
-
 TableForm = Literal["table", "csv", "latex"]
+_TAB_COLUMNS = 8
 _END = r"\end{tabular}"
 _LATEX_ESCAPES = str.maketrans(
     {letter: f"\\{letter}" for letter in "&%$#_{}"}
@@ -37,7 +37,18 @@ def format_settings(settings: Mapping[str, Any]) -> str:
     )
 
 
-def format_rows(names: Sequence[str], rows: Sequence[Sequence[str]], form: TableForm) -> str:
+def field_lines(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each number and each text among values by name."""
+    for name, value in values.items():
+        if isinstance(value, bool | str):
+            yield f"{name:<24} {value}"
+        elif isinstance(value, int | float):
+            yield f"{name:<24} {format_number(value):>14}"
+
+
+def format_rows(
+    names: Sequence[str], rows: Sequence[Sequence[str]], form: TableForm = "table"
+) -> str:
     """Return rows of cells with a line of names, as aligned text, CSV or LaTeX."""
     if form == "csv":
         file = StringIO()
@@ -53,6 +64,20 @@ def format_rows(names: Sequence[str], rows: Sequence[Sequence[str]], form: Table
         for row in (names, *rows)
     )
     return "\n".join(aligned)
+
+
+def num_columns(text: str) -> int:
+    """Return the number of columns that a text takes on a terminal."""
+    return sum(map(columns_of, text))
+
+
+def columns_of(character: str) -> int:
+    """Return the number of columns that a character takes on a terminal."""
+    if character == "\t":
+        return _TAB_COLUMNS
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _padded(cell: str, width: int) -> str:
