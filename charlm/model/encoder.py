@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from charlm.config.model import Model as ModelSection
+from charlm.errors import OptionError
 from charlm.model.block import GriffinBlock
 from charlm.model.cells.registry import make_cell
 from charlm.model.dropout import Dropout, WordDropout
@@ -64,7 +65,13 @@ class Encoder(nn.Module):
 
         Returns:
             Features, (time, batch, hidden), and the states after the window.
+
+        Raises:
+            OptionError: The ids have another shape, or no time step.
         """
+        if ids.ndim != 2 or len(ids) == 0:
+            problem = "must have the shape (time, batch), with at least one time step"
+            raise OptionError("ids", problem, value=tuple(ids.shape))
         if states is None:
             states = self.initial_states(ids.shape[1])
         outputs: list[Tensor] = []

@@ -9,7 +9,7 @@ import torch
 from model.cells_table import CELLS, reference_weights, relative_error, weights_for
 
 from charlm.config.model import Model
-from charlm.errors import ConfigError
+from charlm.errors import ConfigError, OptionError
 from charlm.model.dropout import Dropout, WordDropout, drop
 from charlm.model.language_model import LanguageModel, count_parameters, detach, named_weights
 from charlm.model.recurrence import Run, States, run, run_stepwise
@@ -385,6 +385,15 @@ def test_two_windows_with_carried_state_equal_one_long_window():
     first, states = model(ids()[:3])
     rest, _ = model(ids()[3:], states)
     torch.testing.assert_close(torch.cat([first, rest]), whole)
+
+
+def test_ids_without_a_time_step_or_of_another_shape_are_refused_in_one_line():
+    model = make()
+    for shape in [(0, 3), (3,), (1, 2, 3)]:
+        with pytest.raises(
+            OptionError, match=r"^ids: must have the shape \(time, batch\), .*, got"
+        ):
+            model(torch.zeros(shape, dtype=torch.long))
 
 
 def test_a_tied_model_has_one_matrix_fewer():
