@@ -15,7 +15,7 @@ from charlm.config.schema import ResolvedConfig
 from charlm.config.values import checked
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.corpus import Text, read_text
-from charlm.data.listing import shown_names
+from charlm.data.listing import shown_names, title_of
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
@@ -384,7 +384,7 @@ def text_to_score(
         names = path_names(paths)
         source = read_text(names, trained.config)
         is_usual = source.raw or source.encoding == "utf-8"
-        name = shown_names(names) + ("" if is_usual else f" in {source.encoding}")
+        name = title_of(names) + ("" if is_usual else f" in {source.encoding}")
         return ScoredText(encode(trained, source), name)
     return ScoredText(encode(trained, corpus_part(trained, split)), split)
 

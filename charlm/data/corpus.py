@@ -19,7 +19,7 @@ from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, temporary_conversions
 from charlm.data.documents import find_documents, without_empty
 from charlm.data.encodings import EncodingError, canonical_encoding, contains_ascii
-from charlm.data.listing import shown_names
+from charlm.data.listing import shown_names, title_of
 from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
 from charlm.data.utf8 import LineEnds
@@ -225,7 +225,7 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
     if section.split == "shuffled" and section.copies == "together":
         own = {"valid": section.valid_text, "test": section.test_text}
         drawn = frozenset(part for part in parts if part != "train" and not own[part])
-    title = card.title if card else shown_names(section.text)
+    title = card.title if card else title_of(section.text)
     return Corpus(
         title=title,
         mode=section.mode,

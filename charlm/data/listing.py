@@ -56,20 +56,35 @@ def absolute_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
     absolute = tuple(_absolute_name(name, corpora) for name in names)
     if len(absolute) > _MAX_NAMES or sum(map(len, absolute)) > _MAX_NAME_CHARACTERS:
         raise CorpusError(
-            f"{absolute[0]}, ...: {len(absolute):,} names are too many for the configuration of a "
-            "run; name their folder, or a pattern in quotation marks, such as 'texts/*'"
+            f"{shown_name(absolute[0])}, ...: {len(absolute):,} names are too many for the "
+            "configuration of a run; name their folder, or a pattern in quotation marks, such as "
+            "'texts/*'"
         )
     return absolute
 
 
-def shown_name(name: str) -> str:
-    """Return the name of a text in messages: for standard input, not the copy in the cache."""
-    return _STANDARD_INPUT if name == "-" or _COPY_NAME.search(name) else name
+def shown_name(name: str | Path) -> str:
+    """Return the name of a text in messages: a path in the current folder without this folder.
+
+    Relative paths were made absolute. Standard input is not named as its copy in the cache.
+    """
+    title = title_of([str(name)])
+    try:
+        return title.removeprefix(f"{Path.cwd()}{os.sep}")
+    except OSError:  # The current folder was removed.
+        return title
 
 
 def shown_names(names: Iterable[str]) -> str:
     """Return the names of several texts in messages."""
     return ", ".join(map(shown_name, names))
+
+
+def title_of(names: Iterable[str]) -> str:
+    """Return the title of texts without a card: their names, as the configuration has them."""
+    return ", ".join(
+        _STANDARD_INPUT if name == "-" or _COPY_NAME.search(name) else name for name in names
+    )
 
 
 def find_files(names: Sequence[str], *, rules: int) -> list[Path]:
@@ -92,8 +107,8 @@ def find_files(names: Sequence[str], *, rules: int) -> list[Path]:
         ]
     except OSError as error:
         raise CorpusError(
-            f"{error.filename}: cannot be read: {error.strerror}; change its permissions, or name "
-            "the files to read"
+            f"{shown_name(error.filename)}: cannot be read: {error.strerror}; change its "
+            "permissions, or name the files to read"
         ) from None
 
 
@@ -153,8 +168,8 @@ def _expand(name: str) -> list[Path]:
     for match in matches:
         if _is_run(match):
             raise CorpusError(
-                f"{match}: is a run folder, not a text; name the run before the texts, or continue "
-                "its training with charlm train --resume"
+                f"{shown_name(match)}: is a run folder, not a text; name the run before the texts, "
+                "or continue its training with charlm train --resume"
             )
         if not match.is_dir():
             files.add(_regular_file(match))
@@ -191,9 +206,10 @@ def _files_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """Yield the files of a folder and of its subfolders, except hidden ones."""
     for inner in _folders(folder, seen):
         if _is_run(inner):
-            pattern = shlex.quote(str(folder / "**" / "*.txt"))
+            pattern = shlex.quote(shown_name(folder / "**" / "*.txt"))
             raise CorpusError(
-                f"{inner}: is a run folder, not a text; leave it out, with {pattern}, or move it"
+                f"{shown_name(inner)}: is a run folder, not a text; leave it out, with {pattern}, "
+                "or move it"
             )
         for path in _entries(inner):
             if not path.is_dir():
@@ -229,11 +245,12 @@ def _regular_file(path: Path) -> Path:
         return path
     if path.exists():
         raise CorpusError(
-            f"{path}: is not a regular file; pipe it in instead, with - as the text, or remove it "
-            "from the folder"
+            f"{shown_name(path)}: is not a regular file; pipe it in instead, with - as the text, "
+            "or remove it from the folder"
         )
     raise CorpusError(
-        f"{path}: is a link to a file that does not exist; restore that file, or remove the link"
+        f"{shown_name(path)}: is a link to a file that does not exist; restore that file, or "
+        "remove the link"
     )
 
 

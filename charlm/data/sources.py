@@ -82,7 +82,7 @@ def first_field_names(names: Sequence[str], *, rules: int, encoding: str) -> lis
     """
     path = find_files(names, rules=rules)[0]
     with translate_read_errors(path):
-        source = find_format(path, shown_name(str(path)), rules=rules, raw=False, pairs=True)
+        source = find_format(path, shown_name(path), rules=rules, raw=False, pairs=True)
         return field_names(source, encoding=encoding)
 
 
@@ -123,14 +123,14 @@ def find_sources(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> It
     for path in find_files(names, rules=section.rules):
         with translate_read_errors(path):
             try:
-                name = shown_name(str(path))
+                name = shown_name(path)
                 pairs = section.target is not None
                 source = find_format(path, name, rules=section.rules, raw=raw, pairs=pairs)
             except CorpusError as error:
                 if path in map(Path, names):
                     raise
                 folder = next((name for name in names if Path(name) in path.parents), path.parent)
-                pattern = shlex.quote(str(Path(folder, "**", "*.txt")))
+                pattern = shlex.quote(shown_name(Path(folder, "**", "*.txt")))
                 raise CorpusError(f"{error}, or leave it out, with {pattern}") from None
         yield source
 

@@ -175,7 +175,7 @@ def read_sentences(file: str | Path) -> list[Line]:
         if line.strip()
     ]
     if not lines:
-        raise CorpusError(f"{shown_name(str(file))}: has no sentence; write one per line")
+        raise CorpusError(f"{shown_name(file)}: has no sentence; write one per line")
     return lines
 
 

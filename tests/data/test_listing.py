@@ -125,6 +125,17 @@ def test_the_error_of_a_misspelled_file_has_the_nearest_name(tmp_path):
             find_files([str(tmp_path / name)], rules=2)
 
 
+def test_errors_show_a_path_as_it_was_written(texts, monkeypatch):
+    monkeypatch.chdir(texts / "b")
+    for name in ("missing.txt", "d/missing*.txt", "../missing.txt", "/missing/text.txt"):
+        with pytest.raises(CorpusError) as caught:
+            find_files(absolute_names([name]), rules=2)
+        assert str(caught.value).startswith(f"{name}: no such text; ")
+    (texts / "b/empty.txt").touch()
+    with pytest.raises(CorpusError, match=r"^empty\.txt: is empty; "):
+        opened(Section(text="empty.txt"))
+
+
 def test_errors_about_standard_input_name_it(monkeypatch):
     for data, message in (
         (b"", "is empty"),

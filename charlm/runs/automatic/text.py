@@ -14,7 +14,7 @@ from charlm.config.tokenizer import Level
 from charlm.data.cards import Card
 from charlm.data.corpus import Corpus, Text, open_corpus
 from charlm.data.lines import choose_reading, measure_lines
-from charlm.data.listing import shown_names
+from charlm.data.listing import title_of
 from charlm.data.resolve import card_of, resolve
 from charlm.data.sources import are_tables
 from charlm.data.utf8 import split_lines, strip_line_end
@@ -114,7 +114,7 @@ def inspect_text(config: Config) -> Inspection:
         characters = round(whole * (1 - fraction))
     tokens_per_byte = per_byte / _CHARACTERS_PER_TOKEN[level]
     text = TextFacts(
-        title=card.title if card else shown_names(config.corpus.text),
+        title=card.title if card else title_of(config.corpus.text),
         characters=characters,
         mode=mode,
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
