@@ -429,7 +429,9 @@ def test_a_stream_obeys_max_copy_and_refuses_what_needs_several_texts(trained):
             run.stream(**{name: value})
 
 
-def test_a_wrong_value_is_refused_in_one_line_by_every_function(trained, text_file, tmp_path):
+def test_a_wrong_value_is_refused_in_one_line_by_every_function(
+    trained, task_folders, text_file, tmp_path
+):
     run = charlm.load(trained)
     config = small_config(text_file)
     calls = {
@@ -438,11 +440,23 @@ def test_a_wrong_value_is_refused_in_one_line_by_every_function(trained, text_fi
             lambda: charlm.load(trained, device="cuda:999999999999"),
         ],
         "path": [lambda: charlm.load_config(3), lambda: charlm.load_config("")],
-        "overrides": [lambda: charlm.load_config(None, [3]), lambda: charlm.load_config(None, "a")],
+        "overrides": [
+            lambda: charlm.load_config(None, [3]),
+            lambda: charlm.load_config(None, "a"),
+            lambda: charlm.train(config, overrides={"model.hidden_size": 8}),
+        ],
         "folder": [lambda: charlm.load(""), lambda: charlm.list_runs(3)],
         "split": [lambda: run.perplexity(split=["valid"]), lambda: run.surprise(split="dev")],
         "paths": [lambda: run.perplexity(paths=""), lambda: run.memory(paths=[3])],
-        "text": [lambda: run.perplexity("\ud800"), lambda: run.fill(None)],
+        "text": [
+            lambda: run.perplexity("\ud800"),
+            lambda: run.fill(None),
+            lambda: charlm.choose(config),
+            lambda: charlm.train([]),
+        ],
+        "trained": [lambda: charlm.Run(trained)],
+        "longest": [lambda: run.agreement(longest=100), lambda: run.parity(longest=0)],
+        "source": [lambda: charlm.load_translator(task_folders["translate"]).attention(["a"])],
         "tokens": [lambda: run.memory(tokens=-1), lambda: run.cells(tokens=2.5)],
         "limit": [lambda: run.surprise(limit=-3)],
         "sentences": [lambda: run.sentences(["a", 3]), lambda: run.agreement(sentences=2.0)],
@@ -455,13 +469,20 @@ def test_a_wrong_value_is_refused_in_one_line_by_every_function(trained, text_fi
         "passage_tokens": [lambda: run.report(passage_tokens=-1)],
         "runs": [lambda: charlm.report("runs/x")],
         "minutes": [lambda: charlm.train(config, out=tmp_path / "run", minutes=math.nan)],
-        "seed": [lambda: charlm.train(config, out=tmp_path / "run", seed=text_file)],
+        "seed": [
+            lambda: charlm.train(config, out=tmp_path / "run", seed=text_file),
+            lambda: charlm.train_seeds(config, [1, 2], seed=3),
+        ],
         "out": [lambda: charlm.train(config, out="")],
         "on_evaluation": [lambda: charlm.train(config, on_evaluation="print")],
+        "from_vocabulary": [lambda: charlm.train(config, from_vocabulary="keep")],
         "track": [lambda: charlm.train(config, track="wandb")],
         "task": [lambda: charlm.train_labels(config, task="sort")],
         "seeds": [lambda: charlm.train_seeds(config, 3)],
-        "steps": [lambda: charlm.resume(trained, steps="many")],
+        "steps": [
+            lambda: charlm.resume(trained, steps="many"),
+            lambda: charlm.train(config, out=tmp_path / "run", steps=2, minutes=1),
+        ],
         "name": [lambda: charlm.register_cell(3, len)],
         "run": [lambda: charlm.model_card("runs/x")],
     }
@@ -471,6 +492,31 @@ def test_a_wrong_value_is_refused_in_one_line_by_every_function(trained, text_fi
                 function()
                 pytest.fail(f"{option}, call {number}: accepted")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_of_a_measure_or_an_export_is_refused_with_the_nearest_one(trained):
+    run = charlm.load(trained)
+    for call in (
+        lambda: run.perplexity(stream=2),
+        lambda: run.surprise(stream=2, rar=3),
+        lambda: run.cells(shift=2),
+        lambda: charlm.export_run(run, "html", "x.html", precison="int8"),
+        lambda: charlm.import_run("x", cell="lstm", tokenizer="x", out="x", gate="ifgo"),
+    ):
+        with pytest.raises(TypeError, match=r"^\w+: no such option( \(nearest: \w+\))?$"):
+            call()
+
+
+def test_a_text_in_the_place_of_a_file_name_is_shown_in_part():
+    with pytest.raises(
+        CharlmError, match=r"^'To be.{,110}: is no name of a file; .* write it into"
+    ):
+        charlm.train("To be or not to be, that is the question.\n" * 40)
+
+
+def test_a_text_without_tabs_is_no_text_of_pairs(text_file, tmp_path):
+    with pytest.raises(CharlmError, match=r"^the text has no tab, which separates the source from"):
+        charlm.train_translator(text_file, steps=1, out=tmp_path / "run", progress=False)
 
 
 def test_the_parts_of_options_are_no_options_of_a_call(trained):

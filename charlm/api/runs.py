@@ -1,8 +1,9 @@
 """Runs with their models in memory: what a command does with a run, a method does."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -10,7 +11,7 @@ import torch
 
 from charlm import trained_model
 from charlm.config.schema import ResolvedConfig
-from charlm.config.values import checked
+from charlm.config.values import check_names, checked
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
@@ -74,6 +75,12 @@ class _LoadedRun(Generic[_Trained]):
     """
 
     trained: _Trained
+
+    def __post_init__(self) -> None:
+        """Raise OptionError if a run folder is given instead of its model."""
+        if isinstance(self.trained, str | Path):
+            problem = "must be a trained model; load a run folder with charlm.load"
+            raise OptionError("trained", problem, value=str(self.trained))
 
     def __repr__(self) -> str:
         """Return three lines: the checkpoint, the model, and its text with the score."""
@@ -233,6 +240,7 @@ class Run(_LoadedRun[TrainedModel]):
         """Score a text; options as in `ScoringOptions`."""
         from charlm.evaluation.perplexity import measure_perplexity
 
+        check_names(options, [field.name for field in fields(ScoringOptions)])
         return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> "Sentences":
@@ -385,6 +393,7 @@ class Translator(_LoadedRun[TrainedTranslator]):
         """
         return _completions(self.trained, split, options)
 
+    @checked
     def attention(self, source: str, **options: Any) -> "Attention":
         """Write the target of a source; return what the decoder attended to.
 
@@ -454,6 +463,7 @@ def _sample_options(
 
 def _measure(measure: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
     """Call a measure with options whose types are checked, and whose counts are not negative."""
+    check_names(options, inspect.signature(measure).parameters)
 
     @functools.wraps(measure)
     def call(*converted: Any, **options: Any) -> _Result:

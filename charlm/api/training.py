@@ -13,7 +13,7 @@ from charlm.config.load import change_config
 from charlm.config.schema import Config
 from charlm.config.training import BUDGETS
 from charlm.config.values import checked, plain
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError, OptionError, refuse_beside
 from charlm.runs import prepare, session
 from charlm.runs.automatic import choice
 from charlm.runs.automatic.choice import ChosenConfig
@@ -72,6 +72,8 @@ def train(
     """
     if track is not None:
         check_installed()
+    if from_vocabulary != "grow" and from_run is None:
+        raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
     changes = [*overrides, *_training_overrides(training)]
     experiment, observers = _begin(
         text, changes, out, from_run, from_vocabulary, check=_check_language_model
@@ -223,6 +225,7 @@ def train_seeds(
         CharlmError: As for `train`; or there are fewer than two seeds, or no validation part. No
             training has begun if a seed or a folder is refused.
     """
+    refuse_beside("seeds", seed=training.get("seed"))
     chosen = list(seeds)
     if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
         raise OptionError("seeds", "must be at least two different seeds", value=chosen)
@@ -344,7 +347,10 @@ def _text_override(text: Texts) -> str:
 
 
 def _names(text: Texts) -> list[str]:
-    return [str(text)] if isinstance(text, str | Path) else list(map(str, text))
+    names = [str(text)] if isinstance(text, str | Path) else list(map(str, text))
+    if not names:
+        raise OptionError("text", "must be at least one path", value=names)
+    return names
 
 
 def _run_name(text: Config | Texts) -> str:
@@ -353,6 +359,9 @@ def _run_name(text: Config | Texts) -> str:
 
 
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
+    budgets = [name for name in BUDGETS if fields.get(name) is not None]
+    if len(budgets) > 1:
+        refuse_beside(budgets[0], **{budgets[1]: True})
     return [f"training.{name}={_as_yaml(name, value)}" for name, value in fields.items()]
 
 

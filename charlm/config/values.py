@@ -8,7 +8,8 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -49,8 +50,8 @@ def checked(function: Function) -> Function:
 
     Whole numbers have at most 64 bits, other numbers are finite, and texts are Unicode.
     Scalars of numpy and torch become numbers of Python. An iterable becomes a list or a tuple, of
-    which a single text or path is the only element; a mapping becomes pairs. Types that are
-    imported only for the type checker are not checked.
+    which a single text or path is the only element; a mapping becomes pairs, where these are
+    expected. Types that are imported only for the type checker are not checked.
 
     >>> checked(lambda length: length)(3)
     3
@@ -111,6 +112,22 @@ def check_magnitude(maximum: float, **values: float | None) -> None:
     for option, value in values.items():
         if value is not None and not abs(value) <= maximum:
             raise OptionError(option, f"must be between -{maximum} and {maximum}", value=value)
+
+
+def check_names(
+    given: Iterable[str], known: Iterable[str], *, suggested: Iterable[str] = ()
+) -> None:
+    """Raise TypeError if a name is that of no option; the message has the nearest name.
+
+    Args:
+        given: Names that were given.
+        known: Names of the options.
+        suggested: Other names that the message may have.
+    """
+    options = set(known)
+    for name in sorted(set(given) - options):
+        near = get_close_matches(name, sorted(options.union(suggested)), n=1)
+        raise TypeError(f"{name}: no such option{f' (nearest: {near[0]})' if near else ''}")
 
 
 def plain(value: Any) -> Any:
@@ -195,9 +212,11 @@ def _is_list(origin: Any) -> bool:
 def _elements(value: Any, kind: Any) -> list[Any]:
     if isinstance(value, str | Path):
         return [value]
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and get_origin(get_args(kind)[0]) is tuple:
         return list(value.items())
-    if isinstance(value, bytes) or not isinstance(value, Iterable) or plain(value) is not value:
+    # A configuration can be iterated, but has no length.
+    is_iterable = isinstance(value, Collection | Iterator) and plain(value) is value
+    if isinstance(value, bytes | Mapping) or not is_iterable:
         _refuse(value, kind)
     return list(value)
 

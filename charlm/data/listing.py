@@ -14,7 +14,7 @@ from pathlib import Path
 
 from charlm.config.load import shipped
 from charlm.data.cards import build_corpus, card_names, converted_folder, corpus_files, load_card
-from charlm.errors import CorpusError
+from charlm.errors import CorpusError, quote
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 
@@ -22,6 +22,7 @@ from charlm.storage.memory_maps import BLOCK_BYTES
 _MAX_NAMES = 5_000
 _MAX_NAME_CHARACTERS = 300_000
 _STANDARD_INPUT = "standard input"
+_MAX_SHOWN = 100  # Characters of a name that is probably a text.
 # Name of a copy of standard input in a cache folder.
 _COPY_NAME = re.compile(r"[\\/]texts[\\/]stdin-[0-9a-f]{16}\.txt$")
 
@@ -290,8 +291,11 @@ def _similar_file(path: Path) -> str:
     return next(iter(longer or difflib.get_close_matches(path.name, names, n=1)), "")
 
 
-def _no_such_text(name: str) -> MissingTextError:
+def _no_such_text(name: str) -> CorpusError:
     path = Path(name)
+    if len(path.name) > _MAX_SHOWN or "\n" in name:
+        problem = "is no name of a file; to train on this text, write it into a file"
+        return CorpusError(f"{quote(shown_name(name)[:_MAX_SHOWN])}...: {problem}")
     if shown_name(name) == _STANDARD_INPUT:
         return MissingTextError(name, f"its copy {name} was removed", "pipe the text in again")
     problem = "contains no file" if path.is_dir() else "no such text"

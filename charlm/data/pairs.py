@@ -70,11 +70,17 @@ def separator_id(tokenizer: Tokenizer) -> int:
     """Return the id of the tab.
 
     Raises:
-        ConfigError: The tab is no token of its own.
+        CorpusError: No record of the training text has a tab.
+        ConfigError: The tab is no token of its own at this level.
     """
     ids = tokenizer.encode(SEPARATOR).tolist()
     if len(ids) != 1 or ids[0] == UNK:
         level = tokenizer.section.level
+        if level == "char":
+            raise CorpusError(
+                f"the text {NO_TAB}; write one into each record, or give a table with the fields "
+                "source and target"
+            )
         raise ConfigError(
             f"tokenizer: the tab between source and target is no token at level {level}; use "
             "tokenizer.level=char or byte"

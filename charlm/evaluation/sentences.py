@@ -138,8 +138,7 @@ def score_sentences(
         lines = read_sentences(path)
     else:
         raise CharlmError(
-            "sentences: no sentence to score; name a file with one per line, or - for standard "
-            "input"
+            "sentences: no sentence to score; give at least one, or a file with one per line"
         )
     predicts_end = trained.writes_records or trained.tokenizer.separates_by_space
     scores = score_lines(

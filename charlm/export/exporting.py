@@ -1,14 +1,14 @@
 """Export a run: check, write beside the target, verify with the target's own runtime, rename."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from charlm.api import Run
 from charlm.config.cell import CELL_KINDS
-from charlm.config.values import checked
+from charlm.config.values import check_names, checked
 from charlm.errors import CharlmError
 from charlm.export.options import ExportOptions, check_output
 from charlm.export.targets import Precision, TargetName
@@ -93,6 +93,7 @@ def export_run(run: Run, to: TargetName, out: str | Path, **options: Any) -> Exp
         CharlmError: The target cannot represent the model, something is not installed, the output
             exists or cannot be written, or the export differs from charlm. Nothing is written.
     """
+    check_names(options, [field.name for field in fields(ExportOptions)])
     return export(run.trained, ExportOptions(to, Path(out), **options))
 
 

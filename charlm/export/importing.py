@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from charlm.config.corpus import Mode
 from charlm.config.load import load_config
 from charlm.config.schema import ResolvedConfig
-from charlm.config.values import checked
+from charlm.config.values import check_names, checked
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.options import ScoringOptions
@@ -144,7 +144,8 @@ def import_run(
         CharlmError: A file cannot be used, something is ambiguous, or the gates are in another
             order. Nothing is written.
     """
-    names = ("gates", "embedding", "projection", "layers")
+    names = [field.name for field in fields(MatchOptions)]
+    check_names(options, [*names, *(field.name for field in fields(ImportOptions))])
     known = MatchOptions(cell, **{name: options.pop(name) for name in names if name in options})  # type: ignore[arg-type]
     return import_weights(
         ImportOptions(Path(weights), Path(tokenizer), Path(out), known, **options)

@@ -88,5 +88,6 @@ def check_output(out: Path, *, is_folder: bool, force: bool) -> None:
         raise CharlmError(f"{out}: is a folder; name a file with --out")
     if out.exists() and not force:
         raise CharlmError(
-            f"{out}: the file exists; name another one with --out, or overwrite it with --force"
+            f"{out}: the file exists; name another one with --out, or overwrite it with --force "
+            "(in Python force=True)"
         )

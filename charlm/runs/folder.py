@@ -67,7 +67,8 @@ def check_new(folder: Path) -> None:
         return
     remedy = "give another --out"
     if (folder / "config.yaml").is_file():
-        remedy += f", or continue the run with charlm train --resume {shlex.quote(str(folder))}"
+        remedy += ", or continue the run with charlm.resume in Python, or "
+        remedy += f"charlm train --resume {shlex.quote(str(folder))}"
     raise CheckpointError(f"{folder}: exists and is not empty; {remedy}")
 
 

@@ -5,12 +5,11 @@ command line can refuse wrong usage before it loads anything.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from charlm.config.values import check_at_least, check_counts, checked
+from charlm.config.values import check_at_least, check_counts, check_names, checked
 from charlm.errors import OptionError, refuse_beside
 from charlm.sampling.filter_options import DEFAULT_TEMPERATURE as DEFAULT_TEMPERATURE
 from charlm.sampling.filter_options import Filters as Filters
@@ -337,8 +336,8 @@ def build_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     if kind in _SELECTED_BY:
         foreign = {name: name in _all_names() - names for name in values}
         refuse_beside(_SELECTED_BY[kind], **foreign)
-    if unknown := values.keys() - (names - _PARTS.keys()):
-        raise TypeError(_unknown_option(min(unknown), names.union(*map(_names, _PARTS.values()))))
+    others = set().union(*map(_names, _PARTS.values()))
+    check_names(values, names - _PARTS.keys(), suggested=others)
     return kind(**parts, **values)
 
 
@@ -351,11 +350,6 @@ def check_stream(options: SampleOptions) -> None:
         best_of=options.best_of > 1,
         novel=options.constraints.novel,
     )
-
-
-def _unknown_option(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, sorted(known), n=1)
-    return f"{name}: no such option{f' (nearest: {near[0]})' if near else ''}"
 
 
 def _all_names() -> set[str]:

@@ -65,8 +65,8 @@ _MAIN_VERBS = (
     _VerbPair("was", "were", ""),
     _VerbPair("has", "have", "been "),
 )
-_MAX_PHRASES = 16
-_MAX_NOUNS = 16
+MAX_PHRASES = 16
+MAX_NOUNS = 16
 # After this many repeated sentences in a row, the grammar has hardly any new sentence left.
 _MAX_REPETITIONS = 1000
 
@@ -187,8 +187,8 @@ def agreement_sentences(
     """
     check_range("sentences", sentences, 1, sys.maxsize, builder="agreement")
     check_range("seed", seed, 0, sys.maxsize, builder="agreement")
-    check_range("longest", longest, 0, _MAX_PHRASES, builder="agreement")
-    check_range("most_nouns", most_nouns, 0, _MAX_NOUNS, builder="agreement")
+    check_range("longest", longest, 0, MAX_PHRASES, builder="agreement")
+    check_range("most_nouns", most_nouns, 0, MAX_NOUNS, builder="agreement")
     return _distinct(_draw_sentences(seed, longest, most_nouns, subject_is_plural), sentences)
 
 

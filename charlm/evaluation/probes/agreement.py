@@ -16,7 +16,13 @@ from typing import IO, Any
 
 import torch
 
-from charlm.data.builders.agreement import AgreementSentence, agreement_sentences, capitalize
+from charlm.data.builders.agreement import (
+    MAX_NOUNS,
+    MAX_PHRASES,
+    AgreementSentence,
+    agreement_sentences,
+    capitalize,
+)
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError
@@ -175,12 +181,18 @@ def draw_sentences(
         The sentences, singular and plural subjects in turn, and the number of those left out.
 
     Raises:
-        OptionError: The number of sentences is odd or below 2.
-        CorpusError: Another parameter is out of range, or the grammar has too few sentences.
+        OptionError: The number of sentences is odd or below 2, or another one is out of range.
+        CorpusError: The grammar has too few sentences.
     """
     if count < 2 or count % 2:
         problem = "must be even and at least 2, because each subject is singular and plural in turn"
         raise OptionError("sentences", problem, value=count)
+    for name, value, most in (
+        ("longest", longest, MAX_PHRASES),
+        ("most_nouns", most_nouns, MAX_NOUNS),
+    ):
+        if not 0 <= value <= most:
+            raise OptionError(name, f"must be from 0 to {most}", value=value)
     # Each sentence that was seen removes at most one of the twos.
     singular, plural = (
         agreement_sentences(

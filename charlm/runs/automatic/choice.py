@@ -14,7 +14,6 @@ from charlm.runs.automatic.plan import Plan, make_plan
 from charlm.runs.automatic.reasons import make_reasons, text_line
 from charlm.runs.automatic.recipes import MIN_WEIGHT_DECAY, recipe_for
 from charlm.runs.automatic.text import TextFacts, inspect_text, text_override
-from charlm.storage.results import notebook_form
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.runs.automatic.speed import Speed
@@ -41,8 +40,9 @@ class ChosenConfig(NamedTuple):
         """Return the reasons, one on a line."""
         return "\n".join(self.reasons)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return notebook_form(self)
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """Show the reasons in a notebook, where tuples have no other method."""
+        printer.text(str(self))
 
 
 def choose(
