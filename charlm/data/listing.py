@@ -293,8 +293,8 @@ def _similar_file(path: Path) -> str:
 
 def _no_such_text(name: str) -> CorpusError:
     path = Path(name)
-    if len(path.name) > _MAX_SHOWN or "\n" in name:
-        problem = "is no name of a file; to train on this text, write it into a file"
+    if (len(path.name) > _MAX_SHOWN and " " in path.name) or "\n" in name:
+        problem = "is no name of a file; to use this text, write it into a file"
         return CorpusError(f"{quote(shown_name(name)[:_MAX_SHOWN])}...: {problem}")
     if shown_name(name) == _STANDARD_INPUT:
         return MissingTextError(name, f"its copy {name} was removed", "pipe the text in again")
