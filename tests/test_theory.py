@@ -98,11 +98,6 @@ RECURRENCES = rows_with("YAML", "parameters")
 PARTS = {row["part of a layer"]: row for row in rows_with("part of a layer", "parameters")}
 AROUND = {row["what"]: row["parameters"] for row in rows_with("what", "equation", "parameters")}
 
-every_recurrence = pytest.mark.parametrize("row", RECURRENCES, ids=lambda row: row["YAML"])
-every_size = pytest.mark.parametrize(
-    "sizes", SIZES, ids=lambda sizes: ",".join(map(str, sizes.values()))
-)
-
 
 # Counting in the code.
 
@@ -165,25 +160,17 @@ def choices(field: str) -> tuple[object, ...]:
     return get_args(names) if get_origin(names) is Literal else ()
 
 
-@every_recurrence
-@every_size
-def test_a_layer_has_the_parameters_that_its_formula_says(row, sizes):
-    cell = make(section(row, sizes), sizes)
-    assert value(row["parameters"], sizes) == parameters(cell)
-
-
-@every_recurrence
-@every_size
-def test_a_token_takes_the_multiplications_that_its_formula_says(row, sizes):
-    cell = make(section(row, sizes), sizes)
-    assert value(row["multiplications"], sizes) == multiplications(cell, sizes["m"])
-
-
-@every_recurrence
-@every_size
-def test_a_state_has_the_vectors_that_its_formula_says_and_runs_as_it_says(row, sizes):
-    cell = make(section(row, sizes), sizes)
-    assert (value(row["state"], sizes), row["runs as"]) == (cell.num_state_tensors, way(cell))
+@pytest.mark.parametrize("row", RECURRENCES, ids=lambda row: row["YAML"])
+def test_a_recurrence_has_the_counts_and_runs_in_the_way_that_its_row_says(row):
+    for sizes in SIZES:
+        cell = make(section(row, sizes), sizes)
+        counted = {
+            "parameters": parameters(cell),
+            "multiplications": multiplications(cell, sizes["m"]),
+            "state": cell.num_state_tensors,
+        }
+        assert {column: value(row[column], sizes) for column in counted} == counted, sizes
+        assert row["runs as"] == way(cell), sizes
 
 
 def lstm_variants() -> Iterator[CellSection]:

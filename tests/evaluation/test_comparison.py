@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import small_config, train_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, OptionError
 from charlm.evaluation.comparison import difference_intervals
 from charlm.evaluation.lines import nats_of_lines, piece_of_lines
-from tests.conftest import small_config, train_all
 
 TEXT = "A b.\n\nC dé\n"
 

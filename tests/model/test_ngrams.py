@@ -1,6 +1,7 @@
 """Embeddings of n-grams: the hash by hand, and n-grams as a part of the model's state."""
 
 import torch
+from small_models import CPU, VOCABULARY, make_model
 
 from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
@@ -9,7 +10,6 @@ from charlm.model.language_model import named_weights
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.model.ngrams import FACTOR, PRIME, NgramEmbedding
 from charlm.sampling.stepper import Stepper
-from tests.small_models import CPU, VOCABULARY, make_model
 
 NGRAMS = {"ngrams": 4, "ngram_buckets": 50, "ngram_width": 3}
 

@@ -2,6 +2,8 @@
 
 import json
 
+from conftest import small_config, train_all
+
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated, Sampled
 from charlm.runs.files import SAMPLES
@@ -9,7 +11,6 @@ from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
 from charlm.sampling import during_training
 from charlm.sampling.during_training import sampled
-from tests.conftest import small_config, train_all
 
 
 def train(config, folder, stop_after: int | None = None) -> list:

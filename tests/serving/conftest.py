@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import small_config, train_all
 from serving.servers import loaded, running
 from starlette.testclient import TestClient
 
 from charlm.serving.app import make_app
 from charlm.serving.options import ServeOptions
 from charlm.trained_model import TrainedModel, load
-from tests.conftest import small_config, train_all
 
 # A run of each kind that the page shows or refuses, besides characters and records.
 KINDS = {

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import TEXT
 from starlette.testclient import TestClient
 
 from charlm.data.tokenizer import UNK
@@ -26,7 +27,6 @@ from charlm.serving.page import Page
 from charlm.serving.reading import Interrupted, Reader, StateCache
 from charlm.serving.training_text import TrainingText
 from charlm.trained_model import training_texts
-from tests.conftest import TEXT
 
 READABLE = ("trained", "records", "documents", "bpe", "words", "spaced", "bytes", "folded")
 TEXTS = {"records": "bana\nmelia\nki", "default": "The cat sat on the mat.\nThe dög slept on"}

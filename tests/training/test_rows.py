@@ -4,12 +4,12 @@ from itertools import islice
 
 import pytest
 import torch
+from small_models import VOCABULARY, make_model
 
 from charlm.config.training import Training
 from charlm.model.ngrams import NgramEmbedding
 from charlm.training.clipping import clip
 from charlm.training.optimizer import make_optimizer
-from tests.small_models import VOCABULARY, make_model
 
 OPTIMIZERS = ("adamw", "adam", "nadam", "rmsprop", "sgd", "muon")
 NGRAMS = {"ngrams": 3, "ngram_buckets": 40, "ngram_width": 3}

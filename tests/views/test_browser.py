@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from browser import BROWSER_TEST, launched, watched_page
+from conftest import small_config, train_all
 
 from charlm.api import load, load_any
 from charlm.tasks.attention import Attention
 from charlm.views.measuring import measure
 from charlm.views.options import ReportOptions
 from charlm.views.report import Report, make_report
-from tests.conftest import small_config, train_all
 
 pytestmark = BROWSER_TEST
 HOSTILE = (

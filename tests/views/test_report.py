@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from conftest import small_config, train_all
 
 from charlm.api import load, write_report
 from charlm.cli.main import run as charlm
@@ -45,7 +46,6 @@ from charlm.views.options import SECTIONS, ReportOptions
 from charlm.views.passages import describe_direction
 from charlm.views.report import make_report
 from charlm.views.surprisal import describe_classes, describe_positions, describe_surprisal
-from tests.conftest import small_config, train_all
 
 OPTIONS = ReportOptions(passage_tokens=60, memory_tokens=30, probe_tokens=400)
 

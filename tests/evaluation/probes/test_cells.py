@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from conftest import small_config, train_all
+from small_models import make_model, random_ids, random_records
 
 from charlm.api import load
 from charlm.data.tokenizer import EOS
@@ -16,8 +18,6 @@ from charlm.evaluation.probes.cells import (
     track_units,
 )
 from charlm.evaluation.probes.labels import Label, label_characters
-from tests.conftest import small_config, train_all
-from tests.small_models import make_model, random_ids, random_records
 
 
 def labels_of(text: str) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_models import CPU, VOCABULARY, make_model, random_ids
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
@@ -12,7 +13,6 @@ from charlm.config.model import Model
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.context import measure_context, measure_losses
 from charlm.model.language_model import LanguageModel
-from tests.small_models import CPU, VOCABULARY, make_model, random_ids
 
 PERIOD = 7
 

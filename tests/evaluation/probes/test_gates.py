@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from conftest import small_config, train_all
+from small_models import make_model, random_ids, random_records
 
 from charlm.api import load
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.gates import RecordedSigmoids, measure_gates, saturation
-from tests.conftest import small_config, train_all
-from tests.small_models import make_model, random_ids, random_records
 
 GATES = {
     "lstm": ["input", "forget", "output"],

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_config, train_all
+from small_models import make_model, random_ids
 
 from charlm.api import Run, load
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.memory import measure_connectivity, measure_memory
 from charlm.model.language_model import LanguageModel
-from tests.conftest import small_config, train_all
-from tests.small_models import make_model, random_ids
 
 CELLS = ["gru", "lstm", "nested_lstm"]
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from export.models import random_model
 
 from charlm.api import load
 from charlm.cli.main import run as charlm
@@ -11,7 +12,6 @@ from charlm.data.builders.table import BUILDERS
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes import parity
 from charlm.evaluation.probes.parity import measure_parity
-from tests.export.models import random_model
 
 ELMAN = {
     "cell": {"kind": "elman", "activation": "relu"},

@@ -3,6 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from conftest import small_config, train_all
+from small_models import (
+    CPU,
+    VOCABULARY,
+    log_p_at_once,
+    make_model,
+    random_ids,
+    random_records,
+)
 
 from charlm.api import load
 from charlm.config.tokenizer import Tokenizer as Section
@@ -18,15 +27,6 @@ from charlm.evaluation.probes.known_letters import (
 from charlm.evaluation.probes.passage import measure_passage, predict_passage
 from charlm.evaluation.probes.reading import texts_of
 from charlm.evaluation.static_model import StaticModel
-from tests.conftest import small_config, train_all
-from tests.small_models import (
-    CPU,
-    VOCABULARY,
-    log_p_at_once,
-    make_model,
-    random_ids,
-    random_records,
-)
 
 
 def test_distributions_sum_to_one_and_contain_the_score_of_each_token():
