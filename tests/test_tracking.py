@@ -1,6 +1,5 @@
 """TensorBoard reads what metrics.jsonl contains, and tracking does not change a training."""
 
-import json
 import math
 import re
 import shutil
@@ -15,6 +14,7 @@ from conftest import SMALL, small_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
+from trainings import metrics_of
 
 import charlm
 from charlm import tracking
@@ -50,14 +50,10 @@ def files_in_order(monkeypatch):
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
-def lines_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def expected(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Return the numbers of metrics.jsonl in single precision, with their steps, by name."""
     numbers: dict[str, list[tuple[int, float]]] = {}
-    for line in lines_of(run):
+    for line in metrics_of(run):
         for name, value in line.items():
             inner = value if isinstance(value, dict) else {"": value}
             for key, number in inner.items():
@@ -157,7 +153,7 @@ def test_a_tracked_training_equals_an_untracked_one(text_file, tmp_path):
         for key, tensor in group.items():
             assert torch.equal(tensor, others[file][key]), f"{file}: {key}"
     for line, other in zip(
-        lines_of(tmp_path / "untracked"), lines_of(tmp_path / "tracked"), strict=True
+        metrics_of(tmp_path / "untracked"), metrics_of(tmp_path / "tracked"), strict=True
     ):
         for clock in ("seconds", "evaluation_seconds"):
             del line[clock], other[clock]

@@ -22,6 +22,7 @@ from typing import TextIO
 
 import pytest
 import torch
+from cli.running import ok, refused
 from conftest import SMALL, TEXT, small_config, train_all
 
 from charlm.cli.main import run as charlm
@@ -33,36 +34,13 @@ from charlm.runs import session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.training.loop import Progress, train
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Run each command in an empty folder."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def ok(capfd, *arguments: object) -> str:
-    """Run a command that must succeed; return what it printed on stdout."""
-    assert charlm([str(argument) for argument in arguments]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
 
 
 def standard_input(monkeypatch, data: bytes) -> None:
     """Let a command that runs in this process read `data` from stdin."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-
-
-def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    assert charlm([str(argument) for argument in arguments]) == status
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize(

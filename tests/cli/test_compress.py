@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli.running import refused
 from conftest import TEXT
 
 from charlm.cli.main import run as charlm
@@ -19,14 +20,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_bytes(TEXT[:1200].encode() + b"\r\n\xff\0 \xe4\xb8\x80")
     return tmp_path
-
-
-def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must be refused in one line on stderr; return the line."""
-    assert charlm([*map(str, arguments)]) == status
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
 
 
 def test_compress_then_decompress_gives_back_the_identical_bytes(capfd, trained):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cli.running import refused
 from conftest import SMALL
 
 from charlm.cli import slow_activity
@@ -44,14 +45,6 @@ def ok(capfd, *arguments: object) -> str:
     out, err = capfd.readouterr()
     assert err == ""
     return out
-
-
-def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    assert charlm([*map(str, arguments)]) == status
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
 
 
 def counted(capfd, *arguments: object) -> dict:

@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from cli.running import ok
 from conftest import TEXT, small_config, train_all
 
 from charlm.api import load
@@ -16,11 +17,6 @@ from charlm.trained_model import training_texts
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "sample.txt"
-
-
-def ok(capfd, *arguments: object) -> str:
-    assert charlm([str(argument) for argument in arguments]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
 
 
 def novelty(capfd, *arguments: object) -> dict:

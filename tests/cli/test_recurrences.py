@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from cli.running import ok, refused
 from conftest import SMALL, TEXT
 
 from charlm.cli.main import run as charlm
 
 # Step by step, the recurrences validate on a fifth of the text for longer than they train.
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SETTINGS = [
     part for override in [*SMALL, "corpus.valid_share=0.05"] for part in ("--set", override)
 ]
@@ -49,29 +51,6 @@ VARIANTS = {
     "tied": ["model.tied=true", "model.cell={kind: gru, reset: before}"],
     "bag of one-hots": ["model.embedding=one_hot", "model.cell=bag", "model.layer_norm=true"],
 }
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Run each command in an empty folder."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def ok(capfd, *arguments: object) -> str:
-    """Run a command that must succeed; return what it printed on stdout."""
-    assert charlm([str(argument) for argument in arguments]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
-
-
-def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    assert charlm([str(argument) for argument in arguments]) == status
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
 
 
 def trained(capfd, text, *overrides: str, steps: int = 12) -> None:

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli import running
 from conftest import TEXT, small_config, train_all
 
 import charlm as package
-from charlm.cli.main import run as charlm
 from charlm.cli.terminal import printable
 from charlm.sampling import sample as sample_module
 from charlm.sampling.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 FILTERS = {
     "--temperature": 1.2,
     "--top-k": 12,
@@ -30,12 +31,6 @@ FILTERS = {
 # Without --no-repeat and --ban, which may forbid what a match needs.
 FILTER_ARGUMENTS = [part for option in FILTERS.items() for part in option]
 ALL_FILTERS = [*FILTER_ARGUMENTS, "--no-repeat", 8, "--ban", "owl"]
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Run each command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +51,11 @@ def coloured(tmp_path_factory) -> Path:
 
 
 def ok(capfd, *arguments: object) -> str:
-    """Run a command that must succeed; return what it printed on stdout."""
-    assert charlm(["sample", *map(str, arguments)]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
+    return running.ok(capfd, "sample", *arguments)
 
 
 def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must be refused in one line on stderr; return the line."""
-    assert charlm(["sample", *map(str, arguments)]) == status, arguments
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
+    return running.refused(capfd, "sample", *arguments, status=status)
 
 
 def objects(text: str) -> list[dict]:
@@ -190,8 +178,8 @@ def test_log_probabilities_sum_to_the_score_of_the_text(trained_records):
         assert sample.log_probability > -score.loss_nats * score.tokens
 
 
-def test_a_text_is_cut_exactly_at_its_number_of_characters(capfd, text_file, tmp_path):
-    train_all(small_config(text_file, "tokenizer.level=word"), tmp_path / "words")
+def test_a_text_is_cut_exactly_at_its_number_of_characters(capfd, text_file, empty_folder):
+    train_all(small_config(text_file, "tokenizer.level=word"), empty_folder / "words")
     shape = ["words", "--characters", 33, "--prompt", "The cat", "--json"]
     for count in (1, 3):
         texts = objects(ok(capfd, *shape, "--count", count))
@@ -263,9 +251,9 @@ def test_a_text_in_two_parts_is_the_text_at_once(capfd, trained):
         assert third.startswith(" The dog")
 
 
-def test_a_state_that_cannot_be_continued_is_refused(capfd, trained, text_file, tmp_path):
+def test_a_state_that_cannot_be_continued_is_refused(capfd, trained, text_file, empty_folder):
     ok(capfd, trained, "--length", 3, "--state-out", "state")
-    train_all(small_config(text_file, "training.steps=2"), tmp_path / "other")
+    train_all(small_config(text_file, "training.steps=2"), empty_folder / "other")
     assert "another model" in refused(capfd, "other", "--state-in", "state")
     Path("state").write_bytes(Path("state").read_bytes()[:50])
     assert "state: is no saved state" in refused(capfd, trained, "--state-in", "state")

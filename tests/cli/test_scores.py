@@ -6,6 +6,7 @@ import math
 import sys
 
 import pytest
+from cli.running import ok
 from conftest import TEXT, small_config, train_all
 from trainings import metrics_of
 
@@ -14,11 +15,6 @@ from charlm.cli.main import run as charlm
 from charlm.errors import CharlmError, CorpusError
 
 SALADS = "The apple and pair salad\n\nThe apple and pear salad\nThe cat sat on the mat.\n"
-
-
-def ok(capfd, *arguments: object) -> str:
-    assert charlm([str(argument) for argument in arguments]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
 
 
 def parsed(capfd, *arguments: object) -> dict:

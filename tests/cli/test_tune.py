@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli import running
 from conftest import SMALL
 
 from charlm.cli.main import run as charlm
@@ -14,6 +15,7 @@ from charlm.cli.tune import _make_callbacks
 from charlm.runs import session, signals
 from charlm.training.loop import Progress, train
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SETTINGS = [part for override in [*SMALL, "training.steps=4"] for part in ("--set", override)]
 NAME_ENDINGS = [
     a + b for a in ("dorf", "kirch", "bach", "stein") for b in ("au", "en", "sund", "y")
@@ -21,18 +23,8 @@ NAME_ENDINGS = [
 SEARCH = ["--search", "training.learning_rate=1e-3..1e-1", "--search", "model.hidden_size=8,16"]
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Run each command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-
 def refused(capfd, *arguments: object, status: int = 1) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    assert charlm(["tune", *map(str, arguments)]) == status
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
+    return running.refused(capfd, "tune", *arguments, status=status)
 
 
 def test_tune_then_resume_then_train_with_the_best_settings(capfd, text_file):
@@ -197,7 +189,7 @@ def test_waiting_for_one_trial_is_singular(capsys):
         assert f"waiting for {trials} other processes" in capsys.readouterr().err
 
 
-def test_without_a_configuration_the_text_is_read_as_train_reads_it(capfd, tmp_path):
+def test_without_a_configuration_the_text_is_read_as_train_reads_it(capfd, empty_folder):
     names = [f"{first}{last}" for first in ("Bad", "Neu", "Ober") for last in NAME_ENDINGS]
     Path("names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     sizes = ("training.steps=2", "training.window=8", "model.hidden_size=8")

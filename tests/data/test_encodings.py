@@ -13,6 +13,8 @@ from charlm.data.corpus import Text, read_text
 from charlm.data.encodings import likely_encoding
 from charlm.errors import CorpusError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 FRENCH = "Le café « déjà vu » coûte 3 €. L\u2019été, les élèves rêvent d\u2019être à la plage.\n"
 CURLY = "\u201cHe said,\u201d she wrote\u2014and the naïve reader didn\u2019t know\u2026\n"
 CHINESE = "今天天气很好。我们去公园散步。孩子们在草地上玩耍。老人坐在长椅上聊天。\n"
@@ -25,11 +27,6 @@ TEXTS = [
     *(("gbk", CHINESE), ("shift_jis", JAPANESE), ("big5", "今天天氣很好。我們去公園散步。\n")),
     *(("utf-16", FRENCH), ("utf-16-le", FRENCH), ("utf-16-be", FRENCH), ("utf-8", FRENCH)),
 ]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
 
 
 def write(path: Path, data: bytes) -> Path:

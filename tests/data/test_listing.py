@@ -19,10 +19,7 @@ from charlm.data.cards import cache_folder
 from charlm.data.listing import absolute_names, find_files, shown_names
 from charlm.errors import CorpusError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ from charlm.config.corpus import Corpus as Section
 from charlm.data.corpus import Text
 from charlm.data.statistics import QUANTILES, Statistics, compute_statistics
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def parts_of(path: Path, data: bytes, *, raw: bool = False, **fields: object) -> list[Text]:

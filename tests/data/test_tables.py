@@ -18,6 +18,8 @@ from reading import opened
 from charlm.config.corpus import Corpus as Section
 from charlm.errors import CorpusError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS = [
     {"text": "One,\ntwo.", "language": "en", "id": 1},
     {"text": "Eins, zwei.", "language": "de", "id": 2},
@@ -27,11 +29,6 @@ ROWS = [
 
 
 COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
 
 
 def write_compressed(path: Path, data: bytes) -> Path:

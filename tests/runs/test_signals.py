@@ -1,6 +1,7 @@
 """Signals that ask a training to stop, and the exit status that they give."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,6 +10,15 @@ from charlm.runs.signals import stop_requests, stop_signals
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """Let a hangup end the process, also where nohup has started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize("ignore_second", [False, True])
 def test_the_first_signal_is_a_request_and_a_second_ctrl_c_interrupts(ignore_second):
     for first in NUMBERS:

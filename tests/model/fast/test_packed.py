@@ -53,7 +53,7 @@ def test_every_model_steps_as_without_packed_weights():
 
 @torch.inference_mode()
 def test_a_row_is_the_same_to_the_last_bit_in_a_batch_of_any_size():
-    ids = torch.randint(2, 20, (4, 33), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(2, 20, (2, 33), generator=torch.Generator().manual_seed(1))
     for name, model in models():
         step = Stepper(with_packed_products(model))
         whole = model.initial_states(33)
