@@ -7,9 +7,9 @@ import pytest
 from conftest import small_config
 from trainings import finish, metrics_of, stop_at
 
-from charlm.runs import prepare, session
+from charlm.runs import prepare, session, validation
 from charlm.runs.experiment import Experiment, Notice
-from charlm.runs.validation import EvaluationStopped, validate
+from charlm.runs.validation import EvaluationStopped, _score_part, validate
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +28,22 @@ def run_slowly(experiment: Experiment) -> list[str]:
 @pytest.mark.parametrize(("mode", "minutes"), [("stream", 1.5), ("records", 0.5)])
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_time(
-    mode, minutes, direction, text_file, records_file, tmp_path
+    mode, minutes, direction, text_file, records_file, tmp_path, monkeypatch
 ):
+    parts = []
+
+    def score_part(*arguments):
+        parts.append(scored := _score_part(*arguments))
+        return scored
+
+    monkeypatch.setattr(validation, "_score_part", score_part)
     text = records_file if mode == "records" else text_file
     settings = [f"corpus.mode={mode}", f"model.direction={direction}", "corpus.valid_share=0.5"]
     config = small_config(text, *settings, f"training.minutes={minutes}")
     experiment = prepare.begin(config, tmp_path / "run")
     (notice,) = run_slowly(experiment)
+    measured, *later = [scored.inputs for scored in parts]
+    assert max(later) <= 1.2 * measured
     first, second = metrics_of(tmp_path / "run")
     assert 0.05 < first["validation_share"] < 0.6
     assert second["validation_share"] == first["validation_share"]

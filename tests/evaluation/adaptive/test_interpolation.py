@@ -48,7 +48,8 @@ def test_the_fitted_weight_is_the_best_of_a_fine_grid(seed):
 @settings(max_examples=20)
 @given(SEEDS)
 def test_a_predictor_that_is_always_worse_has_weight_zero(seed):
-    log_p, _ = two(seed)
+    log_p, log_q = two(seed)
+    assert fit_weights(np.stack([log_p, log_q, log_p - 0.1]))[2] == 0
     assert fit_pair_weight(log_p, log_p - 0.1) == 0
     assert fit_pair_weight(log_p - 0.1, log_p) == 1
     assert fit_pair_weight(log_p, log_p) == 0
