@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import typer  # noqa: TID251 - it builds the tree of commands
+from hypothesis import HealthCheck, settings
 
 from charlm.cli import main
 from charlm.config import load
@@ -22,12 +22,6 @@ from charlm.runs import prepare, session
 from charlm.runs.experiment import Experiment
 from charlm.runs.warm_start import Ancestor
 from charlm.sampling import during_training
-
-# Rewriting the asserts of all tests and of Hypothesis takes longer than importing them. Python
-# keeps the result beside the modules, also where PYTHONDONTWRITEBYTECODE is set.
-sys.dont_write_bytecode = False
-
-from hypothesis import HealthCheck, settings  # noqa: E402 - only now is its result kept
 
 # The same examples in every run, without a time limit: a new failure comes from the change.
 settings.register_profile(
