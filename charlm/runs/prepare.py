@@ -17,7 +17,7 @@ from charlm.data.resolve import resolve
 from charlm.data.tokens import count_ids
 from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from charlm.model.any_model import head_of, make_model
-from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.checkpoint import Checkpoint, load_checkpoint
 from charlm.runs.encoding import EncodedCorpus, encode, encode_again
 from charlm.runs.experiment import Experiment, training_windows
 from charlm.runs.files import BEGIN_AGAIN
@@ -33,6 +33,7 @@ from charlm.runs.folder import (
 )
 from charlm.runs.initial_weights import with_initial_weights, with_old_text
 from charlm.runs.snapshot import rewind, save_snapshot
+from charlm.runs.verify import budget_of
 from charlm.runs.verify_weights import check_weights
 from charlm.runs.warm_start import Ancestor
 from charlm.storage.atomic import remove_temporary_files
@@ -107,7 +108,7 @@ def resume(
 
     Args:
         folder: Run folder.
-        budget: Total budget instead of the run's own, such as {"minutes": 10}.
+        budget: Total budget instead of that of the checkpoint, such as {"minutes": 10}.
         device: Device instead of the run's own.
         on_divergence: Value of `training.on_divergence` instead of the run's own.
         group: Processes that train together.
@@ -120,18 +121,20 @@ def resume(
     run = load_run(folder)
     lock = run_lock(folder)
     with acquired(lock) if group.is_first else nullcontext():
-        config = _override(run.config, budget, device=device, on_divergence=on_divergence)
-        experiment = _load(folder, run._replace(config=config), lock, group, workers)
+        saved = load_checkpoint(folder / "last")
+        total = budget or dict([budget_of(saved.state, run.config.training)])
+        config = _override(run.config, total, device=device, on_divergence=on_divergence)
+        experiment = _load(run._replace(config=config), saved, lock, group, workers)
     if group.is_first:
         group.publish("folder", str(folder))
     return experiment
 
 
-def _load(folder: Path, run: RunFiles, lock: ProcessLock, group: Group, workers: int) -> Experiment:
-    """Return the experiment of an existing run, as it was at its last checkpoint."""
-    config = run.config
-    tokenizer = run.tokenizer
-    saved = load_checkpoint(folder / "last")
+def _load(
+    run: RunFiles, saved: Checkpoint, lock: ProcessLock, group: Group, workers: int
+) -> Experiment:
+    """Return the experiment of an existing run, as it was at a checkpoint."""
+    folder, config, tokenizer = saved.folder.parent, run.config, run.tokenizer
     check_weights(
         saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder, head=run.head
     )
@@ -263,11 +266,9 @@ def _fingerprints(corpus: Corpus) -> dict[str, str]:
 
 
 def _override(
-    config: ResolvedConfig, budget: dict[str, float] | None, **changes: str | None
+    config: ResolvedConfig, budget: dict[str, float], **changes: str | None
 ) -> ResolvedConfig:
-    """Return a configuration with another budget and other training fields that are not None."""
-    training = config.training.model_dump()
+    """Return a configuration with a budget and other training fields that are not None."""
+    training = config.training.model_dump() | dict.fromkeys(BUDGETS) | budget
     training |= {name: value for name, value in changes.items() if value is not None}
-    if budget:
-        training |= dict.fromkeys(BUDGETS) | budget
     return check_resolved(config.model_dump() | {"training": training}, "resume")

@@ -122,6 +122,15 @@ def test_a_resumed_training_equals_one_that_never_stopped(
     assert_same_training(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_resumed_training_keeps_the_budget_that_an_earlier_command_gave_it(text_file, tmp_path):
+    config = small_config(text_file, "training.steps=4")
+    train_all(config, tmp_path / "run")
+    stop_at(prepare.resume(tmp_path / "run", budget={"epochs": 2}), 6)
+    experiment = prepare.resume(tmp_path / "run")
+    experiment.lock.release()
+    assert experiment.config.training.budget == ("epochs", 2)
+
+
 # Validation losses by step. They rise at steps 3, 4 and 6; from step 3 on weights are averaged.
 LOSSES = [5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5]
 
