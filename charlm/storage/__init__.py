@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, locks, memory maps, untrusted input, tensors; results."""
+"""Files on disk: atomic writes, locks, memory maps, untrusted input, tensors. Results, tables."""
