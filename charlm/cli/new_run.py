@@ -107,6 +107,7 @@ def checked_or_chosen(
             ancestor=ancestor,
             leaves_time=checked.training.minutes != chosen.config.training.minutes,
         )
+    check_texts(checked)
     if ancestor is not None:
         from charlm.runs.warm_start import inherit
 
@@ -119,6 +120,16 @@ def say_example(config: "Config") -> None:
     if "text" not in config.corpus.model_fields_set:
         names = ", ".join(config.corpus.text)
         say(f"no text was given: training on the example corpus {names}; name a text to train on")
+
+
+def check_texts(config: "Config") -> None:
+    """Raise CorpusError if a text is missing, before torch is imported; stdin is not read."""
+    from charlm.config.corpus import RULES
+    from charlm.data.listing import find_files
+
+    corpus = config.corpus
+    names = [*corpus.text, *(corpus.valid_text or ()), *(corpus.test_text or ())]
+    find_files([name for name in names if name != "-"], rules=corpus.rules or RULES)
 
 
 def say_time_left(*, is_left: bool) -> None:

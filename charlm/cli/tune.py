@@ -14,6 +14,7 @@ from charlm.cli.new_run import (
     Corpora,
     Overrides,
     TextArguments,
+    check_texts,
     checked_config,
     run_name,
     say_example,
@@ -179,7 +180,10 @@ def _read_config(name: str | None, overrides: list[str]) -> "ChosenConfig":
 
     config = checked_config(name, overrides)
     say_example(config)
-    return ChosenConfig(config, ()) if name else choose_reading_of_text(overrides)
+    if name is None:
+        return choose_reading_of_text(overrides)
+    check_texts(config)
+    return ChosenConfig(config, ())
 
 
 def _say_all(lines: Sequence[str]) -> None:
