@@ -1,7 +1,9 @@
 """User errors: place, problem, value, remedy, in one line."""
 
+import copyreg
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def quote(text: str) -> str:
@@ -20,6 +22,10 @@ class CharlmError(Exception):
 
     Any other exception is a bug in charlm.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields, because the arguments of a class are not always its message."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class OptionError(CharlmError):

@@ -1,10 +1,13 @@
 """An OptionError names its option in a field; Python and the command line spell it their own way."""
 
+import pickle
+
 import pytest
 
 from charlm.cli import main
 from charlm.cli.options import flag
-from charlm.errors import OptionError
+from charlm.data.listing import MissingTextError
+from charlm.errors import CorpusError, DivergenceError, OptionError
 
 
 def test_python_and_the_command_line_spell_the_options_their_own_way():
@@ -35,3 +38,16 @@ def test_the_command_line_prints_the_flag_and_ends_with_wrong_usage(monkeypatch,
 @pytest.mark.parametrize("option", ["as_json", "max_copy"])
 def test_a_flag_begins_with_two_dashes(option):
     assert flag(option).startswith("--")
+
+
+def test_an_error_of_another_process_arrives_with_its_message_and_fields():
+    errors = (
+        OptionError("max_copy", "has no effect without {}", value=3, others=["novel"]),
+        MissingTextError("a.txt", "no such text", "correct the path"),
+        DivergenceError("step 3: the loss is not finite"),
+        CorpusError("a.txt: is empty"),
+    )
+    for error in errors:
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error)
+        assert (str(copy), vars(copy)) == (str(error), vars(error))
