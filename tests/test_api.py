@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -365,6 +366,40 @@ def test_one_string_is_one_token_one_sentence_or_one_banned_text(trained):
         run.gradients(at="")
 
 
+def test_the_name_of_a_file_in_the_place_of_a_text_is_refused_with_the_option_for_files(
+    trained, tmp_path, monkeypatch
+):
+    run = charlm.load(trained)
+    (tmp_path / "an old novel").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    for text in ("missing.csv", "an old novel"):
+        calls = {
+            "text: .*use paths for files": (run.perplexity, run.surprise, run.memory, run.cells),
+            "text: .*use path for files": (lambda text: run.compare([run], text),),
+            "sentences: .*use path for files": (run.sentences,),
+            "samples: .*use path for files": (run.novelty,),
+            "text: .*contains": (lambda text: run.report(text=text),),
+        }
+        for message, functions in calls.items():
+            for function in functions:
+                with pytest.raises(OptionError, match=rf"^{message}.*, got '{text}'$"):
+                    function(text)
+    with pytest.raises(OptionError, match=r"^text: must be the text itself, not the name of a"):
+        run.perplexity(Path("an old novel"))
+    assert run.perplexity("a novel").characters == 7
+
+
+def test_a_part_of_the_corpus_is_no_part_of_a_text(trained, text_file):
+    run = charlm.load(trained)
+    for name, call in {
+        "text": lambda: run.perplexity(TEXT, split="valid"),
+        "paths": lambda: run.context(paths=text_file, split="test"),
+        "path": lambda: run.compare([run], path=text_file, split="train"),
+    }.items():
+        with pytest.raises(OptionError, match=f"^{name}: cannot be combined with split, which is"):
+            call()
+
+
 def test_one_path_is_a_list_of_one(trained, text_file):
     run = charlm.load(trained)
     several = run.perplexity(paths=[text_file], baselines=True)
@@ -556,7 +591,9 @@ def test_python_prints_of_a_result_what_the_command_prints(trained, capfd):
         assert result._repr_mimebundle_() == {"text/plain": printed}, name
 
 
-def test_what_a_notebook_prints_is_short_and_readable(trained, text_file, task_folders, tmp_path):
+def test_what_a_notebook_prints_is_short_and_readable(
+    trained, trained_records, text_file, task_folders, tmp_path
+):
     run = charlm.load(trained)
     compared = str(run.compare([run])).splitlines()
     assert compared[0].split()[:3] == ["bits/char", "tokens", "alone"]
@@ -568,6 +605,11 @@ def test_what_a_notebook_prints_is_short_and_readable(trained, text_file, task_f
     assert yaml.safe_load(str(run.config))["model"]["hidden_size"] == 16
     sample = run.sample(length=5)[0]
     assert str(sample) == sample.text
+    samples = run.sample(length=5, count=2, seed=1)
+    assert str(samples) == f"{samples[0].text}\n\n---\n\n{samples[1].text}"
+    records = charlm.load(trained_records).sample(count=2, seed=1)
+    assert str(records) == f"{records[0].text}\n{records[1].text}"
+    assert records._repr_mimebundle_() == {"text/plain": str(records)}
     assert len(str(run.surprise(TEXT)).splitlines()) < 1100 < len(TEXT)
     classifier = charlm.load_labels(task_folders["classify"])
     (predicted,) = classifier.predict(["bana"])

@@ -9,7 +9,7 @@ from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.values import checked
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import newest_run
-from charlm.runs.listing import RunSummary, find_runs, summarize
+from charlm.runs.listing import RunList, find_runs, summarize
 from charlm.tasks import label_run
 from charlm.trained_model import LanguageModelRequiredError
 
@@ -87,12 +87,13 @@ def load_any(
 
 
 @checked
-def list_runs(folder: StrPath = RUNS) -> list[RunSummary]:
+def list_runs(folder: StrPath = RUNS) -> RunList:
     """Return settings and validation scores of the runs in a folder and in its subfolders.
 
+    Printed, they are the table of `charlm runs`.
     `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
 
     Raises:
         CharlmError: There are no runs, or one of them is damaged.
     """
-    return [summarize(path) for path in find_runs(Path(folder))]
+    return RunList(map(summarize, find_runs(Path(folder))))

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,7 +15,7 @@ from charlm.config.values import check_names, checked
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CheckpointError, OptionError
+from charlm.errors import CheckpointError, OptionError, refuse_beside
 from charlm.evaluation.options import ScoringOptions
 from charlm.model.label_model import LabelModel
 from charlm.model.language_model import LanguageModel
@@ -27,6 +27,7 @@ from charlm.sampling.completion import complete
 from charlm.sampling.fill import Fill, fill
 from charlm.sampling.next_tokens import NextTokens, next_tokens
 from charlm.sampling.options import (
+    TEXT_SEPARATOR,
     CompletionOptions,
     FillOptions,
     NextOptions,
@@ -39,7 +40,9 @@ from charlm.sampling.options import (
 from charlm.sampling.sample import Sample, sample, stream
 from charlm.sampling.saved_state import GenerationState, state_to_bytes
 from charlm.sampling.search import search
+from charlm.storage.arguments import refuse_file_name
 from charlm.storage.atomic import atomic_write
+from charlm.storage.results import ResultList
 from charlm.tasks.label_run import Predicted, TrainedLabelModel, predict
 from charlm.trained_model import Trained, TrainedModel, TrainedTranslator
 
@@ -185,7 +188,7 @@ class Run(_LoadedRun[TrainedModel]):
         state_in: StrPath | StateSource | GenerationState | None = None,
         state_out: StrPath | None = None,
         **options: Any,
-    ) -> list[Sample]:
+    ) -> ResultList[Sample]:
         """Write texts; options as in `SampleOptions` and the options within it.
 
         `state_in` and `state_out` are files: the text continues from the state in the first, and
@@ -207,9 +210,9 @@ class Run(_LoadedRun[TrainedModel]):
         check_stream(given)
         return stream_to_file(self.trained, given, state_out)
 
-    def search(self, **options: Any) -> list[Sample]:
+    def search(self, **options: Any) -> ResultList[Sample]:
         """Search for the most probable texts; options as in `SearchOptions`."""
-        return search(self.trained, build_options(SearchOptions, options))
+        return _texts(self.trained, search(self.trained, build_options(SearchOptions, options)))
 
     @checked
     def complete(self, sources: str | Sequence[str], **options: Any) -> list[str]:
@@ -228,9 +231,10 @@ class Run(_LoadedRun[TrainedModel]):
         return _completions(self.trained, split, options)
 
     @checked
-    def fill(self, text: str, **options: Any) -> list[Fill]:
+    def fill(self, text: str, **options: Any) -> ResultList[Fill]:
         """Fill the gap, ____, in a text; options as in `FillOptions`."""
-        return fill(self.trained, build_options(FillOptions, {"text": text} | options))
+        given = build_options(FillOptions, {"text": text} | options)
+        return ResultList(fill(self.trained, given))
 
     def next_tokens(self, prompt: str = "", **options: Any) -> NextTokens:
         """Return the most probable next tokens of a prompt; options as in `NextOptions`."""
@@ -241,6 +245,7 @@ class Run(_LoadedRun[TrainedModel]):
         from charlm.evaluation.perplexity import measure_perplexity
 
         check_names(options, [field.name for field in fields(ScoringOptions)])
+        _check_text({"text": text} | options)
         return measure_perplexity(self.trained, ScoringOptions(text, **options))
 
     def sentences(self, sentences: Sequence[str] | None = None, **options: Any) -> "Sentences":
@@ -351,13 +356,13 @@ class LabelRun(_LoadedRun[TrainedLabelModel]):
         return self.trained.labels
 
     @checked
-    def predict(self, texts: Sequence[str]) -> list[Predicted]:
+    def predict(self, texts: Sequence[str]) -> ResultList[Predicted]:
         """Return the label of each text, or of each of its tokens, with probabilities.
 
         Raises:
             CharlmError: A text is empty.
         """
-        return predict(self.trained, texts)
+        return ResultList(predict(self.trained, texts), separator="\n\n")
 
     @checked
     def scores(self, split: Part = "valid") -> "LabelScores":
@@ -412,7 +417,7 @@ AnyRun = Run | LabelRun | Translator
 
 def sample_to_file(
     trained: TrainedModel, options: SampleOptions, state_out: StrPath | None
-) -> list[Sample]:
+) -> ResultList[Sample]:
     """Write texts; write the state of the text to a file if it may be continued later.
 
     Raises:
@@ -422,7 +427,7 @@ def sample_to_file(
     samples = sample(trained, options)
     if state_out is not None and samples[0].state is not None:
         _write_state(Path(state_out), samples[0].state, trained)
-    return samples
+    return _texts(trained, samples)
 
 
 def stream_to_file(
@@ -436,6 +441,11 @@ def stream_to_file(
     state = yield from stream(trained, options)
     if state_out is not None:
         _write_state(Path(state_out), state, trained)
+
+
+def _texts(trained: TrainedModel, samples: list[Sample]) -> ResultList[Sample]:
+    """Return texts that are printed with what is between two of them in the corpus."""
+    return ResultList(samples, separator=trained.record_separator or TEXT_SEPARATOR)
 
 
 def _complete(
@@ -463,7 +473,10 @@ def _sample_options(
 
 def _measure(measure: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
     """Call a measure with options whose types are checked, and whose counts are not negative."""
-    check_names(options, inspect.signature(measure).parameters)
+    signature = inspect.signature(measure)
+    check_names(options, signature.parameters)
+    files = "path" if "path" in signature.parameters else "paths"
+    _check_text(signature.bind(*arguments, **options).arguments, files)
 
     @functools.wraps(measure)
     def call(*converted: Any, **options: Any) -> _Result:
@@ -473,6 +486,20 @@ def _measure(measure: Callable[..., _Result], *arguments: Any, **options: Any) -
         return measure(*converted, **options)
 
     return checked(call)(*arguments, **options)
+
+
+def _check_text(given: Mapping[str, Any], files: str = "paths") -> None:
+    """Raise OptionError if a text is the name of a file, or is given beside `split`.
+
+    Args:
+        given: Arguments of a measure, by name.
+        files: Name of the argument for files.
+    """
+    for option in ("text", "sentences", "samples"):
+        refuse_file_name(option, given.get(option), "use {} for files", others=[files])
+    if given.get("split") is not None:
+        texts = {name: given.get(name) for name in ("text", files)}
+        refuse_beside("split", "which is a part of the run's own corpus", **texts)
 
 
 def _write_state(path: Path, state: GenerationState, trained: TrainedModel) -> None:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import typer
 
@@ -206,15 +206,28 @@ def split_run_and_texts(
     return choose_run(first, named), texts[1:]
 
 
-def part_to_score(split: PartName | None, texts: Sequence[str], option: str = "texts") -> PartName:
-    """Return the part of the corpus that --split names.
+def texts_or_split(
+    texts: str | Sequence[str] | None,
+    split: PartName | None,
+    *,
+    option: str = "texts",
+    name: str = "paths",
+) -> dict[str, Any]:
+    """Return the argument of a measure that says what it reads.
+
+    Args:
+        texts: Texts that are given; without any, it is the part of the corpus that --split names.
+        split: Value of --split.
+        option: Name of the option that gives the texts.
+        name: Name of the argument that the texts become.
 
     Raises:
-        OptionError: Texts are given too; --split does not choose a part of them.
+        OptionError: Both are given; --split does not choose a part of the texts.
     """
-    if texts:
-        refuse_beside(option, "of which the whole text is scored", split=split)
-    return split or "valid"
+    if not texts:
+        return {"split": split or "valid"}
+    refuse_beside(option, "of which the whole text is scored", split=split)
+    return {name: texts}
 
 
 class ChosenText(NamedTuple):
@@ -222,13 +235,11 @@ class ChosenText(NamedTuple):
 
     Attributes:
         folder: Run folder; None for the newest.
-        paths: Texts; empty for a part of the run's own corpus.
-        split: The part.
+        text: Argument `paths` or `split` of the measure.
     """
 
     folder: Path | None
-    paths: list[str]
-    split: PartName
+    text: dict[str, Any]
 
 
 def choose_text(
@@ -236,7 +247,7 @@ def choose_text(
 ) -> ChosenText:
     """Return what the arguments RUN|TEXT, --run and --split name together."""
     folder, texts = split_run_and_texts(arguments, named)
-    return ChosenText(folder, texts, part_to_score(split, texts))
+    return ChosenText(folder, texts_or_split(texts, split))
 
 
 def file_of(files: Sequence[str], what: str, argument: str) -> str | None:

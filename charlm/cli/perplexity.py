@@ -1,14 +1,13 @@
 """`charlm eval perplexity`: the score of a model on a text."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from charlm.cli.arguments import options_from
 from charlm.cli.loading import load
 from charlm.cli.options import (
-    ChosenText,
     Device,
     Json,
     NamedRun,
@@ -117,20 +116,19 @@ def perplexity(arguments: PerplexityArguments) -> None:
 
     Try: charlm eval perplexity --split valid
     """
-    text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
+    folder, text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     options = _scoring_options(arguments, text)
     device = device_for(arguments.device, int8=arguments.int8)
-    run = load(text.folder, which=arguments.which, device=device)
+    run = load(folder, which=arguments.which, device=device)
     from charlm.evaluation.perplexity import measure_perplexity
 
     score = measure_perplexity(run.trained, options)
     emit_result(score, as_json=arguments.as_json)
 
 
-def _scoring_options(arguments: PerplexityArguments, text: ChosenText) -> ScoringOptions:
+def _scoring_options(arguments: PerplexityArguments, text: dict[str, Any]) -> ScoringOptions:
     return ScoringOptions(
-        paths=text.paths,
-        split=text.split,
+        **text,
         streams=arguments.streams,
         precision=arguments.precision,
         temperature=_parse_temperature(arguments.temperature),

@@ -20,15 +20,16 @@ from charlm.cli.options import (
     choose_text,
     count_option,
     parallel_option,
-    part_to_score,
     seed_option,
     some_text,
     split_run_and_texts,
+    texts_or_split,
 )
 from charlm.cli.predict import describe_unknown
-from charlm.cli.terminal import emit_result, say, say_if_file
+from charlm.cli.terminal import emit_result, say
 from charlm.config.values import MAX_COUNT
 from charlm.errors import refuse_beside
+from charlm.storage.arguments import refuse_file_name
 
 _MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
 
@@ -83,10 +84,10 @@ def memory(
     folder, texts = split_run_and_texts(run_and_texts, named_run)
     if text is not None:
         refuse_beside("text", "which is the passage itself", texts=texts, split=split)
-        say_if_file(text, "for the contents of the file, leave out --text")
-    part = part_to_score(split, texts)
+        refuse_file_name("text", text, "leave out --text for a file")
+    chosen = {"text": text} if text is not None else texts_or_split(texts, split)
     run = load(folder, which=which, device=device)
-    result = run.memory(text, paths=texts, split=part, tokens=tokens)
+    result = run.memory(**chosen, tokens=tokens)
     emit_result(result, as_json=as_json)
     if text is not None and (unknown := run.tokenizer.count_unknown(text)):
         say(describe_unknown(unknown, 1, run.tokenizer.section.level))
@@ -109,9 +110,9 @@ def context(
 
     Try: charlm eval context --split valid
     """
-    folder, paths, part = choose_text(run_and_texts, named_run, split)
+    folder, text = choose_text(run_and_texts, named_run, split)
     run = load(folder, which=which, device=device)
-    result = run.context(paths=paths, split=part, targets=targets, at=at or ())
+    result = run.context(**text, targets=targets, at=at or ())
     emit_result(result, as_json=as_json)
 
 
@@ -141,10 +142,9 @@ def gradients(arguments: GradientsArguments) -> None:
 
     Try: charlm eval gradients --window 128
     """
-    folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
+    folder, text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).gradients(
-        paths=paths,
-        split=part,
+        **text,
         window=arguments.window,
         windows=arguments.windows,
         at=arguments.at or (),
@@ -183,10 +183,9 @@ def cells(arguments: CellsArguments) -> None:
 
     Try: charlm eval cells --split valid
     """
-    folder, paths, part = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
+    folder, text = choose_text(arguments.run_and_texts, arguments.named_run, arguments.split)
     result = load(folder, which=arguments.which, device=arguments.device).cells(
-        paths=paths,
-        split=part,
+        **text,
         tokens=arguments.tokens,
         shifts=arguments.shifts,
         seed=arguments.seed,

@@ -1,18 +1,14 @@
 """`charlm runs`: a table of runs."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from charlm.cli.options import Json, as_path
 from charlm.cli.terminal import emit_table, say
 from charlm.errors import CharlmError
-from charlm.storage.tables import TableForm, format_rows
-
-if TYPE_CHECKING:
-    from charlm.runs.listing import RunSummary
+from charlm.storage.tables import TableForm
 
 
 def runs(
@@ -32,47 +28,13 @@ def runs(
 
     Try: charlm runs --format csv
     """
-    from charlm.runs.listing import find_runs, summarize
+    from charlm.runs.listing import RunList, find_runs, summarize
 
-    summaries = []
+    summaries = RunList()
     for path in find_runs(folder):
         try:
             summaries.append(summarize(path))
         except CharlmError as error:
             say(f"{path}: not listed: {error}")
     data = {"runs": [summary.to_json() for summary in summaries]}
-    emit_table(data, [_table(summaries, form)], as_json=as_json)
-
-
-def _table(summaries: "list[RunSummary]", form: TableForm) -> str:
-    """Return a table with a row per run."""
-    has_tasks = any(summary.task != "language_model" for summary in summaries)
-    columns = {
-        name: cell for name, cell in _COLUMNS.items() if has_tasks or name not in _TASK_COLUMNS
-    }
-    rows = [[cell(summary) for cell in columns.values()] for summary in summaries]
-    return format_rows(list(columns), rows, form)
-
-
-def _score(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-_TASK_COLUMNS = ("accuracy", "task")  # Shown if a run has learned a task.
-_COLUMNS: "dict[str, Callable[[RunSummary], str]]" = {
-    "run": lambda run: run.run,
-    "bits/char": lambda run: _score(run.bits_per_character, 3),
-    "perplexity": lambda run: _score(run.perplexity, 2),
-    "nats/token": lambda run: _score(run.loss_nats, 4),
-    "accuracy": lambda run: "-" if run.accuracy is None else f"{run.accuracy:.2%}",
-    "task": lambda run: "-" if run.task == "language_model" else run.task,
-    "level": lambda run: run.level,
-    "cell": lambda run: run.cell,
-    "units": lambda run: " ".join(map(str, run.hidden_sizes)),
-    "parameters": lambda run: "-" if run.parameters is None else str(run.parameters),
-    "seed": lambda run: str(run.seed),
-    "budget": lambda run: run.budget,
-    "steps": lambda run: str(run.steps),
-    "seconds": lambda run: f"{run.seconds:.0f}",
-    "text": lambda run: run.text,
-}
+    emit_table(data, summaries.lines(form), as_json=as_json)

@@ -9,6 +9,7 @@ from charlm.cli.sample_writers import Writer
 from charlm.cli.terminal import TextWriter, emit, emit_json, emit_result
 from charlm.sampling.options import (
     DEFAULT_LENGTH,
+    TEXT_SEPARATOR,
     ConstraintOptions,
     Filters,
     SampleOptions,
@@ -83,7 +84,7 @@ class Output:
 
 def _end_of_text(writer: Writer, *, is_last: bool) -> str:
     """Return what follows a text: as in the corpus, or else a line of dashes between two."""
-    end = writer.record_separator or ("\n" if is_last else "\n\n---\n\n")
+    end = writer.record_separator or ("\n" if is_last else TEXT_SEPARATOR)
     return f"{end}\n" if is_last and not end.endswith("\n") else end
 
 

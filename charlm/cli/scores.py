@@ -25,9 +25,9 @@ from charlm.cli.options import (
     count_option,
     file_of,
     not_empty,
-    part_to_score,
     seed_option,
     split_run_and_texts,
+    texts_or_split,
 )
 from charlm.cli.terminal import emit, emit_json, emit_result, emit_table, folded, printable, say
 from charlm.config.values import MAX_COUNT
@@ -139,12 +139,10 @@ def tokens(
 
     Try: charlm eval tokens --show 300
     """
-    folder, paths, part = choose_text(run_and_texts, named_run, split)
+    folder, text = choose_text(run_and_texts, named_run, split)
     if show is None and not as_json:
         show = SHOWN_TOKENS
-    result = load(folder, which=which, device=device).surprise(
-        paths=paths, split=part, rare=rare, show=show
-    )
+    result = load(folder, which=which, device=device).surprise(**text, rare=rare, show=show)
     if as_json:
         emit_json(result.to_json())
     else:
@@ -172,9 +170,9 @@ def compare(
         raise typer.BadParameter(
             f"must be at least two runs, got {len(runs)}", param_hint="RUN RUN..."
         )
-    part = part_to_score(split, [text] if text else [], "text")
+    chosen = texts_or_split(text, split, option="text", name="path")
     first, *others = [load(folder, which=which, device=device) for folder in runs]
-    result = first.compare(others, path=text, split=part, block_characters=block, seed=seed)
+    result = first.compare(others, **chosen, block_characters=block, seed=seed)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     emit_table(result.to_json(), map(folded, result.lines(width)), as_json=as_json)
     for warning in result.warnings:

@@ -13,10 +13,9 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from charlm.errors import CharlmError, quote
+from charlm.errors import CharlmError
 from charlm.storage.results import Result
 from charlm.storage.tables import columns_of, num_columns
 
@@ -92,13 +91,6 @@ def say(text: str, bar: "ProgressBar | None" = None) -> None:
         raise
     except OSError:
         _discard(sys.stderr)
-
-
-def say_if_file(text: str, remedy: str) -> None:
-    """Print a line if a passage is the name of a file, whose contents were probably meant."""
-    with contextlib.suppress(OSError):  # The passage is too long for a name.
-        if Path(text).is_file():
-            say(f"--text: is the passage itself, not a file: {quote(text)}; {remedy}")
 
 
 def fold(text: str, width: int) -> str:

@@ -17,8 +17,9 @@ from charlm.cli.options import (
     runs_or_newest,
     some_text,
 )
-from charlm.cli.terminal import emit, say, say_if_file
+from charlm.cli.terminal import emit, say
 from charlm.errors import refuse_beside
+from charlm.storage.arguments import refuse_file_name
 
 Passage = Annotated[
     str | None,
@@ -86,6 +87,5 @@ def _passage(text: str | None, file: Path | None) -> str | None:
     if file is not None:
         refuse_beside("text_file", text=text)
         return read_text_file(file, remedy="correct the path")
-    if text is not None:
-        say_if_file(text, "for the contents of the file, use --text-file")
+    refuse_file_name("text", text, "use {} for a file", others=["text_file"])
     return text

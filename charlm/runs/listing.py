@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ from charlm.runs.verify import (
     read_state,
     validate_facts,
 )
-from charlm.storage.results import Result
-from charlm.storage.tables import format_rows
+from charlm.storage.results import Result, ResultList
+from charlm.storage.tables import TableForm, format_rows
 from charlm.storage.untrusted import parse_json, read_regular_file
 
 
@@ -77,6 +77,43 @@ class RunSummary(Result):
     def level_of_scores(self) -> Level | None:
         """Level of the tokens that are predicted; None for the targets of a task."""
         return self.level if self.task == "language_model" else None
+
+
+def _score(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+_TASK_COLUMNS = ("accuracy", "task")  # Shown if a run has learned a task.
+_COLUMNS: dict[str, Callable[[RunSummary], str]] = {
+    "run": lambda run: run.run,
+    "bits/char": lambda run: _score(run.bits_per_character, 3),
+    "perplexity": lambda run: _score(run.perplexity, 2),
+    "nats/token": lambda run: _score(run.loss_nats, 4),
+    "accuracy": lambda run: "-" if run.accuracy is None else f"{run.accuracy:.2%}",
+    "task": lambda run: "-" if run.task == "language_model" else run.task,
+    "level": lambda run: run.level,
+    "cell": lambda run: run.cell,
+    "units": lambda run: " ".join(map(str, run.hidden_sizes)),
+    "parameters": lambda run: "-" if run.parameters is None else str(run.parameters),
+    "seed": lambda run: str(run.seed),
+    "budget": lambda run: run.budget,
+    "steps": lambda run: str(run.steps),
+    "seconds": lambda run: f"{run.seconds:.0f}",
+    "text": lambda run: run.text,
+}
+
+
+class RunList(ResultList[RunSummary]):
+    """Runs with their settings and scores."""
+
+    def lines(self, form: TableForm = "table") -> Iterator[str]:
+        """Yield a table with a row per run."""
+        has_tasks = any(run.task != "language_model" for run in self)
+        columns = {
+            name: cell for name, cell in _COLUMNS.items() if has_tasks or name not in _TASK_COLUMNS
+        }
+        rows = [[cell(run) for cell in columns.values()] for run in self]
+        yield format_rows(list(columns), rows, form)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # It imports torch.
     from charlm.sampling.saved_state import GenerationState
 
 DEFAULT_LENGTH = 500  # Tokens.
+TEXT_SEPARATOR = "\n\n---\n\n"  # Between two texts that are printed, unless the corpus has one.
 DEFAULT_LENGTH_PENALTY = 0.6
 DEFAULT_BEAMS = 8
 DEFAULT_NEXT_TOKENS = 10

@@ -9,9 +9,16 @@ from urllib.parse import urlsplit
 
 from charlm.config.values import checked
 from charlm.errors import BusyError, CharlmError, OptionError, UnsupportedOptionError, quote
-from charlm.sampling.options import DEFAULT_LENGTH, SampleOptions, build_options, check_stream
+from charlm.sampling.options import (
+    DEFAULT_LENGTH,
+    TEXT_SEPARATOR,
+    SampleOptions,
+    build_options,
+    check_stream,
+)
 from charlm.serving.options import check_api_key, is_loopback
 from charlm.serving.schemas import MAX_CHOICES, OPTION_OF
+from charlm.storage.results import ResultList
 from charlm.storage.untrusted import one_line
 from charlm.version import install_hint
 
@@ -94,7 +101,7 @@ class RemoteRun:
         """Address and name of the run, and its step."""
         return {"run": f"{self.connection.url} {self.name}", "step": self.info["step"]}
 
-    def sample(self, **options: Any) -> "list[Sample]":
+    def sample(self, **options: Any) -> "ResultList[Sample]":
         """Write texts; options as for `charlm.load(...).sample`, except those of a run's files."""
         return self.write(build_options(SampleOptions, options))
 
@@ -119,7 +126,7 @@ class RemoteRun:
             scores.append(Sentence(**values, explained=tokens))
         return Sentences(scores, answer["settings"])
 
-    def write(self, options: SampleOptions) -> "list[Sample]":
+    def write(self, options: SampleOptions) -> "ResultList[Sample]":
         """Write texts.
 
         Raises:
@@ -131,10 +138,11 @@ class RemoteRun:
             body["logprobs"] = 0
         answer = self.connection.post("/v1/completions", body)
         num_prompt = answer["usage"]["prompt_tokens"]
-        return [
+        samples = (
             self._sample(options, choice, num_prompt, answer["seed"])
             for choice in sorted(answer["choices"], key=lambda choice: choice["index"])
-        ]
+        )
+        return ResultList(samples, separator=self.record_separator or TEXT_SEPARATOR)
 
     def write_stream(self, options: SampleOptions) -> Iterator[str]:
         """Write one text, yielding its pieces; errors as for `write`."""

@@ -1,8 +1,8 @@
-"""The base class of result objects."""
+"""The base classes of results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from charlm.storage.tables import field_lines, format_settings
 
@@ -26,6 +26,32 @@ class Result:
         yield from field_lines(values)
         if settings := values.get("settings"):
             yield format_settings(settings)
+
+    def __str__(self) -> str:
+        """Return the lines as one text."""
+        return "\n".join(self.lines())
+
+    _repr_mimebundle_ = notebook_form
+
+
+_Item = TypeVar("_Item", bound=Result)
+
+
+class ResultList(list[_Item]):
+    """Results that can be printed together.
+
+    Attributes:
+        separator: Text between two of them.
+    """
+
+    def __init__(self, results: Iterable[_Item] = (), *, separator: str = "\n") -> None:
+        """Make a list of results; the arguments are described above."""
+        super().__init__(results)
+        self.separator = separator
+
+    def lines(self) -> Iterator[str]:
+        """Yield the printed form: by default that of each result."""
+        yield self.separator.join(map(str, self))
 
     def __str__(self) -> str:
         """Return the lines as one text."""

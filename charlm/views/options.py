@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from charlm.config.values import check_counts, checked
 from charlm.errors import OptionError, quote
+from charlm.storage.arguments import refuse_file_name
 
 SECTIONS = (
     "curves",
@@ -56,6 +57,7 @@ class ReportOptions:
             context_targets=self.context_targets,
             task_records=self.task_records,
         )
+        refuse_file_name("text", self.text, "give what the file contains")
         if self.text is not None and len(self.text.strip()) < _MIN_TEXT:
             problem = f"must have at least {_MIN_TEXT} characters besides spaces"
             raise OptionError("text", problem, value=self.text)

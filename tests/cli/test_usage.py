@@ -394,6 +394,8 @@ TOGETHER = {
     "eval novelty run text.txt --temperature=0.5": "--temperature",
     "eval memory run text.txt --text=The": "TEXT",
     "eval memory run --text=The --split=valid": "--split",
+    "eval memory run --text=text.txt": "--text",
+    "view run --text=text.txt": "--text",
     "eval sentences run text.txt text.txt": "FILE",
     "inspect run run": "run",
     **{
