@@ -135,7 +135,8 @@ class LanguageModelRequiredError(CharlmError):
         """Make an error about the run in a folder."""
         kind = config.task.kind
         problem = f"has learned targets of sources (task {kind}), and predicts no whole text"
-        remedy = "charlm sample --source (in Python charlm.load_translator) for new sources"
+        method = "charlm.load_translator" if kind == "translate" else "Run.complete"
+        remedy = f"charlm sample --source (in Python {method}) for new sources"
         if config.task.has_labels:
             problem = f"is a model of labels (task {kind}) and neither writes nor predicts a text"
             remedy = "charlm predict (in Python charlm.load_labels) for new texts"

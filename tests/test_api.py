@@ -15,6 +15,7 @@ from conftest import TEXT, small_config
 import charlm
 from charlm.cli.main import run as charlm_command
 from charlm.errors import CharlmError, OptionError
+from charlm.runs.folder import named_after
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.trained_model import original_bytes, training_texts
 
@@ -233,6 +234,21 @@ def test_best_and_last_are_two_checkpoints(trained):
     assert charlm.load(trained, which="last").state["step"] == 60
 
 
+def test_a_file_or_folder_inside_a_run_is_refused_with_the_name_of_the_run(trained):
+    for inside in (trained / "best", trained / "config.yaml"):
+        with pytest.raises(CharlmError, match=f"inside a run folder; name the run: {trained}$"):
+            charlm.load(inside)
+
+
+def test_a_configuration_is_no_text(text_file, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"corpus: {{text: {text_file}}}\n" + "#" * 5000)
+    with pytest.raises(
+        CharlmError, match=r"my\.yaml: is a configuration, not a text; use --config"
+    ):
+        charlm.train(path, steps=1, progress=False)
+
+
 def test_a_run_without_a_best_checkpoint_loads_the_last_one(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(folder / "best")
@@ -319,6 +335,26 @@ def test_a_callback_receives_each_evaluation_and_progress_can_be_silent(text_fil
     assert [line["step"] for line in run.history] == [6, 12]
 
 
+def test_a_printed_evaluation_has_its_metrics_and_not_the_whole_training(text_file, tmp_path):
+    shown: list[str] = []
+    config = small_config(text_file)
+    charlm.train(
+        config,
+        out=tmp_path / "run",
+        progress=False,
+        on_evaluation=lambda event: shown.append(str(event)),
+    )
+    assert all("loss_nats" in line and len(line) < 1500 for line in shown) and len(shown) == 2
+
+
+def test_a_run_is_named_after_its_first_text_without_the_signs_of_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "novel.txt").write_text(TEXT)
+    run = charlm.train("nov*.txt", steps=1, progress=False, overrides=["model.hidden_size=8"])
+    assert re.fullmatch(r"nov-\d+-\d+", run.folder.name)
+    assert named_after("texts/*.txt") == "run"
+
+
 def test_an_exception_of_a_callback_ends_the_training(text_file, tmp_path):
     def fail(event):
         raise ValueError("enough")
@@ -397,6 +433,19 @@ def test_a_part_of_the_corpus_is_no_part_of_a_text(trained, text_file):
         "path": lambda: run.compare([run], path=text_file, split="train"),
     }.items():
         with pytest.raises(OptionError, match=f"^{name}: cannot be combined with split, which is"):
+            call()
+
+
+def test_an_option_of_texts_that_are_written_now_is_refused_beside_those_that_are_given(
+    trained, text_file
+):
+    run = charlm.load(trained)
+    for message, call in {
+        "longest: cannot be combined with pairs": lambda: run.agreement(text_file, longest=2),
+        "size: cannot be combined with samples": lambda: run.novelty(["a"], size=3),
+        "seed: cannot be combined with path": lambda: run.novelty(path=text_file, seed=3),
+    }.items():
+        with pytest.raises(OptionError, match=f"^{message}, which has"):
             call()
 
 

@@ -273,6 +273,8 @@ class Run(_LoadedRun[TrainedModel]):
         """Measure the accuracy on minimal pairs; options as in `measure_agreement`."""
         from charlm.evaluation.probes.agreement import measure_agreement
 
+        if pairs is not None:
+            refuse_beside("pairs", "which has the sentences", **options)
         return _measure(measure_agreement, self.trained, pairs, **options)
 
     def parity(self, **options: Any) -> "Parity":
@@ -312,6 +314,12 @@ class Run(_LoadedRun[TrainedModel]):
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
         from charlm.evaluation.novelty import measure_novelty
 
+        for name, given in (("samples", samples), ("path", options.get("path"))):
+            if given is not None:
+                written = {
+                    option: options.get(option) for option in ("size", "temperature", "seed")
+                }
+                refuse_beside(name, "which has the samples", **written)
         return _measure(measure_novelty, self.trained, samples, **options)
 
     def compress(self, data: bytes, **options: Any) -> bytes:

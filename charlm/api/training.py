@@ -18,7 +18,7 @@ from charlm.runs import prepare, session
 from charlm.runs.automatic import choice
 from charlm.runs.automatic.choice import ChosenConfig
 from charlm.runs.experiment import Evaluated, Events, Experiment
-from charlm.runs.folder import check_new, new_folder
+from charlm.runs.folder import check_new, named_after, new_folder
 from charlm.runs.listing import SeedScores, summarize_seeds
 from charlm.runs.progress_bar import shown
 from charlm.runs.signals import interrupt_signals, stop_requests
@@ -355,7 +355,7 @@ def _names(text: Texts) -> list[str]:
 
 def _run_name(text: Config | Texts) -> str:
     """Return the first part of the name of a new run folder."""
-    return "run" if isinstance(text, Config) else Path(_names(text)[0]).stem or "run"
+    return "run" if isinstance(text, Config) else named_after(_names(text)[0])
 
 
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:

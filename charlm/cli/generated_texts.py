@@ -79,15 +79,11 @@ def agreement(arguments: AgreementArguments) -> None:
     """
     folder, files = split_run_and_texts(arguments.run_and_pairs, arguments.named_run)
     file = file_of(files, "pairs", "RUN|PAIRS")
+    generated = given_options(arguments, ("sentences", "seed", "longest", "most_nouns"))
     if file is not None:
-        generated = given_options(arguments, ("sentences", "seed", "longest", "most_nouns"))
         refuse_beside("pairs", "which has the sentences", **generated)
     result = load(folder, which=arguments.which, device=arguments.device).agreement(
-        file,
-        sentences=arguments.sentences,
-        seed=arguments.seed,
-        longest=arguments.longest,
-        most_nouns=arguments.most_nouns,
+        file, **generated
     )
     emit_result(result, as_json=arguments.as_json)
 

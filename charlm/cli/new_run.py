@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from charlm.runs.warm_start import Ancestor
     from charlm.training.process_group import Group
 
-_MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
-
 TextArguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -184,5 +182,6 @@ def begin(new: NewRun, out: Path | None, name: str, group: "Group") -> "Experime
 
 def run_name(config: str | None, sources: Sequence[str], *, prefix: str = "") -> str:
     """Return the name of a run, after the configuration or the first text."""
-    name = config or (sources[0] if sources else "run")
-    return prefix + ("stdin" if name == "-" else Path(name).stem[:_MAX_NAME] or "run")
+    from charlm.runs.folder import named_after
+
+    return prefix + named_after(config or (sources[0] if sources else "run"))

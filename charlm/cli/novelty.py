@@ -67,10 +67,10 @@ def novelty(arguments: NoveltyArguments) -> None:
     """
     folder, files = split_run_and_texts(arguments.run_and_file, arguments.named_run)
     file = file_of(files, "samples", "RUN|FILE")
+    written = given_options(arguments, ("size", "temperature", "seed"))
     if file is not None:
-        written = given_options(arguments, ("size", "temperature", "seed"))
         refuse_beside("samples", "which has the samples", **written)
     result = load(folder, which=arguments.which, device=arguments.device).novelty(
-        path=file, size=arguments.size, temperature=arguments.temperature, seed=arguments.seed
+        path=file, **written
     )
     emit_result(result, as_json=arguments.as_json)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import typer
 
-from charlm.config.values import MAX_COUNT, MAX_SEED
+from charlm.config.values import DEVICES, MAX_COUNT, MAX_SEED
 from charlm.errors import CheckpointError, refuse_beside
 from charlm.storage.arguments import utf8_argument
 
@@ -163,7 +163,7 @@ def valid_study_name(value: str | None) -> str | None:
 
 def known_device(value: str | None) -> str | None:
     """Refuse a text that is not the name of a device, available or not."""
-    if value is not None and not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+    if value is not None and not re.fullmatch(DEVICES, value):
         raise typer.BadParameter(f"must be auto, cpu, cuda or cuda:N, got {value!r}")
     return value
 

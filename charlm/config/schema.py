@@ -1,13 +1,17 @@
 """The configuration: its sections, and what holds between them."""
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
 
 from charlm.config.corpus import Corpus, ResolvedCorpus
+from charlm.config.mistakes import describe_mistakes
 from charlm.config.model import Model
 from charlm.config.section import Section
 from charlm.config.task import Task
 from charlm.config.tokenizer import Tokenizer
 from charlm.config.training import Checkpoint, Training
+from charlm.errors import ConfigError
 
 # Settings that a task cannot have, by section and field: the only possible values, and whether
 # this holds for labels only.
@@ -24,7 +28,10 @@ _POSSIBLE_IN_TASKS: tuple[tuple[str, str, tuple[object, ...], bool], ...] = (
 
 
 class Config(Section):
-    """The configuration of an experiment; `load_config` makes one from a file and overrides."""
+    """The configuration of an experiment; `load_config` makes one from a file and overrides.
+
+    config = charlm.Config(corpus={"text": "novel.txt"}, model={"hidden_size": 256})
+    """
 
     corpus: Corpus = Field(Corpus.model_validate({}), description="The text.")
     tokenizer: Tokenizer = Field(
@@ -38,6 +45,20 @@ class Config(Section):
     checkpoint: Checkpoint = Field(
         Checkpoint.model_validate({}), description="When checkpoints are saved."
     )
+
+    def __init__(self, **sections: Any) -> None:
+        """Make a configuration from sections, which may be dicts.
+
+        Raises:
+            ConfigError: One line with every mistake.
+        """
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise ConfigError(f"Config: {describe_mistakes(error, type(self))}") from None
+
+    # pydantic calls only other constructors from `model_validate`, whose errors `load` describes.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _has_training_text(self) -> "Config":

@@ -1,10 +1,12 @@
 """The sections `training` and `checkpoint`: how the network is trained and saved."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from charlm.config.section import Fraction, Section
+from charlm.config.values import DEVICES
 
 BUDGETS = ("minutes", "steps", "epochs")
 _MAX_SEED = (1 << 64) - 1  # The largest seed that torch accepts.
@@ -189,9 +191,7 @@ class Training(Section):
         le=_MAX_SEED,
         description="Seed of the initial weights, dropout and data order.",
     )
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
-    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 if it is faster on the device, else fp32."
     )
@@ -249,6 +249,13 @@ class Training(Section):
             "ends with an error."
         ),
     )
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, device: str) -> str:
+        if not re.fullmatch(DEVICES, device):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N, got {device!r:.60}")
+        return device
 
     @model_validator(mode="after")
     def _has_one_budget(self) -> "Training":

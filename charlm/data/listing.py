@@ -10,11 +10,12 @@ import shlex
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from charlm.config.load import shipped
+from charlm.config.load import load_config, shipped
 from charlm.data.cards import build_corpus, card_names, converted_folder, corpus_files, load_card
-from charlm.errors import CorpusError, quote
+from charlm.errors import CharlmError, CorpusError, quote
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import BLOCK_BYTES
 
@@ -158,6 +159,11 @@ def _expand(name: str) -> list[Path]:
     A folder that matches a pattern is read whole, so that `texts` and `texts/*` are the same.
     """
     path = Path(name)
+    if _is_configuration(path):
+        raise CorpusError(
+            f"{shown_name(name)}: is a configuration, not a text; use --config, or "
+            "charlm.load_config"
+        )
     is_recursive = False
     matches = [path]
     if not os.path.lexists(path):  # The name of a file may contain the characters of a pattern.
@@ -179,6 +185,15 @@ def _expand(name: str) -> list[Path]:
     if not files:
         raise _no_such_text(name)
     return sorted(files)
+
+
+def _is_configuration(path: Path) -> bool:
+    """Return whether a path is that of a configuration of charlm."""
+    if path.suffix not in (".yaml", ".yml"):
+        return False
+    with suppress(CharlmError):
+        return bool(load_config(path).model_fields_set)
+    return False
 
 
 def _is_run(folder: Path) -> bool:

@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path, *, only: str | None = None) -> Checkpoint:
             f"{error.filename}: cannot be read: {error.strerror}; {RESTORE}"
         ) from None
     except PARSE_ERRORS as error:
-        problem = one_line(str(error))
+        problem = f"has no {error}" if isinstance(error, KeyError) else one_line(str(error))
         raise CheckpointError(f"{folder / 'state.json'}: damaged: {problem}; {RESTORE}") from None
 
 

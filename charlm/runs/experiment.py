@@ -1,7 +1,7 @@
 """A training run in memory, and the events that it yields."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Evaluated:
         is_best: Whether the model is the best so far.
     """
 
-    experiment: Experiment
+    experiment: Experiment = field(repr=False)
     score: Score | None
     metrics: dict[str, Any]
     is_best: bool

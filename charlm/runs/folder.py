@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import shlex
 import shutil
 import time
@@ -27,6 +28,8 @@ from charlm.runs.verify import (
 )
 from charlm.storage.locks import ProcessLock
 from charlm.storage.untrusted import parse_json, read_regular_file
+
+_MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.data.labels import Labels
@@ -70,6 +73,12 @@ def check_new(folder: Path) -> None:
         remedy += ", or continue the run with charlm.resume in Python, or "
         remedy += f"charlm train --resume {shlex.quote(str(folder))}"
     raise CheckpointError(f"{folder}: exists and is not empty; {remedy}")
+
+
+def named_after(text: str) -> str:
+    """Return the first part of the name of a new run folder, after a text or a configuration."""
+    stem = "stdin" if text == "-" else re.sub(r"[*?[\]]", "", Path(text).stem)
+    return stem[:_MAX_NAME] or "run"
 
 
 @contextmanager
@@ -204,6 +213,8 @@ def acquired(lock: ProcessLock) -> Iterator[None]:
 
 def _why_not_a_run(folder: Path) -> str:
     """Return the problem and the remedy of a folder without config.yaml."""
+    if (folder.parent / "config.yaml").is_file() and folder.exists():
+        return f"is inside a run folder; name the run: {folder.parent}"
     if folder.is_file():
         return "is a file and no run folder; name the folder of a run"
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from charlm.config.model import Model as ModelSection
+from charlm.config.values import DEVICES
 from charlm.errors import ConfigError, DeviceError, OptionError
 from charlm.model.any_model import Head
 from charlm.model.log_probabilities import autocast
@@ -24,7 +25,6 @@ _AMX, _AVX512_BF16, _AMD = "amx_bf16", "avx512_bf16", "AuthenticAMD"
 # Parameters of `mallopt` in glibc's malloc.h: number of free bytes at the end of the heap that are
 # returned to the system; number of allocations with their own pages, which are returned when freed.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NAMES = r"auto|cpu|cuda(:\d{1,3})?"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         OptionError: The name is not that of a device.
         DeviceError: The CUDA device does not exist.
     """
-    if not re.fullmatch(_NAMES, name):
+    if not re.fullmatch(DEVICES, name):
         raise OptionError("device", "must be auto, cpu, cuda or cuda:N", value=name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,12 +77,10 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            f"training.device: {name} is not available to this PyTorch; use auto or cpu"
-        )
+        raise DeviceError(f"device {name}: is not available to this PyTorch; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"training.device: there is no {name}, only {torch.cuda.device_count()} GPU(s); "
+            f"device {name}: does not exist, there are only {torch.cuda.device_count()} GPU(s); "
             "use one from cuda:0 on"
         )
     return device

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from charlm.config.values import check_names
 from charlm.views.agreement import agreement_section
 from charlm.views.cells import cells_section
 from charlm.views.context import context_section
@@ -113,9 +114,7 @@ def report_on(
         OptionError: A section does not exist.
         TypeError: An option does not exist.
     """
-    names = [each.name for each in fields(ReportOptions)]
-    if unknown := options.keys() - set(names):
-        raise TypeError(f"{min(unknown)}: no such option; the options are {', '.join(names)}")
+    check_names(options, [each.name for each in fields(ReportOptions)])
     shown = ReportOptions(**options)
     return make_report(measure(models, shown, report_progress=report_progress), shown.sections)
 

@@ -128,13 +128,11 @@ def type_of(schema: dict[str, Any]) -> str:
 
 
 def limits_of(schema: dict[str, Any]) -> str:
-    """Return the range, the choices or the pattern of a value, in Markdown."""
+    """Return the range or the choices of a value, in Markdown."""
     if schema.get("type") == "array":
         return limits_of(schema.get("items") or {})
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{choice}`" for choice in schema.get("enum", [schema.get("const")]))
-    if "pattern" in schema:
-        return "`" + schema["pattern"].replace("|", r"\|") + "`"
     return ", ".join(f"{sign} {schema[name]:,}" for name, sign in RANGES.items() if name in schema)
 
 

@@ -65,6 +65,19 @@ def test_three_mistakes_are_reported_together_with_the_nearest_keys(tmp_path):
     assert "traning (nearest: training)" in message
 
 
+def test_a_configuration_that_is_made_in_python_reports_its_mistakes_in_one_line(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        Config(model={"hiden_size": 8}, training={"device": "gpu"})
+    assert str(error.value) == (
+        "Config: unknown key model.hiden_size (nearest: model.hidden_size); "
+        "training.device: must be auto, cpu, cuda or cuda:N, got 'gpu'"
+    )
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {hiden_size: 8}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"^{path}: unknown key model"):
+        load_config(path)
+
+
 def test_a_key_in_the_wrong_section_is_reported_with_its_section(tmp_path):
     assert "training.hidden_size (nearest: model.hidden_size)" in mistakes_of(
         tmp_path, "training: {hidden_size: 3}"
@@ -300,7 +313,7 @@ MISTAKES = {
     "model.cell=[3]": "model.cell: must be a section of keys and values, got ['3']",
     "training.learning_rate=.nan": "training.learning_rate: must be a finite number, got nan",
     "training.learning_rate=fast": "training.learning_rate: must be a number, got 'fast'",
-    "training.device=tpu": "training.device: must match",
+    "training.device=tpu": "training.device: must be auto, cpu, cuda or cuda:N, got 'tpu'",
     "training.halvings=101": "training.halvings: must be at most 100, got 101",
     "tokenizer.words=whitespace": "tokenizer.words: whitespace needs level: word, got level: char",
     "corpus.valid_share=1": "corpus.valid_share: must be less than 1, got 1",

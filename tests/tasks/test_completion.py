@@ -169,7 +169,7 @@ def test_a_source_is_completed_from_the_command_line(run, capfd, tmp_path):
 
 
 def test_what_does_not_apply_is_refused_with_what_to_use_instead(run, trained):
-    with pytest.raises(CharlmError, match="charlm eval task"):
+    with pytest.raises(CharlmError, match=r"in Python Run\.complete\) .* charlm eval task"):
         run.perplexity()
     with pytest.raises(CharlmError, match="charlm train PAIRS --task complete"):
         load(trained, device="cpu").complete("The")

@@ -95,9 +95,9 @@ def test_several_runs_stand_side_by_side_with_intervals(trained, text_file, tmp_
     assert [row["name"] for row in data_of(html)["memory"]["runs"]] == ["trained", "gru"]
 
 
-def test_an_unknown_option_of_a_report_is_named_with_those_that_exist(trained):
-    with pytest.raises(TypeError, match=r"^only: no such option; the options are text, sections"):
-        load(trained).report(only=["curves"])
+def test_an_unknown_option_of_a_report_is_named_with_the_nearest_one(trained):
+    with pytest.raises(TypeError, match=r"^section: no such option \(nearest: sections\)$"):
+        load(trained).report(section=["curves"])
 
 
 def test_a_run_that_is_given_twice_is_numbered(trained):
@@ -212,12 +212,12 @@ def test_the_command_writes_the_report_and_prints_its_path(trained, capsys, tmp_
     assert "curves" in capsys.readouterr().err
 
 
-def test_a_passage_that_is_the_name_of_a_file_is_pointed_out(trained, capsys, tmp_path):
+def test_the_name_of_a_file_in_the_place_of_a_passage_is_refused(trained, capsys, tmp_path):
     (tmp_path / "cat").write_text("The cat sat.\n", encoding="utf-8")
     only = ["--only", "surprisal", "--out", str(tmp_path / "page.html")]
-    for passage, is_file in ((str(tmp_path / "cat"), True), ("The cat " * 50, False)):
-        assert charlm(["view", str(trained), "--text", passage, *only]) == 0
-        assert ("use --text-file" in capsys.readouterr().err) is is_file
+    assert charlm(["view", str(trained), "--text", str(tmp_path / "cat"), *only]) == 2
+    assert "use --text-file" in capsys.readouterr().err
+    assert charlm(["view", str(trained), "--text", "The cat " * 50, *only]) == 0
 
 
 # Every sentence is true of its data, and differs where the data differ.
