@@ -22,7 +22,7 @@ from charlm.runs.folder import check_new, named_after, new_folder
 from charlm.runs.listing import SeedScores, summarize_seeds
 from charlm.runs.progress_bar import shown
 from charlm.runs.signals import interrupt_signals, stop_requests
-from charlm.runs.warm_start import Vocabulary, inherit, open_ancestor
+from charlm.runs.warm_start import Ancestor, Vocabulary, inherit, open_ancestor
 from charlm.sampling.during_training import sampled
 from charlm.tracking import check_installed, tracked
 from charlm.training.launcher import check_single_process
@@ -75,12 +75,10 @@ def train(
     if from_vocabulary != "grow" and from_run is None:
         raise OptionError("from_vocabulary", "has no effect without {}", others=["from_run"])
     changes = [*overrides, *_training_overrides(training)]
-    experiment, observers = _begin(
-        text, changes, out, from_run, from_vocabulary, check=_check_language_model
+    observers = _Observers(track, progress, on_evaluation)
+    return load(
+        _train(text, changes, out, from_run, observers, from_vocabulary, _check_language_model)
     )
-    observers = observers._replace(track=track, progress=progress, on_evaluation=on_evaluation)
-    _run_to_the_end(experiment, observers)
-    return load(experiment.folder)
 
 
 @checked
@@ -112,9 +110,7 @@ def train_labels(
         CharlmError: As for `train`.
     """
     changes = [*overrides, f"task.kind={task}", *_training_overrides(training)]
-    experiment, observers = _begin(text, changes, out, from_run)
-    _run_to_the_end(experiment, observers._replace(progress=progress))
-    return load_labels(experiment.folder)
+    return load_labels(_train(text, changes, out, from_run, _Observers(progress=progress)))
 
 
 @checked
@@ -144,9 +140,7 @@ def train_translator(
         CharlmError: As for `train`.
     """
     changes = [*overrides, "task.kind=translate", *_training_overrides(training)]
-    experiment, observers = _begin(text, changes, out, from_run)
-    _run_to_the_end(experiment, observers._replace(progress=progress))
-    return load_translator(experiment.folder)
+    return load_translator(_train(text, changes, out, from_run, _Observers(progress=progress)))
 
 
 @checked
@@ -229,10 +223,8 @@ def train_seeds(
     chosen = list(seeds)
     if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen):
         raise OptionError("seeds", "must be at least two different seeds", value=chosen)
-    if isinstance(text, Config):
-        config = change_config(text, [*overrides, *_training_overrides(training)])
-    else:
-        config = choose(text, overrides=overrides, **training).config
+    check_single_process()
+    config, reasons = _configure(text, [*overrides, *_training_overrides(training)])
     seeded = {seed: change_config(config, [f"training.seed={seed}"]) for seed in chosen}
     given = {seed: None if out is None else Path(out) / f"seed-{seed}" for seed in chosen}
     for path in filter(None, given.values()):
@@ -241,7 +233,8 @@ def train_seeds(
     for seed in chosen:
         with new_folder(given[seed], f"{_run_name(text)}-seed-{seed}") as folder:
             experiment = prepare.begin(seeded[seed], folder)
-        _run_to_the_end(experiment, _Observers(progress=progress))
+        _run_to_the_end(experiment, _Observers(progress=progress, first_lines=reasons))
+        reasons = ()
         folders.append(experiment.folder)
     scores = summarize_seeds(folders)
     if report:
@@ -263,40 +256,19 @@ def choose(text: Texts, *, overrides: Sequence[str] = (), **training: Any) -> Ch
     Raises:
         CharlmError: A setting is wrong, or the text cannot be read.
     """
-    return choice.choose([*overrides, *_training_overrides(training), _text_override(text)])
+    return _configure(text, [*overrides, *_training_overrides(training)])
 
 
-def _begin(
-    text: Config | Texts,
-    changes: Sequence[str],
-    out: StrPath | None,
-    from_run: StrPath | None,
-    from_vocabulary: Vocabulary = "grow",
-    check: Callable[[Config], None] = lambda _: None,
-) -> "tuple[Experiment, _Observers]":
-    """Begin a run; return it with observers that know why its settings were chosen.
-
-    Args:
-        text: As for `train`.
-        changes: Changes such as `model.hidden_size=256`.
-        out: As for `train`.
-        from_run: As for `train`.
-        from_vocabulary: As for `train`.
-        check: Function that raises an error, before a folder is made, if the run must not begin.
-    """
-    check_single_process()
-    ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
-    reasons: Sequence[str] = ()
-    if isinstance(text, Config):
-        config = change_config(text, changes)
-        if ancestor is not None:
-            config = inherit(config, ancestor)
-    else:
-        config, reasons = choice.choose([*changes, _text_override(text)], ancestor=ancestor)
-    check(config)
-    with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
-        experiment = prepare.begin(config, folder, ancestor=ancestor)
-    return experiment, _Observers(first_lines=reasons)
+def _configure(
+    text: Config | Texts, changes: Sequence[str], ancestor: Ancestor | None = None
+) -> ChosenConfig:
+    """Return a configuration with changes; for texts, a chosen one with the reasons."""
+    if not isinstance(text, Config):
+        return choice.choose(
+            [*changes, f"corpus.text={json.dumps(_names(text))}"], ancestor=ancestor
+        )
+    config = change_config(text, changes)
+    return ChosenConfig(config if ancestor is None else inherit(config, ancestor), ())
 
 
 def _check_language_model(config: Config) -> None:
@@ -317,6 +289,36 @@ class _Observers(NamedTuple):
     progress: bool = True
     on_evaluation: Callable[[Evaluated], object] | None = None
     first_lines: Sequence[str] = ()
+
+
+def _train(
+    text: Config | Texts,
+    changes: Sequence[str],
+    out: StrPath | None,
+    from_run: StrPath | None,
+    observers: _Observers,
+    from_vocabulary: Vocabulary = "grow",
+    check: Callable[[Config], None] = lambda _: None,
+) -> Path:
+    """Begin a run, train to its end, and return its folder.
+
+    Args:
+        text: As for `train`.
+        changes: Changes such as `model.hidden_size=256`.
+        out: As for `train`.
+        from_run: As for `train`.
+        observers: What observes the training.
+        from_vocabulary: As for `train`.
+        check: Function that raises an error, before a folder is made, if the run must not begin.
+    """
+    check_single_process()
+    ancestor = None if from_run is None else open_ancestor(Path(from_run), from_vocabulary)
+    config, reasons = _configure(text, changes, ancestor)
+    check(config)
+    with new_folder(None if out is None else Path(out), _run_name(text)) as folder:
+        experiment = prepare.begin(config, folder, ancestor=ancestor)
+    _run_to_the_end(experiment, observers._replace(first_lines=reasons))
+    return experiment.folder
 
 
 def _run_to_the_end(experiment: Experiment, observers: _Observers) -> None:
@@ -340,10 +342,6 @@ def _observed(experiment: Experiment, events: Events, observers: _Observers) -> 
     if not observers.progress:
         return events
     return shown(experiment, events, first_lines=observers.first_lines)
-
-
-def _text_override(text: Texts) -> str:
-    return f"corpus.text={json.dumps(_names(text))}"
 
 
 def _names(text: Texts) -> list[str]:

@@ -3,9 +3,9 @@
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from charlm.config.section import MAX_UNITS, Section, as_list
+from charlm.config.section import MAX_UNITS, SectionOfKinds, as_list
 from charlm.config.values import checked
 from charlm.errors import OptionError
 
@@ -45,17 +45,6 @@ def register_cell_kind(name: str) -> None:
     _registered_kinds.add(name)
 
 
-def _check_cell_kind(kind: str) -> None:
-    known = (*CELL_KINDS, *sorted(_registered_kinds))
-    if kind not in known:
-        near = get_close_matches(kind.lower().replace("-", "_"), known, n=1)
-        hint = f"nearest: {near[0]}; " if near else ""
-        raise ValueError(
-            f"kind: {kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
-            "name, or, in a Python program, call charlm.register_cell for it first"
-        )
-
-
 def as_cell(value: object) -> object:
     """Accept `lstm` for `{kind: lstm}`."""
     return {"kind": value} if isinstance(value, str) else value
@@ -73,12 +62,13 @@ LeftOut = Annotated[
 ]
 
 
-class Cell(Section):
+class Cell(SectionOfKinds):
     """The recurrent cell. `cell: gru` is short for `cell: {kind: gru}`.
 
     Options of other kinds are rejected.
     """
 
+    OPTIONS = CELL_OPTIONS
     kind: str = Field(
         "lstm",
         description=(
@@ -140,33 +130,22 @@ class Cell(Section):
     )
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options of this kind."""
-        return CELL_OPTIONS.get(self.kind, ())
-
-    @property
     def is_plain(self) -> bool:
         """Whether every option of this kind has its default."""
-        fields = type(self).model_fields
-        return all(getattr(self, name) == fields[name].default for name in self.options)
+        return all(map(self.has_default, self.options))
 
-    def fields_shown(self) -> list[str]:
-        """Return `kind` and the names of its options."""
-        return ["kind", *self.options]
-
-    @model_validator(mode="after")
-    def _kind_is_registered(self) -> "Cell":
-        _check_cell_kind(self.kind)
-        return self
-
-    @model_validator(mode="after")
-    def _has_only_options_of_its_kind(self) -> "Cell":
-        owners = {option: kind for kind, options in CELL_OPTIONS.items() for option in options}
-        for name, owner in owners.items():
-            value, default = getattr(self, name), type(self).model_fields[name].default
-            if name not in self.options and value != default:
-                raise ValueError(f"{name}: is an option of {owner}, not of {self.kind}; remove it")
-        return self
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_registered(cls, kind: str) -> str:
+        known = (*CELL_KINDS, *sorted(_registered_kinds))
+        if kind not in known:
+            near = get_close_matches(kind.lower().replace("-", "_"), known, n=1)
+            hint = f"nearest: {near[0]}; " if near else ""
+            raise ValueError(
+                f"{kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
+                "name, or, in a Python program, call charlm.register_cell for it first"
+            )
+        return kind
 
     @model_validator(mode="after")
     def _peepholes_belong_to_gates(self) -> "Cell":

@@ -210,7 +210,7 @@ class Model(Section):
         if self.ngrams == 1:
             raise ValueError("ngrams: must be 0, or at least 2 tokens, got 1; set 0 for none")
         for name in ("ngram_buckets", "ngram_width", "ngram_dropout"):
-            if not self.ngrams and getattr(self, name) != type(self).model_fields[name].default:
+            if not self.ngrams and not self.has_default(name):
                 raise ValueError(
                     f"{name}: has an effect only with ngrams; set ngrams: 4, or remove it"
                 )
@@ -219,18 +219,17 @@ class Model(Section):
     @model_validator(mode="after")
     def _block_is_the_only_way_around_a_layer(self) -> "Model":
         if self.block == "none":
-            if self.mlp_expansion != type(self).model_fields["mlp_expansion"].default:
+            if not self.has_default("mlp_expansion"):
                 raise ValueError(
                     "mlp_expansion: has an effect only with a block; set block: griffin, or remove "
                     "mlp_expansion"
                 )
             return self
         for name in ("skip", "layer_norm"):
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+            if not self.has_default(name):
                 raise ValueError(
                     f"{name}: block: griffin has its own residual connections and norms, got "
-                    f"{name}: {value}; remove {name}"
+                    f"{name}: {getattr(self, name)}; remove {name}"
                 )
         return self
 

@@ -1,8 +1,8 @@
 """What all sections of the configuration have in common."""
 
 import re
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -32,6 +32,11 @@ class Section(BaseModel):
     def fields_shown(self) -> list[str]:
         """Return the names of the fields that are written."""
         return list(type(self).model_fields)
+
+    def has_default(self, name: str) -> bool:
+        """Return whether a field has its default."""
+        default: Any = type(self).model_fields[name].default
+        return bool(getattr(self, name) == default)
 
     def __str__(self) -> str:
         """Return the section as YAML with one comment per field; `load_config` reads it back."""
@@ -67,6 +72,36 @@ class Section(BaseModel):
                 if isinstance(number, str) and re.match(r"\s*[-+]?0[0-9_]", number):
                     raise PydanticCustomError("leading_zero", "a leading zero")
         return value
+
+
+class SectionOfKinds(Section):
+    """A section whose `kind` decides which other fields have an effect; abstract.
+
+    Attributes:
+        OPTIONS: Names of the options of each kind; those of other kinds are rejected.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]]
+    kind: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options of this kind."""
+        return self.OPTIONS.get(self.kind, ())
+
+    def fields_shown(self) -> list[str]:
+        """Return `kind` and the names of its options."""
+        return ["kind", *self.options]
+
+    @model_validator(mode="after")
+    def _has_only_options_of_its_kind(self) -> "SectionOfKinds":
+        for owner, options in self.OPTIONS.items():
+            for name in options:
+                if owner != self.kind and not self.has_default(name):
+                    raise ValueError(
+                        f"{name}: is an option of {owner}, not of {self.kind}; remove it"
+                    )
+        return self
 
 
 def _to_yaml(value: object) -> str:

@@ -1,19 +1,18 @@
 """The section `task`: what the network learns."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from charlm.config.section import Section
+from charlm.config.section import SectionOfKinds
 
 TaskKind = Literal["language_model", "complete", "translate", "classify", "tag"]
-# Options of each kind of task; those of other kinds are rejected.
-TASK_OPTIONS: dict[str, tuple[str, ...]] = {"classify": ("pooling",), "translate": ("attention",)}
 
 
-class Task(Section):
+class Task(SectionOfKinds):
     """What the network learns. Options of other kinds are rejected."""
 
+    OPTIONS: ClassVar = {"classify": ("pooling",), "translate": ("attention",)}
     kind: TaskKind = Field(
         "language_model",
         description=(
@@ -39,11 +38,6 @@ class Task(Section):
     )
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options of this kind."""
-        return TASK_OPTIONS.get(self.kind, ())
-
-    @property
     def has_pairs(self) -> bool:
         """Whether a record is a source and a target."""
         return self.kind != "language_model"
@@ -62,16 +56,3 @@ class Task(Section):
     def directions(self) -> tuple[str, ...]:
         """Directions in which the sources of pairs can be read."""
         return ("forward",) if self.kind == "complete" else ("forward", "both")
-
-    def fields_shown(self) -> list[str]:
-        """Return `kind` and the names of its options."""
-        return ["kind", *self.options]
-
-    @model_validator(mode="after")
-    def _has_only_options_of_its_kind(self) -> "Task":
-        owners = {option: kind for kind, options in TASK_OPTIONS.items() for option in options}
-        for name, owner in owners.items():
-            value, default = getattr(self, name), type(self).model_fields[name].default
-            if name not in self.options and value != default:
-                raise ValueError(f"{name}: is an option of {owner}, not of {self.kind}; remove it")
-        return self

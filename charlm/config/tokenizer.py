@@ -78,6 +78,7 @@ class Tokenizer(Section):
 
     def _check_no_effect_on_bytes(self) -> None:
         for name in ("vocabulary_size", "min_count", "lowercase", "normalization"):
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
-                raise ValueError(f"{name}: has no effect at level byte, got {value!r}; remove it")
+            if not self.has_default(name):
+                raise ValueError(
+                    f"{name}: has no effect at level byte, got {getattr(self, name)!r}; remove it"
+                )

@@ -125,3 +125,8 @@ def test_runs_without_a_validation_part_have_no_mean(text_file):
     config = small_config(text_file, "corpus.valid_share=0")
     with pytest.raises(CharlmError, match="has no validation score"):
         charlm.train_seeds(config, [1, 2], progress=False, steps=2)
+
+
+def test_seeds_in_python_show_once_why_the_settings_were_chosen(text_file, capfd):
+    charlm.train_seeds(text_file, [1, 2], steps=2, overrides=["model.hidden_size=8"])
+    assert capfd.readouterr().err.count("network: 8 units") == 1

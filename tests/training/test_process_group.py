@@ -477,6 +477,7 @@ def test_under_torchrun_python_refuses_to_train_the_same_run_in_each_process(
     out = tmp_path / "run"
     for call in (
         lambda: package.train(small_config(text_file), out=out),
+        lambda: package.train_seeds(small_config(text_file), [1, 2], out=out),
         lambda: package.resume(out),
     ):
         with pytest.raises(GroupError, match=r"got WORLD_SIZE=2; start the command line: torchrun"):
