@@ -261,6 +261,8 @@ def _find(path: str | Path) -> Path:
     named = shipped("configs") / f"{path.stem}.yaml"
     if path.parent in (Path(), Path("configs")) and named.is_file():
         return named
+    if (path / "config.yaml").is_file():
+        raise ConfigError(f"{path}: is a run folder; did you mean {path / 'config.yaml'}?")
     names = sorted(known.stem for known in shipped("configs").glob("*.yaml"))
     near = difflib.get_close_matches(path.stem, names, n=1)
     remedy = f"did you mean {near[0]}?" if near else f"charlm ships {', '.join(names)}"

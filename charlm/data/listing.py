@@ -321,6 +321,8 @@ def _no_such_text(name: str) -> CorpusError:
         hint = f"{path.name} is a configuration; use --config {path.name}, or charlm.load_config"
     elif could_be_name and (similar := difflib.get_close_matches(path.name, card_names(), n=1)):
         hint = f"did you mean the corpus {similar[0]}?"
+    elif re.search(r"(^|[\\/])https?:[\\/]", name):
+        hint = "charlm reads no web page; download the text and give its file"
     elif not path.is_dir() and (near := _similar_file(path)):
         hint = f"did you mean {shlex.quote(near)}?"
     return MissingTextError(name, problem, hint)

@@ -370,6 +370,12 @@ def test_a_missing_file_is_reported_with_the_nearest_shipped_one():
         load_config("quickstrt")
 
 
+def test_a_run_folder_is_no_configuration_but_has_one(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match=r"is a run folder; did you mean .*config\.yaml\?$"):
+        load_config(tmp_path)
+
+
 def test_a_wrong_override_of_a_right_file_is_not_said_to_be_in_the_file(tmp_path):
     path = tmp_path / "right.yaml"
     path.write_text("model: {hidden_size: 8}", encoding="utf-8")

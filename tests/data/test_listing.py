@@ -111,6 +111,11 @@ def test_a_moved_text_is_not_taken_for_the_name_of_a_corpus(tmp_path):
             find_files([str(tmp_path / name)], rules=2)
 
 
+def test_an_address_of_the_web_is_no_text():
+    with pytest.raises(CorpusError, match="no such text; charlm reads no web page; download"):
+        find_files(["https://example.org/a.txt"], rules=2)
+
+
 def test_the_error_of_a_misspelled_file_has_the_nearest_name(tmp_path):
     (tmp_path / "chapter one.txt").write_text("text")
     (tmp_path / "novel.txt").write_text("text")
