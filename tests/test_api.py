@@ -234,6 +234,14 @@ def test_best_and_last_are_two_checkpoints(trained):
     assert charlm.load(trained, which="last").state["step"] == 60
 
 
+def test_without_a_folder_every_task_loads_the_newest_run(task_folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaders = {"classify": charlm.load_labels, "translate": charlm.load_translator}
+    for kind, load_it in loaders.items():
+        shutil.copytree(task_folders[kind], tmp_path / "runs" / kind, copy_function=shutil.copy)
+        assert load_it().folder.name == kind
+
+
 def test_a_file_or_folder_inside_a_run_is_refused_with_the_name_of_the_run(trained):
     for inside in (trained / "best", trained / "config.yaml"):
         with pytest.raises(CharlmError, match=f"inside a run folder; name the run: {trained}$"):

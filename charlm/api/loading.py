@@ -32,18 +32,19 @@ def load(
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
     """
-    folder = Path(folder) if folder is not None else newest_run(RUNS)
-    return Run(trained_model.load(folder, which, str(device)))
+    return Run(trained_model.load(_given_or_newest(folder), which, str(device)))
 
 
 @checked
 def load_labels(
-    folder: StrPath, which: CheckpointName = "best", device: str | torch.device = "auto"
+    folder: StrPath | None = None,
+    which: CheckpointName = "best",
+    device: str | torch.device = "auto",
 ) -> LabelRun:
     """Load a trained model of labels. Nothing in the run folder is executed.
 
     Args:
-        folder: Run folder.
+        folder: As for `load`.
         which: As for `load`.
         device: As for `load`.
 
@@ -51,15 +52,17 @@ def load_labels(
         CheckpointError: The folder is no run folder, or is damaged.
         CharlmError: The model has another task.
     """
-    return LabelRun(label_run.load_labels(Path(folder), which, str(device)))
+    return LabelRun(label_run.load_labels(_given_or_newest(folder), which, str(device)))
 
 
 @checked
 def load_translator(
-    folder: StrPath, which: CheckpointName = "best", device: str | torch.device = "auto"
+    folder: StrPath | None = None,
+    which: CheckpointName = "best",
+    device: str | torch.device = "auto",
 ) -> Translator:
     """Load a trained encoder and decoder; arguments and exceptions as for `load_labels`."""
-    return Translator(trained_model.load_translator(Path(folder), which, str(device)))
+    return Translator(trained_model.load_translator(_given_or_newest(folder), which, str(device)))
 
 
 @checked
@@ -97,3 +100,7 @@ def list_runs(folder: StrPath = RUNS) -> RunList:
         CharlmError: There are no runs, or one of them is damaged.
     """
     return RunList(map(summarize, find_runs(Path(folder))))
+
+
+def _given_or_newest(folder: StrPath | None) -> Path:
+    return newest_run(RUNS) if folder is None else Path(folder)
