@@ -261,6 +261,9 @@ def _read_json_lines(file: io.BufferedReader, name: str) -> Iterator[_Row]:
 def _parse_object(text: bytes | str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+    except json.JSONDecodeError as error:  # Its own text counts lines from the beginning of `text`.
+        problem = f"{error.msg} at character {error.pos + 1}"
+        raise CorpusError(f"{place} is not JSON: {problem}; correct or remove it") from None
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place} is not JSON: {error}; correct or remove it") from None
     return _as_object(value, place)

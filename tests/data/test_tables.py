@@ -188,7 +188,7 @@ def test_documents_of_tables_and_texts_have_a_stable_order(tmp_path):
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b'{"text": "a"}\n{"text"', "line 2 is not JSON: "),
+        (b'{"text": "a"}\n{"text"', "line 2 is not JSON: Expecting ':' delimiter at character 8; "),
         (b'{"text": "a"}\n\n[1]\n', "line 3 must be a JSON object, got list; "),
         (
             b'{"text": "a"}\n{"text": 1}',
