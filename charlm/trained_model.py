@@ -321,12 +321,12 @@ def share_in_training(trained: TrainedModel, split: Part) -> float | None:
     return open_run_corpus(trained.folder, trained.config).shares_in_training().get(split)
 
 
-def encode(trained: Trained[Any], text: Text, cache: Path | None = None) -> Tokens:
+def encode(trained: Trained[Any], text: Text) -> Tokens:
     """Return the tokens of a text, from the cache folder if they are there.
 
     If the folder cannot be written, a small text is encoded in memory.
     """
-    cache = cache or cache_folder() / "tokens"
+    cache = cache_folder() / "tokens"
     if text.size <= SLICE_BYTES and not can_write(cache):
         return encode_in_memory(text, trained.tokenizer, mode=trained.mode)
     return encode_text(text, trained.tokenizer, mode=trained.mode, cache=cache)
@@ -346,7 +346,7 @@ def encode_string(
     """
     with tempfile.TemporaryDirectory() as folder:
         source = _string_as_text(trained, text, Path(folder), splits_documents, name)
-        return encode(trained, source, Path(folder))
+        return encode_in_memory(source, trained.tokenizer, mode=trained.mode)
 
 
 def restoration_of_string(
