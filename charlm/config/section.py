@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from charlm.config.annotations import value_types
+from charlm.errors import ConfigError
 from charlm.storage.results import notebook_form
 
 MAX_UNITS = 1 << 20  # So that an untrusted configuration cannot exhaust memory.
@@ -37,6 +38,13 @@ class Section(BaseModel):
         """Return whether a field has its default."""
         default: Any = type(self).model_fields[name].default
         return bool(getattr(self, name) == default)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raise ConfigError; pydantic's own error has several lines."""
+        raise ConfigError(
+            f"{name}: a configuration cannot be changed; give other values to charlm.train, as in "
+            'overrides=["model.hidden_size=256"], or to charlm.load_config'
+        )
 
     def __str__(self) -> str:
         """Return the section as YAML with one comment per field; `load_config` reads it back."""

@@ -370,6 +370,12 @@ def test_a_missing_file_is_reported_with_the_nearest_shipped_one():
         load_config("quickstrt")
 
 
+def test_a_configuration_that_is_changed_in_place_is_refused_in_one_line():
+    config = load_config("quickstart")
+    with pytest.raises(ConfigError, match=r"^hidden_size: a configuration cannot be changed; give"):
+        config.model.hidden_size = 8
+
+
 def test_a_run_folder_is_no_configuration_but_has_one(tmp_path):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ConfigError, match=r"is a run folder; did you mean .*config\.yaml\?$"):
