@@ -350,12 +350,17 @@ def encode_string(
 
 
 def restoration_of_string(
-    trained: TrainedModel, text: str, *, splits_documents: bool = True
+    trained: TrainedModel, text: str, tokens: Tokens, *, splits_documents: bool = True
 ) -> Restoration:
     """Return the cost of restoring a string from its tokens; arguments as for `encode_string`."""
     with tempfile.TemporaryDirectory() as folder:
         source = _string_as_text(trained, text, Path(folder), splits_documents, "the string")
-        return restoration_of(source, trained.tokenizer, trained.mode)
+        return _restoration(trained, source, tokens)
+
+
+def _restoration(trained: TrainedModel, text: Text, tokens: Tokens) -> Restoration:
+    unknown = tokens.counts.unknown
+    return restoration_of(text, trained.tokenizer, trained.mode, unknown=unknown)
 
 
 def text_to_score(
@@ -411,14 +416,15 @@ def original_bytes(
 
 def restoration_to_score(
     trained: TrainedModel,
+    tokens: Tokens,
     text: str | None = None,
     paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
 ) -> Restoration:
     """Return the cost of restoring a text from its tokens; arguments as for `text_to_score`."""
     if text is not None:
-        return restoration_of_string(trained, text)
-    return restoration_of(_text_of(trained, paths, split), trained.tokenizer, trained.mode)
+        return restoration_of_string(trained, text, tokens)
+    return _restoration(trained, _text_of(trained, paths, split), tokens)
 
 
 def _text_of(trained: TrainedModel, paths: str | Path | Sequence[str | Path], split: Part) -> Text:

@@ -363,7 +363,7 @@ def _score_lines(
     """Score a text and its lines; `name` is the place in error messages."""
     tokens = encode_string(trained, text, splits_documents=splits_documents, name=name)
     require_tokens(tokens.ids)
-    restoration = restoration_of_string(trained, text, splits_documents=splits_documents)
+    restoration = restoration_of_string(trained, text, tokens, splits_documents=splits_documents)
     if restoration.problem:
         raise CharlmError(
             f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "

@@ -168,7 +168,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
     check_adaptation(trained.model, options.adaptation, trained.mode)
     options = replace(options, paths=_readable_again(path_names(options.paths)))
     tokens, name = text_to_score(trained, options.text, options.paths, options.split)
-    restoration = restoration_to_score(trained, options.text, options.paths, options.split)
+    restoration = restoration_to_score(trained, tokens, options.text, options.paths, options.split)
     started = time.perf_counter()
     static = _static_model(trained, options)
     result = score_text(static, tokens.ids, streams=options.streams)
