@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -666,7 +667,10 @@ def test_what_a_notebook_prints_is_short_and_readable(
     assert str(samples) == f"{samples[0].text}\n\n---\n\n{samples[1].text}"
     records = charlm.load(trained_records).sample(count=2, seed=1)
     assert str(records) == f"{records[0].text}\n{records[1].text}"
-    assert records._repr_mimebundle_() == {"text/plain": str(records)}
+    for shown in (records, chosen):  # IPython asks lists and tuples for nothing else.
+        printed: list[str] = []
+        shown._repr_pretty_(SimpleNamespace(text=printed.append), False)
+        assert printed == [str(shown)]
     assert len(str(run.surprise(TEXT)).splitlines()) < 1100 < len(TEXT)
     classifier = charlm.load_labels(task_folders["classify"])
     (predicted,) = classifier.predict(["bana"])

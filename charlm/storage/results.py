@@ -57,4 +57,6 @@ class ResultList(list[_Item]):
         """Return the lines as one text."""
         return "\n".join(self.lines())
 
-    _repr_mimebundle_ = notebook_form
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """Show the lines in a notebook, where lists have no other method."""
+        printer.text(str(self))

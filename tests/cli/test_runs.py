@@ -46,7 +46,6 @@ def test_runs_are_listed_with_settings_and_the_scores_of_the_best_evaluation(fol
     runs = charlm.list_runs(folder)
     assert [run.to_json() for run in runs] == listed
     assert f"{runs}\n" == output(capfd, folder)
-    assert runs._repr_mimebundle_() == {"text/plain": str(runs)}
 
 
 def test_the_table_is_also_csv_and_latex(folder, capfd):
