@@ -60,8 +60,8 @@ def grown_weights(
     for name, weight in weights.items():
         old_shape, new_shape = old_shapes[name], new_shapes[name]
         for dim, (size, new_size) in enumerate(zip(old_shape, new_shape, strict=True)):
-            if new_size != size:  # Its last rows belong to the last ids of the vocabulary.
-                weight = _extended(weight, dim, new, first_id=num_old - size)
+            if new_size != size:
+                weight = _extended(weight, dim, new)
         if weight.ndim == 1 and new_shape != old_shape:
             weight[num_old:] += _relative_frequencies(new)
         grown[name] = weight
@@ -94,22 +94,26 @@ def _shapes(section: ModelSection, vocabulary_size: int) -> dict[str, tuple[int,
     return {name: tuple(parameter.shape) for name, parameter in named_weights(model)}
 
 
-def _extended(weight: Tensor, dim: int, new: NewTokens, *, first_id: int) -> Tensor:
+def _extended(weight: Tensor, dim: int, new: NewTokens) -> Tensor:
     """Return a weight with a row for each new token.
+
+    A cluster of an adaptive softmax has rows of the last ids only. Beside one-hot vectors, rows of
+    n-grams follow those of the vocabulary.
 
     Args:
         weight: Old weight.
         dim: Dimension of the rows.
         new: The new tokens.
-        first_id: Id of the first row.
     """
-    rows = weight.movedim(dim, 0)
+    num_old = len(new.old_frequencies)
+    rows, rows_of_ngrams = weight.movedim(dim, 0).tensor_split([num_old])
+    first_id = num_old - len(rows)
     mean = rows.mean(dim=0)
     added = [
         mean if relative is None or relative < first_id else rows[relative - first_id]
         for relative in new.relatives
     ]
-    return torch.cat([rows, torch.stack(added)]).movedim(0, dim).contiguous()
+    return torch.cat([rows, torch.stack(added), rows_of_ngrams]).movedim(0, dim).contiguous()
 
 
 def _relative_frequencies(new: NewTokens) -> Tensor:

@@ -23,6 +23,7 @@ EXACT = [
     {"cell": "bag", "embedding": "one_hot"},
     {"cell": "gru", "embedding": "one_hot", "layer_norm": True, "direction": "both"},
     {"cell": "rg_lru", "block": "griffin", "embedding_size": 6},
+    {"cell": "bag", "embedding": "one_hot", "ngrams": 3, "ngram_buckets": 20, "ngram_width": 3},
 ]
 
 
