@@ -25,6 +25,7 @@ Vocabulary = Literal["grow", "keep"]
 # Settings of the network that may differ from the ancestor's: its weights do not depend on them.
 _FREE_MODEL_FIELDS = {
     "word_dropout",
+    "ngram_dropout",
     "embedding_dropout",
     "dropout",
     "output_dropout",

@@ -11,6 +11,7 @@ from trainings import assert_same_training, finish, metrics_of, stop_at
 
 from charlm import trained_model
 from charlm.config.load import change_config
+from charlm.config.model import Model
 from charlm.config.schema import Config
 from charlm.errors import ConfigError
 from charlm.model.log_probabilities import predict_window
@@ -128,6 +129,16 @@ def test_network_and_tokenizer_are_inherited_and_a_contradiction_is_refused(trai
         assert old in message
         assert new in message
         assert "\n" not in message
+
+
+def test_dropout_may_differ_from_the_ancestor(text_file, tmp_path):
+    ngrams = "model.ngrams=3"
+    train_all(small_config(text_file, ngrams, "training.steps=1"), tmp_path / "old")
+    fields = [name for name in Model.model_fields if name.endswith("dropout")]
+    given = [ngrams, *(f"model.{name}=0.3" for name in fields)]
+    config = inherit(small_config(text_file, *given), open_ancestor(tmp_path / "old"))
+    assert len(fields) > 1
+    assert {getattr(config.model, name) for name in fields} == {0.3}
 
 
 def test_settings_are_chosen_for_trained_weights(trained, text_file):
