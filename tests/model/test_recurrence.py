@@ -20,7 +20,7 @@ from model.cells_table import (
 
 from charlm.model.cells.base import Cell, State
 from charlm.model.dropout import Dropout
-from charlm.model.fast import backpropagation
+from charlm.model.fast import backpropagation, kernels
 from charlm.model.recurrence import Recurrence, run, run_stepwise
 
 ERROR = 1e-12
@@ -37,6 +37,26 @@ def test_run_and_run_stepwise_agree_over_windows_of_any_length(name):
             assert relative_error(tensor, expected) < ERROR, time
         gradients = [gradients_of(cell, loss_of(*result), x, state) for result in (fast, plain)]
         assert_equal_gradients(*gradients, ERROR)
+
+
+def test_a_kernel_prepares_a_backward_pass_in_evaluation_mode_too(monkeypatch):
+    """As cuDNN requires; the window of a measurement of gradients is one of evaluation."""
+    cell = cell_of("lstm")
+    prepared = []
+
+    def run_lstm(*arguments):
+        prepared.append(arguments[6])
+        return torch.lstm(*arguments)
+
+    monkeypatch.setitem(kernels._KERNELS, "LSTM", run_lstm)
+    window = window_of(cell)
+    was_training = cell.training
+    cell.eval()
+    run(cell, *window)
+    with torch.inference_mode():
+        run(cell, *window)
+    cell.train(was_training)
+    assert prepared == [True, False]
 
 
 @some_cells

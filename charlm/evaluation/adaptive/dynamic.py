@@ -20,7 +20,6 @@ from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import WARM_UP
 from charlm.evaluation.adaptive.interpolation import Floats
-from charlm.model.cells.base import FusedCell
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.log_probabilities import differentiable_log_probabilities, without_tf32
 
@@ -91,7 +90,7 @@ def dynamic_log_probabilities(
         device: Device of the model.
         temperature: Divisor of the logits, in learning as well.
     """
-    model = _trainable_copy(model)
+    model = copy.deepcopy(model).float().eval()
     weights = _trainable_weights(model)
     trained = [weight.detach().clone() for weight in weights]
     rates, decays = _step_sizes(settings, squares)
@@ -128,7 +127,7 @@ def mean_squared_gradients(
         temperature: Divisor of the logits.
         max_segments: Largest number of segments.
     """
-    model = _trainable_copy(model)
+    model = copy.deepcopy(model).float().eval()
     weights = _trainable_weights(model)
     squares = [torch.zeros_like(weight) for weight in weights]
     count = 0
@@ -212,16 +211,6 @@ def _step_sizes(
     rates = [settings.learning_rate / (part + _EPSILON * mean) for part in rms]
     decays = [(settings.decay / mean * part).clamp(max=1) for part in rms]
     return rates, decays
-
-
-def _trainable_copy(model: LanguageModel) -> LanguageModel:
-    """Return a copy in fp32 without dropout, whose fused kernels allow a backward pass."""
-    model = copy.deepcopy(model).float().eval()
-    for module in model.modules():
-        if isinstance(module, FusedCell):
-            # cuDNN has no backward pass otherwise. Dropout is in the layers around the cell.
-            module.training = True
-    return model
 
 
 def _trainable_weights(model: nn.Module) -> list[Tensor]:

@@ -43,7 +43,7 @@ def run_kernel(cell: FusedCell, x: Tensor, state: State) -> tuple[Tensor, State]
         True,  # The layer has biases.
         1,  # Number of layers.
         0.0,  # Dropout between layers.
-        cell.training,
+        torch.is_grad_enabled(),  # Training: cuDNN has no backward pass otherwise.
         False,  # Bidirectional.
         False,  # Batch first.
     )
