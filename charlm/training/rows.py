@@ -80,6 +80,8 @@ class RowUpdates:
             state["exp_avg_sq"] = table.new_zeros(len(table))
             state["step"] = table.new_zeros(len(table))
             state["mu_product"] = table.new_ones(())
+        # torch restores steps on the CPU for optimizers that count them there, such as NAdam.
+        state["step"] = state["step"].to(table.device)
         whole = Rows(table, state["exp_avg_sq"], state["step"])
         if not gradient.is_sparse:  # On a GPU, choosing rows would wait for the device.
             is_used = gradient.ne(0).any(dim=1)

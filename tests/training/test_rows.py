@@ -120,6 +120,18 @@ def test_a_restored_optimizer_continues_to_the_bit(optimizer):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_counts_of_a_restored_optimizer_are_on_the_device_of_the_table(optimizer):
+    saved = trained(optimizer, sparse=False)[1].state_dict()
+    tables = make_model(**NGRAMS).encoder.ngrams.to("meta")
+    made = make_optimizer(tables, section(optimizer))
+    (number,) = saved["param_groups"][-1]["params"]
+    made.load_state_dict({**made.state_dict(), "state": {0: saved["state"][number]}})
+    tables.weight.grad = torch.ones_like(tables.weight)
+    made.step()
+    assert {value.device.type for value in made.state[tables.weight].values()} == {"meta"}
+
+
 def test_a_dropped_row_is_not_updated():
     tables = NgramEmbedding(order=2, buckets=20, row_width=2, dropout=0.5)
     tables.has_sparse_gradient = True
