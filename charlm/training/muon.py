@@ -14,6 +14,8 @@ from charlm.model.cells.base import Cell
 ParameterGroups = list[dict[str, Any]]
 
 _UPDATE_RMS = 0.2
+# The squares in a smaller norm may underflow. Divided by it, a matrix would be too large.
+_SMALLEST_NORM = 1e-15
 # Coefficients of three Newton-Schulz steps x ← a x + b x³ + c x⁵, found by gradient descent on all
 # three together: singular values from 0.01 to 1 are mapped into 0.68 to 1.23. Jordan's (3.4445,
 # -4.7750, 2.0315) in every step map 0.01 to 0.40 after three steps, and need five.
@@ -90,13 +92,14 @@ class GatewiseMuon(torch.optim.AdamW):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Return matrices with singular values near 1, most between 0.7 and 1.2.
 
-    Newton-Schulz iterations as in Jordan et al. 2024, with other coefficients.
+    Newton-Schulz iterations as in Jordan et al. 2024, with other coefficients. A matrix of almost
+    zero, such as the mean of gradients that have vanished, stays small.
 
     Args:
         matrices: Matrices, (matrices, rows, columns).
     """
     x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=_SMALLEST_NORM)
     for a, b, c in _NEWTON_SCHULZ:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
