@@ -20,17 +20,24 @@ OPTIMIZERS = ("adamw", "adam", "muon")
 
 ForwardBackward = Callable[[Batch], StepResult]
 Launch = Callable[[], None]
-Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Launch]]
+Record = Callable[[Callable[[], StepResult], torch.device], tuple[StepResult, Launch]]
 
 
-def record_graph(work: Callable[[], StepResult]) -> tuple[StepResult, Launch]:
+def record_graph(work: Callable[[], StepResult], device: torch.device) -> tuple[StepResult, Launch]:
     """Record the kernels of `work` as a CUDA graph, without running them.
+
+    Args:
+        work: Function that launches kernels on the device.
+        device: The device. torch would record those of the current one, which is the first GPU.
 
     Returns:
         The result, which has values after a launch, and the function that launches the graph.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with (
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, stream=torch.cuda.Stream(device)),
+    ):
         result = work()
     return result, graph.replay
 
@@ -73,6 +80,7 @@ class CudaGraphStep:
         self._forward_backward = forward_backward
         self._optimizer = optimizer
         self._record = record
+        self._device = device
         self._learning_rate = torch.zeros((), device=device)
         self._steps_of_shape: Counter[torch.Size] = Counter()
         self._recorded: dict[torch.Size, _RecordedStep] = {}
@@ -123,7 +131,7 @@ class CudaGraphStep:
             return result
 
         self._set_capturable(True)
-        result, launch = self._record(take_step_in_place)
+        result, launch = self._record(take_step_in_place, self._device)
         self._set_capturable(False)
         return _RecordedStep(batch=own_batch, result=result, launch=launch)
 

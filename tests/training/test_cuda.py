@@ -98,6 +98,19 @@ def test_steps_in_a_cuda_graph_have_the_losses_of_eager_steps(
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_steps_in_a_cuda_graph_train_on_the_second_gpu_too(text_file, tmp_path):
+    config = small_config(
+        text_file,
+        "training.device=cuda:1",
+        "training.cuda_graph=true",
+        "training.steps=60",
+        "training.learning_rate=1e-2",
+    )
+    losses = losses_of(config, tmp_path / "run")
+    assert losses[-1] < losses[0] - 0.5
+
+
 def test_each_step_in_a_cuda_graph_drops_other_units(text_file, tmp_path):
     config = small_config(
         text_file,

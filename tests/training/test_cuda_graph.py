@@ -1,6 +1,8 @@
 """A step as one CUDA graph: everything except the graph, which only a GPU has (test_cuda.py)."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -70,7 +72,7 @@ def weights_and_losses(config):
 def make_recorder(tensors, recorded):
     """Return a recorder that, as a GPU's does, changes nothing until the launch."""
 
-    def record(work):
+    def record(work, device):
         before = [(tensor, tensor.clone()) for tensor in tensors()]
         generator = torch.get_rng_state()
         result = work()
@@ -109,6 +111,27 @@ def recorded(monkeypatch) -> list[StepResult]:
     monkeypatch.setattr(loop, "CudaGraphStep", make_step)
     monkeypatch.setattr(loop, "can_use_cuda_graph", lambda *_: True)
     return results
+
+
+def test_a_graph_is_recorded_on_the_device_of_the_model(monkeypatch):
+    """On a stream of another GPU, a graph would be empty, and its launches would train nothing."""
+    streams, devices = [], []
+
+    def record(graph, stream=None):
+        streams.append(stream)
+        return nullcontext()
+
+    def select(device):
+        devices.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "device", select)
+    device = torch.device("cuda:1")
+    result, _ = cuda_graph.record_graph(lambda: "result", device)
+    assert (result, streams, devices) == ("result", ["stream of cuda:1"], [device])
 
 
 @pytest.mark.parametrize(
