@@ -34,10 +34,8 @@ def record_graph(work: Callable[[], StepResult], device: torch.device) -> tuple[
         The result, which has values after a launch, and the function that launches the graph.
     """
     graph = torch.cuda.CUDAGraph()
-    with (
-        torch.cuda.device(device),
-        torch.cuda.graph(graph, stream=torch.cuda.Stream(device)),
-    ):
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
         result = work()
     return result, graph.replay
 
