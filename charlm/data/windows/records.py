@@ -48,7 +48,8 @@ def record_windows(
     Raises:
         CorpusError: There is no record.
     """
-    spans = record_spans(ids)
+    read = all_records(ids, targets)
+    spans = read.spans
     if len(spans) == 0:
         raise CorpusError(
             "the training text is too small: it has no record; every line or document that is not "
@@ -56,8 +57,6 @@ def record_windows(
         )
     if targets is not None:
         window = int((spans[:, 1] - spans[:, 0]).max())
-    nothing = np.zeros(len(spans), dtype=np.int64)
-    read = Records(ids, ids if targets is None else targets, spans, unscored=nothing)
     position = start
     while True:
         if replay is not None:
@@ -68,10 +67,6 @@ def record_windows(
         for records, first in windows[min(position.index, num_windows - 1) :]:
             columns = shard.columns(len(records))
             inputs, predicted = padded(read, records, first, window, columns)
-            if replay is not None:
-                time = first + np.arange(len(predicted))[:, None]  # (time, 1)
-                is_unscored = time < _columns_of(read.unscored[records], columns)
-                predicted = predicted.masked_fill(torch.from_numpy(is_unscored), PADDING)
             position = position.after(num_windows)
             yield Window(
                 inputs=inputs,
@@ -81,6 +76,13 @@ def record_windows(
                 epochs=position.passes(num_windows),
                 global_batch_size=len(records),
             )
+
+
+def all_records(ids: Ids, targets: Ids | None) -> Records:
+    """Return the records of a text, with targets as for `record_windows`."""
+    spans = record_spans(ids)
+    nothing = np.zeros(len(spans), dtype=np.int64)
+    return Records(ids, ids if targets is None else targets, spans, unscored=nothing)
 
 
 def _record_windows_of_epoch(
@@ -107,12 +109,6 @@ def _record_windows_of_epoch(
     ]
 
 
-def _columns_of(unscored: npt.NDArray[np.int64], columns: slice) -> npt.NDArray[np.int64]:
-    """Return the values of some columns; one value for a process without a record."""
-    own = unscored[columns]
-    return own if len(own) else np.zeros(1, dtype=np.int64)
-
-
 def padded(
     read: Records,
     numbers: npt.NDArray[np.int64],
@@ -129,15 +125,16 @@ def padded(
         window: Longest window, in tokens.
         columns: Records of the batch to return; they are padded as the whole batch would be.
     """
-    spans = read.spans[numbers]
+    spans, unscored = read.spans[numbers], read.unscored[numbers]
     longest = (spans[:, 1] - spans[:, 0]).max()
     time = np.arange(first, min(first + window, longest))[:, None]  # (time, 1)
-    spans = spans[columns]
+    spans, unscored = spans[columns], unscored[columns]
     if len(spans) == 0:
-        spans = np.zeros((1, 2), np.int64)
+        spans, unscored = np.zeros((1, 2), np.int64), np.zeros(1, np.int64)
     is_present = time < spans[:, 1] - spans[:, 0]
     at = np.minimum(spans[:, 0] + time, np.maximum(spans[:, 1] - 1, 0))
-    targets = np.where(is_present, read.targets[at].astype(np.int64), PADDING)
+    is_predicted = is_present & (time >= unscored)
+    targets = np.where(is_predicted, read.targets[at].astype(np.int64), PADDING)
     before = read.ids[np.maximum(at - 1, 0)].astype(np.int64)
     inputs = np.where((time > 0) & is_present, before, EOS)
     return torch.from_numpy(inputs), torch.from_numpy(targets)

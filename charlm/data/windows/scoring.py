@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from charlm.data.replay import Records
 from charlm.data.tokenizer import Ids
-from charlm.data.windows.directions import read_in_direction, read_with_targets, record_spans
-from charlm.data.windows.records import padded
+from charlm.data.windows.directions import read_in_direction, read_with_targets
+from charlm.data.windows.records import all_records, padded
 from charlm.data.windows.streams import tokens_before
 from charlm.data.windows.window import ALL, PADDING, Position, ScoringWindow, Shard
 
@@ -113,9 +112,8 @@ def scoring_record_windows(
         shard: Batches that this process reads: every `num_shards`-th one.
         targets: As for `record_windows`, with one window per record.
     """
-    spans = record_spans(ids)
-    nothing = np.zeros(len(spans), dtype=np.int64)
-    read = Records(ids, ids if targets is None else targets, spans, unscored=nothing)
+    read = all_records(ids, targets)
+    spans = read.spans
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
     for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
         records = order[begin : begin + batch_size]
