@@ -33,6 +33,7 @@ SYNCHRONIZING = {
     "unique_dim",
     "_unique2",
     "equal",
+    "lift_fresh",  # A tensor made of Python numbers, which is copied to the GPU.
 }
 
 
@@ -270,9 +271,10 @@ def test_a_step_that_can_be_recorded_never_waits_for_the_device():
         assert objective.uses_every_parameter, overrides
         optimizer = make_optimizer(objective.model, config.training)
         for _ in range(2):
+            batch = make_batch(objective)
             try:
                 with RefuseSynchronization():
-                    compute(objective, make_batch(objective), loss_scale=2.0)
+                    compute(objective, batch, loss_scale=2.0)
                     optimizer.step()
             except AssertionError as error:
                 raise AssertionError(f"{overrides}: {error}") from None

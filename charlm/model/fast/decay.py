@@ -24,7 +24,7 @@ class _DecayAndFactor(torch.autograd.Function):
         # With e = a − 1, 1 − a² is −e (2 + e), which keeps its digits near a = 1. The smallest
         # normal number keeps the slope of the root finite where a is 1.
         change = torch.expm1(log_decay)
-        smallest = change.new_tensor(torch.finfo(change.dtype).tiny)
+        smallest = change.new_full((), torch.finfo(change.dtype).tiny)
         factor = torch.addcmul(smallest, change, change + 2, value=-1).sqrt()
         decay = 1 + change
         ctx.save_for_backward(decay, factor)
