@@ -166,7 +166,7 @@ class _Session:
                 raise
             except DivergenceError as error:
                 self.save_schedule.save_best()
-                divergence = error
+                divergence = error.with_traceback(None)  # Its frames hold tensors of the steps.
             yield self._halve(divergence)
         if self.save_schedule.is_pending:
             self.save_schedule.save()

@@ -1,6 +1,7 @@
 """Losses, gradients and weights that are not finite: detected at once, reported, never saved."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Evaluated, Finished, Halved
 from charlm.runs.metrics import append_metrics
 from charlm.runs.progress_bar import halving_line
+from charlm.training import loop
 from charlm.training.loop import Progress
 from charlm.training.loss import Score
 
@@ -131,6 +133,28 @@ def test_after_a_divergence_training_returns_to_the_last_good_evaluation_with_ha
     assert [line["step"] for line in lines] == [6, 12, 12, 18, 24]
     assert lines[2] == halved.metrics and lines[2]["learning_rate"] == 0.005
     assert saved(tmp_path / "run").state["halvings"] == 1
+
+
+def test_after_a_divergence_nothing_of_the_steps_before_stays_in_memory(
+    text_file, tmp_path, monkeypatch
+):
+    """On a GPU it would be the CUDA graphs of these steps."""
+    made = []
+
+    class Steps(loop._Steps):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(loop, "_Steps", Steps)
+    experiment = prepare.begin(small_config(text_file, *HALVE), tmp_path / "run")
+    alive = []
+    for _ in session.run(experiment):
+        alive.append(sum(steps() is not None for steps in made))
+        if experiment.state.step == 15 and not experiment.state.halvings:
+            poison(experiment)
+    assert len(made) == 2
+    assert max(alive) == 1
 
 
 def test_a_halving_is_on_disk_when_its_event_is_yielded(text_file, tmp_path):
