@@ -210,6 +210,20 @@ def test_two_networks_read_half_of_the_tokens(text_of, pairs_files, monkeypatch)
         assert tokens_per_second(256) == expected, settings
 
 
+def test_the_measured_steps_are_taken_as_those_of_the_training(text_of, pairs_files, monkeypatch):
+    measured = []
+
+    def measured_speed(fields, **_):
+        measured.append((fields["accumulation"], fields["cuda_graph"]))
+        return lambda size: 1000.0
+
+    monkeypatch.setattr("charlm.runs.automatic.device.measured_speed", measured_speed)
+    settings = ["training.minutes=1", "training.accumulation=4", "training.cuda_graph=true"]
+    choose([text_of(PROSE), *settings])
+    choose([f"corpus.text={pairs_files['tag']}", "task.kind=tag", *settings])  # Without graphs.
+    assert (measured[0], measured[-1]) == ((4, True), (4, False))
+
+
 def test_the_measured_batch_and_vocabulary_are_those_of_the_training(text_of, monkeypatch):
     measured = []
 

@@ -42,6 +42,8 @@ def _measured_speed(config: Config, text: TextFacts, ngrams: int) -> Speed:
         "optimizer": training.optimizer if is_set else recipe_for(text).optimizer,
         "batch_size": batch_size,
         "window": length,
+        "accumulation": training.accumulation,
+        "cuda_graph": training.cuda_graph and not config.task.has_pairs,
     }
     one_network = measured_speed(
         fields,
