@@ -28,6 +28,8 @@ ORDER = [
 RANK = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
 PURE = ("model/", "training/", "sampling/")
 NOT_PURE = (
+    "sampling/constraints/byte_automaton",
+    "sampling/constraints/regex_process",
     "training/devices",
     "training/launcher",
     "training/process_group",

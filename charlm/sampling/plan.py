@@ -126,7 +126,6 @@ class Plan:
             self.automaton,
             length=self.options.stop.max_tokens,
             batch=batch,
-            device=self.trained.device,
         )
 
     def _stream(self) -> TextStream:

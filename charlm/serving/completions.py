@@ -15,7 +15,6 @@ from charlm.sampling.options import SampleOptions
 from charlm.serving.errors import ApiError
 from charlm.serving.jobs import Generation, Job, Piece
 from charlm.serving.models import ServedModel
-from charlm.serving.regex_check import check_regex
 from charlm.serving.responses import Choice, Completion, Logprobs, Usage
 from charlm.serving.schemas import CompletionRequest, Prompt
 
@@ -204,18 +203,12 @@ async def stream(texts: Texts, submitted: Sequence[Submitted]) -> AsyncIterator[
 
 async def _submit(model: ServedModel, job: Job) -> Generation:
     """Submit a job in a thread, because a long prompt or a regular expression takes time."""
-    submitted = asyncio.ensure_future(asyncio.to_thread(_check_and_submit, model, job))
+    submitted = asyncio.ensure_future(asyncio.to_thread(model.engine.submit, job))
     try:
         return await asyncio.shield(submitted)
     except asyncio.CancelledError:
         submitted.add_done_callback(_cancel_submitted)
         raise
-
-
-def _check_and_submit(model: ServedModel, job: Job) -> Generation:
-    if job.options.constraints.matching is not None:
-        check_regex(job.options.constraints.matching)
-    return model.engine.submit(job)
 
 
 def _cancel_submitted(submitted: "asyncio.Future[Generation]") -> None:

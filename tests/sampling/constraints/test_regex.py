@@ -14,16 +14,24 @@ from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import UnsupportedOptionError
+from charlm.sampling.constraints import byte_automaton, regex_process
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
-from charlm.sampling.constraints.regex_size import num_items
 
-CPU = torch.device("cpu")
 LETTERS = learn_tokenizer(["abé\n"], Section(level="char"))
 BYTES = learn_tokenizer([], Section(level="byte"))
+run_process = byte_automaton._run_process
 PROSE = "the cat sat on the mat. the dog ate the cat, été comme hiver.\n" * 9
 SUBWORDS = learn_tokenizer([PROSE], Section(level="bpe", vocabulary_size=290))
 WORDS = learn_tokenizer([PROSE], Section(level="word"))
 SPACED = learn_tokenizer([PROSE], Section(level="word", words="whitespace"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_processes():
+    """Build the automata of bytes in this process, which saves its start."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(byte_automaton, "_run_process", regex_process.build)
+        yield
 
 
 def expressions(letters: str) -> st.SearchStrategy[str]:
@@ -50,9 +58,9 @@ def expressions(letters: str) -> st.SearchStrategy[str]:
 
 
 def state_after(automaton: Automaton, ids: list[int]) -> int:
-    state = 1
+    state = automaton.first
     for token in ids:
-        state = int(automaton.next_state[state, token])
+        state = int(automaton.next_states(state)[token])
     return state
 
 
@@ -75,15 +83,15 @@ def test_the_tokens_needed_are_those_that_trying_all_texts_finds(pattern):
     assert automaton.min_tokens == min(map(len, matches))
     for prefix in texts_of("abé\n", 2):
         state = state_after(automaton, LETTERS.encode(prefix).tolist())
-        assert (automaton.tokens_needed[state, EOS] == 0) == (prefix in matches)
+        assert (automaton.tokens_needed(state)[EOS] == 0) == (prefix in matches)
         for letter in "abé\n":
             longer = [
                 len(text) - len(prefix) - 1 for text in matches if text.startswith(prefix + letter)
             ]
-            needed = int(automaton.tokens_needed[state, LETTERS.encode(letter)[0]])
+            needed = int(automaton.tokens_needed(state)[LETTERS.encode(letter)[0]])
             # There may be matches longer than the texts that were tried.
             assert needed == min(longer) if longer else needed > most - len(prefix) - 1
-        assert automaton.tokens_needed[state, UNK] > 10**9
+        assert automaton.tokens_needed(state)[UNK] > 10**9
 
 
 @given(pattern=expressions("aé€😀"))
@@ -94,14 +102,14 @@ def test_characters_of_several_bytes_match_as_characters(pattern):
     automaton = build_automaton(pattern, BYTES, records=True)
     for text in texts_of("aé€😀b", 3):
         state = state_after(automaton, BYTES.encode(text).tolist())
-        assert (automaton.tokens_needed[state, EOS] == 0) == (text in matches)
+        assert (automaton.tokens_needed(state)[EOS] == 0) == (text in matches)
 
 
 def test_no_bytes_are_written_that_are_no_characters():
     automaton = build_automaton(".*", BYTES, records=True)
-    assert automaton.tokens_needed[1, 2 + 0xFF] > 10**9
-    assert automaton.tokens_needed[1, 2 + 0xC3] == 1
-    assert automaton.tokens_needed[state_after(automaton, [2 + 0xC3]), EOS] > 10**9
+    assert automaton.tokens_needed(automaton.first)[2 + 0xFF] > 10**9
+    assert automaton.tokens_needed(automaton.first)[2 + 0xC3] == 1
+    assert automaton.tokens_needed(state_after(automaton, [2 + 0xC3]))[EOS] > 10**9
 
 
 PATTERNS = [
@@ -136,7 +144,7 @@ def test_every_text_that_is_drawn_within_any_length_matches(level):
 
 def written(automaton: Automaton, tokenizer: Tokenizer, *, length: int, records: bool) -> list[str]:
     """Return twenty texts of tokens that are drawn evenly from the allowed ones."""
-    matching = RegexConstraint(automaton, length=length, batch=20, device=CPU)
+    matching = RegexConstraint(automaton, length=length, batch=20)
     ids: list[list[int]] = [[] for _ in range(20)]
     running = [True] * 20
     if not records:
@@ -168,7 +176,7 @@ def test_a_text_matches_however_it_is_split_into_tokens(data):
     data = tokenizer.decode(ids)
     if "�" in data:
         return
-    assert (automaton.tokens_needed[state_after(automaton, ids), EOS] == 0) == bool(
+    assert (automaton.tokens_needed(state_after(automaton, ids))[EOS] == 0) == bool(
         re.fullmatch(pattern, data)
     )
 
@@ -176,24 +184,27 @@ def test_a_text_matches_however_it_is_split_into_tokens(data):
 def test_a_space_precedes_words_between_spaces_except_at_the_start_of_a_line():
     cat, dog = SPACED.encode("cat dog").tolist()
     new = build_automaton("cat dog\n?cat", SPACED, records=False)
-    assert new.tokens_needed[state_after(new, [cat, dog]), EOS] == 1
-    assert new.tokens_needed[state_after(new, [cat, dog, EOS]), cat] == 0
+    assert new.tokens_needed(state_after(new, [cat, dog]))[EOS] == 1
+    assert new.tokens_needed(state_after(new, [cat, dog, EOS]))[cat] == 0
     continued = build_automaton(" cat", SPACED, records=False, before=[cat])
-    assert continued.tokens_needed[1, cat] == 0
+    assert continued.tokens_needed(continued.first)[cat] == 0
 
 
 def test_a_token_that_adds_no_text_is_never_allowed():
     lines = learn_tokenizer(["a\n"], Section(level="char", eos="line"))
     assert lines.token_texts()[EOS] == b""
     automaton = build_automaton(r"[a\n]*", lines, records=False)
-    assert (automaton.tokens_needed[:, EOS] > 10**9).all()
+    state = state_after(automaton, lines.encode("a").tolist())
+    assert automaton.tokens_needed(automaton.first)[EOS] > 10**9
+    assert automaton.tokens_needed(state)[EOS] > 10**9
 
 
 def test_a_path_that_the_alphabet_cannot_complete_is_not_taken():
     automaton = build_automaton("a(x|b)|b(z|y)|ab+x", LETTERS, records=True)
     a, b = LETTERS.encode("ab").tolist()
-    assert automaton.tokens_needed[1, a] == 1 and automaton.tokens_needed[1, b] > 10**9
-    assert automaton.tokens_needed[state_after(automaton, [a, b]), b] > 10**9
+    needed = automaton.tokens_needed(automaton.first)
+    assert needed[a] == 1 and needed[b] > 10**9
+    assert automaton.tokens_needed(state_after(automaton, [a, b]))[b] > 10**9
 
 
 @given(
@@ -218,16 +229,16 @@ def test_no_match_contains_a_banned_text_that_may_begin_in_the_prompt(pattern, b
     assert automaton.min_tokens == min(map(len, matches))
     for text in texts:
         state = state_after(automaton, LETTERS.encode(text).tolist())
-        assert (automaton.tokens_needed[state, EOS] == 0) == (text in matches)
+        assert (automaton.tokens_needed(state)[EOS] == 0) == (text in matches)
 
 
 def test_a_record_does_not_end_where_its_end_completes_a_banned_text():
     assert LETTERS.token_texts()[EOS] == b"\n"
     automaton = build_automaton("ab?", LETTERS, records=True, ban=["b\n"])
     a, b = LETTERS.encode("ab").tolist()
-    assert automaton.tokens_needed[state_after(automaton, [a]), EOS] == 0
-    assert automaton.tokens_needed[1, a] == 0
-    assert automaton.tokens_needed[state_after(automaton, [a]), b] > 10**9
+    assert automaton.tokens_needed(state_after(automaton, [a]))[EOS] == 0
+    assert automaton.tokens_needed(automaton.first)[a] == 0
+    assert automaton.tokens_needed(state_after(automaton, [a]))[b] > 10**9
 
 
 def test_the_message_names_the_ban_that_leaves_no_match():
@@ -243,7 +254,7 @@ def test_without_records_a_text_ends_where_no_token_may_follow():
     a, b = LETTERS.encode("ab").tolist()
     ended: list[int] = []
     matching = RegexConstraint(
-        build_automaton("a(bb)*|b", LETTERS, records=False), length=4, batch=2, device=CPU
+        build_automaton("a(bb)*|b", LETTERS, records=False), length=4, batch=2
     )
     matching.on_end(ended.append)
     matching.update([a, b])
@@ -256,19 +267,18 @@ def test_without_records_a_text_ends_where_no_token_may_follow():
 
 def test_an_empty_expression_ends_a_text_at_once():
     ended: list[int] = []
-    RegexConstraint(
-        build_automaton("", LETTERS, records=False), length=4, batch=2, device=CPU
-    ).on_end(ended.append)
+    RegexConstraint(build_automaton("", LETTERS, records=False), length=4, batch=2).on_end(
+        ended.append
+    )
     assert ended == [0, 1]
     automaton = build_automaton("", LETTERS, records=True)
-    assert automaton.tokens_needed[1, EOS] == 0 and (automaton.tokens_needed[1, 1:] > 10**9).all()
+    needed = automaton.tokens_needed(automaton.first)
+    assert needed[EOS] == 0 and (needed[1:] > 10**9).all()
 
 
 def test_sequences_are_restored_and_continue_one_another():
     a, b = LETTERS.encode("ab").tolist()
-    matching = RegexConstraint(
-        build_automaton("aab|bb", LETTERS, records=True), length=3, batch=2, device=CPU
-    )
+    matching = RegexConstraint(build_automaton("aab|bb", LETTERS, records=True), length=3, batch=2)
     zeros = torch.zeros(2, LETTERS.vocabulary_size)
     saved, first = matching.save(), matching.mask(zeros)
     matching.update([a, b])
@@ -283,37 +293,44 @@ def test_sequences_are_restored_and_continue_one_another():
 
 def test_a_length_below_that_of_every_match_is_refused():
     automaton = build_automaton("a{7}|b{5,}", LETTERS, records=True)
-    RegexConstraint(automaton, length=5, batch=1, device=CPU)
+    RegexConstraint(automaton, length=5, batch=1)
     with pytest.raises(
         UnsupportedOptionError,
         match=r"^matching: the shortest text that matches has 5 tokens; raise length, which is 4$",
     ):
-        RegexConstraint(automaton, length=4, batch=1, device=CPU)
+        RegexConstraint(automaton, length=4, batch=1)
 
 
 def test_an_expression_may_end_with_a_comment():
     automaton = build_automaton("(?x)a b # a comment", LETTERS, records=True)
     a, b = LETTERS.encode("ab").tolist()
     assert automaton.min_tokens == 2
-    assert automaton.tokens_needed[state_after(automaton, [a, b]), EOS] == 0
+    assert automaton.tokens_needed(state_after(automaton, [a, b]))[EOS] == 0
 
 
-ITEMS = {
-    r"(?:a[b)\]]{3}|\p{Lu}){2}": 10,
-    r"a{2,}?{3}\{4}": 9,
-    "[]a]{3}[^]]{2}": 5,
-    "(a{0,7}){0,3}b)": 22,
-    "a{99999999999}(": 14,
-}
+def test_an_expression_with_too_many_states_is_refused_in_seconds(monkeypatch):
+    monkeypatch.setattr(byte_automaton, "_run_process", run_process)
+    with pytest.raises(UnsupportedOptionError, match=r"\{30\}' has too many states; use small"):
+        build_automaton("(?x) (a|b)* a (a|b) {30}", LETTERS, records=True)
+    assert build_automaton("a{20}", LETTERS, records=True).min_tokens == 20
 
 
-def test_counts_are_written_out_to_refuse_what_would_take_minutes():
-    for pattern, items in ITEMS.items():
-        assert num_items(pattern) == items, pattern
-    for pattern in ("(a{1000}){1000}", "((a?){0,500}b|){0,500}"):
-        with pytest.raises(UnsupportedOptionError, match=r"has [\d,]+ characters and classes if"):
-            build_automaton(pattern, LETTERS, records=True)
-    assert build_automaton(r"\w{50}", LETTERS, records=True).min_tokens == 50
+def test_the_texts_of_a_request_share_an_automaton():
+    first, second = (build_automaton("ab*", BYTES, records=True, before=ids) for ids in ([], [70]))
+    assert first is second
+
+
+def test_where_a_match_begins_is_no_reason_for_many_states():
+    assert build_automaton(r"\w{99}", LETTERS, records=True).min_tokens == 99
+    spaces = build_automaton("[a-z ]{30}", WORDS, records=True, pending=" ")
+    assert spaces.min_tokens < 30
+
+
+def test_many_long_banned_texts_take_no_time():
+    ban = ["ab" * 400 + "é" * count for count in range(1, 60)]
+    automaton = build_automaton("[abé]*", LETTERS, records=True, ban=ban)
+    state = state_after(automaton, LETTERS.encode("ab" * 400).tolist())
+    assert automaton.tokens_needed(state)[LETTERS.encode("é")[0]] > 10**9
 
 
 PROBLEMS = {
@@ -328,6 +345,7 @@ PROBLEMS = {
     "a(^b|c)": "look-around|matches",
     "x+": "no text that this model can write",
     "[a-z&&[0-9]]": "no text at all",
+    "a[a-z&&[0-9]]": "no text at all",
     r"\$": "can write",
     r"a\\$": "can write",
     r"\d": "can write",
@@ -343,10 +361,11 @@ def test_an_expression_that_cannot_be_an_automaton_is_refused_in_one_line():
         assert pattern in message.replace("\\\\", "\\"), pattern
 
 
-def test_a_table_that_would_exhaust_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("charlm.sampling.constraints.regex._MAX_ENTRIES", 100)
-    with pytest.raises(UnsupportedOptionError, match="too many states"):
-        build_automaton("a{99}", LETTERS, records=True)
+@pytest.mark.parametrize("limit", ["_MAX_ENTRIES", "_MAX_STATES"])
+def test_an_automaton_that_would_take_long_to_explore_is_refused(monkeypatch, limit):
+    monkeypatch.setattr(f"charlm.sampling.constraints.regex.{limit}", 90)
+    with pytest.raises(UnsupportedOptionError, match="too many states for 6 tokens"):
+        build_automaton("a{91}", LETTERS, records=True)
 
 
 def test_without_the_library_the_message_says_how_to_install_it(monkeypatch):
