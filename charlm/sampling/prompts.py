@@ -138,20 +138,20 @@ def can_write(tokens: Collection[bytes], text: bytes) -> bool:
     """
     if any(text in token for token in tokens):
         return True
-    sizes = {len(token) for token in tokens} - {0}
-    longest = max(sizes, default=0)
-    # Sizes of the beginnings of the text that end where a token ends.
-    ends = {
-        size
-        for size in range(1, min(len(text), longest + 1))
-        if any(token.endswith(text[:size]) for token in tokens)
-    }
+    # Sizes of the beginnings of the text that end where a token ends, and of the ends of the text
+    # that begin where a token begins.
+    ends: set[int] = set()
+    rests: set[int] = set()
+    for token in tokens:
+        sizes = range(1, min(len(token) + 1, len(text)))
+        ends.update(size for size in sizes if token.endswith(text[:size]))
+        rests.update(size for size in sizes if token.startswith(text[-size:]))
+    lengths = {len(token) for token in tokens} - {0}
     for end in range(1, len(text)):
         if end in ends:
-            rest = text[end:]
-            if len(rest) <= longest and any(token.startswith(rest) for token in tokens):
+            if len(text) - end in rests:
                 return True
-            ends |= {end + size for size in sizes if rest[:size] in tokens}
+            ends.update(end + size for size in lengths if text[end : end + size] in tokens)
     return False
 
 

@@ -1,5 +1,6 @@
 """Prompts are read as they were meant, and texts that a model can never write are refused."""
 
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +212,11 @@ def test_prompts_at_the_limits_are_read(run_of):
             assert "".join(run.stream(**options, seed=1)) == sample.text, (level, prompt[:9])
         for prompt in ("<UNK> the <EOS>", "Ž"):
             assert run.sample(prompt=prompt, allow_unknown=True, length=2), (level, prompt)
+
+
+def test_a_long_text_and_a_long_word_take_no_time():
+    tokens = {b"%d " % number for number in range(30_000)} | {b"=" * 1000}
+    text = b"1 2 3 4 5 " * 100
+    began = time.process_time()
+    assert can_write(tokens, text) and not can_write(tokens, text + b"?")
+    assert time.process_time() - began < 2

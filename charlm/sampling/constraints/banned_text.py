@@ -44,13 +44,17 @@ class BannedText:
         self._tokens = [text[::direction] for text in token_texts]
         texts = [text.encode(errors="replace")[::direction] for text in banned]
         self._max_bytes = max(map(len, texts))
+        beginning: dict[bytes, list[int]] = {}  # The tokens that begin with a text.
+        for token, token_text in enumerate(self._tokens):
+            for size in range(1, min(len(token_text), self._max_bytes) + 1):
+                beginning.setdefault(token_text[:size], []).append(token)
         # From an end of the text to the mask of the tokens that must not follow it.
-        self._forbidden: dict[bytes, Tensor] = {}
+        none = torch.zeros(tokenizer.vocabulary_size, dtype=torch.bool, device=device)
+        self._forbidden = {b"": none}
         for text in texts:
-            self._forbid(b"", [text in token for token in self._tokens], device)
+            self._forbid(b"", [id for id, token in enumerate(self._tokens) if text in token])
             for size in range(1, len(text)):
-                completes = [token.startswith(text[size:]) for token in self._tokens]
-                self._forbid(text[:size], completes, device)
+                self._forbid(text[:size], beginning.get(text[size:], []))
         is_known = torch.arange(tokenizer.vocabulary_size, device=device) != UNK
         if not (is_known & ~self._forbidden[b""]).any():
             listed = " or ".join(map(quote, banned))
@@ -87,7 +91,8 @@ class BannedText:
         """Return to a saved state."""
         self._tails = saved
 
-    def _forbid(self, end: bytes, tokens: list[bool], device: torch.device) -> None:
-        if any(tokens) or not end:
-            mask = torch.tensor(tokens, device=device)
-            self._forbidden[end] = self._forbidden[end] | mask if end in self._forbidden else mask
+    def _forbid(self, end: bytes, tokens: list[int]) -> None:
+        if tokens:
+            mask = self._forbidden.get(end, torch.zeros_like(self._forbidden[b""]))
+            mask[tokens] = True
+            self._forbidden[end] = mask

@@ -1,6 +1,7 @@
 """A banned text is never written, however it is split into tokens."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -33,6 +34,15 @@ def test_a_banned_text_is_never_written_whatever_the_tokens_are():
                 for text in ban:
                     written = stream.text[len(prompt) - len(text) + 1 :]
                     assert text not in written, (level, ban)
+
+
+def test_long_texts_and_many_words_take_no_time():
+    words = " ".join(f"word{number}" for number in range(5000))
+    tokenizer = learn_tokenizer([words], Section(level="word", min_count=1))
+    ban = [words[start : start + 1000] for start in range(0, 30_000, 1000)]
+    began = time.process_time()
+    BannedText(tokenizer, ban, [], batch=1, device=CPU)
+    assert time.process_time() - began < 5
 
 
 def occurrences(tokenizer: Tokenizer, ids: list[int], ban: tuple[str, ...]) -> int:
