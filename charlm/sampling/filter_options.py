@@ -3,7 +3,6 @@
 This module does not import torch; charlm/sampling/filters.py applies the filters.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +49,7 @@ _READS_HISTORY = ("presence_penalty", "frequency_penalty", "repetition_penalty",
 # Largest absolute values, as in the API of OpenAI.
 _MAX_PENALTY = 2
 _MAX_BIAS = 100
+_MIN_DIVISOR = 1e-6  # A quotient stays finite.
 
 
 @checked
@@ -117,10 +117,8 @@ class Filters:
         for token, bias in self.logit_bias:
             check_at_least(0, logit_bias=token)
             check_magnitude(_MAX_BIAS, logit_bias=bias)
-        penalty = self.repetition_penalty
-        if penalty is not None and not 0 < penalty < math.inf:
-            raise OptionError("repetition_penalty", "must be above 0", value=penalty)
-        if self.repetition_window is not None and penalty is None:
+        check_at_least(_MIN_DIVISOR, repetition_penalty=self.repetition_penalty)
+        if self.repetition_window is not None and self.repetition_penalty is None:
             raise OptionError(
                 "repetition_window", "has no effect without {}", others=["repetition_penalty"]
             )

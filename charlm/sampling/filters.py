@@ -113,8 +113,9 @@ def forbid_repeated_ngrams(logits: Tensor, history: Tensor, n: int) -> Tensor:
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature, above 0: below 1 the distribution is sharper, above 1 flatter."""
     # With the largest logit at zero, which changes no probability, even the smallest temperature
-    # does not overflow.
-    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    # does not overflow. Where torch flushes denormal numbers to zero, one would be no divisor.
+    divisor = max(temperature, torch.finfo(logits.dtype).tiny)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / divisor
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -6,7 +6,16 @@ are not: fields that never change a text (`IGNORED`), and unknown fields that ar
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    WithJsonSchema,
+    field_validator,
+)
 
 from charlm.errors import OptionError
 from charlm.sampling.options import SampleOptions, build_options
@@ -102,6 +111,12 @@ Ids = Annotated[
 ]
 Prompts = Annotated[Any, PlainValidator(_check_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
 _StopText = Annotated[str, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
+_StopTexts = Annotated[list[_StopText], Field(max_length=_MAX_STOPS)]
+_Stops = Annotated[
+    _StopTexts,
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema(TypeAdapter(_StopText | _StopTexts).json_schema()),
+]
 _Name = Annotated[str, Field(max_length=_NAME_CHARACTERS)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -178,7 +193,7 @@ class CompletionRequest(RequestBody):
         "returned, besides that of the token itself.",
     )
     echo: bool | None = Field(None, description="Whether the text begins with the prompt.")
-    stop: _StopText | Annotated[list[_StopText], Field(max_length=_MAX_STOPS)] | None = Field(
+    stop: _Stops | None = Field(
         None, description="Texts that end the new text; they are not part of it."
     )
     seed: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = Field(
@@ -218,9 +233,7 @@ class CompletionRequest(RequestBody):
         None,
         description="Maximum number of characters in a row that are copied from the training text.",
     )
-    ban: Annotated[list[_StopText], Field(max_length=_MAX_STOPS)] | None = Field(
-        None, description="Texts that are never written."
-    )
+    ban: _StopTexts | None = Field(None, description="Texts that are never written.")
     characters: _Count | None = Field(
         None, description="Number of new characters, at which the text is cut exactly."
     )
@@ -315,14 +328,13 @@ class CompletionRequest(RequestBody):
         }
 
     def _stop_and_constraints(self) -> dict[str, Any]:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         length = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
         candidates = self.num_candidates > self.num_choices
         return {
             # A text that is exact in its characters has no default number of tokens.
             "length": None if self.characters and self.max_tokens is None else length or 1,
             "characters": self.characters,
-            "until": tuple(stops),
+            "until": tuple(self.stop or ()),
             "includes_until": bool(self.include_stop_str_in_output),
             "ban": tuple(self.ban or ()),
             "max_copy": self.max_copy,

@@ -25,6 +25,7 @@ OUT_OF_RANGE = [
     (Filters, "epsilon", math.nan),
     (Filters, "eta", -1),
     (Filters, "repetition_penalty", 0),
+    (Filters, "repetition_penalty", 1e-300),
     (Filters, "no_repeat_ngram", 0),
     (Filters, "presence_penalty", 2.1),
     (Filters, "frequency_penalty", -math.inf),

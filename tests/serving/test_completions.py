@@ -329,6 +329,8 @@ def test_what_cannot_be_is_refused_with_the_name_of_the_field(client):
         assert error["param"] == param, (fields, error)
         assert error["type"] == "invalid_request_error"
         assert error["message"].count("\n") == 0
+    problem = error_of(client, prompt="The ", stop=["a", ""])["message"]
+    assert problem == "stop: must have at least 1 character, got ''"
 
 
 def test_fields_that_change_no_text_are_ignored_and_so_are_unknown_nulls(client):
