@@ -196,8 +196,10 @@ def _statistics(encoded: "EncodedCorpus", statistics: "Statistics") -> dict[str,
 
 def _table(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a table of statistics."""
+    from charlm.data.listing import shown_title
+
     letters = json.dumps("".join(list(facts["alphabet"])[:_LETTERS_SHOWN]), ensure_ascii=False)
-    yield f"{facts['title']} ({facts['mode']})"
+    yield f"{shown_title(facts['title'])} ({facts['mode']})"
     rows = [
         ("documents", f"{facts['documents']:,}"),
         ("duplicates", f"{facts['duplicates']:,}"),

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from charlm.cli.terminal import emit, say
+from charlm.data.listing import shown_title
 from charlm.errors import CharlmError, DivergenceError, quote
 from charlm.runs import session
 from charlm.runs.experiment import (
@@ -178,7 +179,7 @@ def _text_lines(experiment: Experiment) -> Iterator[str]:
         if share:
             yield f"{part}: {share:.1%} of its records are in the training text too"
     yield (
-        f"text: {experiment.corpus.title}; mode {experiment.corpus.mode}, "
+        f"text: {shown_title(experiment.corpus.title)}; mode {experiment.corpus.mode}, "
         f"level {experiment.config.tokenizer.level}, "
         f"vocabulary of {experiment.tokenizer.vocabulary_size:,} tokens"
     )

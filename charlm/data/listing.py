@@ -82,6 +82,17 @@ def shown_names(names: Iterable[str]) -> str:
     return ", ".join(map(shown_name, names))
 
 
+def shown_title(title: str) -> str:
+    """Return the title of a corpus in messages: its paths as `shown_name` shows them."""
+    return shown_names(title.split(", "))
+
+
+def title_without_folders(title: str) -> str:
+    """Return the title of a corpus on a page that others read: files without their folders."""
+    parts = title.split(", ")
+    return ", ".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+
+
 def title_of(names: Iterable[str]) -> str:
     """Return the title of texts without a card: their names, as the configuration has them."""
     return ", ".join(

@@ -4,12 +4,12 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from charlm.config.model import Model as ModelSection
 from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.cards import Card, card_names, load_card
+from charlm.data.listing import title_of, title_without_folders
 from charlm.data.tokenizer import EOS, Tokenizer
 from charlm.export.targets import Precision
 from charlm.export.weights import pack_weights
@@ -140,7 +140,10 @@ def describe_model(trained: TrainedModel, precision: Precision) -> About:
 
 
 def _title(names: Sequence[str], cards: dict[str, Card]) -> str:
-    titles = [cards[name].title if name in cards else Path(name).name for name in names]
+    titles = [
+        cards[name].title if name in cards else title_without_folders(title_of([name]))
+        for name in names
+    ]
     more = f" and {len(titles) - _MAX_TITLES} more" if len(titles) > _MAX_TITLES else ""
     return ", ".join(titles[:_MAX_TITLES]) + more
 

@@ -11,6 +11,7 @@ from onnx import helper
 
 from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError
+from charlm.export.description import describe_model
 from charlm.export.onnx_graph import step_to_onnx
 from charlm.export.options import ExportOptions
 from charlm.export.verification import Computed, Logits, Passage
@@ -56,7 +57,8 @@ def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
     """Return what a program needs besides the weights, and what the model is."""
     states = chain.from_iterable(trained.model.initial_states(1))
     facts = provenance(trained) | {"run": trained.folder.name, "precision": options.precision}
-    corpus = {name: trained.origin.corpus.get(name) for name in ("title", "license")}
+    about = describe_model(trained, options.precision)
+    corpus = {"title": about.title, "license": about.licence}  # No folders of the user.
     return {
         "tokenizer": trained.tokenizer.to_json(),
         "initial_states": json.dumps([part[0].tolist() for part in states]),

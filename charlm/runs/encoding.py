@@ -16,6 +16,7 @@ from charlm.data.labels import (
     learn_labels,
     split_labels,
 )
+from charlm.data.listing import shown_title
 from charlm.data.pairs import add_targets
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Report, Tokens, encode_text, learn_or_load_tokenizer
@@ -114,9 +115,9 @@ def _encode(
 
 def _with_labels(encoded: EncodedCorpus, task: TaskSection, split: LabelledTexts) -> EncodedCorpus:
     """Return an encoded corpus with the labels of its sources as targets."""
-    tokens, title = encoded.tokens, encoded.corpus.title
+    tokens, place = encoded.tokens, shown_title(encoded.corpus.title)
     found = {
-        part: labels_of(tokens[part].ids, targets, task, place=title)
+        part: labels_of(tokens[part].ids, targets, task, place=place)
         for part, targets in split.targets.items()
     }
     labels = encoded.labels or learn_labels(found, task)

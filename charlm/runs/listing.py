@@ -15,6 +15,7 @@ from charlm.config.load import load_resolved
 from charlm.config.schema import ResolvedConfig
 from charlm.config.task import TaskKind
 from charlm.config.tokenizer import Level
+from charlm.data.listing import shown_title
 from charlm.errors import CheckpointError, ConfigError
 from charlm.runs.metrics import read_metrics, score_field, unit_of
 from charlm.runs.verify import (
@@ -99,7 +100,7 @@ _COLUMNS: dict[str, Callable[[RunSummary], str]] = {
     "budget": lambda run: run.budget,
     "steps": lambda run: str(run.steps),
     "seconds": lambda run: f"{run.seconds:.0f}",
-    "text": lambda run: run.text,
+    "text": lambda run: shown_title(run.text),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from charlm.config.schema import ResolvedConfig
 from charlm.data.cards import Part, cache_folder, temporary_conversions
 from charlm.data.labels import Labels, label_targets, labels_of, split_labels
+from charlm.data.listing import shown_title
 from charlm.data.tokenizer import EOS, Ids, Tokenizer, id_dtype
 from charlm.data.tokens import encode_text
 from charlm.data.windows.directions import read_with_targets, record_spans
@@ -258,7 +259,7 @@ def labelled_part(run: TrainedLabelModel, split: Part) -> LabelledPart:
         texts, targets = split_labels(corpus)
         cache = cache_folder() / "tokens"
         ids = np.asarray(encode_text(texts[split], run.tokenizer, mode="records", cache=cache).ids)
-    found = labels_of(ids, targets[split], run.config.task, place=corpus.title)
+    found = labels_of(ids, targets[split], run.config.task, place=shown_title(corpus.title))
     return LabelledPart(ids, found)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from charlm.data.listing import title_without_folders
 from charlm.evaluation.comparison import Comparison, Difference
 from charlm.evaluation.probes.gradients import Gradients
 from charlm.evaluation.probes.known_letters import LetterAccuracy
@@ -36,13 +37,14 @@ class _Quantity:
 def header(measurements: Measurements) -> Html:
     """Return the heading with the title, a summary and the table of runs."""
     runs = measurements.runs
-    titles = list(dict.fromkeys(run.trained.origin.corpus["title"] for run in runs))
+    titles = dict.fromkeys(run.trained.origin.corpus["title"] for run in runs)
+    texts = listed([_short(title_without_folders(title)) for title in titles])
     over = f"charlm {VERSION} · report of {len(runs)} run{'s' * (len(runs) > 1)}"
     quantities = _quantities(measurements)
     return tag(
         "header",
         tag("p", over, class_="over"),
-        tag("h1", f"{names_of(runs)} on {listed(list(map(_short, titles)))}"),
+        tag("h1", f"{names_of(runs)} on {texts}"),
         tag("p", describe_runs(runs), class_="lede"),
         tag("div", _wide_table(runs, quantities), class_="wide"),
         tag("div", _narrow_table(runs, quantities), class_="narrow"),

@@ -671,3 +671,18 @@ def test_a_reader_that_closes_the_pipe_early_sees_no_error(trained, monkeypatch,
 def test_a_report_of_several_processes_is_refused_before_the_text_is_read(capsys):
     assert charlm(["train", "missing.txt", "--processes", "2", "--report"]) == 2
     assert "--report: cannot be combined with --processes" in capsys.readouterr().err
+
+
+def test_commands_show_the_path_of_a_text_as_it_was_written(text_file, capfd):
+    Path("my.txt").write_bytes(text_file.read_bytes())
+    assert charlm(["train", "my.txt", *SETTINGS, "--steps", "2", "--out", "runs/my"]) == 0
+    assert "\ntext: my.txt; mode stream, " in capfd.readouterr().err
+    assert ok(capfd, "runs").splitlines()[1].endswith(" my.txt")
+    assert ok(capfd, "corpus", "stats", "my.txt").startswith("my.txt (stream)\n")
+
+
+def test_a_card_of_a_text_from_standard_input_names_it(text_file, monkeypatch, capfd):
+    standard_input(monkeypatch, text_file.read_bytes())
+    assert charlm(["train", "-", *SETTINGS, "--steps", "2", "--out", "runs/my"]) == 0
+    capfd.readouterr()
+    assert "\n# standard input\n" in ok(capfd, "card")

@@ -16,7 +16,14 @@ from reading import opened, resolved
 from charlm.config.corpus import Corpus as Section
 from charlm.data import listing
 from charlm.data.cards import cache_folder
-from charlm.data.listing import absolute_names, find_files, shown_names
+from charlm.data.listing import (
+    absolute_names,
+    find_files,
+    shown_names,
+    shown_title,
+    title_of,
+    title_without_folders,
+)
 from charlm.errors import CorpusError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -136,6 +143,16 @@ def test_errors_show_a_path_as_it_was_written(texts, monkeypatch):
     (texts / "b/empty.txt").touch()
     with pytest.raises(CorpusError, match=r"^empty\.txt: is empty; "):
         opened(Section(text="empty.txt"))
+
+
+def test_titles_show_paths_as_they_were_written_and_publish_no_folders(texts, monkeypatch):
+    monkeypatch.chdir(texts)
+    names = ["a.txt", "b/c.txt", "../other", "x, y.txt", "/z/text.txt"]
+    title = title_of(absolute_names(names))
+    assert shown_title(title) == ", ".join(names)
+    assert title_without_folders(title) == "a.txt, c.txt, other, x, y.txt, text.txt"
+    card = "Penn Treebank, prepared by Mikolov"
+    assert shown_title(card) == title_without_folders(card) == card
 
 
 def test_errors_about_standard_input_name_it(monkeypatch):

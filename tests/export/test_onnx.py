@@ -139,6 +139,7 @@ def test_the_file_is_complete_and_small(trained, tmp_path):
     assert json.loads(facts["initial_states"]) == [[0.0] * 16] * 2
     assert json.loads(facts["model"])["hidden_size"] == [16]
     assert json.loads(facts["facts"])["precision"] == "int8"
+    assert json.loads(facts["corpus"]) == {"title": "text.txt", "license": "not stated"}
     assert str(trained.parent) not in str(facts)
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     assert sizes["fp32"] > 4 * weights > sizes["fp32"] - 12_000 > sizes["int8"] - 12_000

@@ -69,6 +69,7 @@ def test_a_report_has_every_section_that_the_model_has(trained):
     assert sections == [*shown, "omitted"]
     assert "not trained on the corpus agreement" in report.html
     assert f"charlm {VERSION} · report of 1 run<" in report.html
+    assert re.search(r"<h1>[^<]* on text\.txt</h1>", report.html)  # Without its folder.
     assert report._repr_html_().startswith("<iframe")
 
 
