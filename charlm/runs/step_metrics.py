@@ -23,7 +23,8 @@ class StepMetrics:
         zero = next(model.parameters()).new_zeros((), dtype=torch.float64)
         self._groups = [gradient_group(name) for name, _ in named_weights(model)]
         self._steps = 0
-        self._loss = zero
+        self._tokens = 0
+        self._nats = zero
         self._norm = zero
         self._max_norm = zero
         self._squared_norms: Tensor = zero  # (tensors,) after the first step.
@@ -34,7 +35,8 @@ class StepMetrics:
         """Add a step."""
         clipping = progress.clipping
         self._steps += 1
-        self._loss = self._loss + progress.loss
+        self._tokens += progress.tokens
+        self._nats = self._nats + progress.loss.double() * progress.tokens
         self._norm = self._norm + clipping.norm
         self._max_norm = torch.maximum(self._max_norm, clipping.norm)
         self._squared_norms = self._squared_norms + clipping.norms.double().square()
@@ -52,7 +54,7 @@ class StepMetrics:
         by_value = float(self._clipped_by_value) / self._steps
         return {
             "learning_rate": learning_rate,
-            "training_loss_nats": float(self._loss) / self._steps,
+            "training_loss_nats": float(self._nats) / self._tokens,
             "gradient_norm": float(self._norm) / self._steps,
             "gradient_norm_max": float(self._max_norm),
             "clipped_share": None if section.clipnorm is None else by_norm,

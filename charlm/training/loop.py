@@ -113,8 +113,9 @@ class Progress:
         groups: Group under which the gradient norm of each parameter is reported.
         learning_rate: Learning rate of the step.
         fraction_done: Spent fraction of the budget, this step included.
-        suspended_seconds: Seconds of the step that do not count, because the process was suspended.
         state: State of the training after the step, the same object in every step.
+        tokens: Number of tokens predicted in the step by all processes.
+        suspended_seconds: Seconds of the step that do not count, because the process was suspended.
     """
 
     loss: Tensor
@@ -125,6 +126,7 @@ class Progress:
     learning_rate: float
     fraction_done: float
     state: TrainingState
+    tokens: int = 0
     suspended_seconds: float = 0.0
 
     def check_finite(self) -> None:
@@ -268,6 +270,7 @@ def train(
         yield replace(
             progress,
             fraction_done=state.fraction_done(section),
+            tokens=int(tokens),
             suspended_seconds=elapsed - counted,
         )
 

@@ -10,6 +10,7 @@ from charlm.data.windows.scoring import scoring_windows
 from charlm.runs import prepare, session
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import Evaluated, Notice
+from charlm.runs.metrics import read_metrics
 from charlm.training.loop import Progress
 from charlm.training.loss import score
 
@@ -53,6 +54,23 @@ def test_a_text_without_a_validation_part_is_trained(text_file, tmp_path):
     experiment = train_all(small_config(text_file, "corpus.valid_share=0"), tmp_path / "run")
     assert "valid" not in experiment.tokens
     assert load_checkpoint(tmp_path / "run" / "best").state["step"] == 12
+
+
+def test_the_training_loss_is_the_mean_over_tokens_where_windows_differ_in_them(tmp_path):
+    records = tmp_path / "records.txt"
+    records.write_text("\n".join(f"{n:03} is a record ok" for n in range(100)))
+    config = small_config(records, "corpus.mode=records", "training.evaluations=1")
+    experiment = prepare.begin(config, tmp_path / "run")
+    losses, totals = [], [0]
+    for event in session.run(experiment):
+        if isinstance(event, Progress):
+            losses.append(float(event.loss))
+            totals.append(event.state.tokens)
+    tokens = np.diff(totals)
+    assert set(tokens) == {4 * 16, 4 * 3}  # The first and the second window of four records.
+    (line,) = read_metrics(tmp_path / "run")
+    mean = np.average(losses, weights=tokens)
+    assert line["training_loss_nats"] == pytest.approx(mean, rel=1e-6)
 
 
 def test_a_score_in_parallel_streams_is_within_a_thousandth_of_the_exact_score(text_file, tmp_path):
