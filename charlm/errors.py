@@ -102,7 +102,7 @@ class CheckpointError(CharlmError):
 
 
 class DivergenceError(CharlmError):
-    """The loss is not finite.
+    """The loss or a probability is not finite.
 
     Attributes:
         problem: The step, and what is not finite.

@@ -57,7 +57,7 @@ def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
     """Return what a program needs besides the weights, and what the model is."""
     states = chain.from_iterable(trained.model.initial_states(1))
     facts = provenance(trained) | {"run": trained.folder.name, "precision": options.precision}
-    about = describe_model(trained, options.precision)
+    about = describe_model(trained, "fp32")
     corpus = {"title": about.title, "license": about.licence}  # No folders of the user.
     return {
         "tokenizer": trained.tokenizer.to_json(),

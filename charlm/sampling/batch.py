@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import EOS
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
 from charlm.sampling.drawing import alternatives, choose, without_unknown
@@ -280,9 +280,9 @@ class Batch:
             if max(ids[self._rows[id(member)]]) >= vocabulary_size:
                 failed[id(member)] = (
                     member,
-                    CharlmError(
-                        "the model's probabilities are not finite: the training has diverged; "
-                        "train the model again"
+                    DivergenceError(
+                        "the model's probabilities are not finite: the training has diverged",
+                        "train the model again with a lower training.learning_rate",
                     ),
                 )
 

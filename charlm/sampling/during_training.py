@@ -5,6 +5,7 @@ from contextlib import closing
 
 from charlm.data.tokenizer import Ids, Tokenizer
 from charlm.data.windows.directions import record_spans
+from charlm.errors import DivergenceError
 from charlm.model.label_model import LabelModel
 from charlm.model.log_probabilities import evaluation_mode
 from charlm.model.translation_model import TokenModel
@@ -60,7 +61,10 @@ def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:
 
 
 def _sample(experiment: Experiment) -> str:
-    """Return a few hundred characters from the model, always with the same seed."""
+    """Return a few hundred characters from the model, always with the same seed.
+
+    A model whose probabilities are not finite writes nothing: training reports the divergence.
+    """
     tokens = experiment.tokens.get("valid", experiment.tokens["train"])
     if tokens.targets is not None and not isinstance(experiment.model, LabelModel):
         return _completions(experiment.model, experiment.tokenizer, tokens.ids, tokens.targets)
@@ -73,7 +77,10 @@ def _sample(experiment: Experiment) -> str:
         scored=False,
     )
     with evaluation_mode(trained.model):
-        samples = sample(trained, options)
+        try:
+            samples = sample(trained, options)
+        except DivergenceError:
+            return ""
     return "\n".join(written.text for written in samples)[:_MAX_CHARACTERS]
 
 

@@ -1,7 +1,11 @@
 """Samples that a training keeps: one per evaluation, bounded, and the same after resuming."""
 
+import copy
 import json
+import math
+from dataclasses import replace
 
+import torch
 from conftest import small_config, train_all
 
 from charlm.runs import prepare, session
@@ -11,6 +15,7 @@ from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
 from charlm.sampling import during_training
 from charlm.sampling.during_training import sampled
+from charlm.sampling.sample import sample
 
 
 def train(config, folder, stop_after: int | None = None) -> list:
@@ -63,6 +68,18 @@ def test_the_number_of_samples_is_bounded(text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(during_training, "MAX_SAMPLES", 2)
     train(small_config(text_file, "training.evaluations=4"), tmp_path / "run")
     assert [line["step"] for line in read_samples(tmp_path / "run")] == [3, 6]
+
+
+def test_a_diverged_model_without_a_sample_is_trained_on(text_file, tmp_path, monkeypatch):
+    def sample_diverged(trained, options):
+        diverged = copy.deepcopy(trained.model)
+        torch.nn.init.constant_(diverged.projection.bias, math.inf)
+        return sample(replace(trained, model=diverged), options)
+
+    monkeypatch.setattr(during_training, "sample", sample_diverged)
+    events = train(small_config(text_file), tmp_path / "run")
+    assert [event.text for event in events if isinstance(event, Sampled)] == ["", ""]
+    assert events[-1].reason == "budget"
 
 
 def test_a_model_of_both_directions_writes_no_sample(text_file, tmp_path):
