@@ -51,9 +51,9 @@ def require_completion(trained: Trained[Any]) -> None:
     """Raise CharlmError if a model was not trained to complete sources."""
     if not trained.config.task.writes_targets:
         raise CharlmError(
-            f"{trained.folder}: the model has not learned targets of sources; train one with "
-            "charlm train PAIRS --task complete, or --task translate, or write a text with charlm "
-            "sample --prompt"
+            f"{trained.folder}: a language model has learned no targets of sources; train one with "
+            "charlm train PAIRS --task complete, or --task translate, or use this one with charlm "
+            "sample --prompt and charlm eval perplexity"
         )
 
 

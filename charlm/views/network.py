@@ -94,7 +94,13 @@ def _describe_run(run: RunMeasurements) -> Html:
     parts = parts_of(run)
     shares = [part.parameters / run.parameters for part in parts]
     rows = [
-        (part.name, _format_shapes(part.shapes), f"{part.parameters:,}", percentage(share))
+        # With no-break spaces, a narrow cell breaks only between two shapes.
+        (
+            part.name,
+            _format_shapes(part.shapes).replace(" × ", "\u00a0×\u00a0"),
+            f"{part.parameters:,}",
+            percentage(share),
+        )
         for part, share in zip(parts, shares, strict=True)
     ]
     table = data_table(("part", "shapes", "parameters", "share"), rows, class_="layers")

@@ -681,6 +681,10 @@ def test_commands_show_the_path_of_a_text_as_it_was_written(text_file, capfd):
     assert ok(capfd, "corpus", "stats", "my.txt").startswith("my.txt (stream)\n")
 
 
+def test_a_language_model_has_no_task_to_score(trained, capfd):
+    assert refused(capfd, "eval", "task", trained).endswith("charlm eval perplexity\n")
+
+
 def test_a_card_of_a_text_from_standard_input_names_it(text_file, monkeypatch, capfd):
     standard_input(monkeypatch, text_file.read_bytes())
     assert charlm(["train", "-", *SETTINGS, "--steps", "2", "--out", "runs/my"]) == 0

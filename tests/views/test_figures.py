@@ -99,6 +99,7 @@ def test_ticks_are_round_and_inside_their_range():
         assert 2 <= len(values) <= 12, (low, high)
         assert all(low - 1e-9 <= value <= high + 1e-9 for value in values), (low, high)
     assert ticks(0, 3, whole=True) == [0, 1, 2, 3]
+    assert all(2 <= len(ticks(6, high, 3)) <= 7 for high in range(8, 600))  # A narrow axis.
     for low, high in ((1, 1000), (1e-8, 1), (3, 8), (0.5, 2.5)):
         values = log_ticks(low, high)
         assert 1 <= len(values) <= 9, (low, high)

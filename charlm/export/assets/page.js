@@ -268,7 +268,7 @@ function makeStream() {
       () => {
         area.readOnly = false;
         const seconds = (performance.now() - startedAt) / 1000;
-        say(`Wrote ${added} characters, ${Math.round(added / seconds)} per second.`);
+        say(`Wrote ${added} characters, ${Math.round(added / seconds).toLocaleString("en")} per second.`);
       },
       () => {
         area.value = writing.text;

@@ -6,16 +6,22 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`.
+    """Return about `count` round numbers from `low` to `high`, and more where that would be one.
 
     >>> ticks(0, 72)
     [0, 20, 40, 60]
     >>> ticks(1.93, 3.7)
     [2.0, 2.5, 3.0, 3.5]
+    >>> ticks(6, 379, 3)
+    [100, 200, 300]
     """
-    step = _round_step((high - low) / max(1, count), whole=whole)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    values: list[float] = []
+    for steps in (max(1, count), 2 * count):
+        if len(values) < 2:
+            step = _round_step((high - low) / steps, whole=whole)
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            values = [round(number * step, 12) for number in range(first, last + 1)]
+    return values
 
 
 def log_ticks(low: float, high: float) -> list[float]:
