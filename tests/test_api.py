@@ -379,14 +379,15 @@ def test_the_history_is_a_table_of_numbers(trained):
     assert history[1]["gradient_norms/layer_0"] > 0
 
 
-def test_a_run_is_described_in_three_lines(trained, text_file):
+def test_a_run_is_described_in_three_lines(trained, text_file, monkeypatch):
+    monkeypatch.chdir(text_file.parent)
     run = charlm.load(trained)
     first, second, third = repr(run).split("\n")
     assert first == f"Run {trained}: {run.which} checkpoint, step {run.state['step']}"
     assert second.startswith("model: lstm of 16 units, 2,") and "level char" in second
     bits = next(line for line in run.history if line["step"] == run.state["step"])
     assert third == (
-        f"text: {text_file}; validation: {bits['bits_per_character']:.3f} bits per character"
+        f"text: {text_file.name}; validation: {bits['bits_per_character']:.3f} bits per character"
     )
 
 

@@ -14,6 +14,7 @@ from charlm.config.schema import ResolvedConfig
 from charlm.config.values import check_names, checked
 from charlm.data.cards import Part
 from charlm.data.labels import Labels
+from charlm.data.listing import shown_title
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import CheckpointError, OptionError, refuse_beside
 from charlm.evaluation.options import ScoringOptions
@@ -96,7 +97,7 @@ class _LoadedRun(Generic[_Trained]):
             f"{kind} {self.folder}: {self.which} checkpoint, step {step:,}\n"
             f"model: {self.config.model.cell.kind} of {sizes} units, {parameters:,} parameters; "
             f"level {level}, vocabulary of {vocabulary:,} tokens\n"
-            f"text: {self.corpus['title']}; validation: {score}"
+            f"text: {shown_title(self.corpus['title'])}; validation: {score}"
         )
 
     @property

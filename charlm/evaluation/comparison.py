@@ -172,6 +172,7 @@ class Comparison(Result):
             if columns:
                 yield ""
         heading = f"against {self.runs[0].run}"
+        width = max(width, len(heading))
         yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
         for row in self.differences:
             ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]

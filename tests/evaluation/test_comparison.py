@@ -1,6 +1,7 @@
 """Models side by side on the same text, and the intervals of their differences."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,3 +146,15 @@ def test_two_texts_and_pieces_without_characters_are_refused(trained, text_file)
         run.compare([run], TEXT, path=text_file)
     with pytest.raises(OptionError, match=r"^block_characters: must be at least 1, got 0$"):
         run.compare([run], TEXT, block_characters=0)
+
+
+def test_the_columns_of_the_differences_are_aligned_beside_names_of_any_length(trained):
+    scored = charlm.load(trained).compare([charlm.load(trained)], TEXT)
+    for name in ("runs/a", "runs/name-of-24-characters", "runs/" + "a" * 60):
+        result = replace(
+            scored,
+            runs=[replace(run, run=name) for run in scored.runs],
+            differences=[replace(row, run=name) for row in scored.differences],
+        )
+        heading, row = (line.lstrip("\n") for line in [*result.lines()][3:5])
+        assert heading.startswith(f"against {name} ") and len(heading) == len(row), name
