@@ -273,11 +273,15 @@ def training_texts(trained: Trained[Any]) -> dict[Part, Text]:
     """Return the parts of the corpus that a model was trained with.
 
     Raises:
-        CheckpointError: A text has changed since the training.
+        CheckpointError: A text is missing, or has changed since the training.
         CorpusError: A text cannot be read.
     """
-    with temporary_conversions():
-        corpus = open_run_corpus(trained.folder, trained.config)
+    try:
+        with temporary_conversions():
+            corpus = open_run_corpus(trained.folder, trained.config)
+    except CheckpointError as error:
+        choice = "" if trained.config.task.has_pairs else ", or name a text to score"
+        raise CheckpointError(f"{error}{choice}") from None
     for part, text in corpus.parts.items():
         if text.fingerprint != trained.origin.corpus["fingerprints"].get(part):
             raise CheckpointError(

@@ -52,11 +52,12 @@ def card_of(trained: TrainedModel, score: Perplexity | None, *, target: str | No
         target: Name of the target whose folder the card is in; None for a card of a run.
     """
     about = describe_model(trained, "fp32")
+    made = "Imported" if _is_imported(trained) else "Trained"
     parts = [
         _front_matter(target),
         f"# {escape_markdown(about.title)}\n",
         f"A recurrent language model over {_tokens(trained)}: {about.network}, "
-        f"{about.parameters:,} parameters. Trained with charlm {about.version}.\n",
+        f"{about.parameters:,} parameters. {made} with charlm {about.version}.\n",
         "\n".join(_text(trained, about)),
         "\n".join(_score(trained, score, about)),
         "\n".join(_samples(trained)),
@@ -201,9 +202,13 @@ written = model.generate(**inputs, max_new_tokens=200, do_sample=True, temperatu
 print(tokenizer.decode(written[0], skip_special_tokens=True))"""
 
 
+def _is_imported(trained: TrainedModel) -> bool:
+    return not trained.origin.state.get("seconds")
+
+
 def _training(trained: TrainedModel) -> Iterator[str]:
     yield "## Training\n"
-    if not trained.origin.state.get("seconds"):
+    if _is_imported(trained):
         yield "The model was imported; how it was trained is not known."
         return
     yield f"{_cost(trained)}\n"

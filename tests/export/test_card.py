@@ -99,7 +99,9 @@ def test_models_of_both_directions_and_imported_ones_have_a_card():
     both = random_model({"direction": "both"})
     assert "writes no text from one end to the other" in card_of(both, None)
     assert "charlm export" not in card_of(both, None)
-    assert "how it was trained is not known" in card_of(random_model(), None)
+    imported = card_of(random_model(), None)
+    assert "how it was trained is not known" in imported
+    assert "Imported with charlm" in imported and "Trained with" not in imported
 
 
 def test_the_card_of_a_transformers_folder_shows_how_to_load_it(trained):

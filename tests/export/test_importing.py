@@ -117,6 +117,8 @@ def test_an_imported_run_is_an_ordinary_run(lstm, tmp_path, characters, capfd, m
     assert f"{lstm.loss(TEXT[:300]).item():.4f} nats per token on 300 tokens" in printed
     assert len(ok("sample", "runs/mine", "--length=40", "--seed=1").rstrip("\n")) >= 40
     assert "loss_nats" in ok("eval", "perplexity", "runs/mine", "text.txt")
+    assert command(["eval", "perplexity", "runs/mine"]) == 1
+    assert capfd.readouterr().err.endswith("config.yaml, or name a text to score\n")
     assert "LSTM" in ok("inspect", "runs/mine")
     assert "mine" in ok("runs")
     assert "report.html" in ok(
