@@ -27,7 +27,8 @@ Tokenizer = Annotated[
         metavar="FILE",
         parser=as_path,
         help="tokenizer.json of charlm; or the characters of the model in the order of their "
-        "ids: a JSON list, or a text file with each character once.",
+        "ids: a JSON list, a JSON object from characters to ids, or a text file with each "
+        "character once.",
     ),
 ]
 Out = Annotated[

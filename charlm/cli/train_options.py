@@ -20,9 +20,7 @@ from charlm.cli.options import (
 
 Out = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", parser=as_new_path, help="Run folder to create. [runs/CONFIG-TIME]"
-    ),
+    typer.Option(metavar="DIR", parser=as_new_path, help="Run folder to create. [runs/NAME-TIME]"),
 ]
 Minutes = Annotated[
     float | None, typer.Option(callback=above_zero, help="Budget: minutes of training steps.")

@@ -55,7 +55,7 @@ Trials = Annotated[int | None, count_option(help="Budget of the search: number o
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", parser=as_new_path, help="Folder of the search. [runs/tune-CONFIG-TIME]"
+        metavar="DIR", parser=as_new_path, help="Folder of the search. [runs/tune-NAME-TIME]"
     ),
 ]
 Seed = Annotated[int | None, seed_option(help="Seed of the search and of every training.")]

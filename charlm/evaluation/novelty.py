@@ -494,9 +494,9 @@ def _finding(result: Novelty) -> str:
         return f"In the sample, {found}; there is no held-out text to compare it with."
     is_copied = (sample.novel_share or 0) < (held_out.novel_share or 0) - _CLEAR_DIFFERENCE
     has_long_copy = _copied_characters(sample) > 2 * _copied_characters(held_out)
-    more = "more" if is_copied or has_long_copy else "no more"
+    more = "has clearly more" if is_copied or has_long_copy else "does not have clearly more"
     return (
-        f"The sample has {more} in common with the training text than held-out text: {found} (held "
+        f"The sample {more} in common with the training text than held-out text: {found} (held "
         f"out: {_format(held_out.novel_share, '.1%')} and {_copied_characters(held_out):,})."
     )
 
