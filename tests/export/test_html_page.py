@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import BROWSER_TEST, launched, watched_page
+from browser import BROWSER_TEST, Watched, launched, watched_page
 from conftest import small_config, train_all
 
 import charlm
@@ -22,22 +22,30 @@ def browser() -> Iterator:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def watched(browser) -> Watched:
+    return watched_page(browser)
+
+
 @pytest.fixture
-def open_page(browser) -> Iterator:
-    """Open a file; at the end, check that it made no request and had no message."""
+def open_page(watched) -> Iterator:
+    """Open a file; before the next one, check that it made no request and had no message."""
     opened = []
 
+    def check() -> None:
+        assert watched.messages == []
+        assert watched.requests_elsewhere() == opened[-1:]
+
     def open_file(path: Path, **options: object):
-        watched = watched_page(browser, **options)
+        check()
+        watched.reset(**options)
         watched.page.goto(path.as_uri())
-        opened.append((watched, path.as_uri()))
+        opened.append(path.as_uri())
         return watched.page
 
+    watched.reset()
     yield open_file
-    for watched, address in opened:
-        watched.page.close()
-        assert watched.messages == []
-        assert watched.requests_elsewhere() == [address]
+    check()
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +196,7 @@ def test_a_long_text_can_be_stopped(open_page, stream_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_horizontal_scrolling(open_page, records_page, stream_page, scheme):
     for path in (records_page, stream_page):
-        page = open_page(path, viewport={"width": 390, "height": 800}, color_scheme=scheme)
+        page = open_page(path, width=390, height=800, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.get_by_role("button", name="Settings").click()
         assert page.evaluate("document.documentElement.scrollWidth") == 390

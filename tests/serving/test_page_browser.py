@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from browser import BROWSER_TEST, launched, sync_api, watched_page
+from browser import BROWSER_TEST, Watched, launched, sync_api, watched_page
 from serving.servers import KEY, running
 
 pytestmark = BROWSER_TEST
@@ -29,17 +29,22 @@ def browser() -> Iterator:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def watched(browser) -> Watched:
+    watched = watched_page(browser)
+    watched.page.set_default_timeout(15_000)
+    return watched
+
+
 @pytest.fixture
-def page(browser, server, request) -> Iterator:
+def page(watched, server, request) -> Iterator:
     """The opened page, whose requests and console messages are checked at the end.
 
     A test whose requests fail on purpose has the marker `usefixtures("failing")`.
     """
-    watched = watched_page(browser)
-    watched.page.set_default_timeout(15_000)
+    watched.reset()
     open_page(watched.page, server)
     yield watched.page
-    watched.page.close()
     if "failing" in request.fixturenames:
         assert all(message.startswith(FAILED) for message in watched.messages)
     else:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import BROWSER_TEST, launched, watched_page
+from browser import BROWSER_TEST, Watched, launched, watched_page
 from conftest import small_config, train_all
 
 from charlm.api import load, load_any
@@ -64,11 +64,6 @@ def task_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def task_page(browser, task_file) -> Iterator:
-    yield from _opened(browser, task_file)
-
-
 @pytest.fixture(scope="module")
 def page_file(report, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
@@ -82,17 +77,32 @@ def browser() -> Iterator:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def watched(browser) -> Watched:
+    return watched_page(browser)
+
+
+@pytest.fixture(scope="module")
+def watched_tasks(browser) -> Watched:
+    return watched_page(browser)
+
+
 @pytest.fixture
-def page(browser, page_file) -> Iterator:
+def page(watched, page_file) -> Iterator:
     """The opened report, whose requests and console messages are checked at the end."""
-    yield from _opened(browser, page_file)
+    yield from _opened(watched, page_file)
 
 
-def _opened(browser, page_file) -> Iterator:
-    watched = watched_page(browser)
+@pytest.fixture
+def task_page(watched_tasks, task_file) -> Iterator:
+    """The opened report on tasks; a test may use both reports."""
+    yield from _opened(watched_tasks, task_file)
+
+
+def _opened(watched: Watched, page_file: Path) -> Iterator:
+    watched.reset()
     watched.page.goto(page_file.as_uri())
     yield watched.page
-    watched.page.close()
     assert watched.messages == []
     assert watched.requests_elsewhere() == [page_file.as_uri()]
 
