@@ -154,7 +154,7 @@ def main() -> None:
         for noun in ("cat", "dog", "owl")
         for verb in ("sat", "ran")
     ]
-    Path("text.txt").write_text("".join(lines) * 40, encoding="utf-8")
+    Path("text.txt").write_text("".join(lines) * 12, encoding="utf-8")
     Path("small.yaml").write_text(SMALL, encoding="utf-8")
     for command in (
         ["train", "text.txt", "--config", "small.yaml", "--steps", "4", "--out", "run"],

@@ -2,13 +2,13 @@
 
 import argparse
 import json
+import sys
 from contextlib import nullcontext
 
 import pytest
 from benchmark_modules import load
 
 from charlm.config.load import load_config
-from charlm.errors import CharlmError
 
 choice = load("choice")
 
@@ -43,13 +43,18 @@ def test_choices_beside_a_busy_program_are_compared_with_the_usual_idle_one(monk
     assert "usually 1: 3 of 3 idle, 3 of 3 beside a busy program" in out
 
 
-def test_a_choice_of_a_fresh_process_is_printed_or_ends_with_one_line(tmp_path, capfd):
-    with pytest.raises(CharlmError, match=r"choice\.py .*/a\.txt --minutes: ended with exit"):
-        choice.in_fresh_process(str(tmp_path / "a.txt"), 1.0)
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("choice.py: ") and "no such text" in lines[0]
+def test_a_choice_is_that_of_a_fresh_process(tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat on the mat\n" * 90, encoding="utf-8")
     assert set(choice.in_fresh_process(str(tmp_path / "a.txt"), 0.1)) == set(choice.COLUMNS)
+
+
+def test_a_choice_without_a_text_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["choice.py", str(tmp_path / "a.txt"), "--once"])
+    with pytest.raises(SystemExit) as ended:
+        choice.run_main(choice.main)
+    assert ended.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("choice.py: ") and "no such text" in lines[0]
 
 
 def test_the_table_has_a_row_for_each_size_and_budget(tmp_path, monkeypatch, capsys):
