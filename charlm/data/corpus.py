@@ -29,7 +29,7 @@ from charlm.storage.memory_maps import BLOCK_BYTES, PageRelease, map_file
 Spans = npt.NDArray[np.int64]
 # With ten million documents, two different ones have the same digest with a probability of 10^-5.
 # They are then treated as copies.
-_DIGEST_BYTES = 8
+DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Text:
             with map_file(self.files[file_spans[0, 0]].path) as file:
                 pages = PageRelease(file)
                 for _, start, stop in file_spans.tolist():
-                    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+                    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
                     for block_start in range(start, stop, BLOCK_BYTES):
                         digest.update(file[block_start : min(block_start + BLOCK_BYTES, stop)])
                         pages.up_to(block_start)

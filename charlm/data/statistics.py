@@ -6,12 +6,10 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from charlm.data.corpus import Text
+from charlm.data.corpus import DIGEST_BYTES, Text
 from charlm.data.tokenizer import NUM_CODE_POINTS
 from charlm.storage.results import Result
 
-# With ten million documents, two different ones have the same digest with a probability of 10^-5.
-_DIGEST_BYTES = 8
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -41,7 +39,7 @@ def compute_statistics(*parts: Text) -> Statistics:
     counts = np.zeros(NUM_CODE_POINTS, dtype=np.int64)
     lengths: list[int] = []
     seen: set[bytes] = set()
-    length, digest = 0, blake2b(digest_size=_DIGEST_BYTES)
+    length, digest = 0, blake2b(digest_size=DIGEST_BYTES)
     for text in parts:
         for block, ends in text.blocks():  # A cut document continues in the next part.
             points = _code_points(block, text.raw)
@@ -52,7 +50,7 @@ def compute_statistics(*parts: Text) -> Statistics:
             if ends:
                 lengths.append(length)
                 seen.add(digest.digest())
-                length, digest = 0, blake2b(digest_size=_DIGEST_BYTES)
+                length, digest = 0, blake2b(digest_size=DIGEST_BYTES)
     most_frequent = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     return Statistics(
         documents=len(lengths),
