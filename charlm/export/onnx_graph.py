@@ -327,7 +327,6 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     "expm1": _expm1,
     "gelu": lambda graph, node, x, **_: _gelu(graph, node, x),
     "index": _rows,
-    "lift_fresh_copy": lambda graph, node, x: x,
     "log_sigmoid_forward": _log_sigmoid,
     "logsumexp": lambda graph, node, x, axes: graph.add(
         "ReduceLogSumExp", x, _integers(*axes), keepdims=0
@@ -337,6 +336,7 @@ _TRANSLATORS: dict[str, Callable[..., Value]] = {
     ),
     "mm": lambda graph, node, x, matrix: _product(graph, x, matrix),
     "native_layer_norm": _layer_norm,
+    "new_full": lambda graph, node, x, sizes, number: number,
     "ones_like": lambda graph, node, x: 1.0,
     "rsqrt": lambda graph, node, x: graph.add("Reciprocal", graph.add("Sqrt", x)),
     "rsub": lambda graph, node, x, number: graph.add("Sub", number, x),
