@@ -199,8 +199,8 @@ class Training(Section):
         False,
         description=(
             "GPU: record one step as a CUDA graph and replay it. It needs adamw, adam "
-            "or muon, one process, no adaptive softmax and no learned initial state; "
-            "otherwise it has no effect. Not yet tested on a GPU."
+            "or muon, one process, no task, no adaptive softmax and no learned initial "
+            "state; otherwise it has no effect. Not yet tested on a GPU."
         ),
     )
     evaluations: int = Field(
