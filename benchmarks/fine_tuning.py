@@ -57,9 +57,9 @@ from charlm.runs.experiment import Experiment
 from charlm.runs.metrics import read_metrics
 from charlm.runs.old_text import ANCESTOR_LOSS
 from charlm.runs.warm_start import open_ancestor
+from charlm.training.clipping import gradient_group
 
 COLUMNS = ("training", "nats per token", "bits per character", "steps", "seconds", "old text")
-DEPTHS = {"projection": 0, "recurrence": 1, "embedding": 2}
 RATE_DIVISOR = 2.6
 UNFREEZE_EACH = 0.2
 L2_PER_RATE = 10.0
@@ -193,7 +193,7 @@ def adapt(experiment: Experiment, adaptation: str) -> None:
     """Let the optimizer of an experiment move its weights by a method of adaptation."""
     if not adaptation:
         return
-    weights = [(DEPTHS[layer_of(name)], tensor) for name, tensor in named_weights(experiment.model)]
+    weights = [(depth_of(name), tensor) for name, tensor in named_weights(experiment.model)]
     first = [tensor.detach().clone() for _, tensor in weights]
     before = [tensor.detach().clone() for _, tensor in weights]
     move = MOVES[adaptation]
@@ -214,7 +214,8 @@ class Step:
     """Circumstances of one step of the optimizer.
 
     Attributes:
-        depth: Number of layers between a weight and the projection.
+        depth: Depth of the weight below the projection: 0 for the projection, 1 for the recurrence,
+            2 for the embeddings.
         rate: Learning rate.
         done: Fraction of the training that is done.
     """
@@ -246,9 +247,9 @@ MOVES: dict[str, Callable[[Tensor, Tensor, Tensor, Step], Tensor]] = {
 }
 
 
-def layer_of(name: str) -> str:
-    """Return the part of the network that a weight belongs to, from its name in files."""
-    return next((layer for layer in DEPTHS if layer in name), "recurrence")
+def depth_of(name: str) -> int:
+    """Return the depth of a weight from its name in files: 1 for every layer of the recurrence."""
+    return {"projection": 0, "embedding": 2}.get(gradient_group(name), 1)
 
 
 def describe(case: Case) -> str:

@@ -53,23 +53,14 @@ def test_methods_of_adaptation_by_hand():
     assert moved("l2", depth=1, rate=1.0) == 0
 
 
-def test_every_weight_belongs_to_a_part_of_the_network():
-    model = LanguageModel(Model(hidden_size=8, embedding_size=4, num_layers=2, ngrams=2), 9)
-    parts = {name: fine_tuning.layer_of(name) for name, _ in named_weights(model)}
-    assert set(parts.values()) == set(fine_tuning.DEPTHS)
-    assert all(part in name for name, part in parts.items() if "ngram" not in name)
-
-
-def test_the_table_has_medians_and_the_range_of_the_loss():
-    case = {"text": "a.txt", "held_out": "b.txt", "start": "random", "folder": ""}
-    names = ("loss_nats", "bits_per_character", "steps", "training_seconds")
-    same = {"median": 2000.0, "lowest": 1000.0, "highest": 3000.0}
-    scores = dict.fromkeys(names, same) | {"old_text_before": same, "old_text_after": same}
-    assert fine_tuning.cells_of({"case": case, "scores": scores}) == [
-        "a.txt, from random",
-        "2,000.000 (1,000.000 to 3,000.000)",
-        "2000.000",
-        "2,000",
-        "2000",
-        "2000.000 → 2000.000",
-    ]
+def test_the_depth_of_a_weight_is_that_of_its_part_of_the_network():
+    section = Model(hidden_size=8, embedding_size=4, num_layers=2, ngrams=2, tied=True)
+    model = LanguageModel(section, 9)
+    depths = {name: fine_tuning.depth_of(name) for name, _ in named_weights(model)}
+    assert {name: depth for name, depth in depths.items() if depth != 1} == {
+        "embedding.weight": 2,
+        "ngrams.weight": 2,
+        "bridge.weight": 0,
+        "projection.bias": 0,
+    }
+    assert all("recurrence" in name for name, depth in depths.items() if depth == 1)
