@@ -14,13 +14,14 @@ from charlm.data.tokenizer import UNK, Ids, Tokenizer
 from charlm.data.tokens import Tokens
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.window import PADDING
-from charlm.errors import ConfigError, CorpusError
+from charlm.errors import ConfigError, CorpusError, quote
 
 SEPARATOR = "\t"
 # Problems of records that are not pairs.
 NO_TAB = "has no tab, which separates the source from the target"
 NO_SOURCE = "has no source before the tab"
 NO_TARGET = "has no target after the tab"
+_SHOWN = 60  # Characters of a record in a message.
 
 
 def add_targets(tokens: Tokens, tokenizer: Tokenizer, task: TaskSection) -> Tokens:
@@ -60,8 +61,9 @@ def completion_targets(ids: Ids, tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
 
 def pair_error(record: str, problem: str) -> CorpusError:
     """Return the error of a record that is not a pair."""
+    shown = record if len(record) <= _SHOWN else f"{record[:_SHOWN]}..."
     return CorpusError(
-        f"the record {record!r:.60} {problem}; correct or remove it, or give a table with the "
+        f"the record {quote(shown)} {problem}; correct or remove it, or give a table with the "
         "fields source and target"
     )
 

@@ -81,7 +81,8 @@ class RunSummary(Result):
 
 
 def _score(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    """Return a score; one of a diverged run, such as 2e+33, must not widen the column."""
+    return "-" if value is None else f"{value:.{digits}f}" if value < 1e6 else f"{value:.2g}"
 
 
 _TASK_COLUMNS = ("accuracy", "task")  # Shown if a run has learned a task.

@@ -104,3 +104,14 @@ def test_a_folder_without_runs_is_refused(tmp_path, capfd):
 def test_columns_are_aligned_below_characters_that_take_two_columns_or_none():
     table = format_rows(["label", "n"], [["名詞", "1"], ["e\u0301", "2"], ["verb", "3"]], "table")
     assert table.splitlines() == ["label  n", "名詞   1", "e\u0301      2", "verb   3"]
+
+
+def test_the_score_of_a_diverged_run_does_not_widen_the_table(folder, capfd):
+    widths = [len(line) for line in output(capfd, folder).splitlines()]
+    metrics = folder / "a_b" / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    scores = {"loss_nats": 1e33, "bits_per_character": 2e33, "perplexity": None}
+    text = "".join(json.dumps(line | scores) + "\n" for line in lines)
+    metrics.write_text(text, encoding="utf-8")
+    assert "2e+33" in output(capfd, folder)
+    assert [len(line) for line in output(capfd, folder).splitlines()] <= widths

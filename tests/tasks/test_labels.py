@@ -214,6 +214,7 @@ def test_a_mistake_in_a_table_is_one_line(name, tmp_path, capsys):
     ("lines", "problem"),
     [
         (["abc\tx", "abcd"], "the record 'abcd' has no tab"),
+        (["abc\tx", "ab " * 90], f"the record '{'ab ' * 20}...' has no tab"),
         (["abc\tx", "\tx"], r"the record '\tx' has no source before the tab"),
         (["abc\tx", "abc\t"], r"the record 'abc\t' has no target after the tab"),
         (["abc\tx", "\t"], r"the record '\t' has no target after the tab"),
