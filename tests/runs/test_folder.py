@@ -101,10 +101,9 @@ def test_the_error_of_a_moved_text_says_where_to_write_its_new_path(tmp_path):
     train_all(small_config(text, f"corpus.test_text={other}"), folder)
     for path, field in ((text, "text"), (other, "test_text")):
         moved = path.rename(tmp_path / "moved.txt")
-        for use in (load(folder).perplexity, lambda: prepare.resume(folder)):
-            with pytest.raises(
-                CheckpointError,
-                match=rf"^{path}: no such text; .* as corpus\.{field} into {folder}/config\.yaml$",
-            ):
-                use()
+        remedy = rf"^{path}: no such text; .* as corpus\.{field} into {folder}/config\.yaml"
+        with pytest.raises(CheckpointError, match=rf"{remedy}, or name a text to score$"):
+            load(folder).perplexity()
+        with pytest.raises(CheckpointError, match=rf"{remedy}$"):
+            prepare.resume(folder)
         moved.rename(path)
