@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from charlm.serving.responses import Choice, Completion, Logprobs, Usage
 from charlm.serving.schemas import CompletionRequest, Prompt
 
 _MAX_RESULTS = 4_000_000  # Log-probabilities that a response may have.
+_THREADS = ThreadPoolExecutor(thread_name_prefix="charlm-submit")
+# Where regular expressions and copy limits are prepared, so that they do not take all threads.
+_SLOW_THREADS = ThreadPoolExecutor(2, thread_name_prefix="charlm-constraints")
 MAX_WAITING = 1000  # Parts of a stream that wait for a client that reads slowly.
 
 
@@ -202,17 +206,20 @@ async def stream(texts: Texts, submitted: Sequence[Submitted]) -> AsyncIterator[
 
 
 async def _submit(model: ServedModel, job: Job) -> Generation:
-    """Submit a job in a thread, because a long prompt or a regular expression takes time."""
-    submitted = asyncio.ensure_future(asyncio.to_thread(model.engine.submit, job))
+    """Submit a job in a thread, because a long prompt takes time."""
+    constraints = job.options.constraints
+    is_slow = constraints.matching is not None or constraints.max_copy is not None
+    submitted = (_SLOW_THREADS if is_slow else _THREADS).submit(model.engine.submit, job)
     try:
-        return await asyncio.shield(submitted)
+        return await asyncio.shield(asyncio.wrap_future(submitted))
     except asyncio.CancelledError:
-        submitted.add_done_callback(_cancel_submitted)
+        if not submitted.cancel():  # It has begun.
+            submitted.add_done_callback(_cancel_submitted)
         raise
 
 
-def _cancel_submitted(submitted: "asyncio.Future[Generation]") -> None:
-    if not submitted.cancelled() and submitted.exception() is None:
+def _cancel_submitted(submitted: Future[Generation]) -> None:
+    if submitted.exception() is None:
         submitted.result().cancel()
 
 

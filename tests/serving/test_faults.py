@@ -15,6 +15,7 @@ import pytest
 from serving.servers import loaded, running
 
 from charlm.api import load
+from charlm.sampling.constraints import byte_automaton
 from charlm.serving import completions
 
 FIELDS = {"prompt": "The ", "max_tokens": 40, "temperature": 0.9}
@@ -145,6 +146,39 @@ def test_a_regular_expression_without_an_end_is_refused_and_disturbs_nobody(serv
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert error["param"] == "regex" and "too many states" in error["message"]
+
+
+def test_slow_regular_expressions_leave_threads_for_other_requests(monkeypatch, server, expected):
+    is_over = threading.Event()
+
+    begun = []
+
+    def wait(expression: str) -> int:
+        begun.append(expression)
+        is_over.wait(60)
+        return -1  # Too many states.
+
+    monkeypatch.setattr(byte_automaton, "_run_process", wait)
+    count = 40  # More than asyncio's own threads.
+
+    def ask(number: int) -> int:
+        body = FIELDS | {"regex": f"slow{number}"}
+        return httpx.post(f"{server}/v1/completions", json=body, timeout=90).status_code
+
+    with ThreadPoolExecutor(count) as threads:
+        asked = [threads.submit(ask, number) for number in range(count)]
+        try:
+            time.sleep(1)
+            with pytest.raises(httpx.ReadTimeout):  # A client that leaves before its turn.
+                body = FIELDS | {"regex": "left"}
+                httpx.post(f"{server}/v1/completions", json=body, timeout=0.5)
+            body = FIELDS | {"seed": 0, "echo": True}
+            response = httpx.post(f"{server}/v1/completions", json=body, timeout=20)
+        finally:
+            is_over.set()
+        assert response.json()["choices"][0]["text"] == expected[0]
+        assert [found.result() for found in asked] == [400] * count
+    assert len(begun) == count
 
 
 def test_what_is_not_http_is_answered_with_an_error_or_closed(server):
