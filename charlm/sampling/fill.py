@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.data.tokenizer import EOS
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.sampling.generator import GeneratorOptions, generate
@@ -55,7 +55,8 @@ def fill(trained: TrainedModel, options: FillOptions) -> list[Fill]:
 
     Raises:
         CharlmError: The model reads in one direction only.
-        UnsupportedOptionError: The text has characters or words that the model does not know.
+        UnsupportedOptionError: The text has characters or words that the model does not know, or
+            the model finds no text for the gap.
     """
     if trained.model.direction != "both":
         raise CharlmError(
@@ -81,6 +82,9 @@ def fill(trained: TrainedModel, options: FillOptions) -> list[Fill]:
             trained.model, [[*ids, *end] for ids in texts], eos=EOS, device=trained.device
         ),
     )
+    if not fillings:
+        problem = "the model finds no text for the gap; change the text around it"
+        raise UnsupportedOptionError("fill", problem, value=options.text)
     gaps = [trained.tokenizer.decode(filling.ids) for filling in fillings]
     return [
         Fill(f"{before}{gap}{after}", gap.removeprefix(space), filling.log_probability)

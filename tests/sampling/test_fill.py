@@ -1,6 +1,8 @@
 """A gap is filled by what both directions find probable."""
 
+import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from conftest import TEXT, small_config
 from charlm.data.resolve import resolve
 from charlm.data.tokenizer import EOS
 from charlm.data.vocabulary import learn_tokenizer
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, UnsupportedOptionError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling.fill import Filling, draw_fillings, fill
 from charlm.sampling.options import FillOptions
@@ -85,6 +87,14 @@ def test_only_candidates_that_fit_are_drawn_each_once(trained):
     candidates = [tuple(filling.ids) for filling in fillings]
     assert candidates and len(set(candidates)) == len(candidates)
     assert {len(candidate) for candidate in candidates} == {2}
+
+
+def test_a_model_that_ends_every_text_in_the_gap_is_reported(trained):
+    model = copy.deepcopy(trained.model)
+    with torch.no_grad():
+        model.projection.bias[EOS] = 1000
+    with pytest.raises(UnsupportedOptionError, match=r"^fill: .* finds no text for the gap"):
+        fill(replace(trained, model=model), FillOptions("The ____"))
 
 
 def test_a_model_of_one_direction_cannot_fill_a_gap(trained):
