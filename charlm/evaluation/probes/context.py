@@ -71,7 +71,7 @@ class Context(Result):
         """Yield a row for each number of context tokens, and the settings."""
         yield f"{'context tokens':>14}{'loss_nats':>12}{'gain':>10}{'std. error':>12}"
         for row in self.contexts:
-            gain = "" if row.gain_nats is None else f"{row.gain_nats:+.4f}"
+            gain = "" if row.gain_nats is None else f"{row.gain_nats:+z.4f}"
             error = "" if row.standard_error is None else f"{row.standard_error:.4f}"
             yield f"{row.context:>14,}{row.loss_nats:>12.4f}{gain:>10}{error:>12}"
         yield format_settings(self.settings)

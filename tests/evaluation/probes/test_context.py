@@ -11,7 +11,12 @@ from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.config.model import Model
 from charlm.errors import CharlmError, CorpusError, OptionError
-from charlm.evaluation.probes.context import measure_context, measure_losses
+from charlm.evaluation.probes.context import (
+    Context,
+    LossAtContext,
+    measure_context,
+    measure_losses,
+)
 from charlm.model.language_model import LanguageModel
 
 PERIOD = 7
@@ -83,6 +88,11 @@ def test_gains_are_differences_of_losses_with_an_error_over_places():
     assert second.gain_nats == pytest.approx(first.loss_nats - second.loss_nats)
     assert second.standard_error is not None
     assert measured.settings == {"targets": 200, "places": 4}
+
+
+def test_a_gain_that_rounds_to_zero_has_no_minus_sign():
+    context = Context([LossAtContext(2, 1.0, -0.00001, 0.0)], settings={})
+    assert "+0.0000" in str(context)
 
 
 def test_a_short_text_leaves_out_long_contexts():
