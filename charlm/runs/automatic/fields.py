@@ -92,7 +92,7 @@ def training_fields(config: Config, recipe: Recipe, plan: Plan, text: TextFacts)
     is_open = "optimizer" not in config.training.model_fields_set
     if is_open or config.training.optimizer == recipe.optimizer:
         # The recipe's rate and weight decay do not suit another optimizer.
-        rate = recipe.peak_rate(plan.hidden_size, steps)
+        rate = recipe.peak_rate(plan.hidden_size, steps, plan.passes)
         fields["learning_rate"] = rate
         fields["weight_decay"] = recipe.weight_decay(plan.passes, steps, rate)
     return fields

@@ -14,6 +14,10 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _MAX_LEARNING_RATE = 4.0e-2
+# Number of steps from which the peak rate falls, and the power of the steps with which it falls: of
+# a text that is read so seldom that the input has n-grams, and of another text
+# (docs/lab/2026-11-27.md).
+_FALL_WITH_NGRAMS, _FALL = (600, 0.4), (4000, 0.3)
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
@@ -73,13 +77,15 @@ class Recipe:
         ]
         return max(sizes, default=HIDDEN_SIZES[0])
 
-    def peak_rate(self, hidden_size: int, steps: float) -> float:
+    def peak_rate(self, hidden_size: int, steps: float, passes: float) -> float:
         """Return the peak learning rate.
 
-        It falls with the number of steps and, except with muon, with the width of the network.
+        It falls with the number of steps, faster in a few passes over the text, and, except with
+        muon, with the width of the network.
         """
         width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
-        rate = self.learning_rate * width * min(1.0, 4000 / steps) ** 0.3
+        first, power = _FALL_WITH_NGRAMS if passes <= self.passes_with_ngrams else _FALL
+        rate = self.learning_rate * width * min(1.0, first / steps) ** power
         return _round_rate(min(rate, _MAX_LEARNING_RATE))
 
     def output_dropout(self, passes: float) -> float:
