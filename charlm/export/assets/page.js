@@ -268,7 +268,8 @@ function makeStream() {
       () => {
         area.readOnly = false;
         const seconds = (performance.now() - startedAt) / 1000;
-        say(`Wrote ${added} characters, ${Math.round(added / seconds).toLocaleString("en")} per second.`);
+        const speed = Math.round(added / seconds).toLocaleString("en");
+        say(`Wrote ${added} characters, ${speed} per second.`);
       },
       () => {
         area.value = writing.text;

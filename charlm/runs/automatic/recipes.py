@@ -14,10 +14,9 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _MAX_LEARNING_RATE = 4.0e-2
-# Number of steps from which the peak rate falls, and the power of the steps with which it falls: of
-# a text that is read so seldom that the input has n-grams, and of another text
-# (docs/lab/2026-11-27.md).
-_FALL_WITH_NGRAMS, _FALL = (600, 0.4), (4000, 0.3)
+# From this number of steps on, the peak rate falls with this power of the steps: in few passes over
+# the text, which are those with n-grams, and in many passes (docs/lab/2026-11-27.md).
+_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.4), (4000, 0.3)
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
@@ -80,11 +79,12 @@ class Recipe:
     def peak_rate(self, hidden_size: int, steps: float, passes: float) -> float:
         """Return the peak learning rate.
 
-        It falls with the number of steps, faster in a few passes over the text, and, except with
-        muon, with the width of the network.
+        It falls with the number of steps, from fewer steps on if there are few passes over the
+        text, and, except with muon, with the width of the network.
         """
         width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
-        first, power = _FALL_WITH_NGRAMS if passes <= self.passes_with_ngrams else _FALL
+        has_few_passes = passes <= self.passes_with_ngrams
+        first, power = _FALL_IN_FEW_PASSES if has_few_passes else _FALL_IN_MANY_PASSES
         rate = self.learning_rate * width * min(1.0, first / steps) ** power
         return _round_rate(min(rate, _MAX_LEARNING_RATE))
 
