@@ -588,6 +588,19 @@ def test_a_wrong_value_is_refused_in_one_line_by_every_function(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unknown_option_of_a_training_is_refused_with_the_ways_to_give_it(text_file):
+    for function in (charlm.train, charlm.choose, charlm.train_labels, charlm.train_translator):
+        for name, nearest in {
+            "hidden_size": "",
+            "config": "",
+            "overides": " (nearest: overrides)",
+            "minute": " (nearest: minutes)",
+        }.items():
+            message = rf"\A{name}: no such option{re.escape(nearest)}; [^\n]+overrides=[^\n]+\Z"
+            with pytest.raises(OptionError, match=message):
+                function(text_file, **{name: 3})
+
+
 def test_an_unknown_option_of_a_measure_or_an_export_is_refused_with_the_nearest_one(trained):
     run = charlm.load(trained)
     for call in (

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from charlm.api.reports import write_report
 from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.load import change_config
 from charlm.config.schema import Config
-from charlm.config.training import BUDGETS
+from charlm.config.training import BUDGETS, Training
 from charlm.config.values import checked, plain
 from charlm.errors import CharlmError, OptionError, refuse_beside
 from charlm.runs import prepare, session
@@ -357,6 +358,15 @@ def _run_name(text: Config | Texts) -> str:
 
 
 def _training_overrides(fields: Mapping[str, Any]) -> list[str]:
+    for name in fields:
+        if name not in Training.model_fields:
+            near = get_close_matches(name, [*Training.model_fields, "overrides"], n=1)
+            raise OptionError(
+                name,
+                f"no such option{f' (nearest: {near[0]})' if near else ''}; give settings of other "
+                "sections in overrides, as overrides=['model.hidden_size=256'], and a "
+                "configuration in the place of the text",
+            )
     budgets = [name for name in BUDGETS if fields.get(name) is not None]
     if len(budgets) > 1:
         refuse_beside(budgets[0], **{budgets[1]: True})
