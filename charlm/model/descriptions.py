@@ -1,4 +1,4 @@
-"""The weights of a model in words, from their names in files."""
+"""The weights and parts of a model in words, from their names in files."""
 
 import re
 from collections.abc import Iterator
@@ -103,6 +103,21 @@ def describe_weights(model: AnyModel, kind: str) -> Iterator[str]:
             yield f"{place}, {_KINDS.get(kind, kind)}, {_describe_in_cell(rest, gates)}"
         else:
             yield f"{place}, {_describe(f'{part}.{rest}', _LAYER_PARTS)}"
+
+
+def part_name(group: str) -> str:
+    """Return the name of a part of a network as a reader sees it, the first layer being layer 1.
+
+    Args:
+        group: Name in JSON and in metrics.jsonl, in which layers are counted from 0.
+
+    >>> part_name("layer_0"), part_name("backward_layer_1"), part_name("projection")
+    ('layer 1', 'backward layer 2', 'projection')
+    """
+    words = group.replace("_", " ").split()
+    if words[-1].isdigit():
+        words[-1] = str(int(words[-1]) + 1)
+    return " ".join(words)
 
 
 def _describe_in_cell(name: str, gates: int) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 from charlm.evaluation.probes.cells import BestUnit, Cells, Tracks, Unit
 from charlm.evaluation.probes.gates import Gates, GateSaturation
 from charlm.evaluation.probes.passage import Passage
+from charlm.model.descriptions import part_name
 from charlm.views.figures.axes import Axis
 from charlm.views.figures.drawing import run_style
 from charlm.views.figures.points import Row, dot_chart, scatter
 from charlm.views.html import Html, join, show_invisible, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.network import part_name
 from charlm.views.page import (
     NEEDS_SCRIPT,
     Figure,
@@ -99,7 +99,7 @@ def _measure_name(row: BestUnit) -> str:
 
 def _unit_name(unit: Unit) -> str:
     part = "h" if unit.part == "hidden" else "c"
-    return f"{part}{unit.number} of layer {int(unit.layer.removeprefix('layer_')) + 1}"
+    return f"{part}{unit.number} of {part_name(unit.layer)}"
 
 
 def _units_figure(shown: Sequence[tuple[RunMeasurements, Cells]]) -> Figure:

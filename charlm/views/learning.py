@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from charlm.model.descriptions import part_name
 from charlm.views.charts import Chart, Series
 from charlm.views.figures.axes import Axis
 from charlm.views.figures.drawing import INK_STYLES, PAIR
@@ -12,7 +13,6 @@ from charlm.views.figures.lines import Line, line_chart
 from charlm.views.figures.numbers import format_number
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.network import part_name
 from charlm.views.page import (
     Figure,
     Numbers,

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charlm.model.descriptions import part_name
 from charlm.views.figures.drawing import share_bar
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
@@ -45,18 +46,6 @@ def describe_parameters(run: RunMeasurements) -> str:
     largest = max(parts_of(run), key=lambda part: part.parameters)
     share = percentage(largest.parameters / run.parameters)
     return f"{run.name} has {run.parameters:,} parameters, {share} of them in {largest.name}."
-
-
-def part_name(group: str) -> str:
-    """Return the name of a part in words.
-
-    >>> part_name("layer_0"), part_name("backward_layer_1"), part_name("projection")
-    ('layer 1', 'backward layer 2', 'projection')
-    """
-    words = group.replace("_", " ").split()
-    if words[-1].isdigit():
-        words[-1] = str(int(words[-1]) + 1)
-    return " ".join(words)
 
 
 def _part_of(parameter: str) -> str:

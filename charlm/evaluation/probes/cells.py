@@ -24,6 +24,7 @@ from charlm.evaluation.probes.labels import Label, label_characters
 from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
+from charlm.model.descriptions import part_name
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run
 from charlm.storage.results import Result
@@ -50,7 +51,7 @@ class Unit(Result):
     """A unit of the network.
 
     Attributes:
-        layer: `layer_0` and so on, first layer first.
+        layer: `layer_0` for the first layer and so on.
         part: `hidden`, or `memory` for the memory cell of an LSTM.
         number: Number of the unit in its layer, from 0.
     """
@@ -103,7 +104,7 @@ class Cells(Result):
         yield f"{'label':<24}{'measure':>12}{'score':>8}{'control':>9}{'share':>8}  unit"
         for row in self.best:
             share = "" if row.share is None else f"{row.share:.1%}"
-            unit = f"{row.unit.layer} {row.unit.part} {row.unit.number}"
+            unit = f"{part_name(row.unit.layer)} {row.unit.part} {row.unit.number}"
             direction = "rises" if row.rises else "falls"
             scores = f"{row.measure:>12}{row.score:>8.3f}{row.control:>9.3f}{share:>8}"
             yield f"{row.label:<24}{scores}  {unit}, {direction} with the label"

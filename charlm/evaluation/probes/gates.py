@@ -39,7 +39,7 @@ class GateSaturation(Result):
     """Saturation of one gate of a layer.
 
     Attributes:
-        layer: `layer_0` and so on, first layer first.
+        layer: `layer_0` for the first layer and so on.
         gate: Name of the gate.
         open: Fraction of positions at which each unit's gate is above 0.9, (units,).
         closed: Fraction of positions at which each unit's gate is below 0.1, (units,).

@@ -25,6 +25,7 @@ from charlm.errors import OptionError
 from charlm.evaluation.probes.places import Windows, choose_windows, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
+from charlm.model.descriptions import part_name
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run, States
 from charlm.storage.results import Result
@@ -73,7 +74,7 @@ class Curve(Result):
     """Norms of the gradient by distance.
 
     Attributes:
-        layer: `layer_0` and so on, first layer first; `backward_layer_0` and so on for the
+        layer: `layer_0` for the first layer and so on; `backward_layer_0` and so on for the
             backward recurrence of direction `both`.
         part: `hidden`, or `memory` for the memory cell of an LSTM.
         half_life_tokens: Number of tokens over which the norm halves; infinite if it does not
@@ -85,6 +86,11 @@ class Curve(Result):
     part: str
     half_life_tokens: float
     distances: list[NormsAtDistance]
+
+    @property
+    def name(self) -> str:
+        """Name of the layer and the part, as in "layer 1 hidden"."""
+        return f"{part_name(self.layer)} {self.part}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Gradients(Result):
 
     def lines(self) -> Iterator[str]:
         """Yield rows for each curve, the half-lives and the settings."""
-        width = max(len(f"{curve.layer} {curve.part}") for curve in self.curves)
+        width = max(len(curve.name) for curve in self.curves)
         columns = ("distance", "relative", "mean", "10 %", "50 %", "90 %", "windows")
         yield " " * width + "".join(f"{column:>11}" for column in columns)
         for curve in self.curves:
@@ -127,8 +133,9 @@ class Gradients(Result):
         for curve in self.curves:
             is_infinite = math.isinf(curve.half_life_tokens)
             cells = ["none"] if is_infinite else [f"{curve.half_life_tokens:,.2f}", "tokens"]
-            name = f"{curve.layer} {curve.part}"
-            yield f"{name:<{width}}{'half-life':>11}" + "".join(f"{cell:>11}" for cell in cells)
+            yield f"{curve.name:<{width}}{'half-life':>11}" + "".join(
+                f"{cell:>11}" for cell in cells
+            )
         yield f"median loss {self.median_loss_nats:.4f} nats, {format_settings(self.settings)}"
 
 
@@ -439,7 +446,7 @@ def _curve(layer: str, part: str, norms: Floats) -> Curve:
 
 def _curve_rows(curve: Curve, width: int) -> Iterator[str]:
     """Yield one row for each distance that is 0 or a power of two."""
-    label = f"{curve.layer} {curve.part}"
+    label = curve.name
     for row in curve.distances:
         if row.distance.bit_count() <= 1:
             norms = [row.relative, row.mean, row.quantile_10, row.quantile_50, row.quantile_90]

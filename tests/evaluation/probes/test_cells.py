@@ -10,6 +10,8 @@ from charlm.api import load
 from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.cells import (
+    BestUnit,
+    Cells,
     Unit,
     UnitValues,
     find_units,
@@ -67,6 +69,12 @@ def test_the_score_is_the_auc_of_the_best_unit_on_the_other_half():
     assert best.score == pytest.approx(auc)
     assert best.share == pytest.approx(label.mean())
     assert best.control < 0.65
+
+
+def test_a_row_counts_layers_from_one_as_reports_do():
+    best = BestUnit("digit", "auc", Unit("layer_0", "memory", 3), True, 0.9, 0.6, 0.1)
+    row = str(Cells([best], {}, {})).splitlines()[1]
+    assert row.endswith("layer 1 memory 3, rises with the label")
 
 
 def test_the_score_of_a_number_is_the_rank_correlation_on_the_other_half():

@@ -454,16 +454,16 @@ def test_the_command_prints_a_table_or_json(capfd, trained):
         "windows",
     ]
     assert [
-        row.removeprefix("layer_0 hidden").removeprefix("layer_0 memory").split()[0] for row in rows
+        row.removeprefix("layer 1 hidden").removeprefix("layer 1 memory").split()[0] for row in rows
     ] == (["0", "1", "2", "4", "8", "16"] * 2)
-    assert half_life.startswith("layer_0 hidden") and half_life.endswith("tokens")
-    assert half_life_of_memory.startswith("layer_0 memory")
+    assert half_life.startswith("layer 1 hidden") and half_life.endswith("tokens")
+    assert half_life_of_memory.startswith("layer 1 memory")
     assert "window 20, windows 6" in settings
     assert charlm([*arguments, "--json"]) == 0
     data = json.loads(capfd.readouterr().out)
     assert f"{data['curves'][0]['distances'][4]['mean']:.3e}" == rows[3].split()[2]
     assert f"{data['curves'][0]['distances'][4]['relative']:.3e}" == rows[3].split()[1]
-    assert f"{data['curves'][1]['half_life_tokens']:,.2f}" == half_life_of_memory.split()[3]
+    assert f"{data['curves'][1]['half_life_tokens']:,.2f}" == half_life_of_memory.split()[4]
 
 
 def test_an_infinite_half_life_is_none_in_the_table(capfd, trained, monkeypatch):
@@ -473,7 +473,8 @@ def test_an_infinite_half_life_is_none_in_the_table(capfd, trained, monkeypatch)
     monkeypatch.setattr(Run, "gradients", lambda self, **_: Gradients(curves, {}, 2.0))
     assert charlm(["eval", "gradients", str(trained)]) == 0
     assert capfd.readouterr().out.splitlines()[2].split() == [
-        "layer_0",
+        "layer",
+        "1",
         "hidden",
         "half-life",
         "none",
