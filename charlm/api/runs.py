@@ -50,7 +50,7 @@ from charlm.trained_model import Trained, TrainedModel, TrainedTranslator
 if TYPE_CHECKING:
     from charlm.compression.compress import Compression
     from charlm.evaluation.comparison import Comparison
-    from charlm.evaluation.novelty import Novelty
+    from charlm.evaluation.novelty.results import Novelty
     from charlm.evaluation.perplexity import Perplexity
     from charlm.evaluation.probes.agreement import Agreement
     from charlm.evaluation.probes.cells import Cells
@@ -313,7 +313,7 @@ class Run(_LoadedRun[TrainedModel]):
 
     def novelty(self, samples: Sequence[str] | None = None, **options: Any) -> "Novelty":
         """Measure how much of sampled texts is copied; options as in `measure_novelty`."""
-        from charlm.evaluation.novelty import measure_novelty
+        from charlm.evaluation.novelty.measure import measure_novelty
 
         for name, given in (("samples", samples), ("path", options.get("path"))):
             if given is not None:

@@ -2,7 +2,7 @@
 
 from charlm.data.corpus import Text
 from charlm.data.tokenizer import Tokenizer
-from charlm.data.utf8 import as_line_feeds
+from charlm.data.utf8 import LineEnds, as_line_feeds
 
 
 def record_end(text: Text) -> bytes:
@@ -29,13 +29,23 @@ def written_form(text: Text, tokenizer: Tokenizer, *, records: bool) -> bytes:
     pieces = []
     pending_end = b""
     for block, ends in text.blocks():
-        if spaced:
-            piece = _spaced(as_line_feeds(block, text.line_ends), tokenizer)
-        else:
-            piece = _normalized(block, tokenizer)
+        piece = written_piece(block, tokenizer, text.line_ends)
         pieces += [pending_end, piece]
         pending_end = end if ends and not (spaced and piece.endswith(end)) else b""
     return b"".join([*pieces, pending_end if records else b""])
+
+
+def written_piece(text: bytes, tokenizer: Tokenizer, line_ends: LineEnds = "line_feed") -> bytes:
+    """Return UTF-8 text without document ends as a model of this tokenizer would write it.
+
+    Args:
+        text: The text; at level byte, any bytes.
+        tokenizer: Tokenizer of the model.
+        line_ends: The rule for line ends.
+    """
+    if tokenizer.separates_by_space:
+        return _spaced(as_line_feeds(text, line_ends), tokenizer)
+    return _normalized(text, tokenizer)
 
 
 def _normalized(text: bytes, tokenizer: Tokenizer) -> bytes:

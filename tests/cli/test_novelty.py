@@ -144,3 +144,12 @@ def test_the_first_line_says_in_a_sentence_what_was_found(capfd, trained, traine
     first = ok(capfd, "eval", "novelty", trained_records, file).splitlines()[0]
     assert first.startswith("The sample has clearly more in common with the training text than ")
     assert "0.0% of its records are new" in first and first.endswith(").")
+
+
+def test_texts_in_python_are_normalized_as_a_file_is(capfd, text_file, file, tmp_path):
+    config = small_config(text_file, "training.steps=2", "tokenizer.lowercase=true")
+    train_all(config, tmp_path / "run")
+    file.write_text("THE CAT SAT", encoding="utf-8")
+    given = load(tmp_path / "run").novelty(["THE CAT SAT"])
+    assert given.sample.to_json() == novelty(capfd, tmp_path / "run", file)["sample"]
+    assert given.sample.copied_characters == len("the cat sat")

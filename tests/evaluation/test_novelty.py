@@ -11,13 +11,10 @@ from charlm.data.tokenizer import UNK
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.data.written_form import written_form
 from charlm.errors import CorpusError
-from charlm.evaluation.novelty import (
-    Novelty,
-    WordIds,
-    compare_with_training,
-    held_out_like,
-    split_sentences,
-)
+from charlm.evaluation.novelty.compare import compare_with_training, split_sentences
+from charlm.evaluation.novelty.measure import held_out_like
+from charlm.evaluation.novelty.results import Novelty
+from charlm.evaluation.novelty.units import WordIds
 
 TEXTS = st.text(alphabet="abé𝄞 .\n", max_size=40)
 
