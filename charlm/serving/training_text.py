@@ -86,7 +86,8 @@ class TrainingText:
         limit = self._limit(max_copy)
         with self._lock:
             start = limit.save()
-            for token in ids[-max_copy:]:  # A longer run does not matter.
+            # A longer run does not matter. A character has at most four tokens, one for each byte.
+            for token in ids[-4 * (max_copy + 1) :]:
                 limit.update([token])
             masked = limit.mask(logits)
             limit.restore(start)
