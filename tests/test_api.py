@@ -18,7 +18,7 @@ from charlm.cli.main import run as charlm_command
 from charlm.errors import CharlmError, OptionError
 from charlm.runs.folder import named_after
 from charlm.sampling.options import SampleOptions, build_options
-from charlm.trained_model import original_bytes, training_texts
+from charlm.trained_model import corpus_part, original_bytes, training_texts
 
 # Lines of the corpus in another order, so that no long passage of it is in the corpus.
 OTHER_TEXT = "".join(TEXT.splitlines(keepends=True)[::7])[:600]
@@ -132,7 +132,7 @@ def test_what_was_fitted_is_compared_with_the_scored_text_and_not_with_its_name(
 ):
     run = charlm.load(trained)
     valid = tmp_path / "copy.txt"
-    valid.write_bytes(original_bytes(run.trained, split="valid"))
+    valid.write_bytes(original_bytes(corpus_part(run.trained, "valid")))
     copy = run.perplexity(paths=[valid], cache=True, temperature="fit", fit_tokens=200)
     assert copy.adapted.settings["fitted_on_the_scored_text"]
     assert copy.settings["fitted_on_the_scored_text"]
@@ -146,7 +146,7 @@ def test_what_was_fitted_is_compared_with_the_scored_text_and_not_with_its_name(
     assert [name.split()[0] for name in learned] == ["unigram,", "Kneser-Ney", "lzma,"]
     # Records count one by one, in any order.
     records = charlm.load(trained_records)
-    lines = original_bytes(records.trained, split="valid").decode().splitlines()
+    lines = original_bytes(corpus_part(records.trained, "valid")).decode().splitlines()
     copy = records.perplexity("\n".join(sorted(lines, reverse=True)), temperature="fit")
     assert copy.settings["shared_with_valid"] == 1
     new = records.perplexity("zzz\nyyy\n" + lines[0], temperature="fit")
@@ -228,6 +228,15 @@ def test_a_character_split_between_two_parts_of_a_text_is_written_once(tmp_path)
         first = "".join(run.stream(length=length, temperature=0, state_out=state))
         (rest,) = run.sample(length=8 - length, temperature=0, state_in=state)
         assert first + rest.text == whole.text, length
+
+
+def test_a_text_that_the_model_has_ended_cannot_be_continued(trained_records, tmp_path):
+    run = charlm.load(trained_records)
+    (sample,) = run.sample(state_out=tmp_path / "state")
+    assert sample.ended
+    for state in (sample.state, tmp_path / "state"):
+        with pytest.raises(CharlmError, match="has ended"):
+            run.sample(state_in=state)
 
 
 def test_best_and_last_are_two_checkpoints(trained):

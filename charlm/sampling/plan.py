@@ -251,7 +251,12 @@ def in_text_order(trained: TrainedModel, prompt_ids: list[int], ids: list[int]) 
 
 def _initial_state(trained: TrainedModel, options: SampleOptions) -> GenerationState | None:
     source = options.state_in
-    if source is None or isinstance(source, GenerationState):
+    if source is None:
+        return None
+    if isinstance(source, GenerationState):
+        if source.ended:
+            problem = "is that of a text that the model has ended; begin another text"
+            raise UnsupportedOptionError("state_in", problem)
         return source
     try:
         data = source.read_bytes()
