@@ -19,14 +19,13 @@ from charlm.model.recurrence import States
 from charlm.model.translation_model import Source, TokenModel, TranslationModel
 from charlm.sampling.beam_search import BeamOptions, Start, search_from
 from charlm.sampling.drawing import without_unknown
-from charlm.sampling.options import CompletionOptions
+from charlm.sampling.options import DEFAULT_LENGTH_PENALTY, CompletionOptions
 from charlm.sampling.prompts import read_prompt
 from charlm.sampling.stepper import Stepper
 from charlm.sampling.threads import num_weights, threads_for_step
 from charlm.trained_model import Trained
 
 _MAX_BATCH = 256
-_LENGTH_PENALTY = 0.6
 
 
 def complete(
@@ -162,6 +161,8 @@ def _write(start: Start, length: int) -> list[list[int]]:
 
 def _search(start: Start, options: CompletionOptions) -> list[int]:
     """Return the most probable ids that a beam search finds."""
-    beams = BeamOptions(beams=options.beams, length=options.length, length_penalty=_LENGTH_PENALTY)
+    beams = BeamOptions(
+        beams=options.beams, length=options.length, length_penalty=DEFAULT_LENGTH_PENALTY
+    )
     best, *_ = search_from(start, beams, is_end=lambda ids: ids[-1] == EOS)
     return best.ids[:-1] if best.ended else best.ids

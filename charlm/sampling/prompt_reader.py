@@ -91,7 +91,7 @@ def read_once(model: LanguageModel, ids: Sequence[int], states: States | None = 
     Returns:
         States after them, of a batch of one.
     """
-    reader = PromptReader(model, [*ids, EOS], states, window=_WINDOW)  # The last one is not read.
+    reader = PromptReader(model, [*ids, EOS], states)  # The last one is not read.
     while not reader.is_finished:
         reader.read_window()
     return reader.states

@@ -80,11 +80,7 @@ def state_to_bytes(state: GenerationState, model: LanguageModel) -> bytes:
         state: State to save.
         model: Model that the state belongs to.
     """
-    tensors = {
-        f"state.{layer}.{index}": part.contiguous().clone()
-        for layer, parts in enumerate(state.states)
-        for index, part in enumerate(parts)
-    }
+    tensors = {name: part.contiguous().clone() for name, part in _named(state.states).items()}
     tensors["ids"] = torch.tensor(state.ids, dtype=torch.int64)
     metadata = {
         "format": _FORMAT,
@@ -176,15 +172,8 @@ def _states(tensors: Mapping[str, Tensor], model: LanguageModel) -> States | Non
 
     None if they do not have the names, shapes and types of the model's states, or are not finite.
     """
-    names = [
-        [f"state.{layer}.{index}" for index in range(len(parts))]
-        for layer, parts in enumerate(model.initial_states(1))
-    ]
-    expected = {
-        f"state.{layer}.{index}": part
-        for layer, parts in enumerate(model.initial_states(1))
-        for index, part in enumerate(parts)
-    }
+    initial = model.initial_states(1)
+    expected = _named(initial)
     if tensors.keys() != expected.keys():
         return None
     for name, part in expected.items():
@@ -193,4 +182,14 @@ def _states(tensors: Mapping[str, Tensor], model: LanguageModel) -> States | Non
             return None
         if not bool(tensor.isfinite().all()):
             return None
-    return tuple(tuple(tensors[name].to(expected[name].device) for name in row) for row in names)
+    parts = iter([tensors[name].to(part.device) for name, part in expected.items()])
+    return tuple(tuple(next(parts) for _ in state) for state in initial)
+
+
+def _named(states: States) -> dict[str, Tensor]:
+    """Return the tensors of states by their names in a file."""
+    return {
+        f"state.{layer}.{index}": part
+        for layer, parts in enumerate(states)
+        for index, part in enumerate(parts)
+    }

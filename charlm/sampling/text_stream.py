@@ -15,6 +15,7 @@ class TextStream:
         text: Text so far, cut at its end.
         ended: Whether a stop string or the number of characters has ended the text.
         stopped: Whether it was a stop string.
+        start: Number of characters of `text` that were shown before the prompt.
         prompt_length: Number of characters of `text` before the new ones.
     """
 
@@ -41,7 +42,7 @@ class TextStream:
         self._decoder = Decoder(tokenizer)
         self._until = stop.until
         self._includes_until = stop.includes_until
-        self._start = num_shown
+        self.start = num_shown
         self._num_shown = num_shown
         self.ended = False
         self.stopped = False
@@ -83,11 +84,6 @@ class TextStream:
         self._num_shown = max(self._num_shown, end)
         return new
 
-    @property
-    def start(self) -> int:
-        """Number of characters of `text` that were shown before the prompt."""
-        return self._start
-
     def _beginning_of_stop(self) -> int:
         """Return how many last characters of the new text may begin an excluded stop string."""
         if self._includes_until:
@@ -105,7 +101,7 @@ class TextStream:
     @property
     def continuation(self) -> str:
         """Prompt and new text, without the earlier text that was shown before."""
-        return self.text[self._start :]
+        return self.text[self.start :]
 
     def _append(self, piece: str) -> None:
         if self.ended or not piece:

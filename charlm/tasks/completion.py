@@ -110,7 +110,7 @@ def measure_completion(
         trained.model,
         windows_to_score(ids, mode="records", targets=targets),
         device=trained.device,
-        precision=next(trained.model.parameters()).dtype,
+        precision=torch.float32,
     )
     completed = _complete_records(trained, ids, targets, options)
     distances = np.array([record.edit_distance for record in completed])

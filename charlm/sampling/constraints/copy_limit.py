@@ -45,13 +45,13 @@ class _Tail:
 class CopyLimit:
     """Forbids each token that would end a too long run of characters of the training text.
 
-    A constraint of `generate`. A run may begin in the prompt, but must end in new text. A character
-    counts when its last byte is written. The state of a row is replaced, never changed in place, so
-    that `save` costs nothing.
+    A constraint of one sequence. A run may begin in the prompt, but must end in new text. A
+    character counts when its last byte is written. The state is replaced, never changed in place,
+    so that `save` costs nothing.
 
     Attributes:
         max_copy: Maximum number of characters in a run.
-        remaining: Probability of the tokens that the last mask allowed, (batch,).
+        remaining: Probability of the tokens that the last mask allowed.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class CopyLimit:
         max_copy: int,
         *,
         before: bytes = b"",
-        batch: int = 1,
     ) -> None:
         """Compute what does not depend on the text.
 
@@ -70,10 +69,9 @@ class CopyLimit:
             token_texts: Bytes that each id adds to a text; empty for an id that adds nothing.
             max_copy: Maximum number of characters in a run, at least 1.
             before: The text so far: the prompt.
-            batch: Number of sequences that continue it.
         """
         self.max_copy = max_copy
-        self.remaining: npt.NDArray[np.float64] = np.ones(batch)
+        self.remaining = 1.0
         self._index = index
         self._texts = token_texts
         characters = [_decode(text)[0] for text in token_texts]
@@ -85,48 +83,42 @@ class CopyLimit:
             if any(index.occurs(_encode(run)) for run in _windows(text, max_copy + 1))
         }
         self._prefixes = _tokens_by_prefix(characters, max_copy)
-        self._tails = [self._extend(_Tail(), before)] * batch
+        self._tail = self._extend(_Tail(), before)
         self._cached: tuple[_Tail, npt.NDArray[np.int64]] | None = None
 
-    def forbidden(self, row: int = 0) -> npt.NDArray[np.int64]:
-        """Return the sorted ids that may not come next in a row."""
-        tail = self._tails[row]
+    def forbidden(self) -> npt.NDArray[np.int64]:
+        """Return the sorted ids that may not come next."""
+        tail = self._tail
         if self._cached is None or self._cached[0] is not tail:
             ids = sorted(self._never | self._too_long_after(tail))
             self._cached = tail, np.array(ids, dtype=np.int64)
         return self._cached[1]
 
-    def is_stuck(self, row: int = 0) -> bool:
+    def is_stuck(self) -> bool:
         """Return whether no token may come next, except <UNK>, which is never drawn."""
-        return len(self.forbidden(row)) >= len(self._texts) - 1
+        return len(self.forbidden()) >= len(self._texts) - 1
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Return logits, (batch, vocabulary), minus infinity for forbidden tokens."""
+        """Return logits, (1, vocabulary), minus infinity for forbidden tokens."""
         masked = logits.clone()
-        for row in range(len(logits)):
-            masked[row, torch.from_numpy(self.forbidden(row)).to(logits.device)] = -torch.inf
+        masked[:, torch.from_numpy(self.forbidden()).to(logits.device)] = -torch.inf
         log_remaining = masked.double().logsumexp(dim=-1) - logits.double().logsumexp(dim=-1)
-        self.remaining = log_remaining.exp().cpu().numpy()
+        self.remaining = float(log_remaining.exp())
         return masked
 
     def update(self, tokens: Sequence[int | None]) -> None:
-        """Take in the next token of each row, None for a row that has ended."""
-        self._tails = [
-            tail if token is None else self._extend(tail, self._texts[token])
-            for tail, token in zip(self._tails, tokens, strict=True)
-        ]
+        """Take in the next token, None if the sequence has ended."""
+        (token,) = tokens
+        if token is not None:
+            self._tail = self._extend(self._tail, self._texts[token])
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Let row i continue what was row rows[i]."""
-        self._tails = [self._tails[row] for row in rows]
-
-    def save(self) -> list[_Tail]:
+    def save(self) -> _Tail:
         """Return the state, for `restore`."""
-        return self._tails
+        return self._tail
 
-    def restore(self, saved: list[_Tail]) -> None:
+    def restore(self, saved: _Tail) -> None:
         """Return to a saved state."""
-        self._tails = saved
+        self._tail = saved
 
     def _extend(self, tail: _Tail, added: bytes) -> _Tail:
         characters, partial = _decode(tail.partial + added)
@@ -240,7 +232,7 @@ class Backtracker:
 
         Args:
             generator: Generator of one sequence, with `limit` among its constraints.
-            limit: Copy limit of a batch of one.
+            limit: The copy limit.
         """
         self.num_final = 0
         self._generator = generator
@@ -268,7 +260,7 @@ class Backtracker:
     def finish(self) -> None:
         """After a step: remove tokens if the last one was drawn from too few."""
         position = len(self._generator.tokens[0]) - 1
-        self._go_back(position, float(self._limit.remaining[0]))
+        self._go_back(position, self._limit.remaining)
         self.num_final = max(self.num_final, len(self._generator.tokens[0]) - _MAX_BACKTRACK)
 
     def _go_back(self, position: int, remaining: float) -> bool:

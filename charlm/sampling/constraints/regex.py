@@ -127,18 +127,6 @@ class RegexConstraint:
         self._on_end = stop
         self._report_ends()
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Let sequence i continue what was sequence rows[i]."""
-        self._states = [self._states[row] for row in rows]
-
-    def save(self) -> tuple[list[int], int]:
-        """Return the state, for `restore`."""
-        return self._states, self._tokens_left
-
-    def restore(self, saved: tuple[list[int], int]) -> None:
-        """Return to a saved state."""
-        self._states, self._tokens_left = saved
-
     def _report_ends(self) -> None:
         if self._on_end is None:
             return

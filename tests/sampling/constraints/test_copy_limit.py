@@ -96,20 +96,17 @@ def test_forbidden_tokens_by_hand():
     assert limit.forbidden().tolist() == [6]
 
 
-def test_rows_are_independent_and_can_be_saved_and_selected():
-    limit = CopyLimit(SuffixIndex(b"abcabd"), [b"", b"", b"a", b"b", b"c", b"d"], 2, batch=2)
-    limit.update([2, 3])
+def test_the_state_can_be_saved_and_the_remaining_probability_is_that_of_the_mask():
+    limit = CopyLimit(SuffixIndex(b"abcabd"), [b"", b"", b"a", b"b", b"c", b"d"], 2)
+    limit.update([2])
     saved = limit.save()
-    limit.update([3, None])
-    assert [limit.forbidden(row).tolist() for row in (0, 1)] == [[4, 5], []]
-    masked = limit.mask(torch.zeros(2, 6))
-    assert masked[0].tolist() == [0, 0, 0, 0, -torch.inf, -torch.inf]
-    assert masked[1].tolist() == [0] * 6
-    assert limit.remaining.tolist() == pytest.approx([4 / 6, 1])
-    limit.select([1, 0])
-    assert [limit.forbidden(row).tolist() for row in (0, 1)] == [[], [4, 5]]
+    limit.update([3])
+    assert limit.mask(torch.zeros(1, 6)).tolist() == [[0, 0, 0, 0, -torch.inf, -torch.inf]]
+    assert limit.remaining == pytest.approx(4 / 6)
+    limit.update([None])
+    assert limit.forbidden().tolist() == [4, 5]
     limit.restore(saved)
-    assert [limit.forbidden(row).tolist() for row in (0, 1)] == [[], []]
+    assert limit.forbidden().tolist() == []
 
 
 @functools.cache

@@ -276,21 +276,6 @@ def test_an_empty_expression_ends_a_text_at_once():
     assert needed[EOS] == 0 and (needed[1:] > 10**9).all()
 
 
-def test_sequences_are_restored_and_continue_one_another():
-    a, b = LETTERS.encode("ab").tolist()
-    matching = RegexConstraint(build_automaton("aab|bb", LETTERS, records=True), length=3, batch=2)
-    zeros = torch.zeros(2, LETTERS.vocabulary_size)
-    saved, first = matching.save(), matching.mask(zeros)
-    matching.update([a, b])
-    after = matching.mask(zeros)
-    matching.select([1, 1])
-    assert torch.equal(matching.mask(zeros), after[[1, 1]])
-    matching.restore(saved)
-    assert torch.equal(matching.mask(zeros), first)
-    matching.update([a, b])
-    assert torch.equal(matching.mask(zeros), after)
-
-
 def test_a_length_below_that_of_every_match_is_refused():
     automaton = build_automaton("a{7}|b{5,}", LETTERS, records=True)
     RegexConstraint(automaton, length=5, batch=1)
