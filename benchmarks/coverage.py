@@ -38,7 +38,7 @@ from charlm.errors import CharlmError
 from charlm.evaluation.intervals import BLOCKS, ratio_interval
 from charlm.evaluation.lines import PIECE_CHARACTERS, nats_of_lines, piece_of_lines
 from charlm.evaluation.static_model import Floats, of_trained
-from charlm.trained_model import encode_string
+from charlm.trained_model import open_string
 
 SEED = 1
 HIDDEN_SIZES = (32, 96)
@@ -115,7 +115,8 @@ def line_nats(path: Path, hidden_size: int, text: str, lines: list[str], steps: 
     sizes = [f"model.hidden_size={hidden_size}", f"training.steps={steps}"]
     config = charlm.load_config(None, [text_override(path), *SETTINGS, *sizes])
     trained = charlm.train(config, out=path.parent / f"run-{hidden_size}", progress=False).trained
-    ids = encode_string(trained, text, splits_documents=False).ids
+    with open_string(trained, text, splits_documents=False) as opened:
+        ids = opened.tokens.ids
     log_p = of_trained(trained).log_probabilities(ids)
     return nats_of_lines(ids, log_p, trained.tokenizer, lines, records=False)
 

@@ -1,7 +1,8 @@
 """A trained model with all that it was trained with, and the texts that it can read."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,17 @@ from charlm.config.model import Model as ModelSection
 from charlm.config.schema import ResolvedConfig
 from charlm.config.values import checked
 from charlm.data.cards import Part, cache_folder, temporary_conversions
-from charlm.data.corpus import Text, read_text
+from charlm.data.corpus import Corpus, Text, read_text
 from charlm.data.listing import shown_names, title_of
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import SLICE_BYTES, Tokens, encode_in_memory, encode_text
 from charlm.errors import CharlmError, CheckpointError, CorpusError, OptionError, refuse_beside
+from charlm.model.any_model import AnyModel
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
-from charlm.model.translation_model import TokenModel, TranslationModel
+from charlm.model.translation_model import TranslationModel
 from charlm.model.uninitialized import uninitialized
 from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
@@ -35,7 +37,7 @@ from charlm.storage.atomic import can_write
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
 
-Model = TypeVar("Model", bound=TokenModel)
+Model = TypeVar("Model", bound=AnyModel)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
-    """A trained model of tokens with its tokenizer and configuration.
+    """A trained model with its tokenizer and configuration.
 
     Attributes:
         model: Model in evaluation mode, on `device`.
@@ -157,6 +159,20 @@ class ScoredText(NamedTuple):
     name: str
 
 
+class OpenText(NamedTuple):
+    """A text to score, open for reading.
+
+    Attributes:
+        source: The text.
+        tokens: Token ids and counts of the text.
+        name: As of `ScoredText`.
+    """
+
+    source: Text
+    tokens: Tokens
+    name: str
+
+
 def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     """Load a trained model. Nothing in the run folder is executed.
 
@@ -172,7 +188,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     run = load_run(folder)
     if run.head is not None:
         raise LanguageModelRequiredError(folder, run.config)
-    return _load(TrainedModel, run, LanguageModel, folder, which, device)
+    return load_trained(TrainedModel, run, LanguageModel, folder, which, device)
 
 
 def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
@@ -185,18 +201,30 @@ def load_translator(folder: Path, which: CheckpointName, device: str) -> Trained
             "--task translate"
         )
     make = partial(TranslationModel, task=task)
-    return _load(TrainedTranslator, run, make, folder, which, device)
+    return load_trained(TrainedTranslator, run, make, folder, which, device)
 
 
-def _load(
-    kind: type[_AnyTrained],
+def load_trained(
+    kind: Callable[..., _AnyTrained],
     run: RunFiles,
-    make: Callable[[ModelSection, int], TokenModel],
+    make: Callable[[ModelSection, int], AnyModel],
     folder: Path,
     which: CheckpointName,
     device: str,
 ) -> _AnyTrained:
-    """Return a trained model, made by `make`, with the weights of a checkpoint."""
+    """Return a trained model with the weights of a checkpoint.
+
+    Args:
+        kind: Class of the trained model, or a function with the fields of `Trained` as arguments.
+        run: Files of the run folder.
+        make: Function that makes the model from its section and the size of the vocabulary.
+        folder: Run folder.
+        which: As for `load`.
+        device: As for `load`.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+    """
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
     chosen = choose_device(device)
@@ -269,27 +297,31 @@ def require_one_direction(trained: TrainedModel) -> None:
         )
 
 
-def training_texts(trained: Trained[Any]) -> dict[Part, Text]:
-    """Return the parts of the corpus that a model was trained with.
+def training_corpus(trained: Trained[Any]) -> Corpus:
+    """Return the corpus that a model was trained with.
 
     Raises:
         CheckpointError: A text is missing, or has changed since the training.
         CorpusError: A text cannot be read.
     """
+    remedy = "" if trained.config.task.has_pairs else ", or name a text to score"
     try:
         with temporary_conversions():
             corpus = open_run_corpus(trained.folder, trained.config)
     except CheckpointError as error:
-        choice = "" if trained.config.task.has_pairs else ", or name a text to score"
-        raise CheckpointError(f"{error}{choice}") from None
+        raise CheckpointError(f"{error}{remedy}") from None
     for part, text in corpus.parts.items():
         if text.fingerprint != trained.origin.corpus["fingerprints"].get(part):
             raise CheckpointError(
                 f"{trained.folder}: the {part} text has changed since the training: "
-                f"{shown_names(trained.config.corpus.text)}; restore the old text, or name a text "
-                "to score"
+                f"{shown_names(trained.config.corpus.text)}; restore the old text{remedy}"
             )
-    return corpus.parts
+    return corpus
+
+
+def training_texts(trained: Trained[Any]) -> dict[Part, Text]:
+    """Return the parts of the corpus of `training_corpus`."""
+    return training_corpus(trained).parts
 
 
 @checked
@@ -300,12 +332,19 @@ def corpus_part(trained: Trained[Any], split: Part) -> Text:
         CheckpointError: The corpus has no such part, or has changed since the training.
     """
     parts = training_texts(trained)
-    if split not in parts:
-        raise CheckpointError(
-            f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; "
-            f"{'choose another split' if trained.config.task.has_pairs else 'name a text to score'}"
-        )
+    require_part(trained, parts, split)
     return parts[split]
+
+
+def require_part(trained: Trained[Any], parts: Collection[Part], split: Part) -> None:
+    """Raise CheckpointError if the corpus of a model, which has some parts, has no part `split`."""
+    if split not in parts:
+        remedy = "choose another split"
+        if not trained.config.task.has_pairs:
+            remedy += ", or name a text to score"
+        raise CheckpointError(
+            f"{trained.folder}: the corpus has no {split} part, only {', '.join(parts)}; {remedy}"
+        )
 
 
 def require_language_model(trained: TrainedModel) -> None:
@@ -320,9 +359,10 @@ def share_in_training(trained: TrainedModel, split: Part) -> float | None:
     It is None in stream mode, and for the training part.
 
     Raises:
+        CheckpointError: A text is missing, or has changed since the training.
         CorpusError: A text cannot be read.
     """
-    return open_run_corpus(trained.folder, trained.config).shares_in_training().get(split)
+    return training_corpus(trained).shares_in_training().get(split)
 
 
 def encode(trained: Trained[Any], text: Text) -> Tokens:
@@ -336,44 +376,53 @@ def encode(trained: Trained[Any], text: Text) -> Tokens:
     return encode_text(text, trained.tokenizer, mode=trained.mode, cache=cache)
 
 
-def encode_string(
+def encode_string(trained: TrainedModel, text: str) -> Tokens:
+    """Return the tokens of a string, read as a UTF-8 file of the corpus."""
+    with open_string(trained, text) as opened:
+        return opened.tokens
+
+
+@contextmanager
+def open_string(
     trained: TrainedModel, text: str, *, splits_documents: bool = True, name: str = "the string"
-) -> Tokens:
-    """Return the tokens of a string, read as a UTF-8 file of the corpus.
+) -> Iterator[OpenText]:
+    """Yield a string, read as a UTF-8 file of the corpus.
 
     Args:
-        trained: The model whose tokenizer encodes the string.
+        trained: The model that is to read the string.
         text: The string.
         splits_documents: Whether the separator of the configuration ends a document; else it is
             text like any other.
-        name: The place in error messages.
+        name: Its name, also in error messages.
+
+    Raises:
+        CorpusError: The string is too short, or is not text.
     """
+    is_read_as_bytes = trained.tokenizer.section.level == "byte"
+    check_size(len(text.encode() if is_read_as_bytes else text), name)
+    update: dict[str, Any] = {"encoding": "utf-8"}
+    if not splits_documents:
+        update["separator"] = None
+    corpus = trained.config.corpus.model_copy(update=update)
     with tempfile.TemporaryDirectory() as folder:
-        source = _string_as_text(trained, text, Path(folder), splits_documents, name)
-        return encode_in_memory(source, trained.tokenizer, mode=trained.mode)
+        path = Path(folder) / "text.txt"
+        path.write_bytes(text.encode())
+        try:
+            source = read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
+        except CorpusError as error:
+            raise CorpusError(str(error).replace(str(path), name)) from None
+        tokens = encode_in_memory(source, trained.tokenizer, mode=trained.mode)
+        yield OpenText(source, tokens, name)
 
 
-def restoration_of_string(
-    trained: TrainedModel, text: str, tokens: Tokens, *, splits_documents: bool = True
-) -> Restoration:
-    """Return the cost of restoring a string from its tokens; arguments as for `encode_string`."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = _string_as_text(trained, text, Path(folder), splits_documents, "the string")
-        return _restoration(trained, source, tokens)
-
-
-def _restoration(trained: TrainedModel, text: Text, tokens: Tokens) -> Restoration:
-    unknown = tokens.counts.unknown
-    return restoration_of(text, trained.tokenizer, trained.mode, unknown=unknown)
-
-
-def text_to_score(
+@contextmanager
+def open_text(
     trained: TrainedModel,
     text: str | None = None,
     paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
-) -> ScoredText:
-    """Return the tokens of a string, else of files, else of a part of the model's own corpus.
+) -> Iterator[OpenText]:
+    """Yield a string, else files, else a part of the model's own corpus.
 
     Args:
         trained: The model that is to score the text.
@@ -389,70 +438,40 @@ def text_to_score(
     require_language_model(trained)
     if text is not None:
         refuse_beside("text", paths=paths)
-        return ScoredText(encode_string(trained, text), "a string")
+        with open_string(trained, text) as opened:
+            yield opened._replace(name="a string")
+        return
     if paths:
-        names = path_names(paths)
+        names = [str(paths)] if isinstance(paths, str | Path) else list(map(str, paths))
         source = read_text(names, trained.config)
         is_usual = source.raw or source.encoding == "utf-8"
         name = title_of(names) + ("" if is_usual else f" in {source.encoding}")
-        return ScoredText(encode(trained, source), name)
-    return ScoredText(encode(trained, corpus_part(trained, split)), split)
+    else:
+        source, name = corpus_part(trained, split), split
+    yield OpenText(source, encode(trained, source), name)
 
 
-def path_names(paths: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return paths as strings; one path is a list of one."""
-    return [str(paths)] if isinstance(paths, str | Path) else list(map(str, paths))
-
-
-def original_bytes(
+def text_to_score(
     trained: TrainedModel,
     text: str | None = None,
     paths: str | Path | Sequence[str | Path] = (),
     split: Part = "valid",
-) -> bytes:
-    """Return the bytes of a text as its file has them; arguments as for `text_to_score`."""
-    if text is not None:
-        return text.encode()
-    source = _text_of(trained, paths, split)
-    separator = source.separator.encode()
-    return b"".join(block + (separator if ends else b"") for block, ends in source.blocks())
+) -> ScoredText:
+    """Return the tokens of a text, and its name; arguments and exceptions as for `open_text`."""
+    with open_text(trained, text, paths, split) as opened:
+        return ScoredText(opened.tokens, opened.name)
 
 
-def restoration_to_score(
-    trained: TrainedModel,
-    tokens: Tokens,
-    text: str | None = None,
-    paths: str | Path | Sequence[str | Path] = (),
-    split: Part = "valid",
-) -> Restoration:
-    """Return the cost of restoring a text from its tokens; arguments as for `text_to_score`."""
-    if text is not None:
-        return restoration_of_string(trained, text, tokens)
-    return _restoration(trained, _text_of(trained, paths, split), tokens)
+def original_bytes(text: Text) -> bytes:
+    """Return the bytes of a text, with a separator after each document."""
+    separator = text.separator.encode()
+    return b"".join(block + (separator if ends else b"") for block, ends in text.blocks())
 
 
-def _text_of(trained: TrainedModel, paths: str | Path | Sequence[str | Path], split: Part) -> Text:
-    if paths:
-        return read_text(path_names(paths), trained.config)
-    return corpus_part(trained, split)
-
-
-def _string_as_text(
-    trained: TrainedModel, text: str, folder: Path, splits_documents: bool, name: str
-) -> Text:
-    """Write a string to a file in `folder` and return it as a text."""
-    is_read_as_bytes = trained.tokenizer.section.level == "byte"
-    check_size(len(text.encode() if is_read_as_bytes else text), name)
-    update: dict[str, Any] = {"encoding": "utf-8"}
-    if not splits_documents:
-        update["separator"] = None
-    corpus = trained.config.corpus.model_copy(update=update)
-    path = folder / "text.txt"
-    path.write_bytes(text.encode())
-    try:
-        return read_text([str(path)], trained.config.model_copy(update={"corpus": corpus}))
-    except CorpusError as error:
-        raise CorpusError(str(error).replace(str(path), name)) from None
+def restoration_to_score(trained: TrainedModel, text: Text, tokens: Tokens) -> Restoration:
+    """Return the cost of restoring a text from its tokens."""
+    unknown = tokens.counts.unknown
+    return restoration_of(text, trained.tokenizer, trained.mode, unknown=unknown)
 
 
 def provenance(trained: Trained[Any]) -> dict[str, Any]:

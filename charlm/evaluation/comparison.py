@@ -18,7 +18,7 @@ import numpy as np
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokens import Tokens
-from charlm.errors import CharlmError, CheckpointError, OptionError, refuse_beside
+from charlm.errors import CharlmError, OptionError, refuse_beside
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.lines import (
     PIECE_CHARACTERS,
@@ -41,12 +41,12 @@ from charlm.storage.results import Result
 from charlm.storage.tables import format_number, format_settings
 from charlm.trained_model import (
     TrainedModel,
-    encode_string,
+    corpus_part,
+    open_string,
     original_bytes,
     provenance,
     require_language_model,
-    restoration_of_string,
-    training_texts,
+    restoration_to_score,
 )
 from charlm.version import VERSION
 
@@ -350,21 +350,18 @@ def _read_text(trained: TrainedModel, path: str | Path | None, split: "Part") ->
     """Return the text of a file, or of a part of the model's own corpus as its file has it."""
     if path is not None:
         return read_text_file(path, remedy="name a file of text")
-    if split not in training_texts(trained):
-        raise CheckpointError(
-            f"{trained.folder}: the corpus has no {split} part; name a text to score"
-        )
     name = f"{trained.folder}: the {split} part"
-    return decode_utf8(original_bytes(trained, split=split), name)
+    return decode_utf8(original_bytes(corpus_part(trained, split)), name)
 
 
 def _score_lines(
     trained: TrainedModel, text: str, lines: Sequence[str], *, splits_documents: bool, name: str
 ) -> _Scored:
     """Score a text and its lines; `name` is the place in error messages."""
-    tokens = encode_string(trained, text, splits_documents=splits_documents, name=name)
-    require_tokens(tokens.ids)
-    restoration = restoration_of_string(trained, text, tokens, splits_documents=splits_documents)
+    with open_string(trained, text, splits_documents=splits_documents, name=name) as opened:
+        tokens = opened.tokens
+        require_tokens(tokens.ids)
+        restoration = restoration_to_score(trained, opened.source, tokens)
     if restoration.problem:
         raise CharlmError(
             f"{trained.folder}: its bits per character cannot be compared: {restoration.problem}, "

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from charlm.data.cards import Part, temporary_conversions
-from charlm.data.listing import absolute_names
+from charlm.data.cards import Part
 from charlm.data.spelling import Restoration
 from charlm.data.tokenizer import Ids
 from charlm.data.tokens import Tokens
 from charlm.data.windows.scoring import WARM_UP, windows_to_score
+from charlm.errors import CorpusError
 from charlm.evaluation.adaptive.adaptation import adapted_log_probabilities, check_adaptation
 from charlm.evaluation.adaptive.temperature import fit_temperature
 from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_nats
@@ -21,13 +21,16 @@ from charlm.evaluation.static_model import StaticModel, require_tokens
 from charlm.storage.results import Result
 from charlm.storage.tables import format_number, format_settings
 from charlm.trained_model import (
+    OpenText,
     TrainedModel,
+    corpus_part,
+    encode,
+    open_text,
     original_bytes,
-    path_names,
     provenance,
     restoration_to_score,
     share_in_training,
-    text_to_score,
+    training_texts,
     with_int8,
 )
 from charlm.training.devices import choose_precision
@@ -166,9 +169,13 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
             option is not defined for this model.
     """
     check_adaptation(trained.model, options.adaptation, trained.mode)
-    options = replace(options, paths=_readable_again(path_names(options.paths)))
-    tokens, name = text_to_score(trained, options.text, options.paths, options.split)
-    restoration = restoration_to_score(trained, tokens, options.text, options.paths, options.split)
+    with open_text(trained, options.text, options.paths, options.split) as text:
+        return _measure(trained, text, options)
+
+
+def _measure(trained: TrainedModel, text: OpenText, options: ScoringOptions) -> Perplexity:
+    source, tokens, name = text
+    restoration = restoration_to_score(trained, source, tokens)
     started = time.perf_counter()
     static = _static_model(trained, options)
     result = score_text(static, tokens.ids, streams=options.streams)
@@ -194,7 +201,7 @@ def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perple
         | _temperature_fit(trained, tokens.ids, options)
         | _records_in_training(trained, options),
         adapted=_adapted(trained, static, tokens, restoration, options),
-        baselines=_baselines(trained, tokens.ids, restoration, options),
+        baselines=_baselines(trained, text, restoration) if options.baselines else None,
         int8=_int8_score(trained, static, tokens, restoration, options, result),
     )
 
@@ -220,13 +227,6 @@ def score_text(static: StaticModel, ids: Ids, *, streams: int = 1) -> Score:
     )
 
 
-def _readable_again(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names of texts of which each can be read several times: standard input is kept."""
-    with temporary_conversions():
-        kept = absolute_names(["-"]) if "-" in names else None
-    return tuple(kept[0] if kept and name == "-" else name for name in names)
-
-
 def _static_model(trained: TrainedModel, options: ScoringOptions) -> StaticModel:
     static = StaticModel(
         trained.model,
@@ -235,9 +235,23 @@ def _static_model(trained: TrainedModel, options: ScoringOptions) -> StaticModel
         precision=choose_precision(options.precision, trained.device),
     )
     if options.temperature == "fit":
-        valid = text_to_score(trained, split="valid").tokens
-        return replace(static, temperature=_fit_temperature(static, valid.ids))
+        return replace(static, temperature=_fit_temperature(static, _ids_to_fit_on(trained)))
     return replace(static, temperature=options.temperature)
+
+
+def _ids_to_fit_on(trained: TrainedModel) -> Ids:
+    """Return the validation split, on which temperature and adaptation are fitted, (tokens,).
+
+    Raises:
+        CorpusError: The corpus has no such part.
+    """
+    parts = training_texts(trained)
+    if "valid" not in parts:
+        raise CorpusError(
+            f"{trained.folder}: the corpus has no validation split to fit on; score without "
+            "fitting, or train with corpus.valid_share above 0"
+        )
+    return encode(trained, parts["valid"]).ids
 
 
 def _fit_temperature(static: StaticModel, ids: Ids) -> float:
@@ -284,7 +298,7 @@ def _overlap(trained: TrainedModel, ids: Ids, parts: Sequence[Part]) -> dict[str
     """Return how much of the scored text is in the texts that something was fitted on."""
     shared = {
         f"shared_with_{part}": shared_fraction(
-            ids, text_to_score(trained, split=part).tokens.ids, mode=trained.mode
+            ids, encode(trained, corpus_part(trained, part)).ids, mode=trained.mode
         )
         for part in parts
     }
@@ -313,8 +327,8 @@ def _adapted(
 ) -> Adapted | None:
     if options.adaptation.is_static:
         return None
-    train_ids = text_to_score(trained, split="train").tokens.ids
-    valid_ids = text_to_score(trained, split="valid").tokens.ids
+    train_ids = encode(trained, corpus_part(trained, "train")).ids
+    valid_ids = _ids_to_fit_on(trained)
     started = time.perf_counter()
     log_p, settings = adapted_log_probabilities(
         static, tokens.ids, options.adaptation, train_ids=train_ids, valid_ids=valid_ids
@@ -359,19 +373,15 @@ def _variant_fields(
     }
 
 
-def _baselines(
-    trained: TrainedModel, ids: Ids, restoration: Restoration, options: ScoringOptions
-) -> list[Baseline] | None:
-    if not options.baselines:
-        return None
-    train_ids = text_to_score(trained, split="train").tokens.ids
+def _baselines(trained: TrainedModel, text: OpenText, restoration: Restoration) -> list[Baseline]:
+    train = corpus_part(trained, "train")
     return score_baselines(
-        train_ids,
-        ids,
+        encode(trained, train).ids,
+        text.tokens.ids,
         vocabulary_size=trained.tokenizer.vocabulary_size,
         records=trained.writes_records,
-        text_bytes=original_bytes(trained, options.text, options.paths, options.split),
-        train_bytes=original_bytes(trained, split="train"),
+        text_bytes=original_bytes(text.source),
+        train_bytes=original_bytes(train),
         restoration=restoration,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,52 +10,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from charlm.config.schema import ResolvedConfig
-from charlm.data.cards import Part, cache_folder, temporary_conversions
+from charlm.data.cards import Part, temporary_conversions
 from charlm.data.labels import Labels, label_targets, labels_of, split_labels
 from charlm.data.listing import shown_title
-from charlm.data.tokenizer import EOS, Ids, Tokenizer, id_dtype
-from charlm.data.tokens import encode_text
-from charlm.data.windows.directions import read_with_targets, record_spans
+from charlm.data.tokenizer import EOS, Ids, id_dtype
+from charlm.data.windows.directions import read_with_targets
 from charlm.data.windows.scoring import scoring_record_windows
 from charlm.data.windows.window import PADDING
-from charlm.errors import CharlmError, CheckpointError, quote
+from charlm.errors import CharlmError, quote
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
-from charlm.model.uninitialized import uninitialized
-from charlm.runs.checkpoint import load_checkpoint, load_weights
 from charlm.runs.files import CheckpointName
-from charlm.runs.folder import load_run, open_run_corpus
-from charlm.runs.verify_weights import check_weights
+from charlm.runs.folder import load_run
 from charlm.storage.results import Result
 from charlm.storage.tables import format_rows
-from charlm.trained_model import Origin, present_checkpoint
-from charlm.training.devices import choose_device
+from charlm.trained_model import Trained, encode, load_trained, require_part, training_corpus
 
 
 @dataclass(frozen=True)
-class TrainedLabelModel:
-    """A trained model of labels with its tokenizer and configuration.
+class TrainedLabelModel(Trained[LabelModel]):
+    """A trained model of labels.
 
     Attributes:
-        model: Model in evaluation mode, on `device`.
-        tokenizer: Tokenizer learned from the run's training text.
-        config: Resolved configuration.
         labels: Labels that the model chooses from.
-        device: Device of the model.
-        origin: Run that the model comes from.
     """
 
-    model: LabelModel
-    tokenizer: Tokenizer
-    config: ResolvedConfig
     labels: Labels
-    device: torch.device
-    origin: Origin
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.origin.folder
 
 
 @dataclass(frozen=True)
@@ -124,27 +104,14 @@ def load_labels(folder: Path, which: CheckpointName, device: str) -> TrainedLabe
         CharlmError: The model has another task.
     """
     run = load_run(folder)
-    chosen = choose_device(device)
-    head = run.head
-    if not isinstance(head, LabelHead):
+    if not isinstance(run.head, LabelHead):
         raise CharlmError(
             f"{folder}: has no labels (task {run.config.task.kind}); train a model of labels with "
             "charlm train TABLE --task classify, or --task tag"
         )
-    which = present_checkpoint(folder, which)
-    saved = load_checkpoint(folder / which, only="weights")
-    size = run.tokenizer.vocabulary_size
-    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=head)
-    model = uninitialized(LabelModel, run.config.model, size, head)
-    load_weights(model, saved.weights, saved.folder)
-    return TrainedLabelModel(
-        model=model.to(chosen).eval(),
-        tokenizer=run.tokenizer,
-        config=run.config,
-        labels=run.labels,
-        device=chosen,
-        origin=Origin(folder, which, run.corpus, saved.state),
-    )
+    kind = partial(TrainedLabelModel, labels=run.labels)
+    make = partial(LabelModel, head=run.head)
+    return load_trained(kind, run, make, folder, which, device)
 
 
 def predict(run: TrainedLabelModel, texts: Sequence[str]) -> list[Predicted]:
@@ -245,27 +212,12 @@ def labelled_part(run: TrainedLabelModel, split: Part) -> LabelledPart:
         CheckpointError: The corpus has no such part, or has changed since the training.
     """
     with temporary_conversions():
-        corpus = open_run_corpus(run.folder, run.config)
-        if split not in corpus.parts:
-            raise CheckpointError(
-                f"{run.folder}: the corpus has no {split} part, only {', '.join(corpus.parts)}; "
-                "choose another --split"
-            )
-        if corpus.parts[split].fingerprint != run.origin.corpus["fingerprints"].get(split):
-            raise CheckpointError(
-                f"{run.folder}: the {split} text has changed since the training; restore the old "
-                "text"
-            )
+        corpus = training_corpus(run)
+        require_part(run, corpus.parts, split)
         texts, targets = split_labels(corpus)
-        cache = cache_folder() / "tokens"
-        ids = np.asarray(encode_text(texts[split], run.tokenizer, mode="records", cache=cache).ids)
+        ids = np.asarray(encode(run, texts[split]).ids)
     found = labels_of(ids, targets[split], run.config.task, place=shown_title(corpus.title))
     return LabelledPart(ids, found)
-
-
-def num_records(ids: Ids) -> int:
-    """Return the number of encoded records."""
-    return len(record_spans(ids))
 
 
 def facts_of(run: TrainedLabelModel) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from charlm.tasks.label_run import (
     TrainedLabelModel,
     facts_of,
     labelled_part,
-    num_records,
     predict_ids,
     predicted_label,
 )
@@ -197,7 +196,7 @@ def measure_labels(
     confidence, is_right = np.exp(log_p.max(axis=1)), right == predicted
     pieces = _Pieces(run, part.ids)
     return LabelScores(
-        records=num_records(part.ids),
+        records=len(part.labels),
         predictions=len(right),
         accuracy=float(is_right.mean()),
         macro_f1=macro_f1(counts),

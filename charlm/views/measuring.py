@@ -13,8 +13,6 @@ from charlm.evaluation.probes.agreement import measure_agreement
 from charlm.evaluation.probes.cells import Cells, measure_cells, require_forward, track_units
 from charlm.evaluation.probes.context import measure_context, require_one_long_text
 from charlm.evaluation.probes.embeddings import (
-    Embeddings,
-    embeddings_of,
     measure_embeddings,
     vectors_of,
 )
@@ -32,15 +30,15 @@ from charlm.runs.samples import read_samples
 from charlm.sampling.options import CompletionOptions
 from charlm.tasks.attention import read_attention
 from charlm.tasks.completion import Completions, measure_completion
-from charlm.tasks.label_run import TrainedLabelModel, facts_of
+from charlm.tasks.label_run import TrainedLabelModel
 from charlm.tasks.labels import measure_labels
 from charlm.trained_model import (
     LanguageModelRequiredError,
     Trained,
     TrainedModel,
     TrainedTranslator,
+    corpus_part,
     original_bytes,
-    provenance,
 )
 from charlm.views.measurements import (
     AnyTrained,
@@ -149,7 +147,9 @@ def _passage_of(models: Sequence[AnyTrained], tokens: int) -> str | None:
 
 def _beginning_of_split(trained: TrainedModel, tokens: int) -> str | None:
     """Return the beginning of a run's validation split, from the first line that is whole."""
-    original = _attempt(lambda: decode_utf8(original_bytes(trained), "the validation split"))
+    original = _attempt(
+        lambda: decode_utf8(original_bytes(corpus_part(trained, "valid")), "the validation split")
+    )
     if isinstance(original, Reason):
         return None
     separator = trained.config.corpus.separator or "\n"
@@ -290,7 +290,7 @@ def _measures_of_the_network(trained: TrainedModel, options: ReportOptions) -> d
         "embeddings": _Measure(
             ("embeddings",),
             lambda: measure_embeddings(trained),
-            partial(vectors_of, trained.model.encoder, trained.origin),
+            partial(vectors_of, trained),
         ),
         "agreement": _Measure(
             ("agreement",),
@@ -310,10 +310,6 @@ def _task_measures(run: AnyTrained, options: ReportOptions) -> dict[str, _Measur
             return measure_labels(run, "valid", records=records, examples=_EXAMPLES)
         return _completions(run, options)
 
-    def embeddings() -> Embeddings:
-        settings = facts_of(run) if isinstance(run, TrainedLabelModel) else provenance(run)
-        return embeddings_of(run.model.encoder, run.tokenizer, run.origin, settings)
-
     of_text = {
         "passage": ("surprisal", "cells"),
         "memory": ("memory",),
@@ -322,10 +318,11 @@ def _task_measures(run: AnyTrained, options: ReportOptions) -> dict[str, _Measur
         "cells": ("cells",),
         "agreement": ("agreement",),
     }
-    has_vectors = partial(vectors_of, run.model.encoder, run.origin)
     return {field: _refused(sections, refusal) for field, sections in of_text.items()} | {
         "task": _Measure(("task",), scores),
-        "embeddings": _Measure(("embeddings",), embeddings, has_vectors),
+        "embeddings": _Measure(
+            ("embeddings",), lambda: measure_embeddings(run), partial(vectors_of, run)
+        ),
     }
 
 

@@ -136,3 +136,25 @@ def test_small_texts_are_scored_although_the_cache_cannot_be_written(
     assert run.perplexity().loss_nats == own.loss_nats
     with pytest.raises(CharlmError, match=r"cache.*cannot be written: .*; set CHARLM_CACHE to"):
         charlm.train(small_config(packed), out=tmp_path / "run")
+
+
+def test_records_of_a_packed_corpus_are_scored_although_the_cache_cannot_be_written(
+    text_file, tmp_path, monkeypatch
+):
+    packed = tmp_path / "text.txt.gz"
+    packed.write_bytes(gzip.compress(text_file.read_bytes()))
+    config = small_config(packed, "corpus.mode=records", "training.steps=2")
+    run = charlm.train(config, out=tmp_path / "run")
+    own = run.perplexity()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "file" / "cache"))
+    score = run.perplexity()
+    assert (score.loss_nats, score.settings) == (own.loss_nats, own.settings)
+
+
+def test_nothing_is_fitted_without_a_validation_split(text_file, tmp_path):
+    config = small_config(text_file, "corpus.valid_share=0", "training.steps=2")
+    run = charlm.train(config, out=tmp_path / "run")
+    for options in ({"cache": True}, {"temperature": "fit"}):
+        with pytest.raises(CorpusError, match="no validation split to fit on; score without"):
+            run.perplexity("The cat sat.", **options)

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from charlm.data.tokenizer import EOS, UNK, Tokenizer
+from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import token_labels
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.embedding import OneHot
-from charlm.model.encoder import Encoder
 from charlm.storage.results import Result
-from charlm.trained_model import Origin, TrainedModel, provenance
+from charlm.trained_model import Trained, provenance
 
 TOKENS = 200  # Most frequent tokens: more labels would cover each other.
 NEIGHBOURS = 5
@@ -70,48 +69,24 @@ class Embeddings(Result):
     settings: dict[str, Any]
 
 
-def measure_embeddings(trained: TrainedModel, *, tokens: int = TOKENS) -> Embeddings:
+def measure_embeddings(trained: Trained[Any], *, tokens: int = TOKENS) -> Embeddings:
     """Return the embeddings of the most frequent tokens of a run's training text.
 
     Args:
-        trained: The model.
+        trained: The model, of any task.
         tokens: Largest number of tokens.
 
     Raises:
         CharlmError: The model has one-hot embeddings, or too few tokens.
     """
-    encoder, settings = trained.model.encoder, provenance(trained)
-    return embeddings_of(encoder, trained.tokenizer, trained.origin, settings, tokens=tokens)
-
-
-def embeddings_of(
-    encoder: Encoder,
-    tokenizer: Tokenizer,
-    origin: Origin,
-    settings: dict[str, Any],
-    *,
-    tokens: int = TOKENS,
-) -> Embeddings:
-    """Return the embeddings of an encoder, of a language model or another one.
-
-    Args:
-        encoder: Encoder that embeds the tokens.
-        tokenizer: Tokenizer of the ids.
-        origin: Run, with the frequencies of the tokens.
-        settings: Facts that the result depends on.
-        tokens: Largest number of tokens.
-
-    Raises:
-        CharlmError: As for `measure_embeddings`.
-    """
-    embedding = vectors_of(encoder, origin)
-    counts = np.array(origin.corpus["train_token_counts"], dtype=np.int64)
+    embedding = vectors_of(trained)
+    counts = np.array(trained.origin.corpus["train_token_counts"], dtype=np.int64)
     chosen = _most_frequent(counts, tokens)
     if len(chosen) < 3:
-        raise CharlmError(f"{origin.folder}: the training text has {len(chosen)} different tokens")
+        raise CharlmError(f"{trained.folder}: the training text has {len(chosen)} different tokens")
     vectors = embedding.detach().double().numpy(force=True)[chosen]
     places, variance = principal_components(vectors)
-    labels = token_labels(tokenizer)
+    labels = token_labels(trained.tokenizer)
     neighbours = _neighbours(vectors, [labels[token] for token in chosen.tolist()])
     return Embeddings(
         tokens=[
@@ -127,20 +102,21 @@ def embeddings_of(
         ],
         variance=variance,
         size=vectors.shape[1],
-        settings=settings,
+        settings=provenance(trained),
     )
 
 
-def vectors_of(encoder: Encoder, origin: Origin) -> Tensor:
+def vectors_of(trained: Trained[Any]) -> Tensor:
     """Return the embedding of each token, (vocabulary, size).
 
     Raises:
         CharlmError: The embeddings are one-hot.
     """
-    embedding = encoder.embedding
+    embedding = trained.model.encoder.embedding
     if isinstance(embedding, OneHot):
-        raise CharlmError(f"{origin.folder}: one-hot tokens are all at the same distance")
-    return embedding.weight
+        raise CharlmError(f"{trained.folder}: one-hot tokens are all at the same distance")
+    weight: Tensor = embedding.weight
+    return weight
 
 
 def principal_components(vectors: Floats) -> tuple[Floats, list[float]]:
