@@ -17,10 +17,10 @@ from charlm.evaluation.adaptive.dynamic import (
     fit_dynamic_settings,
     mean_squared_gradients,
 )
-from charlm.evaluation.adaptive.interpolation import Floats, fit_weights, interpolate
+from charlm.evaluation.adaptive.interpolation import fit_weights, interpolate
 from charlm.evaluation.adaptive.ngram import KneserNey
 from charlm.evaluation.options import AdaptationOptions
-from charlm.evaluation.static_model import StaticModel, require_one_probability
+from charlm.evaluation.static_model import Floats, StaticModel, require_one_probability
 from charlm.model.language_model import LanguageModel
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from charlm.data.tokenizer import Ids
 from charlm.data.windows.scoring import windows_to_score
-from charlm.evaluation.adaptive.interpolation import Floats, fit_pair_weight, interpolate_pair
+from charlm.evaluation.adaptive.interpolation import fit_pair_weight, interpolate_pair
+from charlm.evaluation.static_model import Floats
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import scoring
 

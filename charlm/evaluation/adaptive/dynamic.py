@@ -19,7 +19,7 @@ from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import WARM_UP
-from charlm.evaluation.adaptive.interpolation import Floats
+from charlm.evaluation.static_model import Floats
 from charlm.model.language_model import LanguageModel, detach
 from charlm.model.log_probabilities import differentiable_log_probabilities, without_tf32
 

@@ -1,9 +1,8 @@
 """Linear interpolation of predictors (Jelinek and Mercer 1980), fitted on held-out text."""
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from charlm.evaluation.static_model import Floats
 
 _BISECTIONS = 40  # The weight of a pair is exact to 1e-12.
 _MAX_ITERATIONS = 2000

@@ -11,13 +11,11 @@ from itertools import chain, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from charlm.data.tokenizer import EOS, Ids
 from charlm.errors import ConfigError
+from charlm.evaluation.static_model import Floats, Integers
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Discounts = tuple[float, float, float]  # For n-grams counted once, twice, and more often.
 _UNSEEN = -1
 # With few counts. Chen and Goodman found values from 0.7 to 0.8 close to the best discount.

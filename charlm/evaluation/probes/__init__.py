@@ -1,1 +1,1 @@
-"""Probes of what a model has learned: agreement, gradients."""
+"""Probes of what a model has learned, and of what its states and gradients do."""

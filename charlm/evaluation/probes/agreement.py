@@ -6,7 +6,6 @@ minimal pair is a right sentence and a wrong one that differ in one word. The mo
 gives the right sentence the higher probability.
 """
 
-import codecs
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from charlm.data.builders.agreement import (
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines, strip_line_end
 from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError
+from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 from charlm.storage.results import Result
@@ -334,8 +334,7 @@ def _parse_pairs(lines: IO[bytes], name: str) -> Iterator[Pair]:
     read_line = iter(lambda: lines.readline(_MAX_LINE_BYTES), b"")
     for number, line in enumerate(read_line, start=1):
         if line.strip():
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            yield _parse_pair(text, f"{name}:{number}")
+            yield _parse_pair(line, f"{name}:{number}")
             count += 1
         if count > _MAX_PAIRS or len(line) == _MAX_LINE_BYTES:
             raise CorpusError(
@@ -345,13 +344,7 @@ def _parse_pairs(lines: IO[bytes], name: str) -> Iterator[Pair]:
 
 
 def _parse_pair(line: bytes, place: str) -> Pair:
-    try:
-        text = strip_line_end(line, "unicode").decode()
-    except UnicodeDecodeError as error:
-        byte = f"0x{line[error.start]:02x}"
-        raise CorpusError(
-            f"{place}: byte {error.start} ({byte}) is not UTF-8; save the file as UTF-8"
-        ) from None
+    text = decode_utf8(strip_line_end(line, "unicode"), place)
     sentences = text.split("\t")
     if len(sentences) != 2:
         raise CorpusError(

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from charlm.data.tokenizer import Ids, Tokenizer
-from charlm.data.windows.scoring import WARM_UP, windows_to_score
+from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError, CorpusError, OptionError
 from charlm.evaluation.probes.labels import Label, label_characters
-from charlm.evaluation.probes.reading import read_beginning, texts_of
+from charlm.evaluation.probes.reading import num_streams, read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
 from charlm.model.descriptions import part_name
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 TOKENS = 20_000
 SHIFTS = 20
-_STREAMS = 16  # Pieces of the text that are read side by side.
 _MIN_TOKENS = 200
 # Positions with and without a label in each half: with fewer, the best of many units is good by
 # chance.
@@ -260,8 +259,7 @@ def read_units(model: LanguageModel, ids: Ids, *, mode: str) -> UnitValues:
     ]
     values = np.zeros((len(ids) - 1, len(units)), dtype=np.float32)
     states = None
-    streams = min(_STREAMS, max(1, len(ids) // WARM_UP))
-    for window in windows_to_score(ids, mode=mode, streams=streams):
+    for window in windows_to_score(ids, mode=mode, streams=num_streams(ids)):
         trace: list[Tensor] = []
         states = None if window.resets_state else states
         _, states = model.encoder(window.inputs.to(device), states, run=_record_units(trace))

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows.scoring import WARM_UP, windows_to_score
+from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError
-from charlm.evaluation.probes.reading import read_beginning
+from charlm.evaluation.probes.reading import num_streams, read_beginning
 from charlm.evaluation.static_model import Floats
 from charlm.model.cells.base import Cell, State
 from charlm.model.language_model import LanguageModel
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 TOKENS = 20_000
 OPEN = 0.9
 CLOSED = 0.1
-_STREAMS = 16  # Pieces of the text that are read side by side.
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ def saturation(model: LanguageModel, ids: Ids, *, mode: str) -> Iterator[GateSat
         np.zeros((2, len(cell.gate_names), cell.hidden_size)) for cell in layers
     ]
     states = None
-    streams = min(_STREAMS, max(1, len(ids) // WARM_UP))
-    for window in windows_to_score(ids, mode=mode, streams=streams):
+    for window in windows_to_score(ids, mode=mode, streams=num_streams(ids)):
         states = None if window.resets_state else states
         is_read = torch.from_numpy(window.positions.numpy() >= 0).to(device)
         counter = _count_saturated(layers, counts, is_read)

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.passage import predict_passage
-from charlm.evaluation.probes.reading import read_beginning, texts_of
+from charlm.evaluation.probes.reading import num_streams, read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.storage.results import Result
 from charlm.trained_model import TrainedModel, provenance
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 TOKENS = 20_000
 GUESSES = (1, 2, 3)
 _MAX_KNOWN = 8  # Letters: rows with more would have few characters.
-_STREAMS = 16  # Pieces of the text that are read side by side, each after a warm-up.
 _CHUNK = 4096  # Tokens whose distributions are in memory together.
 
 
@@ -85,8 +83,7 @@ def measure_known_letters(
     require_characters(trained)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     characters = texts_of(ids, trained.tokenizer, records=trained.writes_records)
-    streams = min(_STREAMS, max(1, len(ids) // WARM_UP))
-    log_p = predict_passage(trained.model, ids, mode=trained.mode, streams=streams)
+    log_p = predict_passage(trained.model, ids, mode=trained.mode, streams=num_streams(ids))
     ranks = rank_tokens(log_p, ids)
     return LetterAccuracy(
         accuracy=float((ranks == 1).mean()),

@@ -8,12 +8,16 @@ import numpy as np
 
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
+from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import OptionError
 from charlm.evaluation.static_model import Integers, require_tokens
 from charlm.trained_model import TrainedModel, text_to_score
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
+
+
+_STREAMS = 16
 
 
 class TextToRead(NamedTuple):
@@ -59,6 +63,11 @@ def read_beginning(
     if trained.mode == "records":
         ids = whole_records(ids)
     return TextToRead(ids, name, is_cut=len(ids) < len(scored.ids))
+
+
+def num_streams(ids: Ids) -> int:
+    """Return the number of pieces of a text that are read side by side, each after a warm-up."""
+    return min(_STREAMS, max(1, len(ids) // WARM_UP))
 
 
 def texts_of(ids: Ids, tokenizer: Tokenizer, *, records: bool) -> list[str]:
