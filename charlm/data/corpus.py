@@ -281,7 +281,7 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     if len(text.spans) == 0:
         contents = "empty lines" if has_records else "separators"
         raise CorpusError(
-            f"{shown_names(names)}: contains nothing but {contents}; give a text to learn from"
+            f"{shown_names(names)}: contains nothing but {contents}; give another text"
         )
     return text
 

@@ -111,7 +111,9 @@ def check_size(size: int, name: str) -> None:
     """Raise CorpusError for a text of less than two characters; `name` is the place."""
     if size < 2:
         problem = "is empty" if size == 0 else "has a single character"
-        raise CorpusError(f"{name}: {problem}; a text needs at least a few hundred characters")
+        raise CorpusError(
+            f"{name}: {problem}; give at least two characters to score, a few hundred to train on"
+        )
 
 
 def find_sources(names: Sequence[str], section: ResolvedCorpus, raw: bool) -> Iterator[Source]:

@@ -219,7 +219,7 @@ def test_a_text_of_one_line_has_no_interval(capfd, trained, file):
 def test_an_empty_text_is_named_as_it_was_given(capfd, trained, trained_records, file):
     file.write_text("", encoding="utf-8")
     assert charlm(["eval", "compare", str(trained), str(trained), "--text", str(file)]) == 1
-    assert capfd.readouterr().err.startswith(f"charlm: {file}: is empty; a text needs at least ")
+    assert capfd.readouterr().err.startswith(f"charlm: {file}: is empty; give at least two ")
     file.write_text("\n\n", encoding="utf-8")
     assert charlm(["eval", "compare", str(trained), str(trained_records), "--text", str(file)]) == 1
     assert capfd.readouterr().err.startswith(f"charlm: {file}: contains nothing but empty lines; ")

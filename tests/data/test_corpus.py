@@ -257,7 +257,7 @@ def test_raw_bytes_are_read_unchanged(tmp_path):
         ),
         (b"ab\0cd", "has a NUL character, so it is not text; .*tokenizer.level=byte"),
         (b"caf\xc3", r"byte 3 \(0xc3\) is not utf-8"),
-        (b"", "is empty; a text needs"),
+        (b"", "is empty; give at least two characters"),
         (b"\xef\xbb\xbf", "is empty"),
         (b"a", "has a single character"),
         ("é".encode(), "has a single character"),
