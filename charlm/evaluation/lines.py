@@ -26,10 +26,10 @@ def lines_to_score(text: str, line_ends: LineEnds, separator: str | None) -> lis
 
 
 def line_ends_of_all(models: Sequence[TrainedModel]) -> LineEnds:
-    """Return the rule by which all models read lines; tokens of other models end at LF."""
-    sections = [model.config.corpus for model in models]
-    read_lines = all(corpus.mode == "records" and corpus.record == "line" for corpus in sections)
-    return "unicode" if read_lines and all(corpus.rules > 1 for corpus in sections) else "line_feed"
+    """Return the rule by which all models end lines with <EOS>; tokens of others end at LF."""
+    end_by_eos = all(model.reads_lines or model.tokenizer.separates_by_space for model in models)
+    has_new_rules = all(model.config.corpus.rules > 1 for model in models)
+    return "unicode" if end_by_eos and has_new_rules else "line_feed"
 
 
 def separator_of_all(models: Sequence[TrainedModel]) -> str | None:
@@ -75,8 +75,8 @@ def nats_of_lines(
     if num_token_lines != len(read):
         raise CharlmError(
             f"the text has {len(read):,} lines and the tokens of one model have "
-            f"{num_token_lines:,}, so that they cannot be paired; compare models whose "
-            "tokenizers know the line end"
+            f"{num_token_lines:,}, so that they cannot be paired; give a text whose lines "
+            "end with line feeds, and models whose tokenizers know the line feed"
         )
     nats = np.zeros(len(lines))
     np.add.at(nats, read[token_lines], -log_p)

@@ -158,3 +158,12 @@ def test_the_columns_of_the_differences_are_aligned_beside_names_of_any_length(t
         )
         heading, row = (line.lstrip("\n") for line in [*result.lines()][3:5])
         assert heading.startswith(f"against {name} ") and len(heading) == len(row), name
+
+
+def test_lines_of_words_between_spaces_end_at_every_line_end(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat.\nThe dog slept.\n" * 200, encoding="utf-8")
+    words = ("tokenizer.level=word", "tokenizer.words=whitespace", "training.steps=2")
+    run = charlm.train(small_config(text, *words), out=tmp_path / "run", progress=False)
+    (difference,) = run.compare([run], "The cat sat.\x0cThe dog slept.\rThe cat\n").differences
+    assert difference.bits_per_character == 0
