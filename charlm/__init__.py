@@ -9,12 +9,12 @@ What a command does, one call does, and none of it is loaded before it is used:
     print(charlm.load("runs/x").perplexity(split="valid").loss_nats)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from charlm.version import VERSION
 
+TYPE_CHECKING = False  # That of `typing`, which takes longer to import than this module.
 if TYPE_CHECKING:
+    from typing import Any
+
     from charlm.api import Run as Run
     from charlm.api import choose as choose
     from charlm.api import list_runs as list_runs
@@ -84,8 +84,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that `import charlm` loads no torch."""
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'charlm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -21,6 +21,11 @@ def python(code: str) -> str:
     ).stdout
 
 
+def test_importing_charlm_loads_its_version_only_so_that_ctrl_c_finds_the_handler_of_main():
+    loaded = "import sys; before = set(sys.modules); import charlm; print(*sorted({*sys.modules} - before))"
+    assert python(loaded).split() == ["charlm", "charlm.version"]
+
+
 # What only some commands need: `import charlm`, options and help do not wait for it.
 NOT_FOR_HELP = ["torch", "numpy", "tqdm", "optuna", "constriction", "starlette", "onnx"]
 NOT_FOR_HELP += ["transformers", "matplotlib", "tokenizers", "pyarrow"]
