@@ -1,5 +1,6 @@
 """Load the runs of a folder."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from charlm.api.runs import AnyRun, LabelRun, Run, StrPath, Translator
 from charlm.config.values import checked
 from charlm.runs.files import RUNS, CheckpointName
 from charlm.runs.folder import newest_run
-from charlm.runs.listing import RunList, find_runs, summarize
+from charlm.runs.listing import RunList, find_runs, summarize_readable
 from charlm.tasks import label_run
 from charlm.trained_model import LanguageModelRequiredError
 
@@ -95,11 +96,16 @@ def list_runs(folder: StrPath = RUNS) -> RunList:
 
     Printed, they are the table of `charlm runs`.
     `pandas.DataFrame([run.to_json() for run in charlm.list_runs()])` is a table of them.
+    A damaged run is left out, with a UserWarning.
 
     Raises:
-        CharlmError: There are no runs, or one of them is damaged.
+        CheckpointError: There are no runs.
     """
-    return RunList(map(summarize, find_runs(Path(folder))))
+    return summarize_readable(find_runs(Path(folder)), warn=_warn)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=5)  # The line that calls `list_runs`, which `checked` wraps.
 
 
 def _given_or_newest(folder: StrPath | None) -> Path:

@@ -7,7 +7,6 @@ import typer
 
 from charlm.cli.options import Json, as_path
 from charlm.cli.terminal import emit_table, say
-from charlm.errors import CharlmError
 from charlm.storage.tables import TableForm
 
 
@@ -28,13 +27,8 @@ def runs(
 
     Try: charlm runs --format csv
     """
-    from charlm.runs.listing import RunList, find_runs, summarize
+    from charlm.runs.listing import find_runs, summarize_readable
 
-    summaries = RunList()
-    for path in find_runs(folder):
-        try:
-            summaries.append(summarize(path))
-        except CharlmError as error:
-            say(f"{path}: not listed: {error}")
+    summaries = summarize_readable(find_runs(folder), warn=say)
     data = {"runs": [summary.to_json() for summary in summaries]}
     emit_table(data, summaries.lines(form), as_json=as_json)

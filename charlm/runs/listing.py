@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from charlm.config.schema import ResolvedConfig
 from charlm.config.task import TaskKind
 from charlm.config.tokenizer import Level
 from charlm.data.listing import shown_title
-from charlm.errors import CheckpointError, ConfigError
+from charlm.errors import CharlmError, CheckpointError, ConfigError
 from charlm.runs.metrics import read_metrics, score_field, unit_of
 from charlm.runs.verify import (
     MAX_BYTES,
@@ -175,6 +175,17 @@ def find_runs(folder: Path) -> list[Path]:
     runs = sorted(path for path in found if (path / "corpus.json").is_file())
     if not runs:
         raise CheckpointError(f"{folder}: contains no run folder; make one with charlm train")
+    return runs
+
+
+def summarize_readable(folders: Iterable[Path], warn: Callable[[str], object]) -> RunList:
+    """Return settings and scores of runs; call `warn` with a line for each one that is damaged."""
+    runs = RunList()
+    for folder in folders:
+        try:
+            runs.append(summarize(folder))
+        except CharlmError as error:
+            warn(f"{folder}: not listed: {error}")
     return runs
 
 

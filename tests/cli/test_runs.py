@@ -63,6 +63,10 @@ def test_a_damaged_run_is_named_and_the_others_are_listed(folder, capfd):
     assert command(["runs", str(folder)]) == 0
     out, err = capfd.readouterr()
     assert f"{folder / 'a_b'}: not listed: " in err and "records" in out and "a_b" not in out
+    with pytest.warns(UserWarning, match="not listed") as warned:
+        (run,) = charlm.list_runs(folder)
+    assert run.run.endswith("records")
+    assert [str(warned[0].message), warned[0].filename] == [err.rstrip(), __file__]
 
 
 def test_a_run_that_was_not_evaluated_has_no_score(folder, capfd):
