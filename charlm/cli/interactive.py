@@ -195,7 +195,7 @@ def converse(conversation: Conversation) -> None:
     say("type a line, and the model continues it; /h is help, /q or Ctrl-D quits")
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "")
+            line = input("> " if sys.stdin.isatty() and sys.stdout.isatty() else "")
         except EOFError:
             emit()
             return

@@ -112,6 +112,20 @@ def test_a_user_writes_in_turns_interrupts_and_quits(user):
 # The conversation without a terminal
 
 
+class Terminal(io.StringIO):
+    """Lines that a user types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_text_that_goes_to_a_file_has_no_prompts(trained, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdin", Terminal("The cat\n"))
+    interactive.converse(begin(trained))
+    out = capfd.readouterr().out
+    assert out.startswith("The cat") and "> " not in out
+
+
 def begin(folder) -> Conversation:
     options = SampleOptions(stop=StopCondition(20), seed=3)
     return Conversation(charlm.load(folder).trained, options, raw=False)
