@@ -3,10 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -21,7 +19,7 @@ from charlm.serving.errors import ApiError, as_api_error
 from charlm.serving.metrics import Metrics
 from charlm.serving.models import ServedModel, ServedModels
 from charlm.serving.options import ServeOptions
-from charlm.serving.requests import read_body, unless_client_leaves
+from charlm.serving.requests import HasGone, Threads, read_body, unless_client_leaves
 from charlm.version import VERSION
 
 _QUICK_TOKENS = 10_000  # A response with more is written as JSON in a thread.
@@ -35,13 +33,13 @@ class Api:
         models: The runs.
         options: Options of the server.
         metrics: What is counted.
-        threads: Where sentences are scored, so that they do not take all threads.
+        threads: Threads in which sentences are scored.
     """
 
     models: ServedModels
     options: ServeOptions
     metrics: Metrics
-    threads: Executor
+    threads: Threads
 
     @route("GET", "/v1/models", responses.ModelList)
     async def list_models(self, request: Request) -> Response:
@@ -74,7 +72,7 @@ class Api:
         model = self.models.find(asked.model)
         texts = completions.read_texts(asked, model, max_sequences=self._max_sequences)
         if asked.stream:
-            return await self._stream(texts, started)
+            return await self._stream(request, texts, started)
         completion = await unless_client_leaves(request, completions.complete(texts))
         self._count(completion)
         tokens = 0 if completion.usage is None else completion.usage.total_tokens
@@ -94,13 +92,15 @@ class Api:
         asked = await read_body(request, schemas.ScoreRequest)
         model = self.models.find(asked.model)
         self._check_length(sum(map(len, asked.sentences)), "sentences")
-        loop = asyncio.get_running_loop()
-        score = partial(score_sentences, model.trained, asked.sentences, explain=asked.explain)
-        result = await loop.run_in_executor(self.threads, score)
-        found = result.to_json()
-        # The path of the folder is not the client's business.
-        found["settings"] |= {"run": model.name}
-        return as_json(responses.ScoreResponse.model_validate(found))
+
+        def score(_: HasGone) -> responses.ScoreResponse:
+            result = score_sentences(model.trained, asked.sentences, explain=asked.explain)
+            found = result.to_json()
+            # The path of the folder is not the client's business.
+            found["settings"] |= {"run": model.name}
+            return responses.ScoreResponse.model_validate(found)
+
+        return await self.threads.run(request, score)
 
     @route("POST", "/v1/chat/completions", responses.ErrorResponse)
     async def refuse_chat(self, request: Request) -> Response:
@@ -190,13 +190,12 @@ class Api:
         if completion.usage is not None:
             self.metrics.count_usage(completion.model, completion.usage)
 
-    async def _stream(self, texts: completions.Texts, started: float) -> Response:
+    async def _stream(self, request: Request, texts: completions.Texts, started: float) -> Response:
         """Return a stream whose first part is there, so that an error has its own status."""
         stack = ExitStack()
+        parts = completions.stream(texts, stack)
         try:
-            submitted = await completions.submit_all(texts, stack)
-            parts = completions.stream(texts, submitted)
-            first = await anext(parts)
+            first = await unless_client_leaves(request, anext(parts))
         except BaseException:
             stack.close()
             raise

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -25,6 +24,7 @@ from charlm.serving.models import ServedModels
 from charlm.serving.openapi import describe
 from charlm.serving.options import ServeOptions
 from charlm.serving.page import Page
+from charlm.serving.requests import Threads
 from charlm.serving.security import Guard
 from charlm.storage.untrusted import one_line
 from charlm.trained_model import TrainedModel
@@ -51,7 +51,7 @@ def make_app(
     """
     models = ServedModels(runs, options)
     metrics = Metrics(models)
-    threads = ThreadPoolExecutor(_SCORING_THREADS, thread_name_prefix="charlm-score")
+    threads = Threads(_SCORING_THREADS)
     api = Api(models, options, metrics, threads)
     page = Page(models)
     endpoints = [*endpoints_of(api), *endpoints_of(page)]
@@ -65,7 +65,7 @@ def make_app(
         yield
         models.close()
         page.close()
-        threads.shutdown(cancel_futures=True)
+        threads.close()
 
     routes: list[BaseRoute] = [
         *routes_of(endpoints),

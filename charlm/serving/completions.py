@@ -34,6 +34,7 @@ class Texts:
         asked: The request.
         model: Run that answers.
         options: How the texts are sampled, with seed and state.
+        seed: Seed of the texts; without one in the request that of the state, or a new one.
         id: Name of the response.
         created: Time of the request, in seconds since 1970.
     """
@@ -41,16 +42,9 @@ class Texts:
     asked: CompletionRequest
     model: ServedModel
     options: SampleOptions
+    seed: int
     id: str
     created: int
-
-    @property
-    def seed(self) -> int:
-        """Seed of the texts."""
-        state = self.options.state_in
-        if self.options.seed is None and state is not None:
-            return getattr(state, "seed", 1)
-        return self.options.seed or 0
 
     def jobs(self) -> list[Job]:
         """Return a job for each candidate of each prompt."""
@@ -146,7 +140,9 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
         raise _wrong("max_tokens", "is 0: there is no text without echo")
     options = asked.sample_options()
     if asked.handle:
-        options = replace(options, state_in=model.states.get(asked.handle), seed=asked.seed)
+        state = model.states.get(asked.handle)
+        options = replace(options, state_in=state, seed=asked.seed)
+        seed = state.seed if asked.seed is None else asked.seed
     else:
         seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
         options = replace(options, seed=seed)
@@ -154,12 +150,13 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
         asked=asked,
         model=model,
         options=options,
+        seed=seed,
         id=f"cmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
     )
 
 
-async def submit_all(texts: Texts, stack: ExitStack) -> list[Submitted]:
+async def _submit_all(texts: Texts, stack: ExitStack) -> list[Submitted]:
     """Give all jobs of a request to the engine; leaving the stack cancels them.
 
     Raises:
@@ -181,21 +178,26 @@ async def complete(texts: Texts) -> Completion:
     """Write all texts of a request.
 
     Raises:
-        CharlmError: As for `submit_all`, or the constraints leave nothing to write.
+        CharlmError: As for `Engine.submit`, or the constraints leave nothing to write.
+        ApiError: The response would be too large.
     """
     with ExitStack() as stack:
-        submitted = await submit_all(texts, stack)
+        submitted = await _submit_all(texts, stack)
         written = await asyncio.gather(*map(_written, submitted))
     usage = _usage(texts, submitted, sum(text.num_new for text in written))
     return texts.completion(_choices(texts, written), usage)
 
 
-async def stream(texts: Texts, submitted: Sequence[Submitted]) -> AsyncIterator[Completion]:
+async def stream(texts: Texts, stack: ExitStack) -> AsyncIterator[Completion]:
     """Yield the parts of all texts as they are written, and then the usage without a text.
+
+    Leaving the stack ends the work.
 
     Raises:
         CharlmError: As for `complete`.
+        ApiError: As for `complete`, before the first part.
     """
+    submitted = await _submit_all(texts, stack)
     seen = [0] * len(submitted)
     async for index, piece in _merged([text.generation for text in submitted]):
         choice = _choice(texts, index, submitted[index], piece, is_first=seen[index] == 0)

@@ -1,12 +1,8 @@
 """The page of the server: its files, and the routes that it needs besides the API."""
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
-from threading import Event
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -24,13 +20,12 @@ from charlm.serving.errors import ApiError
 from charlm.serving.models import ServedModels
 from charlm.serving.next_token import predict_next
 from charlm.serving.reading import Reader, StateCache, settled, split_text
-from charlm.serving.requests import read_body, unless_client_leaves
+from charlm.serving.requests import HasGone, Threads, read_body
 from charlm.serving.training_text import TrainingText
 from charlm.trained_model import TrainedModel
 from charlm.views.style import design_tokens
 
 _STATES_BYTES = 64 << 20  # Of the saved states of all runs.
-_MAX_WAITING = 32  # Requests that wait for a thread.
 _EXAMPLE_CHARACTERS = 400
 _SHARED_STYLE = "tokens.css"
 _FILES = {
@@ -53,8 +48,6 @@ _BOTH = (
     "it reads a text in both directions, so no token is the next; use a run of direction forward"
 )
 
-HasGone = Callable[[], bool]
-
 
 @dataclass(frozen=True)
 class PageRun:
@@ -71,47 +64,6 @@ class PageRun:
     trained: TrainedModel
     reader: Reader
     training: TrainingText
-
-
-class Threads:
-    """Runs the measurements of requests in a few threads.
-
-    A measurement that still waits when its client leaves is not begun.
-    """
-
-    def __init__(self, threads: int) -> None:
-        """Allow a number of measurements at a time."""
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="charlm-page")
-        self._waiting = 0
-
-    async def run(self, request: Request, measure: Callable[[HasGone], BaseModel]) -> Response:
-        """Return the result of a measurement as a response.
-
-        Args:
-            request: Request that it belongs to.
-            measure: Function that is given another one, which says whether the client has left.
-
-        Raises:
-            ApiError: Too many requests wait, or the client has left.
-        """
-        if self._waiting >= _MAX_WAITING:
-            raise ApiError(429, "the server is busy; try again in a second", code="busy")
-        has_gone = Event()
-        self._waiting += 1
-        try:
-            return await unless_client_leaves(request, self._work(measure, has_gone))
-        finally:
-            has_gone.set()
-            self._waiting -= 1
-
-    async def _work(self, measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
-        loop = asyncio.get_running_loop()
-        answer = partial(_answer, measure, has_gone)
-        return await loop.run_in_executor(self._executor, answer)
-
-    def close(self) -> None:
-        """Begin no further measurement."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Page:
@@ -362,10 +314,6 @@ def _example(trained: TrainedModel) -> str:
     """Return the beginning of what the model wrote last during its training."""
     samples = read_samples(trained.folder)
     return str(samples[-1]["text"])[:_EXAMPLE_CHARACTERS] if samples else ""
-
-
-def _answer(measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
-    return as_json(measure(has_gone.is_set))
 
 
 async def _send_file(request: Request, *, name: str) -> Response:

@@ -1,21 +1,28 @@
 """From the bytes of a request to a checked value, and work that ends when its client leaves."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
+from starlette.responses import Response
 
 from charlm.config.mistakes import describe_mistakes
+from charlm.serving.endpoints import as_json
 from charlm.serving.errors import ApiError
 from charlm.serving.schemas import IGNORED
 from charlm.storage.untrusted import parse_json
 
 _QUICK_BYTES = 1 << 16  # A longer text is parsed in a thread, so that other requests go on.
+_MAX_WAITING = 32  # Requests that wait for a thread.
 
 Body = TypeVar("Body", bound=BaseModel)
 Value = TypeVar("Value")
+HasGone = Callable[[], bool]
 
 
 async def read_body(request: Request, kind: type[Body]) -> Body:
@@ -53,7 +60,48 @@ def parse_body(data: bytes, kind: type[Body]) -> Body:
         raise ApiError(400, describe_mistakes(error, kind), param=param, code=code) from None
 
 
-async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+class Threads:
+    """Runs the measurements of requests in a few threads.
+
+    A measurement that still waits when its client leaves is not begun.
+    """
+
+    def __init__(self, threads: int) -> None:
+        """Allow a number of measurements at a time."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="charlm-measure")
+        self._waiting = 0
+
+    async def run(self, request: Request, measure: Callable[[HasGone], BaseModel]) -> Response:
+        """Return the result of a measurement as a response.
+
+        Args:
+            request: Request that it belongs to.
+            measure: Function that is given another one, which says whether the client has left.
+
+        Raises:
+            ApiError: Too many requests wait, or the client has left.
+        """
+        if self._waiting >= _MAX_WAITING:
+            raise ApiError(429, "the server is busy; try again in a second", code="busy")
+        has_gone = Event()
+        self._waiting += 1
+        try:
+            return await unless_client_leaves(request, self._work(measure, has_gone))
+        finally:
+            has_gone.set()
+            self._waiting -= 1
+
+    async def _work(self, measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
+        loop = asyncio.get_running_loop()
+        answer = partial(_answer, measure, has_gone)
+        return await loop.run_in_executor(self._executor, answer)
+
+    def close(self) -> None:
+        """Begin no further measurement."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def unless_client_leaves(request: Request, work: Awaitable[Value]) -> Value:
     """Return the result of work, which is cancelled when the client of the request leaves.
 
     Raises:
@@ -69,6 +117,10 @@ async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Value
     finally:
         await _cancel(watcher)
         await _cancel(task)
+
+
+def _answer(measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
+    return as_json(measure(has_gone.is_set))
 
 
 async def _wait_until_left(request: Request) -> None:

@@ -87,20 +87,18 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
-def num_running(url: str) -> float:
+def num_texts(url: str, *kinds: str) -> float:
+    """The number of texts that are running, queued, or both."""
+    names = tuple(f"charlm_texts_{kind}{{" for kind in kinds or ("running", "queued"))
     lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(
-        float(line.split()[-1])
-        for line in lines
-        if line.startswith(("charlm_texts_running{", "charlm_texts_queued{"))
-    )
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
 
 
 def wait_until_idle(url: str) -> None:
     deadline = time.monotonic() + 60
-    while num_running(url) and time.monotonic() < deadline:
+    while num_texts(url) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert num_running(url) == 0
+    assert num_texts(url) == 0
 
 
 def test_each_malformed_request_is_answered_with_an_error(server, expected):
@@ -233,11 +231,11 @@ def test_a_slow_client_gets_an_error_or_is_disconnected(server, expected):
     assert whole.result().startswith(b"HTTP/1.1 200")
 
 
-def wait_for_texts(url: str, count: int) -> None:
+def wait_for_texts(url: str, count: int, *kinds: str) -> None:
     deadline = time.monotonic() + 30
-    while num_running(url) < count and time.monotonic() < deadline:
+    while num_texts(url, *kinds) != count and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert num_running(url) == count
+    assert num_texts(url, *kinds) == count
 
 
 def num_answered(url: str) -> float:
@@ -291,6 +289,20 @@ def test_a_client_that_leaves_ends_its_work(server):
             connection.sendall(head(server, len(body)) + body.encode())
             wait_for_texts(server, 5)
         wait_until_idle(server)
+
+
+def test_a_client_that_leaves_before_the_first_part_of_its_stream_frees_its_place(trained):
+    body = json.dumps({"prompt": "The ", "max_tokens": 900_000, "stream": True}).encode()
+    with running(loaded(trained), max_streams=1, idle_seconds=30.0) as url:
+        with connected(url) as writing, connected(url) as waiting:
+            writing.sendall(head(url, len(body)) + body)
+            wait_for_texts(url, 1)
+            waiting.sendall(head(url, len(body)) + body)
+            wait_for_texts(url, 1, "queued")
+            waiting.close()
+            wait_for_texts(url, 0, "queued")
+            assert num_texts(url, "running") == 1
+        wait_until_idle(url)
 
 
 async def leave_mid_stream(url: str, count: int, at_once: int) -> None:
