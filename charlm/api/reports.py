@@ -58,7 +58,7 @@ def write_report(
     given = _listed(runs)
     made = report_on([run.trained for run in given], options, report_progress)
     path = Path(out) if out is not None else given[0].folder / "report.html"
-    remedy = "name a file that can be written with --out"
+    remedy = "name another file for the report"
     with atomic_write(path, error_type=CharlmError, remedy=remedy) as file:
         file.write(made.html.encode())
     return path

@@ -97,8 +97,8 @@ def compress(
             "cannot be combined with a compressed file on stdout; name a file with --out",
             param_hint="--json",
         )
-    run = load(folder, which=which, device="cpu")
     data = _read(file)
+    run = load(folder, which=which, device="cpu")
     with bar_of_total("compress", "token", stays=False) as report:
         if target is None:
             _write(None, run.compress(data, streams=streams, report=report))

@@ -94,9 +94,9 @@ def say(text: str, bar: "ProgressBar | None" = None) -> None:
 
 
 def fold(text: str, width: int) -> str:
-    """Return a text whose lines have at most `width` columns, divided at blanks where possible.
+    """Return a text whose lines of more than `width` characters are divided at blanks.
 
-    The rest of a line is indented by two columns more than its beginning.
+    The rest of a line is indented by two columns more than its beginning. A longer word is kept.
     """
     return "\n".join(part for line in text.split("\n") for part in _fold_line(line, width))
 

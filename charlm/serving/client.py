@@ -257,7 +257,7 @@ class Connection:
         message, param = str(error["message"]), error["param"]
         if status == 401:
             problem = f"{self.url}: the server needs a key, or refuses this one"
-            return CharlmError(f"{problem}; name the file that holds it with --api-key-file")
+            return CharlmError(f"{problem}; give it with api_key, or in the file of --api-key-file")
         if status == 429:
             return BusyError(one_line(f"{self.url}: {message}"))
         if param is not None:
