@@ -99,7 +99,6 @@ def export_run(run: Run, to: TargetName, out: str | Path, **options: Any) -> Exp
 
 def export(trained: TrainedModel, options: ExportOptions) -> Export:
     """Export a trained model; see `export_run`."""
-    options = options.resolved
     _check_representable(trained, options)
     _check_installed(options)
     check_output(options.out, is_folder=options.target.is_folder, force=options.force)
@@ -110,15 +109,14 @@ def export(trained: TrainedModel, options: ExportOptions) -> Export:
     with atomic_output(options.out, error_type=CharlmError, remedy=remedy) as path:
         exporter.write(trained, options, path)
         computed = exporter.compute(path, passage, options)
-        precision = options.precision or options.target.precisions[0]
-        verification = compare_logits(expected, computed, passage, precision)
+        verification = compare_logits(expected, computed, passage, options.weight_precision)
         size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
     return Export(
         run=str(trained.folder),
         checkpoint=trained.origin.which,
         to=options.to,
         path=str(options.out),
-        precision=precision,
+        precision=options.weight_precision,
         bytes=size,
         verification=verification,
     )

@@ -53,7 +53,7 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
             "needs a model of records: whether a part of one long text is new cannot be told from "
             "hashes; leave the option out",
         )
-    description = describe(trained, options.resolved.precision or "int8")
+    description = describe(trained, options.weight_precision)
     if options.embed:
         text = _module(description)
     else:

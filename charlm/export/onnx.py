@@ -28,7 +28,7 @@ def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:
     scale per row, vectors quantized one by one.
     """
     model = trained.model
-    if options.precision == "int8":
+    if options.weight_precision == "int8":
         model = with_int8_products(model, min_weights=0, in_integers=True)
     _check_size(trained)
     step = step_to_onnx(model)
@@ -56,7 +56,7 @@ def _check_size(trained: TrainedModel) -> None:
 def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
     """Return what a program needs besides the weights, and what the model is."""
     states = chain.from_iterable(trained.model.initial_states(1))
-    facts = provenance(trained) | {"run": trained.folder.name, "precision": options.precision}
+    facts = {"run": trained.folder.name, "precision": options.weight_precision}
     about = describe_model(trained, "fp32")
     corpus = {"title": about.title, "license": about.licence}  # No folders of the user.
     return {
@@ -68,7 +68,7 @@ def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
         "mode": trained.mode,
         "direction": trained.model.direction,
         "model": trained.config.model.model_dump_json(),
-        "facts": json.dumps(facts),
+        "facts": json.dumps(provenance(trained) | facts),
         "corpus": json.dumps(corpus),
     }
 

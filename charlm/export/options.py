@@ -3,7 +3,7 @@
 This module imports neither torch nor numpy, so that the command line can take defaults from it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -68,9 +68,9 @@ class ExportOptions:
         return TARGETS[self.to]
 
     @property
-    def resolved(self) -> "ExportOptions":
-        """The same options with the precision that is used."""
-        return replace(self, precision=self.precision or self.target.precisions[0])
+    def weight_precision(self) -> Precision:
+        """Precision of the weights."""
+        return self.precision or self.target.precisions[0]
 
 
 def check_output(out: Path, *, is_folder: bool, force: bool) -> None:

@@ -151,13 +151,9 @@ def _from_bytes(
     data: bytes, position: int, stored_as: str, shape: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.float32], int]:
     """Return a tensor whose bytes begin at a position, and the position after it."""
-    size = math.prod(shape)
     scales = np.ones(1, dtype=np.float32)
     if stored_as == "int8":
-        scales = np.frombuffer(data, "<f4", shape[0], position)
-        position += 4 * shape[0]
-    dtype = np.dtype(_DTYPES[stored_as])
-    values = np.frombuffer(data, dtype, size, position).reshape(shape).astype(np.float32)
-    return values * (
-        scales[:, None] if stored_as == "int8" else 1
-    ), position + size * dtype.itemsize
+        scales = np.frombuffer(data, "<f4", shape[0], position)[:, None]
+        position += scales.nbytes
+    numbers = np.frombuffer(data, _DTYPES[stored_as], math.prod(shape), position)
+    return numbers.reshape(shape).astype(np.float32) * scales, position + numbers.nbytes

@@ -123,7 +123,7 @@ def test_options_of_another_target_are_refused():
         with pytest.raises(OptionError) as caught:
             ExportOptions(**{"out": Path("x")} | options)
         assert caught.value.option == option
-    assert ExportOptions("html", Path("x")).resolved.precision == "int8"
+    assert ExportOptions("html", Path("x")).weight_precision == "int8"
 
 
 def test_a_passage_has_whole_records_from_the_initial_state(trained_records):

@@ -218,7 +218,7 @@ def test_a_damaged_run_or_a_diverged_model_leaves_nothing(trained, tmp_path, cap
 
 def test_the_states_of_the_file_are_the_learned_ones(tmp_path):
     trained = random_model(OPTIONS["learned initial state"])
-    options = ExportOptions("onnx", tmp_path / "x").resolved
+    options = ExportOptions("onnx", tmp_path / "x")
     target.write(trained, options, tmp_path / "x")
     passage = passage_of(trained, 20)
     computed = target.compute(tmp_path / "x", passage, options)
@@ -240,7 +240,7 @@ def test_the_example_writes_the_text_of_charlm_without_torch_and_charlm(
     program = str(ROOT / "examples" / "generate_onnx.py")
     for name, model in models.items():
         path = tmp_path / name
-        target.write(model, ExportOptions("onnx", path).resolved, path)
+        target.write(model, ExportOptions("onnx", path), path)
         # A prompt of subwords may end within a token, which charlm completes.
         prompt = {"records": "ba", "word": "The", "bpe": ""}.get(name, "The ")
         jobs.append(

@@ -29,15 +29,12 @@ def run_style(number: int) -> str:
     return RUN_STYLES[number % len(RUN_STYLES)] + repeated
 
 
-def swatch(number: int, *, dotted: bool = False) -> Html:
+def swatch(number: int) -> Html:
     """Return the sample of a run's line for legends."""
-    style = run_style(number)
-    line = tag("path", class_=f"l {style}{' thin' if dotted else ''}", d="M0,6H20")
-    marker = None if dotted else run_marker(number, 10, 6)
     return tag(
         "svg",
-        line,
-        marker,
+        tag("path", class_=f"l {run_style(number)}", d="M0,6H20"),
+        run_marker(number, 10, 6),
         class_="sw",
         width=20,
         height=12,
