@@ -18,7 +18,7 @@ from charlm.serving.schemas import IGNORED
 from charlm.storage.untrusted import parse_json
 
 _QUICK_BYTES = 1 << 16  # A longer text is parsed in a thread, so that other requests go on.
-_MAX_WAITING = 32  # Requests that wait for a thread.
+_MAX_REQUESTS = 32  # That are measured, or wait for it.
 
 Body = TypeVar("Body", bound=BaseModel)
 Value = TypeVar("Value")
@@ -69,7 +69,7 @@ class Threads:
     def __init__(self, threads: int) -> None:
         """Allow a number of measurements at a time."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="charlm-measure")
-        self._waiting = 0
+        self._num_requests = 0
 
     async def run(self, request: Request, measure: Callable[[HasGone], BaseModel]) -> Response:
         """Return the result of a measurement as a response.
@@ -79,17 +79,17 @@ class Threads:
             measure: Function that is given another one, which says whether the client has left.
 
         Raises:
-            ApiError: Too many requests wait, or the client has left.
+            ApiError: There are too many requests, or the client has left.
         """
-        if self._waiting >= _MAX_WAITING:
+        if self._num_requests >= _MAX_REQUESTS:
             raise ApiError(429, "the server is busy; try again in a second", code="busy")
         has_gone = Event()
-        self._waiting += 1
+        self._num_requests += 1
         try:
             return await unless_client_leaves(request, self._work(measure, has_gone))
         finally:
             has_gone.set()
-            self._waiting -= 1
+            self._num_requests -= 1
 
     async def _work(self, measure: Callable[[HasGone], BaseModel], has_gone: Event) -> Response:
         loop = asyncio.get_running_loop()

@@ -17,8 +17,7 @@ from charlm.evaluation.probes.passage import measure_passage
 from charlm.sampling.next_tokens import next_tokens
 from charlm.sampling.options import Filters, NextOptions, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
-from charlm.serving import page as page_module
-from charlm.serving import reading
+from charlm.serving import reading, requests
 from charlm.serving.app import make_app
 from charlm.serving.endpoints import endpoints_of
 from charlm.serving.next_token import predict_next
@@ -239,7 +238,7 @@ def test_without_the_training_text_the_page_says_why_it_finds_no_copies(
     page_runs, tmp_path, monkeypatch
 ):
     def gone(trained):
-        raise page_module.CharlmError("corpus.txt: no such file; name another one")
+        raise CharlmError("corpus.txt: no such file; name another one")
 
     monkeypatch.setattr("charlm.serving.training_text.training_texts", gone)
     app = make_app([page_runs["records"]], ServeOptions())
@@ -374,7 +373,7 @@ def test_an_unknown_run_is_an_error_that_names_the_runs(client):
 
 
 def test_too_many_waiting_requests_are_refused(client, monkeypatch):
-    monkeypatch.setattr(page_module, "_MAX_WAITING", 0)
+    monkeypatch.setattr(requests, "_MAX_REQUESTS", 0)
     error = ask(client, "read", status=429, text="x")["error"]
     assert error["type"] == "rate_limit_error"
 
