@@ -28,7 +28,20 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "nested_lstm": ("depth",),
     "mogrifier_lstm": ("rounds", "rank"),
 }
+_WORDS = {
+    **{"bag": "bag of tokens", "elman": "Elman", "gru": "GRU", "hgrn": "HGRN", "lru": "LRU"},
+    **{"lstm": "LSTM", "rg": "RG", "slstm": "sLSTM"},
+}
 _registered_kinds: set[str] = set()
+
+
+def cell_title(kind: str) -> str:
+    """Return the name of a kind of cell in a sentence.
+
+    >>> cell_title("lstm"), cell_title("min_gru")
+    ('LSTM', 'min GRU')
+    """
+    return " ".join(_WORDS.get(word, word) for word in kind.split("_"))
 
 
 @checked

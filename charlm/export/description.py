@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from charlm.config.cell import cell_title
 from charlm.config.model import Model as ModelSection
 from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.cards import Card, card_names, load_card
@@ -157,9 +158,7 @@ def _network(section: ModelSection) -> str:
     """Return kind and size of a network, such as "LSTM, 2 layers of 512 units"."""
     sizes = section.hidden_sizes
     around = " in Griffin blocks" if section.block == "griffin" else ""
-    kind = section.cell.kind.replace("_", " ")
-    for name in ("LSTM", "GRU", "Elman"):
-        kind = kind.replace(name.lower(), name)
+    kind = cell_title(section.cell.kind)
     if len(sizes) == 1:
         return f"{kind}, {sizes[0]} units{around}"
     if len(set(sizes)) == 1:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from charlm.config.cell import cell_title
 from charlm.data.listing import title_without_folders
 from charlm.evaluation.comparison import Comparison, Difference
 from charlm.evaluation.probes.gradients import Gradients
@@ -18,7 +19,6 @@ from charlm.views.measurements import Measurements, RunMeasurements
 from charlm.views.page import MISSING, listed, paragraph, percentage
 
 _TITLE_LENGTH = 80  # Characters of a corpus title or a run's name in the heading.
-_KINDS = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman", "bag": "bag of tokens"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,10 @@ def describe_runs(runs: Sequence[RunMeasurements]) -> str:
 def describe_network(run: RunMeasurements) -> str:
     """Return a sentence about the size of a network."""
     model = run.trained.config.model
-    kind = model.cell.kind.replace("_", " ")
-    kind = " ".join(_KINDS.get(word, word) for word in kind.split())
     sizes = [f"{size:,}" for size in dict.fromkeys(model.hidden_sizes)]
     layers = f"{model.num_layers} layer{'s' * (model.num_layers > 1)}"
     return (
-        f"{run.name} has {layers} of kind {kind} with {listed(sizes)} units"
+        f"{run.name} has {layers} of kind {cell_title(model.cell.kind)} with {listed(sizes)} units"
         f"{', each in a Griffin block' if model.block == 'griffin' else ''}, and "
         f"{run.parameters:,} parameters."
     )

@@ -266,35 +266,6 @@ def fact_list(facts: Mapping[str, str]) -> Html:
     return tag("dl", *pairs, class_="facts")
 
 
-def bar_rows(
-    bars: Sequence[tuple[str, float]],
-    chosen: str | None = None,
-    *,
-    limit: float = 1.0,
-    write: Callable[[float], str] | None = None,
-) -> list[Html]:
-    """Return list items with a label, a bar and its value.
-
-    Args:
-        bars: Label and value of each bar; a value below 0 has no bar.
-        chosen: Label of the bar that stands out.
-        limit: Value of a bar that fills the width.
-        write: Function that writes the value; by default it is a percentage.
-    """
-    write = write or percentage
-    return [
-        tag(
-            "li",
-            tag("code", label),
-            tag("svg", bar, class_="bx", viewBox="0 0 100 10", preserveAspectRatio="none"),
-            tag("span", write(value)),
-            class_="is" if label == chosen else None,
-        )
-        for label, value in bars
-        for bar in [tag("rect", width=f"{100 * min(1.0, max(0.0, value) / limit):.1f}", height=10)]
-    ]
-
-
 def percentage(value: float) -> str:
     """Return a fraction in percent.
 
@@ -304,6 +275,39 @@ def percentage(value: float) -> str:
     if value < 0.001:
         return "< 0.1 %" if value > 0 else "0 %"
     return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
+
+
+def bar_rows(
+    bars: Sequence[tuple[str, float]],
+    chosen: str | None = None,
+    *,
+    limit: float = 1.0,
+    write: Callable[[float], str] = percentage,
+) -> list[Html]:
+    """Return list items with a label, a bar and its value.
+
+    Args:
+        bars: Label and value of each bar; a value below 0 has no bar.
+        chosen: Label of the bar that stands out.
+        limit: Value of a bar that fills the width.
+        write: Function that writes the value.
+    """
+    return [
+        tag(
+            "li",
+            tag("code", label),
+            tag(
+                "svg",
+                tag("rect", width=f"{100 * min(1.0, max(0.0, value) / limit):.1f}", height=10),
+                class_="bx",
+                viewBox="0 0 100 10",
+                preserveAspectRatio="none",
+            ),
+            tag("span", write(value)),
+            class_="is" if label == chosen else None,
+        )
+        for label, value in bars
+    ]
 
 
 def listed(names: Sequence[str]) -> str:

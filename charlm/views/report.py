@@ -91,7 +91,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook, in a frame of its own."""
-        page = Html(self.html.replace("&", "&amp;").replace('"', "&quot;"))
+        page = self.html.replace("&", "&amp;").replace('"', "&quot;")
         return (
             f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" '
             'width="100%" height="800" style="border:0"></iframe>'
