@@ -131,7 +131,7 @@ def _context(reader: Reader, text: str, at: int) -> _Context:
 
 def _context_at_end(reader: Reader, text: str) -> _Context:
     separator = reader.trained.record_separator
-    record = text if separator is None else text.rpartition(separator)[2]
+    record = text if separator is None else text.split(separator)[-1]
     prompt = read_prompt(reader.trained, record, allow_unknown=True)
     return _Context(prompt.ids, len(text), record, prompt.pending)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import TEXT
 from starlette.testclient import TestClient
 
-from charlm.data.tokenizer import UNK
+from charlm.data.tokenizer import EOS, UNK
 from charlm.data.written_form import written_form
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.memory import measure_memory
@@ -25,7 +25,7 @@ from charlm.serving.options import ServeOptions
 from charlm.serving.page import Page
 from charlm.serving.reading import Interrupted, Reader, StateCache
 from charlm.serving.training_text import TrainingText
-from charlm.trained_model import training_texts
+from charlm.trained_model import TrainedModel, load, training_texts
 
 READABLE = ("trained", "records", "documents", "bpe", "words", "spaced", "bytes", "folded")
 TEXTS = {"records": "bana\nmelia\nki", "default": "The cat sat on the mat.\nThe dög slept on"}
@@ -123,6 +123,16 @@ def test_an_edit_reads_only_what_follows_the_last_saved_state(page_runs, monkeyp
     num_read = 0
     predict_next(reader, text, 700, Filters())
     assert num_read <= 64
+
+
+def test_a_text_is_divided_into_records_from_its_beginning(trained_records, monkeypatch):
+    """As it is read: two separators that share a character are one separator and a character."""
+    monkeypatch.setattr(TrainedModel, "record_separator", "aa")
+    reader = new_reader(load(trained_records, "best", "cpu"))
+    assert [row.token == EOS for row in reader.read("maaa").tokens] == [False, True, False]
+    found, expected = (predict_next(reader, text, 4, Filters()) for text in ("maaa", "a"))
+    assert found.candidates[0].token == expected.candidates[0].token
+    assert found.entropy_bits == pytest.approx(expected.entropy_bits)
 
 
 def test_saved_states_take_a_bounded_amount_of_memory(page_runs):
