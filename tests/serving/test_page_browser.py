@@ -342,6 +342,16 @@ def test_sentences_are_ranked_with_the_characters_that_decide(page):
     sync_api.expect(rows.nth(1)).to_contain_text("Differs from 1 at “w”")
 
 
+def test_a_long_text_is_cut_between_two_characters(page):
+    """Not within the two units that a character such as an emoji has in JavaScript."""
+    page.locator("#t-score").click()
+    page.locator("#sents").fill("a" * 499 + "😀b")
+    sync_api.expect(page.locator("#scores li:not(.h)")).to_have_count(1)
+    page.locator("#t-memory").click()
+    page.locator("#msent").fill("a" * 1999 + "😀b")
+    sync_api.expect(page.locator("#mem i")).to_have_count(128)
+
+
 def test_pointing_and_keys_move_through_the_memory(page):
     page.locator("#t-memory").click()
     page.locator("#msent").fill("The cat sat.")

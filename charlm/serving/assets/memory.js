@@ -1,5 +1,5 @@
 /* The view Memory: which earlier tokens the prediction of each token depends on. */
-import { $, $$, bars, bin, clamp, el, flat, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
+import { $, $$, bars, beginning, bin, clamp, el, flat, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
 import { originals } from './reading.js';
 import { S, limits, run, save, unit } from './state.js';
 
@@ -7,7 +7,7 @@ let memory = null, position = 0, kept = null;
 const node = $('#mem');
 
 const measure = latest(400, async signal => {
-  const text = $('#msent').value.slice(0, limits.memory_characters);
+  const text = beginning($('#msent').value, limits.memory_characters);
   if ([...text].length < 2) { memory = null; draw(`Type at least two ${unit()}s.`); return; }
   $('#mem-note').textContent = 'Measuring …';
   node.setAttribute('aria-busy', 'true');
@@ -87,7 +87,7 @@ scale($('#scale-m'), 'm', ['0', '.05', '.1', '.2', '.35', '.5', '.7', '.9']);
 
 function example() {
   const lines = run().example.split('\n').map(line => line.trim()).filter(Boolean);
-  return lines.sort((a, b) => b.length - a.length)[0]?.slice(0, 70) ?? '';
+  return beginning(lines.sort((a, b) => b.length - a.length)[0] ?? '', 70);
 }
 export function begin() { $('#msent').value = S.ms ?? example(); }
 export const leave = () => measure.cancel();

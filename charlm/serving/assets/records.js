@@ -1,8 +1,8 @@
 /* The view Records: records that the model writes, twenty at a click, and those to keep. */
-import { $, $$, count, el, post, problem, say, shown, solved, isAbort } from './shared.js';
-import { S, filters, run, save } from './state.js';
+import { $, $$, el, plural, post, problem, say, shown, solved, isAbort } from './shared.js';
+import { MAX_KEPT, S, filters, run, save } from './state.js';
 
-const AT_A_CLICK = 20, MAX_SHOWN = 1000, MAX_KEPT = 200;
+const AT_A_CLICK = 20, MAX_SHOWN = 1000;
 let written = [], clicks = 0, reason = null, waiting = null;
 
 async function more() {
@@ -15,7 +15,8 @@ async function more() {
     reason = answer.reason;
     clicks++;
     solved(more);
-    say(`${answer.records.length} records, ${answer.records.filter(record => record.is_new).length} of them new`);
+    const news = reason ? '' : `, ${answer.records.filter(record => record.is_new).length} of them new`;
+    say(plural(answer.records.length, 'record') + news);
   } catch (error) {
     if (!isAbort(error)) problem(error, more);
   } finally {
@@ -33,13 +34,13 @@ function draw() {
   $('#clear').disabled = !written.length;
   const hidden = written.length - list.length;
   $('#rnote').textContent = reason ? `Whether a record is new is not known: ${reason}.`
-    : !written.length && !waiting ? 'No record yet.' : hidden ? `${count(hidden)} records of the training text are hidden.` : '';
+    : !written.length && !waiting ? 'No record yet.' : hidden ? `Hidden: ${plural(hidden, 'record')} of the training text.` : '';
   drawKept();
 }
 function item(record) {
   const isKept = S.kept.includes(record.text);
   const button = el('button', { class: 'keep', type: 'button', 'aria-pressed': String(isKept), 'aria-label': `Keep ${shown(record.text)}` }, isKept ? 'Kept' : 'Keep');
-  button.addEventListener('click', () => keep(record.text, button));
+  button.addEventListener('click', () => keep(record.text));
   const nature = record.is_new === null ? '' : record.is_new ? 'new' : 'in training';
   return el('li', {}, el('span', { class: 'rt' }, shown(record.text) + (record.ended ? '' : ' …')),
     el('span', { class: 'v' }, (record.log_probability / Math.LN10).toFixed(2).replace('-', '−')),
@@ -72,7 +73,7 @@ $('#copykept').addEventListener('click', async () => {
   try {
     await navigator.clipboard.writeText(asText());
     $('#copykept').textContent = 'Copied';
-    say(`Copied ${S.kept.length} records`);
+    say(`Copied ${plural(S.kept.length, 'record')}`);
   } catch {
     problem(new Error('The browser does not let this page copy. Use Download.'));
   }

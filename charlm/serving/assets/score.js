@@ -1,12 +1,12 @@
 /* The view Score: sentences, ranked, with the tokens that decide. */
-import { $, $$, bin, count, el, latest, plural, post, say, shown, SURPRISAL } from './shared.js';
+import { $, $$, beginning, bin, count, el, latest, plural, post, say, shown, SURPRISAL } from './shared.js';
 import { originals } from './reading.js';
 import { S, run, save } from './state.js';
 
 const MAX_SENTENCES = 50, MAX_CHARACTERS = 500, LISTED = 3;
 let scored = null;
 
-const lines = () => $('#sents').value.split('\n').filter(line => line.trim()).slice(0, MAX_SENTENCES).map(line => line.slice(0, MAX_CHARACTERS));
+const lines = () => $('#sents').value.split('\n').filter(line => line.trim()).slice(0, MAX_SENTENCES).map(line => beginning(line, MAX_CHARACTERS));
 const score = latest(300, async signal => {
   const sentences = lines(), name = S.run, explain = run().direction !== 'both';
   if (!sentences.length) { scored = []; draw(); return; }

@@ -26,6 +26,8 @@ export const percent = p => p >= 0.0995 ? (100 * p).toFixed(0) + ' %' : p >= 0.0
 export const count = n => n.toLocaleString('en');
 export const plural = (n, unit) => `${count(n)} ${unit}${n === 1 ? '' : 's'}`;
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+/* The first characters of a text: `slice` would divide those that are two units of a string. */
+export const beginning = (text, most) => [...text.slice(0, 2 * most)].slice(0, most).join('');
 
 export const SURPRISAL = [0, .5, 1, 2, 3, 4, 5, 7], MEMORY = [0, .05, .1, .2, .35, .5, .7, .9];
 export function bin(value, edges) {
@@ -72,7 +74,7 @@ async function errorOf(response) {
   }[response.status];
   return new ServerError(message ?? error.message ?? `The server answered with status ${response.status}.`, response.status, error.param ?? null);
 }
-export const get = async (path, signal) => (await send(path, undefined, signal)).json();
+export const get = async path => (await send(path)).json();
 export const post = async (path, body, signal) => (await send(path, body, signal)).json();
 
 /* The parts of a streamed completion, as server-sent events. */

@@ -1,6 +1,7 @@
 /* The state of the page, which its address keeps: in the fragment, which is never sent. */
 
-const MAX_ADDRESS = 32000, MAX_TEXT = 20000, MAX_BRANCHES = 20, MAX_KEPT = 200;
+const MAX_ADDRESS = 32000, MAX_TEXT = 20000;
+export const MAX_BRANCHES = 20, MAX_KEPT = 200;
 export const DEFAULTS = { t: .8, p: 1, m: 0, s: 1, c: 0, r: '' };
 export const TABS = ['write', 'score', 'memory', 'records'];
 export const RANGES = { t: [0, 2], p: [.05, 1], m: [0, .5], s: [0, 2 ** 31 - 1], c: [0, MAX_TEXT] };
@@ -32,8 +33,8 @@ const isText = (value, most) => typeof value === 'string' && value.length <= mos
 /* Take over what the address holds. Anybody can have made it: every value is checked. */
 export function restore() {
   let found;
-  try { found = JSON.parse(decodeURIComponent(location.hash.slice(1))); } catch { return false; }
-  if (typeof found !== 'object' || found === null) return false;
+  try { found = JSON.parse(decodeURIComponent(location.hash.slice(1))); } catch { return; }
+  if (typeof found !== 'object' || found === null) return;
   if (TABS.includes(found.tab)) S.tab = found.tab;
   if (isText(found.run, 500)) S.run = found.run;
   if (['m', 'sum'].includes(found.rank)) S.rank = found.rank;
@@ -43,7 +44,6 @@ export function restore() {
   if (Array.isArray(found.kept)) S.kept = found.kept.filter(name => isText(name, 2000)).slice(0, MAX_KEPT);
   restoreSettings(found.set);
   restoreBranches(found);
-  return true;
 }
 function restoreSettings(set) {
   for (const [name, [low, high]] of Object.entries(RANGES)) {

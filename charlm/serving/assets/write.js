@@ -1,10 +1,10 @@
 /* The view Write: a text, its surprisal, what may come next, and branches. */
 import { $, $$, arrows, bars, bin, count, el, events, flat, isAbort, latest, percent, plural, post, problem, say, scale,
   shown, solved, SURPRISAL } from './shared.js';
-import { S, filters, limits, run, save, text, unit } from './state.js';
+import { MAX_BRANCHES, S, filters, limits, run, save, text, unit } from './state.js';
 import { commonEnd, commonStart, copiedCharacters, findCopies, known, points, read, totalBits } from './reading.js';
 
-const MAX_BRANCHES = 20, MAX_STEPS = 200, TYPING_PAUSE = 900, BRANCH_SHOWN = 240, BRANCH_CONTEXT = 14;
+const MAX_STEPS = 200, TYPING_PAUSE = 900, BRANCH_SHOWN = 240, BRANCH_CONTEXT = 14;
 const area = $('#text'), back = $('#back');
 let running = null;  // The continuation that is being written.
 let panel = null;  // What the list of alternatives shows: the text, and the answer of the server.
@@ -324,14 +324,13 @@ function cut() {
   return known(value)?.cells.find(cell => cell.start <= at && at < cell.end)?.start ?? at;
 }
 function request() {
-  const { r, s } = S.set, value = text(), separator = run().separator;
-  const begin = separator ? value.lastIndexOf(separator) + 1 && value.lastIndexOf(separator) + separator.length : 0;
+  const { r, s } = S.set, value = text(), { separator } = run();
+  const records = separator ? value.split(separator) : [value];
   // Another branch from the same place, and another record, get other random numbers.
   const siblings = S.br.filter((branch, k) => k !== S.cur && branch.t.length > value.length && branch.t.startsWith(value)).length;
-  const records = separator ? value.split(separator).length - 1 : 0;
   return {
-    model: S.run, prompt: value.slice(begin), max_tokens: +$('#len').value, stream: true, ...filters(), seed: s + siblings + records,
-    ...copyLimit(), ...(r && { regex: r }),
+    model: S.run, prompt: records.at(-1), max_tokens: +$('#len').value, stream: true, ...filters(),
+    seed: s + siblings + records.length - 1, ...copyLimit(), ...(r && { regex: r }),
   };
 }
 /* Pieces may arrive faster than a browser draws, and Escape must be heard. */
