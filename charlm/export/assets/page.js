@@ -16,6 +16,8 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 function say(message) {
   $("status").textContent = message;
 }
@@ -145,8 +147,8 @@ function makeRecords() {
         $("records").prepend(...found.map(recordItem));
         const seconds = ((performance.now() - startedAt) / 1000).toFixed(2);
         const others = attempts - found.length;
-        const known = others ? ` ${others} others are in the training text or repeated.` : "";
-        say(`${found.length} records in ${seconds} seconds.${known}`);
+        const leftOut = others ? ` Left out: ${others} in the training text or repeated.` : "";
+        say(`${plural(found.length, "record")} in ${seconds} seconds.${leftOut}`);
       },
     );
   }
@@ -178,7 +180,7 @@ function makeRecords() {
   $("copy").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(keptText());
-      say(`${kept.length} kept records are on the clipboard.`);
+      say(`Copied ${plural(kept.length, "record")}.`);
     } catch {
       say("The browser does not allow copying; use Download.");
     }
@@ -269,7 +271,7 @@ function makeStream() {
         area.readOnly = false;
         const seconds = (performance.now() - startedAt) / 1000;
         const speed = Math.round(added / seconds).toLocaleString("en");
-        say(`Wrote ${added} characters, ${speed} per second.`);
+        say(`Wrote ${plural(added, "character")}, ${speed} per second.`);
       },
       () => {
         area.value = writing.text;
