@@ -32,6 +32,8 @@ def load(
 
     Raises:
         CheckpointError: The folder is no run folder, or is damaged.
+        CharlmError: The model has labels, or an encoder and a decoder.
+        DeviceError: The device is not available.
     """
     return Run(trained_model.load(_given_or_newest(folder), which, str(device)))
 
