@@ -135,8 +135,8 @@ def say_time_left(*, is_left: bool) -> None:
     if is_left:
         say(
             "the rest of the time is not used, because more passes over a small text seldom help; "
-            "if the last evaluations improved clearly, try twice the passes with --epochs; more "
-            "text helps, as do the weights of a run on a larger text (--from RUN)"
+            "more text helps, and so do the weights of a run on a larger text (--from RUN); if the "
+            "last evaluations improved clearly, try twice the passes with --epochs"
         )
 
 
@@ -176,7 +176,7 @@ def begin(new: NewRun, out: Path | None, name: str, group: "Group") -> "Experime
     for line in new.reasons:
         say(line)
     if new.reasons:
-        say(f"settings saved to {folder}/config.yaml; edit the file and train with --config")
+        say(f"settings saved to {folder}/config.yaml; to change them, train a copy with --config")
     return experiment
 
 

@@ -367,8 +367,9 @@ def _slow_evaluation(
         yield Notice(
             f"evaluations of the whole validation split would take more than the fraction "
             f"{experiment.config.training.evaluation_share} of the budget "
-            f"(training.evaluation_share): {fraction:.2%} of it is scored during training; charlm "
-            f"eval {measure} {shlex.quote(str(experiment.folder))} scores all of it"
+            f"(training.evaluation_share), so {fraction:.2%} of the split is scored during "
+            f"training; charlm eval {measure} {shlex.quote(str(experiment.folder))} scores all "
+            "of it"
         )
     elif seconds > max(experiment.state.seconds, _LONG_EVALUATION_SECONDS):
         yield Notice(

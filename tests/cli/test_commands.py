@@ -169,6 +169,7 @@ def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, mon
     assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5"]) == 0
     error = capfd.readouterr().err
     assert "stops early, before 5 minutes" in error
+    assert "config.yaml; to change them, train a copy with --config" in error
     assert reason in error.splitlines()[-1]
     assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5", "--seeds", "1..2"]) == 0
     assert reason in capfd.readouterr().err.splitlines()[-1]

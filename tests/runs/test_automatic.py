@@ -357,7 +357,7 @@ def test_twice_the_batch_is_chosen_for_many_steps_unless_their_number_is_set(tex
     for budget, batch_size in (("epochs=2000", 64), ("steps=30000", 32)):
         choice = choose([text, f"training.{budget}"], speed=constant_speed(50_000))
         assert choice.config.training.batch_size == batch_size
-        assert f" steps of {batch_size} x 64 tokens" in choice.reasons[2]
+        assert f" steps of {batch_size} streams x 64 tokens" in choice.reasons[2]
     assert choice.reasons[2].startswith("training: 30,000 steps ")
 
 
@@ -433,7 +433,8 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     assert dropout.startswith("dropout: 0") and "passes over the text" in dropout
     set_dropout = [text_of(PROSE), "model.output_dropout=0"]
     assert choose(set_dropout, speed=constant_speed(50_000)).reasons[3] == (
-        "dropout: 0 of the output (as set), 0.25 of the embedding, for 60.0 passes over the text"
+        "dropout: 0 of the output (as set), 0.25 of the embedding, because of 60.0 passes over "
+        "the text"
     )
     few = choose([text_of(PROSE * 50), "training.steps=4"], speed=constant_speed(50_000))
     assert ", 0.0" in few.reasons[2] and ", 0.0 passes" not in few.reasons[2]
@@ -504,7 +505,8 @@ def test_pairs_are_read_whole_and_fewer_of_them_per_step_if_they_are_long(text_o
     choice = choose([text_of(pairs), *overrides, "training.minutes=1"])
     tokens = len(pairs) / 400
     assert measured[-1] == 64
-    assert choice.reasons[2].startswith(f"training: {600_000 / 8 / tokens:,.0f} steps of 8 x 3")
+    steps = f"{600_000 / 8 / tokens:,.0f}"
+    assert choice.reasons[2].startswith(f"training: {steps} steps of 8 records x 3")
 
 
 def test_a_chosen_configuration_trains(text_of, tmp_path):

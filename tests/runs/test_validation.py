@@ -47,7 +47,7 @@ def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_t
     first, second = metrics_of(tmp_path / "run")
     assert 0.05 < first["validation_share"] < 0.6
     assert second["validation_share"] == first["validation_share"]
-    assert f"{first['validation_share']:.2%} of it is scored during training" in notice
+    assert f"{first['validation_share']:.2%} of the split is scored during training" in notice
     experiment.state.validation_part = 1
     whole = validate(experiment, stop=lambda: False, clock=lambda: 0.0)
     counts = experiment.tokens["valid"].counts

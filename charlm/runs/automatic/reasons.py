@@ -53,9 +53,11 @@ def _network_line(config: Config, text: TextFacts, model: ModelSection, origin: 
 def _training_line(
     given: TrainingSection, text: TextFacts, plan: Plan, training: TrainingSection
 ) -> str:
+    parts = "streams" if text.mode == "stream" else "records"
     line = (
-        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} x {plan.shape.length} "
-        f"tokens, peak learning rate {training.learning_rate:.2g}, {_passes(plan)}"
+        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} {parts} x "
+        f"{plan.shape.length} tokens, peak learning rate {training.learning_rate:.2g}, "
+        f"{_passes(plan)}"
     )
     if not plan.stops_early:
         return line
@@ -77,7 +79,7 @@ def _dropout_line(
     )
     reason = "because little of the text is read more than once"
     if recipe_for(text).output_dropout(plan.passes):
-        reason = f"for {_passes(plan)}"
+        reason = f"because of {_passes(plan)}"
     return f"dropout: {', '.join(fractions)}, {reason}"
 
 
