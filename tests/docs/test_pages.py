@@ -105,4 +105,4 @@ def test_the_tutorials_commands_work_one_after_another(tmp_path, monkeypatch, ca
         words = shlex.split(line.replace("--steps 2000", small))
         assert command(words[1:]) == 0, line
         assert capfd.readouterr().out
-    assert {run.name for run in Path("runs").iterdir()} == {"first", "elman"}
+    assert {run.name for run in Path("runs").iterdir()} == {"first", "second"}
