@@ -33,7 +33,7 @@ RunAndFile = Annotated[
 Size = Annotated[
     int | None,
     count_option(
-        help="Without FILE: number of records or tokens to write. [1000; 20000]",
+        help="Without FILE: number of records [1000] or tokens [20000] to write.",
         show_default=False,
     ),
 ]

@@ -235,8 +235,7 @@ Int8 = Annotated[
     bool,
     typer.Option(
         "--int8",
-        help="Compute products in int8 on the CPU: faster for large models where it has "
-        "AVX-512 VNNI or AMX.",
+        help="Compute products in int8: faster for large models on a CPU with AVX-512 VNNI or AMX.",
     ),
 ]
 Url = Annotated[
@@ -244,7 +243,7 @@ Url = Annotated[
     typer.Option(
         metavar="URL",
         callback=not_empty,
-        help="Address of a server of charlm serve that writes; RUN is the name of a run there.",
+        help="Address of a server of charlm serve, which writes; RUN is the name of a run there.",
     ),
 ]
 ApiKeyFile = Annotated[

@@ -54,7 +54,7 @@ FromRun = Annotated[
         "--from",
         metavar="RUN",
         parser=as_path,
-        help="Start from the weights and the tokenizer of a run, for a text like its own.",
+        help="Start from the weights and the tokenizer of another run, not from random weights.",
     ),
 ]
 FromVocabulary = Annotated[

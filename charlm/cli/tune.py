@@ -109,11 +109,11 @@ def tune(arguments: TuneArguments) -> int:
     """Find the settings with the lowest validation loss: a table, a configuration and the best run.
 
     The budget of one trial is that of the configuration: --set training.minutes=2. A trial that is
-    worse than the others is stopped early. Ctrl-C ends the search and shows its results, with exit
-    status 130; --resume, or the same command, continues it. If the search is still running, the
-    new process joins it: the processes share the budget, and the trial of a process that is killed
-    is tried again. With --storage, processes on other machines can join too, each with its own
-    folder and a copy of the text.
+    worse than the median of the others is stopped early. Ctrl-C ends the search and shows its
+    results, with exit status 130; --resume, or the same command with the same --out, continues it.
+    If the search is still running, the new process joins it: the processes share the budget, and
+    the trial of a process that is killed is tried again. With --storage, processes on other
+    machines can join too, each with its own folder and a copy of the text.
 
     Try: charlm tune my.txt --search training.learning_rate=1e-3..3e-2 --minutes 30
     """

@@ -46,8 +46,8 @@ class Corpus(Section):
     text: TextNames = Field(
         ("python-docs",),
         description=(
-            "Name of a corpus (see charlm corpus list), or files, folders and globs of "
-            "text; compressed files (.gz, .bz2, .xz, .zst) and tables (.jsonl, .ndjson, "
+            "Name of a corpus (see charlm corpus list), or files, folders and patterns such as "
+            "'*.txt'; compressed files (.gz, .bz2, .xz, .zst) and tables (.jsonl, .ndjson, "
             ".json, .csv, .tsv, .parquet) are read too."
         ),
     )
