@@ -136,7 +136,7 @@ class LanguageModelRequiredError(CharlmError):
     def __init__(self, folder: Path, config: ResolvedConfig) -> None:
         """Make an error about the run in a folder."""
         kind = config.task.kind
-        problem = f"has learned targets of sources (task {kind}), and predicts no whole text"
+        problem = f"writes targets of sources (task {kind}), and predicts no whole text"
         method = "charlm.load_translator" if kind == "translate" else "Run.complete"
         remedy = f"charlm sample --source (in Python {method}) for new sources"
         if config.task.has_labels:

@@ -155,7 +155,7 @@ class Cell(SectionOfKinds):
             near = get_close_matches(kind.lower().replace("-", "_"), known, n=1)
             hint = f"nearest: {near[0]}; " if near else ""
             raise ValueError(
-                f"{kind!r:.60} is not registered ({hint}known: {', '.join(known)}); correct the "
+                f"no cell is named {kind!r:.60} ({hint}known: {', '.join(known)}); correct the "
                 "name, or, in a Python program, call charlm.register_cell for it first"
             )
         return kind

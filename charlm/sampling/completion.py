@@ -50,9 +50,9 @@ def require_completion(trained: Trained[Any]) -> None:
     """Raise CharlmError if a model was not trained to complete sources."""
     if not trained.config.task.writes_targets:
         raise CharlmError(
-            f"{trained.folder}: a language model has learned no targets of sources; train one with "
-            "charlm train PAIRS --task complete, or --task translate, or use this one with charlm "
-            "sample --prompt and charlm eval perplexity"
+            f"{trained.folder}: is a language model, which was not trained on pairs; train a model "
+            "with charlm train PAIRS --task complete, or --task translate, or use this one with "
+            "charlm sample --prompt and charlm eval perplexity"
         )
 
 

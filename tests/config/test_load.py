@@ -238,7 +238,7 @@ def test_text_in_a_file_is_not_converted(tmp_path):
 
 
 def test_a_word_of_yaml_is_quoted_as_it_is_written(tmp_path):
-    assert "model.cell.kind: 'no' is not" in mistakes_of(tmp_path, "model: {cell: no}")
+    assert "model.cell.kind: no cell is named 'no'" in mistakes_of(tmp_path, "model: {cell: no}")
     assert "or 'none', got 'off'" in mistakes_of(tmp_path, "model: {cell: {kind: gru, reset: off}}")
     assert "unknown key model.on " in mistakes_of(tmp_path, "model: {on: 3}")
 
@@ -309,7 +309,7 @@ MISTAKES = {
     "model.hidden_size=[]": "model.hidden_size: must have at least 1 element, got []",
     "model.layer_norm=perhaps": "model.layer_norm: must be true or false, got 'perhaps'",
     "model.vectors=''": "model.vectors: must have at least 1 character, got ''",
-    "model.cell=3": "model.cell.kind: '3' is not registered",
+    "model.cell=3": "model.cell.kind: no cell is named '3'",
     "model.cell=[3]": "model.cell: must be a section of keys and values, got ['3']",
     "training.learning_rate=.nan": "training.learning_rate: must be a finite number, got nan",
     "training.learning_rate=fast": "training.learning_rate: must be a number, got 'fast'",
@@ -494,8 +494,8 @@ def test_a_name_is_read_as_a_list_of_one_name():
 
 # Cells that are refused, and the message.
 WRONG_CELLS = {
-    "{kind: lstn}": "model.cell.kind: 'lstn' is not registered (nearest: lstm; known: bag, ",
-    "{kind: RG-LRU}": "model.cell.kind: 'RG-LRU' is not registered (nearest: rg_lru; known: bag, ",
+    "{kind: lstn}": "model.cell.kind: no cell is named 'lstn' (nearest: lstm; known: bag, ",
+    "{kind: RG-LRU}": "model.cell.kind: no cell is named 'RG-LRU' (nearest: rg_lru; known: bag, ",
     "{kind: lstm, peephole: [input]}": "model.cell.peephole (nearest: model.cell.peepholes)",
     "{activation: swish, kind: elman}": (
         "model.cell.activation: must be 'tanh', 'relu' or 'sigmoid', got 'swish'"

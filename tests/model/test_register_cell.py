@@ -154,14 +154,14 @@ def test_a_program_that_has_not_registered_the_cell_reads_what_to_do(
     with pytest.raises(CharlmError, match=r"^[^\n]*$") as caught:
         charlm.load(tmp_path / "run")
     message = str(caught.value)
-    assert "config.yaml: model.cell.kind: 'mgu' is not registered" in message
+    assert "config.yaml: model.cell.kind: no cell is named 'mgu'" in message
     assert "in a Python program, call charlm.register_cell for it first" in message
 
 
 def test_a_registered_cell_has_no_options_and_is_known_to_the_error_for_another_name(registered):
     with pytest.raises(ConfigError, match="depth: is an option of nested_lstm, not of mgu"):
         charlm.load_config(None, ["model.cell={kind: mgu, depth: 3}"])
-    with pytest.raises(ConfigError, match=r"'mgru' is not registered \(nearest: mgu; known: bag,"):
+    with pytest.raises(ConfigError, match=r"no cell is named 'mgru' \(nearest: mgu; known: bag,"):
         charlm.load_config(None, ["model.cell=mgru"])
 
 

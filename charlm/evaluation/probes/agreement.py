@@ -83,7 +83,7 @@ class Agreement(Result):
         """Yield the accuracy, in all and by distance, and the settings."""
         yield f"{'accuracy':<37} {self.count:>8,} pairs {self.accuracy:>7.1%}"
         if self.unknown_share or self.unknown_pairs:
-            yield f"{'the same tokens to the model':<37} {self.unknown_pairs:>8,} pairs"
+            yield f"{'both sentences are the same tokens':<37} {self.unknown_pairs:>8,} pairs"
             yield f"{'tokens read as <UNK>':<37} {self.unknown_share:>22.1%}"
         tables = {
             "words from subject to verb": self.by_distance,

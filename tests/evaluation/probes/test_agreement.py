@@ -386,7 +386,7 @@ def test_the_command_scores_the_newest_run_on_a_file(capfd, run_folder, tmp_path
     data = json.loads(ok(capfd, "pairs.tsv", "--json"))
     assert (data["count"], data["unknown_pairs"], data["settings"]["run"]) == (2, 1, "runs/newest")
     table = ok(capfd, run_folder, "pairs.tsv")
-    assert "2 pairs" in table and "the same tokens to the model" in table
+    assert "2 pairs" in table and "both sentences are the same tokens" in table
 
 
 def test_a_mistake_is_one_line(capfd, run_folder, tmp_path, monkeypatch):
