@@ -128,10 +128,10 @@ def test_the_rules_for_a_longer_budget_are_those_of_the_automatic_settings():
     assert STREAM.passes_without_dropout == equal.PASSES_WITHOUT_DROPOUT
     assert STREAM.output_dropout(1e6) == equal.MAX_DROPOUT
     rate = STREAM.learning_rate / 10**equal.RATE_POWER
-    assert STREAM.peak_rate(256, 10 * equal.STEPS_AT_PEAK_RATE, passes=3) == pytest.approx(
+    assert STREAM.peak_rate(256, 10 * equal.STEPS_AT_PEAK_RATE, passes=8) == pytest.approx(
         rate, rel=0.01
     )
-    assert STREAM.peak_rate(256, equal.STEPS_AT_PEAK_RATE, passes=3) == STREAM.learning_rate
+    assert STREAM.peak_rate(256, equal.STEPS_AT_PEAK_RATE, passes=8) == STREAM.learning_rate
 
 
 def test_a_training_that_diverges_has_no_loss(tmp_path):

@@ -261,7 +261,7 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
     )
     changes = {
         "hidden_size": lambda x: STREAM.hidden_size(text, lambda size: 1e5 * x * (256 / size) ** 2),
-        "rate": lambda x: STREAM.peak_rate(256, 1000 * x, passes=3),
+        "rate": lambda x: STREAM.peak_rate(256, 1000 * x, passes=8),
         "dropout": STREAM.output_dropout,
     }
     for name, most in {"hidden_size": 0.04, "rate": 0.05, "dropout": 0.15}.items():
@@ -271,15 +271,17 @@ def test_a_change_of_the_speed_by_three_percent_seldom_changes_the_choice():
 
 
 def test_rates_are_rounded_to_ten_per_decade():
-    rates = {STREAM.peak_rate(256, steps, passes=3) for steps in range(4000, 80_000, 500)}
+    rates = {STREAM.peak_rate(256, steps, passes=8) for steps in range(4000, 80_000, 500)}
     assert sorted(rates) == [0.016, 0.02, 0.025, 0.032, 0.04]
 
 
 def test_the_rate_of_a_text_that_is_read_once_falls_sooner():
-    once, often = (
-        [STREAM.peak_rate(512, steps, passes) for steps in (500, 1_900, 5_346)] for passes in (1, 3)
+    once, thrice, often = (
+        [STREAM.peak_rate(512, steps, passes) for steps in (500, 1_900, 5_346)]
+        for passes in (1, 3, 8)
     )
     assert once == [0.04, 0.025, 0.016]
+    assert thrice == [0.04, 0.025, 0.02]
     assert often == [0.04, 0.04, 0.04]
     assert WORDS.peak_rate(256, 3_000, passes=1) == WORDS.learning_rate
 

@@ -14,9 +14,11 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1
 # Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _MAX_LEARNING_RATE = 4.0e-2
-# From this number of steps on, the peak rate falls with this power of the steps: in few passes over
-# the text, which are those with n-grams, and in many passes (docs/lab/2026-11-27.md).
+# From this number of steps on, the peak rate falls with this power of the steps. The first pair is
+# for at most _FEW_PASSES over the text, and the second one from _MANY_PASSES on; between them, the
+# rate is a geometric mean of both (docs/lab/2026-11-28.md).
 _FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.4), (4000, 0.3)
+_FEW_PASSES, _MANY_PASSES = 2.0, 8.0
 MIN_WEIGHT_DECAY = 0.1
 _PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
@@ -42,6 +44,7 @@ class Recipe:
         tokens_for_256_units: Number of training tokens from which 256 units are the best size. It
             grows in proportion to the number of parameters.
         learning_rate: Peak rate for 256 units and a few thousand steps.
+        rate_depends_on_passes: Whether the rate falls from fewer steps on in few passes.
         dropout_per_doubling: Output dropout added by each doubling of the passes over the text.
         passes_without_dropout: Number of passes up to which there is no dropout.
         passes_with_ngrams: Number of passes up to which the input has n-grams. In further passes
@@ -55,6 +58,7 @@ class Recipe:
     window: int
     tokens_for_256_units: float
     learning_rate: float
+    rate_depends_on_passes: bool = False
     dropout_per_doubling: float
     passes_without_dropout: float
     max_weight_decay: float
@@ -79,14 +83,22 @@ class Recipe:
     def peak_rate(self, hidden_size: int, steps: float, passes: float) -> float:
         """Return the peak learning rate.
 
-        It falls with the number of steps, from fewer steps on if there are few passes over the
-        text, and, except with muon, with the width of the network.
+        It falls with the number of steps and, except with muon, with the width of the network.
         """
         width = 1.0 if self.optimizer == "muon" else (256 / hidden_size) ** 0.5
-        has_few_passes = passes <= self.passes_with_ngrams
-        first, power = _FALL_IN_FEW_PASSES if has_few_passes else _FALL_IN_MANY_PASSES
-        rate = self.learning_rate * width * min(1.0, first / steps) ** power
+        rate = self.learning_rate * width * self._fall(steps, passes)
         return _round_rate(min(rate, _MAX_LEARNING_RATE))
+
+    def _fall(self, steps: float, passes: float) -> float:
+        """Return the factor of the peak rate for a number of steps and of passes over the text."""
+        few, many = (
+            min(1.0, first / steps) ** power
+            for first, power in (_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES)
+        )
+        if not self.rate_depends_on_passes:
+            return many
+        weight = min(1.0, max(0.0, (_MANY_PASSES - passes) / (_MANY_PASSES - _FEW_PASSES)))
+        return few**weight * many ** (1 - weight)
 
     def output_dropout(self, passes: float) -> float:
         """Return the output dropout for a number of passes over the text."""
@@ -124,6 +136,7 @@ STREAM = Recipe(
     window=64,
     tokens_for_256_units=1.6e6,
     learning_rate=4.0e-2,
+    rate_depends_on_passes=True,
     dropout_per_doubling=0.15,
     passes_without_dropout=3.0,
     passes_with_ngrams=_MAX_PASSES_WITH_NGRAMS,
