@@ -95,7 +95,7 @@ def main() -> None:
     options = arguments()
     device = choose_device(options.device)
     print_environment(str(device), f"batch {options.batch}, window {options.window}")
-    with fast_math():  # As in a training.
+    with fast_math(device):  # As in a training.
         rows = measure_all(options, device)
     print_results(device=str(device), batch=options.batch, window=options.window, rows=rows)
 

@@ -67,7 +67,7 @@ def main() -> None:
     print_environment(precision, f"{options.rounds} rounds of {STEPS_PER_ROUND} steps")
     print(f"{'milliseconds per step':<32}" + "".join(f"{column:>13}" for column in COLUMNS))
     rows = []
-    with fast_math():
+    with fast_math(device):
         for name in options.only:
             rows.append({"case": name, **measure(CASES[name], precision, device, options.rounds)})
             print_row(rows[-1])

@@ -275,7 +275,7 @@ def run_worker(options: argparse.Namespace) -> None:
         "step": cache(lambda batch: partial(next, worker_steps(options, batch, group, device))),
         "reduce": cache(lambda size: partial(group.all_reduce_tensor, torch.zeros(size // 4))),
     }
-    with fast_math():
+    with fast_math(device):
         for line in sys.stdin:
             kind, amount = line.split()
             work = tasks[kind](int(amount))

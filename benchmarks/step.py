@@ -100,7 +100,7 @@ def main() -> None:
     print("".join(f"{column:>10}" for column in COLUMNS))
     sizes = itertools.product(options.hidden, options.batch, options.precision, options.launch)
     rows = []
-    with nullcontext() if options.system_defaults else fast_math():
+    with nullcontext() if options.system_defaults else fast_math(device):
         for setting in itertools.starmap(Setting, sizes):
             rows.append(measure(setting, device, options))
             print_row(rows[-1])

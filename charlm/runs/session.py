@@ -82,7 +82,7 @@ def run(
     section = experiment.config.training
     try:
         with (
-            fast_math(),
+            fast_math(experiment.hardware.device),
             acquired(experiment.lock) if group.is_first else nullcontext(),
             group.lost_process_reported(),
         ):

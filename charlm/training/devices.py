@@ -109,7 +109,8 @@ def can_compute_in(name: str, device: torch.device) -> bool:
 
 def _is_faster_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch asks the current GPU.
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     words = _processor_words()
     return _AMX in words or {_AVX512_BF16, _AMD} <= words
 
@@ -122,17 +123,20 @@ def _processor_words() -> set[str]:
 
 
 @contextmanager
-def fast_math() -> Iterator[None]:
+def fast_math(device: torch.device) -> Iterator[None]:
     """Compute without denormal numbers, with TF32 on a GPU, and keep freed memory in the process.
 
     Denormal numbers are many times slower than others, and here as good as zero. The activations of
     a window are freed before those of the next one are allocated. By default glibc returns blocks
     above 32 megabytes to the system, which then clears them page by page for the next window. That
     can take a third of the time. The setting of memory stays until the process ends.
+
+    Args:
+        device: Device that computes. On a CPU fp32 is multiplied in fp32, also beside a GPU.
     """
     torch.set_flush_denormal(True)
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else before)
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
     _keep_freed_memory()
     try:
         yield

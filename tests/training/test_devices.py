@@ -3,12 +3,13 @@
 import ctypes
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from charlm.training.devices import choose_precision
+from charlm.training.devices import choose_precision, fast_math
 
 
 def test_bf16_is_chosen_on_a_processor_that_is_faster_in_it(monkeypatch):
@@ -33,7 +34,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults())
-with fast_math():
+with fast_math(torch.device("cpu")):
     faults()
     print(faults())
 """
@@ -46,3 +47,26 @@ def test_freed_memory_stays_in_the_process_for_the_next_allocation():
     )
     by_default, kept = map(int, done.stdout.split())
     assert by_default > 50_000 and kept < by_default / 2  # A few blocks may still be new.
+
+
+def test_bf16_is_chosen_if_the_named_gpu_has_it_and_not_the_current_one(monkeypatch):
+    current = [0]
+
+    @contextmanager
+    def selected(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", selected)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 1)
+    assert choose_precision("auto", torch.device("cuda:0")) == torch.float32
+    assert choose_precision("auto", torch.device("cuda:1")) == torch.bfloat16
+
+
+def test_tf32_is_allowed_only_where_a_gpu_computes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, precision in (("cpu", "highest"), ("cuda:1", "high")):
+        with fast_math(torch.device(device)):
+            assert torch.get_float32_matmul_precision() == precision
+        assert torch.get_float32_matmul_precision() == "highest"

@@ -101,7 +101,7 @@ def _measure_sizes(
     If steps are slow, there are fewer samples, at least one of each size.
     """
     clock = _clock(hardware.device)
-    with fast_math():
+    with fast_math(hardware.device):
         steps = _warm_up(configs, vocabulary_size, hardware)
         samples: dict[int, list[float]] = {size: [] for size in steps}
         deadline = time.perf_counter() + _MAX_SECONDS
