@@ -153,7 +153,10 @@ def encode_text(
     report = report or (lambda _: None)
     key = _cache_key([FORMAT, tokenizer.to_json(), tokenizer.section.model_dump(), mode])
     slices = text.slices(SLICE_BYTES) or [text]
-    keys = [_cache_key([key, part.fingerprint, part.raw, part.line_ends]) for part in slices]
+    keys = [
+        _cache_key([key, part.fingerprint, part.raw, part.line_ends, part.separator])
+        for part in slices
+    ]
     tasks = [
         _Task(part, mode, cache / f"{name}.ids") for part, name in zip(slices, keys, strict=True)
     ]

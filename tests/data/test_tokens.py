@@ -398,3 +398,16 @@ def test_reading_a_text_and_counting_its_ids_release_the_pages_they_have_read(tm
     ids = np.memmap(text.files[0].path, dtype=np.uint8, mode="r")
     assert count_ids(ids, 256).sum() == 3 * 2**23
     assert max(most, pages_of_files()) - before < 8 * 2**20
+
+
+def test_the_cache_keeps_the_counts_of_texts_with_another_separator_apart(tmp_path):
+    """Characters include the separators, so bits per character depend on them."""
+    text = write(tmp_path, ["ab", "c"])
+    tokenizer = learn("abc")
+    characters = [
+        encode_text(
+            replace(text, separator=separator), tokenizer, mode="records", cache=tmp_path
+        ).counts.characters
+        for separator in ("", "\f", "###")
+    ]
+    assert characters == [3, 3 + 2, 3 + 2 * 3]
