@@ -17,6 +17,11 @@ def quote(text: str) -> str:
     return f"U+{mark}" if len(text) == 1 else f"'\\u{mark.lower()}{repr(text[1:])[1:]}"
 
 
+def counted(count: float, noun: str) -> str:
+    """Return a number with its noun: `1 step`, `1,000 steps`, `0.5 minutes`."""
+    return f"{count:,.15g} {noun}{'' if count == 1 else 's'}"
+
+
 class CharlmError(Exception):
     """A user's mistake or a failure of the environment; its message is one line.
 

@@ -7,7 +7,7 @@ import pytest
 from charlm.cli import main
 from charlm.cli.options import flag
 from charlm.data.listing import MissingTextError
-from charlm.errors import CorpusError, DivergenceError, OptionError
+from charlm.errors import CorpusError, DivergenceError, OptionError, counted
 
 
 def test_python_and_the_command_line_spell_the_options_their_own_way():
@@ -51,3 +51,10 @@ def test_an_error_of_another_process_arrives_with_its_message_and_fields():
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is type(error)
         assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+def test_a_count_has_its_noun_in_the_singular_or_plural_and_all_of_its_digits():
+    assert [counted(count, "minute") for count in (1, 1.0, 0.5, 0)] == [
+        *("1 minute", "1 minute", "0.5 minutes", "0 minutes")
+    ]
+    assert counted(2_500_000, "step") == "2,500,000 steps"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charlm.cli.terminal import emit, say
 from charlm.data.listing import shown_title
-from charlm.errors import CharlmError, DivergenceError, quote
+from charlm.errors import CharlmError, DivergenceError, counted, quote
 from charlm.runs import session
 from charlm.runs.experiment import (
     Evaluated,
@@ -145,8 +145,8 @@ class _Display:
                 f"continue with: charlm train --resume {shlex.quote(str(experiment.folder))}"
             )
         elif event.reason == "patience":
-            patience = experiment.config.training.patience
-            say(f"stopped early: no new best in {patience} evaluations")
+            patience = experiment.config.training.patience or 0
+            say(f"stopped early: no new best in {counted(patience, 'evaluation')}")
 
 
 def _experiment_lines(experiment: Experiment) -> Iterator[str]:

@@ -10,15 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from charlm.config.annotations import section_type
+from charlm.errors import counted
 from charlm.storage.untrusted import one_line
 
 _FIELDS = re.compile(r"\w+(?: and \w+)*: ")
 _MAX_MISTAKES = 20
 _SIMILARITY = 0.7  # Of a key in another section that is suggested for an unknown one.
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _plain(limit: float) -> float:
@@ -52,15 +49,15 @@ _REQUIREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "none_required": lambda context: "must be null",
     "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
     "string_too_long": lambda context: (
-        f"must have at most {_count(context['max_length'], 'character')}"
+        f"must have at most {counted(context['max_length'], 'character')}"
     ),
     "string_too_short": lambda context: (
-        f"must have at least {_count(context['min_length'], 'character')}"
+        f"must have at least {counted(context['min_length'], 'character')}"
     ),
     "string_type": lambda context: "must be text",
     "string_unicode": lambda context: "must be valid Unicode",
-    "too_long": lambda context: f"must have at most {_count(context['max_length'], 'element')}",
-    "too_short": lambda context: f"must have at least {_count(context['min_length'], 'element')}",
+    "too_long": lambda context: f"must have at most {counted(context['max_length'], 'element')}",
+    "too_short": lambda context: f"must have at least {counted(context['min_length'], 'element')}",
     "tuple_type": lambda context: "must be a list",
     "value_error": lambda context: str(context["error"]),
 }

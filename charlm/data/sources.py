@@ -28,7 +28,7 @@ from charlm.data.listing import find_files, shown_name, shown_names
 from charlm.data.progress import current_listener
 from charlm.data.tables import PairFields, field_names, read_documents
 from charlm.data.utf8 import count_characters
-from charlm.errors import CorpusError
+from charlm.errors import CorpusError, counted
 from charlm.storage.atomic import atomic_write
 from charlm.storage.memory_maps import translate_read_errors
 from charlm.storage.untrusted import one_line, parse_json
@@ -98,7 +98,7 @@ def open_plain_files(names: Sequence[str], section: ResolvedCorpus, raw: bool) -
         CorpusError: A file is missing or is not text, or there are less than two characters.
     """
     sources = list(find_sources(names, section, raw))
-    current_listener().begin(f"reading {len(sources):,} file{'s' * (len(sources) > 1)}")
+    current_listener().begin(f"reading {counted(len(sources), 'file')}")
     files = [file for source in sources if (file := _open_plain_file(source, section, raw)).size]
     size = sum(file.size for file in files)
     if size <= 4 and not raw:  # A single character has at most four bytes.

@@ -18,7 +18,7 @@ import numpy as np
 from charlm.data.sources import check_size
 from charlm.data.spelling import Restoration, restoration_of_line_ends
 from charlm.data.tokens import Tokens
-from charlm.errors import CharlmError, OptionError, refuse_beside
+from charlm.errors import CharlmError, OptionError, counted, refuse_beside
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.lines import (
     PIECE_CHARACTERS,
@@ -328,9 +328,10 @@ def _budget_of(model: TrainedModel) -> str:
     """Return the budget of a training, with the tokens of a step if the budget counts steps."""
     training = model.config.training
     unit, amount = model.budget
+    budget = counted(amount, unit.removesuffix("s"))
     if unit != "steps":
-        return f"{amount:g} {unit}"
-    return f"{amount:g} steps of {training.batch_size} x {training.window} tokens"
+        return budget
+    return f"{budget} of {training.batch_size} x {training.window} tokens"
 
 
 def _assumption(characters: int) -> str:

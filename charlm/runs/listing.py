@@ -16,7 +16,7 @@ from charlm.config.schema import ResolvedConfig
 from charlm.config.task import TaskKind
 from charlm.config.tokenizer import Level
 from charlm.data.listing import shown_title
-from charlm.errors import CharlmError, CheckpointError, ConfigError
+from charlm.errors import CharlmError, CheckpointError, ConfigError, counted
 from charlm.runs.metrics import read_metrics, score_field, unit_of
 from charlm.runs.verify import (
     MAX_BYTES,
@@ -209,7 +209,7 @@ def summarize(folder: Path) -> RunSummary:
         cell=config.model.cell.kind,
         hidden_sizes=list(config.model.hidden_sizes),
         parameters=_count_parameters(folder, config, corpus),
-        budget=f"{amount:g} {unit}",
+        budget=counted(amount, unit.removesuffix("s")),
         seed=config.training.seed,
         step=best.get("step"),
         steps=last.get("step", 0),

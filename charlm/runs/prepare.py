@@ -15,7 +15,7 @@ from charlm.data.corpus import Corpus
 from charlm.data.listing import shown_names
 from charlm.data.resolve import resolve
 from charlm.data.tokens import count_ids
-from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError
+from charlm.errors import CheckpointError, ConfigError, UnsupportedOptionError, counted
 from charlm.model.any_model import head_of, make_model
 from charlm.runs.checkpoint import Checkpoint, load_checkpoint
 from charlm.runs.encoding import EncodedCorpus, encode, encode_again
@@ -167,12 +167,14 @@ def check_budget(experiment: Experiment) -> None:
         return
     unit, total = experiment.config.training.budget
     used = state.used(unit)
+    noun = unit.removesuffix("s")
     experiment.lock.release()
     enough = math.ceil(used + total) if unit == "steps" else math.ceil(10 * (used + total)) / 10
     raise UnsupportedOptionError(
         unit,
-        f"nothing is left to train in {experiment.folder}: its budget is a total, {total:,g} "
-        f"{unit}, and {used:,.4g} {unit} are used; give a larger total, such as {{}} {enough:g}",
+        f"nothing is left to train in {experiment.folder}: its budget is a total, "
+        f"{counted(total, noun)}, and it has used {counted(round(used, 4), noun)}; give a larger "
+        f"total, such as {{}} {enough:.15g}",
         others=[unit],
     )
 
@@ -180,11 +182,12 @@ def check_budget(experiment: Experiment) -> None:
 def _used_budget(experiment: Experiment) -> tuple[str, ...]:
     """Return a line about the budget of a resumed run."""
     unit, total = experiment.config.training.budget
-    used = experiment.state.used(unit)
+    used = round(experiment.state.used(unit), 4)
     step = experiment.state.step
     if step == 0:  # Several processes begin with a run that was prepared for them.
         return ()
-    return (f"continuing after step {step:,}: {used:,.4g} of {total:,g} {unit} in total are used",)
+    shown = counted(total, unit.removesuffix("s"))
+    return (f"continuing after step {step:,}: {used:,.15g} of {shown} in total are used",)
 
 
 def _resumed_hardware(setting: str, saved: str | None, device: torch.device) -> Hardware:

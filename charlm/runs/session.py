@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from charlm.config.training import Training as TrainingSection
-from charlm.errors import DivergenceError
+from charlm.errors import DivergenceError, counted
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.experiment import (
     Evaluated,
@@ -329,7 +329,8 @@ def _check_may_halve(experiment: Experiment, divergence: DivergenceError) -> Non
         raise DivergenceError(divergence.problem, remedy)
     halvings = experiment.state.halvings
     if halvings >= section.halvings:
-        remedy = f"{divergence.remedy} (the learning rate was already halved {halvings} times)"
+        times = counted(halvings, "time")
+        remedy = f"{divergence.remedy} (the learning rate was already halved {times})"
         raise DivergenceError(divergence.problem, remedy)
 
 

@@ -14,7 +14,7 @@ from charlm.data.corpus import Text, open_corpus
 from charlm.data.growth import grow, relatives
 from charlm.data.tokenizer import UNK, Tokenizer
 from charlm.data.vocabulary import decode_blocks
-from charlm.errors import CharlmError, CheckpointError, ConfigError
+from charlm.errors import CharlmError, CheckpointError, ConfigError, counted
 from charlm.model.growth import NewTokens, grown_weights
 from charlm.runs.checkpoint import load_checkpoint
 from charlm.runs.folder import load_run
@@ -208,4 +208,6 @@ def growth_line(
         + f", {(~occurs).sum():,} not in the new text"
     )
     unknown = int(counts[UNK])
-    return line + (f"; {unknown:,} tokens of the new text are <UNK>" if unknown else "")
+    return line + (
+        f"; {counted(unknown, 'token')} of the new text read as <UNK>" if unknown else ""
+    )

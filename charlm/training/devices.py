@@ -13,7 +13,7 @@ import torch
 
 from charlm.config.model import Model as ModelSection
 from charlm.config.values import DEVICES
-from charlm.errors import ConfigError, DeviceError, OptionError
+from charlm.errors import ConfigError, DeviceError, OptionError, counted
 from charlm.model.any_model import Head
 from charlm.model.log_probabilities import autocast
 from charlm.model.uninitialized import model_of_shapes
@@ -80,8 +80,8 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         raise DeviceError(f"device {name}: is not available to this PyTorch; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"device {name}: does not exist, there are only {torch.cuda.device_count()} GPU(s); "
-            "use one from cuda:0 on"
+            f"device {name}: does not exist, got {counted(torch.cuda.device_count(), 'GPU')}, the "
+            "first of which is cuda:0"
         )
     return device
 

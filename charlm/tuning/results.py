@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from charlm.config.load import check_config
 from charlm.config.schema import Config
 from charlm.config.training import BUDGETS
-from charlm.errors import CharlmError, CheckpointError
+from charlm.errors import CharlmError, CheckpointError, counted
 from charlm.storage.atomic import atomic_write
 from charlm.storage.results import Result
 from charlm.storage.tables import format_rows
@@ -320,7 +320,7 @@ def _format_header(tuning: Tuning) -> str:
     best, training = tuning.trials[0], tuning.config.training
     num_finished = sum(trial.outcome == "finished" for trial in tuning.trials)
     unit, amount = training.budget
-    budget = f"{amount:g} {unit}"
+    budget = counted(amount, unit.removesuffix("s"))
     outcome = "" if best.outcome == "finished" else f", {best.outcome}"
     searches = (shlex.quote(f"{key}={text}") for key, text in tuning.space.items())
     predicted = "target" if tuning.config.task.has_pairs else "token"

@@ -132,12 +132,12 @@ def test_a_terminal_shows_a_bar_and_a_short_sample_per_evaluation(
 def test_a_run_with_a_spent_budget_states_how_to_continue(capfd, text_file):
     ok(capfd, "train", text_file, *SETTINGS, "--steps", 3, "--out", "run")
     message = (
-        "nothing is left to train in run: its budget is a total, 2 steps, and 3 steps are used"
+        "nothing is left to train in run: its budget is a total, 2 steps, and it has used 3 steps"
     )
     assert f"--steps: {message}; give a larger total, such as --steps 5" in refused(
         capfd, "train", "--resume", "run", "--steps", 2
     )
-    assert "3 steps are used" in refused(capfd, "train", "--resume", "run")
+    assert "it has used 3 steps" in refused(capfd, "train", "--resume", "run")
     ok(capfd, "train", "--resume", "run", "--steps", 5)
     assert json.loads(Path("run/last/state.json").read_text())["step"] == 5
 

@@ -440,6 +440,8 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     )
     few = choose([text_of(PROSE * 50), "training.steps=4"], speed=constant_speed(50_000))
     assert ", 0.0" in few.reasons[2] and ", 0.0 passes" not in few.reasons[2]
+    one = choose([text_of(PROSE), "training.steps=1"], speed=constant_speed(50_000))
+    assert one.reasons[2].startswith("training: 1 step of ")
     records = choose([text_of(NAMES), "training.steps=3"], speed=constant_speed(50_000))
     assert records.reasons[0].endswith(
         "one record per line: the lines are short and their order does not matter"

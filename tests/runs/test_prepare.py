@@ -324,9 +324,9 @@ def test_a_run_moved_to_another_processor_keeps_its_precision_or_says_that_it_ch
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (None, r"its budget is a total, 12 steps, and 12 steps are used; .* steps 24$"),
-        ({"steps": 5}, r"its budget is a total, 5 steps, and 12 steps are used; .* steps 17$"),
-        ({"epochs": 0.01}, r"a total, 0.01 epochs, and 0.08\d+ epochs are used; .* epochs 0.1$"),
+        (None, r"its budget is a total, 12 steps, and it has used 12 steps; .* steps 24$"),
+        ({"steps": 5}, r"its budget is a total, 5 steps, and it has used 12 steps; .* steps 17$"),
+        ({"epochs": 0.01}, r"a total, 0.01 epochs, and it has used 0.08\d+ epochs; .* epochs 0.1$"),
     ],
 )
 def test_a_total_budget_that_is_spent_is_refused_with_one_that_is_not(
@@ -335,9 +335,9 @@ def test_a_total_budget_that_is_spent_is_refused_with_one_that_is_not(
     train_all(small_config(text_file), tmp_path / "run")
     with pytest.raises(UnsupportedOptionError, match=message):
         prepare.check_budget(prepare.resume(tmp_path / "run", budget=budget))
-    resumed = prepare.resume(tmp_path / "run", budget={"steps": 24})
+    resumed = prepare.resume(tmp_path / "run", budget={"steps": 2_500_000})
     prepare.check_budget(resumed)
-    assert resumed.notices == ("continuing after step 12: 12 of 24 steps in total are used",)
+    assert resumed.notices == ("continuing after step 12: 12 of 2,500,000 steps in total are used",)
 
 
 def test_a_run_that_several_processes_begin_is_not_said_to_continue(text_file, tmp_path):

@@ -107,7 +107,7 @@ def test_one_line_counts_the_tokens_that_are_kept_added_and_not_in_the_new_text(
     experiment = fine_tune(polish_file, trained, tmp_path / "kept", vocabulary="keep")
     assert experiment.tokenizer.vocabulary_size == 2 + len(old)
     unknown = experiment.tokens["train"].counts.unknown
-    assert f"{unknown:,} tokens of the new text are <UNK>" in experiment.notices[0]
+    assert f"{unknown:,} tokens of the new text read as <UNK>" in experiment.notices[0]
 
 
 def test_network_and_tokenizer_are_inherited_and_a_contradiction_is_refused(trained, text_file):

@@ -6,6 +6,7 @@ from charlm.config.model import Model as ModelSection
 from charlm.config.schema import Config
 from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.config.training import Training as TrainingSection
+from charlm.errors import counted
 from charlm.runs.automatic.fields import DROPOUT_FIELDS
 from charlm.runs.automatic.plan import Plan
 from charlm.runs.automatic.recipes import recipe_for
@@ -55,7 +56,7 @@ def _training_line(
 ) -> str:
     parts = "streams" if text.mode == "stream" else "records"
     line = (
-        f"training: {plan.steps(text):,.0f} steps of {training.batch_size} {parts} x "
+        f"training: {counted(round(plan.steps(text)), 'step')} of {training.batch_size} {parts} x "
         f"{plan.shape.length} tokens, peak learning rate {training.learning_rate:.2g}, "
         f"{_passes(plan)}"
     )
@@ -92,4 +93,4 @@ def _passes(plan: Plan) -> str:
 def _budget(training: TrainingSection) -> str:
     """Return the budget in words, such as `5 minutes`."""
     unit, amount = training.budget
-    return f"{amount:,g} {unit if amount != 1 else unit[:-1]}"
+    return counted(amount, unit.removesuffix("s"))
