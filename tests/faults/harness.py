@@ -41,7 +41,7 @@ STEPS = 10
 SETTINGS = [
     *SMALL,
     f"training.steps={STEPS}",
-    "model.dropout=0.2",
+    "model.output_dropout=0.2",
     "checkpoint.save_seconds=1.0e-9",
 ]
 SIGNALS = {

@@ -225,7 +225,7 @@ def test_a_training_that_halves_its_rate_resumes_as_if_it_had_never_stopped(text
         return lines, state["halvings"], state["files"]
 
     poisoned = {"poison_after": [15, 21], "max_halvings": 1}
-    config = small_config(text_file, *HALVE, "model.dropout=0.2")
+    config = small_config(text_file, *HALVE, "model.output_dropout=0.2")
     train(prepare.begin(config, tmp_path / "whole"), **poisoned)
     expected = facts(tmp_path / "whole")
     assert expected[1] == 2
