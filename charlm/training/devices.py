@@ -80,8 +80,8 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         raise DeviceError(f"device {name}: is not available to this PyTorch; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"device {name}: does not exist, got {counted(torch.cuda.device_count(), 'GPU')}, the "
-            "first of which is cuda:0"
+            f"device {name}: does not exist; this machine has "
+            f"{counted(torch.cuda.device_count(), 'GPU')}, numbered from cuda:0 on"
         )
     return device
 
