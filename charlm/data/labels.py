@@ -16,7 +16,7 @@ from charlm.data.pairs import NO_SOURCE, NO_TAB, NO_TARGET, SEPARATOR, pair_erro
 from charlm.data.tokenizer import Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.window import PADDING
-from charlm.errors import CorpusError
+from charlm.errors import CorpusError, counted
 
 Labels = tuple[str, ...]
 _SHOWN = 60  # Characters of a text or a label in a message.
@@ -84,10 +84,10 @@ def labels_of(
         tags = tags_of(target, count)
         if tags is None:
             raise CorpusError(
-                f"{place}: a source has {count:,} tokens, but its target {target!r:.{_SHOWN}} has "
-                "another number of labels; give one label for each token, separated by spaces or "
-                "as single characters; if the labels are of words, set tokenizer.level=word and "
-                "tokenizer.words=whitespace"
+                f"{place}: a source has {counted(count, 'token')}, but its target "
+                f"{target!r:.{_SHOWN}} has another number of labels; give one label for each "
+                "token, separated by spaces or as single characters; if the labels are of words, "
+                "set tokenizer.level=word and tokenizer.words=whitespace"
             )
         found.append(tags)
     return found

@@ -15,7 +15,7 @@ from charlm.data.restarts import StreamPlan, StreamTokens, eos_ends, plan_stream
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows.directions import in_direction
 from charlm.data.windows.window import ALL, PADDING, Position, Shard, Window
-from charlm.errors import CorpusError
+from charlm.errors import CorpusError, counted
 
 # Merity et al. 2018: 5 % of the windows are half as long; lengths vary by 5 of 70 tokens.
 _SHORT_FRACTION = 0.05
@@ -190,9 +190,9 @@ def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
     if length < window:
         lower = "training.batch_size or training.window" if batch_size > 1 else "training.window"
         raise CorpusError(
-            f"the training text is too small: it has {num_tokens:,} tokens, and one window needs "
-            f"{batch_size * window:,}, training.batch_size x training.window = {batch_size} x "
-            f"{window}; give a longer text, or lower {lower}"
+            f"the training text is too small: it has {counted(num_tokens, 'token')}, and one "
+            f"window needs {batch_size * window:,}, training.batch_size x training.window = "
+            f"{batch_size} x {window}; give a longer text, or lower {lower}"
         )
     return length
 
