@@ -18,7 +18,7 @@ from charlm.data.windows.window import Position
 from charlm.errors import CharlmError
 from charlm.runs.automatic.choice import choose
 from charlm.runs.automatic.device import device_speed
-from charlm.runs.automatic.plan import MAX_PASSES
+from charlm.runs.automatic.plan import MAX_PASSES, max_passes
 from charlm.runs.automatic.recipes import HIDDEN_SIZES, STREAM, WORDS
 from charlm.runs.automatic.text import TextFacts, inspect_text
 from charlm.runs.encoding import encode
@@ -297,6 +297,32 @@ def test_training_on_a_small_text_stops_early(text_of):
     assert (config.training.optimizer, config.training.weight_decay) == ("muon", 0.1)
     tokens = 60 * constant_speed(50_000)(config.model.hidden_size[0])
     assert tokens / (0.9 * len(long)) < MAX_PASSES
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "passes"),
+    [
+        ("stream", "char", [60, 60, 42.4, 30, 30]),
+        ("records", "char", [60] * 5),
+        ("stream", "word", [60] * 5),
+    ],
+)
+def test_a_longer_text_of_characters_is_read_fewer_times(mode, level, passes):
+    sizes = (50_000, 400_000, 632_000, 1_000_000, 100_000_000)
+    texts = [
+        TextFacts(
+            title="a novel",
+            characters=characters,
+            mode=mode,
+            reading="",
+            level=level,
+            alphabet_size=80,
+            record_tokens=40,
+            record_lengths=np.array([40.0]),
+        )
+        for characters in sizes
+    ]
+    assert list(map(max_passes, texts)) == passes
 
 
 def test_the_optimizer_does_not_depend_on_the_budget_and_no_setting_jumps_at_the_last_pass(text_of):

@@ -18,6 +18,9 @@ _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 MANY_STEPS = 20_000
 _MAX_BATCHES = 1000  # Batches of which the windows are counted; more would not change the mean.
 MAX_PASSES = 60.0
+# A longer text has a larger network. With 640 units, the model memorizes a million characters in 60
+# passes, and not in 26 (docs/lab/2026-11-28.md).
+_MOST_TOKENS_FOR_ALL_PASSES, _TOKENS_FOR_HALF_OF_THEM = 0.4e6, 1.0e6
 
 
 class BatchShape(NamedTuple):
@@ -84,11 +87,12 @@ def make_plan(config: Config, text: TextFacts, speed: "Speed") -> Plan:
     else:
         hidden_size = recipe_for(text).hidden_size(text, trained_tokens)
     passes = trained_tokens(hidden_size) / text.tokens
-    stops_early = training.minutes is not None and passes > MAX_PASSES
+    limit = max_passes(text)
+    stops_early = training.minutes is not None and passes > limit
     plan = Plan(
         hidden_size=hidden_size,
         shape=shape,
-        passes=MAX_PASSES if stops_early else passes,
+        passes=limit if stops_early else passes,
         stops_early=stops_early,
     )
     is_open = text.mode == "stream" and "batch_size" not in training.model_fields_set
@@ -96,6 +100,16 @@ def make_plan(config: Config, text: TextFacts, speed: "Speed") -> Plan:
     if is_open and training.steps is None and plan.steps(text) > MANY_STEPS:
         return replace(plan, shape=shape._replace(batch_size=2 * shape.batch_size))
     return plan
+
+
+def max_passes(text: TextFacts) -> float:
+    """Return the number of passes over a text at which training by minutes stops early."""
+    if text.mode == "records" or recipe_for(text).tokens_are_words:
+        return MAX_PASSES
+    progress = math.log(text.tokens / _MOST_TOKENS_FOR_ALL_PASSES) / math.log(
+        _TOKENS_FOR_HALF_OF_THEM / _MOST_TOKENS_FOR_ALL_PASSES
+    )
+    return round(MAX_PASSES * 0.5 ** min(1.0, max(0.0, progress)), 1)
 
 
 def batch_shape(config: Config, text: TextFacts) -> BatchShape:
