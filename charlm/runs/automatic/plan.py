@@ -109,7 +109,7 @@ def max_passes(text: TextFacts) -> float:
     progress = math.log(text.tokens / _MOST_TOKENS_FOR_ALL_PASSES) / math.log(
         _TOKENS_FOR_HALF_OF_THEM / _MOST_TOKENS_FOR_ALL_PASSES
     )
-    return round(MAX_PASSES * 0.5 ** min(1.0, max(0.0, progress)), 1)
+    return round(MAX_PASSES * math.pow(0.5, min(1.0, max(0.0, progress))), 1)
 
 
 def batch_shape(config: Config, text: TextFacts) -> BatchShape:

@@ -92,13 +92,13 @@ class Recipe:
     def _fall(self, steps: float, passes: float) -> float:
         """Return the factor of the peak rate for a number of steps and of passes over the text."""
         few, many = (
-            min(1.0, first / steps) ** power
+            math.pow(min(1.0, first / steps), power)
             for first, power in (_FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES)
         )
         if not self.rate_depends_on_passes:
             return many
         weight = min(1.0, max(0.0, (_MANY_PASSES - passes) / (_MANY_PASSES - _FEW_PASSES)))
-        return few**weight * many ** (1 - weight)
+        return math.pow(few, weight) * math.pow(many, 1 - weight)
 
     def output_dropout(self, passes: float) -> float:
         """Return the output dropout for a number of passes over the text."""
