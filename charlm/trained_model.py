@@ -188,7 +188,7 @@ def load(folder: Path, which: CheckpointName, device: str) -> TrainedModel:
     run = load_run(folder)
     if run.head is not None:
         raise LanguageModelRequiredError(folder, run.config)
-    return load_trained(TrainedModel, run, LanguageModel, folder, which, device)
+    return load_trained(TrainedModel, run, LanguageModel, folder, which, choose_device(device))
 
 
 def load_translator(folder: Path, which: CheckpointName, device: str) -> TrainedTranslator:
@@ -201,7 +201,7 @@ def load_translator(folder: Path, which: CheckpointName, device: str) -> Trained
             "--task translate"
         )
     make = partial(TranslationModel, task=task)
-    return load_trained(TrainedTranslator, run, make, folder, which, device)
+    return load_trained(TrainedTranslator, run, make, folder, which, choose_device(device))
 
 
 def load_trained(
@@ -210,7 +210,7 @@ def load_trained(
     make: Callable[[ModelSection, int], AnyModel],
     folder: Path,
     which: CheckpointName,
-    device: str,
+    device: torch.device,
 ) -> _AnyTrained:
     """Return a trained model with the weights of a checkpoint.
 
@@ -220,24 +220,23 @@ def load_trained(
         make: Function that makes the model from its section and the size of the vocabulary.
         folder: Run folder.
         which: As for `load`.
-        device: As for `load`.
+        device: Device for the weights.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
     """
     which = present_checkpoint(folder, which)
     saved = load_checkpoint(folder / which, only="weights")
-    chosen = choose_device(device)
     size = run.tokenizer.vocabulary_size
     check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
     model = uninitialized(make, run.config.model, size)
     load_weights(model, saved.weights, saved.folder)
-    model.to(chosen).eval()
+    model.to(device).eval()
     return kind(
         model=model,
         tokenizer=run.tokenizer,
         config=run.config,
-        device=chosen,
+        device=device,
         origin=Origin(folder, which, run.corpus, saved.state),
     )
 

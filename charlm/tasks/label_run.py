@@ -24,6 +24,7 @@ from charlm.runs.folder import load_run
 from charlm.storage.results import Result
 from charlm.storage.tables import format_rows
 from charlm.trained_model import Trained, encode, load_trained, require_part, training_corpus
+from charlm.training.devices import choose_device
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def load_labels(folder: Path, which: CheckpointName, device: str) -> TrainedLabe
         CharlmError: The model has another task.
     """
     run = load_run(folder)
+    chosen = choose_device(device)
     if not isinstance(run.head, LabelHead):
         raise CharlmError(
             f"{folder}: has no labels (task {run.config.task.kind}); train a model of labels with "
@@ -111,7 +113,7 @@ def load_labels(folder: Path, which: CheckpointName, device: str) -> TrainedLabe
         )
     kind = partial(TrainedLabelModel, labels=run.labels)
     make = partial(LabelModel, head=run.head)
-    return load_trained(kind, run, make, folder, which, device)
+    return load_trained(kind, run, make, folder, which, chosen)
 
 
 def predict(run: TrainedLabelModel, texts: Sequence[str]) -> list[Predicted]:

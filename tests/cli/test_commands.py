@@ -204,7 +204,7 @@ def test_early_stopping_is_reported(capfd, text_file):
     assert (
         charlm(["train", str(text_file), *SETTINGS, *changes, "--steps", "8", "--out", "run"]) == 0
     )
-    assert "no new best in 1 evaluations" in capfd.readouterr().err
+    assert "no new best in 1 evaluation\n" in capfd.readouterr().err
 
 
 def test_a_divergence_is_one_line_that_follows_the_last_good_checkpoint(capfd, text_file):
