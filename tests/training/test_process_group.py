@@ -123,8 +123,16 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 # The last command ends as the program `charlm` does.
 RUN_COMMANDS = """
-import json, sys
+import json, os, sys
+from torch.distributed import TCPStore
 from charlm.cli import main
+
+# As with torchrun, the store outlives a command: the other process may already begin the next one.
+is_first = os.environ["RANK"] == "0"
+store = TCPStore(
+    os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, is_first, wait_for_workers=False
+)
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
 
 *commands, last = json.loads(sys.argv[1])
 for command in commands:
