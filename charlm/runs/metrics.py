@@ -112,7 +112,11 @@ def overfitting(history: Sequence[Mapping[str, Any]]) -> list[str]:
             f"while the training loss fell; {kept}; for a better one, use more text, more dropout "
             "(model.output_dropout) or a smaller network"
         ]
-    return [f"since step {best['step']:,} the validation loss rose {losses}; {kept}"]
+    change = f"rose {losses}"
+    lowest = f"{best['loss_nats']:.4f}"
+    if lowest == f"{last['loss_nats']:.4f}":
+        change = f"has not fallen below {lowest} nats"
+    return [f"since step {best['step']:,} the validation loss {change}; {kept}"]
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Begin a new run, or resume an existing one."""
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.verify import budget_of
 from charlm.runs.verify_weights import check_weights
 from charlm.runs.warm_start import Ancestor
+from charlm.runs.without_effect import settings_without_effect
 from charlm.storage.atomic import remove_temporary_files
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
@@ -84,8 +84,9 @@ def begin(
     hardware = Hardware(device, choose_precision(config.training.precision, device))
     experiment = _assemble(folder, config, encoded, hardware, run_lock(folder), group)
     experiment = with_initial_weights(experiment, ancestor)
-    notices = (*experiment.notices, *_settings_without_effect(experiment))
-    experiment = replace(experiment, notices=notices)
+    layers = experiment.model.encoder.recurrence.layers
+    unused = settings_without_effect(config, layers)
+    experiment = replace(experiment, notices=(*experiment.notices, *unused))
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
     with acquired(experiment.lock):
         check_new(folder)  # Another process may have begun there in the meantime.
@@ -251,36 +252,6 @@ def _assemble(
         group=group,
         labels=encoded.labels,
     )
-
-
-def _settings_without_effect(experiment: Experiment) -> Iterator[str]:
-    """Yield a line about each setting that changes nothing in this training."""
-    model, training = experiment.config.model, experiment.config.training
-    layers = experiment.model.encoder.recurrence.layers
-    has_recurrent_weights = any(True for layer in layers for _ in layer.state_products())
-    has_gaps = len(layers) > 1 or model.block != "none"
-    is_stream = experiment.corpus.mode == "stream"
-    # Setting, its value, whether it can have an effect, and why not.
-    settings = (
-        ("model.dropout", model.dropout, has_gaps, "it acts between layers, and there is one"),
-        (
-            "model.weight_dropout",
-            model.weight_dropout,
-            has_recurrent_weights,
-            f"{model.cell.kind} has no recurrent weights",
-        ),
-        (
-            "training.label_smoothing",
-            training.label_smoothing,
-            not model.adaptive_cutoffs,
-            "an adaptive softmax ignores it",
-        ),
-        ("training.vary_window", training.vary_window, is_stream, "the mode is records"),
-        ("training.partial_shuffle", training.partial_shuffle, is_stream, "the mode is records"),
-    )
-    for name, value, has_effect, reason in settings:
-        if value and not has_effect:
-            yield f"{name}: has no effect, because {reason}; remove it"
 
 
 def _corpus_facts(experiment: Experiment) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def test_a_rising_validation_loss_is_overfitting_only_while_the_training_loss_fa
         assert "overfits" not in text and text.endswith("best/ is the model of step 400")
     (text,) = overfitting([best, line(600, 1.2, 1.8, is_best=False, epochs=0.6)])
     assert "overfits" not in text and "rose from 1.6000 to 1.8000" in text
+    (text,) = overfitting([best, line(600, 1.5, 1.60004, is_best=False)])
+    assert text.startswith("since step 400 the validation loss has not fallen below 1.6000 nats; ")
     assert overfitting([line(200, 2.0, 2.0, is_best=True), best]) == []
     assert overfitting([{"step": 4, "is_best": True}]) == overfitting([]) == []
     assert overfitting([best, {"step": 600, "loss_nats": 1.7}]) == []
