@@ -212,7 +212,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _match(base: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield the paths below a folder that match the parts of a glob pattern."""
+    """Yield the paths below a folder that match the parts of a glob pattern.
+
+    A part that is the name of a file or folder is that name, as in [2024] letters/*.txt.
+    """
     if not parts:
         yield base
         return
@@ -220,9 +223,8 @@ def _match(base: Path, parts: Sequence[str]) -> Iterator[Path]:
     if part == "**":
         for folder in _folders(base, set()):
             yield from _match(folder, rest or ["*"])
-    elif not glob.has_magic(part):
-        if os.path.lexists(base / part):
-            yield from _match(base / part, rest)
+    elif os.path.lexists(base / part):
+        yield from _match(base / part, rest)
     elif base.is_dir():
         for path in _entries(base, hidden=part.startswith(".")):
             if fnmatch.fnmatch(path.name, part) and (not rest or path.is_dir()):

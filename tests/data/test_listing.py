@@ -68,6 +68,17 @@ def test_a_relative_pattern_starts_in_the_current_folder(texts, monkeypatch):
     assert find_files(["b/*.txt", "a*"], rules=2) == [Path("b/c.txt"), Path("a.txt")]
 
 
+def test_a_folder_may_have_the_characters_of_a_pattern_in_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "[2024] letters?"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a", encoding="utf-8")
+    assert names_of(folder / "*.txt", folder) == ["a.txt"]
+    monkeypatch.chdir(folder)
+    names = absolute_names(["*.txt"])
+    assert names is not None
+    assert find_files(names, rules=2) == [folder / "a.txt"]
+
+
 def test_what_cannot_be_read_is_refused_by_name(texts):
     for pattern in (texts, texts / "*", texts / "**", texts / "b" / "*.txt"):
         dead = texts / "b" / "dead.txt"
