@@ -145,7 +145,15 @@ def _of_compressor(name: str, size: int, counts: Counts) -> Baseline:
 
 
 def _primed_size(train: bytes, text: bytes) -> int:
-    """Return the number of bytes that a text adds to the compressed training text before it."""
-    compress = _COMPRESSORS[_LZMA]
+    """Return the number of bytes that a text adds to the compressed training text before it.
+
+    Both are compressed without the container of .xz files, which is padded to a multiple of four
+    bytes, so that a short text would add nothing.
+    """
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": _LZMA_PRESET}]
     in_dictionary = train[-max(_LZMA_DICTIONARY_BYTES - len(text), 1) :]
-    return len(compress(in_dictionary + text)) - len(compress(in_dictionary))
+    before, both = (
+        len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))
+        for data in (in_dictionary, in_dictionary + text)
+    )
+    return both - before

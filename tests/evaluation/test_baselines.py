@@ -108,6 +108,22 @@ def test_lzma_needs_less_after_the_training_text():
     assert baselines.keys() - baselines_of_text().keys() == {primed.name}
 
 
+def test_a_short_text_after_the_training_text_is_not_free():
+    letters = np.random.default_rng(1).integers(97, 123, 1004, dtype=np.uint8).tobytes()
+    text = b"#$"
+    for length in range(1000, 1004):
+        train = letters[:length]
+        primed = score_baselines(
+            ids_of(train),
+            ids_of(text),
+            vocabulary_size=256,
+            records=False,
+            text_bytes=text,
+            train_bytes=train,
+        )[-1]
+        assert primed.bits_per_byte >= 8, length  # Neither byte is in the training text.
+
+
 def test_each_method_that_uses_more_context_needs_fewer_bits():
     uniform, unigram, ngram, *_ = baselines_of_text().values()
     assert ngram.bits_per_byte < unigram.bits_per_byte < uniform.bits_per_byte
