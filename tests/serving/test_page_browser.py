@@ -342,6 +342,17 @@ def test_sentences_are_ranked_with_the_characters_that_decide(page):
     sync_api.expect(rows.nth(1)).to_contain_text("Differs from 1 at “w”")
 
 
+def test_what_is_not_scored_is_announced(page):
+    page.locator("#t-score").click()
+    note = page.locator("#scores-note")
+    page.locator("#sents").fill("a" * 501 + "\nThe cat")
+    sync_api.expect(note).to_have_text("Of a longer sentence, the first 500 characters are scored.")
+    page.locator("#sents").fill("The cat\n" * 52)
+    sync_api.expect(note).to_have_text("The first 50 sentences are ranked; 2 more are not.")
+    page.locator("#sents").fill("a" * 500)
+    sync_api.expect(note).to_have_text("")
+
+
 def test_a_long_text_is_cut_between_two_characters(page):
     """Not within the two units that a character such as an emoji has in JavaScript."""
     page.locator("#t-score").click()
@@ -463,6 +474,28 @@ def test_a_text_that_is_too_long_for_the_address_is_announced(page):
     assert "#" not in page.url
     page.locator("#text").fill("The cat")
     sync_api.expect(page.locator("#unsaved")).to_be_hidden()
+    page.locator("#t-score").click()
+    page.locator("#sents").fill("日本 " * 3000)
+    sync_api.expect(page.locator("#unsaved")).to_be_visible()
+
+
+def test_a_full_text_is_announced(page):
+    """A browser leaves out what is too much of a pasted text, and says nothing."""
+    page.locator("#text").fill("a" * 20_000)
+    sync_api.expect(page.locator("#status")).to_contain_text("the most that the page holds")
+
+
+def test_keys_of_the_browser_stay_with_the_browser(page):
+    write(page, "The cat")
+    listed(page)
+    sent = """(node, key) => node.dispatchEvent(
+        new KeyboardEvent('keydown', { key, altKey: true, bubbles: true, cancelable: true }))"""
+    assert page.locator("#alts button").first.evaluate(sent, "ArrowDown")
+    page.locator("#t-memory").click()
+    sync_api.expect(page.locator("#mem i").first).to_be_visible()
+    assert page.locator("#mem").evaluate(sent, "ArrowLeft")
+    assert page.locator("#t-memory").evaluate(sent, "ArrowLeft")
+    sync_api.expect(page.locator("#v-memory")).to_be_visible()
 
 
 @pytest.mark.usefixtures("failing")

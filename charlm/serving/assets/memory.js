@@ -1,5 +1,5 @@
 /* The view Memory: which earlier tokens the prediction of each token depends on. */
-import { $, $$, bars, beginning, bin, clamp, el, flat, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
+import { $, $$, bars, beginning, bin, clamp, el, flat, isShortcut, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
 import { originals } from './reading.js';
 import { S, limits, run, save, unit } from './state.js';
 
@@ -65,7 +65,7 @@ node.addEventListener('click', event => {
   point(k);
 });
 node.addEventListener('keydown', event => {
-  if (!memory) return;
+  if (!memory || isShortcut(event)) return;
   const page = Math.max(1, Math.round(memory.length / 10));
   const target = { ArrowLeft: position - 1, ArrowDown: position - 1, ArrowRight: position + 1, ArrowUp: position + 1, PageUp: position - page,
     PageDown: position + page, Home: 0, End: memory.length - 1 }[event.key];

@@ -1,5 +1,5 @@
 /* The page: runs, views, settings and the state in the address. */
-import { $, $$, el, get, problem, solved } from './shared.js';
+import { $, $$, el, get, isShortcut, problem, solved } from './shared.js';
 import { DEFAULTS, RANGES, S, TABS, limits, restore, run, runs, save, unit, whenTooLong } from './state.js';
 import * as write from './write.js';
 import * as score from './score.js';
@@ -54,7 +54,7 @@ function choose(name) {
 for (const name of TABS) $('#t-' + name).addEventListener('click', () => tab(name));
 $('[role=tablist]').addEventListener('keydown', event => {
   const k = TABS.indexOf(S.tab), target = { ArrowLeft: k + 3, ArrowRight: k + 1, Home: 0, End: 3 }[event.key];
-  if (target === undefined) return;
+  if (target === undefined || isShortcut(event)) return;
   event.preventDefault();
   tab(TABS[target % 4], { focus: true });
 });

@@ -6,7 +6,8 @@ import { S, run, save } from './state.js';
 const MAX_SENTENCES = 50, MAX_CHARACTERS = 500, LISTED = 3;
 let scored = null;
 
-const lines = () => $('#sents').value.split('\n').filter(line => line.trim()).slice(0, MAX_SENTENCES).map(line => beginning(line, MAX_CHARACTERS));
+const typed = () => $('#sents').value.split('\n').filter(line => line.trim());
+const lines = () => typed().slice(0, MAX_SENTENCES).map(line => beginning(line, MAX_CHARACTERS));
 const score = latest(300, async signal => {
   const sentences = lines(), name = S.run, explain = run().direction !== 'both';
   if (!sentences.length) { scored = []; draw(); return; }
@@ -58,9 +59,16 @@ function draw() {
   const head = el('li', { class: 'h', 'aria-hidden': 'true' }, el('span'), el('span', {}, 'Sentence'),
     el('span', { class: 'v' }, 'bits/char'), el('span', { class: 'v tot' }, 'bits'));
   $('#scores').replaceChildren(...rows.length ? [head] : [], ...rows.map((row, k) => item(row, k, rows)));
-  const more = $('#sents').value.split('\n').filter(line => line.trim()).length - rows.length;
-  $('#scores-note').textContent = !rows.length ? 'No sentence yet. Type one, or several that differ in a word.'
-    : more > 0 ? `The first ${MAX_SENTENCES} sentences are ranked; ${count(more)} more are not.` : '';
+  $('#scores-note').textContent = rows.length ? leftOut()
+    : 'No sentence yet. Type one, or several that differ in a word.';
+}
+function leftOut() {
+  const all = typed(), more = all.length - MAX_SENTENCES, notes = [];
+  if (more > 0) notes.push(`The first ${MAX_SENTENCES} sentences are ranked; ${count(more)} more are not.`);
+  if (all.slice(0, MAX_SENTENCES).some(line => beginning(line, MAX_CHARACTERS) !== line)) {
+    notes.push(`Of a longer sentence, the first ${MAX_CHARACTERS} characters are scored.`);
+  }
+  return notes.join(' ');
 }
 function item(row, k, rows) {
   const { marks, why } = explain(row, rows), tx = el('div', { class: 'tx' });

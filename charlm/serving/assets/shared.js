@@ -174,12 +174,14 @@ export function bars(list, rows, { take = null } = {}) {
   if (target) target.tabIndex = 0;
   if (focused >= 0) target?.focus();
 }
+/* With these keys an arrow is the browser's own: Alt and the left arrow return to the last page. */
+export const isShortcut = event => event.altKey || event.ctrlKey || event.metaKey;
 /* In a list of buttons arrow keys move, and Tab leaves the list. */
 export function arrows(list) {
   list.addEventListener('keydown', event => {
     const buttons = $$('button:not(:disabled)', list), k = buttons.indexOf(document.activeElement);
     const to = { ArrowDown: k + 1, ArrowUp: k - 1, Home: 0, End: buttons.length - 1 }[event.key];
-    if (k < 0 || !buttons[to]) return;
+    if (k < 0 || !buttons[to] || isShortcut(event)) return;
     event.preventDefault();
     buttons[k].tabIndex = -1;
     buttons[to].tabIndex = 0;

@@ -152,6 +152,7 @@ function status() {
   const value = text(), reading = known(value);
   if (!value) { $('#status').textContent = 'Empty text'; return; }
   const length = points(value, value.length), parts = [plural(length, 'character')];
+  if (value.length >= limits.characters) parts.push('the most that the page holds');
   if (reading?.cells.length) {
     parts.push(`${(totalBits(reading.cells) / length).toFixed(2)} bits per character`);
     const copied = copiedCharacters(reading), unknown = reading.cells.filter(cell => cell.isUnknown).length;
