@@ -125,6 +125,27 @@ def test_the_seed_decides_the_records(open_page, records_page):
     assert len(first) == 20
 
 
+def test_control_and_enter_in_the_prompt_write_once(open_page, records_page):
+    page = open_page(records_page)
+    wait_for_records(page, 20)
+    page.get_by_label("Only new").uncheck()
+    page.get_by_label("Begin with").fill("b")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("20 records in").wait_for()
+    wait_for_records(page, 40)
+    assert len(records_of(page)) == 40
+
+
+def test_a_number_that_is_refused_is_replaced(open_page, stream_page):
+    page = open_page(stream_page)
+    page.get_by_role("button", name="Settings").click()
+    seed = page.get_by_label("Seed")
+    for refused in ("1.5", "-1", ""):
+        seed.fill(refused)
+        seed.press("Tab")
+        assert seed.input_value() == "1", refused
+
+
 def test_a_text_goes_on_from_where_it_was(open_page, stream_page, trained):
     page = open_page(stream_page)
     area = page.get_by_role("textbox", name="Text")

@@ -16,6 +16,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+const isGo = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey);
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 function say(message) {
@@ -192,7 +193,7 @@ function makeRecords() {
   });
   $("prompt").addEventListener("input", () => showUnknown($("prompt").value));
   $("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !stopWork) start();
+    if (event.key === "Enter" && !isGo(event) && !stopWork) start();
   });
   return { start, restart: () => (number = 0) };
 }
@@ -302,12 +303,13 @@ $("reset").addEventListener("click", () => {
 });
 for (const name of Object.keys(DEFAULTS)) {
   $(name).addEventListener("input", (event) => changeSetting(name, event.target.value));
+  $(name).addEventListener("change", showSettings); // A number that is refused is replaced.
 }
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     if (stopWork) stopWork();
     else if (!$("settings").hidden) openSettings(false);
-  } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+  } else if (isGo(event)) {
     event.preventDefault();
     go();
   }
