@@ -293,6 +293,15 @@ def test_selecting_a_range_lists_units_and_other_places_with_the_same_pattern(pa
     assert page.locator("#p-unit i.sel").count() == 3
 
 
+def test_keys_of_the_browser_stay_with_the_browser(page):
+    sent = """node => node.dispatchEvent(new KeyboardEvent(
+        'keydown', { key: 'ArrowLeft', altKey: true, bubbles: true, cancelable: true }))"""
+    slider = page.locator("[role=slider]:visible").first
+    before = slider.get_attribute("aria-valuenow")
+    assert slider.evaluate(sent)
+    assert slider.get_attribute("aria-valuenow") == before
+
+
 def test_every_chart_and_passage_is_one_tab_stop_that_keys_move(page):
     sliders = page.locator("[role=slider]:visible")
     assert sliders.count() >= 12
