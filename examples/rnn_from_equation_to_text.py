@@ -46,7 +46,7 @@ print(text[:60], "is", ids[:8], "...")
 # %% [markdown]
 # ## 2. The equation, forward
 #
-# The weights are seven arrays. `forward` is the equation above, in a loop over the text. The loss
+# The weights are six arrays. `forward` is the equation above, in a loop over the text. The loss
 # is the sum over the characters of $L_t = -\log p_t(\text{next character})$.
 
 # %%

@@ -210,7 +210,7 @@ def test_every_mixture_of_lstm_options_has_the_sum_of_its_parts():
     assert len(variants) > 300
     for variant in variants:
         gates = 3 - sum(name.endswith("_gate") for name in variant.without) - variant.coupled
-        letters = sizes | {"g": gates, "p": len(variant.peepholes)}
+        letters = sizes | {"n": gates, "p": len(variant.peepholes)}
         peepholes = {
             "diagonal": "`peepholes`, one weight per unit",
             "full": "`peepholes` with `peephole_weights: full`",
