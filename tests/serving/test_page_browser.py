@@ -74,6 +74,11 @@ def coloured(page) -> None:
     sync_api.expect(page.locator("#back i:not([class])")).to_have_count(0)
 
 
+def quoted(text: str) -> str:
+    """Return a text as a sentence of the page has it."""
+    return f"“\u2068{text}\u2069”"
+
+
 def text_of(page) -> str:
     return page.locator("#text").input_value()
 
@@ -179,7 +184,7 @@ def test_an_alternative_is_taken_and_the_text_continues(page):
 def test_another_token_inside_the_text_starts_a_branch_and_keeps_the_old_text(page):
     write(page, "The cat sat on")
     place_caret(page, 4)
-    heading(page, "Instead of “c”")
+    heading(page, f"Instead of {quoted('c')}")
     assert page.locator("#back i.at").text_content() == "c"
     page.locator("#alts li:not(.is) button:enabled").first.click()
     assert page.locator("#blist li").count() == 2
@@ -233,7 +238,7 @@ def test_a_wrong_expression_is_explained_beside_its_field(page):
 def test_reloading_the_address_restores_the_page(page):
     write(page, "The cat")
     place_caret(page, 3)
-    heading(page, "Instead of “␣”")
+    heading(page, f"Instead of {quoted('␣')}")
     page.locator("#alts li:not(.is) button:enabled").first.click()
     page.locator("#set").click()
     page.locator("#s-t").fill("0.35")
@@ -339,7 +344,7 @@ def test_sentences_are_ranked_with_the_characters_that_decide(page):
     sync_api.expect(rows).to_have_count(2)
     assert rows.nth(0).locator(".tx").text_content().startswith("The cat sat on the mat.")
     assert rows.nth(1).locator(".big").first.text_content() == "w"
-    sync_api.expect(rows.nth(1)).to_contain_text("Differs from 1 at “w”")
+    sync_api.expect(rows.nth(1)).to_contain_text(f"Differs from 1 at {quoted('w')}")
 
 
 def test_what_is_not_scored_is_announced(page):
@@ -368,7 +373,7 @@ def test_pointing_and_keys_move_through_the_memory(page):
     page.locator("#msent").fill("The cat sat.")
     sync_api.expect(page.locator("#mem i")).to_have_count(12)
     page.locator("#mem i").nth(6).hover()
-    sync_api.expect(page.locator("#mh")).to_have_text("Expected at “t”")
+    sync_api.expect(page.locator("#mh")).to_have_text(f"Expected at {quoted('t')}")
     assert page.locator("#mem i.cur").text_content() == "t"
     assert page.locator("#mem i.m7").count() >= 1
     page.locator("#mem").focus()
@@ -376,6 +381,24 @@ def test_pointing_and_keys_move_through_the_memory(page):
     page.keyboard.press("ArrowRight")
     assert page.locator("#mem").get_attribute("aria-valuenow") == "2"
     assert page.locator("#mem").get_attribute("aria-valuetext").startswith("h, ")
+
+
+def test_a_text_from_right_to_left_leaves_the_order_of_a_sentence(page):
+    page.locator("#t-memory").click()
+    page.locator("#msent").fill("אב")
+    sync_api.expect(page.locator("#mem i").nth(1)).to_be_visible()
+    sync_api.expect(page.locator("#mem")).not_to_have_attribute("aria-busy", "true")
+    page.locator("#mem").press("End")
+    most = page.locator("#mfacts dd").nth(1)
+    sync_api.expect(most).to_have_text(f"{quoted('א')}, 1 character back")
+    lefts = """node => ['א', '1'].map(letter => {
+        const range = document.createRange(), text = node.firstChild;
+        range.setStart(text, text.data.indexOf(letter));
+        range.setEnd(text, text.data.indexOf(letter) + 1);
+        return range.getBoundingClientRect().left;
+    })"""
+    token, number = most.evaluate(lefts)
+    assert token < number
 
 
 def test_records_are_written_kept_and_saved(page):

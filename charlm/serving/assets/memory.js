@@ -1,5 +1,5 @@
 /* The view Memory: which earlier tokens the prediction of each token depends on. */
-import { $, $$, bars, beginning, bin, clamp, el, flat, isShortcut, latest, MEMORY, percent, plural, post, scale, shown, spoken } from './shared.js';
+import { $, $$, bars, beginning, bin, clamp, el, flat, isShortcut, latest, MEMORY, percent, plural, post, quoted, scale, spoken } from './shared.js';
 import { originals } from './reading.js';
 import { S, limits, run, save, unit } from './state.js';
 
@@ -43,10 +43,10 @@ function point(k) {
     const style = [j < position && 'm' + bin(one.relative[j], MEMORY), j === position && 'cur'].filter(Boolean).join(' ');
     if (token.className !== style) token.className = style;
   });
-  $('#mh').textContent = `Expected at “${shown(one.text)}”`;
+  $('#mh').textContent = `Expected at ${quoted(one.text)}`;
   bars($('#malts'), one.alternatives.map(({ text, probability }) => ({ label: text, probability, isActual: text === one.text })));
   const k0 = one.relative.indexOf(Math.max(...one.relative, 0));
-  const most = k0 < 0 || !position ? 'nothing before it' : `“${shown(memory[k0].text)}”, ${plural(position - k0, unit())} back`;
+  const most = k0 < 0 || !position ? 'nothing before it' : `${quoted(memory[k0].text)}, ${plural(position - k0, unit())} back`;
   $('#mfacts').replaceChildren(...[['probability', percent(one.probability)], ['depends most on', most]]
     .map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
   node.setAttribute('aria-valuemax', memory.length);

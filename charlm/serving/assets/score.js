@@ -1,5 +1,5 @@
 /* The view Score: sentences, ranked, with the tokens that decide. */
-import { $, $$, beginning, bin, count, el, latest, plural, post, say, shown, SURPRISAL } from './shared.js';
+import { $, $$, beginning, bin, count, el, latest, plural, post, quoted, say, SURPRISAL } from './shared.js';
 import { originals } from './reading.js';
 import { S, run, save } from './state.js';
 
@@ -48,10 +48,10 @@ function explain(row, rows) {
   if (pair) {
     const to = Math.max(pair.to, pair.from + 1), marks = row.tokens.slice(pair.from, to), gap = row.sum - pair.other.sum;
     const words = marks.map(token => token.text).join('').trim() || '␣';
-    return { marks, why: `Differs from ${pair.number + 1} at “${shown(words)}” and has ${Math.abs(gap).toFixed(1)} bits ${gap > 0 ? 'more' : 'less'} in total.` };
+    return { marks, why: `Differs from ${pair.number + 1} at ${quoted(words)} and has ${Math.abs(gap).toFixed(1)} bits ${gap > 0 ? 'more' : 'less'} in total.` };
   }
   const marks = [...row.tokens].sort((a, b) => b.bits - a.bits).slice(0, LISTED);
-  return { marks, why: 'Most bits: ' + marks.map(token => `“${shown(token.text)}” ${token.bits.toFixed(1)}`).join(', ') + '.' };
+  return { marks, why: 'Most bits: ' + marks.map(token => `${quoted(token.text)} ${token.bits.toFixed(1)}`).join(', ') + '.' };
 }
 function draw() {
   if (!scored) return;

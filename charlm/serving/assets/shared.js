@@ -17,6 +17,8 @@ const INVISIBLE = /[\p{Cc}\p{Cf}\u2028\u2029\ufffe\uffff]/gu;
 const code = c => '[U+' + c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0') + ']';
 export const flat = text => text.replaceAll('\n', '↵').replace(INVISIBLE, code);
 export const shown = text => flat(text).replace(/^ | $/g, '␣') || '∅';
+/* Within a sentence. The marks keep a text from right to left from changing the order of the sentence. */
+export const quoted = text => `“\u2068${shown(text)}\u2069”`;
 export function spoken(label) {
   const names = { ' ': 'space', '\n': 'line end', '\t': 'tab' };
   return names[label] ?? shown(label);

@@ -1,5 +1,5 @@
 /* The view Write: a text, its surprisal, what may come next, and branches. */
-import { $, $$, arrows, bars, bin, count, el, events, flat, isAbort, latest, percent, plural, post, problem, say, scale,
+import { $, $$, arrows, bars, bin, count, el, events, flat, isAbort, latest, percent, plural, post, problem, quoted, say, scale,
   shown, solved, SURPRISAL } from './shared.js';
 import { MAX_BRANCHES, S, filters, limits, run, save, text, unit } from './state.js';
 import { commonEnd, commonStart, copiedCharacters, findCopies, known, points, read, totalBits } from './reading.js';
@@ -192,7 +192,7 @@ function startOf(value, start) {
 function showPanel() {
   const { text: value, answer, start } = panel, actual = answer.actual;
   const before = value.slice(0, start);
-  $('#nx').textContent = actual ? `Instead of “${shown(value.slice(start, start + 1) && actual.label)}”` : `Next ${unit()}`;
+  $('#nx').textContent = actual ? `Instead of ${quoted(value.slice(start, start + 1) && actual.label)}` : `Next ${unit()}`;
   $('#ctx').textContent = before ? flat(before.slice(-34)) : 'at the beginning';
   const rows = answer.candidates.map(row => ({ ...row, model: row.model_probability, isActual: row.token === actual?.token }));
   if (actual && actual.token !== 1 && !rows.some(row => row.isActual)) rows.push({ ...actual, model: actual.model_probability, isActual: true });
@@ -422,7 +422,7 @@ area.addEventListener('pointermove', event => {
   if (!cell || cell.isUnknown) { if ($('#status').dataset.hover) { delete $('#status').dataset.hover; status(); } return; }
   const p = 2 ** -cell.bits, rank = cell.count === 1 ? `, rank ${count(cell.first.rank)}` : '';
   $('#status').dataset.hover = '1';
-  $('#status').textContent = `“${shown(cell.text)}” ${cell.bits.toFixed(2)} bits, probability ${percent(p)}${rank}. Click to see alternatives.`;
+  $('#status').textContent = `${quoted(cell.text)} ${cell.bits.toFixed(2)} bits, probability ${percent(p)}${rank}. Click to see alternatives.`;
 });
 area.addEventListener('pointerleave', () => { delete $('#status').dataset.hover; status(); });
 
