@@ -152,8 +152,8 @@ def _memory_figure(shown: Sequence[tuple[RunMeasurements, Memory]]) -> Figure:
         key="memory",
         title="What each prediction depends on",
         findings=paragraph(
-            "The outlined token is predicted; the darker an earlier token, the more the logit of "
-            "the prediction depends on it.",
+            "The outlined token is predicted; the stronger the colour of an earlier token, the "
+            "more the logit of the prediction depends on it.",
             describe_memory({run.name: memory for run, memory in shown}),
             describe_direction([run for run, _ in shown]),
         ),

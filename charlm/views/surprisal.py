@@ -158,8 +158,8 @@ def describe_classes(name: str, result: Surprisal) -> str:
     costly = max(result.by_class, key=lambda row: row["surprise_bits"])
     largest = max(result.by_class, key=lambda row: row["share_of_surprise"])
     return (
-        f"In {name}, {costly['class']} cost most per token; {largest['class']} are "
-        f"{percentage(largest['share_of_surprise'])} of all bits."
+        f"In {name}, the class with the most bits per token is {costly['class']}; "
+        f"{percentage(largest['share_of_surprise'])} of all bits are those of {largest['class']}."
     )
 
 

@@ -348,7 +348,8 @@ def test_sentences_about_surprisal_state_their_numbers(run):
         {"class": "digits", "surprise_bits": 3.0, "share_of_surprise": 0.25},
     ]
     assert describe_classes("x", replace(run.surprisal, by_class=table)) == (
-        "In x, digits cost most per token; letters are 75 % of all bits."
+        "In x, the class with the most bits per token is digits; 75 % of all bits are those of "
+        "letters."
     )
 
 
