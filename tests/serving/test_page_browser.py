@@ -515,6 +515,7 @@ def test_keys_of_the_browser_stay_with_the_browser(page):
         new KeyboardEvent('keydown', { key, altKey: true, bubbles: true, cancelable: true }))"""
     assert page.locator("#alts button").first.evaluate(sent, "ArrowDown")
     page.locator("#t-memory").click()
+    page.locator("#msent").fill("The cat")
     sync_api.expect(page.locator("#mem i").first).to_be_visible()
     assert page.locator("#mem").evaluate(sent, "ArrowLeft")
     assert page.locator("#t-memory").evaluate(sent, "ArrowLeft")
