@@ -315,7 +315,7 @@ def describe_groups(run: RunMeasurements) -> str:
     norms = run.metrics[-1]["gradient_norms"]
     largest = max(norms, key=lambda group: norms[group])
     norm = format_number(norms[largest])
-    return f"At the last evaluation {part_name(largest)} has the largest norm, {norm}."
+    return f"At the last evaluation, {part_name(largest)} has the largest norm, {norm}."
 
 
 def _group_figure(run: RunMeasurements) -> Figure:
