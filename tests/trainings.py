@@ -44,6 +44,14 @@ def metrics_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def untimed_metrics_of(run: Path) -> list[dict]:
+    """Return the lines of metrics.jsonl without the fields that depend on the clock."""
+    return [
+        {name: value for name, value in line.items() if not name.endswith("seconds")}
+        for line in metrics_of(run)
+    ]
+
+
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
     """Return all tensors of the last checkpoint except the states of random generators."""
     tensors = load_checkpoint(run / "last").tensors
@@ -56,7 +64,8 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_training(run: Path, other: Path) -> None:
-    """Compare weights, raw weights, optimizer and recurrent states of the last checkpoints."""
+    """Compare metrics, weights, raw weights, optimizer and recurrent states of two trainings."""
+    assert untimed_metrics_of(run) == untimed_metrics_of(other)
     tensors, expected = tensors_of(run), tensors_of(other)
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():

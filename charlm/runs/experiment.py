@@ -22,6 +22,7 @@ from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.data.windows.window import Window
 from charlm.model.any_model import AnyModel
 from charlm.runs.old_text import OldText
+from charlm.runs.step_metrics import StepMetrics
 from charlm.storage.locks import ProcessLock
 from charlm.training.averaging import Average
 from charlm.training.devices import Hardware
@@ -45,6 +46,7 @@ class Experiment:
         average: Average of the weights over the steps. If there is one, it is scored and saved as
             the best model, instead of the weights of the last step.
         state: Progress of the training, changed in place.
+        step_metrics: Metrics of the steps since the last evaluation, changed in place.
         hardware: Device and precision of the model.
         lock: Lock of the run folder. The first process of the group holds it from the beginning
             to the end of the training.
@@ -66,6 +68,7 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     average: Average
     state: TrainingState
+    step_metrics: StepMetrics
     hardware: Hardware
     lock: ProcessLock
     group: Group = SINGLE_PROCESS

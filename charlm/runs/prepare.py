@@ -33,6 +33,7 @@ from charlm.runs.folder import (
 )
 from charlm.runs.initial_weights import with_initial_weights, with_old_text
 from charlm.runs.snapshot import rewind, save_snapshot
+from charlm.runs.step_metrics import StepMetrics
 from charlm.runs.verify import budget_of
 from charlm.runs.verify_weights import check_weights
 from charlm.runs.warm_start import Ancestor
@@ -247,6 +248,7 @@ def _assemble(
         optimizer=make_optimizer(model, config.training, precision=hardware.precision),
         average=Average(model, config.training),
         state=TrainingState(),
+        step_metrics=StepMetrics(model),
         hardware=hardware,
         lock=lock,
         group=group,

@@ -35,7 +35,6 @@ from charlm.runs.metrics import (
 from charlm.runs.old_text import forgetting
 from charlm.runs.save_schedule import SaveSchedule
 from charlm.runs.snapshot import rewind, save_snapshot
-from charlm.runs.step_metrics import StepMetrics
 from charlm.runs.validation import (
     EvaluationStopped,
     fraction_scored,
@@ -177,7 +176,7 @@ class _Session:
         state = self.experiment.state
         section = self.experiment.config.training
         evaluations = _evaluations_due(state.fraction_done(section), section)
-        step_metrics = StepMetrics(self.experiment.model)
+        step_metrics = self.experiment.step_metrics
         # A stop has ended the evaluation that is due.
         reason = (yield from self._evaluate()) if state.due_metrics is not None else None
         if reason is not None:
@@ -189,7 +188,7 @@ class _Session:
                 evaluations = due
                 rate = progress.learning_rate
                 state.due_metrics = step_metrics.summary(section, learning_rate=rate)
-                step_metrics = StepMetrics(self.experiment.model)
+                step_metrics.clear()
             yield progress
             yield from self._notices(progress)
             reason = yield from self._evaluate_or_save(progress)

@@ -115,6 +115,7 @@ def training_tensors(experiment: Experiment) -> dict[str, Tensor]:
     Returns:
         `raw.NAME`: weights of the model whose average is scored.
         `optimizer.PARAMETER.NAME`: state of the optimizer.
+        `metrics.NAME`: sums of step metrics since the last evaluation.
         `state.LAYER.PART`: state of the recurrence, (batch, ...), of all processes.
         `generator.DEVICE`: state of torch's random generator, from which dropout draws;
         `generator.DEVICE.RANK` in processes other than the first.
@@ -124,6 +125,7 @@ def training_tensors(experiment: Experiment) -> dict[str, Tensor]:
         return tensors
     weights = weights_of(experiment.model)
     tensors |= {f"raw.{name}": weights[name] for name in experiment.average.weights}
+    tensors |= experiment.step_metrics.tensors()
     tensors |= {
         f"optimizer.{index}.{name}": torch.as_tensor(value)
         for index, values in experiment.optimizer.state_dict()["state"].items()
@@ -176,6 +178,7 @@ def _restore(experiment: Experiment, saved: Checkpoint) -> None:
         load_weights(experiment.model, weights | raw, saved.folder)
         _restore_optimizer(experiment.optimizer, tensors)
         _restore_generators(experiment, tensors)
+        experiment.step_metrics.restore(tensors)
         for field in _SCALARS:
             setattr(experiment.state, field, saved.state[field])
         experiment.state.position = Position(**saved.state["position"])
