@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -237,6 +238,21 @@ def test_a_text_that_the_model_has_ended_cannot_be_continued(trained_records, tm
     for state in (sample.state, tmp_path / "state"):
         with pytest.raises(CharlmError, match="has ended"):
             run.sample(state_in=state)
+
+
+def test_the_state_of_another_model_cannot_be_continued(trained, text_file, tmp_path):
+    run = charlm.load(trained)
+    other = charlm.train(
+        small_config(text_file, "model.hidden_size=8", "training.steps=1"), out=tmp_path / "other"
+    )
+    (sample,) = run.sample(length=3, state_out=tmp_path / "state")
+    state = sample.state
+    assert state is not None
+    unknown_ids = replace(state, ids=[run.tokenizer.vocabulary_size])
+    pairs = ((other, state), (other, tmp_path / "state"), (run, unknown_ids))
+    for continuing, given in pairs:
+        with pytest.raises(CharlmError, match="is the state of another model"):
+            continuing.sample(length=3, state_in=given)
 
 
 def test_best_and_last_are_two_checkpoints(trained):

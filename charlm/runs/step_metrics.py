@@ -36,7 +36,7 @@ class StepMetrics:
     def add(self, progress: Progress) -> None:
         """Add a step."""
         clipping = progress.clipping
-        increments = {
+        increments: dict[str, Tensor | int | None] = {
             "steps": 1,
             "tokens": progress.tokens,
             "nats": progress.loss.double() * progress.tokens,

@@ -12,7 +12,7 @@ from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
 from charlm.sampling.options import Filters, SampleOptions
 from charlm.sampling.prompts import Prompt, first_token, read_prompt, refuse_unwritable
-from charlm.sampling.saved_state import GenerationState, state_from_bytes
+from charlm.sampling.saved_state import GenerationState, fits, state_from_bytes
 from charlm.sampling.text_stream import TextBatch, TextStream
 from charlm.trained_model import TrainedModel, require_one_direction
 
@@ -254,6 +254,9 @@ def _initial_state(trained: TrainedModel, options: SampleOptions) -> GenerationS
     if source is None:
         return None
     if isinstance(source, GenerationState):
+        if not fits(source, trained.model):
+            problem = "is the state of another model; continue with the run that wrote it"
+            raise UnsupportedOptionError("state_in", problem)
         if source.ended:
             problem = "is that of a text that the model has ended; begin another text"
             raise UnsupportedOptionError("state_in", problem)

@@ -56,6 +56,15 @@ def shorten(state: GenerationState, tokenizer: Tokenizer, max_ids: int) -> Gener
     return replace(state, ids=ids, num_shown=_num_characters(ids, tokenizer) - num_hidden)
 
 
+def fits(state: GenerationState, model: LanguageModel) -> bool:
+    """Return whether the states of a text have the shapes of a model's, and its ids are known."""
+    shapes, expected = (
+        {name: part.shape for name, part in _named(states).items()}
+        for states in (state.states, model.initial_states(1))
+    )
+    return shapes == expected and all(0 <= token < model.vocabulary_size for token in state.ids)
+
+
 def _num_characters(ids: Sequence[int], tokenizer: Tokenizer) -> int:
     """Return the number of complete characters of a text."""
     return sum(map(len, map(Decoder(tokenizer).feed, ids)))
