@@ -158,11 +158,11 @@ def _read_range(low: float, high: float, place: str, check: Callable[[Any], None
         raise OptionError("search", f"{place}: the first number must be less than the second")
     check(low)
     check(high)
-    if isinstance(low, int) and isinstance(high, int):
+    if int(low) == low and int(high) == high:
         try:
             check(low + 0.5)
-        except OptionError:  # The field accepts only integers.
-            return Range(low, high)
+        except OptionError:  # The field accepts only integers, also as 1e2.
+            return Range(int(low), int(high))
     return Range(float(low), float(high))
 
 

@@ -128,8 +128,9 @@ def test_a_range_over_a_factor_of_ten_is_searched_on_a_logarithmic_scale(
 
 
 def test_an_integer_setting_is_searched_in_integers(config, untrained, tmp_path):
-    values = tuned_over(config, "training.batch_size=1..3", tmp_path / "tuned")
-    assert set(values) == {1, 2, 3} and all(isinstance(value, int) for value in values)
+    for text in ("1..3", "1.0..3e0"):
+        values = tuned_over(config, f"training.batch_size={text}", tmp_path / text)
+        assert set(values) == {1, 2, 3} and all(isinstance(value, int) for value in values), text
 
 
 def test_choices_can_be_numbers_lists_and_null(config, untrained, tmp_path):
