@@ -21,7 +21,7 @@ from torch.nn import functional
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
 from charlm.data.windows.directions import reverse
-from charlm.errors import OptionError
+from charlm.errors import OptionError, UnsupportedOptionError
 from charlm.evaluation.probes.places import Windows, choose_windows, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.cells.base import Cell, State
@@ -190,6 +190,7 @@ def measure_gradients(
 
     Raises:
         CharlmError: The text cannot be read, is too short for a window, or has no such token.
+        UnsupportedOptionError: The training did not begin with weights that follow from its seed.
     """
     targets, named = tokens_named(trained, at)
     tokens, name = text_to_score(trained, text, paths, split)
@@ -209,7 +210,16 @@ def measure_gradients(
 
 
 def _untrained_model(trained: TrainedModel) -> LanguageModel:
-    """Return the network with the weights that its training began with."""
+    """Return the network with the weights that its training began with.
+
+    Raises:
+        UnsupportedOptionError: They do not follow from the seed.
+    """
+    ancestor = trained.origin.corpus.get("ancestor")
+    if ancestor or trained.config.model.vectors:
+        source = f"the weights of {ancestor['name']}" if ancestor else "vectors of a file"
+        problem = f"the training of {trained.folder} began with {source}, and not with random ones"
+        raise UnsupportedOptionError("untrained", f"{problem}; leave the option out")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trained.config.training.seed)
         return LanguageModel(trained.config.model, trained.tokenizer.vocabulary_size)

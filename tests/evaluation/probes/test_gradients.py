@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from charlm.api import Run, load
 from charlm.cli.main import run as charlm
 from charlm.config.model import Model
 from charlm.data.tokenizer import EOS
-from charlm.errors import CorpusError, OptionError
+from charlm.errors import CorpusError, OptionError, UnsupportedOptionError
 from charlm.evaluation.probes import gradients
 from charlm.evaluation.probes.gradients import (
     Curve,
@@ -419,6 +420,21 @@ def test_an_untrained_network_has_the_weights_that_its_training_began_with(train
     assert result.curves == measured(initial, ids, window=16, windows=4).curves
     assert result.curves != run.gradients(window=16, windows=4).curves
     assert (result.settings["checkpoint"], result.settings["step"]) == ("untrained", 0)
+
+
+def test_initial_weights_that_do_not_follow_from_the_seed_are_not_measured(trained):
+    model = load(trained).trained
+    corpus = model.origin.corpus | {"ancestor": {"name": "english"}}
+    section = model.config.model.model_copy(update={"vectors": "glove.txt"})
+    cases = {
+        "the weights of english": replace(model, origin=replace(model.origin, corpus=corpus)),
+        "vectors of a file": replace(
+            model, config=model.config.model_copy(update={"model": section})
+        ),
+    }
+    for source, started in cases.items():
+        with pytest.raises(UnsupportedOptionError, match=f"^untrained: .* began with {source}, "):
+            Run(started).gradients(window=16, windows=4, untrained=True)
 
 
 def test_the_command_measures_named_tokens_and_warns_where_the_loss_is_near_zero(
