@@ -1,6 +1,6 @@
 """charlm: train recurrent language models on any text, sample from them, and score them honestly.
 
-What a command does, one call does, and none of it is loaded before it is used:
+There is one call for each command. A call loads what it needs when it is first used:
 
     import charlm
 
@@ -11,7 +11,7 @@ What a command does, one call does, and none of it is loaded before it is used:
 
 from charlm.version import VERSION
 
-TYPE_CHECKING = False  # That of `typing`, which takes longer to import than this module.
+TYPE_CHECKING = False  # Importing `typing` for it would take longer than importing this module.
 if TYPE_CHECKING:
     from typing import Any
 

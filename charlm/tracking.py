@@ -47,7 +47,7 @@ def tracked(experiment: Experiment, events: Events) -> Events:
         with closing(events):
             yield from _tracked(experiment, events)
     finally:
-        experiment.lock.release()  # A generator that was never started does not do it.
+        experiment.lock.release()  # A generator that was never started does not release it.
 
 
 def _tracked(experiment: Experiment, events: Iterator[Event]) -> Iterator[Event]:

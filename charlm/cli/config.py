@@ -12,7 +12,7 @@ from charlm.cli.terminal import emit
 app = typer.Typer(rich_markup_mode=None, cls=CommandGroup)
 
 
-@app.callback()  # Without it, typer makes no group of a single command.
+@app.callback()  # Without a callback, typer makes no group of a single command.
 def _config() -> None:
     """Print configurations."""
 

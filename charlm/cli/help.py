@@ -5,7 +5,7 @@ from typing import Any
 from typer import Abort
 from typer.core import TyperCommand, TyperGroup
 
-_WHOLE = 1000  # Characters of a summary: more than any has.
+_MAX_SUMMARY = 1000  # More characters than any summary has.
 
 
 class GroupedCommand(TyperCommand):
@@ -39,7 +39,7 @@ class CommandGroup(TyperGroup):
         """Write the name and the first sentence of each command."""
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [
-            (name, command.get_short_help_str(_WHOLE))
+            (name, command.get_short_help_str(_MAX_SUMMARY))
             for name, command in commands
             if command is not None and not command.hidden
         ]

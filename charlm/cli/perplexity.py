@@ -23,7 +23,7 @@ from charlm.cli.options import (
 from charlm.cli.terminal import emit_result
 from charlm.evaluation.options import FIT_TOKENS, SEGMENT, ScoringOptions
 
-_MAX_ORDER = 32  # Of n-grams: texts hardly share longer ones.
+_MAX_ORDER = 32  # Texts hardly share longer n-grams.
 
 Streams = Annotated[
     int,

@@ -31,7 +31,7 @@ from charlm.config.values import MAX_COUNT
 from charlm.errors import refuse_beside
 from charlm.storage.arguments import refuse_file_name
 
-_MAX_PASSAGE = 4096  # Tokens: the work grows with the square.
+_MAX_PASSAGE = 4096  # In tokens. The work grows with the square of their number.
 
 Passage = Annotated[
     str | None,

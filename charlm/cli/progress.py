@@ -26,7 +26,7 @@ from charlm.sampling.during_training import sampled
 from charlm.tracking import tracked
 from charlm.training.loop import Progress
 
-_SAMPLE_CHARACTERS = 160  # Shown of each sample on a terminal.
+_SAMPLE_CHARACTERS = 160  # Number of characters of each sample on a terminal.
 _SAMPLE_LINES = 4
 _SHOWN_LABELS = 10
 

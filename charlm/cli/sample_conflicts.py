@@ -34,7 +34,7 @@ def check_conflicts(arguments: SampleArguments) -> None:
     """Refuse options beside one that excludes them, and the key of a server without --url."""
     given = given_options(arguments)
     if arguments.interactive and arguments.count == 1:
-        del given["count"]  # It changes nothing.
+        del given["count"]  # --count 1 changes nothing.
     for option, others in _EXCLUDED.items():
         if option in given:
             refuse_beside(option, **{other: given.get(other) for other in others})

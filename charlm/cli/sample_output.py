@@ -69,7 +69,8 @@ class Output:
         for piece in writer.write_stream(options):
             terminal.write(piece)
         terminal.finish()
-        if not options.state_out or sys.stdout.isatty():  # Else successive parts form one text.
+        # To a pipe, the parts of a text that is continued are written without an end between them.
+        if not options.state_out or sys.stdout.isatty():
             emit(_end_of_text(writer, is_last=True), end="", raw=self.raw)
 
     def _print(self, text: str, facts: Mapping[str, Any], *, end: str = "\n") -> None:

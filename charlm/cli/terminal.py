@@ -30,7 +30,7 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROL_CODES} | {
     code: f"\\u{code:04x}" for code in _DIRECTION_MARKS
 }
 _QUOTED = re.compile(r"(?<=\s)'[^']*'(?=\s|$)")  # A path of a command, quoted for the shell.
-_KEPT_BLANK = "\0"  # Stands for a blank at which no line is divided; no printed text has it.
+_KEPT_BLANK = "\0"  # Replaces a blank at which no line is divided; no printed text has it.
 _MIN_FOLDED_WIDTH = 20  # A pseudo-terminal may state a width of 0.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL_CODES, *_DIRECTION_MARKS)}
 
@@ -80,7 +80,7 @@ def say(text: str, bar: "ProgressBar | None" = None) -> None:
     """
     shown = printable(text)
     if sys.stderr.isatty():
-        with contextlib.suppress(OSError):  # It has no size.
+        with contextlib.suppress(OSError):  # A terminal may have no size.
             shown = fold(shown, os.get_terminal_size(sys.stderr.fileno()).columns)
     try:
         if bar is not None and bar.is_shown:
@@ -134,7 +134,7 @@ class TextWriter:
         self._wraps = sys.stdout.isatty() and not raw
         self._width = shutil.get_terminal_size().columns
         self._column = 0
-        self._space = ""  # Before the next word; a line break may replace it.
+        self._space = ""  # The space before the next word; a line break may replace it.
         self._held = ""  # Last part of the text, which the next piece may continue.
 
     def write(self, piece: str) -> None:

@@ -10,7 +10,7 @@ from charlm.config.section import Fraction, Section, as_list
 
 # Values of fields that are not given, if the corpus card does not give them either.
 VALID_SHARE, TEST_SHARE = 0.1, 0.0
-RULES = 2  # Of reading texts, in new runs.
+RULES = 2  # Version of the rules by which new runs read texts.
 
 
 def _single_value(value: object) -> object:

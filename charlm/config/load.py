@@ -41,7 +41,7 @@ _TEXT = {keys: kind for keys, kind in fields_of(Config) if value_types(kind) <= 
 _TEXT_LISTS = {keys for keys, kind in _TEXT.items() if is_list(kind)}
 _PATHS = {*_TEXT_LISTS, ("model", "vectors")}
 _ESCAPED = {("corpus", "separator")}
-# Where YAML does not convert words such as `no`: texts, choices, and the name of a cell.
+# Fields in which words such as `no` stay words: texts, choices, and the name of a cell.
 _WORDS = {
     ("model", "cell"),
     *(keys for keys, kind in fields_of(Config) if value_types(kind) <= {str, Literal, NoneType}),

@@ -15,7 +15,7 @@ from charlm.storage.untrusted import one_line
 
 _FIELDS = re.compile(r"\w+(?: and \w+)*: ")
 _MAX_MISTAKES = 20
-_SIMILARITY = 0.7  # Of a key in another section that is suggested for an unknown one.
+_SIMILARITY = 0.7  # A key of another section is suggested if it is at least this similar.
 
 
 def _plain(limit: float) -> float:

@@ -12,7 +12,7 @@ from charlm.config.annotations import value_types
 from charlm.errors import ConfigError
 from charlm.storage.results import notebook_form
 
-MAX_UNITS = 1 << 20  # So that an untrusted configuration cannot exhaust memory.
+MAX_UNITS = 1 << 20  # A limit, so that an untrusted configuration cannot exhaust memory.
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

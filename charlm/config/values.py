@@ -18,7 +18,7 @@ from charlm.errors import OptionError
 
 MAX_COUNT = 10**9  # Upper limit of counts: a larger number is a typing error.
 MAX_SEED = 2**63 - 1  # Largest seed that every generator accepts.
-DEVICES = r"auto|cpu|cuda(:\d{1,3})?"  # Pattern of their names.
+DEVICES = r"auto|cpu|cuda(:\d{1,3})?"  # Pattern of the names of devices.
 Function = TypeVar("Function", bound=Callable[..., Any])
 # Singular and plural of each type in messages; other types have their own names.
 _NAMES: dict[object, tuple[str, str]] = {

@@ -16,14 +16,14 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_TAR_MARKS = (b"ustar\x0000", b"ustar  \0")  # In the header of its first member.
+_TAR_MARKS = (b"ustar\x0000", b"ustar  \0")  # The header of the first member has one of them.
 _SAMPLE_BYTES = 1 << 14
 # Encodings of texts that people have: code pages of Windows, East Asia, Russia and the Macintosh.
 _CANDIDATES = [
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254"),
     *("gb18030", "big5", "cp932", "euc_jp", "cp949", "koi8_r", "mac_roman"),
 ]
-# Letters and marks of the languages that are written in cp1252. Not those that differ in cp1254.
+# Letters and marks of the languages that are written in cp1252, except those that cp1254 replaces.
 _WESTERN = {
     *"àáâãäåæçèéêëìíîïñòóôõöøùúûüßœÿÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒ«»„“”…—€£§°©®·•¿¡ªº\xa0",
     *"\u201a\u2018\u2019\u2013\u2039\u203a",  # Single quotation marks and the short dash.
@@ -160,7 +160,7 @@ def likely_encoding(sample: bytes) -> str | None:
     lines = sample[: sample.rfind(b"\n") + 1] or sample  # No character is cut at a line end.
     if _is_western(lines):
         return "cp1252"
-    from charset_normalizer import from_bytes  # Takes time to import, and is needed for errors.
+    from charset_normalizer import from_bytes  # Imported late: only error messages need it.
 
     best = from_bytes(lines, cp_isolation=_CANDIDATES).best()
     return best.encoding if best else None
@@ -191,7 +191,7 @@ def _is_western(sample: bytes) -> bool:
         return False
     others = [character for character in text if character > "\x7f"]
     letters = [character for character in others if character.isalpha()]
-    # In KOI8-R most letters would be capitals; in Hungarian, ő would be õ without ã and ä.
+    # Read so, KOI8-R would have mostly capitals, and Hungarian text õ for ő, but neither ã nor ä.
     num_small = sum(character.islower() for character in letters)
     is_hungarian = {"õ", "Õ"} & {*letters} and not {"ã", "ä"} & {*letters}
     return _WESTERN.issuperset(others) and 2 * num_small >= len(letters) and not is_hungarian

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from charlm.data.tokenizer import UNK, Tokenizer
 from charlm.data.vocabulary import learn_tokenizer, with_tokens
 
-# Of a character at level bpe: a rarer one stays divided into its bytes.
+# At level bpe, a character that is rarer than this stays divided into its bytes.
 _MIN_CHARACTER_COUNT = 2
 
 

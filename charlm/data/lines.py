@@ -18,7 +18,7 @@ import numpy as np
 from charlm.config.corpus import Mode
 
 _MAX_LINES = 3000
-# With the marks of Chinese, Japanese, Arabic, Urdu and Hindi.
+# The marks include those of Chinese, Japanese, Arabic, Urdu and Hindi.
 _ENDS_SENTENCE = re.compile(
     r"[.!?\u2026\u3002\uff01\uff1f\u061f\u06d4\u0964][\"'\u201d\u2019\xbb)\]\u300d]*$"
 )
@@ -41,7 +41,7 @@ _MAX_OPEN_ENDS = 0.05
 # Independent lines have less than 5 deviations; a hundred of them can gain 0.02 by chance.
 _MIN_ORDER_GAIN = 0.015
 _MIN_ORDER_DEVIATIONS = 5.0
-# In fewer lines of as many words the order of unpunctuated verse is not significant.
+# In fewer lines of at least _MANY_WORDS words, the order of unpunctuated verse is not significant.
 _MIN_ORDERED = 300
 _MANY_WORDS = 4.0
 _MOSTLY = 0.9
@@ -151,8 +151,8 @@ def _by_order(facts: LineFacts) -> Reading:
     if is_sorted:
         reason = "the lines ascend, and many begin with a number or sign"
         return Reading("stream", reason, is_certain=False)
-    begin_with_letters = facts.letters_first > 0.5  # Not with a time or a number.
-    # Of a short text with several words per line, the order is measured too coarsely.
+    begin_with_letters = facts.letters_first > 0.5  # They do not begin with a time or a number.
+    # The order of a short text with several words per line is measured too coarsely.
     is_measured = facts.count >= _MIN_ORDERED or facts.words < _MANY_WORDS
     is_title = begin_with_letters and not are_sentences and facts.columns < _MOSTLY
     reason = "the lines are short and their order does not matter"

@@ -135,7 +135,7 @@ def _copy_standard_input() -> Path:
     """Copy standard input into a file of the cache that is named by its checksum."""
     digest = hashlib.sha256()
     folder = converted_folder()
-    # Not named by the process id, which processes in two containers can share.
+    # A process id would not do: processes in two containers can have the same one.
     temporary = folder / f".joining-{uuid.uuid4().hex}"
     with atomic_write(temporary) as file:
         for block in _standard_input_blocks():

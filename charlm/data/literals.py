@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from charlm.data.tokenizer import EOS, UNK, Tokenizer
 from charlm.data.utf8 import split_lines
 
-_NOT_UTF8 = re.compile("([\udc80-\udcff]+)")  # Such bytes, as `surrogateescape` decodes them.
+_NOT_UTF8 = re.compile("([\udc80-\udcff]+)")  # `surrogateescape` decodes such bytes to these codes.
 
 
 class CodedPiece(NamedTuple):

@@ -200,7 +200,7 @@ def _open_ids(paths: Sequence[Path], counts: Sequence[Counts], dtype: np.dtype[A
     ]
     total = Counts(*(sum(column) for column in zip(*map(astuple, counts), strict=True)))
     if len(shards) > 1:
-        return Tokens(cast(Ids, ShardedIds(shards)), total)  # It has the methods that readers use.
+        return Tokens(cast(Ids, ShardedIds(shards)), total)  # It has all methods that readers use.
     return Tokens(shards[0] if shards else np.zeros(0, dtype=dtype), total)
 
 

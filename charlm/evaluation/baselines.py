@@ -21,7 +21,7 @@ from charlm.storage.results import Result
 
 ORDER = 5  # Length of the longest n-grams.
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
-_LZMA_DICTIONARY_BYTES = 1 << 26  # Of preset 9.
+_LZMA_DICTIONARY_BYTES = 1 << 26  # Preset 9 has a dictionary of this size.
 _LZMA = "lzma, preset 9 extreme"
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     _LZMA: lambda data: lzma.compress(data, preset=_LZMA_PRESET),

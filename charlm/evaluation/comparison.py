@@ -178,7 +178,7 @@ class Comparison(Result):
             ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
             interval = "".join(f"{end:>13}" for end in ends)
             yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-        unused = {"resamples", "seed"}  # Of an earlier method; the JSON keeps them.
+        unused = {"resamples", "seed"}  # An earlier method used them; only the JSON keeps them.
         if any(row.low is not None for row in self.differences):
             yield f"The intervals assume that {self.assumption}."
         else:

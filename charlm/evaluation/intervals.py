@@ -61,7 +61,7 @@ def t_quantile(confidence: float, degrees: int) -> float:
     >>> round(t_quantile(0.95, 3), 3)
     3.182
     """
-    low, high = 0.0, math.pi / 2  # Of the angle whose tangent is t / sqrt(degrees).
+    low, high = 0.0, math.pi / 2  # Bounds of the angle whose tangent is t / sqrt(degrees).
     while True:
         angle = (low + high) / 2
         if angle in (low, high):

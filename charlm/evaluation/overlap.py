@@ -9,7 +9,7 @@ from charlm.data.windows.directions import record_spans
 
 # A text of which at least this fraction is in another text counts as the same text.
 SAME_TEXT = 0.5
-_WINDOW = 64  # Tokens. Different texts seldom share 64 adjacent tokens.
+_WINDOW = 64  # Different texts seldom share this number of adjacent tokens.
 _BLOCK = 1 << 22  # Tokens of the other text that are hashed together.
 # Odd constants of 64 bits, so that no token is lost in the product (Knuth, volume 3, section 6.4).
 _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)

@@ -32,7 +32,7 @@ _CLASSES = ("letters", "digits", "spaces", "punctuation", "rare words", "unknown
 _LETTERS, _DIGITS, _SPACES, _PUNCTUATION, _RARE, _UNKNOWN, _ENDS = range(len(_CLASSES))
 # Lower bounds of the rows of a table; a row ends where the next one begins.
 _POSITIONS = (1, 2, 3, 4, 5, 6, 8, 12)  # Characters from the beginning of the word, from 1.
-_DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # Tokens.
+_DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # In tokens.
 
 WordCounts = Mapping[str, int]
 Mask = npt.NDArray[np.bool_]

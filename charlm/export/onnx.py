@@ -18,7 +18,7 @@ from charlm.export.verification import Computed, Logits, Passage
 from charlm.model.fast.int8 import with_int8_products
 from charlm.trained_model import TrainedModel, provenance
 
-_MAX_BYTES = 2_000_000_000  # Of a file of protocol buffers, less what surrounds the weights.
+_MAX_BYTES = 2_000_000_000  # A file of protocol buffers has at most 2 GiB, weights and all.
 
 
 def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:

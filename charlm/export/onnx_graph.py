@@ -132,7 +132,8 @@ class _Graph:
     def __init__(self, *, int8_embedding: bool) -> None:
         self.int8_embedding = int8_embedding
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[bytes, onnx.TensorProto] = {}  # By a hash of type, shape and values.
+        # Keys are hashes of type, shape and values.
+        self._constants: dict[bytes, onnx.TensorProto] = {}
 
     def add(self, kind: str, *inputs: Value, outputs: int = 1, **attributes: Any) -> Value:
         """Add a node; return the name of its result, or the list of their names."""
@@ -214,7 +215,7 @@ def _reshape(graph: _Graph, node: fx.Node, x: Value, _: Sequence[int]) -> Value:
     sizes = node.meta["val"].shape
     if sizes == node.all_input_nodes[0].meta["val"].shape:
         return x
-    # A size that the batch size divides follows it.
+    # A size that is a multiple of the traced batch size depends on the batch size.
     shape = _integers(*(-1 if size % _BATCH == 0 else size for size in sizes))
     return graph.add("Reshape", x, shape)
 

@@ -20,7 +20,7 @@ from charlm.trained_model import TrainedModel, encode_string, text_to_score
 
 Logits = npt.NDArray[np.float32]
 _PASSAGE_TOKENS = 1000
-_MAX_LOGITS = 1 << 24  # Of a passage: 64 MiB.
+_MAX_LOGITS = 1 << 24  # The logits of a passage take at most 64 MiB.
 
 
 class Bound(NamedTuple):

@@ -9,7 +9,7 @@ from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TokenModel, TranslationModel
 
 AnyModel = TokenModel | LabelModel
-# What a model is made for that is no language model.
+# What a model is made for, if it is no language model.
 Head = LabelHead | TaskSection
 
 

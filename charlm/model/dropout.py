@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _WORDS = 2**16  # Number of different random words that a mask is drawn from.
-_WORDS_PER_DRAW = 4  # In a random number of 64 bits.
+_WORDS_PER_DRAW = 4  # A random number of 64 bits has four words of 16 bits.
 
 
 def drop(x: Tensor, p: float) -> Tensor:

@@ -22,7 +22,7 @@ class OneHot(nn.Module):
         """Create an embedding of `vocabulary_size` ids."""
         super().__init__()
         self.embedding_dim = vocabulary_size
-        # It has the type and device that the module is moved to.
+        # A buffer has the type and device that the module is moved to.
         self.register_buffer("one", torch.ones(()), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:

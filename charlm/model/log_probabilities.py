@@ -17,7 +17,7 @@ from charlm.model.translation_model import TokenModel
 # 16 MB on a GPU.
 _MAX_LOGITS_CPU = 2**20
 _MAX_LOGITS_GPU = 2**22
-_TOKENS_PER_WINDOW = 4096  # Of all sequences of a batch together.
+_TOKENS_PER_WINDOW = 4096  # Tokens of a window, in all sequences of a batch together.
 
 
 class Prediction(NamedTuple):

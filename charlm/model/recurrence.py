@@ -121,7 +121,7 @@ class Recurrence(nn.Module):
         if blocks:
             self.output_size = blocks[-1].output.out_features
             self.norms[-1] = RMSNorm(self.output_size)
-        # Gives the initial states the type and device that the module is moved to.
+        # This buffer gives initial states the type and device that the module is moved to.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     @property

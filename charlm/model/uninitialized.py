@@ -61,7 +61,8 @@ class _Undrawn(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parameters: dict[int, nn.Parameter] = {}  # By address, which stays taken.
+        # Parameters by the address of their memory, which they keep from being used again.
+        self._parameters: dict[int, nn.Parameter] = {}
 
     def register(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         """Remember the memory of a parameter of a new module."""

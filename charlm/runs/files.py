@@ -24,9 +24,9 @@ from charlm.errors import CheckpointError
 from charlm.storage.atomic import atomic_write
 
 RUNS = Path("runs")  # Folder of the run folders, in the current folder.
-CheckpointName = Literal["best", "last"]  # A trained model is loaded from one of these.
+CheckpointName = Literal["best", "last"]  # The checkpoints that a trained model is loaded from.
 CHECKPOINTS = ("best", "last", "good")
-RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")  # They belong to every checkpoint.
+RUN_FILES = ("config.yaml", "tokenizer.json", "corpus.json")  # Every checkpoint needs them.
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 EVENT_FILES = "tensorboard"

@@ -29,7 +29,7 @@ from charlm.runs.verify import (
 from charlm.storage.locks import ProcessLock
 from charlm.storage.untrusted import parse_json, read_regular_file
 
-_MAX_NAME = 64  # Characters: a file system has a limit, and the date follows.
+_MAX_NAME = 64  # In characters. File systems limit names, and the date follows this one.
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.data.labels import Labels

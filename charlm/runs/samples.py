@@ -12,7 +12,7 @@ from charlm.runs.verify import PARSE_ERRORS, SampleFacts, validate_facts
 from charlm.storage.atomic import append_line
 from charlm.storage.untrusted import parse_json
 
-MAX_SAMPLES = 200  # Of a run folder: later evaluations keep no sample.
+MAX_SAMPLES = 200  # Samples that a run folder keeps; those of later evaluations are not kept.
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:

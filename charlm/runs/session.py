@@ -217,7 +217,7 @@ class _Session:
         """After a step, evaluate or save if it is time to; return the reason to end, or None."""
         group = self.experiment.group
         is_evaluation_due = self.experiment.state.due_metrics is not None
-        # A process that is asked to stop stops all; the clock of the first decides on saves.
+        # If one process is asked to stop, all stop; the clock of the first decides on saves.
         is_save_due = group.is_first and not is_evaluation_due and self.save_schedule.is_due()
         is_stopping, is_saving = group.all_reduce(self.stop(), is_save_due)
         if is_evaluation_due or is_stopping or is_saving:

@@ -219,7 +219,8 @@ def _restore_recurrent_states(experiment: Experiment, tensors: Tensors) -> None:
         # A process without a column of its own keeps one, for a batch has at least one.
         part = part if len(part) else rows[:1]
         part = part.to(experiment.hardware.device)
-        if experiment.hardware.precision == torch.float32:  # They may come from a training in bf16.
+        # A training in bf16 may have saved the states.
+        if experiment.hardware.precision == torch.float32:
             part = part.float()
         layers.setdefault(layer, []).append(part)
     state.states = tuple(tuple(parts) for parts in layers.values()) or None

@@ -116,7 +116,7 @@ class Batch:
         self._step = Stepper(model) if step is None else step
         self._num_weights = num_weights(model)
         self._members: list[Member] = []
-        self._rows: dict[int, slice] = {}  # By the identity of the member.
+        self._rows: dict[int, slice] = {}  # Keys are the identities of the members.
         self._states: States = ()
         self._last = torch.zeros(0, dtype=torch.int64, device=self._device)
         self._groups: _Groups | None = None

@@ -16,13 +16,13 @@ from charlm.sampling.options import CompletionOptions, Filters, SampleOptions, S
 from charlm.sampling.sample import sample
 from charlm.trained_model import of_experiment
 
-# Tokens of a few hundred characters. Records are short, so several are sampled.
+# Numbers of tokens that make a few hundred characters. Records are short: several are sampled.
 _LENGTH = {"char": 400, "byte": 400, "word": 80, "bpe": 130}
 _RECORDS = 10
 _SEED = 1  # Always the same, so that the samples of a training can be compared.
 _TEMPERATURE = 0.8
 _MAX_CHARACTERS = 2000
-_MAX_IDS = 20_000  # Of the beginning of the text, among which the first records are.
+_MAX_IDS = 20_000  # The first records are looked for among this number of ids.
 
 
 def sampled(experiment: Experiment, events: Events) -> Events:
@@ -41,7 +41,7 @@ def sampled(experiment: Experiment, events: Events) -> Events:
         with closing(events):
             yield from _sampled(experiment, events)
     finally:
-        experiment.lock.release()  # A generator that was never started does not do it.
+        experiment.lock.release()  # A generator that was never started does not release it.
 
 
 def _sampled(experiment: Experiment, events: Events) -> Iterator[Event]:

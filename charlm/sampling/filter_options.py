@@ -49,7 +49,7 @@ _READS_HISTORY = ("presence_penalty", "frequency_penalty", "repetition_penalty",
 # Largest absolute values, as in the API of OpenAI.
 _MAX_PENALTY = 2
 _MAX_BIAS = 100
-_MIN_DIVISOR = 1e-6  # A quotient stays finite.
+_MIN_DIVISOR = 1e-6  # A logit that is divided by it stays finite.
 
 
 @checked

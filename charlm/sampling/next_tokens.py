@@ -108,5 +108,5 @@ def _visible(token: str) -> str:
     if token in (EOS_TEXT, UNK_TEXT):
         return token
     shown = quote(token)
-    # What is no whole character has its backslashes already.
+    # A token that is no whole character is written with backslashes already.
     return shown.replace("\\\\x", "\\x") if token.startswith("\\x") else shown

@@ -17,8 +17,8 @@ from charlm.sampling.filter_options import Filters as Filters
 if TYPE_CHECKING:  # It imports torch.
     from charlm.sampling.saved_state import GenerationState
 
-DEFAULT_LENGTH = 500  # Tokens.
-TEXT_SEPARATOR = "\n\n---\n\n"  # Between two texts that are printed, unless the corpus has one.
+DEFAULT_LENGTH = 500  # In tokens.
+TEXT_SEPARATOR = "\n\n---\n\n"  # Printed between two texts, unless the corpus has a separator.
 DEFAULT_LENGTH_PENALTY = 0.6
 DEFAULT_BEAMS = 8
 DEFAULT_NEXT_TOKENS = 10

@@ -215,7 +215,7 @@ class TextBatch:
 
     def _feed(self, row: int, token: int) -> None:
         if token == EOS and self.generator.options.stops_at_eos:
-            return  # It is not part of the text.
+            return  # The end is not part of the text.
         self.streams[row].feed(token)
         if self.streams[row].ended:
             self.generator.stop(row)

@@ -30,7 +30,7 @@ from charlm.storage.untrusted import one_line
 from charlm.trained_model import TrainedModel
 
 _SCORING_THREADS = 2
-_LOGGED_CHARACTERS = 200  # Of a path.
+_LOGGED_CHARACTERS = 200  # Number of characters of a path in the log.
 
 
 def make_app(
@@ -139,7 +139,7 @@ class Counted:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 499  # Unless there is a response.
+        status = 499  # It is counted if there is no response.
 
         async def send_and_note(message: Message) -> None:
             nonlocal status

@@ -21,7 +21,7 @@ from charlm.serving.schemas import CompletionRequest, Prompt
 
 _MAX_RESULTS = 4_000_000  # Log-probabilities that a response may have.
 _THREADS = ThreadPoolExecutor(thread_name_prefix="charlm-submit")
-# Where regular expressions and copy limits are prepared, so that they do not take all threads.
+# These threads prepare regular expressions and copy limits, so that those do not take all threads.
 _SLOW_THREADS = ThreadPoolExecutor(2, thread_name_prefix="charlm-constraints")
 MAX_WAITING = 1000  # Parts of a stream that wait for a client that reads slowly.
 
@@ -215,7 +215,7 @@ async def _submit(model: ServedModel, job: Job) -> Generation:
     try:
         return await asyncio.shield(asyncio.wrap_future(submitted))
     except asyncio.CancelledError:
-        if not submitted.cancel():  # It has begun.
+        if not submitted.cancel():  # The thread has begun with the job.
             submitted.add_done_callback(_cancel_submitted)
         raise
 

@@ -54,7 +54,7 @@ class Job:
         if self.num_logprobs is not None and not 0 <= self.num_logprobs <= MAX_LOGPROBS:
             problem = f"must be between 0 and {MAX_LOGPROBS}"
             raise OptionError("logprobs", problem, value=self.num_logprobs)
-        replace(options, state_out=self.keeps_state)  # It checks what a state excludes.
+        replace(options, state_out=self.keeps_state)  # The new options check what a state excludes.
 
     @property
     def begins_with_eos(self) -> bool:

@@ -25,7 +25,7 @@ from charlm.serving.training_text import TrainingText
 from charlm.trained_model import TrainedModel
 from charlm.views.style import design_tokens
 
-_STATES_BYTES = 64 << 20  # Of the saved states of all runs.
+_STATES_BYTES = 64 << 20  # The saved states of all runs take at most this memory.
 _EXAMPLE_CHARACTERS = 400
 _SHARED_STYLE = "tokens.css"
 _FILES = {

@@ -17,8 +17,8 @@ from charlm.serving.errors import ApiError
 from charlm.serving.schemas import IGNORED
 from charlm.storage.untrusted import parse_json
 
-_QUICK_BYTES = 1 << 16  # A longer text is parsed in a thread, so that other requests go on.
-_MAX_REQUESTS = 32  # That are measured, or wait for it.
+_QUICK_BYTES = 1 << 16  # A longer body is parsed in a thread, so that other requests go on.
+_MAX_REQUESTS = 32  # Number of requests that are measured or wait to be measured.
 
 Body = TypeVar("Body", bound=BaseModel)
 Value = TypeVar("Value")

@@ -160,7 +160,7 @@ class _Offsets:
         for token in ids:
             # The text may end within a token, and the prompt may have the first character of one.
             offsets.append(min(max(self._position, 0), end))
-            if self._begins_with_eos:  # It stands before the text.
+            if self._begins_with_eos:  # <EOS> stands before the text.
                 self._begins_with_eos = False
             else:
                 self._position += len(self._decoder.feed(token))

@@ -13,7 +13,7 @@ from charlm.errors import CharlmError
 from charlm.sampling.constraints.copy_limit import CopyLimit
 from charlm.trained_model import TrainedModel, training_texts
 
-MAX_BYTES = 64 << 20  # Of a training text that is searched; its index takes five times as much.
+MAX_BYTES = 64 << 20  # A longer training text is not searched: its index takes five times as much.
 _UNKNOWN = b"\xff"  # No UTF-8 text contains it.
 _LIMITS = 4  # Copy limits that are kept for other values of `max_copy`.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charlm.errors import OptionError
 
-_MAX_PATH = 4096  # Characters.
+_MAX_PATH = 4096  # In characters.
 _FILE_NAME = re.compile(
     r"\S+\.(txt|csv|tsv|json|jsonl|ndjson|parquet|gz|bz2|xz|zst)", re.IGNORECASE
 )
@@ -46,6 +46,6 @@ def refuse_file_name(option: str, text: object, remedy: str, *, others: Sequence
 def _is_file_name(text: str) -> bool:
     if len(text) > _MAX_PATH:
         return False
-    with suppress(OSError, ValueError):  # It is too long for a name, or no possible name.
+    with suppress(OSError, ValueError):  # The text is too long for a name, or cannot be one.
         return bool(_FILE_NAME.fullmatch(text)) or Path(text).is_file()
     return False

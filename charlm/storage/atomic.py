@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from charlm.errors import CharlmError, CorpusError
 
-WRITE_REMEDY = "set CHARLM_CACHE to a folder that can be written"  # For files in the cache.
+WRITE_REMEDY = "set CHARLM_CACHE to a folder that can be written"  # Remedy for files of the cache.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag.
 _TEMPORARY_NAME = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # As `tempfile` makes it from its prefix.
 

@@ -25,7 +25,7 @@ _MAX_YAML_CHARACTERS = 10_000
 _MAX_YAML_DIGITS = 100
 _TEXT_TAG, _NULL_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 _INT_TAG, _FLOAT_TAG = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_COMMENT = re.compile(r"[ \t]*(#[^\s\0]+)")  # Without a space after #, as in ###.
+_COMMENT = re.compile(r"[ \t]*(#[^\s\0]+)")  # A comment without a space after #, such as ###.
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 

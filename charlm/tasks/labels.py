@@ -28,7 +28,7 @@ from charlm.tasks.label_run import (
 from charlm.version import VERSION
 
 _CALIBRATION_BINS = 15
-_MAX_COLUMNS = 12  # Of a confusion matrix in a terminal; of a larger one, the largest entries.
+_MAX_COLUMNS = 12  # Of a larger confusion matrix, a terminal shows the largest entries only.
 _NUM_CONFUSED = 10
 _NUM_ERRORS = 20
 _NEAR = 30  # Tokens before and after a wrong one that are shown.

@@ -308,7 +308,7 @@ def launch(processes: int, arguments: Sequence[str], *, signals: Sequence[str]) 
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     handled: dict[str, Any] = {}
-    if "signals_to_handle" in LaunchConfig.__dataclass_fields__:  # Not in every version of torch.
+    if "signals_to_handle" in LaunchConfig.__dataclass_fields__:  # Some versions of torch lack it.
         handled["signals_to_handle"] = ",".join(signals)
     config = LaunchConfig(
         min_nodes=1,

@@ -255,7 +255,7 @@ def _read_trial(
     except ValueError:
         raise damaged from None
     losses = [loss for loss in stored.intermediate_values.values() if math.isfinite(loss)]
-    seconds = None  # Not known for a lost trial.
+    seconds = None  # The duration of a lost trial is not known.
     if stored.state not in (TrialState.RUNNING, TrialState.FAIL):
         period = _period(stored, trial_facts)
         seconds = period.ended - period.began

@@ -37,7 +37,7 @@ _REMEDY = (
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put the parameters of a failed trial back into the queue, unless they failed too often."""
-    trial.user_attrs = {}  # They describe the failed attempt.
+    trial.user_attrs = {}  # The attributes describe the failed attempt.
     RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1)(study, trial)
 
 

@@ -304,7 +304,7 @@ def write_folder_facts(
             folder / "study.json", error_type=CheckpointError, remedy="give another --out"
         ) as file:
             file.write(json.dumps(facts_now.model_dump()).encode())
-    elif folder_facts.identity != identity:  # Its trials have the numbers of other trials.
+    elif folder_facts.identity != identity:  # The folder's trials have the numbers of other trials.
         raise CheckpointError(
             f"{folder}: contains another search, which {storage.place} no longer contains; "
             "give another --out"

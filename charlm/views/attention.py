@@ -9,8 +9,8 @@ from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Part, paragraph, percentage
 from charlm.views.passages import visible
 
-_MAX_TOKENS = 40  # Of a source and of a target that are drawn.
-_PAIR_TOKENS = 16  # Of a source that fits into half of the page.
+_MAX_TOKENS = 40  # Tokens of a source, and of its target, that are drawn.
+_PAIR_TOKENS = 16  # A longer source does not fit into half of the page.
 
 
 def describe_attention(attention: Attention) -> str:

@@ -24,8 +24,8 @@ from charlm.views.page import (
 )
 from charlm.views.passages import visible
 
-MAX_LABELS = 20  # Of a drawn matrix: names of more would cover each other on a phone.
-_MAX_ROWS = 20  # Of a chart with a row for each label.
+MAX_LABELS = 20  # In a larger matrix, the names of labels would cover each other on a phone.
+_MAX_ROWS = 20  # Largest number of labels in a chart with a row for each.
 _NAME_LENGTH = 24  # Characters of a label in a chart.
 _CALIBRATED = 0.02  # Difference of confidence and accuracy that is not worth a sentence.
 Scored = Sequence[tuple[RunMeasurements, LabelScores]]

@@ -12,7 +12,7 @@ from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, Part, Section, listed, paragraph, per_run
 
 _FLAT = 0.01  # Nats: a smaller gain is not worth a longer context.
-_READ_OUT_DISTANCE = 16  # Tokens.
+_READ_OUT_DISTANCE = 16  # In tokens.
 
 
 def context_section(runs: Sequence[RunMeasurements]) -> Section:

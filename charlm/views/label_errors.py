@@ -6,7 +6,7 @@ from charlm.views.measurements import RunMeasurements
 from charlm.views.page import Figure, Numbers, data_table, percentage
 from charlm.views.passages import visible
 
-_MAX_CHARACTERS = 240  # Of a text that is shown.
+_MAX_CHARACTERS = 240  # A longer text is shown without its middle.
 _HEAD = ("text", "right", "predicted", "probability", "of the right label")
 
 

@@ -88,7 +88,7 @@ def training_loss(row: Row, unit: _Unit) -> float:
         return float(row["training_loss_nats"])
     if unit is _PERPLEXITY:
         return math.exp(min(row["training_loss_nats"], 700))
-    if row["loss_nats"] == 0:  # Of a text that can be predicted exactly.
+    if row["loss_nats"] == 0:  # The text can be predicted exactly.
         return float(row["training_loss_nats"] / math.log(2))
     return float(row["training_loss_nats"] * row["bits_per_character"] / row["loss_nats"])
 
@@ -297,7 +297,7 @@ def _pair_figure(
         write=format_number,
         at=-1,
     )
-    # A constant series is a sentence.
+    # A series of constant values is described by a sentence, and not drawn.
     is_constant = all(len(set(line.y)) == 1 for line in series) and not from_zero
     return Figure(
         key=key,

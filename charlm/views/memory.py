@@ -38,8 +38,8 @@ from charlm.views.passages import (
     visible,
 )
 
-_REACH = 0.1  # Of a row's maximum.
-_UNREAD = -1.0  # In the place of the dependence on a token that is read later.
+_REACH = 0.1  # A smaller dependence, relative to a row's maximum, is out of reach.
+_UNREAD = -1.0  # Stands for the dependence on a token that is read later.
 
 
 def memory_section(runs: Sequence[RunMeasurements]) -> Section:

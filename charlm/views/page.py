@@ -9,10 +9,10 @@ from charlm.views.html import Html, tag
 from charlm.views.measurements import RunMeasurements
 from charlm.views.style import figure_style
 
-_MAX_ROWS = 500  # Of the numbers below a figure that stands alone.
+_MAX_ROWS = 500  # Rows of the table below a figure that stands alone.
 
 
-MISSING = "\u2013"  # In the place of a value.
+MISSING = "\u2013"  # Stands for a missing value.
 # Attributes of a part that does nothing without the report's script, which shows it.
 NEEDS_SCRIPT: Mapping[str, Any] = {"data_script": True, "hidden": True}
 
@@ -175,7 +175,7 @@ def radio_buttons(label: str, name: str, options: Mapping[str, str], chosen: str
         )
         for value, text in options.items()
     ]
-    # A form separates the group from groups of the same name in other outputs of a notebook.
+    # The form keeps the group apart from groups of the same name in other outputs of a notebook.
     return tag("form", tag("fieldset", tag("legend", label), *buttons, class_="seg"))
 
 

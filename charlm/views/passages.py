@@ -7,7 +7,7 @@ from charlm.views.measurements import RunMeasurements
 from charlm.views.page import NEEDS_SCRIPT, listed, slider
 
 SURPRISAL_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 7)  # Bits.
-MEMORY_EDGES = (0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # Of the row's maximum.
+MEMORY_EDGES = (0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # Fractions of the row's maximum.
 HINT = tag(
     "p",
     "Point at, tap or use the arrow keys on the passage. Click or Enter keeps a place, Esc "

@@ -131,7 +131,7 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
     made = []
     for name, kind in _KINDS.items():
         if name == "task" and len(sections) > 1 and not any(run.has_task for run in runs):
-            continue  # That a language model has no task is no omission.
+            continue  # A report on language models need not say that they have no task.
         if name in sections and omissions.add_section(name, kind, runs) < len(runs):
             made.append(kind.make(runs))
     if isinstance(measurements.comparison, Reason):

@@ -11,7 +11,7 @@ from charlm.views.page import Figure, bar_rows, fact_list, panel, paragraph, sli
 from charlm.views.passages import HINT, visible
 
 STYLES = 8  # Styles of labels, t1 to t8.
-_MAX_TOKENS = 800  # Of all examples.
+_MAX_TOKENS = 800  # Largest number of tokens in all examples together.
 _MAX_BARS = 4  # Labels with their probabilities in the panel.
 _OUTSIDE = "O"
 

@@ -18,7 +18,7 @@ from charlm.evaluation.static_model import Floats, Integers
 
 Discounts = tuple[float, float, float]  # For n-grams counted once, twice, and more often.
 _UNSEEN = -1
-# With few counts. Chen and Goodman found values from 0.7 to 0.8 close to the best discount.
+# Used where counts are few. Chen and Goodman found 0.7 to 0.8 close to the best discount.
 _FALLBACK_DISCOUNT = 0.75
 
 

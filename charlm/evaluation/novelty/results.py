@@ -8,8 +8,8 @@ from charlm.errors import quote
 from charlm.storage.results import Result
 from charlm.storage.tables import format_settings
 
-_SHOWN_CHARACTERS = 72  # Of a copy.
-_CLEAR_DIFFERENCE = 0.05  # Of two fractions of new records or sentences.
+_SHOWN_CHARACTERS = 72  # The end of a longer copy is not shown.
+_CLEAR_DIFFERENCE = 0.05  # A smaller difference of two fractions of new texts means little.
 _COUNT, _FRACTION = ",", ".2%"
 
 

@@ -32,7 +32,7 @@ from charlm.storage.results import Result
 from charlm.storage.tables import format_range, format_settings
 from charlm.trained_model import TrainedModel, provenance, require_language_model, training_texts
 
-_MAX_PAIRS = 1_000_000  # In a file.
+_MAX_PAIRS = 1_000_000  # A file has at most this number of pairs.
 _MAX_LINE_BYTES = 1 << 20
 # First and last distance of each row of the table by distance: about a phrase of 3 to 6 words
 # each; None means no upper bound.
@@ -378,7 +378,7 @@ def _unknown_verbs(tokenizer: Tokenizer, sentences: Sequence[AgreementSentence])
     verbs = sorted(
         {verb for sentence in sentences for verb in (sentence.verb, sentence.wrong_verb)}
     )
-    # With the space before the word, which belongs to its token.
+    # The space before a word belongs to its token.
     unknown = [verb for verb in verbs if tokenizer.find_unknown(f" {verb}")]
     if len(unknown) == len(verbs):
         raise TokenizerError(

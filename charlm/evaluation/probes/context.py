@@ -27,7 +27,7 @@ from charlm.trained_model import TrainedModel, provenance, require_language_mode
 if TYPE_CHECKING:
     from charlm.data.cards import Part
 
-CONTEXTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # Tokens.
+CONTEXTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # In tokens.
 TARGETS = 2000
 _PLACE = 50  # Adjacent targets, which share the longest contexts.
 # Targets that share one reading of a context of k tokens: at most k / 10, so that each has between

@@ -14,7 +14,7 @@ from charlm.model.embedding import OneHot
 from charlm.storage.results import Result
 from charlm.trained_model import Trained, provenance
 
-TOKENS = 200  # Most frequent tokens: more labels would cover each other.
+TOKENS = 200  # Number of most frequent tokens; more labels would cover each other.
 NEIGHBOURS = 5
 
 

@@ -35,7 +35,7 @@ from charlm.trained_model import TrainedModel, provenance, text_to_score
 if TYPE_CHECKING:
     from charlm.data.cards import Part
 
-_MIN_WINDOW = 3  # Tokens: the half-life is the slope of a line through distances 1 and 2.
+_MIN_WINDOW = 3  # In tokens: the half-life comes from a line through distances 1 and 2.
 NEAR_ZERO_NATS = 0.05  # A token of this loss has a probability of 0.95.
 _PARTS = ("hidden", "memory")  # Names of the first two tensors of a state; others are left out.
 # Tokens of windows that are read together: their states, gates and logits in float64 take a few
@@ -389,7 +389,7 @@ def _norms(
     columns = torch.arange(len(targets), device=device)
     # Windows are independent: the gradient of the sum consists of the gradients of the windows.
     losses = functional.cross_entropy(logits[last, columns], targets, reduction="none")
-    # By layer, then by part of the state, then by time.
+    # The states are ordered by layer, then by part of the state, then by time.
     layers = [list(zip(*states, strict=True))[: len(_PARTS)] for states in trace]
     states_in_a_row = [state for parts in layers for part in parts for state in part]
     gradients = iter(torch.autograd.grad(losses.sum(), states_in_a_row))

@@ -29,7 +29,7 @@ class HGRN(LinearCell):
         super().__init__(hidden_size)
         self.input = input_weights(self, input_size, gates=2)
         self.bound = nn.Parameter(torch.zeros(hidden_size))
-        # Of all layers. A tuple registers no parameter.
+        # The bounds of all layers. A tuple does not register those of other layers here.
         self._bounds: tuple[nn.Parameter, ...] = (self.bound,)
         self._number = 0
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # They import torch.
     from charlm.runs.automatic.speed import Speed
     from charlm.runs.warm_start import Ancestor
 
-# Of trained weights (`--from`): their peak rate, as a fraction of that of random ones, and the
-# fraction of the old text, which costs nothing on the new one.
+# A training that starts from trained weights (`--from`) has this fraction of the peak rate of
+# random ones, and mixes in this fraction of old text, which costs nothing on the new text.
 _TRAINED_RATE = 0.3
 _REPLAY = 0.1
 

@@ -118,7 +118,7 @@ def batch_shape(config: Config, text: TextFacts) -> BatchShape:
     is_set = training.model_fields_set
     window = training.window if "window" in is_set else recipe_for(text).window
     length, longest = window, float(window)
-    if config.task.has_pairs:  # They are read whole.
+    if config.task.has_pairs:  # Pairs are read whole.
         length, longest = text.record_tokens, math.inf
     elif text.mode == "records":
         length = min(window, text.record_tokens)

@@ -11,7 +11,7 @@ from charlm.config.corpus import Mode
 from charlm.runs.automatic.text import TextFacts
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-# Of characters (docs/lab/ngram-embeddings-2026-11-26.md).
+# N-grams of characters help up to this number of passes (docs/lab/ngram-embeddings-2026-11-26.md).
 _MAX_PASSES_WITH_NGRAMS = 2.0
 _MAX_LEARNING_RATE = 4.0e-2
 # From this number of steps on, the peak rate falls with this power of the steps. The first pair is
@@ -20,7 +20,7 @@ _MAX_LEARNING_RATE = 4.0e-2
 _FALL_IN_FEW_PASSES, _FALL_IN_MANY_PASSES = (600, 0.4), (4000, 0.3)
 _FEW_PASSES, _MANY_PASSES = 2.0, 8.0
 MIN_WEIGHT_DECAY = 0.1
-_PASSES_PER_DECAY = 80.0  # A weight decay of 0.1 up to 8 passes, of 0.3 from 24 passes on.
+_PASSES_PER_DECAY = 80.0  # The weight decay is 0.1 up to 8 passes, and 0.3 from 24 passes on.
 # Weights are an average of their updates over the last 1 / (rate x decay) steps (Wang and Aitchison
 # 2024, arXiv:2405.13698). A training of many passes is best if it has about this number of such
 # times (docs/lab/2026-11-27.md).

@@ -21,15 +21,15 @@ from charlm.training.optimizer import make_optimizer
 Speed = Callable[[int], float]  # From the hidden size to the tokens per second of training.
 
 _MEASURED_SIZES = (128, 256, 512)
-_MIN_SIZES = 2  # The speeds of others lie on a line through them.
+_MIN_SIZES = 2  # The speeds of other sizes lie on a line through those of two.
 _NUM_SAMPLES = 5
 _SECONDS_PER_SAMPLE = 0.1
 _WARM_UP_STEPS = 5  # The first steps build kernels, and record CUDA graphs.
-_WARM_UP_SECONDS = 0.5  # Of each size, after at least one step.
+_WARM_UP_SECONDS = 0.5  # Longest warm-up of each size, which has at least one step.
 # After this time, the largest size is left out; after the same time again, no size that has a
 # sample gets another. Networks of usual speed take about half of it.
 _MAX_SECONDS = 3.0
-_FINE_RESOLUTION = 1e-4  # Seconds. On Windows the processor time of a thread is too coarse.
+_FINE_RESOLUTION = 1e-4  # In seconds. Windows measures the time of a thread more coarsely.
 
 
 def measured_speed(

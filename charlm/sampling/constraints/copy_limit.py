@@ -21,7 +21,7 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import Tokenizer
 from charlm.errors import UnsupportedOptionError
 
-_MIN_PROBABILITY = 0.1  # Of the allowed tokens together; below it, the text backtracks.
+_MIN_PROBABILITY = 0.1  # The text backtracks if all allowed tokens together have less.
 _MAX_BACKTRACK = 32  # Tokens removed at once: 1, then 2, 4, ... if a position is reached again.
 # Tokens removed per token that stays. If more are removed, the text takes what the mask leaves.
 _MAX_REMOVED_PER_TOKEN = 2

@@ -7,7 +7,7 @@ from charlm.views.figures.axes import Axis, Scale, scale_of, tick_labels
 from charlm.views.figures.drawing import NAME_WIDTH, PAIR, drawing, drawn_twice, run_marker
 from charlm.views.html import Html, tag
 
-_LABEL_WIDTH, _LABEL_HEIGHT = 8.5, 12.0  # Of a character in a map of labels.
+_LABEL_WIDTH, _LABEL_HEIGHT = 8.5, 12.0  # Size of a character in a map of labels, in pixels.
 
 
 @dataclass(frozen=True, kw_only=True)
