@@ -21,7 +21,7 @@ from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError, DivergenceError
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
-from charlm.sampling.drawing import alternatives, choose, without_unknown
+from charlm.sampling.drawing import alternatives, draw, without_unknown
 from charlm.sampling.options import Filters
 from charlm.sampling.stepper import Stepper
 from charlm.sampling.threads import num_weights, threads_for_step
@@ -254,7 +254,7 @@ class Batch:
             history = self._last[:, None]
             if first.filters.reads_history:
                 history = torch.cat([member.history for member in group.members])
-            drawn = choose(
+            drawn = draw(
                 group.select(allowed),
                 group.select(uniform),
                 first.filters,

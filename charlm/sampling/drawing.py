@@ -75,25 +75,6 @@ class History:
 
 
 def draw(
-    logits: Tensor, uniform: Tensor, filters: Filters, history: Tensor | None = None
-) -> Tensor:
-    """Draw a token of each row by inverting the cumulative distribution; never <UNK>.
-
-    Args:
-        logits: Logits, (batch, vocabulary).
-        uniform: Random number of each row in [0, 1), float64, (batch,).
-        filters: Filters to apply.
-        history: Ids of the text so far, (batch, tokens).
-
-    Returns:
-        Ids, (batch,).
-    """
-    if history is None:
-        history = torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
-    return choose(without_unknown(logits), uniform, filters, history)
-
-
-def choose(
     logits: Tensor,
     uniform: Tensor,
     filters: Filters,
@@ -101,7 +82,18 @@ def choose(
     *,
     num_earlier: int = 0,
 ) -> Tensor:
-    """Draw from float64 logits without <UNK>; arguments as for `draw` and `apply_filters`."""
+    """Draw a token of each row by inverting the cumulative distribution.
+
+    Args:
+        logits: Logits from `without_unknown`, (batch, vocabulary).
+        uniform: Random number of each row in [0, 1), float64, (batch,).
+        filters: Filters to apply.
+        history: Ids of the text so far, (batch, tokens).
+        num_earlier: Number of ids of the history that are not new text.
+
+    Returns:
+        Ids, (batch,).
+    """
     logits = apply_filters(logits, history, filters, num_earlier)
     if filters.temperature == 0:
         return logits.argmax(dim=-1)

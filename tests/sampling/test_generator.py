@@ -16,7 +16,7 @@ from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling import prompt_reader, threads
-from charlm.sampling.drawing import draw
+from charlm.sampling.drawing import draw, without_unknown
 from charlm.sampling.generator import Generator, GeneratorOptions, generate
 from charlm.sampling.options import Filters
 from charlm.sampling.saved_state import GenerationState, state_from_bytes, state_to_bytes
@@ -81,7 +81,12 @@ def row(*logits: float) -> torch.Tensor:
 
 
 def drawn(logits: torch.Tensor, uniform: float, filters: Filters) -> int:
-    return int(draw(logits.clone(), torch.tensor([uniform], dtype=torch.float64), filters))
+    return int(draw_rows(logits, torch.tensor([uniform], dtype=torch.float64), filters))
+
+
+def draw_rows(logits: torch.Tensor, uniform: torch.Tensor, filters: Filters) -> torch.Tensor:
+    history = torch.empty((len(logits), 0), dtype=torch.int64)
+    return draw(without_unknown(logits), uniform, filters, history)
 
 
 # draw
@@ -98,7 +103,7 @@ def test_frequencies_match_the_distribution():
     probabilities = np.array([0.05, 0.0, 0.4, 0.3, 0.2, 0.04, 0.01])
     logits = torch.tensor(probabilities).log().expand(20_000, -1).clone()
     uniform = torch.from_numpy(np.random.default_rng(1).random(20_000))
-    counts = np.bincount(draw(logits, uniform, Filters(temperature=1)).numpy(), minlength=7)
+    counts = np.bincount(draw_rows(logits, uniform, Filters(temperature=1)).numpy(), minlength=7)
     expected = 20_000 * probabilities
     possible = expected > 0
     chi_square = (((counts - expected) ** 2)[possible] / expected[possible]).sum()
@@ -164,7 +169,7 @@ def test_top_p_is_applied_after_the_temperature():
 
 def test_drawing_does_not_change_the_logits():
     logits = row(0.0, 1.0, 2.0)
-    draw(logits, torch.zeros(1, dtype=torch.float64), Filters(temperature=1))
+    draw_rows(logits, torch.zeros(1, dtype=torch.float64), Filters(temperature=1))
     assert logits.tolist() == [[0.0, 1.0, 2.0]]
 
 
