@@ -29,7 +29,7 @@ class CommandGroup(TyperGroup):
     """A group of commands whose help shows their summaries in full, on several lines if needed."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command. After Ctrl-C, typer would end it without a line."""
+        """Run a command; after Ctrl-C raise Abort, since typer would print no line."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -59,7 +59,7 @@ def card_of(trained: TrainedModel, score: Perplexity | None, *, target: str | No
         f"A recurrent language model over {_tokens(trained)}: {about.network}, "
         f"{about.parameters:,} parameters. {made} with charlm {about.version}.\n",
         "\n".join(_text(trained, about)),
-        "\n".join(_score(trained, score, about)),
+        "\n".join(_score(score, about)),
         "\n".join(_samples(trained)),
         "\n".join(_use(trained, target)),
         "\n".join(_training(trained)),
@@ -129,7 +129,7 @@ def _text(trained: TrainedModel, about: About) -> Iterator[str]:
     yield ""
 
 
-def _score(trained: TrainedModel, score: Perplexity | None, about: About) -> Iterator[str]:
+def _score(score: Perplexity | None, about: About) -> Iterator[str]:
     yield "## Score\n"
     if score is None:
         yield f"During training: {about.score}.\n"

@@ -50,7 +50,7 @@ class Passage:
     Attributes:
         sequences: Ids to predict, in the order of reading, each sequence from the initial state
             with <EOS> as its first input: one in stream mode, one per record in records mode.
-        source: Where the text comes from, for messages.
+        source: Origin of the text, for messages.
     """
 
     sequences: list[list[int]]
@@ -80,7 +80,7 @@ class Verification(Result):
 
     Attributes:
         runtime: Name of the program that computed the logits of the export.
-        passage: Where the text comes from.
+        passage: Origin of the text.
         tokens: Number of tokens that were predicted.
         loss_nats: Nats per token of charlm.
         nats_difference: Nats per token of the export, minus those of charlm.

@@ -178,42 +178,47 @@ Events = Generator[Event, None, None]
 
 def training_windows(experiment: Experiment) -> Iterator[Window]:
     """Return the windows of the training text from the current position on, without end."""
-    section = experiment.config.training
-    ids = experiment.tokens["train"].ids
-    targets = experiment.tokens["train"].targets
-    replay = _replay(experiment)
-
     if experiment.corpus.mode == "stream":
-        return stream_windows(
-            ids,
-            batch_size=section.batch_size,
-            window=section.window,
-            start=experiment.state.position,
-            options=StreamOptions(
-                seed=section.seed,
-                vary=section.vary_window,
-                shuffle=section.partial_shuffle,
-                restart_windows=section.restart_windows,
-                direction=experiment.model.direction,
-            ),
-            replay=replay,
-            shard=experiment.group.shard,
-        )
+        return _stream_windows(experiment)
+    return _record_windows(experiment)
 
+
+def _stream_windows(experiment: Experiment) -> Iterator[Window]:
+    section = experiment.config.training
+    return stream_windows(
+        experiment.tokens["train"].ids,
+        batch_size=section.batch_size,
+        window=section.window,
+        start=experiment.state.position,
+        options=StreamOptions(
+            seed=section.seed,
+            vary=section.vary_window,
+            shuffle=section.partial_shuffle,
+            restart_windows=section.restart_windows,
+            direction=experiment.model.direction,
+        ),
+        replay=_replay(experiment),
+        shard=experiment.group.shard,
+    )
+
+
+def _record_windows(experiment: Experiment) -> Iterator[Window]:
+    section = experiment.config.training
+    tokens = experiment.tokens["train"]
+    direction = experiment.model.direction
     read = partial(
         record_windows,
         batch_size=section.batch_size,
         window=section.window,
         seed=section.seed,
         start=experiment.state.position,
-        replay=replay,
+        replay=_replay(experiment),
         shard=experiment.group.shard,
     )
-    direction = experiment.model.direction
-    if targets is None:
-        return read_in_direction(direction, ids, mode="records", read=read)
+    if tokens.targets is None:
+        return read_in_direction(direction, tokens.ids, mode="records", read=read)
     return read_with_targets(
-        direction, ids, targets, read=lambda ids, targets: read(ids, targets=targets)
+        direction, tokens.ids, tokens.targets, read=lambda ids, targets: read(ids, targets=targets)
     )
 
 

@@ -161,7 +161,7 @@ def _inherited(name: str, given: Section, old: Section, free: set[str], folder: 
     """Return a section of the ancestor with the free fields that were given."""
     for field in sorted(given.model_fields_set - free):
         wanted, present = getattr(given, field), getattr(old, field)
-        if wanted != present and _means(name, field, given) != _means(name, field, old):
+        if wanted != present and _meaning(field, given) != _meaning(field, old):
             raise ConfigError(
                 f"{name}.{field}: is {_shown(present)} in {folder}, whose weights are used, but "
                 f"{_shown(wanted)} is set; remove the setting, or train without --from"
@@ -170,8 +170,8 @@ def _inherited(name: str, given: Section, old: Section, free: set[str], folder: 
     return type(old).model_validate(old.model_dump() | kept)
 
 
-def _means(name: str, field: str, section: Section) -> object:
-    """Return the value of a field, sizes of layers in full."""
+def _meaning(field: str, section: Section) -> object:
+    """Return the value of a field; for a size or number of layers, the size of each layer."""
     if isinstance(section, ModelSection) and field in ("hidden_size", "num_layers"):
         return section.hidden_sizes
     return getattr(section, field)

@@ -10,7 +10,7 @@ from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.constraints.copy_limit import Backtracker, CopyLimit
 from charlm.sampling.constraints.regex import Automaton, RegexConstraint, build_automaton
 from charlm.sampling.generator import Constraint, Generator, GeneratorOptions
-from charlm.sampling.options import Filters, SampleOptions
+from charlm.sampling.options import ConstraintOptions, Filters, SampleOptions
 from charlm.sampling.prompts import Prompt, first_token, read_prompt, refuse_unwritable
 from charlm.sampling.saved_state import GenerationState, fits, state_from_bytes
 from charlm.sampling.text_stream import TextBatch, TextStream
@@ -168,22 +168,28 @@ def make_plan(trained: TrainedModel, options: SampleOptions, prompt: Prompt | No
         prompt = read_prompt(trained, options.prompt, allow_unknown=allow_unknown)
     _refuse_unknown_ids(trained, options.filters)
     refuse_unwritable(trained, options.stop, constraints.ban, allow_unknown=allow_unknown)
-    automaton = None
-    if constraints.matching is not None:
-        automaton = build_automaton(
-            constraints.matching,
-            trained.tokenizer,
-            records=trained.writes_records,
-            before=prompt.ids,
-            pending=prompt.pending,
-            ban=constraints.ban,
-        )
+    automaton = _automaton(trained, constraints, prompt)
     return Plan(
         trained=trained,
         options=options,
         prompt=prompt,
         state=_initial_state(trained, options),
         automaton=automaton,
+    )
+
+
+def _automaton(
+    trained: TrainedModel, constraints: ConstraintOptions, prompt: Prompt
+) -> Automaton | None:
+    if constraints.matching is None:
+        return None
+    return build_automaton(
+        constraints.matching,
+        trained.tokenizer,
+        records=trained.writes_records,
+        before=prompt.ids,
+        pending=prompt.pending,
+        ban=constraints.ban,
     )
 
 

@@ -14,7 +14,10 @@ _STEPS = 30
 
 @torch.inference_mode()
 def seconds_per_step(model: LanguageModel) -> float:
-    """Return the shortest of some steps of one text: others may have shared the processor."""
+    """Return the duration of the shortest of some steps of one text.
+
+    While the others ran, other programs may have used the processor, too.
+    """
     step, weights = Stepper(model), num_weights(model)
     ids, states = torch.tensor([EOS]), model.initial_states(1)
     durations = []

@@ -37,7 +37,7 @@ class Row:
         plan: Plan,
         generation: Generation,
         batch: Batch,
-        copy_limit: CopyLimit | None = None,
+        copy_limit: CopyLimit | None,
     ) -> None:
         """Prepare all that takes long: this runs in the thread of the client.
 
@@ -46,7 +46,7 @@ class Row:
             plan: Plan of its text.
             generation: What the job gives back.
             batch: Batch that it is to join.
-            copy_limit: Limit on copying, if the job has one.
+            copy_limit: Limit on copying; None without one.
         """
         self.generation = generation
         self.streams = job.streams

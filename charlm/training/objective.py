@@ -1,6 +1,7 @@
 """The training objective: what the loop needs of a model, and the objectives of the tasks."""
 
 from abc import ABC
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -167,17 +168,12 @@ class LabelObjective(_ModelObjective):
         """
         with self.hardware.autocast():
             logits, labels, states = self.model(inputs, targets, states)
-        logits = logits.float()
-        nats = functional.cross_entropy(logits, labels, ignore_index=PADDING, reduction="sum")
-        smoothed = nats
-        if self.section.label_smoothing:
-            smoothed = functional.cross_entropy(
-                logits,
-                labels,
-                ignore_index=PADDING,
-                reduction="sum",
-                label_smoothing=self.section.label_smoothing,
-            )
+        cross_entropy = partial(
+            functional.cross_entropy, logits.float(), labels, ignore_index=PADDING, reduction="sum"
+        )
+        nats = cross_entropy()
+        smoothing = self.section.label_smoothing
+        smoothed = cross_entropy(label_smoothing=smoothing) if smoothing else nats
         return ObjectiveValue(
             objective=smoothed / (batch_size / self.num_networks),
             nats=nats.detach(),

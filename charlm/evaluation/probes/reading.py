@@ -25,7 +25,7 @@ class TextToRead(NamedTuple):
 
     Attributes:
         ids: Its tokens, (tokens,), at least one.
-        name: Where it comes from.
+        name: Origin of the text, for messages and settings.
         is_cut: Whether the text has more tokens.
     """
 
