@@ -18,7 +18,7 @@ from charlm.export.options import ExportOptions
 from charlm.export.verification import Computed, Passage
 from charlm.trained_model import TrainedModel, encode, training_texts
 from charlm.views.html import Html, join, tag
-from charlm.views.style import content_hash, design_tokens
+from charlm.views.style import design_tokens, page_head
 
 # The engine, in the order in which its files use each other.
 _ENGINE = ("engine.js", "sampling.js", "tokenizer.js", "model.js")
@@ -120,18 +120,7 @@ def _page(description: dict[str, Any], hashes: str | None) -> str:
     about = About(**description["about"])
     style = design_tokens() + _asset("page.css")
     library, script = engine_script(), _asset("page.js")
-    policy = (
-        f"default-src 'none'; style-src '{content_hash(style)}'; "
-        f"script-src '{content_hash(library)}' '{content_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width,initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("title", f"{about.title}: charlm"),
-        Html(f"<style>{style}</style>"),
-    )
+    head = page_head(f"{about.title}: charlm", style, [library, script])
     data = Html(f'<script type="application/json" id="model">{_json(description)}</script>')
     known = Html(f'<script type="text/plain" id="training-hashes">{hashes}</script>')
     body = tag(
@@ -142,7 +131,7 @@ def _page(description: dict[str, Any], hashes: str | None) -> str:
         Html(f"<script>{library}</script><script>{script}</script>"),
         class_="records-page" if description["records"] else "stream",
     )
-    return f"<!doctype html>\n{tag('html', tag('head', head), body, lang='en')}\n"
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
 def _body(about: About, *, is_records: bool, has_hashes: bool) -> Html:

@@ -19,7 +19,7 @@ from charlm.views.memory import memory_section
 from charlm.views.network import network_section
 from charlm.views.options import SECTIONS, ReportOptions
 from charlm.views.page import Figure, Section, listed
-from charlm.views.style import content_hash, read_asset, report_style
+from charlm.views.style import page_head, read_asset, report_style
 from charlm.views.surprisal import surprisal_section
 from charlm.views.tasks import task_section
 
@@ -252,22 +252,11 @@ def _document(title: str, body: Html, data: dict[str, Any]) -> str:
     style, script = report_style(), read_asset("report.js")
     # In a script element only "</" and "<!--" would end or change the data.
     text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
-    policy = (
-        f"default-src 'none'; style-src '{content_hash(style)}'; "
-        f"script-src '{content_hash(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width,initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("title", title),
-        Html(f"<style>{style}</style>"),
-    )
+    head = page_head(title, style, [script], has_images=True)
     scripts = join(
         Html(f'<script type="application/json" id="data">{text}</script>'),
         Html(f"<script>{script}</script>"),
     )
     skip = tag("a", "Skip to the figures", class_="skip", href="#main")
-    page = tag("html", tag("head", head), tag("body", skip, body, scripts), lang="en")
+    page = tag("html", head, tag("body", skip, body, scripts), lang="en")
     return f"<!doctype html>\n{page}\n"

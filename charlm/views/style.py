@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 
-from charlm.views.html import Html
+from charlm.views.html import Html, tag
 
 
 def read_asset(name: str) -> str:
@@ -36,7 +37,32 @@ def figure_style() -> Html:
     return Html(f"<style>{tokens}.charlm{{{read_asset('report.css')}}}</style>")
 
 
-def content_hash(text: str) -> str:
-    """Return the hash of an inline style or script for a content security policy."""
+def page_head(title: str, style: str, scripts: Sequence[str], *, has_images: bool = False) -> Html:
+    """Return the head of a page that loads nothing, and runs no other scripts than its own.
+
+    Args:
+        title: Title of the page.
+        style: Style sheet.
+        scripts: Inline scripts of the body.
+        has_images: Whether the page has images, which are data within it.
+    """
+    hashes = " ".join(map(_content_hash, scripts))
+    images = "img-src data:; " if has_images else ""
+    policy = (
+        f"default-src 'none'; style-src {_content_hash(style)}; script-src {hashes}; "
+        f"{images}base-uri 'none'; form-action 'none'"
+    )
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width,initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("title", title),
+        Html(f"<style>{style}</style>"),
+    )
+
+
+def _content_hash(text: str) -> str:
+    """Return the source of an inline style or script in a content security policy."""
     digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
