@@ -191,7 +191,8 @@ def _is_western(sample: bytes) -> bool:
         return False
     others = [character for character in text if character > "\x7f"]
     letters = [character for character in others if character.isalpha()]
-    # Read so, KOI8-R would have mostly capitals, and Hungarian text õ for ő, but neither ã nor ä.
+    # Read as cp1252, a text in KOI8-R has mostly capitals, and a Hungarian one has õ for ő, but
+    # neither ã nor ä.
     num_small = sum(character.islower() for character in letters)
     is_hungarian = {"õ", "Õ"} & {*letters} and not {"ã", "ä"} & {*letters}
     return _WESTERN.issuperset(others) and 2 * num_small >= len(letters) and not is_hungarian

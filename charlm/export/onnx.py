@@ -18,7 +18,7 @@ from charlm.export.verification import Computed, Logits, Passage
 from charlm.model.fast.int8 import with_int8_products
 from charlm.trained_model import TrainedModel, provenance
 
-_MAX_BYTES = 2_000_000_000  # A file of protocol buffers has at most 2 GiB, weights and all.
+_MAX_BYTES = 2_000_000_000  # A protocol buffer has at most 2 GiB, of which the graph needs a part.
 
 
 def write(trained: TrainedModel, options: ExportOptions, path: Path) -> None:

@@ -16,7 +16,7 @@ _STEPS = 30
 def seconds_per_step(model: LanguageModel) -> float:
     """Return the duration of the shortest of some steps of one text.
 
-    While the others ran, other programs may have used the processor, too.
+    Other programs may have used the processor during the longer ones.
     """
     step, weights = Stepper(model), num_weights(model)
     ids, states = torch.tensor([EOS]), model.initial_states(1)

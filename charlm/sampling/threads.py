@@ -12,7 +12,7 @@ _MIN_PARALLEL = 2**26
 
 
 def num_weights(model: nn.Module) -> int:
-    """Return about the number of multiplications of a step of one sequence."""
+    """Return the approximate number of multiplications of a step of one sequence."""
     return sum(tensor.numel() for tensor in model.parameters())
 
 

@@ -7,7 +7,7 @@ from charlm.data.resolve import resolve
 from charlm.model.any_model import make_model
 from charlm.runs.without_effect import settings_without_effect
 
-# A setting without effect → overrides. Key None: all of them have an effect.
+# A setting without effect and the overrides; None: all of them have an effect.
 CASES = [
     ("corpus.split_seed", ["corpus.split_seed=2"]),
     (

@@ -16,7 +16,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const isGo = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey);
+const isControlEnter = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey);
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 function say(message) {
@@ -193,7 +193,7 @@ function makeRecords() {
   });
   $("prompt").addEventListener("input", () => showUnknown($("prompt").value));
   $("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !isGo(event) && !stopWork) start();
+    if (event.key === "Enter" && !isControlEnter(event) && !stopWork) start();
   });
   return { start, restart: () => (number = 0) };
 }
@@ -309,7 +309,7 @@ addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     if (stopWork) stopWork();
     else if (!$("settings").hidden) openSettings(false);
-  } else if (isGo(event)) {
+  } else if (isControlEnter(event)) {
     event.preventDefault();
     go();
   }

@@ -17,7 +17,7 @@ const INVISIBLE = /[\p{Cc}\p{Cf}\u2028\u2029\ufffe\uffff]/gu;
 const code = c => '[U+' + c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0') + ']';
 export const flat = text => text.replaceAll('\n', '↵').replace(INVISIBLE, code);
 export const shown = text => flat(text).replace(/^ | $/g, '␣') || '∅';
-/* Within a sentence. The marks keep a text from right to left from changing the order of the sentence. */
+/* A text in quotation marks. U+2068 and U+2069 isolate it, so that Hebrew does not change the order of the sentence. */
 export const quoted = text => `“\u2068${shown(text)}\u2069”`;
 export function spoken(label) {
   const names = { ' ': 'space', '\n': 'line end', '\t': 'tab' };
@@ -176,7 +176,7 @@ export function bars(list, rows, { take = null } = {}) {
   if (target) target.tabIndex = 0;
   if (focused >= 0) target?.focus();
 }
-/* With these keys an arrow is the browser's own: Alt and the left arrow return to the last page. */
+/* The browser uses an arrow with these keys: Alt and the left arrow return to the last page. */
 export const isShortcut = event => event.altKey || event.ctrlKey || event.metaKey;
 /* In a list of buttons arrow keys move, and Tab leaves the list. */
 export function arrows(list) {

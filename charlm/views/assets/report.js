@@ -51,7 +51,7 @@ function slider(node, { count, start, at, show, text, extend, across }) {
   node.addEventListener('focus', () => { if (node.matches(':focus-visible')) draw(position, true); });
   node.addEventListener('blur', () => { if (kept === null) draw(start(), false); });
   node.addEventListener('keydown', event => {
-    // An arrow with these keys is the browser's own, as Alt and the left arrow: the last page.
+    // The browser uses an arrow with these keys: Alt and the left arrow return to the last page.
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const page = Math.max(1, Math.round(count() / 10));
     const down = across ?? -1;
