@@ -52,7 +52,7 @@ from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.training.devices import Hardware, choose_device, choose_precision, fast_math
 from charlm.training.loop import TrainingState, train
-from charlm.training.objective import LanguageModelObjective
+from charlm.training.objective import make_objective
 from charlm.training.optimizer import make_optimizer
 from charlm.training.process_group import SINGLE_PROCESS, Group
 
@@ -198,7 +198,7 @@ def training_steps(
     section, dtype = config.training, choose_precision(precision, device)
     torch.manual_seed(section.seed)
     model = LanguageModel(config.model, vocabulary_size).to(device)
-    objective = LanguageModelObjective(model, section, Hardware(device, dtype))
+    objective = make_objective(model, section, Hardware(device, dtype))
     steps = train(
         group.wrap(objective, compression=section.gradient_compression),
         random_windows(section.batch_size, section.window, vocabulary_size, group.shard),
