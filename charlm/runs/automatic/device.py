@@ -14,6 +14,7 @@ def device_speed(config: Config, text: TextFacts) -> Speed:
     """Return the speed of the device, which is measured when it is first asked for.
 
     It is that of a network with n-grams for each size that would have them; see `model_fields`.
+    The passes that decide are those of the network with n-grams, which takes fewer steps.
     """
     model, limit = config.model, recipe_for(text).passes_with_ngrams
     if "ngrams" in model.model_fields_set:
@@ -22,9 +23,9 @@ def device_speed(config: Config, text: TextFacts) -> Speed:
     slower = _measured_speed(config, text, ngrams=NGRAMS)
 
     def speed(hidden_size: int) -> float:
-        tokens_per_second = plain(hidden_size)
+        tokens_per_second = slower(hidden_size)
         passes = tokens_per_second * 60 * (config.training.minutes or 0.0) / text.tokens
-        return slower(hidden_size) if passes <= limit else tokens_per_second
+        return tokens_per_second if passes <= limit else plain(hidden_size)
 
     return speed
 
