@@ -307,7 +307,7 @@ def _is_hidden(part: str) -> bool:
 
 
 def _similar_file(path: Path) -> str:
-    """Return the name of a file beside a missing one; empty if none is similar.
+    """Return the path of a file beside a missing one; empty if none is similar.
 
     The shell divides a name at its spaces, so `chapter` may be the beginning of `chapter one.txt`.
     """
@@ -316,7 +316,8 @@ def _similar_file(path: Path) -> str:
     except OSError:
         return ""
     longer = [name for name in names if name.startswith(f"{path.name} ")]
-    return next(iter(longer or difflib.get_close_matches(path.name, names, n=1)), "")
+    near = longer or difflib.get_close_matches(path.name, names, n=1)
+    return shown_name(path.with_name(near[0])) if near else ""
 
 
 def _no_such_text(name: str) -> CorpusError:

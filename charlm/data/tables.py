@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _BATCH_ROWS = 1024  # Rows of a Parquet file that are read together.
 _MAX_LINE_BYTES = 1 << 26  # A parsed line takes up to 25 times as much memory.
 _MAX_VALUES_SHOWN = 5
 _MAX_NAME_SHOWN = 40
+# The line before a table that tells Excel its delimiter.
+_DELIMITER_LINE = re.compile(r"sep=([^\s\"]|\t)[\r\n]*")
 # Names of the fields of a pair that say what they are; the source comes first.
 _KNOWN_PAIRS = (("source", "target"), ("text", "label"), ("input", "output"), ("tokens", "tags"))
 _TARGET_NAMES = ("target", "label", "output", "tag", "tags", "class", "category", "sentiment")
@@ -124,7 +127,7 @@ def field_names(source: Source, *, encoding: str) -> list[str]:
         CorpusError: The row cannot be read, or there is none.
         OSError: The file cannot be read.
     """
-    row = next(_read_rows(source, encoding, [""], checks_encoding=False), None)
+    row = next(_read_rows(source, encoding, [], checks_encoding=False), None)
     if row is None:
         raise CorpusError(f"{source.name}: contains no row; give a table of sources and targets")
     return list(map(str, row.fields))
@@ -136,8 +139,20 @@ def _read_rows(
     """Yield the rows of a table; of a Parquet file, only these fields if the first one exists."""
     if source.table == ".parquet":
         return _read_parquet(source, fields)
-    blocks = utf8_blocks(source, encoding, checks_encoding=checks_encoding)
-    return _TEXT_READERS[source.table](open_utf8(blocks), source.name)
+    file = open_utf8(utf8_blocks(source, encoding, checks_encoding=checks_encoding))
+    if source.table in (".csv", ".tsv"):
+        return _read_csv(file, source, fields)
+    return _TEXT_READERS[source.table](file, source.name)
+
+
+def _check_unique(names: Sequence[str], fields: list[str], source: Source) -> None:
+    """Raise CorpusError if a table has several fields with the name of one that is read."""
+    for field in fields:
+        if names.count(field) > 1:
+            raise CorpusError(
+                f"{source.name}: has {names.count(field)} fields named {field!r}; give each a name "
+                "of its own"
+            )
 
 
 def _pair_of(row: _Row, fields: PairFields, name: str) -> str:
@@ -310,33 +325,40 @@ def _after_separators(text: str, at: int) -> int:
     return at
 
 
-def _read_csv(file: io.BufferedReader, name: str) -> Iterator[_Row]:
+def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Iterator[_Row]:
     """Yield the rows of a table whose first row has the names of the fields.
 
-    The delimiter is the most frequent of comma, semicolon and tab in the first line.
+    The delimiter is the most frequent of comma, semicolon and tab in this row, unless a line
+    before it names one.
     """
     characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    header = characters.readline(_MAX_LINE_BYTES)
-    delimiter = max(",;\t", key=header.count)
-    csv.field_size_limit(_MAX_LINE_BYTES)
     lines = iter(lambda: characters.readline(_MAX_LINE_BYTES), "")
+    header = next(lines, "")
+    named = _DELIMITER_LINE.fullmatch(header)
+    header = next(lines, "") if named else header
+    usual = "\t,;" if source.table == ".tsv" else ",;\t"
+    delimiter = named[1] if named else max(usual, key=header.count)
+    csv.field_size_limit(_MAX_LINE_BYTES)
     table = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
+    first = 2 if named else 1
     try:
         names = next(table, [])
-        number = table.line_num + 1
+        _check_unique(names, fields, source)
+        number = first + table.line_num
         for cells in table:
             place = f"line {number}"
             if cells and len(cells) != len(names):
                 raise CorpusError(
-                    f"{name}: {place}: has {len(cells)} cells, but the first line names "
+                    f"{source.name}: {place}: has {len(cells)} cells, but the first line names "
                     f"{len(names)} fields; quote cells that contain {delimiter!r} or a line end"
                 )
             if cells:
                 yield _Row(place, dict(zip(names, cells, strict=True)))
-            number = table.line_num + 1  # A cell may have several lines.
+            number = first + table.line_num  # A cell may have several lines.
     except csv.Error as error:
         raise CorpusError(
-            f"{name}: line {table.line_num} is not CSV: {error}; correct or remove it"
+            f"{source.name}: line {first - 1 + table.line_num} is not CSV: {error}; correct or "
+            "remove it"
         ) from None
 
 
@@ -378,7 +400,8 @@ def _read_parquet(source: Source, fields: list[str]) -> Iterator[_Row]:
     try:
         with parquet.ParquetFile(source.path) as file:
             columns = [name for name in dict.fromkeys(fields) if name in file.schema_arrow.names]
-            if fields[0] not in columns:
+            _check_unique(file.schema_arrow.names, fields, source)
+            if fields[:1] != columns[:1]:
                 columns = []  # Read all columns, so that the error can list their names.
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns or None):
                 for row in batch.to_pylist():
@@ -399,7 +422,5 @@ _TEXT_READERS: dict[str, Callable[[io.BufferedReader, str], Iterator[_Row]]] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
     ".conll": _read_conll,
 }

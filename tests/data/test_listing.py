@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -137,12 +138,28 @@ def test_an_address_of_the_web_is_no_text():
 def test_the_error_of_a_misspelled_file_has_the_nearest_name(tmp_path):
     (tmp_path / "chapter one.txt").write_text("text")
     (tmp_path / "novel.txt").write_text("text")
-    for name, near in (("chapter", "'chapter one.txt'"), ("nobel.txt", "novel.txt")):
-        with pytest.raises(CorpusError, match=rf"{name}: no such text; did you mean {near}\?$"):
+    for name, near in (("chapter", "chapter one.txt"), ("nobel.txt", "novel.txt")):
+        path = shlex.quote(str(tmp_path / near))
+        with pytest.raises(CorpusError, match=rf"{name}: no such text; did you mean {path}\?$"):
             find_files([str(tmp_path / name)], rules=2)
     for name in ("one.pdf", "missing/novel.txt", "novel.txt/a"):
         with pytest.raises(CorpusError, match="no such text; correct the path; "):
             find_files([str(tmp_path / name)], rules=2)
+
+
+def test_the_suggested_file_can_be_given_in_place_of_the_misspelled_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("", "other/my texts"):
+        path = tmp_path / folder / "ten.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text", encoding="utf-8")
+        near = shlex.quote(str(path.relative_to(tmp_path)))
+        for name in absolute_names([str(path.with_name("tem.txt").relative_to(tmp_path))]):
+            with pytest.raises(CorpusError, match=rf"; did you mean {near}\?$"):
+                find_files([name], rules=2)
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(CorpusError, match=rf"; did you mean {tmp_path / 'ten.txt'}\?$"):
+        find_files([str(tmp_path / "tem.txt")], rules=2)
 
 
 def test_errors_show_a_path_as_it_was_written(texts, monkeypatch):

@@ -106,6 +106,42 @@ def test_csv_may_use_semicolons_and_any_line_end(tmp_path):
         assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"], line_end
 
 
+def test_the_first_line_of_excel_names_the_delimiter(tmp_path):
+    for delimiter in ";,|\t":
+        for line_end in ("\r\n", "\n"):
+            text = as_csv(delimiter=delimiter, lineterminator=line_end)
+            data = f"sep={delimiter}{line_end}{text}".encode("utf-8-sig")
+            path = write_compressed(tmp_path / "a.csv", data)
+            assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"], delimiter
+    path.write_text("sep=;\nid;text\n1;a\n2\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"a\.csv: line 4: has 1 cells, "):
+        documents(path)
+    path.write_text("sep=;\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"a\.csv: contains no document; "):
+        documents(path)
+
+
+def test_a_tsv_file_with_a_single_column_may_contain_commas(tmp_path):
+    path = write_compressed(tmp_path / "a.tsv", b"text\nOne, two.\nThree; four.\n")
+    assert documents(path) == ["One, two.", "Three; four."]
+
+
+def test_a_field_that_a_table_names_twice_is_refused_if_it_is_read(tmp_path):
+    path = write_compressed(tmp_path / "a.csv", b"text,label,label,,\nhei,no,en,,\n")
+    assert documents(path) == ["hei"]
+    arrays = [pyarrow.array([value]) for value in ("hei", "no", "en")]
+    table = pyarrow.Table.from_arrays(arrays, names=["text", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet") == ["hei"]
+    for place in (path, tmp_path / "a.parquet"):
+        for fields in ({"field": "label"}, {"where": {"label": "no"}}):
+            with pytest.raises(
+                CorpusError,
+                match=rf"^{place}: has 2 fields named 'label'; give each a name of its own$",
+            ):
+                documents(place, **fields)
+
+
 def test_the_encoding_applies_to_tables_of_text(tmp_path):
     for name, text in (
         ("a.csv", "text\nnaïve café\n"),
