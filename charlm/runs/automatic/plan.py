@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # It imports torch.
 _MIN_STEPS_PER_PASS = 8  # A short text is read in fewer streams.
 # From this number of steps on, twice the batch costs no quality and less time per token.
 MANY_STEPS = 20_000
-_MAX_BATCHES = 1000  # Batches of which the windows are counted; more would not change the mean.
 MAX_PASSES = 60.0
 # A longer text has a larger network. With 640 units, the model memorizes a million characters in 60
 # passes, and not in 26 (docs/lab/2026-11-28.md).
@@ -37,15 +36,14 @@ class BatchShape(NamedTuple):
     window: float
 
     def steps_per_pass(self, text: TextFacts) -> float:
-        """Return the number of steps of a pass over a text; the last one may be smaller."""
+        """Return the approximate number of steps of a pass over a text."""
         if text.mode == "stream":
-            return math.ceil(text.tokens / (self.batch_size * self.length))
-        batches = math.ceil(text.tokens / (self.batch_size * text.record_tokens))
+            return max(1.0, text.tokens // (self.batch_size * self.length))
         # A batch has records of similar length. The longest decides how many windows it takes.
-        ends = np.linspace(0, len(text.record_lengths), min(batches, _MAX_BATCHES) + 1)[1:]
-        longest = text.record_lengths[np.ceil(ends).astype(int) - 1]
-        windows = np.ceil(longest / self.window)
-        return batches * float(np.maximum(windows, 1).mean())
+        starts = np.arange(0, len(text.record_lengths), self.batch_size)
+        longest = np.maximum.reduceat(text.record_lengths, starts)
+        windows = np.maximum(np.ceil(longest / self.window), 1)
+        return math.ceil(text.num_records / self.batch_size) * float(windows.mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Plan:
     stops_early: bool
 
     def steps(self, text: TextFacts) -> float:
-        """Return the number of steps."""
+        """Return the approximate number of steps."""
         return max(1.0, self.passes * self.shape.steps_per_pass(text))
 
 

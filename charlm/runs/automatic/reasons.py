@@ -55,9 +55,10 @@ def _training_line(
     given: TrainingSection, text: TextFacts, plan: Plan, training: TrainingSection
 ) -> str:
     parts = "streams" if text.mode == "stream" else "records"
+    about = "about " if given.steps is None else ""
     line = (
-        f"training: {counted(round(plan.steps(text)), 'step')} of {training.batch_size} {parts} x "
-        f"{plan.shape.length} tokens, peak learning rate {training.learning_rate:.2g}, "
+        f"training: {about}{counted(round(plan.steps(text)), 'step')} of {training.batch_size} "
+        f"{parts} x {plan.shape.length} tokens, peak learning rate {training.learning_rate:.2g}, "
         f"{_passes(plan)}"
     )
     if not plan.stops_early:

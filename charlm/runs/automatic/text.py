@@ -51,8 +51,9 @@ class TextFacts:
         reading: How it is read and why, in words.
         level: Level of the tokens.
         alphabet_size: Number of different characters in the first blocks; 256 for bytes.
-        record_tokens: Mean number of tokens per line or document, with <EOS>: at least 2.
-        record_lengths: Approximate number of tokens of each of them, in ascending order.
+        num_records: Approximate number of lines or documents of the training part.
+        record_tokens: Mean number of tokens of each of them, with <EOS>: at least 2.
+        record_lengths: Approximate number of tokens of most of them, in ascending order.
     """
 
     title: str
@@ -61,6 +62,7 @@ class TextFacts:
     reading: str
     level: Level
     alphabet_size: int
+    num_records: int
     record_tokens: int
     record_lengths: npt.NDArray[np.float64] = field(compare=False)
 
@@ -68,9 +70,7 @@ class TextFacts:
     def tokens(self) -> float:
         """Approximate number of tokens of the training part, with the <EOS> of each record."""
         tokens = self.characters / _CHARACTERS_PER_TOKEN[self.level]
-        if self.mode == "records":
-            tokens *= self.record_tokens / (self.record_tokens - 1)
-        return max(1.0, tokens)
+        return max(1.0, tokens + self.num_records if self.mode == "records" else tokens)
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,22 @@ def inspect_text(config: Config) -> Inspection:
     if resolved.task.has_pairs:
         pair = ("source", "target")
         fields |= {name: getattr(resolved.corpus, name) for name in pair}
-    characters = round(train.size * per_byte)
+    growth = 1.0  # Of the training part, when less of the text is held out.
     if _is_split_open(config, card, corpus):
         whole = (train.size + corpus.parts["valid"].size) * per_byte
-        fraction = float(f"{min(0.1, _VALIDATION_CHARACTERS / max(whole, 1)):.2g}")
+        most, rest = resolved.corpus.valid_share, 1 - resolved.corpus.test_share
+        fraction = float(f"{min(most, _VALIDATION_CHARACTERS / max(whole, 1)):.2g}")
         fields["valid_share"] = fraction
-        characters = round(whole * (1 - fraction))
+        growth = (rest - fraction) / (rest - most)
     tokens_per_byte = per_byte / _CHARACTERS_PER_TOKEN[level]
     text = TextFacts(
         title=card.title if card else title_of(config.corpus.text),
-        characters=characters,
+        characters=round(growth * train.size * per_byte),
         mode=mode,
         reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
         level=level,
         alphabet_size=alphabet_size,
+        num_records=round(growth * len(train.spans)),
         record_tokens=1 + max(1, round(tokens_per_byte * train.size / len(train.spans))),
         record_lengths=1 + tokens_per_byte * np.sort(train.spans[:, 2] - train.spans[:, 1]),
     )
