@@ -132,8 +132,8 @@ def encode(
 ) -> None:
     """Encode a text before the training, and print the number of tokens of each part.
 
-    The result is kept in the cache, where train finds it. If the command is interrupted, it
-    continues there the next time.
+    The text is read and split as train does with the same options. The result is kept in the
+    cache, where train finds it. If the command is interrupted, it continues there the next time.
 
     Try: charlm corpus encode texts/ --set tokenizer.level=bpe --workers 8
     """
@@ -154,8 +154,8 @@ def stats(
 ) -> None:
     """Print statistics of a text: documents, duplicates, characters, lengths, unknown tokens.
 
-    With --set corpus.mode=records, each record is a document. The vocabulary is learned from the
-    training part.
+    The text is read and split as train does with the same options: in records mode, each record is
+    a document. The vocabulary is learned from the training part.
 
     Try: charlm corpus stats my.txt --set tokenizer.level=word
     """
@@ -232,9 +232,13 @@ def _encode(
 ) -> "EncodedCorpus":
     from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
+    from charlm.runs.automatic.choice import choose_reading_of_text
     from charlm.runs.encoding import encode
 
-    checked = checked_config(config, [*(overrides or []), *text_override(texts or [])])
+    settings = [*(overrides or []), *text_override(texts or [])]
+    checked = checked_config(config, settings)
+    if config is None:  # As `train` without a configuration.
+        checked = choose_reading_of_text(settings).config
     with bar_of_steps("encoding", "B") as report:
         return encode(resolve(checked), workers=workers or available_cores(), report=report)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import kinds
 import pytest
 from cli.running import refused
 from conftest import SMALL
@@ -96,6 +97,23 @@ def test_stats_of_records_count_each_line_as_a_document(capfd):
         11,
     )
     assert found["parts"]["train"]["characters"] == 15  # Line ends belong to the original text.
+
+
+def test_a_text_without_a_configuration_is_read_as_train_reads_it(capfd):
+    Path("names.txt").write_text(kinds.names(300), encoding="utf-8")
+    Path("empty.yaml").touch()
+    for settings, mode in (
+        ([], "records"),
+        (["--set", "corpus.mode=stream"], "stream"),
+        (["--config", "empty.yaml"], "stream"),
+    ):
+        assert counted(capfd, "names.txt", *settings)["mode"] == mode, settings
+    rows = ok(capfd, "corpus", "encode", "names.txt", *SETTINGS).splitlines()[1:]
+    assert charlm(["train", "names.txt", *SETTINGS, "--steps", "1", "--out", "run"]) == 0
+    facts = json.loads(Path("run/corpus.json").read_text(encoding="utf-8"))
+    assert [row.split()[1] for row in rows] == [
+        f"{part['tokens']:,}" for part in facts["parts"].values()
+    ]
 
 
 def test_validation_records_that_are_in_the_training_text_are_reported_everywhere(capfd):
@@ -211,7 +229,7 @@ def test_slow_reading_and_encoding_are_told_on_stderr(capfd, monkeypatch):
     command = ["corpus", "encode", "texts", *WHOLE]
     monkeypatch.setattr(slow_activity, "_PATIENCE_SECONDS", 0.0)
     assert charlm(command) == 0
-    lines = capfd.readouterr().err.splitlines()
+    lines = list(dict.fromkeys(capfd.readouterr().err.splitlines()))
     assert lines == ["reading 3 files: 0.0 MB so far", "encoding the text: 0.0 MB so far"]
     monkeypatch.setattr(slow_activity, "_PAUSE_SECONDS", 0.0)
     assert charlm(["corpus", "encode", "texts/a.txt", *WHOLE]) == 0
