@@ -34,6 +34,7 @@ from charlm.runs.folder import (
 from charlm.runs.initial_weights import with_initial_weights, with_old_text
 from charlm.runs.snapshot import rewind, save_snapshot
 from charlm.runs.step_metrics import StepMetrics
+from charlm.runs.validation import small_split
 from charlm.runs.verify import budget_of
 from charlm.runs.verify_weights import check_weights
 from charlm.runs.warm_start import Ancestor
@@ -87,7 +88,8 @@ def begin(
     experiment = with_initial_weights(experiment, ancestor)
     layers = experiment.model.encoder.recurrence.layers
     unused = settings_without_effect(config, layers)
-    experiment = replace(experiment, notices=(*experiment.notices, *unused))
+    notices = (*experiment.notices, *unused, *small_split(experiment))
+    experiment = replace(experiment, notices=notices)
     next(training_windows(experiment))  # A text that is too small fails before a folder is made.
     with acquired(experiment.lock):
         check_new(folder)  # Another process may have begun there in the meantime.

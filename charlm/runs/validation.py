@@ -12,7 +12,7 @@ from charlm.data.tokenizer import Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import WARM_UP, windows_to_score
 from charlm.data.windows.window import ScoringWindow
-from charlm.errors import DivergenceError
+from charlm.errors import DivergenceError, counted
 from charlm.model.language_model import LanguageModel
 from charlm.runs.experiment import Experiment
 from charlm.runs.old_text import ANCESTOR_LOSS
@@ -23,6 +23,9 @@ _MAX_STREAMS = 64
 _MIN_TOKENS_PER_STREAM = 1024
 # Least number of tokens in a part of the split, so that its loss can choose the best model.
 _MIN_TOKENS_SCORED = 8192
+# Between parts of 500 characters of python-docs, the gain of 40 steps, 0.044 nats on average,
+# varied by 0.016 nats (one standard deviation); between parts of 50, by 0.027 nats.
+_MIN_TOKENS_TO_CHOOSE = 500
 
 
 class EvaluationStopped(Exception):
@@ -52,6 +55,18 @@ def validate(
     if experiment.state.validation_part is None:
         return _measure(experiment, stop, clock)
     return _score_part(experiment, experiment.state.validation_part, stop).score
+
+
+def small_split(experiment: Experiment) -> Iterator[str]:
+    """Yield a line if the validation split is too small to choose the best model by its loss."""
+    tokens = experiment.tokens.get("valid")
+    if tokens is not None and tokens.num_predicted < _MIN_TOKENS_TO_CHOOSE:
+        noun = "token" if tokens.targets is None else "prediction"
+        yield (
+            f"warning: the validation part has {counted(tokens.num_predicted, noun)}; with less "
+            f"than {_MIN_TOKENS_TO_CHOOSE}, it can be chance which checkpoint is best; give a "
+            "longer text, raise corpus.valid_share, or use the last one with --checkpoint last"
+        )
 
 
 def _measure(experiment: Experiment, stop: Callable[[], bool], clock: Callable[[], float]) -> Score:

@@ -25,6 +25,19 @@ def run_slowly(experiment: Experiment) -> list[str]:
     return [event.message for event in events if isinstance(event, Notice)]
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [(500, []), (499, ["499 tokens; with less than 500"]), (0, [])]
+)
+def test_a_validation_part_that_is_too_small_to_choose_by_is_named(size, expected, tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("ab" * 500, encoding="utf-8")  # <EOS> is a token too.
+    config = small_config(path, f"corpus.valid_share={max(0, size - 1) / 1000}")
+    experiment = prepare.begin(config, tmp_path / "run")
+    experiment.lock.release()
+    found = [line for line in experiment.notices if "the validation part has" in line]
+    assert [line.split("has ")[1].split(", it can")[0] for line in found] == expected
+
+
 @pytest.mark.parametrize(("mode", "minutes"), [("stream", 1.5), ("records", 0.5)])
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_time(
@@ -41,7 +54,7 @@ def test_evaluations_that_are_too_long_for_the_budget_score_the_same_part_each_t
     settings = [f"corpus.mode={mode}", f"model.direction={direction}", "corpus.valid_share=0.5"]
     config = small_config(text, *settings, f"training.minutes={minutes}")
     experiment = prepare.begin(config, tmp_path / "run")
-    (notice,) = run_slowly(experiment)
+    (notice,) = [line for line in run_slowly(experiment) if "of the split is scored" in line]
     measured, *later = [scored.inputs for scored in parts]
     assert max(later) <= 1.2 * measured
     first, second = metrics_of(tmp_path / "run")
