@@ -23,7 +23,7 @@ from charlm.data.listing import shown_names, title_of
 from charlm.data.resolve import card_of, texts_like
 from charlm.data.sources import PlainFile, check_effects, open_plain_files
 from charlm.data.utf8 import LineEnds
-from charlm.errors import CorpusError
+from charlm.errors import CorpusError, counted
 from charlm.storage.memory_maps import BLOCK_BYTES, PageRelease, map_file
 
 Spans = npt.NDArray[np.int64]
@@ -214,6 +214,7 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
         parts["valid"] = _open_text(section.valid_text, config)
     if section.test_text:
         parts["test"] = _open_text(section.test_text, config)
+    warnings = tuple(_warnings(train, parts, section))
     parts |= _split(train, section)
     parts = {part: text for part, text in parts.items() if len(text.spans)}
     if "train" not in parts:
@@ -231,7 +232,7 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
         mode=section.mode,
         parts=parts,
         distinct=drawn,
-        warnings=tuple(_warnings(train, section)),
+        warnings=warnings,
     )
 
 
@@ -286,8 +287,15 @@ def _open_text(names: Sequence[str], config: ResolvedConfig) -> Text:
     return text
 
 
-def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
-    """Yield a warning for each setting that does not fit the text, which is not split yet."""
+def _warnings(text: Text, own: dict[Part, Text], section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each setting that does not fit the text.
+
+    Args:
+        text: The text, which is not split yet.
+        own: Parts that have a text of their own.
+        section: The settings.
+    """
+    yield from _repeated_files(text, own)
     if section.mode == "records":
         reads_documents = section.record == "document"
         has_no_separator = len(text.spans) <= sum(len(file.ends) for file in text.files)
@@ -295,16 +303,37 @@ def _warnings(text: Text, section: ResolvedCorpus) -> Iterator[str]:
         reads_documents = True
         has_no_separator = text.size == sum(file.size for file in text.files)
     if section.separator and reads_documents and has_no_separator:
+        remedy = "correct it, or set it to null"
+        windows = section.separator.replace("\n", "\r\n")
+        with map_file(text.files[0].path) as file:
+            if windows != section.separator and file.find(windows.encode()) >= 0:
+                remedy = f"the lines end with CR LF: use {windows!r}"
         yield (
             f"corpus.separator: {section.separator!r:.60} does not occur in the text, so nothing "
-            "is separated; correct it, or set it to null"
+            f"is separated; {remedy}"
         )
-    for part, own in (("valid", section.valid_text), ("test", section.test_text)):
+    for part, names in (("valid", section.valid_text), ("test", section.test_text)):
         fraction: float = getattr(section, f"{part}_share")
-        if own and fraction:
+        if names and fraction:
             yield (
                 f"corpus.{part}_share: {fraction:g} has no effect beside a separate text, "
-                f"{shown_names(own)} (corpus.{part}_text); remove one of the two"
+                f"{shown_names(names)} (corpus.{part}_text); remove one of the two"
+            )
+
+
+def _repeated_files(text: Text, own: dict[Part, Text]) -> Iterator[str]:
+    """Yield a warning for each part with files that it, or the training part, has already."""
+    paths = [file.path for file in text.files]
+    if count := len(paths) - len(set(paths)):
+        yield (
+            f"corpus.text: names {counted(count, 'file')} more than once, so their text counts "
+            "more, and can be in the training and a held-out part; name each file once"
+        )
+    for part, held_out in own.items():
+        if count := len({file.path for file in held_out.files}.intersection(paths)):
+            yield (
+                f"corpus.{part}_text: has {counted(count, 'file')} that corpus.text has too, so "
+                "the model is scored on its training text; give another text"
             )
 
 

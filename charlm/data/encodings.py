@@ -2,6 +2,7 @@
 
 import codecs
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from charlm.data.formats import UNPACK, Source
@@ -30,6 +31,7 @@ _WESTERN = {
 }
 # A text of fewer characters outside ASCII may be valid UTF-8 by chance.
 _MIN_EVIDENCE = 3
+_MOSTLY = 0.8
 
 
 class EncodingError(CorpusError):
@@ -167,11 +169,19 @@ def likely_encoding(sample: bytes) -> str | None:
 
 
 def _utf16_by_zeros(sample: bytes) -> str | None:
-    """Return the order of UTF-16 in which most zero bytes are the high ones; None if neither."""
-    first, second = sample[0::2].count(0), sample[1::2].count(0)
-    if second > 4 * first:
-        return "utf-16-le"
-    return "utf-16-be" if first > 4 * second else None
+    """Return the order of UTF-16 that the bytes of a text with an alphabet suggest, else None."""
+    match _are_high_bytes(sample[0::2]), _are_high_bytes(sample[1::2]):
+        case False, True:
+            return "utf-16-le"
+        case True, False:
+            return "utf-16-be"
+    return None
+
+
+def _are_high_bytes(values: bytes) -> bool:
+    """Return whether most bytes have one of two values: 0, and that of an alphabet's letters."""
+    common = dict(Counter(values).most_common(2))
+    return 0 in common and sum(common.values()) >= _MOSTLY * len(values)
 
 
 def _is_utf8(block: bytes) -> bool:

@@ -325,22 +325,37 @@ def _after_separators(text: str, at: int) -> int:
     return at
 
 
-def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Iterator[_Row]:
-    """Yield the rows of a table whose first row has the names of the fields.
+class _Header(NamedTuple):
+    """The row of a CSV file with the names of the fields: its line, the line's number from 1."""
 
-    The delimiter is the most frequent of comma, semicolon and tab in this row, unless a line
-    before it names one.
+    line: str
+    number: int
+    delimiter: str
+
+
+def _find_header(lines: Iterator[str], table: str) -> _Header:
+    """Return the first row that is not empty.
+
+    The delimiter is the most frequent of comma, semicolon and tab in it, unless a line before it
+    names one.
     """
+    named = None
+    for number, line in enumerate(lines, start=1):
+        if match := _DELIMITER_LINE.fullmatch(line):
+            named = match[1]
+        elif line.strip():
+            usual = "\t,;" if table == ".tsv" else ",;\t"
+            return _Header(line, number, named or max(usual, key=line.count))
+    return _Header("", 1, ",")
+
+
+def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Iterator[_Row]:
+    """Yield the rows of a table whose first row has the names of the fields."""
     characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
     lines = iter(lambda: characters.readline(_MAX_LINE_BYTES), "")
-    header = next(lines, "")
-    named = _DELIMITER_LINE.fullmatch(header)
-    header = next(lines, "") if named else header
-    usual = "\t,;" if source.table == ".tsv" else ",;\t"
-    delimiter = named[1] if named else max(usual, key=header.count)
+    header, first, delimiter = _find_header(lines, source.table)
     csv.field_size_limit(_MAX_LINE_BYTES)
     table = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
-    first = 2 if named else 1
     try:
         names = next(table, [])
         _check_unique(names, fields, source)

@@ -752,3 +752,28 @@ def test_an_archive_without_a_part_is_an_error(tmp_path):
         pass
     with pytest.raises(FetchError, match=r"no member '\./simple-examples/data/ptb\.train\.txt'"):
         fetch_corpus("ptb", source=archive)
+
+
+def test_a_file_that_is_read_twice_is_reported(tmp_path):
+    one, two = tmp_path / "one.txt", tmp_path / "two.csv"
+    one.write_text("some text\n" * 20, encoding="utf-8")
+    two.write_text("text\na row of a table\n", encoding="utf-8")
+    for names, valid, expected in (
+        ((tmp_path,), None, []),
+        ((tmp_path, one), None, ["corpus.text: names 1 file more than once"]),
+        ((one, two, tmp_path / "*"), None, ["corpus.text: names 2 files more than once"]),
+        ((one,), two, []),
+        ((tmp_path,), two, ["corpus.valid_text: has 1 file that corpus.text has too"]),
+    ):
+        valid_text = None if valid is None else (str(valid),)
+        section = Section(text=tuple(map(str, names)), valid_text=valid_text)
+        warnings = opened(section).warnings
+        assert [line.partition(",")[0] for line in warnings] == expected, (names, valid)
+
+
+def test_the_warning_about_a_missing_separator_names_that_of_other_line_ends(tmp_path):
+    path = tmp_path / "poems.txt"
+    path.write_bytes(b"one\r\n\r\ntwo\r\n\r\nthree\r\n" * 9)
+    (warning,) = opened(Section(text=(str(path),), separator="\n\n")).warnings
+    assert warning.endswith(r"the lines end with CR LF: use '\r\n\r\n'")
+    assert not opened(Section(text=(str(path),), separator="\r\n\r\n")).warnings

@@ -63,6 +63,21 @@ def test_utf_16_without_the_mark_of_its_byte_order_suggests_the_order(tmp_path):
             opened(Section(text=(str(path),), encoding="utf-16"))
 
 
+def test_a_few_zeros_do_not_suggest_utf_16(tmp_path):
+    for data, problem in (
+        (b"hello\0world\n" * 9, "has a NUL character, so it is not text"),
+        (bytes(range(256)) * 10, r"byte 128 \(0x80\) is not utf-8"),
+        (bytes(100) + b"text" * 9, "has a NUL character, so it is not text"),
+    ):
+        path = write(tmp_path / "a.txt", data)
+        with pytest.raises(CorpusError, match=f"{problem}; pass --set corpus.encoding=NAME"):
+            opened(Section(text=(str(path),)))
+    for text in (FRENCH, RUSSIAN):
+        path = write(tmp_path / "a.txt", text.encode("utf-16-be"))
+        with pytest.raises(CorpusError, match="it looks like utf-16-be: pass"):
+            opened(Section(text=(str(path),)))
+
+
 def test_a_damaged_utf_8_text_is_not_called_another_encoding(tmp_path):
     path = write(tmp_path / "a.txt", FRENCH.encode() + b"\xff" + FRENCH.encode())
     with pytest.raises(CorpusError, match="is not utf-8; the text before it is: correct the file"):

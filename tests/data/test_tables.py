@@ -121,6 +121,17 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path):
         documents(path)
 
 
+def test_empty_lines_before_the_names_of_the_fields_are_skipped(tmp_path):
+    path = write_compressed(tmp_path / "a.csv", b"\r\n\r\nid;text\r\n1;a\r\n\r\n2;b\r\n3\r\n")
+    with pytest.raises(CorpusError, match=r"a\.csv: line 7: has 1 cells, "):
+        documents(path)
+    path = write_compressed(tmp_path / "a.csv", b"\n\nid;text\n1;a\n\n2;b\n")
+    assert documents(path) == ["a", "b"]
+    path = write_compressed(tmp_path / "a.csv", b" \n\n")
+    with pytest.raises(CorpusError, match=r"a\.csv: contains no document; "):
+        documents(path)
+
+
 def test_a_tsv_file_with_a_single_column_may_contain_commas(tmp_path):
     path = write_compressed(tmp_path / "a.tsv", b"text\nOne, two.\nThree; four.\n")
     assert documents(path) == ["One, two.", "Three; four."]
