@@ -14,7 +14,7 @@ from charlm.config.section import Section
 from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.config.values import checked
 from charlm.data.cards import card_names, load_card
-from charlm.errors import CheckpointError, CorpusError
+from charlm.errors import CheckpointError, CorpusError, counted
 from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.perplexity import Perplexity, measure_perplexity
 from charlm.export.description import About, describe_model
@@ -228,14 +228,14 @@ def _cost(trained: TrainedModel) -> str:
     seconds = state["seconds"]
     lines = [line for line in read_metrics(trained.folder) if line["step"] <= state["step"]]
     evaluation = sum(line.get("evaluation_seconds", 0.0) for line in lines)
-    cost = f"{state['step']:,} steps in {seconds:,.1f} seconds"
+    cost = f"{counted(state['step'], 'step')} in {seconds:,.1f} seconds"
     cores = state.get("cores")
     if not isinstance(cores, int):  # Checkpoints of earlier versions do not have it.
         return f"{cost}, on a number of cores that is not known."
     if state.get("device") != "cpu":
         return f"{cost} on a GPU, and {evaluation:,.1f} seconds of evaluation."
     return (
-        f"{cost} on {cores} {'core' if cores == 1 else 'cores'}: {seconds * cores:,.1f} core "
+        f"{cost} on {counted(cores, 'core')}: {seconds * cores:,.1f} core "
         f"seconds, and {evaluation * cores:,.1f} core seconds of evaluation."
     )
 

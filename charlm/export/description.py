@@ -12,6 +12,7 @@ from charlm.config.tokenizer import TOKEN_NAMES
 from charlm.data.cards import Card, card_names, load_card
 from charlm.data.listing import title_of, title_without_folders
 from charlm.data.tokenizer import EOS, Tokenizer
+from charlm.errors import counted
 from charlm.export.targets import Precision
 from charlm.export.weights import pack_weights
 from charlm.model.language_model import LanguageModel, count_parameters
@@ -159,10 +160,11 @@ def _network(section: ModelSection) -> str:
     sizes = section.hidden_sizes
     around = " in Griffin blocks" if section.block == "griffin" else ""
     kind = cell_title(section.cell.kind)
+    units = counted(sizes[0], "unit")
     if len(sizes) == 1:
-        return f"{kind}, {sizes[0]} units{around}"
+        return f"{kind}, {units}{around}"
     if len(set(sizes)) == 1:
-        return f"{kind}, {len(sizes)} layers of {sizes[0]} units{around}"
+        return f"{kind}, {len(sizes)} layers of {units}{around}"
     return f"{kind}, layers of {', '.join(map(str, sizes))} units{around}"
 
 

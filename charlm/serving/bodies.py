@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from charlm.errors import counted
 from charlm.serving.errors import ApiError
 
 _MAX_DRAINED = 8  # A body up to this many times the limit is read to its end before it is refused.
@@ -32,7 +33,7 @@ class BoundedBodies:
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)
         except TimeoutError:
-            message = f"the request took more than {self._seconds:g} seconds to arrive"
+            message = f"the request took more than {counted(self._seconds, 'second')} to arrive"
             error = ApiError(408, message, code="timeout", headers={"Connection": "close"})
             await error.response()(scope, receive, send)
         except ApiError as error:

@@ -129,7 +129,10 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
     """
     candidates, prompts = asked.num_candidates, len(asked.prompts)
     if candidates * prompts > max_sequences:
-        raise _wrong("n", f"asks for {candidates * prompts} texts, but {max_sequences} are allowed")
+        raise _wrong(
+            "n",
+            f"asks for {candidates * prompts} texts, but at most {max_sequences} may be asked for",
+        )
     if asked.stream and candidates > asked.num_choices:
         raise _wrong("best_of", "cannot be combined with stream, because all candidates are needed")
     if asked.stream_options is not None and not asked.stream:

@@ -5,6 +5,7 @@ import json
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from charlm.errors import counted
 from charlm.serving.errors import ApiError
 from charlm.serving.options import ServeOptions
 
@@ -38,7 +39,9 @@ class BoundedProtocol(H11Protocol):
         """Begin to wait for a request, or refuse the connection."""
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
-            message = f"the server has {self.max_connections} connections already; try again"
+            message = (
+                f"the server has {counted(self.max_connections, 'connection')} already; try again"
+            )
             self._refuse(ApiError(503, message, code="too_many_connections"))
             return
         self._wait()

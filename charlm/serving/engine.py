@@ -14,7 +14,14 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from charlm.data.suffix_index import SuffixIndex
-from charlm.errors import BusyError, CharlmError, ClosedError, OptionError, UnsupportedOptionError
+from charlm.errors import (
+    BusyError,
+    CharlmError,
+    ClosedError,
+    OptionError,
+    UnsupportedOptionError,
+    counted,
+)
 from charlm.model.fast.packed import with_packed_products
 from charlm.sampling.batch import Batch
 from charlm.sampling.plan import Plan, make_plan
@@ -130,19 +137,19 @@ class Engine:
             raise ClosedError("the server is shutting down")
         most = self.limits.max_rows + self.limits.max_queued
         if self.num_running + len(self._queue) >= most:
-            raise BusyError(
-                f"the server is busy: {len(self._queue)} texts are waiting; try again later"
-            )
+            waiting = counted(len(self._queue), "text")
+            raise BusyError(f"the server is busy, with {waiting} waiting; try again later")
 
     def _check_length(self, job: Job, plan: Plan) -> None:
         prompt = len(plan.prompt_ids)
         if prompt > self.limits.max_length:
             raise OptionError(
-                "prompt", f"must have at most {self.limits.max_length} tokens, but has {prompt}"
+                "prompt",
+                f"must have at most {counted(self.limits.max_length, 'token')}, but has {prompt}",
             )
         most = self.limits.max_length - prompt
         if job.writes and plan.options.stop.max_tokens > most:
-            problem = f"must be at most {most} tokens after this prompt"
+            problem = f"must be at most {counted(most, 'token')} after this prompt"
             raise OptionError("length", problem, value=plan.options.stop.max_tokens)
 
     def _cancel(self, generation: Generation) -> None:

@@ -6,7 +6,7 @@ from charlm.tasks.completion import Completed, Completions
 from charlm.views.html import join, tag
 from charlm.views.label_errors import shortened
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, Numbers, data_table, percentage, records_read
+from charlm.views.page import Figure, Numbers, data_table, percentage, records_read, the_first
 
 _HEAD = ("source", "target", "written", "edits", "nats")
 
@@ -35,7 +35,7 @@ def describe_completions(name: str, result: Completions) -> str:
     """Return sentences about exact targets, edits, and the errors that are shown."""
     cut = records_read(result.records, result.settings["records_of_split"])
     sentence = (
-        f"{name} writes {percentage(result.exact_match)} of the targets exactly, in {cut} records "
+        f"{name} writes {percentage(result.exact_match)} of the targets exactly, in {cut} "
         f"of the validation split; the mean edit distance is {result.edit_distance:.2f}, "
         f"{result.edits_per_character:.3f} edits per character."
     )
@@ -57,8 +57,8 @@ def describe_examples(examples: Sequence[Completed]) -> str:
     """Return a sentence about the first records."""
     exact = sum(record.written == record.target for record in examples)
     return (
-        f"The first {len(examples)} records of the validation split, {exact} of them written "
-        "exactly."
+        f"Shown: {the_first(len(examples), 'record')} of the validation split, {exact} of "
+        f"{len(examples)} written exactly."
     )
 
 

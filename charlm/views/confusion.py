@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from charlm.errors import counted
 from charlm.tasks.labels import ConfidenceBin, LabelScores, ScoreOfLabel
 from charlm.views.charts import Chart, Series
 from charlm.views.figures.axes import Axis
@@ -39,11 +40,11 @@ def label_score_figures(scored: Scored) -> tuple[Figure, Figure]:
 def describe_scores(name: str, scores: LabelScores) -> str:
     """Return sentences about accuracy, macro F1 and the most frequent label."""
     cut = records_read(scores.records, scores.settings["records_of_split"])
-    what = "tokens" if scores.settings["task"] == "tag" else "texts"
+    what = counted(scores.predictions, "token" if scores.settings["task"] == "tag" else "text")
     spans = "" if scores.span_f1 is None else f" F1 of spans: {scores.span_f1:.3f}."
     return (
-        f"{name} labels {percentage(scores.accuracy)} of {scores.predictions:,} {what} rightly, in "
-        f"{cut} records of the validation split; always the most frequent label would be right for "
+        f"{name} labels {percentage(scores.accuracy)} of {what} rightly, in "
+        f"{cut} of the validation split; always the most frequent label would be right for "
         f"{percentage(scores.majority)}. Macro F1: {scores.macro_f1:.3f}.{spans}"
     )
 
@@ -201,7 +202,7 @@ def confusion_figure(run: RunMeasurements, scores: LabelScores, of_run: str) -> 
     counts = _merged(scores.confusion, labels)
     number_of_others = len(scores.confusion) - len(labels)
     names = list(map(visible, labels))
-    names += [f"{number_of_others} others"] if number_of_others else []
+    names += [counted(number_of_others, "other")] if number_of_others else []
     sums = [sum(row) for row in counts]
     shares = [
         [count / max(1, total) for count in row] for row, total in zip(counts, sums, strict=True)

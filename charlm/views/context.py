@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from charlm.errors import counted
 from charlm.evaluation.probes.context import Context
 from charlm.evaluation.probes.gradients import Curve, Gradients
 from charlm.views.charts import Chart, Series
@@ -95,7 +96,7 @@ def _context_figure(contexts: Sequence[tuple[RunMeasurements, Context]]) -> Figu
         ],
         x=Axis(title="context tokens", is_log=True),
         y=Axis(title="nats per token"),
-        heads=[f"{row.context:,} token{'s' * (row.context > 1)}" for row in longest],
+        heads=[counted(row.context, "token") for row in longest],
         write="{:.3f}".format,
         at=-1,
         is_wide=True,

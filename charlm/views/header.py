@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from charlm.config.cell import cell_title
 from charlm.data.listing import title_without_folders
+from charlm.errors import counted
 from charlm.evaluation.comparison import Comparison, Difference
 from charlm.evaluation.probes.gradients import Gradients
 from charlm.evaluation.probes.known_letters import LetterAccuracy
@@ -39,7 +40,7 @@ def header(measurements: Measurements) -> Html:
     runs = measurements.runs
     titles = dict.fromkeys(run.trained.origin.corpus["title"] for run in runs)
     texts = listed([_short(title_without_folders(title)) for title in titles])
-    over = f"charlm {VERSION} · report of {len(runs)} run{'s' * (len(runs) > 1)}"
+    over = f"charlm {VERSION} · report of {counted(len(runs), 'run')}"
     quantities = _quantities(measurements)
     return tag(
         "header",
@@ -73,9 +74,10 @@ def describe_network(run: RunMeasurements) -> str:
     """Return a sentence about the size of a network."""
     model = run.trained.config.model
     sizes = [f"{size:,}" for size in dict.fromkeys(model.hidden_sizes)]
-    layers = f"{model.num_layers} layer{'s' * (model.num_layers > 1)}"
+    units = "unit" if sizes == ["1"] else "units"
     return (
-        f"{run.name} has {layers} of kind {cell_title(model.cell.kind)} with {listed(sizes)} units"
+        f"{run.name} has {counted(model.num_layers, 'layer')} of kind "
+        f"{cell_title(model.cell.kind)} with {listed(sizes)} {units}"
         f"{', each in a Griffin block' if model.block == 'griffin' else ''}, and "
         f"{run.parameters:,} parameters."
     )

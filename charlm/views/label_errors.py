@@ -1,5 +1,6 @@
 """Figure of the tasks `classify` and `tag`: the most surprising errors."""
 
+from charlm.errors import counted
 from charlm.tasks.labels import LabelError, LabelScores
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
@@ -18,8 +19,8 @@ def describe_errors(scores: LabelScores) -> str:
     lowest = _probability(scores.errors[0].right_probability)
     if wrong == 1:
         return (
-            f"1 of {scores.predictions:,} labels is wrong. The right one has the probability "
-            f"{lowest}."
+            f"1 of {counted(scores.predictions, 'label')} is wrong. The right one has the "
+            f"probability {lowest}."
         )
     return (
         f"{wrong:,} of {scores.predictions:,} labels are wrong. Shown are the {len(scores.errors)} "

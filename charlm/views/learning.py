@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from charlm.errors import counted
 from charlm.model.descriptions import part_name
 from charlm.views.charts import Chart, Series
 from charlm.views.figures.axes import Axis
@@ -108,7 +109,7 @@ def describe_losses(runs: Sequence[RunMeasurements], unit: _Unit) -> str:
     """Return sentences about the last validation loss of each run, and whether it rose."""
     last = {
         run.name: f"{run.metrics[-1][unit.field]:.{unit.digits}f} after "
-        f"{run.metrics[-1]['seconds']:,.0f} seconds"
+        f"{counted(round(run.metrics[-1]['seconds']), 'second')}"
         for run in runs
     }
     rose = {}

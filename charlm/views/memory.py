@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from charlm.errors import counted
 from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Dependence, Memory
 from charlm.evaluation.static_model import reading_order
@@ -85,10 +86,7 @@ def describe_letters(letters: Mapping[str, LetterAccuracy], known: int) -> str:
         for row in result.by_known
         if row.known == known
     }
-    return (
-        f"With {known} letter{'s' * (known != 1)} known, the first guess is right in: "
-        f"{per_run(shares)}."
-    )
+    return f"With {counted(known, 'letter')} known, the first guess is right in: {per_run(shares)}."
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from charlm.errors import counted
 from charlm.views.figures.drawing import swatch
 from charlm.views.html import Html, tag
 from charlm.views.measurements import RunMeasurements
@@ -319,13 +320,24 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def the_first(count: int, noun: str) -> str:
+    """Return the beginning of a list in words.
+
+    >>> the_first(1, "text"), the_first(2000, "text")
+    ('the first text', 'the first 2,000 texts')
+    """
+    return f"the first {counted(count, noun) if count > 1 else noun}"
+
+
 def records_read(read: int, of_split: int) -> str:
     """Return how many records of a split were read.
 
-    >>> records_read(500, 2000), records_read(2000, 2000)
-    ('the first 500 of 2,000', 'all 2,000')
+    >>> records_read(500, 2000), records_read(2000, 2000), records_read(1, 1)
+    ('the first 500 of 2,000 records', 'all 2,000 records', 'the only record')
     """
-    return f"the first {read:,} of {of_split:,}" if read < of_split else f"all {read:,}"
+    if read < of_split:
+        return f"the first {read:,} of {of_split:,} records"
+    return "the only record" if read == 1 else f"all {read:,} records"
 
 
 def per_run(values: Mapping[str, str]) -> str:

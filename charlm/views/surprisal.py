@@ -26,6 +26,7 @@ from charlm.views.page import (
     percentage,
     run_buttons,
     run_list,
+    the_first,
 )
 from charlm.views.passages import (
     HINT,
@@ -65,7 +66,7 @@ def describe_surprisal(passages: Mapping[str, Passage]) -> str:
     most = first.tokens[_most_surprising(first)]
     is_cut = first.settings.get("is_cut")
     return paragraph(
-        f"Shown: the first {len(first.tokens):,} tokens of the text." if is_cut else "",
+        f"Shown: {the_first(len(first.tokens), 'token')} of the text." if is_cut else "",
         f"Mean surprisal of the passage in bits per token: {per_run(means)}. The most surprising "
         f"token for {name} is {visible(most.label)} with {most.surprisal_bits:.1f} bits.",
     )

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from charlm.errors import counted
 from charlm.tasks.labels import LabelScores, TaggedText
 from charlm.views.html import Html, join, tag
 from charlm.views.measurements import RunMeasurements
-from charlm.views.page import Figure, bar_rows, fact_list, panel, paragraph, slider
+from charlm.views.page import Figure, bar_rows, fact_list, panel, paragraph, slider, the_first
 from charlm.views.passages import HINT, visible
 
 STYLES = 8  # Styles of labels, t1 to t8.
@@ -22,8 +23,8 @@ def describe_tags(examples: Sequence[TaggedText]) -> str:
     wrong = sum(right != predicted.label for right, predicted in pairs)
     errors = "none is wrong" if wrong == 0 else f"{wrong:,} of them {_are(wrong)} wrong"
     return (
-        f"The first {len(examples)} texts of the validation split with {len(pairs):,} labels; "
-        f"{errors}."
+        f"Shown: {the_first(len(examples), 'text')} of the validation split with "
+        f"{counted(len(pairs), 'label')}; {errors}."
     )
 
 

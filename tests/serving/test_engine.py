@@ -383,7 +383,7 @@ def test_a_full_queue_is_busy_and_free_again_after_a_cancel(model):
     next(running)
     waiting = [engine.submit(long) for _ in range(2)]
     assert (engine.num_running, engine.num_queued) == (1, 2)
-    with pytest.raises(BusyError, match=r"^the server is busy: 2 texts are waiting"):
+    with pytest.raises(BusyError, match=r"^the server is busy, with 2 texts waiting"):
         engine.submit(long)
     waiting[0].cancel()
     short = engine.submit(Job(options(length=5)))

@@ -250,6 +250,14 @@ def test_the_sentence_about_losses_says_whether_validation_loss_rose(run):
     )
 
 
+def test_a_number_in_a_sentence_of_the_report_agrees_with_its_noun(run):
+    soon = replace(run, name="soon", metrics=[{**rows(1)[0], "seconds": 1.2}])
+    assert describe_losses([soon], unit_of([run])).endswith(" after 1 second.")
+    (first, *_) = run.passage.tokens
+    passage = replace(run.passage, tokens=[first], settings={"is_cut": True})
+    assert describe_surprisal({"run": passage}).startswith("Shown: the first token of the text.")
+
+
 def test_the_sentence_about_clipping_says_whether_steps_were_clipped(run):
     assert describe_clipping([replace(run, metrics=rows(1))]).startswith("Fewer than 0.1 %")
     assert describe_clipping([replace(run, metrics=rows(1, clipped=None))]).startswith("Fewer")
@@ -358,6 +366,7 @@ def test_the_sentence_about_a_network_states_layers_units_and_parameters(run, te
         (("model.cell=gru",), "1 layer of kind GRU with 16 units"),
         (("model.cell=nested_lstm", "model.num_layers=2"), "2 layers of kind nested LSTM with 16"),
         (("model.hidden_size=[8,4]",), "2 layers of kind LSTM with 8 and 4 units"),
+        (("model.hidden_size=1",), "1 layer of kind LSTM with 1 unit,"),
     ]:
         trained = replace(run.trained, config=small_config(text_file, *overrides))
         sentence = describe_network(

@@ -155,6 +155,9 @@ def test_the_sentences_about_scores_follow_the_numbers():
     sentence = describe_scores("x", tags)
     assert "of 10 tokens" in sentence and "the first 10 of 12 records" in sentence
     assert sentence.endswith("F1 of spans: 0.500.")
+    settings = {"records_of_split": 1, "task": "tag"}
+    one = scores_of(pair, records=1, predictions=1, settings=settings)
+    assert "of 1 token rightly, in the only record of the" in describe_scores("x", one)
 
 
 def test_the_sentence_about_calibration_names_the_direction():
@@ -210,7 +213,11 @@ def tagged(right: str, predicted: str) -> TaggedText:
 def test_the_sentence_about_tags_counts_wrong_ones():
     for predicted, errors in (("x y", "none is wrong"), ("x x", "1 of them is wrong")):
         sentence = describe_tags([tagged("x y", predicted)])
-        assert sentence.endswith(f"with 2 labels; {errors}."), sentence
+        assert sentence == (
+            f"Shown: the first text of the validation split with 2 labels; {errors}."
+        )
+    assert describe_tags([tagged("x", "x")] * 2).startswith("Shown: the first 2 texts of")
+    assert describe_tags([tagged("x", "x")]).endswith("with 1 label; none is wrong.")
 
 
 def test_labels_have_different_styles_and_those_of_one_kind_of_span_the_same():
@@ -243,9 +250,10 @@ def test_the_sentences_about_completions_follow_the_numbers():
     )
     assert "Shown" not in describe_completions("x", replace(result, errors=[]))
     exact = replace(error, written="bc")
-    assert describe_examples([error, exact]).endswith(
-        "2 records of the validation split, 1 of them written exactly."
+    assert describe_examples([error, exact]) == (
+        "Shown: the first 2 records of the validation split, 1 of 2 written exactly."
     )
+    assert describe_examples([error]).startswith("Shown: the first record of the validation split")
 
 
 def test_attention_is_drawn_as_rows_of_weights(measured):

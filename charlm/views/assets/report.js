@@ -331,9 +331,9 @@ if (D.unit) {
       });
       panel.replaceChildren(
         el('h4', {}, 'Selected ', el('code', {}, run.label.slice(range[0], range[1] + 1).join('').slice(0, 24))),
-        el('p', { class: 'mut' }, `${units.length} of ${run.units.length} units are among their highest tenth throughout`
+        el('p', { class: 'mut' }, `Units that are among their highest tenth throughout: ${units.length} of ${run.units.length}`
           + (shown.length ? ': ' + shown.map(unit => run.units[unit]).join(', ') + (units.length > shown.length ? ' …' : '') : '') + '.'),
-        el('p', { class: 'mut' }, shown.length ? `At ${hits.size} other tokens, which are underlined, at least 80 % of the units listed are.` : ''));
+        el('p', { class: 'mut' }, shown.length ? `Other tokens at which at least 80 % of the units listed are, underlined: ${hits.size}.` : ''));
     }
     list.forEach((token, i) => {
       token.classList.toggle('sel', !!range && i >= range[0] && i <= range[1]);
