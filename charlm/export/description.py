@@ -159,6 +159,7 @@ def _network(section: ModelSection) -> str:
     """Return kind and size of a network, such as "LSTM, 2 layers of 512 units"."""
     sizes = section.hidden_sizes
     around = " in Griffin blocks" if section.block == "griffin" else ""
+    around += " in each direction" if section.direction == "both" else ""
     kind = cell_title(section.cell.kind)
     units = counted(sizes[0], "unit")
     if len(sizes) == 1:

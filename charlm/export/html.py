@@ -170,7 +170,11 @@ def _records(has_hashes: bool) -> Html:
         "Only new: not in the training text",
         class_="check",
     )
-    prompt = tag("label", "Begin with ", tag("input", type="text", id="prompt", autocomplete="off"))
+    prompt = tag(
+        "label",
+        "Begin with ",
+        tag("input", type="text", id="prompt", dir="auto", autocomplete="off"),
+    )
     bar = tag(
         "div",
         _go("Twenty more"),
@@ -201,6 +205,7 @@ def _stream() -> Html:
         "textarea",
         id="text",
         class_="text",
+        dir="auto",
         aria_label="Text",
         aria_describedby="status",
         spellcheck="false",

@@ -75,9 +75,10 @@ def describe_network(run: RunMeasurements) -> str:
     model = run.trained.config.model
     sizes = [f"{size:,}" for size in dict.fromkeys(model.hidden_sizes)]
     units = "unit" if sizes == ["1"] else "units"
+    directions = " in each direction" if model.direction == "both" else ""
     return (
         f"{run.name} has {counted(model.num_layers, 'layer')} of kind "
-        f"{cell_title(model.cell.kind)} with {listed(sizes)} {units}"
+        f"{cell_title(model.cell.kind)} with {listed(sizes)} {units}{directions}"
         f"{', each in a Griffin block' if model.block == 'griffin' else ''}, and "
         f"{run.parameters:,} parameters."
     )

@@ -174,7 +174,7 @@ def _draw_row(number: int, row: _Row, at: int) -> Html:
     return tag(
         "div",
         tag("div", swatch(row.run.number), row.run.name, class_="nm"),
-        tag("div", passage, class_="text", attributes={"data-mem": number}),
+        tag("div", passage, class_="text", dir="auto", attributes={"data-mem": number}),
         tag("ol", *bars, class_="bars", attributes={"data-top": number}),
         class_="mem",
     )

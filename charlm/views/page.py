@@ -72,7 +72,8 @@ class Figure:
         return tag("div", figure_style(), self._drawn(self._static_numbers()), class_="charlm")
 
     def _drawn(self, numbers: Html | None) -> Html:
-        findings = self.findings.replace(" %", "\u00a0%")  # No line break before the unit.
+        # No line break within "< 0.1 %".
+        findings = self.findings.replace(" %", "\u00a0%").replace("< 0", "<\u00a00")
         words = tag("div", tag("h3", self.title), tag("p", findings, class_="find"))
         note = tag("span", self.note) if self.note else None
         return tag(
@@ -247,6 +248,7 @@ def slider(key: str, *contents: object, label: str, count: int, style: str = "sl
         *contents,
         class_=style,
         id=f"p-{key}",
+        dir="auto" if "text" in style.split() else None,
         tabindex=0,
         role="slider",
         aria_label=label,

@@ -177,6 +177,34 @@ def test_parts_of_a_text_continue_its_random_numbers(open_page, stream_page):
     assert texts[0] == texts[1]
 
 
+def test_the_speed_is_that_of_writing_without_the_time_of_reading(open_page, stream_page):
+    page = open_page(stream_page)
+    page.evaluate(
+        """() => {
+          let now = 0;
+          performance.now = () => now;
+          for (const [name, duration] of [['read', 1000], ['step', 10]]) {
+            const compute = model.network[name].bind(model.network);
+            model.network[name] = (...given) => { now += duration; return compute(...given); };
+          }
+        }"""
+    )
+    page.get_by_role("textbox", name="Text").fill("The cat sat")
+    page.get_by_label("Write").select_option("50")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_text("Wrote 50 characters, 100 per second.").wait_for(timeout=5000)
+
+
+def test_a_text_from_right_to_left_is_typed_from_right_to_left(
+    open_page, stream_page, records_page
+):
+    for path, name in ((stream_page, "Text"), (records_page, "Begin with")):
+        area = open_page(path).get_by_role("textbox", name=name)
+        for text, direction in (("שלום", "rtl"), ("The", "ltr")):
+            area.fill(text)
+            assert area.evaluate("node => getComputedStyle(node).direction") == direction, text
+
+
 def test_typing_and_writing_can_be_undone_and_redone(open_page, stream_page):
     page = open_page(stream_page)
     area = page.get_by_role("textbox", name="Text")

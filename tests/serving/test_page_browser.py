@@ -1,6 +1,7 @@
 """The page in headless Chromium, with a server of small runs."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -15,6 +16,20 @@ HOSTILE = (
 # What Chromium writes to the console if a response has the status of an error.
 FAILED = "Failed to load resource: the server responded with a status of "
 TEXT = "The cat sat on the mat.\n"
+# The first and the last dark pixel of each row of a picture inside its border.
+INK_EDGES = """async picture => {
+  const bytes = Uint8Array.from(atob(picture), letter => letter.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes])), { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext('2d');
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height), rows = [];
+  for (let y = 4; y < height - 4; y++) {
+    const dark = [];
+    for (let x = 4; x < width - 4; x++) if (data[4 * (y * width + x)] < 128) dark.push(x);
+    if (dark.length) rows.push([y, dark[0], dark.at(-1)]);
+  }
+  return rows;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +151,54 @@ def test_the_colours_have_the_layout_of_the_text_area(page):
         assert heights[0] == heights[1], text
         page.evaluate("document.querySelector('#text').removeAttribute('style')")
         page.evaluate("document.querySelector('#back').removeAttribute('style')")
+
+
+def test_the_colours_stand_behind_a_text_from_right_to_left(page):
+    page.locator("#text").fill(
+        "שלום (1948) עולם.\nThe שלום cat.\n12 (3)\n\n- שלום, abc!\n" + "שלום " * 40
+    )
+    coloured(page)
+    page.locator("#text").evaluate("area => { area.style.caretColor = 'transparent'; }")
+    pictures = []
+    # The same picture if either the text area or the text with the colours shows its letters.
+    for letters, hidden in (("text", "back"), ("back", "text")):
+        page.evaluate(
+            """([letters, hidden]) => {
+              const style = new CSSStyleSheet();
+              style.replaceSync(`#${letters} { color: black !important } #back .nl::before { content: none }
+                #${hidden}, #${hidden} * { color: transparent !important } #back i { all: unset }`);
+              document.adoptedStyleSheets = [style];
+            }""",
+            [letters, hidden],
+        )
+        pictures.append(page.locator(".ed").screenshot())
+    lines = page.locator("#back div").evaluate_all(
+        "nodes => nodes.map(node => getComputedStyle(node).direction)"
+    )
+    assert lines == ["rtl", "ltr", "ltr", "ltr", "rtl", "rtl"]
+    page.goto("about:blank")
+    edges = [page.evaluate(INK_EDGES, b64encode(picture).decode()) for picture in pictures]
+    assert len(edges[0]) == len(edges[1]) > 0
+    for (row, left, right), other in zip(*edges, strict=True):
+        # Letters of their own elements begin at rounded positions.
+        assert row == other[0] and abs(left - other[1]) <= 1 and abs(right - other[2]) <= 1
+
+
+def test_texts_from_right_to_left_are_typed_and_shown_from_right_to_left(page):
+    shown_directions = """nodes => nodes.map(node => getComputedStyle(node).direction)"""
+    for tab, area, text in (
+        ("score", "#sents", "#scores .tx"),
+        ("memory", "#msent", "#mem:has(i)"),
+    ):
+        page.locator(f"#t-{tab}").click()
+        page.locator(area).fill("שלום עולם")
+        assert page.locator(area).evaluate_all(shown_directions) == ["rtl"]
+        sync_api.expect(page.locator(text)).to_contain_text("שלום")
+        assert page.locator(text).evaluate_all(shown_directions) == ["rtl"]
+    row = page.locator("#mem")
+    before = int(row.get_attribute("aria-valuenow"))
+    row.press("ArrowLeft")
+    assert row.get_attribute("aria-valuenow") == str(before + 1)
 
 
 def test_continue_streams_and_undo_and_redo_work(page):

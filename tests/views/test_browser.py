@@ -269,6 +269,20 @@ def test_text_in_a_csv_file_is_no_formula_in_a_spreadsheet(page):
     assert not [token for token in tokens if token[:1] in "=+-@" and token]
 
 
+def test_a_passage_from_right_to_left_is_shown_and_read_from_right_to_left(page):
+    for name in ("surprisal", "memory"):
+        slider = page.locator(f"#p-{name}")
+        passage = slider.locator("xpath=descendant-or-self::*[contains(@class, 'text')]").first
+        first = passage.locator("i").first
+        left = first.bounding_box()["x"]
+        first.evaluate("node => { node.textContent = 'ש'; }")
+        assert first.bounding_box()["x"] > left + 100, name
+        slider.focus()
+        slider.press("Home")
+        slider.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuenow") == "2", name
+
+
 def test_selecting_a_range_lists_units_and_other_places_with_the_same_pattern(page):
     tokens = page.locator("#p-unit i")
     tokens.nth(10).scroll_into_view_if_needed()

@@ -367,6 +367,7 @@ def test_the_sentence_about_a_network_states_layers_units_and_parameters(run, te
         (("model.cell=nested_lstm", "model.num_layers=2"), "2 layers of kind nested LSTM with 16"),
         (("model.hidden_size=[8,4]",), "2 layers of kind LSTM with 8 and 4 units"),
         (("model.hidden_size=1",), "1 layer of kind LSTM with 1 unit,"),
+        (("model.direction=both",), "1 layer of kind LSTM with 16 units in each direction,"),
     ]:
         trained = replace(run.trained, config=small_config(text_file, *overrides))
         sentence = describe_network(

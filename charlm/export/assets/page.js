@@ -169,7 +169,9 @@ function makeRecords() {
   }
 
   const recordText = (text) =>
-    element("span", { class: text ? "record" : "record none" }, text || "an empty record");
+    text
+      ? element("span", { class: "record", dir: "auto" }, text)
+      : element("span", { class: "record none" }, "an empty record");
 
   function showKept() {
     $("kept").replaceChildren(...kept.map((text) => element("li", {}, recordText(text))));
@@ -257,22 +259,25 @@ function makeStream() {
       writing = { tokens: model.write(settings), text: before };
     }
     const wanted = Number($("length").value);
-    const startedAt = performance.now();
+    let startedAt = performance.now();
     let added = 0;
     history.remember();
     area.readOnly = true;
     work(
       () => {
-        const { value } = writing.tokens.next();
-        writing.text = value.text;
-        added = value.text.length - before.length;
+        const { text, tokens } = writing.tokens.next().value;
+        if (tokens === 0) startedAt = performance.now(); // The speed is that of writing.
+        const length = Math.max(0, text.length - writing.text.length);
+        const start = model.isBackward ? 0 : text.length - length;
+        added += [...text.slice(start, start + length)].length;
+        writing.text = text;
         return added < wanted;
       },
       () => {
         area.readOnly = false;
-        const seconds = (performance.now() - startedAt) / 1000;
+        const seconds = Math.max(1, performance.now() - startedAt) / 1000;
         const speed = Math.round(added / seconds).toLocaleString("en");
-        say(`Wrote ${plural(added, "character")}, ${speed} per second.`);
+        say(`Wrote ${plural(added, "character")}${added ? `, ${speed} per second` : ""}.`);
       },
       () => {
         area.value = writing.text;

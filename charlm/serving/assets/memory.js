@@ -66,8 +66,8 @@ node.addEventListener('click', event => {
 });
 node.addEventListener('keydown', event => {
   if (!memory || isShortcut(event)) return;
-  const page = Math.max(1, Math.round(memory.length / 10));
-  const target = { ArrowLeft: position - 1, ArrowDown: position - 1, ArrowRight: position + 1, ArrowUp: position + 1, PageUp: position - page,
+  const page = Math.max(1, Math.round(memory.length / 10)), right = node.matches(':dir(rtl)') ? -1 : 1;
+  const target = { ArrowLeft: position - right, ArrowDown: position - 1, ArrowRight: position + right, ArrowUp: position + 1, PageUp: position - page,
     PageDown: position + page, Home: 0, End: memory.length - 1 }[event.key];
   if (event.key === 'Escape') kept = null;
   if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); kept = kept === null ? position : null; }

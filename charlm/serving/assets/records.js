@@ -42,7 +42,7 @@ function item(record) {
   const button = el('button', { class: 'keep', type: 'button', 'aria-pressed': String(isKept), 'aria-label': `Keep ${shown(record.text)}` }, isKept ? 'Kept' : 'Keep');
   button.addEventListener('click', () => keep(record.text));
   const nature = record.is_new === null ? '' : record.is_new ? 'new' : 'in training';
-  return el('li', {}, el('span', { class: 'rt' }, shown(record.text) + (record.ended ? '' : ' …')),
+  return el('li', {}, el('span', { class: 'rt', dir: 'auto' }, shown(record.text) + (record.ended ? '' : ' …')),
     el('span', { class: 'v' }, (record.log_probability / Math.LN10).toFixed(2).replace('-', '−')),
     el('span', { class: 't' + (record.is_new ? ' new' : '') }, nature), button);
 }
@@ -56,7 +56,7 @@ function drawKept() {
   $('#kept').replaceChildren(S.kept.length ? el('ol', {}, ...S.kept.map(text => {
     const remove = el('button', { class: 'x', type: 'button', 'aria-label': `Remove ${shown(text)}` }, 'Remove');
     remove.addEventListener('click', () => keep(text));
-    return el('li', {}, el('span', {}, shown(text)), remove);
+    return el('li', {}, el('span', { dir: 'auto' }, shown(text)), remove);
   })) : el('p', { class: 'empty' }, 'Nothing kept yet.'));
   $('#keptbar').hidden = !S.kept.length;
 }

@@ -71,7 +71,7 @@ function leftOut() {
   return notes.join(' ');
 }
 function item(row, k, rows) {
-  const { marks, why } = explain(row, rows), tx = el('div', { class: 'tx' });
+  const { marks, why } = explain(row, rows), tx = el('div', { class: 'tx', dir: 'auto' });
   for (const token of row.tokens) {
     const style = [token.id === 1 ? 'unk' : 'u' + bin(token.bits, SURPRISAL), marks.includes(token) && 'big'].filter(Boolean).join(' ');
     tx.append(el('i', { class: style }, token.text));

@@ -147,7 +147,7 @@ function replace(parent, old, list, same, make) {
   if (!list.length) parent.append('\u200b');
 }
 const node = ({ text, style }) => el('i', style ? { class: style } : {}, text);
-const block = line => el('div', {}, ...line.length ? line.map(node) : ['\u200b']);
+const block = line => el('div', { dir: 'auto' }, ...line.length ? line.map(node) : ['\u200b']);
 function status() {
   const value = text(), reading = known(value);
   if (!value) { $('#status').textContent = 'Empty text'; return; }
@@ -266,7 +266,7 @@ function branchItem(branch, k, from) {
   const reading = known(branch.t), cells = reading?.cells.filter(cell => cell.end > from) ?? [];
   const length = points(branch.t.slice(from), branch.t.length - from);
   const bits = cells.length && length ? `, ${(totalBits(cells) / length).toFixed(2)} bits each` : '';
-  const line = el('div', { class: 'tx' }, el('span', { class: 'mut' }, '…' + flat(branch.t.slice(Math.max(0, from - BRANCH_CONTEXT), from))));
+  const line = el('div', { class: 'tx', dir: 'auto' }, el('span', { class: 'mut' }, '…' + flat(branch.t.slice(Math.max(0, from - BRANCH_CONTEXT), from))));
   if (reading) line.append(...cells.slice(0, BRANCH_SHOWN).map(cell => el('i', { class: 'u' + bin(cell.bits, SURPRISAL) }, flat(cell.text))));
   else line.append(flat(branch.t.slice(from, from + BRANCH_SHOWN)));
   const words = el('span', {}, el('label', { for: 'br' + k }, name),

@@ -54,8 +54,9 @@ function slider(node, { count, start, at, show, text, extend, across }) {
     // The browser uses an arrow with these keys: Alt and the left arrow return to the last page.
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const page = Math.max(1, Math.round(count() / 10));
-    const down = across ?? -1;
-    const steps = { ArrowLeft: -1, ArrowDown: down, ArrowRight: 1, ArrowUp: -down, PageUp: -page, PageDown: page };
+    const down = across ?? -1, passage = node.matches('.text') ? node : $('.text', node);
+    const right = passage?.matches(':dir(rtl)') ? -1 : 1;
+    const steps = { ArrowLeft: -right, ArrowDown: down, ArrowRight: right, ArrowUp: -down, PageUp: -page, PageDown: page };
     const target = event.key === 'Home' ? 0 : event.key === 'End' ? count() - 1
       : event.key in steps ? position + steps[event.key] : null;
     if (event.key === 'Escape') {
