@@ -5,10 +5,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from conftest import SMALL
 
 import charlm
+from charlm.config.training import Training
 from charlm.version import DISTRIBUTION, install_hint
 
 ROOT = Path(__file__).parents[1]
@@ -139,11 +142,20 @@ def test_commands_that_need_no_model_do_not_import_torch(trained, tmp_path):
 HEAVY = ["torch._dynamo", "torch._inductor", "sympy", "optuna", "rich", "pandas", "matplotlib"]
 
 
-def test_loading_and_sampling_import_no_compiler_and_nothing_heavy(trained, trained_records):
+def test_loading_sampling_and_training_import_no_compiler_and_nothing_heavy(
+    trained, trained_records, text_file, tmp_path
+):
     code = "import charlm, sys\n"
     for folder in (trained, trained_records):
         code += f"charlm.load({str(folder)!r}).sample(length=5)\n"
-    assert python(code + f"print(set({HEAVY}) & set(sys.modules))") == "set()\n"
+    for optimizer in get_args(Training.model_fields["optimizer"].annotation):
+        run = str(tmp_path / optimizer)
+        overrides = [*SMALL, f"training.optimizer={optimizer}", f"corpus.text={text_file}"]
+        code += f"config = charlm.load_config(None, {overrides})\n"
+        code += f"charlm.train(config, out={run!r}, steps=1, progress=False)\n"
+    code += f"charlm.resume({run!r}, steps=2, progress=False)\n"
+    code += f"print({set(HEAVY)} & set(sys.modules))"
+    assert python(code) == "set()\n"
 
 
 def test_every_public_name_is_there():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from charlm.config.training import Training as TrainingSection
 from charlm.model.block import GriffinBlock
 from charlm.model.cells.base import Cell
+from charlm.training.eager import eager
 
 # Parameters with the options that they share, in the form of torch's optimizers.
 ParameterGroups = list[dict[str, Any]]
@@ -28,7 +29,7 @@ def gate_rows(model: nn.Module) -> dict[Tensor, int]:
     return dict(pair for layer in layers for pair in layer.matrix_rows())
 
 
-class GatewiseMuon(torch.optim.AdamW):
+class GatewiseMuon(eager(torch.optim.AdamW)):  # type: ignore[misc]
     """Muon on the matrices of recurrent layers, gate by gate; AdamW on everything else.
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/): the mean of a matrix's
@@ -63,7 +64,7 @@ class GatewiseMuon(torch.optim.AdamW):
         self._precision = precision
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update the parameters by their gradients."""
         options = self.param_groups[0]
         gradients = {matrix: matrix.grad for matrix in options["params"] if matrix.grad is not None}

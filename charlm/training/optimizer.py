@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from charlm.config.training import Training as TrainingSection
 from charlm.model.language_model import named_weights
+from charlm.training.eager import eager
 from charlm.training.muon import GatewiseMuon, ParameterGroups, gate_rows
 from charlm.training.rows import RowUpdates, tables
 
@@ -33,13 +34,13 @@ def make_optimizer(
         groups.append({"params": hashed, "weight_decay": decay})
     rate, betas = section.learning_rate, (section.beta1, section.beta2)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adamw": lambda: torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True),
-        "adam": lambda: torch.optim.Adam(groups, lr=rate, betas=betas, fused=True),
-        "nadam": lambda: torch.optim.NAdam(
+        "adamw": lambda: eager(torch.optim.AdamW)(groups, lr=rate, betas=betas, fused=True),
+        "adam": lambda: eager(torch.optim.Adam)(groups, lr=rate, betas=betas, fused=True),
+        "nadam": lambda: eager(torch.optim.NAdam)(
             groups, lr=rate, betas=betas, decoupled_weight_decay=True
         ),
-        "rmsprop": lambda: torch.optim.RMSprop(groups, lr=rate, alpha=section.beta2),
-        "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=section.beta1, fused=True),
+        "rmsprop": lambda: eager(torch.optim.RMSprop)(groups, lr=rate, alpha=section.beta2),
+        "sgd": lambda: eager(torch.optim.SGD)(groups, lr=rate, momentum=section.beta1, fused=True),
         "muon": lambda: GatewiseMuon(recurrent, groups, section, precision),
     }
     optimizer = makers[section.optimizer]()
