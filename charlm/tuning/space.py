@@ -9,7 +9,9 @@ from typing import Any
 
 import optuna
 
+from charlm.config.annotations import fields_of, value_types
 from charlm.config.load import check_config
+from charlm.config.schema import Config
 from charlm.config.training import BUDGETS
 from charlm.errors import ConfigError, OptionError
 from charlm.storage.untrusted import parse_yaml
@@ -25,6 +27,7 @@ _NOT_SEARCHED = {
         for name in BUDGETS
     },
 }
+_TYPES = {".".join(keys): value_types(kind) for keys, kind in fields_of(Config)}
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,14 @@ def read_space(key: str, text: str, data: Mapping[str, Any]) -> Space:
         except ConfigError as error:
             raise OptionError("search", str(error)) from None
 
+    types = _TYPES.get(key, set())
+    if bool in types and ".." in text:
+        problem = f"{key} is true or false, not a number; give choices: {key}=true,false"
+        raise OptionError("search", f"{place}: {problem}")
     if match := re.fullmatch(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})", text):
+        if str in types:
+            problem = f"{key} is not a number; give choices, separated by commas"
+            raise OptionError("search", f"{place}: {problem}")
         low, high = map(_to_number, match.groups())
         return _read_range(low, high, place, check)
     return _read_choices(text, place, check)
