@@ -27,7 +27,7 @@ from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TranslationModel
 from charlm.model.uninitialized import uninitialized
-from charlm.runs.checkpoint import load_checkpoint, load_weights
+from charlm.runs.checkpoint import Checkpoint, load_checkpoint, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import RunFiles, load_run, open_run_corpus
@@ -226,10 +226,11 @@ def load_trained(
         CheckpointError: The checkpoint is missing or damaged.
     """
     which = present_checkpoint(folder, which)
-    saved = load_checkpoint(folder / which, only="weights")
-    size = run.tokenizer.vocabulary_size
-    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
-    model = uninitialized(make, run.config.model, size)
+    try:
+        saved = _read_checkpoint(run, folder / which)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_remedy_beside(run, folder, which)}") from None
+    model = uninitialized(make, run.config.model, run.tokenizer.vocabulary_size)
     load_weights(model, saved.weights, saved.folder)
     model.to(device).eval()
     return kind(
@@ -239,6 +240,25 @@ def load_trained(
         device=device,
         origin=Origin(folder, which, run.corpus, saved.state),
     )
+
+
+def _read_checkpoint(run: RunFiles, folder: Path) -> Checkpoint:
+    """Return a checkpoint with weights that fit the configuration of the run."""
+    saved = load_checkpoint(folder, only="weights")
+    size = run.tokenizer.vocabulary_size
+    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
+    return saved
+
+
+def _remedy_beside(run: RunFiles, folder: Path, which: CheckpointName) -> str:
+    """Return the end of the message about a damaged checkpoint: use `last`, if that is sound."""
+    if which == "last":
+        return ""
+    try:
+        _read_checkpoint(run, folder / "last")
+    except CheckpointError:
+        return ""
+    return "; last/ is sound: load it with --checkpoint last, in Python which='last'"
 
 
 def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:

@@ -16,7 +16,7 @@ from conftest import TEXT, small_config
 
 import charlm
 from charlm.cli.main import run as charlm_command
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.runs.folder import named_after
 from charlm.sampling.options import SampleOptions, build_options
 from charlm.trained_model import corpus_part, original_bytes, training_texts
@@ -287,6 +287,21 @@ def test_a_run_without_a_best_checkpoint_loads_the_last_one(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(folder / "best")
     assert charlm.load(folder).which == "last"
+
+
+def test_a_damaged_best_checkpoint_names_the_last_one_if_that_is_sound(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    hint = r"last/ is sound: load it with --checkpoint last, in Python which='last'$"
+    for name in ("state.json", next((folder / "best").glob("weights-*")).name):
+        shutil.copytree(trained / "best", folder / "best", dirs_exist_ok=True)
+        (folder / "best" / name).write_bytes(b"x")
+        with pytest.raises(CheckpointError, match=hint):
+            charlm.load(folder)
+    assert charlm.load(folder, which="last").which == "last"
+    for path in (folder / "last").glob("weights-*"):
+        path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"restore the folder from a backup$"):
+        charlm.load(folder)
 
 
 def test_a_corpus_that_has_changed_is_refused_before_it_is_scored(tmp_path):
