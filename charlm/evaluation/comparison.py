@@ -281,7 +281,7 @@ def require_models(models: Sequence[TrainedModel]) -> None:
         )
     for model in models:
         require_language_model(model)
-        require_one_probability(model.model)
+        require_one_probability(model.model, model.folder)
 
 
 def differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> list[Difference]:

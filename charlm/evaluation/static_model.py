@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -89,12 +90,19 @@ def require_tokens(ids: Ids) -> None:
         raise CorpusError("the text to score has no token; give a text that is not empty")
 
 
-def require_one_probability(model: LanguageModel) -> None:
-    """Raise CharlmError if a model gives each token two probabilities, one for each direction."""
+def require_one_probability(model: LanguageModel, run: Path | None = None) -> None:
+    """Raise CharlmError if a model gives each token two probabilities, one for each direction.
+
+    Args:
+        model: The model.
+        run: Its run folder, which the message names.
+    """
     if model.direction == "both":
+        place = f"{run}: " if run else ""
         raise CharlmError(
-            "model.direction: both gives each token two probabilities, one from each side, so that "
-            "single tokens have no score; score whole texts, or train with model.direction=forward"
+            f"{place}model.direction: both gives each token two probabilities, one from each side, "
+            "so that single tokens have no score; score whole texts, or train with "
+            "model.direction=forward"
         )
 
 

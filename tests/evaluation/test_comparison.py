@@ -148,6 +148,13 @@ def test_two_texts_and_pieces_without_characters_are_refused(trained, text_file)
         run.compare([run], TEXT, block_characters=0)
 
 
+def test_a_run_that_reads_in_both_directions_is_named(trained, text_file, tmp_path):
+    both = small_config(text_file, "model.direction=both", "training.steps=2")
+    train_all(both, tmp_path / "both")
+    with pytest.raises(CharlmError, match=f"^{tmp_path / 'both'}: model.direction: both gives"):
+        charlm.load(trained).compare([charlm.load(tmp_path / "both")], TEXT)
+
+
 def test_the_columns_of_the_differences_are_aligned_beside_names_of_any_length(trained):
     scored = charlm.load(trained).compare([charlm.load(trained)], TEXT)
     for name in ("runs/a", "runs/name-of-24-characters", "runs/" + "a" * 60):
