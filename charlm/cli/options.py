@@ -192,8 +192,9 @@ def split_run_and_texts(
 ) -> tuple[Path | None, list[str]]:
     """Return the run folder, if --run or the first argument names one, and the texts after it.
 
-    The first argument is a text if it is `-`, the name of a corpus, or the path of anything that
-    neither is a run folder nor contains some; with --run also if there is nothing of that name.
+    The first argument is a text if it is `-`, the name of a corpus, or the path of anything but a
+    run folder, one of its checkpoints, or a folder of runs; with --run also if there is nothing of
+    that name.
     """
     texts = list(arguments or [])
     if not texts:
@@ -283,7 +284,7 @@ def _names_text(argument: str) -> bool:
         return True
     path = Path(argument)
     is_run = (path / "config.yaml").is_file() or _is_in_runs(path)
-    return path.exists() and not is_run and not _contains_runs(path)
+    return path.exists() and not (is_run or _is_checkpoint(path) or _contains_runs(path))
 
 
 def _remedy(missing: Path) -> str:
@@ -299,6 +300,10 @@ def _contains_runs(path: Path) -> bool:
     """Return whether a folder contains run folders: config.yaml alone is also of other programs."""
     tokenizers = path.glob("*/tokenizer.json")
     return any(found.with_name("config.yaml").is_file() for found in tokenizers)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "state.json").is_file() and (path.parent / "config.yaml").is_file()
 
 
 def _is_in_runs(path: Path) -> bool:

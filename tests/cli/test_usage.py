@@ -451,6 +451,11 @@ def test_a_folder_with_runs_is_no_text(refused, folder, tmp_path):
     assert f"{tmp_path}: is not a run folder, but contains some; name one of them" in message
 
 
+def test_a_checkpoint_is_no_text(refused, folder):
+    message = refused(["eval", "perplexity", str(folder / "run" / "best")], 1)
+    assert f"is inside a run folder; name the run: {folder / 'run'}" in message
+
+
 def test_a_text_in_the_posix_locale_is_utf8_on_both_sides():
     """The prompt reaches a command as it was typed, and is printed as it was typed."""
     code = (
