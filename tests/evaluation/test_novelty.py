@@ -211,3 +211,16 @@ def test_a_text_is_compared_in_the_form_in_which_the_model_writes_it(tmp_path):
         records = corpus.mode == "records"
         form = written_form(corpus.parts["train"], tokenizer, records=records)
         assert form.decode() == written, overrides
+
+
+def test_a_few_known_pieces_are_no_clear_finding():
+    training = ["ab", "cd", "ef"]
+    new = [f"{number} a" for number in range(200)]
+    for known, total, held_out, is_clear in (
+        (2, 29, 17, False),
+        (20, 29, 17, True),
+        (10, 180, 150, True),
+    ):
+        sample = [*new[: total - known], *training * known][:total]
+        finding = next(compare_records(sample, training, tuple(new[:held_out])).lines())
+        assert ("has clearly more" in finding) == is_clear, (known, total)

@@ -1,5 +1,6 @@
 """The figures of a sample and of held-out text, and their table."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,13 +120,21 @@ def _finding(result: Novelty) -> str:
     )
     if held_out is None:
         return f"In the sample, {found}; there is no held-out text to compare it with."
-    is_copied = (sample.novel_share or 0) < (held_out.novel_share or 0) - _CLEAR_DIFFERENCE
+    is_copied = _has_clearly_fewer_new_pieces(sample, held_out)
     has_long_copy = sample.copied_characters > 2 * held_out.copied_characters
     more = "has clearly more" if is_copied or has_long_copy else "does not have clearly more"
     return (
         f"The sample {more} in common with the training text than held-out text: {found} (held "
         f"out: {_format(held_out.novel_share, '.1%')} and {held_out.copied_characters:,})."
     )
+
+
+def _has_clearly_fewer_new_pieces(sample: Side, held_out: Side) -> bool:
+    """Return whether two fractions differ by more than 5 % and two standard errors."""
+    shares = [(side.novel_share or 0.0, max(side.pieces, 1)) for side in (sample, held_out)]
+    mean = sum(share * count for share, count in shares) / sum(count for _, count in shares)
+    error = math.sqrt(mean * (1 - mean) * sum(1 / count for _, count in shares))
+    return shares[1][0] - shares[0][0] > max(_CLEAR_DIFFERENCE, 2 * error)
 
 
 def _format(value: float | None, style: str) -> str:

@@ -152,10 +152,13 @@ def measure_memory(
     spans = record_spans(ids) if trained.mode == "records" else np.array([[0, len(ids)]])
     records = [measure_connectivity(trained.model, ids[start:end]) for start, end in spans]
     memory = summarize(ids, records, trained.tokenizer, mode=trained.mode)
+    measure = "squared norm of the gradient of the target's logit by the one-hot input"
+    if trained.config.model.ngrams:
+        measure += " of the embedding, without the n-grams"
     settings = {
         "text": name,
         "tokens": len(ids),
-        "measure": "squared norm of the gradient of the target's logit by the one-hot input",
+        "measure": measure,
         "state": "initial",
         "precision": "fp64",
     }
@@ -291,8 +294,10 @@ def _by_distance(predictions: Sequence[Dependence], lengths: Sequence[int]) -> l
 
 
 def _sources(prediction: Dependence, texts: list[str]) -> Iterator[str]:
-    """Yield the earlier tokens that a prediction depends on most."""
+    """Yield the earlier tokens that a prediction depends on most; on other records, on none."""
     relative = prediction.relative
     order = sorted(range(len(relative)), key=lambda at: -relative[at])[:_SHOWN]
     for at in order:
+        if not relative[at]:
+            return
         yield f"{quote(texts[at])} ({relative[at]:.2f}, {len(relative) - at})"

@@ -112,6 +112,19 @@ def test_the_mean_by_distance_counts_each_pair_once(trained):
     assert memory.by_distance[0].relative == pytest.approx(nearest)
 
 
+def test_a_row_names_no_token_of_an_earlier_record(trained_records):
+    memory = measure_memory(load(trained_records).trained, "ba\nra\n")
+    rows = [row.split("%")[1].strip() for row in memory.lines() if "%" in row]
+    assert rows[0] == rows[3] == ""
+    assert rows[4].startswith("'r' (1.00, 1)") and "'b'" not in rows[4]
+
+
+def test_the_settings_say_that_n_grams_are_left_out(text_file, tmp_path):
+    train_all(small_config(text_file, "training.steps=1", "model.ngrams=3"), tmp_path / "run")
+    measure = measure_memory(load(tmp_path / "run").trained, "The cat").settings["measure"]
+    assert measure.endswith("one-hot input of the embedding, without the n-grams")
+
+
 def untrained(text_file: Path, folder: Path, direction: str) -> Run:
     config = small_config(text_file, "training.steps=1", f"model.direction={direction}")
     train_all(config, folder)
