@@ -59,7 +59,7 @@ class Sentence(Result):
         line: Number of its line in the file, from 1.
         text: The sentence.
         log_probability: Log-probability of all its tokens, in nats; for a model that reads in both
-            directions, the sum of both.
+            directions, the mean of both.
         log_probability_per_token: log_probability / tokens.
         tokens: Number of predicted tokens, including <EOS> where it ends a line.
         unknown: Number of tokens that are <UNK>.
@@ -202,18 +202,19 @@ def score_lines(
             token two probabilities.
     """
     sequences = [[*tokenizer.encode(line.text).tolist(), *([EOS] * predicts_end)] for line in lines]
-    totals = sequence_log_probabilities(model, sequences, eos=EOS, device=device)
+    sums = sequence_log_probabilities(model, sequences, eos=EOS, device=device)
+    num_directions = 2 if model.direction == "both" else 1
     return [
         Sentence(
             line=line.number,
             text=line.text,
-            log_probability=total,
-            log_probability_per_token=total / max(len(ids), 1),
+            log_probability=total / num_directions,
+            log_probability_per_token=total / num_directions / max(len(ids), 1),
             tokens=len(ids),
             unknown=ids.count(UNK),
             explained=_score_tokens(model, tokenizer, ids, device) if explain else None,
         )
-        for line, ids, total in zip(lines, sequences, totals, strict=True)
+        for line, ids, total in zip(lines, sequences, sums, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from small_models import CPU, make_model
 
@@ -10,7 +11,9 @@ from charlm.config.tokenizer import Tokenizer
 from charlm.data.tokenizer import EOS
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError, CorpusError, OptionError
+from charlm.evaluation.perplexity import score_text
 from charlm.evaluation.sentences import Line, Sentence, Sentences, read_sentences, score_lines
+from charlm.evaluation.static_model import StaticModel
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
 
@@ -58,7 +61,9 @@ def test_the_token_that_is_read_first_has_no_context():
 def test_a_model_of_both_directions_scores_sentences_but_not_tokens():
     model = make_model("both")
     (sentence,) = score(["ab"], model, predicts_end=True, explain=False)
-    assert sentence.log_probability == pytest.approx(nats_of(model, [2, 3, EOS]), rel=1e-5)
+    mean = -score_text(StaticModel(model, "records", CPU), np.array([2, 3, EOS])).loss_nats
+    assert sentence.log_probability_per_token == pytest.approx(mean, rel=1e-5)
+    assert sentence.log_probability == pytest.approx(3 * mean, rel=1e-5)
     with pytest.raises(CharlmError, match="both"):
         score(["ab"], model, predicts_end=True)
 
