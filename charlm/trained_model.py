@@ -266,9 +266,15 @@ def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:
 
     Raises:
         OptionError: There is no checkpoint of that name.
+        CheckpointError: There is no checkpoint at all.
     """
     if which not in ("best", "last"):
         raise OptionError("which", "must be best or last", value=which)
+    if not any((folder / name).is_dir() for name in ("best", "last")):
+        raise CheckpointError(
+            f"{folder}: has no checkpoint; name another run (of the trials of a search, only the "
+            "best one keeps its checkpoints)"
+        )
     is_present = (folder / which / "state.json").is_file()
     return which if is_present else "last"
 

@@ -298,7 +298,8 @@ def _remedy(missing: Path) -> str:
 
 def _contains_runs(path: Path) -> bool:
     """Return whether a folder contains run folders: config.yaml alone is also of other programs."""
-    tokenizers = path.glob("*/tokenizer.json")
+    patterns = ("*/tokenizer.json", "*/*/tokenizer.json")
+    tokenizers = (found for pattern in patterns for found in path.glob(pattern))
     return any(found.with_name("config.yaml").is_file() for found in tokenizers)
 
 

@@ -221,9 +221,12 @@ def _why_not_a_run(folder: Path) -> str:
         near = similar_run(folder)
         hint = f"did you mean {shlex.quote(str(near))}?" if near else "make one with charlm train"
         return f"no such run folder; {hint}"
-    runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    patterns = ("*/config.yaml", "*/*/config.yaml")
+    runs = sorted(path.parent for pattern in patterns for path in folder.glob(pattern))
     if runs:
-        return f"is not a run folder, but contains some; name one of them, such as {runs[0]}"
+        # Of the trials of a search, only the best one has checkpoints.
+        first = next((run for run in runs if (run / "last" / "state.json").is_file()), runs[0])
+        return f"is not a run folder, but contains some; name one of them, such as {first}"
     return "is not a run folder: no config.yaml; make one with charlm train"
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from charlm.config.schema import Config
 from charlm.data.corpus import open_corpus
+from charlm.data.listing import shown_names
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, OptionError
 from charlm.storage.atomic import atomic_write
@@ -130,7 +131,7 @@ def describe_search(config: Config, search: Sequence[str]) -> StudyFacts:
     corpus = open_corpus(resolved)
     if "valid" not in corpus.parts:
         raise CorpusError(
-            f"{', '.join(config.corpus.text)}: there is no validation split to compare trials; "
+            f"{shown_names(config.corpus.text)}: there is no validation split to compare trials; "
             "set corpus.valid_share=0.1 or corpus.valid_text"
         )
     data["corpus"] = resolved.corpus.model_dump(mode="json")
@@ -170,9 +171,12 @@ def read_study_facts(folder: Path) -> StudyFacts:
     if folder_facts is not None:
         return folder_facts.facts
     if not (folder / "study.db").is_file():
+        is_run = (folder / "config.yaml").is_file()
+        command = (
+            "continue the run: charlm train --resume" if is_run else "begin one: charlm tune --out"
+        )
         raise CheckpointError(
-            f"{folder}: contains no search (no study.db); begin one: "
-            f"charlm tune --out {shlex.quote(str(folder))}"
+            f"{folder}: contains no search (no study.db); {command} {shlex.quote(str(folder))}"
         )
     with quiet_optuna(), open_in_folder(folder) as storage:
         study = open_study(storage)

@@ -165,6 +165,10 @@ def test_mistakes_are_reported_in_one_line(capfd, text_file):
         in line
     )
     assert "contains no search" in refused(capfd, "--resume", "nothing")
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    remedy = "continue the run: charlm train --resume run"
+    assert remedy in refused(capfd, "--resume", "run")
     assert "--search: cannot be combined with --resume" in refused(
         capfd, "--resume", "nothing", *SEARCH, status=2
     )

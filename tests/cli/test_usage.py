@@ -6,6 +6,7 @@ if an option is missing there.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -449,6 +450,20 @@ def test_a_folder_with_runs_is_no_text(refused, folder, tmp_path):
     (tmp_path / "run").symlink_to(folder / "run")
     message = refused(["eval", "perplexity", str(tmp_path)], 1)
     assert f"{tmp_path}: is not a run folder, but contains some; name one of them" in message
+
+
+def test_a_folder_of_trials_is_no_text_and_one_with_a_checkpoint_is_named(
+    refused, folder, tmp_path
+):
+    for name in ("0", "1"):
+        shutil.copytree(folder / "run", tmp_path / "search" / "trials" / name)
+    for checkpoint in ("best", "last"):
+        shutil.rmtree(tmp_path / "search" / "trials" / "0" / checkpoint)
+    for command in (["eval", "perplexity"], ["sample"]):
+        message = refused([*command, str(tmp_path / "search")], 1)
+        assert f"such as {tmp_path / 'search' / 'trials' / '1'}" in message
+        message = refused([*command, str(tmp_path / "search" / "trials" / "0")], 1)
+        assert "trials/0: has no checkpoint; name another run" in message
 
 
 def test_a_checkpoint_is_no_text(refused, folder):

@@ -377,12 +377,16 @@ def test_a_setting_is_searched_once(config, tmp_path, search, problem):
     assert not (tmp_path / "tuned").exists()
 
 
-def test_a_search_needs_a_key_a_budget_and_a_validation_split(config, text_file, tmp_path):
+def test_a_search_needs_a_key_a_budget_and_a_validation_split(
+    config, text_file, tmp_path, monkeypatch
+):
     with pytest.raises(OptionError, match="nothing to search"):
         tune(config, [], out=tmp_path / "tuned", budget=Budget(trials=1))
     with pytest.raises(ConfigError, match="give --minutes or --trials"):
         tune(config, [RATE], out=tmp_path / "tuned")
-    with pytest.raises(CorpusError, match=r"no validation split .* set corpus.valid_share"):
+    monkeypatch.chdir(text_file.parent)
+    message = rf"^{text_file.name}: there is no validation split .* set corpus.valid_share"
+    with pytest.raises(CorpusError, match=message):
         tune(
             small_config(text_file, "corpus.valid_share=0"),
             [RATE],
