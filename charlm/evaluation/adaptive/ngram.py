@@ -8,7 +8,7 @@ same suffix are neighbors. Look-ups use binary search on whole arrays; no loop r
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class _Level:
 
 
 class KneserNey:
-    """Interpolated Kneser-Ney, modified or not: Chen and Goodman 1998 (TR-10-98), sections 2.7, 3.
+    """Interpolated modified Kneser-Ney: Chen and Goodman 1998 (TR-10-98), sections 2.7 and 3.
 
     With a(hw) the count of a token w after its context h, and h' the context without its first
     token:
@@ -76,13 +76,7 @@ class KneserNey:
     """
 
     def __init__(
-        self,
-        train_ids: Ids,
-        order: int,
-        vocabulary_size: int,
-        *,
-        records: bool = False,
-        discounts: Literal["three", "one"] | float = "three",
+        self, train_ids: Ids, order: int, vocabulary_size: int, *, records: bool = False
     ) -> None:
         """Count the n-grams of a text.
 
@@ -91,20 +85,12 @@ class KneserNey:
             order: Length of the longest n-grams, at least 1.
             vocabulary_size: V; all ids are smaller.
             records: Whether contexts end at <EOS> instead of crossing it.
-            discounts: `three`: for each length of n-grams, one discount for counts of one, of two
-                and of more (modified Kneser-Ney); `one`: one discount for each length (Kneser and
-                Ney 1995). Both are estimated from the counts. A number is the discount of all
-                lengths, above 0 and at most 1.
 
         Raises:
-            ConfigError: The order or the discount is out of range.
+            ConfigError: The order is below 1.
         """
         if order < 1:
             raise ConfigError(f"n-gram model: order must be at least 1, got {order}")
-        if isinstance(discounts, float | int) and not 0 < discounts <= 1:
-            raise ConfigError(
-                f"n-gram model: discount must be above 0 and at most 1, got {discounts}"
-            )
         self.order = order
         self.discounts: list[Discounts] = []
         self._vocabulary_size = vocabulary_size
@@ -114,9 +100,9 @@ class KneserNey:
         counts_by_length = _count(train_ids, order, vocabulary_size, records=records)
         for ngrams, longer in pairwise(chain(counts_by_length, [_NO_COUNTS])):
             counts = _add_extensions(ngrams, longer.keys // vocabulary_size)
-            discount = _estimate_discounts(counts, discounts)
-            self.discounts.append(discount)
-            self._levels.append(_smooth(ngrams, counts, num_contexts, discount))
+            discounts = _estimate_discounts(counts)
+            self.discounts.append(discounts)
+            self._levels.append(_smooth(ngrams, counts, num_contexts, discounts))
             num_contexts = len(ngrams.keys)
 
     def log_probabilities(self, ids: Ids) -> Floats:
@@ -186,20 +172,18 @@ def _add_extensions(ngrams: _Counts, suffixes: Integers) -> Integers:
     return counts
 
 
-def _estimate_discounts(counts: Integers, kind: Literal["three", "one"] | float) -> Discounts:
+def _estimate_discounts(counts: Integers) -> Discounts:
     """Return the discounts of the n-grams of one length.
 
     Chen and Goodman 1998, section 3, from the numbers of n-grams counted 1, 2, 3 and 4 times. If
     one of the three discounts would not be positive, the discount of Kneser and Ney 1995 replaces
     them; if that is not defined either, 0.75.
     """
-    if isinstance(kind, float | int):
-        return float(kind), float(kind), float(kind)
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == count)) for count in (1, 2, 3, 4))
     if not n1 or not n2:
         return _FALLBACK_DISCOUNT, _FALLBACK_DISCOUNT, _FALLBACK_DISCOUNT
     y = n1 / (n1 + 2 * n2)
-    if kind == "three" and n3 and n4:
+    if n3 and n4:
         twice = 2 - 3 * y * n3 / n2
         more = 3 - 4 * y * n4 / n3
         if twice > 0 and more > 0:

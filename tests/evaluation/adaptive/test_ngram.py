@@ -1,6 +1,5 @@
 """Kneser-Ney by hand, against the plain equations, and the laws of any distribution."""
 
-import math
 import tracemalloc
 from collections import Counter
 from fractions import Fraction
@@ -34,15 +33,7 @@ def last_probability(model: KneserNey, ids: list[int]) -> float:
 class Reference:
     """The equations in fractions and dictionaries, one token at a time."""
 
-    def __init__(
-        self,
-        ids: list[int],
-        order: int,
-        vocabulary: int,
-        *,
-        records: bool,
-        discounts: str | Fraction,
-    ):
+    def __init__(self, ids: list[int], order: int, vocabulary: int, *, records: bool):
         self.order, self.vocabulary, self.records = order, vocabulary, records
         occurrences: Counter[Gram] = Counter()
         neighbours: dict[Gram, set[int]] = {}
@@ -60,7 +51,7 @@ class Reference:
             gram: count if len(gram) == order else len(neighbours.get(gram, ())) + beginnings[gram]
             for gram, count in occurrences.items()
         }
-        self.discounts = [self.estimate(length, discounts) for length in range(1, order + 1)]
+        self.discounts = [self.estimate(length) for length in range(1, order + 1)]
 
     def texts(self, ids: list[int]) -> list[list[int]]:
         """Return the text after its <EOS>, or each record after one."""
@@ -73,14 +64,12 @@ class Reference:
                 texts.append([EOS])
         return texts
 
-    def estimate(self, length: int, discounts: str | Fraction) -> list[Fraction]:
-        if isinstance(discounts, Fraction):
-            return [discounts] * 3
+    def estimate(self, length: int) -> list[Fraction]:
         n = Counter(count for gram, count in self.counts.items() if len(gram) == length)
         if n[1] == 0 or n[2] == 0:
             return [Fraction(3, 4)] * 3
         y = Fraction(n[1], n[1] + 2 * n[2])
-        if discounts == "one" or n[3] == 0 or n[4] == 0:
+        if n[3] == 0 or n[4] == 0:
             return [y] * 3
         three = [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
         return three if min(three) > 0 else [y] * 3
@@ -107,7 +96,7 @@ class Reference:
 
 
 def test_bigrams_by_hand():
-    model = KneserNey(ids_of(TEXT), 2, 5, discounts="one")
+    model = KneserNey(ids_of(TEXT), 2, 5)
     # Bigrams: <EOS>a 1, ab 2, ba 1, ac 1, ca 1. Four were seen once, one twice: D = 4 / (4 + 2).
     # Before a stand <EOS>, b and c; before b and c only a: 3, 1, 1 of 5. None was counted twice: D = 3/4.
     assert model.discounts == [(0.75, 0.75, 0.75), pytest.approx((2 / 3, 2 / 3, 2 / 3))]
@@ -130,26 +119,26 @@ def test_bigrams_by_hand():
 
 
 def test_trigrams_by_hand():
-    model = KneserNey(ids_of(TEXT), 3, 5, discounts=0.5)
-    half = Fraction(1, 2)
-    # Unigrams as above, with D = 1/2: a 3, b 1, c 1 of 5.
-    a = (3 - half) / 5 + half * 3 / 5 / 5
-    b = (1 - half) / 5 + half * 3 / 5 / 5
+    model = KneserNey(ids_of(TEXT), 3, 5)
+    # Bigrams: four were counted once, one twice: D = 4 / (4 + 2). No unigram or trigram was counted twice: D = 3/4.
+    uni, bi, tri = Fraction(3, 4), Fraction(2, 3), Fraction(3, 4)
+    assert np.array(model.discounts)[:, 0] == pytest.approx([float(d) for d in (uni, bi, tri)])
+    # Unigrams as above: a 3, b 1, c 1 of 5.
+    a = (3 - uni) / 5 + uni * 3 / 5 / 5
+    b = (1 - uni) / 5 + uni * 3 / 5 / 5
     # Bigrams by the kinds of token before them: ab after <EOS> and c: 2; ba, ac, ca after one: 1; <EOS>a begins the
     # text, which counts once.
-    a_begins = (1 - half) + half * a
-    b_after_a = (2 - half) / 3 + half * 2 / 3 * b
+    a_begins = (1 - bi) + bi * a
+    b_after_a = (2 - bi) / 3 + bi * 2 / 3 * b
     # Trigrams by how often they occur: <EOS>ab once, and nothing else after <EOS>a; so is cab.
-    b_after_begin_a = (1 - half) + half * b_after_a
+    b_after_begin_a = (1 - tri) + tri * b_after_a
     # ab goes on with a alone, once: its second occurrence ends the text.
-    a_after_b = (1 - half) + half * a
-    a_after_ab = (1 - half) + half * a_after_b
+    a_after_b = (1 - bi) + bi * a
+    a_after_ab = (1 - tri) + tri * a_after_b
     expected = [a_begins, b_after_begin_a, a_after_ab]
     assert probabilities(model, [A, B, A]) == pytest.approx([float(p) for p in expected], rel=1e-12)
     # The context ba goes on with c alone, so that b after it has what was left, as bigrams say; bb was never seen.
-    assert last_probability(model, [A, B, A, B]) == pytest.approx(
-        float(half * b_after_a), rel=1e-12
-    )
+    assert last_probability(model, [A, B, A, B]) == pytest.approx(float(tri * b_after_a), rel=1e-12)
     assert last_probability(model, [B, B, A]) == pytest.approx(float(a_after_b), rel=1e-12)
 
 
@@ -185,10 +174,11 @@ def test_with_few_counts_all_discounts_are_equal():
 def test_the_first_token_of_a_record_is_predicted_from_its_count_at_beginnings():
     # Records "ab", "ab", "ba": after <EOS>, a twice and b once, though only one thing, nothing, stands before them.
     text = [A, B, EOS, A, B, EOS, B, A, EOS]
-    model = KneserNey(ids_of(text), 3, 4, records=True, discounts=0.5)
+    model = KneserNey(ids_of(text), 3, 4, records=True)
     # a stands after <EOS> and b, b so too, <EOS> after b and a: 2 each of 6.
-    a = (2 - 0.5) / 6 + 0.5 * 3 / 6 / 4
-    expected = (2 - 0.5) / 3 + 0.5 * 2 / 3 * a
+    # No unigram was counted once: D = 3/4. Five bigrams were counted once, one twice: D = 5 / (5 + 2).
+    a = (2 - 3 / 4) / 6 + 3 / 4 * 3 / 6 / 4
+    expected = (2 - 5 / 7) / 3 + 5 / 7 * 2 / 3 * a
     first, _, _, fourth, *_ = probabilities(model, text)
     assert first == fourth == pytest.approx(expected, rel=1e-12)
 
@@ -201,12 +191,10 @@ ids_lists = st.lists(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4]), max_size=60)
     ids=ids_lists,
     order=st.integers(1, 5),
     records=st.booleans(),
-    discounts=st.sampled_from(["three", "one", Fraction(1, 4), Fraction(1)]),
 )
-def test_the_model_follows_the_equations(train, ids, order, records, discounts):
-    chosen = float(discounts) if isinstance(discounts, Fraction) else discounts
-    model = KneserNey(ids_of(train), order, 6, records=records, discounts=chosen)
-    reference = Reference(train, order, 6, records=records, discounts=discounts)
+def test_the_model_follows_the_equations(train, ids, order, records):
+    model = KneserNey(ids_of(train), order, 6, records=records)
+    reference = Reference(train, order, 6, records=records)
     np.testing.assert_allclose(
         model.discounts, np.array(reference.discounts, dtype=np.float64), rtol=1e-12
     )
@@ -220,7 +208,7 @@ def test_the_model_follows_the_equations_with_three_estimated_discounts():
         np.random.default_rng(seed).zipf(1.3, 1000).clip(max=60).tolist() for seed in (1, 2)
     )
     model = KneserNey(ids_of(train), 3, 64)
-    reference = Reference(train, 3, 64, records=False, discounts="three")
+    reference = Reference(train, 3, 64, records=False)
     assert all(len(set(discounts)) == 3 for discounts in model.discounts)
     np.testing.assert_allclose(
         model.discounts, np.array(reference.discounts, dtype=np.float64), rtol=1e-12
@@ -235,10 +223,9 @@ def test_the_model_follows_the_equations_with_three_estimated_discounts():
     context=ids_lists,
     order=st.integers(1, 5),
     records=st.booleans(),
-    discounts=st.sampled_from(["three", "one", 0.3]),
 )
-def test_the_probabilities_after_any_context_sum_to_one(train, context, order, records, discounts):
-    model = KneserNey(ids_of(train), order, 6, records=records, discounts=discounts)
+def test_the_probabilities_after_any_context_sum_to_one(train, context, order, records):
+    model = KneserNey(ids_of(train), order, 6, records=records)
     after = [last_probability(model, [*context, token]) for token in range(6)]
     assert sum(after) == pytest.approx(1, rel=1e-12)
     assert min(after) > 0
@@ -279,15 +266,9 @@ def test_every_integer_type_of_ids_gives_the_same_probabilities():
         np.testing.assert_array_equal(log_p, expected, err_msg=str(dtype))
 
 
-def test_an_order_or_discount_out_of_range_is_refused():
+def test_an_order_below_one_is_refused():
     with pytest.raises(ConfigError, match=r"^n-gram model: order must be at least 1, got 0$"):
         KneserNey(ids_of(TEXT), 0, 5)
-    for discount in (0.0, 1.5, math.nan):
-        with pytest.raises(
-            ConfigError,
-            match=r"^n-gram model: discount must be above 0 and at most 1, got ",
-        ):
-            KneserNey(ids_of(TEXT), 2, 5, discounts=discount)
 
 
 def test_memory_is_a_few_tens_of_bytes_per_token_and_length():
