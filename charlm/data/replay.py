@@ -30,6 +30,11 @@ class Records(NamedTuple):
     spans: npt.NDArray[np.int64]
     unscored: npt.NDArray[np.int64]
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Number of tokens of each sequence, (sequences,)."""
+        return self.spans[:, 1] - self.spans[:, 0]
+
 
 @dataclass(frozen=True)
 class Replay:

@@ -16,7 +16,7 @@ from charlm.data.replay import Replay
 from charlm.data.spelling import Restoration, restoration_of
 from charlm.data.tokenizer import Tokenizer
 from charlm.data.tokens import Tokens
-from charlm.data.windows.directions import read_in_direction, read_with_targets
+from charlm.data.windows.directions import read_in_direction
 from charlm.data.windows.records import record_windows
 from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.data.windows.window import Window
@@ -205,7 +205,6 @@ def _stream_windows(experiment: Experiment) -> Iterator[Window]:
 def _record_windows(experiment: Experiment) -> Iterator[Window]:
     section = experiment.config.training
     tokens = experiment.tokens["train"]
-    direction = experiment.model.direction
     read = partial(
         record_windows,
         batch_size=section.batch_size,
@@ -215,11 +214,8 @@ def _record_windows(experiment: Experiment) -> Iterator[Window]:
         replay=_replay(experiment),
         shard=experiment.group.shard,
     )
-    if tokens.targets is None:
-        return read_in_direction(direction, tokens.ids, mode="records", read=read)
-    return read_with_targets(
-        direction, tokens.ids, tokens.targets, read=lambda ids, targets: read(ids, targets=targets)
-    )
+    direction = experiment.model.direction
+    return read_in_direction(direction, tokens.ids, tokens.targets, mode="records", read=read)
 
 
 def _replay(experiment: Experiment) -> Replay | None:

@@ -14,8 +14,7 @@ from charlm.data.cards import Part, temporary_conversions
 from charlm.data.labels import Labels, label_targets, labels_of, split_labels
 from charlm.data.listing import shown_title
 from charlm.data.tokenizer import EOS, Ids, id_dtype
-from charlm.data.windows.directions import read_with_targets
-from charlm.data.windows.scoring import scoring_record_windows
+from charlm.data.windows.scoring import windows_to_score
 from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, quote
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
@@ -177,12 +176,7 @@ def _predictions(
     run: TrainedLabelModel, ids: Ids, targets: Ids
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Yield positions in the ids and the log-probabilities of the labels there."""
-    windows = read_with_targets(
-        run.model.direction,
-        ids,
-        targets,
-        read=lambda ids, targets: scoring_record_windows(ids, targets=targets),
-    )
+    windows = windows_to_score(ids, mode="records", direction=run.model.direction, targets=targets)
     for window in windows:
         device = run.device
         logits, found = predict_labels(

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from charlm.config.task import Task
 from charlm.data.builders.pairs import character_kinds, code_kinds, script_names
 from charlm.data.labels import label_targets, learn_labels, tags_of
 from charlm.data.tokenizer import EOS
-from charlm.data.windows.directions import read_with_targets
+from charlm.data.windows.directions import read_in_direction
 from charlm.data.windows.scoring import scoring_record_windows
 from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, CorpusError
@@ -73,10 +74,8 @@ def predictions(model, ids, kind, batch_size):
     run = SimpleNamespace(model=model, device=CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "charlm.tasks.label_run.scoring_record_windows",
-            lambda ids, targets: scoring_record_windows(
-                ids, targets=targets, batch_size=batch_size
-            ),
+            "charlm.data.windows.scoring.scoring_record_windows",
+            partial(scoring_record_windows, batch_size=batch_size),
         )
         return predict_ids(run, ids, targets_of(ids, kind)).log_probabilities
 
@@ -105,13 +104,12 @@ def test_a_score_does_not_depend_on_padding(kind, direction, pooling):
     ids = random_records([1, 9, 3, 14, 2, 5, 30])
     scores = []
     for size in (1, 3, 7):
-        windows = read_with_targets(
+        windows = read_in_direction(
             direction,
             ids,
             targets_of(ids, kind),
-            read=lambda ids, targets, size=size: scoring_record_windows(
-                ids, targets=targets, batch_size=size
-            ),
+            mode="records",
+            read=partial(scoring_record_windows, batch_size=size),
         )
         scores.append(score(model, windows, device=CPU, precision=torch.float32))
     assert {found.tokens for found in scores} == {7 if kind == "classify" else 64}

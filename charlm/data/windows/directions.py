@@ -9,14 +9,16 @@ import torch
 
 from charlm.data.restarts import eos_ends
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows.window import (
-    PADDING,
-    AnyWindow,
-)
+from charlm.data.windows.window import PADDING, AnyWindow
 
 
 def read_in_direction(
-    direction: str, ids: Ids, *, mode: str, read: Callable[[Ids], Iterator[AnyWindow]]
+    direction: str,
+    ids: Ids,
+    targets: Ids | None = None,
+    *,
+    mode: str,
+    read: Callable[[Ids, Ids | None], Iterator[AnyWindow]],
 ) -> Iterator[AnyWindow]:
     """Read a text in the direction of a model.
 
@@ -24,31 +26,16 @@ def read_in_direction(
         direction: `forward`, `backward`, or `both`: the backward window is then beside the forward
             one in the batch.
         ids: Ids of the text, (tokens,).
+        targets: Targets of the records of a task, as for `record_windows`. A backward window has
+            none of them, because each is predicted from both directions together.
         mode: `stream`: the text is reversed as a whole; `records`: every record in its place.
-        read: Function that makes windows of ids in the order of reading.
-    """
-    if direction == "forward":
-        return read(ids)
-    backward = read(reverse(ids, mode=mode))
-    return backward if direction == "backward" else map(_side_by_side, read(ids), backward)
-
-
-def read_with_targets(
-    direction: str, ids: Ids, targets: Ids, *, read: Callable[[Ids, Ids], Iterator[AnyWindow]]
-) -> Iterator[AnyWindow]:
-    """Read the records of a task in the direction of a model.
-
-    Args:
-        direction: `forward` or `both`: the backward window is then beside the forward one in the
-            batch. It has no targets, because each is predicted from both directions together.
-        ids: Ids of the records, (tokens,).
-        targets: What is predicted at the position of each id, (tokens,).
-        read: Function that makes windows of ids and targets.
+        read: Function that makes windows of ids and targets in the order of reading.
     """
     if direction == "forward":
         return read(ids, targets)
-    backward = read(reverse(ids, mode="records"), np.full_like(targets, PADDING))
-    return map(_side_by_side, read(ids, targets), backward)
+    no_targets = None if targets is None else np.full_like(targets, PADDING)
+    backward = read(reverse(ids, mode=mode), no_targets)
+    return backward if direction == "backward" else map(_side_by_side, read(ids, targets), backward)
 
 
 def reverse(ids: Ids, *, mode: str) -> Ids:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from charlm.data.tokenizer import Ids
-from charlm.data.windows.directions import read_in_direction, read_with_targets
+from charlm.data.windows.directions import read_in_direction
 from charlm.data.windows.records import all_records, padded
 from charlm.data.windows.streams import tokens_before
 from charlm.data.windows.window import ALL, PADDING, Position, ScoringWindow, Shard
@@ -39,19 +39,13 @@ def windows_to_score(
         shard: Streams, or batches of records, that this process reads.
         targets: Targets of the records of a task, as for `record_windows`.
     """
-    if targets is not None:
 
-        def read_task(ids: Ids, targets: Ids) -> Iterator[ScoringWindow]:
-            return scoring_record_windows(ids, shard=shard, targets=targets)
-
-        return read_with_targets(direction, ids, targets, read=read_task)
-
-    def read(ids: Ids) -> Iterator[ScoringWindow]:
+    def read(ids: Ids, targets: Ids | None) -> Iterator[ScoringWindow]:
         if mode == "records":
-            return scoring_record_windows(ids, shard=shard)
+            return scoring_record_windows(ids, targets, shard=shard)
         return scoring_windows(ids, streams=streams, warm_up=WARM_UP, shard=shard)
 
-    return read_in_direction(direction, ids, mode=mode, read=read)
+    return read_in_direction(direction, ids, targets, mode=mode, read=read)
 
 
 def scoring_windows(
@@ -96,40 +90,39 @@ def scoring_windows(
 
 def scoring_record_windows(
     ids: Ids,
+    targets: Ids | None = None,
     *,
     batch_size: int = 64,
     window: int | None = None,
     shard: Shard = ALL,
-    targets: Ids | None = None,
 ) -> Iterator[ScoringWindow]:
     """Read every record once from the initial state, records of similar length together.
 
     Args:
         ids: Ids of the records, (tokens,).
+        targets: As for `record_windows`, with one window per record.
         batch_size: Number of records side by side.
         window: Tokens per window of each record; by default the logits of all records fit in
             memory.
         shard: Batches that this process reads: every `num_shards`-th one.
-        targets: As for `record_windows`, with one window per record.
     """
-    read = all_records(ids, targets)
-    spans = read.spans
-    order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
+    records = all_records(ids, targets)
+    order = np.argsort(records.lengths, kind="stable")
     for begin in range(shard.rank * batch_size, len(order), shard.num_shards * batch_size):
-        records = order[begin : begin + batch_size]
-        batch = spans[records]
-        longest = int((batch[:, 1] - batch[:, 0]).max())
-        size = window or max(1, _SCORING_TOKENS // len(batch))
+        numbers = order[begin : begin + batch_size]
+        starts, stops = records.spans[numbers].T
+        longest = int((stops - starts).max())
+        size = window or max(1, _SCORING_TOKENS // len(numbers))
         size = size if targets is None else longest
         for first in range(0, longest, size):
-            inputs, predicted = padded(read, records, first, size)
-            at = batch[:, 0] + np.arange(first, min(first + size, longest))[:, None]
+            inputs, predicted = padded(records, numbers, first, size)
+            at = starts + np.arange(first, min(first + size, longest))[:, None]  # (time, batch)
             yield ScoringWindow(
                 inputs=inputs,
                 targets=predicted,
                 resets_state=first == 0,
                 next=Position(),
                 epochs=0.0,
-                global_batch_size=len(batch),
-                positions=torch.from_numpy(np.where(at < batch[:, 1], at, -1)),
+                global_batch_size=len(numbers),
+                positions=torch.from_numpy(np.where(at < stops, at, -1)),
             )

@@ -82,23 +82,8 @@ def stream_windows(
     while True:
         random = np.random.default_rng([options.seed, position.epoch])
         streams = _plan_epoch(text, length, batch_size, window, options, random)
-        num_windows = streams.num_windows
-        first = min(position.index, num_windows - 1)
-        reads = zip(*(plan.read_from(first) for plan in streams.plans), strict=True)
-        columns = shard.columns(batch_size)
-        for number, read in zip(range(first, num_windows), reads, strict=False):
-            parts = [streams.of(*one, columns) for one in zip(text.readings, read, strict=True)]
-            inputs, targets, restarts = map(partial(torch.cat, dim=-1), zip(*parts, strict=True))
-            position = position.after(num_windows)
-            yield Window(
-                inputs=inputs,
-                targets=targets,
-                resets_state=number == 0,
-                next=position,
-                epochs=position.passes(num_windows),
-                global_batch_size=batch_size,
-                restarts=restarts if restarts.any() else None,
-            )
+        yield from _epoch_windows(text, streams, position, shard)
+        position = Position(epoch=position.epoch + 1)
         if replay is not None:
             text = _StreamText.of(replay.stream(ids, position.epoch), options)
 
@@ -182,6 +167,30 @@ def _plan_epoch(
         for found in text.document_starts
     ]
     return _Streams(length, shifts, plans)
+
+
+def _epoch_windows(
+    text: _StreamText, streams: _Streams, position: Position, shard: Shard
+) -> Iterator[Window]:
+    """Yield the windows of an epoch from a position on; arguments as for `stream_windows`."""
+    batch_size = len(streams.shifts)
+    columns = shard.columns(batch_size)
+    num_windows = streams.num_windows
+    first = min(position.index, num_windows - 1)
+    reads = zip(*(plan.read_from(first) for plan in streams.plans), strict=True)
+    for number, read in zip(range(first, num_windows), reads, strict=False):
+        parts = [streams.of(*one, columns) for one in zip(text.readings, read, strict=True)]
+        inputs, targets, restarts = map(partial(torch.cat, dim=-1), zip(*parts, strict=True))
+        position = position.after(num_windows)
+        yield Window(
+            inputs=inputs,
+            targets=targets,
+            resets_state=number == 0,
+            next=position,
+            epochs=position.passes(num_windows),
+            global_batch_size=batch_size,
+            restarts=restarts if restarts.any() else None,
+        )
 
 
 def _stream_length(num_tokens: int, batch_size: int, window: int) -> int:
