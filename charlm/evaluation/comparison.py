@@ -162,6 +162,18 @@ class Comparison(Result):
                 several tables; None for no limit.
         """
         width = max(24, *(len(run.run) for run in self.runs))
+        yield from self._score_tables(width, max_width)
+        yield ""
+        yield from self._difference_table(width)
+        unused = {"resamples", "seed"}  # An earlier method used them; only the JSON keeps them.
+        if any(row.low is not None for row in self.differences):
+            yield f"The intervals assume that {self.assumption}."
+        else:
+            unused |= {"blocks", "block_characters", "confidence"}
+        shown = {name: value for name, value in self.settings.items() if name not in unused}
+        yield format_settings(shown)
+
+    def _score_tables(self, width: int, max_width: int | None) -> Iterator[str]:
         columns = list(_COLUMNS.items())
         while columns:
             count = len(columns) if max_width is None else max(1, (max_width - width) // 13)
@@ -171,20 +183,15 @@ class Comparison(Result):
                 yield f"{run.run:<{width}}" + "".join(f"{cell(run):>13}" for _, cell in part)
             if columns:
                 yield ""
+
+    def _difference_table(self, width: int) -> Iterator[str]:
         heading = f"against {self.runs[0].run}"
         width = max(width, len(heading))
-        yield f"\n{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
+        yield f"{heading:<{width}}{'bits/char':>13}{'95 % from':>13}{'to':>13}"
         for row in self.differences:
             ends = ["-" if end is None else f"{end:+.4f}" for end in (row.low, row.high)]
             interval = "".join(f"{end:>13}" for end in ends)
             yield f"{row.run:<{width}}{row.bits_per_character:>+13.4f}{interval}"
-        unused = {"resamples", "seed"}  # An earlier method used them; only the JSON keeps them.
-        if any(row.low is not None for row in self.differences):
-            yield f"The intervals assume that {self.assumption}."
-        else:
-            unused |= {"blocks", "block_characters", "confidence"}
-        shown = {name: value for name, value in self.settings.items() if name not in unused}
-        yield format_settings(shown)
 
     def __str__(self) -> str:
         """Return the lines, at most 110 characters wide, and the warnings as one text."""
@@ -234,29 +241,34 @@ def compare(
         _score_lines(model, text, lines, splits_documents=separator is not None, name=name)
         for model in models
     ]
-    if block_characters is None:
-        block_characters = max(1, min(PIECE_CHARACTERS, len(text) // (4 * max(BLOCKS))))
+    block_characters = block_characters or _piece_characters(len(text))
     nats = np.stack([model.nats for model in scored])
     pieces = cut_into_pieces(lines, nats, block_characters)
     runs = [model.score for model in scored]
+    settings = {
+        "text": name,
+        "of": str(models[0].folder),
+        "characters": len(text),
+        "blocks": len(pieces.characters),
+        "block_characters": block_characters,
+        "resamples": 0,
+        "confidence": CONFIDENCE,
+        "seed": seed,
+        "precision": "fp32",
+        "version": VERSION,
+    }
     return Comparison(
         runs=runs,
-        differences=differences(runs, pieces.nats, pieces.characters),
-        settings={
-            "text": name,
-            "of": str(models[0].folder),
-            "characters": len(text),
-            "blocks": len(pieces.characters),
-            "block_characters": block_characters,
-            "resamples": 0,
-            "confidence": CONFIDENCE,
-            "seed": seed,
-            "precision": "fp32",
-            "version": VERSION,
-        },
+        differences=_differences(runs, pieces.nats, pieces.characters),
+        settings=settings,
         assumption=_assumption(len(text)),
         warnings=tuple(_budget_warnings(models)),
     )
+
+
+def _piece_characters(characters: int) -> int:
+    """Return the least number of characters in a piece of a text: fewer in a short text."""
+    return max(1, min(PIECE_CHARACTERS, characters // (4 * max(BLOCKS))))
 
 
 def _named_text(
@@ -284,7 +296,7 @@ def require_models(models: Sequence[TrainedModel]) -> None:
         require_one_probability(model.model, model.folder)
 
 
-def differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> list[Difference]:
+def _differences(runs: Sequence[Compared], nats: Floats, characters: Floats) -> list[Difference]:
     """Return the difference of each run from the first; arguments as for `difference_intervals`."""
     intervals = difference_intervals(nats, characters)
     return [
