@@ -24,21 +24,16 @@ from optuna.trial import TrialState
 
 from charlm.config.load import check_config
 from charlm.config.schema import Config
-from charlm.runs.folder import check_new
 from charlm.tuning.results import NOT_ENDED, Outcome, Trial, Tuning, read_results, write_results
 from charlm.tuning.space import Space
 from charlm.tuning.storage import MAX_ATTEMPTS, Storage, quiet_optuna
 from charlm.tuning.study import (
     Budget,
     StudyFacts,
-    begin_study,
+    begun_study,
     describe_search,
-    open_storage,
-    open_study,
     read_budget,
-    read_folder_facts,
     read_study_facts,
-    write_folder_facts,
 )
 from charlm.tuning.workers import begin_trial, end_trial, fail_lost_trials, fail_trial, heartbeats
 
@@ -101,29 +96,19 @@ def tune(
         CharlmError: A key or value is not valid, the text cannot be used or has no validation
             split, `out` or `study` contains something else, or the storage cannot be used.
     """
-    folder, facts, budget = Path(out), describe_search(config, search), budget or Budget()
-    folder_facts = read_folder_facts(folder)
-    if folder_facts is None and not (folder / "study.db").is_file():
-        check_new(folder)
-        if storage is None:
-            budget.check()
+    folder, facts = Path(out), describe_search(config, search)
     with (
         quiet_optuna(),
-        open_storage(folder, folder_facts, url=storage, name=study) as place,
+        begun_study(folder, facts, budget or Budget(), url=storage, name=study) as begun,
     ):
-        opened = open_study(place)
-        with place.lock():
-            begin_study(opened, place, folder, facts, budget)
-            if place.is_shared:
-                write_folder_facts(folder, folder_facts, opened, place, facts)
         from charlm.tuning.trial import train  # It imports torch: after all checks.
 
         worker = _Worker(
             folder=folder,
             facts=facts,
             spaces=facts.spaces(),
-            study=opened,
-            storage=place,
+            study=begun.study,
+            storage=begun.storage,
             train=train,
             callbacks=callbacks or Callbacks(),
         )

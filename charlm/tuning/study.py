@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from pydantic import Field
@@ -17,6 +17,7 @@ from charlm.data.corpus import open_corpus
 from charlm.data.listing import shown_names
 from charlm.data.resolve import resolve
 from charlm.errors import CharlmError, CheckpointError, ConfigError, CorpusError, OptionError
+from charlm.runs.folder import check_new
 from charlm.storage.atomic import atomic_write
 from charlm.storage.untrusted import MEGABYTE, StrictModel, parse_json, read_regular_file
 from charlm.tuning.space import (
@@ -179,7 +180,7 @@ def read_study_facts(folder: Path) -> StudyFacts:
             f"{folder}: contains no search (no study.db); {command} {shlex.quote(str(folder))}"
         )
     with quiet_optuna(), open_in_folder(folder) as storage:
-        study = open_study(storage)
+        study = _open_study(storage)
         if "facts" not in study.user_attrs:
             raise CheckpointError(
                 f"{folder}: the search was never begun; remove the folder and begin it again"
@@ -187,17 +188,54 @@ def read_study_facts(folder: Path) -> StudyFacts:
         return StudyFacts.model_validate(study.user_attrs["facts"])
 
 
+class BegunStudy(NamedTuple):
+    """A study that trials can be added to.
+
+    Attributes:
+        study: Optuna's study.
+        storage: Its storage, which is open.
+    """
+
+    study: optuna.Study
+    storage: Storage
+
+
 @contextmanager
-def open_storage(
-    folder: Path, folder_facts: FolderFacts | None, *, url: str | None, name: str | None
-) -> Iterator[Storage]:
-    """Open the storage of the search in a folder.
+def begun_study(
+    folder: Path, facts: StudyFacts, budget: Budget, *, url: str | None, name: str | None
+) -> Iterator[BegunStudy]:
+    """Begin a search, or continue it, with its storage open.
 
     Args:
         folder: Folder of the search.
-        folder_facts: Contents of study.json.
+        facts: What all trials have in common.
+        budget: Budget of the whole search; without limits, that of a search that exists.
         url: URL of a database, instead of that in study.json; without both, study.db is opened.
         name: Name of the search in the database.
+
+    Raises:
+        CharlmError: The folder or the storage contains something else or cannot be used, or the
+            search has no budget.
+    """
+    folder_facts = read_folder_facts(folder)
+    if folder_facts is None and not (folder / "study.db").is_file():
+        check_new(folder)
+        if url is None:
+            budget.check()
+    with _open_storage(folder, folder_facts, url=url, name=name) as storage:
+        study = _open_study(storage)
+        with storage.lock():
+            _begin_study(study, storage, folder, facts, budget)
+            if storage.is_shared:
+                _write_folder_facts(folder, folder_facts, study, storage, facts)
+        yield BegunStudy(study, storage)
+
+
+@contextmanager
+def _open_storage(
+    folder: Path, folder_facts: FolderFacts | None, *, url: str | None, name: str | None
+) -> Iterator[Storage]:
+    """Open the storage of the search in a folder; arguments as for `begun_study`.
 
     Raises:
         CheckpointError: The folder contains another search.
@@ -220,7 +258,7 @@ def open_storage(
         yield storage
 
 
-def open_study(storage: Storage) -> optuna.Study:
+def _open_study(storage: Storage) -> optuna.Study:
     """Open or create the study of a storage.
 
     Raises:
@@ -249,7 +287,7 @@ def open_study(storage: Storage) -> optuna.Study:
     return study
 
 
-def begin_study(
+def _begin_study(
     study: optuna.Study, storage: Storage, folder: Path, facts: StudyFacts, budget: Budget
 ) -> None:
     """Begin a study, or check that it is the same search; set its budget if one is given.
@@ -287,7 +325,7 @@ def read_budget(study: optuna.Study, storage: Storage) -> Budget:
         raise storage.problem("its budget was not written by charlm") from None
 
 
-def write_folder_facts(
+def _write_folder_facts(
     folder: Path,
     folder_facts: FolderFacts | None,
     study: optuna.Study,
