@@ -38,7 +38,7 @@ from charlm.errors import CharlmError
 from charlm.evaluation.intervals import BLOCKS, ratio_interval
 from charlm.evaluation.lines import PIECE_CHARACTERS, nats_of_lines, piece_of_lines
 from charlm.evaluation.static_model import Floats, of_trained
-from charlm.trained_model import open_string
+from charlm.model_texts import open_string
 
 SEED = 1
 HIDDEN_SIZES = (32, 96)

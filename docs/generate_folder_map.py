@@ -31,6 +31,7 @@ ROOMS = [
     "training",
     "runs",
     "trained_model.py",
+    "model_texts.py",
     "sampling",
     "evaluation",
     "compression",

@@ -25,7 +25,7 @@ import torch
 import charlm
 from charlm.evaluation.probes.cells import find_units, label_tokens, read_units
 from charlm.evaluation.probes.labels import label_characters
-from charlm.trained_model import text_to_score
+from charlm.model_texts import text_to_score
 
 FOLDER = Path(tempfile.mkdtemp())
 

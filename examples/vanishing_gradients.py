@@ -25,7 +25,7 @@ import charlm
 from charlm.evaluation.probes.gradients import measure_gradient_norms
 from charlm.model.cells.lstm import LSTM, set_gate_bias
 from charlm.model.language_model import LanguageModel
-from charlm.trained_model import text_to_score
+from charlm.model_texts import text_to_score
 from charlm.views.figures.axes import Axis
 from charlm.views.figures.drawing import run_style
 from charlm.views.figures.lines import Line, line_chart

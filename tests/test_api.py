@@ -17,9 +17,9 @@ from conftest import TEXT, small_config
 import charlm
 from charlm.cli.main import run as charlm_command
 from charlm.errors import CharlmError, CheckpointError, OptionError
+from charlm.model_texts import corpus_part, original_bytes, training_texts
 from charlm.runs.folder import named_after
 from charlm.sampling.options import SampleOptions, build_options
-from charlm.trained_model import corpus_part, original_bytes, training_texts
 
 # Lines of the corpus in another order, so that no long passage of it is in the corpus.
 OTHER_TEXT = "".join(TEXT.splitlines(keepends=True)[::7])[:600]

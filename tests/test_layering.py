@@ -16,6 +16,7 @@ ORDER = [
     {"training"},
     {"runs"},
     {"trained_model"},
+    {"model_texts"},
     {"sampling"},
     {"evaluation", "compression", "tasks"},
     {"tracking"},

@@ -37,17 +37,10 @@ from charlm.evaluation.static_model import (
 )
 from charlm.evaluation.text_files import decode_utf8, read_text_file
 from charlm.model.language_model import count_parameters
+from charlm.model_texts import corpus_part, open_string, original_bytes, restoration_to_score
 from charlm.storage.results import Result
 from charlm.storage.tables import format_number, format_settings
-from charlm.trained_model import (
-    TrainedModel,
-    corpus_part,
-    open_string,
-    original_bytes,
-    provenance,
-    require_language_model,
-    restoration_to_score,
-)
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 from charlm.version import VERSION
 
 if TYPE_CHECKING:

@@ -18,21 +18,19 @@ from charlm.evaluation.baselines import Baseline, score_baselines, unigram_loss_
 from charlm.evaluation.options import ScoringOptions
 from charlm.evaluation.overlap import SAME_TEXT, shared_fraction
 from charlm.evaluation.static_model import StaticModel, require_tokens
-from charlm.storage.results import Result
-from charlm.storage.tables import format_number, format_settings
-from charlm.trained_model import (
+from charlm.model_texts import (
     OpenText,
-    TrainedModel,
     corpus_part,
     encode,
     open_text,
     original_bytes,
-    provenance,
     restoration_to_score,
     share_in_training,
     training_texts,
-    with_int8,
 )
+from charlm.storage.results import Result
+from charlm.storage.tables import format_number, format_settings
+from charlm.trained_model import TrainedModel, provenance, with_int8
 from charlm.training.devices import choose_precision
 from charlm.training.loss import Score, predict_windows, score
 

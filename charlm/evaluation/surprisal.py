@@ -20,9 +20,10 @@ from charlm.errors import CharlmError, OptionError, quote
 from charlm.evaluation.options import RARE, SHOWN_TOKENS
 from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers, of_trained
+from charlm.model_texts import training_texts
 from charlm.storage.results import Result
 from charlm.storage.tables import format_range, format_settings
-from charlm.trained_model import TrainedModel, provenance, training_texts
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part

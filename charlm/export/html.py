@@ -16,7 +16,8 @@ from charlm.export.description import About, describe
 from charlm.export.javascript import Program, run_program
 from charlm.export.options import ExportOptions
 from charlm.export.verification import Computed, Passage
-from charlm.trained_model import TrainedModel, encode, training_texts
+from charlm.model_texts import encode, training_texts
+from charlm.trained_model import TrainedModel
 from charlm.views.html import Html, join, tag
 from charlm.views.style import design_tokens, page_head
 

@@ -24,6 +24,7 @@ from charlm.export.state_dict import GATES, Layer, Matched, MatchOptions, match
 from charlm.export.vocabulary import Vocabulary, read_vocabulary
 from charlm.model.language_model import LanguageModel
 from charlm.model.uninitialized import uninitialized
+from charlm.model_texts import encode_string
 from charlm.runs.checkpoint import load_weights, save_checkpoint, weights_of
 from charlm.runs.folder import check_new, write_run_files
 from charlm.runs.verify import MAX_BYTES
@@ -32,7 +33,7 @@ from charlm.storage.atomic import atomic_output
 from charlm.storage.results import Result
 from charlm.storage.tensors import read_tensors
 from charlm.storage.untrusted import one_line, read_regular_file
-from charlm.trained_model import Origin, TrainedModel, encode_string
+from charlm.trained_model import Origin, TrainedModel
 from charlm.version import VERSION
 
 Activation = Literal["tanh", "relu"]

@@ -13,10 +13,11 @@ from charlm.data.windows.directions import record_spans, reverse
 from charlm.errors import CharlmError, CheckpointError, CorpusError
 from charlm.export.targets import Precision
 from charlm.model.log_probabilities import predict_window
+from charlm.model_texts import encode_string, text_to_score
 from charlm.sampling.options import SampleOptions, StopCondition
 from charlm.sampling.sample import sample
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, encode_string, text_to_score
+from charlm.trained_model import TrainedModel
 
 Logits = npt.NDArray[np.float32]
 _PASSAGE_TOKENS = 1000

@@ -10,6 +10,7 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS
 from charlm.data.written_form import written_form
 from charlm.errors import UnsupportedOptionError
+from charlm.model_texts import encode, training_texts
 from charlm.sampling.beam_search import normalize
 from charlm.sampling.constraints.copy_limit import text_to_index
 from charlm.sampling.novelty import NoveltyFilter
@@ -18,7 +19,7 @@ from charlm.sampling.plan import Plan, in_text_order, make_plan
 from charlm.sampling.saved_state import GenerationState
 from charlm.sampling.text_stream import TextBatch
 from charlm.storage.results import Result
-from charlm.trained_model import TrainedModel, encode, training_texts
+from charlm.trained_model import TrainedModel
 
 _MAX_LOGITS = 2**24  # Logits of a batch, at 8 bytes each: 128 MiB, several times.
 _MAX_ROWS = 4096  # Texts of a batch.

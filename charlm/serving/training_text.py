@@ -10,8 +10,9 @@ from charlm.data.suffix_index import SuffixIndex
 from charlm.data.tokenizer import EOS
 from charlm.data.utf8 import character_bounds
 from charlm.errors import CharlmError
+from charlm.model_texts import training_texts
 from charlm.sampling.constraints.copy_limit import CopyLimit
-from charlm.trained_model import TrainedModel, training_texts
+from charlm.trained_model import TrainedModel
 
 MAX_BYTES = 64 << 20  # A longer training text is not searched: its index takes five times as much.
 _UNKNOWN = b"\xff"  # No UTF-8 text contains it.

@@ -15,11 +15,12 @@ from charlm.data.windows.directions import record_spans
 from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import quote
 from charlm.model.log_probabilities import log_probabilities_of, predict_window
+from charlm.model_texts import corpus_part, encode
 from charlm.sampling.completion import complete_ids, require_completion
 from charlm.sampling.options import CompletionOptions
 from charlm.storage.results import Result
 from charlm.storage.tables import field_lines, format_settings
-from charlm.trained_model import Trained, corpus_part, encode, provenance
+from charlm.trained_model import Trained, provenance
 from charlm.training.loss import score
 
 _NUM_ERRORS = 20

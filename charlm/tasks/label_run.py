@@ -18,11 +18,12 @@ from charlm.data.windows.scoring import windows_to_score
 from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, quote
 from charlm.model.label_model import LabelHead, LabelModel, predict_labels
+from charlm.model_texts import encode, require_part, training_corpus
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
 from charlm.storage.results import Result
 from charlm.storage.tables import format_rows
-from charlm.trained_model import Trained, encode, load_trained, require_part, training_corpus
+from charlm.trained_model import Trained, load_trained
 from charlm.training.devices import choose_device
 
 

@@ -25,6 +25,7 @@ from charlm.evaluation.static_model import require_one_probability
 from charlm.evaluation.surprisal import measure_surprisal
 from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import count_parameters
+from charlm.model_texts import corpus_part, original_bytes
 from charlm.runs.metrics import read_metrics
 from charlm.runs.samples import read_samples
 from charlm.sampling.options import CompletionOptions
@@ -37,8 +38,6 @@ from charlm.trained_model import (
     Trained,
     TrainedModel,
     TrainedTranslator,
-    corpus_part,
-    original_bytes,
 )
 from charlm.views.measurements import (
     AnyTrained,

@@ -11,7 +11,7 @@ from conftest import TEXT, small_config, train_all
 from charlm.api import load
 from charlm.cli.main import run as charlm
 from charlm.errors import OptionError
-from charlm.trained_model import training_texts
+from charlm.model_texts import training_texts
 
 
 @pytest.fixture

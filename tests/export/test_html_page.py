@@ -8,7 +8,7 @@ from browser import BROWSER_TEST, Watched, launched, watched_page
 from conftest import small_config, train_all
 
 import charlm
-from charlm.trained_model import training_texts
+from charlm.model_texts import training_texts
 
 pytestmark = BROWSER_TEST
 HOSTILE = (

@@ -14,6 +14,7 @@ from charlm.data.written_form import written_form
 from charlm.errors import CharlmError
 from charlm.evaluation.probes.memory import measure_memory
 from charlm.evaluation.probes.passage import measure_passage
+from charlm.model_texts import training_texts
 from charlm.sampling.next_tokens import next_tokens
 from charlm.sampling.options import Filters, NextOptions, SampleOptions, StopCondition
 from charlm.sampling.sample import sample
@@ -25,7 +26,7 @@ from charlm.serving.options import ServeOptions
 from charlm.serving.page import Page
 from charlm.serving.reading import Interrupted, Reader, StateCache
 from charlm.serving.training_text import TrainingText
-from charlm.trained_model import TrainedModel, load, training_texts
+from charlm.trained_model import TrainedModel, load
 
 READABLE = ("trained", "records", "documents", "bpe", "words", "spaced", "bytes", "folded")
 TEXTS = {"records": "bana\nmelia\nki", "default": "The cat sat on the mat.\nThe dög slept on"}

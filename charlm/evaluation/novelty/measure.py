@@ -13,15 +13,10 @@ from charlm.errors import OptionError, refuse_beside
 from charlm.evaluation.novelty.compare import compare_with_training
 from charlm.evaluation.novelty.results import Novelty
 from charlm.evaluation.novelty.units import WordIds
+from charlm.model_texts import encode, training_texts
 from charlm.sampling.options import Filters, SampleOptions, StopCondition
 from charlm.sampling.sample import sample as write_samples
-from charlm.trained_model import (
-    TrainedModel,
-    encode,
-    provenance,
-    require_language_model,
-    training_texts,
-)
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 _DEFAULT_RECORDS = 1000
 _DEFAULT_TOKENS = 20_000

@@ -28,9 +28,10 @@ from charlm.errors import CharlmError, CorpusError, OptionError, TokenizerError
 from charlm.evaluation.text_files import decode_utf8
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import sequence_log_probabilities
+from charlm.model_texts import training_texts
 from charlm.storage.results import Result
 from charlm.storage.tables import format_range, format_settings
-from charlm.trained_model import TrainedModel, provenance, require_language_model, training_texts
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 _MAX_PAIRS = 1_000_000  # A file has at most this number of pairs.
 _MAX_LINE_BYTES = 1 << 20

@@ -20,9 +20,10 @@ from charlm.evaluation.probes.places import evenly_spaced, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import target_log_probabilities
+from charlm.model_texts import text_to_score
 from charlm.storage.results import Result
 from charlm.storage.tables import format_settings
-from charlm.trained_model import TrainedModel, provenance, require_language_model, text_to_score
+from charlm.trained_model import TrainedModel, provenance, require_language_model
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part

@@ -28,9 +28,10 @@ from charlm.model.cells.base import Cell, State
 from charlm.model.descriptions import part_name
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import Run, States
+from charlm.model_texts import text_to_score
 from charlm.storage.results import Result
 from charlm.storage.tables import format_settings
-from charlm.trained_model import TrainedModel, provenance, text_to_score
+from charlm.trained_model import TrainedModel, provenance
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part

@@ -11,7 +11,8 @@ from charlm.data.tokenizer import EOS, Decoder, Ids, Tokenizer
 from charlm.data.windows.scoring import WARM_UP
 from charlm.errors import OptionError
 from charlm.evaluation.static_model import Integers, require_tokens
-from charlm.trained_model import TrainedModel, text_to_score
+from charlm.model_texts import text_to_score
+from charlm.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part

@@ -28,7 +28,7 @@ from charlm.evaluation.probes.agreement import (
     score_pairs,
     score_verbs,
 )
-from charlm.trained_model import encode, training_texts
+from charlm.model_texts import encode, training_texts
 
 CPU = torch.device("cpu")
 IS_PLURAL = {noun.singular: False for noun in _NOUNS} | {noun.plural: True for noun in _NOUNS}

@@ -23,8 +23,8 @@ from charlm.evaluation.probes.gradients import (
     measure_gradient_norms,
 )
 from charlm.model.language_model import LanguageModel
+from charlm.model_texts import text_to_score
 from charlm.runs.prepare import begin
-from charlm.trained_model import text_to_score
 
 CPU = torch.device("cpu")
 VOCABULARY = 8
