@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from charlm.config.corpus import Mode
-from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows.directions import record_spans
+from charlm.data.tokenizer import Ids
+from charlm.data.windows.directions import reading_order
 from charlm.data.windows.scoring import windows_to_score
 from charlm.errors import CharlmError, CorpusError
 from charlm.model.language_model import LanguageModel
@@ -50,7 +50,7 @@ class StaticModel:
             CharlmError: The model reads in both directions, so that a token has two probabilities.
         """
         require_one_probability(self.model)
-        order = reading_order(ids, self.mode, self.model.direction)
+        order = reading_order(ids, self.model.direction, mode=self.mode)
         log_p = np.empty(len(ids))
         log_p[order] = self.log_probabilities_as_read(np.asarray(ids)[order])
         return log_p
@@ -104,16 +104,3 @@ def require_one_probability(model: LanguageModel, run: Path | None = None) -> No
             "so that single tokens have no score; score whole texts, or train with "
             "model.direction=forward"
         )
-
-
-def reading_order(ids: Ids, mode: Mode, direction: str) -> Integers:
-    """Return the position in the text of each token in reading order, (tokens,)."""
-    order = np.arange(len(ids))
-    if direction != "backward":
-        return order
-    if mode == "records":
-        for start, end in record_spans(ids):
-            order[start : end - 1] = order[start : end - 1][::-1]  # <EOS> stays last.
-        return order
-    end = len(ids) - 1 if len(ids) and ids[-1] == EOS else len(ids)
-    return np.concatenate([order[:end][::-1], order[end:]])

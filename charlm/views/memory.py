@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from charlm.data.windows.directions import reading_order
 from charlm.errors import counted
 from charlm.evaluation.probes.known_letters import LetterAccuracy
 from charlm.evaluation.probes.memory import Dependence, Memory
-from charlm.evaluation.static_model import reading_order
 from charlm.views.charts import Chart, Series
 from charlm.views.figures.axes import Axis
 from charlm.views.figures.drawing import swatch
@@ -123,7 +123,7 @@ def _in_text_order(run: RunMeasurements, memory: Memory) -> _Row:
     read = memory.predictions
     ids = np.array([prediction.token for prediction in read])
     trained = run.trained
-    places = reading_order(ids, trained.config.corpus.mode, trained.model.direction).tolist()
+    places = reading_order(ids, trained.model.direction, mode=trained.mode).tolist()
     predictions = [read[number] for number in np.argsort(places).tolist()]
     relative = [[_UNREAD] * len(read) for _ in read]
     for place, prediction in zip(places, read, strict=True):

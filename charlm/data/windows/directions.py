@@ -38,19 +38,42 @@ def read_in_direction(
     return backward if direction == "backward" else map(_side_by_side, read(ids, targets), backward)
 
 
+def readings_of(ids: Ids, direction: str, *, mode: str) -> list[Ids]:
+    """Return the text, the reversed text, or both, as a model of this direction reads them."""
+    if direction == "forward":
+        return [ids]
+    backward = reverse(ids, mode=mode)
+    return [backward] if direction == "backward" else [ids, backward]
+
+
 def reverse(ids: Ids, *, mode: str) -> Ids:
     """Return the reversed ids of a text, or of each record; the closing <EOS> stays the last."""
     if mode == "records":
-        spans = record_spans(ids)
-        lengths = spans[:, 1] - spans[:, 0]
-        first = np.repeat(spans[:, 0], lengths)
-        end = np.repeat(spans[:, 1], lengths)
-        at = np.arange(len(first))
-        return np.asarray(ids[np.where(at == end - 1, at, first + end - 2 - at)])
-    ids = np.asarray(ids)
+        return np.asarray(ids[reading_order(ids, "backward", mode=mode)])
+    ids = np.asarray(ids)  # Without positions, which take 8 bytes each.
     if len(ids) and ids[-1] == EOS:
         return np.concatenate([ids[-2::-1], ids[-1:]])
     return ids[::-1]
+
+
+def reading_order(ids: Ids, direction: str, *, mode: str) -> npt.NDArray[np.int64]:
+    """Return the position in the text of each token in reading order, (tokens,).
+
+    Args:
+        ids: Text, (tokens,).
+        direction: Direction of a model: `backward`, or another one, which keeps the order.
+        mode: `stream` or `records`, as for `read_in_direction`. Backward, what follows the last
+            <EOS> of records is left out.
+    """
+    if direction != "backward":
+        return np.arange(len(ids))
+    if mode == "records":
+        spans = record_spans(ids)
+        first, end = np.repeat(spans, spans[:, 1] - spans[:, 0], axis=0).T
+        at = np.arange(len(first))
+        return np.where(at == end - 1, at, first + end - 2 - at)  # <EOS> stays the last.
+    last = len(ids) - 1 if len(ids) and ids[-1] == EOS else len(ids)
+    return np.append(np.arange(last)[::-1], np.arange(last, len(ids)))
 
 
 def record_spans(ids: Ids) -> npt.NDArray[np.int64]:
@@ -64,11 +87,3 @@ def _side_by_side(forward: AnyWindow, backward: AnyWindow) -> AnyWindow:
     inputs = torch.cat([forward.inputs, backward.inputs], dim=1)
     targets = torch.cat([forward.targets, backward.targets], dim=1)
     return replace(forward, inputs=inputs, targets=targets)
-
-
-def in_direction(direction: str, ids: Ids) -> list[Ids]:
-    """Return the text, the reversed text, or both, as a model of this direction reads them."""
-    if direction == "forward":
-        return [ids]
-    backward = reverse(ids, mode="stream")
-    return [backward] if direction == "backward" else [ids, backward]

@@ -13,7 +13,7 @@ from torch import Tensor
 from charlm.data.replay import Replay
 from charlm.data.restarts import StreamPlan, StreamTokens, eos_ends, plan_streams
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows.directions import in_direction
+from charlm.data.windows.directions import readings_of
 from charlm.data.windows.window import ALL, PADDING, Position, Shard, Window
 from charlm.errors import CorpusError, counted
 
@@ -104,7 +104,7 @@ class _StreamText(NamedTuple):
     @classmethod
     def of(cls, ids: Ids, options: StreamOptions) -> "_StreamText":
         """Return a text that is read with these options."""
-        readings = in_direction(options.direction, ids)
+        readings = readings_of(ids, options.direction, mode="stream")
         nowhere = np.zeros(0, dtype=np.int64)
         starts = [eos_ends(ids) if options.restart_windows else nowhere for ids in readings]
         return cls(len(ids), readings, starts)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids
-from charlm.data.windows.directions import reverse
+from charlm.data.windows.directions import readings_of
 from charlm.errors import OptionError, UnsupportedOptionError
 from charlm.evaluation.probes.places import Windows, choose_windows, tokens_named
 from charlm.evaluation.static_model import Floats, Integers
@@ -262,8 +262,7 @@ def measure_gradient_norms(
     if windows < 1:
         raise OptionError("windows", "must be at least 1", value=windows)
     model = copy.deepcopy(model).to(device).double().eval()
-    texts = [ids] if model.direction != "backward" else []
-    texts += [reverse(ids, mode=mode)] if model.direction != "forward" else []
+    texts = readings_of(ids, model.direction, mode=mode)
     chosen = _choose_windows(texts, mode, window, windows, targets)
     size = max(1, _MAX_TOKENS // (window * len(texts)))
     batches = [

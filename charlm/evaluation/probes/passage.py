@@ -11,9 +11,10 @@ import torch
 
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import Ids, Tokenizer
+from charlm.data.windows.directions import reading_order
 from charlm.data.windows.scoring import windows_to_score
 from charlm.evaluation.probes.reading import read_beginning, texts_of
-from charlm.evaluation.static_model import Floats, reading_order, require_one_probability
+from charlm.evaluation.static_model import Floats, require_one_probability
 from charlm.model.language_model import LanguageModel
 from charlm.model.log_probabilities import predict_window
 from charlm.storage.results import Result
@@ -123,7 +124,7 @@ def predict_passage(model: LanguageModel, ids: Ids, *, mode: Mode, streams: int 
     device = next(model.parameters()).device
     log_p = np.full((len(ids), model.vocabulary_size), np.nan)
     states = None
-    order = reading_order(ids, mode, model.direction)
+    order = reading_order(ids, model.direction, mode=mode)
     for window in windows_to_score(ids[order], mode=mode, streams=streams):
         states = None if window.resets_state else states
         predictions, states = predict_window(
