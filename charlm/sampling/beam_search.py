@@ -105,7 +105,6 @@ def beam_search(
     *,
     is_end: Callable[[list[int]], bool],
     constraints: Sequence[SearchConstraint] = (),
-    step: Step | None = None,
 ) -> list[Hypothesis]:
     """Return the texts of highest normalized log-probability that the search finds.
 
@@ -118,7 +117,6 @@ def beam_search(
         options: Extent of the search.
         is_end: Whether new ids are a complete text.
         constraints: Rules on what may be written, each with the state of one sequence.
-        step: Function that advances the batch by a token; by default a `Stepper` of the model.
 
     Returns:
         At most `options.beams` texts, the best first.
@@ -130,7 +128,7 @@ def beam_search(
     start = Start(
         ids=torch.tensor(context[-1:], device=next(model.parameters()).device),
         states=read_once(model, context[:-1]),
-        step=Stepper(model) if step is None else step,
+        step=Stepper(model),
         num_weights=num_weights(model),
     )
     return search_from(start, options, is_end=is_end, prompt=prompt, constraints=constraints)

@@ -12,7 +12,7 @@ from charlm.data.tokenizer import EOS
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
 from charlm.model.recurrence import States
-from charlm.sampling.batch import Batch, Scores, Step
+from charlm.sampling.batch import Batch, Scores
 from charlm.sampling.drawing import History, RandomNumbers
 from charlm.sampling.options import Filters
 from charlm.sampling.prompt_reader import expand, read_once
@@ -293,8 +293,6 @@ def generate(
     options: GeneratorOptions,
     *,
     length: int,
-    constraints: Sequence[Constraint] = (),
-    step: Step | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each sequence, None for a sequence that has ended.
 
@@ -303,12 +301,8 @@ def generate(
         prompt: Ids that every sequence begins with; the model reads <EOS> before them.
         options: How the sequences are generated.
         length: Maximum number of new tokens per sequence.
-        constraints: Rules on what may be written.
-        step: Function that advances the batch by a token; by default a `Stepper` of the model.
     """
-    batch = Batch(model, step)
-    generator = Generator(model, prompt, options, constraints=constraints, batch=batch)
-    generator.start(read_once(model, generator.unread[:-1], None))
+    generator = Generator(model, prompt, options)
     for _ in range(length):
         if not any(generator.running):
             return

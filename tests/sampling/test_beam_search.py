@@ -12,11 +12,21 @@ from charlm.data.tokenizer import EOS, UNK
 from charlm.data.vocabulary import learn_tokenizer
 from charlm.errors import CharlmError
 from charlm.model.language_model import LanguageModel
-from charlm.sampling.beam_search import BeamOptions, Hypothesis, beam_search, normalize
+from charlm.sampling.batch import Step
+from charlm.sampling.beam_search import (
+    BeamOptions,
+    Hypothesis,
+    Start,
+    beam_search,
+    normalize,
+    search_from,
+)
 from charlm.sampling.constraints.banned_text import BannedText
 from charlm.sampling.generator import GeneratorOptions, generate
 from charlm.sampling.options import Filters
+from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.stepper import Stepper
+from charlm.sampling.threads import num_weights
 
 VOCABULARY = 5
 LENGTH = 4
@@ -44,12 +54,24 @@ def all_texts(length: int = LENGTH) -> list[tuple[int, ...]]:
 
 
 def search(
-    model: LanguageModel, prompt: list[int], beams: int, **options: object
+    model: LanguageModel,
+    prompt: list[int],
+    beams: int,
+    *,
+    step: Step | None = None,
+    **options: object,
 ) -> list[Hypothesis]:
+    """Search, with a function in place of the model if one is given."""
     fields = {"length": LENGTH, "length_penalty": 0.6}
     fields |= {name: options.pop(name) for name in (*fields, "no_repeat_ngram") if name in options}
     options = {"is_end": lambda ids: ids[-1] == EOS} | options
-    return beam_search(model, prompt, BeamOptions(beams, **fields), **options)
+    if step is None:
+        return beam_search(model, prompt, BeamOptions(beams, **fields), **options)
+    context = [EOS, *prompt]
+    start = Start(
+        torch.tensor(context[-1:]), read_once(model, context[:-1]), step, num_weights(model)
+    )
+    return search_from(start, BeamOptions(beams, **fields), prompt=prompt, **options)
 
 
 def step_by_hand(after: dict[int, list[float]]):

@@ -16,9 +16,11 @@ from charlm.data.tokenizer import EOS, UNK
 from charlm.errors import CharlmError, CheckpointError
 from charlm.model.language_model import LanguageModel
 from charlm.sampling import prompt_reader, threads
+from charlm.sampling.batch import Batch, Step
 from charlm.sampling.drawing import draw, without_unknown
 from charlm.sampling.generator import Generator, GeneratorOptions, generate
 from charlm.sampling.options import Filters
+from charlm.sampling.prompt_reader import read_once
 from charlm.sampling.saved_state import GenerationState, state_from_bytes, state_to_bytes
 from charlm.sampling.stepper import Stepper
 
@@ -61,16 +63,26 @@ def tokens_of(
 ) -> list[list[int | None]]:
     """Return the tokens of each sequence."""
     chosen, rest = options_of(numbers, **options)
-    steps = generate(model, prompt, chosen, length=length, **rest)
+    assert not rest
+    steps = generate(model, prompt, chosen, length=length)
     return [list(column) for column in zip(*steps, strict=True)]
 
 
 def generated(
-    model: LanguageModel, prompt: list[int], numbers: list[int], length: int = 30, **options: object
+    model: LanguageModel,
+    prompt: list[int],
+    numbers: list[int],
+    length: int = 30,
+    *,
+    step: Step | None = None,
+    **options: object,
 ) -> Generator:
-    """Return a generator after some steps."""
+    """Return a generator after some steps, each by a function in place of the model if one is given."""
     chosen, rest = options_of(numbers, **options)
-    generator = Generator(model, prompt, chosen, **rest)
+    batch = None if step is None else Batch(model, step)
+    generator = Generator(model, prompt, chosen, batch=batch, **rest)
+    if batch is not None:
+        generator.start(read_once(model, generator.unread[:-1]))
     for _ in range(length):
         generator.step()
     return generator
@@ -397,13 +409,13 @@ class NothingAfterThree(Alternating):
 
 
 def test_every_sequence_obeys_a_constraint(model):
-    for tokens in tokens_of(model, [], [0, 1, 2], constraints=[Alternating(3)]):
+    for tokens in generated(model, [], [0, 1, 2], constraints=[Alternating(3)]).tokens:
         assert all(token % 2 == position % 2 for position, token in enumerate(tokens))
 
 
 def test_a_constraint_that_leaves_no_token_is_an_error_unless_the_sequence_has_ended(model):
     with pytest.raises(CharlmError, match="after 3 tokens"):
-        tokens_of(model, [], [0, 1], constraints=[NothingAfterThree(2)])
+        generated(model, [], [0, 1], constraints=[NothingAfterThree(2)])
     generator = generated(model, [], [0, 1], length=3, constraints=[NothingAfterThree(2)])
     generator.stop(0)
     generator.stop(1)
@@ -417,7 +429,8 @@ def test_a_step_function_replaces_the_model(model):
         shapes.append(tuple(ids.shape))
         return Stepper(model)(ids, states)
 
-    assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == tokens_of(model, [4, 5], [0, 1, 2])
+    found = generated(model, [4, 5], [0, 1, 2], step=step).tokens
+    assert found == tokens_of(model, [4, 5], [0, 1, 2])
     assert shapes == [(3,)] * 30
 
 
@@ -433,12 +446,12 @@ def test_a_small_step_has_one_thread_and_leaves_the_number_of_threads_and_the_te
     expected = tokens_of(model, [4, 5], [0, 1, 2])
     torch.set_num_threads(2)
     try:
-        assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == expected
+        assert generated(model, [4, 5], [0, 1, 2], step=step).tokens == expected
         assert set(used) == {1} and torch.get_num_threads() == 2
         used.clear()
         weights = sum(tensor.numel() for tensor in model.parameters())
         monkeypatch.setattr(threads, "_MIN_PARALLEL", 3 * weights)
-        assert tokens_of(model, [4, 5], [0, 1, 2], step=step) == expected
+        assert generated(model, [4, 5], [0, 1, 2], step=step).tokens == expected
         assert set(used) == {2} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
