@@ -213,16 +213,21 @@ def _table(facts: dict[str, Any]) -> Iterator[str]:
         ("vocabulary", f"{facts['vocabulary_size']:,} ({facts['level']})"),
     ]
     yield from (f"{name:<28}{value}" for name, value in rows)
+    yield from _table_of_parts(facts["parts"])
+
+
+def _table_of_parts(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each part, and for each one with records that are in training too."""
     yield (
         f"{'part':<6} {'documents':>12} {'tokens':>14} {'characters':>14} "
         f"{'bytes':>14} {'unknown':>9}"
     )
-    for name, part in facts["parts"].items():
+    for name, part in parts.items():
         yield (
             f"{name:<6} {part['documents']:>12,} {part['tokens']:>14,} {part['characters']:>14,} "
             f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}"
         )
-    for name, part in facts["parts"].items():
+    for name, part in parts.items():
         if part["records_in_training"] is not None:
             yield f"{part['records_in_training']:.1%} of the {name} records are in training too"
 

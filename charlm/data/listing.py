@@ -175,12 +175,19 @@ def _expand(name: str) -> list[Path]:
             f"{shown_name(name)}: is a configuration, not a text; use --config, or "
             "charlm.load_config"
         )
-    is_recursive = False
-    matches = [path]
-    if not os.path.lexists(path):  # The name of a file may contain the characters of a pattern.
+    if os.path.lexists(path):  # The name of a file may contain the characters of a pattern.
+        files = _read_matches([path])
+    else:
         base, *parts = path.parts if path.is_absolute() else (".", *path.parts)
-        is_recursive = "**" in parts
         matches = sorted(_match(Path(base), parts))
+        files = _read_matches(matches, reads_folders="**" not in parts)
+    if not files:
+        raise _no_such_text(name)
+    return sorted(files)
+
+
+def _read_matches(matches: Sequence[Path], *, reads_folders: bool = True) -> set[Path]:
+    """Return the files among paths, and those in folders unless a pattern with ** matches them."""
     files: set[Path] = set()
     seen: set[Path] = set()
     for match in matches:
@@ -191,11 +198,9 @@ def _expand(name: str) -> list[Path]:
             )
         if not match.is_dir():
             files.add(_regular_file(match))
-        elif not is_recursive:
+        elif reads_folders:
             files.update(_files_in(match, seen))
-    if not files:
-        raise _no_such_text(name)
-    return sorted(files)
+    return files
 
 
 def _is_configuration(path: Path) -> bool:

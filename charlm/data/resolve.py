@@ -72,11 +72,15 @@ def _corpus_fields(config: Config, card: Card | None) -> dict[str, object]:
         "record": _record(config, card, mode),
         "valid_share": _first(
             corpus.valid_share,
-            0.0 if valid_text else card.valid_share if card else None,
+            0.0 if valid_text else None,
+            card.valid_share if card else None,
             VALID_SHARE,
         ),
         "test_share": _first(
-            corpus.test_share, 0.0 if test_text else card.test_share if card else None, TEST_SHARE
+            corpus.test_share,
+            0.0 if test_text else None,
+            card.test_share if card else None,
+            TEST_SHARE,
         ),
         "split": corpus.split or ("shuffled" if mode == "records" else "contiguous"),
         "rules": corpus.rules or RULES,

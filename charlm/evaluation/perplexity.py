@@ -130,6 +130,21 @@ class Perplexity(Result):
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each score, with the settings, and a table of the baselines."""
+        yield from self._scores_table()
+        if self.int8:
+            yield f"{'int8 minus fp32':<24} {self.int8.difference_nats:>+14.5f} nats per token"
+        yield format_settings(self.settings)
+        if self.adapted:
+            yield f"adapted: {format_settings(self.adapted.settings)}"
+        fits = {"temperature": self.settings, "adaptation": self.adapted and self.adapted.settings}
+        for name, settings in fits.items():
+            if settings and settings.get("fitted_on_the_scored_text"):
+                yield f"{name} fitted on the scored text: the score is better than on other texts"
+        if self.baselines:
+            yield from _baselines_table(self.baselines)
+
+    def _scores_table(self) -> Iterator[str]:
+        """Yield a line for each score, with a column for each variant of the model."""
         others = {
             name: other.to_json()
             for name, other in (("adapted", self.adapted), ("int8", self.int8))
@@ -146,17 +161,6 @@ class Perplexity(Result):
             if is_shown and name not in hidden:
                 cells = [value, *(other[name] for other in others.values() if name in other)]
                 yield f"{name:<24} " + " ".join(f"{format_number(cell):>14}" for cell in cells)
-        if self.int8:
-            yield f"{'int8 minus fp32':<24} {self.int8.difference_nats:>+14.5f} nats per token"
-        yield format_settings(self.settings)
-        if self.adapted:
-            yield f"adapted: {format_settings(self.adapted.settings)}"
-        fits = {"temperature": self.settings, "adaptation": self.adapted and self.adapted.settings}
-        for name, settings in fits.items():
-            if settings and settings.get("fitted_on_the_scored_text"):
-                yield f"{name} fitted on the scored text: the score is better than on other texts"
-        if self.baselines:
-            yield from _baselines_table(self.baselines)
 
 
 def measure_perplexity(trained: TrainedModel, options: ScoringOptions) -> Perplexity:

@@ -127,20 +127,7 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
         ApiError: It asks for too much, or its fields exclude each other.
         OptionError: A value is out of its range, or options exclude each other.
     """
-    candidates, prompts = asked.num_candidates, len(asked.prompts)
-    if candidates * prompts > max_sequences:
-        raise _wrong(
-            "n",
-            f"asks for {candidates * prompts} texts, but at most {max_sequences} may be asked for",
-        )
-    if asked.stream and candidates > asked.num_choices:
-        raise _wrong("best_of", "cannot be combined with stream, because all candidates are needed")
-    if asked.stream_options is not None and not asked.stream:
-        raise _wrong("stream_options", "has no effect without stream")
-    if asked.handle and prompts > 1:
-        raise _wrong("state", "continues one text; send one prompt")
-    if not asked.writes and not asked.echo:
-        raise _wrong("max_tokens", "is 0: there is no text without echo")
+    _check_request(asked, max_sequences)
     options = asked.sample_options()
     if asked.handle:
         state = model.states.get(asked.handle)
@@ -157,6 +144,24 @@ def read_texts(asked: CompletionRequest, model: ServedModel, *, max_sequences: i
         id=f"cmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
     )
+
+
+def _check_request(asked: CompletionRequest, max_sequences: int) -> None:
+    """Raise ApiError if a request asks for too much, or its fields exclude each other."""
+    candidates, prompts = asked.num_candidates, len(asked.prompts)
+    if candidates * prompts > max_sequences:
+        raise _wrong(
+            "n",
+            f"asks for {candidates * prompts} texts, but at most {max_sequences} may be asked for",
+        )
+    if asked.stream and candidates > asked.num_choices:
+        raise _wrong("best_of", "cannot be combined with stream, because all candidates are needed")
+    if asked.stream_options is not None and not asked.stream:
+        raise _wrong("stream_options", "has no effect without stream")
+    if asked.handle and prompts > 1:
+        raise _wrong("state", "continues one text; send one prompt")
+    if not asked.writes and not asked.echo:
+        raise _wrong("max_tokens", "is 0: there is no text without echo")
 
 
 async def _submit_all(texts: Texts, stack: ExitStack) -> list[Submitted]:

@@ -185,15 +185,7 @@ def draw_sentences(
         OptionError: The number of sentences is odd or below 2, or another one is out of range.
         CorpusError: The grammar has too few sentences.
     """
-    if count < 2 or count % 2:
-        problem = "must be even and at least 2, because each subject is singular and plural in turn"
-        raise OptionError("sentences", problem, value=count)
-    for name, value, most in (
-        ("longest", longest, MAX_PHRASES),
-        ("most_nouns", most_nouns, MAX_NOUNS),
-    ):
-        if not 0 <= value <= most:
-            raise OptionError(name, f"must be from 0 to {most}", value=value)
+    _check_numbers(count, longest=longest, most_nouns=most_nouns)
     # Each sentence that was seen removes at most one of the twos.
     singular, plural = (
         agreement_sentences(
@@ -215,6 +207,19 @@ def draw_sentences(
         if len(drawn) == count:
             break
     return drawn, left_out
+
+
+def _check_numbers(count: int, *, longest: int, most_nouns: int) -> None:
+    """Raise OptionError if a number is out of range; arguments as for `draw_sentences`."""
+    if count < 2 or count % 2:
+        problem = "must be even and at least 2, because each subject is singular and plural in turn"
+        raise OptionError("sentences", problem, value=count)
+    for name, value, most in (
+        ("longest", longest, MAX_PHRASES),
+        ("most_nouns", most_nouns, MAX_NOUNS),
+    ):
+        if not 0 <= value <= most:
+            raise OptionError(name, f"must be from 0 to {most}", value=value)
 
 
 def score_verbs(

@@ -94,18 +94,12 @@ def inspect_text(config: Config) -> Inspection:
     resolved = resolve(config)
     corpus = open_corpus(resolved)
     reading = _choose_mode(config, resolved, card, corpus)
-    mode = reading.mode
-    if mode != corpus.mode:
+    if reading.mode != corpus.mode:
         corpus = open_corpus(_with_reading(config, resolved, reading))
     train = corpus.parts["train"]
     level = resolved.tokenizer.level
     per_byte, alphabet_size = _measure_characters(train, level)
-    fields: dict[str, Any] = {"mode": mode}
-    if mode == "records":
-        fields["record"] = reading.record
-    if resolved.task.has_pairs:
-        pair = ("source", "target")
-        fields |= {name: getattr(resolved.corpus, name) for name in pair}
+    fields = _fields_of_reading(resolved, reading)
     growth = 1.0  # Of the training part, when less of the text is held out.
     if _is_split_open(config, card, corpus):
         whole = (train.size + corpus.parts["valid"].size) * per_byte
@@ -117,8 +111,8 @@ def inspect_text(config: Config) -> Inspection:
     text = TextFacts(
         title=card.title if card else title_of(config.corpus.text),
         characters=round(growth * train.size * per_byte),
-        mode=mode,
-        reading=f"{_READING[reading.record if mode == 'records' else mode]}: {reading.reason}",
+        mode=reading.mode,
+        reading=reading.described,
         level=level,
         alphabet_size=alphabet_size,
         num_records=round(growth * len(train.spans)),
@@ -179,6 +173,21 @@ class _Reading(NamedTuple):
     mode: Mode
     record: Record
     reason: str
+
+    @property
+    def described(self) -> str:
+        """The reading and its reason in words."""
+        return f"{_READING[self.record if self.mode == 'records' else self.mode]}: {self.reason}"
+
+
+def _fields_of_reading(resolved: ResolvedConfig, reading: _Reading) -> dict[str, Any]:
+    """Return the fields of the section `corpus` that follow from how a text is read."""
+    fields: dict[str, Any] = {"mode": reading.mode}
+    if reading.mode == "records":
+        fields["record"] = reading.record
+    if resolved.task.has_pairs:
+        fields |= {name: getattr(resolved.corpus, name) for name in ("source", "target")}
+    return fields
 
 
 def _with_reading(config: Config, resolved: ResolvedConfig, reading: _Reading) -> ResolvedConfig:
