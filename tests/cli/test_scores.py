@@ -6,6 +6,7 @@ import math
 import sys
 
 import pytest
+from cli import running
 from cli.running import ok
 from conftest import TEXT, small_config, train_all
 from trainings import metrics_of
@@ -21,11 +22,8 @@ def parsed(capfd, *arguments: object) -> dict:
     return json.loads(ok(capfd, "eval", *arguments, "--json"))
 
 
-def refused(capfd, status: int, *arguments: object) -> str:
-    assert charlm(["eval", *map(str, arguments)]) == status
-    error = capfd.readouterr().err
-    assert error.count("\n") == 1
-    return error
+def refused(capfd, *arguments: object, status: int = 1) -> str:
+    return running.refused(capfd, "eval", *arguments, status=status)
 
 
 @pytest.fixture
@@ -74,10 +72,10 @@ def test_sentences_of_standard_input_are_explained_token_by_token(
 
 
 def test_sentences_need_one_file(capfd, trained, file):
-    error = refused(capfd, 2, "sentences", trained)
+    error = refused(capfd, "sentences", trained, status=2)
     assert "must name a file with one sentence per line, or - for stdin" in error
     file.write_bytes(b"")
-    assert "has no sentence" in refused(capfd, 1, "sentences", trained, file)
+    assert "has no sentence" in refused(capfd, "sentences", trained, file)
     with pytest.raises(CharlmError, match="no sentence to score"):
         load(trained).sentences()
 
@@ -256,22 +254,22 @@ def test_a_split_is_refused_beside_a_text_of_which_it_chooses_no_part(
 ):
     text = ["--text", text_file] if command == "compare" else [text_file]
     runs = [trained] * (1 + (command == "compare"))
-    error = refused(capfd, 2, command, *runs, *text, "--split", "test")
+    error = refused(capfd, command, *runs, *text, "--split", "test", status=2)
     assert "--split: cannot be combined with" in error and "the whole text is scored" in error
 
 
 def test_a_comparison_needs_two_runs_and_a_text(capfd, trained, file):
-    assert "must be at least two runs, got 1" in refused(capfd, 2, "compare", trained)
+    assert "must be at least two runs, got 1" in refused(capfd, "compare", trained, status=2)
     with pytest.raises(CharlmError, match="two runs at least, got 1"):
         load(trained).compare([])
     compare = ["compare", trained, trained]
-    assert "cannot be read" in refused(capfd, 1, *compare, "--text", file)
-    assert "has no test part" in refused(capfd, 1, *compare, "--split", "test")
+    assert "cannot be read" in refused(capfd, *compare, "--text", file)
+    assert "has no test part" in refused(capfd, *compare, "--split", "test")
     file.write_bytes(b"caf\xe9")
-    assert "byte 3 (0xe9) is not UTF-8" in refused(capfd, 1, *compare, "--text", file)
+    assert "byte 3 (0xe9) is not UTF-8" in refused(capfd, *compare, "--text", file)
     file.write_bytes(b"")
-    refused(capfd, 1, *compare, "--text", file)
-    refused(capfd, 1, "tokens", trained, file)
+    refused(capfd, *compare, "--text", file)
+    refused(capfd, "tokens", trained, file)
 
 
 def test_unknown_words_are_paid_for_in_bits_per_character(capfd, trained, words, file):
@@ -312,7 +310,7 @@ def test_what_normalization_loses_is_named_and_not_compared(capfd, trained, tmp_
     assert (settings["lowercase"], settings["normalization"]) == (True, "nfc")
     shown = ok(capfd, "eval", "perplexity", folder)
     assert "bits_per_character                    -\n" in shown
-    error = refused(capfd, 1, "compare", trained, folder, "--text", path)
+    error = refused(capfd, "compare", trained, folder, "--text", path)
     assert "normalization nfc changes the text" in error
     (line, *_) = metrics_of(folder)
     assert line["bits_per_character"] is None and line["unknown_share"] == 0
@@ -365,7 +363,7 @@ def test_a_text_to_score_is_utf8_or_in_the_encoding_of_the_run_and_the_score_say
         assert scores[-1]["settings"]["text"] == f"{file}{suffix}"
     assert scores[0]["loss_nats"] == scores[1]["loss_nats"]
     assert scores[0]["unknown_share"] == scores[1]["unknown_share"] == 0
-    error = refused(capfd, 1, "perplexity", trained, file)
+    error = refused(capfd, "perplexity", trained, file)
     assert "is not utf-8; it looks like cp1252; save it as UTF-8" in error and "--set" not in error
 
 

@@ -36,7 +36,7 @@ def run(trained):
     return load(trained, device="cpu")
 
 
-def test_a_completion(client, model, run):
+def test_a_completion_is_that_of_a_local_run(client, model, run):
     found = client.completions.create(model=model, prompt="The ", temperature=0, max_tokens=20)
     assert (
         "The " + found.choices[0].text

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli import running
 from conftest import small_config, train_all
 from torch import nn
 
 from charlm.api import load
-from charlm.cli.main import run as charlm
 from charlm.config.tokenizer import Tokenizer as Section
 from charlm.data.builders.agreement import _NOUNS, AgreementSentence, agreement
 from charlm.data.tokenizer import Tokenizer
@@ -360,9 +360,7 @@ def test_a_result_has_all_settings_that_it_depends_on(run_folder, tmp_path):
 
 
 def ok(capfd, *arguments: object) -> str:
-    """Run a command that must succeed; return its standard output."""
-    assert charlm(["eval", "agreement", *map(str, arguments)]) == 0, capfd.readouterr().err
-    return capfd.readouterr().out
+    return running.ok(capfd, "eval", "agreement", *arguments)
 
 
 def test_the_command_prints_a_table_or_json(capfd, run_folder):
@@ -399,6 +397,5 @@ def test_a_mistake_is_one_line(capfd, run_folder, tmp_path, monkeypatch):
         (["a.tsv"], 1, "a.tsv:1: must have one tab"),
         (["nowhere.tsv"], 1, "nowhere.tsv: cannot be read"),
     ]:
-        assert charlm(["eval", "agreement", str(run_folder), *arguments]) == status, arguments
-        out, err = capfd.readouterr()
-        assert out == "" and err.count("\n") == 1 and problem in err
+        error = running.refused(capfd, "eval", "agreement", run_folder, *arguments, status=status)
+        assert problem in error
