@@ -22,6 +22,7 @@ from charlm.errors import CharlmError, OptionError, counted, refuse_beside
 from charlm.evaluation.intervals import BLOCKS, CONFIDENCE, ratio_interval
 from charlm.evaluation.lines import (
     PIECE_CHARACTERS,
+    Pieces,
     cut_into_pieces,
     line_ends_of_all,
     lines_read,
@@ -228,16 +229,8 @@ def compare(
     if block_characters is not None and block_characters < 1:
         raise OptionError("block_characters", "must be at least 1", value=block_characters)
     name, text = _named_text(models[0], text, path, split)
-    separator = separator_of_all(models)
-    lines = lines_to_score(text, line_ends_of_all(models), separator)
-    scored = [
-        _score_lines(model, text, lines, splits_documents=separator is not None, name=name)
-        for model in models
-    ]
     block_characters = block_characters or _piece_characters(len(text))
-    nats = np.stack([model.nats for model in scored])
-    pieces = cut_into_pieces(lines, nats, block_characters)
-    runs = [model.score for model in scored]
+    runs, pieces = _score_pieces(models, text, block_characters, name=name)
     settings = {
         "text": name,
         "of": str(models[0].folder),
@@ -257,6 +250,20 @@ def compare(
         assumption=_assumption(len(text)),
         warnings=tuple(_budget_warnings(models)),
     )
+
+
+def _score_pieces(
+    models: Sequence[TrainedModel], text: str, block_characters: int, *, name: str
+) -> tuple[list[Compared], Pieces]:
+    """Return the score of each model, and what pieces of the text cost them."""
+    separator = separator_of_all(models)
+    lines = lines_to_score(text, line_ends_of_all(models), separator)
+    scored = [
+        _score_lines(model, text, lines, splits_documents=separator is not None, name=name)
+        for model in models
+    ]
+    nats = np.stack([model.nats for model in scored])
+    return [model.score for model in scored], cut_into_pieces(lines, nats, block_characters)
 
 
 def _piece_characters(characters: int) -> int:

@@ -130,16 +130,7 @@ def score_sentences(
         OptionError: Both sentences and a file are given.
     """
     require_language_model(trained)
-    if sentences:
-        refuse_beside("sentences", path=path)
-        given = [sentences] if isinstance(sentences, str) else sentences
-        lines = [Line(number, text) for number, text in enumerate(given, start=1)]
-    elif path is not None:
-        lines = read_sentences(path)
-    else:
-        raise CharlmError(
-            "sentences: no sentence to score; give at least one, or a file with one per line"
-        )
+    lines = _lines_to_score(sentences, path)
     predicts_end = trained.writes_records or trained.tokenizer.separates_by_space
     scores = score_lines(
         trained.model,
@@ -156,6 +147,19 @@ def score_sentences(
         "state": "zero at each sentence",
     }
     return Sentences(scores, provenance(trained) | settings)
+
+
+def _lines_to_score(sentences: Sequence[str] | None, path: str | Path | None) -> list[Line]:
+    """Return the given sentences, or those of a file."""
+    if sentences:
+        refuse_beside("sentences", path=path)
+        given = [sentences] if isinstance(sentences, str) else sentences
+        return [Line(number, text) for number, text in enumerate(given, start=1)]
+    if path is None:
+        raise CharlmError(
+            "sentences: no sentence to score; give at least one, or a file with one per line"
+        )
+    return read_sentences(path)
 
 
 def read_sentences(file: str | Path) -> list[Line]:
