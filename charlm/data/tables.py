@@ -172,12 +172,7 @@ def _cell_of(row: _Row, role: str, field: str, name: str) -> str:
     elif isinstance(value, int):
         value = str(value)
     if field not in row.fields or not isinstance(value, str | None):
-        kind = type(value).__name__ if field in row.fields else "nothing"
-        names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
-        raise CorpusError(
-            f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are "
-            f"{names}); name another field with --set corpus.{role}"
-        )
+        raise _not_text(row, field, name, f"name another field with --set corpus.{role}")
     if value is None or not value.strip():
         raise CorpusError(
             f"{name}: {row.place}: field {field!r}, the {role}, is empty; fill it, or skip the row "
@@ -191,12 +186,20 @@ def _text_of(row: _Row, field: str, name: str) -> str | None:
     text = row.fields.get(field)
     if isinstance(text, str) or (text is None and field in row.fields):
         return text
-    kind = type(text).__name__ if field in row.fields else "nothing"
+    setting = _setting_of_longest_text(row)
+    remedy = (
+        f"name another field with --set {setting}, skip the row with corpus.where, or rename the "
+        "file to .txt to read it as plain text"
+    )
+    raise _not_text(row, field, name, remedy)
+
+
+def _not_text(row: _Row, field: str, name: str, remedy: str) -> CorpusError:
+    kind = type(row.fields[field]).__name__ if field in row.fields else "nothing"
     names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
-    raise CorpusError(
+    return CorpusError(
         f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are {names}); "
-        f"name another field with --set {_setting_of_longest_text(row)}, skip the row with "
-        "corpus.where, or rename the file to .txt to read it as plain text"
+        f"{remedy}"
     )
 
 

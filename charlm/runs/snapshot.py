@@ -115,7 +115,7 @@ def training_tensors(experiment: Experiment) -> dict[str, Tensor]:
     Returns:
         `raw.NAME`: weights of the model whose average is scored.
         `optimizer.PARAMETER.NAME`: state of the optimizer.
-        `metrics.NAME`: sums of step metrics since the last evaluation.
+        `metrics.NAME`: metrics of the steps since the last evaluation.
         `state.LAYER.PART`: state of the recurrence, (batch, ...), of all processes.
         `generator.DEVICE`: state of torch's random generator, from which dropout draws;
         `generator.DEVICE.RANK` in processes other than the first.

@@ -5,7 +5,8 @@ the decoder writes after the tab. Sources of one length are read side by side, s
 read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -81,20 +82,25 @@ def complete_ids(
     if options.beams > 1:
         return [_search(read([prompt]), options) for prompt in prompts]
     written: list[list[int]] = [[] for _ in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    batch: list[int] = []
-    for number in [*by_length, None]:
-        is_full = len(batch) == _MAX_BATCH
-        if batch and (number is None or is_full or len(prompts[number]) != len(prompts[batch[0]])):
-            start = read([prompts[row] for row in batch])
-            with threads_for_step(len(batch) * start.num_weights):
-                rows = _write(start, options.length)
-            for row, ids in zip(batch, rows, strict=True):
-                written[row] = ids
-            batch = []
-        if number is not None:
-            batch.append(number)
+    for numbers in _batches_of_one_length(prompts):
+        start = read([prompts[number] for number in numbers])
+        with threads_for_step(len(numbers) * start.num_weights):
+            texts = _write(start, options.length)
+        for number, ids in zip(numbers, texts, strict=True):
+            written[number] = ids
     return written
+
+
+def _batches_of_one_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the numbers of prompts of one length, at most `_MAX_BATCH` at a time."""
+
+    def length(number: int) -> int:
+        return len(prompts[number])
+
+    for _, group in groupby(sorted(range(len(prompts)), key=length), key=length):
+        numbers = list(group)
+        for first in range(0, len(numbers), _MAX_BATCH):
+            yield numbers[first : first + _MAX_BATCH]
 
 
 # Prompts of one length → where their targets begin.
