@@ -12,7 +12,7 @@ from charlm.config.corpus import Mode
 from charlm.config.model import Model as ModelSection
 from charlm.config.schema import ResolvedConfig
 from charlm.data.tokenizer import Tokenizer
-from charlm.errors import CharlmError, OptionError
+from charlm.errors import CharlmError, CheckpointError, OptionError
 from charlm.model.any_model import AnyModel
 from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
