@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from typer import Abort
+from typer import Abort, TyperException
 from typer.core import TyperCommand, TyperGroup
 
 _MAX_SUMMARY = 1000  # More characters than any summary has.
@@ -29,11 +29,21 @@ class CommandGroup(TyperGroup):
     """A group of commands whose help shows their summaries in full, on several lines if needed."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; after Ctrl-C raise Abort, since typer would print no line."""
+        """Run a command; after Ctrl-C raise Abort, since typer would print no line.
+
+        An error about an option without its argument gets the context of the command, which typer
+        leaves out.
+        """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Abort from None
+        except TyperException as error:
+            name = ctx.invoked_subcommand
+            command = self.get_command(ctx, name) if name else None
+            if command is not None and getattr(error, "ctx", ctx) is None:
+                error.ctx = type(ctx)(command, parent=ctx, info_name=name)  # type: ignore[attr-defined]
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the name and the first sentence of each command."""

@@ -452,6 +452,13 @@ def test_a_folder_with_runs_is_no_text(refused, folder, tmp_path):
     assert f"{tmp_path}: is not a run folder, but contains some; name one of them" in message
 
 
+def test_an_option_without_its_argument_names_the_help_of_the_command(refused):
+    for command, option in (("sample", "--length"), ("eval perplexity", "--streams")):
+        message = refused([*command.split(), option], 2)
+        assert message.startswith(f"charlm {command}: Option '{option}' requires an argument")
+        assert message.endswith(f"(see charlm {command} --help)\n")
+
+
 def test_a_folder_of_trials_is_no_text_and_one_with_a_checkpoint_is_named(
     refused, folder, tmp_path
 ):
