@@ -385,7 +385,12 @@ def _score_lines(
     started = time.perf_counter()
     log_p = of_trained(trained).log_probabilities(tokens.ids)
     seconds = max(time.perf_counter() - started, 1e-9)
-    nats = nats_of_lines(tokens.ids, log_p, trained.tokenizer, lines, records=trained.reads_lines)
+    try:
+        nats = nats_of_lines(
+            tokens.ids, log_p, trained.tokenizer, lines, records=trained.reads_lines
+        )
+    except CharlmError as error:
+        raise CharlmError(f"{trained.folder}: {error}") from None
     if len(restoration.nats_of_lines):
         nats[lines_read(lines, trained.reads_lines)] += restoration.nats_of_lines
     return _Scored(_summarize(trained, text, tokens, log_p, restoration, seconds), nats)

@@ -74,7 +74,7 @@ def nats_of_lines(
     num_token_lines = int(token_lines[-1]) + 1 if len(ids) else 0
     if num_token_lines != len(read):
         raise CharlmError(
-            f"the text has {len(read):,} lines and the tokens of one model have "
+            f"the text has {len(read):,} lines and the tokens of the model have "
             f"{num_token_lines:,}, so that they cannot be paired; give a text whose lines "
             "end with line feeds, and models whose tokenizers know the line feed"
         )

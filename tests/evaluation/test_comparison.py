@@ -70,7 +70,7 @@ def test_empty_lines_cost_a_model_of_records_nothing():
 
 def test_a_model_without_a_token_for_the_line_end_is_refused():
     ids, tokenizer = encoded("ab\nab\n", Section(level="char", eos="none"), "ab")
-    with pytest.raises(CharlmError, match=r"has 2 lines and the tokens of one model have 1, "):
+    with pytest.raises(CharlmError, match=r"has 2 lines and the tokens of the model have 1, "):
         tokens_of_lines(ids, tokenizer, "ab\nab\n")
 
 
@@ -153,6 +153,14 @@ def test_a_run_that_reads_in_both_directions_is_named(trained, text_file, tmp_pa
     train_all(both, tmp_path / "both")
     with pytest.raises(CharlmError, match=f"^{tmp_path / 'both'}: model.direction: both gives"):
         charlm.load(trained).compare([charlm.load(tmp_path / "both")], TEXT)
+
+
+def test_a_run_without_a_token_for_the_line_end_is_named(trained, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat on the mat. " * 100, encoding="utf-8")
+    train_all(small_config(text, "training.steps=2"), tmp_path / "run")
+    with pytest.raises(CharlmError, match=f"^{tmp_path / 'run'}: the text has 2 lines and "):
+        charlm.load(trained).compare([charlm.load(tmp_path / "run")], "The cat\nThe dog\n")
 
 
 def test_the_columns_of_the_differences_are_aligned_beside_names_of_any_length(trained):
