@@ -5,7 +5,9 @@ import re
 from collections.abc import Mapping
 
 # XML allows no other control characters; a browser shows bidirectional marks by their effect.
+# Joiners and variation selectors shape the character before them, and are invisible without one.
 _INVISIBLE = re.compile(
+    "(?<!\\S)[\u200c\u200d\ufe00-\ufe0f]|"
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff"
     "\ud800-\udfff]"
 )
@@ -32,7 +34,11 @@ def escape(text: object) -> Html:
 
 
 def show_invisible(text: str) -> str:
-    """Return a text with the code of each invisible character, such as a right-to-left mark."""
+    r"""Return a text with the code of each invisible character, such as a right-to-left mark.
+
+    >>> show_invisible("\u200d"), show_invisible("a\u200d")
+    ('[U+200D]', 'a\u200d')
+    """
     return _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 

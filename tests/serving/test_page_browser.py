@@ -446,6 +446,31 @@ def test_pointing_and_keys_move_through_the_memory(page):
     assert page.locator("#mem").get_attribute("aria-valuetext").startswith("h, ")
 
 
+@pytest.mark.parametrize("name", ["words", "spaced"])
+def test_unknown_words_are_shown_as_they_were_typed(page, name):
+    page.locator("#run").select_option(name)
+    page.locator("#t-memory").click()
+    page.locator("#msent").fill("The zzyx-cat, zzyx's qqx sat.")
+    sync_api.expect(page.locator("#mem-plain")).to_have_text("The zzyx-cat, zzyx's qqx sat.")
+
+
+def test_an_emoji_of_several_characters_stays_whole_and_a_joiner_alone_has_its_code(page):
+    page.locator("#t-score").click()
+    page.locator("#sents").fill("The \U0001f469\u200d\U0001f469\nThe cat")
+    sync_api.expect(page.locator("#scores .why").first).to_contain_text("Differs from")
+    texts = page.locator("#scores .why").all_text_contents()
+    assert any("\U0001f469\u200d\U0001f469" in text for text in texts)
+    page.locator("#t-memory").click()
+    page.locator("#msent").fill("The \U0001f469\u200d\U0001f469")
+    sync_api.expect(page.locator("#mem")).to_have_text("The \U0001f469[U+200D]\U0001f469")
+
+
+def test_the_text_before_the_next_character_begins_with_a_whole_emoji(page):
+    text = "\U0001f600" * 20 + "x"
+    write(page, text)
+    sync_api.expect(page.locator("#ctx")).to_have_text(text)
+
+
 def test_a_text_from_right_to_left_leaves_the_order_of_a_sentence(page):
     page.locator("#t-memory").click()
     page.locator("#msent").fill("אב")

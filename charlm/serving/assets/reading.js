@@ -102,9 +102,12 @@ export async function findCopies(reading, signal) {
 export function copiedCharacters(reading) {
   return (reading?.copies ?? []).reduce((total, [from, to]) => total + points(reading.text.slice(from, to), to - from), 0);
 }
+/* What an unknown token may be: a word ends at a mark, unless spaces separate the tokens. */
+const CHARACTER = /[^]/uy, BETWEEN_SPACES = / ?[^ \n]+|[^]/uy;
+const WORD = / ?[\p{L}\p{M}\p{N}_]+(?:['\u2019][\p{L}\p{M}\p{N}_]+)*| ?[^\s]|[^\S\n]+(?!\S)|[^]/uy;
 /* The text of each token as the sentence has it: the tokens name unknown ones <UNK>. */
 export function originals(sentence, tokens) {
-  const one = run().level === 'char' ? /[^]/uy : / ?[^ \n]+|[^]/uy;
+  const { level, separates_by_space: isSpaced } = run(), one = level === 'char' ? CHARACTER : isSpaced ? BETWEEN_SPACES : WORD;
   let at = 0;
   return tokens.map(({ token, text }) => {
     let found = text;

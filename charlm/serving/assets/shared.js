@@ -12,8 +12,9 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/* Invisible characters by their code; line ends, and spaces at an end, by a sign. */
-const INVISIBLE = /[\p{Cc}\p{Cf}\u2028\u2029\ufffe\uffff]/gu;
+/* Invisible characters by their code; line ends, and spaces at an end, by a sign. Joiners and variation
+   selectors shape the character before them, and are invisible without one. */
+const INVISIBLE = /(?<!\S)[\u200c\u200d\ufe00-\ufe0f]|(?![\u200c\u200d])[\p{Cc}\p{Cf}\u2028\u2029\ufffe\uffff]/gu;
 const code = c => '[U+' + c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0') + ']';
 export const flat = text => text.replaceAll('\n', '↵').replace(INVISIBLE, code);
 export const shown = text => flat(text).replace(/^ | $/g, '␣') || '∅';
@@ -28,8 +29,9 @@ export const percent = p => p >= 0.0995 ? (100 * p).toFixed(0) + ' %' : p >= 0.0
 export const count = n => n.toLocaleString('en');
 export const plural = (n, unit) => `${count(n)} ${unit}${n === 1 ? '' : 's'}`;
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-/* The first characters of a text: `slice` would divide those that are two units of a string. */
+/* The first or last characters of a text: `slice` would divide those that are two units of a string. */
 export const beginning = (text, most) => [...text.slice(0, 2 * most)].slice(0, most).join('');
+export const ending = (text, most) => [...text.slice(-2 * most - 1)].slice(-most).join('');
 
 export const SURPRISAL = [0, .5, 1, 2, 3, 4, 5, 7], MEMORY = [0, .05, .1, .2, .35, .5, .7, .9];
 export function bin(value, edges) {

@@ -1,5 +1,5 @@
 /* The view Write: a text, its surprisal, what may come next, and branches. */
-import { $, $$, arrows, bars, bin, count, el, events, flat, isAbort, latest, percent, plural, post, problem, quoted, say, scale,
+import { $, $$, arrows, bars, bin, count, el, ending, events, flat, isAbort, latest, percent, plural, post, problem, quoted, say, scale,
   shown, solved, SURPRISAL } from './shared.js';
 import { MAX_BRANCHES, S, filters, limits, run, save, text, unit } from './state.js';
 import { commonEnd, commonStart, copiedCharacters, findCopies, known, points, read, totalBits } from './reading.js';
@@ -193,7 +193,7 @@ function showPanel() {
   const { text: value, answer, start } = panel, actual = answer.actual;
   const before = value.slice(0, start);
   $('#nx').textContent = actual ? `Instead of ${quoted(value.slice(start, start + 1) && actual.label)}` : `Next ${unit()}`;
-  $('#ctx').textContent = before ? flat(before.slice(-34)) : 'at the beginning';
+  $('#ctx').textContent = before ? flat(ending(before, 34)) : 'at the beginning';
   const rows = answer.candidates.map(row => ({ ...row, model: row.model_probability, isActual: row.token === actual?.token }));
   if (actual && actual.token !== 1 && !rows.some(row => row.isActual)) rows.push({ ...actual, model: actual.model_probability, isActual: true });
   bars($('#alts'), rows, { take });
@@ -266,7 +266,7 @@ function branchItem(branch, k, from) {
   const reading = known(branch.t), cells = reading?.cells.filter(cell => cell.end > from) ?? [];
   const length = points(branch.t.slice(from), branch.t.length - from);
   const bits = cells.length && length ? `, ${(totalBits(cells) / length).toFixed(2)} bits each` : '';
-  const line = el('div', { class: 'tx', dir: 'auto' }, el('span', { class: 'mut' }, '…' + flat(branch.t.slice(Math.max(0, from - BRANCH_CONTEXT), from))));
+  const line = el('div', { class: 'tx', dir: 'auto' }, el('span', { class: 'mut' }, '…' + flat(ending(branch.t.slice(0, from), BRANCH_CONTEXT))));
   if (reading) line.append(...cells.slice(0, BRANCH_SHOWN).map(cell => el('i', { class: 'u' + bin(cell.bits, SURPRISAL) }, flat(cell.text))));
   else line.append(flat(branch.t.slice(from, from + BRANCH_SHOWN)));
   const words = el('span', {}, el('label', { for: 'br' + k }, name),
