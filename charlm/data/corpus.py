@@ -326,7 +326,7 @@ def _repeated_files(text: Text, own: dict[Part, Text]) -> Iterator[str]:
     paths = [file.path for file in text.files]
     if count := len(paths) - len(set(paths)):
         yield (
-            f"corpus.text: names {counted(count, 'file')} more than once, so their text counts "
+            f"corpus.text: names {counted(count, 'file')} more than once, so this text counts "
             "more, and can be in the training and a held-out part; name each file once"
         )
     for part, held_out in own.items():

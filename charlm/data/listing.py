@@ -314,14 +314,17 @@ def _is_hidden(part: str) -> bool:
 def _similar_file(path: Path) -> str:
     """Return the path of a file beside a missing one; empty if none is similar.
 
-    The shell divides a name at its spaces, so `chapter` may be the beginning of `chapter one.txt`.
+    The suffix may be missing. The shell divides a name at its spaces, so `chapter` may also be the
+    beginning of `chapter one.txt`.
     """
     try:
         names = [entry.name for entry in _entries(path.parent)]
     except OSError:
         return ""
-    longer = [name for name in names if name.startswith(f"{path.name} ")]
-    near = longer or difflib.get_close_matches(path.name, names, n=1)
+    own = path.name.casefold()
+    same = [name for name in names if name.casefold() == own]
+    longer = [name for name in names if name.startswith((f"{path.name} ", f"{path.name}."))]
+    near = same or longer or difflib.get_close_matches(path.name, names, n=1)
     return shown_name(path.with_name(near[0])) if near else ""
 
 

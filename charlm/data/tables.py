@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from charlm.config.corpus import Scalar
 from charlm.data.encodings import open_utf8, utf8_blocks
 from charlm.data.formats import Source, import_arrow
-from charlm.errors import ConfigError, CorpusError
+from charlm.errors import ConfigError, CorpusError, counted
 from charlm.storage.memory_maps import BLOCK_BYTES
 from charlm.storage.untrusted import one_line
 
@@ -367,8 +367,9 @@ def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Ite
             place = f"line {number}"
             if cells and len(cells) != len(names):
                 raise CorpusError(
-                    f"{source.name}: {place}: has {len(cells)} cells, but the first line names "
-                    f"{len(names)} fields; quote cells that contain {delimiter!r} or a line end"
+                    f"{source.name}: {place}: has {counted(len(cells), 'cell')}, but the first "
+                    f"line names {counted(len(names), 'field')}; quote cells that contain "
+                    f"{delimiter!r} or a line end"
                 )
             if cells:
                 yield _Row(place, dict(zip(names, cells, strict=True)))

@@ -138,7 +138,13 @@ def test_an_address_of_the_web_is_no_text():
 def test_the_error_of_a_misspelled_file_has_the_nearest_name(tmp_path):
     (tmp_path / "chapter one.txt").write_text("text")
     (tmp_path / "novel.txt").write_text("text")
-    for name, near in (("chapter", "chapter one.txt"), ("nobel.txt", "novel.txt")):
+    (tmp_path / "hovel.txt").write_text("text")
+    for name, near in (
+        ("chapter", "chapter one.txt"),
+        ("novel", "novel.txt"),
+        ("nobel.txt", "novel.txt"),
+        ("HOVEL.TXT", "hovel.txt"),
+    ):
         path = shlex.quote(str(tmp_path / near))
         with pytest.raises(CorpusError, match=rf"{name}: no such text; did you mean {path}\?$"):
             find_files([str(tmp_path / name)], rules=2)

@@ -114,7 +114,7 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path):
             path = write_compressed(tmp_path / "a.csv", data)
             assert documents(path) == ["One,\ntwo.", "Eins, zwei.", "日本語 🚀"], delimiter
     path.write_text("sep=;\nid;text\n1;a\n2\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"a\.csv: line 4: has 1 cells, "):
+    with pytest.raises(CorpusError, match=r"a\.csv: line 4: has 1 cell, "):
         documents(path)
     path.write_text("sep=;\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"a\.csv: contains no document; "):
@@ -123,7 +123,7 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path):
 
 def test_empty_lines_before_the_names_of_the_fields_are_skipped(tmp_path):
     path = write_compressed(tmp_path / "a.csv", b"\r\n\r\nid;text\r\n1;a\r\n\r\n2;b\r\n3\r\n")
-    with pytest.raises(CorpusError, match=r"a\.csv: line 7: has 1 cells, "):
+    with pytest.raises(CorpusError, match=r"a\.csv: line 7: has 1 cell, "):
         documents(path)
     path = write_compressed(tmp_path / "a.csv", b"\n\nid;text\n1;a\n\n2;b\n")
     assert documents(path) == ["a", "b"]
@@ -262,7 +262,7 @@ def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
     [
         ("a.csv", b'text,n\n"a,1\n', "line 2 is not CSV: "),
         ("a.csv", b"text,n\na, b,1\n", "line 2: has 3 cells, but the first line names 2 fields; "),
-        ("a.csv", b'text,n\n"a\na",1\n"b\nb"\n', "line 4: has 1 cells, "),
+        ("a.csv", b'text,n\n"a\na",1\n"b\nb"\n', "line 4: has 1 cell, "),
         ("a.csv", b"a,b\n1,2\n", r"line 2: field 'text' .* got nothing \(the fields are a, b\); "),
         (
             "a.csv",
