@@ -433,7 +433,8 @@ def _read_parquet(source: Source, fields: list[str]) -> Iterator[_Row]:
         TypeError,
     ) as error:
         raise CorpusError(
-            f"{source.name}: cannot be read as Parquet: {one_line(str(error))}"
+            f"{source.name}: cannot be read as Parquet: {one_line(str(error))}; use an undamaged "
+            "copy, or write the table as .jsonl"
         ) from None
 
 

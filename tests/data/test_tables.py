@@ -300,7 +300,9 @@ def test_a_damaged_file_is_an_error_of_one_line(name, tmp_path):
 def test_a_column_name_that_is_not_utf_8_is_an_error_of_one_line(tmp_path):
     path = write_table(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes().replace(b"text", b"t\xfcxt"))
-    with pytest.raises(CorpusError, match=rf"^{path}: cannot be read as Parquet: [^\n]+$"):
+    with pytest.raises(
+        CorpusError, match=rf"^{path}: cannot be read as Parquet: [^\n]+; use [^\n]+$"
+    ):
         documents(path)
 
 
