@@ -214,8 +214,9 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
         parts["valid"] = _open_text(section.valid_text, config)
     if section.test_text:
         parts["test"] = _open_text(section.test_text, config)
-    warnings = tuple(_warnings(train, parts, section))
+    warnings = list(_warnings(train, parts, section))
     parts |= _split(train, section)
+    warnings += _empty_parts(parts, section)
     parts = {part: text for part, text in parts.items() if len(text.spans)}
     if "train" not in parts:
         raise CorpusError(
@@ -232,7 +233,7 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
         mode=section.mode,
         parts=parts,
         distinct=drawn,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
@@ -334,6 +335,17 @@ def _repeated_files(text: Text, own: dict[Part, Text]) -> Iterator[str]:
             yield (
                 f"corpus.{part}_text: has {counted(count, 'file')} that corpus.text has too, so "
                 "the model is scored on its training text; give another text"
+            )
+
+
+def _empty_parts(parts: dict[Part, Text], section: ResolvedCorpus) -> Iterator[str]:
+    """Yield a warning for each held-out part that its fraction leaves empty."""
+    for part, text in parts.items():
+        if part != "train" and len(text.spans) == 0:
+            fraction: float = getattr(section, f"{part}_share")
+            yield (
+                f"corpus.{part}_share: {fraction:g} of this text leaves the {part} part empty, so "
+                "nothing is scored on it; raise it, or give a longer text"
             )
 
 

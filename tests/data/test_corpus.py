@@ -777,3 +777,13 @@ def test_the_warning_about_a_missing_separator_names_that_of_other_line_ends(tmp
     (warning,) = opened(Section(text=(str(path),), separator="\n\n")).warnings
     assert warning.endswith(r"the lines end with CR LF: use '\r\n\r\n'")
     assert not opened(Section(text=(str(path),), separator="\r\n\r\n")).warnings
+
+
+def test_a_part_that_its_fraction_leaves_empty_is_reported(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("".join(f"name{number}\n" for number in range(50)), encoding="utf-8")
+    for fraction, expected in ((0.1, False), (0.005, True), (0.0, False)):
+        found = opened(Section(text=(str(path),), mode="records", valid_share=fraction))
+        assert ("valid" in found.parts) == (fraction == 0.1)
+        begin = "corpus.valid_share: 0.005 of this text leaves the valid part empty, "
+        assert [line.startswith(begin) for line in found.warnings] == [True] * expected
