@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from charlm.views.figures.axes import Axis
-from charlm.views.figures.drawing import run_style, share_bar, swatch
+from charlm.views.figures.drawing import PAIR, run_style, share_bar, swatch
 from charlm.views.figures.lines import Line, line_chart
 from charlm.views.figures.numbers import log_ticks, ticks
 from charlm.views.figures.points import Row, dot_chart, label_map, scatter
@@ -77,6 +77,12 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     html = line_chart(lines, Axis(title="x"), Axis(title="y"))
     ys = [float(y) for y in re.findall(r'class="dl s1" x="[\d.]+" y="([\d.]+)"', html)[:4]]
     assert all(later - earlier >= 14 for earlier, later in itertools.pairwise(ys))
+
+
+def test_names_of_layers_are_whole_on_a_phone():
+    layer = line([1, 2], name="backward layer 2")
+    html = line_chart([layer], Axis(title="x"), Axis(title="y"), width=PAIR)
+    assert html.count(">backward layer 2<") == 2
 
 
 def test_long_names_and_ticks_stay_inside_the_drawing():

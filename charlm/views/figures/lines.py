@@ -80,7 +80,7 @@ class _Point(NamedTuple):
 def _line_svg(lines: Sequence[Line], x: Axis, y: Axis, width: int, height: int) -> Html:
     points = [_drawable(line, x, y) for line in lines]
     named = [line.name for line in lines if not line.dotted]
-    right = 12 + min(0.3 * width, _BOLD_WIDTH * max(map(len, named), default=0))
+    right = 12 + min(0.41 * width, _BOLD_WIDTH * max(map(len, named), default=0))
     up = scale_of([point.y for line in points for point in line], y, height - _BOTTOM, _TOP)
     widest = max((len(label) for _, label in tick_labels(up, y, count=5)), default=0)
     left = max(_LEFT, 8 + TICK_WIDTH * widest)
