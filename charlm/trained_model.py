@@ -126,11 +126,11 @@ class LanguageModelRequiredError(CharlmError):
     def __init__(self, folder: Path, config: ResolvedConfig) -> None:
         """Make an error about the run in a folder."""
         kind = config.task.kind
-        problem = f"writes targets of sources (task {kind}), and predicts no whole text"
+        problem = f"the run writes targets of sources (task {kind}), and predicts no whole text"
         method = "charlm.load_translator" if kind == "translate" else "Run.complete"
         remedy = f"charlm sample --source (in Python {method}) for new sources"
         if config.task.has_labels:
-            problem = f"is a model of labels (task {kind}) and neither writes nor predicts a text"
+            problem = f"the run labels texts (task {kind}), and neither writes nor predicts one"
             remedy = "charlm predict (in Python charlm.load_labels) for new texts"
         super().__init__(f"{folder}: {problem}; use {remedy}, and charlm eval task for its score")
         self.folder = folder

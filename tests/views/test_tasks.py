@@ -105,7 +105,7 @@ def test_only_the_measures_of_a_task_are_reported_while_they_are_measured(runs):
 
 def test_one_reason_for_several_sections_is_one_line(reports):
     omitted = reports["classify"].html.split('id="omitted"')[1]
-    assert omitted.count("is a model of labels (task classify)") == 1
+    assert omitted.count(": the run labels texts (task classify), and") == 1
 
 
 def test_runs_of_tasks_and_language_models_share_a_page(runs, trained, tmp_path):
