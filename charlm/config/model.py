@@ -70,7 +70,7 @@ class Model(Section):
         description=(
             "Join the embedding of a token with a vector for each of its last 2, 3, ... up to N "
             "tokens, from hash tables (Pagnoni et al. 2024); 0: none. 4 helps with characters if "
-            "the text is read at most three times."
+            "the text is read at most 2.5 times."
         ),
     )
     ngram_buckets: int = Field(

@@ -12,7 +12,7 @@ from charlm.runs.automatic.text import TextFacts
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 # N-grams of characters help up to this number of passes (docs/lab/2026-11-28.md).
-_MAX_PASSES_WITH_NGRAMS = 3.0
+_MAX_PASSES_WITH_NGRAMS = 2.5
 _MAX_LEARNING_RATE = 4.0e-2
 # From this number of steps on, the peak rate falls with this power of the steps. The first pair is
 # for at most _FEW_PASSES over the text, and the second one from _MANY_PASSES on; between them, the
