@@ -283,7 +283,7 @@ class Checkpoint(Section):
         gt=0,
         description=(
             "Seconds between two saves of last/, in addition to the save at each "
-            "evaluation. A crash loses at most this time."
+            "evaluation. A crash loses about this time, or more if `save_share` delays saves."
         ),
     )
     save_share: float | None = Field(

@@ -63,9 +63,9 @@ def small_split(experiment: Experiment) -> Iterator[str]:
     if tokens is not None and tokens.num_predicted < _MIN_TOKENS_TO_CHOOSE:
         noun = "token" if tokens.targets is None else "prediction"
         yield (
-            f"warning: the validation part has {counted(tokens.num_predicted, noun)}; with less "
-            f"than {_MIN_TOKENS_TO_CHOOSE}, it can be chance which checkpoint is best; give a "
-            "longer text, raise corpus.valid_share, or use the last one with --checkpoint last"
+            f"warning: the validation part has {counted(tokens.num_predicted, noun)}; with "
+            f"fewer than {_MIN_TOKENS_TO_CHOOSE}, it can be chance which checkpoint is best; give "
+            "a longer text, raise corpus.valid_share, or use the last one with --checkpoint last"
         )
 
 

@@ -26,7 +26,7 @@ def run_slowly(experiment: Experiment) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(500, []), (499, ["499 tokens; with less than 500"]), (0, [])]
+    ("size", "expected"), [(500, []), (499, ["499 tokens; with fewer than 500"]), (0, [])]
 )
 def test_a_validation_part_that_is_too_small_to_choose_by_is_named(size, expected, tmp_path):
     path = tmp_path / "my.txt"
