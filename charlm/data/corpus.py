@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -217,7 +218,8 @@ def _open_corpus(config: ResolvedConfig) -> Corpus:
     warnings = list(_warnings(train, parts, section))
     parts |= _split(train, section)
     warnings += _empty_parts(parts, section)
-    parts = {part: text for part, text in parts.items() if len(text.spans)}
+    in_order = (part for part in get_args(Part) if part in parts)
+    parts = {part: parts[part] for part in in_order if len(parts[part].spans)}
     if "train" not in parts:
         raise CorpusError(
             f"{shown_names(section.text)}: too short: its split leaves nothing to train on; give a "

@@ -529,6 +529,12 @@ def test_a_separate_text_replaces_a_fraction(tmp_path):
     }
 
 
+def test_the_parts_are_in_one_order_where_a_text_is_separate_too(tmp_path):
+    path, other = write(tmp_path / "text.txt", "0123456789"), write(tmp_path / "other.txt", "other")
+    for fields in ({"valid_text": str(other), "test_share": 0.2}, {"test_text": str(other)}):
+        assert list(parts_of(path, **fields)) == ["train", "valid", "test"], fields
+
+
 def test_another_text_is_read_like_the_corpus_and_not_split(tmp_path):
     path = write(tmp_path / "names.txt", "ann\nbob\n")
     like = resolved(Section(text=(str(path),), mode="records"))
