@@ -100,7 +100,7 @@ _COLUMNS: dict[str, Callable[[Compared], str]] = {
     "bits/char": lambda run: f"{run.bits_per_character:.4f}",
     "tokens alone": lambda run: format_number(run.token_bits_per_character),
     "nats/token": lambda run: f"{run.loss_nats:.4f}",
-    "perplexity": lambda run: f"{run.perplexity:,.4f}",
+    "perplexity": lambda run: format_number(run.perplexity),
     "tokens": lambda run: f"{run.tokens:,}",
     "<UNK>": lambda run: f"{run.unknown_share:.2%}",
     "parameters": lambda run: f"{run.parameters:,}",

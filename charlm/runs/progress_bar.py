@@ -88,6 +88,8 @@ def format_score(score: float | None, level: Level | None) -> str:
     """Return a score in the unit of the level; "-" where it is not known."""
     if score is None:
         return "-"
+    if score >= 1e6:  # Of a diverged run.
+        return f"{score:.2g}"
     if level is None:
         return f"{score:.4f}"
     return f"{score:,.1f}" if level == "word" else f"{score:.3f}"

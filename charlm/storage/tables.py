@@ -16,10 +16,15 @@ _LATEX_ESCAPES = str.maketrans(
 
 
 def format_number(value: float | None) -> str:
-    """Return a number: integers with separators, others with four decimals, None as a dash."""
+    """Return a number: integers with separators, others with four decimals, None as a dash.
+
+    A number of a diverged run, such as 1e+304, is written with an exponent.
+    """
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.2g}"
 
 
 def format_range(first: int, last: int | None) -> str:

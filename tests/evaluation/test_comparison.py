@@ -175,6 +175,13 @@ def test_the_columns_of_the_differences_are_aligned_beside_names_of_any_length(t
         assert heading.startswith(f"against {name} ") and len(heading) == len(row), name
 
 
+def test_the_perplexity_of_a_diverged_run_fits_its_column(trained):
+    scored = charlm.load(trained).compare([charlm.load(trained)], TEXT)
+    diverged = replace(scored, runs=[replace(run, perplexity=1e304) for run in scored.runs])
+    heading, row, *_ = diverged.lines()
+    assert len(heading) == len(row)
+
+
 def test_lines_of_words_between_spaces_end_at_every_line_end(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The cat sat.\nThe dog slept.\n" * 200, encoding="utf-8")

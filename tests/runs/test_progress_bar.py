@@ -8,7 +8,7 @@ from conftest import small_config
 
 from charlm.runs import prepare, session
 from charlm.runs.experiment import Evaluated
-from charlm.runs.progress_bar import evaluation_line
+from charlm.runs.progress_bar import evaluation_line, format_score
 
 BITS = re.compile(
     r"step 6, epoch \d+\.\d+, \d+ s: training (.+), validation (.+) bits per character, best"
@@ -33,3 +33,8 @@ def test_a_line_has_one_unit_that_depends_on_the_level_of_the_tokens(level, text
         nats = metrics["training_loss_nats"] * counts.tokens / counts.characters
         assert training == pytest.approx(nats / math.log(2), abs=6e-4)
         assert validation == pytest.approx(metrics["bits_per_character"], abs=6e-4)
+
+
+def test_the_score_of_a_diverged_run_is_short():
+    for level in ("word", "char", None):
+        assert format_score(1e304, level) == "1e+304"

@@ -54,7 +54,7 @@ def test_values_that_cannot_be_drawn_are_gaps():
 
 
 def test_a_single_point_and_equal_values_are_drawn():
-    for values in ([2.0], [3.0, 3.0, 3.0], [0.0]):
+    for values in ([2.0], [3.0, 3.0, 3.0], [0.0], [1e304, 1e304]):
         for from_zero in (False, True):
             axis = Axis(title="y", from_zero=from_zero)
             html = line_chart([line(values)], Axis(title="x"), axis)

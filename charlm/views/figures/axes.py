@@ -76,7 +76,8 @@ def scale_of(values: Sequence[float], axis: Axis, first: float, last: float) -> 
     if axis.from_zero:
         low = min(0.0, low)
     if low == high:
-        low, high = low - (0 if axis.from_zero and low == 0 else 1), high + 1
+        distance = max(1.0, abs(high) / 1e3)  # A diverged run has values such as 1e304.
+        low, high = low - (0 if axis.from_zero and low == 0 else distance), high + distance
     is_vertical = first > last
     margin = 0.03 * (high - low) if is_vertical else 0.0
     lowest = low if axis.from_zero and low == 0 else low - margin
