@@ -133,7 +133,11 @@ class Training:
         return (self.run / "config.yaml").is_file()
 
     def is_over(self) -> bool:
-        return self.has_begun() and self.checkpoints()["last"]["step"] == STEPS
+        """Return whether all steps are taken and the last evaluation is done."""
+        if not self.has_begun():
+            return False
+        last = self.checkpoints()["last"]
+        return last["step"] == STEPS and last["due_metrics"] is None
 
     def checkpoints(self) -> dict[str, dict[str, Any]]:
         """Read all checkpoints completely; return their states, with the checksums of weights."""
