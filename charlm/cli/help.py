@@ -42,7 +42,8 @@ class CommandGroup(TyperGroup):
             name = ctx.invoked_subcommand
             command = self.get_command(ctx, name) if name else None
             if command is not None and getattr(error, "ctx", ctx) is None:
-                error.ctx = type(ctx)(command, parent=ctx, info_name=name)  # type: ignore[attr-defined]
+                context = type(ctx)(command, parent=ctx, info_name=name)
+                error.ctx = context  # type: ignore[attr-defined]
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -47,7 +47,8 @@ def _network_line(config: Config, text: TextFacts, model: ModelSection, origin: 
     if model.ngrams:
         line += f"; with embeddings of the last 2 to {model.ngrams} {TOKEN_NAMES[text.level]}"
         if "ngrams" not in given:
-            line += ", because the text is read at most 2.5 times"
+            most = recipe_for(text).passes_with_ngrams
+            line += f", because the text is read at most {most:g} times"
     return line
 
 

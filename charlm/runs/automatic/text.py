@@ -100,7 +100,7 @@ def inspect_text(config: Config) -> Inspection:
     level = resolved.tokenizer.level
     per_byte, alphabet_size = _measure_characters(train, level)
     fields = _fields_of_reading(resolved, reading)
-    growth = 1.0  # Of the training part, when less of the text is held out.
+    growth = 1.0  # Factor by which the training part grows where less of the text is held out.
     if _is_split_open(config, card, corpus):
         whole = (train.size + corpus.parts["valid"].size) * per_byte
         most, rest = resolved.corpus.valid_share, 1 - resolved.corpus.test_share
