@@ -43,6 +43,14 @@ class _Row(NamedTuple):
     fields: dict[str, Any]
 
 
+class _RepeatedKeys(dict[str, Any]):
+    """A JSON object in which a key is repeated; `names` are the keys as they are written."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, _ in pairs]
+
+
 @dataclass(frozen=True)
 class PairFields:
     """Names of the fields with the source and with the target of a pair."""
@@ -142,17 +150,25 @@ def _read_rows(
     file = open_utf8(utf8_blocks(source, encoding, checks_encoding=checks_encoding))
     if source.table in (".csv", ".tsv"):
         return _read_csv(file, source, fields)
-    return _TEXT_READERS[source.table](file, source.name)
+    rows = _TEXT_READERS[source.table](file, source.name)
+    return (_with_unique_fields(row, fields, source.name) for row in rows)
 
 
-def _check_unique(names: Sequence[str], fields: list[str], source: Source) -> None:
-    """Raise CorpusError if a table has several fields with the name of one that is read."""
+def _check_unique(names: Sequence[str], fields: list[str], place: str) -> None:
+    """Raise CorpusError if several fields have the name of one that is read."""
     for field in fields:
         if names.count(field) > 1:
             raise CorpusError(
-                f"{source.name}: has {names.count(field)} fields named {field!r}; give each a name "
-                "of its own"
+                f"{place}: has {names.count(field)} fields named {field!r}; give each a name of "
+                "its own"
             )
+
+
+def _with_unique_fields(row: _Row, fields: list[str], name: str) -> _Row:
+    """Return a row in which no field that is read is repeated."""
+    if isinstance(row.fields, _RepeatedKeys):
+        _check_unique(row.fields.names, fields, f"{name}: {row.place}")
+    return row
 
 
 def _pair_of(row: _Row, fields: PairFields, name: str) -> str:
@@ -278,13 +294,18 @@ def _read_json_lines(file: io.BufferedReader, name: str) -> Iterator[_Row]:
 
 def _parse_object(text: bytes | str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_make_object)
     except json.JSONDecodeError as error:  # Its own text counts lines from the beginning of `text`.
         problem = f"{error.msg} at character {error.pos + 1}"
         raise CorpusError(f"{place} is not JSON: {problem}; correct or remove it") from None
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place} is not JSON: {error}; correct or remove it") from None
     return _as_object(value, place)
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    return keys if len(keys) == len(pairs) else _RepeatedKeys(pairs)
 
 
 def _as_object(value: Any, place: str) -> dict[str, Any]:
@@ -297,28 +318,37 @@ def _as_object(value: Any, place: str) -> dict[str, Any]:
 
 def _read_json(file: io.BufferedReader, name: str) -> Iterator[_Row]:
     """Yield the objects of a JSON array, or of objects one after the other."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_make_object)
     characters = io.TextIOWrapper(file, encoding="utf-8", newline="")
     text = ""
     place = "item 1"
     number = 1
+    num_open = 0  # Arrays without their end.
     while more := characters.read(max(BLOCK_BYTES, len(text))):  # Doubled for a long object.
         text += more
-        at = _after_separators(text, 0)
-        while at < len(text):
+        end = 0
+        while True:
+            at = _after_separators(text, end)
+            num_open += text.count("[", end, at) - text.count("]", end, at)
+            if at == len(text):
+                break
             place = f"item {number}"
             try:
                 value, end = decoder.raw_decode(text, at)
             except (ValueError, RecursionError):
                 break  # The rest of the object is in the next block.
             yield _Row(place, _as_object(value, f"{name}: {place}"))
-            at = _after_separators(text, end)
             number += 1
         text = text[at:]
         if len(text) >= _MAX_LINE_BYTES:
             raise _too_long(name, place)
     if text:
         _parse_object(text, f"{name}: {place}")  # This fails, and its error says why.
+    if num_open > 0:
+        raise CorpusError(
+            f"{name}: ends after {counted(number - 1, 'item')} without the closing ] of its array; "
+            "use a complete copy of the file"
+        )
 
 
 def _after_separators(text: str, at: int) -> int:
@@ -361,7 +391,7 @@ def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Ite
     table = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
     try:
         names = next(table, [])
-        _check_unique(names, fields, source)
+        _check_unique(names, fields, source.name)
         number = first + table.line_num
         for cells in table:
             place = f"line {number}"
@@ -419,7 +449,7 @@ def _read_parquet(source: Source, fields: list[str]) -> Iterator[_Row]:
     try:
         with parquet.ParquetFile(source.path) as file:
             columns = [name for name in dict.fromkeys(fields) if name in file.schema_arrow.names]
-            _check_unique(file.schema_arrow.names, fields, source)
+            _check_unique(file.schema_arrow.names, fields, source.name)
             if fields[:1] != columns[:1]:
                 columns = []  # Read all columns, so that the error can list their names.
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns or None):

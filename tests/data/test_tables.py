@@ -138,19 +138,23 @@ def test_a_tsv_file_with_a_single_column_may_contain_commas(tmp_path):
 
 
 def test_a_field_that_a_table_names_twice_is_refused_if_it_is_read(tmp_path):
-    path = write_compressed(tmp_path / "a.csv", b"text,label,label,,\nhei,no,en,,\n")
-    assert documents(path) == ["hei"]
+    write_compressed(tmp_path / "a.csv", b"text,label,label,,\nhei,no,en,,\n")
     arrays = [pyarrow.array([value]) for value in ("hei", "no", "en")]
     table = pyarrow.Table.from_arrays(arrays, names=["text", "label", "label"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    assert documents(tmp_path / "a.parquet") == ["hei"]
-    for place in (path, tmp_path / "a.parquet"):
+    rows = [b'{"text": "moi", "label": "no"}', b'{"text": "hei", "label": "no", "label": "en"}']
+    write_compressed(tmp_path / "a.jsonl", b"\n".join(rows))
+    write_compressed(tmp_path / "a.json", b"[%b, %b]" % (rows[0], rows[1]))
+    places = {"a.csv": "", "a.parquet": "", "a.jsonl": ": line 2", "a.json": ": item 2"}
+    for name, row in places.items():
+        path = tmp_path / name
+        assert documents(path)[-1] == "hei"
         for fields in ({"field": "label"}, {"where": {"label": "no"}}):
             with pytest.raises(
                 CorpusError,
-                match=rf"^{place}: has 2 fields named 'label'; give each a name of its own$",
+                match=rf"^{path}{row}: has 2 fields named 'label'; give each a name of its own$",
             ):
-                documents(place, **fields)
+                documents(path, **fields)
 
 
 def test_the_encoding_applies_to_tables_of_text(tmp_path):
@@ -278,6 +282,8 @@ def test_a_bad_line_is_an_error_of_one_line(data, problem, tmp_path):
         ("a.json", b'{"data": []}', r"item 1: field 'text' .* \(the fields are data\); "),
         ("a.csv", b"", "contains no document; "),
         ("a.json", b"[]", "contains no document; the table is empty"),
+        ("a.json", b'[{"text": "a"}, ', r"ends after 1 item without the closing \] of its array; "),
+        ("a.json", b"[", "ends after 0 items without "),
     ],
 )
 def test_a_bad_table_is_an_error_of_one_line(name, data, problem, tmp_path):
