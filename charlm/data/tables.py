@@ -25,6 +25,7 @@ _MAX_VALUES_SHOWN = 5
 _MAX_NAME_SHOWN = 40
 # The line before a table that tells Excel its delimiter.
 _DELIMITER_LINE = re.compile(r"sep=([^\s\"]|\t)[\r\n]*")
+_CSV_ORIGIN = "the first line is read as the names of the fields:"
 # Names of the fields of a pair that say what they are; the source comes first.
 _KNOWN_PAIRS = (("source", "target"), ("text", "label"), ("input", "output"), ("tokens", "tags"))
 _TARGET_NAMES = ("target", "label", "output", "tag", "tags", "class", "category", "sentiment")
@@ -37,10 +38,11 @@ _WORDS: dict[Scalar, tuple[str, ...]] = {
 
 
 class _Row(NamedTuple):
-    """A row of a table: its place for messages, such as "line 3", and its fields."""
+    """A row of a table: its place for messages, such as "line 3", its fields, and their origin."""
 
     place: str
     fields: dict[str, Any]
+    origin: str = "the fields are"
 
 
 class _RepeatedKeys(dict[str, Any]):
@@ -123,7 +125,8 @@ def choose_fields(names: Sequence[str], source: str | None, target: str | None) 
     given = [role for role, name in (("source", source), ("target", target)) if name is None]
     shown = ", ".join(map(repr, names[:10]))
     raise ConfigError(
-        f"corpus.{given[0]}: which field is the {given[0]}? the fields are {shown}; name it with "
+        f"corpus.{given[0]}: which field is the {given[0]}? the fields are {shown} (the first "
+        "line of a .csv or .tsv file is read as their names); name it with "
         f"--set corpus.{given[0]}=NAME" + (" --set corpus.target=NAME" if len(given) > 1 else "")
     )
 
@@ -214,8 +217,8 @@ def _not_text(row: _Row, field: str, name: str, remedy: str) -> CorpusError:
     kind = type(row.fields[field]).__name__ if field in row.fields else "nothing"
     names = one_line(", ".join(sorted(map(str, row.fields))[:10])) or "none"
     return CorpusError(
-        f"{name}: {row.place}: field {field!r} must be text, got {kind} (the fields are {names}); "
-        f"{remedy}"
+        f"{name}: {row.place}: field {field!r} must be text, got {kind} ({row.origin} "
+        f"{names}); {remedy}"
     )
 
 
@@ -402,7 +405,7 @@ def _read_csv(file: io.BufferedReader, source: Source, fields: list[str]) -> Ite
                     f"{delimiter!r} or a line end"
                 )
             if cells:
-                yield _Row(place, dict(zip(names, cells, strict=True)))
+                yield _Row(place, dict(zip(names, cells, strict=True)), _CSV_ORIGIN)
             number = first + table.line_num  # A cell may have several lines.
     except csv.Error as error:
         raise CorpusError(

@@ -40,6 +40,7 @@ def test_other_fields_are_asked_for_in_one_line(names, given, named):
     with pytest.raises(ConfigError, match=named) as caught:
         choose_fields(names, given.get("source"), given.get("target"))
     assert "\n" not in str(caught.value)
+    assert "(the first line of a .csv or .tsv file is read as their names)" in str(caught.value)
 
 
 def corpus_of(path, *overrides):
@@ -95,7 +96,8 @@ def test_a_wrong_column_is_refused_with_the_names_of_the_fields(tmp_path, capsys
     out = ["--out", str(tmp_path / "run")]
     assert charlm(["train", str(path), "--task", "complete", *settings, *out]) == 1
     line = capsys.readouterr().err
-    assert "field 'stars' must be text, got nothing (the fields are label, text)" in line
+    assert "field 'stars' must be text, got nothing (the first line is read as the names" in line
+    assert "of the fields: label, text)" in line
     assert line.count("\n") == 1
 
 
