@@ -144,17 +144,20 @@ def read_space(key: str, text: str, data: Mapping[str, Any]) -> Space:
         if key == name or key.startswith(f"{name}."):
             raise OptionError("search", f"{place}: cannot be searched: {reason}")
 
-    def check(value: Any) -> None:
+    def check(value: Any) -> str:
         try:
-            check_config(with_values(data, {key: value}), place)
+            config = check_config(with_values(data, {key: value}), place)
         except ConfigError as error:
             raise OptionError("search", str(error)) from None
+        return json.dumps(_configured_value(config, key))
 
     types = _TYPES.get(key, set())
     if bool in types and ".." in text:
         problem = f"{key} is true or false, not a number; give choices: {key}=true,false"
         raise OptionError("search", f"{place}: {problem}")
-    if match := re.fullmatch(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})", text):
+    if match := re.fullmatch(rf"({_NUMBER})\s*\.\.+\s*({_NUMBER})", text):
+        if "..." in text:
+            raise OptionError("search", f"{place}: write a range with two dots, as in 0..0.5")
         if str in types:
             problem = f"{key} is not a number; give choices, separated by commas"
             raise OptionError("search", f"{place}: {problem}")
@@ -163,7 +166,7 @@ def read_space(key: str, text: str, data: Mapping[str, Any]) -> Space:
     return _read_choices(text, place, check)
 
 
-def _read_range(low: float, high: float, place: str, check: Callable[[Any], None]) -> Range:
+def _read_range(low: float, high: float, place: str, check: Callable[[Any], str]) -> Range:
     if not low < high:
         raise OptionError("search", f"{place}: the first number must be less than the second")
     check(low)
@@ -176,7 +179,7 @@ def _read_range(low: float, high: float, place: str, check: Callable[[Any], None
     return Range(float(low), float(high))
 
 
-def _read_choices(text: str, place: str, check: Callable[[Any], None]) -> Choices:
+def _read_choices(text: str, place: str, check: Callable[[Any], str]) -> Choices:
     try:
         items = parse_yaml(f"[{text}]")
     except ValueError as error:
@@ -187,16 +190,16 @@ def _read_choices(text: str, place: str, check: Callable[[Any], None]) -> Choice
         _to_number(item) if isinstance(item, str) and re.fullmatch(_NUMBER, item) else item
         for item in items
     ]
+    texts: dict[str, str] = {}  # By the configured value, because 1 and true may mean the same.
     for value in values:
-        check(value)
-    texts = tuple(dict.fromkeys(map(json.dumps, values)))
+        texts.setdefault(check(value), json.dumps(value))
     if len(texts) < 2:
         raise OptionError(
             "search",
             f"{place}: is one value; give a range or several choices, "
             "or set the value in the configuration",
         )
-    return Choices(texts)
+    return Choices(tuple(texts.values()))
 
 
 def _to_number(text: str) -> float:
@@ -219,20 +222,21 @@ def configured_parameters(data: Mapping[str, Any], spaces: Mapping[str, Space]) 
     """Return the configured values that lie in the search spaces, as Optuna's parameters."""
     parameters: dict[str, Any] = {}
     for key, space in spaces.items():
-        value = _configured_value(data, key)
+        value = _configured_value(check_config(data, key), key)
         if isinstance(space, Range):
             if isinstance(value, int | float) and space.low <= value <= space.high:
                 parameters[key] = value
             continue
         for text in space.texts:
-            if _configured_value(with_values(data, {key: json.loads(text)}), key) == value:
+            config = check_config(with_values(data, {key: json.loads(text)}), key)
+            if _configured_value(config, key) == value:
                 parameters[key] = text
                 break
     return parameters
 
 
-def _configured_value(data: Mapping[str, Any], key: str) -> Any:
-    value: Any = check_config(data, key).model_dump(mode="json")
+def _configured_value(config: Config, key: str) -> Any:
+    value: Any = config.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]
     return value[0] if isinstance(value, list) and len(value) == 1 else value  # [512] means 512.
