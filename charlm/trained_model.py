@@ -28,6 +28,10 @@ from charlm.training.devices import choose_device
 from charlm.version import VERSION
 
 Model = TypeVar("Model", bound=AnyModel)
+_CANNOT_WRITE = (
+    "it cannot write a text from one end to the other; let it fill a gap: charlm sample --fill "
+    '"The ____ were full."'
+)
 
 
 @dataclass(frozen=True)
@@ -277,13 +281,10 @@ def of_experiment(experiment: Experiment) -> TrainedModel:
     )
 
 
-def require_one_direction(trained: TrainedModel) -> None:
-    """Raise CharlmError if a model reads in both directions, so that it cannot write a text."""
+def require_one_direction(trained: TrainedModel, problem: str = _CANNOT_WRITE) -> None:
+    """Raise CharlmError if a model reads in both directions; `problem` ends with the remedy."""
     if trained.model.direction == "both":
-        raise CharlmError(
-            f"{trained.folder}: the model reads in both directions and cannot write a text from "
-            'one end to the other; let it fill a gap: charlm sample --fill "The ____ were full."'
-        )
+        raise CharlmError(f"{trained.folder}: the model reads in both directions, so {problem}")
 
 
 def require_language_model(trained: TrainedModel) -> None:

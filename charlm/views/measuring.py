@@ -19,7 +19,7 @@ from charlm.evaluation.probes.embeddings import (
 from charlm.evaluation.probes.gates import measure_gates, require_gates
 from charlm.evaluation.probes.gradients import measure_gradients
 from charlm.evaluation.probes.known_letters import measure_known_letters, require_characters
-from charlm.evaluation.probes.memory import measure_memory, require_one_direction
+from charlm.evaluation.probes.memory import BOTH_DIRECTIONS, measure_memory
 from charlm.evaluation.probes.passage import Passage, measure_passage
 from charlm.evaluation.static_model import require_one_probability
 from charlm.evaluation.surprisal import measure_surprisal
@@ -38,6 +38,7 @@ from charlm.trained_model import (
     Trained,
     TrainedModel,
     TrainedTranslator,
+    require_one_direction,
 )
 from charlm.views.measurements import (
     AnyTrained,
@@ -262,7 +263,7 @@ def _measures_of_predictions(
         "memory": _Measure(
             ("memory",),
             lambda: measure_memory(trained, text, tokens=options.memory_tokens),
-            partial(require_one_direction, trained),
+            partial(require_one_direction, trained, BOTH_DIRECTIONS),
         ),
     }
 

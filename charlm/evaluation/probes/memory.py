@@ -21,7 +21,7 @@ from torch import Tensor
 from charlm.config.corpus import Mode
 from charlm.data.tokenizer import EOS, Ids, Tokenizer
 from charlm.data.windows.directions import record_spans, reverse
-from charlm.errors import CharlmError, CorpusError, quote
+from charlm.errors import CorpusError, quote
 from charlm.evaluation.probes.passage import Alternative, most_probable, token_labels
 from charlm.evaluation.probes.reading import read_beginning, texts_of
 from charlm.evaluation.static_model import Floats, Integers
@@ -29,7 +29,7 @@ from charlm.model.embedding import OneHot
 from charlm.model.language_model import LanguageModel
 from charlm.storage.results import Result
 from charlm.storage.tables import format_settings
-from charlm.trained_model import TrainedModel, provenance
+from charlm.trained_model import TrainedModel, provenance, require_one_direction
 
 if TYPE_CHECKING:
     from charlm.data.cards import Part
@@ -40,6 +40,10 @@ ALTERNATIVES = 3  # Most probable tokens that are listed for each prediction.
 # Tokens of all copies of the passage that are read together: their states and gates in float64
 # take a few hundred megabytes.
 _MAX_TOKENS_PER_BATCH = 8192
+BOTH_DIRECTIONS = (  # Why the memory of a model that reads in both directions is not measured.
+    "a prediction depends on the tokens after it too; measure a model of direction forward or "
+    "backward"
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def measure_memory(
         CharlmError: The text cannot be read or has fewer than two tokens, or the model reads in
             both directions.
     """
-    require_one_direction(trained)
+    require_one_direction(trained, BOTH_DIRECTIONS)
     ids, name, _ = read_beginning(trained, text, paths, split, tokens)
     if trained.model.direction == "backward":
         ids = np.asarray(reverse(ids, mode=trained.mode), dtype=np.int64)
@@ -163,15 +167,6 @@ def measure_memory(
         "precision": "fp64",
     }
     return replace(memory, settings=provenance(trained) | settings)
-
-
-def require_one_direction(trained: TrainedModel) -> None:
-    """Raise CharlmError if a model reads in both directions."""
-    if trained.model.direction == "both":
-        raise CharlmError(
-            f"{trained.folder}: the model reads in both directions, and a prediction depends on "
-            "the tokens after it too; measure a model of direction forward or backward"
-        )
 
 
 def measure_connectivity(model: LanguageModel, ids: Ids) -> Connectivity:
