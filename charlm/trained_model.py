@@ -18,12 +18,11 @@ from charlm.model.fast.int8 import has_int8_products, with_int8_products
 from charlm.model.language_model import LanguageModel
 from charlm.model.translation_model import TranslationModel
 from charlm.model.uninitialized import uninitialized
-from charlm.runs.checkpoint import Checkpoint, load_checkpoint, load_weights
+from charlm.runs.checkpoint import load_run_weights, load_weights
 from charlm.runs.experiment import Experiment
 from charlm.runs.files import CheckpointName
 from charlm.runs.folder import RunFiles, load_run
 from charlm.runs.verify import budget_of
-from charlm.runs.verify_weights import check_weights
 from charlm.training.devices import choose_device
 from charlm.version import VERSION
 
@@ -194,10 +193,8 @@ def load_trained(
         CheckpointError: The checkpoint is missing or damaged.
     """
     which = present_checkpoint(folder, which)
-    try:
-        saved = _read_checkpoint(run, folder / which)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{_remedy_beside(run, folder, which)}") from None
+    use_last = "load it with --checkpoint last, in Python which='last'"
+    saved = load_run_weights(run, folder, which, use_last=use_last)
     model = uninitialized(make, run.config.model, run.tokenizer.vocabulary_size)
     load_weights(model, saved.weights, saved.folder)
     model.to(device).eval()
@@ -208,25 +205,6 @@ def load_trained(
         device=device,
         origin=Origin(folder, which, run.corpus, saved.state),
     )
-
-
-def _read_checkpoint(run: RunFiles, folder: Path) -> Checkpoint:
-    """Return a checkpoint with weights that fit the configuration of the run."""
-    saved = load_checkpoint(folder, only="weights")
-    size = run.tokenizer.vocabulary_size
-    check_weights(saved.weights, run.config.model, size, place=saved.folder, head=run.head)
-    return saved
-
-
-def _remedy_beside(run: RunFiles, folder: Path, which: CheckpointName) -> str:
-    """Return the end of the message about a damaged checkpoint: use `last`, if that is sound."""
-    if which == "last":
-        return ""
-    try:
-        _read_checkpoint(run, folder / "last")
-    except CheckpointError:
-        return ""
-    return "; last/ is sound: load it with --checkpoint last, in Python which='last'"
 
 
 def present_checkpoint(folder: Path, which: CheckpointName) -> CheckpointName:

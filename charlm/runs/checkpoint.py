@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from charlm.errors import CheckpointError
 from charlm.model.language_model import named_weights
-from charlm.runs.files import CONTINUE, RESTORE, write_file
+from charlm.runs.files import CONTINUE, RESTORE, CheckpointName, write_file
+from charlm.runs.folder import RunFiles
 from charlm.runs.verify import (
     FORMAT,
     PARSE_ERRORS,
@@ -22,7 +23,7 @@ from charlm.runs.verify import (
     run_checksums,
     seal_state,
 )
-from charlm.runs.verify_weights import check_shapes, read_tensor_file
+from charlm.runs.verify_weights import check_shapes, check_weights, read_tensor_file
 from charlm.storage.atomic import link_file, remove_temporary_files
 from charlm.storage.tensors import Tensors
 from charlm.storage.untrusted import one_line
@@ -121,6 +122,40 @@ def _read_checkpoint(folder: Path, only: str | None) -> Checkpoint:
             raise
         return _read_checkpoint(folder, only)  # A training has replaced the files meanwhile.
     return Checkpoint(folder=folder, state=state, tensors=tensors)
+
+
+def load_run_weights(
+    run: RunFiles, folder: Path, which: CheckpointName, *, use_last: str
+) -> Checkpoint:
+    """Return a checkpoint of a run with the weights, which fit the configuration.
+
+    Args:
+        run: Files of the run folder.
+        folder: Run folder.
+        which: Checkpoint to read.
+        use_last: How to use `last/` instead, for the error message if `best/` is damaged and
+            `last/` is sound.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+    """
+    try:
+        return _load_fitting(run, folder / which)
+    except CheckpointError as error:
+        if which == "last":
+            raise
+        try:
+            _load_fitting(run, folder / "last")
+        except CheckpointError:
+            raise error from None
+        raise CheckpointError(f"{error}; last/ is sound: {use_last}") from None
+
+
+def _load_fitting(run: RunFiles, folder: Path) -> Checkpoint:
+    saved = load_checkpoint(folder, only="weights")
+    size = run.tokenizer.vocabulary_size
+    check_weights(saved.weights, run.config.model, size, place=folder, head=run.head)
+    return saved
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

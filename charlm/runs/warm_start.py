@@ -16,9 +16,9 @@ from charlm.data.tokenizer import UNK, Tokenizer
 from charlm.data.vocabulary import decode_blocks
 from charlm.errors import CharlmError, CheckpointError, ConfigError, counted
 from charlm.model.growth import NewTokens, grown_weights
-from charlm.runs.checkpoint import load_checkpoint
+from charlm.runs.checkpoint import load_run_weights
+from charlm.runs.files import CheckpointName
 from charlm.runs.folder import load_run
-from charlm.runs.verify_weights import check_weights
 from charlm.storage.tensors import Tensors, tensors_checksum
 
 Vocabulary = Literal["grow", "keep"]
@@ -119,11 +119,9 @@ def open_ancestor(folder: Path, vocabulary: Vocabulary = "grow") -> Ancestor:
         raise CheckpointError(
             f"{folder}: is a model of task {run.config.task.kind}; start from a language model"
         )
-    which = "best" if (folder / "best" / "state.json").is_file() else "last"
-    saved = load_checkpoint(folder / which, only="weights")
-    check_weights(
-        saved.weights, run.config.model, run.tokenizer.vocabulary_size, place=saved.folder
-    )
+    which: CheckpointName = "best" if (folder / "best" / "state.json").is_file() else "last"
+    use_last = f"to start from it, remove {folder / 'best'}"
+    saved = load_run_weights(run, folder, which, use_last=use_last)
     return Ancestor(
         folder=folder,
         config=run.config,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from charlm import trained_model
 from charlm.config.load import change_config
 from charlm.config.model import Model
 from charlm.config.schema import Config
-from charlm.errors import ConfigError
+from charlm.errors import CheckpointError, ConfigError
 from charlm.model.log_probabilities import predict_window
 from charlm.runs import prepare, session
 from charlm.runs.automatic.choice import choose
@@ -227,3 +228,14 @@ def test_without_the_old_text_forgetting_is_not_measured_and_replay_is_refused(
     with pytest.raises(ConfigError, match=r"training\.replay: .* name one with --from"):
         prepare.begin(small_config(records_file, "training.replay=0.1"), tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_damaged_best_checkpoint_names_how_to_start_from_the_last_one(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    best = folder / "best"
+    next(best.glob("weights-*")).write_bytes(b"x")
+    hint = f"; last/ is sound: to start from it, remove {best}$"
+    with pytest.raises(CheckpointError, match=hint):
+        open_ancestor(folder)
+    shutil.rmtree(best)
+    assert open_ancestor(folder).loss_nats is None
