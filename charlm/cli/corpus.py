@@ -162,8 +162,6 @@ def stats(
     from charlm.data.statistics import compute_statistics
 
     encoded = _encode(texts, config, overrides, workers)
-    for warning in encoded.corpus.warnings:
-        say(f"warning: {warning}")
     facts = _statistics(encoded, compute_statistics(*encoded.corpus.parts.values()))
     emit_table(facts, _table(facts), as_json=as_json)
 
@@ -235,6 +233,7 @@ def _table_of_parts(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
 def _encode(
     texts: list[str] | None, config: str | None, overrides: list[str] | None, workers: int | None
 ) -> "EncodedCorpus":
+    """Return the encoded text, and print what does not fit it."""
     from charlm.data.resolve import resolve
     from charlm.data.tokens import available_cores
     from charlm.runs.automatic.choice import choose_reading_of_text
@@ -245,7 +244,10 @@ def _encode(
     if config is None:  # As `train` without a configuration.
         checked = choose_reading_of_text(settings).config
     with bar_of_steps("encoding", "B") as report:
-        return encode(resolve(checked), workers=workers or available_cores(), report=report)
+        encoded = encode(resolve(checked), workers=workers or available_cores(), report=report)
+    for warning in encoded.corpus.warnings:
+        say(f"warning: {warning}")
+    return encoded
 
 
 def _parameters(overrides: list[str]) -> dict[str, object]:

@@ -201,13 +201,14 @@ def test_a_separator_that_does_not_occur_is_reported(capfd, folder):
     Path("tiny.yaml").write_text("training: {steps: 1}", encoding="utf-8")
     commands = (
         ["corpus", "stats", "poems.txt", *WHOLE],
+        ["corpus", "encode", "poems.txt", *WHOLE],
         ["train", "poems.txt", *SETTINGS, *WHOLE, "--config", "tiny.yaml"],
     )
     for command in commands:
         for separator, is_reported in ((r"\n###\n", True), (r"\n***\n", False), ("null", False)):
             setting = f"corpus.separator={separator}"
             assert charlm([*command, "--set", setting, *out_of(command, folder)]) == 0, setting
-            assert (warning in capfd.readouterr().err) == is_reported, (command[0], separator)
+            assert (warning in capfd.readouterr().err) == is_reported, (command[:2], separator)
 
 
 def out_of(command: list[str], folder: Path) -> list[str]:
