@@ -226,7 +226,7 @@ def _table_of_parts(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
             f"{part['bytes']:>14,} {part['unknown_share']:>9.3%}"
         )
     for name, part in parts.items():
-        if part["records_in_training"] is not None:
+        if part["records_in_training"]:
             yield f"{part['records_in_training']:.1%} of the {name} records are in training too"
 
 

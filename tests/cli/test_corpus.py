@@ -126,6 +126,10 @@ def test_validation_records_that_are_in_the_training_text_are_reported_everywher
     assert parts["train"]["records_in_training"] is None
     told = ok(capfd, "corpus", "stats", "train.txt", *changes)
     assert told.splitlines()[-1] == "50.0% of the valid records are in training too"
+    without = ok(
+        capfd, "corpus", "stats", "train.txt", *changes[:2], "--set", "corpus.valid_share=0.4"
+    )
+    assert "in training" not in without  # Copies are kept together.
     training = ["--set", "model.hidden_size=4", "--steps", 1, "--out", "run"]
     Path("empty.yaml").touch()
     arguments = ["train", "--config", "empty.yaml", "--corpus", "train.txt", *changes, *training]
