@@ -9,6 +9,9 @@ from collections.abc import Callable
 from charlm.errors import UnsupportedOptionError
 from charlm.sampling.saved_state import GenerationState
 
+MAX_STATES = 1024
+_MAX_SECONDS = 3600  # After its last use, a state expires.
+
 
 class StateStore:
     """Texts that can be continued, in memory, each under a name that cannot be guessed.
@@ -17,22 +20,12 @@ class StateStore:
     and a state that was not used for some time is forgotten too. Any thread may use it.
     """
 
-    def __init__(
-        self,
-        *,
-        max_states: int = 1024,
-        max_seconds: float = 3600,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin empty.
 
         Args:
-            max_states: Number of states to hold.
-            max_seconds: Seconds after the last use at which a state expires.
             clock: Function that returns the time in seconds.
         """
-        self._max_states = max_states
-        self._max_seconds = max_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._states = OrderedDict[str, tuple[float, GenerationState]]()
@@ -68,9 +61,9 @@ class StateStore:
         return state
 
     def _expire(self) -> None:
-        oldest = self._clock() - self._max_seconds
+        oldest = self._clock() - _MAX_SECONDS
         while self._states:
             name, (last_use, _) = next(iter(self._states.items()))
-            if last_use >= oldest and len(self._states) <= self._max_states:
+            if last_use >= oldest and len(self._states) <= MAX_STATES:
                 return
             del self._states[name]

@@ -25,7 +25,7 @@ from charlm.serving import rows as rows_module
 from charlm.serving.engine import Engine, Limits
 from charlm.serving.jobs import Generation, Job, Piece
 from charlm.serving.rows import Row
-from charlm.serving.states import StateStore
+from charlm.serving.states import MAX_STATES, StateStore
 from charlm.trained_model import TrainedModel
 
 # Settings of requests that are decoded beside each other.
@@ -336,15 +336,15 @@ def test_a_state_continues_at_every_level(other_levels, monkeypatch):
 def test_a_store_forgets_the_state_that_was_unused_for_longest(shared_engine):
     state = written(shared_engine, Job(options(), keeps_state=True)).state
     now = 0.0
-    store = StateStore(max_states=2, max_seconds=10, clock=lambda: now)
+    store = StateStore(clock=lambda: now)
     first, second = store.put(state), store.put(state)
     assert store.get(first) is state and first != second and len(first) > 30
-    third = store.put(state)
+    third, *_ = [store.put(state) for _ in range(MAX_STATES - 1)]
     with pytest.raises(UnsupportedOptionError, match="unknown or has expired"):
         store.get(second)
-    now = 9.0
+    now = 3599.0
     store.get(third)
-    now = 12.0
+    now = 3602.0
     assert store.get(third) is state and len(store) == 1
     with pytest.raises(UnsupportedOptionError):
         store.get(first)
