@@ -141,8 +141,8 @@ class Training(Section):
         5,
         ge=1,
         description=(
-            "triggered: averaging starts when the validation loss is not below its "
-            "value N evaluations earlier."
+            "triggered: averaging starts when the validation loss is above the lowest one "
+            "of at least N evaluations earlier."
         ),
     )
     replay: Fraction = Field(
