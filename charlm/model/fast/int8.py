@@ -11,24 +11,20 @@ takes weights in a layout of one processor. `_int_mm` multiplies plain int8 tens
 integer arithmetic defines completely, so that another function can take its place.
 """
 
-from copy import deepcopy
 from functools import cache
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from charlm.errors import CharlmError
-from charlm.model.fast.products import Matrix
-from charlm.model.projection import MixtureOfSoftmaxes
+from charlm.model.fast.products import Matrix, Module, with_other_products
 
 _LARGEST = 127
 _SMALLEST_MAXIMUM = 1e-30  # A vector of zeros is divided by a multiple of this instead of zero.
 # The vector of a product is quantized in about 10 µs, in which fp32 multiplies with this many
 # weights.
 _MIN_WEIGHTS = 2**17
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Int8Matrix(Matrix):
@@ -103,16 +99,14 @@ def with_int8_products(
         min_weights: Number of weights below which a product stays in fp32, where it is faster.
         in_integers: As for `Int8Matrix`; True for a model that is only traced.
     """
-    copied = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-    for module in list(copied.modules()):
-        if isinstance(module, MixtureOfSoftmaxes) and _is_large(module, min_weights):
-            module.product = _quantized(module, in_integers)
-        for name, child in module.named_children():
-            # A mixture is a layer of torch as well, but computes more than its product.
-            is_product = isinstance(child, Matrix) or type(child) is nn.Linear
-            if is_product and _is_large(child, min_weights):
-                setattr(module, name, _quantized(child, in_integers))
-    return copied
+
+    def quantized(layer: Matrix | nn.Linear) -> Int8Matrix | None:
+        if layer.weight.numel() < min_weights:
+            return None
+        weight = cast(nn.Parameter, layer.weight)
+        return Int8Matrix(weight, layer.bias, in_integers=in_integers)
+
+    return with_other_products(model, quantized)
 
 
 def has_int8_products(model: nn.Module) -> bool:
@@ -131,15 +125,6 @@ def multiplies_exactly() -> bool:
     return int(torch._int_mm(largest, largest.t().expand(-1, 16).contiguous()).min()) == (
         64 * _LARGEST**2
     )
-
-
-def _is_large(layer: nn.Module, min_weights: int) -> bool:
-    return cast(Tensor, layer.weight).numel() >= min_weights
-
-
-def _quantized(layer: nn.Module, in_integers: bool | None) -> Int8Matrix:
-    bias = cast(nn.Parameter | None, layer.bias)
-    return Int8Matrix(cast(nn.Parameter, layer.weight), bias, in_integers=in_integers)
 
 
 def _scales(rows: Tensor) -> Tensor:

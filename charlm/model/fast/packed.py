@@ -12,18 +12,14 @@ are multiples of 32; else torch computes the last units of a row by other functi
 """
 
 from collections.abc import Callable
-from copy import deepcopy
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from charlm.model.fast.products import Matrix
-from charlm.model.projection import MixtureOfSoftmaxes
+from charlm.model.fast.products import Matrix, Module, with_other_products
 
 _TYPICAL_BATCH = 32  # Number of vectors that the layout of packed weights is chosen for.
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class PackedMatrix(Matrix):
@@ -90,20 +86,12 @@ def with_packed_products(model: Module) -> Module:
     The copy shares the weights of `model`. A model that is not on a processor, that is not in fp32,
     or whose products are special already, such as those in int8, stays as it is.
     """
-    parameters = list(model.parameters())
     if not _has_functions() or any(
         parameter.device.type != "cpu" or parameter.dtype != torch.float32
-        for parameter in parameters
+        for parameter in model.parameters()
     ):
         return model
-    copied = deepcopy(model, {id(parameter): parameter for parameter in parameters})
-    for module in list(copied.modules()):
-        if isinstance(module, MixtureOfSoftmaxes) and module.product is None:
-            module.product = _packed(module)
-        for name, child in module.named_children():
-            if type(child) in (Matrix, nn.Linear):
-                setattr(module, name, _packed(cast(Matrix | nn.Linear, child)))
-    return copied
+    return with_other_products(model, _packed)
 
 
 def _packed(layer: Matrix | nn.Linear) -> PackedMatrix:

@@ -6,15 +6,19 @@ weight as one product over the whole window.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from copy import deepcopy
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.model.dropout import drop
+from charlm.model.projection import MixtureOfSoftmaxes
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Recorder(Protocol):
@@ -208,3 +212,26 @@ def weight_dropout(products: Iterable[Product], p: float) -> Iterator[None]:
     finally:
         for product in products:
             product.weight_after_dropout = None
+
+
+def with_other_products(
+    model: Module, make: Callable[[Matrix | nn.Linear], Matrix | None]
+) -> Module:
+    """Return a copy of a model in which other modules compute its products.
+
+    The copy shares the weights of `model`.
+
+    Args:
+        model: The model.
+        make: Function from a matrix or a linear layer to the module in its place; None to keep it.
+    """
+    copied = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    for module in list(copied.modules()):
+        for name, child in module.named_children():
+            # A class that extends one of these two computes more than its product.
+            is_product = type(child) in (Matrix, nn.Linear)
+            if is_product and (other := make(cast(Matrix | nn.Linear, child))) is not None:
+                setattr(module, name, other)
+        if isinstance(module, MixtureOfSoftmaxes) and module.product is None:
+            module.product = make(module)
+    return copied

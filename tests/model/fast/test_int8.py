@@ -64,6 +64,15 @@ def test_every_product_of_every_model_is_in_int8_and_near_fp32():
         assert 0 < (expected - actual).abs().max() < 0.02 * expected.abs().max(), name
 
 
+def test_each_product_is_quantized_once(monkeypatch):
+    shapes = []
+    scales = int8._scales
+    monkeypatch.setattr(int8, "_scales", lambda rows: shapes.append(rows.shape) or scales(rows))
+    quantized = with_int8_products(make_model(mixture=3))
+    kinds = [type(module) for module in quantized.modules()]
+    assert len(shapes) == kinds.count(Int8Matrix)
+
+
 @torch.inference_mode()
 def test_a_vector_does_not_depend_on_the_batch():
     ids = torch.randint(2, 20, (6, 5), generator=torch.Generator().manual_seed(1))
