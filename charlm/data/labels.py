@@ -13,7 +13,7 @@ from charlm.config.task import Task as TaskSection
 from charlm.data.cards import Part
 from charlm.data.corpus import Corpus, Text
 from charlm.data.pairs import NO_SOURCE, NO_TAB, NO_TARGET, SEPARATOR, pair_error
-from charlm.data.tokenizer import Ids
+from charlm.data.tokenizer import EOS_TEXT, Ids
 from charlm.data.windows.directions import record_spans
 from charlm.data.windows.window import PADDING
 from charlm.errors import CorpusError, counted
@@ -74,11 +74,18 @@ def labels_of(
         place: Name of the text, for messages.
 
     Raises:
-        CorpusError: A target has another number of labels than its source has tokens.
+        CorpusError: A target has another number of labels than its source has tokens, or a source
+            has the word for <EOS> inside.
     """
+    spans = record_spans(ids)
+    if len(spans) != len(targets):
+        raise CorpusError(
+            f"{place}: a source has the word {EOS_TEXT}, which ends a text with "
+            "tokenizer.words: whitespace; remove it"
+        )
     if task.kind == "classify":
         return [[" ".join(target.split())] for target in targets]
-    counts = (record_spans(ids) @ [-1, 1] - 1).tolist()
+    counts = (spans @ [-1, 1] - 1).tolist()
     found = []
     for target, count in zip(targets, counts, strict=True):
         tags = tags_of(target, count)

@@ -13,7 +13,7 @@ import torch
 from charlm.data.cards import Part, temporary_conversions
 from charlm.data.labels import Labels, label_targets, labels_of, split_labels
 from charlm.data.listing import shown_title
-from charlm.data.tokenizer import EOS, Ids, id_dtype
+from charlm.data.tokenizer import EOS, EOS_TEXT, Ids, id_dtype
 from charlm.data.windows.scoring import windows_to_score
 from charlm.data.windows.window import PADDING
 from charlm.errors import CharlmError, quote
@@ -120,12 +120,17 @@ def predict(run: TrainedLabelModel, texts: Sequence[str]) -> list[Predicted]:
     """Return the label of each text, or of each of its tokens, with probabilities.
 
     Raises:
-        CharlmError: A text is empty.
+        CharlmError: A text is empty, or the tokenizer reads an end of a text inside it.
     """
     rows = [run.tokenizer.encode(text).tolist() for text in texts]
-    for number, row in enumerate(rows, start=1):
+    for number, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
         if not row:
             raise CharlmError(f"text {number}: the text is empty and has no label; leave it out")
+        if EOS in row:
+            raise CharlmError(
+                f"the text {text!r:.60} has a line end or the word {EOS_TEXT}, which ends a text "
+                "with tokenizer.words: whitespace; remove it, or give each part by itself"
+            )
     if not rows:
         return []
     ids = np.array([index for row in rows for index in (*row, EOS)])

@@ -232,6 +232,32 @@ def test_tags_of_another_number_than_tokens_are_refused(tmp_path, capsys):
     assert "source has 3 tokens, but its target 'xy'" in capsys.readouterr().err
 
 
+WHITESPACE = ["tokenizer.level=word", "tokenizer.words=whitespace"]
+WORDS = [f"the {noun} {verb}" for noun in ("cat", "dog", "owl") for verb in ("sat", "ran")] * 4
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("classify", ["x", "y"]), ("tag", ["D N V"] * 2)])
+def test_a_source_with_the_word_for_its_end_is_refused(kind, labels, tmp_path):
+    pairs = [f"{text}\t{labels['cat' in text]}\n" for text in [*WORDS, "the <EOS> sat"]]
+    (tmp_path / "pairs.txt").write_text("".join(pairs), encoding="utf-8")
+    config = small_config(tmp_path / "pairs.txt", f"task.kind={kind}", *WHITESPACE)
+    with pytest.raises(CorpusError, match=r"pairs.txt: a source has the word <EOS>.*; remove it$"):
+        train_all(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("classify", ["x", "y"]), ("tag", ["D N V"] * 2)])
+def test_a_text_with_an_end_inside_is_not_labelled(kind, labels, tmp_path):
+    pairs = [f"{text}\t{labels['cat' in text]}\n" for text in WORDS]
+    (tmp_path / "pairs.txt").write_text("".join(pairs), encoding="utf-8")
+    config = small_config(tmp_path / "pairs.txt", f"task.kind={kind}", *WHITESPACE)
+    train_all(config, tmp_path / "run")
+    run = load_labels(tmp_path / "run")
+    for text in ("the <EOS> sat", "the\nsat", "the cat sat\n"):
+        with pytest.raises(CharlmError, match="has a line end or the word <EOS>"):
+            run.predict(["the cat sat", text, "the dog ran"])
+    assert len(run.predict(["the cat sat"])) == 1
+
+
 def test_a_table_is_classified_without_a_configuration(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"{name},{label}\n" for name, label in PAIRS["classify"])
