@@ -402,6 +402,8 @@ def test_a_run_is_named_after_its_first_text_without_the_signs_of_a_pattern(tmp_
     run = charlm.train("nov*.txt", steps=1, progress=False, overrides=["model.hidden_size=8"])
     assert re.fullmatch(r"nov-\d+-\d+", run.folder.name)
     assert named_after("texts/*.txt") == "run"
+    # A name that a file may have leaves space for prefix, date and number: file systems allow 255.
+    assert len(named_after("\N{CAT FACE}" * 62 + ".txt").encode()) < 200
 
 
 def test_an_exception_of_a_callback_ends_the_training(text_file, tmp_path):

@@ -29,7 +29,9 @@ from charlm.runs.verify import (
 from charlm.storage.locks import ProcessLock
 from charlm.storage.untrusted import parse_json, read_regular_file
 
-_MAX_NAME = 64  # In characters. File systems limit names, and the date follows this one.
+# In characters, each of at most four bytes. File systems limit names to 255 bytes, and the date
+# follows this one.
+_MAX_NAME = 48
 
 if TYPE_CHECKING:  # They import torch.
     from charlm.data.labels import Labels
