@@ -23,6 +23,8 @@ from charlm.serving.requests import HasGone, Threads, read_body, unless_client_l
 from charlm.version import VERSION
 
 _QUICK_TOKENS = 10_000  # A response with more is written as JSON in a thread.
+# Some clients, httpx among them, end a line of a stream at these characters, too.
+_ESCAPED = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class EventStream(StreamingResponse):
 
 
 def _event(part: responses.Completion) -> bytes:
-    return b"data: " + part.model_dump_json().encode() + b"\n\n"
+    return f"data: {part.model_dump_json().translate(_ESCAPED)}\n\n".encode()
 
 
 def _text_of(model: ServedModel, ids: list[int]) -> str:

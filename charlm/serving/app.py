@@ -102,7 +102,7 @@ def _middleware(
                 CORSMiddleware,
                 allow_origins=list(options.allow_origin),
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type"],
+                allow_headers=["*"],  # OpenAI's client sends many headers of its own.
             )
         )
     bodies = Middleware(BoundedBodies, max_bytes=options.max_body, seconds=options.idle_seconds)

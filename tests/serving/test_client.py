@@ -66,6 +66,12 @@ def test_a_stream_has_the_pieces_of_a_local_run(remote, local):
     assert "".join(remote.stream(**options)) == "".join(local.stream(**options))
 
 
+def test_a_stream_may_have_every_character_at_which_python_ends_a_line(page_runs):
+    prompt = "line\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+    with running([page_runs["bytes"]]) as url:
+        assert "".join(charlm.connect(url).stream(prompt=prompt, length=1)).startswith(prompt)
+
+
 def test_sentences_are_scored_as_in_a_local_run(remote, local):
     sentences = ["The cat sat.", "Cat the sat."]
     found = remote.sentences(sentences, explain=True)

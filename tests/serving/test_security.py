@@ -118,7 +118,8 @@ def test_a_foreign_origin_is_refused_on_every_route(trained, keyed):
 def test_an_allowed_origin_may_read_answers_and_others_may_not(trained):
     options = {"allow_origin": ("https://notes.example",), "api_key": KEY}
     preflight = {"Access-Control-Request-Method": "POST"}
-    preflight["Access-Control-Request-Headers"] = "authorization,content-type"
+    # The last one is a header of OpenAI's client.
+    preflight["Access-Control-Request-Headers"] = "authorization,content-type,x-stainless-lang"
     with client_of(trained, **options) as client:
         allowed = {"Origin": "https://notes.example"}
         response = client.options("/v1/completions", headers=allowed | preflight)
