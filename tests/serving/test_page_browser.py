@@ -596,6 +596,21 @@ def test_a_full_text_is_announced(page):
     sync_api.expect(page.locator("#status")).to_contain_text("the most that the page holds")
 
 
+def test_no_token_is_taken_where_the_text_is_full(page, server):
+    def limit(route):
+        found = route.fetch().json()
+        found["limits"]["characters"] = 7
+        route.fulfill(json=found)
+
+    page.route("**/page/runs", limit)
+    open_page(page, server)
+    write(page, "The cat")
+    listed(page)
+    page.keyboard.press("Alt+1")
+    sync_api.expect(page.locator("#problem-text")).to_contain_text("holds at most 7 characters")
+    assert text_of(page) == "The cat"
+
+
 def test_keys_of_the_browser_stay_with_the_browser(page):
     write(page, "The cat")
     listed(page)

@@ -228,10 +228,16 @@ function take(row) {
   const { text: value, start } = panel, isInside = !!panel.answer.actual;
   if (isInside && row.isActual) { area.focus(); put(value, Math.min(value.length, start + row.adds.length)); return; }
   if (isInside && !canFork()) return;
+  const taken = value.slice(0, start) + row.adds;
+  if (taken.length > limits.characters) { tellFull(); return; }
   remember();
-  if (isInside) { fork(start, value.slice(0, start) + row.adds); say(`Branch ${S.br.length} started`); put(text()); }
-  else put(value.slice(0, start) + row.adds);
+  if (isInside) { fork(start, taken); say(`Branch ${S.br.length} started`); }
+  put(taken);
   area.focus({ preventScroll: true });
+}
+
+function tellFull() {
+  problem(new Error(`The page holds at most ${count(limits.characters)} characters. Begin another text, or remove a part of this one.`));
 }
 
 /* Branches. */
@@ -372,9 +378,9 @@ function finish(from, ended, reason) {
   running = null;
   area.readOnly = false;
   const { separator, writes_records: records } = run();
-  if (ended === 'stop' && records && separator && !reason && !S.set.r) S.br[S.cur].t += separator;
+  if (ended === 'stop' && records && separator && !reason && !isFull && !S.set.r) S.br[S.cur].t += separator;
   if (text().length > from) put(text()); else restoreLast();
-  if (isFull) problem(new Error(`The page holds at most ${count(limits.characters)} characters. Begin another text, or remove a part of this one.`));
+  if (isFull) tellFull();
   if (reason?.param === 'regex') { regexProblem(reason.message); document.dispatchEvent(new Event('settings')); }
   else if (reason) problem(reason, go);
   const how = reason ? reason.message : isStopped ? 'Stopped after' : 'Wrote';
