@@ -8,8 +8,8 @@ from collections.abc import Mapping
 # Joiners and variation selectors shape the character before them, and are invisible without one.
 _INVISIBLE = re.compile(
     "(?<!\\S)[\u200c\u200d\ufe00-\ufe0f]|"
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff"
-    "\ud800-\udfff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
 
@@ -36,8 +36,8 @@ def escape(text: object) -> Html:
 def show_invisible(text: str) -> str:
     r"""Return a text with the code of each invisible character, such as a right-to-left mark.
 
-    >>> show_invisible("\u200d"), show_invisible("a\u200d")
-    ('[U+200D]', 'a\u200d')
+    >>> show_invisible("\u200d"), show_invisible("a\u200d"), show_invisible("a\u200b")
+    ('[U+200D]', 'a\u200d', 'a[U+200B]')
     """
     return _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
