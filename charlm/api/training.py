@@ -86,7 +86,7 @@ def train(
 def train_labels(
     text: Config | Texts,
     *,
-    task: Literal["classify", "tag"] = "classify",
+    task: Literal["classify", "tag"] | None = None,
     out: StrPath | None = None,
     from_run: StrPath | None = None,
     progress: bool = True,
@@ -100,7 +100,8 @@ def train_labels(
 
     Args:
         text: Table of texts and labels, or a configuration.
-        task: `classify`: one label for each text; `tag`: one label for each token.
+        task: `classify`: one label for each text; `tag`: one label for each token. None takes that
+            of a configuration, else `classify`.
         out: As for `train`.
         from_run: Language model whose encoder the training starts from.
         progress: As for `train`.
@@ -110,7 +111,9 @@ def train_labels(
     Raises:
         CharlmError: As for `train`.
     """
-    changes = [*overrides, f"task.kind={task}", *_training_overrides(training)]
+    has_task = isinstance(text, Config) and text.task.has_labels
+    kind = task or (text.task.kind if has_task else "classify")
+    changes = [*overrides, f"task.kind={kind}", *_training_overrides(training)]
     return load_labels(_train(text, changes, out, from_run, _Observers(progress=progress)))
 
 

@@ -407,7 +407,7 @@ def test_names_have_their_scripts():
 
 def test_a_model_of_labels_is_trained_from_python(pairs_files, tmp_path):
     config = small_config(pairs_files["tag"], "task.kind=tag")
-    run = charlm_api.train_labels(config, task="tag", out=tmp_path / "run", progress=False)
+    run = charlm_api.train_labels(config, out=tmp_path / "run", progress=False)
     assert len(run.predict(["bano"])[0].labels) == 4
     assert repr(run).startswith("LabelRun ") and repr(run).count("\n") == 2
     with pytest.raises(CharlmError, match=r"charlm.train_labels"):
