@@ -135,7 +135,7 @@ def make_report(measurements: Measurements, sections: Sequence[str] = SECTIONS) 
         if name in sections and omissions.add_section(name, kind, runs) < len(runs):
             made.append(kind.make(runs))
     if isinstance(measurements.comparison, Reason):
-        omissions.add("Difference between runs", measurements.comparison.text, runs[0])
+        omissions.add_comparison(measurements.comparison.text, runs)
     title = f"{names_of(runs)}: charlm report"
     body = tag(
         "div",
@@ -179,6 +179,12 @@ class _Omissions:
             for title, reason in missing.items():
                 self.add(title, reason, run)
         return number
+
+    def add_comparison(self, reason: str, runs: Sequence[RunMeasurements]) -> None:
+        """Add why the runs are not compared, with the names of runs instead of their folders."""
+        for run in runs:
+            reason = reason.replace(f"{run.trained.folder}: ", f"{run.name}: ")
+        self.runs["Comparison", reason] = [run.name for run in runs]
 
     def add(self, title: str, reason: str, run: RunMeasurements) -> None:
         """Add one reason, without the run folder at its beginning."""

@@ -161,7 +161,9 @@ def test_only_what_is_measured_is_reported_while_it_is_measured(text_file, tmp_p
     ]
     for run, name in zip(measurements.runs, ("cells", "passage"), strict=True):
         assert isinstance(getattr(run, name), Reason)
-    assert "two probabilities" in measurements.comparison.text
+    omitted = make_report(measurements).html.split('id="omitted"')[1].split("</section>")[0]
+    assert "<b>Comparison</b> of backward and both: both: model.direction: both gives" in omitted
+    assert str(tmp_path) not in omitted
 
 
 def test_the_page_allows_only_its_own_style_and_script(run):
