@@ -84,6 +84,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> "list[str]":
+    """Return the names of the module with the public ones, which completion in a shell shows."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that `import charlm` loads no torch."""
     from importlib import import_module

@@ -29,6 +29,10 @@ def test_importing_charlm_loads_its_version_only_so_that_ctrl_c_finds_the_handle
     assert python(loaded).split() == ["charlm", "charlm.version"]
 
 
+def test_completion_in_a_shell_shows_every_public_name_before_one_is_used():
+    assert python("import charlm; print(set(charlm.__all__) - set(dir(charlm)))") == "set()\n"
+
+
 # What only some commands need: `import charlm`, options and help do not wait for it.
 NOT_FOR_HELP = ["torch", "numpy", "tqdm", "optuna", "constriction", "starlette", "onnx"]
 NOT_FOR_HELP += ["transformers", "matplotlib", "tokenizers", "pyarrow"]
