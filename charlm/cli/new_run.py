@@ -80,13 +80,13 @@ class NewRun:
         config: Its configuration.
         reasons: Reasons for the chosen settings, to print; empty if they were not chosen.
         ancestor: Run that the weights come from; None for random weights.
-        leaves_time: Whether the chosen training ends before the minutes that were given.
+        limits_passes: Whether the chosen budget is passes in place of the minutes that were given.
     """
 
     config: "Config"
     reasons: Sequence[str] = ()
     ancestor: "Ancestor | None" = None
-    leaves_time: bool = False
+    limits_passes: bool = False
 
 
 def checked_or_chosen(
@@ -103,7 +103,7 @@ def checked_or_chosen(
             config=chosen.config,
             reasons=chosen.reasons,
             ancestor=ancestor,
-            leaves_time=checked.training.minutes != chosen.config.training.minutes,
+            limits_passes=checked.training.minutes != chosen.config.training.minutes,
         )
     check_texts(checked)
     if ancestor is not None:
@@ -130,13 +130,14 @@ def check_texts(config: "Config") -> None:
     find_files([name for name in names if name != "-"], rules=corpus.rules or RULES)
 
 
-def say_time_left(*, is_left: bool) -> None:
-    """Print why a training has ended before its minutes, if time is left."""
-    if is_left:
+def say_limited_passes(*, are_limited: bool) -> None:
+    """Print why a training had a budget of passes, if it was given minutes."""
+    if are_limited:
         say(
-            "the rest of the time is not used, because more passes over a small text seldom help; "
-            "more text helps, and so do the weights of a run on a larger text (--from RUN); if the "
-            "last evaluations improved clearly, try twice the passes with --epochs"
+            "the budget was passes instead of minutes, because more passes over a small text "
+            "seldom help; more text helps, and so do the weights of a run on a larger text "
+            "(--from RUN); if the last evaluations improved clearly, try twice the passes with "
+            "--epochs"
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from charlm.cli.new_run import NewRun, begin, say_time_left
+from charlm.cli.new_run import NewRun, begin, say_limited_passes
 from charlm.cli.progress import follow, write_report_on
 from charlm.cli.terminal import emit
 from charlm.config.load import change_config
@@ -55,7 +55,7 @@ def train_seeds(
         status = follow(partial(begin_next, seed))
         if status:
             return status
-    say_time_left(is_left=new.leaves_time)
+    say_limited_passes(are_limited=new.limits_passes)
     trained = [experiment.folder for experiment in experiments]
     emit(str(summarize_seeds(trained)))
     if report:

@@ -17,7 +17,7 @@ from charlm.cli.new_run import (
     begin,
     checked_or_chosen,
     run_name,
-    say_time_left,
+    say_limited_passes,
     task_override,
     text_override,
     training_overrides,
@@ -87,7 +87,7 @@ def _train(arguments: TrainArguments, group: "Group | None" = None) -> int:
         status = follow(
             lambda: plan.prepare(group or SINGLE_PROCESS), track=is_tracked, report=arguments.report
         )
-    say_time_left(is_left=plan.leaves_time and status == 0)
+    say_limited_passes(are_limited=plan.limits_passes and status == 0)
     return status
 
 
@@ -155,11 +155,11 @@ class _Plan(NamedTuple):
 
     Attributes:
         prepare: Function that begins or resumes the run.
-        leaves_time: Whether the training ends before the minutes that were given.
+        limits_passes: Whether the budget is passes in place of the minutes that were given.
     """
 
     prepare: _Prepare
-    leaves_time: bool
+    limits_passes: bool
 
 
 def _plan(arguments: TrainArguments) -> _Plan:
@@ -168,12 +168,12 @@ def _plan(arguments: TrainArguments) -> _Plan:
 
     if arguments.resume is not None:
         check_is_run(arguments.resume)
-        return _Plan(partial(_resume, arguments, arguments.resume), leaves_time=False)
+        return _Plan(partial(_resume, arguments, arguments.resume), limits_passes=False)
     if arguments.out is not None:
         check_new(arguments.out)
     new = _make_run(arguments)
     prepare = partial(begin, new, arguments.out, _run_name(arguments))
-    return _Plan(prepare, new.leaves_time)
+    return _Plan(prepare, new.limits_passes)
 
 
 def _resume(arguments: TrainArguments, folder: Path, group: "Group") -> "Experiment":

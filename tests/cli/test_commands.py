@@ -165,10 +165,10 @@ def test_a_training_that_does_not_use_its_minutes_says_why(capfd, text_file, mon
         "charlm.runs.automatic.device.measured_speed", lambda *_, **__: lambda _: 1e6
     )
     monkeypatch.setattr("charlm.runs.automatic.plan.MAX_PASSES", 0.5)
-    reason = "the rest of the time is not used"
+    reason = "the budget was passes instead of minutes"
     assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5"]) == 0
     error = capfd.readouterr().err
-    assert "stops early, before 5 minutes" in error
+    assert "stops after these passes, and not after 5 minutes" in error
     assert "config.yaml; to change them, train a copy with --config" in error
     assert reason in error.splitlines()[-1]
     assert charlm(["train", str(text_file), *SETTINGS, "--minutes", "5", "--seeds", "1..2"]) == 0

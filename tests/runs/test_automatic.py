@@ -503,7 +503,8 @@ def test_each_choice_has_one_line_with_its_reason(text_of):
     )
     assert network.startswith(f"network: {choice.config.model.hidden_size[0]} units, ")
     assert "1 minute and" in network
-    assert training.startswith("training: ") and "stops early, before 1 minute" in training
+    assert training.startswith("training: ")
+    assert "after these passes, and not after 1 minute" in training
     assert dropout.startswith("dropout: 0") and "passes over the text" in dropout
     set_dropout = [text_of(PROSE), "model.output_dropout=0"]
     assert choose(set_dropout, speed=constant_speed(50_000)).reasons[3] == (

@@ -65,8 +65,8 @@ def _training_line(
     if not plan.stops_early:
         return line
     return (
-        f"{line}; on a small text, training stops early, before {_budget(given)}, so that the "
-        "model does not memorize it"
+        f"{line}; on a small text, training stops after these passes, and not after "
+        f"{_budget(given)}, so that the model does not memorize it"
     )
 
 
