@@ -59,6 +59,22 @@ def test_a_kernel_prepares_a_backward_pass_in_evaluation_mode_too(monkeypatch):
     assert prepared == [True, False]
 
 
+def test_a_kernel_reads_contiguous_states(monkeypatch):
+    """As cuDNN requires; a learned state is one row for the whole batch."""
+    cell = cell_of("lstm")
+    network = Recurrence([cell], dropout=Dropout(0.0), skip="none", learn_initial=True).double()
+    received = []
+
+    def run_lstm(x, states, *arguments):
+        received.extend(states)
+        return torch.lstm(x, states, *arguments)
+
+    monkeypatch.setitem(kernels._KERNELS, "LSTM", run_lstm)
+    x, _ = window_of(cell)
+    network(x, network.initial_states(x.shape[1]))
+    assert [state.is_contiguous() for state in received] == [True, True]
+
+
 @some_cells
 def test_windows_with_carried_state_equal_one_long_window(name):
     """In gradients too, if the carried state is not detached."""

@@ -34,8 +34,8 @@ def run_kernel(cell: FusedCell, x: Tensor, state: State) -> tuple[Tensor, State]
         cell.input.bias,
         cell.recurrent.bias,
     ]
-    # torch's kernels take a state of shape (layers, batch, hidden).
-    layered = tuple(tensor.unsqueeze(0) for tensor in state)
+    # torch's kernels take a state of shape (layers, batch, hidden), and cuDNN a contiguous one.
+    layered = tuple(tensor.unsqueeze(0).contiguous() for tensor in state)
     outputs, *after = _KERNELS[cell.kernel.mode](
         x,
         layered if len(state) > 1 else layered[0],
