@@ -321,13 +321,23 @@ def _make_batch(
     if restarts is None and needs_states:
         restarts = torch.zeros(window.inputs.shape[1], dtype=torch.bool)
     return Batch(
-        inputs=window.inputs.to(device, non_blocking=True),
-        targets=window.targets.to(device, non_blocking=True),
+        inputs=_copy_to(device, window.inputs),
+        targets=_copy_to(device, window.targets),
         tokens=torch.full((), window.tokens, device=device),  # A copy would wait for the device.
         states=states,
-        restarts=None if restarts is None else restarts.to(device, non_blocking=True),
+        restarts=None if restarts is None else _copy_to(device, restarts),
         global_batch_size=window.global_batch_size,
     )
+
+
+def _copy_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a tensor of a window on a device.
+
+    A copy to a GPU waits for the steps before, unless it is made from pinned memory.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _step_optimizer(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -104,6 +104,8 @@ class Group:
         """
         if self._store is None or self.size == 1:
             return
+        if device.type == "cuda":  # Else every process would also take memory of the first GPU.
+            torch.cuda.set_device(device.index or 0)
         self.publish(f"here/{self.rank}", "yes")
         for rank in range(self.size):
             _wait_for_key(self._store, f"here/{rank}")

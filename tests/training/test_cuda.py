@@ -47,6 +47,8 @@ def test_the_first_steps_on_a_gpu_have_the_losses_of_a_cpu(text_file, tmp_path):
         ("gru", "bf16"),
         ("elman", "bf16"),
         ("{kind: elman, activation: sigmoid}", "bf16"),
+        ("slstm", "bf16"),
+        ("min_gru", "bf16"),
     ],
 )
 def test_the_loss_falls_for_every_cell_and_precision(cell, precision, text_file, tmp_path):
@@ -71,6 +73,46 @@ def test_a_run_is_resumed_on_another_device(text_file, tmp_path):
     assert finished.experiment.state.step == 12
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_a_learned_initial_state_is_trained_on_a_gpu(cell, text_file, tmp_path):
+    config = small_config(
+        text_file,
+        "training.device=cuda",
+        "training.precision=fp32",
+        f"model.cell={cell}",
+        "model.initial_state=learned",
+    )
+    losses = losses_of(config, tmp_path / "run")
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.optimizer=adamw", "training.optimizer=muon", "model.ngrams=3", "model.dropout=0.1"],
+)
+@pytest.mark.parametrize("graph", ["false", "true"])
+def test_steps_between_two_checks_do_not_wait_for_the_gpu(override, graph, text_file, tmp_path):
+    config = small_config(
+        text_file, "training.device=cuda", f"training.cuda_graph={graph}", override
+    )
+    experiment = prepare.begin(config, tmp_path / "run")
+    steps = train(
+        LanguageModelObjective(experiment.model, config.training, experiment.hardware),
+        training_windows(experiment),
+        experiment.optimizer,
+        config.training,
+        state=experiment.state,
+        clock=lambda: 0.0,
+    )
+    list(itertools.islice(steps, 6))  # The first steps choose kernels, and record the graph.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        list(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert experiment.state.step == 12
+
+
 @pytest.mark.parametrize(
     ("override", "precision"),
     [
@@ -79,6 +121,9 @@ def test_a_run_is_resumed_on_another_device(text_file, tmp_path):
         ("training.optimizer=muon", "bf16"),
         ("training.vary_window=true", "bf16"),
         ("model.cell=gru", "bf16"),
+        ("model.cell=slstm", "bf16"),
+        ("model.cell=min_gru", "bf16"),
+        ("model.ngrams=3", "bf16"),
     ],
 )
 def test_steps_in_a_cuda_graph_have_the_losses_of_eager_steps(

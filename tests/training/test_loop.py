@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from charlm.data.windows.streams import StreamOptions, stream_windows
 from charlm.data.windows.window import Position, Window
 from charlm.errors import DivergenceError
 from charlm.model.language_model import LanguageModel
+from charlm.training import loop
 from charlm.training.devices import Hardware
 from charlm.training.loop import TrainingState, train
 from charlm.training.objective import LanguageModelObjective, ObjectiveValue
@@ -37,6 +39,13 @@ def steps_of(*overrides: str, seconds_per_step: float = 1.0):
         clock=lambda: next(ticks),
     )
     return model, state, progress
+
+
+def test_a_window_is_copied_to_a_gpu_from_pinned_memory():
+    """Else the copy would wait for the steps before it."""
+    gpu, pageable = torch.device("cuda"), Mock()
+    loop._copy_to(gpu, pageable)
+    pageable.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
 
 
 def test_a_budget_of_steps_is_a_number_of_steps():

@@ -512,6 +512,19 @@ def test_a_cell_of_another_program_is_refused_before_processes_start(
     assert line.endswith(f"train --resume {run}")
 
 
+@pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_process_with_a_gpu_selects_it_and_uses_nccl(device, number, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **_: calls.append(backend)
+    )
+    store = torch.distributed.HashStore()
+    store.set(f"here/{1 - number}", "yes")
+    Group(number, 2, store=store).connect(torch.device(device), timeout_seconds=1)
+    assert calls == [number, "cpu:gloo,cuda:nccl"]
+
+
 def test_the_end_of_another_process_is_reported_in_one_line():
     group = Group(1, 2)
     group._connected = True
