@@ -152,7 +152,7 @@ def training_corpus(trained: Trained[Any]) -> Corpus:
     remedy = "" if trained.config.task.has_pairs else ", or name a text to score"
     try:
         with temporary_conversions():
-            corpus = open_run_corpus(trained.folder, trained.config)
+            corpus = open_run_corpus(trained.folder, trained.config, trained.origin.corpus)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{remedy}") from None
     for part, text in corpus.parts.items():

@@ -273,13 +273,24 @@ def load_run(folder: Path) -> RunFiles:
         raise CheckpointError(f"{folder}: damaged: {error}; {RESTORE}") from None
 
 
-def open_run_corpus(folder: Path, config: ResolvedConfig) -> Corpus:
+def open_run_corpus(folder: Path, config: ResolvedConfig, facts: Mapping[str, Any]) -> Corpus:
     """Return the corpus that a run was trained on.
 
+    Args:
+        folder: Run folder.
+        config: Configuration of the run.
+        facts: What corpus.json states about the corpus.
+
     Raises:
-        CheckpointError: A text is missing; the message says where to write its new path.
+        CheckpointError: The model was imported without its text; or a text is missing, and the
+            message says where to write its new path.
         CorpusError: A text cannot be read.
     """
+    if not facts["fingerprints"]:
+        raise CheckpointError(
+            f"{folder}: was imported without its training text; train it on a text with "
+            f"charlm train TEXT --from {shlex.quote(str(folder))}"
+        )
     try:
         return open_corpus(config)
     except MissingTextError as error:

@@ -68,8 +68,11 @@ def open_old_text(
         tokenizer: Tokenizer of that run.
 
     Raises:
-        CharlmError: The text cannot be read, or has changed since the ancestor was trained.
+        CharlmError: The text cannot be read, is not known, or has changed since the ancestor was
+            trained.
     """
+    if not facts["fingerprints"]:
+        raise CharlmError(f"{facts['name']} was imported without its training text")
     try:
         section = ResolvedCorpus.model_validate(facts["corpus"])
     except ValidationError:
@@ -115,7 +118,8 @@ def old_text_or_notice(
     except CharlmError as error:
         if replay:
             raise ConfigError(
-                f"training.replay: the text of {facts['name']} is needed: {error}"
+                f"training.replay: the text of {facts['name']} is needed; provide it, or remove "
+                f"the setting: {error}"
             ) from None
         return None, (f"what the model forgets is not measured: {error}",)
 

@@ -145,7 +145,7 @@ def _load(
     check_weights(
         saved.weights, config.model, tokenizer.vocabulary_size, place=saved.folder, head=run.head
     )
-    corpus = open_run_corpus(folder, config)
+    corpus = open_run_corpus(folder, config, run.corpus)
     if _fingerprints(corpus) != run.corpus["fingerprints"]:
         raise CheckpointError(
             f"{folder}: its text has changed since it was trained: "

@@ -118,7 +118,11 @@ def test_an_imported_run_is_an_ordinary_run(lstm, tmp_path, characters, capfd, m
     assert len(ok("sample", "runs/mine", "--length=40", "--seed=1").rstrip("\n")) >= 40
     assert "loss_nats" in ok("eval", "perplexity", "runs/mine", "text.txt")
     assert command(["eval", "perplexity", "runs/mine"]) == 1
-    assert capfd.readouterr().err.endswith("config.yaml, or name a text to score\n")
+    without_text = (
+        "charlm: runs/mine: was imported without its training text; train it on a text with "
+        "charlm train TEXT --from runs/mine"
+    )
+    assert capfd.readouterr().err == f"{without_text}, or name a text to score\n"
     assert "LSTM" in ok("inspect", "runs/mine")
     assert "mine" in ok("runs")
     assert "report.html" in ok(
@@ -127,7 +131,11 @@ def test_an_imported_run_is_an_ordinary_run(lstm, tmp_path, characters, capfd, m
     assert "text of the model" in ok("export", "runs/mine", "--to=torch", "--out=exported")
     assert "imported from x.safetensors" in repr(charlm.load("runs/mine"))
     assert command(["train", "--resume", "runs/mine"]) == 1
-    assert capfd.readouterr().err.count("\n") == 1
+    assert capfd.readouterr().err == f"{without_text}\n"
+    further = ["train", "text.txt", "--from=runs/mine", "--steps=1", "--out=runs/new"]
+    assert command(further) == 0
+    forgets = "what the model forgets is not measured: mine was imported without its training text"
+    assert forgets in capfd.readouterr().err
 
 
 def test_a_wrong_order_of_the_gates_is_detected_and_the_right_one_is_named(
